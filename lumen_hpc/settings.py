@@ -1,0 +1,249 @@
+"""Every setting of a run: one dataclass a section, a docstring under each field.
+
+`python launch.py --help` prints this file; `lumen_hpc/config.py` says how a value gets here
+(dataclass default < recipe < profile's `defaults:` < command line). A field whose metadata say
+`how` changes how a stage runs, never what it writes, so changing it leaves finished shards valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def how(default: Any) -> Any:
+    """A field that changes speed or place, not results; it takes no part in a shard's `config` hash."""
+    return field(default=default, metadata={"how": True})
+
+
+def many(*values: Any) -> Any:
+    """A list-valued field with these defaults."""
+    return field(default_factory=lambda: list(values))
+
+
+def one_of(value: Any, *choices: Any) -> Any:
+    """A field that takes one of `choices`; `config.check` refuses anything else."""
+    return field(default=value, metadata={"choices": choices})
+
+
+@dataclass(kw_only=True)
+class Phantom:
+    patients: int = 400
+    """How many phantom patients are generated."""
+    size: int = 64
+    """Side of a phantom radiograph [px], 64 to 2544."""
+    dicom_every: int = 10
+    """Every n-th image is written as DICOM too; 0 writes none."""
+    studies: int = 2
+    """Studies a patient, at least 2."""
+    test_fraction: float = 0.15
+    """Share of patients in the test split (half as many go to val)."""
+
+
+@dataclass(kw_only=True)
+class Data:
+    source: str = one_of("phantom", "phantom", "mimic")
+    """Where studies come from: generated phantoms, or MIMIC-CXR with Medical-Diff-VQA. `data=mimic` for short."""
+    mimic_cxr: str = ""
+    """Folder with `files/` (JPG) and the metadata and split csv files of MIMIC-CXR-JPG."""
+    mimic_cxr_dicom: str = ""
+    """Optional second tree of `files/` with DICOMs."""
+    diff_vqa: str = ""
+    """Folder of Medical-Diff-VQA: mimic_pair_questions.csv and mimic_all.csv."""
+    prefer: str = one_of("jpg", "jpg", "dicom")
+    """Which file is read where a study has both."""
+    phantom: Phantom = field(default_factory=Phantom)
+
+
+@dataclass(kw_only=True)
+class Prepare:
+    on_bad: str = one_of("stop", "stop", "skip")
+    """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
+    max_bad: float = 0.01
+    """With `on_bad=skip`: the share of bad rows above which the stage stops anyway."""
+    one_study_per_test_subject: bool = True
+    """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
+    difference_fraction: float = 1.0
+    """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
+    patient_overlap: str = one_of("refuse", "refuse", "drop", "allow")
+    """A patient in two splits: stop, drop that patient's training questions, or let it be."""
+
+
+@dataclass(kw_only=True)
+class Experts:
+    shards: int = 4
+    """Shards of the studies."""
+    model: str = one_of("xrv", "xrv", "phantom")
+    """TorchXRayVision's models, or the small expert that stage `pretrain` trains on phantoms."""
+    pathologies: list[str] = many("densenet121-res224-all")
+    """TorchXRayVision weights to average; heads that a model was not trained for are masked."""
+    extra: list[str] = many("age", "race", "view")
+    """Further experts to run."""
+    told: list[str] = many("pathologies", "age", "race", "view")
+    """Which experts the instruction text tells of; leave `race` out to keep it from the model."""
+    weights: str = ""
+    """Folder of pre-staged weights; empty means `<cache>/torchxrayvision`."""
+    trust_unknown_weights: bool = False
+    """Load a weights file (a pickle: it can run code) whose hash was not noted when it was fetched."""
+    words: list[float] = many(0.25, 0.5, 0.75)
+    """Calibrated probabilities at which `no`, `maybe no`, `maybe yes`, `yes` meet (section 2.3)."""
+    batch_size: int = how(64)
+    """Images a forward pass."""
+    workers: int = how(4)
+    """Decoding processes a task."""
+
+
+@dataclass(kw_only=True)
+class Engine:
+    kind: str = one_of("grammar", "vllm", "transformers", "server", "grammar")
+    """What answers: vLLM in process, transformers, an OpenAI-compatible server, or deterministic grammar sentences."""
+    model: str = ""
+    """Folder or hub name of the language model."""
+    endpoint: str = ""
+    """With `kind=server`: the base URL; its key is read from LUMEN_API_KEY."""
+    dtype: str = one_of("bfloat16", "bfloat16", "float16", "float32", "auto")
+    """Weights' number format."""
+    max_model_len: int = 4096
+    """Longest prompt plus answer [tokens]."""
+    tensor_parallel: int = how(1)
+    """GPUs that share one copy of the model."""
+    pipeline_parallel: int = how(1)
+    """Nodes' worth of pipeline stages for models that fill more than one node."""
+    gpu_memory: float = how(0.9)
+    """Share of GPU memory vLLM may take."""
+
+
+@dataclass(kw_only=True)
+class Rewrite:
+    shards: int = 4
+    """Shards of the questions."""
+    engine: Engine = field(default_factory=Engine)
+    variants: int = 1
+    """Different sentences asked for each distinct (question, answer)."""
+    attempts: int = 3
+    """Tries with new seeds before the grammar's own sentence is taken."""
+    temperature: float = 0.7
+    """Sampling temperature of the first and later tries."""
+    max_tokens: int = 128
+    """Longest sentence [tokens]."""
+    predictions_per_pair: int = 1
+    """Prediction questions drawn from the hundred for each difference pair (section 2.4)."""
+
+
+@dataclass(kw_only=True)
+class Instruct:
+    findings_first: bool = False
+    """A parseable line of each finding's state before the sentence, stripped before scoring (not in the paper)."""
+    expert_text: bool = True
+    """Join the experts' words to the instruction (section 2.3)."""
+    max_images: int = 2
+    """Images a record: reference(s) first, main last."""
+
+
+@dataclass(kw_only=True)
+class Train:
+    base: str = "Efficient-Large-Model/NVILA-8B"
+    """Folder of the pretrained NVILA, a hub name that `fetch` has staged, or `tiny` (what `pretrain` makes)."""
+    learning_rate: float = 1.5e-5
+    """Peak learning rate (section 2.5)."""
+    epochs: float = 1.0
+    """Passes over the records."""
+    global_batch: int = 128
+    """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""
+    warmup: float = 0.03
+    """Share of the steps that warm the learning rate up."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    betas: list[float] = many(0.9, 0.999)
+    """AdamW's moment decays."""
+    clip: float = 5.0
+    """Largest gradient norm."""
+    precision: str = one_of("bf16", "bf16", "fp32")
+    """Number format of the forward and backward passes."""
+    zero: int = one_of(3, 0, 1, 2, 3)
+    """DeepSpeed ZeRO stage."""
+    max_tokens: int = 8192
+    """Longest sample [tokens]; a longer one is bad input."""
+    token_budget: int = how(16384)
+    """Tokens packed into one micro-batch."""
+    shared_prefix: bool = True
+    """Questions about the same images share the image tokens of one sequence."""
+    tune: list[str] = many("vision_tower", "projector", "llm")
+    """Parts that learn; the others stay frozen."""
+    on_bad: str = one_of("stop", "stop", "skip")
+    """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
+    gradient_checkpointing: bool = how(True)
+    """Recompute activations in the backward pass."""
+    checkpoint_every: int = how(200)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = how(2)
+    """Complete checkpoints kept."""
+    nodes: int = how(1)
+    """Nodes of the training job."""
+    stuck_after: int = how(600)
+    """Seconds without a step after which a training job ends itself."""
+
+
+@dataclass(kw_only=True)
+class Predict:
+    shards: int = 4
+    """Shards of the test questions, the same for every model."""
+    models: list[str] = many("nvila", "ft", "lumen")
+    """Models that answer; `nvila` is the base without fine-tuning."""
+    max_new_tokens: int = 256
+    """Longest answer [tokens]."""
+    controls: list[str] = many()
+    """Extra answers that test whether the model looks: swapped, same, other_patient, no_image."""
+    batch_tokens: int = how(32768)
+    """Prompt tokens generated from at a time."""
+
+
+@dataclass(kw_only=True)
+class Judge:
+    engine: Engine = field(default_factory=Engine)
+    second: Engine | None = None
+    """A second judge of another family; agreement is reported."""
+    canaries: int = 10
+    """Canaries of each kind mixed into every judge shard."""
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    bootstrap: int = 2000
+    """Resamples of patients for intervals."""
+    alpha: float = 0.001
+    """Significance level of the stars (the paper's)."""
+    confidence: float = 0.95
+    """Width of the intervals."""
+    small: int = 30
+    """Slices with fewer samples carry a warning."""
+    images: bool = True
+    """Show images and texts in the page; off for restricted data that must not leave."""
+    cases: int = 500
+    """Cases in the page's browser."""
+
+
+@dataclass(kw_only=True)
+class Pretrain:
+    patients: int = 4000
+    """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
+    expert_steps: int = 600
+    """Steps of the vision expert (tower and projector as a classifier)."""
+    base_steps: int = 120
+    """Steps of diagnostic instruction of the tiny base model."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    seed: int = 0
+    """Seed of every draw in the run."""
+    data: Data = field(default_factory=Data)
+    prepare: Prepare = field(default_factory=Prepare)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    experts: Experts = field(default_factory=Experts)
+    rewrite: Rewrite = field(default_factory=Rewrite)
+    instruct: Instruct = field(default_factory=Instruct)
+    train: Train = field(default_factory=Train)
+    predict: Predict = field(default_factory=Predict)
+    judge: Judge = field(default_factory=Judge)
+    evaluate: Evaluate = field(default_factory=Evaluate)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes .venv from the lock: torch by normal resolution (pip picks the build this machine needs, with its
+# libraries), then everything else exactly as locked. Runs again only when the lock or pyproject changed.
+#   scripts/setup.sh [VENV]      PYTHON=python3.12 picks another interpreter
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=${1:-.venv}
+lock=requirements/cpu.lock
+python=${PYTHON:-python3}
+stamp=$venv/.lumen-ready
+want=$(cat "$lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+  echo "environment: $venv is ready, nothing to install"
+  exit 0
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || { echo "setup: $("$python" --version) is too old, lumen_hpc needs 3.11 or newer (set PYTHON=...)" >&2; exit 2; }
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" \
+  || { echo "setup: no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
+echo "environment: installing into $venv (about 2 minutes and 4 GB)"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip install "$(grep '^torch==' "$lock")"
+pip install --no-deps -r <(grep -v '^torch==' "$lock")
+pip install --no-deps --no-build-isolation -e .
+echo "$want" > "$stamp"
+echo "environment: $venv is ready"
