@@ -1,0 +1,268 @@
+"""Medical-Diff-VQA's language: question types, question templates, and the grammar of its short answers.
+
+Everything here is both read and written: `parse_*` undoes `render_*`. Names of findings are an open vocabulary;
+a name is any text without a comma, a full stop or the word `and`, since those separate names.
+Formats: the dataset's documentation (PhysioNet `medical-diff-vqa` 1.0.0 and 1.0.1). Paper, section 2.1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from lumen_hpc.errors import UserError
+
+DIAGNOSTIC = ("abnormality", "presence", "view", "location", "level", "type")
+"""Question types about one image (paper, section 2.1)."""
+
+TYPES = (*DIAGNOSTIC, "difference")
+"""All question types of the dataset; `prediction` is made later (section 2.4)."""
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "abnormality": (
+        "what abnormalities are seen in this image?",
+        "is there evidence of any abnormalities in this image?",
+        "what abnormalities are seen in the {location}?",
+    ),
+    "presence": (
+        "is there evidence of {finding} in this image?",
+        "is the {finding} bilateral?",
+        "is there {finding} in the {location}?",
+        "is there {finding}?",
+    ),
+    "view": ("which view is this image taken?", "is this PA view?", "is this AP view?"),
+    "location": (
+        "where in the image is the {finding} located?",
+        "is the {finding} located on the left side or right side?",
+        "where is the {finding}?",
+    ),
+    "level": ("what level is the {finding}?",),
+    "type": ("what type is the {finding}?",),
+    "difference": ("what has changed compared to the reference image?", "what has changed in the {location} area?"),
+}
+"""Question templates by type; within a type, the first that fits a text is the one it was made from."""
+
+CLOSED_TEMPLATES = frozenset(
+    {"is there evidence of any abnormalities in this image?", "is this PA view?", "is this AP view?"}
+    | set(TEMPLATES["presence"])
+)
+"""Templates whose only answers are yes and no."""
+
+LEVELS = {
+    "minimal": 1.0, "minimally": 1.0, "subtle": 1.0, "minor": 1.0, "trace": 1.0,
+    "mild": 2.0, "mildly": 2.0, "small": 2.0,
+    "mild to moderate": 2.5, "small to moderate": 2.5,
+    "moderate": 3.0, "moderately": 3.0,
+    "moderate to large": 3.5, "moderate to severe": 3.5,
+    "large": 4.0, "severe": 4.0, "severely": 4.0, "massive": 4.0,
+    "acute": None, "increasing": None, "decreasing": None,
+}  # fmt: skip
+"""Known level words with their rank of severity (None: the word says no amount)."""
+
+NO_CHANGE = "nothing has changed."
+NO_FINDING = "no abnormality"
+
+
+class GrammarError(UserError):
+    """A text that the dataset's grammar does not produce."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelChange:
+    """A finding seen on both images, at another level."""
+
+    finding: str
+    before: str
+    after: str
+
+    @property
+    def direction(self) -> int:
+        """+1 worse, -1 better, 0 equal or not to be told from the words."""
+        before, after = severity(self.before), severity(self.after)
+        return 0 if before is None or after is None else (after > before) - (after < before)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a difference answer says; the empty Change says that nothing has changed."""
+
+    new: tuple[str, ...] = ()
+    resolved: tuple[str, ...] = ()
+    levels: tuple[LevelChange, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.resolved or self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question taken apart: its type, the template, and what filled the template's blanks."""
+
+    type: str
+    template: str
+    finding: str | None = None
+    location: str | None = None
+
+
+def is_closed(short_answer: str) -> bool:
+    """True for a close-ended answer: the whole of it is yes or no (so `nothing` and `no change` are open)."""
+    return short_answer.strip().lower() in ("yes", "no")
+
+
+def severity(level: str) -> float | None:
+    """Rank of a level from 1 (minimal) to 4 (severe); None if its words say no amount.
+
+    Several words (`small acute`) count by those that have a rank; their mean is taken.
+    """
+    ranks = [rank for word in _level_words(level.strip().lower()) if (rank := LEVELS.get(word)) is not None]
+    return sum(ranks) / len(ranks) if ranks else None
+
+
+def parse_findings(text: str) -> tuple[str, ...]:
+    """The findings a list answer names, in order and without repeats; `no abnormality`, `no` and `none` name none.
+
+    Accepts `a, b`, `a and b`, `a, b, and c`. Raises GrammarError for an empty text or an empty place in the list.
+    """
+    if text.strip().lower().rstrip(".") in ("no abnormality", "no abnormalities", "none", "no", "no finding"):
+        return ()
+    return _names(text)
+
+
+def render_findings(findings: tuple[str, ...]) -> str:
+    """A list answer, `a, b`; `no abnormality` for none. Raises GrammarError for a name that cannot be listed."""
+    return ", ".join(_sayable(name) for name in findings) or NO_FINDING
+
+
+def parse_difference(text: str) -> Change:
+    """Reads a short difference answer.
+
+    Clauses may stand in any order, as both orders are found in the wild. `from A to B` with more than one `to` is
+    cut where both sides are known levels (the leftmost such cut, then the leftmost cut with one known side).
+    Raises GrammarError naming the first words that do not fit.
+    """
+    text = " ".join(text.split())
+    if text.lower() == NO_CHANGE:
+        return Change()
+    new: list[str] = []
+    resolved: list[str] = []
+    levels: list[LevelChange] = []
+    position = 0
+    while position < len(text):
+        clause = _CLAUSE.match(text, position)
+        if clause is None:
+            raise GrammarError(
+                f"difference answer outside the grammar at {_shorten(text[position:])!r}; expected `the main image has "
+                "(an additional finding|additional findings) of … than the reference image.`, `the main image is "
+                "missing the (finding|findings) of … than the reference image.`, `the level of … has changed from … "
+                f"to ….` or `{NO_CHANGE}` alone"
+            )
+        if clause["new"]:
+            new += _names(clause["new"])
+        elif clause["resolved"]:
+            resolved += _names(clause["resolved"])
+        else:
+            levels.append(LevelChange(clause["finding"], *_cut_levels(clause["levels"])))
+        position = clause.end()
+    if not (new or resolved or levels):
+        raise GrammarError(f"an empty difference answer; `{NO_CHANGE}` says that there is no change")
+    return Change(_unique(new), _unique(resolved), _unique(levels))
+
+
+def render_difference(change: Change) -> str:
+    """A short difference answer in the dataset's own words, trailing space included.
+
+    Raises GrammarError for a finding or level that the grammar cannot say.
+    """
+    if not change:
+        return NO_CHANGE
+    clauses = []
+    if change.new:
+        form = "an additional finding" if len(change.new) == 1 else "additional findings"
+        clauses.append(f"the main image has {form} of {_listed(change.new)} than the reference image. ")
+    if change.resolved:
+        form = "finding" if len(change.resolved) == 1 else "findings"
+        clauses.append(f"the main image is missing the {form} of {_listed(change.resolved)} than the reference image. ")
+    for level in change.levels:
+        finding, before, after = map(_sayable, (level.finding, level.before, level.after))
+        clauses.append(f"the level of {finding} has changed from {before} to {after}. ")
+    return "".join(clauses)
+
+
+def parse_question(type: str, text: str) -> Question | None:
+    """Takes a question apart; None if no template of its type fits (the dataset holds a few odd ones)."""
+    text = " ".join(text.split())
+    for template in TEMPLATES.get(type, ()):
+        if match := _template_pattern(template).fullmatch(text):
+            return Question(type, template, **match.groupdict())
+    return None
+
+
+def render_question(question: Question) -> str:
+    """The text of a question; raises GrammarError if a blank of its template is not filled."""
+    try:
+        return question.template.format_map(
+            {k: v for k in ("finding", "location") if (v := getattr(question, k)) is not None}
+        )
+    except KeyError as blank:
+        raise GrammarError(f"template {question.template!r} needs a {blank.args[0]}") from None
+
+
+_CLAUSE = re.compile(
+    r"(?:the main image has (?:an additional finding|additional findings) of (?P<new>[^.]+?) than the reference image"
+    r"|the main image is missing the findings? of (?P<resolved>[^.]+?) than the reference image"
+    r"|the level of (?P<finding>[^.]+?) has changed from (?P<levels>[^.]+? to [^.]+?))\.\s*",
+    re.IGNORECASE,
+)
+_SEPARATOR = re.compile(r"\s*,\s*and\s+|\s*,\s*|\s+and\s+")
+_LEVEL = re.compile("|".join(rf"\b{re.escape(level)}\b" for level in sorted(LEVELS, key=len, reverse=True)))
+
+
+@cache
+def _template_pattern(template: str) -> re.Pattern:
+    """A template's regular expression; the article before a location is optional, as in the dataset."""
+    pattern = re.escape(template).replace(r"the\ \{location\}", r"(?:the\ )?\{location\}")
+    return re.compile(
+        pattern.replace(r"\{finding\}", r"(?P<finding>.+?)").replace(r"\{location\}", r"(?P<location>.+?)"),
+        re.IGNORECASE,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = _SEPARATOR.split(" ".join(text.split()))
+    if not all(names):
+        raise GrammarError(f"a list of findings with an empty place: {_shorten(text)!r}")
+    return _unique(names)
+
+
+def _sayable(name: str) -> str:
+    if name != " ".join(name.split()) or "." in name or len(_SEPARATOR.split(name)) != 1 or not name:
+        raise GrammarError(f"{name!r} cannot be said in an answer: a name has no comma, full stop or `and`")
+    return name
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """`a`, `a, and b`, `a, b, and c`: the dataset writes the comma before `and` even between two."""
+    *rest, last = map(_sayable, names)
+    return f"{', '.join(rest)}, and {last}" if rest else last
+
+
+def _unique(items: list | tuple) -> tuple:
+    return tuple(dict.fromkeys(items))
+
+
+def _shorten(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _level_words(level: str) -> list[str]:
+    """A level phrase as known levels, longest first; unknown words are left over and come back as they are."""
+    known = _LEVEL.findall(level)
+    return known + _LEVEL.sub(" ", level).split()
+
+
+@lru_cache(maxsize=4096)
+def _cut_levels(text: str) -> tuple[str, str]:
+    words = text.split(" to ")
+    cuts = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
+    return max(cuts, key=lambda cut: sum(all(word in LEVELS for word in _level_words(side.lower())) for side in cut))

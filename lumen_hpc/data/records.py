@@ -1,0 +1,128 @@
+"""JSON lines on disk: the one format in which stages hand rows to each other.
+
+Writing is atomic (a reader sees the whole file or none), reading streams, and `Records` gives random
+access with eight bytes of memory a row, so that training can start at any sample of a large file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from lumen_hpc.errors import UserError
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
+    """Yields the objects of a JSON lines file in order, holding one line at a time.
+
+    Blank lines are passed over. Raises UserError naming file and line for a line that is not a JSON object.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _object(line, path, number)
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` whole or not at all: `.tmp` beside it, fsync, rename.
+
+    An exception inside the block leaves whatever was at `path` as it was, and no `.tmp` behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb", buffering=1 << 20) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
+    """Writes one JSON object a line, atomically, and returns the number of rows."""
+    count = 0
+    with writing(path) as file:
+        for row in rows:
+            file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    return count
+
+
+class Records(Sequence):
+    """The rows of a JSON lines file by position, from any process, with the file mapped rather than loaded.
+
+    Memory: eight bytes a row for the offsets; the text itself stays in the page cache. A `Records` can be
+    pickled (to a worker process): it travels as its path and is opened again there.
+    Raises UserError, on access, for a line that is not a JSON object.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            # mmap refuses an empty file; an empty shard is a valid one.
+            self._text = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        self._offsets = _line_offsets(self._text)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {self.path}, which has {len(self)}")
+        index %= len(self)
+        return _object(self._text[self._offsets[index] : self._offsets[index + 1]], self.path, index + 1)
+
+    def __reduce__(self):
+        return type(self), (self.path,)
+
+
+def _line_offsets(text: mmap.mmap | bytes) -> array:
+    """Where each line starts, and the end of the text."""
+    offsets = array("Q", [0])
+    end = text.find(b"\n")
+    while end >= 0:
+        offsets.append(end + 1)
+        end = text.find(b"\n", end + 1)
+    if offsets[-1] < len(text):
+        offsets.append(len(text))
+    return offsets
+
+
+def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path} line {number}: not JSON ({error}); write the file again") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected")
+    return row
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable (a network file system may otherwise show it late)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
