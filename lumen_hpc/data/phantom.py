@@ -1,0 +1,256 @@
+"""Phantom patients in the official file layout: what the demo and the tests read in place of MIMIC-CXR.
+
+A generated folder holds `mimic-cxr-jpg/` (JPGs, metadata and split), `mimic-cxr/` (some of them as DICOM),
+`medical-diff-vqa/` (questions, studies, entities), `truth.jsonl` (the states behind each image) and, written
+last, `phantom.json`. Everything downstream reads it as it reads the real files. Patient k of a seed is the
+same whatever else is generated.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import orjson
+from PIL import Image
+
+from lumen_hpc.data import phantom_images as images
+from lumen_hpc.data import phantom_questions as questions
+from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Phantom
+
+CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
+            "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
+            "Pneumothorax", "Support Devices")  # fmt: skip
+_CHEXPERT_OF = {"pleural effusion": "Pleural Effusion", "nodule": "Lung Lesion"}
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One study of a phantom patient: its states, its image and its place in time."""
+
+    subject_id: int
+    study_id: int
+    dicom_id: str
+    split: str
+    """train, val or test."""
+    order: int
+    """1 for the patient's first study."""
+    day: int
+    """Whole days since the patient's first study."""
+    taken_at: datetime
+    study: ps.Study
+    portable: bool
+    pixels: np.ndarray
+    """uint8 [size, size]."""
+
+
+def patient(seed: int, number: int, settings: Phantom, split: str = "train") -> list[Film]:
+    """Patient `number` of a seed: its films in the order they were taken."""
+    rng = np.random.default_rng([seed, number])
+    anatomy, subject = images.draw_anatomy(rng), 10_000_000 + _scatter(seed, number)
+    first = datetime(2110 + int(rng.integers(80)), 1, 1) + timedelta(days=int(rng.integers(365)))
+    films, day, study = [], 0, ps.draw_first(rng)
+    for order in range(1, settings.studies + 1):
+        if order > 1:
+            days = ps.draw_days(rng)
+            day, study = day + days, ps.draw_next(study, days, rng)
+        exposure = images.draw_exposure(rng)
+        pixels = images.render(study, anatomy, exposure, settings.size, rng)
+        time_of_day = timedelta(seconds=int(rng.integers(86_400)))
+        study_id = 50_000_000 + _scatter(seed + 1, number * settings.studies + order - 1)
+        films.append(Film(
+            subject, study_id, _dicom_id(seed, study_id), split, order, day,
+            first + timedelta(days=day) + time_of_day, study, exposure.portable, pixels,
+        ))  # fmt: skip
+    return films
+
+
+def patients(seed: int, settings: Phantom) -> Iterator[list[Film]]:
+    """Every patient of a seed; the first go to train, then val, the last to test."""
+    test = round(settings.patients * settings.test_fraction)
+    val = round(settings.patients * settings.test_fraction / 2)
+    for number in range(settings.patients):
+        left = settings.patients - number
+        yield patient(seed, number, settings, "test" if left <= test else "val" if left <= test + val else "train")
+
+
+def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
+    """Generate the official layout under `folder`, unless it already holds just these phantoms; returns `folder`.
+
+    Raises UserError for a setting that makes no sense, or a folder that holds other phantoms.
+    """
+    folder = Path(folder)
+    _check(settings)
+    made = {"seed": seed, "format": 1, **asdict(settings)}
+    mark = folder / "phantom.json"
+    if mark.exists():
+        if orjson.loads(mark.read_bytes()) == made:
+            return folder
+        raise UserError(f"{folder} holds phantoms of other settings or another seed; remove it or name another folder")
+    with ExitStack() as stack:
+        tables = _Tables(folder, stack)
+        written = 0
+        for films in patients(seed, settings):
+            tables.ask(films, np.random.default_rng([seed, films[0].subject_id]))
+            for film in films:
+                written += 1
+                _write_film(folder, film, dicom=bool(settings.dicom_every) and written % settings.dicom_every == 0)
+                tables.add(film)
+    temporary = mark.with_suffix(".json.tmp")
+    temporary.write_bytes(orjson.dumps(made))
+    os.replace(temporary, mark)
+    return folder
+
+
+def _check(settings: Phantom) -> None:
+    if not images.SMALLEST <= settings.size <= images.LARGEST:
+        raise UserError(f"data.phantom.size={settings.size}: give {images.SMALLEST} to {images.LARGEST} px")
+    if settings.studies < 2:
+        raise UserError(f"data.phantom.studies={settings.studies}: a difference needs at least 2 studies a patient")
+    if settings.patients < 1:
+        raise UserError(f"data.phantom.patients={settings.patients}: give at least 1")
+
+
+class _Tables:
+    """The text files of a generated folder, written row by row."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        jpg, vqa = folder / "mimic-cxr-jpg", folder / "medical-diff-vqa"
+        for each in (jpg / "files", folder / "mimic-cxr" / "files", vqa):
+            each.mkdir(parents=True, exist_ok=True)
+        self._metadata = _csv(stack, jpg / "mimic-cxr-2.0.0-metadata.csv.gz", (
+            "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows",
+            "Columns", "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning",
+            "ViewCodeSequence_CodeMeaning", "PatientOrientationCodeSequence_CodeMeaning"))  # fmt: skip
+        self._split = _csv(stack, jpg / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"))
+        self._studies = _csv(stack, vqa / "mimic_all.csv", (
+            "subject_id", "study_id", *CHEXPERT, "dicom_id", "view", "split", "study_date", "study_order"))
+        self._questions = _csv(stack, vqa / "mimic_pair_questions.csv", (
+            "study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split"))  # fmt: skip
+        self._truth = stack.enter_context(open(folder / "truth.jsonl", "wb"))
+        self._entities = stack.enter_context(open(vqa / "all_diseases.json", "wb"))
+        self._entities.write(b"[")
+        stack.callback(self._entities.write, b"]\n")
+        self._separator = b""
+
+    def add(self, film: Film) -> None:
+        position = "AP" if film.portable else "PA"
+        view = "antero-posterior" if film.portable else "postero-anterior"
+        date, size = film.taken_at.strftime("%Y%m%d"), film.pixels.shape[0]
+        official = {"val": "validate"}.get(film.split, film.split)
+        # As in MIMIC-CXR, StudyTime is a number: its leading zeros are lost.
+        time = f"{int(film.taken_at.strftime('%H%M%S'))}.000"
+        self._metadata.writerow((
+            film.dicom_id, film.subject_id, film.study_id, "CHEST (PORTABLE AP)" if film.portable else "CHEST (PA)",
+            position, size, size, date, time, "", view, "Recumbent" if film.portable else "Erect"))  # fmt: skip
+        self._split.writerow((film.dicom_id, film.study_id, film.subject_id, official))
+        self._studies.writerow((
+            film.subject_id, film.study_id, *_chexpert(film.study), film.dicom_id, view, official, date, film.order))
+        self._truth.write(orjson.dumps(_truth(film)) + b"\n")
+        self._entities.write(self._separator + orjson.dumps(_entity(film)))
+        self._separator = b",\n"
+
+    def ask(self, films: list[Film], rng: np.random.Generator) -> None:
+        for film in films:
+            ids = (film.study_id, film.subject_id)
+            for asked in questions.diagnostic(film.study, film.portable, rng):
+                self._questions.writerow((*ids, "", *asked, film.split))
+        for before, after in zip(films, films[1:]):
+            asked = questions.difference(before.study, after.study)
+            self._questions.writerow((after.study_id, after.subject_id, before.study_id, *asked, after.split))
+
+
+def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
+    """A csv writer on `path`, gzipped (without a date, so that files repeat bit for bit) if it ends in .gz."""
+    raw = stack.enter_context(open(path, "wb"))
+    if path.suffix == ".gz":
+        raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=3))
+    writer = csv.writer(stack.enter_context(io.TextIOWrapper(raw, "utf-8", newline="")), lineterminator="\n")
+    writer.writerow(header)
+    return writer
+
+
+def _write_film(folder: Path, film: Film, dicom: bool) -> None:
+    place = Path("files", f"p{film.subject_id // 1_000_000}", f"p{film.subject_id}", f"s{film.study_id}")
+    jpg = folder / "mimic-cxr-jpg" / place
+    jpg.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(film.pixels).save(jpg / f"{film.dicom_id}.jpg", quality=JPEG_QUALITY)
+    if dicom:
+        path = folder / "mimic-cxr" / place / f"{film.dicom_id}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_dicom(path, film)
+
+
+def _write_dicom(path: Path, film: Film) -> None:
+    """12 bits stored, every other one inverted (MONOCHROME1), as detectors do."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+    inverted = film.study_id % 2 == 0
+    stored = np.round(film.pixels.astype(np.float64) * (4095 / 255)).astype(np.uint16)
+    stored = 4095 - stored if inverted else stored
+    film_set = Dataset()
+    film_set.file_meta = FileMetaDataset()
+    film_set.file_meta.MediaStorageSOPClassUID = film_set.SOPClassUID = DigitalXRayImageStorageForPresentation
+    uid = f"2.25.{int(hashlib.blake2b(film.dicom_id.encode(), digest_size=12).hexdigest(), 16)}"
+    film_set.file_meta.MediaStorageSOPInstanceUID = film_set.SOPInstanceUID = uid
+    film_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film_set.PatientID, film_set.StudyID = str(film.subject_id), str(film.study_id)
+    film_set.StudyDate, film_set.StudyTime = film.taken_at.strftime("%Y%m%d"), film.taken_at.strftime("%H%M%S")
+    film_set.Modality, film_set.ViewPosition = "DX", "AP" if film.portable else "PA"
+    film_set.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    film_set.SamplesPerPixel, film_set.PixelRepresentation = 1, 0
+    film_set.Rows, film_set.Columns = stored.shape
+    film_set.BitsAllocated, film_set.BitsStored, film_set.HighBit = 16, 12, 11
+    film_set.PixelData = stored.tobytes()
+    film_set.save_as(path, enforce_file_format=True)
+
+
+def _truth(film: Film) -> dict:
+    return {
+        "subject_id": film.subject_id, "study_id": film.study_id, "dicom_id": film.dicom_id, "split": film.split,
+        "order": film.order, "day": film.day, "view": "AP" if film.portable else "PA",
+        "findings": {name: state.record() for name, state in film.study.items() if state.present},
+    }  # fmt: skip
+
+
+def _entity(film: Film) -> dict:
+    """The study's entry of all_diseases.json."""
+    entities = {
+        name: {
+            "entity_name": name, "location": [state.where] if state.where else [],
+            "type": [state.texture] if state.texture else [], "level": [state.level] if state.level else [],
+            "post_location": [], "location2": [], "type2": [], "level2": [], "post_location2": [],
+        }
+        for name, state in film.study.items() if state.present
+    }  # fmt: skip
+    absent = [name for name, state in film.study.items() if not state.present]
+    return {"study_id": str(film.study_id), "subject_id": str(film.subject_id), "entity": entities, "no_entity": absent}
+
+
+def _chexpert(study: ps.Study) -> list[str]:
+    """CheXpert's labels as its csv has them: 1.0 positive, empty unmentioned."""
+    positive = {_CHEXPERT_OF.get(name, name.capitalize()) for name, state in study.items() if state.present}
+    return ["1.0" if label in (positive or {"No Finding"}) else "" for label in CHEXPERT]
+
+
+def _scatter(seed: int, number: int) -> int:
+    """`number` spread over 0..9,999,990 without repeats, so that ids carry no order."""
+    return (number * 7_368_787 + seed * 104_729 + 1_299_709) % 9_999_991
+
+
+def _dicom_id(seed: int, study_id: int) -> str:
+    name = hashlib.blake2b(f"{seed}/{study_id}".encode(), digest_size=20).hexdigest()
+    return "-".join(name[at : at + 8] for at in range(0, 40, 8))

@@ -1,0 +1,82 @@
+"""Questions and answers about phantom studies, in the words of Medical-Diff-VQA's own templates.
+
+All seven official types; the texture of a finding answers the type question, so that diagnostic training
+shows a model the cue that the prediction questions turn on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference, render_findings
+
+WHERE = {"pleural effusion": "is the {} located on the left side or right side?",
+         "nodule": "is the {} located on the left side or right side?",
+         "consolidation": "where in the image is the {} located?"}  # fmt: skip
+DIFFERENCE = "what has changed compared to the reference image?"
+
+
+class Asked(NamedTuple):
+    """One question of mimic_pair_questions.csv without its ids."""
+
+    type: str
+    question: str
+    answer: str
+
+
+def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Iterator[Asked]:
+    """Every question about one study: each official type once, and one for each attribute of each finding."""
+    present = [finding for finding in ps.FINDINGS if study[finding].present]
+    absent = [finding for finding in ps.FINDINGS if not study[finding].present]
+    yield Asked("abnormality", "what abnormalities are seen in this image?", render_findings(present))
+    yield Asked("abnormality", "is there evidence of any abnormalities in this image?", _yes(bool(present)))
+    for finding in _pick(present, rng) + _pick(absent, rng):
+        template = "is there evidence of {} in this image?" if rng.random() < 0.5 else "is there {}?"
+        yield Asked("presence", template.format(finding), _yes(finding in present))
+    yield _view(portable, rng)
+    for finding in present:
+        state = study[finding]
+        if state.where:
+            answer = f"in the {state.where}" if finding == "consolidation" else f"{state.where} side"
+            yield Asked("location", WHERE[finding].format(finding), answer)
+        if state.level:
+            yield Asked("level", f"what level is the {finding}?", state.level)
+        if state.texture:
+            yield Asked("type", f"what type is the {finding}?", state.texture)
+
+
+def difference(before: ps.Study, after: ps.Study) -> Asked:
+    """The difference question of a pair, answered in the official grammar."""
+    return Asked("difference", DIFFERENCE, render_difference(change(before, after)))
+
+
+def change(before: ps.Study, after: ps.Study) -> Change:
+    """What changed between two studies, findings in the order of FINDINGS."""
+    items = [item for finding in ps.FINDINGS if (item := ps.change(finding, before[finding], after[finding]))]
+    return Change(
+        new=tuple(item[1] for item in items if item[0] == "new"),
+        resolved=tuple(item[1] for item in items if item[0] == "resolved"),
+        levels=tuple(LevelChange(*item[1:]) for item in items if item[0] == "level"),
+    )
+
+
+def _view(portable: bool, rng: np.random.Generator) -> Asked:
+    view = "AP" if portable else "PA"
+    kind = int(rng.integers(3))
+    if kind == 0:
+        return Asked("view", "which view is this image taken?", f"{view} view")
+    asked = ("PA", "AP")[kind - 1]
+    return Asked("view", f"is this {asked} view?", _yes(asked == view))
+
+
+def _pick(findings: list[str], rng: np.random.Generator) -> list[str]:
+    """One of the findings, or none if there are none."""
+    return [findings[int(rng.integers(len(findings)))]] if findings else []
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"

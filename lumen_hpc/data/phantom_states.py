@@ -1,0 +1,167 @@
+"""What a phantom patient has, and how it changes: a small Markov chain whose every probability is known.
+
+Five findings with side, place, level and a visible texture. The texture tells the future: striped means
+worsening or persistent, smooth means improving. How far a finding moves also depends on the interval. The
+texture is drawn anew at every study, so the current image alone does not say how it came to be. The same
+tables draw the patients and give the exact ceilings (`phantom_ceilings.py`), which cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+
+SIDES = ("left", "right")
+PLACES = ("left upper lobe", "left lower lobe", "right upper lobe", "right lower lobe")
+TEXTURES = ("striped", "smooth")
+LEVELS = {"pleural effusion": ("small", "moderate", "large"), "edema": ("mild", "moderate", "severe")}
+FINDINGS = ("pleural effusion", "consolidation", "cardiomegaly", "nodule", "edema")
+
+DAYS = {"day": (1,), "short": (7, 14, 21, 30, 45, 60), "long": (90, 120, 180, 365)}
+"""Intervals [days] between studies by the class that the dynamics know."""
+DAY_CLASS_SHARE = {"day": 0.20, "short": 0.40, "long": 0.40}
+LONG_FROM = 90
+
+PREVALENCE = {"pleural effusion": 0.65, "consolidation": 0.6, "cardiomegaly": 0.35, "nodule": 0.35, "edema": 0.65}
+"""Share of first studies with the finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One finding at one study; a field that the finding does not have is empty."""
+
+    present: bool = False
+    where: str = ""
+    """Side (effusion, nodule) or lobe (consolidation)."""
+    level: str = ""
+    texture: str = ""
+
+    def record(self) -> dict[str, str]:
+        """The non-empty fields besides `present`."""
+        return {key: value for key, value in asdict(self).items() if key != "present" and value}
+
+
+ABSENT = State()
+
+
+@cache
+def states(finding: str) -> tuple[State, ...]:
+    """Every state of a finding, the absent one first."""
+    if finding == "cardiomegaly":
+        return (ABSENT, State(present=True))
+    if finding == "nodule":
+        return (ABSENT, *(State(True, side) for side in SIDES))
+    if finding == "consolidation":
+        return (ABSENT, *(State(True, place, "", cue) for place in PLACES for cue in TEXTURES))
+    where = SIDES if finding == "pleural effusion" else ("",)
+    return (ABSENT, *(State(True, at, level, cue) for at in where for level in LEVELS[finding] for cue in TEXTURES))
+
+
+def day_class(days: int) -> str:
+    """`day`, `short` or `long` for an interval in whole days."""
+    return "day" if days <= 1 else "long" if days >= LONG_FROM else "short"
+
+
+@cache
+def first(finding: str) -> np.ndarray:
+    """Probabilities of `states(finding)` at a patient's first study; float64 [states]."""
+    prevalence, every = PREVALENCE[finding], states(finding)
+    return np.array([1 - prevalence] + [prevalence / (len(every) - 1)] * (len(every) - 1))
+
+
+@cache
+def transition(finding: str, days: str) -> np.ndarray:
+    """Probabilities from a state (row) to the next study's (column) over an interval of class `days`; float64 [S, S]."""
+    every = states(finding)
+    table = np.zeros((len(every), len(every)))
+    for row, state in enumerate(every):
+        for outcome, probability in _next(finding, state, days):
+            matching = [k for k, other in enumerate(every) if _same_but_texture(other, outcome)]
+            table[row, matching] += probability / len(matching)
+    return table
+
+
+def _same_but_texture(one: State, other: State) -> bool:
+    return (one.present, one.where, one.level) == (other.present, other.where, other.level)
+
+
+def _next(finding: str, state: State, days: str) -> Iterator[tuple[State, float]]:
+    """The next study's (state without texture, probability) pairs."""
+    still = State(state.present, state.where, state.level)
+    if days == "day":
+        yield still, 1.0
+    elif finding in LEVELS:
+        yield from _levelled(finding, state, still, days)
+    elif finding == "consolidation":
+        yield from _consolidation(state, still, days)
+    else:  # cardiomegaly and nodule come and go
+        toggled = [ABSENT] if state.present else [other for other in states(finding) if other.present]
+        yield still, 0.85
+        yield from ((other, 0.15 / len(toggled)) for other in toggled)
+
+
+def _levelled(finding: str, state: State, still: State, days: str) -> Iterator[tuple[State, float]]:
+    levels, step = LEVELS[finding], 2 if days == "long" else 1
+    if not state.present:
+        sides = SIDES if finding == "pleural effusion" else ("",)
+        yield ABSENT, 0.88
+        yield from ((State(True, side, level), 0.12 / len(sides) / len(levels)) for side in sides for level in levels)
+        return
+    moved = levels.index(state.level) + (step if state.texture == "striped" else -step)
+    yield still, 0.08
+    yield (ABSENT if moved < 0 else State(True, state.where, levels[min(moved, len(levels) - 1)])), 0.92
+
+
+def _consolidation(state: State, still: State, days: str) -> Iterator[tuple[State, float]]:
+    if not state.present:
+        yield ABSENT, 0.85
+        yield from ((State(True, place), 0.15 / len(PLACES)) for place in PLACES)
+        return
+    resolves = 0.04 if state.texture == "striped" else 0.92 if days == "long" else 0.15
+    yield still, 1 - resolves
+    yield ABSENT, resolves
+
+
+Study = dict[str, State]
+"""Each finding's state, in the order of FINDINGS."""
+
+
+def draw_first(rng: np.random.Generator) -> Study:
+    """A patient's first study."""
+    return {finding: _draw(finding, first(finding), rng) for finding in FINDINGS}
+
+
+def draw_next(study: Study, days: int, rng: np.random.Generator) -> Study:
+    """The study `days` whole days after `study`."""
+    kind = day_class(days)
+    return {
+        finding: _draw(finding, transition(finding, kind)[states(finding).index(state)], rng)
+        for finding, state in study.items()
+    }
+
+
+def draw_days(rng: np.random.Generator) -> int:
+    """An interval [whole days], one fifth of them a single day."""
+    kinds = list(DAY_CLASS_SHARE)
+    choices = DAYS[kinds[int(np.searchsorted(np.cumsum(list(DAY_CLASS_SHARE.values())), rng.random(), side="right"))]]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _draw(finding: str, probabilities: np.ndarray, rng: np.random.Generator) -> State:
+    k = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
+    return states(finding)[min(k, len(probabilities) - 1)]
+
+
+def change(finding: str, before: State, after: State) -> tuple[str, ...] | None:
+    """What happened to one finding: ("new", f), ("resolved", f), ("level", f, from, to), or None.
+
+    A finding that moves without change of level is none, as in the difference grammar.
+    """
+    if before.present != after.present:
+        return ("new" if after.present else "resolved", finding)
+    if before.level != after.level:
+        return ("level", finding, before.level, after.level)
+    return None
