@@ -1,0 +1,126 @@
+"""The findings line: each finding's state in a fixed order, said before the sentence of an answer.
+
+`pleural effusion moderate no resolved consolidation yes yes same … ; the main image is missing …`
+
+Comparing is what a small model finds hard, not seeing: writing the states of both images side by side, finding
+by finding, before the sentence turns one hard comparison into several easy ones. The line is not in the paper;
+`instruct.findings_first` switches it on, and `strip` takes it off before any text is scored. A prediction's line
+also says the texture of the reference finding, the cue that its future depends on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from lumen_hpc.data.diff_vqa import severity
+from lumen_hpc.data.phantom_states import FINDINGS
+from lumen_hpc.errors import UserError
+
+Findings = Mapping[str, Mapping[str, str]]
+"""Present findings of one study: name → {"level": …, "type": …}, each only where it is known."""
+
+OUTCOMES = ("same", "new", "resolved", "worse", "better")
+SEPARATOR = " ; "
+
+
+class Entry(NamedTuple):
+    """One finding of a line."""
+
+    finding: str
+    before: str
+    """Level on the reference image, `yes` for a finding without level, `no` for none."""
+    cue: str
+    """Texture on the reference image; empty in a difference line, `none` where there is no texture."""
+    after: str
+    outcome: str
+
+
+def difference_line(before: Findings, after: Findings, names: Sequence[str] = FINDINGS) -> str:
+    """The line of a difference answer."""
+    return " ".join(_entry(name, before, after, cue=False) for name in names)
+
+
+def prediction_line(before: Findings, after: Findings, names: Sequence[str] = FINDINGS) -> str:
+    """The line of a prediction answer, with the reference's textures."""
+    return " ".join(_entry(name, before, after, cue=True) for name in names)
+
+
+def join(line: str, sentence: str) -> str:
+    """A line and its sentence as one answer."""
+    return line + SEPARATOR + sentence
+
+
+def strip(answer: str) -> str:
+    """The answer without its findings line; an answer that has none comes back as it is."""
+    line, separator, sentence = answer.partition(";")
+    return sentence.lstrip() if separator and _LOOKS_LIKE_A_LINE.fullmatch(line) else answer
+
+
+def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | None:
+    """The entries of an answer's line, in the order of `names`; None if there is no complete line."""
+    line, separator, _ = answer.partition(";")
+    entries, at = [], 0
+    for name in names if separator else ():
+        match = _pattern(name).match(line, at)
+        if match is None:
+            return None
+        entries.append(Entry(name, match["before"], match["cue"] or "", match["after"], match["outcome"]))
+        at = match.end()
+    return tuple(entries) if separator and not line[at:].strip() else None
+
+
+def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
+    """study_id → its present findings, from all_diseases.json of a Medical-Diff-VQA folder.
+
+    Of several levels or types the first is taken. Raises UserError if the file is missing or is not of that form.
+    """
+    path = Path(diff_vqa) / "all_diseases.json"
+    try:
+        return {row["study_id"]: {name: _known(e) for name, e in row["entity"].items()}
+                for row in orjson.loads(path.read_bytes())}  # fmt: skip
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; instruct.findings_first needs it, or set instruct.findings_first=false") \
+            from None
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as defect:
+        raise UserError(f"{path} is not Medical-Diff-VQA's list of studies with entities: {defect}") from None
+
+
+def _known(entity: Mapping[str, list[str]]) -> dict[str, str]:
+    return {key: entity[key][0] for key in ("level", "type") if entity.get(key)}
+
+
+def _entry(name: str, before: Findings, after: Findings, cue: bool) -> str:
+    words = [name, _state(name, before)]
+    if cue:
+        words.append(before.get(name, {}).get("type", "none"))
+    return " ".join([*words, _state(name, after), _outcome(name, before, after)])
+
+
+def _state(name: str, findings: Findings) -> str:
+    return findings[name].get("level", "yes") if name in findings else "no"
+
+
+def _outcome(name: str, before: Findings, after: Findings) -> str:
+    if (name in before) != (name in after):
+        return "new" if name in after else "resolved"
+    if name not in before:
+        return "same"
+    ranks = [severity(findings[name].get("level", "")) for findings in (before, after)]
+    if None in ranks or ranks[0] == ranks[1]:
+        return "same"
+    return "worse" if ranks[1] > ranks[0] else "better"
+
+
+_LOOKS_LIKE_A_LINE = re.compile(rf"[a-z ]+ (?:{'|'.join(OUTCOMES)}) ?")
+
+
+def _pattern(name: str) -> re.Pattern:
+    return re.compile(
+        rf"\s*{re.escape(name)} (?P<before>[a-z]+(?: to [a-z]+)?)(?: (?P<cue>striped|smooth|none))? "
+        rf"(?P<after>[a-z]+(?: to [a-z]+)?) (?P<outcome>{'|'.join(OUTCOMES)})(?: |$)"
+    )
