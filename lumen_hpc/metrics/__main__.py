@@ -1,0 +1,77 @@
+"""Scores any model's answers: `python -m lumen_hpc.metrics answers.jsonl references.jsonl`.
+
+answers.jsonl:     {"question_id", "answer"[, "model"]}
+references.jsonl:  {"question_id", "type", "question", "short_answer", "long_answer", "closed"}
+
+One JSON object goes to stdout (values 0 to 1, null where a measure applies to nothing, a block per type under
+`types`; with several models a block per model under `models`), a table and what did not fit to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import orjson
+
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.errors import UserError
+from lumen_hpc.metrics.change import Reader
+from lumen_hpc.metrics.join import Joined, join
+from lumen_hpc.metrics.lexical import TOKENIZERS
+from lumen_hpc.metrics.samples import MEASURES, Samples
+
+_SHOWN = ("bleu4", "rouge_l", "recall", "accuracy", "change_f1", "finding_f1")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lumen_hpc.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("answers", help="JSON lines of answers")
+    parser.add_argument("references", help="JSON lines of questions with their answers")
+    chosen = parser.parse_args(arguments)
+    try:
+        joined = join(read_jsonl(chosen.references), read_jsonl(chosen.answers), read=strip)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; give the two files' paths", file=sys.stderr)
+        return 2
+    blocks = score(joined)
+    for line in _table(blocks):
+        print(line, file=sys.stderr)
+    for line in joined.problems.lines():
+        print(f"note: {line}", file=sys.stderr)
+    alone = len(blocks) == 1
+    result = {"model": next(iter(blocks)), **next(iter(blocks.values()))} if alone else {"models": blocks}
+    result |= {"problems": joined.problems.as_dict(), "definitions": MEASURES | TOKENIZERS}
+    sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    return 0
+
+
+def score(joined: Joined) -> dict[str, dict]:
+    """Each model's summary over all questions, with one a type under `types`."""
+    reader = Reader.of(joined.questions)
+    blocks = {}
+    for model, answers in joined.answers.items():
+        samples = Samples(joined.questions, answers, reader)
+        types = {str(kind): samples.summary(samples.types == kind) for kind in np.unique(samples.types)}
+        blocks[model] = samples.summary() | {"types": types}
+    return blocks
+
+
+def _table(blocks: dict[str, dict]) -> list[str]:
+    lines = [f"{'model':<16}{'type':<14}{'n':>8}" + "".join(f"{name:>12}" for name in _SHOWN)]
+    for model, block in blocks.items():
+        for kind, scores in [("all", block), *block["types"].items()]:
+            cells = ("" if scores[name] is None else f"{scores[name]:.3f}" for name in _SHOWN)
+            lines.append(f"{model:<16}{kind:<14}{scores['n']:>8}" + "".join(f"{cell:>12}" for cell in cells))
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

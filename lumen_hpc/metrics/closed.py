@@ -1,0 +1,38 @@
+"""Yes or no out of an answer to a close-ended question, by three rules that the field uses.
+
+LLaVA-Med takes any substring (`no` is in `nodule`), D-Rax and VILA-M3 want equality after normalising;
+LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and `polarity` stand beside it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lumen_hpc.metrics.recall import words
+
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
+)
+
+
+def first_yes_no(answer: str) -> str | None:
+    """The first word `yes` or `no` of an answer, in lower case; None if it says neither."""
+    found = _YES_NO.search(answer)
+    return found[1].lower() if found else None
+
+
+def strict(answer: str) -> str | None:
+    """`yes` or `no` if that is all the answer says, punctuation aside (D-Rax, VILA-M3)."""
+    said = words(answer)
+    return said[0] if said in (["yes"], ["no"]) else None
+
+
+def polarity(answer: str) -> str | None:
+    """`first_yes_no`, and for a sentence without either word, whether it denies or affirms; None if it is empty.
+
+    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.`
+    """
+    if not answer.strip():
+        return None
+    return first_yes_no(answer) or ("no" if _NEGATION.search(answer) else "yes")

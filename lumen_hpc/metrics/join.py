@@ -1,0 +1,127 @@
+"""Answers beside their questions: what fits together is scored, what does not is named and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings
+from lumen_hpc.errors import UserError
+
+_SHOWN = 5
+
+
+class Problems:
+    """Defects of the input by kind, each with its count and a few of the ids concerned."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, kind: str, id: str) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        shown = self._ids.setdefault(kind, [])
+        if len(shown) < _SHOWN:
+            shown.append(id)
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def as_dict(self) -> dict[str, dict]:
+        return {kind: {"count": count, "ids": self._ids[kind]} for kind, count in self._counts.items()}
+
+    def lines(self) -> list[str]:
+        """One line a kind, for people."""
+        return [
+            f"{count} {kind}: {', '.join(self._ids[kind])}{', …' if count > _SHOWN else ''}"
+            for kind, count in self._counts.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Questions that every model answered, in the order of the references, and each model's answers to them."""
+
+    questions: list[dict]
+    answers: dict[str, list[str]]
+    problems: Problems = field(default_factory=Problems)
+
+
+def join(
+    references: Iterable[dict],
+    answers: Iterable[dict],
+    *,
+    models: Iterable[str] = (),
+    read: Callable[[str], str] = str,
+) -> Joined:
+    """Puts `answers` ({question_id, answer[, model]}) beside `references` (question rows with `long_answer`).
+
+    Only questions that all models answered are kept, so that no two numbers stand on different questions; the
+    others, answers to unknown questions, doubled ids and references outside the grammar are counted. `models`
+    are those expected, `read` is applied to each answer's text (it takes a findings line off, say). Raises
+    UserError if a field is missing, an expected model has no answer, or no question is left.
+    """
+    problems = Problems()
+    questions = _questions(references, problems)
+    given: dict[str, dict[str, str]] = {model: {} for model in models}
+    for row in answers:
+        id, model = _field(row, "question_id", "an answer"), str(row.get("model") or "model")
+        if id not in questions:
+            problems.add("answers without a question", id)
+        elif id in given.setdefault(model, {}):
+            problems.add(f"doubled answers of {model} (the first is kept)", id)
+        else:
+            given[model][id] = read(_field(row, "answer", f"the answer to {id}"))
+    absent = [model for model, texts in given.items() if not texts]
+    if absent or not given:
+        raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(questions)} questions; "
+                        "are the files of one run, and is `question_id` the same in both?")  # fmt: skip
+    common = [id for id in questions if all(id in texts for texts in given.values())]
+    for model, texts in given.items():
+        for id in questions:
+            if id not in texts:
+                problems.add(f"questions without an answer of {model} (left out for every model)", id)
+    if not common:
+        raise UserError(f"no question was answered by all of {', '.join(given)}; score them one at a time")
+    rows = [questions[id] for id in common]
+    return Joined(rows, {model: [texts[id] for id in common] for model, texts in given.items()}, problems)
+
+
+def _questions(references: Iterable[dict], problems: Problems) -> dict[str, dict]:
+    questions: dict[str, dict] = {}
+    for row in references:
+        id = _field(row, "question_id", "a reference")
+        if id in questions:
+            problems.add("doubled questions (the first is kept)", id)
+            continue
+        short = _field(row, "short_answer", f"question {id}")
+        closed = row.get("closed")
+        closed = is_closed(short) if closed is None else bool(closed)
+        if closed and not is_closed(short):
+            problems.add("closed questions whose short answer is not yes or no (counted as open)", id)
+            closed = False
+        if not row.get("long_answer"):
+            problems.add("questions without a long answer (no long BLEU-4 and ROUGE-L)", id)
+        kind = _field(row, "type", f"question {id}")
+        if not _readable(kind, closed, short):
+            problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
+        questions[id] = {**row, "closed": closed}
+    return questions
+
+
+def _readable(kind: str, closed: bool, short: str) -> bool:
+    try:
+        if kind in ("difference", "prediction"):
+            parse_difference(short)
+        elif kind == "abnormality" and not closed:
+            parse_findings(short)
+    except GrammarError:
+        return False
+    return True
+
+
+def _field(row: dict, name: str, of: str) -> str:
+    value = row.get(name)
+    if value is None:
+        raise UserError(f"{of} has no {name!r}; its fields are {', '.join(map(str, row)) or 'none'}")
+    return value if isinstance(value, str) else str(value)

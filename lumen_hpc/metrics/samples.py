@@ -1,0 +1,157 @@
+"""Per-sample scores of one model's answers: a column for each measure, from which every table is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lumen_hpc.data.diff_vqa import GrammarError, parse_difference, parse_findings
+from lumen_hpc.metrics import closed
+from lumen_hpc.metrics.change import KINDS, Reader, direction, facts, tally
+from lumen_hpc.metrics.lexical import TOKENIZERS, corpus_bleu, lexical
+from lumen_hpc.metrics.significance import Column
+
+CHANGING = ("difference", "prediction")
+MEASURES = {
+    "bleu4": "BLEU-4 against the long answer: " + TOKENIZERS["bleu4"],
+    "rouge_l": "ROUGE-L against the long answer: " + TOKENIZERS["rouge_l"],
+    "bleu4_short": "BLEU-4 against the short answer",
+    "rouge_l_short": "ROUGE-L against the short answer",
+    "recall": "token recall of the short answer, open questions: " + TOKENIZERS["recall"],
+    "recall_clipped": "token recall of the short answer, open questions: " + TOKENIZERS["recall_clipped"],
+    "accuracy": "closed questions: the first `yes` or `no` of the answer",
+    "accuracy_strict": "closed questions: the answer is `yes` or `no`, punctuation aside",
+    "accuracy_polarity": "closed questions: the first yes or no, else whether the sentence denies or affirms",
+    "exact": "the answer is the long or the short reference, case, spaces and a last full stop aside",
+    "change_f1": "difference and prediction: F1 over all new, resolved and level facts (micro)",
+    "change_f1_macro": "difference and prediction: mean of each answer's F1 (1 where neither side claims a change)",
+    "change_precision": "difference and prediction: claimed changes that are in the reference (micro)",
+    "change_recall": "difference and prediction: the reference's changes that are claimed (micro)",
+    **{f"change_{kind}_f1": f"difference and prediction: F1 over {kind} facts (micro)" for kind in KINDS},
+    "direction": "difference and prediction: worse, better, mixed or same, as in the reference",
+    "change_read": "difference and prediction: answers in which a claim about change could be read at all",
+    "finding_f1": "open abnormality questions: F1 over the findings named (micro)",
+    "finding_f1_macro": "open abnormality questions: mean of each answer's F1",
+}
+
+
+class Samples:
+    """One model's answers to questions, scored: `columns[measure]` over the questions in their order."""
+
+    def __init__(self, references: Sequence[dict], answers: Sequence[str], reader: Reader | None = None) -> None:
+        """Scores `answers[i]` to `references[i]` (question rows with their `long_answer`, which may be missing).
+
+        `reader` knows the findings' names; by default those of the references.
+        """
+        if len(references) != len(answers):
+            raise ValueError(f"{len(answers)} answers for {len(references)} questions")
+        self.types = np.array([row["type"] for row in references], object)
+        self.columns: dict[str, Column] = {}
+        self._texts(references, answers)
+        self._closed(references, answers)
+        reader = reader or Reader.of(references)
+        self._changes(references, answers, reader)
+        self._findings(references, answers, reader)
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def summary(self, where: np.ndarray | None = None) -> dict[str, float | int | None]:
+        """n and every measure over the samples where `where` is true; None for one that applies to none of them."""
+        where = np.ones(len(self), bool) if where is None else where
+        long = where & self.columns["bleu4"].applies()
+        scores: dict[str, float | int | None] = {"n": int(where.sum())}
+        scores |= {name: self.columns[name].mean(where) for name in MEASURES}
+        scores["bleu4_corpus"] = corpus_bleu(self._matches[long], self._lengths[long]) if long.any() else None
+        return scores
+
+    def _texts(self, references: Sequence[dict], answers: Sequence[str]) -> None:
+        short = [row["short_answer"] for row in references]
+        long = [row.get("long_answer") or "" for row in references]
+        open_ended = np.array([not row["closed"] for row in references], bool)
+        has_long = np.array([bool(text) for text in long], bool)
+        scores = lexical(answers, long)
+        self._matches, self._lengths = scores.matches, scores.lengths
+        self._mean("bleu4", scores.bleu4, has_long)
+        self._mean("rouge_l", scores.rouge_l, has_long)
+        scores = lexical(answers, short)
+        everywhere = np.ones(len(answers), bool)
+        self._mean("bleu4_short", scores.bleu4, everywhere)
+        self._mean("rouge_l_short", scores.rouge_l, everywhere)
+        self._mean("recall", scores.recall, open_ended)
+        self._mean("recall_clipped", scores.recall_clipped, open_ended)
+        same = [
+            _plain(answer) in {_plain(text) for text in texts if text}
+            for answer, *texts in zip(answers, short, long, strict=True)
+        ]
+        self._mean("exact", same, everywhere)
+
+    def _closed(self, references: Sequence[dict], answers: Sequence[str]) -> None:
+        where = np.array([row["closed"] for row in references], bool)
+        rules: dict[str, Callable[[str], str | None]] = {
+            "accuracy": closed.first_yes_no, "accuracy_strict": closed.strict, "accuracy_polarity": closed.polarity,
+        }  # fmt: skip
+        for name, rule in rules.items():
+            right = [
+                row["closed"] and rule(answer) == row["short_answer"].strip().lower()
+                for row, answer in zip(references, answers, strict=True)
+            ]
+            self._mean(name, right, where)
+
+    def _changes(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+        n = len(answers)
+        tallies = {kind: np.zeros((n, 3)) for kind in KINDS}
+        macro, right, told, read, where = (np.zeros(n) for _ in range(5))
+        for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
+            wanted = _reference(parse_difference, row["short_answer"]) if row["type"] in CHANGING else None
+            if wanted is None:
+                continue
+            given = reader.change(answer)
+            claims, true = facts(given) if given else set(), facts(wanted)
+            for kind in KINDS:
+                tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
+            where[i], read[i] = 1, given is not None
+            macro[i] = tally(claims, true).f1 if given is not None else 0.0
+            if way := direction(wanted):
+                told[i], right[i] = 1, given is not None and direction(given) == way
+        hits, extra, missed = sum(tallies.values()).T
+        self.columns["change_f1"] = _f1(hits, extra, missed)
+        self.columns["change_precision"] = Column(hits, hits + extra)
+        self.columns["change_recall"] = Column(hits, hits + missed)
+        for kind in KINDS:
+            self.columns[f"change_{kind}_f1"] = _f1(*tallies[kind].T)
+        self._mean("change_f1_macro", macro, where)
+        self._mean("direction", right, told)
+        self._mean("change_read", read, where)
+
+    def _findings(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+        tallies, macro, where = np.zeros((len(answers), 3)), np.zeros(len(answers)), np.zeros(len(answers))
+        for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
+            listed = row["type"] == "abnormality" and not row["closed"]
+            wanted = _reference(parse_findings, row["short_answer"]) if listed else None
+            if wanted is not None:
+                counted = tally({(name,) for name in reader.findings(answer)}, {(name.lower(),) for name in wanted})
+                tallies[i], macro[i], where[i] = counted, counted.f1, 1
+        self.columns["finding_f1"] = _f1(*tallies.T)
+        self._mean("finding_f1_macro", macro, where)
+
+    def _mean(self, name: str, values: Sequence[float], where: np.ndarray) -> None:
+        whole = np.asarray(where, float)
+        self.columns[name] = Column(np.asarray(values, float) * whole, whole)
+
+
+def _f1(hits: np.ndarray, extra: np.ndarray, missed: np.ndarray) -> Column:
+    return Column(2 * hits, 2 * hits + extra + missed)
+
+
+def _reference(parse: Callable, text: str):
+    """A short answer read by the grammar; None for one outside it, which the join has counted."""
+    try:
+        return parse(text)
+    except GrammarError:
+        return None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".").rstrip()
