@@ -1,0 +1,16 @@
+"""One file a stage, and the one function that a submitted job calls."""
+
+from __future__ import annotations
+
+from jobs import evaluate, experts, instruct, judge, predict, prepare, pretrain, rewrite, train
+from lumen_hpc.cluster import worker
+from lumen_hpc.cluster.stage import Stage
+
+STAGES: list[Stage] = [
+    module.STAGE for module in (prepare, pretrain, experts, rewrite, instruct, train, predict, judge, evaluate)
+]
+
+
+def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
+    """Runs one pack of a step on its node: what submitit pickles, with nothing but names."""
+    return worker.run_pack(STAGES, folder, submission, step, pack)

@@ -168,6 +168,16 @@ class Train:
     """Tokens packed into one micro-batch."""
     shared_prefix: bool = True
     """Questions about the same images share the image tokens of one sequence."""
+    questions_per_image: int = 0
+    """Most questions about the same images that follow one another in the sample order; 0: all of them."""
+    loss: str = one_of("tokens", "tokens", "kinds")
+    """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean."""
+    mixture: dict[str, int] = field(default_factory=dict)
+    """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
+    steps: int = 0
+    """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs them said."""
+    loss_limit: float = 10.0
+    """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number."""
     tune: list[str] = many("vision_tower", "projector", "llm")
     """Parts that learn; the others stay frozen."""
     on_bad: str = one_of("stop", "stop", "skip")

@@ -1,0 +1,36 @@
+"""Section 2.3: expert models look at every study's image: findings, age, race and view, as calibrated probabilities.
+
+Reads prepare/studies.jsonl; shard k of n takes a contiguous part of it and writes a row a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+
+STAGE = Stage(
+    name="experts",
+    paper="2.3",
+    about="expert predictions for every study",
+    resources="gpu",
+    settings=("seed", "experts"),
+    after=("prepare", "pretrain"),
+    shards=lambda settings: settings.experts.shards,
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Loads the experts once; yields a prediction row a study."""
+    from lumen_hpc.experts.models import open_expert
+
+    from lumen_hpc.data.records import Records
+
+    studies = Records(task.run.path("prepare") / "studies.jsonl")
+    expert = open_expert(task.config.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        yield from expert.predict(studies[index] for index in shard.span(len(studies)))
+
+    return process

@@ -1,0 +1,44 @@
+"""Section 2.5: each model answers the test questions.
+
+Reads instruct/lumen-test.jsonl and the model's final weights (the base for `nvila`); shard k of n answers a
+contiguous part, the same part for every model, so that judge can follow shard by shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jobs.train import base_folder
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+
+STAGE = Stage(
+    name="predict",
+    paper="2.5",
+    about="answers to the test questions",
+    resources="gpu",
+    settings=("seed", "predict.max_new_tokens", "predict.controls", "predict.shards", "train.base"),
+    after=("pretrain", "instruct", "train-{model}"),
+    shards=lambda settings: settings.predict.shards,
+    models=lambda settings: settings.predict.models,
+    volatile=("seconds",),
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Loads the model once; yields an answer row a question."""
+    from lumen_hpc.training.predict import open_predictor
+
+    from lumen_hpc.data.records import Records
+
+    if task.model == "nvila":
+        weights = base_folder(task.config, task.run.path("pretrain"), task.run.profile.cache)
+    else:
+        weights = task.run.path("train", task.model) / "final"
+    questions = Records(task.run.path("instruct") / "lumen-test.jsonl")
+    predictor = open_predictor(weights, task.config.predict, model=task.model)
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        yield from predictor.answer([questions[index] for index in shard.span(len(questions))])
+
+    return process

@@ -1,0 +1,32 @@
+"""Demo only: makes the weights that cannot be downloaded, from phantoms of another seed than the run's.
+
+The small expert (tower and projector trained as a classifier) and the tiny base NVILA that starts from it stand in
+for TorchXRayVision's weights and for NVILA-8B. A run that names a real base has no such stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+
+STAGE = Stage(
+    name="pretrain",
+    paper="",
+    about="stand-in weights for the demo",
+    resources="train",
+    settings=("seed", "data.phantom", "pretrain"),
+    wanted=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Yields a row that vouches for each weights file."""
+    from lumen_hpc.training import pretrain
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        for path in pretrain.pretrain(task.config.pretrain, task.config.data, task.config.seed, task.folder, task.progress):
+            yield task.artefact(path)
+
+    return process

@@ -1,0 +1,39 @@
+"""Sections 2.2 and 2.4: every short answer becomes a whole sentence, every difference pair a prediction question.
+
+Reads prepare/questions.jsonl; every long answer is fact-checked against its short one. Shard k of n takes a
+contiguous part of the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+
+STAGE = Stage(
+    name="rewrite",
+    paper="2.2, 2.4",
+    about="long answers and prediction questions, fact-checked",
+    resources="gpu",
+    settings=("seed", "rewrite"),
+    after=("prepare",),
+    shards=lambda settings: settings.rewrite.shards,
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Opens the engine once; yields rewrite rows."""
+    from lumen_hpc.data.records import Records
+    from lumen_hpc.language.engine import open_engine
+    from lumen_hpc.language.rewriting import rewrite
+
+    settings = task.config.rewrite
+    questions = Records(task.run.path("prepare") / "questions.jsonl")
+    engine = open_engine(settings.engine)
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        part = [questions[index] for index in shard.span(len(questions))]
+        yield from rewrite(part, engine, settings, task.config.seed)
+
+    return process

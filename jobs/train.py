@@ -1,0 +1,58 @@
+"""Section 2.5: NVILA is fine-tuned on the records of one model (`ft` or `lumen`) by multi-node DeepSpeed.
+
+Every rank runs this file. Checkpoints, metrics.jsonl and the final model in the official layout are written beside
+the one shard, whose row says how the training ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
+from lumen_hpc.settings import Config
+
+
+def base_folder(settings: Config, pretrain: Path, cache: str) -> Path:
+    """Where the pretrained NVILA lies: made by `pretrain`, a folder of the user's, or staged by `fetch`."""
+    if settings.train.base == "tiny":
+        return pretrain / "nvila"
+    given = Path(settings.train.base).expanduser()
+    return given if given.is_dir() else Path(cache).expanduser() / settings.train.base.rsplit("/", 1)[-1]
+
+
+STAGE = Stage(
+    name="train",
+    paper="2.5",
+    about="fine-tune NVILA",
+    resources="train",
+    settings=("seed", "train"),
+    after=("pretrain", "instruct"),
+    models=lambda settings: [model for model in settings.predict.models if model != "nvila"],
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Trains until done or asked to stop; yields one row a file of the final model."""
+    from lumen_hpc.training.engine import train
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        outcome = train(
+            task.config.train,
+            task.run.path("instruct") / f"{task.model}-train.jsonl",
+            base_folder(task.config, task.run.path("pretrain"), task.run.profile.cache),
+            task.folder,
+            seed=task.config.seed,
+            ranks=task.ranks,
+            should_stop=task.should_stop,
+            progress=task.progress,
+        )
+        if not outcome.finished:
+            raise Interrupted(f"saved at step {outcome.step}")
+        if task.ranks.rank == 0:
+            for path in sorted((task.folder / "final").rglob("*")):
+                if path.is_file():
+                    yield task.artefact(path)
+
+    return process

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""LUMEN on a cluster: `python launch.py stage=full run=NAME`, from a login node.
+
+  python launch.py stage=NAME|full [KEY=VALUE ...]   submit what is missing (dry_run=true only shows it)
+  python launch.py check | status | cancel | logs    run=NAME
+  python launch.py --help                            every setting
+
+Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lumen_hpc.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Parses a command line and does what it says; returns the exit code."""
+    if {"-h", "--help", "help"} & set(arguments) or not arguments:
+        from lumen_hpc.cluster import commands
+
+        commands.help_text(__doc__ or "")
+        return 0
+    try:
+        from jobs import STAGES
+        from lumen_hpc import config
+        from lumen_hpc.cluster import commands
+
+        request = config.resolve(arguments)
+        return getattr(commands, request.verb)(request, STAGES)
+    except UserError as error:
+        print(f"lumen: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lumen: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

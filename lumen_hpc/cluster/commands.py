@@ -1,0 +1,146 @@
+"""The verbs of the command line; each returns an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from lumen_hpc import config
+from lumen_hpc.cluster import graph, local, slurm
+from lumen_hpc.cluster import status as run_status
+from lumen_hpc.cluster import submit as submission
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config import Request
+from lumen_hpc.errors import UserError
+
+console = Console(highlight=False)
+
+
+def submit(request: Request, stages: Sequence[Stage]) -> int:
+    """Submits what is missing of a stage, or of all (`stage=full`)."""
+    if not request.stage:
+        raise UserError("say what to run: stage=NAME or stage=full (python launch.py --help lists everything)")
+    run = submission.open_run(request)
+    if request.dry_run:
+        plans, _ = submission.make(request, stages, run)
+        show_plan(request, run, plans)
+        return 0
+    if request.profile.executor == "local":
+        return _run_here(request, stages, run)
+    if not slurm.installed():
+        raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
+    submission.prepare_folder(run)
+    with submission.locked(run.folder):
+        plans, behind = submission.make(request, stages, run)
+        _say_live(plans)
+        if not any(item.packs for item in plans):
+            console.print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
+            return 0
+        done = submission.submit(request, run, plans, behind)
+    for job in done.jobs:
+        link = f" (successor {job['link']})" if job["link"] else ""
+        console.print(f"{job['step']:<16} job {job['id']}, {len(job['packs'])} task(s){link}")
+    console.print(f"follow it: python launch.py status run={request.run}")
+    return 0
+
+
+def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
+    local.require_possible(request)
+    plans, _ = submission.make(request, stages, run)
+    submission.prepare_folder(run)
+    with submission.locked(run.folder):
+        try:
+            local.run_all(request, list(stages), run, plans, console)
+        except local.Failed as error:
+            console.print(f"lumen: {error}", markup=False, soft_wrap=True)
+            return 1
+    page = run.folder / "report" / "index.html"
+    if request.stage in ("full", "evaluate") and page.exists():
+        console.print((run.folder / "report" / "tables.md").read_text(), markup=False, soft_wrap=True)
+        console.print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def _say_live(plans: Sequence[StepPlan]) -> None:
+    for item in plans:
+        if item.live:
+            console.print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
+
+
+def show_plan(request: Request, run: Run, plans: Sequence[StepPlan]) -> None:
+    """Prints stages, arrays, dependencies, GPU-hours and every sbatch script."""
+    view = Table("step", "section", "shards", "to do", "tasks", "asks for", "after", "GPU-h", title=str(run.folder), title_justify="left")
+    for item in plans:
+        wanted = item.resources
+        asks = f"{wanted.nodes} node(s) x {wanted.gpus} GPU, {wanted.time_min} min"
+        hours = item.gpu_hours
+        view.add_row(item.step.name, item.step.stage.paper, str(item.shards), str(len(item.missing)), str(len(item.packs)),
+                     asks, ", ".join(item.step.after), "?" if hours is None else f"{hours:.1f}")  # fmt: skip
+    console.print(view)
+    if request.profile.executor == "slurm":
+        for name, text in submission.scripts(request, run, list(plans)):
+            console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def status(request: Request, stages: Sequence[Stage]) -> int:
+    """Prints where a run stands; 1 if a step of it has failed."""
+    run = existing(request)
+    while True:
+        found = run_status.of(run, stages)
+        if request.json:
+            print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
+        else:
+            run_status.table(run, found, console)
+        moving = any(item.running or item.queued for item in found)
+        if not request.watch or not moving:
+            return int(any(item.state in ("failed", "stuck") for item in found))
+        time.sleep(5)
+
+
+def cancel(request: Request, stages: Sequence[Stage]) -> int:
+    """Cancels a run's queued and running jobs; finished shards stay."""
+    run = existing(request)
+    queued = slurm.queue()
+    ids = [job["id"] for record in submission.submissions(run.folder) for job in record["jobs"]
+           if any(name in queued for name in slurm.expand(job["id"], len(job["packs"])))]  # fmt: skip
+    slurm.cancel(ids)
+    console.print(f"cancelled {len(ids)} job(s) of run {request.run}; what is finished stays")
+    return 0
+
+
+def logs(request: Request, stages: Sequence[Stage]) -> int:
+    """Prints the paths of a run's logs, newest first; of one stage with stage=NAME."""
+    run = existing(request)
+    names = [step.name for step in graph.steps(stages, run.settings)]
+    if request.stage:
+        names = [step.name for step in graph.select(graph.steps(stages, run.settings), stages, request.stage)]
+    files = [path for name in names for path in (run.folder / name / "logs").glob("*.out")]
+    for path in sorted(files, key=lambda path: -path.stat().st_mtime):
+        print(path)
+    return 0
+
+
+def existing(request: Request) -> Run:
+    """The run named, with the settings it was last submitted with; UserError if there is none."""
+    run = submission.open_run(request)
+    saved = run.folder / "config.yaml"
+    if not saved.is_file():
+        here = sorted(path.parent.name for path in run.folder.parent.glob("*/config.yaml"))
+        raise UserError(f"run={request.run}: there is no {saved}; the runs here are {', '.join(here) or '(none)'}")
+    settings, profile = config.load(saved)
+    return Run(run.folder, settings, profile)
+
+
+def help_text(usage: str) -> None:
+    """Prints the usage, then every option, setting and profile key with its default and meaning."""
+    console.print(usage, markup=False)
+    view = Table("key", "default", "meaning", box=None, pad_edge=False)
+    for key, default, text in config.documentation():
+        view.add_row(key, default, text)
+    console.print(view, markup=False)

@@ -1,0 +1,46 @@
+"""The stage graph of a run: which steps there are, in what order, and what each waits for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from lumen_hpc.cluster.stage import Stage, Step
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Config
+
+
+def steps(stages: Sequence[Stage], settings: Config) -> list[Step]:
+    """Every step of a full run, each after those it waits for."""
+    nodes = [Step(stage, model) for stage in stages if stage.wanted(settings) for model in _models(stage, settings)]
+    known: list[Step] = []
+    for node in nodes:
+        after = []
+        for pattern in node.stage.after:
+            wanted = pattern.format(model=node.model) if "{" in pattern else pattern
+            stem = wanted.removesuffix("-*")
+            after += [step.name for step in known if step.name == wanted or (stem != wanted and step.stage.name == stem)]
+        known.append(Step(node.stage, node.model, tuple(after)))
+    return known
+
+
+def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
+    """The steps that `stage=NAME` means: `full`, a stage (every model of it), or one step such as train-lumen.
+
+    Raises UserError for a name that is neither.
+    """
+    if name == "full":
+        return graph
+    chosen = [step for step in graph if name in (step.stage.name, step.name)]
+    if chosen:
+        return chosen
+    if name in {stage.name for stage in stages}:
+        raise UserError(f"stage={name}: these settings have no use for it (see its file, jobs/{name}.py)")
+    valid = ["full", *dict.fromkeys([stage.name for stage in stages] + [step.name for step in graph])]
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"stage={name or '(none)'}: no such stage; {hint}takes one of {', '.join(valid)}")
+
+
+def _models(stage: Stage, settings: Config) -> list[str]:
+    return stage.models(settings) if stage.models else [""]

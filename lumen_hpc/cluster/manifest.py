@@ -1,0 +1,152 @@
+"""Shards on disk: written whole or not at all, and vouched for by a line of `manifest.jsonl`.
+
+A shard is done when its file matches its line, and the line's `of`, `config` and `inputs` are today's. A file
+whose size and time are those of its line is taken to match; any other is hashed again. Everything else is missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, sha256
+
+NAME = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Written:
+    rows: int
+    sha256: str
+    content: str
+    """Hash of the rows without the stage's volatile fields."""
+    bytes: int
+    mtime_ns: int
+
+
+def now() -> str:
+    """This moment, UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_shard(folder: Path, shard: Shard, rows: Iterable[dict[str, Any]], volatile: tuple[str, ...] = ()) -> Written:
+    """Writes a shard as .tmp, syncs it to disk and renames it, so that its name always means a whole shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / shard.file
+    partial = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+    sha, content, count = hashlib.sha256(), hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as stream:
+            for row in rows:
+                line = _line(row)
+                stream.write(line)
+                sha.update(line)
+                if volatile:
+                    content.update(_line({key: value for key, value in row.items() if key not in volatile}))
+                count += 1
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(final)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    stat = final.stat()
+    digest = sha.hexdigest()
+    return Written(count, digest, content.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Appends one line; concurrent writers on one file system take turns, a torn last line is stepped over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        fcntl.lockf(stream, fcntl.LOCK_EX)
+        end = stream.seek(0, os.SEEK_END)
+        torn = False
+        if end:
+            stream.seek(end - 1)
+            torn = stream.read(1) != b"\n"
+        os.write(stream.fileno(), (b"\n" if torn else b"") + _line(row))
+        os.fsync(stream.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a JSONL file; one torn by a crash is left out, which means: not done."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def latest(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last line of each shard."""
+    return {row["shard"]: row for row in read(folder / NAME)}
+
+
+def finished_count(folder: Path) -> int:
+    """Into how many shards the newest finished work was divided."""
+    rows = read(folder / NAME)
+    return rows[-1]["of"] if rows else 0
+
+
+def missing(folder: Path, count: int, config: str, inputs: list[str] | None) -> list[int]:
+    """Shards that are not done. `inputs` is each shard's inputs hash; None where they cannot be known yet."""
+    lines = latest(folder)
+    try:
+        with os.scandir(folder) as entries:
+            present = {entry.name for entry in entries if entry.name.startswith("shard-")}
+    except FileNotFoundError:
+        present = set()
+    return [
+        index
+        for index in range(count)
+        if not _is_done(folder, present, Shard(index, count), lines.get(index), config, inputs[index] if inputs else None)
+    ]
+
+
+def _is_done(
+    folder: Path, present: set[str], shard: Shard, line: dict[str, Any] | None, config: str, inputs: str | None
+) -> bool:
+    if line is None or line["of"] != shard.count or line["config"] != config or shard.file not in present:
+        return False
+    if inputs is not None and line["inputs"] != inputs:
+        return False
+    return matches(folder / shard.file, line) and all(matches(folder / file["file"], file) for file in line["files"])
+
+
+def matches(path: Path, line: dict[str, Any]) -> bool:
+    """True if a file is the one that a manifest line, or a row of its `files`, vouches for."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return False
+    if stat.st_size != line["bytes"]:
+        return False
+    return stat.st_mtime_ns == line.get("mtime_ns") or sha256(path) == line["sha256"]
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

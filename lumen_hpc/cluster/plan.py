@@ -1,0 +1,154 @@
+"""What a submission would do, worked out before anything is submitted: missing shards, packs, time and GPU-hours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lumen_hpc import config
+from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster.profile import Resources
+from lumen_hpc.cluster.stage import Run, Shard, Step
+from lumen_hpc.errors import UserError
+
+PACK_SECONDS = 1800
+"""A task is given about this much work once a pilot shard's time is known: long against start-up, short against a loss."""
+
+
+@dataclass
+class StepPlan:
+    step: Step
+    shards: int
+    missing: list[int]
+    """Shards to run; all of them while an earlier step is unfinished, and the node leaves out what proves done."""
+    packs: list[list[int]]
+    resources: Resources
+    live: list[int] = field(default_factory=list)
+    """Shards that an earlier submission still has queued or running."""
+    shard_seconds: float | None = None
+    """Median time of a finished shard of this step [s]."""
+
+    @property
+    def gpus(self) -> int:
+        return self.resources.gpus * self.resources.nodes
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """From measured shards, else the stage's own estimate; None if neither is known."""
+        if not self.gpus or not self.missing:
+            return 0.0
+        if self.shard_seconds is None:
+            return None
+        return self.shard_seconds * len(self.missing) * self.gpus / 3600
+
+
+def inputs(run: Run, step: Step, shards: int, graph: list[Step]) -> list[str] | None:
+    """Hash of what each shard reads, or None while a step it reads has not finished.
+
+    It covers the verified content of earlier steps' shards and the files outside the run that the stage names.
+    """
+    by_name = {other.name: other for other in graph}
+    whole = hashlib.sha256()
+    for name in step.stage.external(run.settings):
+        path = Path(name).expanduser()
+        if not path.exists():
+            return None
+        stat = path.stat()
+        whole.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    per_shard: list[str] | None = None
+    for name in step.after:
+        other = by_name.get(name)
+        if other is None:
+            continue
+        lines = manifest.latest(run.folder / name)
+        count = other.stage.shards(run.settings)
+        if any(index not in lines or lines[index]["of"] != count for index in range(count)):
+            return None
+        contents = [f"{name} {index} {lines[index]['content']}" for index in range(count)]
+        if name == step.corresponds and count == shards:
+            per_shard = contents
+        else:
+            whole.update("\n".join(contents).encode())
+    common = whole.hexdigest()
+    if per_shard is None:
+        return [common[:16]] * shards
+    return [hashlib.sha256(f"{common} {content}".encode()).hexdigest()[:16] for content in per_shard]
+
+
+def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[int]]) -> list[StepPlan]:
+    """Plans the chosen steps in order; UserError if one reads a step that is neither finished nor chosen nor live."""
+    plans: list[StepPlan] = []
+    unfinished: set[str] = set()
+    for step in chosen:
+        for name in step.after:
+            if name not in unfinished and not live.get(name) and name not in {other.name for other in chosen}:
+                _require_finished(run, step, name, graph)
+        shards = step.stage.shards(run.settings)
+        known = None if any(name in unfinished or live.get(name) for name in step.after) else inputs(run, step, shards, graph)
+        digest = config.digest(run.settings, step.stage.settings)
+        everything = list(range(shards))
+        gone = everything if known is None else manifest.missing(run.folder / step.name, shards, digest, known)
+        resources = run.profile.resources[step.stage.resources]
+        plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
+        plan.live = sorted(live.get(step.name, set()) & set(gone))
+        plan.missing = [index for index in gone if index not in set(plan.live)]
+        plan.packs = _packs(plan, plans)
+        plans.append(plan)
+        if gone:
+            unfinished.add(step.name)
+    return plans
+
+
+def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
+    """Shards of a step that are not done, by what it would read today."""
+    count = step.stage.shards(run.settings)
+    digest = config.digest(run.settings, step.stage.settings)
+    return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, count, graph))
+
+
+def _require_finished(run: Run, step: Step, name: str, graph: list[Step]) -> None:
+    other = next(other for other in graph if other.name == name)
+    gone = missing(run, other, graph)
+    if gone:
+        count = other.stage.shards(run.settings)
+        raise UserError(
+            f"stage {step.name} reads {name}, of which run {run.folder.name} has {count - len(gone)} of {count} shards "
+            f"done with these settings; run stage={other.stage.name} first, or stage=full for all of it"
+        )
+
+
+def _pilot(run: Run, step: Step) -> float | None:
+    seconds = [line["seconds"] for line in manifest.latest(run.folder / step.name).values()]
+    return statistics.median(seconds) if seconds else None
+
+
+def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
+    """Deals shards to tasks. Where shards correspond, the packs follow the earlier step's, so aftercorr holds."""
+    if not plan.missing:
+        return []
+    base = next((other for other in earlier if other.step.name == plan.step.corresponds and other.packs), None)
+    if base is not None and base.shards == plan.shards:
+        wanted = set(plan.missing)
+        packs = [[index for index in pack if index in wanted] for pack in base.packs]
+        rest = sorted(wanted - {index for pack in packs for index in pack})
+        for position, index in enumerate(rest):
+            packs[position % len(packs)].append(index)
+        return packs
+    tasks = min(plan.resources.tasks, len(plan.missing))
+    if plan.shard_seconds:
+        tasks = max(1, min(tasks, math.ceil(plan.shard_seconds * len(plan.missing) / PACK_SECONDS)))
+    return [plan.missing[offset::tasks] for offset in range(tasks)]
+
+
+def frozen(plans: list[StepPlan]) -> str:
+    """The part of a plan that jobs read: which shards each pack has."""
+    return json.dumps({"packs": {plan.step.name: plan.packs for plan in plans}, "jobs": []})
+
+
+def shard_files(plan: StepPlan) -> list[str]:
+    """Names of the shards that a plan would write."""
+    return [Shard(index, plan.shards).file for index in plan.missing]

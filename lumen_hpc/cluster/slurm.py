@@ -1,0 +1,89 @@
+"""Slurm's own commands, asked and read: nothing else in the project starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from lumen_hpc.errors import UserError
+
+LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "REQUEUE_HOLD", "RESIZING"}
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    """As submitit names it: 123, or 123_4 in an array."""
+    state: str
+    reason: str
+    node: str = ""
+    start: str = ""
+
+
+def installed() -> bool:
+    """True if this machine can submit."""
+    return shutil.which("sbatch") is not None
+
+
+def ask(*words: str, timeout: int = 60) -> str:
+    """Runs a Slurm command; UserError with its own words if it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+    except FileNotFoundError:
+        raise UserError(f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
+    if done.returncode:
+        raise UserError(f"{' '.join(words[:3])}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def queue() -> dict[str, Job]:
+    """This user's queued and running jobs, a line each array task, by id."""
+    user = os.environ.get("SLURM_LUMEN_USER") or str(os.getuid())
+    text = ask("squeue", "-h", "-r", "-u", user, "-o", "%i|%T|%r|%N|%S")
+    jobs = (Job(*line.split("|")) for line in text.splitlines() if line.count("|") == 4)
+    return {job.id: job for job in jobs if job.state in LIVE}
+
+
+def settings() -> dict[str, str]:
+    """`scontrol show config` as a mapping."""
+    lines = (line.split("=", 1) for line in ask("scontrol", "show", "config").splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in lines}
+
+
+def largest_array() -> int:
+    """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0."""
+    return int(settings().get("MaxArraySize", "1001"))
+
+
+def account_of(ids: list[str]) -> dict[str, dict[str, str]]:
+    """sacct's word on jobs: state, exit code, elapsed, nodes, energy; empty where there is no accounting."""
+    if not ids or shutil.which("sacct") is None:
+        return {}
+    try:
+        text = ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids),
+                   "-o", "JobID,State,ExitCode,ElapsedRaw,NodeList,AllocCPUS,ConsumedEnergyRaw")  # fmt: skip
+    except UserError:
+        return {}
+    keys = ("state", "exit", "elapsed", "nodes", "cpus", "energy")
+    return {line.split("|")[0]: dict(zip(keys, line.split("|")[1:])) for line in text.splitlines() if "|" in line}
+
+
+def cancel(ids: list[str]) -> None:
+    """Cancels jobs; those that have ended meanwhile are no fault."""
+    if ids:
+        subprocess.run(["scancel", "--quiet", *ids], capture_output=True, timeout=60)
+
+
+def expand(job: str, count: int) -> list[str]:
+    """The ids of an array's tasks."""
+    return [f"{job}_{index}" for index in range(count)] if count > 1 else [job]
+
+
+def plain(text: str) -> str:
+    """sbatch's error without its prefix, for messages."""
+    return re.sub(r"sbatch: (error: )?", "", text).strip()

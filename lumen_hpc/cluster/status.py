@@ -1,0 +1,106 @@
+"""Where a run stands: per step done, running, waiting and failed shards, ETA, and failures told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lumen_hpc.cluster import graph, manifest, plan, slurm, submit, triage
+from lumen_hpc.cluster.stage import Run, Stage, Step
+
+
+@dataclass
+class StepStatus:
+    step: str
+    state: str
+    """done, running, queued, failed, stuck or waiting."""
+    done: int
+    shards: int
+    running: int = 0
+    """Tasks that run now."""
+    queued: int = 0
+    """Tasks that wait in Slurm's queue."""
+    eta_seconds: float | None = None
+    gpu_hours: float = 0.0
+    """Spent on finished shards."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    logs: str = ""
+
+
+def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
+    """The status of every step that the run's settings want."""
+    everything = graph.steps(stages, run.settings)
+    jobs = _jobs(run)
+    return [_step(run, step, everything, jobs.get(step.name, [])) for step in everything]
+
+
+def _jobs(run: Run) -> dict[str, list[slurm.Job]]:
+    """Live jobs of a run by step."""
+    records = list(submit.submissions(run.folder))
+    if not any(record["jobs"] for record in records) or not slurm.installed():
+        return {}
+    queued = slurm.queue()
+    found: dict[str, list[slurm.Job]] = {}
+    for record in records:
+        for job in record["jobs"]:
+            names = slurm.expand(job["id"], len(job["packs"]))
+            found.setdefault(job["step"], []).extend(queued[name] for name in names if name in queued)
+    return found
+
+
+def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -> StepStatus:
+    shards = step.stage.shards(run.settings)
+    gone = plan.missing(run, step, everything)
+    folder = run.folder / step.name
+    running = sum(job.state in ("RUNNING", "COMPLETING") for job in jobs)
+    found = StepStatus(step.name, "", shards - len(gone), shards, running, len(jobs) - running, logs=str(folder / "logs"))
+    lines = manifest.latest(folder).values()
+    found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
+    kinds = triage.clusters(folder, gone)
+    found.failures = [{**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds]
+    if not gone:
+        found.state = "done"
+    elif running:
+        found.state = "running"
+        seconds = sorted(line["seconds"] for line in lines)
+        if seconds:
+            found.eta_seconds = seconds[len(seconds) // 2] * len(gone) / running
+    elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
+        found.state = "stuck"
+        found.failures.append({"error": "its dependency failed, and this site keeps such jobs queued", "count": len(jobs),
+                               "cure": f"python launch.py cancel run={run.folder.name}, then submit again"})  # fmt: skip
+    elif jobs:
+        found.state = "queued"
+    else:
+        found.state = "failed" if kinds else "waiting"
+    return found
+
+
+def table(run: Run, found: list[StepStatus], console: Console) -> None:
+    """Prints a run's status for people."""
+    view = Table("step", "state", "shards", "running", "queued", "ETA", "GPU-h", title=str(run.folder), title_justify="left")
+    for item in found:
+        view.add_row(item.step, item.state, f"{item.done}/{item.shards}", str(item.running or ""), str(item.queued or ""),
+                     spell(item.eta_seconds), f"{item.gpu_hours:.2f}" if item.gpu_hours else "")  # fmt: skip
+    console.print(view)
+    for item in found:
+        for kind in item.failures:
+            where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
+            console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False)
+            console.print(f"   cure: {kind['cure']}", markup=False)
+            if kind.get("log"):
+                console.print(f"   log:  {kind['log']}", markup=False, soft_wrap=True)
+
+
+def spell(seconds: float | None) -> str:
+    """A duration for people: 45 s, 12 min, 3.5 h."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

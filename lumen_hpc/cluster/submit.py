@@ -1,0 +1,229 @@
+"""Submission: from a request to a dependency-chained set of arrays, once, with nothing left behind on failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc import config
+from lumen_hpc.cluster import graph, manifest, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config import Request
+from lumen_hpc.errors import UserError
+
+LAYOUT = 1
+"""Version of the run folder; a run made by another is refused rather than misread."""
+
+
+@dataclass
+class Submission:
+    """One call's own folder in the run: the settings and packs that its jobs read, and their ids."""
+
+    folder: Path
+    code: Path
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def keep(self, plans: list[StepPlan]) -> None:
+        """Writes plan.json whole: jobs may be reading it."""
+        text = json.dumps({"packs": {item.step.name: item.packs for item in plans}, "jobs": self.jobs})
+        partial = self.folder / "plan.json.tmp"
+        partial.write_text(text)
+        partial.replace(self.folder / "plan.json")
+
+
+def open_run(request: Request) -> Run:
+    """The run as the request sees it; nothing is created."""
+    folder = request.folder
+    version = folder / "layout"
+    if version.exists() and version.read_text().strip() != str(LAYOUT):
+        raise UserError(
+            f"{folder}: made by another version of lumen_hpc (layout {version.read_text().strip()}, this one writes "
+            f"{LAYOUT}); go on with that version, or choose another run=NAME"
+        )
+    return Run(folder, request.settings, request.profile)
+
+
+def live(run: Run) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
+    """Shards, and ids of the last links, that earlier submissions still have queued or running, by step."""
+    shards: dict[str, set[int]] = {}
+    ids: dict[str, list[str]] = {}
+    records = list(submissions(run.folder))
+    if run.profile.executor != "slurm" or not any(record["jobs"] for record in records) or not slurm.installed():
+        return shards, ids
+    queued = slurm.queue()
+    for record in records:
+        last: dict[str, int] = {}
+        for job in record["jobs"]:
+            last[job["step"]] = max(last.get(job["step"], 0), job["link"])
+        for job in record["jobs"]:
+            alive = [position for position, name in enumerate(slurm.expand(job["id"], len(job["packs"]))) if name in queued]
+            for position in alive:
+                packed = record["packs"][job["step"]][job["packs"][position]]
+                shards.setdefault(job["step"], set()).update(packed)
+            if alive and job["link"] == last[job["step"]]:
+                ids.setdefault(job["step"], []).append(job["id"])
+    return shards, ids
+
+
+def submissions(folder: Path) -> Iterator[dict[str, Any]]:
+    """The plan.json of every submission of a run, oldest first."""
+    for path in sorted((folder / "submissions").glob("*/plan.json")):
+        yield {"folder": path.parent, **json.loads(path.read_text())}
+
+
+def prepare_folder(run: Run) -> None:
+    """Creates the run's folder, private to its owner where the data is restricted."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if run.settings.data.source == "mimic" and run.profile.data_use.restricted:
+            run.folder.chmod(0o700)
+        (run.folder / "layout").write_text(f"{LAYOUT}\n")
+    except OSError as error:
+        raise UserError(f"{run.folder}: cannot write the run's folder: {error.strerror}; choose another with runs=FOLDER") from None
+
+
+def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
+    """Freezes code, settings and packs."""
+    code = snapshot.take(run.folder)
+    top = run.folder / "submissions"
+    top.mkdir(exist_ok=True)
+    number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
+    submission = Submission(top / f"{number:04d}", code)
+    submission.folder.mkdir()
+    config.save(request, submission.folder / "config.yaml")
+    config.save(request, run.folder / "config.yaml")
+    snapshot.note(run.folder, code)
+    submission.keep(plans)
+    return submission
+
+
+def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> Submission:
+    """Submits the plans' packs to Slurm as one dependency chain; on a refusal, cancels what went in."""
+    submission = begin(request, run, plans)
+    limit = request.profile.max_array_size or slurm.largest_array()
+    last: dict[str, list[str]] = {step: list(ids) for step, ids in behind.items()}
+    first: dict[str, list[str]] = {}
+    try:
+        for item in plans:
+            if item.packs:
+                _submit_step(request, run, submission, item, plans, limit, first, last)
+                submission.keep(plans)
+    except BaseException as error:
+        slurm.cancel([job["id"] for job in submission.jobs])
+        submission.jobs = []
+        submission.keep([])
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise UserError(f"Slurm refused the submission, and what went in was cancelled: {slurm.plain(str(error))}") from None
+    return submission
+
+
+def _submit_step(
+    request: Request, run: Run, submission: Submission, item: StepPlan, plans: list[StepPlan], limit: int,
+    first: dict[str, list[str]], last: dict[str, list[str]],
+) -> None:  # fmt: skip
+    profile, step = request.profile, item.step
+    links = 1 if profile.requeue else 1 + item.resources.successors
+    chunks = [list(range(start, min(start + limit, len(item.packs)))) for start in range(0, len(item.packs), limit)]
+    mate = next((other for other in plans if other.step.name == step.corresponds), None)
+    pipelined = mate is not None and len(mate.packs) == len(item.packs) > 1 and profile.kill_on_invalid_dep
+    ends: list[str] = []
+    for number, packs in enumerate(chunks):
+        previous = ""
+        for link in range(links):
+            conditions = []
+            for name in step.after:
+                if link == 0 and pipelined and name == step.corresponds and len(packs) > 1:
+                    conditions.append(f"aftercorr:{first[name][number]}")
+                elif last.get(name):
+                    conditions.append("afterok:" + ":".join(last[name]))
+            if previous:
+                conditions.append(f"afterany:{previous}")
+            previous = _hand_in(run, profile, submission, item, packs, ",".join(conditions))
+            submission.jobs.append({"step": step.name, "id": previous, "packs": packs, "link": link})
+            if link == 0:
+                first.setdefault(step.name, []).append(previous)
+        ends.append(previous)
+    last[step.name] = last.get(step.name, []) + ends
+
+
+def _hand_in(run: Run, profile: Any, submission: Submission, item: StepPlan, packs: list[int], dependency: str) -> str:
+    import submitit
+
+    from jobs import run_pack
+
+    logs = run.folder / item.step.name / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    executor = submitit.SlurmExecutor(folder=logs, python=sbatch.python(profile))
+    executor.update_parameters(
+        **sbatch.parameters(profile, item.step, run.folder, submission.code, submission.name, dependency,
+                            triage.bad_nodes(run.folder / item.step.name))
+    )  # fmt: skip
+    arguments = (str(run.folder), str(submission.folder), item.step.name)
+    with executor.batch():
+        jobs = [executor.submit(run_pack, *arguments, pack) for pack in packs]
+    return jobs[0].job_id.split("_")[0]
+
+
+def scripts(request: Request, run: Run, plans: list[StepPlan]) -> Iterator[tuple[str, str]]:
+    """(step, sbatch script) of every array that a submission would hand in; job ids stand as <step>."""
+    for item in plans:
+        if item.packs:
+            dependency = ",".join(f"afterok:<{name}>" for name in item.step.after if any(
+                other.step.name == name and other.packs for other in plans))  # fmt: skip
+            given = sbatch.parameters(request.profile, item.step, run.folder, run.folder / "code/<hash>", "<new>", dependency)
+            yield item.step.name, sbatch.text(request.profile, run.folder / item.step.name / "logs", len(item.packs), **given)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one command at a time submit a run. A lock left by a dead process of this host is taken over."""
+    path = folder / ".submitting"
+    mark = f"{socket.gethostname()} {os.getpid()}"
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        host, _, pid = path.read_text().partition(" ")
+        if host != socket.gethostname() or (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            raise UserError(
+                f"{folder}: another command (process {pid} on {host}) is submitting this run; "
+                f"if it is gone, remove {path}"
+            ) from None
+        path.write_text(mark)
+    else:
+        os.write(handle, mark.encode())
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[StepPlan], dict[str, list[str]]]:
+    """The plan of a request, and the last live job ids of steps that earlier submissions still run."""
+    everything = graph.steps(stages, request.settings)
+    chosen = graph.select(everything, stages, request.stage)
+    busy, ids = live(run)
+    return plan.make(run, chosen, everything, busy), ids
+
+
+def is_done(run: Run, plans: list[StepPlan]) -> bool:
+    """True once every shard of the planned steps is verified; used after local runs."""
+    everything = [item.step for item in plans]
+    return all(not plan.missing(run, item.step, everything) for item in plans)
+
+
+def manifest_rows(run: Run, name: str) -> int:
+    """Lines in a step's manifest: its progress."""
+    return len(manifest.read(run.folder / name / manifest.NAME))

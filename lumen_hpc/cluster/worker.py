@@ -1,0 +1,245 @@
+"""What one task of a job does on its node: take a pack, leave out what is done, write the rest, note every failure."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc import config
+from lumen_hpc.cluster import graph, manifest, plan
+from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
+from lumen_hpc.errors import UserError
+
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
+RANK_VARIABLES = ("SUBMITIT_LOCAL_GLOBALRANK", "SLURM_PROCID")
+
+
+def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack: int) -> str:
+    """Runs pack `pack` of step `name`: returns a sentence if all its shards are done, exits non-zero if not."""
+    run, step, everything = _open(stages, Path(folder), Path(submission), name)
+    shards = json.loads((Path(submission) / "plan.json").read_text())["packs"][name][pack]
+    stop = Stop()
+    todo = _todo(run, step, everything, shards)
+    if not todo:
+        return f"{name}: all {len(shards)} shards of pack {pack} are done"
+    attempts = Attempts(run, step, pack)
+    attempts.check_budget()
+    watchdog = Watchdog(run.profile.stuck_after_s, attempts)
+    task = Task(run, step, _ranks(), stop.asked, watchdog.fed)
+    attempts.began()
+    failed = _write(task, todo, everything, attempts, watchdog)
+    watchdog.stop()
+    left = len(_todo(run, step, everything, shards)) if task.ranks.rank == 0 else 0
+    if failed:
+        attempts.ended("failed")
+        print(f"{name}: {failed} of {len(todo)} shards failed; see {run.folder / name / 'failures.jsonl'}", flush=True)
+        sys.exit(EXIT_FAILED)
+    if left:
+        attempts.ended("interrupted")
+        print(f"{name}: stopped by {stop.reason} with {left} shards left; a successor goes on", flush=True)
+        sys.exit(EXIT_INTERRUPTED)
+    attempts.ended("done")
+    return f"{name}: {len(todo)} shards written"
+
+
+def _open(stages: list[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
+    settings, profile = config.load(submission / "config.yaml")
+    everything = graph.steps(stages, settings)
+    step = next((step for step in everything if step.name == name), None)
+    if step is None:
+        step = Step(next(stage for stage in stages if stage.name == name))
+    return Run(folder, settings, profile), step, everything
+
+
+def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> list[int]:
+    count = step.stage.shards(run.settings)
+    known = plan.inputs(run, step, count, everything)
+    if known is None:
+        raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
+    gone = set(manifest.missing(run.folder / step.name, count, config.digest(run.settings, step.stage.settings), known))
+    return [index for index in shards if index in gone]
+
+
+def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> int:
+    """Writes the shards in turn; the number that failed. A stop request lets the current shard finish."""
+    run, step = task.run, task.step
+    count = step.stage.shards(run.settings)
+    known = plan.inputs(run, step, count, everything)
+    assert known is not None
+    begin = time.monotonic()
+    try:
+        process = importlib.import_module(f"jobs.{step.stage.name}").work(task)
+    except Exception as error:
+        attempts.failure(todo, error)
+        return len(todo)
+    failed = 0
+    for index in todo:
+        if task.should_stop():
+            break
+        shard = Shard(index, count)
+        files: list[dict[str, Any]] = []
+        try:
+            rows = _watched(process(shard), watchdog, files)
+            if task.ranks.rank != 0:
+                for _ in rows:
+                    pass
+                continue
+            written = manifest.write_shard(task.folder, shard, rows, step.stage.volatile)
+        except Interrupted:
+            break
+        except Exception as error:
+            attempts.failure([index], error)
+            failed += 1
+            if step.stage.resources == "train":
+                break
+            continue
+        seconds = time.monotonic() - begin
+        begin = time.monotonic()
+        gpus = run.profile.resources[step.stage.resources]
+        line = {
+            "shard": index, "of": count, "rows": written.rows, "sha256": written.sha256, "content": written.content,
+            "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
+            "inputs": known[index], "config": config.digest(run.settings, step.stage.settings), "code": _code(),
+            "seconds": round(seconds, 3), "gpu_seconds": round(seconds * gpus.gpus * gpus.nodes, 3),
+            "node": socket.gethostname(), "attempt": attempts.number, "finished": manifest.now(),
+        }  # fmt: skip
+        manifest.append(task.folder / manifest.NAME, line)
+    return failed
+
+
+def _watched(rows: Iterable[dict[str, Any]], watchdog: Watchdog, files: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        watchdog.fed()
+        if set(row) >= {"file", "bytes", "sha256"}:
+            files.append({key: row[key] for key in ("file", "bytes", "sha256")})
+        yield row
+
+
+def _code() -> str:
+    """The snapshot's name: the hash of the code that runs."""
+    return Path(__file__).resolve().parents[2].name
+
+
+def _ranks() -> Ranks:
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return Ranks()
+    from submitit import JobEnvironment
+
+    here = JobEnvironment()
+    return Ranks(here.global_rank, here.num_tasks, here.local_rank, here.hostnames[0], here.job_id)
+
+
+class Stop:
+    """USR2 (time limit near) and SIGTERM (preemption, scancel) only set a flag; work looks at it at its boundaries."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._set)
+
+    def _set(self, number: int, frame: Any) -> None:
+        self.reason = self.reason or signal.Signals(number).name
+
+    def asked(self) -> bool:
+        return bool(self.reason)
+
+
+class Watchdog:
+    """Ends a task that lives but achieves nothing, with every thread's stack in its log."""
+
+    def __init__(self, seconds: int, attempts: Attempts) -> None:
+        self.seconds, self.attempts = seconds, attempts
+        self.last = time.monotonic()
+        self.done = threading.Event()
+        if seconds:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def fed(self) -> None:
+        self.last = time.monotonic()
+
+    def stop(self) -> None:
+        self.done.set()
+
+    def _watch(self) -> None:
+        while not self.done.wait(min(5.0, self.seconds / 4)):
+            if time.monotonic() - self.last > self.seconds:
+                print(f"no progress for {self.seconds} s: the task ends itself; where it stood:", file=sys.stderr)
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                self.attempts.failure([], TimeoutError(f"no progress for {self.seconds} s"))
+                self.attempts.ended("stuck")
+                os._exit(EXIT_STUCK)
+
+
+class Attempts:
+    """The history of one pack: lines of `attempts.jsonl` and `failures.jsonl` in the step's folder."""
+
+    def __init__(self, run: Run, step: Step, pack: int) -> None:
+        self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
+        self.rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+        self.job = _job()
+        earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if row["pack"] == pack]
+        self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
+        self.earlier = earlier
+
+    def check_budget(self) -> None:
+        """Gives up once this submission's chain has spent its crashes or preemptions."""
+        chain = [row for row in self.earlier if row["chain"] == _chain()]
+        ended = {row["attempt"]: row["event"] for row in chain if row["event"] != "began"}
+        outcomes = [ended.get(row["attempt"], "killed") for row in chain if row["event"] == "began"]
+        crashes = sum(outcome in ("failed", "stuck", "killed") for outcome in outcomes)
+        stops = sum(outcome == "interrupted" for outcome in outcomes)
+        if crashes > self.profile.crashes or stops > self.profile.preemptions:
+            print(f"pack {self.pack}: {crashes} crashes and {stops} interruptions; the budget is "
+                  f"{self.profile.crashes} and {self.profile.preemptions}", flush=True)  # fmt: skip
+            sys.exit(EXIT_FAILED)
+        if any(row.get("final") for row in manifest.read(self.folder / "failures.jsonl") if row["chain"] == _chain()):
+            print("an input error does not go away by trying again; see failures.jsonl", flush=True)
+            sys.exit(EXIT_FAILED)
+
+    def began(self) -> None:
+        self._note("began")
+
+    def ended(self, event: str) -> None:
+        self._note(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+    def failure(self, shards: list[int], error: Exception) -> None:
+        """Notes a failure with its traceback; the log has it too."""
+        text = "".join(traceback.format_exception(error))
+        print(text, file=sys.stderr, flush=True)
+        row = {
+            "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
+            "node": socket.gethostname(), "error": f"{type(error).__name__}: {str(error)[:500]}",
+            "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
+        }  # fmt: skip
+        manifest.append(self.folder / "failures.jsonl", row)
+
+    def _note(self, event: str, **more: Any) -> None:
+        if self.rank != 0:
+            return
+        row = {
+            "pack": self.pack, "attempt": self.number, "event": event, "chain": _chain(), "job": self.job,
+            "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
+        }  # fmt: skip
+        manifest.append(self.folder / "attempts.jsonl", row)
+
+
+def _job() -> str:
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _chain() -> str:
+    """The submission that this job belongs to: budgets count within it."""
+    return os.environ.get("LUMEN_SUBMISSION", "")

@@ -1,0 +1,293 @@
+"""How settings get their values, and what the command line says.
+
+`resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < command line, in OmegaConf's
+struct mode, so that a typo fails with the valid keys near it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lumen_hpc.cluster import profile as profiles
+from lumen_hpc.cluster.profile import Profile
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Config
+
+RECIPES = Path(__file__).parent / "recipes"
+VERBS = ("check", "status", "cancel", "logs")
+SHORTHANDS = {"data": "data.source", "profile": "profile.name"}
+
+
+@dataclass(kw_only=True)
+class Request:
+    """What one command line asks for."""
+
+    verb: str = "submit"
+    """check, status, cancel, logs, or submit when no verb is given."""
+    stage: str = ""
+    """A stage's name, or `full`."""
+    run: str = ""
+    """Name of the run; its folder is `<runs>/<run>`."""
+    runs: str = ""
+    """Folder of runs; the profile's if empty."""
+    recipe: str = ""
+    """File in lumen_hpc/recipes (without .yaml) or a path; the profile's own if empty."""
+    config: str = ""
+    """A resolved config.yaml to repeat, instead of a recipe."""
+    dry_run: bool = False
+    """Print the plan and submit nothing."""
+    watch: bool = False
+    """status: print again every few seconds until the run ends."""
+    json: bool = False
+    """status, check: one JSON object on stdout, for scripts."""
+    settings: Config = field(default_factory=Config)
+    profile: Profile = field(default_factory=Profile)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
+
+
+def resolve(arguments: list[str]) -> Request:
+    """Reads a command line.
+
+    Raises UserError for an unknown word, key or profile, or a value of the wrong type or outside its choices.
+    """
+    words = [argument for argument in arguments if "=" not in argument]
+    if len(words) > 1 or (words and words[0] not in VERBS):
+        bad = next((word for word in words if word not in VERBS), words[-1])
+        near = _near(bad, VERBS)
+        raise UserError(f"'{bad}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE{near}")
+    options, dotlist = _split([argument for argument in arguments if "=" in argument])
+    request = Request(verb=words[0] if words else "submit", **options)
+
+    saved = _saved(request)
+    name = _given(dotlist, "profile.name") or (saved and str(saved.profile.name)) or os.environ.get("LUMEN_PROFILE")
+    name = name or "local"
+    profile_yaml = profiles.read(name)
+    request.recipe = request.recipe or str(profile_yaml.get("recipe", Profile().recipe))
+
+    schema = OmegaConf.structured(Config)
+    merged = schema
+    if saved is not None:
+        merged = _merge(merged, saved.settings, f"{request.config}")
+    else:
+        merged = _merge(merged, _recipe(request.recipe), f"recipe {request.recipe}")
+        merged = _merge(merged, profile_yaml.get("defaults") or {}, f"profile {name}, `defaults:`")
+    merged = _merge(merged, _dots(dotlist, of_profile=False), "command line")
+    site = _merge(OmegaConf.structured(Profile), profile_yaml, f"profile {name}")
+    site = _merge(site, _dots(dotlist, of_profile=True), "command line")
+    request.settings = _object(merged)
+    request.profile = _object(site)
+    check(request.settings)
+    check(request.profile, "profile.")
+    request.run = request.run or request.recipe.rsplit("/", 1)[-1].removesuffix(".yaml")
+    if "/" in request.run or request.run.startswith("."):
+        raise UserError(f"run={request.run}: a run's name is one folder name; choose another root with runs=FOLDER")
+    return request
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Refuses values outside a field's choices, wherever they came from."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        key = prefix + item.name
+        choices = item.metadata.get("choices")
+        if choices and value not in choices:
+            near = _near(str(value), [str(choice) for choice in choices])
+            raise UserError(f"{key}={value}: takes one of {', '.join(map(str, choices))}{near}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise UserError(f"{key}={value}: must not be negative")
+        if dataclasses.is_dataclass(value):
+            check(value, f"{key}.")
+        if isinstance(value, dict):
+            for name, entry in value.items():
+                if dataclasses.is_dataclass(entry):
+                    check(entry, f"{key}.{name}.")
+
+
+def digest(settings: Config, keys: tuple[str, ...]) -> str:
+    """A short hash of the values under `keys` (dotted) that decide results; `how` fields are left out."""
+    chosen = {}
+    for key in keys:
+        value: Any = settings
+        for part in key.split("."):
+            value = getattr(value, part)
+        chosen[key] = _what(value)
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _what(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        kept = [item.name for item in dataclasses.fields(value) if not item.metadata.get("how")]
+        return {name: _what(getattr(value, name)) for name in kept}
+    return value
+
+
+def save(request: Request, path: Path) -> None:
+    """Writes the resolved settings and profile so that `config=PATH` repeats them."""
+    whole = {
+        "stage": request.stage,
+        "recipe": request.recipe,
+        "profile": OmegaConf.structured(request.profile),
+        "settings": OmegaConf.structured(request.settings),
+    }
+    text = OmegaConf.to_yaml(OmegaConf.create(whole))
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[Config, Profile]:
+    """Reads what `save` wrote, on the node."""
+    whole = OmegaConf.load(path)
+    assert isinstance(whole, DictConfig)
+    settings = OmegaConf.merge(OmegaConf.structured(Config), whole.settings)
+    site = OmegaConf.merge(OmegaConf.structured(Profile), whole.profile)
+    return _object(settings), _object(site)
+
+
+def documentation() -> list[tuple[str, str, str]]:
+    """(key, default, docstring) of every option, setting and profile key, for `--help`."""
+    rows = _documented(Request, "", skip=("settings", "profile", "verb"))
+    rows += _documented(Config, "")
+    return rows + _documented(Profile, "profile.")
+
+
+def _documented(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+    docs = _field_docs(kind)
+    rows = []
+    default = kind()
+    for item in dataclasses.fields(kind):
+        if item.name in skip:
+            continue
+        value = getattr(default, item.name)
+        if dataclasses.is_dataclass(value):
+            rows += _documented(type(value), f"{prefix}{item.name}.")
+            continue
+        text = docs.get(item.name, "")
+        if "choices" in item.metadata:
+            text += f" One of: {', '.join(map(str, item.metadata['choices']))}."
+        rows.append((prefix + item.name, _shown(value), text))
+        if isinstance(value, dict) and value and dataclasses.is_dataclass(next(iter(value.values()))):
+            rows += _documented(type(next(iter(value.values()))), f"{prefix}{item.name}.KIND.")
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(value) + "}"
+    return str(value) if value != "" else '""'
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The string literal under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for item, after in zip(body, body[1:]):
+        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
+            docs[item.target.id] = " ".join(str(after.value.value).split())
+    return docs
+
+
+def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Options of the command itself, and settings as a dotlist."""
+    own = {item.name: item.type for item in dataclasses.fields(Request)}
+    options: dict[str, Any] = {}
+    dotlist = []
+    for pair in pairs:
+        key, value = pair.split("=", 1)
+        if key in own and key not in ("settings", "profile", "verb"):
+            options[key] = _boolean(key, value) if own[key] == "bool" else value
+        else:
+            dotlist.append(f"{SHORTHANDS.get(key, key)}={value}")
+    return options, dotlist
+
+
+def _boolean(key: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise UserError(f"{key}={value}: takes true or false")
+    return value.lower() == "true"
+
+
+def _given(dotlist: list[str], key: str) -> str:
+    return next((pair.split("=", 1)[1] for pair in reversed(dotlist) if pair.startswith(key + "=")), "")
+
+
+def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
+    chosen = [pair for pair in dotlist if pair.startswith("profile.") == of_profile]
+    try:
+        return OmegaConf.from_dotlist([pair.removeprefix("profile.") for pair in chosen])
+    except Exception as error:
+        raise UserError(f"command line: {' '.join(chosen)}: {error}") from None
+
+
+def _saved(request: Request) -> DictConfig | None:
+    if not request.config:
+        return None
+    path = Path(request.config).expanduser()
+    if not path.is_file():
+        raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
+    whole = OmegaConf.load(path)
+    if not isinstance(whole, DictConfig) or not {"settings", "profile", "stage"} <= set(whole):
+        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks settings, profile or stage)")
+    request.stage = request.stage or str(whole.stage)
+    request.recipe = request.recipe or str(whole.recipe)
+    return whole
+
+
+def _recipe(name: str) -> Any:
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
+    return OmegaConf.load(path)
+
+
+def _merge(base: DictConfig, more: Any, source: str) -> DictConfig:
+    """Merges into a struct; a bad key or type becomes a UserError that names the source."""
+    try:
+        merged = OmegaConf.merge(base, more)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        first = str(error).splitlines()[0]
+        if "not in" in first or ("not a" in first.lower() and "key" in first.lower()):
+            section, _, leaf = key.rpartition(".")
+            valid = _keys_at(base, section)
+            near = difflib.get_close_matches(leaf, valid, n=3, cutoff=0.5) or valid[:12]
+            near = [f"{section}.{name}" if section else name for name in near]
+            raise UserError(f"{source}: there is no setting '{key}'; near it: {', '.join(near)}") from None
+        raise UserError(f"{source}: {key}: {first}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _keys_at(base: DictConfig, section: str) -> list[str]:
+    node = OmegaConf.select(base, section) if section else base
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+
+
+def _object(node: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+
+
+def _near(word: str, valid: Any) -> str:
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
