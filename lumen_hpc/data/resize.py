@@ -1,0 +1,74 @@
+"""TorchXRayVision's input, exactly, at a twelfth of its cost.
+
+Its recipe is: scale to -1024..1024, crop the centre square, `skimage.transform.resize(mode="constant")`. That
+resize is linear and separable: a Gaussian (σ = (f-1)/2 for a downscaling factor f) and a linear interpolation,
+with zeros outside. So it is two banded matrices, which can be had from scipy's own operators on the identity and
+applied to the raw integers; the scaling, being affine, follows on the small result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+ROWS_AT_ONCE = 8
+"""Output rows that share one dense product: enough for the matrix unit, few enough to stay near the band."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """The resize of one axis."""
+
+    blocks: tuple[tuple[slice, slice, np.ndarray], ...]
+    """(output rows, input columns, float32 [rows, columns]): the dense pieces of the banded matrix."""
+    row_sums: np.ndarray
+    """float64 [out]; below 1 where the operator reaches beyond the image."""
+
+
+@lru_cache(maxsize=16)
+def _axis(length: int, size: int) -> _Axis:
+    eye = np.eye(length)
+    factor = length / size
+    if factor > 1:
+        eye = ndimage.gaussian_filter1d(eye, (factor - 1) / 2, axis=0, mode="constant", cval=0)
+    matrix = ndimage.zoom(eye, (1 / factor, 1), order=1, mode="grid-constant", cval=0, grid_mode=True)
+    assert matrix.shape == (size, length), matrix.shape
+    blocks = []
+    for start in range(0, size, ROWS_AT_ONCE):
+        rows = slice(start, min(start + ROWS_AT_ONCE, size))
+        used = np.flatnonzero(matrix[rows].any(axis=0))
+        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        blocks.append((rows, columns, np.ascontiguousarray(matrix[rows, columns], dtype=np.float32)))
+    return _Axis(tuple(blocks), matrix.sum(axis=1))
+
+
+def centre_square(pixels: np.ndarray) -> np.ndarray:
+    """The centre square of an image [H, W], as TorchXRayVision's XRayCenterCrop cuts it."""
+    height, width = pixels.shape
+    side = min(height, width)
+    top, left = height // 2 - side // 2, width // 2 - side // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def xrv_resize(pixels: np.ndarray, maximum: int, size: int) -> np.ndarray:
+    """Raw pixels [H, W] to TorchXRayVision's input: float32 [1, size, size] in -1024..1024.
+
+    `maximum` is the largest value that the format can hold (255, or 2**BitsStored - 1). Equal to the package's own
+    recipe within 1e-3 of the range, at any factor, upwards too.
+    """
+    square = centre_square(pixels)
+    axis = _axis(square.shape[0], size)
+    halfway = np.empty((size, square.shape[1]), np.float32)
+    for rows, columns, weights in axis.blocks:
+        np.matmul(weights, square[columns].astype(np.float32), out=halfway[rows])
+    small = np.empty((size, size), np.float32)
+    for rows, columns, weights in axis.blocks:
+        np.matmul(halfway[:, columns], weights.T, out=small[:, rows])
+    small *= np.float32(2048 / maximum)
+    small -= (1024 * np.outer(axis.row_sums, axis.row_sums)).astype(np.float32)
+    # skimage clips to the range of what it was given, which is not always around the zeros outside.
+    low, high = (2 * float(extreme) / maximum * 1024 - 1024 for extreme in (square.min(), square.max()))
+    return np.clip(small, low, high, out=small)[None]

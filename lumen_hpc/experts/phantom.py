@@ -1,0 +1,134 @@
+"""A small expert for phantoms: the stand-in where TorchXRayVision's weights cannot be had (the demo).
+
+An NVILA vision side (SigLIP tower and 2x2 projector) trained as a classifier of everything that a phantom film
+shows. It speaks in stage `experts`, where its rows say `"expert": "phantom"`; its tower and projector are also
+what the demo's tiny NVILA starts from, as the real one starts from SigLIP's own pretraining. From scratch, all
+parts together, the tiny model does not learn within minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from lumen_hpc.data import phantom, phantom_states as ps
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.vision import tower_hidden
+from lumen_hpc.settings import Phantom
+
+_SIDED, _TEXTURED = ("pleural effusion", "nodule"), ("pleural effusion", "consolidation", "edema")
+ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
+    **{(finding, "present"): ("no", "yes") for finding in ps.FINDINGS},
+    **{(finding, "where"): ps.SIDES for finding in _SIDED},
+    ("consolidation", "where"): ps.PLACES,
+    **{(finding, "level"): levels for finding, levels in ps.LEVELS.items()},
+    **{(finding, "texture"): ps.TEXTURES for finding in _TEXTURED},
+    ("film", "view"): ("PA", "AP"),
+}
+"""(finding, attribute) → its classes; an attribute of an absent finding has no target."""
+_SIZES = [len(classes) for classes in ATTRIBUTES.values()]
+UNKNOWN = -100
+
+
+def targets(study: ps.Study, portable: bool) -> list[int]:
+    """Class numbers in the order of ATTRIBUTES; -100 where the finding is absent."""
+    numbers = []
+    for (finding, attribute), classes in ATTRIBUTES.items():
+        if finding == "film":
+            numbers.append(int(portable))
+        elif attribute == "present":
+            numbers.append(int(study[finding].present))
+        else:
+            value = getattr(study[finding], attribute)
+            numbers.append(classes.index(value) if value else UNKNOWN)
+    return numbers
+
+
+class PhantomExpert(nn.Module):
+    """A tower and a projector with two linear heads.
+
+    `tower` and `projector` are NVILA's own modules. The head that answers reads every patch of the tower; the
+    other reads the mean of the projector's tokens and is there to teach the projector.
+    """
+
+    def __init__(self, tower: nn.Module, projector: nn.Module, select_layer: int, patches: int, widths: tuple[int, int]):
+        super().__init__()
+        self.tower, self.projector, self.select_layer = tower, projector, select_layer
+        self.answering = nn.Linear(patches * patches * widths[0], sum(_SIZES))
+        self.teaching = nn.Linear(widths[1], sum(_SIZES))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixels [n, 3, S, S] in -1..1 → logits of both heads, [n, classes of all attributes] each."""
+        hidden = tower_hidden(self.tower, pixels, self.select_layer)
+        return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
+
+    def probabilities(self, pixels: torch.Tensor) -> Iterator[dict[tuple[str, str], list[float]]]:
+        """For each image: attribute → the probabilities of its classes."""
+        split = [part.softmax(1).tolist() for part in self(pixels)[0].split(_SIZES, dim=1)]
+        for row in range(len(pixels)):
+            yield {name: part[row] for name, part in zip(ATTRIBUTES, split, strict=True)}
+
+
+def loss(logits: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy a film, summed over attributes and heads; `wanted` int64 [n, attributes]."""
+    return sum(
+        F.cross_entropy(part, wanted[:, column], ignore_index=UNKNOWN, reduction="sum") / len(wanted)
+        for head in logits
+        for column, part in enumerate(head.split(_SIZES, dim=1))
+    )
+
+
+def films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
+    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], and the patients behind them."""
+    settings = Phantom(patients=patients, size=size, test_fraction=0)
+    timelines = list(phantom.patients(seed, settings))
+    every = [film for timeline in timelines for film in timeline]
+    wanted = np.array([targets(film.study, film.portable) for film in every])
+    return np.stack([film.pixels for film in every]), wanted, timelines
+
+
+def train(
+    expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray, *, steps: int, batch: int = 64, peak: float = 1.5e-3,
+    seed: int = 0,
+) -> Iterator[dict]:  # fmt: skip
+    """Fits the expert; yields {"step", "loss"} after every step.
+
+    `pixels` uint8 [n, S, S], `wanted` int64 [n, attributes].
+    """
+    images, labels = torch.from_numpy(pixels), torch.from_numpy(wanted)
+    optimizer = torch.optim.AdamW(expert.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.05)
+    draw = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        chosen = torch.randint(len(images), (batch,), generator=draw)
+        error = loss(expert(tower_pixels(images[chosen])), labels[chosen])
+        optimizer.zero_grad()
+        error.backward()
+        nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield {"step": step, "loss": error.item()}
+
+
+def tower_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, S, S] → float32 [n, 3, S, S] in -1..1, as NVILA's preprocessing gives them to the tower."""
+    return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+@torch.no_grad()
+def accuracy(expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    """Share of right classes for each attribute, where it has a target; keys `finding attribute`."""
+    expert.eval()
+    logits = torch.cat([expert(tower_pixels(part))[0] for part in torch.from_numpy(pixels).split(256)])
+    result = {}
+    for column, (name, part) in enumerate(zip(ATTRIBUTES, logits.split(_SIZES, dim=1), strict=True)):
+        known = wanted[:, column] != UNKNOWN
+        result[" ".join(name)] = float((part.argmax(1).numpy() == wanted[:, column])[known].mean())
+    return result
