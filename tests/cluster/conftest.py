@@ -1,18 +1,47 @@
-"""The real cluster of these tests: started once for all of them, skipped with its reason where it cannot run."""
+"""The real cluster of these tests, and a checkout whose jobs/ is a small chain of stages that do as they are told.
+
+Where no cluster can run, the tests are skipped with the reason; LUMEN_REQUIRE_SLURM=1 (.ci/run) makes that a failure.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.slurm import Cluster, why_not
 
+ROOT = Path(__file__).resolve().parents[2]
+SHARDS = 12
+PROFILE = """\
+extends: slurm
+about: The cluster that the tests start; the stages are tests/cluster/chain.
+recipe: demo
+resources:
+  cpu: {partition: cpu, cpus: 1, mem_gb: 1, time_min: 10, tasks: 1, successors: 1}
+  gpu: {partition: h100, gpus: 1, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4, successors: 1}
+  judge: {partition: h100, gpus: 2, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4, successors: 1}
+  train: {partition: h100, nodes: 2, gpus: 4, tasks_per_node: 1, cpus: 1, mem_gb: 1, time_min: 10, successors: 1}
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
 
 @pytest.fixture(scope="session")
 def can_run_slurm() -> None:
-    """Skip where no cluster can run; fail instead where LUMEN_REQUIRE_SLURM=1 says that one must (.ci/run)."""
     if reason := why_not():
         if os.environ.get("LUMEN_REQUIRE_SLURM") == "1":
             pytest.fail(f"LUMEN_REQUIRE_SLURM=1, but {reason}", pytrace=False)
@@ -25,3 +54,141 @@ def cluster(can_run_slurm: None, tmp_path_factory: pytest.TempPathFactory) -> It
     cluster = Cluster(tmp_path_factory.mktemp("slurm")).up()
     yield cluster
     cluster.down()
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose jobs/ is tests/cluster/chain, with a profile for the test cluster."""
+    folder = tmp_path_factory.mktemp("checkout")
+    leave_out = shutil.ignore_patterns("__pycache__")
+    for name in ("lumen_hpc", "cluster_profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
+    shutil.copytree(ROOT / "tests/cluster/chain", folder / "jobs", ignore=leave_out)
+    shutil.copy(ROOT / "launch.py", folder)
+    (folder / "cluster_profiles" / "test.yaml").write_text(PROFILE)
+    return folder
+
+
+@dataclass
+class Site:
+    """What a user has on a login node: a checkout, a cluster, and the command line."""
+
+    checkout: Path
+    cluster: Cluster
+    runs: Path
+
+    def launch(self, *words: str, code: int = 0) -> str:
+        """`python launch.py …`; the test fails unless it exits with `code`. Returns what it printed."""
+        command = [sys.executable, "launch.py", *words, "profile=test", f"runs={self.runs}", f"experts.shards={SHARDS}"]
+        done = subprocess.run(command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True,
+                              timeout=120)
+        assert done.returncode == code, f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def submit(self, run: str, *words: str, stage: str = "full") -> str:
+        return self.launch(f"stage={stage}", f"run={run}", *words)
+
+    def run(self, name: str) -> RunOnDisk:
+        return RunOnDisk(self.runs / name, self.runs / f"control-{name}")
+
+    def wait(self, reached: Callable[[], object], seconds: float, what: str) -> None:
+        self.cluster.wait(reached, seconds, what)
+
+    def jobs(self, run: str) -> list[tuple[str, str, str, str]]:
+        """The run's jobs in the queue: (id, name, state, reason)."""
+        return [job for job in self.cluster.queue() if job[1].startswith(f"{run}.")]
+
+    def wait_until_left(self, run: str, seconds: float = 90) -> None:
+        """Wait until no job of the run is left in the queue, running or waiting."""
+        self.wait(lambda: not self.jobs(run), seconds, f"the jobs of run {run} to end: {self.jobs(run)}")
+
+    def running(self, run: str, step: str) -> list[str]:
+        """Ids of the step's running tasks."""
+        return [id_ for id_, name, state, _ in self.jobs(run) if name == f"{run}.{step}" and state == "RUNNING"]
+
+
+@dataclass
+class RunOnDisk:
+    """A run's folder, and the folder from which the test steers its stages."""
+
+    folder: Path
+    control: Path
+
+    def tell(self, name: str, text: str = "") -> Path:
+        """Write a control file (tests/cluster/chain/witness.py)."""
+        self.control.mkdir(parents=True, exist_ok=True)
+        file = self.control / name
+        file.write_text(text)
+        return file
+
+    def reported(self, event: str, what: str = "") -> list[tuple[str, str, int]]:
+        """(stage-shard, node, pid) of every begin or end so far, in order."""
+        if not (self.control / "computed.txt").exists():
+            return []
+        lines = [line.split() for line in (self.control / "computed.txt").read_text().splitlines()]
+        found = [(f"{stage}-{shard}", node, int(pid)) for seen, stage, shard, node, pid in lines if seen == event]
+        return [entry for entry in found if entry[0].startswith(what)]
+
+    def ends(self) -> Counter[str]:
+        """How often each shard was computed to its end."""
+        return Counter(what for what, _, _ in self.reported("end"))
+
+    def begun(self) -> Counter[str]:
+        return Counter(what for what, _, _ in self.reported("begin"))
+
+    def outputs(self) -> dict[str, bytes]:
+        """Every shard's bytes by path."""
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.glob("*/shard-*.jsonl")}
+
+    def manifest(self, step: str) -> list[dict]:
+        path = self.folder / step / "manifest.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def leftovers(self) -> list[Path]:
+        """Half-written files."""
+        return list(self.folder.rglob("*.tmp"))
+
+
+ALL = {"numbers-0", "total-0", *(f"{step}-{k}" for step in ("squares", "checks") for k in range(SHARDS))}
+
+
+@pytest.fixture(scope="session")
+def site(checkout: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(checkout, cluster, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(site: Site) -> RunOnDisk:
+    """A run in which nothing goes wrong: what every other run must equal byte for byte."""
+    site.submit("undisturbed")
+    site.wait_until_left("undisturbed")
+    return site.run("undisturbed")
+
+
+@pytest.fixture
+def healthy_nodes(cluster: Cluster) -> Iterator[None]:
+    """Bring back, afterwards, the nodes that a test killed."""
+    yield
+    for node, state in cluster.node_states().items():
+        if not cluster.alive(node) or state.startswith(("down", "drain")):
+            cluster.start_node(node)
+
+
+def assert_whole(run: RunOnDisk, undisturbed: RunOnDisk, again: Counter[str] | None = None) -> None:
+    """All outputs are there and byte-identical, and no shard was computed to its end twice but those in `again`."""
+    assert run.outputs() == undisturbed.outputs()
+    assert run.leftovers() == []
+    assert run.ends() == Counter(ALL) + (again or Counter())
+
+
+@pytest.fixture(autouse=True)
+def calm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No job outlives its test, so that one failing test does not spoil the next."""
+    yield
+    if "site" in request.fixturenames:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        if left := cluster.queue():
+            cluster.run("scancel", *{id_.split("_")[0] for id_, *_ in left}, check=False)
+            deadline = time.monotonic() + 15
+            while cluster.queue() and time.monotonic() < deadline:
+                time.sleep(0.1)

@@ -17,6 +17,7 @@ a requeued job waits two minutes, and dependants of a failed job stay in the que
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -70,6 +71,7 @@ SlurmctldParameters=preempt_send_user_signal
 KillWait=2
 CompleteWait=0
 MinJobAge=3600
+MaxArraySize={max_array_size}
 SlurmdTimeout=6
 SlurmctldTimeout=10
 AccountingStorageHost=127.0.0.1
@@ -87,9 +89,8 @@ JobAcctGatherType=jobacct_gather/linux"""
 WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"""
-NODE = """\
-NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=16000 Gres=gpu:h100:4 State=UNKNOWN
-"""
+NODE = ("NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+        "CPUs=16 RealMemory=16000 Gres=gpu:h100:4 State=UNKNOWN\n")
 GPUS = "NodeName={name} Name=gpu Type=h100 File={folder}/dev/gpu[0-3]\n"
 ACCOUNTING_CONFIG = """\
 AuthType=auth/munge
@@ -116,7 +117,8 @@ def why_not() -> str | None:
     """Why a cluster cannot run on this machine and what would do, or None where it can."""
     missing = [name for name in PROGRAMS if not shutil.which(name, path=search_path())]
     if missing:
-        return f"Slurm is not installed ({', '.join(missing)} missing): apt-get install --no-install-recommends {PACKAGES}"
+        return (f"Slurm is not installed ({', '.join(missing)} missing): "
+                f"apt-get install --no-install-recommends {PACKAGES}")
     if os.geteuid() != 0:
         return "the test cluster needs root (slurmd starts other people's jobs)"
     if subprocess.run(["unshare", "--mount", "--uts", "true"], capture_output=True).returncode:
@@ -132,12 +134,14 @@ def search_path() -> str:
 class Cluster:
     """One cluster, told by its folder: an object made later over the same folder steers the same cluster."""
 
-    def __init__(self, folder: str | Path, nodes: int = 3, accounting: bool = True):
+    def __init__(self, folder: str | Path, nodes: int = 3, accounting: bool = True, max_array_size: int = 1001):
         self.folder = Path(folder).resolve()
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder}: too long for a socket's path, at most {LONGEST_FOLDER} characters")
         saved = self.folder / "cluster.json"
-        state = json.loads(saved.read_text()) if saved.exists() else {"nodes": nodes, "accounting": accounting}
+        asked = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size}
+        state = json.loads(saved.read_text()) if saved.exists() else asked
+        self.settings: dict[str, int | bool] = state
         self.nodes = [f"n{i + 1}" for i in range(state["nodes"])]
         self.accounting: bool = state["accounting"]
         self.environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": search_path()}
@@ -246,7 +250,7 @@ class Cluster:
         key.chmod(0o400)
         host = socket.gethostname().partition(".")[0]
         controller_port, accounting_port, *node_ports = free_ports(2 + len(self.nodes))
-        values = {"folder": self.folder, "host": host, "controller_port": controller_port,
+        values = self.settings | {"folder": self.folder, "host": host, "controller_port": controller_port,
                   "accounting_port": accounting_port,
                   "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING}
         nodes = "".join(NODE.format(name=name, host=host, port=port) for name, port in zip(self.nodes, node_ports))
@@ -261,8 +265,7 @@ class Cluster:
         accounting_config.chmod(0o600)
         own_names = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
         (self.folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + own_names)
-        (self.folder / "cluster.json").write_text(
-            json.dumps({"nodes": len(self.nodes), "accounting": self.accounting}))
+        (self.folder / "cluster.json").write_text(json.dumps(self.settings))
 
     def _start(self, name: str, *command: str, **extra: str) -> None:
         """Start a daemon in its foreground mode, detached from this process; its pid goes to run/NAME.pid."""
@@ -313,10 +316,8 @@ class Cluster:
     def _kill_processes_of(self, node: str) -> None:
         while pids := list(self._processes_of(node)):  # again, since a process may fork while we look
             for pid in pids:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             time.sleep(0.01)
 
     def _processes_of(self, node: str) -> Iterator[int]:
@@ -377,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["up", "down", "status", "kill-node", "start-node", "restart-controller"])
     parser.add_argument("node", nargs="?", help="for kill-node and start-node")
-    parser.add_argument("--folder", default=os.environ.get("LUMEN_TEST_CLUSTER", f"{tempfile.gettempdir()}/lumen-slurm"))
+    parser.add_argument("--folder", default=f"{tempfile.gettempdir()}/lumen-slurm")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--no-accounting", dest="accounting", action="store_false")
     given = parser.parse_args(arguments)

@@ -1,0 +1,168 @@
+"""The contenders of `slurm_shards` that are not ours: datatrove's SlurmPipelineExecutor and plain submitit.
+
+Both get their documented defaults. Where datatrove offers packing (`tasks_per_job`), it is measured too, with a pack
+size chosen by hand for this cluster. What a peer cannot do it has no method for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import submitit
+from datatrove.executor import SlurmPipelineExecutor
+from datatrove.utils import logging as datatrove_logging
+
+from benchmarks.slurm_trivial import DatatroveStep, Restarted, write
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTITION = "cpu"
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def slurm(*command: str) -> str:
+    """The output of a Slurm command."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def wait_until(reached: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not there after {seconds} s")
+        time.sleep(0.01)
+
+
+def count(folder: Path, ending: str = ".jsonl") -> int:
+    """How many finished shards lie in the folder."""
+    if not folder.is_dir():
+        return 0
+    with os.scandir(folder) as entries:
+        return sum(entry.name.endswith(ending) for entry in entries)
+
+
+def files_below(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def begun(times: Path) -> list[float]:
+    """When the restarted job began, a time each [s since 1970]."""
+    return [float(line) for line in times.read_text().splitlines()] if times.exists() else []
+
+
+class Datatrove:
+    """One executor per number of shards; `packs` is None for one shard a task, its default."""
+
+    def __init__(self, folder: Path, packs: int | None = None):
+        self.folder = folder
+        self.packs = packs
+        self.name = "datatrove" if packs is None else f"datatrove, {packs} packs by hand"
+        datatrove_logging.logger.remove()
+
+    def _executor(self, shards: int, step: object = None) -> SlurmPipelineExecutor:
+        place = self.folder / f"{shards}-{self.packs}"
+        return SlurmPipelineExecutor(
+            pipeline=[step or DatatroveStep(str(place / "out"))], tasks=shards, time="00:10:00", partition=PARTITION,
+            mem_per_cpu_gb=1, logging_dir=str(place / "logs"), job_name=f"dt{shards}",
+            tasks_per_job=-(-shards // self.packs) if self.packs else 1,
+            env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}")
+
+    def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
+        """Seconds to submit, and until the last shard is there."""
+        out = self.folder / f"{shards}-{self.packs}" / "out"
+        out.mkdir(parents=True)
+        start = time.perf_counter()
+        submission = timed(self._executor(shards).run)
+        wait_until(lambda: count(out) == shards, limit_s, f"{self.name}, {shards} shards")
+        return submission, time.perf_counter() - start
+
+    def bookkeeping(self, shards: int) -> int:
+        """Files beside the outputs: logs, completions, statistics, pickles."""
+        return files_below(self.folder / f"{shards}-{self.packs}" / "logs")
+
+    def rerun(self, shards: int) -> float:
+        completions = self.folder / f"{shards}-{self.packs}" / "logs" / "completions"
+        wait_until(lambda: count(completions, "") == shards, 60, "datatrove's completions")
+        executor = self._executor(shards)
+        seconds = timed(executor.run)
+        assert executor.job_id == -1, "datatrove submitted something although all is there"
+        return seconds
+
+    def missing(self, shards: int, absent: set[int]) -> float:
+        executor = self._executor(shards)
+        completions = self.folder / f"{shards}-{self.packs}" / "logs" / "completions"
+        completions.mkdir(parents=True)
+        for rank in set(range(shards)) - absent:
+            (completions / f"{rank:05d}").touch()
+        found: list[int] = []
+        seconds = timed(lambda: found.extend(executor.get_incomplete_ranks()))
+        assert set(found) == absent
+        return seconds
+
+    def restart(self, limit_s: float) -> float:
+        """Seconds from the interruption that its users are told to send (USR1) until the work goes on."""
+        times = self.folder / "restart.txt"
+        executor = self._executor(1, Restarted(str(times)))
+        executor.run()
+        wait_until(lambda: len(begun(times)) == 1, 60, "datatrove's first start")
+        interrupted = time.time()
+        slurm("scancel", "--signal=USR1", str(executor.job_id))
+        wait_until(lambda: len(begun(times)) == 2, limit_s, "datatrove's requeued job")
+        return begun(times)[1] - interrupted
+
+
+class Submitit:
+    """`map_array` of an AutoExecutor with its defaults but for the number of tasks at once."""
+
+    name = "submitit"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def _executor(self, name: str) -> submitit.AutoExecutor:
+        os.environ["PYTHONPATH"] = str(ROOT)  # tasks inherit it
+        executor = submitit.AutoExecutor(folder=self.folder / name / "logs", cluster="slurm")
+        executor.update_parameters(slurm_partition=PARTITION, timeout_min=10, mem_gb=1, cpus_per_task=1,
+                                   slurm_array_parallelism=1000, name=name)
+        return executor
+
+    def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
+        out = self.folder / str(shards) / "out"
+        out.mkdir(parents=True)
+        executor = self._executor(str(shards))
+        start = time.perf_counter()
+        submission = timed(lambda: executor.map_array(write, [str(out)] * shards, range(shards)))
+        wait_until(lambda: count(out) == shards, limit_s, f"submitit, {shards} shards")
+        return submission, time.perf_counter() - start
+
+    def submission(self, shards: int) -> float:
+        """Submission alone: the jobs are cancelled at once, so that their hundreds of seconds need not pass."""
+        executor = self._executor(f"submission-{shards}")
+        jobs: list[submitit.Job] = []
+        seconds = timed(lambda: jobs.extend(executor.map_array(write, [str(self.folder)] * shards, range(shards))))
+        slurm("scancel", jobs[0].job_id.split("_")[0])
+        return seconds
+
+    def bookkeeping(self, shards: int) -> int:
+        return files_below(self.folder / str(shards) / "logs")
+
+    def restart(self, limit_s: float) -> float:
+        times = self.folder / "restart.txt"
+        job = self._executor("restart").submit(Restarted(str(times)))
+        wait_until(lambda: len(begun(times)) == 1, 60, "submitit's first start")
+        interrupted = time.time()
+        with contextlib.redirect_stdout(None):
+            job._interrupt(timeout=True)
+        wait_until(lambda: len(begun(times)) == 2, limit_s, "submitit's requeued job")
+        return begun(times)[1] - interrupted

@@ -1,0 +1,45 @@
+"""What the test stages report to their test, and what the test tells them.
+
+`computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is asked for, and `end …` when its
+last row was handed over. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
+`hold-STAGE-SHARD` waits in mid-shard while the file is there, `pause` (its text: seconds) slows every row down.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Task
+
+
+def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, under the eyes of the test."""
+    control = task.run.folder.parent / f"control-{task.run.folder.name}"
+    what = f"{task.step.name}-{shard.index}"
+    here = f"{task.step.name}-on-{socket.gethostname()}"
+    _note(control, "begin", task, shard)
+    pause = control / "pause"
+    for number, row in enumerate(rows):
+        if number == 1:
+            if (control / f"fail-{what}").exists() or (control / f"fail-{here}").exists():
+                raise RuntimeError(f"{what} was told to fail")
+            while (control / f"hold-{what}").exists():
+                time.sleep(0.05)
+        if pause.exists():
+            time.sleep(float(pause.read_text()))
+        yield row
+    _note(control, "end", task, shard)
+
+
+def _note(control: Any, event: str, task: Task, shard: Shard) -> None:
+    line = f"{event} {task.step.name} {shard.index} {socket.gethostname()} {os.getpid()}\n"
+    control.mkdir(exist_ok=True)
+    handle = os.open(control / "computed.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    try:
+        os.write(handle, line.encode())  # one short write: tasks that report at once do not mix
+    finally:
+        os.close(handle)

@@ -1,0 +1,92 @@
+"""A whole run on a real Slurm: dependent arrays, reruns, and what a second submission must not do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.conftest import ALL, SHARDS, RunOnDisk, Site, assert_whole
+
+
+def position(run: RunOnDisk, line: str) -> int:
+    """Where a report stands in the order of events."""
+    reports = [" ".join(text.split()[:3]) for text in (run.control / "computed.txt").read_text().splitlines()]
+    return reports.index(line)
+
+
+def test_a_chain_of_dependent_arrays_runs_in_order_and_computes_everything_once(undisturbed: RunOnDisk) -> None:
+    assert undisturbed.ends() == dict.fromkeys(ALL, 1)
+    numbers_end = position(undisturbed, "end numbers 0")
+    total_begin = position(undisturbed, "begin total 0")
+    for shard in range(SHARDS):
+        squares_end = position(undisturbed, f"end squares {shard}")
+        checks_begin = position(undisturbed, f"begin checks {shard}")
+        checks_end = position(undisturbed, f"end checks {shard}")
+        assert numbers_end < squares_end < checks_begin < checks_end < total_begin
+    squares = sum(number**2 for number in range(10 * SHARDS))
+    assert undisturbed.outputs()["total/shard-00000-of-00001.jsonl"] == (
+        f'{{"rows":{10 * SHARDS}}}\n{{"sum":{squares}}}\n'.encode())
+    assert undisturbed.leftovers() == []
+
+
+def test_an_array_is_spread_over_the_nodes(undisturbed: RunOnDisk) -> None:
+    packs = {(node, pid) for _, node, pid in undisturbed.reported("begin", "squares")}
+    assert len(packs) == 4
+    assert {node for node, _ in packs} <= {"n1", "n2", "n3"}
+
+
+def test_a_rerun_of_a_finished_run_submits_nothing(site: Site, undisturbed: RunOnDisk) -> None:
+    before = undisturbed.begun()
+    site.submit("undisturbed")
+    assert site.jobs("undisturbed") == []
+    assert undisturbed.begun() == before
+
+
+def test_shard_k_is_checked_while_another_shard_is_still_being_squared(site: Site, undisturbed: RunOnDisk) -> None:
+    run = site.run("pipelined")
+    hold = run.tell("hold-squares-0")
+    site.submit("pipelined")
+    site.wait(lambda: run.reported("end", "checks"), 60, "a check to end while squares-0 is held")
+    assert "squares-0" not in run.ends()
+    hold.unlink()
+    site.wait_until_left("pipelined")
+    assert_whole(run, undisturbed)
+
+
+def test_a_second_submission_of_a_live_run_starts_no_duplicates(site: Site, undisturbed: RunOnDisk) -> None:
+    run = site.run("twice")
+    hold = run.tell("hold-squares-5")
+    site.submit("twice")
+    site.wait(lambda: "squares-5" in run.begun(), 60, "squares-5 to begin")
+    before = {id_ for id_, *_ in site.jobs("twice")}
+    site.submit("twice")
+    assert {id_ for id_, *_ in site.jobs("twice")} <= before
+    hold.unlink()
+    site.wait_until_left("twice")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends()
+
+
+def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> None:
+    site.submit("changed")
+    site.wait_until_left("changed")
+    run = site.run("changed")
+    first = run.outputs()
+    site.submit("changed", "judge.canaries=7")
+    site.wait_until_left("changed")
+    second = run.outputs()
+    changed = {path for path in second if first[path] != second[path]}
+    assert changed == {path for path in first if path.startswith("checks")}
+    assert {what for what, times in run.ends().items() if times == 2} == {
+        "total-0", *(f"checks-{shard}" for shard in range(SHARDS))}
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["profile.resources.gpu.partition=nowhere"], "nowhere"),
+    (["profile.account=nobody", "profile.resources.gpu.qos=gold"], "gold"),
+], ids=["partition", "qos"])
+def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[str], expected: str) -> None:
+    said = site.launch("stage=full", "run=refused", *words, code=2)
+    assert expected in said
+    assert "Traceback" not in said
+    assert site.jobs("refused") == []
+    assert site.run("refused").outputs() == {}

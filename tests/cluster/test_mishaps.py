@@ -1,0 +1,166 @@
+"""What goes wrong on a cluster, done to a real one. Afterwards the outputs must equal an undisturbed run's byte for
+byte, and nothing that was done may have been computed again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole
+from tests.cluster.slurm import Cluster
+
+
+def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:
+    """Submit a run and return once shard `what` (STAGE-SHARD) is held in mid-write."""
+    run = site.run(name)
+    run.tell(f"hold-{what}")
+    site.submit(name, *words)
+    site.wait(lambda: what in run.begun(), 60, f"{what} to begin")
+    site.wait(lambda: list(run.folder.glob(f"{what.split('-')[0]}/*.tmp")), 10, f"{what} to be half written")
+    return run
+
+
+def where(run: RunOnDisk, what: str) -> tuple[str, int]:
+    """Node and pid that last began a shard."""
+    _, node, pid = next(entry for entry in reversed(run.reported("begin")) if entry[0] == what)
+    return node, pid
+
+
+def release(run: RunOnDisk) -> None:
+    for hold in run.control.glob("hold-*"):
+        hold.unlink()
+
+
+def test_a_failed_shard_stops_what_depends_on_it_and_a_rerun_does_only_that_shard(
+    site: Site, undisturbed: RunOnDisk
+) -> None:
+    run = site.run("failed")
+    fault = run.tell("fail-squares-5")
+    site.submit("failed")
+    site.wait_until_left("failed")
+    assert "squares-5" not in run.ends()
+    assert all(f"squares-{shard}" in run.ends() for shard in range(SHARDS) if shard != 5)
+    assert "checks-5" not in run.begun() and "total-0" not in run.begun()
+    assert "squares-5 was told to fail" in site.launch("status", "run=failed", code=1)
+
+    fault.unlink()
+    done = set(run.ends())
+    tries = run.begun()
+    site.submit("failed")
+    site.wait_until_left("failed")
+    assert_whole(run, undisturbed)
+    assert not done & set(run.begun() - tries)
+
+
+def test_kill_9_of_a_task(site: Site, undisturbed: RunOnDisk) -> None:
+    run = begin_and_hold(site, "killed", "squares-5")
+    os.kill(where(run, "squares-5")[1], signal.SIGKILL)
+    release(run)
+    site.wait_until_left("killed")
+    assert_whole(run, undisturbed)
+
+
+def test_death_of_a_node(site: Site, cluster: Cluster, undisturbed: RunOnDisk, healthy_nodes: None) -> None:
+    run = begin_and_hold(site, "node", "squares-5")
+    node, _ = where(run, "squares-5")
+    cluster.kill_node(node)
+    cluster.declare_dead(node)
+    release(run)
+    site.wait_until_left("node")
+    assert_whole(run, undisturbed)
+    assert where(run, "squares-5")[0] != node
+
+
+def test_scancel_of_a_task_in_mid_write(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    run = begin_and_hold(site, "scancelled", "squares-5")
+    for task in site.running("scancelled", "squares"):
+        cluster.run("scancel", task)
+    site.wait(lambda: run.begun()["squares-5"] == 2, 60, "a successor to take squares-5 up")
+    release(run)
+    site.wait_until_left("scancelled")
+    assert_whole(run, undisturbed)
+
+
+def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed: RunOnDisk) -> None:
+    run = begin_and_hold(site, "cancelled", "squares-5")
+    site.launch("cancel", "run=cancelled")
+    site.wait_until_left("cancelled", 20)
+    assert run.reported("end", "total") == []
+    release(run)
+    site.submit("cancelled")
+    site.wait_until_left("cancelled")
+    assert_whole(run, undisturbed)
+
+
+def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    run = site.run("preempted")
+    run.tell("pause", "0.2")
+    site.submit("preempted", "profile.resources.gpu.partition=preempt")
+    site.wait(lambda: run.reported("begin", "squares"), 60, "squares to begin")
+    intruder = cluster.run("sbatch", "--parsable", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null",
+                           "--wrap", "sleep 3").stdout.strip()
+    site.wait(lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in cluster.queue()), 30, "the intruder")
+    (run.control / "pause").unlink()
+    assert any(f"squares-{shard}" not in run.ends() for shard in range(SHARDS)), "nothing was left to preempt"
+    site.wait_until_left("preempted")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends(), "a preempted task should finish the shard it is at"
+
+
+def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    run = site.run("timeout")
+    run.tell("pause", "0.1")
+    site.submit("timeout")
+    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 60, "every pack to begin")
+    for task in site.running("timeout", "squares"):
+        cluster.run("scancel", "--signal=USR2", task)
+    site.wait_until_left("timeout")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
+    assert len({pid for _, _, pid in run.reported("begin", "squares")}) > 4, "no successor went on"
+
+
+def test_shards_corrupted_and_deleted_afterwards(site: Site, undisturbed: RunOnDisk) -> None:
+    site.submit("rotten")
+    site.wait_until_left("rotten")
+    run = site.run("rotten")
+    corrupted = run.folder / "squares" / f"shard-00003-of-{SHARDS:05d}.jsonl"
+    content = corrupted.read_bytes()
+    corrupted.write_bytes(content.replace(b"1", b"7", 1))
+    (run.folder / "checks" / f"shard-00007-of-{SHARDS:05d}.jsonl").unlink()
+    site.submit("rotten")
+    site.wait_until_left("rotten")
+    assert_whole(run, undisturbed, again=Counter(["squares-3", "checks-7"]))
+
+
+def test_slurmctld_restarted_in_between(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    run = begin_and_hold(site, "restarted", "squares-5")
+    cluster.restart_controller()
+    release(run)
+    site.wait_until_left("restarted", 120)
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends()
+
+
+def test_a_task_that_makes_no_progress_ends_itself_and_its_successor_goes_on(
+    site: Site, undisturbed: RunOnDisk
+) -> None:
+    run = begin_and_hold(site, "stuck", "squares-5", "profile.stuck_after_s=3")
+    site.wait(lambda: run.begun()["squares-5"] == 2, 60, "a successor to take squares-5 up")
+    release(run)
+    site.wait_until_left("stuck")
+    assert_whole(run, undisturbed)
+
+
+def test_a_node_on_which_different_shards_fail_is_left_out(site: Site, undisturbed: RunOnDisk) -> None:
+    run = site.run("sick")
+    fault = run.tell("fail-squares-on-n2")
+    site.submit("sick", "profile.resources.gpu.successors=0", "profile.resources.gpu.gpus=4")
+    site.wait_until_left("sick")
+    assert "n2" not in {node for _, node, _ in run.reported("end")}
+    assert len(run.reported("begin", "squares")) > len(run.reported("end", "squares")), "n2 got nothing to spoil"
+    site.submit("sick")
+    site.wait_until_left("sick")
+    assert fault.exists()
+    assert_whole(run, undisturbed)
