@@ -1,22 +1,29 @@
 """Section 2.1: the dataset's own files become studies and questions, counted beside the paper.
 
 Reads MIMIC-CXR and Medical-Diff-VQA where they are (or writes phantoms in the same layout first) and writes
-studies.jsonl, questions.jsonl, rejected.jsonl and counts.json. One CPU job.
+studies.jsonl, questions.jsonl, left_out.jsonl, rejected.jsonl and counts.json. One CPU job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.settings import Config
+from lumen_hpc.settings import Config, Data
+
+FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")
 
 
 def external(settings: Config) -> list[str]:
     """The dataset's tables; phantoms have none."""
     data = settings.data
-    return [folder for folder in (data.mimic_cxr, data.diff_vqa) if folder] if data.source == "mimic" else []
+    if data.source == "phantom":
+        return []
+    folders = [Path(folder) for folder in (data.mimic_cxr, data.diff_vqa) if folder]
+    return [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
 
 
 STAGE = Stage(
@@ -31,13 +38,25 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row that vouches for each file written."""
-    from lumen_hpc.data import phantom, prepare
+    from lumen_hpc.data import phantom
+    from lumen_hpc.data.prepare import prepare
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         data = task.config.data
         if data.source == "phantom":
-            data = phantom.write(task.folder / "phantom", data, task.config.seed)
-        for path in prepare.prepare(data, task.config.prepare, task.config.seed, task.folder):
-            yield task.artefact(path)
+            data = official(data, phantom.write(task.folder / "phantom", data.phantom, task.config.seed))
+        prepare(data, task.config.prepare, task.config.seed, task.folder)
+        for name in FILES:
+            yield task.artefact(task.folder / name)
 
     return process
+
+
+def official(data: Data, folder: Path) -> Data:
+    """The settings that read generated phantoms as what they imitate."""
+    return replace(
+        data,
+        mimic_cxr=str(folder / "mimic-cxr-jpg"),
+        mimic_cxr_dicom=str(folder / "mimic-cxr"),
+        diff_vqa=str(folder / "medical-diff-vqa"),
+    )

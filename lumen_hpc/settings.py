@@ -59,8 +59,12 @@ class Data:
 class Prepare:
     on_bad: str = one_of("stop", "stop", "skip")
     """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
-    max_bad: float = 0.01
-    """With `on_bad=skip`: the share of bad rows above which the stage stops anyway."""
+    max_bad: float = 0.05
+    """With `on_bad=skip`: the share of questions lost to bad rows above which the stage stops anyway."""
+    images: str = one_of("read", "read", "exist", "trust")
+    """How a study's image is checked: its header and end are read, its file must be there, or not at all."""
+    image_threads: int = how(16)
+    """Image files looked at at a time."""
     one_study_per_test_subject: bool = True
     """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
     difference_fraction: float = 1.0

@@ -1,0 +1,65 @@
+"""When a study was taken, and the days between two of them.
+
+MIMIC-CXR shifts dates by one amount a patient, so intervals within a patient are true (paper, section 2.4).
+StudyTime is a number HHMMSS.fff without leading zeros. Some values are no clock time (86357 would be 08:63:57):
+then the date still counts, and the number still orders the studies of one day.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import date, datetime, time
+from functools import lru_cache
+
+from lumen_hpc.errors import UserError
+
+
+@lru_cache(maxsize=4096)
+def taken_on(study_date: str) -> date:
+    """The day of a study from StudyDate (YYYYMMDD, also as pandas writes it, `21390407.0`).
+
+    Raises UserError if it is missing or not a date.
+    """
+    digits = study_date.strip().removesuffix(".0")
+    if not digits or digits.lower() == "nan":
+        raise UserError("no StudyDate")
+    try:
+        if len(digits) != 8 or not digits.isdecimal():
+            raise ValueError
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD") from None
+
+
+def seconds_of_day(study_time: str) -> float:
+    """StudyTime as the number it is, for ordering the studies of one day; NaN if there is none."""
+    try:
+        return float(study_time) if study_time.strip() else math.nan
+    except ValueError:
+        return math.nan
+
+
+def clock(study_time: str) -> time | None:
+    """The clock time of a StudyTime such as `81913.000` (08:19:13), to the microsecond; None if it is not one."""
+    number = seconds_of_day(study_time)
+    if not 0 <= number < 240000:
+        return None
+    digits = f"{int(number):06d}"
+    hours, minutes, seconds = int(digits[:2]), int(digits[2:4]), int(digits[4:])
+    if minutes > 59 or seconds > 59:
+        return None
+    return time(hours, minutes, seconds, int(number % 1 * 1e6))
+
+
+def taken_at(study_date: str, study_time: str) -> date:
+    """When a study was taken: a datetime, or the bare date where StudyTime is missing or no clock time.
+
+    Raises UserError if StudyDate is missing or not a date.
+    """
+    day, at = taken_on(study_date), clock(study_time)
+    return day if at is None else datetime.combine(day, at)
+
+
+def interval_days(main: date, reference: date) -> int:
+    """Whole calendar days from the reference study to the main study; 0 on one day, negative if reversed."""
+    return main.toordinal() - reference.toordinal()

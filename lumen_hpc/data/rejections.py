@@ -1,0 +1,65 @@
+"""Rows that were not taken: each named with its file, row and reason, counted, and held against a limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import orjson
+
+from lumen_hpc.data.records import writing
+from lumen_hpc.data.tables import Place
+from lumen_hpc.errors import UserError
+
+
+class Rejections:
+    """Collects bad rows into `rejected.jsonl` and decides whether the stage goes on.
+
+    Rows of the file: `{"file", "row", "line", "kind", "reason"}` and what the caller adds (ids; the offending
+    value). Reasons may reach a log, so they carry ids and never the text of a record.
+    """
+
+    def __init__(self, path: Path, on_bad: str, max_bad: float):
+        self.path = path
+        self.on_bad = on_bad
+        self.max_bad = max_bad
+        self.kinds: Counter[str] = Counter()
+        self.questions = 0
+        self.first = ""
+        self._writing = writing(path)
+
+    def __enter__(self) -> Rejections:
+        self._file = self._writing.__enter__()
+        return self
+
+    def __exit__(self, *_) -> None:
+        # The list is kept whatever ended the stage: it is what the user repairs the input by.
+        self._writing.__exit__(None, None, None)
+
+    def __call__(self, place: Place, kind: str, reason: str, **more) -> None:
+        """Notes one bad row."""
+        self.kinds[kind] += 1
+        self.first = self.first or f"{place}: {reason}"
+        row = {**place._asdict(), "kind": kind, "reason": reason, **more}
+        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+    def question(self, place: Place, kind: str, reason: str, **more) -> None:
+        """Notes one bad row that costs a question."""
+        self.questions += 1
+        self(place, kind, reason, **more)
+
+    def verdict(self, questions_read: int) -> None:
+        """Raises UserError if there are bad rows and the settings say stop, or if too many questions are lost."""
+        total = self.kinds.total()
+        if not total:
+            return
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        told = f"{self.first} ({total} bad row{'s' * (total > 1)} in all: {kinds}; every one is in {self.path}"
+        if self.on_bad == "stop":
+            raise UserError(f"{told}; repair them, or leave them out with prepare.on_bad=skip)")
+        share = self.questions / max(questions_read, 1)
+        if share > self.max_bad:
+            raise UserError(
+                f"{told}; {self.questions} of {questions_read} questions are lost, {share:.2%}, and "
+                f"prepare.max_bad={self.max_bad} allows {self.max_bad:.2%})"
+            )

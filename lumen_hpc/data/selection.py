@@ -1,0 +1,131 @@
+"""Which readable questions a run keeps: whole studies, patients in one split, the paper's test set (section 2.1)."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+from lumen_hpc.data.diff_vqa import TYPES
+from lumen_hpc.data.mimic_cxr import Studies
+from lumen_hpc.data.questions import SPLITS, Questions
+from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Prepare
+
+DIFFERENCE = TYPES.index("difference")
+TEST = SPLITS.index("test")
+
+
+class Columns:
+    """The questions' columns as numpy arrays (views, no copies), with each question's patient."""
+
+    def __init__(self, questions: Questions, studies: Studies):
+        self.id = np.frombuffer(questions.id, np.uint64)
+        self.main = np.frombuffer(questions.main, np.uint32)
+        self.reference = np.frombuffer(questions.reference, np.int32)
+        self.days = np.frombuffer(questions.days, np.int32)
+        self.type = np.frombuffer(questions.type, np.uint8)
+        self.split = np.frombuffer(questions.split, np.uint8)
+        self.closed = np.frombuffer(questions.closed, np.uint8).astype(bool)
+        self.patient = np.frombuffer(studies.subject, np.uint64)[self.main]
+        self.difference = self.type == DIFFERENCE
+
+
+def whole(questions: Questions, columns: Columns, unusable: set[int], studies: Studies, bad: Rejections) -> np.ndarray:
+    """True for questions that are the first of their id and whose studies are all usable; the others go to `bad`."""
+    ok = np.ones(len(questions), bool)
+    order = np.argsort(columns.id, kind="stable")
+    repeated = np.flatnonzero(columns.id[order][1:] == columns.id[order][:-1]) + 1
+    for at in repeated.tolist():
+        this, first = int(order[at]), int(np.flatnonzero(columns.id == columns.id[order[at]])[0])
+        ok[this] = False
+        bad.question(
+            questions.place(this),
+            "duplicate question",
+            f"question {questions.id[this]:016x} stands in row {questions.row[first]} too: the same of the same study",
+            question_id=f"{questions.id[this]:016x}",
+        )
+    if unusable:
+        lost = np.isin(columns.main, list(unusable)) | np.isin(columns.reference, list(unusable))
+        for this in np.flatnonzero(lost & ok).tolist():
+            guilty = [at for at in (questions.main[this], questions.reference[this]) if at in unusable]
+            bad.question(
+                questions.place(this),
+                "question about a rejected study",
+                f"study {studies.study[guilty[0]]} was rejected ({studies.place(guilty[0])})",
+                question_id=f"{questions.id[this]:016x}",
+            )
+        ok &= ~lost
+    return ok
+
+
+def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
+    """Each patient's most held-out split (its number), and the patients with questions in more than one split."""
+    # np.unique sorts, so the last split of a patient is the most held-out one.
+    pairs = np.unique(np.stack([columns.patient[ok], columns.split[ok]], 1), axis=0)
+    names, counts = np.unique(pairs[:, 0], return_counts=True)
+    return dict(pairs.tolist()), names[counts > 1].tolist()
+
+
+def select(
+    columns: Columns,
+    studies: Studies,
+    ok: np.ndarray,
+    settings: Prepare,
+    seed: int,
+    splits: dict[int, int],
+    shared: list[int],
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The questions that stay, and how many each rule left out.
+
+    Rules, in order: a patient in two splits (`patient_overlap`), one study a test patient, the share of difference
+    questions. Every draw is a hash of the seed and an id, so it depends neither on the order of the file nor on
+    which other rows are in it. Raises UserError for patients in two splits, unless the settings say what to do.
+    """
+    keep, left_out = ok.copy(), {}
+
+    def leave_out(rule: str, rows: np.ndarray) -> None:
+        left_out[rule] = int((keep & rows).sum())
+        keep[rows] = False
+
+    if shared and settings.patient_overlap == "refuse":
+        raise UserError(
+            f"mimic_pair_questions.csv: {len(shared)} patient{'s' * (len(shared) > 1)} in more than one split (the "
+            f"first: subject {shared[0]}, in {SPLITS[splits[shared[0]]]} and another); prepare.patient_overlap=drop "
+            "keeps each in its most held-out split alone, =allow lets it be"
+        )
+    if shared and settings.patient_overlap == "drop":
+        rows = np.isin(columns.patient, shared)
+        rows[rows] = [split != splits[who] for who, split in zip(columns.patient[rows].tolist(), columns.split[rows])]
+        leave_out("patient in a more held-out split", rows)
+    if settings.one_study_per_test_subject:
+        leave_out("another study of a test patient", _other_test_studies(columns, studies, keep, seed))
+    if settings.difference_fraction < 1:
+        rows = np.zeros(len(ok), bool)
+        for at in np.flatnonzero(keep & columns.difference).tolist():
+            rows[at] = _draw(seed, "difference", int(columns.id[at])) >= settings.difference_fraction
+        leave_out("difference_fraction", rows)
+    return keep, left_out
+
+
+def _other_test_studies(columns: Columns, studies: Studies, keep: np.ndarray, seed: int) -> np.ndarray:
+    """True for test questions whose main study is not its patient's drawn one.
+
+    The draw is among the studies that carry a difference question, if the patient has one: in the published file
+    every study asked about does, and the paper counts its differences per test image. The reference study of the
+    drawn one comes along; it is an image of the question, not a second study asked about.
+    """
+    test = keep & (columns.split == TEST)
+    paired = set(columns.main[test & columns.difference].tolist())
+    drawn: dict[int, tuple] = {}
+    for main in np.unique(columns.main[test]).tolist():
+        patient, study = studies.subject[main], studies.study[main]
+        rank = (main not in paired, _draw(seed, "test study", study), study, main)
+        drawn[patient] = min(drawn.get(patient, rank), rank)
+    return test & ~np.isin(columns.main, [main for *_, main in drawn.values()])
+
+
+def _draw(seed: int, *what: object) -> float:
+    """A number in [0, 1) that hangs on the seed and the ids alone."""
+    return int.from_bytes(blake2b(repr((seed, *what)).encode(), digest_size=7).digest(), "big") / 2**56
