@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import inspect
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -197,7 +198,7 @@ def _field_docs(kind: type) -> dict[str, str]:
     """The string literal under each field of a dataclass."""
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for item, after in zip(body, body[1:]):
+    for item, after in itertools.pairwise(body):
         is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
             docs[item.target.id] = " ".join(str(after.value.value).split())

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, local, slurm
+from lumen_hpc.cluster import graph, local, preflight, slurm
 from lumen_hpc.cluster import status as run_status
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
@@ -28,9 +28,10 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         raise UserError("say what to run: stage=NAME or stage=full (python launch.py --help lists everything)")
     run = submission.open_run(request)
     if request.dry_run:
-        plans, _ = submission.make(request, stages, run)
-        show_plan(request, run, plans)
+        plans, behind = submission.make(request, stages, run)
+        show_plan(request, run, plans, behind)
         return 0
+    preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
         return _run_here(request, stages, run)
     if not slurm.installed():
@@ -70,12 +71,25 @@ def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
 def _say_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
-            console.print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
+            console.print(
+                f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone"
+            )
 
 
-def show_plan(request: Request, run: Run, plans: Sequence[StepPlan]) -> None:
+def show_plan(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> None:
     """Prints stages, arrays, dependencies, GPU-hours and every sbatch script."""
-    view = Table("step", "section", "shards", "to do", "tasks", "asks for", "after", "GPU-h", title=str(run.folder), title_justify="left")
+    view = Table(
+        "step",
+        "section",
+        "shards",
+        "to do",
+        "tasks",
+        "asks for",
+        "after",
+        "GPU-h",
+        title=str(run.folder),
+        title_justify="left",
+    )
     for item in plans:
         wanted = item.resources
         asks = f"{wanted.nodes} node(s) x {wanted.gpus} GPU, {wanted.time_min} min"
@@ -84,8 +98,23 @@ def show_plan(request: Request, run: Run, plans: Sequence[StepPlan]) -> None:
                      asks, ", ".join(item.step.after), "?" if hours is None else f"{hours:.1f}")  # fmt: skip
     console.print(view)
     if request.profile.executor == "slurm":
-        for name, text in submission.scripts(request, run, list(plans)):
+        for name, text in submission.scripts(request, run, plans, behind):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def check(request: Request, stages: Sequence[Stage]) -> int:
+    """Prints what would stop a run on this site, each with its cure; 2 if something would."""
+    found = list(preflight.findings(submission.open_run(request)))
+    if request.json:
+        print(json.dumps([dataclasses.asdict(item) for item in found]))
+    else:
+        for item in found:
+            console.print(
+                f"{item.level:<5}{item.what}" + (f"\n     cure: {item.cure}" if item.cure else ""),
+                markup=False,
+                soft_wrap=True,
+            )
+    return 2 if any(item.level == "bad" for item in found) else 0
 
 
 def status(request: Request, stages: Sequence[Stage]) -> int:

@@ -19,7 +19,9 @@ def steps(stages: Sequence[Stage], settings: Config) -> list[Step]:
         for pattern in node.stage.after:
             wanted = pattern.format(model=node.model) if "{" in pattern else pattern
             stem = wanted.removesuffix("-*")
-            after += [step.name for step in known if step.name == wanted or (stem != wanted and step.stage.name == stem)]
+            after += [
+                step.name for step in known if step.name == wanted or (stem != wanted and step.stage.name == stem)
+            ]
         known.append(Step(node.stage, node.model, tuple(after)))
     return known
 

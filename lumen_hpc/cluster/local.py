@@ -24,7 +24,13 @@ class Failed(Exception):
 def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPlan], console: Console) -> None:
     """Runs the plans' steps in order; Failed at the first that does not finish."""
     graph = [item.step for item in plans]
-    columns = (SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         for position, item in enumerate(plans):
             fresh = _plan_now(request, stages, run, item.step)
@@ -52,7 +58,11 @@ def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, p
     name = item.step.name
     for attempt in range(1 + item.resources.successors):
         submission = submit.begin(request, run, [item])
-        os.environ |= {"PYTHONPATH": str(submission.code), "LUMEN_SUBMISSION": submission.name, **run.profile.environment}
+        os.environ |= {
+            "PYTHONPATH": str(submission.code),
+            "LUMEN_SUBMISSION": submission.name,
+            **run.profile.environment,
+        }
         logs = run.folder / name / "logs"
         executor = submitit.LocalExecutor(folder=logs)
         executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
@@ -78,7 +88,11 @@ def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, p
 def _written_since(run: Run, name: str, missing: list[int], submission: Path) -> int:
     begun = submission.stat().st_ctime
     folder = run.folder / name
-    return sum(1 for index in manifest.latest(folder) if index in set(missing) and (folder / manifest.NAME).stat().st_mtime > begun)
+    return sum(
+        1
+        for index in manifest.latest(folder)
+        if index in set(missing) and (folder / manifest.NAME).stat().st_mtime > begun
+    )
 
 
 def _stop(jobs) -> None:  # type: ignore[no-untyped-def]
@@ -105,4 +119,6 @@ def require_possible(request: Request) -> None:
     """Refuses what only Slurm can do."""
     for kind, wanted in request.profile.resources.items():
         if wanted.nodes > 1:
-            raise UserError(f"profile.resources.{kind}.nodes={wanted.nodes}: the local executor has one node; use a Slurm profile")
+            raise UserError(
+                f"profile.resources.{kind}.nodes={wanted.nodes}: the local executor has one node; use a Slurm profile"
+            )

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,8 +112,8 @@ def finished_count(folder: Path) -> int:
     return rows[-1]["of"] if rows else 0
 
 
-def missing(folder: Path, count: int, config: str, inputs: list[str] | None) -> list[int]:
-    """Shards that are not done. `inputs` is each shard's inputs hash; None where they cannot be known yet."""
+def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None]) -> list[int]:
+    """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet."""
     lines = latest(folder)
     try:
         with os.scandir(folder) as entries:
@@ -123,16 +123,16 @@ def missing(folder: Path, count: int, config: str, inputs: list[str] | None) -> 
     return [
         index
         for index in range(count)
-        if not _is_done(folder, present, Shard(index, count), lines.get(index), config, inputs[index] if inputs else None)
+        if not _is_done(folder, present, Shard(index, count), lines.get(index), config, inputs[index])
     ]
 
 
 def _is_done(
     folder: Path, present: set[str], shard: Shard, line: dict[str, Any] | None, config: str, inputs: str | None
 ) -> bool:
-    if line is None or line["of"] != shard.count or line["config"] != config or shard.file not in present:
+    if line is None or line["of"] != shard.count or line["config"] != config or line["inputs"] != inputs:
         return False
-    if inputs is not None and line["inputs"] != inputs:
+    if shard.file not in present:
         return False
     return matches(folder / shard.file, line) and all(matches(folder / file["file"], file) for file in line["files"])
 

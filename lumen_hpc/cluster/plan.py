@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ from pathlib import Path
 from lumen_hpc import config
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.profile import Resources
-from lumen_hpc.cluster.stage import Run, Shard, Step
+from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.errors import UserError
 
 PACK_SECONDS = 1800
-"""A task is given about this much work once a pilot shard's time is known: long against start-up, short against a loss."""
+"""Work a task is given once a pilot shard's time is known: long against its start-up, short against its loss."""
 
 
 @dataclass
@@ -46,37 +45,39 @@ class StepPlan:
         return self.shard_seconds * len(self.missing) * self.gpus / 3600
 
 
-def inputs(run: Run, step: Step, shards: int, graph: list[Step]) -> list[str] | None:
-    """Hash of what each shard reads, or None while a step it reads has not finished.
+def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:
+    """Hash of what each shard of a step reads; None for a shard while something it reads is not there.
 
     It covers the verified content of earlier steps' shards and the files outside the run that the stage names.
     """
-    by_name = {other.name: other for other in graph}
-    whole = hashlib.sha256()
+    shards = step.stage.shards(run.settings)
+    common = hashlib.sha256()
     for name in step.stage.external(run.settings):
         path = Path(name).expanduser()
         if not path.exists():
-            return None
+            raise UserError(f"stage {step.name} reads {path}, which is not there")
         stat = path.stat()
-        whole.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    per_shard: list[str] | None = None
-    for name in step.after:
-        other = by_name.get(name)
-        if other is None:
+        common.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    own: list[str | None] = [""] * shards
+    for other in graph:
+        if other.name not in step.after:
             continue
-        lines = manifest.latest(run.folder / name)
         count = other.stage.shards(run.settings)
-        if any(index not in lines or lines[index]["of"] != count for index in range(count)):
-            return None
-        contents = [f"{name} {index} {lines[index]['content']}" for index in range(count)]
-        if name == step.corresponds and count == shards:
-            per_shard = contents
+        lines = manifest.latest(run.folder / other.name)
+        contents = [
+            f"{other.name} {index} {lines[index]['content']}\n"
+            if index in lines and lines[index]["of"] == count
+            else None
+            for index in range(count)
+        ]
+        if other.name == step.corresponds and count == shards:
+            own = contents
+        elif None in contents:
+            return [None] * shards
         else:
-            whole.update("\n".join(contents).encode())
-    common = whole.hexdigest()
-    if per_shard is None:
-        return [common[:16]] * shards
-    return [hashlib.sha256(f"{common} {content}".encode()).hexdigest()[:16] for content in per_shard]
+            common.update("".join(map(str, contents)).encode())
+    base = common.hexdigest()
+    return [None if part is None else hashlib.sha256((base + part).encode()).hexdigest()[:16] for part in own]
 
 
 def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[int]]) -> list[StepPlan]:
@@ -88,10 +89,8 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
             if name not in unfinished and not live.get(name) and name not in {other.name for other in chosen}:
                 _require_finished(run, step, name, graph)
         shards = step.stage.shards(run.settings)
-        known = None if any(name in unfinished or live.get(name) for name in step.after) else inputs(run, step, shards, graph)
-        digest = config.digest(run.settings, step.stage.settings)
-        everything = list(range(shards))
-        gone = everything if known is None else manifest.missing(run.folder / step.name, shards, digest, known)
+        waits = any(name in unfinished or live.get(name) for name in step.after)
+        gone = list(range(shards)) if waits else missing(run, step, graph)
         resources = run.profile.resources[step.stage.resources]
         plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
         plan.live = sorted(live.get(step.name, set()) & set(gone))
@@ -107,7 +106,7 @@ def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
     """Shards of a step that are not done, by what it would read today."""
     count = step.stage.shards(run.settings)
     digest = config.digest(run.settings, step.stage.settings)
-    return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, count, graph))
+    return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, graph))
 
 
 def _require_finished(run: Run, step: Step, name: str, graph: list[Step]) -> None:
@@ -142,13 +141,3 @@ def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
     if plan.shard_seconds:
         tasks = max(1, min(tasks, math.ceil(plan.shard_seconds * len(plan.missing) / PACK_SECONDS)))
     return [plan.missing[offset::tasks] for offset in range(tasks)]
-
-
-def frozen(plans: list[StepPlan]) -> str:
-    """The part of a plan that jobs read: which shards each pack has."""
-    return json.dumps({"packs": {plan.step.name: plan.packs for plan in plans}, "jobs": []})
-
-
-def shard_files(plan: StepPlan) -> list[str]:
-    """Names of the shards that a plan would write."""
-    return [Shard(index, plan.shards).file for index in plan.missing]

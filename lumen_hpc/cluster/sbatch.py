@@ -12,7 +12,13 @@ from lumen_hpc.cluster.stage import Step
 
 
 def parameters(
-    profile: Profile, step: Step, run: Path, code: Path, submission: str, dependency: str = "", exclude: tuple[str, ...] = ()
+    profile: Profile,
+    step: Step,
+    run: Path,
+    code: Path,
+    submission: str,
+    dependency: str = "",
+    exclude: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """What submitit is told for one job or array of a step."""
     wanted: Resources = profile.resources[step.stage.resources]

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 from lumen_hpc.errors import UserError
 
-LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "REQUEUE_HOLD", "RESIZING"}
+LIVE = {
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "STOPPED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,9 @@ def ask(*words: str, timeout: int = 60) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
-        raise UserError(f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)") from None
+        raise UserError(
+            f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
+        ) from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
     if done.returncode:
@@ -47,6 +59,39 @@ def queue() -> dict[str, Job]:
     text = ask("squeue", "-h", "-r", "-u", user, "-o", "%i|%T|%r|%N|%S")
     jobs = (Job(*line.split("|")) for line in text.splitlines() if line.count("|") == 4)
     return {job.id: job for job in jobs if job.state in LIVE}
+
+
+@dataclass(frozen=True)
+class Partition:
+    name: str
+    default: bool
+    nodes: int
+    cpus: int
+    gpus: int
+    minutes: int
+    """Time limit [min]."""
+
+
+def partitions() -> list[Partition]:
+    """A row for each partition and kind of node in it."""
+    rows = []
+    for line in ask("sinfo", "-h", "-o", "%P|%D|%c|%G|%l").splitlines():
+        name, nodes, cpus, gres, limit = line.split("|")
+        gpus = sum(int(number) for number in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres))
+        rows.append(
+            Partition(name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), gpus, minutes(limit))
+        )
+    return rows
+
+
+def minutes(limit: str) -> int:
+    """Slurm's D-HH:MM:SS, HH:MM:SS or MM:SS as minutes; `infinite` as a year."""
+    if not re.fullmatch(r"[\d:-]+", limit):
+        return 525_600
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, mins = (parts[0], parts[1]) if len(parts) == 3 or days else (0, parts[0])
+    return int(days or 0) * 1440 + hours * 60 + mins
 
 
 def settings() -> dict[str, str]:
@@ -84,6 +129,7 @@ def expand(job: str, count: int) -> list[str]:
     return [f"{job}_{index}" for index in range(count)] if count > 1 else [job]
 
 
-def plain(text: str) -> str:
-    """sbatch's error without its prefix, for messages."""
-    return re.sub(r"sbatch: (error: )?", "", text).strip()
+def plain(error: Exception) -> str:
+    """What sbatch itself said in a failed submission."""
+    said = re.findall(r"sbatch: error: (.*)", str(error))
+    return " ".join(dict.fromkeys(said)) or str(error).strip().splitlines()[-1]

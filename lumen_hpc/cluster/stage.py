@@ -170,6 +170,5 @@ class Task:
 
     def artefact(self, path: Path, **more: Any) -> dict[str, Any]:
         """A row that vouches for a file written beside the shards: its name, size and sha256."""
-        sha = hashlib.sha256()
         name = os.path.relpath(path, self.folder)
         return {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path), **more}

@@ -58,11 +58,15 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -
     gone = plan.missing(run, step, everything)
     folder = run.folder / step.name
     running = sum(job.state in ("RUNNING", "COMPLETING") for job in jobs)
-    found = StepStatus(step.name, "", shards - len(gone), shards, running, len(jobs) - running, logs=str(folder / "logs"))
+    found = StepStatus(
+        step.name, "", shards - len(gone), shards, running, len(jobs) - running, logs=str(folder / "logs")
+    )
     lines = manifest.latest(folder).values()
     found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
     kinds = triage.clusters(folder, gone)
-    found.failures = [{**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds]
+    found.failures = [
+        {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
+    ]
     if not gone:
         found.state = "done"
     elif running:
@@ -83,7 +87,9 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -
 
 def table(run: Run, found: list[StepStatus], console: Console) -> None:
     """Prints a run's status for people."""
-    view = Table("step", "state", "shards", "running", "queued", "ETA", "GPU-h", title=str(run.folder), title_justify="left")
+    view = Table(
+        "step", "state", "shards", "running", "queued", "ETA", "GPU-h", title=str(run.folder), title_justify="left"
+    )
     for item in found:
         view.add_row(item.step, item.state, f"{item.done}/{item.shards}", str(item.running or ""), str(item.queued or ""),
                      spell(item.eta_seconds), f"{item.gpu_hours:.2f}" if item.gpu_hours else "")  # fmt: skip

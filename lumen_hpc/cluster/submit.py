@@ -6,14 +6,15 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, manifest, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import chain, graph, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
@@ -67,7 +68,9 @@ def live(run: Run) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
         for job in record["jobs"]:
             last[job["step"]] = max(last.get(job["step"], 0), job["link"])
         for job in record["jobs"]:
-            alive = [position for position, name in enumerate(slurm.expand(job["id"], len(job["packs"]))) if name in queued]
+            alive = [
+                position for position, name in enumerate(slurm.expand(job["id"], len(job["packs"]))) if name in queued
+            ]
             for position in alive:
                 packed = record["packs"][job["step"]][job["packs"][position]]
                 shards.setdefault(job["step"], set()).update(packed)
@@ -90,7 +93,9 @@ def prepare_folder(run: Run) -> None:
             run.folder.chmod(0o700)
         (run.folder / "layout").write_text(f"{LAYOUT}\n")
     except OSError as error:
-        raise UserError(f"{run.folder}: cannot write the run's folder: {error.strerror}; choose another with runs=FOLDER") from None
+        raise UserError(
+            f"{run.folder}: cannot write the run's folder: {error.strerror}; choose another with runs=FOLDER"
+        ) from None
 
 
 def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
@@ -112,78 +117,64 @@ def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, 
     """Submits the plans' packs to Slurm as one dependency chain; on a refusal, cancels what went in."""
     submission = begin(request, run, plans)
     limit = request.profile.max_array_size or slurm.largest_array()
-    last: dict[str, list[str]] = {step: list(ids) for step, ids in behind.items()}
-    first: dict[str, list[str]] = {}
+    ids: dict[str, str] = {}
     try:
-        for item in plans:
-            if item.packs:
-                _submit_step(request, run, submission, item, plans, limit, first, last)
-                submission.keep(plans)
+        for array in chain.arrays(plans, request.profile, limit, behind):
+            ids[array.label] = _hand_in(run, request.profile, submission, array, array.dependency(ids))
+            submission.jobs.append(
+                {"step": array.plan.step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
+            )
+        submission.keep(plans)
     except BaseException as error:
-        slurm.cancel([job["id"] for job in submission.jobs])
+        slurm.cancel(list(ids.values()))
         submission.jobs = []
         submission.keep([])
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        raise UserError(f"Slurm refused the submission, and what went in was cancelled: {slurm.plain(str(error))}") from None
+        raise UserError(f"Slurm refused the submission, and what went in was cancelled: {slurm.plain(error)}") from None
     return submission
 
 
-def _submit_step(
-    request: Request, run: Run, submission: Submission, item: StepPlan, plans: list[StepPlan], limit: int,
-    first: dict[str, list[str]], last: dict[str, list[str]],
-) -> None:  # fmt: skip
-    profile, step = request.profile, item.step
-    links = 1 if profile.requeue else 1 + item.resources.successors
-    chunks = [list(range(start, min(start + limit, len(item.packs)))) for start in range(0, len(item.packs), limit)]
-    mate = next((other for other in plans if other.step.name == step.corresponds), None)
-    pipelined = mate is not None and len(mate.packs) == len(item.packs) > 1 and profile.kill_on_invalid_dep
-    ends: list[str] = []
-    for number, packs in enumerate(chunks):
-        previous = ""
-        for link in range(links):
-            conditions = []
-            for name in step.after:
-                if link == 0 and pipelined and name == step.corresponds and len(packs) > 1:
-                    conditions.append(f"aftercorr:{first[name][number]}")
-                elif last.get(name):
-                    conditions.append("afterok:" + ":".join(last[name]))
-            if previous:
-                conditions.append(f"afterany:{previous}")
-            previous = _hand_in(run, profile, submission, item, packs, ",".join(conditions))
-            submission.jobs.append({"step": step.name, "id": previous, "packs": packs, "link": link})
-            if link == 0:
-                first.setdefault(step.name, []).append(previous)
-        ends.append(previous)
-    last[step.name] = last.get(step.name, []) + ends
-
-
-def _hand_in(run: Run, profile: Any, submission: Submission, item: StepPlan, packs: list[int], dependency: str) -> str:
+def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Array, dependency: str) -> str:
     import submitit
 
     from jobs import run_pack
 
-    logs = run.folder / item.step.name / "logs"
+    step = array.plan.step
+    folder = run.folder / step.name
+    logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(folder=logs, python=sbatch.python(profile))
+    bad = triage.bad_nodes(folder)
     executor.update_parameters(
-        **sbatch.parameters(profile, item.step, run.folder, submission.code, submission.name, dependency,
-                            triage.bad_nodes(run.folder / item.step.name))
-    )  # fmt: skip
-    arguments = (str(run.folder), str(submission.folder), item.step.name)
+        **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
+    )
     with executor.batch():
-        jobs = [executor.submit(run_pack, *arguments, pack) for pack in packs]
+        jobs = [executor.submit(run_pack, str(run.folder), str(submission.folder), step.name, p) for p in array.packs]
     return jobs[0].job_id.split("_")[0]
 
 
-def scripts(request: Request, run: Run, plans: list[StepPlan]) -> Iterator[tuple[str, str]]:
-    """(step, sbatch script) of every array that a submission would hand in; job ids stand as <step>."""
-    for item in plans:
-        if item.packs:
-            dependency = ",".join(f"afterok:<{name}>" for name in item.step.after if any(
-                other.step.name == name and other.packs for other in plans))  # fmt: skip
-            given = sbatch.parameters(request.profile, item.step, run.folder, run.folder / "code/<hash>", "<new>", dependency)
-            yield item.step.name, sbatch.text(request.profile, run.folder / item.step.name / "logs", len(item.packs), **given)
+def scripts(
+    request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]
+) -> Iterator[tuple[str, str]]:
+    """(label, sbatch script) of every array that a submission would hand in; labels stand for job ids to come."""
+    limit = request.profile.max_array_size
+    with suppress(UserError):  # a plan can be made where no cluster answers; Slurm's own default stands in then
+        limit = limit or slurm.largest_array()
+    limit = limit or 1001
+    for array in chain.arrays(plans, request.profile, limit, behind):
+        name = array.plan.step.name
+        bad = triage.bad_nodes(run.folder / name)
+        given = sbatch.parameters(
+            request.profile,
+            array.plan.step,
+            run.folder,
+            run.folder / "code/<hash>",
+            "<next>",
+            array.dependency({}),
+            bad,
+        )
+        yield array.label, sbatch.text(request.profile, run.folder / name / "logs", len(array.packs), **given)
 
 
 @contextmanager
@@ -216,14 +207,3 @@ def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[Step
     chosen = graph.select(everything, stages, request.stage)
     busy, ids = live(run)
     return plan.make(run, chosen, everything, busy), ids
-
-
-def is_done(run: Run, plans: list[StepPlan]) -> bool:
-    """True once every shard of the planned steps is verified; used after local runs."""
-    everything = [item.step for item in plans]
-    return all(not plan.missing(run, item.step, everything) for item in plans)
-
-
-def manifest_rows(run: Run, name: str) -> int:
-    """Lines in a step's manifest: its progress."""
-    return len(manifest.read(run.folder / name / manifest.NAME))

@@ -10,7 +10,10 @@ from pathlib import Path
 from lumen_hpc.cluster import manifest
 
 CURES: Sequence[tuple[str, str]] = (
-    (r"out of memory|OutOfMemory|MemoryError|Cannot allocate", "more memory: profile.resources.KIND.mem_gb, or a smaller batch"),
+    (
+        r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
+        "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
+    ),
     (r"no progress for", "the task hung; look at its stacks in the log, then profile.stuck_after_s"),
     (r"No space left|Disk quota", "free space on the run's file system; nothing that was finished is lost"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
@@ -62,4 +65,6 @@ def bad_nodes(folder: Path) -> tuple[str, ...]:
         if not row.get("final"):
             failed.setdefault(row["node"], set()).update(row["shards"])
     good = {row["node"] for row in manifest.read(folder / manifest.NAME)}
-    return tuple(sorted(node for node, shards in failed.items() if len(shards) >= 2 and good - {node} and node not in good))
+    return tuple(
+        sorted(node for node, shards in failed.items() if len(shards) >= 2 and good - {node} and node not in good)
+    )

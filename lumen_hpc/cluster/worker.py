@@ -64,11 +64,10 @@ def _open(stages: list[Stage], folder: Path, submission: Path, name: str) -> tup
 
 
 def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> list[int]:
-    count = step.stage.shards(run.settings)
-    known = plan.inputs(run, step, count, everything)
-    if known is None:
+    known = plan.inputs(run, step, everything)
+    if any(known[index] is None for index in shards):
         raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
-    gone = set(manifest.missing(run.folder / step.name, count, config.digest(run.settings, step.stage.settings), known))
+    gone = set(plan.missing(run, step, everything))
     return [index for index in shards if index in gone]
 
 
@@ -76,8 +75,7 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
     """Writes the shards in turn; the number that failed. A stop request lets the current shard finish."""
     run, step = task.run, task.step
     count = step.stage.shards(run.settings)
-    known = plan.inputs(run, step, count, everything)
-    assert known is not None
+    known = plan.inputs(run, step, everything)
     begin = time.monotonic()
     try:
         process = importlib.import_module(f"jobs.{step.stage.name}").work(task)
@@ -119,7 +117,9 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
     return failed
 
 
-def _watched(rows: Iterable[dict[str, Any]], watchdog: Watchdog, files: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _watched(
+    rows: Iterable[dict[str, Any]], watchdog: Watchdog, files: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     for row in rows:
         watchdog.fed()
         if set(row) >= {"file", "bytes", "sha256"}:

@@ -1,0 +1,233 @@
+"""`launch.py check`: profile and settings against the live cluster and the disks, before anything is submitted.
+
+Each finding says what was looked at, what was found and what would do. Nothing is changed or submitted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lumen_hpc.cluster import slurm
+from lumen_hpc.cluster.profile import Profile, Resources
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Config, Engine
+
+ROOM_GB = {"phantom": 5, "mimic": 300}
+"""Free space a run wants: checkpoints of an 8B training are 113 GB each, two are kept."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: str
+    """ok, warn or bad."""
+    what: str
+    cure: str = ""
+
+
+def findings(run: Run) -> Iterator[Finding]:
+    """Everything that can be known before submission, worst not first but in the order of the chain."""
+    yield from _data(run.settings)
+    yield from data_use(run.settings, run.profile, run.folder)
+    yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
+    yield from _models(run.settings, run.profile)
+    if run.profile.executor == "slurm":
+        yield from _cluster(run.profile)
+    else:
+        yield Finding("ok", "profile runs on this machine, without Slurm")
+
+
+def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Finding]:
+    """The gate for restricted data: which servers may see it and where it may lie. Submission refuses on `bad`."""
+    rules = profile.data_use
+    if settings.data.source != "mimic" or not rules.restricted:
+        return
+    engines = {"rewrite.engine": settings.rewrite.engine, "judge.engine": settings.judge.engine}
+    if settings.judge.second:
+        engines["judge.second"] = settings.judge.second
+    for key, engine in engines.items():
+        if engine.kind == "server" and not _allowed(engine.endpoint, rules.endpoints):
+            yield Finding(
+                "bad",
+                f"{key}.endpoint={engine.endpoint or '(empty)'} may not see restricted data",
+                f"use one of profile.data_use.endpoints ({', '.join(rules.endpoints) or 'none'}) or an engine on the node",
+            )
+    for place in (folder, *(Path(name) for name in (settings.data.mimic_cxr, settings.data.diff_vqa) if name)):
+        inside = [Path(top).expanduser().resolve() for top in rules.folders]
+        if inside and not any(place.expanduser().resolve().is_relative_to(top) for top in inside):
+            yield Finding(
+                "bad",
+                f"{place} lies outside the folders where restricted data may be",
+                f"choose one under {', '.join(rules.folders)} (profile.data_use.folders)",
+            )
+
+
+def require_allowed(settings: Config, profile: Profile, folder: Path) -> None:
+    """Raises UserError where the data-use rules are broken; called before every submission."""
+    for finding in data_use(settings, profile, folder):
+        raise UserError(f"{finding.what}; {finding.cure}")
+
+
+def _allowed(endpoint: str, prefixes: list[str]) -> bool:
+    """A prefix covers an endpoint only up to a boundary: http://localhost does not cover http://localhost.evil."""
+    return any(re.match(re.escape(prefix.rstrip("/")) + r"($|[:/])", endpoint) for prefix in prefixes)
+
+
+def _data(settings: Config) -> Iterator[Finding]:
+    data = settings.data
+    if data.source == "phantom":
+        yield Finding("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
+        return
+    wanted = (
+        ("data.mimic_cxr", data.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
+        ("data.diff_vqa", data.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
+    )
+    for key, name, patterns in wanted:
+        folder = Path(name).expanduser()
+        if not name or not folder.is_dir():
+            yield Finding(
+                "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
+            )
+            continue
+        gone = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+        if gone:
+            yield Finding(
+                "bad", f"{key}={folder} lacks {', '.join(gone)}", "download the dataset's tables from PhysioNet"
+            )
+        else:
+            yield Finding("ok", f"{key}={folder}")
+
+
+def _folder(folder: Path, name: str, room_gb: float) -> Iterator[Finding]:
+    top = folder
+    while not top.exists():
+        top = top.parent
+    if not os.access(top, os.W_OK):
+        yield Finding("bad", f"{name} {folder}: {top} is not writable for you", "choose another with runs=FOLDER")
+        return
+    free = shutil.disk_usage(top).free / 1e9
+    if free < room_gb:
+        yield Finding(
+            "warn", f"{name} {folder}: {free:.0f} GB free, a run wants about {room_gb:.0f}", "free some, or runs=FOLDER"
+        )
+    else:
+        yield Finding("ok", f"{name} {folder}: writable, {free:.0f} GB free")
+    if not _locks(top):
+        yield Finding(
+            "warn", f"{top}: file locks do nothing here", "concurrent tasks may lose manifest lines and redo shards"
+        )
+
+
+def _locks(folder: Path) -> bool:
+    """True if a second holder is refused a lock that the first has."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".lumen-lock-") as first, open(first.name, "rb") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def _models(settings: Config, profile: Profile) -> Iterator[Finding]:
+    cache = Path(profile.cache).expanduser()
+    if settings.train.base != "tiny":
+        yield _weights("train.base", settings.train.base, cache, "config.json")
+    if settings.experts.model == "xrv":
+        folder = Path(settings.experts.weights).expanduser() if settings.experts.weights else cache / "torchxrayvision"
+        if not folder.is_dir() or not any(folder.iterdir()):
+            yield Finding(
+                "bad",
+                f"experts.weights: no weights in {folder}",
+                "python launch.py stage=fetch, on a node with internet",
+            )
+    engines: list[tuple[str, Engine]] = [
+        ("rewrite.engine", settings.rewrite.engine),
+        ("judge.engine", settings.judge.engine),
+    ]
+    for key, engine in engines:
+        if engine.kind in ("vllm", "transformers"):
+            yield _weights(f"{key}.model", engine.model, cache, "config.json")
+
+
+def _weights(key: str, name: str, cache: Path, proof: str) -> Finding:
+    folder = Path(name).expanduser()
+    folder = folder if folder.is_dir() else cache / name.rsplit("/", 1)[-1]
+    if (folder / proof).is_file():
+        return Finding("ok", f"{key}: {folder}")
+    return Finding(
+        "bad", f"{key}={name}: neither a folder nor staged as {folder}", "python launch.py stage=fetch says how"
+    )
+
+
+def _cluster(profile: Profile) -> Iterator[Finding]:
+    try:
+        partitions = slurm.partitions()
+        live = slurm.settings()
+    except UserError as error:
+        yield Finding("bad", str(error), "run this on a login node of the cluster")
+        return
+    yield Finding("ok", f"Slurm {live.get('SLURM_VERSION', '?')}, cluster {live.get('ClusterName', '?')}")
+    for kind, wanted in profile.resources.items():
+        yield from _resources(kind, wanted, partitions)
+    largest = int(live.get("MaxArraySize", "1001"))
+    if profile.max_array_size > largest:
+        yield Finding(
+            "bad", f"profile.max_array_size={profile.max_array_size}: this cluster allows {largest}", "leave it at 0"
+        )
+    yield from _accounting(profile)
+
+
+def _resources(kind: str, wanted: Resources, partitions: list[slurm.Partition]) -> Iterator[Finding]:
+    key = f"profile.resources.{kind}"
+    found = [item for item in partitions if item.name == wanted.partition or (not wanted.partition and item.default)]
+    if not found:
+        names = ", ".join(sorted({item.name for item in partitions}))
+        yield Finding(
+            "bad", f"{key}.partition={wanted.partition or '(default)'}: not on this cluster", f"one of {names}"
+        )
+        return
+    gpus, nodes = max(item.gpus for item in found), sum(item.nodes for item in found)
+    cpus, limit = max(item.cpus for item in found), max(item.minutes for item in found)
+    checks = (
+        (wanted.gpus > gpus, f"{key}.gpus={wanted.gpus}", f"its nodes have {gpus} GPUs"),
+        (wanted.nodes > nodes, f"{key}.nodes={wanted.nodes}", f"it has {nodes} nodes"),
+        (
+            wanted.cpus * wanted.tasks_per_node > cpus,
+            f"{key}.cpus={wanted.cpus} x {wanted.tasks_per_node}",
+            f"{cpus} cores a node",
+        ),
+        (wanted.time_min > limit, f"{key}.time_min={wanted.time_min}", f"its limit is {limit} min"),
+    )
+    bad = [Finding("bad", f"{what} in partition {found[0].name}", cure) for wrong, what, cure in checks if wrong]
+    yield from bad or [Finding("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
+
+
+def _accounting(profile: Profile) -> Iterator[Finding]:
+    wanted_qos = {wanted.qos for wanted in profile.resources.values() if wanted.qos}
+    try:
+        lines = slurm.ask(
+            "sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=Account,QOS"
+        )
+    except UserError:
+        yield Finding(
+            "warn", "no accounting answers: account and qos were not checked", "status works from the queue alone"
+        )
+        return
+    accounts = {line.split("|")[0] for line in lines.splitlines() if "|" in line}
+    qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
+    if profile.account and profile.account not in accounts:
+        yield Finding(
+            "bad", f"profile.account={profile.account}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}"
+        )
+    for name in sorted(wanted_qos - qos):
+        yield Finding("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")
