@@ -1,0 +1,205 @@
+"""Attention over rows that hold several samples, and over the cache while generating.
+
+A batch says who attends whom by a list of `Span`s instead of a mask of tokens by tokens: the tokens of a span see
+their own span causally and, where it has one, all of a shared prefix. Each span is one call of a causal kernel, so
+padding and packing cost nothing here and no mask of 16k x 16k is ever made. transformers' Qwen2 layers reach this
+module through its attention registry, which hands the keyword `plan` through untouched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface
+
+from lumen_hpc.errors import UserError
+
+NAME = "lumen_spans"
+KERNELS = ("sdpa", "eager", "flash")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens start..stop of a row; they attend themselves causally and all of `prefix` (start, stop) of that row."""
+
+    row: int
+    start: int
+    stop: int
+    prefix: tuple[int, int] = (0, 0)
+
+
+class Plan(Protocol):
+    """Who attends whom in one forward pass."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """q [rows, heads, T, d], k and v [rows, kv heads, T, d] -> [rows, T, heads, d]."""
+
+
+def check_kernel(kernel: str) -> str:
+    """`kernel` if it can be used here; `auto` becomes flash-attention where it is installed and there is a GPU, else
+    sdpa. Raises UserError."""
+    flash = importlib.util.find_spec("flash_attn") is not None and torch.cuda.is_available()
+    if kernel == "auto":
+        return "flash" if flash else "sdpa"
+    if kernel not in KERNELS:
+        raise UserError(f"attention={kernel!r}: use one of {('auto', *KERNELS)}")
+    if kernel == "flash" and not flash:
+        raise UserError("attention='flash' needs the package flash-attn and a GPU; use 'auto' or 'sdpa'")
+    return kernel
+
+
+@dataclass
+class SpanPlan:
+    """Attention of a padded, packed or prefix-sharing batch; with `keep`, keys and values are kept for a cache."""
+
+    spans: Sequence[Span]
+    kernel: str = "sdpa"
+    keep: bool = False
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.keep:
+            self.kept[layer] = (k, v)
+        if self.kernel == "flash":
+            from flash_attn import flash_attn_varlen_func
+
+            return spans_varlen(self.spans, q, k, v, scale, flash_attn_varlen_func)
+        return _spans_one_by_one(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
+
+
+def _spans_one_by_one(spans, q, k, v, scale, kernel) -> torch.Tensor:
+    rows, _, length, _ = q.shape
+    out: list[list[torch.Tensor]] = [[] for _ in range(rows)]
+    done = [0] * rows
+
+    def pad(row: int, stop: int) -> None:
+        out[row].append(torch.zeros_like(q[row, :, done[row] : stop]))
+        done[row] = stop
+
+    for span in spans:
+        pad(span.row, span.start)
+        own, (begin, end) = slice(span.start, span.stop), span.prefix
+        keys, values = k[span.row, :, own], v[span.row, :, own]
+        if end > begin:
+            keys = torch.cat([k[span.row, :, begin:end], keys], dim=1)
+            values = torch.cat([v[span.row, :, begin:end], values], dim=1)
+        out[span.row].append(kernel(q[span.row, :, own][None], keys[None], values[None], scale)[0])
+        done[span.row] = span.stop
+    for row in range(rows):
+        pad(row, length)
+    return torch.stack([torch.cat(parts, dim=1) for parts in out]).transpose(1, 2)
+
+
+def _sdpa(q, k, v, scale) -> torch.Tensor:
+    if q.shape[2] == k.shape[2]:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    mask = causal_lower_right(q.shape[2], k.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+
+
+def _eager(q, k, v, scale) -> torch.Tensor:
+    """Softmax in float32, as transformers' eager attention."""
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(k.shape[2] - q.shape[2] + 1)
+    scores = (q @ k.transpose(2, 3) * scale).masked_fill(hidden, float("-inf"))
+    return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
+
+
+def spans_varlen(spans, q, k, v, scale, varlen) -> torch.Tensor:
+    """All spans in one call of flash-attention's `varlen` function, whose causal mask ends at the bottom right.
+
+    A span's keys are its prefix and itself, gathered; so a prefix is copied once a span, but never scored twice.
+    """
+    rows, heads, length, width = q.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    asked, seen, ask_lengths, see_lengths = [], [], [0], [0]
+    for span in spans:
+        base = span.row * length
+        own = torch.arange(base + span.start, base + span.stop, device=q.device)
+        prefix = torch.arange(base + span.prefix[0], base + span.prefix[1], device=q.device)
+        asked.append(own)
+        seen += [prefix, own]
+        ask_lengths.append(len(own))
+        see_lengths.append(len(prefix) + len(own))
+    asked_at, seen_at = torch.cat(asked), torch.cat(seen)
+    ends = [torch.tensor(x, device=q.device).cumsum(0, dtype=torch.int32) for x in (ask_lengths, see_lengths)]
+    most = max(ask_lengths), max(see_lengths)
+    part = varlen(q[asked_at], k[seen_at], v[seen_at], *ends, *most, softmax_scale=scale, causal=True)
+    return torch.zeros_like(q).index_copy(0, asked_at, part).view(rows, length, heads, width)
+
+
+@dataclass
+class CachePlan:
+    """One step of generation: N branches ask with one token each; branches of a group share their prefix.
+
+    Keys and values, per layer: `prefix` [groups, kv heads, P, d] and `own` [N, kv heads, capacity, d], which is
+    filled in place. Padded places are masked. A group's branches ask its prefix in one matrix product, so the prefix
+    is stored and read once.
+    """
+
+    prefix: list[tuple[torch.Tensor, torch.Tensor]]
+    own: list[tuple[torch.Tensor, torch.Tensor]]
+    prefix_lengths: torch.Tensor
+    own_lengths: torch.Tensor
+    group: torch.Tensor
+    """[N], the group of each branch."""
+    slot: torch.Tensor
+    """[N], its place within the group."""
+
+    def __post_init__(self) -> None:
+        self._slots = int(self.slot.max()) + 1
+        places = torch.arange(self.prefix[0][0].shape[2], device=self.group.device)
+        self._no_prefix = (places >= self.prefix_lengths[:, None])[self.group][:, None, None]
+        self.see()
+
+    def see(self) -> None:
+        """Take note of `own_lengths`, which count the tokens before this step's."""
+        self._used = int(self.own_lengths.max()) + 1
+        places = torch.arange(self._used, device=self.group.device)
+        self._no_own = (places > self.own_lengths[:, None])[:, None, None]
+        self._all = torch.arange(len(self.group), device=self.group.device)
+
+    def step(self) -> None:
+        """Count the token that was just asked with."""
+        self.own_lengths += 1
+        self.see()
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        keys, values = self.own[layer]
+        keys[self._all, :, self.own_lengths] = k[:, :, 0]
+        values[self._all, :, self.own_lengths] = v[:, :, 0]
+        keys, values = keys[:, :, : self._used], values[:, :, : self._used]
+        prefix_keys, prefix_values = self.prefix[layer]
+        n, heads, _, width = q.shape
+        kv_heads = keys.shape[1]
+        q = q.view(n, kv_heads, heads // kv_heads, width)
+        on_prefix = self._by_branch(self._by_group(q) @ prefix_keys.transpose(2, 3))
+        on_prefix = on_prefix.masked_fill(self._no_prefix, -torch.inf)
+        on_own = (q @ keys.transpose(2, 3)).masked_fill(self._no_own, -torch.inf)
+        weights = (torch.cat([on_prefix, on_own], dim=-1) * scale).softmax(-1, dtype=torch.float32).to(q.dtype)
+        to_prefix, to_own = weights.split([prefix_keys.shape[2], self._used], dim=-1)
+        out = self._by_branch(self._by_group(to_prefix) @ prefix_values) + to_own @ values
+        return out.reshape(n, 1, heads, width)
+
+    def _by_group(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, kv heads, heads a kv head, d] -> [groups, kv heads, slots·heads a kv head, d]."""
+        grouped = x.new_zeros(len(self.prefix_lengths), self._slots, *x.shape[1:])
+        grouped[self.group, self.slot] = x
+        return grouped.transpose(1, 2).flatten(2, 3)
+
+    def _by_branch(self, x: torch.Tensor) -> torch.Tensor:
+        """Undo `_by_group`."""
+        return x.unflatten(2, (self._slots, -1)).transpose(1, 2)[self.group, self.slot]
+
+
+def _attention(module, q, k, v, attention_mask, *, scaling, plan: Plan, **_) -> tuple[torch.Tensor, None]:
+    return plan.attend(module.layer_idx, q, k, v, scaling), None
+
+
+AttentionInterface.register(NAME, _attention)

@@ -1,0 +1,162 @@
+"""Conversations to token ids and labels, ChatML as NVILA uses it.
+
+`<|im_start|>role\\ntext<|im_end|>\\n` for each message, a default system message in front, and for generation an open
+`<|im_start|>assistant\\n` at the end. Messages are stripped, as NVlabs/VILA `llava/utils/tokenizer.py` does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from lumen_hpc.errors import UserError
+
+IGNORE = -100
+"""Label of a token that takes no part in the loss."""
+IMAGE, SENTINEL, VIDEO = "<image>", "<vila/sentinel>", "<vila/video>"
+START, END, PAD = "<|im_start|>", "<|im_end|>", "[PAD]"
+SYSTEM = "You are a helpful assistant"
+ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+
+Message = dict[str, str]
+"""`{"from": "human" | "gpt" | "system", "value": text}`, the form of LLaVA and VILA."""
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer with ids looked up by name, since their order differs between checkpoints."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        for name in (SENTINEL, IMAGE, VIDEO):  # the official loader adds what is missing in this order
+            if backend.token_to_id(name) is None:
+                backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        self.image, self.sentinel, self.end = self.id(IMAGE), self.id(SENTINEL), self.id(END)
+        self.pad = next(i for i in map(backend.token_to_id, (PAD, "<|endoftext|>", END)) if i is not None)
+        self.newline = self.encode("\n")[0]
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes]) -> Tokenizer:
+        """From a checkpoint's `llm/` files: tokenizer.json, or vocab.json and merges.txt through transformers."""
+        if "llm/tokenizer.json" in files:
+            return cls(Backend.from_str(files["llm/tokenizer.json"].decode()))
+        if "llm/vocab.json" not in files or "llm/merges.txt" not in files:
+            raise UserError("llm/ lacks its tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there")
+        from transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                if path.startswith("llm/"):
+                    (Path(folder) / Path(path).name).write_bytes(content)
+            return cls(AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True).backend_tokenizer)
+
+    def id(self, name: str) -> int:
+        found = self.backend.token_to_id(name)
+        if found is None:
+            raise UserError(f"the tokenizer in llm/ has no token {name!r}: not an NVILA tokenizer")
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer, without special tokens and outer spaces."""
+        return self.backend.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect: str, inline: bool) -> list[Message]:
+    """Put the placeholders of the pictures into the messages.
+
+    `per_picture` is the number of tiles that each picture's placeholder stands for (1 unless `dynamic`). By default
+    `<image>` in the texts is removed and all pictures open the first human message in their order, as the official
+    LLaVADataset does; `inline` keeps each where its `<image>` stands. With `dynamic`, "<image>\\n" is written for
+    every tile.
+    """
+    marks = [f"{IMAGE}\n" * count if aspect == "dynamic" else IMAGE for count in per_picture]
+    placed = [{"from": message["from"], "value": message["value"]} for message in messages]
+    if inline:
+        found = sum(message["value"].count(IMAGE) for message in placed)
+        if found != len(marks):
+            raise UserError(f"the texts have {found} {IMAGE} but {len(marks)} images are given")
+        rest = iter(marks)
+        for message in placed:
+            pieces = message["value"].split(IMAGE)
+            message["value"] = pieces[0] + "".join(next(rest) + piece for piece in pieces[1:])
+        return placed
+    for message in placed:
+        value = message["value"]
+        for mark in (IMAGE, "<video>"):
+            value = value.replace(mark + "\n", "").replace("\n" + mark, "").replace(mark, "")
+        message["value"] = value.strip()
+    first = next((message for message in placed if message["from"] in ("human", "user")), None)
+    if first is None:
+        raise UserError("a conversation needs a message from 'human'")
+    first["value"] = "".join(marks) + first["value"]
+    return placed
+
+
+def render(messages: Sequence[Message], *, generation: bool) -> tuple[str, list[tuple[int, int]]]:
+    """ChatML text of a conversation and the (start, stop) characters of each answer with its `<|im_end|>`."""
+    text, spans = "", []
+    if ROLES.get(messages[0]["from"]) != "system":
+        text = f"{START}system\n{SYSTEM}{END}\n"
+    for message in messages:
+        role = ROLES.get(message["from"])
+        if role is None:
+            raise UserError(f"a message is from {message['from']!r}; use one of {sorted(ROLES)}")
+        text += f"{START}{role}\n"
+        begin = len(text)
+        text += message["value"].strip() + END
+        if role == "assistant":
+            spans.append((begin, len(text)))
+        text += "\n"
+    return text + (f"{START}assistant\n" if generation else ""), spans
+
+
+def encode(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False, official_labels: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and labels of a conversation whose images are placed: two int64 arrays [tokens].
+
+    An answer's tokens and its `<|im_end|>` are their own labels; all others are -100. `official_labels` repeats the
+    official matching against a template, whose first bare newline in an answer goes unsupervised while the newline
+    after `<|im_end|>` is supervised.
+    """
+    text, spans = render(messages, generation=generation)
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    ids = np.array(encoding.ids, dtype=np.int64)
+    if official_labels:
+        return ids, _official_labels(messages, ids, tokenizer)
+    starts = np.array([start for start, _ in encoding.offsets])
+    labels = np.full_like(ids, IGNORE)
+    for begin, stop in spans:
+        chosen = (starts >= begin) & (starts < stop)
+        labels[chosen] = ids[chosen]
+    return ids, labels
+
+
+def _official_labels(messages: Sequence[Message], ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Labels of `preprocess_conversation`: what does not match the conversation with its answers cut out."""
+    hollow = [m | {"value": SENTINEL} if ROLES.get(m["from"]) == "assistant" else m for m in messages]
+    template = tokenizer.encode(render(hollow, generation=False)[0])
+    for retried in (False, True):
+        kept = np.ones(len(template), dtype=bool)
+        for k in range(len(template) - 1):
+            if template[k] == tokenizer.sentinel:
+                kept[k : k + 2] = False
+                if k > 0 and retried:
+                    kept[k - 1] = False
+        wanted = np.array(template)[kept]
+        labels, place = np.full_like(ids, IGNORE), 0
+        for k, token in enumerate(ids):
+            if place < len(wanted) and token == wanted[place]:
+                place += 1
+            else:
+                labels[k] = token
+        if place == len(wanted):
+            return labels
+    return np.full_like(ids, IGNORE)

@@ -1,0 +1,203 @@
+"""Weights in and out of the official layout, one tensor at a time.
+
+Published folders have no completeness marker; those that `save` writes have `complete.json` with every file's size,
+and it is checked when they are read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lumen_hpc.errors import UserError
+
+from .chat import Tokenizer
+from .config import PARTS, dump_json, read_config, read_json
+from .model import NVILA
+
+from safetensors import SafetensorError, safe_open  # isort: skip
+from safetensors.torch import save_file  # isort: skip
+
+MARKER = "complete.json"
+SHARD_BYTES = 5_000_000_000
+
+
+def load(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    attention: str = "auto",
+) -> NVILA:
+    """Read a checkpoint: the official layout, or the flat one of `NVILA-8B-hf`.
+
+    dtype: the weights' format, None as stored. attention: `sdpa`, `eager`, `flash`, or `auto` (flash where it can
+    run, else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model plus one tensor.
+    The model is in evaluation mode. Raises UserError naming a file or tensor that is missing, cut short or unfit.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    _check_marker(folder)
+    with torch.device("meta"):
+        model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
+    wanted = dict(model.named_parameters())
+    missing = set(wanted)
+    for name, tensor, file in _stored(folder):
+        if name not in wanted:
+            if name == "llm.lm_head.weight" and config.llm.get("tie_word_embeddings"):
+                continue
+            raise UserError(f"{file}: tensor {name!r} has no place in this model; does config.json belong to it?")
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"{file}: {name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}"
+            )
+        owner, _, leaf = name.rpartition(".")
+        value = torch.empty_like(tensor, dtype=dtype or tensor.dtype, device=device).copy_(tensor)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value))
+        missing.discard(name)
+    if config.llm.get("tie_word_embeddings"):
+        model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
+    if missing:
+        raise UserError(f"{folder} lacks the weights of {sorted(missing)[:3]}{' …' if len(missing) > 3 else ''}")
+    _make_buffers(model, device)
+    return model.eval()
+
+
+def _make_buffers(model: NVILA, device: torch.device | str) -> None:
+    """What a model computes for itself and no file holds: rotary frequencies, positions of patches."""
+    rotary = model.llm.model.rotary_emb
+    model.llm.model.rotary_emb = type(rotary)(config=rotary.config).to(device)
+    embeddings = getattr(model.vision_tower, "vision_model", model.vision_tower).embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
+    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    assert not left, f"never given a value: {left}"
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
+    """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are passed over."""
+    flat = not (folder / "llm").is_dir()
+    for part in [""] if flat else PARTS:
+        for file in _weight_files(folder / part):
+            try:
+                with safe_open(file, framework="pt") as stored:
+                    for key in stored.keys():  # noqa: SIM118  (it is no mapping)
+                        name = _parameter_name(key if flat else f"{part}.{key}")
+                        if name is not None:
+                            yield name, stored.get_tensor(key), file
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{file} cannot be read as safetensors ({error}): copy it again") from None
+
+
+def _parameter_name(official: str) -> str | None:
+    part, _, rest = official.partition(".")
+    if part == "vision_tower":
+        rest = rest.removeprefix("vision_tower.").removeprefix("vision_model.")
+        if rest.startswith("head.") or rest == "embeddings.position_ids":
+            return None
+    return f"{part}.{rest}"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    else:
+        files = [single]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is missing" + (f", though {index} names it" if index.is_file() else ""))
+    return files
+
+
+def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] | None = None) -> Path:
+    """Write the official layout, whole or not at all: a sibling `.partial` folder, synced, marked, then renamed.
+
+    `tensors` stands in for `model.state_dict()` where that is spread over processes (same names). An existing
+    checkpoint at `folder` is replaced. Returns the folder.
+    """
+    folder = Path(folder)
+    tensors = model.state_dict() if tensors is None else tensors
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    config = model.config
+    for part in PARTS:
+        (partial / part).mkdir(parents=True)
+    written = {"config.json": dump_json(config.root), **config.files}
+    written |= {f"{part}/config.json": dump_json(getattr(config, part)) for part in PARTS}
+    for name, content in written.items():
+        _write(partial / name, content)
+    for part in PARTS:
+        prefix = "vision_model." if part == "vision_tower" else ""
+        names = {prefix + name.removeprefix(f"{part}."): name for name in tensors if name.startswith(f"{part}.")}
+        if config.llm.get("tie_word_embeddings"):
+            names.pop("lm_head.weight", None)
+        _save_part(partial / part, names, tensors)
+    sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+    _write(partial / MARKER, dump_json({"files": sizes}))
+    _put_in_place(partial, folder)
+    return folder
+
+
+def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Shards of at most 5 GB in the order of the names, with transformers' file names and index."""
+    shards: list[dict[str, str]] = [{}]
+    filled, total = 0, 0
+    for official in sorted(names):
+        tensor = tensors[names[official]]
+        size = tensor.numel() * tensor.element_size()
+        if filled and filled + size > SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        shards[-1][official] = names[official]
+        filled += size
+        total += size
+    weight_map = {}
+    for place, shard in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{place:05d}-of-{len(shards):05d}.safetensors"
+        content = {official: tensors[name].detach().to("cpu").contiguous() for official, name in shard.items()}
+        save_file(content, folder / file, metadata={"format": "pt"})
+        _sync(folder / file)
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write(folder / "model.safetensors.index.json", dump_json(index))
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_marker(folder: Path) -> None:
+    if folder.name.endswith(".partial"):
+        raise UserError(f"{folder} was never finished; use a folder without .partial")
+    if not (folder / MARKER).is_file():
+        return
+    for name, size in read_json(folder / MARKER)["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing, though {MARKER} names it: copy the checkpoint again")
+        if file.stat().st_size != size:
+            raise UserError(f"{file} has {file.stat().st_size} bytes, {MARKER} says {size}: copy the checkpoint again")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

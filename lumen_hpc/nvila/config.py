@@ -1,0 +1,298 @@
+"""What a checkpoint says about itself: the official json files, kept whole, and the few values that decide the maths.
+
+Official layout: a root `config.json` beside `llm/`, `vision_tower/` and `mm_projector/`, each with its own
+`config.json`. Keys that nothing here reads are kept and written back. The flat layout of `NVILA-8B-hf` (one
+`config.json` with `text_config` and `vision_config`) is read too; saving always writes the official one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from math import ceil, isqrt
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.errors import UserError
+
+PARTS = ("llm", "vision_tower", "mm_projector")
+PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
+"""Projector types and how many patches each side of a downsampling block has."""
+ASPECTS = ("resize", "dynamic", "dynamic_s2")
+
+Block = tuple[int, int] | None
+"""(rows, columns) of the finest scale's tiles of one picture; None for a picture that is a single tile."""
+
+
+@dataclass(kw_only=True)
+class NVILAConfig:
+    root: dict[str, Any]
+    """Root `config.json`."""
+    llm: dict[str, Any]
+    vision_tower: dict[str, Any]
+    mm_projector: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Small files that travel with the weights (tokenizer, preprocessor, generation settings), by their path."""
+
+    def __post_init__(self) -> None:
+        if self.aspect not in ASPECTS:
+            raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
+        if self.projector not in PROJECTORS:
+            raise UserError(
+                f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
+                f"use one of {sorted(PROJECTORS)}"
+            )
+        if self.root.get("chat_template") not in (None, "qwen2"):
+            raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
+        if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
+            raise UserError(
+                f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
+                f"image_size={self.image_size}, which comes first"
+            )
+
+    # -- how pictures are cut -------------------------------------------------------------------------------------
+    @property
+    def aspect(self) -> str:
+        """`resize`, `dynamic` or `dynamic_s2`."""
+        return self.root.get("image_aspect_ratio") or "resize"
+
+    @property
+    def s2(self) -> bool:
+        """True if features of several scales are joined (NVILA-8B and 15B)."""
+        return bool(self.root.get("dynamic_s2"))
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Sides of the S2 scales [px], ascending; the first is the tower's own."""
+        raw = self.root.get("s2_scales") or str(self.image_size)
+        return tuple(sorted(int(part) for part in (raw.split(",") if isinstance(raw, str) else raw)))
+
+    @property
+    def s2_output(self) -> int:
+        """Which scale's grid the others are resized to (-1: the finest)."""
+        return int(self.root.get("s2_resize_output_to_scale_idx", -1))
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Fewest and most tiles of one picture."""
+        return int(self.root.get("min_tiles", 1)), int(self.root.get("max_tiles", 12))
+
+    @property
+    def image_size(self) -> int:
+        """Side of a tile [px]."""
+        return int(self.vision_tower["image_size"])
+
+    # -- shapes ---------------------------------------------------------------------------------------------------
+    @property
+    def select_layer(self) -> int:
+        """Which of the tower's hidden states feeds the projector (-2: the last layer is skipped)."""
+        return int(self.root.get("mm_vision_select_layer", -2))
+
+    @property
+    def projector(self) -> str:
+        return self.mm_projector.get("mm_projector_type", "")
+
+    @property
+    def downsample(self) -> int:
+        return PROJECTORS[self.projector]
+
+    @property
+    def mm_hidden_size(self) -> int:
+        """Width that enters the projector: the tower's, times the number of scales with S2."""
+        return int(self.vision_tower["hidden_size"]) * (len(self.scales) if self.s2 else 1)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.llm["hidden_size"])
+
+    @property
+    def patches(self) -> int:
+        """Patches along a tile's side."""
+        return self.image_size // int(self.vision_tower["patch_size"])
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence the checkpoint was made for [tokens]."""
+        return int(self.llm.get("model_max_length") or self.llm.get("max_position_embeddings", 32768))
+
+    def image_tokens(self, block: Block) -> int:
+        """Language-model tokens of one picture, its closing newline included."""
+        rows, columns = (1, 1) if block is None else self.output_block(block)
+        return rows * columns * ceil(self.patches / self.downsample) ** 2 + 1
+
+    def output_block(self, block: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tiles after the scales are joined (official `merge_features_for_dynamic_s2`)."""
+        index = self.s2_output % len(self.scales)
+        if index == len(self.scales) - 1:
+            return block
+        side = self.scales[index] // self.scales[0]
+        return side, side
+
+    def picture_tiles(self, block: Block) -> int:
+        """Vision tiles that one `<image>` placeholder stands for."""
+        if block is None:
+            return 1
+        return sum((scale // self.scales[0]) ** 2 for scale in self.scales[:-1]) + block[0] * block[1]
+
+
+def read_config(folder: str | Path) -> NVILAConfig:
+    """Read a checkpoint's json and tokenizer files; no weights.
+
+    Raises UserError naming the file that is missing or not json.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint folder at {folder}: give the folder that holds config.json and llm/")
+    root = read_json(folder / "config.json")
+    if "text_config" in root:
+        return _read_flat(folder, root)
+    parts = {part: read_json(folder / part / "config.json") for part in PARTS}
+    files = {}
+    for part in PARTS:
+        for path in sorted((folder / part).iterdir()):
+            if path.name != "config.json" and _travels(path):
+                files[f"{part}/{path.name}"] = path.read_bytes()
+    return NVILAConfig(root=root, files=files, **parts)
+
+
+def _travels(path: Path) -> bool:
+    return path.suffix in (".json", ".txt", ".jinja", ".model") and not path.name.endswith(".index.json")
+
+
+def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
+    """Names as SGLang's NVILA models read them: `llm.*`, `mm_projector.layers.*`, `vision_tower.vision_model.*`.
+
+    Those models fix what the flat config leaves out: three scales of the tower's size and 2x2 blocks (NVILA), or
+    dynamic tiles and 3x3 blocks (NVILA-Lite). Without a key that decides, NVILA is meant.
+    """
+    vision, llm = dict(flat["vision_config"]), dict(flat["text_config"])
+    lite = "lite" in f"{flat.get('model_type', '')} {flat.get('architectures', '')}".lower()
+    side = int(vision["image_size"])
+    root = {key: value for key, value in flat.items() if key not in ("text_config", "vision_config")}
+    root |= {
+        "architectures": ["LlavaLlamaModel"],
+        "model_type": "llava_llama",
+        "dynamic_s2": flat.get("dynamic_s2", not lite),
+        "image_aspect_ratio": flat.get("image_aspect_ratio", "dynamic" if lite else "dynamic_s2"),
+        "s2_scales": flat.get("s2_scales", f"{side},{2 * side},{3 * side}"),
+        "s2_resize_output_to_scale_idx": flat.get("s2_resize_output_to_scale_idx", -1),
+        "mm_vision_select_layer": flat.get("mm_vision_select_layer", -2),
+        "min_tiles": flat.get("min_tiles", 1),
+        "max_tiles": flat.get("max_tiles", 12),
+    }
+    kind = flat.get("mm_projector_type", "mlp_downsample_3x3_fix" if lite else "mlp_downsample")
+    projector = {"architectures": ["MultimodalProjector"], "mm_projector_type": kind, "model_type": "v2l_projector"}
+    llm = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"} | llm
+    vision = {"model_type": "siglip_vision_model", "vision_use_head": False} | vision
+    vision["architectures"] = ["SiglipVisionModel"]
+    files = {
+        ("vision_tower/" if path.name == "preprocessor_config.json" else "llm/") + path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "config.json" and _travels(path)
+    }
+    return NVILAConfig(root=root, llm=llm, vision_tower=vision, mm_projector=projector, files=files)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: not a complete NVILA checkpoint in the official layout") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as json: {error}") from None
+
+
+def official_config(
+    *,
+    vision: dict[str, Any],
+    llm: dict[str, Any],
+    aspect: str = "dynamic_s2",
+    projector: str = "mlp_downsample",
+    scales: tuple[int, ...] = (448, 896, 1344),
+    tiles: tuple[int, int] = (1, 12),
+    dtype: str = "float32",
+) -> NVILAConfig:
+    """Json files of a new model in the official layout.
+
+    `vision` needs hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, image_size [px] and
+    patch_size [px]; `llm` needs hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+    num_key_value_heads and vocab_size.
+    """
+    vision = {
+        "architectures": ["SiglipVisionModel"],
+        "attention_dropout": 0.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "model_type": "siglip_vision_model",
+        "num_channels": 3,
+        "torch_dtype": dtype,
+        "vision_use_head": False,
+    } | vision
+    llm = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "max_position_embeddings": 32768,
+        "model_max_length": 8192,
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "use_sliding_window": False,
+    } | llm
+    s2 = aspect == "dynamic_s2"
+    mm_projector = {
+        "architectures": ["MultimodalProjector"],
+        "mm_projector_type": projector,
+        "model_type": "v2l_projector",
+        "torch_dtype": dtype,
+    }
+    root = {
+        "architectures": ["LlavaLlamaModel"],
+        "chat_template": "qwen2",
+        "dynamic_s2": s2,
+        "hidden_size": llm["hidden_size"],
+        "image_aspect_ratio": aspect,
+        "llm_cfg": llm,
+        "max_tiles": tiles[1],
+        "min_tiles": tiles[0],
+        "mm_hidden_size": vision["hidden_size"] * (len(scales) if s2 else 1),
+        "mm_projector_cfg": mm_projector,
+        "mm_vision_select_feature": "cls_patch",
+        "mm_vision_select_layer": -2,
+        "model_dtype": f"torch.{dtype}",
+        "model_type": "llava_llama",
+        "s2": False,
+        "s2_max_split_size": vision["image_size"],
+        "s2_resize_output_to_scale_idx": -1,
+        "s2_scales": ",".join(map(str, scales)),
+        "vision_tower_cfg": vision,
+    }
+    preprocessor = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": vision["image_size"], "width": vision["image_size"]},
+    }
+    files = {"vision_tower/preprocessor_config.json": dump_json(preprocessor)}
+    return NVILAConfig(root=root, llm=llm, vision_tower=vision, mm_projector=mm_projector, files=files)
+
+
+def dump_json(value: dict[str, Any]) -> bytes:
+    """Json text as transformers writes it: two spaces, a final newline, keys in the given order."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def tile_side(tokens: int) -> int:
+    """Side of a square map of `tokens` places."""
+    side = isqrt(tokens)
+    assert side * side == tokens, tokens
+    return side

@@ -1,0 +1,145 @@
+"""Greedy answers: packed prompts that share their pictures, then one token a step for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .attention import CachePlan, SpanPlan
+from .model import NVILA
+from .packing import PICTURE, Sample, pack, shared_length
+
+
+@dataclass
+class Answer:
+    text: str
+    """The answer without special tokens and outer spaces."""
+    ids: list[int]
+    """Its token ids, with the stop token if one was reached."""
+
+
+@torch.inference_mode()
+def generate(
+    model: NVILA, samples: Sequence[Sample], *, max_new_tokens: int = 256, batch_tokens: int = 32768
+) -> list[Answer]:
+    """Answers to samples that were encoded with `generation=True`, in their order.
+
+    Samples with the same pictures share them: their prompt's common beginning is computed, stored and read once.
+    Prompts of at most `batch_tokens` tokens in all (always at least one group) are answered at a time. An answer
+    stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`.
+    """
+    answers: dict[int, Answer] = {}
+    for chunk in _chunks(_groups(samples), samples, batch_tokens):
+        ids = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
+        for place, tokens in zip([i for group in chunk for i in group], ids):
+            answers[place] = Answer(model.tokenizer.decode(tokens), tokens)
+    return [answers[place] for place in range(len(samples))]
+
+
+def _groups(samples: Sequence[Sample]) -> list[list[int]]:
+    """Indices of samples that begin with the same pictures."""
+    found: dict[object, list[int]] = {}
+    for place, sample in enumerate(samples):
+        opening = sample.token_ids[: _after_pictures(sample)].tobytes()
+        found.setdefault((id(sample.tiles), opening) if sample.blocks else place, []).append(place)
+    return list(found.values())
+
+
+def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: int) -> list[list[list[int]]]:
+    """Groups of like length together, so that little of the cache is padding."""
+    chunks: list[list[list[int]]] = []
+    filled = 0
+    for group in sorted(groups, key=lambda group: -len(samples[group[0]])):
+        length = sum(len(samples[i]) for i in group)
+        if not chunks or filled + length > batch_tokens:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(group)
+        filled += length
+    return chunks
+
+
+def stop_ids(model: NVILA) -> set[int]:
+    """`<|im_end|>` and the eos tokens of llm/generation_config.json."""
+    settings = json.loads(model.config.files.get("llm/generation_config.json", b"{}"))
+    eos = settings.get("eos_token_id") or []
+    return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos])}
+
+
+def _answer(model: NVILA, groups: list[list[Sample]], max_new_tokens: int) -> list[list[int]]:
+    batch = pack(groups).to(model.device)
+    embeds, _ = model.embed(batch)
+    plan = SpanPlan(batch.spans, model.kernel, keep=True)
+    hidden = model.decode(embeds, batch.position_ids, plan)
+    cache, last = _cache(plan, groups, max_new_tokens)
+    stops = torch.tensor(sorted(stop_ids(model)), device=model.device)
+    positions = torch.tensor(batch.lengths, device=model.device)
+    asked = hidden[0, last]
+    made: list[torch.Tensor] = []
+    done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
+    for step in range(max_new_tokens):
+        token = model.llm.lm_head(asked).float().argmax(-1)
+        made.append(token)
+        done |= torch.isin(token, stops)
+        if done.all() or step == max_new_tokens - 1:
+            break
+        embeds = model.llm.model.embed_tokens(token)[:, None]
+        asked = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
+        cache.step()
+    return [_until_stop(row, stops.tolist()) for row in torch.stack(made, dim=1).tolist()]
+
+
+def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in stops:
+            return ids[: place + 1]
+    return ids
+
+
+def _cache(plan: SpanPlan, groups: list[list[Sample]], room: int) -> tuple[CachePlan, list[int]]:
+    """The prompts' keys and values by group and branch, and each prompt's last place in the packed row.
+
+    A sample alone is split after its last picture, so that its long part is stored as a prefix too.
+    """
+    prefixes, branches, group_of, slot_of = [], [], [], []
+    start = 0
+    for number, group in enumerate(groups):
+        shared = shared_length(group)
+        cut = shared or _after_pictures(group[0])
+        prefixes.append((start, start + cut))
+        start += shared
+        for slot, sample in enumerate(group):
+            branches.append((start if shared else start + cut, start + len(sample) - shared))
+            start = branches[-1][1]
+            group_of.append(number)
+            slot_of.append(slot)
+        assert shared or len(group) == 1, "samples of one group share at least their pictures"
+    device = plan.kept[0][0].device
+    own, prefix = [], []
+    for layer in sorted(plan.kept):
+        keys, values = plan.kept.pop(layer)
+        prefix.append((_gather(keys, prefixes, 0), _gather(values, prefixes, 0)))
+        own.append((_gather(keys, branches, room), _gather(values, branches, room)))
+    lengths = [torch.tensor([stop - begin for begin, stop in spans], device=device) for spans in (prefixes, branches)]
+    cache = CachePlan(
+        prefix, own, *lengths, torch.tensor(group_of, device=device), torch.tensor(slot_of, device=device)
+    )
+    return cache, [stop - 1 for _, stop in branches]
+
+
+def _gather(x: torch.Tensor, spans: list[tuple[int, int]], room: int) -> torch.Tensor:
+    """[1, kv heads, T, d] -> [spans, kv heads, longest span + room, d], zeros behind each span."""
+    longest = max(stop - begin for begin, stop in spans)
+    out = x.new_zeros(len(spans), x.shape[1], longest + room, x.shape[3])
+    for row, (begin, stop) in enumerate(spans):
+        out[row, :, : stop - begin] = x[0, :, begin:stop]
+    return out
+
+
+def _after_pictures(sample: Sample) -> int:
+    """Places up to and with the last picture's feature; 0 for text alone."""
+    at = (sample.token_ids == PICTURE).nonzero()[0]
+    return int(at[-1]) + 1 if len(at) else 0

@@ -1,0 +1,135 @@
+"""Records to encoded samples: pictures cut, placeholders placed, text tokenised. No weights are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumen_hpc.errors import UserError
+
+from . import chat
+from .chat import IGNORE, Message, Tokenizer
+from .config import NVILAConfig, read_config
+from .packing import Batch, Sample, expand, pad
+from .preprocess import Picture, join_tiles, normalise, preprocess_images
+
+
+@dataclass
+class Inputs:
+    """Encoded samples, and their tensors in the official collator's form (padded at the right)."""
+
+    samples: list[Sample]
+    pad_id: int
+
+    def batch(self) -> Batch:
+        """The padded batch that `forward` takes."""
+        return pad(self.samples)
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """int64 [rows, tokens], one `<image>` a placeholder."""
+        return self._padded([s.input_ids for s in self.samples], self.pad_id)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [rows, tokens], -100 where nothing is learned."""
+        return self._padded([s.labels for s in self.samples], IGNORE)
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """bool [rows, tokens], False for padding."""
+        return self._padded([s.input_ids * 0 + 1 for s in self.samples], 0).bool()
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """float32 [N, 3, S, S], all samples' tiles in order."""
+        return normalise(join_tiles([s.tiles for s in self.samples]))
+
+    @property
+    def block_sizes(self) -> torch.Tensor:
+        """int64 [placeholders, 2], (rows, columns); (-1, -1) for a picture of one tile."""
+        blocks = [block or (-1, -1) for s in self.samples for block in s.blocks]
+        return torch.tensor(blocks, dtype=torch.int64).view(-1, 2)
+
+    @staticmethod
+    def _padded(arrays: Sequence[Any], fill: int) -> torch.Tensor:
+        tensors = [torch.from_numpy(array) for array in arrays]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
+
+
+@dataclass
+class Preprocessor:
+    """Turns records into samples; it can be sent to data-loading processes."""
+
+    config: NVILAConfig
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Preprocessor:
+        """From a checkpoint folder, without its weights."""
+        config = read_config(folder)
+        return cls(config, Tokenizer.from_files(config.files))
+
+    def __call__(
+        self,
+        records: Sequence[dict[str, Any]],
+        *,
+        generation: bool = False,
+        exact: bool = True,
+        single_tile: bool | None = None,
+        inline: bool = False,
+        official_labels: bool = False,
+    ) -> Inputs:
+        """Encode records.
+
+        A record is `{"images": [picture, …], "conversations": [{"from": "human", "value": …}, …]}` (LLaVA's `image`
+        for one works too); a picture is a PIL image, a uint8 array or a path. Records with the same pictures share
+        one decoded set.
+
+        generation: end with an open assistant turn; a last message from `gpt` is left out. exact: PIL's pixels, or
+        within 2 grey levels and faster. single_tile: one tile a picture (the official `generate_content` does it for
+        several pictures). inline: pictures stand where the text has `<image>`, else in front. official_labels: with
+        the official newline bug. Raises UserError naming what does not fit.
+        """
+        decoded: dict[tuple, tuple] = {}
+        samples = []
+        for place, record in enumerate(records):
+            try:
+                pictures = _pictures(record)
+                key = tuple(str(p) if isinstance(p, str | Path) else id(p) for p in pictures)
+                if key not in decoded:
+                    cut = preprocess_images(pictures, self.config, exact=exact, single_tile=bool(single_tile))
+                    decoded[key] = (cut, pictures)  # kept alive, or another could take its id
+                cut = decoded[key][0]
+                aspect = "resize" if single_tile else self.config.aspect
+                messages = _turns(record, generation)
+                messages = chat.place_images(messages, cut.per_picture, aspect, inline)
+                ids, labels = chat.encode(
+                    messages, self.tokenizer, generation=generation, official_labels=official_labels and not generation
+                )
+                counts = [self.config.image_tokens(block) for block in cut.blocks]
+                fused = expand(ids, labels, self.tokenizer.image, self.tokenizer.newline, counts)
+            except UserError as error:
+                raise UserError(f"record {record.get('id', place)}: {error}") from None
+            samples.append(Sample(ids, labels, *fused, cut.tiles, cut.blocks))
+        return Inputs(samples, self.tokenizer.pad)
+
+
+def _pictures(record: dict[str, Any]) -> list[Picture]:
+    pictures = record.get("images", record.get("image"))
+    if pictures is None:
+        return []
+    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+
+
+def _turns(record: dict[str, Any], generation: bool) -> list[Message]:
+    messages = list(record.get("conversations") or [])
+    if generation and messages and chat.ROLES.get(messages[-1]["from"]) == "assistant":
+        messages = messages[:-1]
+    if not messages:
+        raise UserError("it has no messages under 'conversations'")
+    return messages

@@ -1,0 +1,169 @@
+"""NVILA: SigLIP's features, projected, between the text tokens of a Qwen2.
+
+One forward pass serves training and generation, padded, packed and prefix-sharing batches. Maths and sources:
+NVlabs/VILA `llava/model/llava_arch.py`; docs/nvila.md lists what is done differently and how to switch it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers looks at torchvision)
+
+from . import attention
+from .attention import Plan, SpanPlan
+from .chat import IGNORE, Tokenizer
+from .config import NVILAConfig
+from .inputs import Inputs, Preprocessor
+from .packing import PICTURE, Batch
+from .projector import Projector
+from .vision import encode
+
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel  # isort: skip
+
+
+@dataclass
+class Output:
+    """What a forward pass gives; rows and length are the batch's, V the vocabulary."""
+
+    loss: torch.Tensor
+    """Sum of the supervised tokens' cross entropy over the denominator, float32."""
+    supervised: int
+    """Supervised tokens in this batch."""
+    logits: torch.Tensor | None = None
+    """[rows, length, V] with `logits="all"`."""
+    # With `keep`:
+    pixels: torch.Tensor | None = None
+    """[N, 3, S, S]."""
+    hidden_m2: torch.Tensor | None = None
+    """[N, patches², C], the tower's selected hidden state."""
+    proj_in: torch.Tensor | None = None
+    """[M, patches², mm_hidden_size], after the scales are joined."""
+    proj_out: torch.Tensor | None = None
+    """[M, tokens, hidden_size]."""
+    inputs_embeds: torch.Tensor | None = None
+    """[rows, length, hidden_size]."""
+    labels: torch.Tensor | None = None
+    """[rows, length], -100 where nothing is learned."""
+    attention_mask: torch.Tensor | None = None
+    """bool [rows, length], False for padding."""
+
+
+class NVILA(nn.Module):
+    """The model with its tokenizer and preprocessing. `load` and `tiny` make one."""
+
+    def __init__(self, config: NVILAConfig, tokenizer: Tokenizer | None = None, *, kernel: str = "auto") -> None:
+        """Weights are uninitialised on the meta device or random; `tokenizer` may be left out to count parameters."""
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.kernel = attention.check_kernel(kernel)
+        self.tiles_at_once = 64
+        """Tiles that the vision tower sees in one call."""
+        self.agree: Callable[[int], int] = _at_least_one_to_learn
+        """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
+        vision = SiglipVisionConfig(**config.vision_tower)
+        vision._attn_implementation = {"flash": "flash_attention_2"}.get(self.kernel, self.kernel)
+        llm = Qwen2Config(**config.llm)
+        llm._attn_implementation = attention.NAME
+        self.vision_tower = SiglipVisionModel(vision)
+        self.mm_projector = Projector(config)
+        self.llm = Qwen2ForCausalLM(llm)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that settings name: vision_tower, projector, llm."""
+        return {"vision_tower": self.vision_tower, "projector": self.mm_projector, "llm": self.llm}
+
+    @property
+    def device(self) -> torch.device:
+        return self.llm.lm_head.weight.device
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """Preprocessing apart from the weights, for data-loading processes."""
+        assert self.tokenizer is not None
+        return Preprocessor(self.config, self.tokenizer)
+
+    def preprocess(self, records: Sequence[dict[str, Any]], **options: Any) -> Inputs:
+        """Records (`{"images": […], "conversations": […]}`) to inputs; options as for `Preprocessor.__call__`."""
+        return self.preprocessor(records, **options)
+
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute the activations of each transformer layer in the backward pass (in training mode)."""
+        for part in (self.vision_tower, self.llm):
+            if on:
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            else:
+                part.gradient_checkpointing_disable()
+
+    def embed(self, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
+        pictures = encode(
+            self.vision_tower, self.mm_projector, batch.tiles, batch.blocks, self.config, self.tiles_at_once, self.agree
+        )
+        embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
+        if pictures.features:
+            places = (batch.token_ids == PICTURE).unsqueeze(-1)
+            embeds = embeds.masked_scatter(places, torch.cat(pictures.features).to(embeds.dtype))
+        return embeds, pictures
+
+    def decode(self, embeds: torch.Tensor, position_ids: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """The language model's last hidden state, [rows, length, hidden_size]."""
+        masks = {"full_attention": None, "sliding_attention": None}
+        return self.llm.model(
+            inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan
+        ).last_hidden_state
+
+    def forward(
+        self,
+        batch: Batch | Inputs,
+        *,
+        logits: Literal["supervised", "all"] = "supervised",
+        loss_denominator: float | torch.Tensor | None = None,
+        keep: bool = False,
+    ) -> Output:
+        """Loss of a batch.
+
+        The loss is the sum of the supervised tokens' cross entropy over `loss_denominator`; without one, over their
+        number (the official token mean). For a mean over processes and accumulated micro-batches give all of them the
+        global number of supervised tokens (`Batch.supervised`, summed). The head runs on supervised places only,
+        unless `logits="all"` asks for all [rows, length, V]. `keep` returns the tensors on the way.
+        """
+        if isinstance(batch, Inputs):
+            batch = batch.batch()
+        batch = batch.to(self.device)
+        embeds, pictures = self.embed(batch)
+        hidden = self.decode(embeds, batch.position_ids, SpanPlan(batch.spans, self.kernel))
+
+        labels, previous = batch.labels.flatten(), batch.previous.flatten()
+        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
+        full = self.llm.lm_head(hidden) if logits == "all" else None
+        asked = previous[learned]
+        predicted = full.flatten(0, 1)[asked] if full is not None else self.llm.lm_head(hidden.flatten(0, 1)[asked])
+        total = F.cross_entropy(predicted.float(), labels[learned], reduction="sum")
+        denominator = max(len(learned), 1) if loss_denominator is None else loss_denominator
+        output = Output(loss=total / denominator, supervised=len(learned), logits=full)
+        if keep:
+            output.pixels, output.hidden_m2 = pictures.pixels, pictures.hidden
+            output.proj_in, output.proj_out = pictures.proj_in, pictures.proj_out
+            output.inputs_embeds, output.labels, output.attention_mask = embeds, batch.labels, batch.attention_mask
+        return output
+
+    def generate(self, records: Sequence[dict[str, Any]] | Inputs, **options: Any) -> list[Any]:
+        """Greedy answers to records or inputs; options and result as for `lumen_hpc.nvila.generate.generate`."""
+        from .generate import generate
+
+        inputs = records if isinstance(records, Inputs) else self.preprocess(records, generation=True)
+        return generate(self, inputs.samples, **options)
+
+
+def _at_least_one_to_learn(calls: int) -> int:
+    """One call of the tower even for text alone while learning, so that its weights always take part."""
+    return max(calls, 1) if torch.is_grad_enabled() else calls

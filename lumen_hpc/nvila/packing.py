@@ -1,0 +1,207 @@
+"""Encoded samples to batches: padded rows, packed rows, and rows whose samples share their images.
+
+Whatever the form, a token's position is what it would be if its sample stood alone, and a sample attends its own
+tokens only; so loss and gradients do not depend on the form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from lumen_hpc.errors import UserError
+
+from .attention import Span
+from .chat import IGNORE
+from .config import Block
+from .preprocess import join_tiles
+
+
+@dataclass
+class Sample:
+    """One conversation with its pictures.
+
+    `input_ids` and `labels`, int64 [tokens], have one `<image>` a placeholder; `token_ids`, `token_labels`, int64
+    [length], have one place a language-model token: `picture` (-1) for a picture's features, then its newline.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    token_ids: np.ndarray
+    token_labels: np.ndarray
+    tiles: torch.Tensor
+    """uint8 [N, 1 or 3, S, S]; samples about the same pictures hold the same tensor."""
+    blocks: list[Block]
+
+    def __len__(self) -> int:
+        """Length [language-model tokens]."""
+        return len(self.token_ids)
+
+    @cached_property
+    def supervised(self) -> int:
+        """Tokens that the loss counts."""
+        return int((self.token_labels[1:] != IGNORE).sum())
+
+
+PICTURE = -1
+"""Token id of a place that takes a picture's feature."""
+
+
+def expand(
+    ids: np.ndarray, labels: np.ndarray, image: int, newline: int, counts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give every `<image>` (id `image`) its places: counts[i] - 1 features and a newline, none of them supervised."""
+    at = np.flatnonzero(ids == image)
+    if len(at) != len(counts):
+        raise UserError(f"the text has {len(at)} <image> tokens but the images make {len(counts)}")
+    repeats = np.ones(len(ids), dtype=np.int64)
+    repeats[at] = counts
+    tokens, token_labels = np.repeat(np.where(ids == image, PICTURE, ids), repeats), np.repeat(labels, repeats)
+    tokens[np.cumsum(repeats)[at] - 1] = newline
+    token_labels[np.repeat(ids == image, repeats)] = IGNORE
+    return tokens, token_labels
+
+
+@dataclass
+class Batch:
+    """What the model takes: int64 tensors [rows, length]; pictures in the order of their places."""
+
+    token_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    previous: torch.Tensor
+    """Flat place of the token that predicts this one; -1 for a sample's first token and for padding."""
+    tiles: torch.Tensor
+    blocks: list[Block]
+    spans: list[Span]
+    lengths: list[int]
+    """Length of each sample, in the order given, as if it stood alone [tokens]."""
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that the loss counts; their sum over processes and micro-batches is the global mean's denominator."""
+        return int(((self.labels != IGNORE) & (self.previous >= 0)).sum())
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """bool [rows, length], False for padding."""
+        mask = torch.zeros_like(self.token_ids, dtype=torch.bool)
+        for span in self.spans:
+            mask[span.row, span.start : span.stop] = True
+        return mask
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        names = ("token_ids", "labels", "position_ids", "previous", "tiles")
+        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
+
+
+class _Row:
+    """A row in the making."""
+
+    def __init__(self, row: int) -> None:
+        self.row, self.length = row, 0
+        self.ids: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.previous: list[np.ndarray] = []
+        self.spans: list[Span] = []
+
+    def add(self, sample: Sample, start: int, stop: int, prefix: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """Append tokens start..stop of a sample, whose earlier tokens are the row's `prefix`; returns their place."""
+        begin, end = self.length, self.length + stop - start
+        before = np.arange(begin - 1, end - 1)
+        before[0] = prefix[1] - 1 if start else -1
+        self.ids.append(sample.token_ids[start:stop])
+        self.labels.append(sample.token_labels[start:stop])
+        self.positions.append(np.arange(start, stop))
+        self.previous.append(before)
+        self.spans.append(Span(self.row, begin, end, prefix))
+        self.length = end
+        return begin, end
+
+
+def pad(samples: Sequence[Sample]) -> Batch:
+    """One sample a row, padded at the right to the longest."""
+    rows = []
+    for place, sample in enumerate(samples):
+        rows.append(_Row(place))
+        rows[-1].add(sample, 0, len(sample))
+    return _batch(rows, [[sample] for sample in samples])
+
+
+def pack(groups: Sequence[Sequence[Sample]]) -> Batch:
+    """All samples in one row without padding; the samples of a group share their pictures.
+
+    A group of several is stored as their longest common beginning, once, and what follows it for each. Raises
+    UserError if a group's samples do not have the same pictures.
+    """
+    row = _Row(0)
+    for group in groups:
+        shared = shared_length(group)
+        if not shared:
+            for sample in group:
+                row.add(sample, 0, len(sample))
+            continue
+        prefix = row.add(group[0], 0, shared)
+        for sample in group:
+            row.add(sample, shared, len(sample), prefix)
+    return _batch([row], groups)
+
+
+def packed_length(group: Sequence[Sample]) -> int:
+    """Tokens that `pack` needs for a group."""
+    shared = shared_length(group)
+    return shared + sum(len(sample) - shared for sample in group)
+
+
+def shared_length(group: Sequence[Sample]) -> int:
+    """Length of the beginning that all samples of a group share [tokens]; 0 for a single sample.
+
+    It holds all their pictures and no supervised token, and leaves every sample at least one token of its own.
+    """
+    if len(group) < 2:
+        return 0
+    first = group[0]
+    shared = min(len(sample) for sample in group) - 1
+    for sample in group:
+        same = sample.tiles is first.tiles or torch.equal(sample.tiles, first.tiles)
+        if not same or sample.blocks != first.blocks:
+            raise UserError("the samples of a group must have the same images: group questions by their images")
+        differs = sample.token_ids[:shared] != first.token_ids[:shared]
+        differs |= sample.token_labels[:shared] != IGNORE
+        if differs.any():
+            shared = int(differs.argmax())
+    for sample in group:
+        if (sample.token_ids[shared:] == PICTURE).any():
+            raise UserError("the samples of a group must begin alike up to their last image: put the images first")
+    return shared
+
+
+def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]]) -> Batch:
+    longest = max(row.length for row in rows)
+
+    def stacked(parts: Sequence[Sequence[np.ndarray]], fill: int) -> torch.Tensor:
+        full = np.full((len(rows), longest), fill, dtype=np.int64)
+        for place, pieces in enumerate(parts):
+            joined = np.concatenate(pieces)
+            full[place, : len(joined)] = joined
+        return torch.from_numpy(full)
+
+    # A group whose samples share a beginning has its pictures once, else every sample has its own.
+    pictured = [s for group in groups for s in (group[:1] if shared_length(group) else group) if len(s.blocks)]
+    previous = stacked([row.previous for row in rows], -1)
+    offsets = torch.arange(len(rows))[:, None] * longest
+    return Batch(
+        token_ids=stacked([row.ids for row in rows], 0),
+        labels=stacked([row.labels for row in rows], IGNORE),
+        position_ids=stacked([row.positions for row in rows], 0),
+        previous=torch.where(previous >= 0, previous + offsets, -1),
+        tiles=join_tiles([s.tiles for s in pictured]) if pictured else torch.zeros(0, 1, 1, 1, dtype=torch.uint8),
+        blocks=[block for s in pictured for block in s.blocks],
+        spans=[span for row in rows for span in row.spans],
+        lengths=[len(sample) for group in groups for sample in group],
+    )

@@ -1,0 +1,83 @@
+"""Pictures to language-model embeddings: the SigLIP tower, the joining of scales, the projector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .config import Block, NVILAConfig
+from .preprocess import normalise
+from .s2 import flatten, join_scales
+
+
+@dataclass
+class Pictures:
+    """What the vision side made of a batch of pictures; N tiles, M output tiles."""
+
+    features: list[torch.Tensor]
+    """One [tokens, hidden_size] a picture, without its closing newline."""
+    pixels: torch.Tensor
+    """[N, 3, S, S], what the tower saw."""
+    hidden: torch.Tensor
+    """[N, patches², C], the selected hidden state."""
+    proj_in: torch.Tensor
+    """[M, patches², mm_hidden_size]."""
+    proj_out: torch.Tensor
+    """[M, tokens, hidden_size]."""
+    zero: torch.Tensor
+    """A zero whose backward pass runs through the calls that only other processes needed."""
+
+
+def tower_hidden(tower: nn.Module, pixels: torch.Tensor, select_layer: int) -> torch.Tensor:
+    """The tower's hidden state `select_layer`, counted as transformers counts: 0 is the patch embedding.
+
+    pixels [n, 3, S, S] -> [n, patches², C]. Layers after the selected one are not run: they are loaded and saved,
+    and never learn, as in the official code.
+    """
+    tower = getattr(tower, "vision_model", tower)
+    layers = tower.encoder.layers
+    x = tower.embeddings(pixels)
+    for layer in layers[: select_layer % (len(layers) + 1)]:
+        x = layer(x, attention_mask=None)
+    return x
+
+
+def encode(
+    tower: nn.Module,
+    projector: nn.Module,
+    tiles: torch.Tensor,
+    blocks: Sequence[Block],
+    config: NVILAConfig,
+    tiles_at_once: int,
+    agree: Callable[[int], int],
+) -> Pictures:
+    """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
+
+    The tower sees `tiles_at_once` tiles a call. `agree` turns this process's number of calls into the number that
+    every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing calls see
+    one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that its
+    backward pass runs too.
+    """
+    weight = next(projector.parameters())
+    pixels = normalise(tiles.to(weight.device), weight.dtype)
+    parts = list(pixels.split(tiles_at_once)) if len(pixels) else []
+    calls = agree(len(parts))
+    hidden = [tower_hidden(tower, part, config.select_layer) for part in parts]
+    blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
+    zero = pixels.new_zeros(())
+    for _ in range(len(parts), calls):
+        zero = zero + tower_hidden(tower, blank, config.select_layer).sum() * 0
+    if not parts:
+        nothing = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
+        if calls:  # a batch of text alone: the projector must run as well
+            zero = projector(nothing.new_zeros(1, *nothing.shape[1:]) + zero).sum() * 0
+        return Pictures([], pixels, nothing, nothing, nothing, zero)
+    features = torch.cat(hidden)
+    joined, grids = join_scales(features, blocks, config) if config.s2 else (features, [(1, 1)] * len(features))
+    projected = projector(joined)
+    pictures = projected.split([rows * columns for rows, columns in grids])
+    flat = [flatten(picture, *grid) for picture, grid in zip(pictures, grids)]
+    return Pictures(flat, pixels, features, joined, projected, zero)
