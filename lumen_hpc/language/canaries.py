@@ -1,0 +1,204 @@
+"""Answers whose right score is known beforehand, mixed into every judge run (section 2.5's point, and its traps).
+
+Six kinds, made from the shard's own items: `opposite` (polarity, direction, or new and gone turned round), `side`
+(left and right swapped), `shuffled` (the reference of a question about something else), `padded` (a wrong answer
+inside polite padding, beside the same answer bare), `paraphrase` (the same facts in other words), `identity` (the
+reference itself).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lumen_hpc.data.diff_vqa import Change, LevelChange, is_closed, parse_difference, parse_question, render_difference
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.sentences import listed, sentence
+
+KINDS = ("opposite", "side", "shuffled", "padded", "paraphrase", "identity")
+FIT = 0.9
+"""A judge is fit if it passes at least this share of every kind that was tried."""
+PADDING = (
+    "Thank you for this interesting question. Having looked at the image with great care and in every detail, I can "
+    "say the following. {answer} I hope that this thorough and well considered assessment is of help to you."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """One answer of known worth to an item's question."""
+
+    kind: str
+    item: dict
+    answer: str
+    bare: str = ""
+    """Of `padded`: the same answer without its padding."""
+
+    def passed(self, score: int, expected: float, bare_expected: float = 0.0) -> bool:
+        """Whether a judge's score (and its expected score, for padding) is what this answer deserves.
+
+        About 1 for the opposite, at most 3 for a swapped side, at most 4 for another question's reference, no gain of
+        half a point from padding, at least 8 for a paraphrase and 9 for the reference itself.
+        """
+        match self.kind:
+            case "opposite":
+                return score <= 2
+            case "side":
+                return score <= 3
+            case "shuffled":
+                return score <= 4
+            case "padded":
+                return expected < bare_expected + 0.5
+            case "paraphrase":
+                return score >= 8
+            case _:
+                return score >= 9
+
+
+def made(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
+    """Up to `count` canaries of each kind from a shard's items, drawn by the seed.
+
+    `items`: rows with type, question, short_answer and reference. A kind for which the shard has no material (no
+    side is named, say) gives fewer, or none; `verdict` counts what was tried.
+    """
+    draw = random.Random(f"canaries:{seed}")
+    canaries: list[Canary] = []
+    for kind in KINDS:
+        order = draw.sample(range(len(items)), len(items))
+        others = [items[i] for i in draw.sample(order, min(len(order), 50))]
+        found = (canary for i in order if (canary := _made(kind, items[i], others)))
+        canaries += itertools.islice(found, count)
+    return canaries
+
+
+def _made(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
+    if kind == "identity":
+        return Canary(kind, item, item["reference"])
+    if kind == "side":
+        swapped = swapped_sides(item["reference"])
+        return Canary(kind, item, swapped) if swapped else None
+    if kind in ("shuffled", "padded"):
+        other = next((other for other in others if _unrelated(item, other)), None)
+        if other is None:
+            return None
+        if kind == "shuffled":
+            return Canary(kind, item, other["reference"])
+        return Canary(kind, item, PADDING.format(answer=other["reference"]), bare=other["reference"])
+    try:
+        answer = _opposite(item) if kind == "opposite" else _paraphrase(item)
+    except UserError:
+        return None
+    return Canary(kind, item, answer) if answer else None
+
+
+def swapped_sides(text: str) -> str:
+    """A text with left and right exchanged; empty if it names none or both."""
+    sides = {side.lower() for side in re.findall(r"\b(left|right)\b", text, re.IGNORECASE)}
+    if len(sides) != 1:
+        return ""
+    (side,) = sides
+    other = "right" if side == "left" else "left"
+    return re.sub(rf"\b{side}\b", other, re.sub(rf"\b{side.capitalize()}\b", other.capitalize(), text))
+
+
+def _unrelated(item: dict, other: dict) -> bool:
+    """True if another item asks about other things, so that its reference shares no fact with this one's."""
+    if other["type"] == item["type"]:
+        return False
+    mine = f"{item['question']} {item['short_answer']} {item['reference']}".lower()
+    theirs = parse_question(other["type"], other["question"])
+    if theirs is None or theirs.finding is None:
+        return other["type"] == "view"
+    return theirs.finding.lower() not in mine and item["type"] != "abnormality"
+
+
+def _opposite(item: dict) -> str:
+    kind, question, short_answer = item["type"], item["question"], item["short_answer"]
+    if is_closed(short_answer):
+        return sentence(kind, question, "no" if short_answer.strip().lower() == "yes" else "yes")
+    if kind not in ("difference", "prediction"):
+        return ""
+    change = parse_difference(short_answer)
+    turned = Change(
+        change.resolved, change.new, tuple(LevelChange(c.finding, c.after, c.before) for c in change.levels)
+    )
+    return sentence(kind, question, render_difference(turned)) if change else ""
+
+
+def _paraphrase(item: dict) -> str:
+    """The item's facts in words that neither the grammar's sentences nor the prompts' examples use."""
+    kind, short_answer = item["type"], " ".join(item["short_answer"].split()).rstrip(".")
+    if kind in ("difference", "prediction"):
+        return _changed(parse_difference(item["short_answer"]), kind == "prediction")
+    parsed = parse_question(kind, item["question"])
+    if parsed is None:
+        return ""
+    finding, place = parsed.finding, f" in the {parsed.location}" if parsed.location else ""
+    is_not = "" if short_answer.lower() == "yes" else "not "
+    match kind:
+        case "presence" if "bilateral" in parsed.template:
+            return f"On both sides, {finding} is {is_not}present."
+        case "presence":
+            return f"{finding} is {is_not}present{place}."
+        case "view" if is_closed(short_answer):
+            return f"The view of this radiograph is {is_not}{'PA' if 'PA' in parsed.template else 'AP'}."
+        case "view":
+            return f"The radiograph was acquired in {short_answer}."
+        case "level":
+            return f"{finding} of {short_answer} degree is present."
+        case "type":
+            return f"{finding} of {short_answer} character is present."
+        case _:
+            return ""
+
+
+def _changed(change: Change, foretold: bool) -> str:
+    will = "will" if foretold else ""
+    clauses = [f"no alteration {'will be' if foretold else 'is'} seen"] if not change else []
+    if change.new:
+        clauses.append(f"{listed(change.new)} {will or 'newly'} {'develop' if foretold else 'seen'}")
+    if change.resolved:
+        clauses.append(f"{listed(change.resolved)} {'will' if foretold else 'can'} no longer be seen")
+    for level in change.levels:
+        clauses.append(f"{level.finding} {'will go' if foretold else 'went'} from {level.before} to {level.after}")
+    return ". ".join(clause[0].upper() + clause[1:] for clause in clauses) + "."
+
+
+def verdict(rows: Iterable[dict]) -> dict[str, dict]:
+    """How each judge did on its canaries, by the judge's name.
+
+    Returns {"fit": bool, "untried": [kinds], "kinds": {kind: {"tried", "passed", "rate", "low", "high"}}} with
+    Wilson's 95 % intervals; rows without "canary" are passed over. A judge that was tried on nothing is not fit.
+    """
+    counts: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        if row.get("canary"):
+            tally = counts.setdefault(row["judge"], {}).setdefault(row["canary"], [0, 0])
+            tally[0] += 1
+            tally[1] += row["passed"]
+    verdicts = {}
+    for judge, kinds in counts.items():
+        rates = {kind: _rate(*kinds[kind]) for kind in KINDS if kind in kinds}
+        verdicts[judge] = {
+            "fit": all(rate["rate"] >= FIT for rate in rates.values()),
+            "untried": [kind for kind in KINDS if kind not in kinds],
+            "kinds": rates,
+        }
+    return verdicts
+
+
+def _rate(tried: int, passed: int) -> dict:
+    z = 1.959964
+    centre = (passed + z * z / 2) / (tried + z * z)
+    half = z / (tried + z * z) * math.sqrt(passed * (tried - passed) / tried + z * z / 4)
+    return {
+        "tried": tried,
+        "passed": passed,
+        "rate": passed / tried,
+        "low": max(0.0, centre - half),
+        "high": min(1.0, centre + half),
+    }

@@ -1,0 +1,90 @@
+"""Scores answers against their references, 1 to 10 (section 2.5), with canaries among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lumen_hpc.language import prompting
+from lumen_hpc.language.canaries import Canary, made
+from lumen_hpc.language.engine import Completion, Engine
+
+SCORES = tuple(str(score) for score in range(1, 11))
+
+
+def score(
+    items: Iterable[dict], engine: Engine, canaries: int, seed: int, second: Engine | None = None
+) -> Iterator[dict]:
+    """Judges a shard of answers, and canaries made from the same shard.
+
+    `items`: {"question_id", "model", "type", "question", "short_answer", "reference" (the long answer), "answer"}.
+    Yields {"question_id", "model", "score" (int 1-10), "expected_score" (Σ s·p(s)), "judge"} for each item in order,
+    then the same with "canary" (its kind) and "passed" for each canary; with a second judge, the same again by it.
+    Temperature is 0, equal material is asked once, and the text of no item is part of a row.
+    """
+    items = list(items)
+    mixed = made(items, canaries, seed)
+    for judge in (engine, second) if second else (engine,):
+        scores = _scores(judge, items, mixed, seed)
+        for item in items:
+            yield _row(item, judge, scores[_key(item, item["answer"])])
+        for canary in mixed:
+            given = scores[_key(canary.item, canary.answer)]
+            bare = scores[_key(canary.item, canary.bare)] if canary.bare else given
+            passed = canary.passed(int(given.text), _expected(given), _expected(bare))
+            yield _row(canary.item, judge, given) | {"canary": canary.kind, "passed": passed}
+
+
+def agreement(rows: Iterable[dict]) -> dict:
+    """How two judges of the same answers agree: Kendall's tau-b, share within one point, mean difference (first − second).
+
+    Takes judge rows of all shards; canaries are left out. Returns {"judges", "answers", "tau", "within_one",
+    "difference"}, tau None where a judge gave one score to everything; an empty dict if there are not two judges.
+    """
+    from scipy.stats import kendalltau
+
+    scores: dict[str, dict[tuple, int]] = {}
+    for row in rows:
+        if not row.get("canary"):
+            scores.setdefault(row["judge"], {})[row["question_id"], row["model"]] = row["score"]
+    if len(scores) != 2:
+        return {}
+    (first, ours), (second, theirs) = scores.items()
+    shared = sorted(ours.keys() & theirs.keys())
+    pairs = [(ours[key], theirs[key]) for key in shared]
+    tau = kendalltau(*zip(*pairs, strict=True)).statistic if pairs else float("nan")
+    return {
+        "judges": [first, second],
+        "answers": len(pairs),
+        "tau": None if tau != tau else float(tau),
+        "within_one": sum(abs(a - b) <= 1 for a, b in pairs) / max(1, len(pairs)),
+        "difference": sum(a - b for a, b in pairs) / max(1, len(pairs)),
+    }
+
+
+def _scores(judge: Engine, items: list[dict], mixed: list[Canary], seed: int) -> dict[tuple, Completion]:
+    """Every distinct (question, reference, answer) of the shard with what the judge says of it."""
+    asked = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in mixed]
+    asked += [(canary.item, canary.bare) for canary in mixed if canary.bare]
+    keys = list(dict.fromkeys(_key(item, answer) for item, answer in asked))
+    completions = judge.chat(
+        [prompting.judging(*key) for key in keys], max_tokens=2, temperature=0.0, seed=seed, choices=SCORES
+    )
+    return dict(zip(keys, completions, strict=True))
+
+
+def _key(item: dict, answer: str) -> tuple[str, str, str, str]:
+    return item["type"], item["question"], item["reference"], answer
+
+
+def _expected(completion: Completion) -> float:
+    return sum(int(score) * p for score, p in zip(SCORES, completion.choice_probabilities, strict=True))
+
+
+def _row(item: dict, judge: Engine, completion: Completion) -> dict:
+    return {
+        "question_id": item["question_id"],
+        "model": item["model"],
+        "score": int(completion.text),
+        "expected_score": round(_expected(completion), 6),
+        "judge": judge.name,
+    }

@@ -1,0 +1,58 @@
+"""Conversations for the engines, from the versioned prompt files in `prompts/`.
+
+The last message states its material in labelled lines (`Type:`, `Question:`, …); what comes before it is the same in
+every conversation of a type.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).parent / "prompts"
+
+
+@cache
+def read(name: str) -> dict:
+    """A prompt file as it stands: `version`, the static text and the examples."""
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str]]:
+    """The conversation that asks for a whole sentence (section 2.2), or for a prediction (section 2.4)."""
+    prompt = read("rewrite")
+    messages = [_message("system", prompt["prediction" if kind == "prediction" else "system"])]
+    for example_question, example_answer, sentence in prompt["examples"][kind]:
+        messages += [
+            _message("user", _material(kind, question=example_question, short_answer=example_answer)),
+            _message("assistant", sentence),
+        ]
+    return [*messages, _message("user", _material(kind, question=question, short_answer=short_answer))]
+
+
+def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[str, str]]:
+    """The conversation that asks for a score from 1 to 10 (section 2.5)."""
+    prompt = read("judge")
+    messages = [_message("system", prompt["system"])]
+    for example_kind, example_question, example_reference, example_answer, score in prompt["examples"]:
+        material = _material(
+            example_kind, question=example_question, reference=example_reference, answer=example_answer
+        )
+        messages += [_message("user", material), _message("assistant", score)]
+    return [*messages, _message("user", _material(kind, question=question, reference=reference, answer=answer))]
+
+
+def material(conversation) -> dict[str, str]:
+    """The labelled lines of a conversation's last message, by label: what an engine without a model reads."""
+    return dict(line.split(": ", 1) for line in conversation[-1]["content"].splitlines())
+
+
+def _material(kind: str, **fields: str) -> str:
+    lines = {"Type": kind} | {name.replace("_", " ").capitalize(): text for name, text in fields.items()}
+    return "\n".join(f"{label}: {' '.join(text.split())}" for label, text in lines.items())
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content.strip()}

@@ -1,0 +1,108 @@
+"""The grammar's own sentences: every short answer as one whole sentence, without a language model.
+
+They are what engine `grammar` says, and what stands in when a language model's sentence fails the fact check.
+A difference keeps the dataset's own clauses, so that `diff_vqa.parse_difference` reads the sentence too.
+"""
+
+from __future__ import annotations
+
+from lumen_hpc.data.diff_vqa import Change, parse_difference, parse_findings, parse_question, render_difference
+from lumen_hpc.errors import UserError
+
+
+def sentence(kind: str, question: str, short_answer: str) -> str:
+    """One whole sentence that says what the short answer says, and nothing else (sections 2.2 and 2.4).
+
+    `kind` is one of the seven question types, or `prediction` with the difference as its short answer. A question
+    outside the dataset's templates is quoted. Raises GrammarError for a difference that cannot be read.
+    """
+    answer = " ".join(short_answer.split())
+    if kind == "difference":
+        return render_difference(parse_difference(answer)).strip()
+    if kind == "prediction":
+        return _prediction(parse_difference(answer))
+    parsed = parse_question(kind, question)
+    if parsed is None:
+        return f'The answer to the question "{" ".join(question.split())}" is {answer.rstrip(".")}.'
+    return _BY_TEMPLATE[parsed.template](parsed.finding, parsed.location, answer.rstrip("."))
+
+
+def _prediction(change: Change) -> str:
+    """A known difference as a statement about the future of the reference image."""
+    if not change:
+        return "No change is expected."
+    clauses = []
+    if change.new:
+        clauses.append(f"{listed(change.new)} {_is(change.new)} expected to appear")
+    if change.resolved:
+        clauses.append(f"{listed(change.resolved)} {_is(change.resolved)} expected to resolve")
+    clauses += [
+        f"the level of {level.finding} is expected to change from {level.before} to {level.after}"
+        for level in change.levels
+    ]
+    return ". ".join(clause[0].upper() + clause[1:] for clause in clauses) + "."
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _is(names: tuple[str, ...]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _yes(answer: str) -> bool:
+    if answer.lower() not in ("yes", "no"):
+        raise UserError(f"a closed question has a short answer of {len(answer)} characters; it takes yes or no")
+    return answer.lower() == "yes"
+
+
+def _where(answer: str) -> str:
+    """A location answer as the end of `The finding is …`: the dataset gives adjectives, sides and whole phrases."""
+    words = answer.lower().split()
+    if words[0] in ("in", "on", "at"):
+        return f"located {answer}"
+    if words in (["bilateral"], ["unilateral"]):
+        return answer
+    if words[-1] in ("side", "sides"):
+        return f"located on {'' if words[0] in ('the', 'both') else 'the '}{answer}"
+    return f"located in {'' if words[0] in ('the', 'both') else 'the '}{answer}"
+
+
+def _seen(place: str | None, answer: str) -> str:
+    names = parse_findings(answer)
+    where = f"the {place}" if place else "this image"
+    return f"{where[0].upper()}{where[1:]} shows {listed(names) if names else 'no abnormality'}."
+
+
+_BY_TEMPLATE = {
+    "what abnormalities are seen in this image?": lambda finding, place, answer: _seen(None, answer),
+    "what abnormalities are seen in the {location}?": lambda finding, place, answer: _seen(place, answer),
+    "is there evidence of any abnormalities in this image?": lambda finding, place, answer: (
+        f"There is {'' if _yes(answer) else 'no '}evidence of abnormalities in this image."
+    ),
+    "is there evidence of {finding} in this image?": lambda finding, place, answer: (
+        f"There is {'' if _yes(answer) else 'no '}evidence of {finding} in this image."
+    ),
+    "is the {finding} bilateral?": lambda finding, place, answer: (
+        f"The {finding} is {'' if _yes(answer) else 'not '}bilateral."
+    ),
+    "is there {finding} in the {location}?": lambda finding, place, answer: (
+        f"There is {'' if _yes(answer) else 'no '}{finding} in the {place}."
+    ),
+    "is there {finding}?": lambda finding, place, answer: f"There is {'' if _yes(answer) else 'no '}{finding}.",
+    "which view is this image taken?": lambda finding, place, answer: f"This image is taken in the {answer}.",
+    "is this PA view?": lambda finding, place, answer: f"This image is {'' if _yes(answer) else 'not '}a PA view.",
+    "is this AP view?": lambda finding, place, answer: f"This image is {'' if _yes(answer) else 'not '}an AP view.",
+    "where in the image is the {finding} located?": lambda finding, place, answer: (
+        f"The {finding} is {_where(answer)}."
+    ),
+    "is the {finding} located on the left side or right side?": lambda finding, place, answer: (
+        f"The {finding} is {_where(answer)}."
+    ),
+    "where is the {finding}?": lambda finding, place, answer: f"The {finding} is {_where(answer)}.",
+    "what level is the {finding}?": lambda finding, place, answer: f"The level of the {finding} is {answer}.",
+    "what type is the {finding}?": lambda finding, place, answer: f"The type of the {finding} is {answer}.",
+}
