@@ -28,6 +28,7 @@ from lumen_hpc.settings import Config
 
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = ("check", "status", "cancel", "logs")
+RESOURCE_KINDS = tuple(Profile().resources)
 SHORTHANDS = {"data": "data.source", "profile": "profile.name"}
 
 
@@ -95,6 +96,9 @@ def resolve(arguments: list[str]) -> Request:
     request.profile = _object(site)
     check(request.settings)
     check(request.profile, "profile.")
+    for kind in request.profile.resources:
+        if kind not in RESOURCE_KINDS:
+            raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
     request.run = request.run or request.recipe.rsplit("/", 1)[-1].removesuffix(".yaml")
     if "/" in request.run or request.run.startswith("."):
         raise UserError(f"run={request.run}: a run's name is one folder name; choose another root with runs=FOLDER")

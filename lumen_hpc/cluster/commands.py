@@ -92,10 +92,10 @@ def show_plan(request: Request, run: Run, plans: list[StepPlan], behind: dict[st
     )
     for item in plans:
         wanted = item.resources
+        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)))
         asks = f"{wanted.nodes} node(s) x {wanted.gpus} GPU, {wanted.time_min} min"
-        hours = item.gpu_hours
-        view.add_row(item.step.name, item.step.stage.paper, str(item.shards), str(len(item.missing)), str(len(item.packs)),
-                     asks, ", ".join(item.step.after), "?" if hours is None else f"{hours:.1f}")  # fmt: skip
+        hours = "?" if item.gpu_hours is None else f"{item.gpu_hours:.1f}"
+        view.add_row(item.step.name, item.step.stage.paper, *counts, asks, ", ".join(item.step.after), hours)
     console.print(view)
     if request.profile.executor == "slurm":
         for name, text in submission.scripts(request, run, plans, behind):

@@ -57,7 +57,7 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
             yield Finding(
                 "bad",
                 f"{key}.endpoint={engine.endpoint or '(empty)'} may not see restricted data",
-                f"use one of profile.data_use.endpoints ({', '.join(rules.endpoints) or 'none'}) or an engine on the node",
+                f"use an engine on the node, or one of profile.data_use.endpoints {rules.endpoints}",
             )
     for place in (folder, *(Path(name) for name in (settings.data.mimic_cxr, settings.data.diff_vqa) if name)):
         inside = [Path(top).expanduser().resolve() for top in rules.folders]

@@ -76,8 +76,9 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -
             found.eta_seconds = seconds[len(seconds) // 2] * len(gone) / running
     elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
         found.state = "stuck"
-        found.failures.append({"error": "its dependency failed, and this site keeps such jobs queued", "count": len(jobs),
-                               "cure": f"python launch.py cancel run={run.folder.name}, then submit again"})  # fmt: skip
+        cure = f"python launch.py cancel run={run.folder.name}, then submit again"
+        error = "its dependency failed, and this site keeps such jobs queued"
+        found.failures.append({"error": error, "count": len(jobs), "cure": cure})
     elif jobs:
         found.state = "queued"
     else:
@@ -91,8 +92,9 @@ def table(run: Run, found: list[StepStatus], console: Console) -> None:
         "step", "state", "shards", "running", "queued", "ETA", "GPU-h", title=str(run.folder), title_justify="left"
     )
     for item in found:
-        view.add_row(item.step, item.state, f"{item.done}/{item.shards}", str(item.running or ""), str(item.queued or ""),
-                     spell(item.eta_seconds), f"{item.gpu_hours:.2f}" if item.gpu_hours else "")  # fmt: skip
+        counts = (f"{item.done}/{item.shards}", str(item.running or ""), str(item.queued or ""))
+        spent = f"{item.gpu_hours:.2f}" if item.gpu_hours else ""
+        view.add_row(item.step, item.state, *counts, spell(item.eta_seconds), spent)
     console.print(view)
     for item in found:
         for kind in item.failures:
