@@ -6,6 +6,7 @@ Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
@@ -15,9 +16,15 @@ STAGE = Stage(
     paper="2.2-2.4",
     about="instruction records for each model and split",
     resources="cpu",
-    settings=("seed", "instruct", "experts.told", "experts.words"),
+    settings=("seed", "data", "instruct", "experts.told", "experts.words"),
     after=("prepare", "experts", "rewrite"),
 )
+
+
+def diff_vqa(task: Task) -> Path:
+    """Medical-Diff-VQA's folder: the user's, or the one that prepare generated."""
+    data = task.config.data
+    return Path(data.diff_vqa) if data.source == "mimic" else task.run.path("prepare") / "phantom" / "medical-diff-vqa"
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -34,6 +41,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             settings=task.config.instruct,
             told=task.config.experts.told,
             words=task.config.experts.words,
+            diff_vqa=diff_vqa(task),
         )
         for path in written:
             yield task.artefact(path)

@@ -27,9 +27,8 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Loads the model once; yields an answer row a question."""
-    from lumen_hpc.training.predict import open_predictor
-
     from lumen_hpc.data.records import Records
+    from lumen_hpc.training.predict import open_predictor
 
     if task.model == "nvila":
         weights = base_folder(task.config, task.run.path("pretrain"), task.run.profile.cache)
@@ -39,6 +38,6 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     predictor = open_predictor(weights, task.config.predict, model=task.model)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        yield from predictor.answer([questions[index] for index in shard.span(len(questions))])
+        yield from predictor.answer(questions, shard.span(len(questions)))
 
     return process

@@ -192,6 +192,10 @@ class Train:
     """Steps between checkpoints."""
     keep_checkpoints: int = how(2)
     """Complete checkpoints kept."""
+    workers: int = how(4)
+    """Threads a rank that decode images ahead."""
+    cache_images_gb: float = how(0.0)
+    """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
     nodes: int = how(1)
     """Nodes of the training job."""
     stuck_after: int = how(600)

@@ -1,0 +1,207 @@
+"""Instruction records: what a model is shown and what it should say, in the LLaVA/VILA form that other trainers read.
+
+Images stand in one fixed order, references before the main image, and the text says so. Each image is followed by
+what the experts predicted for it (paper, section 2.3, after D-Rax); the question comes last, so that questions about
+the same images share everything before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lumen_hpc.data import findings_line
+from lumen_hpc.data.diff_vqa import DIAGNOSTIC
+from lumen_hpc.data.records import read_jsonl, writing
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Instruct
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Sources:
+    """Everything that joins a question, by id."""
+
+    studies: dict[str, Row]
+    """study_id → study."""
+    answers: dict[str, str]
+    """question_id → long answer."""
+    predictions: dict[str, list[Row]]
+    """question_id of a difference question → the prediction rows made from it."""
+    experts: Mapping[str, str] = field(default_factory=dict)
+    """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
+    findings: Mapping[str, findings_line.Findings] = field(default_factory=dict)
+    """study_id → its findings; empty where `instruct.findings_first` is off."""
+    _histories: dict[str, list[str]] | None = None
+
+    @classmethod
+    def join(cls, studies: Iterable[Row], rewrites: Iterable[Row], **more: Any) -> Sources:
+        """Sorts the rows of `prepare` and `rewrite`; `more`: experts and findings."""
+        answers, predictions = {}, {}
+        for row in rewrites:
+            if row.get("type") == "prediction":
+                predictions.setdefault(row["source_question_id"], []).append(row)
+            else:
+                answers[row["question_id"]] = row["long_answer"]
+        return cls({str(row["study_id"]): row for row in studies}, answers, predictions, **more)
+
+    def study(self, study_id: Any, asked_by: str) -> Row:
+        """A study; UserError naming the question that wants it if it is not there."""
+        try:
+            return self.studies[str(study_id)]
+        except KeyError:
+            raise UserError(f"question {asked_by} is about study {study_id}, which studies.jsonl lacks") from None
+
+    def answer(self, question_id: str) -> str:
+        """A question's long answer; UserError if the rewrite stage left none."""
+        try:
+            return self.answers[question_id]
+        except KeyError:
+            raise UserError(f"question {question_id} has no long answer: rewrite did not see it; "
+                            "run stage=rewrite again") from None
+
+    def priors(self, study: Row, count: int) -> list[Row]:
+        """At most `count` studies of the same patient taken before this one, the nearest last."""
+        if count <= 0:
+            return []
+        if self._histories is None:
+            self._histories = {}
+            for other in sorted(self.studies.values(), key=lambda s: (s["taken_at"], str(s["study_id"]))):
+                self._histories.setdefault(str(other["subject_id"]), []).append(str(other["study_id"]))
+        history = self._histories[str(study["subject_id"])]
+        before = history[:history.index(str(study["study_id"]))]
+        return [self.studies[i] for i in before if self.studies[i]["split"] == study["split"]][-count:]
+
+
+def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
+    """(split, record) of every question, and of the prediction questions of every difference question.
+
+    A diagnostic question shows its image. A difference question shows up to `settings.max_images` images: older
+    studies, the reference, the main image. A prediction question shows the reference and at most as many priors
+    as leave room for the image it asks about, which is never shown.
+    """
+    for question in questions:
+        if question["type"] in DIAGNOSTIC:
+            study = sources.study(question["study_id"], question["question_id"])
+            yield question["split"], _record(question, [study], sources.answer(question["question_id"]), sources)
+        elif question["type"] == "difference":
+            yield from _pair(question, sources, settings)
+        else:
+            raise UserError(f"question {question['question_id']} has the unknown type {question['type']!r}")
+
+
+def is_diagnostic(record: Row) -> bool:
+    """True for the records that NVILA-FT trains on."""
+    return record["meta"]["type"] in DIAGNOSTIC
+
+
+def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
+    main = sources.study(question["study_id"], question["question_id"])
+    reference = sources.study(question["ref_study_id"], question["question_id"])
+    # At least the pair itself, whatever max_images says.
+    older = sources.priors(reference, settings.max_images - 2)
+    before, after = (sources.findings.get(str(study["study_id"]), {}) for study in (reference, main))
+    answer = sources.answer(question["question_id"])
+    line = findings_line.difference_line(before, after) if settings.findings_first else ""
+    yield question["split"], _record(question, [*older, reference, main], answer, sources, line=line)
+    line = findings_line.prediction_line(before, after) if settings.findings_first else ""
+    for row in sources.predictions.get(question["question_id"], []):
+        asked = {**question, "question_id": row["question_id"], "type": "prediction", "question": row["question"],
+                 "closed": False}
+        shown = [*older, reference]
+        yield question["split"], _record(asked, shown, row["long_answer"], sources, line=line)
+
+
+def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, line: str = "") -> Row:
+    meta = {key: question[key] for key in ("question_id", "type", "closed", "short_answer", "interval_days",
+                                           "subject_id", "study_id", "ref_study_id")}
+    return {
+        "id": question["question_id"],
+        "images": [study["image"] for study in shown],
+        "conversations": [
+            {"from": "human", "value": prompt(shown, question, sources.experts)},
+            {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
+        ],
+        "meta": {**meta, "long_answer": answer},
+    }
+
+
+def prompt(shown: list[Row], question: Row, experts: Mapping[str, str]) -> str:
+    """The human turn: images in order, each with its name, its distance in time and its experts' sentence."""
+    lines = []
+    for study, name in zip(shown, _names(shown, question)):
+        lines.append(f"{name}<image>")
+        if told := experts.get(str(study["study_id"])):
+            lines.append(told)
+    return "\n".join([*lines, question["question"]])
+
+
+def _names(shown: list[Row], question: Row) -> list[str]:
+    """What each image is called; a single image needs no name."""
+    if len(shown) == 1:
+        return [""]
+    anchor = shown[-2] if question["type"] == "difference" else shown[-1]
+    names = []
+    for study in shown:
+        if question["type"] == "difference" and study is shown[-1]:
+            names.append(f"main image, {distance(question['interval_days'])}: ")
+        elif study is anchor:
+            names.append("reference image: ")
+        else:
+            names.append(f"earlier image, {distance(_days(anchor, study))}: ")
+    return names
+
+
+def distance(days: int | None) -> str:
+    """How far one image is from the reference, in words."""
+    if days is None:
+        return "at an unknown distance in time"
+    if days == 0:
+        return "on the same day"
+    number = abs(days)
+    return f"{number} {'day' if number == 1 else 'days'} {'later' if days > 0 else 'before'}"
+
+
+def _days(anchor: Row, study: Row) -> int:
+    """Whole calendar days from `anchor` to `study`."""
+    taken = [datetime.fromisoformat(s["taken_at"]).date() for s in (anchor, study)]
+    return (taken[1] - taken[0]).days
+
+
+FILES = ("ft-train", "ft-val", "lumen-train", "lumen-val", "lumen-test")
+"""`ft` holds the diagnostic records alone; the test records are one file, since every model answers all of them."""
+
+
+def write(folder: Path, *, prepared: Path, rewrites: Iterable[Row], experts: Iterable[Row], settings: Instruct,
+          told: Sequence[str], words: Sequence[float], diff_vqa: Path) -> list[Path]:
+    """Writes the record files of all models and splits under `folder`, each whole or not at all.
+
+    `prepared` holds studies.jsonl and questions.jsonl; `told` and `words` are the settings of the experts' sentence;
+    `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
+    """
+    sentences = {}
+    if settings.expert_text:
+        from lumen_hpc.experts.confidence import sentence
+
+        sentences = {str(row["study_id"]): sentence(row, told, words) for row in experts}
+    findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
+    sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=sentences, findings=findings)
+    if settings.expert_text and (lacking := next((s for s in sources.studies if s not in sentences), None)):
+        raise UserError(f"study {lacking} has no expert prediction: run stage=experts again, "
+                        "or set instruct.expert_text=false")
+    paths = [folder / f"{name}.jsonl" for name in FILES]
+    with ExitStack() as stack:
+        files = {path.stem: stack.enter_context(writing(path)) for path in paths}
+        for split, record in records(read_jsonl(prepared / "questions.jsonl"), sources, settings):
+            line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+            files[f"lumen-{split}"].write(line)
+            if split != "test" and is_diagnostic(record):
+                files[f"ft-{split}"].write(line)
+    return paths

@@ -1,0 +1,24 @@
+"""DeepSpeed imported so that it works on any machine; import it from here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+
+import lumen_hpc.torchvision_cure  # noqa: F401  (DeepSpeed looks at transformers, which looks at torchvision)
+
+NAME = "cuda" if torch.cuda.is_available() else "cpu"
+os.environ.setdefault("DS_ACCELERATOR", NAME)
+
+import deepspeed  # noqa: E402
+
+if NAME == "cpu":
+    # Else DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce that gloo does as well here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+deepspeed.utils.logger.setLevel("WARNING")
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
+
+__all__ = ["NAME", "deepspeed"]

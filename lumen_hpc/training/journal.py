@@ -1,0 +1,93 @@
+"""What a training writes for people and for its own accounting: metrics, consumed samples, TensorBoard.
+
+Only rank 0 keeps a journal. A resumed run cuts both files back to the step it resumes from, so that what they say
+equals an undisturbed run's; times, which cannot, stand apart under `timing`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Journal:
+    """`metrics.jsonl`, `consumed.jsonl` (ids of every step), `restarts.jsonl` and `tensorboard/` of one training."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Opens the files for a run that goes on after `step` steps; later lines are cut off and counted as lost."""
+        self._folder = folder
+        self.lost_steps, self.lost_seconds = 0, 0.0
+        lost = _cut(folder / "metrics.jsonl", step)
+        _cut(folder / "consumed.jsonl", step)
+        self.lost_steps = len(lost)
+        self.lost_seconds = sum(line["timing"]["seconds"] for line in lost)
+        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._consumed = (folder / "consumed.jsonl").open("a")
+        self._board = _board(folder / "tensorboard", step)
+
+    def restarted(self, **what: Any) -> None:
+        """Notes a restart, with the work that it lost."""
+        with (self._folder / "restarts.jsonl").open("a") as file:
+            _line(file, {**what, "lost_steps": self.lost_steps, "lost_seconds": round(self.lost_seconds, 3)})
+
+    def step(self, step: int, ids: list[str], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Writes one step (counted from 1): its sample ids, its numbers and, apart, its times."""
+        _line(self._consumed, {"step": step, "ids": ids})
+        _line(self._metrics, {"step": step, **metrics, "timing": timing})
+        if self._board is not None:
+            for name, value in {**metrics, **timing}.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Makes sure of what is written: a checkpoint must not outlive the lines before it."""
+        for file in (self._metrics, self._consumed):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        self.sync()
+        self._metrics.close()
+        self._consumed.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def losses(folder: Path, last: int) -> list[float]:
+    """The losses of the last steps on file, oldest first."""
+    with (folder / "metrics.jsonl").open() as file:
+        return [json.loads(line)["loss"] for line in file][-last:]
+
+
+def _line(file: TextIO, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row) + "\n")
+    file.flush()
+
+
+def _cut(path: Path, step: int) -> list[dict[str, Any]]:
+    """Keeps the lines up to `step`; returns the others. A last line that a crash broke off is dropped."""
+    kept, lost = [], []
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                row = json.loads(text)
+            except ValueError:
+                continue
+            if row["step"] <= step:
+                kept.append(text)
+            else:
+                lost.append(row)
+    staged = path.with_name(path.name + ".tmp")
+    staged.write_text("".join(text + "\n" for text in kept))
+    staged.replace(path)
+    return lost
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an optional package: metrics.jsonl holds the same numbers
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,69 @@
+"""NVILA as the training loop sees it: what learns, and the loss of every supervised token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import NVILA
+from lumen_hpc.nvila.attention import SpanPlan
+from lumen_hpc.nvila.chat import IGNORE
+from lumen_hpc.training.samples import Micro
+
+
+class Learner(torch.nn.Module):
+    """NVILA whose `tune`d parts learn.
+
+    The tower's layers behind the selected one take no part in the forward pass; they stay frozen, as they do in the
+    official code, and are saved as they were.
+    """
+
+    def __init__(self, model: NVILA, tune: Sequence[str], *, gradient_checkpointing: bool, zero: int) -> None:
+        super().__init__()
+        if unknown := sorted(set(tune) - set(model.parts)):
+            raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; take some of {sorted(model.parts)}")
+        if not tune:
+            raise UserError(f"train.tune is empty, so nothing would learn; take some of {sorted(model.parts)}")
+        self.model = model.train()
+        model.requires_grad_(False)
+        for part in tune:
+            model.parts[part].requires_grad_(True)
+        for module in _behind_selected(model):
+            module.requires_grad_(False)
+        model.gradient_checkpointing(gradient_checkpointing)
+        if zero == 3:
+            model.agree = _most_calls
+
+    def forward(self, micro: Micro) -> torch.Tensor:
+        """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`."""
+        batch, model = micro.batch, self.model
+        embeds, _ = model.embed(batch)
+        hidden = model.decode(embeds, batch.position_ids, SpanPlan(batch.spans, model.kernel)).flatten(0, 1)
+        labels, previous = batch.labels.flatten(), batch.previous.flatten()
+        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
+        if not len(learned):  # nothing to learn here, yet every weight must take part as on the other ranks
+            return model.llm.lm_head(hidden[:1]).float().sum(-1)[:0]
+        return F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")
+
+    def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """State with the names that NVILA itself uses."""
+        return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def _behind_selected(model: NVILA) -> list[torch.nn.Module]:
+    """The tower's modules that the selected hidden state does not need."""
+    tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
+    layers = tower.encoder.layers
+    return [*layers[model.config.select_layer % (len(layers) + 1):], tower.post_layernorm]
+
+
+def _most_calls(calls: int) -> int:
+    """The most tower calls of any rank, and at least one: under ZeRO-3 each call gathers weights."""
+    most = torch.tensor([max(calls, 1)], device="cuda" if torch.cuda.is_available() else "cpu")
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

@@ -1,0 +1,254 @@
+"""The training loop: the same samples, in the same order, whatever interrupts it (paper, section 2.5)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from lumen_hpc import settings as s
+from lumen_hpc.errors import UserError
+from lumen_hpc.training import sampler as sampling
+from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints
+from lumen_hpc.training.engine import Engine, learning_rate
+from lumen_hpc.training.feeder import Feeder
+from lumen_hpc.training.journal import Journal, losses
+from lumen_hpc.training.packing import Shared, layout, sequences
+from lumen_hpc.training.ranks import Ranks
+from lumen_hpc.training.survey import Survey
+from lumen_hpc.training.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """The loss is not a number, or far above what it was."""
+
+
+class Micro(Protocol):
+    """A micro-batch on its way to the model."""
+
+    tokens: int
+    """Tokens of the sequences, padding left out."""
+    samples: torch.Tensor
+    """[supervised tokens] int64: the sample id that each supervised token belongs to."""
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on another device."""
+
+
+class Batcher(Protocol):
+    """Turns sequences into what the model takes."""
+
+    def build(self, packed: list[Shared]) -> Micro:
+        """A micro-batch of these sequences; of none, one that computes something and supervises nothing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained, on what, and where it goes."""
+
+    model: torch.nn.Module
+    """Called with a micro-batch, gives the negative log-likelihood of each supervised token, float32 [tokens]."""
+    batcher: Batcher
+    survey: Survey
+    out: Path
+    """Folder of this training: checkpoints, metrics, final weights."""
+    fingerprint: dict[str, Any]
+    """What a checkpoint must agree on to be gone on from."""
+    base: str = ""
+    """Folder of the model that training began with; a checkpoint's reader takes its configuration from there."""
+    flops_per_token: float = 0.0
+    """Of a forward and a backward pass, for the MFU; 0 leaves it out."""
+
+
+def run(work: Work, settings: s.Train, ranks: Ranks, *, seed: int, should_stop: Callable[[], bool],
+        progress: Callable[[], None] = lambda: None, started: float | None = None) -> tuple[Engine, int, bool]:
+    """Trains from the last good checkpoint to the end, or until `should_stop`.
+
+    Returns the engine, the steps done, and whether that was all of them. Raises Diverged naming the last good
+    checkpoint, and UserError for settings that do not fit each other or the checkpoint.
+    """
+    started = started or time.monotonic()
+    plan = make_sampler(work.survey, settings, seed)
+    check_batch(settings, ranks.world_size)
+    checkpoints = Checkpoints(work.out / "checkpoints", ranks, keep=settings.keep_checkpoints)
+    found = checkpoints.latest()
+    if found is not None:
+        _same_run(found, work.fingerprint, settings)
+    other_world = found is not None and found.world_size != ranks.world_size
+    engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=other_world and settings.zero > 0)
+    done = 0
+    if found is not None:
+        folder = checkpoints.universal(found) if other_world and settings.zero > 0 else found.folder / TAG
+        engine.load(folder.parent, folder.name)
+        checkpoints.rng(found)
+        done = found.step
+    loop = Loop(work, settings, ranks, plan, engine, checkpoints, done)
+    with Watchdog(work.out / "heartbeats", ranks, limit=settings.stuck_after) as watchdog:
+        finished = loop.go(should_stop=should_stop, watchdog=watchdog, progress=progress, started=started,
+                           resumed=found)
+    return engine, loop.done, finished
+
+
+def make_sampler(survey: Survey, settings: s.Train, seed: int) -> sampling.Sampler:
+    """The order of samples that these settings mean."""
+    together = settings.questions_per_image if settings.shared_prefix else 1
+    if settings.mixture:
+        return sampling.mixed(survey.groups, survey.kinds, dict(settings.mixture), steps=settings.steps,
+                              together=together, seed=seed)
+    return sampling.plain(survey.groups, global_batch=settings.global_batch, epochs=settings.epochs,
+                          steps=settings.steps, together=together, seed=seed)
+
+
+def check_batch(settings: s.Train, world_size: int) -> None:
+    """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
+    batch = sum(settings.mixture.values()) or settings.global_batch
+    if batch < world_size:
+        raise UserError(f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
+                        f"take at least train.global_batch={world_size}, or at most {batch} GPUs")
+    if settings.token_budget < settings.max_tokens:
+        raise UserError(f"train.token_budget={settings.token_budget} does not hold a sample of "
+                        f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
+                        f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}")
+
+
+def _same_run(found: Checkpoint, fingerprint: dict[str, Any], settings: s.Train) -> None:
+    differ = {k: (found.state["fingerprint"].get(k), v) for k, v in fingerprint.items()
+              if found.state["fingerprint"].get(k) != v}
+    if differ:
+        said = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
+        raise UserError(f"{found.folder} belongs to another training ({said}): set it back, or use another run")
+
+
+class Loop:
+    """One process's way through the steps."""
+
+    def __init__(self, work: Work, settings: s.Train, ranks: Ranks, plan: sampling.Sampler, engine: Engine,
+                 checkpoints: Checkpoints, done: int) -> None:
+        self.work, self.settings, self.ranks, self.plan = work, settings, ranks, plan
+        self.engine, self.checkpoints, self.done = engine, checkpoints, done
+        self.device = engine.ds.device
+        self.kinds = sorted(set(work.survey.kinds.tolist()))
+        self.kind_of = {kind: k for k, kind in enumerate(self.kinds)}
+        # By sample id, since that is how supervised tokens name their sample.
+        self.kind_index = torch.tensor([self.kind_of[k] for k in work.survey.kinds.tolist()], device=self.device)
+        self.recent: deque[float] = deque(maxlen=100)
+        self.stall = 0.0
+
+    def go(self, *, should_stop: Callable[[], bool], watchdog: Watchdog, progress: Callable[[], None],
+           started: float, resumed: Checkpoint | None) -> bool:
+        journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
+        if journal is not None and resumed is not None:
+            journal.restarted(step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name)
+        dist.barrier()  # the journal is cut back before anyone reads it
+        self.recent.extend(losses(self.work.out, self.recent.maxlen or 0))
+        saved = self.done if resumed is not None else -1
+        stop = False
+        with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
+            for ids, micros in feeder:
+                began = time.perf_counter()
+                watchdog.beat(f"step {self.done + 1}")
+                metrics, stop = self._step(ids, micros, should_stop)
+                self.done += 1
+                progress()
+                if journal is not None:
+                    timing = self._timing(time.perf_counter() - began, micros, metrics, started)
+                    journal.step(self.done, [self.work.survey.ids[i] for i in ids], metrics, timing)
+                last = self.done == self.plan.steps
+                if stop or last or self.done % self.settings.checkpoint_every == 0:
+                    watchdog.beat(f"checkpoint after step {self.done}")
+                    self._save(journal)
+                    saved = self.done
+                if stop:
+                    break
+        self.checkpoints.finish()
+        if journal is not None:
+            journal.close()
+        dist.barrier()
+        assert saved == self.done or self.done == self.plan.steps
+        return self.done == self.plan.steps
+
+    def _layouts(self) -> Any:
+        """(ids, this rank's micro-batches) of every step that is left."""
+        survey, settings = self.work.survey, self.settings
+        for step in range(self.done, self.plan.steps):
+            ids = self.plan.batch(step)
+            items = sequences(ids, survey.groups, survey.prefix, survey.suffix, budget=settings.token_budget,
+                              shared=settings.shared_prefix)
+            yield ids, layout(items, self.ranks.world_size, settings.token_budget)[self.ranks.rank]
+
+    def _weights(self, ids: list[int]) -> torch.Tensor:
+        """[kinds] float32: what a supervised token of each kind weighs in this step's loss."""
+        counts = torch.zeros(len(self.kinds), dtype=torch.float64)
+        survey = self.work.survey
+        for sample in ids:
+            counts[self.kind_of[survey.kinds[sample]]] += int(survey.supervised[sample])
+        if self.settings.loss == "kinds":
+            return (1 / counts.clamp(min=1)).float().to(self.device)
+        return torch.full_like(counts, 1 / float(counts.sum())).float().to(self.device)
+
+    def _step(self, ids: list[int], micros: list[Micro], should_stop: Callable[[], bool]) -> tuple[dict, bool]:
+        """Forward, backward, one collective over what all must agree on, and the update."""
+        weights = self._weights(ids)
+        sums = torch.zeros(2 * len(self.kinds) + 2, dtype=torch.float64, device=self.device)
+        per_kind, counts = sums[:len(self.kinds)], sums[len(self.kinds):-2]
+        for number, micro in enumerate(micros, 1):
+            micro = micro.to(self.device)
+            nll = self.engine(micro)
+            kinds = self.kind_index[micro.samples]
+            self.engine.backward((nll * weights[kinds]).sum(), last=number == len(micros))
+            per_kind.index_add_(0, kinds, nll.detach().double())
+            counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
+        sums[-2] = float(should_stop())
+        sums[-1] = sum(micro.tokens for micro in micros)
+        dist.all_reduce(sums)
+        *values, stop, tokens = sums.tolist()
+        per_kind, counts = values[:len(self.kinds)], values[len(self.kinds):]
+        loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
+        self._check(loss)
+        rate = learning_rate(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
+        norm = self.engine.step(rate)
+        self._check(norm, "gradient norm")
+        self.recent.append(loss)
+        shares = {f"loss_{kind}": total / count for kind, total, count in zip(self.kinds, per_kind, counts) if count}
+        return {"loss": loss, **shares, "lr": rate, "grad_norm": norm, "samples": self.plan.consumed(self.done + 1),
+                "tokens": int(tokens), "supervised": int(sum(counts))}, stop > 0
+
+    def _check(self, value: float, what: str = "loss") -> None:
+        limit = self.settings.loss_limit
+        usual = statistics.median(self.recent) if len(self.recent) == self.recent.maxlen else math.inf
+        if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
+            return
+        beyond = f", more than {limit} times the recent {usual:.4g}" if math.isfinite(value) else ""
+        raise Diverged(f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
+                       f"{self.checkpoints.newest() or 'none'}. A lower train.learning_rate or train.clip often helps")
+
+    def _save(self, journal: Journal | None) -> None:
+        if journal is not None:
+            journal.sync()
+        state = {"fingerprint": self.work.fingerprint, "base": self.work.base, "samples": self.plan.consumed(self.done)}
+        self.stall = self.checkpoints.save(self.done, state, self.engine.stage)
+
+    def _timing(self, seconds: float, micros: list[Micro], metrics: dict[str, Any], started: float) -> dict[str, Any]:
+        stall, self.stall = self.stall, 0.0
+        timing = {"seconds": round(seconds + stall, 6), "checkpoint_stall": round(stall, 6),
+                  "tokens_per_s": round(metrics["tokens"] / seconds, 1), "micro_batches": len(micros),
+                  "eta_s": round((self.plan.steps - self.done) * seconds, 1), "time": round(time.time(), 3)}
+        if self.first_step_pending:
+            timing["start_to_first_step"] = round(time.monotonic() - started, 3)
+            self.first_step_pending = False
+        if torch.cuda.is_available():
+            timing["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+        return timing
+
+    first_step_pending = True

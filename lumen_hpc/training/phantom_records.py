@@ -1,0 +1,84 @@
+"""Instruction records of phantoms in memory: the stages' own functions, without their files.
+
+What `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder is here made straight from
+the films, for the stand-in weights (`pretrain.py`) and for measuring recipes (`benchmarks/phantom_science.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data import findings_line, instructions
+from lumen_hpc.data import phantom_questions as questions
+from lumen_hpc.data.diff_vqa import is_closed
+from lumen_hpc.data.phantom import Film
+from lumen_hpc.language import prognosis
+from lumen_hpc.language.sentences import sentence
+from lumen_hpc.settings import Instruct
+
+Row = dict[str, Any]
+
+
+def records(
+    timelines: Sequence[Sequence[Film]], settings: Instruct, seed: int, *, told: Mapping[str, str] | None = None,
+    predictions_per_pair: int = 1,
+) -> list[Row]:  # fmt: skip
+    """Every record of these patients, pictures as arrays in place of paths.
+
+    `told`: study_id → the experts' sentence, with `settings.expert_text`.
+    """
+    films = [film for timeline in timelines for film in timeline]
+    asked = [row for timeline in timelines for row in _questions(timeline)]
+    sources = instructions.Sources.join(
+        map(_study, films),
+        _rewrites(asked, predictions_per_pair, seed),
+        experts=told or {} if settings.expert_text else {},
+        findings={str(film.study_id): findings(film) for film in films} if settings.findings_first else {},
+    )
+    return [record for _, record in instructions.records(asked, sources, settings)]
+
+
+def findings(film: Film) -> findings_line.Findings:
+    """A film's findings as `findings_line.read_findings` gives them."""
+    known = {name: {"level": state.level, "type": state.texture} for name, state in film.study.items() if state.present}
+    return {name: {key: value for key, value in entity.items() if value} for name, entity in known.items()}
+
+
+def _study(film: Film) -> Row:
+    return {
+        "subject_id": str(film.subject_id), "study_id": str(film.study_id), "dicom_id": film.dicom_id,
+        "image": film.pixels, "view": "AP" if film.portable else "PA", "taken_at": film.taken_at.isoformat(),
+        "split": film.split,
+    }  # fmt: skip
+
+
+def _questions(timeline: Sequence[Film]) -> Iterator[Row]:
+    rng = np.random.default_rng(timeline[0].study_id)
+    for film in timeline:
+        for number, asked in enumerate(questions.diagnostic(film.study, film.portable, rng)):
+            yield _question(film, asked, f"{film.study_id}-{number}")
+    for before, after in pairwise(timeline):
+        asked = questions.difference(before.study, after.study)
+        yield _question(after, asked, f"{after.study_id}-d", reference=before)
+
+
+def _question(film: Film, asked: questions.Asked, name: str, reference: Film | None = None) -> Row:
+    return {
+        "question_id": name, "subject_id": str(film.subject_id), "study_id": str(film.study_id),
+        "ref_study_id": str(reference.study_id) if reference else None, "type": asked.type,
+        "question": asked.question, "short_answer": asked.answer.strip(), "closed": is_closed(asked.answer),
+        "interval_days": film.day - reference.day if reference else None, "split": film.split,
+    }  # fmt: skip
+
+
+def _rewrites(asked: list[Row], predictions_per_pair: int, seed: int) -> Iterator[Row]:
+    for question in asked:
+        long = sentence(question["type"], question["question"], question["short_answer"])
+        yield {"question_id": question["question_id"], "long_answer": long}
+        if question["type"] == "difference":
+            for row in prognosis.predictions(question, predictions_per_pair, seed):
+                yield row | {"long_answer": sentence("prediction", row["question"], question["short_answer"])}

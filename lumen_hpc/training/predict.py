@@ -1,0 +1,117 @@
+"""A model's answers to test questions: greedy, batched, each image encoded once for its questions (section 2.5)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.data import controls
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Predict
+from lumen_hpc.training.samples import Pictures, measure
+
+Row = dict[str, Any]
+MARKER = "COMPLETE.json"
+
+
+def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
+    """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
+
+    A checkpoint holds weights alone; its configuration and tokenizer come from the `base` it was trained from, which
+    it names itself. bfloat16 on a GPU; as stored elsewhere.
+    """
+    cuda = torch.cuda.is_available()
+    dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
+    if not (folder / MARKER).is_file():
+        return nvila.load(folder, dtype=dtype, device=device)
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    state = json.loads((folder / MARKER).read_text())["state"]
+    base = base or Path(state["base"])
+    if not base.is_dir():
+        raise UserError(f"{folder} was trained from {base}, which is not there; give its folder as train.base")
+    model = nvila.load(base, dtype=dtype, device=device)
+    weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+    # What the checkpoint lacks was frozen, and is as in the base.
+    _, unknown = model.load_state_dict(
+        {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False)
+    if unknown:
+        raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
+    return model
+
+
+class Predictor:
+    """Answers instruction records with one model."""
+
+    def __init__(self, model: nvila.NVILA, settings: Predict, name: str) -> None:
+        """`name`: nvila, ft or lumen, as the rows say it."""
+        self._model, self._settings, self._name = model.eval(), settings, name
+        self._pictures = Pictures()
+
+    def answer(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
+        """Answer rows of the records at the positions `span` of all test records, each followed by its controls.
+
+        Rows: {question_id, model, answer, tokens, seconds}; where the model wrote a findings line first, `findings`
+        holds it and `answer` does not. A control's row has `control`, and `ref_study_id` and `study_id` of what was
+        shown. `seconds` is a question's share of its batch. Rows come in the order of the records, a window at a
+        time, so that progress shows and memory holds the images of one window only.
+        """
+        for window in self._windows(self._asked(questions, span)):
+            began = time.perf_counter()
+            answers = self._generate(window)
+            share = (time.perf_counter() - began) / len(window)
+            for record, answer in zip(window, answers):
+                yield self._row(record, answer, share)
+
+    def _asked(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
+        for index in span:
+            yield questions[index]
+            for control in self._settings.controls:
+                if (record := controls.tampered(control, questions, index)) is not None:
+                    yield record
+
+    def _windows(self, records: Iterable[Row]) -> Iterator[list[Row]]:
+        """Runs of records of a few generation batches, enough to sort by length and to share images in."""
+        window: list[Row] = []
+        filled = 0
+        for record in records:
+            counted = measure(record, self._model.preprocessor)
+            if counted.fault:
+                raise UserError(f"record {record['id']}: {counted.fault}")
+            if window and filled + counted.prefix > 4 * self._settings.batch_tokens:
+                yield window
+                window, filled = [], 0
+            window.append(record)
+            filled += counted.prefix
+        if window:
+            yield window
+
+    def _generate(self, records: list[Row]) -> list[Any]:
+        opened = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
+        shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
+        inputs = self._model.preprocess(shown, generation=True, inline=True)
+        return self._model.generate(inputs, max_new_tokens=self._settings.max_new_tokens,
+                                    batch_tokens=self._settings.batch_tokens)
+
+    def _row(self, record: Row, answer: Any, seconds: float) -> Row:
+        text = strip(answer.text)
+        meta = record["meta"]
+        row = {"question_id": meta["question_id"], "model": self._name, "answer": text, "tokens": len(answer.ids),
+               "seconds": round(seconds, 4)}
+        if text != answer.text:
+            row["findings"] = answer.text[:len(answer.text) - len(text)].rstrip(" ;")
+        if "control" in meta:
+            row |= {key: meta[key] for key in ("control", "ref_study_id", "study_id")}
+        return row
+
+
+def open_predictor(weights: Path, settings: Predict, *, model: str) -> Predictor:
+    """A predictor with the weights in a folder: a final model, a checkpoint, or a pretrained NVILA."""
+    return Predictor(open_model(weights), settings, model)

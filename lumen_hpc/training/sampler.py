@@ -1,0 +1,115 @@
+"""Which samples each optimizer step takes: a pure function of the seed and the step.
+
+The order knows nothing of ranks or GPUs, so a run may go on with another number of them, and the
+count of steps done is all the state there is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumen_hpc.errors import UserError
+
+
+class Stream:
+    """An endless seeded sequence of sample ids: one permutation an epoch, each id once in each.
+
+    Samples about the same images stay together in runs of at most `together`, so that they can share
+    their images' tokens; the runs are permuted.
+    """
+
+    def __init__(self, ids: np.ndarray, groups: np.ndarray, *, together: int, seed: tuple[int, ...]) -> None:
+        """`ids` [n] int: sample ids; `groups` [n] int: equal where the images are equal; `together` 0: no limit."""
+        order = np.argsort(groups, kind="stable")
+        ids, groups = np.asarray(ids)[order], np.asarray(groups)[order]
+        starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(ids) else np.zeros(0, int)
+        sizes = np.diff(np.r_[starts, len(ids)])
+        if together:
+            pieces = -(-sizes // together)
+            first = np.repeat(np.r_[0, np.cumsum(pieces)[:-1]], pieces) if len(pieces) else np.zeros(0, int)
+            starts = np.repeat(starts, pieces) + (np.arange(pieces.sum()) - first) * together
+            sizes = np.diff(np.r_[starts, len(ids)])
+        self._ids, self._starts, self._sizes, self._seed = ids, starts, sizes, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The ids in the order of this epoch, [n] int."""
+        if epoch not in self._epochs:
+            runs = np.random.default_rng((*self._seed, epoch)).permutation(len(self._starts))
+            starts, sizes = self._starts[runs], self._sizes[runs]
+            offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
+            self._epochs[epoch] = self._ids[np.repeat(starts, sizes) + offsets]
+        return self._epochs[epoch]
+
+    def take(self, start: int, stop: int) -> list[int]:
+        """The ids at positions `start` to `stop` of the endless sequence."""
+        taken: list[int] = []
+        while start < stop:
+            epoch, within = divmod(start, len(self))
+            end = min(len(self), within + stop - start)
+            taken += self._epoch(epoch)[within:end].tolist()
+            start += end - within
+        return taken
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The samples of every step of a training."""
+
+    streams: tuple[tuple[Stream, int], ...]
+    """Each stream with the samples a step takes from it."""
+    total: int | None
+    """Samples in the whole training, where the last step may be a short one; None: `steps` full steps."""
+    steps: int
+
+    def batch(self, step: int) -> list[int]:
+        """The sample ids of `step` (from 0), the whole global batch."""
+        ids: list[int] = []
+        for stream, count in self.streams:
+            stop = (step + 1) * count
+            ids += stream.take(step * count, stop if self.total is None else min(stop, self.total))
+        return ids
+
+    def consumed(self, step: int) -> int:
+        """Samples taken before `step`."""
+        done = step * sum(count for _, count in self.streams)
+        return done if self.total is None else min(done, self.total)
+
+
+def plain(groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, together: int, seed: int) -> Sampler:
+    """One permutation over all samples: `epochs` passes, every sample once in each, none dropped.
+
+    The last step takes what is left. `groups` [samples] int is equal where the images are; a positive
+    `steps` replaces `epochs`.
+    """
+    stream = Stream(np.arange(len(groups)), groups, together=together, seed=(seed,))
+    total = steps * global_batch if steps else round(len(groups) * epochs)
+    return Sampler(((stream, global_batch),), total, math.ceil(total / global_batch))
+
+
+def mixed(groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, together: int,
+          seed: int) -> Sampler:
+    """A fixed number of samples of each kind a step; every kind has its own permutations.
+
+    `kinds` [samples] holds names of `mixture`. Kinds that the records lack are left out (the diagnostic
+    model trains on the same settings); a kind that they have and `mixture` does not name is a UserError.
+    """
+    there = set(np.unique(kinds).tolist())
+    if unnamed := sorted(there - set(mixture)):
+        raise UserError(f"train.mixture={mixture} says nothing of the kinds {unnamed} in the records: "
+                        "give each a number of samples a step, or empty the mixture")
+    if not steps:
+        raise UserError("train.mixture mixes kinds that end at different times: say how many steps with train.steps")
+    chosen = [(kind, count) for kind, count in mixture.items() if kind in there and count]
+    ids = np.arange(len(groups))
+    # The kind's name seeds its stream, so that one kind's order does not depend on the others.
+    streams = tuple((Stream(ids[kinds == kind], groups[kinds == kind], together=together,
+                            seed=(seed, *kind.encode())), count) for kind, count in chosen)
+    return Sampler(streams, None, steps)

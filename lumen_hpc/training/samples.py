@@ -1,0 +1,198 @@
+"""Instruction records on their way into NVILA: counted from headers alone, or decoded, tokenised and packed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
+from lumen_hpc.nvila.chat import IGNORE, IMAGE, encode, place_images, render
+from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.packing import expand
+from lumen_hpc.nvila.preprocess import best_grid
+from lumen_hpc.training.packing import Shared
+from lumen_hpc.training.survey import Measure, Survey
+
+Record = dict[str, Any]
+
+
+class Pictures:
+    """Image files as NVILA's preprocessing takes them: a path, or the grey levels of a DICOM or of a kept picture.
+
+    Small pictures (the demo's) are kept in memory up to `cache_gb`; the least recently used go first.
+    """
+
+    def __init__(self, cache_gb: float = 0.0) -> None:
+        self._room = int(cache_gb * 2**30)
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: str) -> str | np.ndarray:
+        """uint8 [H, W], or the path itself where nothing is kept. Raises UserError naming an unreadable file."""
+        with self._lock:
+            if path in self._kept:
+                self._kept.move_to_end(path)
+                return self._kept[path]
+        if path.endswith(".dcm"):
+            picture = _dicom(path)
+        elif self._room:
+            picture = _grey(path)
+            if picture is None:
+                return path
+        else:
+            return path
+        with self._lock:
+            if picture.nbytes <= self._room:
+                self._kept[path] = picture
+                self._room -= picture.nbytes
+                while self._room < 0:
+                    self._room += self._kept.popitem(last=False)[1].nbytes
+        return picture
+
+
+def _grey(path: str) -> np.ndarray | None:
+    """The pixels of a grey picture; None for a coloured one."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image) if image.mode == "L" else None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _dicom(path: str) -> np.ndarray:
+    """A DICOM's grey levels, spread over 0 to 255."""
+    from lumen_hpc.data.images import decode
+
+    pixels, largest = decode(path)
+    return (pixels.astype(np.float32) * (255.0 / largest)).round().astype(np.uint8)
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """(width, height) [px] from the file's header. Raises UserError naming an unreadable file."""
+    try:
+        if path.endswith(".dcm"):
+            import pydicom
+
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            return int(header.Columns), int(header.Rows)
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[tuple[int, int] | None]:
+    """The blocks that a picture of this size makes, one an `<image>` token, without its pixels."""
+    fewest, most = config.tiles
+    if config.aspect == "resize":
+        return [None]
+    if config.aspect == "dynamic":
+        columns, rows = best_grid(*size, config.image_size, fewest, most)
+        return [None] * (rows * columns + (rows * columns > 1))
+    columns, rows = best_grid(*size, config.image_size, (config.scales[-1] // config.scales[0]) ** 2, most)
+    return [(rows, columns)]
+
+
+def measure(record: Record, preprocessor: Preprocessor) -> Measure:
+    """A record's tokens, from its text and its images' headers; a file that cannot be read is its fault."""
+    config, tokenizer = preprocessor.config, preprocessor.tokenizer
+    try:
+        blocks = [placeholders(size_of(path), config) for path in record["images"]]
+        messages = place_images(record["conversations"], [len(b) for b in blocks], config.aspect, inline=True)
+        ids, labels = encode(messages, tokenizer)
+        counts = [config.image_tokens(block) for picture in blocks for block in picture]
+        _, labels = expand(ids, labels, tokenizer.image, tokenizer.newline, counts)
+    except UserError as error:
+        return Measure(fault=str(error))
+    prefix = _shared_tokens(messages, preprocessor) + sum(count - 1 for count in counts)
+    return Measure(prefix, len(labels) - prefix, int((labels[1:] != IGNORE).sum()))
+
+
+def _shared_tokens(messages: Sequence[dict[str, str]], preprocessor: Preprocessor) -> int:
+    """Tokens before the last line of the human turn, which is the question; `<image>` counts as one."""
+    text, _ = render(messages, generation=False)
+    asked = messages[0]["value"].strip()
+    opening = asked.rpartition("\n")[0]
+    end = text.index(asked) + len(opening)
+    offsets = preprocessor.tokenizer.backend.encode(text, add_special_tokens=False).offsets
+    return sum(stop <= end for _, stop in offsets)
+
+
+def opening(record: Record) -> str:
+    """What records must have in common to share their images: the images, and the text up to the last of them."""
+    asked = record["conversations"][0]["value"]
+    return "\n".join([*record["images"], asked[:asked.rfind(IMAGE) + len(IMAGE)]])
+
+
+@dataclass
+class Micro:
+    """A packed micro-batch."""
+
+    batch: Batch
+    samples: torch.Tensor
+    """[supervised tokens] int64: sample ids."""
+    tokens: int
+
+    def to(self, device: torch.device) -> Micro:
+        return replace(self, batch=self.batch.to(device), samples=self.samples.to(device))
+
+
+class Batcher:
+    """Reads the records of a survey and packs them for the model."""
+
+    def __init__(self, records: Sequence[Record], survey: Survey, preprocessor: Preprocessor,
+                 pictures: Pictures) -> None:
+        self._records, self._survey, self._preprocessor = records, survey, preprocessor
+        self._pictures = pictures
+
+    def build(self, packed: list[Shared]) -> Micro:
+        """A micro-batch of these sequences; of none, one blank token that supervises nothing.
+
+        Raises UserError naming a record whose images or text are no longer what the survey found.
+        """
+        if not packed:
+            return Micro(pack([[self._blank()]]), torch.zeros(0, dtype=torch.int64), 0)
+        ids = [sample for sequence in packed for sample in sequence.samples]
+        samples = dict(zip(ids, self._samples(ids)))
+        batch = pack([[samples[i] for i in sequence.samples] for sequence in packed])
+        counts = torch.tensor([samples[i].supervised for i in ids])
+        return Micro(batch, torch.repeat_interleave(torch.tensor(ids), counts), batch.token_ids.numel())
+
+    def _samples(self, ids: list[int]) -> list[Sample]:
+        opened: dict[str, Any] = {}
+        records = []
+        for i in ids:
+            record = self._records[int(self._survey.rows[i])]
+            pictures = [opened.setdefault(path, self._pictures.open(path)) for path in record["images"]]
+            records.append({**record, "images": pictures})
+        samples = self._preprocessor(records, inline=True).samples
+        for i, sample in zip(ids, samples):
+            if sample.supervised != self._survey.supervised[i]:
+                raise UserError(f"record {self._survey.ids[i]} has changed since the training began")
+        return samples
+
+    def _blank(self) -> Sample:
+        tokenizer = self._preprocessor.tokenizer
+        ids = np.array([tokenizer.pad, tokenizer.pad], dtype=np.int64)
+        labels = np.full_like(ids, IGNORE)
+        return Sample(ids, labels, ids, labels, torch.zeros(0, 1, 1, 1, dtype=torch.uint8), [])
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError unless `folder` can hold a training's results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error}): training would have nowhere to save") from None

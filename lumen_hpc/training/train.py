@@ -1,0 +1,159 @@
+"""Fine-tuning NVILA on instruction records, from the base's folder to the final model's (paper, section 2.5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lumen_hpc import nvila
+from lumen_hpc import settings as s
+from lumen_hpc.data.records import Records
+from lumen_hpc.errors import UserError
+from lumen_hpc.training import loop
+from lumen_hpc.training.engine import Engine
+from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.preflight import preflight
+from lumen_hpc.training.ranks import Ranks, join
+from lumen_hpc.training.samples import Batcher, Pictures, check_folder, measure, opening
+from lumen_hpc.training.survey import describe, survey
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    finished: bool
+    step: int
+    """Optimizer steps done."""
+
+    def __str__(self) -> str:
+        return "finished" if self.finished else f"interrupted at step {self.step}"
+
+
+def train(settings: s.Train, records: Path, base: Path, out: Path, *, seed: int, ranks: Ranks,
+          should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> Outcome:
+    """Trains, or goes on training, until the end or until `should_stop`; every rank calls it.
+
+    `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
+    `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
+    finished returns at once; one that was begun with other settings is moved to `out/earlier/` and begun anew.
+    Raises UserError for settings and records that will not do, loop.Diverged for a loss that goes wrong.
+    """
+    started = time.monotonic()
+    check_folder(out)
+    fingerprint = {**_results(settings), "seed": seed, "records": _sha256(records), "base": _identity(base)}
+    if done := _finished(out, fingerprint):
+        return Outcome(True, done)
+    join(ranks, out)
+    if ranks.first:
+        _set_aside(out, fingerprint)
+    dist.barrier()
+    reports = preflight(ranks)
+    if ranks.first:
+        (out / "preflight.json").write_text(json.dumps(reports, indent=1))
+    work = _work(settings, records, base, out, fingerprint, ranks)
+    engine, done, finished = loop.run(work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress,
+                                      started=started)
+    if finished:
+        _export(engine, work, out, done)
+    engine.close()
+    return Outcome(finished, done)
+
+
+def _work(settings: s.Train, records: Path, base: Path, out: Path, fingerprint: dict[str, Any],
+          ranks: Ranks) -> loop.Work:
+    rows = Records(records)
+    preprocessor = nvila.Preprocessor.open(base)
+    found = survey(rows, lambda record: measure(record, preprocessor), ranks, opening=opening,
+                   max_tokens=settings.max_tokens, on_bad=settings.on_bad, folder=out,
+                   version=f"{fingerprint['records']} {fingerprint['base']}")
+    if ranks.first:
+        log.info("records: %s", describe(found))
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    model = nvila.load(base, dtype=dtype)
+    if settings.max_tokens > model.config.max_length:
+        raise UserError(f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
+                        f"take at most train.max_tokens={model.config.max_length}")
+    learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
+    batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
+    return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()))
+
+
+def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
+    """The final model in the official layout, and the word that the training is over."""
+    weights = engine.weights()
+    if weights is not None:
+        learner = work.model
+        nvila.save(learner.model, out / "final", learner.export_names(weights))
+        _write(out / "finished.json", {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint})
+    dist.barrier()
+
+
+def _results(settings: s.Train) -> dict[str, Any]:
+    """The settings that decide what is learned; those of speed and place are left out."""
+    values = dataclasses.asdict(settings)
+    return {f"train.{field.name}": values[field.name] for field in dataclasses.fields(settings)
+            if not field.metadata.get("how") and field.name != "base"}
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path} is not there: run stage=instruct first")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(base: Path) -> str:
+    """A hash of the base's small files and of the names and sizes of its weights (which may be 15 GB)."""
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base} holds no config.json: give the folder of a pretrained NVILA as train.base")
+    digest = hashlib.sha256()
+    for path in sorted(base.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
+            if path.suffix == ".json":
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _finished(out: Path, fingerprint: dict[str, Any]) -> int:
+    """Steps of a finished training of just these settings; 0 if there is none."""
+    try:
+        kept = json.loads((out / "finished.json").read_text())
+    except (OSError, ValueError):
+        return 0
+    whole = (out / "final" / "complete.json").is_file()
+    return kept["step"] if whole and kept["fingerprint"] == fingerprint else 0
+
+
+def _set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
+    """Rank 0: makes room where another training lies; nothing is deleted."""
+    file = out / "training.json"
+    if file.exists() and json.loads(file.read_text()) != fingerprint:
+        earlier = out / "earlier"
+        place = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
+        place.mkdir(parents=True)
+        for name in ("training.json", "finished.json", "checkpoints", "metrics.jsonl", "consumed.jsonl",
+                     "restarts.jsonl", "tensorboard", "final", "rejected.jsonl", "survey.npz"):
+            if (out / name).exists():
+                (out / name).rename(place / name)
+        log.warning("%s was trained with other settings or records; it is kept in %s", out, place)
+    _write(file, fingerprint)
+
+
+def _write(path: Path, value: Any) -> None:
+    staged = path.with_suffix(".tmp")
+    staged.write_text(json.dumps(value, indent=1))
+    staged.replace(path)
