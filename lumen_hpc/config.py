@@ -94,6 +94,8 @@ def resolve(arguments: list[str]) -> Request:
     site = _merge(site, _dots(dotlist, of_profile=True), "command line")
     request.settings = _object(merged)
     request.profile = _object(site)
+    for name in ("runs", "cache"):
+        setattr(request.profile, name, os.path.expandvars(os.path.expanduser(getattr(request.profile, name))))
     check(request.settings)
     check(request.profile, "profile.")
     for kind in request.profile.resources:

@@ -126,11 +126,15 @@ def _pilot(run: Run, step: Step) -> float | None:
 
 
 def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
-    """Deals shards to tasks. Where shards correspond, the packs follow the earlier step's, so aftercorr holds."""
+    """Deals shards to tasks.
+
+    Where shards correspond, the packs follow the earlier step's so that aftercorr holds, unless this step may have
+    fewer tasks: a model that takes long to load (the judge) is loaded few times rather than early.
+    """
     if not plan.missing:
         return []
     base = next((other for other in earlier if other.step.name == plan.step.corresponds and other.packs), None)
-    if base is not None and base.shards == plan.shards:
+    if base is not None and base.shards == plan.shards and len(base.packs) <= plan.resources.tasks:
         wanted = set(plan.missing)
         packs = [[index for index in pack if index in wanted] for pack in base.packs]
         rest = sorted(wanted - {index for pack in packs for index in pack})

@@ -225,9 +225,8 @@ def _accounting(profile: Profile) -> Iterator[Finding]:
         return
     accounts = {line.split("|")[0] for line in lines.splitlines() if "|" in line}
     qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
-    if profile.account and profile.account not in accounts:
-        yield Finding(
-            "bad", f"profile.account={profile.account}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}"
-        )
+    charged = {wanted.account or profile.account for wanted in profile.resources.values()} - {""}
+    for name in sorted(charged - accounts):
+        yield Finding("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")
     for name in sorted(wanted_qos - qos):
         yield Finding("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")

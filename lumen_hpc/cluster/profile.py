@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
 class Resources:
     partition: str = ""
     """Partition; empty leaves it to Slurm's default."""
+    account: str = ""
+    """Account of these jobs, where a site charges CPUs and GPUs apart; the profile's if empty."""
     qos: str = ""
     """Quality of service."""
     constraint: str = ""

@@ -27,7 +27,7 @@ def parameters(
         "partition": wanted.partition or None,
         "qos": wanted.qos or None,
         "constraint": wanted.constraint or None,
-        "account": profile.account or None,
+        "account": wanted.account or profile.account or None,
         "time": wanted.time_min,
         "nodes": wanted.nodes,
         "ntasks_per_node": wanted.tasks_per_node,

@@ -87,6 +87,8 @@ def submissions(folder: Path) -> Iterator[dict[str, Any]]:
 
 def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data is restricted."""
+    if "$" in str(run.folder):
+        raise UserError(f"{run.folder}: the variable in profile.runs is not set here; set it, or give runs=FOLDER")
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         if run.settings.data.source == "mimic" and run.profile.data_use.restricted:
