@@ -6,12 +6,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, local, preflight, slurm
+from lumen_hpc.cluster import fetch, graph, local, preflight, slurm
 from lumen_hpc.cluster import status as run_status
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
@@ -26,6 +27,8 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     """Submits what is missing of a stage, or of all (`stage=full`)."""
     if not request.stage:
         raise UserError("say what to run: stage=NAME or stage=full (python launch.py --help lists everything)")
+    if request.stage == "fetch":
+        return fetch.fetch(request.settings, Path(request.profile.cache), console)
     run = submission.open_run(request)
     if request.dry_run:
         plans, behind = submission.make(request, stages, run)

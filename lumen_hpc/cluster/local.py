@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -50,52 +51,46 @@ def _plan_now(request: Request, stages: list[Stage], run: Run, step: Step) -> St
     return submit.make(request, stages, run)[0][0]
 
 
-def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, progress) -> None:  # type: ignore[no-untyped-def]
+def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, progress: Callable[[int], None]) -> None:
+    name = item.step.name
+    for attempt in range(1 + item.resources.successors):
+        noted = len(manifest.read(run.folder / name / "failures.jsonl"))
+        log = _attempt(run, item, submit.begin(request, run, [item]), progress)
+        item = _plan_now(request, stages, run, item.step)
+        if not item.missing:
+            progress(item.shards)
+            return
+        # an exception would come again; only what was killed or interrupted is worth another try here
+        failed = len(manifest.read(run.folder / name / "failures.jsonl")) > noted
+        if failed or attempt == item.resources.successors:
+            raise Failed(_why(item, triage.clusters(run.folder / name, item.missing), log))
+
+
+def _attempt(run: Run, item: StepPlan, submission: submit.Submission, progress: Callable[[int], None]) -> str:
+    """Runs a step's packs once and waits for them; returns the path of a log."""
     import submitit
 
     from jobs import run_pack
 
     name = item.step.name
-    for attempt in range(1 + item.resources.successors):
-        submission = submit.begin(request, run, [item])
-        os.environ |= {
-            "PYTHONPATH": str(submission.code),
-            "LUMEN_SUBMISSION": submission.name,
-            **run.profile.environment,
-        }
-        logs = run.folder / name / "logs"
-        executor = submitit.LocalExecutor(folder=logs)
-        executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
-        arguments = (str(run.folder), str(submission.folder), name)
-        jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
-        try:
-            while not all(job.done() for job in jobs):
-                progress(item.shards - len(item.missing) + _written_since(run, name, item.missing, submission.folder))
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            _stop(jobs)
-            raise
-        item = _plan_now(request, stages, run, item.step)
-        if not item.missing:
-            progress(item.shards)
-            return
-        kinds = triage.clusters(run.folder / name, item.missing)
-        last = manifest.read(run.folder / name / "failures.jsonl")[-1:]
-        if attempt == item.resources.successors or (last and last[0].get("final")):
-            raise Failed(_why(run, item, kinds, str(jobs[0].paths.stderr)))
+    os.environ |= {"PYTHONPATH": str(submission.code), "LUMEN_SUBMISSION": submission.name, **run.profile.environment}
+    executor = submitit.LocalExecutor(folder=run.folder / name / "logs")
+    executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
+    arguments = (str(run.folder), str(submission.folder), name)
+    before = len(manifest.read(run.folder / name / manifest.NAME))
+    jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
+    try:
+        while not all(job.done() for job in jobs):
+            written = len(manifest.read(run.folder / name / manifest.NAME)) - before
+            progress(item.shards - len(item.missing) + written)
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        _stop(jobs)
+        raise
+    return str(jobs[0].paths.stderr)
 
 
-def _written_since(run: Run, name: str, missing: list[int], submission: Path) -> int:
-    begun = submission.stat().st_ctime
-    folder = run.folder / name
-    return sum(
-        1
-        for index in manifest.latest(folder)
-        if index in set(missing) and (folder / manifest.NAME).stat().st_mtime > begun
-    )
-
-
-def _stop(jobs) -> None:  # type: ignore[no-untyped-def]
+def _stop(jobs: Sequence[Any]) -> None:
     """Asks the tasks to save, and waits for them a while."""
     for job in jobs:
         job._process.send_signal(signal.SIGTERM)
@@ -104,7 +99,7 @@ def _stop(jobs) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.1)
 
 
-def _why(run: Run, item: StepPlan, kinds: list[triage.Cluster], log: str) -> str:
+def _why(item: StepPlan, kinds: list[triage.Cluster], log: str) -> str:
     lines = [f"{item.step.name}: {len(item.missing)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")
