@@ -1,0 +1,117 @@
+"""`stage=fetch`: brings every weight that a run's settings name into the profile's cache, from a node with internet.
+
+Not a job: compute nodes are offline. Downloads resume; the revision that the first fetch resolved and each file's
+hash are noted in `<cache>/fetched.json`, and later fetches insist on them. Where nothing can be reached it says what to
+copy where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from lumen_hpc.cluster.manifest import now
+from lumen_hpc.cluster.stage import sha256
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Config
+
+LICENCES = {
+    "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
+    "Efficient-Large-Model/": "weights are for non-commercial use; read the model's page",
+}
+NOTE = "fetched.json"
+
+
+@dataclass(frozen=True)
+class Need:
+    key: str
+    """The setting that names it."""
+    name: str
+    """Its name on the hub, or TorchXRayVision's name of the weights."""
+    folder: Path
+    """Where it is wanted."""
+
+    @property
+    def licence(self) -> str:
+        return next((text for prefix, text in LICENCES.items() if self.name.startswith(prefix)), "")
+
+    @property
+    def there(self) -> bool:
+        return (self.folder / "config.json").is_file()
+
+
+def needs(settings: Config, cache: Path) -> Iterator[Need]:
+    """The hub models that these settings name and that are not folders of the user's own."""
+    named = [("train.base", settings.train.base if settings.train.base != "tiny" else "")]
+    engines = [("rewrite.engine.model", settings.rewrite.engine), ("judge.engine.model", settings.judge.engine)]
+    if settings.judge.second:
+        engines.append(("judge.second.model", settings.judge.second))
+    named += [(key, engine.model) for key, engine in engines if engine.kind in ("vllm", "transformers")]
+    for key, name in named:
+        if name and not Path(name).expanduser().is_dir():
+            yield Need(key, name, cache / name.rsplit("/", 1)[-1])
+
+
+def fetch(settings: Config, cache: Path, console: Console) -> int:
+    """Fetches what is missing; 0 if all is there afterwards, 1 if something has to be brought by hand."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
+    notes = json.loads((cache / NOTE).read_text()) if (cache / NOTE).exists() else {}
+    failed = [need for need in needs(settings, cache) if not _bring(need, notes, cache, console)]
+    if settings.experts.model == "xrv":
+        failed_experts = _bring_experts(settings, cache, console)
+    else:
+        failed_experts = []
+    for need in failed:
+        console.print(f"copy by hand: {need.name} (every file of it) to {need.folder}", markup=False, soft_wrap=True)
+    for line in failed_experts:
+        console.print(f"copy by hand: {line}", markup=False, soft_wrap=True)
+    if not failed and not failed_experts:
+        console.print("every weight that these settings name is in place")
+    return 1 if failed or failed_experts else 0
+
+
+def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) -> bool:
+    noted = notes.get(need.name)
+    if need.there and noted:
+        console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})", markup=False)
+        return True
+    console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""), markup=False)
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+
+        revision = noted["revision"] if noted else HfApi().model_info(need.name).sha
+        snapshot_download(need.name, revision=revision, local_dir=need.folder)
+    except Exception as error:  # no network, no licence, no space: each has its own class in each release
+        console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}", markup=False)
+        return need.there
+    files = [path for path in sorted(need.folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
+    hashes = {str(path.relative_to(need.folder)): sha256(path) for path in files}
+    if noted and noted["files"] != hashes:
+        changed = sorted(name for name in hashes if noted["files"].get(name) != hashes[name])
+        raise UserError(
+            f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} noted at the first fetch"
+        )
+    notes[need.name] = {"revision": revision, "files": hashes, "fetched": now()}
+    partial = cache / f"{NOTE}.tmp"
+    partial.write_text(json.dumps(notes, indent=1) + "\n")
+    partial.replace(cache / NOTE)
+    return True
+
+
+def _bring_experts(settings: Config, cache: Path, console: Console) -> list[str]:
+    """TorchXRayVision's weights; what could not be had, as lines."""
+    try:
+        from lumen_hpc.experts import weights
+    except ImportError as error:
+        raise UserError(
+            f"stage=fetch needs the packages of the stages here ({error}); pip install 'lumen_hpc[cpu]'"
+        ) from None
+    folder = Path(settings.experts.weights).expanduser() if settings.experts.weights else cache / "torchxrayvision"
+    return weights.fetch(settings.experts, folder, console.print)
