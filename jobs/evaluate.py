@@ -1,14 +1,18 @@
 """Section 3: metrics, tests and intervals; tables 1 and 2; the page.
 
 Reads everything that came before and writes report/index.html, report/tables.{md,csv,tex} and report/figures/.
+A demo whose numbers are not those of a model that learned writes its report all the same, and then fails.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 
 STAGE = Stage(
     name="evaluate",
@@ -21,12 +25,61 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each file of the report."""
-    from lumen_hpc.report import evaluate
+    """Yields a row that vouches for each file of the report; raises GateFailed after the last of them."""
+    from lumen_hpc.report import evaluate, gates
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        written = evaluate.report(task.run, task.config.evaluate, task.config.seed, task.run.folder / "report")
-        for path in written:
-            yield task.artefact(path)
+        settings = task.config
+        folder = task.run.folder / "report"
+        files, held = evaluate.report(inputs(task.run), settings.evaluate, settings.seed, folder)
+        for path in files:
+            yield {
+                "file": os.path.relpath(path, task.folder),
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+        if settings.evaluate.gates:
+            gates.require(held)
 
     return process
+
+
+def inputs(run: Run) -> Any:
+    """What a run has for its report; steps that the run does without are absent, not empty."""
+    from lumen_hpc.data.records import read_jsonl
+    from lumen_hpc.report.evaluate import Inputs
+
+    models = run.settings.predict.models
+    prepared = run.path("prepare")
+    steps = [path for path in sorted(run.folder.iterdir(), key=_age) if (path / manifest.NAME).exists()]
+    return Inputs(
+        records=list(read_jsonl(run.path("instruct") / "lumen-test.jsonl")),
+        answers={model: run.rows("predict", model) for model in models},
+        scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},
+        studies=read_jsonl(prepared / "studies.jsonl"),
+        rewrites=run.rows("rewrite"),
+        counts=_json(prepared / "counts.json"),
+        training={
+            model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
+        },
+        manifests={path.name: manifest.read(path / manifest.NAME) for path in steps if path.name != "evaluate"},
+        image=lambda path: Path(path).read_bytes() if Path(path).is_file() else None,
+        run=_about(run),
+    )
+
+
+def _about(run: Run) -> dict[str, str]:
+    known = _json(run.folder / "provenance.json")
+    about = {"name": run.folder.name, "seed": str(run.settings.seed), "data": run.settings.data.source}
+    return about | {key: str(value) for key, value in known.items() if isinstance(value, (str, int, float))}
+
+
+def _age(path: Path) -> float:
+    file = path / manifest.NAME
+    return file.stat().st_mtime if file.exists() else 0.0
+
+
+def _json(path: Path) -> dict[str, Any]:
+    import json
+
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -239,6 +239,8 @@ class Evaluate:
     """Show images and texts in the page; off for restricted data that must not leave."""
     cases: int = 500
     """Cases in the page's browser."""
+    gates: bool = False
+    """Hold a phantom run to the numbers of a model that learned; a run of full length fails without them."""
 
 
 @dataclass(kw_only=True)

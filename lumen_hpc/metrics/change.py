@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from lumen_hpc.data.diff_vqa import Change, GrammarError, LevelChange, parse_difference, parse_findings
+from lumen_hpc.data.diff_vqa import LEVELS, Change, GrammarError, LevelChange, parse_difference, parse_findings
 
 KINDS = ("new", "resolved", "level")
 Fact = tuple[str, ...]
@@ -102,6 +102,11 @@ class Reader:
             )
         return Change() if _UNCHANGED.search(text.lower()) else None
 
+    def level(self, text: str) -> str:
+        """The level that a text names, the longest known word for one; empty if it names none."""
+        found = _LEVEL.search(text.lower())
+        return found[0] if found else ""
+
     def _named(self, text: str) -> list[tuple[str, int]]:
         return [(found[1], found.start()) for found in self._name.finditer(text)] if self._name else []
 
@@ -144,6 +149,7 @@ _DENIAL = re.compile(
     r"\b(?:no|not|without|absent|absence of|negative for|free of|neither|resolved|no longer|cleared|disappeared)\b"
 )
 _LEVELS = re.compile(r"\bfrom ([a-z]+(?: to [a-z]+)??) to ([a-z]+(?: to [a-z]+)?)")
+_LEVEL = re.compile(r"\b(?:" + "|".join(sorted(LEVELS, key=lambda word: (-len(word), word))) + r")\b")
 _CUE = re.compile(
     r"(?P<resolved>\bresol\w+|\bmissing\b|\bno longer\b|\bdisappear\w*|\bclear(?:ed|s|ing|ance)?\b|\babsent\b|\bgone\b"
     r"|\bvanish\w*|\blacks?\b|\bnot (?:seen|present|visible|identified)\b|\bwithout\b)"

@@ -1,0 +1,108 @@
+"""The cases of the page's browser: a question, its images, and what every model answered."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lumen_hpc.metrics.change import facts
+from lumen_hpc.report.results import Results
+from lumen_hpc.settings import Evaluate
+
+SIDE = 320  # px: a thumbnail that still shows an effusion
+BUDGET = 24 << 20  # bytes of images in one page, so that it opens from disk at once
+_SHOWN = ("judge", "rouge_l", "bleu4", "change_f1_macro", "finding_f1_macro", "accuracy_polarity", "recall_clipped")
+
+
+@dataclass
+class Cases:
+    """Rows for the browser, and images by name as data URIs."""
+
+    rows: list[dict]
+    images: dict[str, str] = field(default_factory=dict)
+    total: int = 0
+    """Questions that the rows were drawn from."""
+    without_image: int = 0
+    """Images left out, missing or past the budget."""
+
+
+def cases(results: Results, image: Callable[[str], bytes | None], settings: Evaluate, seed: int) -> Cases:
+    """A seeded draw of `settings.cases` questions, evenly over the types; ids and scores alone if images are off."""
+    made = Cases([], total=len(results.questions))
+    spent = 0
+    for i in _draw(results.types, settings.cases, seed):
+        question = results.questions[i]
+        row = {
+            "id": question["question_id"],
+            "type": question["type"],
+            "days": question.get("interval_days"),
+            "findings": sorted(_findings(results, i)),
+            "answers": [_answer(results, i, model, settings.images) for model in results.models()],
+        }
+        if settings.images:
+            row |= {"question": question["question"], "short": question["short_answer"].strip(),
+                    "reference": question.get("long_answer") or "", "images": []}  # fmt: skip
+            for path in question.get("images", [])[-2:]:
+                if path not in made.images and spent < BUDGET and (data := image(path)):
+                    made.images[path] = thumbnail(data)
+                    spent += len(made.images[path])
+                made.without_image += path not in made.images
+                row["images"].append(path if path in made.images else None)
+        row["answers"] = [answer for answer in row["answers"] if answer]
+        made.rows.append(row)
+    names = {path: f"i{k}" for k, path in enumerate(made.images)}
+    made.images = {names[path]: uri for path, uri in made.images.items()}
+    for row in made.rows:
+        row["images"] = [names.get(path) for path in row.get("images", [])]
+    return made
+
+
+def thumbnail(data: bytes) -> str:
+    """An image file as a small grey JPEG or PNG data URI."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        picture = picture.convert("L")
+        picture.thumbnail((SIDE, SIDE))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
+
+
+def _draw(types: np.ndarray, wanted: int, seed: int) -> list[int]:
+    """Positions of at most `wanted` questions: in turn one of each type, in a seeded order."""
+    rng = np.random.default_rng(seed)
+    queues = [list(rng.permutation(np.flatnonzero(types == kind))) for kind in sorted(set(types))]
+    drawn: list[int] = []
+    while len(drawn) < min(wanted, len(types)):
+        drawn += [int(queue.pop()) for queue in queues if queue]
+    return sorted(drawn[:wanted])
+
+
+def _findings(results: Results, i: int) -> set[str]:
+    question = results.questions[i]
+    truth = results.truth(i)
+    named = {fact[1] for fact in facts(truth)} if truth else set()
+    return named | results.reader.findings(f"{question['short_answer']}. {question['question']}")
+
+
+def _answer(results: Results, i: int, model: str, texts: bool) -> dict | None:
+    """What a model answered, its scores and whether it is right; None where it was not asked."""
+    values = {m: results.column(m, model) for m in _SHOWN}
+    scores = {m: round(float(c.part[i] / c.whole[i]), 3) for m, c in values.items() if c.whole[i]}
+    if not scores:
+        return None
+    told = {"model": model, "scores": scores, "outcome": _outcome(scores)}
+    return told | {"text": results.joined.answers[model][i]} if texts else told
+
+
+def _outcome(scores: dict[str, float]) -> str:
+    """Right, partly or wrong by the facts; words alone decide nothing where facts can be read."""
+    for measure in ("change_f1_macro", "finding_f1_macro", "accuracy_polarity", "recall_clipped"):
+        if measure in scores:
+            return "right" if scores[measure] == 1 else "wrong" if scores[measure] == 0 else "partly"
+    return "wrong"

@@ -1,0 +1,110 @@
+"""From a run's rows to its report: index.html, tables.{md,csv,tex}, gates.json and figures/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.records import writing
+from lumen_hpc.language.judge import agreement
+from lumen_hpc.report import cases, composed, costs, page, rewriting, slices, tables
+from lumen_hpc.report.controls import Control, controls
+from lumen_hpc.report.gates import Gate
+from lumen_hpc.report.results import Results, questions
+from lumen_hpc.settings import Evaluate
+
+Rows = Iterable[dict]
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """All that a report is made of; whatever is missing leaves its section out, with a sentence that says so."""
+
+    records: Sequence[dict]
+    """Test records (instruct/lumen-test.jsonl)."""
+    answers: Mapping[str, Rows]
+    """Model → its answer rows, those of controls among them (they carry `control`)."""
+    scores: Mapping[str, Rows] = field(default_factory=dict)
+    """Model → the judge's rows, canaries among them (they carry `canary`)."""
+    studies: Rows = ()
+    """Study rows (prepare/studies.jsonl)."""
+    rewrites: Rows = ()
+    """Rewrite rows of all splits."""
+    counts: Mapping = field(default_factory=dict)
+    """prepare/counts.json."""
+    training: Mapping[str, Rows] = field(default_factory=dict)
+    """Model → its metrics.jsonl."""
+    manifests: Mapping[str, Rows] = field(default_factory=dict)
+    """Step → its manifest lines."""
+    image: Callable[[str], bytes | None] = lambda path: None
+    """A record's image as a file's bytes."""
+    findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    """study_id → its findings, where they are known (all_diseases.json): the truth of pairs that controls make."""
+    gates: Callable[[Results, Sequence[Control]], list[Gate]] | None = None
+    """The demo's gates, where the run is a demo."""
+    run: Mapping[str, str] = field(default_factory=dict)
+    """Name, commit, seed, …: what the page's foot says of the run."""
+
+
+def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[Gate]]:
+    """Writes the report into `folder`; returns its files and the gates that the run was held to.
+
+    Raises UserError where a model has no answers or no question was answered by every model.
+    """
+    answers = {model: list(rows) for model, rows in inputs.answers.items()}
+    scores = {model: list(rows) for model, rows in inputs.scores.items()}
+    results = Results(
+        questions(inputs.records),
+        (row | {"model": model} for model, rows in answers.items() for row in rows if not row.get("control")),
+        (row | {"model": model} for model, rows in scores.items() for row in rows if not row.get("canary")),
+        settings,
+        seed,
+        models=list(answers),
+        read=strip,
+    )
+    for model, rows in answers.items():
+        texts = composed.answers((row for row in rows if row.get("control") == composed.CONTROL), results.reader)
+        if texts:
+            results.add_model(f"{model}+rule", texts)
+    controlled = controls(results, answers, inputs.findings)
+    gates = inputs.gates(results, controlled) if inputs.gates else []
+    made, sliced = tables.tables(results), slices.slices(results, inputs.studies)
+    canaries, accepted = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
+    training = {model: list(rows) for model, rows in inputs.training.items()}
+    content = page.Content(
+        tables=made,
+        notes=tables.notes(results),
+        figures=page.drawn(made, sliced, controlled, canaries, accepted, training),
+        gates=gates,
+        controls=controlled,
+        slices=sliced,
+        canaries=canaries,
+        agreement=agreement(row for rows in scores.values() for row in rows),
+        acceptance=accepted,
+        costs=costs.costs(inputs.manifests),
+        counts=inputs.counts,
+        cases=cases.cases(results, inputs.image, settings, seed),
+        problems=results.problems.lines(),
+        run=inputs.run,
+        restricted=not settings.images,
+    )
+    return _write(folder, content), gates
+
+
+def _write(folder: Path, content: page.Content) -> list[Path]:
+    """The report's files, each written whole or not at all."""
+    files = {
+        "index.html": page.render(content),
+        "tables.md": tables.markdown(content.tables, content.notes),
+        "tables.csv": tables.comma_separated(content.tables),
+        "tables.tex": tables.latex(content.tables),
+        "gates.json": json.dumps([vars(gate) | {"passed": gate.passed} for gate in content.gates], indent=2),
+        **{f"figures/{name}.svg": svg for name, svg in content.figures.items()},
+    }
+    for name, text in files.items():
+        with writing(folder / name) as out:
+            out.write(text.encode())
+    return [folder / name for name in files]

@@ -1,0 +1,228 @@
+"""The report's figures as SVG that follows the page's light or dark colours, and stands alone as a file."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lumen_hpc.report.controls import ABOUT, Control
+from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
+from lumen_hpc.report.results import Cell
+from lumen_hpc.report.rewriting import Share
+from lumen_hpc.report.slices import Slice
+from lumen_hpc.report.tables import MEASURES, Table, label, published
+
+# Drawn in these colours, which the page replaces by its own: hex as matplotlib writes it → CSS variable.
+INK, FAINT = "#1b2733", "#c3ccd4"
+_SERIES = ("#0b6e99", "#b3541e", "#5b4a9c", "#3c7a3f", "#8a3b62", "#6b6b14")
+_VARIABLES = {INK: "--ink", FAINT: "--line"} | {color: f"--series-{k}" for k, color in enumerate(_SERIES)}
+_MARKERS = "osD^vP"
+_UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "accuracy", "accuracy_polarity", "finding_f1")
+
+
+def headline(table: Table) -> str | None:
+    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, the published value hollow."""
+    columns = [k for k, (_, measure) in enumerate(table.columns) if measure in _UNIT]
+    columns = [k for k in columns if any(cells[k].value is not None for _, cells in table.rows)]
+    if not columns:
+        return None
+    rows = list(reversed(table.rows))
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for panel, k in zip(panels, columns, strict=True):
+            block, measure = table.columns[k]
+            for y, (model, cells) in enumerate(rows):
+                _dot(panel, cells[k], y, _color(model, [m for m, _ in table.rows]))
+            panel.set_title(f"{block}\n{MEASURES[measure]}", fontsize=9)
+            panel.set_xlim(-0.03, 1.03)
+            panel.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        panels[0].set_yticks(range(len(rows)), [label(model) for model, _ in rows])
+        panels[0].set_ylim(-0.6, len(rows) - 0.4)
+
+    told = "; ".join(
+        f"{label(model)} {block} {MEASURES[measure]} {cells[k].value:.2f}"
+        for model, cells in table.rows
+        for k, (block, measure) in enumerate(table.columns)
+        if k in columns and cells[k].value is not None
+    )
+    size = (1.7 + 1.35 * len(columns), 1.0 + 0.36 * len(rows))
+    return _svg(f"{table.title}: values with intervals", told, size, draw)
+
+
+def by_interval(made: Sequence[Slice], block: str, models: Sequence[str]) -> str | None:
+    """Change F1 over the interval between the images, a line a model."""
+    groups = [each for each in made if each.by == "interval (days)" and each.block == block]
+    if len(groups) < 2:
+        return None
+
+    def draw(figure: Any) -> None:
+        panel = figure.subplots()
+        for k, model in enumerate(models):
+            points = [(x, cell) for x, each in enumerate(groups) for cell in each.cells
+                      if (cell.model, cell.measure) == (model, "change_f1")]  # fmt: skip
+            if points:
+                at = [x + 0.07 * (k - len(models) / 2) for x, _ in points]
+                _line(panel, at, [cell for _, cell in points], k, label(model))
+        ticks = [f"{each.group}\nn = {max(cell.n for cell in each.cells)}" for each in groups]
+        panel.set_xticks(range(len(groups)), ticks)
+        panel.set_xlabel("days between the images")
+        panel.set_ylabel("change F1")
+        panel.set_ylim(-0.03, 1.03)
+        _legend(panel)
+
+    told = "; ".join(
+        f"{label(cell.model)} at {each.group} days {cell.value:.2f}"
+        for each in groups
+        for cell in each.cells
+        if cell.measure == "change_f1"
+    )
+    return _svg(f"Change F1 on {block} questions by interval", told, (6.4, 3.2), draw)
+
+
+def training(curves: Mapping[str, Sequence[dict]]) -> str | None:
+    """The training loss of each model over its steps, with a running mean."""
+    curves = {model: rows for model, rows in curves.items() if rows}
+    if not curves:
+        return None
+
+    def draw(figure: Any) -> None:
+        panel = figure.subplots()
+        for k, (model, rows) in enumerate(curves.items()):
+            steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+            steps, losses = steps[:: max(1, len(steps) // 800)], losses[:: max(1, len(losses) // 800)]
+            panel.plot(steps, losses, color=_SERIES[k], alpha=0.25, linewidth=0.8)
+            panel.plot(steps, _smooth(losses), color=_SERIES[k], linewidth=1.8, label=label(model))
+        panel.set_xlabel("optimizer step")
+        panel.set_ylabel("training loss")
+        panel.set_ylim(bottom=0)
+        _legend(panel)
+
+    told = "; ".join(
+        f"{label(m)}: {len(r)} steps, from {r[0]['loss']:.2f} to {r[-1]['loss']:.2f}" for m, r in curves.items()
+    )
+    return _svg("Training loss", told, (6.4, 3.0), draw)
+
+
+def shares(title: str, made: Sequence[Share]) -> str | None:
+    """Shares of n with their intervals, one a line."""
+    if not made:
+        return None
+    rows = list(reversed(made))
+
+    def draw(figure: Any) -> None:
+        panel = figure.subplots()
+        for y, share in enumerate(rows):
+            low, high = share.bounds
+            panel.plot([low, high], [y, y], color=_SERIES[0], linewidth=2, solid_capstyle="round")
+            panel.plot([share.value], [y], "o", color=_SERIES[0])
+        panel.set_yticks(range(len(rows)), [f"{share.name} · {share.of} (n = {share.n})" for share in rows])
+        panel.set_xlim(-0.03, 1.03)
+        panel.set_ylim(-0.6, len(rows) - 0.4)
+
+    told = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in made)
+    return _svg(title, told, (6.4, 0.7 + 0.3 * len(rows)), draw)
+
+
+def controlled(made: Sequence[Control]) -> str | None:
+    """What each model says when its images were tampered with."""
+    if not made:
+        return None
+    rows = [(control, measure) for control in made for measure in control.intervals][::-1]
+
+    def draw(figure: Any) -> None:
+        panel = figure.subplots()
+        order = list(CONTROL_MEASURES)
+        for y, (control, measure) in enumerate(rows):
+            value, low, high = control.intervals[measure]
+            k = order.index(measure)
+            if low is not None:
+                panel.plot([low, high], [y, y], color=_SERIES[k], linewidth=2, solid_capstyle="round")
+            panel.plot([value], [y], _MARKERS[k], color=_SERIES[k])
+        names = [f"{label(c.model)}, {ABOUT[c.name]}: {CONTROL_MEASURES[m]}" for c, m in rows]
+        panel.set_yticks(range(len(rows)), names)
+        panel.set_xlim(-0.03, 1.03)
+        panel.set_ylim(-0.6, len(rows) - 0.4)
+
+    told = "; ".join(
+        f"{label(c.model)}, {ABOUT[c.name]}, {CONTROL_MEASURES[m]} {c.intervals[m].value:.2f}"
+        for c, m in reversed(rows)
+    )
+    return _svg("Controls", told, (8.4, 0.7 + 0.3 * len(rows)), draw)
+
+
+def _dot(panel: Any, cell: Cell, y: int, color: str) -> None:
+    if cell.value is None:
+        return
+    if cell.low is not None:
+        panel.plot([cell.low, cell.high], [y, y], color=color, linewidth=2, solid_capstyle="round")
+    panel.plot([cell.value], [y], "o", color=color, markersize=6)
+    if (paper := published(cell)) is not None:
+        panel.plot([paper], [y], "D", markeredgecolor=color, markerfacecolor="none", markersize=6)
+
+
+def _line(panel: Any, at: list[float], cells: list[Cell], k: int, name: str) -> None:
+    color = _SERIES[k % len(_SERIES)]
+    for x, cell in zip(at, cells, strict=True):
+        if cell.low is not None:
+            panel.plot([x, x], [cell.low, cell.high], color=color, linewidth=1.4)
+    panel.plot(
+        at, [cell.value for cell in cells], f"{_MARKERS[k % 6]}-", color=color, markersize=5, linewidth=1.4, label=name
+    )
+
+
+def _color(model: str, models: Sequence[str]) -> str:
+    return _SERIES[models.index(model) % len(_SERIES)]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    mean, smooth = values[0], []
+    for value in values:
+        mean += 0.06 * (value - mean)
+        smooth.append(mean)
+    return smooth
+
+
+def _legend(panel: Any) -> None:
+    panel.legend(frameon=False, labelcolor=INK, fontsize=9)
+
+
+def _svg(title: str, description: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """A figure drawn by `draw` as one <svg> with title and description, its colours as CSS variables."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10, "text.color": INK, "axes.labelcolor": INK,
+        "axes.titlecolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "axes.grid": True,
+        "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0, "xtick.major.size": 0,
+    }  # fmt: skip
+    stream = io.StringIO()
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _themed(stream.getvalue(), title, description)
+
+
+def _themed(svg: str, title: str, description: str) -> str:
+    name = re.sub(r"\W+", "-", title.lower()).strip("-")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Several figures share a page: their ids must differ.
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable}, {color})")
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    head = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+    svg = re.sub(r"<title>.*?</title>", "", svg, count=1, flags=re.DOTALL)
+    labelled = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc"'
+    return re.sub(r"<svg([^>]*)>", rf"<svg\1 {labelled}>{head}", svg, count=1).strip() + "\n"

@@ -1,0 +1,129 @@
+"""What the demo's science must show: each gate a number, its bar, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.metrics.change import facts, tally
+from lumen_hpc.metrics.significance import Column
+from lumen_hpc.report.controls import Control
+from lumen_hpc.report.results import Results
+
+Fact = tuple[str, ...]
+COMPOSED = "ft+rule"
+
+
+@dataclass(frozen=True)
+class Gate:
+    name: str
+    value: float | None
+    """What was measured; None where the run has nothing to measure it on, which fails the gate."""
+    bar: float
+    at_least: bool = True
+    """False for a bar that the value must not exceed."""
+    strictly: bool = False
+    """True where equality does not pass."""
+
+    @property
+    def passed(self) -> bool:
+        if self.value is None:
+            return False
+        beyond = self.value - self.bar if self.at_least else self.bar - self.value
+        return beyond > 0 if self.strictly else beyond >= 0
+
+    @property
+    def sign(self) -> str:
+        return (">" if self.strictly else "≥") if self.at_least else ("<" if self.strictly else "≤")
+
+    def __str__(self) -> str:
+        value = "not measured" if self.value is None else f"{self.value:.3f}"
+        return f"{self.name}: {value}, bar {self.sign} {self.bar:.3f}"
+
+
+class GateFailed(UserError):
+    """The run finished, but its numbers are not those of a model that learned."""
+
+
+def require(gates: Sequence[Gate]) -> None:
+    """Raises GateFailed naming every gate that does not hold."""
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed:
+        raise GateFailed(f"{len(failed)} of {len(gates)} gates of the demo failed: {'; '.join(failed)}")
+
+
+def phantom_gates(
+    results: Results, controls: Sequence[Control], oracle: Mapping[str, set[Fact]], lumen: str = "lumen", ft: str = "ft"
+) -> list[Gate]:
+    """The gates of a phantom run of full length; bars from three seeds of 300 unseen patients each.
+
+    `oracle` is, per prediction question, what the oracle that sees reference and days but not the cue names
+    (`phantom_ceilings.answers`): a model above it has read the cue in the image.
+    """
+    return [
+        *_diagnostic(results, lumen, ft),
+        *_difference(results, lumen),
+        *_prediction(results, lumen, oracle),
+        *_controls({control.name: control for control in controls if control.model == lumen}),
+    ]
+
+
+def _diagnostic(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
+    closed = results.column("accuracy_polarity", lumen).applies()
+    asked = {
+        "closed": ("accuracy_polarity", closed, 0.95),
+        "level": ("exact", results.where("level"), 0.93),
+        "where": ("exact", results.where("location") & ~closed, 0.88),
+    }
+    for name, (measure, where, bar) in asked.items():
+        ours, theirs = (results.column(measure, model).mean(where) for model in (lumen, ft))
+        yield Gate(f"{name} questions, share right", ours, bar)
+        yield Gate(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
+
+
+def _difference(results: Results, lumen: str) -> Iterator[Gate]:
+    f1 = results.cell("difference", "change_f1", lumen)
+    yield Gate("difference, change F1", f1.value, 0.75)
+    yield Gate("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
+    yield Gate("difference, ROUGE-L", results.cell("difference", "rouge_l", lumen).value, 0.85)
+    rule = results.cell("difference", "change_f1", COMPOSED).value if COMPOSED in results.samples else None
+    yield Gate("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
+
+
+def _prediction(results: Results, lumen: str, oracle: Mapping[str, set[Fact]]) -> Iterator[Gate]:
+    yield Gate("prediction, change F1", results.cell("prediction", "change_f1", lumen).value, 0.60)
+    named, where = oracle_column(results, oracle)
+    ours = results.column("change_f1", lumen)
+    gap = results.bootstrap.difference(ours, named, where) if where.any() else None
+    name = "prediction, change F1, LUMEN minus the oracle without the cue, lower bound"
+    yield Gate(name, gap.low if gap else None, 0.0, strictly=True)
+
+
+def oracle_column(results: Results, oracle: Mapping[str, set[Fact]]) -> tuple[Column, np.ndarray]:
+    """Change F1 of an oracle's answers as a column, and the prediction questions that it answered (bool [n])."""
+    n = len(results.questions)
+    part, whole, where = np.zeros(n), np.zeros(n), np.zeros(n, bool)
+    for i in np.flatnonzero(results.where("prediction")):
+        row = results.questions[i]
+        if row["question_id"] in oracle:
+            counted = tally(oracle[row["question_id"]], facts(results.truth(i)))
+            part[i], whole[i], where[i] = 2 * counted.hits, 2 * counted.hits + counted.extra + counted.missed, True
+    return Column(part, whole), where
+
+
+def _controls(found: Mapping[str, Control]) -> Iterator[Gate]:
+    def value(name: str, measure: str) -> float | None:
+        return found[name].values.get(measure) if name in found else None
+
+    yield Gate("same image twice: nothing has changed", value("same", "nothing"), 0.88)
+    yield Gate("swapped order: F1 against the swapped truth", value("swapped", "shown"), 0.68)
+    yield Gate("swapped order: F1 against the original truth", value("swapped", "original"), 0.08, at_least=False)
+    yield Gate("another's prior: F1 against that pair's truth", value("other_patient", "shown"), 0.62)
+    yield Gate("another's prior: F1 against their own truth", value("other_patient", "original"), 0.32, at_least=False)
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other

@@ -1,0 +1,173 @@
+"""The page: one HTML file with everything in it, made from `page.html`, `page.css` and `page.js` beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import orjson
+
+from lumen_hpc.report import figures, tables
+from lumen_hpc.report.cases import Cases
+from lumen_hpc.report.controls import ABOUT, Control
+from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
+from lumen_hpc.report.costs import Cost
+from lumen_hpc.report.gates import Gate
+from lumen_hpc.report.rewriting import Acceptance, Share
+from lumen_hpc.report.slices import Slice
+from lumen_hpc.report.tables import MEASURES, Table
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What the page shows; an empty part says on the page why it is empty."""
+
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    figures: Mapping[str, str]
+    """Name → SVG."""
+    gates: Sequence[Gate]
+    controls: Sequence[Control]
+    slices: Sequence[Slice]
+    canaries: Sequence[Share]
+    agreement: Mapping[str, float]
+    acceptance: Acceptance | None
+    costs: Sequence[Cost]
+    counts: Mapping
+    cases: Cases
+    problems: Sequence[str]
+    run: Mapping[str, str]
+    restricted: bool
+    """True where images and texts were left out on purpose."""
+
+
+def drawn(made: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
+          acceptance: Acceptance | None, training: Mapping[str, Sequence[dict]]) -> dict[str, str]:  # fmt: skip
+    """Every figure that the run has data for, by name."""
+    models = [model for model, _ in made[0].rows]
+    every = {
+        "table-1": figures.headline(made[0]),
+        "table-2": figures.headline(made[1]),
+        "interval-difference": figures.by_interval(slices, "difference", models),
+        "interval-prediction": figures.by_interval(slices, "prediction", models),
+        "controls": figures.controlled(controls),
+        "training": figures.training(training),
+        "canaries": figures.shares("Judge canaries: share passed", canaries),
+        "rewriting": figures.shares(
+            "Rewrites: share that passed the fact check", acceptance.accepted if acceptance else ()
+        ),
+    }
+    return {name: svg for name, svg in every.items() if svg}
+
+
+def render(content: Content) -> str:
+    """The page as HTML: self-contained, no request leaves it."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"label": tables.label, "number": _number, "duration": _duration, "bytes": _bytes}
+    return environment.get_template("page.html").render(
+        **vars(content),
+        css=(_HERE / "page.css").read_text(),
+        js=(_HERE / "page.js").read_text(),
+        data=_embedded({"rows": content.cases.rows, "images": content.cases.images, "labels": _labels(content.cases),
+                        "measures": MEASURES | _CASE_MEASURES}),
+        lead=_lead(content),
+        tiles=_tiles(content),
+        contents=[item for item in _CONTENTS.items() if item[0] != "gates" or content.gates],
+        grouped=[(key, list(group)) for key, group in groupby(content.slices, lambda each: (each.by, each.block))],
+        splits=_splits(content.counts),
+        measures=MEASURES,
+        published=tables.published,
+        star=tables.star,
+        counts_of=tables.counts,
+        control_about=ABOUT,
+        control_measures=CONTROL_MEASURES,
+    )  # fmt: skip
+
+
+_CONTENTS = {
+    "results": "Results", "gates": "Gates", "controls": "Does it look?", "slices": "Slices", "training": "Training",
+    "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
+}  # fmt: skip
+_TILES = (
+    ("difference", "rouge_l"),
+    ("difference", "change_f1"),
+    ("prediction", "rouge_l"),
+    ("prediction", "change_f1"),
+)
+
+
+def _lead(content: Content) -> str:
+    asked = max((cell.n for table in content.tables for _, cells in table.rows for cell in cells), default=0)
+    models = ", ".join(tables.label(model) for model, _ in content.tables[0].rows)
+    return f"{models}: {content.cases.total} test questions, up to {asked} behind one number."
+
+
+def _tiles(content: Content) -> list[dict]:
+    """The principal model's headline numbers, and whether the demo's gates hold."""
+    model, cells = content.tables[0].rows[-1]
+    tiles = []
+    for cell in cells:
+        if (cell.block, cell.measure) in _TILES and cell.value is not None:
+            bounds = "" if cell.low is None else f"{cell.low:.2f}–{cell.high:.2f}"
+            name = f"{tables.label(model)} · {cell.block} · {MEASURES[cell.measure]}"
+            tiles.append({"name": name, "value": f"{cell.value:.3f}", "bounds": bounds, "kind": ""})
+    if content.gates:
+        passed = sum(gate.passed for gate in content.gates)
+        kind = "good" if passed == len(content.gates) else "bad"
+        tiles.append(
+            {"name": "gates that hold", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
+        )
+    return tiles
+
+
+def _splits(counts: Mapping) -> list[tuple[str, str, object, object]]:
+    """prepare's counts of each split beside the paper's."""
+    return [
+        (split, name, _shown(value["ours"]), _shown(value["paper"]))
+        for split, named in counts.get("splits", {}).items()
+        for name, value in named.items()
+    ]
+
+
+def _shown(value: float | int | None) -> str:
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+_CASE_MEASURES = {
+    "judge": "judge",
+    "change_f1_macro": "change F1",
+    "finding_f1_macro": "finding F1",
+    "accuracy_polarity": "yes/no right",
+    "recall_clipped": "recall",
+}
+
+
+def _labels(cases: Cases) -> dict[str, str]:
+    return {answer["model"]: tables.label(answer["model"]) for row in cases.rows for answer in row["answers"]}
+
+
+def _embedded(data: object) -> str:
+    """JSON that cannot end its <script> element early."""
+    return orjson.dumps(data).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,170 @@
+"""The numbers of the report: every model's measures on every block of questions, with intervals and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, GrammarError, parse_difference
+from lumen_hpc.metrics.change import Reader
+from lumen_hpc.metrics.join import Joined, Problems, join
+from lumen_hpc.metrics.samples import CHANGING, Samples
+from lumen_hpc.metrics.significance import ClusterBootstrap, Column, Interval, Paired, holm, wilcoxon
+from lumen_hpc.settings import Evaluate
+
+LABELS = {"nvila": "NVILA-8B", "ft": "NVILA-8B-FT", "ft+rule": "FT + rule", "lumen": "LUMEN"}
+BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
+# A micro average has no per-sample value to test; each answer's own F1 stands in.
+_TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure of one model on one block of questions."""
+
+    block: str
+    measure: str
+    model: str
+    n: int
+    """Questions that the value stands on."""
+    value: float | None
+    low: float | None
+    high: float | None
+    """Bounds over patients (see `Evaluate.confidence`)."""
+    difference: Interval | None = None
+    """Value minus the principal model's, on the questions that both answered."""
+    test: Paired | None = None
+    """Wilcoxon test against the principal model."""
+    p_holm: float | None = None
+    """The test's p after Holm's correction over all tests of the tables."""
+
+
+def questions(records: Iterable[dict]) -> list[dict]:
+    """Question rows with their long answer and images, out of instruction records (`instruct/lumen-test.jsonl`)."""
+    return [
+        {
+            "type": record["meta"]["type"],
+            "question": record["conversations"][0]["value"].rpartition("\n")[2].removeprefix("<image>"),
+            "images": record["images"],
+            **record["meta"],
+        }
+        for record in records
+    ]
+
+
+class Results:
+    """Joined answers of all models, scored once, from which every number of the report is read."""
+
+    def __init__(
+        self,
+        references: Sequence[dict],
+        answers: Iterable[dict],
+        scores: Iterable[dict],
+        settings: Evaluate,
+        seed: int,
+        *,
+        models: Sequence[str],
+        read: Callable[[str], str] = str,
+    ) -> None:
+        """`scores` are the judge's rows without canaries; `models` are expected, the last one is principal.
+
+        Raises UserError where a model has no answers, or no question is answered by all.
+        """
+        self.joined: Joined = join(references, answers, models=models, read=read)
+        self.questions, self.settings = self.joined.questions, settings
+        self.principal = "lumen" if "lumen" in self.joined.answers else models[-1]
+        self.reader = Reader.of(references)
+        self.samples = {
+            model: Samples(self.questions, texts, self.reader) for model, texts in self.joined.answers.items()
+        }
+        self.types = np.array([row["type"] for row in self.questions], object)
+        self._add_scores(scores)
+        clusters = [row.get("subject_id", row["question_id"]) for row in self.questions]
+        self.patients = len(set(clusters))
+        self.bootstrap = ClusterBootstrap(clusters, settings.bootstrap, seed, settings.confidence)
+
+    @property
+    def problems(self) -> Problems:
+        return self.joined.problems
+
+    def add_model(self, model: str, texts: dict[str, str]) -> None:
+        """Adds answers (by question id) to some of the questions; the model's measures apply to these alone."""
+        answered = np.array([row["question_id"] in texts for row in self.questions], bool)
+        answers = [texts.get(row["question_id"], "") for row in self.questions]
+        samples = Samples(self.questions, answers, self.reader)
+        for name, column in samples.columns.items():
+            samples.columns[name] = Column(column.part * answered, column.whole * answered)
+        self.samples[model] = samples
+        self.joined.answers[model] = answers
+
+    def models(self) -> list[str]:
+        """Models in the order of the paper's rows, others before the principal one."""
+        known = [model for model in LABELS if model in self.samples and model != self.principal]
+        return [*known, *(m for m in self.samples if m not in known and m != self.principal), self.principal]
+
+    def where(self, block: str) -> np.ndarray:
+        """The questions of a block or of one type, bool [n]."""
+        return np.isin(self.types, BLOCKS.get(block, (block,)))
+
+    def cell(self, block: str, measure: str, model: str, where: np.ndarray | None = None) -> Cell:
+        """One number with its interval; tested against the principal model where both apply."""
+        where = self.where(block) if where is None else where
+        column = self.column(measure, model)
+        n = int((where & column.applies()).sum())
+        if measure in _TESTED_BY:
+            n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
+        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where))
+        if model == self.principal or cell.value is None:
+            return cell
+        own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
+        both = where & own.applies() & other.applies()
+        if not both.any():
+            return cell
+        test = wilcoxon(own.values()[both], other.values()[both])
+        difference = self.bootstrap.difference(column, self.column(measure, self.principal), both)
+        return Cell(block, measure, model, n, cell.value, cell.low, cell.high, difference, test)
+
+    def truth(self, i: int) -> Change | None:
+        """What changed, by question i's reference; None if it is no change question or outside the grammar."""
+        row = self.questions[i]
+        if row["type"] not in CHANGING:
+            return None
+        try:
+            return parse_difference(row["short_answer"])
+        except GrammarError:
+            return None
+
+    def column(self, measure: str, model: str) -> Column:
+        """A measure's column; one that applies nowhere if the model has none (an unjudged model, say)."""
+        nowhere = np.zeros(len(self.questions))
+        return self.samples[model].columns.get(measure) or Column(nowhere, nowhere)
+
+    def _add_scores(self, scores: Iterable[dict]) -> None:
+        """Judge scores as measures `judge` and `judge_expected`, on questions that were judged for every model."""
+        given: dict[str, dict[str, dict]] = {model: {} for model in self.samples}
+        for row in scores:
+            if row["model"] in given:
+                given[row["model"]][row["question_id"]] = row
+        judged = {model: rows for model, rows in given.items() if rows}
+        ids = [row["question_id"] for row in self.questions]
+        common = np.array([all(id in rows for rows in judged.values()) for id in ids], bool)
+        for model, rows in judged.items():
+            for id, kept in zip(ids, common, strict=True):
+                if not kept:
+                    self.problems.add(f"questions that were not judged for every model (of {model})", id)
+            for measure, key in (("judge", "score"), ("judge_expected", "expected_score")):
+                values = [rows[id].get(key) if kept else None for id, kept in zip(ids, common, strict=True)]
+                has = np.array([value is not None for value in values], float)
+                part = np.array([value or 0.0 for value in values], float)
+                self.samples[model].columns[measure] = Column(part * has, has)
+
+
+def corrected(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with Holm's correction over all of their tests."""
+    tested = [k for k, cell in enumerate(cells) if cell.test]
+    result = list(cells)
+    for k, p in zip(tested, holm([cells[k].test.p for k in tested]), strict=True):
+        result[k] = Cell(**{**cells[k].__dict__, "p_holm": p})
+    return result

@@ -1,0 +1,67 @@
+"""How far the language model can be trusted: rewrites that passed the fact check, and the judge's canaries."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n with its 95 % Wilson interval."""
+
+    name: str
+    of: str
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        z2, p, n = 1.96**2, self.value, self.n
+        middle, half = p + z2 / (2 * n), 1.96 * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+        return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Rewrites by question type, and why sentences were rejected."""
+
+    accepted: tuple[Share, ...]
+    """Language model's sentences among each type's rows; the rest are the grammar's own."""
+    first_try: tuple[Share, ...]
+    reasons: tuple[tuple[str, int], ...]
+    """(reason, how often), the commonest first."""
+
+
+def acceptance(rows: Iterable[dict]) -> Acceptance | None:
+    """Counts rewrite rows ({source, attempts, rejected[, type]}); None if there are none."""
+    total, accepted, first, reasons = Counter(), Counter(), Counter(), Counter()
+    for row in rows:
+        kind = row.get("type") or "question"
+        total[kind] += 1
+        accepted[kind] += row["source"] != "fallback"
+        first[kind] += row["source"] != "fallback" and row["attempts"] <= 1
+        reasons.update(row["rejected"])
+    if not total:
+        return None
+    return Acceptance(
+        tuple(Share("accepted", kind, accepted[kind], n) for kind, n in sorted(total.items())),
+        tuple(Share("first try", kind, first[kind], n) for kind, n in sorted(total.items())),
+        tuple(reasons.most_common(12)),
+    )
+
+
+def canaries(scores: Mapping[str, Iterable[dict]]) -> list[Share]:
+    """Pass rates of the judge's canaries (rows with `canary` and `passed`), by kind and judge."""
+    outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for rows in scores.values():
+        for row in rows:
+            if row.get("canary"):
+                outcomes[row["canary"], str(row.get("judge") or "judge")].append(bool(row["passed"]))
+    return [Share(kind, judge, sum(passed), len(passed)) for (kind, judge), passed in sorted(outcomes.items())]

@@ -1,0 +1,78 @@
+"""Where a model is good and where it is not: its measures over slices of the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumen_hpc.report.results import BLOCKS, Cell, Results
+
+_DAYS = ((-np.inf, 0, "before"), (0, 1, "0"), (1, 8, "1–7"), (8, 31, "8–30"), (31, 91, "31–90"), (91, 366, "91–365"),
+         (366, np.inf, "over 365"))  # fmt: skip
+_YEARS = ((0, 40, "under 40"), (40, 60, "40–59"), (60, 80, "60–79"), (80, np.inf, "80 and over"))
+_MEASURES = {"difference": ("rouge_l", "change_f1"), "prediction": ("rouge_l", "change_f1"),
+             "diagnostic": ("rouge_l", "accuracy_polarity", "recall")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One group of questions of one block."""
+
+    by: str
+    group: str
+    block: str
+    cells: tuple[Cell, ...]
+    """A cell a model and measure."""
+    small: bool
+    """Fewer questions than `Evaluate.small`: read with care."""
+
+
+def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
+    """Slices by type, interval, number of changes, view, and sex and age where `studies` know them."""
+    about = {str(row["study_id"]): row for row in studies}
+    made = []
+    for by, keys in _groupings(results, about).items():
+        for block, measures in _MEASURES.items():
+            here = results.where(block)
+            for group in dict.fromkeys(_in_order(keys[here])):
+                where = here & (keys == group)
+                cells = [results.cell(block, m, model, where) for model in results.models() for m in measures]
+                cells = [cell for cell in cells if cell.value is not None]
+                if cells and not where[here].all():
+                    small = max(cell.n for cell in cells) < results.settings.small
+                    made.append(Slice(by, group, block, tuple(cells), small))
+    return made
+
+
+def _groupings(results: Results, about: dict[str, dict]) -> dict[str, np.ndarray]:
+    """Each grouping's group of every question; "" where it has none."""
+    rows = results.questions
+    prognostic = np.isin(results.types, BLOCKS["difference"] + BLOCKS["prediction"])
+    truth = [results.truth(i) if here else None for i, here in enumerate(prognostic)]
+    of = [about.get(str(row.get("study_id")), {}) for row in rows]
+    columns = {
+        "question type": ["" if late else kind for kind, late in zip(results.types, prognostic, strict=True)],
+        "interval (days)": [
+            _bin(row.get("interval_days"), _DAYS) if late else "" for row, late in zip(rows, prognostic, strict=True)
+        ],
+        "changes in the reference": ["" if t is None else _count(len(t.new + t.resolved + t.levels)) for t in truth],
+        "view": [str(study.get("view") or "") for study in of],
+        "sex": [str(study.get("sex") or "") for study in of],
+        "age (years)": [_bin(study.get("age"), _YEARS) for study in of],
+    }
+    return {by: np.array(groups, object) for by, groups in columns.items() if any(groups)}
+
+
+def _in_order(groups: Iterable[str]) -> list[str]:
+    known = [label for *_, label in (*_DAYS, *_YEARS)]
+    return sorted({g for g in groups if g}, key=lambda g: (known.index(g) if g in known else 0, g))
+
+
+def _bin(value: float | None, bins: tuple) -> str:
+    return "" if value is None else next(label for low, high, label in bins if low <= value < high)
+
+
+def _count(n: int) -> str:
+    return str(n) if n < 3 else "3 or more"

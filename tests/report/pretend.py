@@ -1,0 +1,125 @@
+"""A pretended run: phantom patients, their questions, and models that answer right with a known probability."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from lumen_hpc.data import phantom, phantom_questions
+from lumen_hpc.language.sentences import sentence
+from lumen_hpc.report.composed import CONTROL, probes
+from lumen_hpc.report.evaluate import Inputs
+from lumen_hpc.settings import Phantom
+
+LEVELLED = ("pleural effusion", "edema")
+_LINE = {"shard": 0, "of": 1, "seconds": 12.5, "gpu_seconds": 50.0, "node": "n1"}
+SKILL = {"nvila": 0.15, "ft": 0.7, "lumen": 0.9}
+
+
+def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, **more) -> Inputs:
+    """Everything a report is made of; `more` replaces fields."""
+    rng = np.random.default_rng(seed)
+    records, pictures, studies, findings = [], {}, [], {}
+    for films in phantom.patients(seed, Phantom(patients=patients, dicom_every=0, test_fraction=1.0)):
+        records += _records(films, rng)
+        for film in films:
+            pictures[str(film.study_id)] = film.pixels
+            studies.append({"study_id": str(film.study_id), "view": "AP" if film.portable else "PA"})
+            findings[str(film.study_id)] = _findings(film.study)
+    answers = {model: list(_answers(records, model, p, findings, rng)) for model, p in skill.items()}
+    return Inputs(**{
+        "records": records, "answers": answers, "studies": studies, "findings": findings,
+        "scores": {model: list(_scores(records, rows, rng)) for model, rows in answers.items()},
+        "rewrites": [_rewrite(record, rng) for record in records],
+        "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
+        "manifests": {f"predict-{model}": [_LINE | {"rows": len(records)}] for model in skill},
+        "image": lambda path: _png(pictures[path]),
+        "run": {"name": "pretended", "seed": str(seed)},
+    } | more)  # fmt: skip
+
+
+def _records(films, rng):
+    before, after = films[:2]
+    asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.study, after.portable, rng)]
+    change = phantom_questions.difference(before.study, after.study)
+    asked += [("pair", *change), ("future", "prediction", "what will change?", change.answer)]
+    for k, (kind, type, question, short) in enumerate(asked):
+        long = sentence(type, question, short)
+        images = {"pair": [before, after], "future": [before], "diagnostic": [after]}[kind]
+        tokens = {"pair": "reference image: <image>\nmain image, 3 days later: <image>", "future": "<image>"}
+        id = f"{after.study_id}-{k}"
+        yield {
+            "id": id,
+            "images": [str(film.study_id) for film in images],
+            "conversations": [
+                {"from": "human", "value": f"{tokens.get(kind, '<image>')}\n{question}"},
+                {"from": "gpt", "value": long},
+            ],
+            "meta": {
+                "question_id": id, "type": type, "closed": short in ("yes", "no"), "short_answer": short,
+                "long_answer": long, "interval_days": None if kind == "diagnostic" else after.day - before.day,
+                "subject_id": before.subject_id, "study_id": str(after.study_id), "ref_study_id": str(before.study_id),
+            },
+        }  # fmt: skip
+
+
+def _answers(records, model, right, findings, rng):
+    by_type: dict[str, list[str]] = {}
+    for record in records:
+        by_type.setdefault(record["meta"]["type"], []).append(record["meta"]["long_answer"])
+    for record in records:
+        meta = record["meta"]
+        blind = model == "ft" and meta["type"] in ("difference", "prediction")
+        others = by_type[meta["type"]]
+        text = meta["long_answer"] if rng.random() < right else others[rng.integers(len(others))]
+        text = "This image shows edema." if blind else text
+        yield {"question_id": meta["question_id"], "model": model, "answer": text, "tokens": 9, "seconds": 0.1}
+        if model == "ft" and meta["type"] == "difference":
+            for probe in probes(record, LEVELLED):
+                yield {"question_id": probe["id"], "model": model, "control": CONTROL, "answer": _seen(probe, findings)}
+        if model == "lumen" and meta["type"] == "difference":
+            yield {
+                "question_id": meta["question_id"],
+                "model": model,
+                "control": "same",
+                "answer": "nothing has changed.",
+            }
+
+
+def _seen(probe, findings):
+    """What is really in the probe's image."""
+    found = findings[probe["images"][0]]
+    kind, _, name = probe["id"].split("/", 2)[2].partition("/")
+    if kind == "abnormality":
+        return f"This image shows {' and '.join(found) or 'no abnormality'}."
+    return f"The level of the {name} is {found.get(name, {}).get('level', 'small')}."
+
+
+def _scores(records, answers, rng):
+    wanted = {record["meta"]["question_id"]: record["meta"]["long_answer"] for record in records}
+    for row in answers:
+        if not row.get("control"):
+            score = 10 if row["answer"] == wanted[row["question_id"]] else int(rng.integers(1, 5))
+            judged = {"question_id": row["question_id"], "model": row["model"], "judge": "pretended"}
+            yield judged | {"score": score, "expected_score": score - 0.2}
+    canary = {"question_id": "x", "model": "lumen", "judge": "pretended", "score": 1}
+    for kind in ("opposite", "identity"):
+        yield from (canary | {"canary": kind, "passed": bool(rng.random() < 0.9)} for _ in range(20))
+
+
+def _rewrite(record, rng):
+    accepted = bool(rng.random() < 0.9)
+    told = {"source": "llm", "rejected": []} if accepted else {"source": "fallback", "rejected": ["side differs"]}
+    return {"question_id": record["id"], "attempts": 1 + int(rng.integers(3)), "long_answer": "…"} | told
+
+
+def _findings(study):
+    return {name: {"level": s.level} if s.level else {} for name, s in study.items() if s.present}
+
+
+def _png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
