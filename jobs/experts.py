@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
 STAGE = Stage(
@@ -18,6 +19,7 @@ STAGE = Stage(
     settings=("seed", "experts"),
     after=("prepare", "pretrain"),
     shards=lambda settings: settings.experts.shards,
+    gpu_hours=estimate.experts,
 )
 
 

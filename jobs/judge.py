@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
 STAGE = Stage(
@@ -20,15 +21,15 @@ STAGE = Stage(
     corresponds="predict-{model}",
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: settings.predict.models,
+    gpu_hours=estimate.judge,
 )
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Opens the judge once; yields a score row an answer, canaries included."""
-    from lumen_hpc.language.judge import score
-
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.language.engine import open_engine
+    from lumen_hpc.language.judge import score
 
     settings = task.config.judge
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jobs.train import base_folder
+from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
 STAGE = Stage(
@@ -22,6 +23,7 @@ STAGE = Stage(
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: settings.predict.models,
     volatile=("seconds",),
+    gpu_hours=estimate.predict,
 )
 
 

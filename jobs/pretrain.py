@@ -26,7 +26,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.training import pretrain
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        for path in pretrain.pretrain(task.config.pretrain, task.config.data, task.config.seed, task.folder, task.progress):
+        for path in pretrain.pretrain(
+            task.config.pretrain, task.config.data, task.config.seed, task.folder, task.progress
+        ):
             yield task.artefact(path)
 
     return process

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
 STAGE = Stage(
@@ -19,6 +20,7 @@ STAGE = Stage(
     settings=("seed", "rewrite"),
     after=("prepare",),
     shards=lambda settings: settings.rewrite.shards,
+    gpu_hours=estimate.rewrite,
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def submit(request: Request, stages: Sequence[Stage]) -> int:
@@ -43,6 +45,7 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     with submission.locked(run.folder):
         plans, behind = submission.make(request, stages, run)
         _say_live(plans)
+        _within_budget(request, plans)
         if not any(item.packs for item in plans):
             console.print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
@@ -80,29 +83,40 @@ def _say_live(plans: Sequence[StepPlan]) -> None:
 
 
 def show_plan(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> None:
-    """Prints stages, arrays, dependencies, GPU-hours and every sbatch script."""
-    view = Table(
-        "step",
-        "section",
-        "shards",
-        "to do",
-        "tasks",
-        "asks for",
-        "after",
-        "GPU-h",
-        title=str(run.folder),
-        title_justify="left",
-    )
+    """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
+    view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
     for item in plans:
         wanted = item.resources
-        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)))
-        asks = f"{wanted.nodes} node(s) x {wanted.gpus} GPU, {wanted.time_min} min"
-        hours = "?" if item.gpu_hours is None else f"{item.gpu_hours:.1f}"
-        view.add_row(item.step.name, item.step.stage.paper, *counts, asks, ", ".join(item.step.after), hours)
+        at_once = min(len(item.packs), request.profile.throttle or len(item.packs))
+        waves = math.ceil(len(item.packs) / at_once) if at_once else 0
+        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
+        asks = f"{wanted.nodes} x {wanted.gpus} GPU, {wanted.time_min} min"
+        view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
+    console.print(f"run {run.folder}", soft_wrap=True)
     console.print(view)
+    console.print(f"GPU-hours: {_total(plans):.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
     if request.profile.executor == "slurm":
         for name, text in submission.scripts(request, run, plans, behind):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def _hours(item: StepPlan) -> str:
+    if item.gpu_hours is None:
+        return "?"
+    return f"{item.gpu_hours:.1f}" if item.measured or not item.gpu_hours else f"~{item.gpu_hours:.1f}"
+
+
+def _total(plans: Sequence[StepPlan]) -> float:
+    return sum(item.gpu_hours or 0.0 for item in plans)
+
+
+def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
+    limit, total = request.profile.gpu_hours_limit, _total(plans)
+    if limit and total > limit:
+        raise UserError(
+            f"this submission would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}; "
+            "dry_run=true shows what costs how much"
+        )
 
 
 def check(request: Request, stages: Sequence[Stage]) -> int:

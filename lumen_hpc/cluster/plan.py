@@ -35,14 +35,22 @@ class StepPlan:
     def gpus(self) -> int:
         return self.resources.gpus * self.resources.nodes
 
+    estimate: float | None = None
+    """GPU-hours of the whole step by the stage's own arithmetic."""
+
+    @property
+    def measured(self) -> bool:
+        """True if the cost rests on a finished shard."""
+        return self.shard_seconds is not None
+
     @property
     def gpu_hours(self) -> float | None:
-        """From measured shards, else the stage's own estimate; None if neither is known."""
+        """Of what is missing; None if nothing is known."""
         if not self.gpus or not self.missing:
             return 0.0
-        if self.shard_seconds is None:
-            return None
-        return self.shard_seconds * len(self.missing) * self.gpus / 3600
+        if self.shard_seconds is not None:
+            return self.shard_seconds * len(self.missing) * self.gpus / 3600
+        return None if self.estimate is None else self.estimate * len(self.missing) / self.shards
 
 
 def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:
@@ -93,6 +101,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         gone = list(range(shards)) if waits else missing(run, step, graph)
         resources = run.profile.resources[step.stage.resources]
         plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
+        plan.estimate = step.stage.gpu_hours(run.settings) if step.stage.gpu_hours else None
         plan.live = sorted(live.get(step.name, set()) & set(gone))
         plan.missing = [index for index in gone if index not in set(plan.live)]
         plan.packs = _packs(plan, plans)

@@ -1,0 +1,70 @@
+"""GPU-hours before anything was measured: rough, said to be so, and replaced by the first measured shards.
+
+Counts are the paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published
+figures and our own CPU decoding rates, and each stands beside its source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lumen_hpc.settings import Config, Engine
+
+IMAGES_PER_SECOND = 500
+"""Experts are bound by decoding: 63 JPEG/s a core (benchmarks/images.py) on 8 cores."""
+WORDS_PER_SECOND = 10_000
+"""Output tokens of an 8B to 11B model under vLLM with a cached prompt, batch full."""
+PREFILL_TOKENS_PER_SECOND = 20_000
+"""Prompt tokens of NVILA-8B: 2 x 8.1e9 operations each at 35 % of 989 TFLOP/s, rounded down."""
+JUDGED_PER_GPU_HOUR = 3 * 18_993 / (8 * 0.32)
+"""Llama-3.1-405B FP8 on 8 GPUs with a cached rubric: 19 minutes for three models' answers."""
+LOAD_HOURS = {"small": 0.03, "large": 0.17}
+"""Reading a model of 16 GB, and of 400 GB, from a parallel file system."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    images: int
+    questions: int
+    test_questions: int
+
+
+def counts(settings: Config) -> Counts:
+    """Sizes of the data: the paper's, or what the phantom settings make."""
+    if settings.data.source == "mimic":
+        return Counts(129_231 + 4_190, 428_995 + 13_688 + 2 * (43_381 + 1_369), 13_688 + 1_369 + 3_936)
+    phantom = settings.data.phantom
+    images = phantom.patients * phantom.studies
+    return Counts(images, 12 * images, int(12 * images * phantom.test_fraction))
+
+
+def experts(settings: Config) -> float:
+    """Every image once through every expert."""
+    return counts(settings).images / IMAGES_PER_SECOND / 3600 + LOAD_HOURS["small"]
+
+
+def rewrite(settings: Config) -> float:
+    """About 40 tokens a sentence, asked 1.2 times on average."""
+    if settings.rewrite.engine.kind == "grammar":
+        return 0.0
+    return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600 + LOAD_HOURS["small"]
+
+
+def predict(settings: Config) -> float:
+    """Two images (6,146 tokens) a question, and 40 tokens of answer."""
+    asked = counts(settings).test_questions * (1 + len(settings.predict.controls))
+    return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600 + LOAD_HOURS["small"]
+
+
+def judge(settings: Config) -> float:
+    """Every answer once for each judge, and each task's loading of the model."""
+    engines = [settings.judge.engine, *([settings.judge.second] if settings.judge.second else [])]
+    return sum(_judging(settings, engine) for engine in engines)
+
+
+def _judging(settings: Config, engine: Engine) -> float:
+    if engine.kind not in ("vllm", "transformers"):
+        return 0.0
+    gpus = engine.tensor_parallel * engine.pipeline_parallel
+    size = "large" if gpus > 1 else "small"
+    return counts(settings).test_questions / JUDGED_PER_GPU_HOUR + gpus * LOAD_HOURS[size]
