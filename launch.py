@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from lumen_hpc.errors import UserError
@@ -31,6 +32,11 @@ def main(arguments: list[str]) -> int:
         return getattr(commands, request.verb)(request, STAGES)
     except UserError as error:
         print(f"lumen: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"lumen: {error.filename}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lumen: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)

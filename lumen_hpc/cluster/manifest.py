@@ -63,6 +63,14 @@ def write_shard(folder: Path, shard: Shard, rows: Iterable[dict[str, Any]], vola
     return Written(count, digest, content.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
 
 
+def sweep(folder: Path, shards: Iterable[Shard]) -> None:
+    """Removes what a killed writer left of these shards. Whoever calls it is their only writer now."""
+    names = {shard.file for shard in shards}
+    for left in folder.glob("shard-*.tmp"):
+        if left.name.rsplit(".", 2)[0] in names:
+            left.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)

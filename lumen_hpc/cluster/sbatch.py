@@ -38,32 +38,45 @@ def parameters(
         "exclude": ",".join(exclude) or None,
         "dependency": dependency or None,
         "array_parallelism": profile.throttle or 1_000_000,
+        "use_srun": needs_srun(profile, step),
         "signal_delay_s": profile.signal_before_s,
         "mail_user": profile.mail_user or None,
         "mail_type": profile.mail_type or None,
         "wckey": None,
         "stderr_to_stdout": True,
         "setup": _setup(profile, code, submission),
-        "srun_args": _srun(profile),
-        "additional_parameters": _additional(profile),
+        "srun_args": _srun(profile, wanted) if needs_srun(profile, step) else None,
+        "additional_parameters": _additional(profile, needs_srun(profile, step)),
     }
     return {key: value for key, value in found.items() if value is not None or key == "wckey"}
 
 
-def python(profile: Profile) -> str:
-    """The command that starts Python in a job, inside the container if there is one."""
+def needs_srun(profile: Profile, step: Step) -> bool:
+    """True for jobs of several processes, and for pyxis, which is a plugin of srun.
+
+    A job of one process replaces the batch script instead (`exec`): it starts sooner, gets its signals itself, and
+    does not fail with its step while slurmctld restarts ("Invalid generic resource", seen on 22.05).
+    """
+    wanted = profile.resources[step.stage.resources]
+    return wanted.nodes * wanted.tasks_per_node > 1 or profile.container.kind == "pyxis"
+
+
+def python(profile: Profile, step: Step) -> str:
+    """The command that starts Python in a job of the step, inside the container if there is one."""
     container = profile.container
     if container.kind == "apptainer":
         binds = [word for mount in container.mounts for word in ("--bind", mount)]
-        return shlex.join(["apptainer", "exec", "--nv", *binds, container.image, "python"])
-    return "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
+        start = shlex.join(["apptainer", "exec", "--nv", *binds, container.image, "python"])
+    else:
+        start = "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
+    return start if needs_srun(profile, step) else f"exec {start}"
 
 
-def text(profile: Profile, folder: Path, tasks: int, **given: Any) -> str:
+def text(profile: Profile, step: Step, folder: Path, tasks: int, **given: Any) -> str:
     """The sbatch script that submitit would hand in for these parameters."""
     from submitit.slurm import slurm as submitit_slurm
 
-    command = f"{python(profile)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{python(profile, step)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     count = {"map_count": tasks} if tasks > 1 else {}
     return submitit_slurm._make_sbatch_string(command=command, folder=folder, **given, **count)
 
@@ -77,16 +90,20 @@ def _setup(profile: Profile, code: Path, submission: str) -> list[str]:
     return lines + list(profile.setup)
 
 
-def _srun(profile: Profile) -> list[str] | None:
-    if profile.container.kind != "pyxis":
-        return None
-    mounts = [f"--container-mounts={','.join(profile.container.mounts)}"] if profile.container.mounts else []
-    return [f"--container-image={profile.container.image}", *mounts]
+def _srun(profile: Profile, wanted: Resources) -> list[str]:
+    # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
+    words = [f"--cpus-per-task={wanted.cpus}", "--kill-on-bad-exit=1"]
+    if profile.container.kind == "pyxis":
+        words.append(f"--container-image={profile.container.image}")
+        if profile.container.mounts:
+            words.append(f"--container-mounts={','.join(profile.container.mounts)}")
+    return words
 
 
-def _additional(profile: Profile) -> dict[str, str] | None:
-    extra = dict(profile.additional)
+def _additional(profile: Profile, srun: bool) -> dict[str, Any]:
+    extra: dict[str, Any] = {"requeue" if profile.requeue else "no-requeue": True}
     if profile.kill_on_invalid_dep:
         extra["kill-on-invalid-dep"] = "yes"
-    extra["requeue" if profile.requeue else "no-requeue"] = True  # type: ignore[assignment]
-    return extra
+    if not srun:  # the batch script is the work itself
+        extra["signal"] = f"B:USR2@{profile.signal_before_s}"
+    return extra | profile.additional

@@ -124,6 +124,11 @@ def cancel(ids: list[str]) -> None:
         subprocess.run(["scancel", "--quiet", *ids], capture_output=True, timeout=60)
 
 
+def requeue(job: str) -> None:
+    """Puts a running job back into the queue, from within it."""
+    subprocess.run(["scontrol", "requeue", job], timeout=60)
+
+
 def expand(job: str, count: int) -> list[str]:
     """The ids of an array's tasks."""
     return [f"{job}_{index}" for index in range(count)] if count > 1 else [job]

@@ -41,11 +41,15 @@ def take(run: Path) -> Path:
     if folder.is_dir():
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    for name in names:
-        target = partial / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SOURCE / name, target)
-    partial.replace(folder)
+    try:
+        for name in names:
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(SOURCE / name, target)
+        partial.replace(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return folder
 
 

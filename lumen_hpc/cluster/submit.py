@@ -146,7 +146,7 @@ def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Ar
     folder = run.folder / step.name
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    executor = submitit.SlurmExecutor(folder=logs, python=sbatch.python(profile))
+    executor = submitit.SlurmExecutor(folder=logs, python=sbatch.python(profile, step))
     bad = triage.bad_nodes(folder)
     executor.update_parameters(
         **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
@@ -176,7 +176,10 @@ def scripts(
             array.dependency({}),
             bad,
         )
-        yield array.label, sbatch.text(request.profile, run.folder / name / "logs", len(array.packs), **given)
+        yield (
+            array.label,
+            sbatch.text(request.profile, array.plan.step, run.folder / name / "logs", len(array.packs), **given),
+        )
 
 
 @contextmanager

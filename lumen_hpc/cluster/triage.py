@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lumen_hpc.cluster import manifest
 
@@ -21,6 +22,9 @@ CURES: Sequence[tuple[str, str]] = (
     (r"Permission denied", "access rights of the file named"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),
 )
+
+
+KILLED = "sacct -j JOB -o State,ExitCode,MaxRSS says why: memory (mem_gb), the node, or scancel; rerun goes on"
 
 
 @dataclass
@@ -46,8 +50,26 @@ def clusters(folder: Path, missing: Sequence[int]) -> list[Cluster]:
         kind.shards |= shards
         kind.nodes.add(row["node"])
         kind.count += 1
-        kind.log = str(folder / "logs" / f"{row['job']}_0_log.out") if row["job"] else str(folder / "logs")
+        kind.log = _log(folder, row["job"])
+    if gone:
+        for row in _killed(folder):
+            kind = found.setdefault("killed", Cluster("a task ended without a word (killed from outside)", cure=KILLED))
+            kind.nodes.add(row["node"])
+            kind.count += 1
+            kind.log = _log(folder, row["job"])
     return sorted(found.values(), key=lambda kind: -kind.count) if gone else []
+
+
+def _killed(folder: Path) -> list[dict[str, Any]]:
+    """Attempts of the newest submission that began, never ended, and were followed by no other of their pack."""
+    rows = manifest.read(folder / "attempts.jsonl")
+    newest = max((row["chain"] for row in rows), default="")
+    last: dict[int, dict[str, Any]] = {row["pack"]: row for row in rows if row["chain"] == newest}
+    return [row for row in last.values() if row["event"] == "began"]
+
+
+def _log(folder: Path, job: str) -> str:
+    return str(folder / "logs" / f"{job}_0_log.out") if job else str(folder / "logs")
 
 
 def cure(error: str, final: bool = False) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, manifest, plan
+from lumen_hpc.cluster import graph, manifest, plan, slurm
 from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.errors import UserError
 
@@ -49,6 +49,8 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
     if left:
         attempts.ended("interrupted")
         print(f"{name}: stopped by {stop.reason} with {left} shards left; a successor goes on", flush=True)
+        if run.profile.requeue and attempts.job:
+            slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
     return f"{name}: {len(todo)} shards written"
@@ -76,6 +78,8 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
     run, step = task.run, task.step
     count = step.stage.shards(run.settings)
     known = plan.inputs(run, step, everything)
+    if task.ranks.rank == 0:
+        manifest.sweep(task.folder, [Shard(index, count) for index in todo])
     begin = time.monotonic()
     try:
         process = importlib.import_module(f"jobs.{step.stage.name}").work(task)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumen_hpc.cluster import manifest, triage
+
+
+def _failed(folder: Path, shards: list[int], error: str, node: str = "n1", **more: object) -> None:
+    row = {"shards": shards, "error": error, "node": node, "job": "7_1", "final": False, **more}
+    manifest.append(folder / "failures.jsonl", row)
+
+
+def test_alike_failures_come_together_with_a_cure(tmp_path: Path):
+    for index in range(5):
+        _failed(tmp_path, [index], f"OutOfMemoryError: CUDA out of memory. Tried {index} GiB at 0x7f{index}")
+    _failed(tmp_path, [9], "UserError: question 12: no image", final=True)
+    first, second = triage.clusters(tmp_path, range(10))
+    assert (first.count, sorted(first.shards), second.count) == (5, [0, 1, 2, 3, 4], 1)
+    assert "mem_gb" in first.cure and "message says" in second.cure
+    assert first.log.endswith("logs/7_1_0_log.out")
+
+
+def test_failures_of_shards_that_are_done_meanwhile_are_past(tmp_path: Path):
+    _failed(tmp_path, [1], "RuntimeError: x")
+    assert triage.clusters(tmp_path, [2]) == [] == triage.clusters(tmp_path, [])
+
+
+def test_a_task_killed_from_outside_is_told(tmp_path: Path):
+    for pack, event in ((0, "began"), (1, "began"), (1, "done")):
+        row = {"pack": pack, "attempt": 1, "event": event, "chain": "0001", "job": "7_0", "node": "n2"}
+        manifest.append(tmp_path / "attempts.jsonl", row)
+    (kind,) = triage.clusters(tmp_path, [0])
+    assert kind.count == 1 and kind.nodes == {"n2"} and "killed" in kind.error
+
+
+def test_a_node_is_left_out_when_different_shards_fail_there_alone(tmp_path: Path):
+    for index in (1, 2):
+        _failed(tmp_path, [index], "RuntimeError: CUDA error", node="bad")
+    assert triage.bad_nodes(tmp_path) == (), "no other node has shown that the work can be done"
+    manifest.append(tmp_path / manifest.NAME, {"shard": 3, "node": "good"})
+    assert triage.bad_nodes(tmp_path) == ("bad",)
+
+
+def test_bad_input_blames_no_node(tmp_path: Path):
+    for index in (1, 2):
+        _failed(tmp_path, [index], "UserError: x", node="fine", final=True)
+    manifest.append(tmp_path / manifest.NAME, {"shard": 3, "node": "good"})
+    assert triage.bad_nodes(tmp_path) == ()
