@@ -33,7 +33,7 @@ def tampered(control: str, questions: Sequence[Row], index: int) -> Row | None:
     `meta.study_id` the studies that are now shown as reference and as main image.
     """
     record = questions[index]
-    shown, question = _apart(record)
+    shown, question = apart(record)
     meta = record["meta"]
     if control == "no_image":
         return _joined(record, [], question, control) if shown else None
@@ -52,7 +52,7 @@ def tampered(control: str, questions: Sequence[Row], index: int) -> Row | None:
     other = _other_patient(questions, index)
     if other is None:
         return None
-    prior = _apart(other)[0][-2]
+    prior = apart(other)[0][-2]
     return _joined(record, [*older, _move(prior, reference), main], question, control,
                    ref_study_id=other["meta"]["ref_study_id"], study_id=own["study_id"])
 
@@ -72,8 +72,8 @@ def _move(image: Shown, place: Shown) -> Shown:
     return Shown(image.path, place.name, image.told)
 
 
-def _apart(record: Row) -> tuple[list[Shown], str]:
-    """The images of a record with their texts, and the question (see `instructions.prompt`)."""
+def apart(record: Row) -> tuple[list[Shown], str]:
+    """The images of a record with their texts, and its question (see `instructions.prompt`)."""
     *lines, question = record["conversations"][0]["value"].split("\n")
     parts: list[list[str]] = []
     for line in lines:

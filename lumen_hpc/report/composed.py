@@ -6,54 +6,31 @@ that never saw that grammar scores near zero on difference questions for its for
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference
+from lumen_hpc.data.probes import CONTROL, SIDES
 from lumen_hpc.metrics.change import Reader
-
-CONTROL = "composed"
-ABNORMALITIES = "what abnormalities are seen in this image?"
-LEVEL = "what level is the {}?"
-_SIDES = ("reference", "main")
 
 Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
 
 
-def probes(record: dict, levelled: Iterable[str]) -> Iterator[dict]:
-    """The single-image questions that stand in for one difference record: its findings and their levels.
-
-    Each is an instruction record about one image, with what the experts say of it. Ids are
-    `QUESTION/reference/…` and `QUESTION/main/…`. `levelled` names the findings that can have a level.
-    """
-    *_, reference, main = re.split(r"^[^\n]*<image>", record["conversations"][0]["value"], flags=re.MULTILINE)
-    main = main.rpartition("\n")[0]  # the last line is the difference question
-    for side, told, image in zip(_SIDES, (reference, main), record["images"][-2:], strict=True):
-        asked = {"abnormality": ABNORMALITIES} | {f"level/{name}": LEVEL.format(name) for name in levelled}
-        for suffix, question in asked.items():
-            id = f"{record['meta']['question_id']}/{side}/{suffix}"
-            yield {
-                "id": id,
-                "images": [image],
-                "conversations": [{"from": "human", "value": f"<image>{told.rstrip()}\n{question}"}],
-                "meta": {"question_id": id, "type": suffix.partition("/")[0], "closed": False},
-            }
-
-
 def answers(probed: Iterable[dict], reader: Reader) -> dict[str, str]:
-    """Difference answers by question id, composed of a model's answers to `probes` ({question_id, answer}).
+    """Difference answers by question id, composed of a model's answers to `data.probes`.
 
-    Only pairs of which both images were asked are answered.
+    `probed` may hold any answer rows. Only pairs of which both images were asked are answered.
     """
     told: dict[str, dict[str, str]] = {}
     for row in probed:
+        if row.get("control") != CONTROL:
+            continue
         id, _, probe = row["question_id"].partition("/")
         told.setdefault(id, {})[probe] = row["answer"]
     return {
-        id: render_difference(difference(*(_image(probe, side, reader) for side in _SIDES)))
+        id: render_difference(difference(*(_image(probe, side, reader) for side in SIDES)))
         for id, probe in told.items()
-        if all(f"{side}/abnormality" in probe for side in _SIDES)
+        if all(f"{side}/abnormality" in probe for side in SIDES)
     }
 
 

@@ -49,7 +49,8 @@ class Control:
 def controls(
     results: Results, answers: Mapping[str, Iterable[dict]], findings: Mapping[str, Mapping[str, Mapping[str, str]]]
 ) -> list[Control]:
-    """Every control of every model, from answer rows that carry `control` (and `other_study_id` where it applies).
+    """Every control of every model, from answer rows that carry `control` and the `ref_study_id` and `study_id`
+    that were shown.
 
     `findings`: study_id → its findings, needed for the truth of pairs across patients.
     """
@@ -82,7 +83,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         claimed = results.reader.change(strip(row["answer"]))
         claims = facts(claimed) if claimed else set()
         for measure, wanted in (
-            ("shown", _shown(name, row, truth, results.questions[i], findings)),
+            ("shown", _shown(name, row, truth, findings)),
             ("original", truth),
         ):
             if wanted is not None:
@@ -96,13 +97,13 @@ def _control(results, name, model, rows, index, findings) -> Control:
     return Control(name, model, int(columns["nothing"].whole.sum()), intervals)
 
 
-def _shown(name: str, row: dict, truth: Change, question: dict, findings: Mapping) -> Change | None:
+def _shown(name: str, row: dict, truth: Change, findings: Mapping) -> Change | None:
     """What changed between the images that were really shown; None where that is not known."""
     if name == "swapped":
         return swapped(truth)
     if name == "same":
         return Change()
-    other, main = str(row.get("other_study_id")), str(question.get("study_id"))
-    if name != "other_patient" or other not in findings or main not in findings:
+    pair = [str(row.get(key)) for key in ("ref_study_id", "study_id")]
+    if name != "other_patient" or not all(study in findings for study in pair):
         return None
-    return difference(*({f: about.get("level", "") for f, about in findings[id].items()} for id in (other, main)))
+    return difference(*({f: about.get("level", "") for f, about in findings[study].items()} for study in pair))

@@ -66,7 +66,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         read=strip,
     )
     for model, rows in answers.items():
-        texts = composed.answers((row for row in rows if row.get("control") == composed.CONTROL), results.reader)
+        texts = composed.answers(rows, results.reader)
         if texts:
             results.add_model(f"{model}+rule", texts)
     controlled = controls(results, answers, inputs.findings)

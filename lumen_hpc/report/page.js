@@ -21,7 +21,8 @@
 
 (() => {
   const PAGE = 50;
-  const { rows, images, labels, measures } = JSON.parse(document.getElementById("data").textContent);
+  const { rows, images, models, measures } = JSON.parse(document.getElementById("data").textContent);
+  const labels = Object.fromEntries(models);
   const byId = (id) => document.getElementById(id);
   const form = byId("filter"), list = byId("list"), detail = byId("case");
   let found = rows, page = 0, chosen = null;
@@ -39,8 +40,8 @@
 
   options(form.elements.type, distinct(rows.map((row) => row.type)));
   options(form.elements.finding, distinct(rows.flatMap((row) => row.findings)));
-  options(form.elements.model, Object.keys(labels), (model) => labels[model]);
-  const principal = Object.keys(labels).at(-1) ?? "";
+  options(form.elements.model, models.map(([model]) => model), (model) => labels[model]);
+  const principal = models.at(-1)[0];
   form.elements.model.value = principal;
   for (const row of rows) {
     row.words = [row.id, row.question, row.short, row.reference, ...row.answers.map((answer) => answer.text)].join(" ").toLowerCase();
@@ -65,7 +66,7 @@
       const item = element("button", { type: "button", "data-id": row.id },
         element("span", {}, row.type + (row.days == null ? "" : ` · ${days(row.days)}`)),
         element("span", { class: `outcome ${outcome}` }, mark(outcome)),
-        element("span", { class: "q" }, row.question ?? row.id));
+        element("span", { class: "q" }, (row.type === "difference" || row.type === "prediction" ? row.short : row.question) ?? row.id));
       item.addEventListener("click", () => choose(row));
       return element("li", {}, item);
     }));

@@ -76,8 +76,7 @@ def render(content: Content) -> str:
         **vars(content),
         css=(_HERE / "page.css").read_text(),
         js=(_HERE / "page.js").read_text(),
-        data=_embedded({"rows": content.cases.rows, "images": content.cases.images, "labels": _labels(content.cases),
-                        "measures": MEASURES | _CASE_MEASURES}),
+        data=_embedded(_browser(content)),
         lead=_lead(content),
         tiles=_tiles(content),
         contents=[item for item in _CONTENTS.items() if item[0] != "gates" or content.gates],
@@ -150,8 +149,14 @@ _CASE_MEASURES = {
 }
 
 
-def _labels(cases: Cases) -> dict[str, str]:
-    return {answer["model"]: tables.label(answer["model"]) for row in cases.rows for answer in row["answers"]}
+def _browser(content: Content) -> dict:
+    """What page.js reads; the last model is the one whose outcomes are shown first."""
+    return {
+        "rows": content.cases.rows,
+        "images": content.cases.images,
+        "models": [[model, tables.label(model)] for model, _ in content.tables[0].rows],
+        "measures": MEASURES | _CASE_MEASURES,
+    }
 
 
 def _embedded(data: object) -> str:

@@ -108,15 +108,20 @@ class Results:
         """The questions of a block or of one type, bool [n]."""
         return np.isin(self.types, BLOCKS.get(block, (block,)))
 
-    def cell(self, block: str, measure: str, model: str, where: np.ndarray | None = None) -> Cell:
-        """One number with its interval; tested against the principal model where both apply."""
+    def cell(
+        self, block: str, measure: str, model: str, where: np.ndarray | None = None, *, tested: bool = False
+    ) -> Cell:
+        """One number with its interval, over a block or where `where` is true.
+
+        With `tested`, it is also compared with the principal model on the questions that both answered.
+        """
         where = self.where(block) if where is None else where
         column = self.column(measure, model)
         n = int((where & column.applies()).sum())
         if measure in _TESTED_BY:
             n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
         cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where))
-        if model == self.principal or cell.value is None:
+        if not tested or model == self.principal or cell.value is None:
             return cell
         own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
         both = where & own.applies() & other.applies()

@@ -64,7 +64,7 @@ def tables(results: Results) -> list[Table]:
     }
     models = results.models()
     spots = [(name, model, *column) for name, (_, columns) in layout.items() for model in models for column in columns]
-    cells = corrected([results.cell(block, measure, model) for _, model, block, measure in spots])
+    cells = corrected([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
     found = dict(zip(spots, cells, strict=True))
     made = []
     for name, (title, columns) in layout.items():

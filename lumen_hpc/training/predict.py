@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lumen_hpc import nvila
-from lumen_hpc.data import controls
+from lumen_hpc.data import controls, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Predict
@@ -32,6 +32,8 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     if not (folder / MARKER).is_file():
         return nvila.load(folder, dtype=dtype, device=device)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    import lumen_hpc.training.accelerator  # noqa: F401  (before DeepSpeed)
 
     state = json.loads((folder / MARKER).read_text())["state"]
     base = base or Path(state["base"])
@@ -63,6 +65,8 @@ class Predictor:
         shown. `seconds` is a question's share of its batch. Rows come in the order of the records, a window at a
         time, so that progress shows and memory holds the images of one window only.
         """
+        composed = probes.CONTROL in self._settings.controls
+        self._levelled = probes.levelled(questions) if composed else ()
         for window in self._windows(self._asked(questions, span)):
             began = time.perf_counter()
             answers = self._generate(window)
@@ -74,7 +78,9 @@ class Predictor:
         for index in span:
             yield questions[index]
             for control in self._settings.controls:
-                if (record := controls.tampered(control, questions, index)) is not None:
+                if control == probes.CONTROL:
+                    yield from probes.probes(questions[index], self._levelled)
+                elif (record := controls.tampered(control, questions, index)) is not None:
                     yield record
 
     def _windows(self, records: Iterable[Row]) -> Iterator[list[Row]]:

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from lumen_hpc.data import phantom, phantom_questions
+from lumen_hpc.data.probes import CONTROL, probes
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.report.composed import CONTROL, probes
 from lumen_hpc.report.evaluate import Inputs
 from lumen_hpc.settings import Phantom
 

@@ -1,0 +1,54 @@
+"""Probes: the single-image questions that stand in for a difference question, for the composed baseline.
+
+A model that knows one image at a time is asked about each image of a pair alone; `report/composed.py` compares
+its answers by rule. The experts' sentences go with their images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from lumen_hpc.data.controls import IMAGE, Row, apart
+from lumen_hpc.data.diff_vqa import parse_question
+
+CONTROL = "composed"
+ABNORMALITIES = "what abnormalities are seen in this image?"
+LEVEL = "what level is the {}?"
+SIDES = ("reference", "main")
+MOST_LEVELS = 12
+
+
+def levelled(records: Iterable[Row]) -> tuple[str, ...]:
+    """The findings whose level is asked for in these records, the `MOST_LEVELS` most frequent, in that order."""
+    asked = Counter(
+        parsed.finding
+        for record in records
+        if record["meta"]["type"] == "level" and (parsed := parse_question("level", apart(record)[1]))
+    )
+    return tuple(name for name, _ in asked.most_common(MOST_LEVELS))
+
+
+def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
+    """Questions about each image of a difference record: its findings, and the level of each of `names`.
+
+    Ids are `QUESTION/reference/abnormality`, `QUESTION/main/level/FINDING`; any other record has no probes.
+    """
+    shown, _ = apart(record)
+    meta = record["meta"]
+    if meta["type"] != "difference" or len(shown) < 2:
+        return
+    asked = {"abnormality": ABNORMALITIES} | {f"level/{name}": LEVEL.format(name) for name in names}
+    for side, image, study in zip(SIDES, shown[-2:], (meta["ref_study_id"], meta["study_id"]), strict=True):
+        for probe, question in asked.items():
+            id = f"{meta['question_id']}/{side}/{probe}"
+            told = {"control": CONTROL, "question_id": id, "type": probe.partition("/")[0], "closed": False}
+            yield {
+                "id": id,
+                "images": [image.path],
+                "conversations": [
+                    {"from": "human", "value": "\n".join([IMAGE, *image.told, question])},
+                    *record["conversations"][1:],
+                ],
+                "meta": {**meta, **told, "ref_study_id": None, "study_id": study},
+            }
