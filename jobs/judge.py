@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jobs.rewrite import allowed_endpoints
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
@@ -32,19 +33,30 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.language.judge import score
 
     settings = task.config.judge
+    allowed = allowed_endpoints(task)
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = open_engine(settings.engine)
+    engine = open_engine(settings.engine, allowed)
+    second = open_engine(settings.second, allowed) if settings.second else None
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)
         items = [item(answer, records[answer["question_id"]]) for answer in answers if not answer.get("control")]
-        yield from score(items, engine, settings, task.config.seed)
+        yield from score(items, engine, settings, task.config.seed, second)
 
     return process
 
 
 def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What the judge sees of one answer."""
-    human, gpt = record["conversations"][0]["value"], record["conversations"][1]["value"]
+    """What the judge sees of one answer: the bare question (the human turn's last line) and the long answer."""
+    from lumen_hpc.data.findings_line import strip
+
     meta = record["meta"]
-    return {**answer, "type": meta["type"], "question": human, "reference": gpt, "short_answer": meta["short_answer"]}
+    return {
+        "question_id": meta["question_id"],
+        "model": answer["model"],
+        "type": meta["type"],
+        "question": record["conversations"][0]["value"].rsplit("\n", 1)[-1],
+        "short_answer": meta["short_answer"],
+        "reference": meta["long_answer"],
+        "answer": strip(answer["answer"]),
+    }

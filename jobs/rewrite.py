@@ -1,7 +1,8 @@
 """Sections 2.2 and 2.4: every short answer becomes a whole sentence, every difference pair a prediction question.
 
-Reads prepare/questions.jsonl; every long answer is fact-checked against its short one. Shard k of n takes a
-contiguous part of the questions.
+Reads prepare/questions.jsonl; every long answer is fact-checked against its short one. Questions are ordered by what
+is asked and answered, so that equal ones meet in one shard and are asked once; shard k of n takes a contiguous part
+of that order. What the engine is asked hangs on the shard alone, so a shard that is run again is the same bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +29,21 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Opens the engine once; yields rewrite rows."""
     from lumen_hpc.data.records import Records
     from lumen_hpc.language.engine import open_engine
-    from lumen_hpc.language.rewriting import rewrite
+    from lumen_hpc.language.rewriting import equal_together, rewrite
 
     settings = task.config.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
-    engine = open_engine(settings.engine)
+    order = equal_together(questions)
+    engine = open_engine(settings.engine, allowed_endpoints(task))
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        part = [questions[index] for index in shard.span(len(questions))]
+        part = [questions[order[index]] for index in shard.span(len(order))]
         yield from rewrite(part, engine, settings, task.config.seed)
 
     return process
+
+
+def allowed_endpoints(task: Task) -> list[str] | None:
+    """The servers that may see this run's data; None where it is not restricted."""
+    rules = task.run.profile.data_use
+    return rules.endpoints if task.config.data.source == "mimic" and rules.restricted else None

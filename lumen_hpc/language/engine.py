@@ -53,14 +53,28 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(engine: settings.Engine, *, restricted: bool = False, allowed_endpoints: Sequence[str] = ()) -> Engine:
+def open_engine(engine: settings.Engine, allowed_endpoints: Sequence[str] | None = None) -> Engine:
     """The engine that the settings name, with its model loaded.
 
-    `restricted` says that the data may not leave the site; a server must then be in `allowed_endpoints`, and nothing
-    is sent to it before that is checked. Raises UserError for a missing model, package or permission.
+    `allowed_endpoints` are the URL prefixes that may see restricted data; None says that the data is not restricted.
+    They are checked before anything is sent. Raises UserError for a missing model, package, key or permission.
     """
     if engine.kind == "grammar":
         from lumen_hpc.language.grammar import GrammarEngine
 
         return GrammarEngine()
+    if not engine.model:
+        raise UserError(f"engine.model is empty; engine.kind={engine.kind} needs a folder or a staged model's name")
+    if engine.kind == "vllm":
+        from lumen_hpc.language.vllm_engine import VLLMEngine
+
+        return VLLMEngine(engine)
+    if engine.kind == "transformers":
+        from lumen_hpc.language.transformers_engine import TransformersEngine
+
+        return TransformersEngine(engine)
+    if engine.kind == "server":
+        from lumen_hpc.language.server_engine import ServerEngine
+
+        return ServerEngine(engine, allowed_endpoints)
     raise UserError(f"engine kind '{engine.kind}' is unknown; it is one of vllm, transformers, server, grammar")

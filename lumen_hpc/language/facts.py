@@ -1,28 +1,152 @@
-"""The fact check: does a long answer say what the short answer says, and nothing else?"""
+"""The fact check: does a long answer say what the short answer says, and nothing else?
+
+Both the grammar's own sentence and the long answer are read (reader.py), and what they say must be equal.
+"""
 
 from __future__ import annotations
 
+from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.reader import Facts, State, read
 from lumen_hpc.language.sentences import sentence
+from lumen_hpc.language.words import knows, tags
+
+_OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 
 
 def check(kind: str, question: str, short_answer: str, long_answer: str) -> list[str]:
-    """Reasons why a long answer is not faithful to its short answer; empty if it is (sections 2.2 and 2.4)."""
-    said = _words(long_answer)
-    if not said:
-        return ["it is empty"]
-    return [] if said == _words(sentence(kind, question, short_answer)) else ["it is not the grammar's sentence"]
+    """Reasons why a long answer is not faithful to its short answer; empty if it is (sections 2.2 and 2.4).
+
+    A reason is a category, or `category: detail`.
+    `kind` is one of the seven question types, or `prediction` with the difference as its short answer. Findings,
+    polarity, side, place, level, type, view and direction of change must be equal, and no word may be unknown to the
+    reader. Raises UserError for a type that does not exist.
+    """
+    question = question if question.rstrip().endswith("?") else f"{question.rstrip(' .')}?"
+    try:
+        own = sentence(kind, question, short_answer)
+    except UserError as error:
+        return [f"unreadable short answer: {type(error).__name__}"]
+    if kind not in ("difference", "prediction") and parse_question(kind, question) is None:
+        return ["question outside the dataset's templates"]
+    names = _names(kind, question, short_answer)
+    wanted, said = read(own, kind, names), read(long_answer, kind, names)
+    if not long_answer.strip():
+        return ["empty"]
+    return [
+        *_wording(kind, question, short_answer, wanted, said),
+        *(f"unclear: {problem}" for problem in said.problems),
+        *_differences(wanted, said, _placed(kind, short_answer)),
+    ]
+
+
+def _names(kind: str, question: str, short_answer: str) -> tuple[str, ...]:
+    """Findings of a question and its answer that the vocabulary does not hold."""
+    names: list[str | None] = []
+    try:
+        if kind in ("difference", "prediction"):
+            change = parse_difference(short_answer)
+            names += [*change.new, *change.resolved, *(level.finding for level in change.levels)]
+        else:
+            parsed = parse_question(kind, question)
+            names.append(parsed.finding if parsed else None)
+            if kind == "abnormality" and not is_closed(short_answer):
+                names += parse_findings(short_answer)
+    except GrammarError:
+        pass
+    return tuple(name for name in dict.fromkeys(names) if name and not knows(name))
+
+
+def _wording(kind: str, question: str, short_answer: str, wanted: Facts, said: Facts) -> list[str]:
+    """What is wrong with the words themselves, whatever they say of findings."""
+    reasons = []
+    if added := said.unknown - wanted.unknown:
+        reasons.append(f"unknown words: {', '.join(sorted(added))}")
+    if left_out := wanted.unknown - said.unknown:
+        reasons.append(f"left out: {', '.join(sorted(left_out))}")
+    if numbers := said.numbers - {tag.value for tag in tags(question) if tag.kind == "number"}:
+        reasons.append(f"number not in the question: {', '.join(sorted(numbers))}")
+    nothing = all(state.status in ("absent", "same") for state in wanted.findings.values()) and not wanted.views
+    if said.lead and said.lead != (short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing):
+        reasons.append(f"opening: {said.lead}")
+    if kind == "prediction":
+        if said.later_image:
+            reasons.append("later image")
+        if not said.foretold:
+            reasons.append("no prediction")
+    elif said.expectation:
+        reasons.append("expectation or doubt")
+    return reasons
+
+
+def _placed(kind: str, short_answer: str) -> bool:
+    """True if the findings of a short answer carry places of their own, so that each must keep its own."""
+    listed = kind in ("abnormality", "difference", "prediction")
+    return listed and any(tag.kind in ("side", "place") for tag in tags(short_answer))
+
+
+def _differences(wanted: Facts, said: Facts, placed: bool) -> list[str]:
+    reasons = [f"left out: {name}" for name in wanted.findings if name not in said.findings]
+    reasons += [f"added: {name}" for name in said.findings if name not in wanted.findings]
+    for name in wanted.findings.keys() & said.findings.keys():
+        ours, theirs = wanted.findings[name], said.findings[name]
+        if ours.status != theirs.status:
+            reasons.append(f"polarity or change: {name} is {theirs.status}, not {ours.status}")
+        if ours.levels != theirs.levels and not (ours.status == "level" and ours.levels & theirs.levels):
+            reasons.append(f"level: {name}")
+        if ours.types != theirs.types:
+            reasons.append(f"type: {name}")
+    if wanted.views != said.views:
+        reasons.append("view")
+    if wanted.places != said.places or (placed and _each_place(wanted) != _each_place(said)):
+        reasons.append("side or place")
+    return reasons
+
+
+def _each_place(facts: Facts) -> dict[str, frozenset]:
+    return {name: state.places for name, state in facts.findings.items()}
 
 
 def score(kind: str, question: str, reference: str, answer: str) -> int:
-    """How far an answer states the reference's facts, 1 (contradicts, or shares none) to 10 (equal)."""
-    reference_words, answer_words = _words(reference), _words(answer)
-    if reference_words == answer_words:
+    """How far an answer states the facts of a reference, from 1 (contradicts it, or shares none) to 10 (equal).
+
+    Between them 1 + 9·F1 over single facts, less the share of the reference's findings that the answer contradicts,
+    and at most 9. Words unknown to the reader count neither way.
+    """
+    names = _names(kind, question, "nothing has changed." if kind in ("difference", "prediction") else "no")
+    wanted, said = read(reference, kind, names), read(answer, kind, names)
+    ours, theirs = _atoms(wanted), _atoms(said)
+    if not ours or not theirs:
+        return 10 if " ".join(reference.lower().split()) == " ".join(answer.lower().split()) else 1
+    if ours == theirs:
         return 10
-    if ("no" in reference_words or "not" in reference_words) != ("no" in answer_words or "not" in answer_words):
-        return 1
-    shared = len(set(reference_words) & set(answer_words))
-    return 1 + round(8 * 2 * shared / (len(set(reference_words)) + len(set(answer_words))))
+    agreement = 2 * len(ours & theirs) / (len(ours) + len(theirs))
+    return max(1, min(9, round(1 + 9 * (agreement - _contradicted(wanted, said)))))
 
 
-def _words(text: str) -> list[str]:
-    return text.lower().replace(".", " ").replace(",", " ").split()
+def _atoms(facts: Facts) -> set[tuple]:
+    atoms: set[tuple] = {("view", view, said) for view, said in facts.views.items()}
+    atoms |= {("place", *place) for place in facts.places}
+    for name, state in facts.findings.items():
+        atoms |= {(name, state.status), *((name, level) for level in state.levels)}
+        atoms |= {(name, type_) for type_ in state.types}
+    return atoms
+
+
+def _contradicted(wanted: Facts, said: Facts) -> float:
+    """The share of the reference's findings and views that the answer contradicts; a wrong side counts for all."""
+    sides, other_sides = ({side for side, _ in facts.places if side} for facts in (wanted, said))
+    if sides and other_sides and not sides & other_sides:
+        return 1.0
+    both = wanted.findings.keys() & said.findings.keys()
+    wrong = sum(_contrary(wanted.findings[name], said.findings[name]) for name in both)
+    wrong += sum(said.views.get(view, told) != told for view, told in wanted.views.items())
+    wrong += bool(wanted.views) and all(wanted.views.values()) and bool(said.views.keys() - wanted.views.keys())
+    return wrong / max(1, len(wanted.findings) + len(wanted.views))
+
+
+def _contrary(ours: State, theirs: State) -> bool:
+    if tuple(sorted((ours.status, theirs.status))) in _OPPOSITE:
+        return True
+    turned = {tuple(reversed(level)) for level in ours.levels if len(level) == 2}
+    return bool(turned & theirs.levels) and not ours.levels & theirs.levels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from lumen_hpc import settings
 from lumen_hpc.language import prompting
 from lumen_hpc.language.canaries import Canary, made
 from lumen_hpc.language.engine import Completion, Engine
@@ -12,30 +13,31 @@ SCORES = tuple(str(score) for score in range(1, 11))
 
 
 def score(
-    items: Iterable[dict], engine: Engine, canaries: int, seed: int, second: Engine | None = None
+    items: Iterable[dict], engine: Engine, judge: settings.Judge, seed: int, second: Engine | None = None
 ) -> Iterator[dict]:
-    """Judges a shard of answers, and canaries made from the same shard.
+    """Judges a shard of answers, and `judge.canaries` canaries of each kind made from the same shard.
 
     `items`: {"question_id", "model", "type", "question", "short_answer", "reference" (the long answer), "answer"}.
     Yields {"question_id", "model", "score" (int 1-10), "expected_score" (Σ s·p(s)), "judge"} for each item in order,
     then the same with "canary" (its kind) and "passed" for each canary; with a second judge, the same again by it.
-    Temperature is 0, equal material is asked once, and the text of no item is part of a row.
+    The `question` is the bare question, as the dataset words it. Temperature is 0, equal material is asked once, and
+    no row holds an item's text.
     """
     items = list(items)
-    mixed = made(items, canaries, seed)
-    for judge in (engine, second) if second else (engine,):
-        scores = _scores(judge, items, mixed, seed)
+    mixed = made(items, judge.canaries, seed)
+    for scorer in (engine, second) if second else (engine,):
+        scores = _scores(scorer, items, mixed, seed)
         for item in items:
-            yield _row(item, judge, scores[_key(item, item["answer"])])
+            yield _row(item, scorer, scores[_key(item, item["answer"])])
         for canary in mixed:
             given = scores[_key(canary.item, canary.answer)]
             bare = scores[_key(canary.item, canary.bare)] if canary.bare else given
             passed = canary.passed(int(given.text), _expected(given), _expected(bare))
-            yield _row(canary.item, judge, given) | {"canary": canary.kind, "passed": passed}
+            yield _row(canary.item, scorer, given) | {"canary": canary.kind, "passed": passed}
 
 
 def agreement(rows: Iterable[dict]) -> dict:
-    """How two judges of the same answers agree: Kendall's tau-b, share within one point, mean difference (first − second).
+    """How two judges of the same answers agree: Kendall's tau-b, share within a point, mean difference.
 
     Takes judge rows of all shards; canaries are left out. Returns {"judges", "answers", "tau", "within_one",
     "difference"}, tau None where a judge gave one score to everything; an empty dict if there are not two judges.

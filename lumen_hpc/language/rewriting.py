@@ -7,7 +7,8 @@ another seed, and after the last attempt the grammar's own sentence stands in: n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lumen_hpc import settings
@@ -67,6 +68,12 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: settings.Rewrite
         yield row | ask.row()
 
 
+def equal_together(questions: Sequence[dict]) -> list[int]:
+    """Positions of questions in an order that has those of equal type, wording and answer side by side."""
+    keys = array("Q", (_hash(q["type"], q["question"], q["short_answer"]) for q in questions))
+    return sorted(range(len(keys)), key=lambda position: (keys[position], position))
+
+
 def answer(asks: list[Ask], engine: Engine, rewrite: settings.Rewrite) -> None:
     """Fills every ask: up to `rewrite.attempts` batched tries of the engine, then the grammar's sentence."""
     open_asks = asks
@@ -104,6 +111,9 @@ def _answerable(question_id: str, kind: str, question: str, short_answer: str) -
 
 
 def _number(seed: int, *parts: str) -> int:
-    """A 31-bit number that depends on these words alone."""
-    digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
+    """A 31-bit number that depends on the seed and these words alone."""
+    return _hash(str(seed), *parts) >> 33
+
+
+def _hash(*parts: str) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big")
