@@ -77,7 +77,7 @@ def text(profile: Profile, step: Step, folder: Path, tasks: int, **given: Any) -
     from submitit.slurm import slurm as submitit_slurm
 
     command = f"{python(profile, step)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    count = {"map_count": tasks} if tasks > 1 else {}
+    count: dict[str, Any] = {"map_count": tasks} if tasks > 1 else {}
     return submitit_slurm._make_sbatch_string(command=command, folder=folder, **given, **count)
 
 

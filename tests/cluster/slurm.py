@@ -85,6 +85,7 @@ PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 
 WITH_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations,limits,qos
 JobAcctGatherType=jobacct_gather/linux"""
 WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none

@@ -114,7 +114,7 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
     site.submit("timeout")
     site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 60, "every pack to begin")
     for task in site.running("timeout", "squares"):
-        cluster.run("scancel", "--signal=USR2", task)
+        cluster.run("scancel", "--batch", "--signal=USR2", task)
     site.wait_until_left("timeout")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
@@ -158,7 +158,7 @@ def test_a_node_on_which_different_shards_fail_is_left_out(site: Site, undisturb
     fault = run.tell("fail-squares-on-n2")
     site.submit("sick", "profile.resources.gpu.successors=0", "profile.resources.gpu.gpus=4")
     site.wait_until_left("sick")
-    assert "n2" not in {node for _, node, _ in run.reported("end")}
+    assert "n2" not in {node for _, node, _ in run.reported("end", "squares")}
     assert len(run.reported("begin", "squares")) > len(run.reported("end", "squares")), "n2 got nothing to spoil"
     site.submit("sick")
     site.wait_until_left("sick")
