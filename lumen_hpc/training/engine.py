@@ -104,7 +104,6 @@ class Engine:
         return self.ds.module.state_dict() if self._ranks.first else None
 
     def close(self) -> None:
-        """Ends DeepSpeed and torch.distributed in the order that does not abort."""
+        """Ends DeepSpeed, once all ranks are here."""
         dist.barrier()
         self.ds.destroy()
-        dist.destroy_process_group()

@@ -148,8 +148,9 @@ class Loop:
     def go(self, *, should_stop: Callable[[], bool], watchdog: Watchdog, progress: Callable[[], None],
            started: float, resumed: Checkpoint | None) -> bool:
         journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
-        if journal is not None and resumed is not None:
-            journal.restarted(step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name)
+        if journal is not None and (resumed is not None or journal.lost_steps):
+            journal.restarted(step=self.done, world_size=self.ranks.world_size,
+                              checkpoint=resumed.folder.name if resumed else "none")
         dist.barrier()  # the journal is cut back before anyone reads it
         self.recent.extend(losses(self.work.out, self.recent.maxlen or 0))
         saved = self.done if resumed is not None else -1

@@ -48,7 +48,7 @@ def layout(items: list[Shared], world_size: int, budget: int) -> list[list[list[
     micro-batches (ZeRO's collectives need it); the last of some may be empty where sequences are few.
     """
     longest_first = sorted(items, key=lambda s: (-s.tokens, s.samples))
-    total = sum(s.tokens for s in items)
+    total = sum(min(s.tokens, budget) for s in items)
     micro = max(1, -(-total // (budget * world_size)))
     while True:
         bins: list[list[Shared]] = [[] for _ in range(world_size * micro)]

@@ -95,6 +95,14 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
 
 
+def leave() -> None:
+    """Ends torch.distributed; without it, or before DeepSpeed is closed, a process may abort at its end."""
+    import torch.distributed as dist
+
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
     """Waits until every rank has signed in; the missing ones are named."""
     store.set(f"here/{ranks.rank}", socket.gethostname())

@@ -19,11 +19,11 @@ from lumen_hpc import nvila
 from lumen_hpc import settings as s
 from lumen_hpc.data.records import Records
 from lumen_hpc.errors import UserError
-from lumen_hpc.training import loop
+from lumen_hpc.training import loop, plan
 from lumen_hpc.training.engine import Engine
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.preflight import preflight
-from lumen_hpc.training.ranks import Ranks, join
+from lumen_hpc.training.ranks import Ranks, join, leave
 from lumen_hpc.training.samples import Batcher, Pictures, check_folder, measure, opening
 from lumen_hpc.training.survey import describe, survey
 
@@ -69,12 +69,16 @@ def train(settings: s.Train, records: Path, base: Path, out: Path, *, seed: int,
     if finished:
         _export(engine, work, out, done)
     engine.close()
+    leave()
     return Outcome(finished, done)
 
 
 def _work(settings: s.Train, records: Path, base: Path, out: Path, fingerprint: dict[str, Any],
           ranks: Ranks) -> loop.Work:
     rows = Records(records)
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
+        plan.check(settings, ranks.world_size, memory, sizes=plan.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
     found = survey(rows, lambda record: measure(record, preprocessor), ranks, opening=opening,
                    max_tokens=settings.max_tokens, on_bad=settings.on_bad, folder=out,

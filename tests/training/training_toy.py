@@ -9,49 +9,93 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VOCABULARY, WIDTH = 40, 16
+VOCABULARY, WIDTH, SAMPLES = 40, 16, 50
 
 
-def launch(folder: Path, *, world_size: int = 1, settings: dict[str, Any] | None = None, samples: int = 50,
-           wait: bool = True, timeout: float = 120, **job: Any) -> list[subprocess.Popen]:
-    """Starts `world_size` ranks that train in `folder`; waits for them unless told not to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = folder / f"job-{uuid.uuid4().hex[:8]}.json"
-    name.write_text(json.dumps({"out": str(folder), "world_size": world_size, "meeting": name.stem,
-                                "settings": settings or {}, "samples": samples, **job}))
+def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> list[subprocess.Popen]:
+    """Starts `world_size` ranks of `script`, which do `runs` one after the other."""
+    meeting = uuid.uuid4().hex
+    job = Path(runs[0]["out"]) / f"job-{meeting}.json"
+    job.parent.mkdir(parents=True, exist_ok=True)
+    job.write_text(json.dumps({"runs": runs, "world_size": world_size, "meeting": meeting}))
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(Path(__file__).parents[2])}
-    ranks = [subprocess.Popen([sys.executable, __file__, str(name), str(rank)], env=environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(world_size)]
-    if wait:
+    return [subprocess.Popen([sys.executable, script, str(job), str(rank)], env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(world_size)]
+
+
+def finish(ranks: list[subprocess.Popen], *, timeout: float = 150) -> list[str]:
+    """Waits for the ranks; what they printed."""
+    try:
+        return [rank.communicate(timeout=timeout)[0] for rank in ranks]
+    finally:
         for rank in ranks:
-            rank.output = rank.communicate(timeout=timeout)[0]
-    return ranks
+            rank.kill()
 
 
-def finish(ranks: list[subprocess.Popen], timeout: float = 120) -> None:
-    for rank in ranks:
-        rank.output = rank.communicate(timeout=timeout)[0]
+def train(*runs: dict[str, Any], world_size: int = 1, script: str = __file__) -> list[str]:
+    """Runs to the end, and is sure that they ended well."""
+    ranks = launch(script, list(runs), world_size=world_size)
+    said = finish(ranks)
+    for rank, text in zip(ranks, said):
+        assert rank.returncode == 0, text
+    return said
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The deterministic part of metrics.jsonl."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def wait_for_step(out: Path, step: int, ranks: list[subprocess.Popen], *, timeout: float = 60) -> None:
+    """Returns once the run in `out` has done `step` steps."""
+    deadline = time.monotonic() + timeout
+    while steps(out) < step:
+        assert time.monotonic() < deadline, "the steps do not come"
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
+        time.sleep(0.005)
+
+
+def steps(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without its times: what must be the same however a run got there."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "timing"} for row in rows]
 
 
-def consumed(folder: Path) -> list[str]:
-    return [i for line in (folder / "consumed.jsonl").read_text().splitlines() for i in json.loads(line)["ids"]]
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in metrics(out)]
 
 
-def _main(job_file: str, rank: int) -> None:
-    import time
+def consumed(out: Path) -> list[str]:
+    """Sample ids in the order in which they were trained on."""
+    return [i for line in (out / "consumed.jsonl").read_text().splitlines() for i in json.loads(line)["ids"]]
 
+
+def each_rank(job_file: str, rank: int, do: Any, *, joined: bool = True) -> None:
+    """One rank's main: calls `do(run, ranks)` for every run of the job, with torch.distributed there if `joined`."""
+    import torch
+
+    from lumen_hpc.training.ranks import Ranks, join, leave
+
+    torch.set_num_threads(1)
+    job = json.loads(Path(job_file).read_text())
+    ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=job["meeting"])
+    if joined:
+        join(ranks, Path(job_file).parent, timeout=60)
+    for run in job["runs"]:
+        Path(run["out"]).mkdir(parents=True, exist_ok=True)
+        print(do(run, ranks))
+    if joined:
+        leave()
+
+
+def _run(run: dict[str, Any], ranks: Any) -> str:
     import numpy as np
     import torch
 
@@ -59,32 +103,29 @@ def _main(job_file: str, rank: int) -> None:
     from lumen_hpc.training import loop
     from lumen_hpc.training.interruption import Interruption
     from lumen_hpc.training.packing import Shared
-    from lumen_hpc.training.ranks import Ranks, join
     from lumen_hpc.training.survey import Survey
 
-    torch.set_num_threads(1)
-    job = json.loads(Path(job_file).read_text())
-    samples = job["samples"]
-
     @dataclass
-    class Toy:
+    class Micro:
         inputs: torch.Tensor
         targets: torch.Tensor
         samples: torch.Tensor
         tokens: int
 
-        def to(self, device: torch.device) -> Toy:
+        def to(self, device: torch.device) -> Micro:
             return self
 
+    def text(sample: int) -> torch.Tensor:
+        return torch.from_numpy(np.random.default_rng(sample).integers(VOCABULARY, size=suffix[sample] + 1))
+
     class Batcher:
-        def build(self, packed: list[Shared]) -> Toy:
-            parts = [(sample, np.random.default_rng(sample).integers(VOCABULARY, size=int(suffix[sample]) + 1))
-                     for sequence in packed for sample in sequence.samples]
-            tokens = [torch.from_numpy(text) for _, text in parts]
-            return Toy(torch.cat([t[:-1] for t in tokens]) if tokens else torch.zeros(0, dtype=torch.long),
-                       torch.cat([t[1:] for t in tokens]) if tokens else torch.zeros(0, dtype=torch.long),
-                       torch.tensor([sample for sample, text in parts for _ in text[1:]], dtype=torch.long),
-                       sum(sequence.tokens for sequence in packed))
+        def build(self, packed: list[Shared]) -> Micro:
+            parts = [(sample, text(sample)) for sequence in packed for sample in sequence.samples]
+            nothing = torch.zeros(0, dtype=torch.long)
+            return Micro(torch.cat([nothing, *(text[:-1] for _, text in parts)]),
+                         torch.cat([nothing, *(text[1:] for _, text in parts)]),
+                         torch.cat([nothing, *(torch.full((len(text) - 1,), sample) for sample, text in parts)]),
+                         sum(sequence.tokens for sequence in packed))
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -93,43 +134,39 @@ def _main(job_file: str, rank: int) -> None:
             self.hidden = torch.nn.Linear(WIDTH, 2 * WIDTH)
             self.out = torch.nn.Linear(2 * WIDTH, VOCABULARY)
 
-        def forward(self, micro: Toy) -> torch.Tensor:
-            time.sleep(job.get("slow", 0.0))
+        def forward(self, micro: Micro) -> torch.Tensor:
+            time.sleep(run.get("slow", 0.0))
+            if run.get("hangs_at") == loop_step() and ranks.rank == 1:
+                time.sleep(600)
             logits = self.out(torch.tanh(self.hidden(self.embed(micro.inputs))))
-            if poison and ranks.rank == 0 and len(seen) >= poison:
+            if run.get("poisoned_at") == loop_step():
                 logits = logits * float("nan")
-            seen.append(1)
-            # A sum over nothing still carries a gradient, which keeps ranks without samples in step.
-            return torch.nn.functional.cross_entropy(logits.float(), micro.targets, reduction="none")
+            return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
+
+    def loop_step() -> int:
+        return steps(Path(run["out"])) + 1
 
     rng = np.random.default_rng(0)
-    suffix = rng.integers(3, 12, size=samples)
-    kinds = np.array(["diagnostic", "difference", "prediction"])[rng.integers(3, size=samples)]
-    found = Survey(np.arange(samples), [f"s{i}" for i in range(samples)], kinds, np.arange(samples) // 3,
-                   np.full(samples, 5), suffix, suffix)
-    seen: list[int] = []
-    poison = job.get("poison", 0)
-    ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=job["meeting"])
+    suffix = rng.integers(3, 12, size=SAMPLES)
+    kinds = np.array(["diagnostic", "difference", "prediction"])[rng.integers(3, size=SAMPLES)]
+    found = Survey(np.arange(SAMPLES), [f"s{i}" for i in range(SAMPLES)], kinds, np.arange(SAMPLES) // 3,
+                   np.full(SAMPLES, 5), suffix, suffix)
     settings = Train(**{"learning_rate": 0.01, "global_batch": 8, "precision": "fp32", "zero": 1, "max_tokens": 32,
-                        "token_budget": 32, "checkpoint_every": 3, "stuck_after": 60, **job["settings"]})
+                        "token_budget": 32, "checkpoint_every": 3, "stuck_after": 60, "workers": 1, "epochs": 2,
+                        **run.get("settings", {})})
+    out = Path(run["out"])
     with Interruption() as asked:
-        join(ranks, Path(job["out"]), timeout=30)
         torch.manual_seed(0)
-        work = loop.Work(Model(), Batcher(), found, Path(job["out"]), {"global_batch": settings.global_batch})
-        stop_at = job.get("stop_at")
-        engine, done, finished = loop.run(work, settings, ranks, seed=0, should_stop=lambda: asked() or (
-            stop_at is not None and _steps(Path(job["out"])) + 1 >= stop_at))
+        work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
+        stop_at = run.get("stop_at", 0)
+        engine, done, finished = loop.run(
+            work, settings, ranks, seed=0, should_stop=lambda: asked() or bool(stop_at and loop_step() >= stop_at))
         weights = engine.weights()
         if weights is not None:
-            torch.save(weights, Path(job["out"]) / "weights.pt")
+            torch.save(weights, out / "weights.pt")
         engine.close()
-    print("finished" if finished else f"interrupted at step {done}")
-
-
-def _steps(folder: Path) -> int:
-    file = folder / "metrics.jsonl"
-    return len(file.read_text().splitlines()) if file.exists() else 0
+    return "finished" if finished else f"interrupted at step {done}"
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    each_rank(sys.argv[1], int(sys.argv[2]), _run)

@@ -1,0 +1,239 @@
+"""What a training will take, by arithmetic alone: memory a GPU, steps, hours, checkpoint size (paper, section 2.5).
+
+Only the standard library, so that a login node can say it before anything is submitted. Bytes a weight: 2 for bf16
+and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO divides them over the GPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc import settings as s
+from lumen_hpc.errors import UserError
+
+H100_FLOPS = 989e12
+"""Dense bf16 peak of an H100 SXM (NVIDIA's data sheet)."""
+RESERVE_GB = 5.0
+"""CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The model in the numbers that cost something; the defaults are NVILA-8B's."""
+
+    vision_width: int = 1152
+    vision_layers: int = 27
+    vision_mlp: int = 4304
+    image_size: int = 448
+    patch_size: int = 14
+    width: int = 3584
+    layers: int = 28
+    mlp: int = 18944
+    heads: int = 28
+    kv_heads: int = 4
+    vocabulary: int = 151648
+    tied: bool = False
+    projector: str = "mlp_downsample"
+    scales: int = 3
+    """Scales that are joined; 1 without S2."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Sizes:
+        """From a checkpoint's config files. Raises UserError naming a file or key that is missing."""
+        try:
+            root, llm, tower, projector = (json.loads((folder / part / "config.json").read_text())
+                                           for part in ("", "llm", "vision_tower", "mm_projector"))
+            return cls(vision_width=tower["hidden_size"], vision_layers=tower["num_hidden_layers"],
+                       vision_mlp=tower["intermediate_size"], image_size=tower["image_size"],
+                       patch_size=tower["patch_size"], width=llm["hidden_size"], layers=llm["num_hidden_layers"],
+                       mlp=llm["intermediate_size"], heads=llm["num_attention_heads"],
+                       kv_heads=llm["num_key_value_heads"], vocabulary=llm["vocab_size"],
+                       tied=llm.get("tie_word_embeddings", False), projector=projector["mm_projector_type"],
+                       scales=len(root["s2_scales"].split(",")) if root.get("dynamic_s2") else 1)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} is not an NVILA checkpoint in the official layout: {error!r}") from None
+
+    @property
+    def patches(self) -> int:
+        """Patches of a tile."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def vision_tower(self) -> int:
+        """Parameters of SigLIP without its head."""
+        c, m = self.vision_width, self.vision_mlp
+        layer = 4 * (c * c + c) + 2 * c * m + m + c + 4 * c
+        return 3 * self.patch_size**2 * c + c + self.patches * c + self.vision_layers * layer + 2 * c
+
+    @property
+    def mm_projector(self) -> int:
+        """Parameters of the projector."""
+        r = 3 if self.projector.endswith("3x3_fix") else 2
+        c, h = self.vision_width * self.scales, self.width
+        joined = r * r * c
+        if r == 2:
+            return 2 * joined + joined * h + h + h * h + h
+        return 2 * joined + joined * 3 * c + 3 * c + 6 * c + 3 * c * h + h + h * h + h
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer of the language model."""
+        h, kv = self.width, self.width // self.heads * self.kv_heads
+        return 2 * h * h + h + 2 * (h * kv + kv) + 3 * h * self.mlp + 2 * h
+
+    @property
+    def llm(self) -> int:
+        """Parameters of the language model."""
+        return (1 if self.tied else 2) * self.vocabulary * self.width + self.layers * self.layer + self.width
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {"vision_tower": self.vision_tower, "projector": self.mm_projector, "llm": self.llm}
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is trained on; the defaults are the paper's LUMEN (section 2.1, one prediction a difference pair)."""
+
+    samples: int = 428_995 + 2 * 43_381
+    image_sets: int = 129_231 + 43_381
+    """Sequences if all questions about the same images share them."""
+    images: float = 1.09
+    """Images a sample."""
+    tiles: int = 17
+    """Tiles the tower sees an image (dynamic_s2 on a 2544 × 3056 radiograph)."""
+    image_tokens: int = 3073
+    """Language-model tokens an image."""
+    text_tokens: int = 160
+    """Text tokens a sample, experts' words included."""
+    answer_tokens: int = 30
+    """Supervised tokens a sample."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The estimate, in GB (1e9 bytes), steps and hours."""
+
+    memory: dict[str, float]
+    """GB a GPU by what takes them."""
+    steps: int
+    hours: float
+    """On all GPUs together, checkpoints left out."""
+    checkpoint_gb: float
+    gpus: int
+
+    @property
+    def memory_gb(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.gpus
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
+        return (f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs; "
+                f"{self.checkpoint_gb:.0f} GB a checkpoint")
+
+
+def plan(train: s.Train, gpus: int, *, sizes: Sizes | None = None, load: Load | None = None, mfu: float = 0.4,
+         peak_flops: float = H100_FLOPS) -> Plan:
+    """What these settings take on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
+    sizes, load = sizes or Sizes(), load or Load()
+    step_samples = sum(train.mixture.values()) or train.global_batch
+    samples = train.steps * step_samples if train.steps else load.samples * train.epochs
+    steps = math.ceil(samples / step_samples)
+    flops = samples * _flops(train, sizes, load)
+    return Plan(memory=_memory(train, gpus, sizes, load), steps=steps, hours=flops / (gpus * peak_flops * mfu) / 3600,
+                checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9, gpus=gpus)
+
+
+def check(train: s.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None,
+          load: Load | None = None) -> Plan:
+    """The plan; UserError if it does not fit `gpu_memory_gb` a GPU, with settings that would."""
+    found = plan(train, gpus, sizes=sizes, load=load)
+    if found.memory_gb <= gpu_memory_gb:
+        return found
+    fitting = [told for told, changed, count in _cures(train, gpus)
+               if plan(changed, count, sizes=sizes, load=load).memory_gb <= gpu_memory_gb]
+    cure = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
+    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {cure}")
+
+
+def _cures(train: s.Train, gpus: int) -> list[tuple[str, s.Train, int]]:
+    """Changes worth trying, the mildest first: (in words, settings, GPUs)."""
+    def changed(**values: Any) -> s.Train:
+        return dataclasses.replace(train, **values)
+
+    tried = [("train.gradient_checkpointing=true", changed(gradient_checkpointing=True), gpus),
+             (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
+             ("train.zero=3", changed(zero=3), gpus)]
+    every = changed(zero=3, gradient_checkpointing=True, token_budget=train.max_tokens)
+    together = f"train.zero=3 train.gradient_checkpointing=true train.token_budget={train.max_tokens}"
+    tried.append((together, every, gpus))
+    tried += [(f"{together} on {gpus * times} GPUs", every, gpus * times) for times in (2, 4, 8)]
+    return [(told, new, count) for told, new, count in tried if (new, count) != (train, gpus)]
+
+
+def _bytes(train: s.Train) -> int:
+    """Of one weight in the forward pass."""
+    return 2 if train.precision == "bf16" else 4
+
+
+def _learning(train: s.Train, sizes: Sizes) -> int:
+    """Parameters that learn."""
+    return sum(count for part, count in sizes.parts.items() if part in train.tune)
+
+
+def _memory(train: s.Train, gpus: int, sizes: Sizes, load: Load) -> dict[str, float]:
+    width, learning = _bytes(train), _learning(train, sizes)
+    weights = width * sizes.total
+    if train.zero == 3:  # the shard, and what is gathered while one layer works and the next is fetched
+        weights = weights / gpus + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
+    gradients = width * learning / (gpus if train.zero >= 2 else 1)
+    # In float32 the weights are their own master.
+    optimizer = (12 if width == 2 else 8) * learning / (gpus if train.zero >= 1 else 1)
+    tokens = train.token_budget
+    tiles = tokens / load.image_tokens * load.tiles
+    patches = tiles * sizes.patches
+    saved = width * (tokens * sizes.width * sizes.layers + patches * sizes.vision_width * sizes.vision_layers)
+    in_layer = width * max(tokens * (8 * sizes.width + 3 * sizes.mlp),
+                           min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp))
+    if not train.gradient_checkpointing:
+        saved = width * (tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
+                         + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers)
+        in_layer = 0
+    joined = 2 * width * patches * sizes.vision_width * sizes.scales
+    supervised = tokens / (load.image_tokens * load.images / _sharing(train, load) + load.text_tokens) \
+        * load.answer_tokens
+    logits = supervised * sizes.vocabulary * (width + 4 + 4)
+    parts = {"weights": weights, "gradients": gradients, "optimizer": optimizer,
+             "activations": saved + in_layer + joined, "logits": logits}
+    return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
+
+
+def _sharing(train: s.Train, load: Load) -> float:
+    """Samples that share one set of images."""
+    most = load.samples / load.image_sets
+    return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
+
+
+def _flops(train: s.Train, sizes: Sizes, load: Load) -> float:
+    """Of a sample's forward and backward passes (6 a weight and token, and attention); recomputation not counted."""
+    images = load.images / _sharing(train, load)
+    tokens = images * load.image_tokens + load.text_tokens
+    length = load.images * load.image_tokens + load.text_tokens
+    llm = 6 * tokens * (sizes.llm - sizes.vocabulary * sizes.width) + 6 * tokens * length * sizes.width * sizes.layers
+    backward = 3 if "vision_tower" in train.tune else 1
+    patches = images * load.tiles * sizes.patches
+    tower = 2 * backward * patches * (sizes.vision_tower + 2 * sizes.patches * sizes.vision_width * sizes.vision_layers)
+    return llm + tower + 6 * images * load.image_tokens * sizes.mm_projector

@@ -1,0 +1,117 @@
+"""What is found out about records before training, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+import training_tiny as tiny
+
+from lumen_hpc import nvila
+from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
+from lumen_hpc.errors import UserError
+from lumen_hpc.training.ranks import Ranks, join, leave
+from lumen_hpc.training.samples import measure, opening
+from lumen_hpc.training.survey import survey
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny.make(tmp_path_factory.mktemp("tiny"), patients=4)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path):
+    join(Ranks(), tmp_path)
+    yield
+    assert dist.is_initialized()
+    leave()
+
+
+def look(made, folder, rows=None, **changes):
+    """The survey of some rows, by default the made ones."""
+    folder.mkdir(exist_ok=True)
+    path = made / "records.jsonl"
+    if rows is not None:
+        path = folder / "changed.jsonl"
+        write_jsonl(path, rows)
+    prepare = nvila.Preprocessor.open(made / "base")
+    return survey(Records(path), lambda record: measure(record, prepare), Ranks(), opening=opening, folder=folder,
+                  **{"max_tokens": 512, "on_bad": "stop", "version": "1", **changes})
+
+
+def rows(made):
+    return list(read_jsonl(made / "records.jsonl"))
+
+
+@pytest.mark.parametrize("form", ["resize", "dynamic", "dynamic_s2"])
+def test_counts_from_headers_equal_the_encoded_samples(tmp_path, form):
+    made = tiny.make(tmp_path, patients=2, aspect=form, image=(150, 90))
+    found = look(made, tmp_path / "out", max_tokens=8192)
+    samples = nvila.Preprocessor.open(made / "base")(rows(made), inline=True).samples
+    assert (found.prefix + found.suffix).tolist() == [len(sample) for sample in samples]
+    assert found.supervised.tolist() == [sample.supervised for sample in samples]
+    assert set(found.kinds) == {"diagnostic", "difference", "prediction"}
+
+
+def test_a_packed_group_is_no_longer_than_the_survey_says(made, tmp_path):
+    found = look(made, tmp_path / "out")
+    samples = nvila.Preprocessor.open(made / "base")(rows(made), inline=True).samples
+    for group in range(found.groups.max() + 1):
+        of = np.flatnonzero(found.groups == group)
+        said = found.prefix[of[0]] + found.suffix[of].sum()
+        packed = nvila.packed_length([samples[i] for i in of])
+        assert packed <= said <= packed + 8 * len(of)
+
+
+def test_a_second_look_reads_what_the_first_wrote_unless_the_records_changed(made, tmp_path):
+    first = look(made, tmp_path / "out")
+    changed = [{**row, "id": row["id"] + "x"} for row in rows(made)]
+    assert look(made, tmp_path / "out", changed).ids == first.ids
+    assert look(made, tmp_path / "out", changed, version="2").ids == [i + "x" for i in first.ids]
+
+
+def spoil(made, tmp_path, how):
+    bad = rows(made)
+    if how == "missing image":
+        bad[3]["images"] = ["nowhere/x.png"]
+    elif how == "unreadable image":
+        file = tmp_path / "broken.png"
+        file.write_bytes(b"no image")
+        bad[3]["images"] = [str(file)]
+    elif how == "empty answer":
+        bad[3]["conversations"][1]["value"] = " \n"
+    elif how == "no answer":
+        del bad[3]["conversations"][1]
+    else:
+        bad[3]["conversations"][0]["value"] += " and so on" * 300
+    return bad
+
+
+REASONS = {"missing image": "nowhere/x.png is missing", "unreadable image": "broken.png: cannot be read",
+           "empty answer": "its answer is empty", "no answer": "not a human turn with an answer",
+           "too long": "more than train.max_tokens=512"}
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_a_bad_record_stops_or_is_left_out_and_never_replaced(made, tmp_path, how):
+    bad = spoil(made, tmp_path, how)
+    with pytest.raises(UserError, match=r"1 of \d+ records are bad; the first is record 4") as stopped:
+        look(made, tmp_path / "stop", bad)
+    assert REASONS[how] in str(stopped.value) and bad[3]["id"] in str(stopped.value)
+    found = look(made, tmp_path / "skip", bad, on_bad="skip")
+    assert found.ids == [row["id"] for row in bad if row is not bad[3]]
+    rejected = [json.loads(line) for line in (tmp_path / "skip" / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["row"]) for row in rejected] == [(bad[3]["id"], 3)]
+    assert REASONS[how] in rejected[0]["reason"]
+
+
+def test_nothing_to_train_on_and_doubled_ids_are_refused(made, tmp_path):
+    with pytest.raises(UserError, match="no record"):
+        look(made, tmp_path / "none", [])
+    doubled = rows(made)
+    doubled[5]["id"] = doubled[2]["id"]
+    with pytest.raises(UserError, match=doubled[2]["id"]):
+        look(made, tmp_path / "doubled", doubled)

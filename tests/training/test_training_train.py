@@ -1,0 +1,140 @@
+"""NVILA trained from its folder to its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import training_tiny as tiny
+import training_toy as toy
+from safetensors.torch import load_file
+
+from lumen_hpc import nvila
+from lumen_hpc.data.records import Records
+from lumen_hpc.settings import Predict
+from lumen_hpc.training.predict import open_predictor
+
+STEPS = 5
+"""40 samples at 8 a step."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trained(made, tmp_path_factory):
+    """Names of whole runs, each beside its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def run(name, **settings):
+        return tiny.run(folder / name, made, **settings)
+
+    def start(*runs, world_size):
+        toy.train(*runs, world_size=world_size, script=tiny.__file__)
+
+    start(run("zero1"), world_size=2)
+    start(run("zero3", zero=3), world_size=2)
+    start(run("zero2", zero=2), world_size=2)
+    start(run("one"), world_size=1)
+    start(run("apart", shared_prefix=False), world_size=1)
+    start(run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True), world_size=1)
+    return folder
+
+
+def weights(out):
+    return nvila.load(out / "final").state_dict()
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_two_processes_equal_one(trained, name):
+    assert toy.losses(trained / name) == pytest.approx(toy.losses(trained / "one"), abs=1e-5)
+    for key, tensor in weights(trained / "one").items():
+        assert torch.allclose(weights(trained / name)[key], tensor, atol=1e-5), key
+
+
+def test_every_record_is_trained_on_once(trained, made):
+    ids = [row["id"] for row in Records(made / "records.jsonl")]
+    for name in ("one", "zero3", "apart"):
+        assert Counter(toy.consumed(trained / name)) == Counter(ids)
+
+
+def test_it_learns_and_the_loss_is_the_token_mean_over_the_whole_batch(trained, made):
+    rows = toy.metrics(trained / "apart")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    ids = toy.consumed(trained / "apart")[:8]
+    model = nvila.load(made / "base")
+    chosen = [row for row in Records(made / "records.jsonl") if row["id"] in ids]
+    batch = model.preprocess(chosen, inline=True).batch()
+    with torch.inference_mode():
+        assert rows[0]["loss"] == pytest.approx(float(model(batch).loss), abs=1e-5)
+    assert rows[0]["supervised"] == batch.supervised
+
+
+def test_shared_images_give_the_losses_of_separate_samples_in_fewer_tokens(trained, made):
+    one, apart = toy.metrics(trained / "one"), toy.metrics(trained / "apart")
+    assert sum(row["tokens"] for row in one) < 0.7 * sum(row["tokens"] for row in apart)
+
+
+def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(trained, made):
+    for part in ("llm", "vision_tower", "mm_projector"):
+        before = load_file(made / "base" / part / "model.safetensors")
+        after = load_file(trained / "frozen" / "final" / part / "model.safetensors")
+        assert {k: (v.shape, v.dtype) for k, v in before.items()} == {k: (v.shape, v.dtype) for k, v in after.items()}
+        assert all(torch.equal(after[k], v) for k, v in before.items()) == (part == "vision_tower")
+    whole = load_file(trained / "one" / "final" / "vision_tower" / "model.safetensors")
+    before = load_file(made / "base" / "vision_tower" / "model.safetensors")
+    changed = {k for k, v in before.items() if not torch.equal(whole[k], v)}
+    assert any("layers.1." in k for k in changed)
+    # The last layer feeds nothing (hidden state -2 is taken), so it stays as it was.
+    assert not any("layers.2." in k or "post_layernorm" in k for k in changed)
+
+
+def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made, tmp_path):
+    out = tmp_path / "out"
+    toy.train(tiny.run(out, made, epochs=0.4), script=tiny.__file__)
+    first = (out / "final" / "complete.json").stat().st_mtime_ns
+    toy.train(tiny.run(out, made, epochs=0.4, checkpoint_every=1), script=tiny.__file__)
+    assert (out / "final" / "complete.json").stat().st_mtime_ns == first
+    toy.train(tiny.run(out, made, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
+    assert (out / "final" / "complete.json").stat().st_mtime_ns != first
+    assert (out / "earlier" / "000" / "final" / "complete.json").stat().st_mtime_ns == first
+
+
+def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained, made):
+    settings = Predict(max_new_tokens=8, controls=["swapped", "same", "other_patient", "no_image"])
+    questions = Records(made / "records.jsonl")
+    for name in ("zero1", "zero3", "frozen"):
+        checkpoint = max((trained / name / "checkpoints").glob("step-*"))
+        rows = [[{k: v for k, v in row.items() if k != "seconds"}
+                 for row in open_predictor(folder, settings, model="lumen").answer(questions, range(5, 15))]
+                for folder in (trained / name / "final", checkpoint)]
+        assert rows[0] == rows[1]
+    asked = [row["question_id"] for row in rows[0] if "control" not in row]
+    assert asked == [questions[i]["id"] for i in range(5, 15)]
+    assert Counter(row.get("control") for row in rows[0]) == {None: 10, "no_image": 10, "swapped": 2, "same": 2,
+                                                              "other_patient": 2}
+
+
+def test_shards_of_any_number_hold_the_same_answers(trained, made):
+    questions = Records(made / "records.jsonl")
+
+    def answers(*spans, batch_tokens):
+        predictor = open_predictor(trained / "one" / "final", Predict(batch_tokens=batch_tokens), model="lumen")
+        return [(row["question_id"], row["answer"]) for span in spans for row in predictor.answer(questions, span)]
+
+    whole = answers(range(12), batch_tokens=32768)
+    assert whole == answers(range(5), range(5, 12), batch_tokens=60)
+
+
+def test_a_mixture_with_the_sum_of_kind_means(made, tmp_path):
+    mixture = {"diagnostic": 4, "difference": 2, "prediction": 2}
+    toy.train(tiny.run(tmp_path, made, mixture=mixture, loss="kinds", steps=3), script=tiny.__file__, world_size=2)
+    for row in toy.metrics(tmp_path):
+        parts = [row[f"loss_{kind}"] for kind in mixture]
+        assert row["loss"] == pytest.approx(sum(parts), abs=1e-6)
+    questions = {row["id"]: row["meta"]["type"] for row in Records(made / "records.jsonl")}
+    first = Counter(questions[i] for i in toy.consumed(tmp_path)[:8])
+    assert first == {"presence": 4, "difference": 2, "prediction": 2}
