@@ -6,11 +6,13 @@ A demo whose numbers are not those of a model that learned writes its report all
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.instruct import diff_vqa
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 
@@ -31,7 +33,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.config
         folder = task.run.folder / "report"
-        files, held = evaluate.report(inputs(task.run), settings.evaluate, settings.seed, folder)
+        files, held = evaluate.report(inputs(task), settings.evaluate, settings.seed, folder)
         for path in files:
             yield {
                 "file": os.path.relpath(path, task.folder),
@@ -44,12 +46,14 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     return process
 
 
-def inputs(run: Run) -> Any:
+def inputs(task: Task) -> Any:
     """What a run has for its report; steps that the run does without are absent, not empty."""
+    from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.report.evaluate import Inputs
 
-    models = run.settings.predict.models
+    run, settings = task.run, task.config
+    models = settings.predict.models
     prepared = run.path("prepare")
     steps = [path for path in sorted(run.folder.iterdir(), key=_age) if (path / manifest.NAME).exists()]
     return Inputs(
@@ -64,14 +68,20 @@ def inputs(run: Run) -> Any:
         },
         manifests={path.name: manifest.read(path / manifest.NAME) for path in steps if path.name != "evaluate"},
         image=lambda path: Path(path).read_bytes() if Path(path).is_file() else None,
+        findings=read_findings(diff_vqa(task)) if settings.predict.controls else {},
+        truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
         run=_about(run),
     )
 
 
 def _about(run: Run) -> dict[str, str]:
-    known = _json(run.folder / "provenance.json")
-    about = {"name": run.folder.name, "seed": str(run.settings.seed), "data": run.settings.data.source}
-    return about | {key: str(value) for key, value in known.items() if isinstance(value, (str, int, float))}
+    """What the page says of the run: its name and data, and the last submission's code and packages."""
+    submissions = _json(run.folder / "provenance.json") or [{}]
+    last = submissions[-1]
+    packages = ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())
+    known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
+    about = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
+    return about | known | ({"packages": packages} if packages else {})
 
 
 def _age(path: Path) -> float:
@@ -79,7 +89,6 @@ def _age(path: Path) -> float:
     return file.stat().st_mtime if file.exists() else 0.0
 
 
-def _json(path: Path) -> dict[str, Any]:
-    import json
-
+def _json(path: Path) -> Any:
+    """A JSON file; empty if the run has none."""
     return json.loads(path.read_text()) if path.exists() else {}

@@ -59,9 +59,10 @@ class Reader:
     """Reads answers, knowing the names of the findings that may occur in them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        # The longest name first, so that `pleural effusion` is not read as `effusion`; plurals count.
-        ordered = sorted({name.lower() for name in names if name}, key=lambda name: (-len(name), name))
-        self._name = re.compile(r"\b(" + "|".join(map(re.escape, ordered)) + r")(?:e?s)?\b") if ordered else None
+        self._names = {form: name for name in sorted({name.lower() for name in names if name}) for form in _forms(name)}
+        # The longest first, so that `pleural effusion` is not read as `effusion`.
+        forms = sorted(self._names, key=lambda form: (-len(form), form))
+        self._name = re.compile(r"\b(?:" + "|".join(map(re.escape, forms)) + r")\b") if forms else None
 
     @classmethod
     def of(cls, references: Iterable[dict]) -> Reader:
@@ -108,7 +109,8 @@ class Reader:
         return found[0] if found else ""
 
     def _named(self, text: str) -> list[tuple[str, int]]:
-        return [(found[1], found.start()) for found in self._name.finditer(text)] if self._name else []
+        found = self._name.finditer(text) if self._name else ()
+        return [(self._names[match[0]], match.start()) for match in found]
 
     def _claims(self, sentence: str) -> list[Fact]:
         """Facts of one sentence: each of its parts has a cue, or shares its neighbour's.
@@ -128,6 +130,11 @@ class Reader:
             if reaching and not (part.cue is None and part.unchanged):
                 claims += [(reaching.cue, name) for name in part.names]
         return claims
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    """A finding's name and its plurals."""
+    return (name, name + "s", name + "es", name[:-1] + "ies") if name.endswith("y") else (name, name + "s", name + "es")
 
 
 class _Part:

@@ -10,9 +10,8 @@ from pathlib import Path
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.records import writing
 from lumen_hpc.language.judge import agreement
-from lumen_hpc.report import cases, composed, costs, page, rewriting, slices, tables
-from lumen_hpc.report.controls import Control, controls
-from lumen_hpc.report.gates import Gate
+from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
+from lumen_hpc.report.controls import controls
 from lumen_hpc.report.results import Results, questions
 from lumen_hpc.settings import Evaluate
 
@@ -43,13 +42,13 @@ class Inputs:
     """A record's image as a file's bytes."""
     findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     """study_id → its findings, where they are known (all_diseases.json): the truth of pairs that controls make."""
-    gates: Callable[[Results, Sequence[Control]], list[Gate]] | None = None
-    """The demo's gates, where the run is a demo."""
+    truth: Path | None = None
+    """The phantoms' truth.jsonl, where they are phantoms: what oracles know, and what the gates compare with."""
     run: Mapping[str, str] = field(default_factory=dict)
     """Name, commit, seed, …: what the page's foot says of the run."""
 
 
-def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[Gate]]:
+def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[gates.Gate]]:
     """Writes the report into `folder`; returns its files and the gates that the run was held to.
 
     Raises UserError where a model has no answers or no question was answered by every model.
@@ -70,7 +69,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         if texts:
             results.add_model(f"{model}+rule", texts)
     controlled = controls(results, answers, inputs.findings)
-    gates = inputs.gates(results, controlled) if inputs.gates else []
+    oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
+    held = gates.phantom_gates(results, controlled, oracles) if settings.gates else []
     made, sliced = tables.tables(results), slices.slices(results, inputs.studies)
     canaries, accepted = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     training = {model: list(rows) for model, rows in inputs.training.items()}
@@ -78,7 +78,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         tables=made,
         notes=tables.notes(results),
         figures=page.drawn(made, sliced, controlled, canaries, accepted, training),
-        gates=gates,
+        gates=held,
+        ceilings=ceilings.scores(results, oracles),
         controls=controlled,
         slices=sliced,
         canaries=canaries,
@@ -91,7 +92,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         run=inputs.run,
         restricted=not settings.images,
     )
-    return _write(folder, content), gates
+    return _write(folder, content), held
 
 
 def _write(folder: Path, content: page.Content) -> list[Path]:

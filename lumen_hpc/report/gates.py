@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.metrics.change import facts, tally
-from lumen_hpc.metrics.significance import Column
+from lumen_hpc.report import ceilings
 from lumen_hpc.report.controls import Control
 from lumen_hpc.report.results import Results
 
-Fact = tuple[str, ...]
 COMPOSED = "ft+rule"
 
 
@@ -56,17 +54,21 @@ def require(gates: Sequence[Gate]) -> None:
 
 
 def phantom_gates(
-    results: Results, controls: Sequence[Control], oracle: Mapping[str, set[Fact]], lumen: str = "lumen", ft: str = "ft"
+    results: Results,
+    controls: Sequence[Control],
+    oracles: Mapping[str, ceilings.Answers],
+    lumen: str = "lumen",
+    ft: str = "ft",
 ) -> list[Gate]:
     """The gates of a phantom run of full length; bars from three seeds of 300 unseen patients each.
 
-    `oracle` is, per prediction question, what the oracle that sees reference and days but not the cue names
-    (`phantom_ceilings.answers`): a model above it has read the cue in the image.
+    A model whose predictions beat the oracle that sees reference and days, but not the cue, has read the cue in
+    the image (`ceilings.oracles`).
     """
     return [
         *_diagnostic(results, lumen, ft),
         *_difference(results, lumen),
-        *_prediction(results, lumen, oracle),
+        *_prediction(results, lumen, oracles),
         *_controls({control.name: control for control in controls if control.model == lumen}),
     ]
 
@@ -93,25 +95,15 @@ def _difference(results: Results, lumen: str) -> Iterator[Gate]:
     yield Gate("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
 
 
-def _prediction(results: Results, lumen: str, oracle: Mapping[str, set[Fact]]) -> Iterator[Gate]:
+def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Gate]:
     yield Gate("prediction, change F1", results.cell("prediction", "change_f1", lumen).value, 0.60)
-    named, where = oracle_column(results, oracle)
-    ours = results.column("change_f1", lumen)
-    gap = results.bootstrap.difference(ours, named, where) if where.any() else None
-    name = "prediction, change F1, LUMEN minus the oracle without the cue, lower bound"
-    yield Gate(name, gap.low if gap else None, 0.0, strictly=True)
-
-
-def oracle_column(results: Results, oracle: Mapping[str, set[Fact]]) -> tuple[Column, np.ndarray]:
-    """Change F1 of an oracle's answers as a column, and the prediction questions that it answered (bool [n])."""
-    n = len(results.questions)
-    part, whole, where = np.zeros(n), np.zeros(n), np.zeros(n, bool)
-    for i in np.flatnonzero(results.where("prediction")):
-        row = results.questions[i]
-        if row["question_id"] in oracle:
-            counted = tally(oracle[row["question_id"]], facts(results.truth(i)))
-            part[i], whole[i], where[i] = 2 * counted.hits, 2 * counted.hits + counted.extra + counted.missed, True
-    return Column(part, whole), where
+    answered = oracles.get(ceilings.WITHOUT_CUE)
+    gap = None
+    if answered:
+        where = np.array([question["question_id"] in answered for question in results.questions], bool)
+        ours, oracle = results.column("change_f1", lumen), ceilings.column(results, answered)
+        gap = results.bootstrap.difference(ours, oracle, where).low
+    yield Gate("prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True)
 
 
 def _controls(found: Mapping[str, Control]) -> Iterator[Gate]:

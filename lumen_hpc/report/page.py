@@ -31,6 +31,8 @@ class Content:
     figures: Mapping[str, str]
     """Name → SVG."""
     gates: Sequence[Gate]
+    ceilings: Mapping[str, float | None]
+    """Oracle → its change F1 on the prediction questions (phantoms only)."""
     controls: Sequence[Control]
     slices: Sequence[Slice]
     canaries: Sequence[Share]
@@ -79,8 +81,14 @@ def render(content: Content) -> str:
         data=_embedded(_browser(content)),
         lead=_lead(content),
         tiles=_tiles(content),
-        contents=[item for item in _CONTENTS.items() if item[0] != "gates" or content.gates],
+        contents=[item for item in _CONTENTS.items() if item[0] != "gates" or content.gates or content.ceilings],
         grouped=[(key, list(group)) for key, group in groupby(content.slices, lambda each: (each.by, each.block))],
+        predictors=[
+            (cell.model, cell.value)
+            for _, cells in content.tables[0].rows
+            for cell in cells
+            if (cell.block, cell.measure) == ("prediction", "change_f1") and cell.value is not None
+        ],
         splits=_splits(content.counts),
         measures=MEASURES,
         published=tables.published,
@@ -92,8 +100,8 @@ def render(content: Content) -> str:
 
 
 _CONTENTS = {
-    "results": "Results", "gates": "Gates", "controls": "Does it look?", "slices": "Slices", "training": "Training",
-    "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
+    "results": "Results", "gates": "What it learned", "controls": "Does it look?", "slices": "Slices",
+    "training": "Training", "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
 }  # fmt: skip
 _TILES = (
     ("difference", "rouge_l"),

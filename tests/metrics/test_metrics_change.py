@@ -1,0 +1,112 @@
+"""Claims about change are read from the grammar and from free sentences, and counted as facts."""
+
+import pytest
+
+from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, render_difference
+from lumen_hpc.language.sentences import sentence
+from lumen_hpc.metrics.change import Reader, direction, facts, tally
+
+NAMES = ("edema", "nodule", "effusion", "pleural effusion", "consolidation", "cardiomegaly", "opacity")
+READER = Reader(NAMES)
+CHANGES = [
+    Change(),
+    Change(new=("edema",)),
+    Change(resolved=("pleural effusion", "nodule")),
+    Change(new=("edema", "nodule", "consolidation"), resolved=("cardiomegaly",)),
+    Change(
+        levels=(LevelChange("edema", "mild", "severe"), LevelChange("pleural effusion", "small", "moderate to large"))
+    ),
+    Change(new=("nodule",), resolved=("edema",), levels=(LevelChange("pleural effusion", "large", "small"),)),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_grammars_own_sentences_are_read_whole(change):
+    assert READER.change(render_difference(change)) == change
+    for kind in ("difference", "prediction"):
+        told = READER.change(sentence(kind, "what will change?", render_difference(change)))
+        assert told is not None and facts(told) == facts(change)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("There is new edema in the main image.", {("new", "edema")}),
+        ("The pleural effusion has resolved.", {("resolved", "pleural effusion")}),
+        ("The edema and the nodule have resolved.", {("resolved", "edema"), ("resolved", "nodule")}),
+        ("The main image shows additional findings of edema, nodule and opacities.",
+         {("new", "edema"), ("new", "nodule"), ("new", "opacity")}),
+        ("A nodule has appeared, while the edema is no longer seen.", {("new", "nodule"), ("resolved", "edema")}),
+        ("Edema has resolved, and a nodule and consolidation are new.",
+         {("resolved", "edema"), ("new", "nodule"), ("new", "consolidation")}),
+        ("The level of edema is expected to change from mild to moderate to severe.", None),
+        ("The pleural effusion increased from small to large.", {("level", "pleural effusion", "small", "large")}),
+        ("The main image is missing the finding of cardiomegaly; new edema is present.",
+         {("resolved", "cardiomegaly"), ("new", "edema")}),
+        ("No change compared to the reference image.", set()),
+        ("The edema remains unchanged.", set()),
+        ("Nothing is expected to change.", set()),
+    ],
+)  # fmt: skip
+def test_free_sentences(text, expected):
+    told = READER.change(text)
+    assert told is not None
+    if expected is not None:
+        assert facts(told) == expected
+    else:
+        assert [fact[:2] for fact in facts(told)] == [("level", "edema")]
+
+
+@pytest.mark.parametrize("text", ["", "This image shows edema.", "I cannot answer that.", "PA view"])
+def test_a_text_that_claims_nothing_about_change_is_not_read(text):
+    assert READER.change(text) is None
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("edema, pleural effusion", {"edema", "pleural effusion"}),
+        ("This image shows edema without pleural effusion.", {"edema"}),
+        ("No edema. There is a nodule.", {"nodule"}),
+        ("There is no evidence of edema or nodule.", set()),
+        ("There are effusions but no edema.", {"effusion"}),
+        ("no abnormality", set()),
+        ("Nodular pattern", set()),
+    ],
+)
+def test_findings_are_affirmed_names(text, expected):
+    assert READER.findings(text) == expected
+
+
+def test_tallies_count_each_fact_once():
+    given = facts(Change(new=("edema", "nodule"), levels=(LevelChange("opacity", "mild", "severe"),)))
+    wanted = facts(Change(new=("Edema",), resolved=("nodule",), levels=(LevelChange("opacity", "mild", "moderate"),)))
+    counted = tally(given, wanted)
+    assert counted == (1, 2, 2)
+    assert counted.f1 == pytest.approx(2 / 6)
+    assert tally(set(), set()).f1 == 1
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (Change(), "same"),
+        (Change(new=("edema",)), "worse"),
+        (Change(resolved=("edema",)), "better"),
+        (Change(new=("edema",), resolved=("nodule",)), "mixed"),
+        (Change(levels=(LevelChange("edema", "severe", "mild"),)), "better"),
+        (Change(levels=(LevelChange("edema", "acute", "increasing"),)), None),
+    ],
+)
+def test_direction(change, expected):
+    assert direction(change) == expected
+
+
+def test_a_reader_learns_its_names_from_references():
+    rows = [
+        {"type": "abnormality", "closed": False, "short_answer": "odd thing, edema"},
+        {"type": "difference", "closed": False, "short_answer": render_difference(Change(new=("rare thing",)))},
+        {"type": "difference", "closed": False, "short_answer": "outside the grammar"},
+    ]
+    assert Reader.of(rows).findings("an odd thing and a rare thing") == {"odd thing", "rare thing"}
+    assert parse_difference(rows[1]["short_answer"]).new == ("rare thing",)

@@ -1,0 +1,184 @@
+"""Per-sample scores apply where they should, and what does not fit together is named and counted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.metrics.__main__ import main
+from lumen_hpc.metrics.join import join
+from lumen_hpc.metrics.samples import MEASURES, Samples
+
+NEW_EDEMA = "the main image has an additional finding of edema than the reference image. "
+
+
+def question(id, type, short, long="A sentence.", **more):
+    closed = short in ("yes", "no")
+    return {
+        "question_id": id,
+        "type": type,
+        "question": "?",
+        "short_answer": short,
+        "long_answer": long,
+        "closed": closed,
+    } | more
+
+
+QUESTIONS = [
+    question("d1", "difference", NEW_EDEMA, "The main image has new edema."),
+    question("d2", "difference", "nothing has changed.", "Nothing has changed."),
+    question("c1", "presence", "yes", "There is edema."),
+    question("c2", "presence", "no", "There is no edema."),
+    question("a1", "abnormality", "edema, nodule", "Edema and a nodule are seen."),
+    question("v1", "view", "PA view", "This is a PA view."),
+]
+
+
+def test_each_measure_applies_to_its_questions_alone():
+    samples = Samples(QUESTIONS, [row["long_answer"] for row in QUESTIONS])
+    applies = {name: samples.columns[name].applies().tolist() for name in MEASURES}
+    assert applies["recall"] == [True, True, False, False, True, True]
+    assert applies["accuracy"] == [False, False, True, True, False, False]
+    assert applies["change_f1_macro"] == [True, True, False, False, False, False]
+    assert applies["finding_f1_macro"] == [False, False, False, False, True, False]
+    assert all(applies["bleu4"])
+
+
+def test_right_answers_score_one_and_wrong_ones_zero():
+    right = Samples(QUESTIONS, [row["long_answer"] for row in QUESTIONS]).summary()
+    for name in ("rouge_l", "exact", "accuracy_polarity", "change_f1", "change_f1_macro", "direction", "finding_f1"):
+        assert right[name] == 1, name
+    wrong = Samples(QUESTIONS, ["nothing has changed.", NEW_EDEMA, "no", "yes", "nothing", "lateral"]).summary()
+    for name in ("exact", "accuracy", "accuracy_polarity", "change_f1", "change_f1_macro", "direction", "finding_f1"):
+        assert wrong[name] == 0, name
+
+
+def test_an_answer_that_cannot_be_read_earns_nothing_even_where_nothing_changed():
+    samples = Samples(QUESTIONS[:2], ["banana", "banana"])
+    assert samples.summary()["change_read"] == 0
+    assert samples.columns["change_f1_macro"].part.tolist() == [0, 0]
+
+
+def test_micro_f1_counts_facts_over_all_answers():
+    rows = [question(str(k), "difference", NEW_EDEMA) for k in range(3)]
+    answers = [NEW_EDEMA, "nothing has changed.", "There is new edema and a new nodule."]
+    summary = Samples([*rows, question("n", "abnormality", "nodule")], [*answers, "nodule"]).summary()
+    assert summary["change_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert summary["change_precision"] == pytest.approx(2 / 3)
+    assert summary["change_recall"] == pytest.approx(2 / 3)
+    assert summary["change_resolved_f1"] is None
+
+
+def test_a_question_without_long_answer_has_no_long_score():
+    samples = Samples([question("1", "view", "PA view", long=None)], ["PA view"])
+    assert samples.summary()["rouge_l"] is None
+    assert samples.summary()["rouge_l_short"] == 1
+
+
+def answered(*ids, model=None):
+    return [{"question_id": id, "answer": "yes"} | ({"model": model} if model else {}) for id in ids]
+
+
+def test_models_are_compared_on_the_same_questions_only():
+    joined = join(QUESTIONS, [*answered("c1", "c2", "v1", model="a"), *answered("c2", "v1", "d1", model="b")])
+    assert [row["question_id"] for row in joined.questions] == ["c2", "v1"]
+    told = joined.problems.as_dict()
+    assert told["questions without an answer of a (left out for every model)"] == {
+        "count": 3,
+        "ids": ["d1", "d2", "a1"],
+    }
+    assert told["questions without an answer of b (left out for every model)"]["count"] == 3
+
+
+def test_bad_input_is_named_and_counted():
+    rows = [
+        *QUESTIONS,
+        QUESTIONS[0],
+        question("x", "difference", "it got worse"),
+        question("y", "view", "AP", closed=True),
+        question("z", "level", "mild", long=""),
+    ]
+    answers = [*answered(*(row["question_id"] for row in rows)), *answered("stranger")]
+    joined = join(rows, answers)
+    counts = {kind: about["count"] for kind, about in joined.problems.as_dict().items()}
+    assert counts == {
+        "doubled questions (the first is kept)": 1,
+        "difference answers outside the grammar (no change or finding F1)": 1,
+        "closed questions whose short answer is not yes or no (counted as open)": 1,
+        "questions without a long answer (no long BLEU-4 and ROUGE-L)": 1,
+        "doubled answers of model (the first is kept)": 1,
+        "answers without a question": 1,
+    }
+    assert any("stranger" in line for line in joined.problems.lines())
+
+
+@pytest.mark.parametrize(
+    "references, answers, models, told",
+    [
+        (QUESTIONS, answered("c1"), ("lumen",), "no answers of lumen"),
+        (QUESTIONS, [], (), "no answers of any model"),
+        (QUESTIONS, [*answered("c1", model="a"), *answered("c2", model="b")], (), "answered by all of a, b"),
+        ([{"question_id": "1", "type": "view"}], [], (), "question 1 has no 'short_answer'"),
+        (QUESTIONS, [{"question_id": "c1"}], (), "the answer to c1 has no 'answer'"),
+    ],
+)
+def test_input_that_cannot_be_scored_is_refused(references, answers, models, told):
+    with pytest.raises(UserError, match=told):
+        join(references, answers, models=models)
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(name, rows):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def test_the_command_prints_one_json_object_and_a_table(files, capsys):
+    answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
+    assert main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS)]) == 0
+    out, err = capsys.readouterr()
+    scores = json.loads(out)
+    assert scores["n"] == len(QUESTIONS)
+    assert scores["rouge_l"] == scores["change_f1"] == scores["accuracy_polarity"] == 1
+    assert set(scores["types"]) == {"difference", "presence", "abnormality", "view"}
+    assert scores["types"]["presence"]["n"] == 2
+    assert "method1" in scores["definitions"]["bleu4"]
+    values = [
+        v for block in [scores, *scores["types"].values()] for k, v in block.items() if k in MEASURES and v is not None
+    ]
+    assert values and all(0 <= value <= 1 for value in values)
+    assert "difference" in err
+
+
+def test_several_models_have_a_block_each(files, capsys):
+    answers = [row for model in ("a", "b") for row in answered("c1", "c2", model=model)]
+    main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS)])
+    out, err = capsys.readouterr()
+    assert set(json.loads(out)["models"]) == {"a", "b"}
+    assert "4 questions without an answer of a" in err
+
+
+def test_a_findings_line_is_not_scored(files, capsys):
+    line = "pleural effusion no no same edema no mild new ; "
+    answers = [{"question_id": "d1", "answer": line + QUESTIONS[0]["long_answer"]}]
+    main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS[:1])])
+    assert json.loads(capsys.readouterr().out)["rouge_l"] == 1
+
+
+def test_errors_are_one_line_and_exit_2(files, capsys):
+    broken = files("broken.jsonl", [])
+    assert main([broken, files("references.jsonl", QUESTIONS)]) == 2
+    assert main(["missing.jsonl", broken]) == 2
+    for line in capsys.readouterr().err.strip().splitlines():
+        assert line.startswith("error: ")
+
+
+def test_values_are_per_sample_and_nan_elsewhere():
+    values = Samples(QUESTIONS, ["yes"] * len(QUESTIONS)).columns["accuracy"].values()
+    assert np.isnan(values[[0, 1, 4, 5]]).all()
+    assert values[[2, 3]].tolist() == [1, 0]

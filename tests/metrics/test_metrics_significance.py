@@ -1,0 +1,117 @@
+"""The statistics hold the error rates they state, find what is planted, and do not crash on ties."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lumen_hpc.metrics.significance import ClusterBootstrap, Column, holm, wilcoxon
+
+
+def mean(values) -> Column:
+    return Column(np.asarray(values, float), np.ones(len(values)))
+
+
+def test_wilcoxon_is_scipys_with_an_effect_size():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0.5, 1, 80), rng.normal(0, 1, 80)
+    test = wilcoxon(x, y)
+    assert test.p == stats.wilcoxon(x, y).pvalue
+    assert (test.n, test.ties) == (80, 0)
+    assert 0.2 < test.effect < 1
+    assert wilcoxon(y, x).effect == -test.effect
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0] * 7, [0.3, 0.9, 0.1] * 50, []])
+def test_all_equal_inputs_have_p_one(values):
+    test = wilcoxon(values, values)
+    assert (test.p, test.effect, test.ties) == (1.0, 0.0, len(values))
+
+
+@pytest.mark.parametrize("x, y", [([1, 0, 1, 1], [0, 0, 0, 1]), ([1], [0]), ([1, 0] * 40, [0, 1] * 40)])
+def test_ties_and_tiny_samples_do_not_crash(x, y):
+    assert 0 <= wilcoxon(x, y).p <= 1
+
+
+def test_nan_and_unequal_lengths_are_refused():
+    with pytest.raises(ValueError):
+        wilcoxon([1.0, np.nan], [0.0, 1.0])
+    with pytest.raises(ValueError):
+        wilcoxon([1.0], [0.0, 1.0])
+
+
+def test_wilcoxon_rejects_a_true_null_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    # Closed questions, 0 or 1, many ties: the hardest case for a rank test.
+    rejected = [wilcoxon(*(rng.random((2, 150)) < 0.7).astype(float)).p < 0.05 for _ in range(600)]
+    assert 0.02 < np.mean(rejected) < 0.08
+
+
+def test_wilcoxon_finds_a_planted_effect():
+    rng = np.random.default_rng(2)
+    found = [wilcoxon(base + 0.1, base + rng.normal(0, 0.2, 300)).p < 0.001 for base in rng.random((40, 300))]
+    assert np.mean(found) > 0.95
+
+
+def test_holm_is_the_step_down_procedure():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_familywise_error():
+    rng = np.random.default_rng(3)
+    any_rejected = [min(holm(rng.random(12).tolist())) < 0.05 for _ in range(3000)]
+    assert np.mean(any_rejected) < 0.065
+
+
+def test_the_interval_covers_the_truth_when_questions_of_a_patient_hang_together():
+    rng = np.random.default_rng(4)
+    covered = naive = 0
+    for seed in range(200):
+        patients = rng.normal(0.6, 0.2, 60)
+        values = (patients[:, None] + rng.normal(0, 0.05, (60, 10))).ravel()
+        interval = ClusterBootstrap(np.repeat(np.arange(60), 10), 300, seed).interval(mean(values))
+        covered += interval.low <= 0.6 <= interval.high
+        half = 1.96 * values.std() / np.sqrt(len(values))
+        naive += abs(values.mean() - 0.6) <= half
+    assert covered / 200 > 0.89
+    assert naive / 200 < 0.6  # what resampling questions instead of patients would claim
+
+
+def test_a_ratio_of_sums_is_resampled_as_one():
+    part, whole = np.array([2.0, 0, 4, 6]), np.array([4.0, 0, 4, 8])
+    bootstrap = ClusterBootstrap(["a", "a", "b", "c"], 500, 0)
+    interval = bootstrap.interval(Column(part, whole))
+    assert interval.value == 12 / 16
+    assert 0.5 <= interval.low <= 0.75 <= interval.high <= 1
+
+
+def test_a_paired_difference_has_a_narrower_interval_than_its_parts():
+    rng = np.random.default_rng(5)
+    base = rng.random(400)
+    bootstrap = ClusterBootstrap(range(400), 500, 0)
+    better, worse = mean(base + 0.05), mean(base + rng.normal(0, 0.01, 400))
+    gap = bootstrap.difference(better, worse)
+    own = bootstrap.interval(better)
+    assert gap.low > 0
+    assert gap.high - gap.low < (own.high - own.low) / 5
+
+
+def test_where_restricts_value_and_interval():
+    values = np.r_[np.zeros(50), np.ones(50)]
+    bootstrap = ClusterBootstrap(range(100), 200, 0)
+    interval = bootstrap.interval(mean(values), np.arange(100) >= 50)
+    assert interval == (1.0, 1.0, 1.0)
+
+
+def test_one_patient_has_no_interval_and_nothing_has_no_value():
+    alone = ClusterBootstrap(["p"] * 5, 100, 0).interval(mean(np.ones(5)))
+    assert alone == (1.0, None, None)
+    nothing = Column(np.zeros(3), np.zeros(3))
+    assert ClusterBootstrap("abc", 100, 0).interval(nothing) == (None, None, None)
+
+
+def test_the_same_seed_draws_the_same_patients():
+    values = mean(np.random.default_rng(6).random(30))
+    first, again, other = (ClusterBootstrap(range(30), 100, seed).interval(values) for seed in (1, 1, 2))
+    assert first == again != other
