@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lumen_hpc.errors import UserError
@@ -19,9 +20,7 @@ from lumen_hpc.errors import UserError
 from .chat import Tokenizer
 from .config import PARTS, dump_json, read_config, read_json
 from .model import NVILA
-
-from safetensors import SafetensorError, safe_open  # isort: skip
-from safetensors.torch import save_file  # isort: skip
+from .weights import read_tensors, weight_files
 
 MARKER = "complete.json"
 SHARD_BYTES = 5_000_000_000
@@ -56,8 +55,7 @@ def load(
                 f"{file}: {name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}"
             )
         owner, _, leaf = name.rpartition(".")
-        value = torch.empty_like(tensor, dtype=dtype or tensor.dtype, device=device).copy_(tensor)
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(value))
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(device, dtype)))
         missing.discard(name)
     if config.llm.get("tie_word_embeddings"):
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
@@ -81,15 +79,11 @@ def _stored(folder: Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
     """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are passed over."""
     flat = not (folder / "llm").is_dir()
     for part in [""] if flat else PARTS:
-        for file in _weight_files(folder / part):
-            try:
-                with safe_open(file, framework="pt") as stored:
-                    for key in stored.keys():  # noqa: SIM118  (it is no mapping)
-                        name = _parameter_name(key if flat else f"{part}.{key}")
-                        if name is not None:
-                            yield name, stored.get_tensor(key), file
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{file} cannot be read as safetensors ({error}): copy it again") from None
+        for file in weight_files(folder / part):
+            for key, tensor in read_tensors(file):
+                name = _parameter_name(key if flat else f"{part}.{key}")
+                if name is not None:
+                    yield name, tensor, file
 
 
 def _parameter_name(official: str) -> str | None:
@@ -99,18 +93,6 @@ def _parameter_name(official: str) -> str | None:
         if rest.startswith("head.") or rest == "embeddings.position_ids":
             return None
     return f"{part}.{rest}"
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    else:
-        files = [single]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} is missing" + (f", though {index} names it" if index.is_file() else ""))
-    return files
 
 
 def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] | None = None) -> Path:
@@ -123,7 +105,7 @@ def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] |
     tensors = model.state_dict() if tensors is None else tensors
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    config = model.config
+    config = model.config.with_dtype(tensors["llm.model.embed_tokens.weight"].dtype)
     for part in PARTS:
         (partial / part).mkdir(parents=True)
     written = {"config.json": dump_json(config.root), **config.files}

@@ -8,7 +8,7 @@ Official layout: a root `config.json` beside `llm/`, `vision_tower/` and `mm_pro
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, isqrt
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,19 @@ class NVILAConfig:
     def max_length(self) -> int:
         """Longest sequence the checkpoint was made for [tokens]."""
         return int(self.llm.get("model_max_length") or self.llm.get("max_position_embeddings", 32768))
+
+    def with_dtype(self, dtype: object) -> NVILAConfig:
+        """The same, with `dtype` (a torch dtype) wherever the json files name the weights' format."""
+        name = str(dtype).removeprefix("torch.")
+
+        def renamed(values: dict[str, Any]) -> dict[str, Any]:
+            named = {key: name for key in ("torch_dtype", "dtype") if isinstance(values.get(key), str)}
+            if isinstance(values.get("model_dtype"), str):
+                named["model_dtype"] = f"torch.{name}"
+            nested = {key: renamed(value) for key, value in values.items() if key.endswith("_cfg") and value}
+            return values | nested | named
+
+        return replace(self, root=renamed(self.root), **{part: renamed(getattr(self, part)) for part in PARTS})
 
     def image_tokens(self, block: Block) -> int:
         """Language-model tokens of one picture, its closing newline included."""

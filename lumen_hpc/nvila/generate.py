@@ -10,7 +10,7 @@ import torch
 
 from .attention import CachePlan, SpanPlan
 from .model import NVILA
-from .packing import PICTURE, Sample, pack, shared_length
+from .packing import PICTURE, Sample, pack, packed_length, shared_length
 
 
 @dataclass
@@ -53,7 +53,7 @@ def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: in
     chunks: list[list[list[int]]] = []
     filled = 0
     for group in sorted(groups, key=lambda group: -len(samples[group[0]])):
-        length = sum(len(samples[i]) for i in group)
+        length = packed_length([samples[i] for i in group])
         if not chunks or filled + length > batch_tokens:
             chunks.append([])
             filled = 0

@@ -24,6 +24,7 @@ class Inputs:
 
     samples: list[Sample]
     pad_id: int
+    generation: bool = False
 
     def batch(self) -> Batch:
         """The padded batch that `forward` takes."""
@@ -51,9 +52,14 @@ class Inputs:
 
     @property
     def block_sizes(self) -> torch.Tensor:
-        """int64 [placeholders, 2], (rows, columns); (-1, -1) for a picture of one tile."""
-        blocks = [block or (-1, -1) for s in self.samples for block in s.blocks]
-        return torch.tensor(blocks, dtype=torch.int64).view(-1, 2)
+        """int64 [placeholders, 2], (rows, columns); (-1, -1) for a picture of one tile.
+
+        Empty for generation without a picture of several scales, where the official `generate` passes none.
+        """
+        blocks = [block for s in self.samples for block in s.blocks]
+        if self.generation and not any(blocks):
+            blocks = []
+        return torch.tensor([block or (-1, -1) for block in blocks], dtype=torch.int64).view(-1, 2)
 
     @staticmethod
     def _padded(arrays: Sequence[Any], fill: int) -> torch.Tensor:
@@ -80,7 +86,7 @@ class Preprocessor:
         *,
         generation: bool = False,
         exact: bool = True,
-        single_tile: bool | None = None,
+        official_tiles: bool = False,
         inline: bool = False,
         official_labels: bool = False,
     ) -> Inputs:
@@ -91,21 +97,22 @@ class Preprocessor:
         one decoded set.
 
         generation: end with an open assistant turn; a last message from `gpt` is left out. exact: PIL's pixels, or
-        within 2 grey levels and faster. single_tile: one tile a picture (the official `generate_content` does it for
-        several pictures). inline: pictures stand where the text has `<image>`, else in front. official_labels: with
-        the official newline bug. Raises UserError naming what does not fit.
+        within 2 grey levels and faster. inline: pictures stand where the text has `<image>`, else in front.
+        official_tiles: one tile a picture where a record has several, as the official `generate_content`.
+        official_labels: with the official newline bug. Raises UserError naming what does not fit.
         """
         decoded: dict[tuple, tuple] = {}
         samples = []
         for place, record in enumerate(records):
             try:
                 pictures = _pictures(record)
+                single = official_tiles and len(pictures) > 1
                 key = tuple(str(p) if isinstance(p, str | Path) else id(p) for p in pictures)
                 if key not in decoded:
-                    cut = preprocess_images(pictures, self.config, exact=exact, single_tile=bool(single_tile))
+                    cut = preprocess_images(pictures, self.config, exact=exact, single_tile=single)
                     decoded[key] = (cut, pictures)  # kept alive, or another could take its id
                 cut = decoded[key][0]
-                aspect = "resize" if single_tile else self.config.aspect
+                aspect = "resize" if single else self.config.aspect
                 messages = _turns(record, generation)
                 messages = chat.place_images(messages, cut.per_picture, aspect, inline)
                 ids, labels = chat.encode(
@@ -116,7 +123,7 @@ class Preprocessor:
             except UserError as error:
                 raise UserError(f"record {record.get('id', place)}: {error}") from None
             samples.append(Sample(ids, labels, *fused, cut.tiles, cut.blocks))
-        return Inputs(samples, self.tokenizer.pad)
+        return Inputs(samples, self.tokenizer.pad, generation)
 
 
 def _pictures(record: dict[str, Any]) -> list[Picture]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -22,6 +23,8 @@ from torch.nn import functional as F
 from lumen_hpc.errors import UserError
 
 from .config import Block, NVILAConfig
+
+_PILLOW = int(PIL.__version__.split(".")[0])
 
 Picture = Image.Image | np.ndarray | str | Path
 """A PIL image, a uint8 array [H, W] or [H, W, 3], or the path of an image file."""
@@ -95,6 +98,8 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise UserError(f"{where}: a {type(picture).__name__} is no picture; give a PIL image, a uint8 array or a path")
+    if picture.mode.startswith(("I", "F")):
+        raise UserError(f"{where}: more than 8 bits a pixel (mode {picture.mode}); scale it to 0..255 first")
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
@@ -165,19 +170,32 @@ def _exact(image: Image.Image) -> Resize:
 
 
 def _fast(image: Image.Image) -> Resize:
-    """torch's antialiased uint8 bicubic for a grey picture: width first, as PIL does it, then height.
+    """torch's antialiased uint8 bicubic for a grey picture, its two passes in PIL's order.
 
     Its vector code wants pixels of four channels. A pass along one axis leaves the other's places apart, so four
     neighbours along that other axis serve as channels. The passes differ from PIL's in the weights' last bits only.
     """
     if image.mode != "L":
         return _exact(image)
-    turned = torch.from_numpy(np.array(image)).T.contiguous()
+    upright = torch.from_numpy(np.array(image))
+    turned = upright.T.contiguous()
 
     def resize(width: int, height: int) -> torch.Tensor:
-        return _resize_rows(_resize_rows(turned, width).T.contiguous(), height).unsqueeze(-1)
+        if _height_first(image.width, image.height, width, height):
+            pixels = _resize_rows(_resize_rows(upright, height).T.contiguous(), width).T.contiguous()
+        else:
+            pixels = _resize_rows(_resize_rows(turned, width).T.contiguous(), height)
+        return pixels.unsqueeze(-1)
 
     return resize
+
+
+def _height_first(width: int, height: int, new_width: int, new_height: int) -> bool:
+    """True if this Pillow resizes the height first: from release 13, if it loses over twice what the width loses.
+
+    (Pillow pull request 9549.) The order shows wherever the first pass overshoots black or white.
+    """
+    return _PILLOW >= 13 and height - new_height > 2 * max(width - new_width, 0)
 
 
 def _resize_rows(pixels: torch.Tensor, height: int) -> torch.Tensor:

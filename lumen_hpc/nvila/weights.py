@@ -1,0 +1,72 @@
+"""safetensors files, read one tensor at a time into memory of its own.
+
+The usual reader maps the whole file, whose pages then count beside the copies; here the peak is what was asked for.
+Format: 8 bytes of header length, a json header (dtype, shape, offsets), the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lumen_hpc.errors import UserError
+
+from .config import read_json
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, from its index if it has one. Raises UserError naming a missing file."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        if not files:
+            raise UserError(f"{index} names no files under 'weight_map'")
+    else:
+        files = [folder / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is missing" + (f", though {index.name} names it" if index.is_file() else ""))
+    return files
+
+
+def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor in CPU memory) of everything in a file, in the order of its data.
+
+    Raises UserError naming the file if it is cut short or no safetensors file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        try:
+            if not 2 <= length <= size - 8:
+                raise ValueError("its header does not fit")
+            header = json.loads(stored.read(length))
+            header.pop("__metadata__", None)
+            entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+            ends = max((entry["data_offsets"][1] for _, entry in entries), default=0)
+            if 8 + length + ends != size:
+                raise ValueError(f"{size} bytes where its header says {8 + length + ends}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is not a whole safetensors file ({error}): copy it again") from None
+        for name, entry in entries:
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] not in _DTYPES:
+                raise UserError(f"{file}: {name} is stored as {entry['dtype']}; use one of {sorted(_DTYPES)}")
+            raw = torch.empty(end - begin, dtype=torch.uint8)
+            stored.seek(8 + length + begin)
+            stored.readinto(memoryview(raw.numpy()))
+            yield name, raw.view(_DTYPES[entry["dtype"]]).view(entry["shape"])

@@ -1,0 +1,166 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lumen_hpc import nvila
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import checkpoint
+from lumen_hpc.nvila.tiny import make_tiny
+
+TEXTS = ["What has changed? Nothing has changed. The heart size is normal."]
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    return nvila.save(tiny, tmp_path / "model")
+
+
+def _contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_save_load_save_is_byte_equal(family, tmp_path, dtype):
+    nvila.save(family, tmp_path / "one")
+    nvila.save(nvila.load(tmp_path / "one", dtype=dtype), tmp_path / "two")
+    nvila.save(nvila.load(tmp_path / "two"), tmp_path / "three")
+    assert _contents(tmp_path / "two") == _contents(tmp_path / "three")
+    assert (_contents(tmp_path / "one") == _contents(tmp_path / "two")) == (dtype is None)
+
+
+def test_config_names_the_format_that_is_stored(saved, tmp_path):
+    nvila.save(nvila.load(saved, dtype=torch.bfloat16), tmp_path / "half")
+    root = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert root["model_dtype"] == "torch.bfloat16"
+    assert root["llm_cfg"]["torch_dtype"] == "bfloat16"
+
+
+def test_unknown_keys_survive(saved, tmp_path):
+    path = saved / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"look_close_mode": "after_image"}))
+    (saved / "complete.json").unlink()
+    nvila.save(nvila.load(saved), tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["look_close_mode"] == "after_image"
+
+
+def test_shards_carry_an_index_and_load_back(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20_000)
+    folder = nvila.save(tiny, tmp_path / "sharded")
+    index = json.loads((folder / "llm" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    assert index["metadata"]["total_size"] == 4 * sum(p.numel() for p in tiny.llm.parameters())
+    for name, tensor in nvila.load(folder).state_dict().items():
+        assert torch.equal(tensor, tiny.state_dict()[name]), name
+    missing = folder / "llm" / index["weight_map"]["lm_head.weight"]
+    missing.unlink()
+    (folder / "complete.json").unlink()
+    with pytest.raises(UserError, match=f"{missing.name} is missing, though model.safetensors.index.json names it"):
+        nvila.load(folder)
+
+
+def test_given_tensors_stand_in_for_the_model_s_own(tiny, tmp_path):
+    tensors = {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
+    model = nvila.load(nvila.save(tiny, tmp_path / "gathered", tensors))
+    assert torch.equal(model.llm.lm_head.weight, tiny.llm.lm_head.weight + 1)
+
+
+def test_a_head_tied_to_the_embeddings_is_stored_once(tiny, tmp_path):
+    tiny.config.llm["tie_word_embeddings"] = True
+    tiny.llm.lm_head.weight = tiny.llm.model.embed_tokens.weight
+    folder = nvila.save(tiny, tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(folder / "llm" / "model.safetensors")
+    model = nvila.load(folder)
+    assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
+    assert torch.equal(model.llm.lm_head.weight, tiny.llm.lm_head.weight)
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, saved, monkeypatch):
+    before = _contents(saved)
+    monkeypatch.setattr(checkpoint, "_put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        nvila.save(tiny, saved)
+    assert _contents(saved) == before
+    with pytest.raises(UserError, match="never finished"):
+        nvila.load(saved.with_name("model.partial"))
+
+
+def test_saving_over_a_checkpoint_replaces_it(tiny, saved):
+    with torch.no_grad():
+        tiny.llm.lm_head.weight.zero_()
+    nvila.save(tiny, saved)
+    assert not nvila.load(saved).llm.lm_head.weight.any()
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["model"]
+
+
+def test_a_file_that_was_cut_short_is_named(saved):
+    weights = saved / "mm_projector" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"mm_projector/model.safetensors has .* bytes, complete.json says"):
+        nvila.load(saved)
+    (saved / "complete.json").unlink()
+    with pytest.raises(UserError, match=r"mm_projector/model.safetensors is not a whole safetensors file"):
+        nvila.load(saved)
+
+
+def test_missing_unfit_and_unknown_tensors_are_named(saved):
+    (saved / "complete.json").unlink()
+    path = saved / "mm_projector" / "model.safetensors"
+    whole = load_file(path)
+    for change, words in [
+        ({"layers.1.weight": None}, r"lacks the weights of \['mm_projector.layers.1.weight'\]"),
+        ({"layers.1.weight": torch.zeros(3)}, r"mm_projector.layers.1.weight is \(3,\), config.json asks for \(128,\)"),
+        ({"layers.9.weight": torch.zeros(3)}, "'mm_projector.layers.9.weight' has no place"),
+    ]:
+        save_file({name: tensor for name, tensor in (whole | change).items() if tensor is not None}, path)
+        with pytest.raises(UserError, match=words):
+            nvila.load(saved)
+
+
+def test_the_flat_names_of_nvila_8b_hf_are_read(tmp_path, records):
+    """As SGLang's models/nvila.py reads them: llm.*, mm_projector.*, vision_tower.vision_model.*."""
+    sizes = dict(image_size=32, vision_width=32, width=32, layers=2, vocab_size=400)
+    model = make_tiny(TEXTS, aspect="dynamic_s2", projector="mlp_downsample", **sizes)
+    official = nvila.save(model, tmp_path / "official")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    tensors = {}
+    for part in ("llm", "vision_tower", "mm_projector"):
+        tensors |= {f"{part}.{k}": v for k, v in load_file(official / part / "model.safetensors").items()}
+    save_file(tensors, flat / "model.safetensors")
+    config = {"architectures": ["NVILAForConditionalGeneration"], "model_type": "nvila"}
+    config |= {"text_config": model.config.llm, "vision_config": model.config.vision_tower}
+    (flat / "config.json").write_text(json.dumps(config))
+    for path in (official / "llm").glob("*.json"):
+        if path.name != "config.json":
+            (flat / path.name).write_bytes(path.read_bytes())
+
+    read = nvila.load(flat)
+    inputs = model.preprocess(records)
+    assert torch.equal(read(read.preprocess(records)).loss, model(inputs).loss)
+    again = nvila.load(nvila.save(read, tmp_path / "back"))
+    assert torch.equal(again(inputs).loss, model(inputs).loss)
+
+
+def test_loading_needs_the_model_once_not_twice(tmp_path):
+    """Peak memory of a process that loads 120 MB of weights, beside one that loads next to nothing."""
+    for name, width in [("small", 32), ("large", 1024)]:
+        nvila.save(make_tiny(TEXTS, width=width, layers=2, vocab_size=400), tmp_path / name)
+    size = sum(path.stat().st_size for path in (tmp_path / "large").rglob("*.safetensors"))
+    script = """
+        import resource, sys
+        from lumen_hpc import nvila
+        nvila.load(sys.argv[1])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """
+
+    def peak(name):
+        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / name)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+    assert size > 80e6
+    assert peak("large") - peak("small") < 1.4 * size

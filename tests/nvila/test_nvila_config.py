@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.cards import cards
+from lumen_hpc.nvila.config import NVILAConfig, read_config
+
+
+def _changed(config: NVILAConfig, **root) -> NVILAConfig:
+    parts = {"llm": config.llm, "vision_tower": config.vision_tower, "mm_projector": config.mm_projector}
+    return NVILAConfig(root=config.root | root, **parts)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint folder at .*nowhere"):
+        read_config(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json cannot be read as json"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"image_aspect_ratio": "resize"}))
+    with pytest.raises(UserError, match=r"llm/config\.json is missing"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "root, words",
+    [
+        ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad'"),
+        ({"chat_template": "vicuna"}, "chat_template='vicuna'"),
+        ({"s2_scales": "448,900"}, "s2_scales='448,900'"),
+    ],
+)
+def test_what_is_not_supported_is_refused_with_its_value(root, words):
+    with pytest.raises(UserError, match=words):
+        _changed(cards()["NVILA-8B"], **root)
+
+
+def test_an_unknown_projector_is_refused():
+    config = cards()["NVILA-8B"]
+    parts = {"llm": config.llm, "vision_tower": config.vision_tower}
+    with pytest.raises(UserError, match="mm_projector_type='linear'"):
+        NVILAConfig(root=config.root, mm_projector={"mm_projector_type": "linear"}, **parts)
+
+
+def test_scales_may_be_resized_to_another_than_the_finest():
+    config = _changed(cards()["NVILA-8B"], s2_resize_output_to_scale_idx=0)
+    assert config.output_block((4, 3)) == (1, 1)
+    assert config.image_tokens((4, 3)) == 257
+    assert cards()["NVILA-8B"].image_tokens((4, 3)) == 3073
+
+
+def test_tokens_of_a_picture_of_one_tile():
+    assert cards()["NVILA-8B"].image_tokens(None) == 257
+    assert cards()["NVILA-Lite-8B"].image_tokens(None) == 122

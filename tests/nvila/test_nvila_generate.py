@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.nvila.generate import stop_ids
+
+
+def _slow_answer(model, sample, steps):
+    """Greedy decoding without a cache: the whole sequence again for every token."""
+    made = []
+    ids = sample.token_ids
+    for _ in range(steps):
+        longer = nvila.Sample(ids, ids * 0 - 100, ids, ids * 0 - 100, sample.tiles, sample.blocks)
+        with torch.no_grad():
+            made.append(int(model(nvila.pad([longer]), logits="all").logits[0, -1].argmax()))
+        if made[-1] in stop_ids(model):
+            break
+        ids = torch.cat([torch.from_numpy(ids), torch.tensor(made[-1:])]).numpy()
+    return made
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 10**6])
+def test_batches_caches_and_shared_pictures_do_not_change_answers(family, records, batch_tokens):
+    inputs = family.preprocess(records, generation=True)
+    answers = family.generate(inputs, max_new_tokens=6, batch_tokens=batch_tokens)
+    for record, sample, answer in zip(records, inputs.samples, answers):
+        assert answer.ids == _slow_answer(family, sample, 6)
+        assert answer.ids == family.generate([record], max_new_tokens=6)[0].ids
+
+
+def test_the_pictures_of_a_group_are_encoded_once(tiny, records):
+    seen = []
+    tiny.vision_tower.embeddings.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    tiny.generate(records[:2], max_new_tokens=2)
+    assert seen == [1]
+
+
+def test_an_answer_ends_with_the_stop_token(tiny, records):
+    """A head that always prefers one token makes that token the answer."""
+    with torch.no_grad():
+        tiny.llm.model.norm.weight.zero_()
+    bias = torch.zeros(tiny.llm.lm_head.out_features)
+    tiny.llm.lm_head.bias = torch.nn.Parameter(bias)
+    word = tiny.tokenizer.encode("No")[0]
+    bias.data[word] = 1
+    assert tiny.generate(records[:1], max_new_tokens=3)[0].ids == [word] * 3
+    bias.data[tiny.tokenizer.end] = 2
+    [answer] = tiny.generate(records[:1], max_new_tokens=3)
+    assert answer.ids == [tiny.tokenizer.end]
+    assert answer.text == ""
+
+
+def test_eos_tokens_of_the_checkpoint_stop_too(tiny):
+    other = tiny.tokenizer.id("<|endoftext|>")
+    tiny.config.files["llm/generation_config.json"] = f'{{"eos_token_id": [{other}]}}'.encode()
+    assert stop_ids(tiny) == {tiny.tokenizer.end, other}
+
+
+def test_a_last_answer_in_the_record_is_not_given_away(tiny, records):
+    question = {**records[0], "conversations": records[0]["conversations"][:1]}
+    with_answer, without = (tiny.preprocess([r], generation=True).input_ids for r in (records[0], question))
+    assert torch.equal(with_answer, without)
