@@ -43,18 +43,31 @@ def tampered(control: str, questions: Sequence[Row], index: int) -> Row | None:
     own = {"ref_study_id": meta["ref_study_id"], "study_id": meta["study_id"]}
     if control == "swapped":
         pair = [_move(main, reference), _move(reference, main)]
-        return _joined(record, [*older, *pair], question, control,
-                       ref_study_id=own["study_id"], study_id=own["ref_study_id"])
+        return _joined(
+            record, [*older, *pair], question, control, ref_study_id=own["study_id"], study_id=own["ref_study_id"]
+        )
     if control == "same":
-        return _joined(record, [*older, reference, _move(reference, main)], question, control,
-                       ref_study_id=own["ref_study_id"], study_id=own["ref_study_id"])
+        return _joined(
+            record,
+            [*older, reference, _move(reference, main)],
+            question,
+            control,
+            ref_study_id=own["ref_study_id"],
+            study_id=own["ref_study_id"],
+        )
     assert control == "other_patient", control
     other = _other_patient(questions, index)
     if other is None:
         return None
     prior = apart(other)[0][-2]
-    return _joined(record, [*older, _move(prior, reference), main], question, control,
-                   ref_study_id=other["meta"]["ref_study_id"], study_id=own["study_id"])
+    return _joined(
+        record,
+        [*older, _move(prior, reference), main],
+        question,
+        control,
+        ref_study_id=other["meta"]["ref_study_id"],
+        study_id=own["study_id"],
+    )
 
 
 def _other_patient(questions: Sequence[Row], index: int) -> Row | None:
@@ -81,8 +94,10 @@ def apart(record: Row) -> tuple[list[Shown], str]:
             parts.append([line])
         else:
             parts[-1].append(line)
-    return [Shown(path, part[0].removesuffix(IMAGE), tuple(part[1:]))
-            for path, part in zip(record["images"], parts, strict=True)], question
+    return [
+        Shown(path, part[0].removesuffix(IMAGE), tuple(part[1:]))
+        for path, part in zip(record["images"], parts, strict=True)
+    ], question
 
 
 def _joined(record: Row, shown: Sequence[Shown], question: str, control: str, **studies: Any) -> Row:

@@ -64,8 +64,9 @@ class Sources:
         try:
             return self.answers[question_id]
         except KeyError:
-            raise UserError(f"question {question_id} has no long answer: rewrite did not see it; "
-                            "run stage=rewrite again") from None
+            raise UserError(
+                f"question {question_id} has no long answer: rewrite did not see it; run stage=rewrite again"
+            ) from None
 
     def priors(self, study: Row, count: int) -> list[Row]:
         """At most `count` studies of the same patient taken before this one, the nearest last."""
@@ -76,7 +77,7 @@ class Sources:
             for other in sorted(self.studies.values(), key=lambda s: (s["taken_at"], str(s["study_id"]))):
                 self._histories.setdefault(str(other["subject_id"]), []).append(str(other["study_id"]))
         history = self._histories[str(study["subject_id"])]
-        before = history[:history.index(str(study["study_id"]))]
+        before = history[: history.index(str(study["study_id"]))]
         return [self.studies[i] for i in before if self.studies[i]["split"] == study["split"]][-count:]
 
 
@@ -113,15 +114,31 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     yield question["split"], _record(question, [*older, reference, main], answer, sources, line=line)
     line = findings_line.prediction_line(before, after) if settings.findings_first else ""
     for row in sources.predictions.get(question["question_id"], []):
-        asked = {**question, "question_id": row["question_id"], "type": "prediction", "question": row["question"],
-                 "closed": False}
+        asked = {
+            **question,
+            "question_id": row["question_id"],
+            "type": "prediction",
+            "question": row["question"],
+            "closed": False,
+        }
         shown = [*older, reference]
         yield question["split"], _record(asked, shown, row["long_answer"], sources, line=line)
 
 
 def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, line: str = "") -> Row:
-    meta = {key: question[key] for key in ("question_id", "type", "closed", "short_answer", "interval_days",
-                                           "subject_id", "study_id", "ref_study_id")}
+    meta = {
+        key: question[key]
+        for key in (
+            "question_id",
+            "type",
+            "closed",
+            "short_answer",
+            "interval_days",
+            "subject_id",
+            "study_id",
+            "ref_study_id",
+        )
+    }
     return {
         "id": question["question_id"],
         "images": [study["image"] for study in shown],
@@ -179,8 +196,17 @@ FILES = ("ft-train", "ft-val", "lumen-train", "lumen-val", "lumen-test")
 """`ft` holds the diagnostic records alone; the test records are one file, since every model answers all of them."""
 
 
-def write(folder: Path, *, prepared: Path, rewrites: Iterable[Row], experts: Iterable[Row], settings: Instruct,
-          told: Sequence[str], words: Sequence[float], diff_vqa: Path) -> list[Path]:
+def write(
+    folder: Path,
+    *,
+    prepared: Path,
+    rewrites: Iterable[Row],
+    experts: Iterable[Row],
+    settings: Instruct,
+    told: Sequence[str],
+    words: Sequence[float],
+    diff_vqa: Path,
+) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
     `prepared` holds studies.jsonl and questions.jsonl; `told` and `words` are the settings of the experts' sentence;
@@ -194,8 +220,9 @@ def write(folder: Path, *, prepared: Path, rewrites: Iterable[Row], experts: Ite
     findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
     sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=sentences, findings=findings)
     if settings.expert_text and (lacking := next((s for s in sources.studies if s not in sentences), None)):
-        raise UserError(f"study {lacking} has no expert prediction: run stage=experts again, "
-                        "or set instruct.expert_text=false")
+        raise UserError(
+            f"study {lacking} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
+        )
     paths = [folder / f"{name}.jsonl" for name in FILES]
     with ExitStack() as stack:
         files = {path.stem: stack.enter_context(writing(path)) for path in paths}

@@ -13,6 +13,7 @@ NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)
 
 import deepspeed  # noqa: E402
+from deepspeed.utils import zero_to_fp32  # noqa: E402
 
 if NAME == "cpu":
     # Else DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce that gloo does as well here.
@@ -21,4 +22,4 @@ if NAME == "cpu":
 deepspeed.utils.logger.setLevel("WARNING")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
 
-__all__ = ["NAME", "deepspeed"]
+__all__ = ["NAME", "deepspeed", "zero_to_fp32"]

@@ -188,8 +188,10 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         if self._failure is not None:
-            raise UserError(f"a checkpoint could not be written to {self._folder}: {self._failure}; "
-                            f"the last complete one is {self.newest()}") from self._failure
+            raise UserError(
+                f"a checkpoint could not be written to {self._folder}: {self._failure}; "
+                f"the last complete one is {self.newest()}"
+            ) from self._failure
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
         try:
@@ -218,7 +220,7 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
         complete = _marked(self._folder)
-        for old in complete[:-self._keep] if self._keep else []:
+        for old in complete[: -self._keep] if self._keep else []:
             shutil.rmtree(old)
 
     def newest(self) -> Path | None:
@@ -250,12 +252,25 @@ class Checkpoints:
             staging = checkpoint.folder / ".universal"
             shutil.rmtree(staging, ignore_errors=True)
             done = subprocess.run(
-                [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
-                 "--input_folder", str(checkpoint.folder / TAG), "--output_folder", str(staging)],
-                capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": accelerator.NAME})
+                [
+                    sys.executable,
+                    "-m",
+                    "deepspeed.checkpoint.ds_to_universal",
+                    "--inject_missing_state",
+                    "--input_folder",
+                    str(checkpoint.folder / TAG),
+                    "--output_folder",
+                    str(staging),
+                ],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "DS_ACCELERATOR": accelerator.NAME},
+            )
             if done.returncode:
-                raise RuntimeError(f"{checkpoint.folder} could not be converted for {self._ranks.world_size} ranks:\n"
-                                   + done.stderr[-2000:])
+                raise RuntimeError(
+                    f"{checkpoint.folder} could not be converted for {self._ranks.world_size} ranks:\n"
+                    + done.stderr[-2000:]
+                )
             staging.rename(target)
         dist.barrier()
         return target

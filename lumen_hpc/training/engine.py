@@ -41,8 +41,11 @@ def deepspeed_config(train: s.Train, world_size: int, *, universal: bool) -> dic
     }
     if train.zero == 3:
         # Gathered weights are freed and fetched again between micro-batches; small parameters stay whole.
-        config["zero_optimization"] |= {"overlap_comm": torch.cuda.is_available(), "contiguous_gradients": True,
-                                        "stage3_gather_16bit_weights_on_model_save": True}
+        config["zero_optimization"] |= {
+            "overlap_comm": torch.cuda.is_available(),
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
     if train.precision == "bf16":
         config["bf16"] = {"enabled": True}
         config["communication_data_type"] = "fp32"
@@ -58,17 +61,27 @@ class Engine:
     global counts.
     """
 
-    def __init__(self, module: torch.nn.Module, train: s.Train, ranks: Ranks, writer: StagedWriter, *,
-                 universal: bool = False) -> None:
+    def __init__(
+        self, module: torch.nn.Module, train: s.Train, ranks: Ranks, writer: StagedWriter, *, universal: bool = False
+    ) -> None:
         """`universal`: a checkpoint in DeepSpeed's universal form is going to be loaded."""
         self._ranks = ranks
         # DeepSpeed reads these, though torch.distributed is already there.
         os.environ.update(LOCAL_RANK=str(ranks.local_rank), RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world_size))
         learning = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learning, lr=train.learning_rate, betas=tuple(train.betas),
-                                      weight_decay=train.weight_decay, fused=torch.cuda.is_available())
-        self.ds, *_ = deepspeed.initialize(model=module, optimizer=optimizer, dist_init_required=False,
-                                           config=deepspeed_config(train, ranks.world_size, universal=universal))
+        optimizer = torch.optim.AdamW(
+            learning,
+            lr=train.learning_rate,
+            betas=tuple(train.betas),
+            weight_decay=train.weight_decay,
+            fused=torch.cuda.is_available(),
+        )
+        self.ds, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            dist_init_required=False,
+            config=deepspeed_config(train, ranks.world_size, universal=universal),
+        )
         self.ds.checkpoint_engine = writer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

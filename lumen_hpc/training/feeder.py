@@ -17,8 +17,9 @@ class Feeder:
 
     _END = object()
 
-    def __init__(self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int,
-                 ahead: int = 2) -> None:
+    def __init__(
+        self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int, ahead: int = 2
+    ) -> None:
         """`workers`: threads that build micro-batches of one step side by side."""
         self._layouts, self._batcher = layouts, batcher
         self._ready: queue.Queue = queue.Queue(maxsize=max(1, ahead))

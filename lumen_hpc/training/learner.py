@@ -59,7 +59,7 @@ def _behind_selected(model: NVILA) -> list[torch.nn.Module]:
     """The tower's modules that the selected hidden state does not need."""
     tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
     layers = tower.encoder.layers
-    return [*layers[model.config.select_layer % (len(layers) + 1):], tower.post_layernorm]
+    return [*layers[model.config.select_layer % (len(layers) + 1) :], tower.post_layernorm]
 
 
 def _most_calls(calls: int) -> int:

@@ -71,8 +71,16 @@ class Work:
     """Of a forward and a backward pass, for the MFU; 0 leaves it out."""
 
 
-def run(work: Work, settings: s.Train, ranks: Ranks, *, seed: int, should_stop: Callable[[], bool],
-        progress: Callable[[], None] = lambda: None, started: float | None = None) -> tuple[Engine, int, bool]:
+def run(
+    work: Work,
+    settings: s.Train,
+    ranks: Ranks,
+    *,
+    seed: int,
+    should_stop: Callable[[], bool],
+    progress: Callable[[], None] = lambda: None,
+    started: float | None = None,
+) -> tuple[Engine, int, bool]:
     """Trains from the last good checkpoint to the end, or until `should_stop`.
 
     Returns the engine, the steps done, and whether that was all of them. Raises Diverged naming the last good
@@ -95,8 +103,9 @@ def run(work: Work, settings: s.Train, ranks: Ranks, *, seed: int, should_stop: 
         done = found.step
     loop = Loop(work, settings, ranks, plan, engine, checkpoints, done)
     with Watchdog(work.out / "heartbeats", ranks, limit=settings.stuck_after) as watchdog:
-        finished = loop.go(should_stop=should_stop, watchdog=watchdog, progress=progress, started=started,
-                           resumed=found)
+        finished = loop.go(
+            should_stop=should_stop, watchdog=watchdog, progress=progress, started=started, resumed=found
+        )
     return engine, loop.done, finished
 
 
@@ -104,27 +113,41 @@ def make_sampler(survey: Survey, settings: s.Train, seed: int) -> sampling.Sampl
     """The order of samples that these settings mean."""
     together = settings.questions_per_image if settings.shared_prefix else 1
     if settings.mixture:
-        return sampling.mixed(survey.groups, survey.kinds, dict(settings.mixture), steps=settings.steps,
-                              together=together, seed=seed)
-    return sampling.plain(survey.groups, global_batch=settings.global_batch, epochs=settings.epochs,
-                          steps=settings.steps, together=together, seed=seed)
+        return sampling.mixed(
+            survey.groups, survey.kinds, dict(settings.mixture), steps=settings.steps, together=together, seed=seed
+        )
+    return sampling.plain(
+        survey.groups,
+        global_batch=settings.global_batch,
+        epochs=settings.epochs,
+        steps=settings.steps,
+        together=together,
+        seed=seed,
+    )
 
 
 def check_batch(settings: s.Train, world_size: int) -> None:
     """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
     batch = sum(settings.mixture.values()) or settings.global_batch
     if batch < world_size:
-        raise UserError(f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
-                        f"take at least train.global_batch={world_size}, or at most {batch} GPUs")
+        raise UserError(
+            f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
+            f"take at least train.global_batch={world_size}, or at most {batch} GPUs"
+        )
     if settings.token_budget < settings.max_tokens:
-        raise UserError(f"train.token_budget={settings.token_budget} does not hold a sample of "
-                        f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
-                        f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}")
+        raise UserError(
+            f"train.token_budget={settings.token_budget} does not hold a sample of "
+            f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
+            f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
+        )
 
 
 def _same_run(found: Checkpoint, fingerprint: dict[str, Any], settings: s.Train) -> None:
-    differ = {k: (found.state["fingerprint"].get(k), v) for k, v in fingerprint.items()
-              if found.state["fingerprint"].get(k) != v}
+    differ = {
+        k: (found.state["fingerprint"].get(k), v)
+        for k, v in fingerprint.items()
+        if found.state["fingerprint"].get(k) != v
+    }
     if differ:
         said = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
         raise UserError(f"{found.folder} belongs to another training ({said}): set it back, or use another run")
@@ -133,8 +156,16 @@ def _same_run(found: Checkpoint, fingerprint: dict[str, Any], settings: s.Train)
 class Loop:
     """One process's way through the steps."""
 
-    def __init__(self, work: Work, settings: s.Train, ranks: Ranks, plan: sampling.Sampler, engine: Engine,
-                 checkpoints: Checkpoints, done: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        settings: s.Train,
+        ranks: Ranks,
+        plan: sampling.Sampler,
+        engine: Engine,
+        checkpoints: Checkpoints,
+        done: int,
+    ) -> None:
         self.work, self.settings, self.ranks, self.plan = work, settings, ranks, plan
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
         self.device = engine.ds.device
@@ -144,13 +175,23 @@ class Loop:
         self.kind_index = torch.tensor([self.kind_of[k] for k in work.survey.kinds.tolist()], device=self.device)
         self.recent: deque[float] = deque(maxlen=100)
         self.stall = 0.0
+        self.beat: Callable[[str], None] = lambda doing: None
 
-    def go(self, *, should_stop: Callable[[], bool], watchdog: Watchdog, progress: Callable[[], None],
-           started: float, resumed: Checkpoint | None) -> bool:
+    def go(
+        self,
+        *,
+        should_stop: Callable[[], bool],
+        watchdog: Watchdog,
+        progress: Callable[[], None],
+        started: float,
+        resumed: Checkpoint | None,
+    ) -> bool:
+        self.beat = watchdog.beat
         journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
         if journal is not None and (resumed is not None or journal.lost_steps):
-            journal.restarted(step=self.done, world_size=self.ranks.world_size,
-                              checkpoint=resumed.folder.name if resumed else "none")
+            journal.restarted(
+                step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name if resumed else "none"
+            )
         dist.barrier()  # the journal is cut back before anyone reads it
         self.recent.extend(losses(self.work.out, self.recent.maxlen or 0))
         saved = self.done if resumed is not None else -1
@@ -158,7 +199,6 @@ class Loop:
         with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
             for ids, micros in feeder:
                 began = time.perf_counter()
-                watchdog.beat(f"step {self.done + 1}")
                 metrics, stop = self._step(ids, micros, should_stop)
                 self.done += 1
                 progress()
@@ -167,7 +207,7 @@ class Loop:
                     journal.step(self.done, [self.work.survey.ids[i] for i in ids], metrics, timing)
                 last = self.done == self.plan.steps
                 if stop or last or self.done % self.settings.checkpoint_every == 0:
-                    watchdog.beat(f"checkpoint after step {self.done}")
+                    self.beat(f"saves after step {self.done}")
                     self._save(journal)
                     saved = self.done
                 if stop:
@@ -184,8 +224,14 @@ class Loop:
         survey, settings = self.work.survey, self.settings
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
-            items = sequences(ids, survey.groups, survey.prefix, survey.suffix, budget=settings.token_budget,
-                              shared=settings.shared_prefix)
+            items = sequences(
+                ids,
+                survey.groups,
+                survey.prefix,
+                survey.suffix,
+                budget=settings.token_budget,
+                shared=settings.shared_prefix,
+            )
             yield ids, layout(items, self.ranks.world_size, settings.token_budget)[self.ranks.rank]
 
     def _weights(self, ids: list[int]) -> torch.Tensor:
@@ -200,9 +246,10 @@ class Loop:
 
     def _step(self, ids: list[int], micros: list[Micro], should_stop: Callable[[], bool]) -> tuple[dict, bool]:
         """Forward, backward, one collective over what all must agree on, and the update."""
+        self.beat(f"computes step {self.done + 1}")
         weights = self._weights(ids)
         sums = torch.zeros(2 * len(self.kinds) + 2, dtype=torch.float64, device=self.device)
-        per_kind, counts = sums[:len(self.kinds)], sums[len(self.kinds):-2]
+        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -2]
         for number, micro in enumerate(micros, 1):
             micro = micro.to(self.device)
             nll = self.engine(micro)
@@ -210,11 +257,12 @@ class Loop:
             self.engine.backward((nll * weights[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
+        self.beat(f"waits for the others in step {self.done + 1}")
         sums[-2] = float(should_stop())
         sums[-1] = sum(micro.tokens for micro in micros)
         dist.all_reduce(sums)
         *values, stop, tokens = sums.tolist()
-        per_kind, counts = values[:len(self.kinds)], values[len(self.kinds):]
+        per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
         self._check(loss)
         rate = learning_rate(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
@@ -222,8 +270,15 @@ class Loop:
         self._check(norm, "gradient norm")
         self.recent.append(loss)
         shares = {f"loss_{kind}": total / count for kind, total, count in zip(self.kinds, per_kind, counts) if count}
-        return {"loss": loss, **shares, "lr": rate, "grad_norm": norm, "samples": self.plan.consumed(self.done + 1),
-                "tokens": int(tokens), "supervised": int(sum(counts))}, stop > 0
+        return {
+            "loss": loss,
+            **shares,
+            "lr": rate,
+            "grad_norm": norm,
+            "samples": self.plan.consumed(self.done + 1),
+            "tokens": int(tokens),
+            "supervised": int(sum(counts)),
+        }, stop > 0
 
     def _check(self, value: float, what: str = "loss") -> None:
         limit = self.settings.loss_limit
@@ -231,8 +286,10 @@ class Loop:
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
             return
         beyond = f", more than {limit} times the recent {usual:.4g}" if math.isfinite(value) else ""
-        raise Diverged(f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
-                       f"{self.checkpoints.newest() or 'none'}. A lower train.learning_rate or train.clip often helps")
+        raise Diverged(
+            f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
+            f"{self.checkpoints.newest() or 'none'}. A lower train.learning_rate or train.clip often helps"
+        )
 
     def _save(self, journal: Journal | None) -> None:
         if journal is not None:
@@ -242,9 +299,14 @@ class Loop:
 
     def _timing(self, seconds: float, micros: list[Micro], metrics: dict[str, Any], started: float) -> dict[str, Any]:
         stall, self.stall = self.stall, 0.0
-        timing = {"seconds": round(seconds + stall, 6), "checkpoint_stall": round(stall, 6),
-                  "tokens_per_s": round(metrics["tokens"] / seconds, 1), "micro_batches": len(micros),
-                  "eta_s": round((self.plan.steps - self.done) * seconds, 1), "time": round(time.time(), 3)}
+        timing = {
+            "seconds": round(seconds + stall, 6),
+            "checkpoint_stall": round(stall, 6),
+            "tokens_per_s": round(metrics["tokens"] / seconds, 1),
+            "micro_batches": len(micros),
+            "eta_s": round((self.plan.steps - self.done) * seconds, 1),
+            "time": round(time.time(), 3),
+        }
         if self.first_step_pending:
             timing["start_to_first_step"] = round(time.monotonic() - started, 3)
             self.first_step_pending = False

@@ -19,8 +19,15 @@ class Shared:
     tokens: int
 
 
-def sequences(batch: Sequence[int], groups: Sequence[int], prefix: Sequence[int], suffix: Sequence[int], *,
-              budget: int, shared: bool) -> list[Shared]:
+def sequences(
+    batch: Sequence[int],
+    groups: Sequence[int],
+    prefix: Sequence[int],
+    suffix: Sequence[int],
+    *,
+    budget: int,
+    shared: bool,
+) -> list[Shared]:
     """The batch's samples joined where they share images; a sequence longer than `budget` tokens is split.
 
     `groups`, `prefix` and `suffix` are indexed by sample id: images, tokens that can be shared, tokens that cannot.

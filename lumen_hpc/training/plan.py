@@ -46,15 +46,26 @@ class Sizes:
     def read(cls, folder: Path) -> Sizes:
         """From a checkpoint's config files. Raises UserError naming a file or key that is missing."""
         try:
-            root, llm, tower, projector = (json.loads((folder / part / "config.json").read_text())
-                                           for part in ("", "llm", "vision_tower", "mm_projector"))
-            return cls(vision_width=tower["hidden_size"], vision_layers=tower["num_hidden_layers"],
-                       vision_mlp=tower["intermediate_size"], image_size=tower["image_size"],
-                       patch_size=tower["patch_size"], width=llm["hidden_size"], layers=llm["num_hidden_layers"],
-                       mlp=llm["intermediate_size"], heads=llm["num_attention_heads"],
-                       kv_heads=llm["num_key_value_heads"], vocabulary=llm["vocab_size"],
-                       tied=llm.get("tie_word_embeddings", False), projector=projector["mm_projector_type"],
-                       scales=len(root["s2_scales"].split(",")) if root.get("dynamic_s2") else 1)
+            root, llm, tower, projector = (
+                json.loads((folder / part / "config.json").read_text())
+                for part in ("", "llm", "vision_tower", "mm_projector")
+            )
+            return cls(
+                vision_width=tower["hidden_size"],
+                vision_layers=tower["num_hidden_layers"],
+                vision_mlp=tower["intermediate_size"],
+                image_size=tower["image_size"],
+                patch_size=tower["patch_size"],
+                width=llm["hidden_size"],
+                layers=llm["num_hidden_layers"],
+                mlp=llm["intermediate_size"],
+                heads=llm["num_attention_heads"],
+                kv_heads=llm["num_key_value_heads"],
+                vocabulary=llm["vocab_size"],
+                tied=llm.get("tie_word_embeddings", False),
+                projector=projector["mm_projector_type"],
+                scales=len(root["s2_scales"].split(",")) if root.get("dynamic_s2") else 1,
+            )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder} is not an NVILA checkpoint in the official layout: {error!r}") from None
 
@@ -141,42 +152,63 @@ class Plan:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
-        return (f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs; "
-                f"{self.checkpoint_gb:.0f} GB a checkpoint")
+        return (
+            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs; "
+            f"{self.checkpoint_gb:.0f} GB a checkpoint"
+        )
 
 
-def plan(train: s.Train, gpus: int, *, sizes: Sizes | None = None, load: Load | None = None, mfu: float = 0.4,
-         peak_flops: float = H100_FLOPS) -> Plan:
+def plan(
+    train: s.Train,
+    gpus: int,
+    *,
+    sizes: Sizes | None = None,
+    load: Load | None = None,
+    mfu: float = 0.4,
+    peak_flops: float = H100_FLOPS,
+) -> Plan:
     """What these settings take on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
     sizes, load = sizes or Sizes(), load or Load()
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else load.samples * train.epochs
     steps = math.ceil(samples / step_samples)
     flops = samples * _flops(train, sizes, load)
-    return Plan(memory=_memory(train, gpus, sizes, load), steps=steps, hours=flops / (gpus * peak_flops * mfu) / 3600,
-                checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9, gpus=gpus)
+    return Plan(
+        memory=_memory(train, gpus, sizes, load),
+        steps=steps,
+        hours=flops / (gpus * peak_flops * mfu) / 3600,
+        checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9,
+        gpus=gpus,
+    )
 
 
-def check(train: s.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None,
-          load: Load | None = None) -> Plan:
+def check(
+    train: s.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None, load: Load | None = None
+) -> Plan:
     """The plan; UserError if it does not fit `gpu_memory_gb` a GPU, with settings that would."""
     found = plan(train, gpus, sizes=sizes, load=load)
     if found.memory_gb <= gpu_memory_gb:
         return found
-    fitting = [told for told, changed, count in _cures(train, gpus)
-               if plan(changed, count, sizes=sizes, load=load).memory_gb <= gpu_memory_gb]
+    fitting = [
+        told
+        for told, changed, count in _cures(train, gpus)
+        if plan(changed, count, sizes=sizes, load=load).memory_gb <= gpu_memory_gb
+    ]
     cure = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
     raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {cure}")
 
 
 def _cures(train: s.Train, gpus: int) -> list[tuple[str, s.Train, int]]:
     """Changes worth trying, the mildest first: (in words, settings, GPUs)."""
+
     def changed(**values: Any) -> s.Train:
         return dataclasses.replace(train, **values)
 
-    tried = [("train.gradient_checkpointing=true", changed(gradient_checkpointing=True), gpus),
-             (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
-             ("train.zero=3", changed(zero=3), gpus)]
+    tried = [
+        ("train.gradient_checkpointing=true", changed(gradient_checkpointing=True), gpus),
+        (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
+        ("train.zero=3", changed(zero=3), gpus),
+    ]
     every = changed(zero=3, gradient_checkpointing=True, token_budget=train.max_tokens)
     together = f"train.zero=3 train.gradient_checkpointing=true train.token_budget={train.max_tokens}"
     tried.append((together, every, gpus))
@@ -206,18 +238,28 @@ def _memory(train: s.Train, gpus: int, sizes: Sizes, load: Load) -> dict[str, fl
     tiles = tokens / load.image_tokens * load.tiles
     patches = tiles * sizes.patches
     saved = width * (tokens * sizes.width * sizes.layers + patches * sizes.vision_width * sizes.vision_layers)
-    in_layer = width * max(tokens * (8 * sizes.width + 3 * sizes.mlp),
-                           min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp))
+    in_layer = width * max(
+        tokens * (8 * sizes.width + 3 * sizes.mlp),
+        min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp),
+    )
     if not train.gradient_checkpointing:
-        saved = width * (tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
-                         + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers)
+        saved = width * (
+            tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
+            + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers
+        )
         in_layer = 0
     joined = 2 * width * patches * sizes.vision_width * sizes.scales
-    supervised = tokens / (load.image_tokens * load.images / _sharing(train, load) + load.text_tokens) \
-        * load.answer_tokens
+    supervised = (
+        tokens / (load.image_tokens * load.images / _sharing(train, load) + load.text_tokens) * load.answer_tokens
+    )
     logits = supervised * sizes.vocabulary * (width + 4 + 4)
-    parts = {"weights": weights, "gradients": gradients, "optimizer": optimizer,
-             "activations": saved + in_layer + joined, "logits": logits}
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": saved + in_layer + joined,
+        "logits": logits,
+    }
     return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
 
 

@@ -31,19 +31,18 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
     if not (folder / MARKER).is_file():
         return nvila.load(folder, dtype=dtype, device=device)
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    import lumen_hpc.training.accelerator  # noqa: F401  (before DeepSpeed)
+    from lumen_hpc.training.accelerator import zero_to_fp32
 
     state = json.loads((folder / MARKER).read_text())["state"]
     base = base or Path(state["base"])
     if not base.is_dir():
         raise UserError(f"{folder} was trained from {base}, which is not there; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
-    weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+    weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
     # What the checkpoint lacks was frozen, and is as in the base.
     _, unknown = model.load_state_dict(
-        {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False)
+        {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False
+    )
     if unknown:
         raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
     return model
@@ -103,16 +102,22 @@ class Predictor:
         opened = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
         shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
         inputs = self._model.preprocess(shown, generation=True, inline=True)
-        return self._model.generate(inputs, max_new_tokens=self._settings.max_new_tokens,
-                                    batch_tokens=self._settings.batch_tokens)
+        return self._model.generate(
+            inputs, max_new_tokens=self._settings.max_new_tokens, batch_tokens=self._settings.batch_tokens
+        )
 
     def _row(self, record: Row, answer: Any, seconds: float) -> Row:
         text = strip(answer.text)
         meta = record["meta"]
-        row = {"question_id": meta["question_id"], "model": self._name, "answer": text, "tokens": len(answer.ids),
-               "seconds": round(seconds, 4)}
+        row = {
+            "question_id": meta["question_id"],
+            "model": self._name,
+            "answer": text,
+            "tokens": len(answer.ids),
+            "seconds": round(seconds, 4),
+        }
         if text != answer.text:
-            row["findings"] = answer.text[:len(answer.text) - len(text)].rstrip(" ;")
+            row["findings"] = answer.text[: len(answer.text) - len(text)].rstrip(" ;")
         if "control" in meta:
             row |= {key: meta[key] for key in ("control", "ref_study_id", "study_id")}
         return row

@@ -77,8 +77,9 @@ def _free_memory() -> float:
     return psutil.virtual_memory().available / 1e9
 
 
-def preflight(ranks: Ranks, *, size: int | None = None, megabytes: float | None = None,
-              slow: float = 0.5) -> list[dict[str, Any]]:
+def preflight(
+    ranks: Ranks, *, size: int | None = None, megabytes: float | None = None, slow: float = 0.5
+) -> list[dict[str, Any]]:
     """Tries every rank's device and the links between them; all ranks call it, all get all reports.
 
     `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
@@ -95,8 +96,15 @@ def preflight(ranks: Ranks, *, size: int | None = None, megabytes: float | None 
     dist.all_gather_object(faults, fault)
     if not any(faults):
         bandwidth = _all_reduce(megabytes or (256 if cuda else 4), ranks.world_size)
-    mine = Report(ranks.rank, socket.gethostname(), torch.cuda.get_device_name() if cuda else "cpu",
-                  tflops, _free_memory(), bandwidth, fault)
+    mine = Report(
+        ranks.rank,
+        socket.gethostname(),
+        torch.cuda.get_device_name() if cuda else "cpu",
+        tflops,
+        _free_memory(),
+        bandwidth,
+        fault,
+    )
     reports: list[Report] = [mine] * ranks.world_size
     dist.all_gather_object(reports, mine)
     if bad := faulty(reports, slow=slow if cuda else 0.0):

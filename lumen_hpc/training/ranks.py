@@ -62,15 +62,19 @@ def _published(file: Path, meeting: str, timeout: float) -> dict[str, Any]:
         except (OSError, ValueError, KeyError):
             pass
         time.sleep(0.05)
-    raise UserError(f"rank 0 did not open the rendezvous {meeting} in {timeout:.0f} s (looked in {file}): "
-                    "its node did not start, or the folder is not shared between the nodes")
+    raise UserError(
+        f"rank 0 did not open the rendezvous {meeting} in {timeout:.0f} s (looked in {file}): "
+        "its node did not start, or the folder is not shared between the nodes"
+    )
 
 
-def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
+def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = 7200.0) -> None:
     """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
 
     Rank 0 serves a store on a port it has bound (never merely guessed free) and publishes it in `folder`,
     which all nodes share. After `timeout` seconds the ranks that did not come are named in a UserError.
+    `collective_timeout` [s] is long, since ranks may wait while one converts a checkpoint; a stuck training step is
+    the watchdog's to notice.
     """
     import torch
     import torch.distributed as dist
@@ -92,7 +96,13 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timedelta(seconds=collective_timeout),
+    )
 
 
 def leave() -> None:
@@ -113,6 +123,8 @@ def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
             return
         if time.monotonic() > deadline:
             here = sorted({store.get(f"here/{r}").decode() for r in range(ranks.world_size) if r not in missing})
-            raise UserError(f"ranks {missing} of {ranks.world_size} did not reach the rendezvous in {timeout:.0f} s; "
-                            f"those that did are on {', '.join(here)}")
+            raise UserError(
+                f"ranks {missing} of {ranks.world_size} did not reach the rendezvous in {timeout:.0f} s; "
+                f"those that did are on {', '.join(here)}"
+            )
         time.sleep(0.02)

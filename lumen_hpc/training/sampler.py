@@ -94,8 +94,9 @@ def plain(groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, t
     return Sampler(((stream, global_batch),), total, math.ceil(total / global_batch))
 
 
-def mixed(groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, together: int,
-          seed: int) -> Sampler:
+def mixed(
+    groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, together: int, seed: int
+) -> Sampler:
     """A fixed number of samples of each kind a step; every kind has its own permutations.
 
     `kinds` [samples] holds names of `mixture`. Kinds that the records lack are left out (the diagnostic
@@ -103,13 +104,17 @@ def mixed(groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, ste
     """
     there = set(np.unique(kinds).tolist())
     if unnamed := sorted(there - set(mixture)):
-        raise UserError(f"train.mixture={mixture} says nothing of the kinds {unnamed} in the records: "
-                        "give each a number of samples a step, or empty the mixture")
+        raise UserError(
+            f"train.mixture={mixture} says nothing of the kinds {unnamed} in the records: "
+            "give each a number of samples a step, or empty the mixture"
+        )
     if not steps:
         raise UserError("train.mixture mixes kinds that end at different times: say how many steps with train.steps")
     chosen = [(kind, count) for kind, count in mixture.items() if kind in there and count]
     ids = np.arange(len(groups))
     # The kind's name seeds its stream, so that one kind's order does not depend on the others.
-    streams = tuple((Stream(ids[kinds == kind], groups[kinds == kind], together=together,
-                            seed=(seed, *kind.encode())), count) for kind, count in chosen)
+    streams = tuple(
+        (Stream(ids[kinds == kind], groups[kinds == kind], together=together, seed=(seed, *kind.encode())), count)
+        for kind, count in chosen
+    )
     return Sampler(streams, None, steps)

@@ -130,7 +130,7 @@ def _shared_tokens(messages: Sequence[dict[str, str]], preprocessor: Preprocesso
 def opening(record: Record) -> str:
     """What records must have in common to share their images: the images, and the text up to the last of them."""
     asked = record["conversations"][0]["value"]
-    return "\n".join([*record["images"], asked[:asked.rfind(IMAGE) + len(IMAGE)]])
+    return "\n".join([*record["images"], asked[: asked.rfind(IMAGE) + len(IMAGE)]])
 
 
 @dataclass
@@ -149,8 +149,9 @@ class Micro:
 class Batcher:
     """Reads the records of a survey and packs them for the model."""
 
-    def __init__(self, records: Sequence[Record], survey: Survey, preprocessor: Preprocessor,
-                 pictures: Pictures) -> None:
+    def __init__(
+        self, records: Sequence[Record], survey: Survey, preprocessor: Preprocessor, pictures: Pictures
+    ) -> None:
         self._records, self._survey, self._preprocessor = records, survey, preprocessor
         self._pictures = pictures
 

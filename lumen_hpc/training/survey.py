@@ -72,9 +72,17 @@ def fault(record: dict[str, Any]) -> str:
     return ""
 
 
-def survey(records: Sequence[dict[str, Any]], measure: Callable[[dict[str, Any]], Measure], ranks: Ranks, *,
-           opening: Callable[[dict[str, Any]], str], max_tokens: int, on_bad: str, folder: Path,
-           version: str) -> Survey:
+def survey(
+    records: Sequence[dict[str, Any]],
+    measure: Callable[[dict[str, Any]], Measure],
+    ranks: Ranks,
+    *,
+    opening: Callable[[dict[str, Any]], str],
+    max_tokens: int,
+    on_bad: str,
+    folder: Path,
+    version: str,
+) -> Survey:
     """Measures every record, the ranks sharing the work; a UserError names the first bad one, or they are left out.
 
     `measure` counts a record's tokens; `opening` is equal for records that can share their images;
@@ -101,14 +109,28 @@ def survey(records: Sequence[dict[str, Any]], measure: Callable[[dict[str, Any]]
     if ranks.first:
         staged = file.with_suffix(".tmp")
         with staged.open("wb") as stream:
-            np.savez(stream, version=version, rows=rows, ids=ids, kinds=kinds, groups=groups, prefix=prefix,
-                     suffix=suffix, supervised=supervised)
+            np.savez(
+                stream,
+                version=version,
+                rows=rows,
+                ids=ids,
+                kinds=kinds,
+                groups=groups,
+                prefix=prefix,
+                suffix=suffix,
+                supervised=supervised,
+            )
         staged.replace(file)
     return Survey(rows, ids.tolist(), kinds, groups, prefix, suffix, supervised)
 
 
-def _entry(row: int, record: dict[str, Any], measure: Callable[[dict[str, Any]], Measure],
-           opening: Callable[[dict[str, Any]], str], max_tokens: int) -> tuple:
+def _entry(
+    row: int,
+    record: dict[str, Any],
+    measure: Callable[[dict[str, Any]], Measure],
+    opening: Callable[[dict[str, Any]], str],
+    max_tokens: int,
+) -> tuple:
     """(row, id, kind, opening, prefix, suffix, supervised, fault)."""
     wrong = fault(record)
     counted = Measure(fault=wrong) if wrong else measure(record)
@@ -132,8 +154,10 @@ def _judge(entries: list[tuple], total: int, on_bad: str, folder: Path, ranks: R
         ids.add(entry[1])
     if bad and on_bad == "stop":
         row, name, *_, reason = bad[0]
-        raise UserError(f"{len(bad)} of {total} records are bad; the first is record {row + 1} ({name}): {reason}. "
-                        "Mend them, or leave them out with train.on_bad=skip")
+        raise UserError(
+            f"{len(bad)} of {total} records are bad; the first is record {row + 1} ({name}): {reason}. "
+            "Mend them, or leave them out with train.on_bad=skip"
+        )
     if not entries:
         raise UserError("there is no record to train on")
     if len(bad) == total:
@@ -149,8 +173,15 @@ def _kept(file: Path, version: str) -> Survey | None:
         with np.load(file) as kept:
             if str(kept["version"]) != version:
                 return None
-            return Survey(kept["rows"], kept["ids"].tolist(), kept["kinds"], kept["groups"], kept["prefix"],
-                          kept["suffix"], kept["supervised"])
+            return Survey(
+                kept["rows"],
+                kept["ids"].tolist(),
+                kept["kinds"],
+                kept["groups"],
+                kept["prefix"],
+                kept["suffix"],
+                kept["supervised"],
+            )
     except (OSError, ValueError, KeyError):
         return None
 

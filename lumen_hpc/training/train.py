@@ -42,8 +42,17 @@ class Outcome:
         return "finished" if self.finished else f"interrupted at step {self.step}"
 
 
-def train(settings: s.Train, records: Path, base: Path, out: Path, *, seed: int, ranks: Ranks,
-          should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> Outcome:
+def train(
+    settings: s.Train,
+    records: Path,
+    base: Path,
+    out: Path,
+    *,
+    seed: int,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+    progress: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Trains, or goes on training, until the end or until `should_stop`; every rank calls it.
 
     `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
@@ -64,8 +73,9 @@ def train(settings: s.Train, records: Path, base: Path, out: Path, *, seed: int,
     if ranks.first:
         (out / "preflight.json").write_text(json.dumps(reports, indent=1))
     work = _work(settings, records, base, out, fingerprint, ranks)
-    engine, done, finished = loop.run(work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress,
-                                      started=started)
+    engine, done, finished = loop.run(
+        work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
+    )
     if finished:
         _export(engine, work, out, done)
     engine.close()
@@ -73,23 +83,33 @@ def train(settings: s.Train, records: Path, base: Path, out: Path, *, seed: int,
     return Outcome(finished, done)
 
 
-def _work(settings: s.Train, records: Path, base: Path, out: Path, fingerprint: dict[str, Any],
-          ranks: Ranks) -> loop.Work:
+def _work(
+    settings: s.Train, records: Path, base: Path, out: Path, fingerprint: dict[str, Any], ranks: Ranks
+) -> loop.Work:
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
         plan.check(settings, ranks.world_size, memory, sizes=plan.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
-    found = survey(rows, lambda record: measure(record, preprocessor), ranks, opening=opening,
-                   max_tokens=settings.max_tokens, on_bad=settings.on_bad, folder=out,
-                   version=f"{fingerprint['records']} {fingerprint['base']}")
+    found = survey(
+        rows,
+        lambda record: measure(record, preprocessor),
+        ranks,
+        opening=opening,
+        max_tokens=settings.max_tokens,
+        on_bad=settings.on_bad,
+        folder=out,
+        version=f"{fingerprint['records']} {fingerprint['base']}",
+    )
     if ranks.first:
         log.info("records: %s", describe(found))
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = nvila.load(base, dtype=dtype)
     if settings.max_tokens > model.config.max_length:
-        raise UserError(f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
-                        f"take at most train.max_tokens={model.config.max_length}")
+        raise UserError(
+            f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
+            f"take at most train.max_tokens={model.config.max_length}"
+        )
     learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()))
@@ -108,8 +128,11 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
 def _results(settings: s.Train) -> dict[str, Any]:
     """The settings that decide what is learned; those of speed and place are left out."""
     values = dataclasses.asdict(settings)
-    return {f"train.{field.name}": values[field.name] for field in dataclasses.fields(settings)
-            if not field.metadata.get("how") and field.name != "base"}
+    return {
+        f"train.{field.name}": values[field.name]
+        for field in dataclasses.fields(settings)
+        if not field.metadata.get("how") and field.name != "base"
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -149,8 +172,18 @@ def _set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
         earlier = out / "earlier"
         place = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
         place.mkdir(parents=True)
-        for name in ("training.json", "finished.json", "checkpoints", "metrics.jsonl", "consumed.jsonl",
-                     "restarts.jsonl", "tensorboard", "final", "rejected.jsonl", "survey.npz"):
+        for name in (
+            "training.json",
+            "finished.json",
+            "checkpoints",
+            "metrics.jsonl",
+            "consumed.jsonl",
+            "restarts.jsonl",
+            "tensorboard",
+            "final",
+            "rejected.jsonl",
+            "survey.npz",
+        ):
             if (out / name).exists():
                 (out / name).rename(place / name)
         log.warning("%s was trained with other settings or records; it is kept in %s", out, place)

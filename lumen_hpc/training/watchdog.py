@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,16 +21,17 @@ EXIT_STUCK = 75
 class Watchdog:
     """Ends the process when `beat` has not been called for `limit` seconds.
 
-    Every rank leaves its last beat in `folder`; a rank that gives up names the ranks whose beat is oldest,
-    since in a collective all but the stuck one wait in the same place.
+    Every rank leaves its last beat in `folder`; a rank that gives up names the one whose beat is oldest, since the
+    others have gone on to wait for it.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, *, limit: float, interval: float = 5.0,
-                 end: Callable[[int], None] = os._exit) -> None:
-        """`interval`: least seconds between two beats written to disk; `end` takes the exit status."""
+    def __init__(
+        self, folder: Path, ranks: Ranks, *, limit: float, interval: float = 5.0, end: Callable[[int], None] = os._exit
+    ) -> None:
+        """`interval`: seconds between two looks, each of which writes the last beat; `end` takes the exit status."""
         self._folder, self._ranks, self._limit = folder, ranks, limit
-        self._interval, self._end = min(interval, limit / 4), end
-        self._last = self._written = 0.0
+        self._interval, self._end = min(interval, limit / 8), end
+        self._last = 0.0
         self._doing = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -47,25 +49,28 @@ class Watchdog:
     def beat(self, doing: str) -> None:
         """Says that this rank goes on, and with what."""
         self._last, self._doing = time.monotonic(), doing
-        if self._last - self._written > self._interval:
-            self._write()
 
     def _write(self) -> None:
-        self._written = time.monotonic()
         file = self._folder / f"rank-{self._ranks.rank:05d}.json"
         staged = file.with_suffix(".tmp")
-        staged.write_text(json.dumps({"rank": self._ranks.rank, "host": socket.gethostname(), "doing": self._doing,
-                                      "at": time.time() - (self._written - self._last)}))
+        at = time.time() - (time.monotonic() - self._last)
+        beat = {"rank": self._ranks.rank, "host": socket.gethostname(), "doing": self._doing, "at": at}
+        staged.write_text(json.dumps(beat))
         staged.replace(file)
 
     def _watch(self) -> None:
-        while not self._over.wait(self._interval / 2):
+        while not self._over.wait(self._interval):
+            with contextlib.suppress(OSError):  # a full disk is no reason to stop watching
+                self._write()
             still = time.monotonic() - self._last
             if still < self._limit:
                 continue
-            self._write()
-            print(f"rank {self._ranks.rank} stood still for {still:.0f} s ({self._doing}); {self._slowest()}; "
-                  "the job ends so that its successor can go on", file=sys.stderr, flush=True)
+            print(
+                f"rank {self._ranks.rank} stood still for {still:.0f} s ({self._doing}); {self._slowest()}; "
+                "the job ends so that its successor can go on",
+                file=sys.stderr,
+                flush=True,
+            )
             self._end(EXIT_STUCK)
             return
 
@@ -81,5 +86,7 @@ class Watchdog:
         told = f"ranks {silent} never began; " if silent else ""
         if oldest is None:
             return told + "no rank has left a beat"
-        return told + (f"the first to stand still was rank {oldest['rank']} on {oldest['host']} ({oldest['doing']}, "
-                       f"{time.time() - oldest['at']:.0f} s ago)")
+        return told + (
+            f"the first to stand still was rank {oldest['rank']} on {oldest['host']} ({oldest['doing']}, "
+            f"{time.time() - oldest['at']:.0f} s ago)"
+        )

@@ -91,18 +91,25 @@ def test_an_interrupted_run_ends_with_the_undisturbed_curve_bit_for_bit(undistur
         assert restart["lost_steps"] > 0 and restart["step"] in (3, 6)
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_another_number_of_processes_goes_on_with_the_same_curve(undisturbed, tmp_path, zero):
-    def part(world_size: int, stop_at: int = 0) -> None:
-        toy.train({"out": str(tmp_path), "settings": {"zero": zero}, "stop_at": stop_at}, world_size=world_size)
+def part(out: Path, world_size: int, *, zero: int, stop_at: int = 0) -> None:
+    toy.train({"out": str(out), "settings": {"zero": zero}, "stop_at": stop_at}, world_size=world_size)
 
-    part(2, stop_at=4)
-    part(1, stop_at=8)
-    part(2, stop_at=10)
-    part(2)
+
+def test_three_restarts_with_two_world_sizes_lose_and_double_nothing(undisturbed, tmp_path):
+    part(tmp_path, 2, zero=1, stop_at=4)
+    part(tmp_path, 1, zero=1, stop_at=8)
+    part(tmp_path, 1, zero=1, stop_at=10)
+    part(tmp_path, 2, zero=1)
     assert toy.losses(tmp_path) == pytest.approx(toy.losses(undisturbed["one"]), abs=1e-5)
     assert toy.consumed(tmp_path) == toy.consumed(undisturbed["one"])
     assert [json.loads(line)["step"] for line in (tmp_path / "restarts.jsonl").read_text().splitlines()] == [4, 8, 10]
+
+
+def test_zero_3_goes_on_with_twice_the_processes(undisturbed, tmp_path):
+    part(tmp_path, 2, zero=3, stop_at=6)
+    part(tmp_path, 4, zero=3)
+    assert toy.losses(tmp_path) == pytest.approx(toy.losses(undisturbed["one"]), abs=1e-5)
+    assert toy.consumed(tmp_path) == toy.consumed(undisturbed["one"])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(tmp_path):
@@ -118,8 +125,11 @@ def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
     run = {"out": str(tmp_path), "hangs_at": 5, "settings": {"stuck_after": 4}}
     ranks = toy.launch(toy.__file__, [run], world_size=2)
     said = toy.finish(ranks)
-    assert [rank.returncode for rank in ranks] == [75, 75]
-    assert "stood still" in said[0] and "(step 5)" in said[0]
+    # Whoever gives up first names the rank; the other may hear the connection break before its own time is up.
+    codes = [rank.returncode for rank in ranks]
+    assert 75 in codes and 0 not in codes
+    told = said[codes.index(75)]
+    assert "stood still" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
     assert time.monotonic() - began < 60
 
 

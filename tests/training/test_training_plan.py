@@ -21,8 +21,11 @@ def test_sizes_read_from_a_checkpoint_count_what_the_model_has(tmp_path):
     from lumen_hpc import nvila
     from lumen_hpc.nvila.tiny import make_tiny
 
-    for form in ({"aspect": "resize"}, {"aspect": "dynamic_s2", "projector": "mlp_downsample"},
-                 {"aspect": "dynamic", "projector": "mlp_downsample_3x3_fix"}):
+    for form in (
+        {"aspect": "resize"},
+        {"aspect": "dynamic_s2", "projector": "mlp_downsample"},
+        {"aspect": "dynamic", "projector": "mlp_downsample_3x3_fix"},
+    ):
         model = make_tiny(["a text"], **form)
         nvila.save(model, tmp_path / "model")
         sizes = Sizes.read(tmp_path / "model")
@@ -50,7 +53,15 @@ def test_what_does_not_fit_is_refused_with_settings_that_do():
 
 
 def test_a_login_node_needs_no_heavy_packages():
-    done = subprocess.run([sys.executable, "-c", "import sys, lumen_hpc.training.plan; "
-                           "print([m for m in ('torch', 'numpy', 'deepspeed') if m in sys.modules])"],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, lumen_hpc.training.plan; "
+            "print([m for m in ('torch', 'numpy', 'deepspeed') if m in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"

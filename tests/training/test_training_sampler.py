@@ -23,7 +23,7 @@ def test_every_epoch_holds_every_sample_once():
     order = [i for step in range(plain().steps) for i in plain().batch(step)]
     assert len(order) == 33
     for epoch in range(3):
-        assert sorted(order[11 * epoch:11 * (epoch + 1)]) == list(range(11))
+        assert sorted(order[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
 
 
 def test_batches_are_full_but_for_the_last():

@@ -38,8 +38,14 @@ def look(made, folder, rows=None, **changes):
         path = folder / "changed.jsonl"
         write_jsonl(path, rows)
     prepare = nvila.Preprocessor.open(made / "base")
-    return survey(Records(path), lambda record: measure(record, prepare), Ranks(), opening=opening, folder=folder,
-                  **{"max_tokens": 512, "on_bad": "stop", "version": "1", **changes})
+    return survey(
+        Records(path),
+        lambda record: measure(record, prepare),
+        Ranks(),
+        opening=opening,
+        folder=folder,
+        **{"max_tokens": 512, "on_bad": "stop", "version": "1", **changes},
+    )
 
 
 def rows(made):
@@ -90,9 +96,13 @@ def spoil(made, tmp_path, how):
     return bad
 
 
-REASONS = {"missing image": "nowhere/x.png is missing", "unreadable image": "broken.png: cannot be read",
-           "empty answer": "its answer is empty", "no answer": "not a human turn with an answer",
-           "too long": "more than train.max_tokens=512"}
+REASONS = {
+    "missing image": "nowhere/x.png is missing",
+    "unreadable image": "broken.png: cannot be read",
+    "empty answer": "its answer is empty",
+    "no answer": "not a human turn with an answer",
+    "too long": "more than train.max_tokens=512",
+}
 
 
 @pytest.mark.parametrize("how", REASONS)

@@ -108,14 +108,23 @@ def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained
     questions = Records(made / "records.jsonl")
     for name in ("zero1", "zero3", "frozen"):
         checkpoint = max((trained / name / "checkpoints").glob("step-*"))
-        rows = [[{k: v for k, v in row.items() if k != "seconds"}
-                 for row in open_predictor(folder, settings, model="lumen").answer(questions, range(5, 15))]
-                for folder in (trained / name / "final", checkpoint)]
+        rows = [
+            [
+                {k: v for k, v in row.items() if k != "seconds"}
+                for row in open_predictor(folder, settings, model="lumen").answer(questions, range(5, 15))
+            ]
+            for folder in (trained / name / "final", checkpoint)
+        ]
         assert rows[0] == rows[1]
     asked = [row["question_id"] for row in rows[0] if "control" not in row]
     assert asked == [questions[i]["id"] for i in range(5, 15)]
-    assert Counter(row.get("control") for row in rows[0]) == {None: 10, "no_image": 10, "swapped": 2, "same": 2,
-                                                              "other_patient": 2}
+    assert Counter(row.get("control") for row in rows[0]) == {
+        None: 10,
+        "no_image": 10,
+        "swapped": 2,
+        "same": 2,
+        "other_patient": 2,
+    }
 
 
 def test_shards_of_any_number_hold_the_same_answers(trained, made):

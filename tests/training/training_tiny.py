@@ -12,8 +12,18 @@ from typing import Any
 
 import training_toy as toy
 
-SETTINGS = {"learning_rate": 1e-3, "global_batch": 8, "precision": "fp32", "zero": 1, "max_tokens": 512,
-            "token_budget": 512, "checkpoint_every": 3, "gradient_checkpointing": False, "workers": 1, "warmup": 0.1}
+SETTINGS = {
+    "learning_rate": 1e-3,
+    "global_batch": 8,
+    "precision": "fp32",
+    "zero": 1,
+    "max_tokens": 512,
+    "token_budget": 512,
+    "checkpoint_every": 3,
+    "gradient_checkpointing": False,
+    "workers": 1,
+    "warmup": 0.1,
+}
 
 
 def make(folder: Path, *, patients: int = 8, image: tuple[int, int] = (64, 64), **form: Any) -> Path:
@@ -50,10 +60,18 @@ def make(folder: Path, *, patients: int = 8, image: tuple[int, int] = (64, 64), 
 
 def _row(name: str, kind: str, images: list[str], question: str, answer: str) -> dict[str, Any]:
     patient = name.split("-")[0]
-    return {"id": name, "images": images,
-            "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
-            "meta": {"question_id": name, "type": kind, "subject_id": patient, "study_id": f"{patient}-main",
-                     "ref_study_id": f"{patient}-reference"}}
+    return {
+        "id": name,
+        "images": images,
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+        "meta": {
+            "question_id": name,
+            "type": kind,
+            "subject_id": patient,
+            "study_id": f"{patient}-main",
+            "ref_study_id": f"{patient}-reference",
+        },
+    }
 
 
 def run(out: Path, made: Path, **settings: Any) -> dict[str, Any]:
@@ -71,8 +89,15 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
     known = {field.name for field in dataclasses.fields(Train)}
     assert set(run["settings"]) <= known
     torch.manual_seed(1)
-    outcome = train(Train(**run["settings"]), made / "records.jsonl", made / "base", Path(run["out"]), seed=0,
-                    ranks=ranks, should_stop=lambda: toy.steps(Path(run["out"])) + 1 >= run.get("stop_at", 10**9))
+    outcome = train(
+        Train(**run["settings"]),
+        made / "records.jsonl",
+        made / "base",
+        Path(run["out"]),
+        seed=0,
+        ranks=ranks,
+        should_stop=lambda: toy.steps(Path(run["out"])) + 1 >= run.get("stop_at", 10**9),
+    )
     return str(outcome)
 
 

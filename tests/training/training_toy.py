@@ -24,10 +24,22 @@ def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> l
     job = Path(runs[0]["out"]) / f"job-{meeting}.json"
     job.parent.mkdir(parents=True, exist_ok=True)
     job.write_text(json.dumps({"runs": runs, "world_size": world_size, "meeting": meeting}))
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(Path(__file__).parents[2])}
-    return [subprocess.Popen([sys.executable, script, str(job), str(rank)], env=environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(world_size)]
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, script, str(job), str(rank)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(world_size)
+    ]
 
 
 def finish(ranks: list[subprocess.Popen], *, timeout: float = 150) -> list[str]:
@@ -122,10 +134,12 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         def build(self, packed: list[Shared]) -> Micro:
             parts = [(sample, text(sample)) for sequence in packed for sample in sequence.samples]
             nothing = torch.zeros(0, dtype=torch.long)
-            return Micro(torch.cat([nothing, *(text[:-1] for _, text in parts)]),
-                         torch.cat([nothing, *(text[1:] for _, text in parts)]),
-                         torch.cat([nothing, *(torch.full((len(text) - 1,), sample) for sample, text in parts)]),
-                         sum(sequence.tokens for sequence in packed))
+            return Micro(
+                torch.cat([nothing, *(text[:-1] for _, text in parts)]),
+                torch.cat([nothing, *(text[1:] for _, text in parts)]),
+                torch.cat([nothing, *(torch.full((len(text) - 1,), sample) for sample, text in parts)]),
+                sum(sequence.tokens for sequence in packed),
+            )
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -149,18 +163,38 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     rng = np.random.default_rng(0)
     suffix = rng.integers(3, 12, size=SAMPLES)
     kinds = np.array(["diagnostic", "difference", "prediction"])[rng.integers(3, size=SAMPLES)]
-    found = Survey(np.arange(SAMPLES), [f"s{i}" for i in range(SAMPLES)], kinds, np.arange(SAMPLES) // 3,
-                   np.full(SAMPLES, 5), suffix, suffix)
-    settings = Train(**{"learning_rate": 0.01, "global_batch": 8, "precision": "fp32", "zero": 1, "max_tokens": 32,
-                        "token_budget": 32, "checkpoint_every": 3, "stuck_after": 60, "workers": 1, "epochs": 2,
-                        **run.get("settings", {})})
+    found = Survey(
+        np.arange(SAMPLES),
+        [f"s{i}" for i in range(SAMPLES)],
+        kinds,
+        np.arange(SAMPLES) // 3,
+        np.full(SAMPLES, 5),
+        suffix,
+        suffix,
+    )
+    settings = Train(
+        **{
+            "learning_rate": 0.01,
+            "global_batch": 8,
+            "precision": "fp32",
+            "zero": 1,
+            "max_tokens": 32,
+            "token_budget": 32,
+            "checkpoint_every": 3,
+            "stuck_after": 60,
+            "workers": 1,
+            "epochs": 2,
+            **run.get("settings", {}),
+        }
+    )
     out = Path(run["out"])
     with Interruption() as asked:
         torch.manual_seed(0)
         work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
         stop_at = run.get("stop_at", 0)
         engine, done, finished = loop.run(
-            work, settings, ranks, seed=0, should_stop=lambda: asked() or bool(stop_at and loop_step() >= stop_at))
+            work, settings, ranks, seed=0, should_stop=lambda: asked() or bool(stop_at and loop_step() >= stop_at)
+        )
         weights = engine.weights()
         if weights is not None:
             torch.save(weights, out / "weights.pt")
