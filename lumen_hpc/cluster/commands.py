@@ -41,8 +41,7 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         return _run_here(request, stages, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
-    submission.prepare_folder(run)
-    with submission.locked(run.folder):
+    with submission.writing(run):
         plans, behind = submission.make(request, stages, run)
         _say_live(plans)
         _within_budget(request, plans)
@@ -60,8 +59,7 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
 def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
     local.require_possible(request)
     plans, _ = submission.make(request, stages, run)
-    submission.prepare_folder(run)
-    with submission.locked(run.folder):
+    with submission.writing(run):
         try:
             local.run_all(request, list(stages), run, plans, console)
         except local.Failed as error:

@@ -55,7 +55,9 @@ def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, p
     name = item.step.name
     for attempt in range(1 + item.resources.successors):
         noted = len(manifest.read(run.folder / name / "failures.jsonl"))
-        log = _attempt(run, item, submit.begin(request, run, [item]), progress)
+        submission = submit.begin(request, run, [item])
+        submit.record(request, run, submission)
+        log = _attempt(run, item, submission, progress)
         item = _plan_now(request, stages, run, item.step)
         if not item.missing:
             progress(item.shards)

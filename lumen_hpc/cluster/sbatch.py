@@ -51,6 +51,19 @@ def parameters(
     return {key: value for key, value in found.items() if value is not None or key == "wckey"}
 
 
+def asked(profile: Profile, step: Step) -> str:
+    """What a step asks the site for by name, with the key that says so: for messages about a refusal."""
+    kind = step.stage.resources
+    wanted = profile.resources[kind]
+    named = {
+        f"profile.resources.{kind}.partition": wanted.partition,
+        f"profile.resources.{kind}.qos": wanted.qos,
+        f"profile.resources.{kind}.constraint": wanted.constraint,
+        "profile.account": wanted.account or profile.account,
+    }
+    return ", ".join(f"{key}={value}" for key, value in named.items() if value) or f"profile {profile.name}"
+
+
 def needs_srun(profile: Profile, step: Step) -> bool:
     """True for jobs of several processes, and for pyxis, which is a plugin of srun.
 

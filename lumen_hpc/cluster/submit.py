@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc import config
-from lumen_hpc.cluster import chain, graph, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import chain, graph, manifest, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.cluster.stage import Run, Stage
@@ -109,32 +111,49 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
     submission = Submission(top / f"{number:04d}", code)
     submission.folder.mkdir()
     config.save(request, submission.folder / "config.yaml")
-    config.save(request, run.folder / "config.yaml")
-    snapshot.note(run.folder, code)
     submission.keep(plans)
     return submission
 
 
 def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> Submission:
-    """Submits the plans' packs to Slurm as one dependency chain; on a refusal, cancels what went in."""
+    """Submits the plans' packs to Slurm as one dependency chain; on a refusal, takes back all of it, files included."""
+    before = _logs(run, plans)
     submission = begin(request, run, plans)
     limit = request.profile.max_array_size or slurm.largest_array()
     ids: dict[str, str] = {}
+    step = plans[0].step
     try:
         for array in chain.arrays(plans, request.profile, limit, behind):
+            step = array.plan.step
             ids[array.label] = _hand_in(run, request.profile, submission, array, array.dependency(ids))
             submission.jobs.append(
-                {"step": array.plan.step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
+                {"step": step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
             )
-        submission.keep(plans)
+            submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
     except BaseException as error:
         slurm.cancel(list(ids.values()))
-        submission.jobs = []
-        submission.keep([])
+        shutil.rmtree(submission.folder)
+        for path in _logs(run, plans) - before:
+            path.unlink(missing_ok=True)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        raise UserError(f"Slurm refused the submission, and what went in was cancelled: {slurm.plain(error)}") from None
+        asked = sbatch.asked(request.profile, step)
+        raise UserError(
+            f"Slurm refused step {step.name} ({asked}): {slurm.plain(error)}; nothing was submitted; "
+            f"python launch.py check compares the profile with the cluster"
+        ) from None
+    record(request, run, submission)
     return submission
+
+
+def record(request: Request, run: Run, submission: Submission) -> None:
+    """Makes a submission the run's current one: its config.yaml, and a line of provenance."""
+    config.save(request, run.folder / "config.yaml")
+    snapshot.note(run.folder, submission.code)
+
+
+def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
+    return {path for item in plans for path in (run.folder / item.step.name / "logs").glob("*")}
 
 
 def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Array, dependency: str) -> str:
@@ -151,7 +170,7 @@ def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Ar
     executor.update_parameters(
         **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
     )
-    with executor.batch():
+    with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what its exception says as well
         jobs = [executor.submit(run_pack, str(run.folder), str(submission.folder), step.name, p) for p in array.packs]
     return jobs[0].job_id.split("_")[0]
 
@@ -180,6 +199,20 @@ def scripts(
             array.label,
             sbatch.text(request.profile, array.plan.step, run.folder / name / "logs", len(array.packs), **given),
         )
+
+
+@contextmanager
+def writing(run: Run) -> Iterator[None]:
+    """The run's folder, created and locked; if the command is refused, a folder that it created goes again."""
+    fresh = not run.folder.exists()
+    prepare_folder(run)
+    try:
+        with locked(run.folder):
+            yield
+    except UserError:
+        if fresh and not any(run.folder.glob(f"*/{manifest.NAME}")):
+            shutil.rmtree(run.folder)
+        raise
 
 
 @contextmanager

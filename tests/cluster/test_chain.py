@@ -90,4 +90,13 @@ def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[
     assert expected in said
     assert len(said.strip().splitlines()) == 1, "one clear line, and no traceback"
     assert site.jobs("refused") == []
-    assert site.run("refused").outputs() == {}
+    assert not site.run("refused").folder.exists()
+
+
+def test_a_refused_rerun_leaves_the_run_as_it_was(site: Site, undisturbed: RunOnDisk) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in undisturbed.folder.rglob("*") if path.is_file()}
+
+    before = files()
+    site.launch("stage=full", "run=undisturbed", "judge.canaries=7", "profile.resources.judge.partition=nowhere", code=2)
+    assert files() == before
