@@ -162,9 +162,8 @@ def load(path: Path) -> tuple[Config, Profile]:
     """Reads what `save` wrote, on the node."""
     whole = OmegaConf.load(path)
     assert isinstance(whole, DictConfig)
-    settings = OmegaConf.merge(OmegaConf.structured(Config), whole.settings)
-    site = OmegaConf.merge(OmegaConf.structured(Profile), whole.profile)
-    return _object(settings), _object(site)
+    settings = _merge(OmegaConf.structured(Config), whole.settings, str(path))
+    return _object(settings), _object(_merge(OmegaConf.structured(Profile), whole.profile, str(path)))
 
 
 def documentation() -> list[tuple[str, str, str]]:

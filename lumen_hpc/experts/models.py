@@ -1,0 +1,177 @@
+"""Experts behind one small protocol: a stream of studies in, a row of calibrated predictions a study out.
+
+TorchXRayVision's outputs are used as they come: its pathology models already apply the sigmoid and put each
+operating point at 0.5, its race model gives log-probabilities, its view model logits, its age model years. A head that
+was not trained, or has no operating point, gives exactly 0.5 whatever it sees; it is left out, not averaged in.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+import lumen_hpc.torchvision_cure  # noqa: F401  (torchxrayvision imports torchvision)
+from lumen_hpc.data import images
+from lumen_hpc.errors import UserError
+from lumen_hpc.experts import weights
+from lumen_hpc.settings import Experts
+
+EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
+"""Side that each further expert sees [px]."""
+
+
+class Expert(Protocol):
+    """Anything that can look at studies."""
+
+    def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A row for each study, in order: study_id, dicom_id, expert, pathologies, and age, race, view if run."""
+        ...
+
+
+def open_expert(settings: Experts, *, cache: str, pretrained: Path) -> Expert:
+    """Loads the experts that `settings.model` names.
+
+    `cache` is the profile's folder of staged weights, `pretrained` the folder of stage `pretrain`. Raises UserError
+    for weights that are missing, unknown or not the ones that were fetched.
+    """
+    if settings.model == "phantom":
+        from lumen_hpc.experts.phantom import open_predictor
+
+        return open_predictor(pretrained / "expert.safetensors", settings)
+    folder = Path(settings.weights or Path(cache) / "torchxrayvision").expanduser()
+    return TorchXRayVision(settings, folder)
+
+
+class TorchXRayVision:
+    """The 18 conditions (one model, or several averaged), age, race and view."""
+
+    def __init__(self, settings: Experts, folder: Path) -> None:
+        import torchxrayvision
+
+        files = {name: weights.path(name, folder, settings.trust_unknown_weights) for name in weights.named(settings)}
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.models = {name: _pathology_model(name, folder).to(self.device).eval() for name in settings.pathologies}
+        baseline = torchxrayvision.baseline_models
+        kinds = {
+            "age": baseline.riken.AgeModel,
+            "race": baseline.emory_hiti.RaceModel,
+            "view": baseline.xinario.ViewModel,
+        }
+        with _as_library_cache(folder):
+            self.extra = {name: kinds[name]().to(self.device).eval() for name in settings.extra}
+        self.trained = {name: trained_heads(model) for name, model in self.models.items()}
+        sizes = {name: int(model.input_resolution) for name, model in self.models.items()}
+        self.sizes = sizes | {name: EXTRA_SIZES[name] for name in settings.extra}
+        assert set(files) == set(self.sizes)
+
+    @torch.inference_mode()
+    def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """See Expert.predict; images are decoded once, by worker processes, ahead of the device."""
+        chosen = list(studies)
+        for batch, inputs in _batches(chosen, sorted(set(self.sizes.values())), self.settings):
+            on_device = {size: array.to(self.device, non_blocking=True) for size, array in inputs.items()}
+            pathologies = self._pathologies(on_device)
+            extra = {name: model(on_device[self.sizes[name]]).float().cpu() for name, model in self.extra.items()}
+            for position, study in enumerate(batch):
+                row = {"study_id": study["study_id"], "dicom_id": study["dicom_id"], "expert": "torchxrayvision"}
+                row["pathologies"] = {name: round(float(values[position]), 4) for name, values in pathologies.items()}
+                if "age" in extra:
+                    row["age"] = round(float(extra["age"][position].squeeze()), 1)
+                if "race" in extra:
+                    row["race"] = _named(("Asian", "Black", "White"), extra["race"][position].exp())
+                if "view" in extra:
+                    row["view"] = _named(("Frontal", "Lateral"), extra["view"][position].softmax(-1))
+                yield row
+
+    def _pathologies(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Condition → probabilities [n], the mean over the models that were trained for it."""
+        heard: dict[str, list[np.ndarray]] = {}
+        for name, model in self.models.items():
+            output = model(inputs[self.sizes[name]]).float().cpu().numpy()
+            for condition, column in self.trained[name].items():
+                heard.setdefault(condition, []).append(output[:, column])
+        return {condition: np.mean(values, axis=0) for condition, values in heard.items()}
+
+
+def trained_heads(model: Any) -> dict[str, int]:
+    """Condition → column of the heads that a pathology model was trained for and has an operating point for."""
+    thresholds = np.asarray(model.op_threshs, dtype=float)
+    return {name: at for at, name in enumerate(model.targets) if name and not np.isnan(thresholds[at])}
+
+
+def _pathology_model(name: str, folder: Path) -> torch.nn.Module:
+    import torchxrayvision
+
+    kind = torchxrayvision.models.ResNet if name.startswith("resnet") else torchxrayvision.models.DenseNet
+    return kind(weights=name, cache_dir=str(folder))
+
+
+@contextmanager
+def _as_library_cache(folder: Path) -> Iterator[None]:
+    """Lets models that look only below the home folder find their weights in `folder`."""
+    home = os.environ.get("HOME")
+    with tempfile.TemporaryDirectory() as top:
+        (Path(top) / ".torchxrayvision").mkdir()
+        (Path(top) / ".torchxrayvision" / "models_data").symlink_to(folder.absolute())
+        os.environ["HOME"] = top
+        try:
+            yield
+        finally:
+            if home is None:
+                del os.environ["HOME"]
+            else:
+                os.environ["HOME"] = home
+
+
+def _named(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(names, probabilities.flatten(), strict=True)}
+
+
+class _Inputs(torch.utils.data.Dataset):
+    """Study → its decoded inputs by size; a UserError is handed over, since a worker would wrap it beyond reading."""
+
+    def __init__(self, studies: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> None:
+        self.studies, self.sizes = studies, sizes
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> dict[int, np.ndarray] | UserError:
+        try:
+            image = images.decode(self.studies[index]["image"])
+        except UserError as error:
+            return error
+        return {size: images.xrv_input(image, size) for size in self.sizes}
+
+
+def _collate(items: list[dict[int, np.ndarray] | UserError]) -> dict[int, torch.Tensor] | UserError:
+    bad = next((item for item in items if isinstance(item, UserError)), None)
+    if bad is not None:
+        return bad
+    return {size: torch.from_numpy(np.stack([item[size] for item in items])) for size in items[0]}  # type: ignore[index]
+
+
+def _batches(
+    studies: Sequence[Mapping[str, Any]], sizes: Sequence[int], settings: Experts
+) -> Iterator[tuple[Sequence[Mapping[str, Any]], dict[int, torch.Tensor]]]:
+    """(studies, size → float32 [n, 1, size, size]) in order, decoded ahead by `settings.workers` processes."""
+    few = len(studies) <= settings.batch_size
+    loader = torch.utils.data.DataLoader(
+        _Inputs(studies, sizes),
+        batch_size=settings.batch_size,
+        num_workers=0 if few else min(settings.workers, len(os.sched_getaffinity(0))),
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for position, inputs in enumerate(loader):
+        if isinstance(inputs, UserError):
+            raise inputs
+        yield studies[position * settings.batch_size : (position + 1) * settings.batch_size], inputs
