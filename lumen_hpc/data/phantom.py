@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,8 @@ class _Tables:
             "subject_id", "study_id", *CHEXPERT, "dicom_id", "view", "split", "study_date", "study_order"))
         self._questions = _csv(stack, vqa / "mimic_pair_questions.csv", (
             "study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split"))  # fmt: skip
-        self._truth = stack.enter_context(open(folder / "truth.jsonl", "wb"))
-        self._entities = stack.enter_context(open(vqa / "all_diseases.json", "wb"))
+        self._truth = stack.enter_context((folder / "truth.jsonl").open("wb"))
+        self._entities = stack.enter_context((vqa / "all_diseases.json").open("wb"))
         self._entities.write(b"[")
         stack.callback(self._entities.write, b"]\n")
         self._separator = b""
@@ -167,14 +168,14 @@ class _Tables:
             ids = (film.study_id, film.subject_id)
             for asked in questions.diagnostic(film.study, film.portable, rng):
                 self._questions.writerow((*ids, "", *asked, film.split))
-        for before, after in zip(films, films[1:]):
+        for before, after in pairwise(films):
             asked = questions.difference(before.study, after.study)
             self._questions.writerow((after.study_id, after.subject_id, before.study_id, *asked, after.split))
 
 
 def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
     """A csv writer on `path`, gzipped (without a date, so that files repeat bit for bit) if it ends in .gz."""
-    raw = stack.enter_context(open(path, "wb"))
+    raw = stack.enter_context(path.open("wb"))
     if path.suffix == ".gz":
         raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=3))
     writer = csv.writer(stack.enter_context(io.TextIOWrapper(raw, "utf-8", newline="")), lineterminator="\n")

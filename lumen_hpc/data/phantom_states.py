@@ -74,7 +74,7 @@ def first(finding: str) -> np.ndarray:
 
 @cache
 def transition(finding: str, days: str) -> np.ndarray:
-    """Probabilities from a state (row) to the next study's (column) over an interval of class `days`; float64 [S, S]."""
+    """Probabilities from a state (row) to the next study's (column) over an interval of class `days`; float64."""
     every = states(finding)
     table = np.zeros((len(every), len(every)))
     for row, state in enumerate(every):

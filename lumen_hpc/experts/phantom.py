@@ -9,19 +9,29 @@ parts together, the tiny model does not learn within minutes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from lumen_hpc.data import phantom, phantom_states as ps
+import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers looks at torchvision)
+from lumen_hpc.data import phantom
+from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import tower_hidden
 from lumen_hpc.settings import Phantom
+
+from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
 _SIDED, _TEXTURED = ("pleural effusion", "nodule"), ("pleural effusion", "consolidation", "edema")
 ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -35,6 +45,8 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
 """(finding, attribute) → its classes; an attribute of an absent finding has no target."""
 _SIZES = [len(classes) for classes in ATTRIBUTES.values()]
 UNKNOWN = -100
+SELECT_LAYER = -2
+"""The tower's hidden state that NVILA uses: its last layer is not run."""
 
 
 def targets(study: ps.Study, portable: bool) -> list[int]:
@@ -58,15 +70,17 @@ class PhantomExpert(nn.Module):
     other reads the mean of the projector's tokens and is there to teach the projector.
     """
 
-    def __init__(self, tower: nn.Module, projector: nn.Module, select_layer: int, patches: int, widths: tuple[int, int]):
+    def __init__(self, tower: nn.Module, projector: nn.Module, vision: Mapping[str, Any], width: int) -> None:
+        """`vision` is the tower's config.json, `width` the language model's."""
         super().__init__()
-        self.tower, self.projector, self.select_layer = tower, projector, select_layer
-        self.answering = nn.Linear(patches * patches * widths[0], sum(_SIZES))
-        self.teaching = nn.Linear(widths[1], sum(_SIZES))
+        self.tower, self.projector, self.vision, self.width = tower, projector, dict(vision), width
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        self.answering = nn.Linear(patches * vision["hidden_size"], sum(_SIZES))
+        self.teaching = nn.Linear(width, sum(_SIZES))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """pixels [n, 3, S, S] in -1..1 → logits of both heads, [n, classes of all attributes] each."""
-        hidden = tower_hidden(self.tower, pixels, self.select_layer)
+        hidden = tower_hidden(self.tower, pixels, SELECT_LAYER)
         return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
 
     def probabilities(self, pixels: torch.Tensor) -> Iterator[dict[tuple[str, str], list[float]]]:
@@ -85,8 +99,8 @@ def loss(logits: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
     )
 
 
-def films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
-    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], and the patients behind them."""
+def make_films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
+    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], the patients behind them."""
     settings = Phantom(patients=patients, size=size, test_fraction=0)
     timelines = list(phantom.patients(seed, settings))
     every = [film for timeline in timelines for film in timeline]
@@ -132,3 +146,61 @@ def accuracy(expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray) -> d
         known = wanted[:, column] != UNKNOWN
         result[" ".join(name)] = float((part.argmax(1).numpy() == wanted[:, column])[known].mean())
     return result
+
+
+class PhantomFilms:
+    """The phantom expert as stage `experts` asks it (`models.Expert`)."""
+
+    def __init__(self, expert: PhantomExpert, device: torch.device | str) -> None:
+        self._expert, self._device = expert.to(device).eval(), device
+        self.sizes = (expert.vision["image_size"],)
+
+    def predict(self, films: Mapping[int, torch.Tensor]) -> list[dict[str, Any]]:
+        """Findings by their probability of presence, and the view."""
+        rows = []
+        for said in self._expert.probabilities(tower_pixels(films[self.sizes[0]])):
+            present = {finding: round(said[finding, "present"][1], 6) for finding in ps.FINDINGS}
+            view = dict(zip(ATTRIBUTES["film", "view"], (round(p, 6) for p in said["film", "view"]), strict=True))
+            rows.append({"pathologies": present, "view": view})
+        return rows
+
+
+def tower_film(film: np.ndarray, size: int) -> np.ndarray:
+    """A film uint8 [H, W] as the tower's square uint8 [size, size], resized as NVILA's preprocessing does."""
+    if film.shape == (size, size):
+        return film
+    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def save_expert(expert: PhantomExpert, path: str | Path) -> None:
+    """Writes an expert to one safetensors file, whole or not at all; its shapes are in the file's header."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    shape = {"vision": json.dumps(expert.vision), "width": str(expert.width)}
+    save_file({name: tensor.contiguous() for name, tensor in expert.state_dict().items()}, temporary, metadata=shape)
+    os.replace(temporary, path)
+
+
+def load_expert(path: str | Path) -> PhantomExpert:
+    """Reads what `save_expert` wrote. Raises UserError if it is not there or not such a file."""
+    try:
+        with safe_open(path, "pt") as file:
+            shape = file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run stage=pretrain, which makes the phantom expert") from None
+    except SafetensorError as reason:
+        raise UserError(f"{path} is damaged ({reason}): run stage=pretrain again") from None
+    if "vision" not in shape:
+        raise UserError(f"{path} is no phantom expert")
+    expert = blank_expert(json.loads(shape["vision"]), int(shape["width"]))
+    expert.load_state_dict(load_file(path))
+    return expert.eval()
+
+
+def blank_expert(vision: Mapping[str, Any], width: int) -> PhantomExpert:
+    """An expert with random weights; `vision` is the tower's config.json, `width` the language model's."""
+    config = official_config(vision=dict(vision), llm={"hidden_size": width}, aspect="resize",
+                             projector="mlp_downsample_2x2_fix")  # fmt: skip
+    tower = SiglipVisionModel(SiglipVisionConfig(**config.vision_tower))
+    return PhantomExpert(tower, Projector(config), config.vision_tower, width)
