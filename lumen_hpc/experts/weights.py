@@ -54,7 +54,7 @@ def path(name: str, folder: Path, trust: bool) -> Path:
             "fetch it with stage=fetch, or say experts.trust_unknown_weights=true if you know where it is from"
         )
     if noted is not None and noted != _sha256(file):
-        raise UserError(f"experts: {file} is not the file that was fetched (its hash is not the one in {NOTE} beside it)")
+        raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it has another hash")
     return file
 
 
