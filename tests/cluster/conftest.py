@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,20 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.checkout import make
 from tests.cluster.slurm import Cluster, why_not
 
-ROOT = Path(__file__).resolve().parents[2]
 SHARDS = 12
-PROFILE = """\
-extends: slurm
-about: The cluster that the tests start; the stages are tests/cluster/chain.
-recipe: demo
-resources:
-  cpu: {partition: cpu, cpus: 1, mem_gb: 1, time_min: 10, tasks: 1, successors: 1}
-  gpu: {partition: h100, gpus: 1, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4, successors: 1}
-  judge: {partition: h100, gpus: 2, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4, successors: 1}
-  train: {partition: h100, nodes: 2, gpus: 4, tasks_per_node: 1, cpus: 1, mem_gb: 1, time_min: 10, successors: 1}
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,14 +48,7 @@ def cluster(can_run_slurm: None, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project whose jobs/ is tests/cluster/chain, with a profile for the test cluster."""
-    folder = tmp_path_factory.mktemp("checkout")
-    leave_out = shutil.ignore_patterns("__pycache__")
-    for name in ("lumen_hpc", "cluster_profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
-    shutil.copytree(ROOT / "tests/cluster/chain", folder / "jobs", ignore=leave_out)
-    shutil.copy(ROOT / "launch.py", folder)
-    (folder / "cluster_profiles" / "test.yaml").write_text(PROFILE)
-    return folder
+    return make(tmp_path_factory.mktemp("checkout"), jobs=Path(__file__).parent / "chain")
 
 
 @dataclass

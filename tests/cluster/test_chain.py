@@ -98,5 +98,6 @@ def test_a_refused_rerun_leaves_the_run_as_it_was(site: Site, undisturbed: RunOn
         return {str(path): path.read_bytes() for path in undisturbed.folder.rglob("*") if path.is_file()}
 
     before = files()
-    site.launch("stage=full", "run=undisturbed", "judge.canaries=7", "profile.resources.judge.partition=nowhere", code=2)
+    wrong = ("judge.canaries=7", "profile.resources.judge.partition=nowhere")
+    site.launch("stage=full", "run=undisturbed", *wrong, code=2)
     assert files() == before

@@ -1,0 +1,14 @@
+"""The jobs/ of the shard benchmark: one array of trivial shards, run by the project's own machinery."""
+
+from __future__ import annotations
+
+from jobs import trivial
+from lumen_hpc.cluster import worker
+from lumen_hpc.cluster.stage import Stage
+
+STAGES: list[Stage] = [trivial.STAGE]
+
+
+def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
+    """As in the project's own jobs/: what submitit pickles."""
+    return worker.run_pack(STAGES, folder, submission, step, pack)
