@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
 from lumen_hpc.settings import Config
-from lumen_hpc.training.plan import plan
 
 
 def base_folder(settings: Config, pretrain: Path, cache: str) -> Path:
@@ -23,11 +23,6 @@ def base_folder(settings: Config, pretrain: Path, cache: str) -> Path:
     return given if given.is_dir() else Path(cache).expanduser() / settings.train.base.rsplit("/", 1)[-1]
 
 
-def gpu_hours(settings: Config) -> float:
-    """By arithmetic, at the paper's number of records; the stand-in base takes none."""
-    return 0.0 if settings.train.base == "tiny" else plan(settings.train, 1).gpu_hours
-
-
 STAGE = Stage(
     name="train",
     paper="2.5",
@@ -35,8 +30,8 @@ STAGE = Stage(
     resources="train",
     settings=("seed", "train"),
     after=("pretrain", "instruct"),
-    gpu_hours=gpu_hours,
     models=lambda settings: [model for model in settings.predict.models if model != "nvila"],
+    gpu_hours=estimate.train,
 )
 
 

@@ -113,6 +113,8 @@ class Engine:
     """GPUs that share one copy of the model."""
     pipeline_parallel: int = how(1)
     """Nodes' worth of pipeline stages for models that fill more than one node."""
+    timeout: float = how(600.0)
+    """Seconds until a server that does not answer is given up, after four tries."""
     gpu_memory: float = how(0.9)
     """Share of GPU memory vLLM may take."""
 
@@ -196,8 +198,6 @@ class Train:
     """Threads a rank that decode images ahead."""
     cache_images_gb: float = how(0.0)
     """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
-    nodes: int = how(1)
-    """Nodes of the training job."""
     stuck_after: int = how(600)
     """Seconds without a step after which a training job ends itself."""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lumen_hpc import config
-from lumen_hpc.cluster import fetch, graph, local, preflight, slurm
+from lumen_hpc.cluster import estimate, fetch, graph, local, preflight, slurm
 from lumen_hpc.cluster import status as run_status
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
@@ -32,6 +32,7 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     if request.stage == "fetch":
         return fetch.fetch(request.settings, Path(request.profile.cache), console)
     run = submission.open_run(request)
+    _require_fit(request, stages)
     if request.dry_run:
         plans, behind = submission.make(request, stages, run)
         show_plan(request, run, plans, behind)
@@ -93,9 +94,21 @@ def show_plan(request: Request, run: Run, plans: list[StepPlan], behind: dict[st
     console.print(f"run {run.folder}", soft_wrap=True)
     console.print(view)
     console.print(f"GPU-hours: {_total(plans):.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
+    wanted = request.profile.resources["train"]
+    for item in plans:
+        found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
+        if item.step.stage.resources == "train" and item.step.model and item.missing and found:
+            console.print(f"{item.step.name}: {found}", soft_wrap=True)
     if request.profile.executor == "slurm":
         for name, text in submission.scripts(request, run, plans, behind):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def _require_fit(request: Request, stages: Sequence[Stage]) -> None:
+    chosen = graph.select(graph.steps(stages, request.settings), stages, request.stage)
+    models = [step.model for step in chosen if step.stage.name == "train"]
+    wanted = request.profile.resources["train"]
+    estimate.require_fit(request.settings, models, wanted.gpus * wanted.nodes, request.profile.gpu_memory_gb)
 
 
 def _hours(item: StepPlan) -> str:

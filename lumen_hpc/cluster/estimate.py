@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lumen_hpc.settings import Config, Engine
+from lumen_hpc.training import plan as training_plan
 
 IMAGES_PER_SECOND = 500
 """Experts are bound by decoding: 63 JPEG/s a core (benchmarks/images.py) on 8 cores."""
@@ -38,25 +39,52 @@ def counts(settings: Config) -> Counts:
     return Counts(images, 12 * images, int(12 * images * phantom.test_fraction))
 
 
-def experts(settings: Config) -> float:
+def experts(settings: Config, model: str) -> float:
     """Every image once through every expert."""
     return counts(settings).images / IMAGES_PER_SECOND / 3600 + LOAD_HOURS["small"]
 
 
-def rewrite(settings: Config) -> float:
+def rewrite(settings: Config, model: str) -> float:
     """About 40 tokens a sentence, asked 1.2 times on average."""
     if settings.rewrite.engine.kind == "grammar":
         return 0.0
     return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600 + LOAD_HOURS["small"]
 
 
-def predict(settings: Config) -> float:
+def training(settings: Config, model: str, gpus: int) -> training_plan.Plan | None:
+    """Memory, steps and hours of one model's training; None for the demo's tiny one."""
+    if settings.train.base == "tiny":
+        return None
+    return training_plan.plan(settings.train, gpus, load=_load(settings, model))
+
+
+def require_fit(settings: Config, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
+    """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
+    if gpus and gpu_memory_gb and settings.train.base != "tiny":
+        for model in models:
+            training_plan.check(settings.train, gpus, gpu_memory_gb, load=_load(settings, model))
+
+
+def train(settings: Config, model: str) -> float:
+    """By the arithmetic of lumen_hpc/training/plan.py at 40 % MFU."""
+    found = training(settings, model, 4)
+    return found.gpu_hours if found else 0.0
+
+
+def _load(settings: Config, model: str) -> training_plan.Load:
+    """FT has the diagnostic questions alone, one image each."""
+    if model == "ft":
+        return training_plan.Load(samples=428_995, image_sets=129_231, images=1.0)
+    return training_plan.Load()
+
+
+def predict(settings: Config, model: str) -> float:
     """Two images (6,146 tokens) a question, and 40 tokens of answer."""
     asked = counts(settings).test_questions * (1 + len(settings.predict.controls))
     return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600 + LOAD_HOURS["small"]
 
 
-def judge(settings: Config) -> float:
+def judge(settings: Config, model: str) -> float:
     """Every answer once for each judge, and each task's loading of the model."""
     engines = [settings.judge.engine, *([settings.judge.second] if settings.judge.second else [])]
     return sum(_judging(settings, engine) for engine in engines)

@@ -101,7 +101,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         gone = list(range(shards)) if waits else missing(run, step, graph)
         resources = run.profile.resources[step.stage.resources]
         plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
-        plan.estimate = step.stage.gpu_hours(run.settings) if step.stage.gpu_hours else None
+        plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
         plan.live = sorted(live.get(step.name, set()) & set(gone))
         plan.missing = [index for index in gone if index not in set(plan.live)]
         plan.packs = _packs(plan, plans)

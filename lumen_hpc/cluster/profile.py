@@ -121,6 +121,8 @@ class Profile:
     """Preemptions and node failures of one pack after which its successors give up."""
     stuck_after_s: int = 1800
     """A task that finishes no row for this long ends itself [s]."""
+    gpu_memory_gb: float = 80
+    """Memory of one GPU [GB]; a training that cannot fit is refused with settings that would. 0 asks nothing."""
     gpu_hours_limit: float = 0
     """Submission is refused when the plan costs more GPU-hours; 0 sets no limit."""
     mail_user: str = ""

@@ -77,8 +77,8 @@ class Stage:
     """Files outside the run whose change makes the stage's shards stale."""
     volatile: tuple[str, ...] = ()
     """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
-    gpu_hours: Callable[[Config], float] | None = None
-    """GPU-hours expected before anything was measured."""
+    gpu_hours: Callable[[Config, str], float] | None = None
+    """GPU-hours of the whole step, for a model, expected before anything was measured."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
                 continue
         elif file.name not in notes and not settings.trust_unknown_weights:
             say(
-                f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it and notes its hash"
+                f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it"
             )
             continue
         if file.name not in notes:
