@@ -31,6 +31,33 @@ def count_pairs(ids, ends, whole, rouge, rouge_ends, recall, recall_ends, counts
 
 
 @njit(cache=True, nogil=True)
+def dropped_marks(text, ends, marks):
+    """Which punctuation recall's normalisation drops from each text, as bits in the order of `marks`, int32 [n].
+
+    `text` uint8 are all texts' bytes, text t ending at `ends[t]`; the rule is `recall.dropped_marks`, for ASCII digits.
+    """
+    bit = np.full(256, -1, np.int8)
+    for k in range(len(marks)):
+        bit[marks[k]] = k
+    dropped = np.zeros(len(ends), np.int32)
+    start = 0
+    for t in range(len(ends)):
+        for i in range(start, ends[t]):
+            k = bit[text[i]]
+            if k < 0:
+                continue
+            before = text[i - 1] if i > start else 0
+            after = text[i + 1] if i + 1 < ends[t] else 0
+            if before == 32 or after == 32:
+                dropped[t] |= 1 << k
+            if text[i] == 44 and 48 <= before <= 57 and 48 <= after <= 57:
+                dropped[t] = (1 << len(marks)) - 1
+                break
+        start = ends[t]
+    return dropped
+
+
+@njit(cache=True, nogil=True)
 def expand(words, tokens, ends):
     """The tokens of each word, one after another."""
     size = 0

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_MARK = re.compile("[" + re.escape(_MARKS) + "]")
+MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_MARK = re.compile("[" + re.escape(MARKS) + "]")
+_PLACES = tuple((mark, mark + " ", " " + mark) for mark in MARKS)
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 PERIODS_A_PASS = 32
@@ -52,10 +53,9 @@ _CONTRACTIONS = _misspelt()
 
 def dropped_marks(text: str) -> str:
     """The punctuation of `text` that normalisation removes; its other marks become spaces."""
-    marks = set(_MARK.findall(text))
-    if "," in marks and _COMMA_IN_NUMBER.search(text):
-        return _MARKS
-    return "".join(mark for mark in sorted(marks) if mark + " " in text or " " + mark in text)
+    if text.count(",") != text.count(", ") and _COMMA_IN_NUMBER.search(text):
+        return MARKS
+    return "".join([mark for mark, before, after in _PLACES if mark in text and (before in text or after in text)])
 
 
 def normalised(text: str, dropped: str) -> list[str]:

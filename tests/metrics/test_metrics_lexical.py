@@ -12,7 +12,7 @@ from lumen_hpc.metrics import recall
 from lumen_hpc.metrics.lexical import lexical
 
 WORDS = """the a an no none one ten yes effusion effusions, left-sided 1,2 3.5 4. .5 .. (small) "mild" moderate edema;
-    dont couldnt've don't Pneumothorax CARDIOMEGALY üñî Σας İx ΑΣ K a/b < > @ \u3000 , 肺炎 ẞ resolved. e\u0301
+    dont couldnt've don't Pneumothorax CARDIOMEGALY üñî Σας İx ΑΣ K a/b < > @ \u3000 , 肺炎 ẞ resolved. e\u0301 ٣,٤ \x1c
 """.split(" ")  # noqa: SIM905 (the blanks are the point)
 
 
