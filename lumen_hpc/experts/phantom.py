@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers looks at torchvision)
-from lumen_hpc.data import phantom
+from lumen_hpc.data import images, phantom
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.config import official_config
 from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import tower_hidden
-from lumen_hpc.settings import Phantom
+from lumen_hpc.settings import Experts, Phantom
 
 from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
@@ -45,6 +46,7 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
 """(finding, attribute) → its classes; an attribute of an absent finding has no target."""
 _SIZES = [len(classes) for classes in ATTRIBUTES.values()]
 UNKNOWN = -100
+Probabilities = Mapping[tuple[str, str], Sequence[float]]
 SELECT_LAYER = -2
 """The tower's hidden state that NVILA uses: its last layer is not run."""
 
@@ -83,11 +85,15 @@ class PhantomExpert(nn.Module):
         hidden = tower_hidden(self.tower, pixels, SELECT_LAYER)
         return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
 
-    def probabilities(self, pixels: torch.Tensor) -> Iterator[dict[tuple[str, str], list[float]]]:
-        """For each image: attribute → the probabilities of its classes."""
-        split = [part.softmax(1).tolist() for part in self(pixels)[0].split(_SIZES, dim=1)]
-        for row in range(len(pixels)):
-            yield {name: part[row] for name, part in zip(ATTRIBUTES, split, strict=True)}
+    @torch.no_grad()
+    def look(self, films: np.ndarray, batch: int = 256) -> Iterator[Probabilities]:
+        """For each of uint8 [n, S, S]: attribute → the probabilities of its classes."""
+        for part in torch.from_numpy(films).split(batch):
+            hidden = tower_hidden(self.tower, tower_pixels(part.to(self.answering.weight.device)), SELECT_LAYER)
+            logits = self.answering(hidden.flatten(1)).split(_SIZES, dim=1)
+            shares = [each.softmax(1).tolist() for each in logits]
+            for number in range(len(part)):
+                yield {name: share[number] for name, share in zip(ATTRIBUTES, shares, strict=True)}
 
 
 def loss(logits: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
@@ -136,33 +142,46 @@ def tower_pixels(images: torch.Tensor) -> torch.Tensor:
     return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
-@torch.no_grad()
 def accuracy(expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
     """Share of right classes for each attribute, where it has a target; keys `finding attribute`."""
-    expert.eval()
-    logits = torch.cat([expert(tower_pixels(part))[0] for part in torch.from_numpy(pixels).split(256)])
+    said = list(expert.eval().look(pixels))
     result = {}
-    for column, (name, part) in enumerate(zip(ATTRIBUTES, logits.split(_SIZES, dim=1), strict=True)):
+    for column, name in enumerate(ATTRIBUTES):
         known = wanted[:, column] != UNKNOWN
-        result[" ".join(name)] = float((part.argmax(1).numpy() == wanted[:, column])[known].mean())
+        named = np.array([int(np.argmax(film[name])) for film in said])
+        result[" ".join(name)] = float((named == wanted[:, column])[known].mean())
     return result
 
 
-class PhantomFilms:
-    """The phantom expert as stage `experts` asks it (`models.Expert`)."""
+def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
+    """What stage `experts` asks in the demo; raises UserError if stage `pretrain` has not made it."""
+    return PhantomPredictor(load_expert(path), settings.batch_size)
 
-    def __init__(self, expert: PhantomExpert, device: torch.device | str) -> None:
-        self._expert, self._device = expert.to(device).eval(), device
-        self.sizes = (expert.vision["image_size"],)
 
-    def predict(self, films: Mapping[int, torch.Tensor]) -> list[dict[str, Any]]:
-        """Findings by their probability of presence, and the view."""
-        rows = []
-        for said in self._expert.probabilities(tower_pixels(films[self.sizes[0]])):
-            present = {finding: round(said[finding, "present"][1], 6) for finding in ps.FINDINGS}
-            view = dict(zip(ATTRIBUTES["film", "view"], (round(p, 6) for p in said["film", "view"]), strict=True))
-            rows.append({"pathologies": present, "view": view})
-        return rows
+class PhantomPredictor:
+    """The phantom expert behind the experts' protocol (`models.Expert`)."""
+
+    def __init__(self, expert: PhantomExpert, batch_size: int) -> None:
+        self._expert, self._batch_size = expert.eval(), batch_size
+
+    def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A row for each study, in order; films are small, so they are decoded here."""
+        waiting = iter(studies)
+        size = self._expert.vision["image_size"]
+        while chosen := list(islice(waiting, self._batch_size)):
+            films = np.stack([tower_film(images.film(study["image"]), size) for study in chosen])
+            for study, probabilities in zip(chosen, self._expert.look(films), strict=True):
+                yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
+
+
+def row(probabilities: Probabilities) -> dict[str, Any]:
+    """What an expert row says of one film: findings by their probability of presence, and the view."""
+    view = zip(ATTRIBUTES["film", "view"], probabilities["film", "view"], strict=True)
+    return {
+        "expert": "phantom",
+        "pathologies": {finding: round(probabilities[finding, "present"][1], 4) for finding in ps.FINDINGS},
+        "view": {name: round(p, 4) for name, p in view},
+    }
 
 
 def tower_film(film: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,122 @@
+"""Stand-in weights for the demo, from phantoms of another seed than the run's.
+
+Two things cannot be downloaded on a machine without internet: TorchXRayVision's experts and NVILA-8B. Their
+stand-ins are made here as theirs were, in miniature: first the vision side learns to see (the phantom expert, a
+classifier), then a tiny NVILA that starts from its tower and projector learns to answer diagnostic questions for a
+few steps. That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lumen_hpc.data.phantom import Film
+from lumen_hpc.experts import phantom as experts
+from lumen_hpc.experts.confidence import sentence
+from lumen_hpc.language import prognosis
+from lumen_hpc.nvila import NVILA, Sample, pack, save
+from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.settings import Data, Experts, Instruct, Pretrain
+from lumen_hpc.training import phantom_records
+from lumen_hpc.training.engine import learning_rate
+from lumen_hpc.training.sampler import plain
+
+log = logging.getLogger(__name__)
+
+SEED_APART = 1_000_003
+"""Added to the run's seed, so that no patient of the run is seen here."""
+PATIENTS_READ = 600
+"""Patients whose texts the tokenizer is trained on."""
+QUESTIONS, TOGETHER = 96, 6
+"""Questions a step of the base, and of one image."""
+PEAK, WARMUP, CLIP = 3e-3, 0.2, 1.0
+
+
+def pretrain(
+    settings: Pretrain, data: Data, told: Experts, instruct: Instruct, seed: int, folder: Path,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Path]:  # fmt: skip
+    """Makes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
+
+    `told` and `instruct` say what the base's questions look like, as they say it to stage `instruct`.
+    """
+    torch.manual_seed(seed)
+    size = 64
+    pixels, wanted, timelines = experts.make_films(seed + SEED_APART, settings.patients, size)
+    model = make_tiny(texts(timelines[:PATIENTS_READ], told, instruct, seed), seed=seed, image_size=size)
+    expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
+                                   model.config.hidden_size)  # fmt: skip
+    for step in experts.train(expert, pixels, wanted, steps=settings.expert_steps, seed=seed):
+        progress()
+        if step["step"] % 50 == 0:
+            log.info("expert step %d: loss %.3f", step["step"], step["loss"])
+    experts.save_expert(expert, folder / "expert.safetensors")
+    said = sentences(expert, timelines, told) if instruct.expert_text else {}
+    records = [r for r in phantom_records.records(timelines, instruct, seed, told=said)
+               if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
+    for number, loss in enumerate(train_base(model, records, steps=settings.base_steps, seed=seed), 1):
+        progress()
+        if number % 20 == 0:
+            log.info("base step %d: loss %.3f", number, loss)
+    save(model, folder / "nvila")
+    return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
+
+
+def texts(timelines: Sequence[Sequence[Film]], told: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
+    """Every kind of text that the demo's models read or write, for the tokenizer."""
+    every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
+    for record in phantom_records.records(timelines, every, seed):
+        yield from (turn["value"] for turn in record["conversations"])
+    yield from (prognosis.filled(template, days) for template in prognosis.templates() for days in range(1, 10))
+    for p in (0.1, 0.3, 0.6, 0.9):
+        said = {key: [1 - p, p] for key in experts.ATTRIBUTES}
+        yield sentence(experts.row(said), told.told, told.words)
+
+
+def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Film]], told: Experts) -> dict[str, str]:
+    """study_id → what the expert says of it, as stage `instruct` words it."""
+    films = [film for timeline in timelines for film in timeline]
+    return {
+        str(film.study_id): sentence(experts.row(said), told.told, told.words)
+        for film, said in zip(films, expert.look(np.stack([film.pixels for film in films])), strict=True)
+    }
+
+
+def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) -> Iterator[float]:
+    """Diagnostic instruction with the tower frozen; yields the loss of every step."""
+    model.vision_tower.requires_grad_(False)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.02)
+    groups = image_groups(records)
+    order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, together=TOGETHER, seed=seed)
+    model.train()
+    for step in range(order.steps):
+        asked: dict[int, list[dict]] = {}
+        for index in order.batch(step):
+            asked.setdefault(int(groups[index]), []).append(records[index])
+        loss = model(pack(list(encoded(model, asked.values())))).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, CLIP)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, order.steps, PEAK, WARMUP)
+        optimizer.step()
+        yield loss.item()
+    model.requires_grad_(True).eval()
+
+
+def encoded(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
+    """Records to samples, those of one group sharing their pictures."""
+    for group in groups:
+        yield model.preprocess(group).samples
+
+
+def image_groups(records: Sequence[dict]) -> np.ndarray:
+    """int [n], equal where the records' pictures are the same arrays."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return np.array([numbers.setdefault(tuple(map(id, r["images"])), len(numbers)) for r in records])
