@@ -15,8 +15,8 @@ STAGE = Stage(
     name="pretrain",
     paper="",
     about="stand-in weights for the demo",
-    resources="train",
-    settings=("seed", "data.phantom", "pretrain"),
+    resources="cpu",
+    settings=("seed", "pretrain", "experts.told", "experts.words", "instruct.expert_text", "instruct.max_images"),
     wanted=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
 )
 
@@ -26,8 +26,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.training import pretrain
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        config = task.config
         for path in pretrain.pretrain(
-            task.config.pretrain, task.config.data, task.config.seed, task.folder, task.progress
+            config.pretrain, config.experts, config.instruct, config.seed, task.folder, task.progress
         ):
             yield task.artefact(path)
 

@@ -21,7 +21,7 @@ from lumen_hpc.experts.confidence import sentence
 from lumen_hpc.language import prognosis
 from lumen_hpc.nvila import NVILA, Sample, pack, save
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.settings import Data, Experts, Instruct, Pretrain
+from lumen_hpc.settings import Experts, Instruct, Pretrain
 from lumen_hpc.training import phantom_records
 from lumen_hpc.training.engine import learning_rate
 from lumen_hpc.training.sampler import plain
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SEED_APART = 1_000_003
 """Added to the run's seed, so that no patient of the run is seen here."""
+SIZE = 64
+"""Side of the tower's input [px]; larger films are resized to it."""
 PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
 QUESTIONS, TOGETHER = 96, 6
@@ -38,7 +40,7 @@ PEAK, WARMUP, CLIP = 3e-3, 0.2, 1.0
 
 
 def pretrain(
-    settings: Pretrain, data: Data, told: Experts, instruct: Instruct, seed: int, folder: Path,
+    settings: Pretrain, told: Experts, instruct: Instruct, seed: int, folder: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
     """Makes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
@@ -46,9 +48,8 @@ def pretrain(
     `told` and `instruct` say what the base's questions look like, as they say it to stage `instruct`.
     """
     torch.manual_seed(seed)
-    size = 64
-    pixels, wanted, timelines = experts.make_films(seed + SEED_APART, settings.patients, size)
-    model = make_tiny(texts(timelines[:PATIENTS_READ], told, instruct, seed), seed=seed, image_size=size)
+    pixels, wanted, timelines = experts.make_films(seed + SEED_APART, settings.patients, SIZE)
+    model = make_tiny(texts(timelines[:PATIENTS_READ], told, instruct, seed), seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     for step in experts.train(expert, pixels, wanted, steps=settings.expert_steps, seed=seed):
