@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lumen_hpc.cluster.manifest import now
-from lumen_hpc.cluster.stage import sha256
+from lumen_hpc.cluster.shards import sha256
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Config
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster.stage import Shard, sha256
+from lumen_hpc.cluster.shards import Shard, sha256
 
 NAME = "manifest.jsonl"
 

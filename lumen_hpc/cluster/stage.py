@@ -6,49 +6,19 @@ returns a function from `Shard` to that shard's rows; the machinery writes, chec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.profile import Profile
+from lumen_hpc.cluster.shards import Shard as Shard  # jobs take the whole contract from here
+from lumen_hpc.cluster.shards import sha256
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Config
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Shard:
-    index: int
-    count: int
-
-    def span(self, total: int) -> range:
-        """This shard's contiguous part of `total` items; the parts differ by one item at most."""
-        return range(total * self.index // self.count, total * (self.index + 1) // self.count)
-
-    def of(self, items: Iterable[Any], total: int) -> Iterator[Any]:
-        """This shard's items out of a stream of `total`, without holding the stream."""
-        span = self.span(total)
-        for position, item in enumerate(items):
-            if position >= span.stop:
-                return
-            if position >= span.start:
-                yield item
-
-    @property
-    def file(self) -> str:
-        return f"shard-{self.index:05d}-of-{self.count:05d}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +101,7 @@ class Run:
         found = [folder / shard.file] if shard else sorted(folder.glob("shard-*-of-*.jsonl"))
         counts = {path.stem.rsplit("-", 1)[1] for path in found}
         if len(counts) > 1:
-            from lumen_hpc.cluster.manifest import finished_count
-
-            count = finished_count(folder)
+            count = manifest.finished_count(folder)
             found = [path for path in found if path.stem.endswith(f"-{count:05d}")]
         if not found or (not shard and len(found) != int(found[0].stem.rsplit("-", 1)[1])):
             raise UserError(f"{folder}: stage {folder.name} has not finished; run it first: stage={stage}")
