@@ -35,12 +35,9 @@ def trained(made, tmp_path_factory):
     def start(*runs, world_size):
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
-    start(run("zero1"), world_size=2)
-    start(run("zero3", zero=3), world_size=2)
-    start(run("zero2", zero=2), world_size=2)
-    start(run("one"), world_size=1)
-    start(run("apart", shared_prefix=False), world_size=1)
-    start(run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True), world_size=1)
+    start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), world_size=2)
+    frozen = run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True)
+    start(run("one"), run("apart", shared_prefix=False), frozen, world_size=1)
     return folder
 
 
@@ -52,7 +49,8 @@ def weights(out):
 def test_two_processes_equal_one(trained, name):
     assert toy.losses(trained / name) == pytest.approx(toy.losses(trained / "one"), abs=1e-5)
     for key, tensor in weights(trained / "one").items():
-        assert torch.allclose(weights(trained / name)[key], tensor, atol=1e-5), key
+        # A key's bias adds the same to every score, so its gradient is rounding alone, and AdamW makes steps of it.
+        assert key.endswith("k_proj.bias") or torch.allclose(weights(trained / name)[key], tensor, atol=1e-5), key
 
 
 def test_every_record_is_trained_on_once(trained, made):
@@ -94,9 +92,12 @@ def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(t
 
 def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made, tmp_path):
     out = tmp_path / "out"
-    toy.train(tiny.run(out, made, epochs=0.4), script=tiny.__file__)
+    run = tiny.run(out, made, epochs=0.4)
+    toy.train(run, script=tiny.__file__)
     first = (out / "final" / "complete.json").stat().st_mtime_ns
-    toy.train(tiny.run(out, made, epochs=0.4, checkpoint_every=1), script=tiny.__file__)
+    (out / "checkpoints").rename(out / "elsewhere")  # were it to train again, it would have to begin anew
+    speed = {**run, "settings": {**run["settings"], "checkpoint_every": 1, "token_budget": 600}}
+    toy.train(speed, script=tiny.__file__)
     assert (out / "final" / "complete.json").stat().st_mtime_ns == first
     toy.train(tiny.run(out, made, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
     assert (out / "final" / "complete.json").stat().st_mtime_ns != first

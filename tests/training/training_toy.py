@@ -90,21 +90,35 @@ def consumed(out: Path) -> list[str]:
 
 
 def each_rank(job_file: str, rank: int, do: Any, *, joined: bool = True) -> None:
-    """One rank's main: calls `do(run, ranks)` for every run of the job, with torch.distributed there if `joined`."""
+    """One rank's main: calls `do(run, ranks)` for every run of the job.
+
+    With `joined` all runs share one torch.distributed; else each run is a process of its own, forked after the
+    imports, which take most of its time.
+    """
     import torch
 
     from lumen_hpc.training.ranks import Ranks, join, leave
 
     torch.set_num_threads(1)
     job = json.loads(Path(job_file).read_text())
+    if not joined:
+        import lumen_hpc.training.train  # noqa: F401
+
+        for number, run in enumerate(job["runs"]):
+            Path(run["out"]).mkdir(parents=True, exist_ok=True)
+            if not (child := os.fork()):
+                ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=f"{job['meeting']}-{number}")
+                print(do(run, ranks), flush=True)
+                os._exit(0)
+            if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+                sys.exit(status)
+        return
     ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=job["meeting"])
-    if joined:
-        join(ranks, Path(job_file).parent, timeout=60)
+    join(ranks, Path(job_file).parent, timeout=60)
     for run in job["runs"]:
         Path(run["out"]).mkdir(parents=True, exist_ok=True)
         print(do(run, ranks))
-    if joined:
-        leave()
+    leave()
 
 
 def _run(run: dict[str, Any], ranks: Any) -> str:
