@@ -147,10 +147,12 @@ class Results:
         return self.samples[model].columns.get(measure) or Column(nowhere, nowhere)
 
     def _add_scores(self, scores: Iterable[dict]) -> None:
-        """Judge scores as measures `judge` and `judge_expected`, on questions that were judged for every model."""
+        """The first judge's scores as measures `judge` and `judge_expected`, on questions judged for every model."""
         given: dict[str, dict[str, dict]] = {model: {} for model in self.samples}
+        judge = None
         for row in scores:
-            if row["model"] in given:
+            judge = judge or row.get("judge")
+            if row["model"] in given and row.get("judge") == judge:
                 given[row["model"]][row["question_id"]] = row
         judged = {model: rows for model, rows in given.items() if rows}
         ids = [row["question_id"] for row in self.questions]

@@ -40,6 +40,12 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
     } | more)  # fmt: skip
 
 
+def truth(patients: int, seed: int = 0) -> list[dict]:
+    """Rows of truth.jsonl of the same phantoms."""
+    settings = Phantom(patients=patients, dicom_every=0, test_fraction=1.0)
+    return [phantom._truth(film) for films in phantom.patients(seed, settings) for film in films]
+
+
 def _records(films, rng):
     before, after = films[:2]
     asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.study, after.portable, rng)]

@@ -1,0 +1,22 @@
+"""A pretended run's report, written once for all tests of this folder."""
+
+from __future__ import annotations
+
+import pretend
+import pytest
+
+from lumen_hpc.report.evaluate import report
+from lumen_hpc.settings import Evaluate
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    return pretend.inputs(patients=40)
+
+
+@pytest.fixture(scope="session")
+def written(inputs, tmp_path_factory):
+    """The folder of a finished report."""
+    folder = tmp_path_factory.mktemp("report")
+    report(inputs, Evaluate(bootstrap=100, cases=120), 0, folder)
+    return folder
