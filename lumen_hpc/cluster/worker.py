@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import importlib
 import json
@@ -19,10 +20,13 @@ from typing import Any
 
 from lumen_hpc import config
 from lumen_hpc.cluster import graph, manifest, plan, slurm
+from lumen_hpc.cluster.manifest import Written
 from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.errors import UserError
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
+SETTLE_SECONDS = 1.0
+"""How often finished shards are made durable: a sync a shard costs milliseconds, a thousand of them seconds."""
 RANK_VARIABLES = ("SUBMITIT_LOCAL_GLOBALRANK", "SLURM_PROCID")
 
 
@@ -33,6 +37,7 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
     stop = Stop()
     todo = _todo(run, step, everything, shards)
     if not todo:
+        _leave_only_the_log()
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack)
     attempts.check_budget()
@@ -53,7 +58,23 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
             slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
+    _leave_only_the_log()
     return f"{name}: {len(todo)} shards written"
+
+
+def _leave_only_the_log() -> None:
+    """Removes this task's pickles when it ends: submitit's results are no record here, and small files add up.
+
+    Jobs of several processes keep theirs, since one process may end before another has read what was submitted.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
+    from submitit import JobEnvironment
+
+    here = JobEnvironment()
+    if here.num_tasks == 1:
+        for path in (here.paths.submitted_pickle, here.paths.result_pickle):
+            atexit.register(path.unlink, missing_ok=True)
 
 
 def _open(stages: list[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
@@ -75,12 +96,12 @@ def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> li
 
 def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> int:
     """Writes the shards in turn; the number that failed. A stop request lets the current shard finish."""
-    run, step = task.run, task.step
-    count = step.stage.shards(run.settings)
-    known = plan.inputs(run, step, everything)
+    step = task.step
+    count = step.stage.shards(task.config)
+    known = plan.inputs(task.run, step, everything)
     if task.ranks.rank == 0:
         manifest.sweep(task.folder, [Shard(index, count) for index in todo])
-    begin = time.monotonic()
+    begin = settled = time.monotonic()
     try:
         process = importlib.import_module(f"jobs.{step.stage.name}").work(task)
     except Exception as error:
@@ -107,18 +128,31 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
             if step.stage.resources == "train":
                 break
             continue
-        seconds = time.monotonic() - begin
-        begin = time.monotonic()
-        gpus = run.profile.resources[step.stage.resources]
-        line = {
-            "shard": index, "of": count, "rows": written.rows, "sha256": written.sha256, "content": written.content,
-            "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
-            "inputs": known[index], "config": config.digest(run.settings, step.stage.settings), "code": _code(),
-            "seconds": round(seconds, 3), "gpu_seconds": round(seconds * gpus.gpus * gpus.nodes, 3),
-            "node": socket.gethostname(), "attempt": attempts.number, "finished": manifest.now(),
-        }  # fmt: skip
+        now = time.monotonic()
+        line = _line(task, shard, written, files, str(known[index]), now - begin, attempts.number)
         manifest.append(task.folder / manifest.NAME, line)
+        if now - settled > SETTLE_SECONDS:
+            manifest.settle(task.folder)
+            settled = now
+        begin = now
+    if (task.folder / manifest.NAME).exists():
+        manifest.settle(task.folder)
     return failed
+
+
+def _line(
+    task: Task, shard: Shard, written: Written, files: list[dict[str, Any]], inputs: str, seconds: float, attempt: int
+) -> dict[str, Any]:
+    """What the manifest says of a shard."""
+    stage = task.step.stage
+    wanted = task.run.profile.resources[stage.resources]
+    return {
+        "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
+        "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
+        "inputs": inputs, "config": config.digest(task.config, stage.settings), "code": _code(),
+        "seconds": round(seconds, 3), "gpu_seconds": round(seconds * wanted.gpus * wanted.nodes, 3),
+        "node": socket.gethostname(), "attempt": attempt, "finished": manifest.now(),
+    }  # fmt: skip
 
 
 def _watched(
