@@ -31,32 +31,37 @@ def taken_on(study_date: str) -> date:
         raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD") from None
 
 
-def seconds_of_day(study_time: str) -> float:
-    """StudyTime as the number it is, for ordering the studies of one day; NaN if there is none."""
+def study_time(text: str) -> float:
+    """StudyTime as the number it is, which orders the studies of one day; NaN if it is missing or no number."""
     try:
-        return float(study_time) if study_time.strip() else math.nan
+        return float(text)
     except ValueError:
         return math.nan
 
 
-def clock(study_time: str) -> time | None:
-    """The clock time of a StudyTime such as `81913.000` (08:19:13), to the microsecond; None if it is not one."""
-    number = seconds_of_day(study_time)
+def clock(number: float) -> time | None:
+    """The clock time of a StudyTime such as 81913.0 (08:19:13), to the microsecond; None if it is not one."""
     if not 0 <= number < 240000:
         return None
-    digits = f"{int(number):06d}"
-    hours, minutes, seconds = int(digits[:2]), int(digits[2:4]), int(digits[4:])
+    whole = int(number)
+    hours, minutes, seconds = whole // 10000, whole // 100 % 100, whole % 100
     if minutes > 59 or seconds > 59:
         return None
-    return time(hours, minutes, seconds, int(number % 1 * 1e6))
+    return time(hours, minutes, seconds, int((number - whole) * 1e6))
 
 
-def taken_at(study_date: str, study_time: str) -> date:
-    """When a study was taken: a datetime, or the bare date where StudyTime is missing or no clock time.
+def taken_at(date: str, time: str) -> date:
+    """When a study was taken, from StudyDate and StudyTime as the csv files have them.
 
-    Raises UserError if StudyDate is missing or not a date.
+    A datetime, or the bare date where StudyTime is missing or no clock time. Raises UserError if StudyDate is
+    missing or not a date.
     """
-    day, at = taken_on(study_date), clock(study_time)
+    return moment(taken_on(date), study_time(time))
+
+
+def moment(day: date, number: float) -> date:
+    """A day with StudyTime's clock time as a datetime; the bare day if that is none."""
+    at = clock(number)
     return day if at is None else datetime.combine(day, at)
 
 

@@ -6,14 +6,14 @@ Medical-Diff-VQA. Memory: about 200 bytes a study, none an image beyond that.
 
 from __future__ import annotations
 
-import math
 import os
 from array import array
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from sys import intern
 
-from lumen_hpc.data.intervals import seconds_of_day, taken_at, taken_on
+from lumen_hpc.data.intervals import study_time, taken_on
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.tables import Place, Table, find_table
 from lumen_hpc.errors import UserError
@@ -25,6 +25,7 @@ _COLUMNS = (
     "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
 )  # fmt: skip
 _FRONTAL = {"postero-anterior": "PA", "antero-posterior": "AP"}
+_ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
 
 
@@ -32,24 +33,24 @@ class Studies:
     """Every study of the metadata by position, in columns; `index` maps study_id to position.
 
     The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first: the rule
-    by which Medical-Diff-VQA itself chose. `day` is the date's ordinal, -1 where StudyDate is missing or no date.
+    by which Medical-Diff-VQA itself chose. `day` is the date's ordinal, 0 where StudyDate is missing or no date;
+    `time` is StudyTime as the number it is, NaN where it is missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: str = "") -> None:
+        self.file = file
+        self.images = 0
         self.index: dict[int, int] = {}
         self.study = array("Q")
         self.subject = array("Q")
         self.dicom: list[str] = []
         self.view: list[str] = []
-        self.frontal = bytearray()
-        self.date: list[str] = []
-        self.time: list[str] = []
+        self.frontal = array("b")
+        self.day = array("i")
+        self.time = array("d")
         self.row = array("I")
         self.line = array("I")
-        self.day = array("i")
-        self.mimic_split = bytearray()
-        self.images = 0
-        self.file = ""
+        self.mimic_split = array("b")
 
     def __len__(self) -> int:
         return len(self.dicom)
@@ -58,13 +59,20 @@ class Studies:
         """The metadata row of a study's image."""
         return Place(self.file, self.row[position], self.line[position])
 
-    def seconds(self, position: int) -> float:
-        """StudyTime as a number, for the order of studies on one day; NaN if missing."""
-        return seconds_of_day(self.time[position])
+    def same_day_order(self, main: int, reference: int) -> int:
+        """+1 if the main study of a same-day pair was the later by StudyTime, -1 the earlier, 0 if not to be told."""
+        return (self.time[main] > self.time[reference]) - (self.time[main] < self.time[reference])
 
-    def taken_at(self, position: int) -> str:
-        """ISO date and time; the date alone where StudyTime is missing or no clock time. Raises UserError undated."""
-        return taken_at(self.date[position], self.time[position]).isoformat()
+    def add(self, subject_id: int, study_id: int) -> int:
+        """A new study without an image yet; returns its position."""
+        position = self.index[study_id] = len(self)
+        self.study.append(study_id)
+        self.subject.append(subject_id)
+        self.dicom.append("")
+        self.view.append("")
+        for column in (self.frontal, self.day, self.time, self.row, self.line, self.mimic_split):
+            column.append(0)
+        return position
 
 
 def read_studies(folder: str | Path, bad: Rejections) -> Studies:
@@ -73,63 +81,52 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     Bad rows (ids that are no numbers, no dicom_id, a dicom_id seen before, a study of two patients) go to `bad` and
     are not used. A study without date is kept here: whether that matters depends on its being asked about.
     """
-    studies = Studies()
     path = find_table(folder, METADATA)
-    studies.file = path.name
+    studies = Studies(path.name)
     table = Table(path, _COLUMNS, bad)
     # Python's own 64-bit string hashes: a third of the memory of the names, and only ever compared in this process.
     seen: set[int] = set()
     for dicom, subject, study, position, date, time, code in table:
-        try:
-            subject_id, study_id = int(subject), int(study)
-        except ValueError:
-            bad(table.place, "bad id", "subject_id and study_id must be whole numbers")
-            continue
-        if not dicom:
-            bad(table.place, "bad id", f"no dicom_id (study {study_id})", study_id=study_id)
+        if not (subject.isdecimal() and study.isdecimal() and dicom):
+            bad(table.place, "bad id", "dicom_id is missing, or subject_id or study_id is no whole number")
             continue
         if (name := hash(dicom)) in seen:
-            bad(table.place, "duplicate dicom_id", f"dicom_id {dicom} stands in an earlier row too", study_id=study_id)
+            bad(table.place, "duplicate dicom_id", f"dicom_id {dicom} stands above too", study_id=int(study))
             continue
         seen.add(name)
         studies.images += 1
-        at = studies.index.get(study_id)
+        at = studies.index.get(int(study))
         frontal = _FRONTAL.get(code.strip().lower())
         if at is None:
-            studies.index[study_id] = len(studies)
-            studies.study.append(study_id)
-            studies.subject.append(subject_id)
-            studies.dicom.append(dicom)
-            studies.view.append(intern(frontal or position.strip() or code.strip()))
-            studies.frontal.append(frontal is not None)
-            studies.date.append(intern(date))
-            studies.time.append(time)
-            studies.row.append(table.row)
-            studies.line.append(table.line)
-        elif studies.subject[at] != subject_id:
-            reason = f"study {study_id} is subject {studies.subject[at]}'s above, subject {subject_id}'s here"
-            bad(table.place, "study of two patients", reason, study_id=study_id)
-        elif frontal and not studies.frontal[at]:
-            studies.dicom[at], studies.view[at], studies.frontal[at] = dicom, frontal, True
-            studies.date[at], studies.time[at] = intern(date), time
-            studies.row[at], studies.line[at] = table.row, table.line
+            at = studies.add(int(subject), int(study))
+        elif studies.subject[at] != int(subject):
+            reason = f"study {study} is subject {studies.subject[at]}'s above, subject {subject}'s here"
+            bad(table.place, "study of two patients", reason, study_id=int(study))
+            continue
+        elif studies.frontal[at] or not frontal:
+            continue
+        studies.dicom[at] = dicom
+        studies.view[at] = intern(frontal or position.strip() or code.strip())
+        studies.frontal[at] = frontal is not None
+        studies.day[at] = _day(date)
+        studies.time[at] = study_time(time)
+        studies.row[at], studies.line[at] = table.row, table.line
     if not studies.index:
         raise UserError(f"{path}: no rows below the header")
-    studies.day = array("i", map(_day, studies.date))
     _read_split(folder, studies, bad)
     return studies
 
 
+@lru_cache(maxsize=4096)
 def _day(date: str) -> int:
     try:
         return taken_on(date).toordinal()
     except UserError:
-        return -1
+        return 0
 
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
     """MIMIC-CXR's own split, which is not the questions': kept to say how far the two disagree."""
-    studies.mimic_split = bytearray(len(studies))
     table = Table(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
     for dicom, study, split in table:
         at = studies.index.get(int(study)) if study.isdecimal() else None
@@ -156,11 +153,11 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
             counts["not_in_metadata"] += 1
             continue
         if seen[at]:
-            bad(table.place, "duplicate study_id", f"study {study} stands in an earlier row too", study_id=int(study))
+            bad(table.place, "duplicate study_id", f"study {study} stands above too", study_id=int(study))
             continue
         seen[at] = 1
         counts["another_image"] += dicom != studies.dicom[at]
-        counts["another_date"] += date.removesuffix(".0") != studies.date[at].removesuffix(".0")
+        counts["another_date"] += _day(date) != studies.day[at]
         counts["another_patient"] += subject != str(studies.subject[at])
     return dict(counts)
 
@@ -176,31 +173,23 @@ class ImageFiles:
         if data.prefer == "dicom" and not data.mimic_cxr_dicom:
             raise UserError("data.prefer=dicom needs data.mimic_cxr_dicom=FOLDER, which holds files/ with the DICOMs")
         order = ("dicom", "jpg") if data.prefer == "dicom" else ("jpg", "dicom")
-        self._roots = [(kind, os.path.join(os.path.abspath(trees[kind]), "files")) for kind in order if trees[kind]]
-        for kind, root in self._roots:
+        self.kinds = [kind for kind in order if trees[kind]]
+        self._roots = {kind: os.path.join(os.path.abspath(trees[kind]), "files") for kind in self.kinds}
+        for kind, root in self._roots.items():
             # A DICOM-only site need not have an empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
                 raise UserError(f"{root} is not a folder: {setting} names the folder that holds files/")
 
-    def candidates(self, subject_id: int, study_id: int, dicom_id: str) -> list[tuple[str, str]]:
-        """(kind, absolute path) of each place where the image may be, the preferred one first."""
+    def path(self, kind: str, subject_id: int, study_id: int, dicom_id: str) -> str:
+        """Absolute path of an image, there or not."""
         patient = f"p{subject_id}"
-        stem = os.path.join(patient[:3], patient, f"s{study_id}", dicom_id)
-        return [
-            (kind, os.path.join(root, stem) + (".jpg" if kind == "jpg" else ".dcm")) for kind, root in self._roots
-        ]
+        return f"{self._roots[kind]}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{_ENDING[kind]}"
 
-    def find(self, subject_id: int, study_id: int, dicom_id: str) -> tuple[str, str]:
-        """(kind, path) of the image that is there; raises UserError naming every path tried."""
-        candidates = self.candidates(subject_id, study_id, dicom_id)
-        for kind, path in candidates:
+    def find(self, subject_id: int, study_id: int, dicom_id: str) -> str:
+        """The kind of the file that is there; raises UserError naming every path tried."""
+        paths = {kind: self.path(kind, subject_id, study_id, dicom_id) for kind in self.kinds}
+        for kind, path in paths.items():
             if os.path.isfile(path):
-                return kind, path
-        raise UserError(f"image missing: {' and '.join(path for _, path in candidates)}")
-
-
-def same_day_order(studies: Studies, main: int, reference: int) -> int:
-    """+1 if the main study of a same-day pair came later by StudyTime, -1 if earlier, 0 if that cannot be told."""
-    later = studies.seconds(main) - studies.seconds(reference)
-    return 0 if math.isnan(later) else (later > 0) - (later < 0)
+                return kind
+        raise UserError(f"image missing: {' and '.join(paths.values())}")

@@ -7,12 +7,15 @@ does not hold the text.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from itertools import compress, islice
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from itertools import chain, islice
+from math import isnan
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +23,8 @@ import numpy as np
 import orjson
 
 from lumen_hpc.data import counting
-from lumen_hpc.data.intervals import clock
-from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies, same_day_order
+from lumen_hpc.data.intervals import clock, moment
+from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.records import writing
 from lumen_hpc.data.rejections import Rejections
@@ -49,6 +52,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     files = ImageFiles(data)
     with ExitStack() as stack:
+        stack.enter_context(_collector_paused())
         bad = stack.enter_context(Rejections(folder / "rejected.jsonl", settings.on_bad, settings.max_bad))
         scratch = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=1 << 20))
         studies = read_studies(data.mimic_cxr, bad)
@@ -63,9 +67,9 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         keep, left_out = select(columns, studies, ok, settings, seed, splits, shared)
         if not keep.any():
             raise UserError(f"{questions.file}: no question is left of {questions.read} ({left_out or bad.kinds})")
-        _write_studies(folder / "studies.jsonl", studies, found, splits)
-        _copy_lines(scratch, folder / "questions.jsonl", keep)
-        _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep)
+        _write_studies(folder / "studies.jsonl", studies, files, found, splits)
+        _copy_lines(scratch, folder / "questions.jsonl", keep, columns.bytes)
+        _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep, columns.bytes)
     counts = {
         "seed": seed,
         "questions_file": questions.file,
@@ -85,93 +89,111 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     return counts
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Garbage collection off: rows make no cycles, and each collection would walk all studies again (half the time)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _look_at_images(
-    studies: Studies, used: Iterable[int], files: ImageFiles, settings: Prepare, bad: Rejections
-) -> tuple[dict[int, tuple[str, str]], set[int]]:
-    """The image file (kind, path) of each usable study, and the positions of those that are not; named in `bad`."""
-    if settings.images == "read":
-        from lumen_hpc.data.images import check
-
-    def look(at: int) -> tuple[str, str] | str:
-        ids = studies.subject[at], studies.study[at], studies.dicom[at]
-        if settings.images == "trust":
-            return files.candidates(*ids)[0]
-        try:
-            kind, path = files.find(*ids)
-            if settings.images == "read":
-                check(path)
-        except UserError as fault:
-            return str(fault)
-        return kind, path
-
-    found: dict[int, tuple[str, str]] = {}
+    studies: Studies, used: list[int], files: ImageFiles, settings: Prepare, bad: Rejections
+) -> tuple[dict[int, str], set[int]]:
+    """Which kind of file serves each usable study, and the positions of the studies that are not; named in `bad`."""
+    look = _look(studies, files, settings.images)
+    found: dict[int, str] = {}
     unusable: set[int] = set()
     with ThreadPoolExecutor(settings.image_threads) as pool:
-        for part in _parts(used):
-            for at, seen in zip(part, pool.map(look, part), strict=True):
-                place, study = studies.place(at), studies.study[at]
-                if studies.day[at] < 0:
-                    reason = f"study {study}: StudyDate {studies.date[at]!r} is not a date (YYYYMMDD)"
-                    bad(place, "study without date", reason, study_id=study)
-                elif isinstance(seen, str):
-                    bad(place, "bad image", f"study {study}: {seen}", study_id=study, dicom_id=studies.dicom[at])
-                else:
-                    found[at] = seen
+        parts = (used[start : start + 256] for start in range(0, len(used), 256))
+        # A pool holds everything that it is given at once, so it is given a little at a time.
+        while some := list(islice(parts, settings.image_threads)):
+            looked = pool.map(lambda part: [(at, *look(at)) for at in part], some)
+            for at, kind, fault in chain.from_iterable(looked):
+                if not fault:
+                    found[at] = kind
                     continue
                 unusable.add(at)
+                study = studies.study[at]
+                more = {"study_id": study, "dicom_id": studies.dicom[at]}
+                bad(studies.place(at), kind, f"study {study}: {fault}", **more)
     return found, unusable
 
 
-def _parts(items: Iterable[int], size: int = 4096) -> Iterator[list[int]]:
-    """Lists of at most `size`: a pool holds a future for everything it is given at once."""
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
+def _look(studies: Studies, files: ImageFiles, how: str) -> Callable[[int], tuple[str, str]]:
+    """A function from a study's position to (kind of its file, ""), or to (kind of fault, what is wrong)."""
+    if how == "read":
+        from lumen_hpc.data.images import check
+
+    def look(at: int) -> tuple[str, str]:
+        if not studies.day[at]:
+            return "study without date", "StudyDate is missing or no date (YYYYMMDD)"
+        ids = studies.subject[at], studies.study[at], studies.dicom[at]
+        try:
+            kind = files.kinds[0] if how == "trust" else files.find(*ids)
+            if how == "read":
+                check(files.path(kind, *ids))
+        except UserError as fault:
+            return "image missing or broken", str(fault)
+        return kind, ""
+
+    return look
 
 
-def _write_studies(path: Path, studies: Studies, found: dict[int, tuple[str, str]], splits: dict[int, int]) -> None:
+def _write_studies(
+    path: Path, studies: Studies, files: ImageFiles, found: dict[int, str], splits: dict[int, int]
+) -> None:
     """One row a usable study, in the order of the metadata."""
     with writing(path) as out:
-        for at, (_, image) in sorted(found.items()):
+        for at, kind in found.items():
+            subject, study, dicom = studies.subject[at], studies.study[at], studies.dicom[at]
             row = {
-                "subject_id": studies.subject[at],
-                "study_id": studies.study[at],
-                "dicom_id": studies.dicom[at],
-                "image": image,
+                "subject_id": subject,
+                "study_id": study,
+                "dicom_id": dicom,
+                "image": files.path(kind, subject, study, dicom),
                 "view": studies.view[at],
-                "taken_at": studies.taken_at(at),
-                "split": SPLITS[splits[studies.subject[at]]],
+                "taken_at": moment(date.fromordinal(studies.day[at]), studies.time[at]).isoformat(),
+                "split": SPLITS[splits[subject]],
             }
             out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _copy_lines(scratch: IO[bytes], path: Path, rows: np.ndarray) -> None:
-    scratch.seek(0)
+def _copy_lines(scratch: IO[bytes], path: Path, rows: np.ndarray, lengths: np.ndarray) -> None:
+    """Copies the lines of the scratch file for which `rows` is true, run by run."""
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
     with writing(path) as out:
-        out.writelines(compress(scratch, rows.tolist()))
+        for start, stop in offsets[edges].reshape(-1, 2).tolist():
+            scratch.seek(start)
+            while start < stop:
+                start += out.write(scratch.read(min(stop - start, 1 << 20)))
 
 
 def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> list[int]:
     """For each kept 0-day pair: +1 if the main study was the later by StudyTime, -1 the earlier, 0 unknown."""
     pairs = np.flatnonzero(keep & columns.difference & (columns.days == 0)).tolist()
-    return [same_day_order(studies, int(columns.main[at]), int(columns.reference[at])) for at in pairs]
+    return [studies.same_day_order(columns.main[at], columns.reference[at]) for at in pairs]
 
 
-def _study_counts(studies: Studies, found: dict[int, tuple[str, str]], agreement: dict[str, int]) -> dict:
+def _study_counts(studies: Studies, found: dict[int, str], agreement: dict[str, int]) -> dict:
     """Studies and images, which file serves them, and whose StudyTime is missing or no clock time."""
-    untimed = [at for at in sorted(found) if clock(studies.time[at]) is None]
-    missing = sum(not studies.time[at].strip() for at in untimed)
-    named = [
-        {"study_id": studies.study[at], "StudyTime": studies.time[at]} for at in untimed if studies.time[at].strip()
+    untimed = [at for at in found if clock(studies.time[at]) is None]
+    impossible = [
+        {"study_id": studies.study[at], "StudyTime": studies.time[at]} for at in untimed if not isnan(studies.time[at])
     ]
     return {
         "in_metadata": counting.beside(len(studies), counting.MIMIC_CXR["studies"]),
         "images_in_metadata": counting.beside(studies.images, counting.MIMIC_CXR["images"]),
         "asked_about": len(found),
-        "image_files": dict(Counter(kind for kind, _ in found.values())),
+        "image_files": dict(Counter(found.values())),
         "images_not_frontal": sum(not studies.frontal[at] for at in found),
-        "without_time": missing,
-        "impossible_time": {"count": len(named), "first": named[:NAMED]},
+        "without_time": len(untimed) - len(impossible),
+        "impossible_time": {"count": len(impossible), "first": impossible[:NAMED]},
         "mimic_all": agreement,
     }
 
@@ -179,5 +201,5 @@ def _study_counts(studies: Studies, found: dict[int, tuple[str, str]], agreement
 def _mimic_splits(studies: Studies, columns: Columns, keep: np.ndarray) -> dict[str, int]:
     """Where MIMIC-CXR's own split has the test images: models trained on its train part have seen those."""
     images = np.unique(columns.main[keep & (columns.split == SPLITS.index("test"))])
-    counts = np.bincount(np.frombuffer(studies.mimic_split, np.uint8)[images], minlength=len(MIMIC_SPLITS)).tolist()
+    counts = np.bincount(np.frombuffer(studies.mimic_split, np.int8)[images], minlength=len(MIMIC_SPLITS)).tolist()
     return {name or "not listed": count for name, count in zip(MIMIC_SPLITS, counts, strict=True)}

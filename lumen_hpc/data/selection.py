@@ -22,12 +22,13 @@ class Columns:
 
     def __init__(self, questions: Questions, studies: Studies):
         self.id = np.frombuffer(questions.id, np.uint64)
-        self.main = np.frombuffer(questions.main, np.uint32)
+        self.main = np.frombuffer(questions.main, np.int32)
         self.reference = np.frombuffer(questions.reference, np.int32)
         self.days = np.frombuffer(questions.days, np.int32)
-        self.type = np.frombuffer(questions.type, np.uint8)
-        self.split = np.frombuffer(questions.split, np.uint8)
-        self.closed = np.frombuffer(questions.closed, np.uint8).astype(bool)
+        self.type = np.frombuffer(questions.type, np.int8)
+        self.split = np.frombuffer(questions.split, np.int8)
+        self.closed = np.frombuffer(questions.closed, np.bool_)
+        self.bytes = np.frombuffer(questions.bytes, np.int32)
         self.patient = np.frombuffer(studies.subject, np.uint64)[self.main]
         self.difference = self.type == DIFFERENCE
 
@@ -63,9 +64,10 @@ def whole(questions: Questions, columns: Columns, unusable: set[int], studies: S
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
     """Each patient's most held-out split (its number), and the patients with questions in more than one split."""
     # np.unique sorts, so the last split of a patient is the most held-out one.
-    pairs = np.unique(np.stack([columns.patient[ok], columns.split[ok]], 1), axis=0)
-    names, counts = np.unique(pairs[:, 0], return_counts=True)
-    return dict(pairs.tolist()), names[counts > 1].tolist()
+    pairs = np.unique(columns.patient[ok] * len(SPLITS) + columns.split[ok].astype(np.uint64))
+    names, counts = np.unique(pairs // len(SPLITS), return_counts=True)
+    held_out = dict(zip((pairs // len(SPLITS)).tolist(), (pairs % len(SPLITS)).tolist(), strict=True))
+    return held_out, names[counts > 1].tolist()
 
 
 def select(

@@ -10,9 +10,9 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,18 +30,28 @@ class Place(NamedTuple):
         return f"{self.file} row {self.row} (line {self.line})"
 
 
+class Block(NamedTuple):
+    """Consecutive good rows of a table, column by column."""
+
+    columns: list[tuple[str, ...]]
+    rows: Sequence[int]
+    lines: Sequence[int]
+
+
 @dataclass(slots=True)
 class Table:
-    """One csv file, read by column names; iterating yields a tuple of the wanted columns a row.
+    """One csv file, read by column names: `blocks()` yields columns of many rows, iterating yields row by row.
 
-    While it is read, `row` and `line` say where the row just yielded stands. A row with another number of
-    fields than the header, or with bytes that are not UTF-8, goes to `bad(place, kind, reason)` instead.
+    A row with another number of fields than the header, or with bytes that are not UTF-8, goes to
+    `bad(place, kind, reason)` instead. `read` counts all rows so far; while iterating, `row` and `line` say where the
+    row just yielded stands.
     Raises UserError, naming the file, for a missing column, a broken gzip stream or csv that cannot be parsed.
     """
 
     path: Path
     columns: tuple[str, ...]
     bad: Callable[[Place, str, str], None]
+    read: int = 0
     row: int = 0
     line: int = 0
 
@@ -50,21 +60,30 @@ class Table:
         return Place(self.path.name, self.row, self.line)
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
+        for block in self.blocks():
+            rows = zip(*block.columns, strict=True)
+            for fields, self.row, self.line in zip(rows, block.rows, block.lines, strict=True):
+                yield fields
+
+    def blocks(self, size: int = 512) -> Iterator[Block]:
+        """Blocks of at most `size` rows, in order; blank lines are no rows."""
+        reader = None
         try:
             with open(self.path, "rb") as raw:
                 packed = raw.peek(2)[:2] == b"\x1f\x8b"
                 stream = gzip.GzipFile(fileobj=raw) if packed else raw
                 # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
-                yield from self._rows(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{self.place}: the gzip stream breaks off here ({error}); copy the file again") from None
-        except csv.Error as error:
-            raise UserError(f"{self.place}: the next row is not csv ({error})") from None
+                reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+                yield from self._blocks(reader, size)
+        except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
+            line = reader.line_num if reader else 0
+            raise UserError(
+                f"{self.path.name} after line {line}: the file is broken ({error}); get it again"
+            ) from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
-    def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[str, ...]]:
-        reader = csv.reader(text)
+    def _blocks(self, reader: Iterator[list[str]], size: int) -> Iterator[Block]:
         header = next(reader, [])
         missing = [name for name in self.columns if name not in header]
         if missing:
@@ -72,20 +91,35 @@ class Table:
                 f"{self.path.name} row 0 (line 1): missing column {', '.join(missing)}; the header has "
                 f"{_printable(', '.join(header)) or 'nothing'}"
             )
-        width = len(header)
-        wanted = itemgetter(*(header.index(name) for name in self.columns))
-        for fields in reader:
-            if not fields:
-                continue
-            self.row += 1
-            self.line = reader.line_num
+        wanted = [header.index(name) for name in self.columns]
+        while True:
+            rows, lines = [], []
+            for row in islice(filter(None, reader), size):
+                rows.append(row)
+                lines.append(reader.line_num)
+            if not rows:
+                return
+            numbers: Sequence[int] = range(self.read + 1, self.read + len(rows) + 1)
+            self.read += len(rows)
+            if set(map(len, rows)) != {len(header)} or not "".join(map("".join, rows)).isascii():
+                good = self._good(zip(rows, numbers, lines, strict=True), len(header))
+                rows, numbers, lines = map(list, zip(*good, strict=True)) if good else ([], [], [])
+            if rows:
+                every = list(zip(*rows, strict=True))
+                yield Block([every[column] for column in wanted], numbers, lines)
+
+    def _good(self, rows: Iterable[tuple[list[str], int, int]], width: int) -> list[tuple[list[str], int, int]]:
+        """The rows that can be read; the others go to `bad`."""
+        good = []
+        for fields, row, line in rows:
+            place = Place(self.path.name, row, line)
             if len(fields) != width:
-                reason = f"{len(fields)} fields where the header has {width}"
-                self.bad(self.place, "wrong number of fields", reason)
-            elif not (whole := "".join(fields)).isascii() and not _is_utf8(whole):
-                self.bad(self.place, "not UTF-8", "bytes that are not UTF-8 text")
+                self.bad(place, "wrong number of fields", f"{len(fields)} fields where the header has {width}")
+            elif not _is_utf8("".join(fields)):
+                self.bad(place, "not UTF-8", "bytes that are not UTF-8 text")
             else:
-                yield wanted(fields)
+                good.append((fields, row, line))
+        return good
 
 
 def _is_utf8(text: str) -> bool:

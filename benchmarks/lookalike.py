@@ -1,0 +1,180 @@
+"""A full-size stand-in for Medical-Diff-VQA, made of real follow-up findings.
+
+    python -m benchmarks.lookalike FOLDER [QUESTIONS]
+
+Patients, the order of their radiographs, views and findings are the NIH ChestX-ray14 table's, which the
+torchxrayvision package ships (112,120 images of 30,805 patients). Dates, sides, levels and types are not in that
+table: they are drawn. Writes `mimic-cxr-jpg/` (metadata, split) and `medical-diff-vqa/` (questions, mimic_all) in the
+official form, without image files, with the published shares of question types (facts: 700,703 questions).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import random
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import date, timedelta
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference, render_findings
+
+QUESTIONS = 700_703
+FINDINGS = {
+    "Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly", "Consolidation": "consolidation", "Edema": "edema",
+    "Effusion": "pleural effusion", "Emphysema": "emphysema", "Fibrosis": "fibrosis", "Hernia": "hiatal hernia",
+    "Infiltration": "lung opacity", "Mass": "lung mass", "Nodule": "lung nodule",
+    "Pleural_Thickening": "pleural thickening", "Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax",
+}  # fmt: skip
+LEVELS = ("minimal", "small", "mild", "mild to moderate", "moderate", "moderate to severe", "severe")
+PLACES = ("left lower lung", "right lower lung", "left upper lung", "right middle lung", "bilateral", "left basilar")
+KINDS = ("patchy", "linear", "interstitial", "acute", "chronic", "focal")
+GAPS = (0, 1, 1, 2, 3, 5, 7, 14, 30, 90, 180, 365, 730)
+
+
+def patients() -> Iterator[tuple[str, list[dict]]]:
+    """NIH patients with their radiographs in the order of follow-up: {"findings": set, "view": "PA"|"AP"}."""
+    spec = importlib.util.find_spec("torchxrayvision")
+    table = Path(spec.submodule_search_locations[0]) / "data" / "Data_Entry_2017_v2020.csv.gz"
+    with gzip.open(table, "rt", newline="") as file:
+        for patient, rows in groupby(csv.DictReader(file), itemgetter("Patient ID")):
+            films = sorted(rows, key=lambda row: int(row["Follow-up #"]))
+            yield patient, [
+                {
+                    "findings": [FINDINGS[name] for name in film["Finding Labels"].split("|") if name in FINDINGS],
+                    "view": film["View Position"],
+                }
+                for film in films
+            ]
+
+
+def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0) -> Path:
+    """Writes the look-alike under `folder`, whole patients until `questions` rows are there, and returns `folder`."""
+    folder = Path(folder)
+    rng = random.Random(seed)
+    with ExitStack() as stack:
+        table = {
+            name: _writer(stack, folder / path, header)
+            for name, (path, header) in {
+                "metadata": ("mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz", METADATA),
+                "split": ("mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz", SPLIT),
+                "all": ("medical-diff-vqa/mimic_all.csv", MIMIC_ALL),
+                "questions": ("medical-diff-vqa/mimic_pair_questions.csv", QUESTION),
+            }.items()
+        }
+        (folder / "mimic-cxr-jpg" / "files").mkdir(exist_ok=True)
+        written, study = 0, 50_000_000
+        for number, (_, films) in enumerate(patients()):
+            subject, split = 10_000_000 + number, rng.choices(("train", "val", "test"), (8, 1, 1))[0]
+            day = date(2110, 1, 1) + timedelta(days=rng.randrange(30_000))
+            for order, film in enumerate(films, 1):
+                study += 1
+                day += timedelta(days=rng.choice(GAPS) if order > 1 else 0)
+                _describe(film, study, day, rng)
+                _list(table, film, subject, split, order, rng)
+            for row in _questions(films, subject, split, rng):
+                table["questions"].writerow(row)
+                written += 1
+                if written == questions:
+                    return folder
+    raise SystemExit(f"the NIH table gives {written} questions, {questions} were asked for")
+
+
+METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+MIMIC_ALL = ("subject_id", "study_id", "dicom_id", "view", "split", "study_date", "study_order")
+QUESTION = ("study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split")
+VIEWS = {"PA": "postero-anterior", "AP": "antero-posterior"}
+
+
+def _describe(film: dict, study: int, day: date, rng: random.Random) -> None:
+    """Gives a radiograph what the NIH table does not know."""
+    film["study"], film["day"] = study, day.strftime("%Y%m%d")
+    film["dicom"] = str(uuid.UUID(int=rng.getrandbits(128)))
+    film["level"] = {name: rng.choice(LEVELS) for name in film["findings"]}
+    film["place"] = {name: rng.choice(PLACES) for name in film["findings"]}
+
+
+def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: random.Random) -> None:
+    """The rows of one study in the datasets' tables; two studies in three have a lateral image too."""
+    official = "validate" if split == "val" else split
+    time = f"{rng.randrange(24) * 10000 + rng.randrange(60) * 100 + rng.randrange(60)}.{rng.randrange(1000):03d}"
+    view = VIEWS[film["view"]]
+    images = [(film["dicom"], film["view"], view)]
+    if rng.random() < 0.66:
+        images.insert(rng.randrange(2), (str(uuid.UUID(int=rng.getrandbits(128))), "LATERAL", "lateral"))
+    for dicom, position, code in images:
+        table["metadata"].writerow(
+            (dicom, subject, film["study"], "CHEST", position, 3056, 2544, film["day"], time, "CHEST", code, "Erect")
+        )
+        table["split"].writerow((dicom, film["study"], subject, official))
+    table["all"].writerow((subject, film["study"], film["dicom"], view, official, film["day"], order))
+
+
+def _questions(films: list[dict], subject: int, split: str, rng: random.Random) -> Iterator[tuple]:
+    for position, film in enumerate(films):
+        for type, question, answer in _diagnostic(film, rng):
+            yield film["study"], subject, "", type, question, answer, split
+        for reference in rng.sample(films[:position], min(position, 3 if rng.random() < 0.24 else 2)):
+            question = "what has changed compared to the reference image?"
+            change = render_difference(_change(reference, film))
+            yield film["study"], subject, reference["study"], "difference", question, change, split
+
+
+def _diagnostic(film: dict, rng: random.Random) -> Iterator[tuple[str, str, str]]:
+    """Shares tuned so that the whole comes out near the published counts by type."""
+    findings = film["findings"]
+    if findings:
+        yield "abnormality", "what abnormalities are seen in this image?", render_findings(tuple(findings))
+    if rng.random() < 0.84:
+        yield "abnormality", "is there evidence of any abnormalities in this image?", "yes" if findings else "no"
+    asked = set(rng.sample(sorted(FINDINGS.values()), 1)) | set(findings[:1])
+    for name in sorted(asked):
+        yield "presence", f"is there evidence of {name} in this image?", "yes" if name in findings else "no"
+    if rng.random() < 0.25:
+        yield "view", "which view is this image taken?", f"{film['view']} view"
+    if rng.random() < 0.25:
+        yield "view", "is this PA view?", "yes" if film["view"] == "PA" else "no"
+    for name in findings:
+        place = film["place"][name]
+        if rng.random() < 0.6:
+            yield "location", f"where in the image is the {name} located?", f"{place} area"
+        if rng.random() < 0.45:
+            yield "location", f"where is the {name}?", f"{place} area"
+        if rng.random() < 0.82:
+            yield "level", f"what level is the {name}?", film["level"][name]
+        if rng.random() < 0.34:
+            yield "type", f"what type is the {name}?", rng.choice(KINDS)
+
+
+def _change(reference: dict, main: dict) -> Change:
+    before, after = reference["level"], main["level"]
+    both = [name for name in after if name in before and before[name] != after[name]]
+    return Change(
+        tuple(name for name in after if name not in before),
+        tuple(name for name in before if name not in after),
+        tuple(LevelChange(name, before[name], after[name]) for name in both),
+    )
+
+
+def _writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opener = partial(gzip.open, compresslevel=1) if path.suffix == ".gz" else open
+    writer = csv.writer(stack.enter_context(opener(path, mode="wt", newline="")), lineterminator="\n")
+    writer.writerow(header)
+    return writer
+
+
+if __name__ == "__main__":
+    print(write(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else QUESTIONS))
