@@ -8,7 +8,7 @@ of TorchXRayVision's models (`xrv_input`) and the 8-bit film that NVILA sees (`f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _HEADER = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
 _TAIL = 64
@@ -155,13 +156,15 @@ def _decode_other(path: Path, data: bytes) -> np.ndarray:
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 0])
 
 
-def _open_dicom(path: Path, **options):
+def _open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, **options)
-    except (InvalidDicomError, OSError, ValueError, KeyError) as reason:
+        dataset = pydicom.dcmread(file or path, **options)
+        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (without it nothing can be read)
+        return dataset
+    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError) as reason:
         raise UserError(f"{path} is a damaged DICOM: {reason}") from None
 
 
@@ -180,17 +183,21 @@ def _check_header(path: Path, dataset) -> None:
 
 
 def _check_dicom(path: Path) -> None:
-    # Pixel data beyond 1 KiB stay unread; their element is there if the file has them.
-    dataset = _open_dicom(path, defer_size=1024)
-    _check_header(path, dataset)
-    if "PixelData" not in dataset:
-        raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
+    with path.open("rb") as file:
+        dataset = _open_dicom(path, file, stop_before_pixels=True)
+        _check_header(path, dataset)
+        if dataset.file_meta.TransferSyntaxUID.is_deflated:
+            return  # where its pixels begin is known only after inflating all of it
+        # pydicom leaves the file where the pixels' element begins; explicit elements of 4-byte length have 12 bytes.
+        start = file.tell()
+        if file.read(4) != _PIXEL_DATA:
+            raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         if _SEQUENCE_END not in _tail(path):
             raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
     else:
-        element = dataset.get_item("PixelData")
-        _check_length(path, dataset, min(element.length, path.stat().st_size - element.value_tell))
+        header = 8 if dataset.file_meta.TransferSyntaxUID.is_implicit_VR else 12
+        _check_length(path, dataset, path.stat().st_size - start - header)
 
 
 def _check_length(path: Path, dataset, there: int) -> None:
