@@ -28,7 +28,7 @@ from lumen_hpc.data.diff_vqa import (
 REALCXR = Path(__file__).parents[2] / ".." / "shared" / "realcxr" / "medical-diff-vqa" / "mimic_pair_questions.csv"
 
 # The vocabulary is open: besides the dataset's names, any words will do that are not the grammar's own.
-KNOWN = ("lung opacity", "pleural effusion", "enlargement of the cardiac silhouette", "tortuosity of the thoracic aorta")
+KNOWN = ("lung opacity", "pleural effusion", "enlargement of the cardiac silhouette", "tortuosity of the aorta")
 words = st.text("abcdefghijklmnopqrstuvwxyzé-'", min_size=1, max_size=9).filter(
     lambda word: word not in ("and", "to", "in", "is", "the", "than", "evidence", "has", "bilateral")
 )

@@ -53,9 +53,9 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_broken_line_is_named(tmp_path, bad):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"{}\n" + bad + b"\n{}\n")
-    with pytest.raises(UserError, match="rows.jsonl line 2"):
+    with pytest.raises(UserError, match=r"rows\.jsonl line 2"):
         list(read_jsonl(path))
-    with pytest.raises(UserError, match="rows.jsonl line 2"):
+    with pytest.raises(UserError, match=r"rows\.jsonl line 2"):
         Records(path)[1]
 
 

@@ -1,0 +1,39 @@
+"""Dates and times of studies, with the odd ones that the data holds."""
+
+from datetime import date, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumen_hpc.data.intervals import clock, interval_days, study_time, taken_at, taken_on
+from lumen_hpc.errors import UserError
+
+
+@given(st.datetimes(datetime(2100, 1, 1), datetime(2212, 12, 31)))
+def test_any_moment_survives_the_way_through_the_csv(moment):
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    # As in the metadata: a number without leading zeros, to the millisecond.
+    number = f"{int(moment.strftime('%H%M%S'))}.{moment.microsecond // 1000:03d}"
+    read = taken_at(moment.strftime("%Y%m%d"), number)
+    assert abs(read - moment).total_seconds() < 2e-6
+
+
+@pytest.mark.parametrize("text", ["86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf"])
+def test_what_is_no_clock_time_leaves_the_date_alone(text):
+    assert clock(study_time(text)) is None
+    read = taken_at("21380516", text)
+    assert read == date(2138, 5, 16) and not isinstance(read, datetime)
+
+
+@pytest.mark.parametrize("text", ["", "nan", "2138051", "21380532", "21391301", "16.05.2138", "abcdefgh"])
+def test_a_date_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match="StudyDate"):
+        taken_on(text)
+
+
+def test_intervals_are_whole_calendar_days():
+    late, early = datetime(2150, 1, 1, 23, 59), datetime(2150, 1, 2, 0, 1)
+    assert interval_days(early, late) == 1 and interval_days(late, early) == -1
+    assert interval_days(taken_on("21480301"), taken_on("21480228.0")) == 2
+    assert interval_days(late, date(2150, 1, 1)) == 0

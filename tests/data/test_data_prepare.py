@@ -1,0 +1,391 @@
+"""Stage prepare as its user sees it: what is read, what is kept, and how bad input is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_dataset import CHANGED, METADATA, MIMIC_ALL, NEW, QUESTIONS, SPLIT, Dataset
+
+from lumen_hpc.data.questions import question_id
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.errors import UserError
+
+ALL = {"one_study_per_test_subject": False}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path)
+
+
+def rows(dataset: Dataset, name: str) -> list[dict]:
+    return list(read_jsonl(dataset.out / f"{name}.jsonl"))
+
+
+def test_every_row_becomes_a_question_with_its_true_interval(dataset):
+    counts = dataset.write().run(**ALL)
+    questions = rows(dataset, "questions")
+    assert (counts["read"], counts["kept"], len(questions)) == (11, 11, 11)
+    days = {q["study_id"]: q["interval_days"] for q in questions if q["type"] == "difference"}
+    assert days == {50000012: 59, 50000022: 10, 50000032: 1, 50000033: 365}
+    assert questions[0] == {
+        "question_id": question_id(50000011, None, "presence", "is there evidence of edema in this image?"),
+        "subject_id": 10000001,
+        "study_id": 50000011,
+        "ref_study_id": None,
+        "type": "presence",
+        "question": "is there evidence of edema in this image?",
+        "short_answer": "yes",
+        "closed": True,
+        "interval_days": None,
+        "split": "train",
+    }
+    assert questions[7]["short_answer"] == NEW  # the trailing space is the dataset's own
+    assert questions[7]["ref_study_id"] == 50000011 and questions[7]["closed"] is False
+
+
+def test_studies_say_which_image_and_when(dataset):
+    counts = dataset.write().run(**ALL)
+    studies = {study["study_id"]: study for study in rows(dataset, "studies")}
+    assert len(studies) == 7
+    assert studies[50000011] == {
+        "subject_id": 10000001,
+        "study_id": 50000011,
+        "dicom_id": "aa11",
+        "image": str(dataset.image(50000011)),
+        "view": "PA",
+        "taken_at": "2150-01-01T09:30:15.500000",
+        "split": "train",
+    }
+    assert studies[50000012]["view"] == "AP"
+    assert studies[50000021]["taken_at"] == "2160-02-29T00:00:05"
+    # 08:63:57 is no time of day, and an empty StudyTime none at all: the date stands alone, nothing is made up.
+    assert studies[50000012]["taken_at"] == "2150-03-01" and studies[50000022]["taken_at"] == "2160-03-10"
+    assert counts["studies"]["impossible_time"] == {
+        "count": 1,
+        "first": [{"study_id": 50000012, "StudyTime": 86357.0}],
+    }
+    assert counts["studies"]["without_time"] == 1
+
+
+def test_counts_stand_beside_the_papers(dataset):
+    dataset.write().run(**ALL)
+    counts = json.loads((dataset.out / "counts.json").read_bytes())
+    assert counts["splits"]["train"]["diagnostic"] == {"ours": 2, "paper": 428995}
+    assert counts["splits"]["test"]["difference"] == {"ours": 2, "paper": 1369}
+    assert counts["splits"]["test"]["images"] == {"ours": 3, "paper": 4190}
+    assert counts["file"]["by_type"]["questions"] == {"ours": 11, "paper": 700703}
+    assert counts["test_images_in_mimic_split"]["test"] == 3
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.1.0"])
+def test_gzipped_tables_of_either_version_read_the_same(dataset, version):
+    dataset.write().run(**ALL)
+    plain = (dataset.out / "questions.jsonl").read_bytes()
+    for name in list(dataset.tables):
+        (dataset.folder / name).unlink()
+        dataset.tables[name.replace("2.0.0", version)] = dataset.tables.pop(name)
+    dataset.write(gzipped=True).run(**ALL)
+    assert (dataset.out / "questions.jsonl").read_bytes() == plain
+
+
+def test_columns_are_found_by_name_and_ids_may_be_floats(dataset):
+    dataset.write().run(**ALL)
+    plain = rows(dataset, "questions")
+    for row in dataset.tables[QUESTIONS]:
+        row[2] = f"{row[2]}.0" if isinstance(row[2], int) else row[2]
+        row.reverse()
+        row.append("another column")
+    dataset.write().run(**ALL)
+    assert rows(dataset, "questions") == plain
+
+
+def test_the_image_is_the_first_frontal_one_else_the_first(dataset):
+    metadata = dataset.tables[METADATA]
+    lateral = ["lat", 10000001, 50000011, "", "LATERAL", 8, 8, "21500101", "93000.000", "", "lateral", "Erect"]
+    second = ["aa99", 10000001, 50000011, "", "PA", 8, 8, "21500101", "93030.000", "", "postero-anterior", "Erect"]
+    metadata[1:2] = [lateral, metadata[1], second]
+    assert metadata[5][0] == "bb21"
+    metadata[5][10] = "lateral"
+    counts = dataset.write().run(**ALL, images="trust")
+    studies = {study["study_id"]: study for study in rows(dataset, "studies")}
+    assert studies[50000011]["dicom_id"] == "aa11"
+    assert len(studies) == 7 and counts["studies"]["images_not_frontal"] == 1
+
+
+def test_a_dicom_serves_where_it_is_preferred_and_there(dataset):
+    dataset.write()
+    tree = dataset.folder / "mimic-cxr"
+    dicom = tree / "files/p10/p10000001/s50000011/aa11.dcm"
+    dicom.parent.mkdir(parents=True)
+    dicom.write_bytes(b"looked at by name alone in this test")
+    both = replace(dataset.data, mimic_cxr_dicom=str(tree))
+    assert dataset.run(both, images="exist")["studies"]["image_files"] == {"jpg": 7}
+    preferred = replace(both, prefer="dicom")
+    assert dataset.run(preferred, images="exist")["studies"]["image_files"] == {"dicom": 1, "jpg": 6}
+    assert rows(dataset, "studies")[0]["image"] == str(dicom)
+
+
+def test_a_site_with_dicoms_alone_needs_no_jpgs(dataset):
+    dataset.write()
+    tree = dataset.folder / "mimic-cxr"
+    for row in dataset.tables[METADATA][1:]:
+        jpg = dataset.image(row[2])
+        dicom = Path(str(jpg).replace("mimic-cxr-jpg", "mimic-cxr")).with_suffix(".dcm")
+        dicom.parent.mkdir(parents=True)
+        jpg.rename(dicom)
+    data = replace(dataset.data, mimic_cxr_dicom=str(tree), prefer="dicom")
+    assert dataset.run(data, images="exist")["studies"]["image_files"] == {"dicom": 7}
+
+
+def test_preferring_dicoms_without_saying_where_is_refused(dataset):
+    with pytest.raises(UserError, match=r"data\.mimic_cxr_dicom=FOLDER"):
+        dataset.write().run(replace(dataset.data, prefer="dicom"))
+
+
+# The test set -------------------------------------------------------------------------------------------------------
+
+
+def test_a_test_patient_keeps_one_study_with_its_difference(dataset):
+    counts = dataset.write().run()
+    test = [q for q in rows(dataset, "questions") if q["split"] == "test"]
+    assert len({q["study_id"] for q in test}) == 1
+    # The patient's first study has no difference question, so it is not the one drawn.
+    assert sorted(q["type"] for q in test) == ["difference", "presence"]
+    assert len(rows(dataset, "left_out")) == counts["left_out"]["another study of a test patient"] == 3
+    assert counts["read"] == counts["kept"] + 3
+    assert len(rows(dataset, "studies")) == 7
+
+
+def test_the_draw_hangs_on_the_seed_not_on_the_order_of_the_file(dataset):
+    def drawn(seed):
+        dataset.write().run(seed=seed)
+        return {q["question_id"] for q in rows(dataset, "questions")}
+
+    first = [drawn(seed) for seed in range(8)]
+    assert len({frozenset(ids) for ids in first}) == 2  # both candidates come up
+    header, *body = dataset.tables[QUESTIONS]
+    dataset.tables[QUESTIONS] = [header, *reversed(body)]
+    dataset.tables[METADATA][1:] = dataset.tables[METADATA][:0:-1]
+    assert [drawn(seed) for seed in range(8)] == first
+
+
+def test_a_share_of_the_differences_is_kept(dataset):
+    dataset.tables[QUESTIONS] = dataset.tables[QUESTIONS][:8]
+    for number in range(400):
+        dataset.ask(50000012, 50000011, "difference", f"what has changed in the place{number} area?", NEW)
+    counts = dataset.write().run(difference_fraction=0.33)
+    kept = counts["splits"]["train"]["difference"]["ours"]
+    assert 90 < kept < 175
+    assert counts["left_out"]["difference_fraction"] == 400 - kept
+    assert counts["splits"]["train"]["diagnostic"]["ours"] == 2
+
+
+def test_a_patient_in_two_splits_is_refused_dropped_or_let_be(dataset):
+    dataset.tables[QUESTIONS][5][-1] = "train"  # subject 10000003, otherwise test
+    dataset.write()
+    with pytest.raises(UserError, match=r"1 patient in more than one split.*10000003.*patient_overlap=drop"):
+        dataset.run()
+    assert not (dataset.out / "questions.jsonl").exists()
+    dropped = dataset.run(patient_overlap="drop", **ALL)
+    assert dropped["left_out"] == {"patient in a more held-out split": 1}
+    assert {q["split"] for q in rows(dataset, "questions") if q["subject_id"] == 10000003} == {"test"}
+    allowed = dataset.run(patient_overlap="allow", **ALL)
+    assert (allowed["kept"], allowed["patients_in_two_splits"]) == (11, 1)
+
+
+def test_pairs_of_one_day_and_reversed_pairs_are_counted(dataset):
+    dataset.tables[METADATA][2][7] = dataset.tables[METADATA][1][7]  # the same day; StudyTime says 8:63 before 9:30
+    dataset.tables[METADATA][4][7] = "21600201"  # the main study before its reference
+    counts = dataset.write().run(**ALL)
+    assert counts["intervals"]["pairs"] == 4
+    assert counts["intervals"]["zero_day"] == 1 and counts["intervals"]["zero_day_main_earlier"] == 1
+    assert counts["intervals"]["negative"] == 1 and counts["intervals"]["forecastable"] == 2
+    days = {q["study_id"]: q["interval_days"] for q in rows(dataset, "questions") if q["ref_study_id"]}
+    assert days[50000012] == 0 and days[50000022] == -28
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+def break_cell(table: str, row: int, column: int, value):
+    def breaking(dataset: Dataset) -> None:
+        dataset.tables[table][row][column] = value
+
+    return breaking
+
+
+def add_row(table: str, row: int):
+    def breaking(dataset: Dataset) -> None:
+        dataset.tables[table].append(list(dataset.tables[table][row]))
+
+    return breaking
+
+
+def break_bytes(table: str, old: bytes, new: bytes):
+    def breaking(dataset: Dataset) -> None:
+        path = dataset.folder / table
+        whole = path.read_bytes()
+        assert old in whole
+        path.write_bytes(whole.replace(old, new, 1))
+
+    breaking.after = True
+    return breaking
+
+
+def break_image(study: int, action):
+    def breaking(dataset: Dataset) -> None:
+        action(dataset.image(study))
+
+    breaking.after = True
+    return breaking
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BAD = {
+    # what is wrong: (how it is broken, its kind in the counts, place named, bad rows of that kind, questions lost)
+    "unknown question type": (
+        break_cell(QUESTIONS, 2, 3, "prognosis"),
+        "unknown question type", "mimic_pair_questions.csv row 2 (line 3)", 1, 1),
+    "unknown split": (
+        break_cell(QUESTIONS, 2, 6, "dev"), "unknown split", "mimic_pair_questions.csv row 2 (line 3)", 1, 1),
+    "empty answer": (
+        break_cell(QUESTIONS, 3, 5, " "), "empty answer", "mimic_pair_questions.csv row 3 (line 4)", 1, 1),
+    "difference outside the grammar": (
+        break_cell(QUESTIONS, 8, 5, "the heart looks larger now"),
+        "answer outside the grammar", "mimic_pair_questions.csv row 8 (line 9)", 1, 1),
+    "presence answered with a word": (
+        break_cell(QUESTIONS, 1, 5, "perhaps"),
+        "answer outside the grammar", "mimic_pair_questions.csv row 1 (line 2)", 1, 1),
+    "difference without reference": (
+        break_cell(QUESTIONS, 9, 2, ""), "bad id", "mimic_pair_questions.csv row 9 (line 10)", 1, 1),
+    "id that is no number": (
+        break_cell(QUESTIONS, 4, 0, "s50000021"), "bad id", "mimic_pair_questions.csv row 4 (line 5)", 1, 1),
+    "study not in the metadata": (
+        break_cell(QUESTIONS, 4, 0, 59999999), "unknown study", "mimic_pair_questions.csv row 4 (line 5)", 1, 1),
+    "reference of another patient": (
+        break_cell(QUESTIONS, 8, 2, 50000021),
+        "study of another patient", "mimic_pair_questions.csv row 8 (line 9)", 1, 1),
+    "study compared with itself": (
+        break_cell(QUESTIONS, 8, 2, 50000012), "bad pair", "mimic_pair_questions.csv row 8 (line 9)", 1, 1),
+    "the same question twice": (
+        add_row(QUESTIONS, 3), "duplicate question", "mimic_pair_questions.csv row 12 (line 13)", 1, 1),
+    "a row too short": (
+        break_bytes(QUESTIONS, b"50000021,10000002,,presence,", b"50000021,presence,"),
+        "wrong number of fields", "mimic_pair_questions.csv row 3 (line 4)", 1, 1),
+    "text that is not UTF-8": (
+        break_bytes(QUESTIONS, b"of edema in", b"of \xe9dema in"),
+        "not UTF-8", "mimic_pair_questions.csv row 1 (line 2)", 1, 1),
+    "metadata that is not UTF-8": (
+        break_bytes(METADATA, b"aa11,10000001,50000011,", b"aa11,10000001,50000011,\xff"),
+        "not UTF-8", "mimic-cxr-2.0.0-metadata.csv row 1 (line 2)", 1, 2),
+    "study without date": (
+        break_cell(METADATA, 1, 7, ""),
+        "study without date", "mimic-cxr-2.0.0-metadata.csv row 1 (line 2)", 1, 2),
+    "date that is none": (
+        break_cell(METADATA, 1, 7, "21500230"),
+        "study without date", "mimic-cxr-2.0.0-metadata.csv row 1 (line 2)", 1, 2),
+    "the same dicom twice": (
+        add_row(METADATA, 2), "duplicate dicom_id", "mimic-cxr-2.0.0-metadata.csv row 8 (line 9)", 1, 0),
+    "the same study twice": (
+        add_row(MIMIC_ALL, 2), "duplicate study_id", "mimic_all.csv row 8 (line 9)", 1, 0),
+    "image missing": (
+        break_image(50000022, Path.unlink),
+        "image missing or broken", "mimic-cxr-2.0.0-metadata.csv row 4 (line 5)", 1, 2),
+    "image truncated": (
+        break_image(50000022, halve),
+        "image missing or broken", "mimic-cxr-2.0.0-metadata.csv row 4 (line 5)", 1, 2),
+    "image empty": (
+        break_image(50000022, lambda path: path.write_bytes(b"")),
+        "image missing or broken", "mimic-cxr-2.0.0-metadata.csv row 4 (line 5)", 1, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_counted_and_stops_or_is_left_out(dataset, what):
+    breaking, kind, place, bad, lost = BAD[what]
+    if not hasattr(breaking, "after"):
+        breaking(dataset)
+    dataset.write()
+    if hasattr(breaking, "after"):
+        breaking(dataset)
+
+    with pytest.raises(UserError) as stopped:
+        dataset.run(**ALL)
+    message = str(stopped.value)
+    assert message.startswith(f"{place}: ") and "\n" not in message
+    assert f"{bad} {kind}" in message and "prepare.on_bad=skip" in message
+    assert not (dataset.out / "questions.jsonl").exists()
+    stopped_with = rows(dataset, "rejected")
+
+    counts = dataset.run(on_bad="skip", max_bad=0.5, **ALL)
+    rejected = rows(dataset, "rejected")
+    assert rejected == stopped_with
+    assert f"{rejected[0]['file']} row {rejected[0]['row']} (line {rejected[0]['line']})" == place
+    assert counts["rejected"]["rows_by_kind"][kind] == bad
+    assert counts["rejected"]["questions"] == lost
+    assert len(rows(dataset, "questions")) == counts["kept"] == counts["read"] - lost
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [(QUESTIONS, "answer"), (METADATA, "StudyDate"), (SPLIT, "dicom_id"), (MIMIC_ALL, "study_date")],
+)
+def test_a_missing_column_is_named(dataset, table, column):
+    header = dataset.tables[table][0]
+    header[header.index(column)] = "something else"
+    named = rf"{Path(table).name} row 0 \(line 1\): missing column {column}; the header has"
+    with pytest.raises(UserError, match=named):
+        dataset.write().run(on_bad="skip")
+
+
+@pytest.mark.parametrize("table", [QUESTIONS, METADATA, SPLIT, MIMIC_ALL])
+def test_a_missing_table_is_named(dataset, table):
+    dataset.write()
+    (dataset.folder / table).unlink()
+    with pytest.raises(UserError, match="not found: "):
+        dataset.run()
+
+
+def test_a_gzip_stream_that_breaks_off_is_named(dataset):
+    dataset.write()
+    path = dataset.folder / QUESTIONS
+    packed = gzip.compress(path.read_bytes() * 50)
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"mimic_pair_questions.csv after line \d+: the file is broken"):
+        dataset.run()
+
+
+def test_too_many_lost_questions_stop_the_stage_anyway(dataset):
+    for row in dataset.tables[QUESTIONS][1:4]:
+        row[3] = "prognosis"
+    told = re.escape("3 of 11 questions are lost, 27.27%, and prepare.max_bad=0.2 allows 20.00%")
+    with pytest.raises(UserError, match=told):
+        dataset.write().run(on_bad="skip", max_bad=0.2)
+    assert len(rows(dataset, "rejected")) == 3
+
+
+def test_the_text_of_a_record_stays_out_of_the_message(dataset):
+    dataset.tables[QUESTIONS][8][5] = "Mrs Example has changed"
+    with pytest.raises(UserError) as stopped:
+        dataset.write().run()
+    assert "Example" not in str(stopped.value)
+    assert rows(dataset, "rejected")[0]["answer"] == "Mrs Example has changed"
+
+
+def test_one_bad_row_among_many_costs_that_row_alone(dataset):
+    for number in range(3000):
+        dataset.ask(50000012, 50000011, "difference", CHANGED.replace("compared", f"{number} compared"), NEW)
+    dataset.tables[QUESTIONS][1500][0] = "?"
+    dataset.tables[QUESTIONS][1501][5] = ""
+    counts = dataset.write().run(on_bad="skip", **ALL)
+    assert [row["row"] for row in rows(dataset, "rejected")] == [1500, 1501]
+    assert counts["kept"] == 3011 - 2
