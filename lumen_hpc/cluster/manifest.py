@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,12 +104,13 @@ def read(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
+    with suppress(ValueError):  # all at once is three times as fast, and does where no line is torn
+        rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
+        return rows
     rows = []
     for line in lines:
-        try:
+        with suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            continue
     return rows
 
 
@@ -126,26 +128,33 @@ def finished_count(folder: Path) -> int:
 def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None]) -> list[int]:
     """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet."""
     lines = latest(folder)
-    try:
-        with os.scandir(folder) as entries:
-            present = {entry.name for entry in entries if entry.name.startswith("shard-")}
-    except FileNotFoundError:
-        present = set()
-    return [
-        index
-        for index in range(count)
-        if not _is_done(folder, present, Shard(index, count), lines.get(index), config, inputs[index])
-    ]
+    present = _stats(folder)
+    ending = f"-of-{count:05d}.jsonl"  # of Shard.file, which is too slow to ask ten thousand times
+
+    def is_done(index: int) -> bool:
+        line = lines.get(index)
+        if line is None or line["of"] != count or line["config"] != config or line["inputs"] != inputs[index]:
+            return False
+        name = f"shard-{index:05d}{ending}"
+        if name not in present:
+            return False
+        if present[name] != (line["bytes"], line["mtime_ns"]) and not matches(folder / name, line):
+            return False
+        return all(matches(folder / file["file"], file) for file in line["files"])
+
+    return [index for index in range(count) if not is_done(index)]
 
 
-def _is_done(
-    folder: Path, present: set[str], shard: Shard, line: dict[str, Any] | None, config: str, inputs: str | None
-) -> bool:
-    if line is None or line["of"] != shard.count or line["config"] != config or line["inputs"] != inputs:
-        return False
-    if shard.file not in present:
-        return False
-    return matches(folder / shard.file, line) and all(matches(folder / file["file"], file) for file in line["files"])
+def _stats(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each shard's file, by name."""
+    found = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("shard-"):
+                with suppress(FileNotFoundError):  # a writer's .tmp, renamed meanwhile
+                    stat = entry.stat()
+                    found[entry.name] = (stat.st_size, stat.st_mtime_ns)
+    return found
 
 
 def matches(path: Path, line: dict[str, Any]) -> bool:
