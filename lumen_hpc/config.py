@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +30,8 @@ from lumen_hpc.settings import Config
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = ("check", "status", "cancel", "logs")
 RESOURCE_KINDS = tuple(Profile().resources)
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's where PyYAML was built with it: ten times faster."""
 SHORTHANDS = {"data": "data.source", "profile": "profile.name"}
 
 
@@ -149,12 +152,11 @@ def save(request: Request, path: Path) -> None:
     whole = {
         "stage": request.stage,
         "recipe": request.recipe,
-        "profile": OmegaConf.structured(request.profile),
-        "settings": OmegaConf.structured(request.settings),
+        "profile": dataclasses.asdict(request.profile),
+        "settings": dataclasses.asdict(request.settings),
     }
-    text = OmegaConf.to_yaml(OmegaConf.create(whole))
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
+    partial.write_text(yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True))
     partial.replace(path)
 
 
