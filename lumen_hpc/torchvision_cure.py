@@ -38,3 +38,8 @@ if not _operators_load():
     for _name, _schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, _name):
             _library.define(_schema)
+
+
+def applied() -> bool:
+    """True if torchvision's own operators did not load here; a child process then needs this module too."""
+    return _library is not None

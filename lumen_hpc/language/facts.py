@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.places import places
 from lumen_hpc.language.reader import Facts, State, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import knows, tags
 
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 
 
@@ -37,6 +39,7 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
         *_wording(kind, question, short_answer, wanted, said),
         *(f"unclear: {problem}" for problem in said.problems),
         *_differences(wanted, said, _placed(kind, short_answer)),
+        *_misplaced(kind, question, wanted, said),
     ]
 
 
@@ -66,6 +69,8 @@ def _wording(kind: str, question: str, short_answer: str, wanted: Facts, said: F
         reasons.append(f"left out: {', '.join(sorted(left_out))}")
     if numbers := said.numbers - {tag.value for tag in tags(question) if tag.kind == "number"}:
         reasons.append(f"number not in the question: {', '.join(sorted(numbers))}")
+    if said.counts - {_COUNTS.get(len(said.findings))}:
+        reasons.append(f"another count: {', '.join(sorted(said.counts))}")
     nothing = all(state.status in ("absent", "same") for state in wanted.findings.values()) and not wanted.views
     if said.lead and said.lead != (short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing):
         reasons.append(f"opening: {said.lead}")
@@ -98,9 +103,16 @@ def _differences(wanted: Facts, said: Facts, placed: bool) -> list[str]:
             reasons.append(f"type: {name}")
     if wanted.views != said.views:
         reasons.append("view")
-    if wanted.places != said.places or (placed and _each_place(wanted) != _each_place(said)):
-        reasons.append("side or place")
+    if placed and _each_place(wanted) != _each_place(said):
+        reasons.append("side or place of one finding")
     return reasons
+
+
+def _misplaced(kind: str, question: str, wanted: Facts, said: Facts) -> list[str]:
+    """Places must be equal; a difference may also repeat the area that its question asks about."""
+    parsed = parse_question(kind, question) if kind == "difference" else None
+    area = places(tags(parsed.location)) if parsed and parsed.location else frozenset()
+    return [] if said.places in (wanted.places, wanted.places | area) else ["side or place"]
 
 
 def _each_place(facts: Facts) -> dict[str, frozenset]:

@@ -13,6 +13,13 @@ import yaml
 SEPARATORS = ("comma", "and", "or", "but", "stop")
 
 
+_ENLARGED = re.compile(
+    r"\b(heart|(?:cardiac|heart) silhouette|cardiomediastinum|cardiomediastinal silhouette|mediastinum) "
+    r"(is|was|are|appears) ((?:\w+ ){0,2}?)enlarged\b"
+)
+"""`the heart is not enlarged` speaks of an enlarged heart, which is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tag:
     kind: str
@@ -47,10 +54,12 @@ def tags(text: str, names: tuple[str, ...] = ()) -> list[Tag]:
 def normal(text: str) -> str:
     """Lower case, hyphens as blanks, contractions written out, punctuation apart, one blank between words."""
     text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = text.replace("-", " ")
     text = re.sub(r"\b(?:can't|can not)\b", "cannot", text)
     text = re.sub(r"\bwon't\b", "will not", text)
     text = re.sub(r"n't\b", " not", text)
     text = re.sub(r"\bvs\.", "vs", text)
+    text = _ENLARGED.sub(r"enlarged \1 \2 \3present", text)
     text = re.sub(r"([.,;:!?])", r" \1 ", re.sub(r"[()]", " , ", text))
     return " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
 

@@ -1,0 +1,155 @@
+"""What is said of one finding, as predicates: each an event or a state, on one of the two images or on none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lumen_hpc.data.diff_vqa import severity
+from lumen_hpc.language.words import SEPARATORS, Tag
+
+CHANGES = ("new", "gone", "same", "changed", "up", "down")
+ROLES = ("reference", "main")
+_IMAGES = ("image", "images", "radiograph", "ray", "xray", "film", "study", "exam", "examination", "scan", "reference")
+Levels = frozenset[tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Statement:
+    """One predicate: an event or a state, on one of the two images or on none in particular."""
+
+    role: str = ""
+    no: int = 0
+    seen: bool = False
+    events: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    levels: list[str] = field(default_factory=list)
+    past: bool = False
+    closed: bool = False
+    """Its image was named after its predicate, so the next predicate is another's."""
+    lead: bool = False
+    """Its image was named before the finding: `on the reference image, …`."""
+
+    @property
+    def predicate(self) -> bool:
+        return bool(self.no or self.seen or self.events or self.levels)
+
+    @property
+    def denies_only(self) -> bool:
+        """A no whose object is still to come, as in `it is not so that there is …`."""
+        return bool(self.no) and not (self.seen or self.events or self.levels or self.role)
+
+    @property
+    def said_events(self) -> list[str]:
+        """Its events with negation worked in: what has not changed is the same, what is no more seen is gone."""
+        if self.no and self.seen and not self.events and "any more" in self.words:
+            return ["gone"]
+        if self.absence:
+            return []
+        if not self.no:
+            return self.events
+        return ["same" if event == "changed" else f"not-{event}" for event in self.events]
+
+    @property
+    def absence(self) -> bool:
+        """`Missing from the reference image` says that it was absent there, not that it went."""
+        return self.role == "reference" and "missing" in self.words
+
+    @property
+    def states_presence(self) -> bool:
+        return self.absence or (not self.events and (bool(self.no) or self.seen or bool(self.role)))
+
+
+def statements_of(sequence: list[Tag]) -> list[Statement]:
+    """Cuts what is said of one finding into predicates, each with the image it is about."""
+    said = [Statement()]
+    named = False
+    for tag in sequence:
+        current = said[-1]
+        named |= tag.kind == "finding"
+        if tag.kind in SEPARATORS or (tag.value in ("which", "that") and named and not current.denies_only):
+            if current.predicate or current.role:
+                said.append(Statement())
+        elif tag.kind in ROLES:
+            if current.role not in ("", tag.kind):
+                current = Statement()
+                said.append(current)
+            current.role, current.closed = tag.kind, current.closed or current.predicate
+            current.lead |= not named and tag.value.split()[-1] in _IMAGES
+        elif tag.kind == "become":
+            said.append(Statement(role="main"))
+        elif tag.kind == "past":
+            current.past = True
+        elif tag.kind in ("no", "seen", "level", "any more", *CHANGES):
+            told = current.role == "reference" and not current.denies_only and (current.seen or not current.lead)
+            if current.closed or (told and tag.kind in CHANGES):
+                current = Statement()
+                said.append(current)
+            current.words.append(tag.value if tag.kind != "any more" else tag.kind)
+            if tag.kind == "no":
+                current.no += 1
+            elif tag.kind == "seen":
+                current.seen = True
+            elif tag.kind == "level":
+                current.levels.append(tag.value)
+            elif tag.kind in CHANGES:
+                current.events.append(tag.kind)
+    return said
+
+
+def level_changes(sequence: list[Tag]) -> tuple[list[Tag], Levels, bool]:
+    """Takes `from … to …` out of a sequence.
+
+    Returns the other tags (with `mild to moderate` as one level), every way to read the change as (before, after),
+    and whether the levels are given to the wrong images.
+    """
+    rest: list[Tag] = []
+    readings: Levels = frozenset()
+    swapped = False
+    i = 0
+    while i < len(sequence):
+        chain, after = _chain(sequence, i)
+        markers = [marker for marker, _, _ in chain]
+        if "from" in markers and "to" in markers:
+            at = markers.index("from")
+            levels = [level for _, level, _ in chain]
+            if at:  # to severe from mild
+                readings |= {(" to ".join(levels[at:]), " to ".join(levels[:at]))}
+            else:
+                readings |= {(" to ".join(levels[:k]), " to ".join(levels[k:])) for k in range(1, len(levels))}
+            images = [image for _, _, image in chain if image]
+            swapped |= images not in ([], ["reference"], ["main"], ["reference", "main"]) or images[:1] == ["main"]
+            i = after
+        elif chain and markers[0] == "" and len(chain) > 1:
+            rest.append(Tag("level", " to ".join(level for _, level, _ in chain)))
+            i = after
+        else:
+            rest.append(sequence[i])
+            i += 1
+    return rest, readings, swapped
+
+
+def _chain(sequence: list[Tag], start: int) -> tuple[list[tuple[str, str, str]], int]:
+    """(marker, level, image) of levels joined by from and to, beginning at `start`, and where they end."""
+    chain: list[tuple[str, str, str]] = []
+    marker, end = "", start
+    for i in range(start, len(sequence)):
+        tag = sequence[i]
+        if tag.kind in ("from", "to"):
+            if marker:
+                break
+            marker = tag.kind
+        elif tag.kind == "level" and (marker or not chain):
+            chain.append((marker, tag.value, ""))
+            marker, end = "", i + 1
+        elif tag.kind in ROLES and chain and not marker:
+            chain[-1] = (*chain[-1][:2], tag.kind)
+            end = i + 1
+        elif i == start or tag.kind not in ("filler", "finding", "past"):
+            break
+    return chain, end
+
+
+def rise(before: str, after: str) -> int:
+    """+1 where the level rises, -1 where it falls, 0 where the words do not tell."""
+    first, last = severity(before), severity(after)
+    return 0 if first is None or last is None else (last > first) - (last < first)

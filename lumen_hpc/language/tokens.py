@@ -1,0 +1,67 @@
+"""What the two in-process engines share: conversations as tokens, and constrained choice by its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.engine import Completion, Conversation
+
+Tokens = list[int]
+
+
+def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int) -> list[Tokens]:
+    """Conversations by the model's own chat template, open for the assistant's turn.
+
+    Raises UserError for a model without a chat template, or a conversation that leaves no room for `max_tokens`.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError("the model's tokenizer has no chat template; take an instruction-tuned model")
+    templated = [
+        tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+        for conversation in conversations
+    ]
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in templated]
+    longest = max(map(len, encoded), default=0)
+    if longest + max_tokens > max_model_len:
+        raise UserError(
+            f"a conversation of {longest} tokens leaves no room for {max_tokens} more within "
+            f"engine.max_model_len={max_model_len}; raise it"
+        )
+    return encoded
+
+
+def seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """One seed a conversation."""
+    return [seed] * count if isinstance(seed, int) else list(seed)
+
+
+def chosen(
+    tokenizer: Any,
+    encoded: list[Tokens],
+    choices: Sequence[str],
+    probabilities: Callable[[list[Tokens], list[int]], list[list[float]]],
+) -> list[Completion]:
+    """The most probable of the choices after each prompt, with the probability of every choice.
+
+    A choice's probability is the product of its tokens', each among the tokens with which some choice can go on; so
+    it is right where `10` is one token (Llama-3) and where it is two (Qwen2, SmolLM2). `probabilities` gives, for
+    prompts and token ids, their probabilities as the next token, in proportion.
+    """
+    end = tokenizer.eos_token_id
+    paths = [(*tokenizer.encode(choice, add_special_tokens=False), end) for choice in choices]
+    shares = [[1.0] * len(choices) for _ in encoded]
+    for prefix in sorted({path[:i] for path in paths for i in range(len(path))}):
+        following = sorted({path[len(prefix)] for path in paths if path[: len(prefix)] == prefix})
+        if len(following) == 1:
+            continue
+        given = probabilities([[*prompt, *prefix] for prompt in encoded], following)
+        for row, mass in zip(shares, given, strict=True):
+            total = sum(mass)
+            for i, path in enumerate(paths):
+                if path[: len(prefix)] == prefix:
+                    row[i] *= mass[following.index(path[len(prefix)])] / total
+    tokens = [len(path) - 1 for path in paths]
+    best = [max(range(len(choices)), key=row.__getitem__) for row in shares]
+    return [Completion(choices[i], tokens[i], tuple(row)) for i, row in zip(best, shares, strict=True)]

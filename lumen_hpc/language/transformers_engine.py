@@ -1,0 +1,154 @@
+"""transformers' generate: the plain engine, for models that vLLM does not know, and the peer in the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lumen_hpc.torchvision_cure  # noqa: F401  before transformers or vLLM import torchvision
+from lumen_hpc import settings
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.engine import Completion, Conversation
+from lumen_hpc.language.tokens import Tokens, chosen, prompts, seeds
+
+BATCH_TOKENS = 16384
+"""Prompt and answer tokens in one batch, padding included."""
+
+
+class TransformersEngine:
+    """One model on one device, in batches of prompts of like length."""
+
+    source = "llm"
+
+    def __init__(self, engine: settings.Engine) -> None:
+        self.settings = engine
+        self.name = Path(engine.model).name
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        dtype = engine.dtype if engine.dtype == "auto" else getattr(torch, engine.dtype)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(engine.model)
+            self.model = AutoModelForCausalLM.from_pretrained(engine.model, dtype=dtype).eval()
+        except (OSError, ValueError) as error:
+            raise UserError(f"transformers cannot load engine.model={engine.model}: {error}") from error
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.pad = self.tokenizer.pad_token_id
+        if self.pad is None:
+            self.pad = self.tokenizer.eos_token_id
+
+    def chat(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int | Sequence[int],
+        choices: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """As `Engine.chat`."""
+        encoded = prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
+        if choices is not None:
+            return chosen(self.tokenizer, encoded, choices, self._next)
+        own_seeds = seeds(seed, len(encoded))
+        completions: list[Completion | None] = [None] * len(encoded)
+        for batch in _batches(encoded, max_tokens):
+            noise = [_Noise([own_seeds[i] for i in batch], temperature)] if temperature else []
+            generated = self._generated([encoded[i] for i in batch], max_tokens, noise)
+            for i, tokens in zip(batch, generated, strict=True):
+                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                # A character cut off by max_tokens is left out, as vLLM does.
+                completions[i] = Completion(text.rstrip("\N{REPLACEMENT CHARACTER}").strip(), len(tokens))
+        return completions
+
+    def _generated(self, encoded: list[Tokens], max_tokens: int, processors: list) -> list[Tokens]:
+        import torch
+        from transformers import LogitsProcessorList
+
+        ids, mask = self._padded(encoded)
+        try:
+            with torch.inference_mode():
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    pad_token_id=self.pad,
+                    logits_processor=LogitsProcessorList(processors),
+                )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory with engine.model={self.settings.model}; use engine.kind=vllm over several GPUs, or a "
+                "shorter engine.max_model_len"
+            ) from error
+        return [self._until_end(row) for row in output[:, ids.shape[1] :].tolist()]
+
+    def _until_end(self, tokens: Tokens) -> Tokens:
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        return tokens[: stop + 1]
+
+    def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
+        """Probabilities of some tokens as the next one, in proportion."""
+        import torch
+
+        found: list[list[float]] = [[] for _ in encoded]
+        for batch in _batches(encoded, 1):
+            ids, mask = self._padded([encoded[i] for i in batch])
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            with torch.inference_mode():
+                logits = self.model(
+                    input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
+                ).logits[:, -1, following]
+            for i, row in zip(batch, logits.float().softmax(-1).tolist(), strict=True):
+                found[i] = row
+        return found
+
+    def _padded(self, encoded: list[Tokens]) -> tuple[Any, Any]:
+        """Token ids and mask [prompts, longest], int64, padded on the left."""
+        import torch
+
+        width = max(map(len, encoded))
+        ids = torch.full((len(encoded), width), self.pad)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(encoded):
+            ids[row, width - len(tokens) :] = torch.tensor(tokens)
+            mask[row, width - len(tokens) :] = 1
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+
+class _Noise:
+    """Sampling as the greedy choice of logits/temperature plus Gumbel noise, with a generator a conversation.
+
+    So a conversation's sample hangs on its own seed, not on its neighbours in the batch.
+    """
+
+    def __init__(self, own_seeds: list[int], temperature: float) -> None:
+        import torch
+
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in own_seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=g) for g in self.generators])
+        gumbel = -(-uniform.clamp_min(1e-20).log()).log()
+        return scores.float() / self.temperature + gumbel.to(scores.device)
+
+
+def _batches(encoded: list[Tokens], max_tokens: int) -> Iterator[list[int]]:
+    """Positions of prompts, by falling length, in batches of at most BATCH_TOKENS."""
+    batch: list[int] = []
+    for i in sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i)):
+        if batch and (len(batch) + 1) * (len(encoded[batch[0]]) + max_tokens) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,146 @@
+"""Cuts a tagged text into units: one finding each, with the tags around it up to the next finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lumen_hpc.language.statements import CHANGES, ROLES
+from lumen_hpc.language.words import SEPARATORS, Tag
+
+ANY = "any finding"
+"""An abnormality, whichever."""
+CUES = (*CHANGES, "no", "seen", "from")
+_ABSENT = {"missing", "absent", "absence", "lost"}
+_FROM_REFERENCE = Tag("from reference", "")
+
+
+@dataclass(slots=True)
+class Unit:
+    """One finding, with the tags before it and those after it up to the next finding."""
+
+    finding: str
+    joined: list[str]
+    """Kinds of the separators before it; `and` alone binds it to its neighbour, `, and` may open a new clause."""
+    before: list[Tag]
+    after: list[Tag] = field(default_factory=list)
+
+    @property
+    def cues(self) -> tuple[list[str], list[str]]:
+        """The kinds of cue before the finding, and after it."""
+        return tuple([tag.kind for tag in side if tag.kind in CUES] for side in (self.before, self.after))
+
+    @property
+    def bare(self) -> bool:
+        """Nothing is said of it here: the rest of its list must tell."""
+        kinds = {tag.kind for tag in (*self.before, *self.after)}
+        return not any(self.cues) and not ("level" in kinds and kinds & {*ROLES, "become", "past"})
+
+    @property
+    def only_seen(self) -> bool:
+        """All that is said of it here is that it is seen, as at the end of `new a and b are seen`."""
+        before, after = self.cues
+        return not before and set(after) == {"seen"}
+
+    @property
+    def may_inherit(self) -> tuple[str, ...]:
+        """Changes that may hold for it too when it is only seen: on the reference image nothing new is seen."""
+        return tuple(change for change in CHANGES if change != "new" or not self.on_reference)
+
+    @property
+    def on_reference(self) -> bool:
+        """The reference image is named after it."""
+        return any(tag.kind == "reference" for tag in self.after)
+
+
+def settled(found: list[Tag], kind: str) -> list[Tag]:
+    """The tags with the words whose meaning hangs on the question's type or on their neighbours decided."""
+    settled: list[Tag] = []
+    for i, tag in enumerate(found):
+        following = found[i + 1] if i + 1 < len(found) else Tag("stop", ".")
+        if settled and settled[-1] == _FROM_REFERENCE:
+            settled[-1] = Tag("compared", tag.value)
+            continue
+        if tag.kind == "new" and tag.value.startswith("appear"):
+            copula = following.kind in ("to", "level", "type", "side", *CHANGES) or following.value in ("in", "on")
+            noun = tag.value == "appearance" and following.value != "of"
+            if kind in ("difference", "prediction"):
+                tag = Tag("filler", tag.value) if copula or noun else tag
+            else:
+                tag = Tag("filler" if copula or noun else "seen", tag.value)
+        elif tag.kind == "from" and following.kind == "reference" and not _ABSENT & {t.value for t in settled[-3:]}:
+            tag = _FROM_REFERENCE
+        elif tag.kind == "become" and kind not in ("difference", "prediction"):
+            tag = Tag("changed", tag.value)
+        elif tag.kind == "stop" and tag.value == ":":
+            tag = Tag("comma", ":")
+        elif tag.kind == "now":
+            tag = Tag("reference" if kind == "prediction" else "main", tag.value)
+        elif kind == "prediction" and tag.kind == "main" and tag.value.split()[0] in ("current", "present", "todays"):
+            tag = Tag("reference", tag.value)
+        settled.append(tag)
+    return settled
+
+
+def sentences_of(found: list[Tag]) -> Iterator[list[Tag]]:
+    sentence: list[Tag] = []
+    for tag in (*found, Tag("stop", ".")):
+        if tag.kind != "stop":
+            sentence.append(tag)
+        elif sentence:
+            yield sentence
+            sentence = []
+
+
+def pieces_of(sentence: list[Tag]) -> list[tuple[list[str], list[Tag]]]:
+    """(kinds of the separators before it, tags between them and the next ones) of each piece of a sentence."""
+    pieces: list[tuple[list[str], list[Tag]]] = [(["stop"], [])]
+    for tag in sentence:
+        if tag.kind not in SEPARATORS:
+            pieces[-1][1].append(tag)
+        elif pieces[-1][1]:
+            pieces.append(([tag.kind], []))
+        else:
+            pieces[-1][0].append(tag.kind)
+    return [piece for piece in pieces if piece[1]]
+
+
+def unit_of(finding: str, joined: list[str], lead: list[Tag], piece: list[Tag]) -> Unit:
+    """Splits a piece at its finding; `normal` counts as the denial of any finding."""
+    if all(tag.kind not in ("finding", "any") for tag in piece):
+        denied = any(tag.kind == "no" for tag in piece)
+        piece = [tag for tag in piece if tag.kind != "no"]
+        at = next(i for i, tag in enumerate(piece) if tag.kind == "normal")
+        return Unit(finding, joined, [*lead, *piece[:at], *([] if denied else [Tag("no", "no")])], piece[at + 1 :])
+    wanted = "finding" if any(tag.kind == "finding" for tag in piece) else "any"
+    at = next(i for i, tag in enumerate(piece) if tag.kind == wanted)
+    return Unit(finding, joined, [*lead, *piece[:at]], piece[at + 1 :])
+
+
+def merged(sentences: list[list[Unit]]) -> list[list[Unit]]:
+    """What a text says of one finding in several places, told together at the first."""
+    first: dict[str, Unit] = {}
+    kept = []
+    for units in sentences:
+        kept.append([])
+        for unit in units:
+            if earlier := first.get(unit.finding):
+                earlier.after += [Tag("stop", ""), *unit.before, Tag("finding", unit.finding), *unit.after]
+            else:
+                first[unit.finding] = unit
+                kept[-1].append(unit)
+    return kept
+
+
+def source(units: list[Unit], i: int, step: int) -> int | None:
+    """The unit from which a list hands its statement to unit i: before it (step -1) or after it (+1), or None."""
+    j = i + step
+    while 0 <= j < len(units) and units[j].bare:
+        j += step
+    first, last = min(i, j) + 1, max(i, j)
+    if not 0 <= j < len(units) or any({"but", "stop"} & set(unit.joined) for unit in units[first : last + 1]):
+        return None
+    before, after = units[j].cues
+    if step < 0:
+        return j if (before and not after) or units[j].finding == ANY else None
+    return j if not before else None

@@ -1,0 +1,113 @@
+"""The fact check on hand-made sentences, and on the grammar's own sentences for every real and phantom answer."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fact_check import CASES, measured
+from lumen_hpc.data.diff_vqa import TEMPLATES, Change, LevelChange, render_difference
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.language.facts import check, score
+from lumen_hpc.language.sentences import sentence
+
+REALCXR = Path(__file__).parents[3] / "shared/realcxr/medical-diff-vqa/mimic_pair_questions.csv"
+DIFFERENCE = "what has changed compared to the reference image?"
+
+
+def test_the_hand_made_set_covers_every_type_and_is_mostly_unfaithful():
+    cases = list(read_jsonl(CASES))
+    kinds = Counter(case["type"] for case in cases)
+    assert len(cases) >= 300
+    assert set(kinds) == {*TEMPLATES, "prediction"} and min(kinds.values()) >= 30
+    assert sum(not case["faithful"] for case in cases) >= len(cases) / 2
+
+
+def test_no_unfaithful_sentence_passes_and_95_percent_of_the_faithful_do():
+    counts, wrong = measured(CASES)
+    assert [case["long_answer"] for case, reasons in wrong if not reasons] == []
+    faithful = {passed: sum(n for (_, f, p), n in counts.items() if f and p == passed) for passed in (True, False)}
+    assert faithful[True] / (faithful[True] + faithful[False]) >= 0.95
+
+
+def _template_answers():
+    changes = (
+        Change(),
+        Change(new=("pleural effusion",)),
+        Change(resolved=("edema", "nodule")),
+        Change(levels=(LevelChange("edema", "mild to moderate", "severe"),)),
+        Change(("consolidation", "cardiomegaly"), ("nodule",), (LevelChange("edema", "severe", "mild"),)),
+    )
+    answers = {
+        "abnormality": ("no abnormality", "edema", "edema, pleural effusion, tortuosity of the descending aorta"),
+        "presence": ("yes", "no"),
+        "view": ("PA view", "AP view"),
+        "location": ("left side", "bilateral", "in the right lower lobe", "the lung bases", "bilateral upper lung"),
+        "level": ("small", "moderate to severe", "acute"),
+        "type": ("linear", "ground-glass", "reticulated"),
+        "difference": tuple(map(render_difference, changes)),
+    }
+    for kind, templates in TEMPLATES.items():
+        for template in templates:
+            question = template.format(finding="lung opacity", location="left lower lobe")
+            closed = question.startswith("is ") and "or right" not in question
+            for answer in ("yes", "no") if closed else answers[kind]:
+                yield kind, question, answer
+    for answer in answers["difference"]:
+        yield "prediction", "What will have changed in this radiograph after 3 days?", answer
+
+
+@pytest.mark.parametrize(("kind", "question", "answer"), list(_template_answers()))
+def test_the_grammars_own_sentence_is_faithful(kind, question, answer):
+    own = sentence(kind, question, answer)
+    assert own.endswith(".")
+    assert check(kind, question, answer, own) == []
+
+
+@pytest.mark.skipif(not REALCXR.exists(), reason="shared/realcxr is not beside this repository")
+def test_the_grammars_sentences_for_real_answers_are_faithful():
+    rejected = []
+    with REALCXR.open(newline="") as file:
+        for row in csv.DictReader(file):
+            own = sentence(row["question_type"], row["question"], row["answer"])
+            rejected += check(row["question_type"], row["question"], row["answer"], own)
+    assert rejected == []
+
+
+def test_a_reason_names_its_category_first():
+    reasons = check("difference", DIFFERENCE, "nothing has changed.", "The edema has resolved because of diuretics.")
+    assert {reason.split(":")[0] for reason in reasons} == {"unknown words", "left out", "added"}
+
+
+def test_a_finding_beyond_the_vocabulary_is_read_from_the_question():
+    question = "is there evidence of pneumopericardium in this image?"
+    assert check("presence", question, "no", "No pneumopericardium is seen in this image.") == []
+    assert check("presence", question, "no", "Pneumopericardium is seen in this image.")
+
+
+def test_an_unreadable_short_answer_lets_nothing_pass():
+    assert check("difference", DIFFERENCE, "it is all different now", "The edema has resolved.") == [
+        "unreadable short answer: GrammarError"
+    ]
+
+
+def test_the_score_puts_the_opposite_lowest_and_part_of_the_facts_between():
+    reference = "the main image has additional findings of edema, and nodule than the reference image."
+    answers = (
+        "The edema and the nodule have resolved.",
+        "A new edema has appeared.",
+        "Compared with the reference image, edema and a nodule are new.",
+    )
+    opposite, half, equal = (score("difference", DIFFERENCE, reference, answer) for answer in answers)
+    assert opposite == 1 and equal == 10
+    assert opposite < half < equal
+
+
+def test_another_side_scores_as_the_contrary():
+    question = "where in the image is the consolidation located?"
+    right, left = (f"The consolidation is located in the {side} lower lobe." for side in ("right", "left"))
+    assert score("location", question, right, left) == 1
+    assert score("location", question, right, right) == 10
