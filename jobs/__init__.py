@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from jobs import evaluate, experts, instruct, judge, predict, prepare, pretrain, rewrite, train
+from jobs import evaluate, experts, export_text_llama, instruct, judge, predict, prepare, pretrain, rewrite, train
 from lumen_hpc.cluster import worker
 from lumen_hpc.cluster.stage import Stage
 
 STAGES: list[Stage] = [
-    module.STAGE for module in (prepare, pretrain, experts, rewrite, instruct, train, predict, judge, evaluate)
+    module.STAGE
+    for module in (
+        prepare,
+        pretrain,
+        experts,
+        export_text_llama,
+        rewrite,
+        instruct,
+        train,
+        predict,
+        judge,
+        evaluate,
+    )
 ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.rewrite import allowed_endpoints
+from jobs.rewrite import allowed_endpoints, in_place
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
@@ -18,7 +18,7 @@ STAGE = Stage(
     about="scores of the answers",
     resources="judge",
     settings=("seed", "judge", "predict.shards"),
-    after=("instruct", "predict-{model}"),
+    after=("export_text_llama", "instruct", "predict-{model}"),
     corresponds="predict-{model}",
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: settings.predict.models,
@@ -35,8 +35,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     settings = task.config.judge
     allowed = allowed_endpoints(task)
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = open_engine(settings.engine, allowed)
-    second = open_engine(settings.second, allowed) if settings.second else None
+    engine = open_engine(in_place(settings.engine, task), allowed)
+    second = open_engine(in_place(settings.second, task), allowed) if settings.second else None
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)

@@ -8,10 +8,14 @@ of that order. What the engine is asked hangs on the shard alone, so a shard tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from jobs.export_text_llama import staged
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.settings import Engine
 
 STAGE = Stage(
     name="rewrite",
@@ -19,7 +23,7 @@ STAGE = Stage(
     about="long answers and prediction questions, fact-checked",
     resources="gpu",
     settings=("seed", "rewrite"),
-    after=("prepare",),
+    after=("prepare", "export_text_llama"),
     shards=lambda settings: settings.rewrite.shards,
     gpu_hours=estimate.rewrite,
 )
@@ -34,13 +38,20 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     settings = task.config.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
     order = equal_together(questions)
-    engine = open_engine(settings.engine, allowed_endpoints(task))
+    engine = open_engine(in_place(settings.engine, task), allowed_endpoints(task))
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
         yield from rewrite(part, engine, settings, task.config.seed)
 
     return process
+
+
+def in_place(engine: Engine, task: Task) -> Engine:
+    """The engine's settings with its model's folder for its name, where the model runs in this process."""
+    if engine.kind not in ("vllm", "transformers"):
+        return engine
+    return replace(engine, model=str(staged(engine.model, Path(task.run.profile.cache).expanduser())))
 
 
 def allowed_endpoints(task: Task) -> list[str] | None:

@@ -1,0 +1,55 @@
+"""Before section 2.2: writes the text model of Llama-3.2-11B-Vision as a plain Llama, for vLLM that knows no Mllama.
+
+A model named `…-text` in `rewrite.engine.model` or `judge` is made from the official folder beside it in the profile's
+cache, once for all runs; where it is there already, its files are only vouched for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.language.export_text_llama import SUFFIX
+from lumen_hpc.settings import Config
+
+
+def text_models(settings: Config) -> list[str]:
+    """Names of the text models that the settings' engines run in process, each once."""
+    engines = [settings.rewrite.engine, settings.judge.engine, settings.judge.second]
+    names = [engine.model for engine in engines if engine and engine.kind in ("vllm", "transformers")]
+    return list(dict.fromkeys(name for name in names if name.endswith(SUFFIX)))
+
+
+STAGE = Stage(
+    name="export_text_llama",
+    paper="",
+    about="text Llama out of Llama-Vision",
+    resources="cpu",
+    settings=("rewrite.engine.model", "judge.engine.model"),
+    wanted=lambda settings: bool(text_models(settings)),
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Yields a row that vouches for each file of each text model."""
+    from lumen_hpc.language.export_text_llama import export
+
+    cache = Path(task.run.profile.cache).expanduser()
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        for name in text_models(task.config):
+            target = staged(name, cache)
+            if not target.exists():
+                export(target.with_name(target.name.removesuffix(SUFFIX)), target)
+            for path in sorted(target.iterdir()):
+                yield task.artefact(path)
+
+    return process
+
+
+def staged(name: str, cache: Path) -> Path:
+    """Where a model lies: a folder of the user's, or its place in the profile's cache."""
+    given = Path(name).expanduser()
+    return given if given.is_absolute() or given.is_dir() else cache / name.rsplit("/", 1)[-1]
