@@ -121,14 +121,13 @@ class ClusterBootstrap:
         return self._bounds(value, self._resampled(one, where) - self._resampled(other, where))
 
     def _resampled(self, column: Column, where: np.ndarray | None) -> np.ndarray:
-        part, whole = (
+        sums = np.stack([
             np.bincount(self._of, side if where is None else np.where(where, side, 0), minlength=self._clusters)
             for side in column
-        )
-        used = np.flatnonzero(whole)
-        weights = self._weights[:, used].astype(np.float64)
-        total = weights @ whole[used]
-        return np.divide(weights @ part[used], total, out=np.full(len(total), np.nan), where=total > 0)
+        ], axis=1)  # fmt: skip
+        used = np.flatnonzero(sums[:, 1])
+        part, whole = (self._weights[:, used].astype(np.float64) @ sums[used]).T
+        return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
     def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
         resampled = resampled[np.isfinite(resampled)]

@@ -24,6 +24,9 @@ ABOUT = {
     "other_patient": "another patient's reference image",
     "no_image": "no image",
 }
+# What each control is about; the other measures say little there.
+_TOLD = {"swapped": ("shown", "original"), "same": ("nothing",), "other_patient": ("shown", "original"),
+         "no_image": ("original", "nothing")}  # fmt: skip
 MEASURES = {
     "shown": "change F1 against what was shown",
     "original": "change F1 against the untampered pair",
@@ -93,7 +96,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         sums["nothing"][0][i] = claimed is not None and not claimed
         sums["nothing"][1][i] = 1
     columns = {measure: Column(*both) for measure, both in sums.items()}
-    intervals = {m: results.bootstrap.interval(column) for m, column in columns.items() if column.whole.any()}
+    intervals = {m: results.bootstrap.interval(columns[m]) for m in _TOLD[name] if columns[m].whole.any()}
     return Control(name, model, int(columns["nothing"].whole.sum()), intervals)
 
 

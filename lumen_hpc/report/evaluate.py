@@ -1,4 +1,4 @@
-"""From a run's rows to its report: index.html, tables.{md,csv,tex}, gates.json and figures/."""
+"""From a run's rows to its report: index.html, tables.{md,csv,tex}, gates.json, samples.jsonl and figures/."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lumen_hpc.data.findings_line import strip
-from lumen_hpc.data.records import writing
+from lumen_hpc.data.records import write_jsonl, writing
 from lumen_hpc.language.judge import agreement
 from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
 from lumen_hpc.report.controls import controls
-from lumen_hpc.report.results import Results, questions
+from lumen_hpc.report.results import COMPOSED, Results, questions
 from lumen_hpc.settings import Evaluate
 
 Rows = Iterable[dict]
@@ -67,7 +67,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     for model, rows in answers.items():
         texts = composed.answers(rows, results.reader)
         if texts:
-            results.add_model(f"{model}+rule", texts)
+            results.add_model(model + COMPOSED, texts)
     controlled = controls(results, answers, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     held = gates.phantom_gates(results, controlled, oracles) if settings.gates else []
@@ -92,7 +92,10 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         run=inputs.run,
         restricted=not settings.images,
     )
-    return _write(folder, content), held
+    files = _write(folder, content)
+    files.append(folder / "samples.jsonl")
+    write_jsonl(files[-1], results.rows())
+    return files, held
 
 
 def _write(folder: Path, content: page.Content) -> list[Path]:

@@ -10,9 +10,7 @@ import numpy as np
 from lumen_hpc.errors import UserError
 from lumen_hpc.report import ceilings
 from lumen_hpc.report.controls import Control
-from lumen_hpc.report.results import Results
-
-COMPOSED = "ft+rule"
+from lumen_hpc.report.results import COMPOSED, Results
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def phantom_gates(
     """
     return [
         *_diagnostic(results, lumen, ft),
-        *_difference(results, lumen),
+        *_difference(results, lumen, ft),
         *_prediction(results, lumen, oracles),
         *_controls({control.name: control for control in controls if control.model == lumen}),
     ]
@@ -86,12 +84,13 @@ def _diagnostic(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
         yield Gate(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
 
 
-def _difference(results: Results, lumen: str) -> Iterator[Gate]:
+def _difference(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
     f1 = results.cell("difference", "change_f1", lumen)
     yield Gate("difference, change F1", f1.value, 0.75)
     yield Gate("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
     yield Gate("difference, ROUGE-L", results.cell("difference", "rouge_l", lumen).value, 0.85)
-    rule = results.cell("difference", "change_f1", COMPOSED).value if COMPOSED in results.samples else None
+    ruled = ft + COMPOSED
+    rule = results.cell("difference", "change_f1", ruled).value if ruled in results.samples else None
     yield Gate("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
 
 

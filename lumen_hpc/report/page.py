@@ -36,7 +36,8 @@ class Content:
     controls: Sequence[Control]
     slices: Sequence[Slice]
     canaries: Sequence[Share]
-    agreement: Mapping[str, float]
+    agreement: Mapping
+    """Of two judges (`language.judge.agreement`); empty where there was one."""
     acceptance: Acceptance | None
     costs: Sequence[Cost]
     counts: Mapping

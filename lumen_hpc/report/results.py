@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,9 @@ from lumen_hpc.metrics.samples import CHANGING, Samples
 from lumen_hpc.metrics.significance import ClusterBootstrap, Column, Interval, Paired, holm, wilcoxon
 from lumen_hpc.settings import Evaluate
 
-LABELS = {"nvila": "NVILA-8B", "ft": "NVILA-8B-FT", "ft+rule": "FT + rule", "lumen": "LUMEN"}
+LABELS = {"nvila": "NVILA-8B", "ft": "NVILA-8B-FT", "lumen": "LUMEN"}
+COMPOSED = "+rule"
+"""Ends the name of a composed baseline: `ft+rule` is FT's answers about each image, compared by rule."""
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
 # A micro average has no per-sample value to test; each answer's own F1 stands in.
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
@@ -100,9 +102,11 @@ class Results:
         self.joined.answers[model] = answers
 
     def models(self) -> list[str]:
-        """Models in the order of the paper's rows, others before the principal one."""
-        known = [model for model in LABELS if model in self.samples and model != self.principal]
-        return [*known, *(m for m in self.samples if m not in known and m != self.principal), self.principal]
+        """Models in the order of the paper's rows, each before its composed baseline; the principal one last."""
+        known = [model for model in LABELS if model in self.samples]
+        known += [model for model in self.samples if model not in known and not model.endswith(COMPOSED)]
+        rows = [name for model in known for name in (model, model + COMPOSED) if name in self.samples]
+        return [*(name for name in rows if name != self.principal), self.principal]
 
     def where(self, block: str) -> np.ndarray:
         """The questions of a block or of one type, bool [n]."""
@@ -145,6 +149,15 @@ class Results:
         """A measure's column; one that applies nowhere if the model has none (an unjudged model, say)."""
         nowhere = np.zeros(len(self.questions))
         return self.samples[model].columns.get(measure) or Column(nowhere, nowhere)
+
+    def rows(self) -> Iterator[dict]:
+        """The per-sample table: a row a question and model, with every measure that applies to it; no texts."""
+        for model in self.models():
+            values = {name: column.values() for name, column in self.samples[model].columns.items()}
+            for i, question in enumerate(self.questions):
+                scores = {name: float(value[i]) for name, value in values.items() if np.isfinite(value[i])}
+                if scores:
+                    yield {"question_id": question["question_id"], "type": question["type"], "model": model} | scores
 
     def _add_scores(self, scores: Iterable[dict]) -> None:
         """The first judge's scores as measures `judge` and `judge_expected`, on questions judged for every model."""

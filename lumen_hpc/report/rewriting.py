@@ -33,7 +33,7 @@ class Acceptance:
     """Rewrites by question type, and why sentences were rejected."""
 
     accepted: tuple[Share, ...]
-    """Language model's sentences among each type's rows; the rest are the grammar's own."""
+    """Rows whose sentence passed the fact check; in the rest the grammar's own stands in."""
     first_try: tuple[Share, ...]
     reasons: tuple[tuple[str, int], ...]
     """(reason, how often), the commonest first."""
@@ -45,8 +45,9 @@ def acceptance(rows: Iterable[dict]) -> Acceptance | None:
     for row in rows:
         kind = row.get("type") or "question"
         total[kind] += 1
-        accepted[kind] += row["source"] != "fallback"
-        first[kind] += row["source"] != "fallback" and row["attempts"] <= 1
+        passed = row["source"] != "fallback" or not row["rejected"]  # the grammar engine's sentences are no fallback
+        accepted[kind] += passed
+        first[kind] += passed and not row["rejected"]
         reasons.update(row["rejected"])
     if not total:
         return None

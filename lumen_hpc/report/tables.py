@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lumen_hpc.metrics.samples import MEASURES as DEFINITIONS
-from lumen_hpc.report.results import LABELS, Cell, Results, corrected
+from lumen_hpc.report.results import COMPOSED, LABELS, Cell, Results, corrected
 
 PUBLISHED = {
     ("difference", "nvila"): {"bleu4": 0.001, "rouge_l": 0.071, "judge": 2.486},
@@ -89,7 +89,7 @@ def notes(results: Results) -> list[str]:
         "Published: arXiv 2602.21142v1, table 1, on MIMIC-CXR with an undisclosed subset; its table 2 is not available "
         "here. Published judge scores are by Llama-3.1-405B.",
     ]
-    if any(model.endswith("+rule") for model in results.samples):
+    if any(model.endswith(COMPOSED) for model in results.samples):
         lines.append(
             "FT + rule: the single-image model's own findings and levels of each image, compared by rule into the "
             "difference grammar. It is the fair opponent of a longitudinal model: NVILA-8B-FT never saw that grammar, "
@@ -100,6 +100,9 @@ def notes(results: Results) -> list[str]:
 
 def label(model: str) -> str:
     """A model's name in the tables."""
+    if model.endswith(COMPOSED):
+        base = model.removesuffix(COMPOSED)
+        return f"{'FT' if base == 'ft' else label(base)} + rule"
     return LABELS.get(model, model)
 
 

@@ -200,6 +200,15 @@ def test_restricted_data_leaves_no_image_and_no_text_in_the_page(tmp_path, open_
     assert shown(page) > 0
 
 
+def test_two_judges_agreement_is_shown_beside_the_canaries(tmp_path, open_page):
+    inputs = pretend.inputs(patients=4)
+    for rows in inputs.scores.values():
+        rows += [row | {"judge": "second"} for row in rows if not row.get("canary")]
+    report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
+    told = open_page(tmp_path).locator("#language").inner_text()
+    assert "pretended and second scored the same" in told and "within one point 1.000" in told
+
+
 def test_a_text_cannot_break_out_of_the_page(tmp_path, open_page):
     inputs = pretend.inputs(patients=3)
     evil = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
