@@ -23,6 +23,7 @@ from lumen_hpc.training.engine import Engine, learning_rate
 from lumen_hpc.training.feeder import Feeder
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.packing import Shared, layout, sequences
+from lumen_hpc.training.plan import peak_flops
 from lumen_hpc.training.ranks import Ranks
 from lumen_hpc.training.survey import Survey
 from lumen_hpc.training.watchdog import Watchdog
@@ -67,8 +68,8 @@ class Work:
     """What a checkpoint must agree on to be gone on from."""
     base: str = ""
     """Folder of the model that training began with; a checkpoint's reader takes its configuration from there."""
-    flops_per_token: float = 0.0
-    """Of a forward and a backward pass, for the MFU; 0 leaves it out."""
+    flops: Callable[[Micro], float] = lambda micro: 0.0
+    """Model FLOPs of a micro-batch's forward and backward passes, for the MFU."""
 
 
 def run(
@@ -174,7 +175,10 @@ class Loop:
         # By sample id, since that is how supervised tokens name their sample.
         self.kind_index = torch.tensor([self.kind_of[k] for k in work.survey.kinds.tolist()], device=self.device)
         self.recent: deque[float] = deque(maxlen=100)
+        self.seconds: deque[float] = deque(maxlen=20)
         self.stall = 0.0
+        self.first = True
+        self.flops = 0.0
         self.beat: Callable[[str], None] = lambda doing: None
 
     def go(
@@ -194,29 +198,28 @@ class Loop:
             )
         dist.barrier()  # the journal is cut back before anyone reads it
         self.recent.extend(losses(self.work.out, self.recent.maxlen or 0))
-        saved = self.done if resumed is not None else -1
         stop = False
+        began = time.perf_counter()
         with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
             for ids, micros in feeder:
-                began = time.perf_counter()
+                waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros, should_stop)
                 self.done += 1
                 progress()
                 if journal is not None:
-                    timing = self._timing(time.perf_counter() - began, micros, metrics, started)
+                    timing = self._timing(time.perf_counter() - began, waited, micros, metrics, started)
                     journal.step(self.done, [self.work.survey.ids[i] for i in ids], metrics, timing)
                 last = self.done == self.plan.steps
                 if stop or last or self.done % self.settings.checkpoint_every == 0:
                     self.beat(f"saves after step {self.done}")
                     self._save(journal)
-                    saved = self.done
                 if stop:
                     break
+                began = time.perf_counter()
         self.checkpoints.finish()
         if journal is not None:
             journal.close()
         dist.barrier()
-        assert saved == self.done or self.done == self.plan.steps
         return self.done == self.plan.steps
 
     def _layouts(self) -> Any:
@@ -248,8 +251,8 @@ class Loop:
         """Forward, backward, one collective over what all must agree on, and the update."""
         self.beat(f"computes step {self.done + 1}")
         weights = self._weights(ids)
-        sums = torch.zeros(2 * len(self.kinds) + 2, dtype=torch.float64, device=self.device)
-        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -2]
+        sums = torch.zeros(2 * len(self.kinds) + 3, dtype=torch.float64, device=self.device)
+        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -3]
         for number, micro in enumerate(micros, 1):
             micro = micro.to(self.device)
             nll = self.engine(micro)
@@ -258,10 +261,10 @@ class Loop:
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
         self.beat(f"waits for the others in step {self.done + 1}")
-        sums[-2] = float(should_stop())
-        sums[-1] = sum(micro.tokens for micro in micros)
+        own = [float(should_stop()), sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
+        sums[-3:] = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(sums)
-        *values, stop, tokens = sums.tolist()
+        *values, stop, tokens, self.flops = sums.tolist()
         per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
         self._check(loss)
@@ -297,21 +300,26 @@ class Loop:
         state = {"fingerprint": self.work.fingerprint, "base": self.work.base, "samples": self.plan.consumed(self.done)}
         self.stall = self.checkpoints.save(self.done, state, self.engine.stage)
 
-    def _timing(self, seconds: float, micros: list[Micro], metrics: dict[str, Any], started: float) -> dict[str, Any]:
-        stall, self.stall = self.stall, 0.0
+    def _timing(
+        self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float
+    ) -> dict[str, Any]:
+        """What the step took: `seconds` from the end of the one before, the last checkpoint's standstill included."""
+        self.seconds.append(seconds)
+        whole, stall, self.stall = seconds + self.stall, self.stall, 0.0
         timing = {
-            "seconds": round(seconds + stall, 6),
+            "seconds": round(whole, 6),
+            "data_wait": round(waited, 6),
             "checkpoint_stall": round(stall, 6),
-            "tokens_per_s": round(metrics["tokens"] / seconds, 1),
+            "tokens_per_s": round(metrics["tokens"] / whole, 1),
             "micro_batches": len(micros),
-            "eta_s": round((self.plan.steps - self.done) * seconds, 1),
+            "eta_s": round((self.plan.steps - self.done) * statistics.mean(self.seconds), 1),
             "time": round(time.time(), 3),
         }
-        if self.first_step_pending:
-            timing["start_to_first_step"] = round(time.monotonic() - started, 3)
-            self.first_step_pending = False
         if torch.cuda.is_available():
             timing["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+            if peak := peak_flops(torch.cuda.get_device_name()):
+                timing["mfu"] = round(self.flops / whole / peak / self.ranks.world_size, 4)
+        if self.first:
+            timing["start_to_first_step"] = round(time.monotonic() - started, 3)
+            self.first = False
         return timing
-
-    first_step_pending = True

@@ -16,8 +16,8 @@ from typing import Any
 from lumen_hpc import settings as s
 from lumen_hpc.errors import UserError
 
-H100_FLOPS = 989e12
-"""Dense bf16 peak of an H100 SXM (NVIDIA's data sheet)."""
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
+"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
 
@@ -165,7 +165,7 @@ def plan(
     sizes: Sizes | None = None,
     load: Load | None = None,
     mfu: float = 0.4,
-    peak_flops: float = H100_FLOPS,
+    peak: float = PEAK_FLOPS["H100"],
 ) -> Plan:
     """What these settings take on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
     sizes, load = sizes or Sizes(), load or Load()
@@ -176,7 +176,7 @@ def plan(
     return Plan(
         memory=_memory(train, gpus, sizes, load),
         steps=steps,
-        hours=flops / (gpus * peak_flops * mfu) / 3600,
+        hours=flops / (gpus * peak * mfu) / 3600,
         checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9,
         gpus=gpus,
     )
@@ -269,13 +269,29 @@ def _sharing(train: s.Train, load: Load) -> float:
     return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
 
 
+def peak_flops(device: str) -> float:
+    """The device's dense bf16 peak; 0 if it is not known."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
+
+
+def matrix_flops(train: s.Train, sizes: Sizes, tokens: float, tiles: float) -> float:
+    """Of the weights in a forward and backward pass, 6 a weight and token (2 in a frozen tower), attention left out.
+
+    `tokens` of the language model, pictures' included; `tiles` that the tower sees.
+    """
+    llm = 6 * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
+    tower = (6 if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
+    return llm + tower
+
+
 def _flops(train: s.Train, sizes: Sizes, load: Load) -> float:
-    """Of a sample's forward and backward passes (6 a weight and token, and attention); recomputation not counted."""
+    """Of a sample's forward and backward passes, attention included; recomputation is not counted."""
     images = load.images / _sharing(train, load)
     tokens = images * load.image_tokens + load.text_tokens
     length = load.images * load.image_tokens + load.text_tokens
-    llm = 6 * tokens * (sizes.llm - sizes.vocabulary * sizes.width) + 6 * tokens * length * sizes.width * sizes.layers
+    tiles = images * load.tiles
+    between_tokens = 6 * tokens * length * sizes.width * sizes.layers
     backward = 3 if "vision_tower" in train.tune else 1
-    patches = images * load.tiles * sizes.patches
-    tower = 2 * backward * patches * (sizes.vision_tower + 2 * sizes.patches * sizes.vision_width * sizes.vision_layers)
-    return llm + tower + 6 * images * load.image_tokens * sizes.mm_projector
+    between_patches = 4 * backward * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
+    projector = 6 * images * load.image_tokens * sizes.mm_projector
+    return matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector

@@ -24,7 +24,7 @@ from lumen_hpc.training.engine import Engine
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.preflight import preflight
 from lumen_hpc.training.ranks import Ranks, join, leave
-from lumen_hpc.training.samples import Batcher, Pictures, check_folder, measure, opening
+from lumen_hpc.training.samples import Batcher, Micro, Pictures, check_folder, measure, opening
 from lumen_hpc.training.survey import describe, survey
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,12 @@ def _work(
         )
     learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
-    return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()))
+    sizes = plan.Sizes.read(base)
+
+    def flops(micro: Micro) -> float:
+        return plan.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
+
+    return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops)
 
 
 def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:

@@ -1,0 +1,322 @@
+"""Training, ours against Hugging Face's Trainer with DeepSpeed on the same tiny NVILA, records and core, in one run.
+
+    python benchmarks/training.py            # about five minutes on one core
+    python benchmarks/training.py --quick    # a smaller model and fewer steps; the ratios are noisier
+
+Prints: trained tokens a second (padding and shared copies do not count, so it is samples a second in other words);
+what our loop adds to a bare forward, backward and step over the same micro-batches; the seconds from starting a
+process to its first new step after a restart; and how long training stands still for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from lumen_hpc import nvila
+from lumen_hpc.data.records import Records, write_jsonl
+from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.settings import Train
+from lumen_hpc.training import loop
+from lumen_hpc.training.engine import Engine, deepspeed_config
+from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.ranks import Ranks, join
+from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.survey import survey
+
+MICRO_BATCH, GLOBAL_BATCH = 8, 32
+MIXTURE = {"diagnostic": 0.834, "difference": 0.083, "prediction": 0.083}
+"""LUMEN's shares (section 2.1, one prediction a pair): one sample in twelve has two images."""
+
+
+def make(folder: Path, samples: int, quick: bool) -> None:
+    """A tiny NVILA of several tiles a picture and records with LUMEN's mixture: about 3 questions an image."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    patient = 0
+    while len(rows) < samples:
+        paths = []
+        for name in "ab":
+            path = folder / f"{patient}{name}.png"
+            Image.fromarray(rng.integers(256, size=(192, 160), dtype=np.uint8)).save(path)
+            paths.append(str(path))
+        kind = rng.choice(list(MIXTURE), p=list(MIXTURE.values()))
+        for number in range(3 if kind == "diagnostic" else 1):
+            pair = kind == "difference"
+            shown = "reference image: <image>\nmain image, 9 days later: <image>\n" if pair else "<image>\n"
+            # Answers are as uneven as real ones: a few words, or a list of findings.
+            answer = " ".join(["there is a finding in the left lung"] * int(rng.integers(1, 5)))
+            question = " ".join([f"question {number} about this"] * int(rng.integers(1, 4)))
+            rows.append(
+                {
+                    "id": f"{patient}-{number}",
+                    "images": paths if pair else paths[:1],
+                    "conversations": [{"from": "human", "value": shown + question}, {"from": "gpt", "value": answer}],
+                    "meta": {"type": "presence" if kind == "diagnostic" else kind},
+                }
+            )
+        patient += 1
+    rng.shuffle(rows)
+    write_jsonl(folder / "records.jsonl", rows[:samples])
+    width = 64 if quick else 128
+    texts = [turn["value"] for row in rows[:50] for turn in row["conversations"]]
+    sizes = {"width": width, "layers": 4, "vision_width": 32, "vision_layers": 3}
+    nvila.save(make_tiny(texts, aspect="dynamic", image_size=32, patch_size=4, tiles=(1, 12), **sizes), folder / "base")
+
+
+def settings(**changes: Any) -> Train:
+    known = {"precision": "fp32", "zero": 1, "gradient_checkpointing": False, "global_batch": GLOBAL_BATCH}
+    sizes = {"max_tokens": 1024, "token_budget": 4096, "workers": 1, "learning_rate": 1e-4, "checkpoint_every": 10**6}
+    return Train(**{**known, **sizes, **changes})
+
+
+def work(folder: Path, out: Path, train: Train) -> loop.Work:
+    out.mkdir(parents=True, exist_ok=True)
+    records = Records(folder / "records.jsonl")
+    prepare = nvila.Preprocessor.open(folder / "base")
+    found = survey(
+        records,
+        lambda record: measure(record, prepare),
+        Ranks(),
+        opening=opening,
+        max_tokens=train.max_tokens,
+        on_bad="stop",
+        folder=out,
+        version="benchmark",
+    )
+    learner = Learner(nvila.load(folder / "base"), train.tune, gradient_checkpointing=False, zero=train.zero)
+    return loop.Work(learner, Batcher(records, found, prepare, Pictures()), found, out, {})
+
+
+def trained_tokens(folder: Path, out: Path, ids: list[str]) -> int:
+    """Tokens of these samples, each with its own images, without padding."""
+    found = work(folder, out, settings()).survey
+    length = dict(zip(found.ids, (found.prefix + found.suffix).tolist()))
+    return sum(length[i] for i in ids)
+
+
+def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, float]:
+    """Seconds of wall clock and of the training thread for `steps` steps; one step before them warms up."""
+    train = settings(steps=steps + 1, **changes)
+    job = work(folder, out, train)
+    plan = loop.make_sampler(job.survey, train, 0)
+    marks: list[tuple[float, float]] = []
+    engine, _, _ = loop.run(
+        job,
+        train,
+        Ranks(),
+        seed=0,
+        should_stop=lambda: False,
+        progress=lambda: marks.append((time.perf_counter(), time.thread_time())),
+    )
+    engine.close()
+    assert plan.steps == len(marks)
+    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+
+
+def bare(folder: Path, out: Path, steps: int) -> tuple[float, float]:
+    """Seconds of wall clock and of the thread for forward, backward and step alone, on ours' micro-batches."""
+    train = settings(steps=steps + 1)
+    job = work(folder, out, train)
+    checkpoints = loop.Checkpoints(out / "checkpoints", Ranks(), keep=1)
+    engine = Engine(job.model, train, Ranks(), checkpoints.writer)
+    runner = loop.Loop(job, train, Ranks(), loop.make_sampler(job.survey, train, 0), engine, checkpoints, 0)
+    built = [(ids, [job.batcher.build(packed) for packed in packs]) for ids, packs in runner._layouts()]
+    marks = []
+    for ids, micros in built:
+        weights = runner._weights(ids)
+        for number, micro in enumerate(micros, 1):
+            nll = engine(micro)
+            engine.backward((nll * weights[runner.kind_index[micro.samples]]).sum(), last=number == len(micros))
+        engine.step(train.learning_rate)
+        marks.append((time.perf_counter(), time.thread_time()))
+    engine.close()
+    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+
+
+def peer(folder: Path, out: Path, steps: int) -> tuple[float, float, list[str]]:
+    """The same by Trainer: padded micro-batches of 8, DeepSpeed ZeRO-1, a loading process; and the ids it took."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    records = Records(folder / "records.jsonl")
+    prepare = nvila.Preprocessor.open(folder / "base")
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nvila.load(folder / "base").train()
+
+        def forward(self, batch: Any, ids: list[str]) -> dict[str, torch.Tensor]:
+            taken.extend(ids)
+            return {"loss": self.model(batch).loss}
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"batch": nvila.pad(prepare(rows, inline=True).samples), "ids": [row["id"] for row in rows]}
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            marks.append((time.perf_counter(), time.thread_time(), len(taken)))
+
+    marks: list[tuple[float, float, int]] = []
+    taken: list[str] = []
+    config = {k: v for k, v in deepspeed_config(settings(), 1, universal=False).items() if "batch" not in k}
+    config |= {"gradient_accumulation_steps": "auto", "train_micro_batch_size_per_gpu": "auto"}
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=GLOBAL_BATCH // MICRO_BATCH,
+        max_steps=steps + 1,
+        use_cpu=True,
+        deepspeed=config,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        remove_unused_columns=False,
+        dataloader_num_workers=1,
+        disable_tqdm=True,
+        max_grad_norm=5.0,
+        seed=0,
+    )
+    module = Module()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    trainer = Trainer(module, arguments, collate, records, optimizers=(optimizer, rate), callbacks=[Clock()])
+    trainer.train()
+    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1], taken[marks[0][2] : marks[-1][2]]
+
+
+def restart(folder: Path, out: Path) -> float:
+    """Seconds from starting a process to its first step after the one it resumes from."""
+    script = (
+        "import sys, json; from pathlib import Path; from lumen_hpc.settings import Train\n"
+        "from lumen_hpc.training.ranks import Ranks; from lumen_hpc.training.train import train\n"
+        "folder, out, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
+        "done = lambda: (out / 'metrics.jsonl').read_text().count('\\n') if (out / 'metrics.jsonl').exists() else 0\n"
+        "print(train(Train(**json.loads(sys.argv[4])), folder / 'records.jsonl', folder / 'base', out, seed=0,"
+        " ranks=Ranks(), should_stop=lambda: done() + 1 >= stop))\n"
+    )
+    values = json.dumps(dataclasses.asdict(settings()))
+    root = str(Path(__file__).resolve().parents[1])
+    for stop in (2, 3):
+        began = time.time()
+        subprocess.run(
+            [sys.executable, "-c", script, str(folder), str(out), str(stop), values],
+            check=True,
+            env={**os.environ, "PYTHONPATH": root},
+            stdout=subprocess.DEVNULL,
+        )
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    return last["timing"]["time"] - began
+
+
+def stalls(out: Path, millions: int) -> tuple[float, float, float]:
+    """Seconds of standing still a checkpoint: DeepSpeed's own writing, ours waited for, and ours."""
+    side = int((millions * 1e6 / 4) ** 0.5)
+    module = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(4)))
+    checkpoints = loop.Checkpoints(out / "checkpoints", Ranks(), keep=1)
+    engine = Engine(module, settings(), Ranks(), checkpoints.writer)
+
+    def step() -> None:
+        engine.backward(engine(torch.randn(4, side)).square().mean(), last=True)
+        engine.step(1e-4)
+
+    def timed(action: Any) -> float:
+        step()
+        began = time.perf_counter()
+        action()
+        return time.perf_counter() - began
+
+    def waited() -> None:
+        checkpoints.save(1, {}, engine.stage)
+        checkpoints.finish()
+
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    theirs = []
+    for number in range(3):
+        engine.ds.checkpoint_engine = TorchCheckpointEngine()
+        theirs.append(timed(lambda number=number: engine.ds.save_checkpoint(str(out / f"theirs-{number}"))))
+    engine.ds.checkpoint_engine = checkpoints.writer
+    synchronous = [timed(waited) for _ in range(3)]
+    own = []
+    for _ in range(3):
+        own.append(timed(lambda: checkpoints.save(2, {}, engine.stage)))
+        checkpoints.finish()
+    engine.close()
+    return statistics.median(theirs), statistics.median(synchronous), statistics.median(own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--steps", type=int, default=0, help="steps a measurement (default 12, quick 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of loop against bare steps")
+    given = parser.parse_args()
+    steps = given.steps or (5 if given.quick else 12)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder, GLOBAL_BATCH * (steps + 2), given.quick)
+        join(Ranks(), folder)
+        _against_trainer(folder, steps)
+        _against_bare(folder, steps, given.rounds)
+        seconds = restart(folder, folder / "restart")
+        print(f"restart to first step: {seconds:.1f} s, imports, checks and loading included")
+        millions = 8 if given.quick else 40
+        theirs, waited, own = stalls(folder / "stall", millions)
+        print(
+            f"stall a checkpoint ({millions} M weights, {16 * millions} MB): DeepSpeed's own {theirs:.3f} s, ours if "
+            f"waited for {waited:.3f} s, ours {own:.3f} s: {theirs / own:.1f}× less"
+        )
+        dist.destroy_process_group()
+
+
+def _against_trainer(folder: Path, steps: int) -> None:
+    wall, cpu, taken = peer(folder, folder / "peer", steps)
+    theirs = trained_tokens(folder, folder / "count", taken)
+    print(f"HF Trainer + DeepSpeed, padded, micro-batch {MICRO_BATCH}: {theirs / wall:,.0f} tokens/s")
+    for told, shared in (("packed", False), ("packed, shared images", True)):
+        seconds, thread = ours(folder, folder / told, steps, shared_prefix=shared)
+        ids = [i for line in (folder / told / "consumed.jsonl").read_text().splitlines()[1:]
+               for i in json.loads(line)["ids"]]  # fmt: skip
+        tokens = trained_tokens(folder, folder / "count", ids)
+        print(
+            f"ours, {told}: {tokens / seconds:,.0f} tokens/s: {tokens / seconds / (theirs / wall):.2f}× "
+            f"({tokens / thread / (theirs / cpu):.2f}× by the training thread's own time)"
+        )
+
+
+def _against_bare(folder: Path, steps: int, rounds: int) -> None:
+    """Rounds alternate, since a shared machine drifts."""
+    wall, cpu = [], []
+    for number in range(rounds):
+        whole = ours(folder, folder / f"loop{number}", steps)
+        alone = bare(folder, folder / f"bare{number}", steps)
+        wall.append(whole[0] / alone[0] - 1)
+        cpu.append(whole[1] / alone[1] - 1)
+    print(
+        f"our loop over bare forward, backward and step: {100 * statistics.median(wall):+.1f} % by the clock, "
+        f"{100 * statistics.median(cpu):+.1f} % by the thread's own time (medians of {rounds} rounds)"
+    )
+
+
+if __name__ == "__main__":
+    main()
