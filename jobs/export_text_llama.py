@@ -34,7 +34,7 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row that vouches for each file of each text model."""
-    from lumen_hpc.language.export_text_llama import export
+    from lumen_hpc.language.export_text_llama import export, original
 
     cache = Path(task.run.profile.cache).expanduser()
 
@@ -42,7 +42,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         for name in text_models(task.config):
             target = staged(name, cache)
             if not target.exists():
-                export(target.with_name(target.name.removesuffix(SUFFIX)), target)
+                export(Path(original(str(target))), target)
             for path in sorted(target.iterdir()):
                 yield task.artefact(path)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.cluster.shards import sha256
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.settings import Config
 
 LICENCES = {
@@ -53,7 +54,7 @@ def needs(settings: Config, cache: Path) -> Iterator[Need]:
     named += [(key, engine.model) for key, engine in engines if engine.kind in ("vllm", "transformers")]
     for key, name in named:
         if name and not Path(name).expanduser().is_dir():
-            yield Need(key, name, cache / name.rsplit("/", 1)[-1])
+            yield Need(key, original(name), cache / original(name).rsplit("/", 1)[-1])
 
 
 def fetch(settings: Config, cache: Path, console: Console) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.profile import Profile, Resources
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.export_text_llama import original
+from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.settings import Config, Engine
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
@@ -53,12 +54,11 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
     if settings.judge.second:
         engines["judge.second"] = settings.judge.second
     for key, engine in engines.items():
-        if engine.kind == "server" and not _allowed(engine.endpoint, rules.endpoints):
-            yield Finding(
-                "bad",
-                f"{key}.endpoint={engine.endpoint or '(empty)'} may not see restricted data",
-                f"use an engine on the node, or one of profile.data_use.endpoints {rules.endpoints}",
-            )
+        if engine.kind == "server":
+            try:
+                check_endpoint(engine.endpoint, rules.endpoints)
+            except UserError as error:
+                yield Finding("bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data")
     for place in (folder, *(Path(name) for name in (settings.data.mimic_cxr, settings.data.diff_vqa) if name)):
         inside = [Path(top).expanduser().resolve() for top in rules.folders]
         if inside and not any(place.expanduser().resolve().is_relative_to(top) for top in inside):
@@ -73,11 +73,6 @@ def require_allowed(settings: Config, profile: Profile, folder: Path) -> None:
     """Raises UserError where the data-use rules are broken; called before every submission."""
     for finding in data_use(settings, profile, folder):
         raise UserError(f"{finding.what}; {finding.cure}")
-
-
-def _allowed(endpoint: str, prefixes: list[str]) -> bool:
-    """A prefix covers an endpoint only up to a boundary: http://localhost does not cover http://localhost.evil."""
-    return any(re.match(re.escape(prefix.rstrip("/")) + r"($|[:/])", endpoint) for prefix in prefixes)
 
 
 def _data(settings: Config) -> Iterator[Finding]:
@@ -156,7 +151,7 @@ def _models(settings: Config, profile: Profile) -> Iterator[Finding]:
     ]
     for key, engine in engines:
         if engine.kind in ("vllm", "transformers"):
-            yield _weights(f"{key}.model", engine.model, cache, "config.json")
+            yield _weights(f"{key}.model", original(engine.model), cache, "config.json")
 
 
 def _weights(key: str, name: str, cache: Path, proof: str) -> Finding:

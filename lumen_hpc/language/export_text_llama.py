@@ -41,6 +41,11 @@ _COPIED = (
 )  # fmt: skip
 
 
+def original(model: str) -> str:
+    """The official model of which a text model is made; any other model's own name."""
+    return model.removesuffix(SUFFIX)
+
+
 def export(source: Path, target: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:
     """Writes the text Llama of the Mllama checkpoint in `source` to the folder `target`, whole or not at all.
 
