@@ -33,16 +33,20 @@ _QWEN_14B = {
     "num_key_value_heads": 8,
     "vocab_size": 151651,
 }
-_LITE = {"aspect": "dynamic", "projector": "mlp_downsample_3x3_fix"}
+
+
+def _card(llm: dict[str, int], *, lite: bool = False) -> NVILAConfig:
+    aspect, projector = ("dynamic", "mlp_downsample_3x3_fix") if lite else ("dynamic_s2", "mlp_downsample")
+    return official_config(vision=_SIGLIP, llm=llm, aspect=aspect, projector=projector, dtype="bfloat16")
 
 
 def cards() -> dict[str, NVILAConfig]:
     """Configurations of the published models by name."""
     return {
-        "NVILA-8B": official_config(vision=_SIGLIP, llm=_QWEN_7B, dtype="bfloat16"),
-        "NVILA-15B": official_config(vision=_SIGLIP, llm=_QWEN_14B, dtype="bfloat16"),
-        "NVILA-Lite-8B": official_config(vision=_SIGLIP, llm=_QWEN_7B, dtype="bfloat16", **_LITE),
-        "NVILA-Lite-15B": official_config(vision=_SIGLIP, llm=_QWEN_14B, dtype="bfloat16", **_LITE),
+        "NVILA-8B": _card(_QWEN_7B),
+        "NVILA-15B": _card(_QWEN_14B),
+        "NVILA-Lite-8B": _card(_QWEN_7B, lite=True),
+        "NVILA-Lite-15B": _card(_QWEN_14B, lite=True),
     }
 
 

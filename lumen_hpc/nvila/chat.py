@@ -144,7 +144,7 @@ def _official_labels(messages: Sequence[Message], ids: np.ndarray, tokenizer: To
     hollow = [m | {"value": SENTINEL} if ROLES.get(m["from"]) == "assistant" else m for m in messages]
     template = tokenizer.encode(render(hollow, generation=False)[0])
     for retried in (False, True):
-        kept = np.ones(len(template), dtype=bool)
+        kept: np.ndarray = np.ones(len(template), dtype=bool)
         for k in range(len(template) - 1):
             if template[k] == tokenizer.sentinel:
                 kept[k : k + 2] = False

@@ -137,7 +137,7 @@ def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.
         shards[-1][official] = names[official]
         filled += size
         total += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for place, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{place:05d}-of-{len(shards):05d}.safetensors"
         content = {official: tensors[name].detach().to("cpu").contiguous() for official, name in shard.items()}

@@ -42,6 +42,11 @@ class NVILAConfig:
                 f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
                 f"use one of {sorted(PROJECTORS)}"
             )
+        if self.root.get("mm_vision_select_feature", "cls_patch") != "cls_patch":
+            raise UserError(
+                f"mm_vision_select_feature={self.root['mm_vision_select_feature']!r} in config.json: SigLIP has no "
+                "class token to drop; use cls_patch"
+            )
         if self.root.get("chat_template") not in (None, "qwen2"):
             raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
@@ -215,6 +220,41 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as json: {error}") from None
 
 
+_SIGLIP: dict[str, Any] = {
+    "architectures": ["SiglipVisionModel"],
+    "attention_dropout": 0.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "model_type": "siglip_vision_model",
+    "num_channels": 3,
+    "vision_use_head": False,
+}
+_QWEN2: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 32768,
+    "model_max_length": 8192,
+    "model_type": "qwen2",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "use_sliding_window": False,
+}
+_PREPROCESSOR: dict[str, Any] = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor",
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+}
+
+
 def official_config(
     *,
     vision: dict[str, Any],
@@ -231,31 +271,8 @@ def official_config(
     patch_size [px]; `llm` needs hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
     num_key_value_heads and vocab_size.
     """
-    vision = {
-        "architectures": ["SiglipVisionModel"],
-        "attention_dropout": 0.0,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "model_type": "siglip_vision_model",
-        "num_channels": 3,
-        "torch_dtype": dtype,
-        "vision_use_head": False,
-    } | vision
-    llm = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "max_position_embeddings": 32768,
-        "model_max_length": 8192,
-        "model_type": "qwen2",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-        "use_cache": True,
-        "use_sliding_window": False,
-    } | llm
+    vision = _SIGLIP | {"torch_dtype": dtype} | vision
+    llm = _QWEN2 | {"torch_dtype": dtype} | llm
     s2 = aspect == "dynamic_s2"
     mm_projector = {
         "architectures": ["MultimodalProjector"],
@@ -284,17 +301,7 @@ def official_config(
         "s2_scales": ",".join(map(str, scales)),
         "vision_tower_cfg": vision,
     }
-    preprocessor = {
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "SiglipImageProcessor",
-        "image_std": [0.5, 0.5, 0.5],
-        "resample": 3,
-        "rescale_factor": 0.00392156862745098,
-        "size": {"height": vision["image_size"], "width": vision["image_size"]},
-    }
+    preprocessor = _PREPROCESSOR | {"size": {"height": vision["image_size"], "width": vision["image_size"]}}
     files = {"vision_tower/preprocessor_config.json": dump_json(preprocessor)}
     return NVILAConfig(root=root, llm=llm, vision_tower=vision, mm_projector=mm_projector, files=files)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lumen_hpc.errors import UserError
+
 from .attention import CachePlan, SpanPlan
 from .model import NVILA
 from .packing import PICTURE, Sample, pack, packed_length, shared_length
@@ -31,6 +33,8 @@ def generate(
     Prompts of at most `batch_tokens` tokens in all (always at least one group) are answered at a time. An answer
     stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`.
     """
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}: ask for at least one")
     answers: dict[int, Answer] = {}
     for chunk in _chunks(_groups(samples), samples, batch_tokens):
         ids = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
@@ -123,9 +127,17 @@ def _cache(plan: SpanPlan, groups: list[list[Sample]], room: int) -> tuple[Cache
         keys, values = plan.kept.pop(layer)
         prefix.append((_gather(keys, prefixes, 0), _gather(values, prefixes, 0)))
         own.append((_gather(keys, branches, room), _gather(values, branches, room)))
-    lengths = [torch.tensor([stop - begin for begin, stop in spans], device=device) for spans in (prefixes, branches)]
+
+    def tensor(numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers, device=device)
+
     cache = CachePlan(
-        prefix, own, *lengths, torch.tensor(group_of, device=device), torch.tensor(slot_of, device=device)
+        prefix=prefix,
+        own=own,
+        prefix_lengths=tensor([stop - begin for begin, stop in prefixes]),
+        own_lengths=tensor([stop - begin for begin, stop in branches]),
+        group=tensor(group_of),
+        slot=tensor(slot_of),
     )
     return cache, [stop - 1 for _, stop in branches]
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers looks at torchvision)
+from lumen_hpc.errors import UserError
 
 from . import attention
 from .attention import Plan, SpanPlan
@@ -24,8 +25,6 @@ from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
 from .projector import Projector
 from .vision import encode
-
-from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
 
 @dataclass
@@ -62,7 +61,7 @@ class NVILA(nn.Module):
         """Weights are uninitialised on the meta device or random; `tokenizer` may be left out to count parameters."""
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.kernel = attention.check_kernel(kernel)
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
@@ -86,9 +85,13 @@ class NVILA(nn.Module):
         return self.llm.lm_head.weight.device
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        assert self._tokenizer is not None, "this model was made without a tokenizer"
+        return self._tokenizer
+
+    @property
     def preprocessor(self) -> Preprocessor:
         """Preprocessing apart from the weights, for data-loading processes."""
-        assert self.tokenizer is not None
         return Preprocessor(self.config, self.tokenizer)
 
     def preprocess(self, records: Sequence[dict[str, Any]], **options: Any) -> Inputs:
@@ -161,6 +164,8 @@ class NVILA(nn.Module):
         from .generate import generate
 
         inputs = records if isinstance(records, Inputs) else self.preprocess(records, generation=True)
+        if not inputs.generation:
+            raise UserError("these inputs hold answers: make prompts with preprocess(records, generation=True)")
         return generate(self, inputs.samples, **options)
 
 

@@ -58,9 +58,10 @@ def expand(
     at = np.flatnonzero(ids == image)
     if len(at) != len(counts):
         raise UserError(f"the text has {len(at)} <image> tokens but the images make {len(counts)}")
-    repeats = np.ones(len(ids), dtype=np.int64)
+    repeats: np.ndarray = np.ones(len(ids), dtype=np.int64)
     repeats[at] = counts
-    tokens, token_labels = np.repeat(np.where(ids == image, PICTURE, ids), repeats), np.repeat(labels, repeats)
+    tokens: np.ndarray = np.repeat(np.where(ids == image, PICTURE, ids), repeats)
+    token_labels: np.ndarray = np.repeat(labels, repeats)
     tokens[np.cumsum(repeats)[at] - 1] = newline
     token_labels[np.repeat(ids == image, repeats)] = IGNORE
     return tokens, token_labels
@@ -185,7 +186,7 @@ def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]]) -> Batch:
     longest = max(row.length for row in rows)
 
     def stacked(parts: Sequence[Sequence[np.ndarray]], fill: int) -> torch.Tensor:
-        full = np.full((len(rows), longest), fill, dtype=np.int64)
+        full: np.ndarray = np.full((len(rows), longest), fill, dtype=np.int64)
         for place, pieces in enumerate(parts):
             joined = np.concatenate(pieces)
             full[place, : len(joined)] = joined

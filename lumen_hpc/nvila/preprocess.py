@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import PIL
@@ -26,7 +27,7 @@ from .config import Block, NVILAConfig
 
 _PILLOW = int(PIL.__version__.split(".")[0])
 
-Picture = Image.Image | np.ndarray | str | Path
+Picture: TypeAlias = Image.Image | np.ndarray | str | Path
 """A PIL image, a uint8 array [H, W] or [H, W, 3], or the path of an image file."""
 Resize = Callable[[int, int], torch.Tensor]
 """(width, height) [px] -> uint8 [height, width, 1 or 3] of one picture."""
@@ -86,7 +87,7 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
         where = str(picture)
         try:
             picture = Image.open(picture)
-            picture.load()
+            picture.load()  # decodes here, where an error can be named
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{where}: cannot be read as an image ({error})") from None
     if isinstance(picture, np.ndarray):

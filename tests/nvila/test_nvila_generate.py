@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lumen_hpc import nvila
+from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.generate import stop_ids
 
 
@@ -60,3 +61,17 @@ def test_a_last_answer_in_the_record_is_not_given_away(tiny, records):
     question = {**records[0], "conversations": records[0]["conversations"][:1]}
     with_answer, without = (tiny.preprocess([r], generation=True).input_ids for r in (records[0], question))
     assert torch.equal(with_answer, without)
+
+
+def test_inputs_that_hold_answers_are_refused(tiny, records):
+    with pytest.raises(UserError, match="generation=True"):
+        tiny.generate(tiny.preprocess(records))
+    with pytest.raises(UserError, match="max_new_tokens=0"):
+        tiny.generate(records, max_new_tokens=0)
+
+
+def test_groups_of_unlike_sizes_share_one_batch(tiny, records):
+    """Three questions on one picture beside one on two pictures and one on none."""
+    asked = [records[0], records[1], {**records[0], "conversations": records[2]["conversations"]}, *records[2:]]
+    together = tiny.generate(asked, max_new_tokens=5)
+    assert [a.ids for a in together] == [tiny.generate([r], max_new_tokens=5)[0].ids for r in asked]
