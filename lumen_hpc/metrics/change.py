@@ -1,17 +1,23 @@
 """What an answer claims, as facts that can be counted: changes between two images, and findings of one.
 
-References are read by the dataset's grammar. Answers are read by it too, and where they leave it, by the
-words that say that a finding is new, gone or of another level; a finding is one that the references name.
-An answer that cannot be read claims nothing. No weights: an error counts one, whatever it is about.
+References are read by the dataset's grammar. Answers are read by it too, and where they leave it, by the reader
+that checks the rewrites (`language.reader`): here what it finds doubtful still counts as said, since a score gives
+partial credit where a check refuses. Findings and levels go by that reader's names for them, so that `effusions`
+are a pleural effusion; sides and places are no part of a fact. An answer that cannot be read claims nothing. No
+weights: an error counts one, whatever it is about.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from lumen_hpc.data.diff_vqa import LEVELS, Change, GrammarError, LevelChange, parse_difference, parse_findings
+from lumen_hpc.language.reader import read
+from lumen_hpc.language.units import ANY
+from lumen_hpc.language.words import knows, tags
 
 KINDS = ("new", "resolved", "level")
 Fact = tuple[str, ...]
@@ -39,10 +45,25 @@ def tally(answer: Iterable[Fact], reference: Iterable[Fact]) -> Tally:
 
 
 def facts(change: Change) -> set[Fact]:
-    """A change as facts, in lower case."""
-    found = [("new", name) for name in change.new] + [("resolved", name) for name in change.resolved]
-    found += [("level", level.finding, level.before, level.after) for level in change.levels]
-    return {tuple(word.lower() for word in fact) for fact in found}
+    """A change as facts, findings and levels by their common names."""
+    return {
+        *(("new", named(name)) for name in change.new),
+        *(("resolved", named(name)) for name in change.resolved),
+        *(("level", named(c.finding), levelled(c.before), levelled(c.after)) for c in change.levels),
+    }
+
+
+@lru_cache(maxsize=4096)
+def named(finding: str) -> str:
+    """The name that the reader uses for a finding: its own for one it knows, else the words in lower case."""
+    return next((tag.value for tag in tags(finding) if tag.kind == "finding" and knows(finding)), finding.lower())
+
+
+@lru_cache(maxsize=4096)
+def levelled(level: str) -> str:
+    """The reader's word for a level of one word; any other in lower case."""
+    found = tags(level)
+    return found[0].value if [tag.kind for tag in found] == ["level"] else " ".join(level.lower().split())
 
 
 def direction(change: Change) -> str | None:
@@ -59,10 +80,8 @@ class Reader:
     """Reads answers, knowing the names of the findings that may occur in them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = {form: name for name in sorted({name.lower() for name in names if name}) for form in _forms(name)}
-        # The longest first, so that `pleural effusion` is not read as `effusion`.
-        forms = sorted(self._names, key=lambda form: (-len(form), form))
-        self._name = re.compile(r"\b(?:" + "|".join(map(re.escape, forms)) + r")\b") if forms else None
+        """`names`: findings beyond the language reader's vocabulary; those within it are known anyway."""
+        self._names = tuple(sorted({name.lower() for name in names if name and not knows(name)}))
 
     @classmethod
     def of(cls, references: Iterable[dict]) -> Reader:
@@ -79,90 +98,42 @@ class Reader:
         return cls(names)
 
     def findings(self, text: str) -> set[str]:
-        """The findings that a text affirms; one after a negation in the same clause is not."""
-        affirmed: set[str] = set()
-        for clause in _CLAUSE_END.split(text.lower()):
-            denial = _DENIAL.search(clause)
-            affirmed.update(name for name, at in self._named(clause) if not denial or at < denial.start())
-        return affirmed
+        """The findings that a text about one image says are there."""
+        # `edema without effusion` is two statements, which the reader wants apart.
+        said = read(text.replace(" without ", ", no "), "abnormality", self._names).findings
+        return {name for name, state in said.items() if state.status == "present" and name != ANY}
 
-    def change(self, text: str) -> Change | None:
-        """The change that a text claims; None if it claims neither a change nor that there is none."""
+    def change(self, text: str, kind: str = "difference") -> Change | None:
+        """The change that a text claims; None if it claims neither a change of a finding nor that there is none.
+
+        `kind`: the type of the question, `difference` or `prediction`.
+        """
         try:
             return parse_difference(text)
         except GrammarError:
-            pass
-        found: dict[Fact, None] = {}
-        for sentence in _SENTENCE_END.split(text.lower()):
-            found.update(dict.fromkeys(self._claims(sentence)))
-        if found:
-            return Change(
-                new=tuple(fact[1] for fact in found if fact[0] == "new"),
-                resolved=tuple(fact[1] for fact in found if fact[0] == "resolved"),
-                levels=tuple(LevelChange(*fact[1:]) for fact in found if fact[0] == "level"),
-            )
-        return Change() if _UNCHANGED.search(text.lower()) else None
+            said = read(text, kind, self._names).findings
+        by_status: dict[str, list[str]] = {}
+        for name, state in said.items():
+            by_status.setdefault(state.status, []).append(name)
+        change = Change(
+            new=tuple(name for name in by_status.get("new", ()) if name != ANY),
+            resolved=tuple(name for name in by_status.get("gone", ()) if name != ANY),
+            levels=tuple(_level_change(name, said[name].levels) for name in by_status.get("level", ())),
+        )
+        return change if change or by_status.keys() & _UNCHANGED else None
 
     def level(self, text: str) -> str:
         """The level that a text names, the longest known word for one; empty if it names none."""
         found = _LEVEL.search(text.lower())
         return found[0] if found else ""
 
-    def _named(self, text: str) -> list[tuple[str, int]]:
-        found = self._name.finditer(text) if self._name else ()
-        return [(self._names[match[0]], match.start()) for match in found]
 
-    def _claims(self, sentence: str) -> list[Fact]:
-        """Facts of one sentence: each of its parts has a cue, or shares its neighbour's.
-
-        `additional findings of edema, nodule`: the cue stands before its findings and reaches on.
-        `edema and nodule have resolved`: it stands after them and reaches back.
-        """
-        parts = [_Part(self._named(text), text) for text in _PART_END.split(sentence)]
-        claims: list[Fact] = []
-        for k, part in enumerate(parts):
-            if part.levels:
-                claims += [("level", name, *part.levels) for name in part.names]
-                continue
-            before = next((other for other in reversed(parts[:k]) if other.cue), None)
-            after = next((other for other in parts[k + 1 :] if other.cue), None)
-            reaching = part if part.cue else before if before and before.leads else after
-            if reaching and not (part.cue is None and part.unchanged):
-                claims += [(reaching.cue, name) for name in part.names]
-        return claims
+def _level_change(name: str, readings: Iterable[tuple[str, str]]) -> LevelChange:
+    """One reading of `from … to …`, cut where the dataset's grammar cuts it."""
+    before, after = min(readings)
+    (change,) = parse_difference(f"the level of {name} has changed from {before} to {after}.").levels
+    return change
 
 
-def _forms(name: str) -> tuple[str, ...]:
-    """A finding's name and its plurals."""
-    return (name, name + "s", name + "es", name[:-1] + "ies") if name.endswith("y") else (name, name + "s", name + "es")
-
-
-class _Part:
-    """A stretch of a sentence between its commas and conjunctions, and what it says of the findings in it."""
-
-    def __init__(self, named: list[tuple[str, int]], text: str) -> None:
-        self.names = [name for name, _ in named]
-        levels, cue = _LEVELS.search(text), _CUE.search(text)
-        self.levels = (levels[1], levels[2]) if levels else None
-        self.cue = None if self.levels or not cue else "new" if cue["new"] else "resolved"
-        self.leads = bool(cue) and (not named or cue.start() < named[0][1])
-        self.unchanged = bool(_UNCHANGED.search(text))
-
-
-_SENTENCE_END = re.compile(r"[.;!?\n]+\s*")
-_CLAUSE_END = re.compile(r"[.;!?\n]+\s*|,? but |,? while |,? whereas |,? although |,? however ")
-_PART_END = re.compile(r",\s*(?:and |but |while |whereas )?| and | but | while | whereas | as well as ")
-_DENIAL = re.compile(
-    r"\b(?:no|not|without|absent|absence of|negative for|free of|neither|resolved|no longer|cleared|disappeared)\b"
-)
-_LEVELS = re.compile(r"\bfrom ([a-z]+(?: to [a-z]+)??) to ([a-z]+(?: to [a-z]+)?)")
+_UNCHANGED = {"same", "not-new", "not-gone", "not-changed"}
 _LEVEL = re.compile(r"\b(?:" + "|".join(sorted(LEVELS, key=lambda word: (-len(word), word))) + r")\b")
-_CUE = re.compile(
-    r"(?P<resolved>\bresol\w+|\bmissing\b|\bno longer\b|\bdisappear\w*|\bclear(?:ed|s|ing|ance)?\b|\babsent\b|\bgone\b"
-    r"|\bvanish\w*|\blacks?\b|\bnot (?:seen|present|visible|identified)\b|\bwithout\b)"
-    r"|(?P<new>\bnew(?:ly)?\b|\badditional(?:ly)?\b|\bdevelop\w*|\bappear(?:s|ed|ance)?\b|\bemerg\w+|\bnow\b|\barise[ns]?\b)"
-)
-_UNCHANGED = re.compile(
-    r"\bnothing (?:has )?changed?\b|\bnothing (?:is|will|would)\b|\bno (?:\w+ ){0,2}changes?\b|\bunchanged\b"
-    r"|\b(?:remain(?:s|ed)?|is|are|stays?) (?:stable|the same)\b|\bnot changed?\b|\bno difference"
-)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lumen_hpc.data.diff_vqa import GrammarError, parse_difference, parse_findings
 from lumen_hpc.metrics import closed
-from lumen_hpc.metrics.change import KINDS, Reader, direction, facts, tally
+from lumen_hpc.metrics.change import KINDS, Reader, direction, facts, named, tally
 from lumen_hpc.metrics.lexical import TOKENIZERS, corpus_bleu, lexical
 from lumen_hpc.metrics.significance import Column
 
@@ -107,7 +107,7 @@ class Samples:
             wanted = _reference(parse_difference, row["short_answer"]) if row["type"] in CHANGING else None
             if wanted is None:
                 continue
-            given = reader.change(answer)
+            given = reader.change(answer, row["type"])
             claims, true = facts(given) if given else set(), facts(wanted)
             for kind in KINDS:
                 tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
@@ -131,7 +131,7 @@ class Samples:
             listed = row["type"] == "abnormality" and not row["closed"]
             wanted = _reference(parse_findings, row["short_answer"]) if listed else None
             if wanted is not None:
-                counted = tally({(name,) for name in reader.findings(answer)}, {(name.lower(),) for name in wanted})
+                counted = tally({(name,) for name in reader.findings(answer)}, {(named(name),) for name in wanted})
                 tallies[i], macro[i], where[i] = counted, counted.f1, 1
         self.columns["finding_f1"] = _f1(*tallies.T)
         self._mean("finding_f1_macro", macro, where)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference
 from lumen_hpc.data.probes import CONTROL, SIDES
-from lumen_hpc.metrics.change import Reader
+from lumen_hpc.metrics.change import Reader, named
 
 Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
@@ -46,5 +46,9 @@ def difference(before: Findings, after: Findings) -> Change:
 
 
 def _image(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str]:
+    """The findings of one image of a pair, and their levels, by what was answered about it."""
+    levels = {
+        named(key.partition("/level/")[2]): text for key, text in probe.items() if key.startswith(f"{side}/level/")
+    }
     found = sorted(reader.findings(probe[f"{side}/abnormality"]))
-    return {name: reader.level(probe.get(f"{side}/level/{name}", "")) for name in found}
+    return {name: reader.level(levels.get(name, "")) for name in found}

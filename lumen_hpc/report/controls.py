@@ -83,7 +83,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claimed = results.reader.change(strip(row["answer"]))
+        claimed = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
         claims = facts(claimed) if claimed else set()
         for measure, wanted in (
             ("shown", _shown(name, row, truth, findings)),
