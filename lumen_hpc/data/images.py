@@ -16,7 +16,7 @@ from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _HEADER = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
 _TAIL = 64
@@ -40,9 +40,9 @@ def decode(path: str | Path) -> Radiograph:
     photometric interpretation that is not a radiograph's.
     """
     path = Path(path)
-    data = _read(path)
-    if _is_dicom(data):
+    if _is_dicom(_head(path, 132)):
         return _decode_dicom(path)
+    data = _read(path)
     if data.startswith(_JPEG_START):
         return Radiograph(_decode_jpeg(path, data), 255)
     return Radiograph(_decode_other(path, data), 255)
@@ -183,21 +183,29 @@ def _check_header(path: Path, dataset) -> None:
 
 
 def _check_dicom(path: Path) -> None:
-    with path.open("rb") as file:
-        dataset = _open_dicom(path, file, stop_before_pixels=True)
-        _check_header(path, dataset)
-        if dataset.file_meta.TransferSyntaxUID.is_deflated:
-            return  # where its pixels begin is known only after inflating all of it
-        # pydicom leaves the file where the pixels' element begins; explicit elements of 4-byte length have 12 bytes.
-        start = file.tell()
-        if file.read(4) != _PIXEL_DATA:
-            raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
+    dataset, start = _dicom_header(path)
+    if start is None:
+        return  # deflated: where its pixels begin is known only after inflating all of it
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         if _SEQUENCE_END not in _tail(path):
             raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
     else:
-        header = 8 if dataset.file_meta.TransferSyntaxUID.is_implicit_VR else 12
-        _check_length(path, dataset, path.stat().st_size - start - header)
+        _check_length(path, dataset, path.stat().st_size - start)
+
+
+def _dicom_header(path: Path) -> tuple[Any, int | None]:
+    """A DICOM without its pixels, and the place where their bytes begin (None in a deflated file)."""
+    with path.open("rb") as file:
+        dataset = _open_dicom(path, file, stop_before_pixels=True)
+        _check_header(path, dataset)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax.is_deflated:
+            return dataset, None
+        # pydicom leaves the file where the pixels' element begins; its tag, type and length come before its value.
+        start = file.tell()
+        if file.read(4) != (_PIXEL_DATA if syntax.is_little_endian else _PIXEL_DATA_BIG_ENDIAN):
+            raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
+    return dataset, start + (8 if syntax.is_implicit_VR else 12)
 
 
 def _check_length(path: Path, dataset, there: int) -> None:
@@ -207,12 +215,9 @@ def _check_length(path: Path, dataset, there: int) -> None:
 
 
 def _decode_dicom(path: Path) -> Radiograph:
-    dataset = _open_dicom(path)
-    _check_header(path, dataset)
-    if "PixelData" not in dataset:
-        raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
+    dataset, start = _dicom_header(path)
     maximum = 2**dataset.BitsStored - 1
-    pixels = _stored(path, dataset)
+    pixels = _stored(path, dataset, start)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = maximum - pixels
     if pixels.max() > maximum:
@@ -220,16 +225,18 @@ def _decode_dicom(path: Path) -> Radiograph:
     return Radiograph(pixels, maximum)
 
 
-def _stored(path: Path, dataset) -> np.ndarray:
-    """The stored values [Rows, Columns]; native pixels without a copy, JPEG-lossless by the fastest decoder."""
+def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
+    """The stored values [Rows, Columns]; native pixels mapped from the file, JPEG-lossless by the fastest decoder."""
     from pydicom import uid
 
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian) and dataset.BitsAllocated in (8, 16):
-        _check_length(path, dataset, len(dataset.PixelData))
-        kind = np.dtype(f"<{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}")
-        count = dataset.Rows * dataset.Columns
-        return np.frombuffer(dataset.PixelData, kind, count).reshape(dataset.Rows, dataset.Columns)
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian) and header.BitsAllocated in (8, 16):
+        _check_length(path, header, path.stat().st_size - start)
+        kind = np.dtype(f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
+        return np.memmap(path, kind, "r", start, (header.Rows, header.Columns)).view(np.ndarray)
+    dataset = _open_dicom(path)
+    if "PixelData" not in dataset:
+        raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1) and not dataset.PixelRepresentation:
         import imagecodecs
         from pydicom.encaps import get_frame

@@ -14,8 +14,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-ROWS_AT_ONCE = 8
-"""Output rows that share one dense product: enough for the matrix unit, few enough to stay near the band."""
+ROWS_AT_ONCE = 2
+"""Output rows that share one dense product; more of them would multiply more of the zeros beside the band."""
+BLOCKS_AT_ONCE = 4
+"""Dense products that share one stretch of pixels as float32, which then stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class _Axis:
     """The resize of one axis."""
 
     blocks: tuple[tuple[slice, slice, np.ndarray], ...]
-    """(output rows, input columns, float32 [rows, columns]): the dense pieces of the banded matrix."""
+    """(output rows, band of input places, float32 [rows, band]): the dense pieces of the banded matrix."""
     row_sums: np.ndarray
     """float64 [out]; below 1 where the operator reaches beyond the image."""
 
@@ -40,8 +42,8 @@ def _axis(length: int, size: int) -> _Axis:
     for start in range(0, size, ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, size))
         used = np.flatnonzero(matrix[rows].any(axis=0))
-        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
-        blocks.append((rows, columns, np.ascontiguousarray(matrix[rows, columns], dtype=np.float32)))
+        band = slice(int(used[0]), int(used[-1]) + 1)
+        blocks.append((rows, band, np.ascontiguousarray(matrix[rows, band], dtype=np.float32)))
     return _Axis(tuple(blocks), matrix.sum(axis=1))
 
 
@@ -62,11 +64,15 @@ def xrv_resize(pixels: np.ndarray, maximum: int, size: int) -> np.ndarray:
     square = centre_square(pixels)
     axis = _axis(square.shape[0], size)
     halfway = np.empty((size, square.shape[1]), np.float32)
-    for rows, columns, weights in axis.blocks:
-        np.matmul(weights, square[columns].astype(np.float32), out=halfway[rows])
+    for first in range(0, len(axis.blocks), BLOCKS_AT_ONCE):
+        blocks = axis.blocks[first : first + BLOCKS_AT_ONCE]
+        top = blocks[0][1].start
+        pixels = square[top : blocks[-1][1].stop].astype(np.float32)
+        for rows, band, weights in blocks:
+            np.matmul(weights, pixels[band.start - top : band.stop - top], out=halfway[rows])
     small = np.empty((size, size), np.float32)
-    for rows, columns, weights in axis.blocks:
-        np.matmul(halfway[:, columns], weights.T, out=small[:, rows])
+    for rows, band, weights in axis.blocks:
+        np.matmul(halfway[:, band], weights.T, out=small[:, rows])
     small *= np.float32(2048 / maximum)
     small -= (1024 * np.outer(axis.row_sums, axis.row_sums)).astype(np.float32)
     # skimage clips to the range of what it was given, which is not always around the zeros outside.
