@@ -1,7 +1,11 @@
 """The contenders of `slurm_shards` that are not ours: datatrove's SlurmPipelineExecutor and plain submitit.
 
 Both get their documented defaults. Where datatrove offers packing (`tasks_per_job`), it is measured too, with a pack
-size chosen by hand for this cluster. What a peer cannot do it has no method for.
+size chosen by hand for this cluster. What a peer cannot do it has no method for. Submissions run as a user's script
+does, in a process of their own:
+
+    python -m benchmarks.slurm_peers datatrove FOLDER SHARDS PACKS     (PACKS 0: one shard a task)
+    python -m benchmarks.slurm_peers submitit FOLDER SHARDS
 """
 
 from __future__ import annotations
@@ -13,10 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import submitit
-from datatrove.executor import SlurmPipelineExecutor
-from datatrove.utils import logging as datatrove_logging
+from typing import Any
 
 from benchmarks.slurm_trivial import DatatroveStep, Restarted, write
 
@@ -49,7 +50,7 @@ def count(folder: Path, ending: str = ".jsonl") -> int:
     if not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        return sum(entry.name.endswith(ending) for entry in entries)
+        return sum(entry.name.startswith("shard-") and entry.name.endswith(ending) for entry in entries)
 
 
 def files_below(folder: Path) -> int:
@@ -61,47 +62,51 @@ def begun(times: Path) -> list[float]:
     return [float(line) for line in times.read_text().splitlines()] if times.exists() else []
 
 
+def script(*words: object) -> Callable[[], object]:
+    """This module's command line, as a call."""
+    command = [sys.executable, "-m", "benchmarks.slurm_peers", *map(str, words)]
+    return lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
 class Datatrove:
-    """One executor per number of shards; `packs` is None for one shard a task, its default."""
+    """`packs` is 0 for one shard a task, its default."""
 
-    def __init__(self, folder: Path, packs: int | None = None):
-        self.folder = folder
+    def __init__(self, folder: Path, packs: int = 0):
+        self.folder = folder / str(packs)
         self.packs = packs
-        self.name = "datatrove" if packs is None else f"datatrove, {packs} packs by hand"
-        datatrove_logging.logger.remove()
+        self.name = f"datatrove, {packs} packs by hand" if packs else "datatrove"
 
-    def _executor(self, shards: int, step: object = None) -> SlurmPipelineExecutor:
-        place = self.folder / f"{shards}-{self.packs}"
+    def executor(self, shards: int, step: object = None) -> Any:
+        from datatrove.executor import SlurmPipelineExecutor
+
+        place = self.folder / str(shards)
         return SlurmPipelineExecutor(
             pipeline=[step or DatatroveStep(str(place / "out"))], tasks=shards, time="00:10:00", partition=PARTITION,
             mem_per_cpu_gb=1, logging_dir=str(place / "logs"), job_name=f"dt{shards}",
             tasks_per_job=-(-shards // self.packs) if self.packs else 1,
-            env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}")
+            env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}")  # fmt: skip
 
     def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
         """Seconds to submit, and until the last shard is there."""
-        out = self.folder / f"{shards}-{self.packs}" / "out"
+        out = self.folder / str(shards) / "out"
         out.mkdir(parents=True)
         start = time.perf_counter()
-        submission = timed(self._executor(shards).run)
+        submission = timed(self._script(shards))
         wait_until(lambda: count(out) == shards, limit_s, f"{self.name}, {shards} shards")
         return submission, time.perf_counter() - start
 
     def bookkeeping(self, shards: int) -> int:
         """Files beside the outputs: logs, completions, statistics, pickles."""
-        return files_below(self.folder / f"{shards}-{self.packs}" / "logs")
+        return files_below(self.folder / str(shards) / "logs")
 
     def rerun(self, shards: int) -> float:
-        completions = self.folder / f"{shards}-{self.packs}" / "logs" / "completions"
-        wait_until(lambda: count(completions, "") == shards, 60, "datatrove's completions")
-        executor = self._executor(shards)
-        seconds = timed(executor.run)
-        assert executor.job_id == -1, "datatrove submitted something although all is there"
-        return seconds
+        completions = self.folder / str(shards) / "logs" / "completions"
+        wait_until(lambda: len(os.listdir(completions)) == shards, 60, "datatrove's completions")
+        return timed(self._script(shards))
 
     def missing(self, shards: int, absent: set[int]) -> float:
-        executor = self._executor(shards)
-        completions = self.folder / f"{shards}-{self.packs}" / "logs" / "completions"
+        executor = self.executor(shards)
+        completions = self.folder / str(shards) / "logs" / "completions"
         completions.mkdir(parents=True)
         for rank in set(range(shards)) - absent:
             (completions / f"{rank:05d}").touch()
@@ -113,13 +118,16 @@ class Datatrove:
     def restart(self, limit_s: float) -> float:
         """Seconds from the interruption that its users are told to send (USR1) until the work goes on."""
         times = self.folder / "restart.txt"
-        executor = self._executor(1, Restarted(str(times)))
+        executor = self.executor(1, Restarted(str(times)))
         executor.run()
         wait_until(lambda: len(begun(times)) == 1, 60, "datatrove's first start")
         interrupted = time.time()
         slurm("scancel", "--signal=USR1", str(executor.job_id))
         wait_until(lambda: len(begun(times)) == 2, limit_s, "datatrove's requeued job")
         return begun(times)[1] - interrupted
+
+    def _script(self, shards: int) -> Callable[[], object]:
+        return script("datatrove", self.folder.parent, shards, self.packs)
 
 
 class Submitit:
@@ -130,28 +138,31 @@ class Submitit:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _executor(self, name: str) -> submitit.AutoExecutor:
+    def executor(self, name: str) -> Any:
+        import submitit
+
         os.environ["PYTHONPATH"] = str(ROOT)  # tasks inherit it
         executor = submitit.AutoExecutor(folder=self.folder / name / "logs", cluster="slurm")
         executor.update_parameters(slurm_partition=PARTITION, timeout_min=10, mem_gb=1, cpus_per_task=1,
-                                   slurm_array_parallelism=1000, name=name)
+                                   slurm_array_parallelism=1000, name=name)  # fmt: skip
         return executor
+
+    def submit(self, shards: int) -> None:
+        out = str(self.folder / str(shards) / "out")
+        self.executor(str(shards)).map_array(write, [out] * shards, range(shards))
 
     def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
         out = self.folder / str(shards) / "out"
         out.mkdir(parents=True)
-        executor = self._executor(str(shards))
         start = time.perf_counter()
-        submission = timed(lambda: executor.map_array(write, [str(out)] * shards, range(shards)))
+        submission = timed(script("submitit", self.folder, shards))
         wait_until(lambda: count(out) == shards, limit_s, f"submitit, {shards} shards")
         return submission, time.perf_counter() - start
 
     def submission(self, shards: int) -> float:
-        """Submission alone: the jobs are cancelled at once, so that their hundreds of seconds need not pass."""
-        executor = self._executor(f"submission-{shards}")
-        jobs: list[submitit.Job] = []
-        seconds = timed(lambda: jobs.extend(executor.map_array(write, [str(self.folder)] * shards, range(shards))))
-        slurm("scancel", jobs[0].job_id.split("_")[0])
+        """Submission alone: cancelled at once, so that the minutes it would run need not pass."""
+        seconds = timed(script("submitit", self.folder / "submission", shards))
+        slurm("scancel", *slurm("squeue", "--noheader", "--format=%A").split())
         return seconds
 
     def bookkeeping(self, shards: int) -> int:
@@ -159,10 +170,18 @@ class Submitit:
 
     def restart(self, limit_s: float) -> float:
         times = self.folder / "restart.txt"
-        job = self._executor("restart").submit(Restarted(str(times)))
+        job = self.executor("restart").submit(Restarted(str(times)))
         wait_until(lambda: len(begun(times)) == 1, 60, "submitit's first start")
         interrupted = time.time()
         with contextlib.redirect_stdout(None):
             job._interrupt(timeout=True)
         wait_until(lambda: len(begun(times)) == 2, limit_s, "submitit's requeued job")
         return begun(times)[1] - interrupted
+
+
+if __name__ == "__main__":
+    contender, where, shards = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if contender == "datatrove":
+        Datatrove(where, int(sys.argv[4])).executor(shards).run()
+    else:
+        Submitit(where).submit(shards)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Stage, Task
 
 STAGE = Stage(name="trivial", paper="", about="one row a shard", resources="gpu", settings=("seed",),
               shards=lambda settings: settings.experts.shards)  # fmt: skip

@@ -5,8 +5,9 @@
     python -m tests.cluster.slurm down                                 # stops all of it and removes the folder
 
 It needs root and Debian's packages (`PACKAGES` below), and takes 2 to 5 s to start. Each node is one slurmd in a
-hostname namespace of its own, so that `hostname` says n1, n2, … as on a real cluster. Each declares 16 CPUs and 4 GPUs;
-the GPUs are links to /dev/null, which is enough for Slurm to schedule them and to set CUDA_VISIBLE_DEVICES.
+hostname namespace of its own, so that `hostname` says n1, n2, … as on a real cluster. Each declares 96 CPUs, 1 TB and
+4 H100, which is what cluster_profiles/h100.yaml asks for; the GPUs are links to /dev/null, which is enough for Slurm to
+schedule them and to set CUDA_VISIBLE_DEVICES.
 Ports are drawn at random, so that several clusters can run side by side.
 
 Partitions: `h100` (default) and `cpu` are never preempted; `preempt` gives way to both. Timings that stock Slurm
@@ -91,7 +92,7 @@ WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"""
 NODE = ("NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-        "CPUs=16 RealMemory=16000 Gres=gpu:h100:4 State=UNKNOWN\n")
+        "CPUs=96 RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n")
 GPUS = "NodeName={name} Name=gpu Type=h100 File={folder}/dev/gpu[0-3]\n"
 ACCOUNTING_CONFIG = """\
 AuthType=auth/munge

@@ -14,7 +14,7 @@ def position(run: RunOnDisk, line: str) -> int:
 
 
 def test_a_chain_of_dependent_arrays_runs_in_order_and_computes_everything_once(undisturbed: RunOnDisk) -> None:
-    assert undisturbed.ends() == dict.fromkeys(ALL, 1)
+    assert undisturbed.done() == dict.fromkeys(ALL, 1)
     numbers_end = position(undisturbed, "end numbers 0")
     total_begin = position(undisturbed, "begin total 0")
     for shard in range(SHARDS):
@@ -24,8 +24,14 @@ def test_a_chain_of_dependent_arrays_runs_in_order_and_computes_everything_once(
         assert numbers_end < squares_end < checks_begin < checks_end < total_begin
     squares = sum(number**2 for number in range(10 * SHARDS))
     assert undisturbed.outputs()["total/shard-00000-of-00001.jsonl"] == (
-        f'{{"rows":{10 * SHARDS}}}\n{{"sum":{squares}}}\n'.encode())
+        f'{{"rows":{10 * SHARDS},"processes":2}}\n{{"sum":{squares}}}\n'.encode())
     assert undisturbed.leftovers() == []
+
+
+def test_a_job_of_two_nodes_has_a_process_on_each(undisturbed: RunOnDisk) -> None:
+    processes = sorted(path.name.split("-")[1:] for path in undisturbed.control.glob("process-*"))
+    assert [rank for rank, _ in processes] == ["0", "1"]
+    assert len({node for _, node in processes}) == 2
 
 
 def test_an_array_is_spread_over_the_nodes(undisturbed: RunOnDisk) -> None:
@@ -76,7 +82,7 @@ def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> No
     second = run.outputs()
     changed = {path for path in second if first[path] != second[path]}
     assert changed == {path for path in first if path.startswith("checks")}
-    assert {what for what, times in run.ends().items() if times == 2} == {
+    assert {what for what, times in run.done().items() if times == 2} == {
         "total-0", *(f"checks-{shard}" for shard in range(SHARDS))}
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from jobs.witness import watched
 
-from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Stage, Task
 
 STAGE = Stage(name="checks", paper="", about="check", resources="judge", settings=("judge.canaries",),
               after=("squares",), corresponds="squares", shards=lambda settings: settings.experts.shards)  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from jobs.witness import watched
 
-from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Stage, Task
 
 STAGE = Stage(name="numbers", paper="", about="count", resources="cpu", settings=("experts.shards", "seed"))
 

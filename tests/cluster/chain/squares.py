@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from jobs.witness import watched
 
-from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Stage, Task
 
 STAGE = Stage(name="squares", paper="", about="square", resources="gpu", settings=(), after=("numbers",),
               shards=lambda settings: settings.experts.shards)  # fmt: skip

@@ -11,14 +11,16 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster.stage import Shard, Task
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Task
 
 
 def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, under the eyes of the test."""
-    control = task.run.folder.parent / f"control-{task.run.folder.name}"
+    control = _control(task)
     what = f"{task.step.name}-{shard.index}"
     here = f"{task.step.name}-on-{socket.gethostname()}"
     _note(control, "begin", task, shard)
@@ -35,7 +37,20 @@ def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterato
     _note(control, "end", task, shard)
 
 
-def _note(control: Any, event: str, task: Task, shard: Shard) -> None:
+def meet(task: Task) -> None:
+    """Return once every process of the job has come here; each leaves a file `process-RANK-NODE`."""
+    control = _control(task)
+    control.mkdir(exist_ok=True)
+    (control / f"process-{task.ranks.rank}-{socket.gethostname()}").touch()
+    while any(not list(control.glob(f"process-{rank}-*")) for rank in range(task.ranks.world_size)):
+        time.sleep(0.05)
+
+
+def _control(task: Task) -> Path:
+    return task.run.folder.parent / f"control-{task.run.folder.name}"
+
+
+def _note(control: Path, event: str, task: Task, shard: Shard) -> None:
     line = f"{event} {task.step.name} {shard.index} {socket.gethostname()} {os.getpid()}\n"
     control.mkdir(exist_ok=True)
     handle = os.open(control / "computed.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)

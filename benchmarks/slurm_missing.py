@@ -1,0 +1,39 @@
+"""Seconds that our `manifest.missing` takes; run by slurm_shards in a process of its own.
+
+    python slurm_missing.py FOLDER SHARDS ABSENT      (ABSENT: JSON list of the shards left out)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster.shards import Shard
+
+
+def main(folder: Path, shards: int, absent: list[int]) -> None:
+    gone = set(absent)
+    for index in range(shards):
+        shard = Shard(index, shards)
+        if index in gone:
+            continue
+        written = manifest.write_shard(folder, shard, [{"shard": index}])
+        line = {
+            "shard": index, "of": shards, "rows": written.rows, "sha256": written.sha256, "content": written.content,
+            "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": [], "inputs": "0" * 16, "config": "1" * 16,
+            "code": "2" * 16, "seconds": 0.003, "gpu_seconds": 0.003, "node": "n1", "attempt": 1,
+            "finished": manifest.now(),
+        }  # fmt: skip
+        manifest.append(folder / manifest.NAME, line)
+    start = time.perf_counter()
+    found = manifest.missing(folder, shards, "1" * 16, ["0" * 16] * shards)
+    seconds = time.perf_counter() - start
+    assert set(found) == gone
+    print(seconds)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

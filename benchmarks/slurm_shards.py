@@ -1,0 +1,190 @@
+"""What it costs to run many small shards on Slurm: ours, datatrove's SlurmPipelineExecutor and plain submitit.
+
+    python -m benchmarks.slurm_shards              # about 15 minutes: 1000 unpacked submitit tasks take most of it
+    python -m benchmarks.slurm_shards --quick      # about 5 minutes, without those and without datatrove one a task
+
+It starts the tests' own cluster (root, Debian's Slurm packages; tests/cluster/slurm.py), runs every contender on it in
+turn with the same trivial shard (one row, one file), and prints one table. The peers are installed for this alone:
+pip install --no-deps -r benchmarks/slurm_peers.txt.
+
+- N shards: from the start of the submitting command until the last output file is there.
+- submit, no-op rerun: the whole command in a fresh process, imports included, as a user waits for it.
+- missing: one call on 10,000 shards of which 137 lack. Ours compares sizes, times and hashes with the manifest; the
+  peers look for the name of an empty marker.
+- restart: from the interruption (each project's documented signal) until the work goes on.
+- files: left beside the outputs, for each task that ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.slurm_peers import Datatrove, Submitit, begun, count, files_below, slurm, timed, wait_until
+from tests.cluster import checkout
+from tests.cluster.slurm import Cluster, why_not
+
+ABSENT = set(range(0, 10_000, 73))
+"""137 of 10,000."""
+AIMS = {"100 shards": 4.0, "1000 shards": 9.0, "submit 1000": 0.3, "no-op rerun of 1000": 0.3,
+        "137 missing of 10,000": 0.05, "restart": 1.0, "files a task": 1.0}  # fmt: skip
+Figures = dict[str, float]
+
+
+class Ours:
+    """`python launch.py stage=full` in a checkout whose only stage is benchmarks/slurm_stage/trivial.py."""
+
+    name = "ours"
+
+    def __init__(self, folder: Path):
+        self.runs = folder / "runs"
+        self.checkout = checkout.make(folder / "checkout", Path(__file__).parent / "slurm_stage")
+
+    def launch(self, run: str, shards: int, *more: str) -> float:
+        words = ["stage=full", "profile=test", f"runs={self.runs}", f"run={run}", f"experts.shards={shards}", *more]
+        command = [sys.executable, "launch.py", *words]
+        return timed(lambda: subprocess.run(command, cwd=self.checkout, check=True, stdout=subprocess.DEVNULL))
+
+    def shards(self, shards: int, limit_s: float, *more: str, run: str = "") -> tuple[float, float]:
+        run = run or f"n{shards}"
+        start = time.perf_counter()
+        submission = self.launch(run, shards, *more)
+        wait_until(lambda: count(self.runs / run / "trivial") == shards, limit_s, f"ours, {shards} shards")
+        return submission, time.perf_counter() - start
+
+    def rerun(self, shards: int) -> float:
+        settle()
+        seconds = self.launch(f"n{shards}", shards)
+        assert not queued(), "something was submitted although all is there"
+        return seconds
+
+    def files_a_task(self, shards: int) -> float:
+        settle()
+        step = self.runs / f"n{shards}" / "trivial"
+        packs = len({line["pack"] for line in map(json.loads, (step / "attempts.jsonl").open())})
+        return (files_below(step) - shards) / packs
+
+    def missing(self, shards: int) -> float:
+        """In a process of its own, since it has to import the checkout's lumen_hpc."""
+        program = Path(__file__).with_name("slurm_missing.py")
+        command = [sys.executable, str(program), str(self.runs / "missing"), str(shards), json.dumps(sorted(ABSENT))]
+        done = subprocess.run(command, cwd=self.checkout, check=True, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(self.checkout)})  # fmt: skip
+        return float(done.stdout)
+
+    def restart(self, limit_s: float) -> float:
+        """From the parent's end, which is its interruption here, to its queued successor's first work."""
+        times = self.runs / "restart.txt"
+        self.launch("restart", 1, f"profile.environment.LUMEN_BENCHMARK_TIMES={times}")
+        wait_until(lambda: len(begun(times)) == 1, 60, "our first start")
+        interrupted = time.time()
+        slurm("scancel", "--batch", "--signal=USR2", *queued("--states=RUNNING"))
+        wait_until(lambda: len(begun(times)) == 2, limit_s, "our successor")
+        return begun(times)[1] - interrupted
+
+
+def queued(*which: str) -> list[str]:
+    """Ids of jobs in the queue."""
+    return slurm("squeue", "--noheader", "--format=%i", *which).split()
+
+
+def settle() -> None:
+    """Wait until nothing is queued or running, so that no contender pays for another."""
+    wait_until(lambda: not queued(), 120, "an empty queue")
+
+
+def measure_ours(folder: Path) -> dict[str, Figures]:
+    ours = Ours(folder)
+    found: Figures = {}
+    _, found["100 shards"] = ours.shards(100, 60)
+    settle()
+    found["submit 1000"], found["1000 shards"] = ours.shards(1000, 120)
+    found["files a task"] = ours.files_a_task(1000)
+    found["no-op rerun of 1000"] = ours.rerun(1000)
+    found["137 missing of 10,000"] = ours.missing(10_000)
+    found["restart"] = ours.restart(60)
+    settle()
+    return {ours.name: found}
+
+
+def measure_datatrove(folder: Path, quick: bool) -> dict[str, Figures]:
+    packed = Datatrove(folder, packs=2)
+    by_hand: Figures = {}
+    _, by_hand["100 shards"] = packed.shards(100, 120)
+    settle()
+    by_hand["submit 1000"], by_hand["1000 shards"] = packed.shards(1000, 120)
+    settle()
+    by_hand["files a task"] = packed.bookkeeping(1000) / 2
+    by_hand["no-op rerun of 1000"] = packed.rerun(1000)
+    by_hand["137 missing of 10,000"] = packed.missing(10_000, ABSENT)
+    by_hand["restart"] = packed.restart(300)
+    settle()
+    found = {packed.name: by_hand}
+    if not quick:
+        single = Datatrove(folder)
+        _, seconds = single.shards(100, 400)
+        settle()
+        found[single.name] = {"100 shards": seconds, "files a task": single.bookkeeping(100) / 100}
+    return found
+
+
+def measure_submitit(folder: Path, quick: bool) -> dict[str, Figures]:
+    peer = Submitit(folder)
+    found: Figures = {}
+    _, found["100 shards"] = peer.shards(100, 300)
+    settle()
+    found["files a task"] = peer.bookkeeping(100) / 100
+    found["submit 1000"] = peer.submission(1000)
+    settle()
+    found["restart"] = peer.restart(300)
+    settle()
+    if not quick:
+        _, found["1000 shards"] = peer.shards(1000, 1200)
+        settle()
+    return {peer.name: found}
+
+
+def table(found: dict[str, Figures]) -> str:
+    """A line a figure: ours, the peers, the best peer over ours, and the aim."""
+    names = list(found)
+    lines = ["| | " + " | ".join(names) + " | best peer / ours | aim |", "|---" * (len(names) + 3) + "|"]
+    for figure, aim in AIMS.items():
+        cells = [f"{found[name][figure]:.3g}" if figure in found[name] else "–" for name in names]
+        ours = found["ours"][figure]
+        peers = [found[name][figure] for name in names if name != "ours" and figure in found[name]]
+        ratio = f"{min(peers) / ours:.2g}" if peers and ours else "–"
+        met = "" if ours <= aim else " (missed)"
+        lines.append(f"| {figure} | {' | '.join(cells)} | {ratio} | ≤ {aim:g}{met} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="leave out what takes minutes: tasks one by one")
+    quick = parser.parse_args().quick
+    if reason := why_not():
+        print(reason, file=sys.stderr)
+        return 2
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for everyone: compiled modules are what users have
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(Path(folder) / "slurm").up()
+        os.environ.update(cluster.environment)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        try:
+            found = measure_ours(Path(folder) / "ours")
+            found |= measure_datatrove(Path(folder) / "datatrove", quick)
+            found |= measure_submitit(Path(folder) / "submitit", quick)
+        finally:
+            cluster.down()
+    print(f"seconds; 3 nodes on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end\n\n{table(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
