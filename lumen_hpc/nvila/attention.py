@@ -9,6 +9,7 @@ module through its attention registry, which hands the keyword `plan` through un
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,7 +44,7 @@ class Plan(Protocol):
 
 def check_kernel(kernel: str) -> str:
     """`kernel` if it can be used here; `auto` becomes flash-attention where it is installed and there is a GPU, else
-    sdpa. Raises UserError."""
+    sdpa. (flash-attention computes half precision only; in float32 sdpa stands in.) Raises UserError."""
     flash = importlib.util.find_spec("flash_attn") is not None and torch.cuda.is_available()
     if kernel == "auto":
         return "flash" if flash else "sdpa"
@@ -66,7 +67,7 @@ class SpanPlan:
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
             self.kept[layer] = (k, v)
-        if self.kernel == "flash":
+        if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
             from flash_attn import flash_attn_varlen_func
 
             return spans_varlen(self.spans, q, k, v, scale, flash_attn_varlen_func)
@@ -74,26 +75,30 @@ class SpanPlan:
 
 
 def _spans_one_by_one(spans, q, k, v, scale, kernel) -> torch.Tensor:
-    rows, _, length, _ = q.shape
-    out: list[list[torch.Tensor]] = [[] for _ in range(rows)]
-    done = [0] * rows
+    """A kernel call a span. Rows are split, not sliced: the gradient of a slice is as long as the row, for each."""
+    rows = [sorted((span for span in spans if span.row == row), key=lambda span: span.start) for row in range(len(q))]
+    return torch.stack([_row(*parts, scale, kernel) for parts in zip(rows, q, k, v)]).transpose(1, 2)
 
-    def pad(row: int, stop: int) -> None:
-        out[row].append(torch.zeros_like(q[row, :, done[row] : stop]))
-        done[row] = stop
 
+def _row(spans, q, k, v, scale, kernel) -> torch.Tensor:
+    """One row, [heads, T, d]; places that no span covers give zeros."""
+    edges = sorted({0, q.shape[1], *(edge for span in spans for edge in (span.start, span.stop, *span.prefix))})
+    widths = [end - begin for begin, end in itertools.pairwise(edges)]
+    place = {edge: number for number, edge in enumerate(edges)}
+    q, k, v = (x.split(widths, dim=1) for x in (q, k, v))
+
+    def part(pieces: Sequence[torch.Tensor], *ranges: tuple[int, int]) -> torch.Tensor:
+        chosen = [piece for begin, end in ranges for piece in pieces[place[begin] : place[end]]]
+        return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1))[None]
+
+    out: list[torch.Tensor] = []
+    done = 0
     for span in spans:
-        pad(span.row, span.start)
-        own, (begin, end) = slice(span.start, span.stop), span.prefix
-        keys, values = k[span.row, :, own], v[span.row, :, own]
-        if end > begin:
-            keys = torch.cat([k[span.row, :, begin:end], keys], dim=1)
-            values = torch.cat([v[span.row, :, begin:end], values], dim=1)
-        out[span.row].append(kernel(q[span.row, :, own][None], keys[None], values[None], scale)[0])
-        done[span.row] = span.stop
-    for row in range(rows):
-        pad(row, length)
-    return torch.stack([torch.cat(parts, dim=1) for parts in out]).transpose(1, 2)
+        own = (span.start, span.stop)
+        out += [torch.zeros_like(piece) for piece in q[done : place[span.start]]]
+        out.append(kernel(part(q, own), part(k, span.prefix, own), part(v, span.prefix, own), scale)[0])
+        done = place[span.stop]
+    return torch.cat([*out, *(torch.zeros_like(piece) for piece in q[done:])], dim=1)
 
 
 def _sdpa(q, k, v, scale) -> torch.Tensor:

@@ -99,7 +99,7 @@ def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] |
     """Write the official layout, whole or not at all: a sibling `.partial` folder, synced, marked, then renamed.
 
     `tensors` stands in for `model.state_dict()` where that is spread over processes (same names). An existing
-    checkpoint at `folder` is replaced. Returns the folder.
+    checkpoint at `folder` is replaced (for an instant it is `.old`). Returns the folder.
     """
     folder = Path(folder)
     tensors = model.state_dict() if tensors is None else tensors

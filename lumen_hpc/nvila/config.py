@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from math import ceil, isqrt
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class NVILAConfig:
             )
         if self.root.get("chat_template") not in (None, "qwen2"):
             raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
+        if self.llm.get("use_sliding_window"):
+            raise UserError("use_sliding_window=true in llm/config.json is not supported; NVILA has full attention")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
@@ -145,12 +147,6 @@ class NVILAConfig:
             return block
         side = self.scales[index] // self.scales[0]
         return side, side
-
-    def picture_tiles(self, block: Block) -> int:
-        """Vision tiles that one `<image>` placeholder stands for."""
-        if block is None:
-            return 1
-        return sum((scale // self.scales[0]) ** 2 for scale in self.scales[:-1]) + block[0] * block[1]
 
 
 def read_config(folder: str | Path) -> NVILAConfig:
@@ -309,10 +305,3 @@ def official_config(
 def dump_json(value: dict[str, Any]) -> bytes:
     """Json text as transformers writes it: two spaces, a final newline, keys in the given order."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def tile_side(tokens: int) -> int:
-    """Side of a square map of `tokens` places."""
-    side = isqrt(tokens)
-    assert side * side == tokens, tokens
-    return side

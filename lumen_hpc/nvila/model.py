@@ -24,7 +24,7 @@ from .config import NVILAConfig
 from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
 from .projector import Projector
-from .vision import encode
+from .vision import Pictures, encode
 
 
 @dataclass
@@ -68,7 +68,7 @@ class NVILA(nn.Module):
         self.agree: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
         vision = SiglipVisionConfig(**config.vision_tower)
-        vision._attn_implementation = {"flash": "flash_attention_2"}.get(self.kernel, self.kernel)
+        vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
         llm = Qwen2Config(**config.llm)
         llm._attn_implementation = attention.NAME
         self.vision_tower = SiglipVisionModel(vision)
@@ -106,7 +106,7 @@ class NVILA(nn.Module):
             else:
                 part.gradient_checkpointing_disable()
 
-    def embed(self, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]:
         """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
         pictures = encode(
             self.vision_tower, self.mm_projector, batch.tiles, batch.blocks, self.config, self.tiles_at_once, self.agree
@@ -115,6 +115,8 @@ class NVILA(nn.Module):
         if pictures.features:
             places = (batch.token_ids == PICTURE).unsqueeze(-1)
             embeds = embeds.masked_scatter(places, torch.cat(pictures.features).to(embeds.dtype))
+        if len(embeds) > 1:  # a packed row has no padding
+            embeds = embeds.masked_fill(~batch.attention_mask.unsqueeze(-1), 0)
         return embeds, pictures
 
     def decode(self, embeds: torch.Tensor, position_ids: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -47,8 +47,8 @@ class Sample:
         return int((self.token_labels[1:] != IGNORE).sum())
 
 
-PICTURE = -1
-"""Token id of a place that takes a picture's feature."""
+PICTURE, PADDING = -1, -2
+"""Token ids of a place that takes a picture's feature, and of one that belongs to no sample."""
 
 
 def expand(
@@ -90,10 +90,7 @@ class Batch:
     @property
     def attention_mask(self) -> torch.Tensor:
         """bool [rows, length], False for padding."""
-        mask = torch.zeros_like(self.token_ids, dtype=torch.bool)
-        for span in self.spans:
-            mask[span.row, span.start : span.stop] = True
-        return mask
+        return self.token_ids != PADDING
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         names = ("token_ids", "labels", "position_ids", "previous", "tiles")
@@ -197,7 +194,7 @@ def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]]) -> Batch:
     previous = stacked([row.previous for row in rows], -1)
     offsets = torch.arange(len(rows))[:, None] * longest
     return Batch(
-        token_ids=stacked([row.ids for row in rows], 0),
+        token_ids=stacked([row.ids for row in rows], PADDING),
         labels=stacked([row.labels for row in rows], IGNORE),
         position_ids=stacked([row.positions for row in rows], 0),
         previous=torch.where(previous >= 0, previous + offsets, -1),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .config import NVILAConfig, tile_side
+from .config import NVILAConfig
+from .s2 import tile_side
 
 
 class SpaceToDepth(nn.Module):

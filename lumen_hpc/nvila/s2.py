@@ -6,11 +6,19 @@ Rules of NVlabs/VILA `llava/model/llava_arch.py`: merge_chessboard, split_chessb
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch
 from torch.nn import functional as F
 
-from .config import Block, NVILAConfig, tile_side
+from .config import Block, NVILAConfig
+
+
+def tile_side(tokens: int) -> int:
+    """Side of a square map of `tokens` places."""
+    side = isqrt(tokens)
+    assert side * side == tokens, tokens
+    return side
 
 
 def mosaic(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

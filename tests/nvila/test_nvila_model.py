@@ -97,6 +97,14 @@ def test_gradients_reach_what_is_kept_on_the_way(tiny, records):
     assert gradient.any()
 
 
+def test_padding_is_zero_and_masked_like_the_official_batch(tiny, records):
+    out = tiny(tiny.preprocess(records), keep=True)
+    lengths = [len(sample) for sample in tiny.preprocess(records).samples]
+    assert out.attention_mask.sum(1).tolist() == lengths
+    assert not out.inputs_embeds[~out.attention_mask].any()
+    assert out.inputs_embeds[out.attention_mask].abs().sum(1).all()
+
+
 def test_frozen_parts_get_no_gradients(tiny, records):
     tiny.parts["vision_tower"].requires_grad_(False)
     gradients = _gradients(tiny, nvila.pad(tiny.preprocess(records).samples))
