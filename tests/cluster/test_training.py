@@ -1,0 +1,136 @@
+"""NVILA trained on two nodes of a real cluster, undisturbed and interrupted in every way that a cluster knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.checkout import ROOT, make
+from tests.cluster.conftest import Site
+from tests.cluster.slurm import Cluster
+
+sys.path.insert(0, str(ROOT / "tests" / "training"))
+import training_tiny as tiny
+import training_toy as toy
+
+STEPS, BATCH, EVERY = 60, 8, 10
+IDS = Counter()
+"""How often each record must have been trained on; filled by `made`."""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny.make(tmp_path_factory.mktemp("tiny"))
+    ids = [json.loads(line)["id"] for line in (folder / "records.jsonl").read_text().splitlines()]
+    epochs, rest = divmod(STEPS * BATCH, len(ids))
+    assert rest == 0
+    IDS.update(dict.fromkeys(ids, epochs))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training(cluster: Cluster, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A checkout whose jobs are the project's own training, fed by given records."""
+    folder = tmp_path_factory.mktemp("training")
+    shutil.copytree(Path(__file__).parent / "training_chain", folder / "jobs")
+    shutil.copy(ROOT / "jobs" / "train.py", folder / "jobs")
+    return Site(make(folder / "checkout", jobs=folder / "jobs"), cluster, folder / "runs")
+
+
+def submit(site: Site, made: Path, run: str, *words: str) -> Path:
+    """Submits a training and returns its folder."""
+    values = {**tiny.SETTINGS, "steps": STEPS, "global_batch": BATCH, "checkpoint_every": EVERY, "zero": 3}
+    told = [f"train.{key}={str(value).lower()}" for key, value in values.items()]
+    site.submit(run, f"train.base={made / 'base'}", "predict.models=[lumen]", "profile.resources.train.successors=3",
+                *told, *words)  # fmt: skip
+    return site.runs / run / "train-lumen"
+
+
+def begun(site: Site, made: Path, run: str, *words: str) -> Path:
+    """A training that has a checkpoint behind it."""
+    out = submit(site, made, run, *words)
+    site.wait(lambda: toy.steps(out) > EVERY + 2, 240, f"steps of {run}")
+    return out
+
+
+def ended(site: Site, run: str) -> None:
+    site.wait(lambda: (site.runs / run / "train-lumen" / "finished.json").exists(), 300, f"the end of {run}")
+    site.wait_until_left(run)
+
+
+@pytest.fixture(scope="session")
+def whole(training: Site, made: Path) -> Path:
+    """The undisturbed training."""
+    out = submit(training, made, "whole")
+    ended(training, "whole")
+    return out
+
+
+def test_two_nodes_equal_one_process(whole: Path, made: Path, tmp_path: Path) -> None:
+    reports = json.loads((whole / "preflight.json").read_text())
+    assert len({report["host"] for report in reports}) == 2
+    toy.train(tiny.run(tmp_path, made, steps=STEPS, global_batch=BATCH), script=tiny.__file__)
+    assert toy.losses(whole) == pytest.approx(toy.losses(tmp_path), abs=1e-5)
+    assert Counter(toy.consumed(whole)) == IDS
+
+
+def ranks_of(out: Path, cluster: Cluster) -> dict[str, int]:
+    """Node → process id of the training's ranks that run now."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                environment = dict(
+                    line.partition("=")[::2] for line in (process / "environ").read_text().split("\0") if "=" in line
+                )
+                words = (process / "cmdline").read_text().split("\0")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if "SLURM_PROCID" in environment and "submitit.core._submit" in words and str(out.parent) in str(words):
+                found[environment["SLURMD_NODENAME"]] = int(process.name)
+    return found
+
+
+@pytest.mark.parametrize("how", ["time limit", "preemption", "kill -9", "node down", "truncated"])
+def test_an_interrupted_training_equals_the_undisturbed_one(
+    training: Site, cluster: Cluster, made: Path, whole: Path, healthy_nodes: None, how: str
+) -> None:
+    run = how.replace(" ", "-")
+    words = ["profile.resources.train.partition=preempt"] if how == "preemption" else []
+    out = begun(training, made, run, *words)
+    (job,) = training.running(run, "train-lumen")
+    if how == "time limit":
+        cluster.run("scancel", "--signal=USR2", job)
+    elif how == "preemption":
+        cluster.run("sbatch", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    elif how == "kill -9":
+        os.kill(sorted(ranks_of(out, cluster).items())[-1][1], signal.SIGKILL)
+    elif how == "node down":
+        node = sorted(ranks_of(out, cluster))[-1]
+        cluster.kill_node(node)
+        cluster.declare_dead(node)
+    else:
+        training.launch("cancel", f"run={run}")
+        training.wait_until_left(run)
+        newest = max((out / "checkpoints").glob("step-*"))
+        largest = max(newest.rglob("*.pt"), key=lambda file: file.stat().st_size)
+        os.truncate(largest, largest.stat().st_size // 2)
+        submit(training, made, run, *words)
+    ended(training, run)
+    assert toy.metrics(out) == toy.metrics(whole)
+    assert Counter(toy.consumed(out)) == IDS
+    restarts = [json.loads(line) for line in (out / "restarts.jsonl").read_text().splitlines()]
+    assert restarts, "it was never interrupted"
+    if how == "time limit":
+        assert restarts[0]["lost_steps"] == 0
+    for part in ("llm", "vision_tower", "mm_projector"):
+        file = Path("final", part, "model.safetensors")
+        assert (out / file).read_bytes() == (whole / file).read_bytes()
+    print(f"{how}: lost {sum(r['lost_steps'] for r in restarts)} steps, {sum(r['lost_seconds'] for r in restarts)} s")

@@ -1,0 +1,14 @@
+"""Training alone, for its tests on a real cluster: given records, and the project's own jobs/train.py."""
+
+from __future__ import annotations
+
+from jobs import instruct, train
+from lumen_hpc.cluster import worker
+from lumen_hpc.cluster.stage import Stage
+
+STAGES: list[Stage] = [instruct.STAGE, train.STAGE]
+
+
+def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
+    """As in the project's own jobs/: what submitit pickles."""
+    return worker.run_pack(STAGES, folder, submission, step, pack)
