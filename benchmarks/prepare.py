@@ -3,8 +3,8 @@
     python -m benchmarks.prepare [QUESTIONS ...]
 
 Each number is one fresh process: wall and CPU seconds with its imports, and its peak memory. Peers:
-`same job` is what one writes with pandas for the same records (image rule, intervals, ids, duplicates, splits,
-to_dict, json.dumps), without the grammar, the named rejections or the counts; `bare` only turns the questions' csv
+`same job` is what one writes with pandas for the same files (image rule, intervals, ids, duplicates, splits, grammar,
+to_dict, json.dumps), except that it stops at bad input without naming the row; `bare` only turns the questions' csv
 into JSON lines (read_csv, to_dict, json.dumps) and joins nothing. No image file is looked at by anyone.
 """
 
@@ -32,14 +32,25 @@ def ours(folder: Path, out: Path) -> None:
 def same_job(folder: Path, out: Path) -> None:
     import pandas as pd
 
-    metadata = pd.read_csv(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz")
+    metadata = pd.read_csv(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", dtype={"StudyDate": str})
     split = pd.read_csv(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz")
-    metadata = metadata.merge(split[["dicom_id", "split"]], on="dicom_id")
-    views = metadata["ViewCodeSequence_CodeMeaning"]
-    metadata["frontal"] = views.isin(["postero-anterior", "antero-posterior"])
-    studies = metadata.sort_values("frontal", ascending=False, kind="stable").drop_duplicates("study_id")
-    studies["date"] = pd.to_datetime(studies["StudyDate"].astype(str), format="%Y%m%d")
+    listed = pd.read_csv(folder / "medical-diff-vqa" / "mimic_all.csv")
     questions = pd.read_csv(folder / "medical-diff-vqa" / "mimic_pair_questions.csv")
+
+    assert not metadata["dicom_id"].duplicated().any() and not listed["study_id"].duplicated().any()
+    metadata = metadata.merge(split[["dicom_id", "split"]], on="dicom_id", how="left")
+    metadata["frontal"] = metadata["ViewCodeSequence_CodeMeaning"].isin(["postero-anterior", "antero-posterior"])
+    studies = metadata.sort_values("frontal", ascending=False, kind="stable").drop_duplicates("study_id")
+    both = studies.merge(listed, on="study_id", suffixes=("", "_listed"))
+    counts = {"another_image": int((both["dicom_id"] != both["dicom_id_listed"]).sum())}
+    studies["date"] = pd.to_datetime(studies["StudyDate"], format="%Y%m%d")
+    clock = studies["StudyTime"].astype(int).astype(str).str.zfill(6)
+    taken_at = pd.to_datetime(studies["StudyDate"] + clock, format="%Y%m%d%H%M%S", errors="coerce")
+    studies["taken_at"] = taken_at.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    patient, study = studies["subject_id"].astype(str), studies["study_id"].astype(str)
+    place = "/files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + studies["dicom_id"] + ".jpg"
+    studies["image"] = str(folder) + place
+
     dates = studies[["study_id", "date"]]
     questions = questions.merge(dates, on="study_id").merge(
         dates.rename(columns={"study_id": "ref_id", "date": "ref_date"}), on="ref_id", how="left"
@@ -50,12 +61,25 @@ def same_job(folder: Path, out: Path) -> None:
     questions["question_id"] = [hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest() for key in keys]
     assert not questions["question_id"].duplicated().any()
     assert (questions.groupby("subject_id")["split"].nunique() == 1).all()
+    difference = questions["question_type"] == "difference"
+    assert questions.loc[difference, "answer"].str.fullmatch(DIFFERENCE).all()
+    assert questions.loc[questions["question_type"] == "presence", "closed"].all()
     test = questions[questions["split"] == "test"]
-    chosen = test.groupby("subject_id")["study_id"].agg(lambda ids: ids.sample(1, random_state=0).iloc[0])
-    questions = questions[(questions["split"] != "test") | questions["study_id"].isin(chosen)]
-    studies["taken_at"] = studies["date"].astype(str)
-    _json_lines(questions.drop(columns=["date", "ref_date"]), out / "questions.jsonl")
-    _json_lines(studies[["subject_id", "study_id", "dicom_id", "ViewPosition", "taken_at"]], out / "studies.jsonl")
+    chosen = test[test["question_type"] == "difference"].groupby("subject_id")["study_id"].sample(1, random_state=0)
+    kept = (questions["split"] != "test") | questions["study_id"].isin(chosen)
+    counts |= questions[kept].groupby(["split", "question_type"]).size().rename(str).to_dict()
+    questions = questions.drop(columns=["date", "ref_date"])
+    _json_lines(questions[kept], out / "questions.jsonl")
+    _json_lines(questions[~kept], out / "left_out.jsonl")
+    columns = ["subject_id", "study_id", "dicom_id", "image", "ViewPosition", "taken_at"]
+    _json_lines(studies[columns], out / "studies.jsonl")
+
+
+DIFFERENCE = (
+    r"nothing has changed\.|(?:the main image (?:has an additional finding|has additional findings|is missing the "
+    r"findings?) "
+    r"of [^.]+ than the reference image\. |the level of [^.]+ has changed from [^.]+ to [^.]+\. )+"
+)
 
 
 def bare(folder: Path, out: Path) -> None:

@@ -22,7 +22,7 @@ def external(settings: Config) -> list[str]:
     data = settings.data
     if data.source == "phantom":
         return []
-    folders = [Path(folder) for folder in (data.mimic_cxr, data.diff_vqa) if folder]
+    folders = [Path(folder).expanduser() for folder in (data.mimic_cxr, data.diff_vqa) if folder]
     return [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
 
 

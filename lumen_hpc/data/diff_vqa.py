@@ -126,7 +126,7 @@ def parse_findings(text: str) -> tuple[str, ...]:
     """
     if text.strip().lower().rstrip(".") in ("no abnormality", "no abnormalities", "none", "no", "no finding"):
         return ()
-    return _names(text)
+    return _unique(_names(" ".join(text.split())))
 
 
 def render_findings(findings: tuple[str, ...]) -> str:
@@ -228,11 +228,11 @@ def _template_pattern(template: str) -> re.Pattern:
     )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = _SEPARATOR.split(" ".join(text.split()))
+def _names(text: str) -> list[str]:
+    names = _SEPARATOR.split(text)
     if not all(names):
         raise GrammarError(f"a list of findings with an empty place: {_shorten(text)!r}")
-    return _unique(names)
+    return names
 
 
 def _sayable(name: str) -> str:

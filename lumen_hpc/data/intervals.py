@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import math
 from datetime import date, datetime, time
-from functools import lru_cache
 
 from lumen_hpc.errors import UserError
 
 
-@lru_cache(maxsize=4096)
 def taken_on(study_date: str) -> date:
     """The day of a study from StudyDate (YYYYMMDD, also as pandas writes it, `21390407.0`).
 
@@ -24,11 +22,11 @@ def taken_on(study_date: str) -> date:
     if not digits or digits.lower() == "nan":
         raise UserError("no StudyDate")
     try:
-        if len(digits) != 8 or not digits.isdecimal():
-            raise ValueError
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+        if len(digits) == 8 and digits.isdecimal():
+            return date.fromisoformat(digits)
     except ValueError:
-        raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD") from None
+        pass
+    raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD")
 
 
 def study_time(text: str) -> float:

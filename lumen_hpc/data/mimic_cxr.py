@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from sys import intern
 
@@ -117,7 +115,6 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     return studies
 
 
-@lru_cache(maxsize=4096)
 def _day(date: str) -> int:
     try:
         return taken_on(date).toordinal()
@@ -145,9 +142,8 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
     """
     table = Table(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
     seen = bytearray(len(studies))
-    counts = Counter(rows=0, not_in_metadata=0, another_image=0, another_date=0, another_patient=0)
+    counts = dict.fromkeys(("rows", "not_in_metadata", "another_image", "another_date", "another_patient"), 0)
     for subject, study, dicom, date in table:
-        counts["rows"] += 1
         at = studies.index.get(int(study)) if study.isdecimal() else None
         if at is None:
             counts["not_in_metadata"] += 1
@@ -156,10 +152,13 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
             bad(table.place, "duplicate study_id", f"study {study} stands above too", study_id=int(study))
             continue
         seen[at] = 1
-        counts["another_image"] += dicom != studies.dicom[at]
-        counts["another_date"] += _day(date) != studies.day[at]
-        counts["another_patient"] += subject != str(studies.subject[at])
-    return dict(counts)
+        if dicom != studies.dicom[at]:
+            counts["another_image"] += 1
+        if _day(date) != studies.day[at]:
+            counts["another_date"] += 1
+        if subject != str(studies.subject[at]):
+            counts["another_patient"] += 1
+    return {**counts, "rows": table.row}
 
 
 class ImageFiles:
@@ -174,7 +173,7 @@ class ImageFiles:
             raise UserError("data.prefer=dicom needs data.mimic_cxr_dicom=FOLDER, which holds files/ with the DICOMs")
         order = ("dicom", "jpg") if data.prefer == "dicom" else ("jpg", "dicom")
         self.kinds = [kind for kind in order if trees[kind]]
-        self._roots = {kind: os.path.join(os.path.abspath(trees[kind]), "files") for kind in self.kinds}
+        self._roots = {kind: f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files" for kind in self.kinds}
         for kind, root in self._roots.items():
             # A DICOM-only site need not have an empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):

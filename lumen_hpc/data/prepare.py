@@ -52,21 +52,22 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     files = ImageFiles(data)
     with ExitStack() as stack:
-        stack.enter_context(_collector_paused())
         bad = stack.enter_context(Rejections(folder / "rejected.jsonl", settings.on_bad, settings.max_bad))
         scratch = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=1 << 20))
-        studies = read_studies(data.mimic_cxr, bad)
-        agreement = compare_mimic_all(data.diff_vqa, studies, bad)
-        questions = read_questions(data.diff_vqa, studies, bad, scratch)
+        with _collector_paused():
+            studies = read_studies(data.mimic_cxr, bad)
+            agreement = compare_mimic_all(data.diff_vqa, studies, bad)
+            questions = read_questions(data.diff_vqa, studies, bad, scratch)
         columns = Columns(questions, studies)
-        used = np.union1d(columns.main, columns.reference[columns.difference]).tolist()
-        found, unusable = _look_at_images(studies, used, files, settings, bad)
+        every = np.ones(len(questions), bool)
+        found, unusable = _look_at_images(studies, _asked_about(columns, every), files, settings, bad)
         ok = whole(questions, columns, unusable, studies, bad)
         bad.verdict(questions.read)
         splits, shared = patients(columns, ok)
         keep, left_out = select(columns, studies, ok, settings, seed, splits, shared)
         if not keep.any():
-            raise UserError(f"{questions.file}: no question is left of {questions.read} ({left_out or bad.kinds})")
+            raise UserError(f"{questions.file}: of {questions.read} questions, none is left to use")
+        found = {at: found[at] for at in _asked_about(columns, ok)}
         _write_studies(folder / "studies.jsonl", studies, files, found, splits)
         _copy_lines(scratch, folder / "questions.jsonl", keep, columns.bytes)
         _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep, columns.bytes)
@@ -87,6 +88,11 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     with writing(folder / "counts.json") as out:
         out.write(orjson.dumps(counts, option=orjson.OPT_INDENT_2))
     return counts
+
+
+def _asked_about(columns: Columns, rows: np.ndarray) -> list[int]:
+    """Positions of the studies that these questions are about, as main or reference study, in order."""
+    return np.union1d(columns.main[rows], columns.reference[rows & columns.difference]).tolist()
 
 
 @contextmanager

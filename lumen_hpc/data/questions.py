@@ -6,7 +6,9 @@ wrong is halved until the row that is wrong stands alone.
 
 from __future__ import annotations
 
+import csv
 from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +27,7 @@ from lumen_hpc.data.diff_vqa import (
 )
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.tables import Block, Place, Table, find_table
+from lumen_hpc.data.tables import NOT_UTF8, Block, Place, Table, find_table, wrong_width
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
@@ -79,9 +81,9 @@ def read_questions(folder: str | Path, studies: Studies, bad: Rejections, out: B
     path = find_table(folder, "mimic_pair_questions")
     table = Table(path, _COLUMNS, bad.question)
     reader = _Reader(studies, bad, Questions(path.name), out)
-    for block in table.blocks():
+    for block in table.packed_blocks(lead=3):
         reader.take(block)
-    reader.questions.read = table.read
+    reader.questions.read = table.row
     return reader.questions
 
 
@@ -106,8 +108,7 @@ class _Reader:
         except _Fault as fault:
             if len(block.rows) == 1:
                 place = Place(self.questions.file, block.rows[0], block.lines[0])
-                study, answer = block.columns[0][0], block.columns[5][0]
-                self.bad.question(place, fault.kind, fault.reason, study_id=study, answer=answer)
+                self.bad.question(place, fault.kind, fault.reason, text=_readable(block))
                 return
             half = len(block.rows) // 2
             for part in (slice(half), slice(half, None)):
@@ -115,35 +116,36 @@ class _Reader:
 
     def _write(self, block: Block) -> None:
         """Writes all rows of a block, or raises _Fault before anything is written."""
-        study, subject, ref, type, question, answer, split = block.columns
-        forms = list(map(_form, type, question, answer, split))
-        paired = np.array([form.paired for form in forms])
+        study, subject, ref, rest = block.columns
+        forms = list(map(_form, rest))
         study_id, subject_id = _numbers("study_id", study), _numbers("subject_id", subject)
-        references = [r.removesuffix(".0") if form.paired else "0" for r, form in zip(ref, forms, strict=True)]
-        ref_id = _numbers("ref_id", references)
-        main = self._positions(study_id)
-        reference = np.full(len(main), -1)
-        reference[paired] = self._positions(np.array(ref_id)[paired].tolist())
-        self._same_patient(main, np.array(subject_id, np.uint64))
-        self._same_patient(reference[paired], np.array(subject_id, np.uint64)[paired])
-        if (main == reference).any():
+        pairs = [at for at, form in enumerate(forms) if form.paired]
+        ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs])
+        main, of_pair = self._positions(study_id), self._positions(ref_id)
+        subjects = np.array(subject_id, np.uint64)
+        self._same_patient(main, subjects)
+        self._same_patient(of_pair, subjects[pairs])
+        if (main[pairs] == of_pair).any():
             raise _Fault("bad pair", f"study {study_id[0]} is compared with itself")
 
-        days = np.where(paired, self.day[main] - self.day[reference], 0)
-        ids = _ids(study_id, ref_id, [form.hash for form in forms])
+        reference, refs, days = np.full(len(main), -1), np.zeros(len(main), np.uint64), np.zeros(len(main), np.int64)
+        reference[pairs], refs[pairs], days[pairs] = of_pair, ref_id, self.day[main[pairs]] - self.day[of_pair]
+        ids = _ids(study_id, refs, [form.hash for form in forms])
         digits = ids.astype(">u8").tobytes().hex().encode()
+        of_pairs: list[object] = [_NO_PAIR] * len(forms)
+        for at, reference_id, interval in zip(pairs, ref_id, days[pairs].tolist(), strict=True):
+            of_pairs[at] = (b"%d" % reference_id, b"%d" % interval)
         lines = [
-            _LINE % (digits[at : at + 16], patient, about, b"%d" % r if f.paired else b"null", f.json,
-                     b"%d" % d if f.paired else b"null", f.split_name)
-            for at, patient, about, r, f, d in zip(
-                range(0, len(digits), 16), subject_id, study_id, ref_id, forms, days.tolist(), strict=True
+            _LINE % (digits[at : at + 16], patient, about, ref_text, form.json, days_text, form.split_name)
+            for at, patient, about, form, (ref_text, days_text) in zip(
+                range(0, len(digits), 16), subject_id, study_id, forms, of_pairs, strict=True
             )
-        ]  # fmt: skip
+        ]
         self.out.write(b"".join(lines))
         for name, values in (
             ("id", ids), ("main", main), ("reference", reference), ("days", days), ("bytes", list(map(len, lines))),
-            ("type", [f.type for f in forms]), ("split", [f.split for f in forms]),
-            ("closed", [f.closed for f in forms]), ("row", block.rows), ("line", block.lines),
+            ("type", [form.type for form in forms]), ("split", [form.split for form in forms]),
+            ("closed", [form.closed for form in forms]), ("row", block.rows), ("line", block.lines),
         ):  # fmt: skip
             column = getattr(self.questions, name)
             column.frombytes(np.asarray(values).astype(column.typecode).tobytes())
@@ -165,19 +167,25 @@ class _Reader:
 _LINE = (
     b'{"question_id":"%b","subject_id":%d,"study_id":%d,"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
 )
+_NO_PAIR = (b"null", b"null")
 
 
-def _numbers(column: str, texts) -> list[int]:
+def _readable(block: Block) -> str:
+    """A single row as csv text, for rejected.jsonl."""
+    return b",".join(column[0] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _numbers(column: str, texts: Sequence[bytes]) -> list[int]:
     try:
         numbers = list(map(int, texts))
-        if min(numbers) >= 0 and max(numbers) < 1 << 63:
+        if not numbers or (min(numbers) >= 0 and max(numbers) < 1 << 63):
             return numbers
     except ValueError:
         pass
     raise _Fault("bad id", f"{column} is missing or no whole number")
 
 
-def _ids(study_ids: list[int], ref_ids: list[int], text_hashes: list[int]) -> np.ndarray:
+def _ids(study_ids: Sequence[int], ref_ids: Sequence[int], text_hashes: Sequence[int]) -> np.ndarray:
     """64-bit ids: the hash of the text, mixed with the studies by splitmix64's finalizer (bijective at each step)."""
     mixed = np.array(text_hashes, np.uint64)
     for numbers in (study_ids, ref_ids):
@@ -188,6 +196,7 @@ def _ids(study_ids: list[int], ref_ids: list[int], text_hashes: list[int]) -> np
     return mixed
 
 
+@lru_cache(maxsize=1 << 12)
 def _text_hash(type: str, question: str) -> int:
     return int.from_bytes(blake2b(f"{type}\n{question}".encode(), digest_size=8).digest(), "big")
 
@@ -206,8 +215,21 @@ class _Form(NamedTuple):
 
 # Most rows repeat one of a few thousand combinations.
 @lru_cache(maxsize=1 << 13)
-def _form(type: str, question: str, answer: str, split: str) -> _Form:
-    """Raises _Fault for an unknown type or split, an empty text, or an answer that its question cannot have."""
+def _form(rest: bytes) -> _Form:
+    """Reads a row from its type on.
+
+    Raises _Fault for what is not four fields of UTF-8, an unknown type or split, an empty text, or an answer that
+    its question cannot have.
+    """
+    try:
+        fields = next(csv.reader([rest.decode()]), [])
+    except UnicodeDecodeError:
+        raise _Fault(*NOT_UTF8) from None
+    except csv.Error as error:
+        raise _Fault("not csv", str(error)) from None
+    if len(fields) != 4:
+        raise _Fault(*wrong_width(len(_COLUMNS) - 4 + len(fields), len(_COLUMNS)))
+    type, question, answer, split = fields
     if type not in TYPES:
         raise _Fault("unknown question type", f"question_type {type!r} is none of {', '.join(TYPES)}")
     if split not in SPLITS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -364,6 +365,50 @@ def test_a_gzip_stream_that_breaks_off_is_named(dataset):
         dataset.run()
 
 
+def test_a_study_whose_only_partner_is_bad_goes_with_it(dataset):
+    # Patient 10000002: its first study has no date, and the second is asked about only together with the first.
+    dataset.tables[METADATA][3][7] = ""
+    dataset.tables[QUESTIONS].pop(4)
+    counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    assert (counts["read"], counts["kept"], counts["rejected"]["questions"]) == (10, 8, 2)
+    assert {study["subject_id"] for study in rows(dataset, "studies")} == {10000001, 10000003}
+
+
+@pytest.mark.parametrize("questions", [0, 3])
+def test_a_file_of_which_nothing_is_left_is_told(dataset, questions):
+    dataset.tables[QUESTIONS] = dataset.tables[QUESTIONS][: questions + 1]
+    for row in dataset.tables[QUESTIONS][1:]:
+        row[3] = "prognosis"
+    with pytest.raises(UserError, match=rf"mimic_pair_questions.csv: of {questions} questions, none is left"):
+        dataset.write().run(on_bad="skip", max_bad=1.0)
+
+
+def test_every_form_of_csv_reads_the_same(dataset):
+    dataset.ask(50000011, "", "abnormality", "what abnormalities are seen in this image?", "edema, lung opacity")
+    dataset.write().run(**ALL)
+    plain = rows(dataset, "questions")
+    path = dataset.folder / QUESTIONS
+    text = path.read_text()
+    assert '"edema, lung opacity"' in text
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(dataset.tables[QUESTIONS])
+    assert dataset.run(**ALL)["read"] == 12
+    assert rows(dataset, "questions") == plain
+    path.write_text(text.replace("\n", "\n\n").rstrip())
+    assert dataset.run(**ALL)["read"] == 12
+    assert rows(dataset, "questions") == plain
+
+
+def test_a_quote_left_open_costs_its_row_alone(dataset):
+    dataset.tables[QUESTIONS][2][5] = "QUOTE"
+    dataset.write()
+    path = dataset.folder / QUESTIONS
+    path.write_text(path.read_text().replace("QUOTE", '"yes'))
+    counts = dataset.run(on_bad="skip", max_bad=0.2, **ALL)
+    assert [row["row"] for row in rows(dataset, "rejected")] == [2]
+    assert counts["kept"] == 10
+
+
 def test_too_many_lost_questions_stop_the_stage_anyway(dataset):
     for row in dataset.tables[QUESTIONS][1:4]:
         row[3] = "prognosis"
@@ -378,7 +423,7 @@ def test_the_text_of_a_record_stays_out_of_the_message(dataset):
     with pytest.raises(UserError) as stopped:
         dataset.write().run()
     assert "Example" not in str(stopped.value)
-    assert rows(dataset, "rejected")[0]["answer"] == "Mrs Example has changed"
+    assert rows(dataset, "rejected")[0]["text"].split(",")[5] == "Mrs Example has changed"
 
 
 def test_one_bad_row_among_many_costs_that_row_alone(dataset):
