@@ -70,8 +70,13 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: settings.Rewrite
 
 def equal_together(questions: Sequence[dict]) -> list[int]:
     """Positions of questions in an order that has those of equal type, wording and answer side by side."""
-    keys = array("Q", (_hash(q["type"], q["question"], q["short_answer"]) for q in questions))
+    keys = array("Q", (equality(q["type"], q["question"], q["short_answer"]) for q in questions))
     return sorted(range(len(keys)), key=lambda position: (keys[position], position))
+
+
+def equality(kind: str, question: str, short_answer: str) -> int:
+    """A 64-bit number that questions share which are asked as one."""
+    return _hash(kind, question, short_answer)
 
 
 def answer(asks: list[Ask], engine: Engine, rewrite: settings.Rewrite) -> None:

@@ -18,6 +18,8 @@ from lumen_hpc.language.tokens import seeds
 
 KEY = "LUMEN_API_KEY"
 """The environment variable that holds the server's key; it is never read from, or written to, a file."""
+RETRIES = 4
+"""Tries after the first, with growing pauses between."""
 CONCURRENT = 64
 """Requests under way at a time; the server batches them."""
 
@@ -34,7 +36,7 @@ class ServerEngine:
         self.settings = engine
         self.name = Path(engine.model).name
         self.client = OpenAI(
-            base_url=engine.endpoint, api_key=os.environ.get(KEY) or "none", max_retries=4, timeout=engine.timeout
+            base_url=engine.endpoint, api_key=os.environ.get(KEY) or "none", max_retries=RETRIES, timeout=engine.timeout
         )
 
     def chat(

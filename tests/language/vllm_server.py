@@ -1,0 +1,14 @@
+"""vLLM's own OpenAI-compatible server, as a script whose child processes get torchvision's cure too.
+
+python tests/language/vllm_server.py --model FOLDER --host 127.0.0.1 --port 8000
+"""
+
+import lumen_hpc.torchvision_cure  # noqa: F401  vLLM's processes import this file again, and so the cure before vLLM
+from lumen_hpc.language.vllm_engine import prepare_process
+
+prepare_process()
+
+if __name__ == "__main__":
+    from vllm.entrypoints.launchers.api_server.entry import main
+
+    main()
