@@ -237,7 +237,7 @@ class Evaluate:
     small: int = 30
     """Slices with fewer samples carry a warning."""
     images: bool = True
-    """Show images and texts in the page; off for restricted data that must not leave."""
+    """Show images, texts and findings of cases in the page; off for restricted data that must not leave."""
     cases: int = 500
     """Cases in the page's browser."""
     gates: bool = False

@@ -40,7 +40,7 @@ def cases(results: Results, image: Callable[[str], bytes | None], settings: Eval
             "id": question["question_id"],
             "type": question["type"],
             "days": question.get("interval_days"),
-            "findings": sorted(_findings(results, i)),
+            "findings": sorted(_findings(results, i)) if settings.images else [],
             "answers": [_answer(results, i, model, settings.images) for model in results.models()],
         }
         if settings.images:

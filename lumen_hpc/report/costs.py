@@ -21,9 +21,14 @@ class Cost:
     nodes: tuple[str, ...]
 
 
-def costs(manifests: Mapping[str, Iterable[dict]]) -> list[Cost]:
-    """A line a step; of a shard written more than once every attempt counts, for it was paid."""
+def costs(manifests: Mapping[str, Iterable[dict]], training: Mapping[str, Iterable[dict]] | None = None) -> list[Cost]:
+    """A line a step; of a shard written more than once every attempt counts, for it was paid.
+
+    Lines may carry `joules` and `peak_bytes`; a training step's memory also comes from its metrics (`training`: model
+    → rows of metrics.jsonl, GPUs only).
+    """
     made = []
+    peaks = {f"train-{model}": _trained(rows) for model, rows in (training or {}).items()}
     for step, lines in manifests.items():
         lines = list(lines)
         if lines:
@@ -35,10 +40,15 @@ def costs(manifests: Mapping[str, Iterable[dict]]) -> list[Cost]:
                 seconds=sum(line["seconds"] for line in lines),
                 gpu_hours=sum(line["gpu_seconds"] for line in lines) / 3600,
                 joules=_known(sum, lines, "joules"),
-                peak_bytes=_known(max, lines, "peak_bytes"),
+                peak_bytes=_known(max, lines, "peak_bytes") or peaks.get(step),
                 nodes=tuple(dict.fromkeys(str(line["node"]) for line in lines)),
             ))  # fmt: skip
     return made
+
+
+def _trained(rows: Iterable[dict]) -> int | None:
+    peak = max((row.get("timing", {}).get("memory_gb", 0.0) for row in rows), default=0.0)
+    return round(peak * 1e9) or None
 
 
 def _known(fold, lines: list[dict], key: str):

@@ -85,7 +85,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         canaries=canaries,
         agreement=agreement(row for rows in scores.values() for row in rows),
         acceptance=accepted,
-        costs=costs.costs(inputs.manifests),
+        costs=costs.costs(inputs.manifests, training),
         counts=inputs.counts,
         cases=cases.cases(results, inputs.image, settings, seed),
         problems=results.problems.lines(),

@@ -36,7 +36,7 @@ class Acceptance:
     """Rows whose sentence passed the fact check; in the rest the grammar's own stands in."""
     first_try: tuple[Share, ...]
     reasons: tuple[tuple[str, int], ...]
-    """(reason, how often), the commonest first."""
+    """(category of reason, rows), the commonest first; what follows a colon may be a record's own words."""
 
 
 def acceptance(rows: Iterable[dict]) -> Acceptance | None:
@@ -48,7 +48,7 @@ def acceptance(rows: Iterable[dict]) -> Acceptance | None:
         passed = row["source"] != "fallback" or not row["rejected"]  # the grammar engine's sentences are no fallback
         accepted[kind] += passed
         first[kind] += passed and not row["rejected"]
-        reasons.update(row["rejected"])
+        reasons.update({part.partition(":")[0] for reason in row["rejected"] for part in reason.split("; ")})
     if not total:
         return None
     return Acceptance(

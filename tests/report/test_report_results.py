@@ -282,17 +282,20 @@ def test_costs_count_every_attempt():
         5,
     )
     assert cost.nodes == ("n1", "n2")
+    curve = [{"step": k, "loss": 1.0, "timing": {"memory_gb": gb}} for k, gb in enumerate((40.0, 61.5, 60.0))]
+    (cost,) = costs.costs({"train-ft": [line]}, {"ft": curve, "lumen": []})
+    assert cost.peak_bytes == 61_500_000_000
 
 
 def test_acceptance_and_canaries_are_shares_with_intervals():
     rows = [{"source": "llm", "attempts": 1, "rejected": []}] * 8
     rows += [
         {"source": "llm", "attempts": 2, "rejected": ["side"]},
-        {"source": "fallback", "attempts": 3, "rejected": ["side"] * 3},
+        {"source": "fallback", "attempts": 3, "rejected": ["side: left; unknown words: foo"] * 3},
     ]
     accepted = rewriting.acceptance([row | {"type": "prediction"} for row in rows])
     assert (accepted.accepted[0].k, accepted.first_try[0].k, accepted.accepted[0].n) == (9, 8, 10)
-    assert accepted.reasons == (("side", 4),)
+    assert accepted.reasons == (("side", 2), ("unknown words", 1))
     low, high = accepted.accepted[0].bounds
     assert 0.55 < low < 0.65 and 0.97 < high < 1
     assert rewriting.acceptance([]) is None
