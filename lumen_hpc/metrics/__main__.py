@@ -15,7 +15,6 @@ import sys
 import numpy as np
 import orjson
 
-from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("references", help="JSON lines of questions with their answers")
     chosen = parser.parse_args(arguments)
     try:
-        joined = join(read_jsonl(chosen.references), read_jsonl(chosen.answers), read=strip)
+        joined = join(read_jsonl(chosen.references), read_jsonl(chosen.answers))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings
+from lumen_hpc.data.findings_line import parse, strip
 from lumen_hpc.errors import UserError
 
 _SHOWN = 5
+
+
+def said(answer: str) -> str:
+    """The answer without its findings line (`instruct.findings_first`), if it opens with a complete one.
+
+    Nothing else is taken off: a semicolon in anybody's answer is no findings line.
+    """
+    return strip(answer) if parse(answer) else answer
 
 
 class Problems:
@@ -52,14 +61,13 @@ def join(
     answers: Iterable[dict],
     *,
     models: Iterable[str] = (),
-    read: Callable[[str], str] = str,
 ) -> Joined:
     """Puts `answers` ({question_id, answer[, model]}) beside `references` (question rows with `long_answer`).
 
     Only questions that all models answered are kept, so that no two numbers stand on different questions; the
     others, answers to unknown questions, doubled ids and references outside the grammar are counted. `models`
-    are those expected, `read` is applied to each answer's text (it takes a findings line off, say). Raises
-    UserError if a field is missing, an expected model has no answer, or no question is left.
+    are those expected. Raises UserError if a field is missing, an expected model has no answer, or no question
+    is left.
     """
     problems = Problems()
     questions = _questions(references, problems)
@@ -71,7 +79,7 @@ def join(
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)
         else:
-            given[model][id] = read(_field(row, "answer", f"the answer to {id}"))
+            given[model][id] = said(_field(row, "answer", f"the answer to {id}"))
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(questions)} questions; "

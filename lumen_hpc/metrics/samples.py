@@ -63,6 +63,9 @@ class Samples:
         long = where & self.columns["bleu4"].applies()
         scores: dict[str, float | int | None] = {"n": int(where.sum())}
         scores |= {name: self.columns[name].mean(where) for name in MEASURES}
+        for micro in ("change_f1", "finding_f1"):
+            # Nothing to find and nothing named: the answers are judged one by one.
+            scores[micro] = scores[f"{micro}_macro"] if scores[micro] is None else scores[micro]
         scores["bleu4_corpus"] = corpus_bleu(self._matches[long], self._lengths[long]) if long.any() else None
         return scores
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange
-from lumen_hpc.data.findings_line import strip
 from lumen_hpc.metrics.change import facts, tally
+from lumen_hpc.metrics.join import said
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -83,7 +83,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claimed = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
+        claimed = results.reader.change(said(row["answer"]), results.questions[i]["type"])
         claims = facts(claimed) if claimed else set()
         for measure, wanted in (
             ("shown", _shown(name, row, truth, findings)),

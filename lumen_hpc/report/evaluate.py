@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.records import write_jsonl, writing
 from lumen_hpc.language.judge import agreement
 from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
@@ -62,7 +61,6 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         settings,
         seed,
         models=list(answers),
-        read=strip,
     )
     for model, rows in answers.items():
         texts = composed.answers(rows, results.reader)

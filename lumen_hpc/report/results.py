@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +68,12 @@ class Results:
         seed: int,
         *,
         models: Sequence[str],
-        read: Callable[[str], str] = str,
     ) -> None:
         """`scores` are the judge's rows without canaries; `models` are expected, the last one is principal.
 
         Raises UserError where a model has no answers, or no question is answered by all.
         """
-        self.joined: Joined = join(references, answers, models=models, read=read)
+        self.joined: Joined = join(references, answers, models=models)
         self.questions, self.settings = self.joined.questions, settings
         self.principal = "lumen" if "lumen" in self.joined.answers else models[-1]
         self.reader = Reader.of(references)

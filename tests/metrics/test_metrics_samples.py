@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.__main__ import main
 from lumen_hpc.metrics.join import join
@@ -68,6 +69,11 @@ def test_micro_f1_counts_facts_over_all_answers():
     assert summary["change_precision"] == pytest.approx(2 / 3)
     assert summary["change_recall"] == pytest.approx(2 / 3)
     assert summary["change_resolved_f1"] is None
+
+
+@pytest.mark.parametrize("answer, expected", [("nothing has changed.", 1), ("banana", 0)])
+def test_where_nothing_changed_at_all_the_answers_are_judged_one_by_one(answer, expected):
+    assert Samples(QUESTIONS[1:2], [answer]).summary()["change_f1"] == expected
 
 
 def test_a_question_without_long_answer_has_no_long_score():
@@ -164,10 +170,16 @@ def test_several_models_have_a_block_each(files, capsys):
 
 
 def test_a_findings_line_is_not_scored(files, capsys):
-    line = "pleural effusion no no same edema no mild new ; "
+    line = " ".join(f"{name} no no same" for name in FINDINGS[:-1]) + " edema no mild new ; "
     answers = [{"question_id": "d1", "answer": line + QUESTIONS[0]["long_answer"]}]
     main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS[:1])])
     assert json.loads(capsys.readouterr().out)["rouge_l"] == 1
+
+
+def test_a_semicolon_alone_takes_nothing_off(files, capsys):
+    answers = [{"question_id": "d1", "answer": "the edema is new; the main image has new edema."}]
+    main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS[:1])])
+    assert json.loads(capsys.readouterr().out)["rouge_l"] < 1
 
 
 def test_errors_are_one_line_and_exit_2(files, capsys):
