@@ -80,7 +80,7 @@ class Site:
         """The run's jobs in the queue: (id, name, state, reason)."""
         return [job for job in self.cluster.queue() if job[1].startswith(f"{run}.")]
 
-    def wait_until_left(self, run: str, seconds: float = 90) -> None:
+    def wait_until_left(self, run: str, seconds: float = 300) -> None:
         """Wait until no job of the run is left in the queue, running or waiting."""
         self.wait(lambda: not self.jobs(run), seconds, f"the jobs of run {run} to end: {self.jobs(run)}")
 
@@ -126,6 +126,11 @@ class RunOnDisk:
         """How often each shard got into its manifest."""
         return Counter(f"{path.parent.name}-{json.loads(line)['shard']}"
                        for path in self.folder.glob("*/manifest.jsonl") for line in path.read_text().splitlines())
+
+    def events(self, step: str) -> list[str]:
+        """What became of the step's attempts: began, done, failed, interrupted, stuck."""
+        path = self.folder / step / "attempts.jsonl"
+        return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 
     def leftovers(self) -> list[Path]:
         """Half-written files."""

@@ -36,6 +36,8 @@ PACKAGES = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mar
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd", "mariadb-install-db", "unshare")
 LONGEST_FOLDER = 80
 """A unix socket's path ends at 107 characters, and ours are a few below the folder."""
+PATIENCE_S = 120
+"""How long a step of starting or asking may take; on an idle machine each takes well under a second."""
 NODE_MARK = "LUMEN_TEST_NODE"
 """In the environment of a node's slurmd and slurmstepds: the folder and the node they belong to."""
 
@@ -160,13 +162,13 @@ class Cluster:
             self._start("munged", "munged", "--foreground", "--force", f"--socket={self.folder}/munge.sock",
                         f"--key-file={self.folder}/munge.key", f"--pid-file={self.folder}/run/munged.own.pid",
                         f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/run/munge.seed")
-            self.wait(lambda: (self.folder / "munge.sock").exists(), 10, "munged")
+            self.wait(lambda: (self.folder / "munge.sock").exists(), PATIENCE_S, "munged")
             if self.accounting:
                 self._start_accounting()
             self._start("slurmctld", "slurmctld", "-D", "-i")
             for node in self.nodes:
                 self._start_slurmd(node)
-            self.wait(lambda: self.node_states() == dict.fromkeys(self.nodes, "idle"), 30, "every node idle")
+            self.wait(lambda: self.node_states() == dict.fromkeys(self.nodes, "idle"), PATIENCE_S, "every node idle")
         except BaseException:
             self.down()
             raise
@@ -198,22 +200,22 @@ class Cluster:
         """Bring a killed node back and wait until it takes jobs."""
         self._known(node)
         self._start_slurmd(node)
-        self.wait(lambda: listens(self._port_of(node)), 10, f"slurmd of {node}")
+        self.wait(lambda: listens(self._port_of(node)), PATIENCE_S, f"slurmd of {node}")
         if self.node_states()[node].startswith("down"):  # a node declared down stays so until somebody resumes it
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self.wait(lambda: self.node_states()[node] in ("idle", "mix", "alloc"), 30, f"{node} back in service")
+        self.wait(lambda: self.node_states()[node] in ("idle", "mix", "alloc"), PATIENCE_S, f"{node} back in service")
 
     def restart_controller(self) -> None:
         """Stop slurmctld in good order and start it again on its saved state; jobs go on meanwhile."""
         self._stop("slurmctld")
         self._start("slurmctld", "slurmctld", "-D")
-        self.wait(lambda: self.run("scontrol", "ping", check=False).returncode == 0, 20, "slurmctld")
+        self.wait(lambda: self.run("scontrol", "ping", check=False).returncode == 0, PATIENCE_S, "slurmctld")
 
     # Talk
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a Slurm command against this cluster; with `check`, a failure raises ClusterError."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S)
         if check and done.returncode:
             raise ClusterError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done
@@ -290,11 +292,12 @@ class Cluster:
         self._start("mariadbd", "mariadbd", "--no-defaults", "--user=root", f"--datadir={database}",
                     f"--socket={self.folder}/db.sock", f"--pid-file={self.folder}/run/mariadbd.own.pid",
                     "--skip-networking", "--skip-log-bin", "--performance-schema=OFF", "--innodb-buffer-pool-size=32M",
-                    "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-log-file-size=16M", "--innodb-flush-method=nosync",
                     "--innodb-lock-wait-timeout=900")
-        self.wait(lambda: (self.folder / "db.sock").exists(), 30, "mariadbd")
+        self.wait(lambda: (self.folder / "db.sock").exists(), PATIENCE_S, "mariadbd")
         self._start("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.folder / "db.sock"))
-        self.wait(lambda: self.run("sacctmgr", "-n", "show", "cluster", check=False).returncode == 0, 30, "slurmdbd")
+        answers = ("sacctmgr", "-n", "show", "cluster")
+        self.wait(lambda: self.run(*answers, check=False).returncode == 0, PATIENCE_S, "slurmdbd")
 
     def _stop(self, name: str) -> None:
         """End a daemon with SIGTERM, and with SIGKILL if it has not ended after 10 s."""

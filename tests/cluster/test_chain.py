@@ -51,7 +51,7 @@ def test_shard_k_is_checked_while_another_shard_is_still_being_squared(site: Sit
     run = site.run("pipelined")
     hold = run.tell("hold-squares-0")
     site.submit("pipelined")
-    site.wait(lambda: run.reported("end", "checks"), 60, "a check to end while squares-0 is held")
+    site.wait(lambda: run.reported("end", "checks"), 180, "a check to end while squares-0 is held")
     assert "squares-0" not in run.ends()
     hold.unlink()
     site.wait_until_left("pipelined")
@@ -62,7 +62,7 @@ def test_a_second_submission_of_a_live_run_starts_no_duplicates(site: Site, undi
     run = site.run("twice")
     hold = run.tell("hold-squares-5")
     site.submit("twice")
-    site.wait(lambda: "squares-5" in run.begun(), 60, "squares-5 to begin")
+    site.wait(lambda: "squares-5" in run.begun(), 180, "squares-5 to begin")
     before = {id_ for id_, *_ in site.jobs("twice")}
     site.submit("twice")
     assert {id_ for id_, *_ in site.jobs("twice")} <= before

@@ -16,8 +16,8 @@ def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:
     run = site.run(name)
     run.tell(f"hold-{what}")
     site.submit(name, *words)
-    site.wait(lambda: what in run.begun(), 60, f"{what} to begin")
-    site.wait(lambda: list(run.folder.glob(f"{what.split('-')[0]}/*.tmp")), 10, f"{what} to be half written")
+    site.wait(lambda: what in run.begun(), 180, f"{what} to begin")
+    site.wait(lambda: list(run.folder.glob(f"{what.split('-')[0]}/*.tmp")), 60, f"{what} to be half written")
     return run
 
 
@@ -76,7 +76,7 @@ def test_scancel_of_a_task_in_mid_write(site: Site, cluster: Cluster, undisturbe
     run = begin_and_hold(site, "scancelled", "squares-5")
     for task in site.running("scancelled", "squares"):
         cluster.run("scancel", task)
-    site.wait(lambda: run.begun()["squares-5"] == 2, 60, "a successor to take squares-5 up")
+    site.wait(lambda: run.begun()["squares-5"] == 2, 180, "a successor to take squares-5 up")
     release(run)
     site.wait_until_left("scancelled")
     assert_whole(run, undisturbed)
@@ -85,7 +85,7 @@ def test_scancel_of_a_task_in_mid_write(site: Site, cluster: Cluster, undisturbe
 def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed: RunOnDisk) -> None:
     run = begin_and_hold(site, "cancelled", "squares-5")
     site.launch("cancel", "run=cancelled")
-    site.wait_until_left("cancelled", 20)
+    site.wait_until_left("cancelled", 60)
     assert run.reported("end", "total") == []
     release(run)
     site.submit("cancelled")
@@ -95,13 +95,13 @@ def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed
 
 def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
     run = site.run("preempted")
-    run.tell("pause", "0.2")
+    pause = run.tell("pause-squares", "0.2")
     site.submit("preempted", "profile.resources.gpu.partition=preempt")
-    site.wait(lambda: run.reported("begin", "squares"), 60, "squares to begin")
+    site.wait(lambda: run.reported("begin", "squares"), 180, "squares to begin")
     intruder = cluster.run("sbatch", "--parsable", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null",
                            "--wrap", "sleep 3").stdout.strip()
-    site.wait(lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in cluster.queue()), 30, "the intruder")
-    (run.control / "pause").unlink()
+    site.wait(lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in cluster.queue()), 120, "the intruder")
+    pause.unlink()
     assert any(f"squares-{shard}" not in run.ends() for shard in range(SHARDS)), "nothing was left to preempt"
     site.wait_until_left("preempted")
     assert_whole(run, undisturbed)
@@ -110,15 +110,26 @@ def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> Non
 
 def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
     run = site.run("timeout")
-    run.tell("pause", "0.1")
+    run.tell("pause-squares", "0.1")
     site.submit("timeout")
-    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 60, "every pack to begin")
+    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
     for task in site.running("timeout", "squares"):
         cluster.run("scancel", "--batch", "--signal=USR2", task)
     site.wait_until_left("timeout")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
     assert len({pid for _, _, pid in run.reported("begin", "squares")}) > 4, "no successor went on"
+
+
+def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:
+    run = site.run("limit")
+    pause = run.tell("pause-squares", "1")  # 10 s a shard, 3 shards a pack: it is told to stop 50 s before its minute is over
+    site.submit("limit", "profile.resources.gpu.time_min=1", "profile.signal_before_s=50")
+    site.wait(lambda: "interrupted" in run.events("squares"), 180, "a pack to be interrupted")
+    pause.unlink()
+    site.wait_until_left("limit")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
 
 
 def test_shards_corrupted_and_deleted_afterwards(site: Site, undisturbed: RunOnDisk) -> None:
@@ -138,7 +149,7 @@ def test_slurmctld_restarted_in_between(site: Site, cluster: Cluster, undisturbe
     run = begin_and_hold(site, "restarted", "squares-5")
     cluster.restart_controller()
     release(run)
-    site.wait_until_left("restarted", 120)
+    site.wait_until_left("restarted")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends()
 
@@ -147,7 +158,7 @@ def test_a_task_that_makes_no_progress_ends_itself_and_its_successor_goes_on(
     site: Site, undisturbed: RunOnDisk
 ) -> None:
     run = begin_and_hold(site, "stuck", "squares-5", "profile.stuck_after_s=3")
-    site.wait(lambda: run.begun()["squares-5"] == 2, 60, "a successor to take squares-5 up")
+    site.wait(lambda: run.begun()["squares-5"] == 2, 180, "a successor to take squares-5 up")
     release(run)
     site.wait_until_left("stuck")
     assert_whole(run, undisturbed)

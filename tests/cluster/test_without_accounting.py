@@ -27,7 +27,7 @@ def test_a_killed_task_is_made_good_and_arrays_are_split(bare_site: Site, undist
     run = bare_site.run("bare")
     hold = run.tell("hold-squares-5")
     bare_site.submit("bare")
-    bare_site.wait(lambda: "squares-5" in run.begun(), 60, "squares-5 to begin")
+    bare_site.wait(lambda: "squares-5" in run.begun(), 180, "squares-5 to begin")
     pid = next(pid for what, _, pid in run.reported("begin") if what == "squares-5")
     assert {int(id_.split("_")[1]) for id_, *_ in bare_site.jobs("bare") if "_" in id_} <= {0, 1, 2}
     assert "running" in bare_site.launch("status", "run=bare")

@@ -2,7 +2,7 @@
 
 `computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is asked for, and `end …` when its
 last row was handed over. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
-`hold-STAGE-SHARD` waits in mid-shard while the file is there, `pause` (its text: seconds) slows every row down.
+`hold-STAGE-SHARD` waits in mid-shard while the file is there, `pause-STAGE` (its text: seconds) slows every row down.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterato
     what = f"{task.step.name}-{shard.index}"
     here = f"{task.step.name}-on-{socket.gethostname()}"
     _note(control, "begin", task, shard)
-    pause = control / "pause"
+    pause = control / f"pause-{task.step.name}"
     for number, row in enumerate(rows):
         if number == 1:
             if (control / f"fail-{what}").exists() or (control / f"fail-{here}").exists():
