@@ -117,6 +117,7 @@ class Engine:
         return self.ds.module.state_dict() if self._ranks.first else None
 
     def close(self) -> None:
-        """Ends DeepSpeed, once all ranks are here."""
+        """Ends DeepSpeed, once all ranks are here; another engine may follow in this process."""
         dist.barrier()
         self.ds.destroy()
+        deepspeed.utils.groups._WORLD_GROUP = None  # it would outlive the process group that it copies

@@ -102,4 +102,4 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
 
 
 if __name__ == "__main__":
-    toy.each_rank(sys.argv[1], int(sys.argv[2]), _train, joined=False)
+    toy.each_rank(sys.argv[1], int(sys.argv[2]), _train)

@@ -89,36 +89,18 @@ def consumed(out: Path) -> list[str]:
     return [i for line in (out / "consumed.jsonl").read_text().splitlines() for i in json.loads(line)["ids"]]
 
 
-def each_rank(job_file: str, rank: int, do: Any, *, joined: bool = True) -> None:
-    """One rank's main: calls `do(run, ranks)` for every run of the job.
-
-    With `joined` all runs share one torch.distributed; else each run is a process of its own, forked after the
-    imports, which take most of its time.
-    """
+def each_rank(job_file: str, rank: int, do: Any) -> None:
+    """One rank's main: calls `do(run, ranks)` for every run of the job."""
     import torch
 
-    from lumen_hpc.training.ranks import Ranks, join, leave
+    from lumen_hpc.training.ranks import Ranks
 
     torch.set_num_threads(1)
     job = json.loads(Path(job_file).read_text())
-    if not joined:
-        import lumen_hpc.training.train  # noqa: F401
-
-        for number, run in enumerate(job["runs"]):
-            Path(run["out"]).mkdir(parents=True, exist_ok=True)
-            if not (child := os.fork()):
-                ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=f"{job['meeting']}-{number}")
-                print(do(run, ranks), flush=True)
-                os._exit(0)
-            if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-                sys.exit(status)
-        return
-    ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=job["meeting"])
-    join(ranks, Path(job_file).parent, timeout=60)
-    for run in job["runs"]:
+    for number, run in enumerate(job["runs"]):
         Path(run["out"]).mkdir(parents=True, exist_ok=True)
-        print(do(run, ranks))
-    leave()
+        ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=f"{job['meeting']}-{number}")
+        print(do(run, ranks), flush=True)
 
 
 def _run(run: dict[str, Any], ranks: Any) -> str:
@@ -129,6 +111,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     from lumen_hpc.training import loop
     from lumen_hpc.training.interruption import Interruption
     from lumen_hpc.training.packing import Shared
+    from lumen_hpc.training.ranks import join, leave
     from lumen_hpc.training.survey import Survey
 
     @dataclass
@@ -203,6 +186,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     )
     out = Path(run["out"])
     with Interruption() as asked:
+        join(ranks, out, timeout=60)
         torch.manual_seed(0)
         work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
         stop_at = run.get("stop_at", 0)
@@ -213,6 +197,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         if weights is not None:
             torch.save(weights, out / "weights.pt")
         engine.close()
+        leave()
     return "finished" if finished else f"interrupted at step {done}"
 
 

@@ -1,0 +1,212 @@
+"""Does training work on these GPUs? Throughput, memory and resume in ten minutes; gpu_smoke.md says what to expect.
+
+    python benchmarks/gpu_smoke.py --base NVILA-8B      # all GPUs of this node; rank processes are started here
+    srun --ntasks-per-node=4 --gpus-per-node=4 python benchmarks/gpu_smoke.py --base NVILA-8B --folder SHARED
+    python benchmarks/gpu_smoke.py --rehearse           # two CPU processes and a tiny model: tries the script itself
+
+Trains the same steps twice from the same weights, once straight through and once stopped half way and resumed, and
+compares the losses. Exits with 1 if they differ, if a step is not finite, or if memory is beyond the plan's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.settings import Train
+from lumen_hpc.training.plan import Load, Sizes, plan
+from lumen_hpc.training.ranks import Ranks
+from lumen_hpc.training.train import train
+
+QUESTIONS = 3
+"""Questions an image, as in LUMEN."""
+
+
+def records(folder: Path, patients: int, side: tuple[int, int]) -> Path:
+    """Noise of a radiograph's size with LUMEN's mixture: three questions an image, one pair in twelve samples."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for patient in range(patients):
+        paths = []
+        for name in "ab":
+            path = folder / f"{patient}{name}.jpg"
+            Image.fromarray(rng.integers(256, size=side[::-1], dtype=np.uint8)).save(path, quality=60)
+            paths.append(str(path))
+        asked = [("presence", paths[:1], f"<image>\nis there finding {n}?") for n in range(QUESTIONS)]
+        if patient % 4 == 0:
+            text = "reference image: <image>\nmain image, 30 days later: <image>\nwhat has changed?"
+            asked.append(("difference", paths, text))
+        for number, (kind, images, question) in enumerate(asked):
+            answer = {"from": "gpt", "value": f"The finding number {number} of patient {patient} is seen in the lung."}
+            rows.append(
+                {
+                    "id": f"{patient}-{number}",
+                    "images": images,
+                    "conversations": [{"from": "human", "value": question}, answer],
+                    "meta": {"type": kind},
+                }
+            )
+    write_jsonl(folder / "records.jsonl", rows)
+    return folder / "records.jsonl"
+
+
+def rehearsal(folder: Path) -> Path:
+    """A tiny model in place of NVILA-8B."""
+    from lumen_hpc import nvila
+    from lumen_hpc.nvila.tiny import make_tiny
+
+    texts = ["is there finding 1?", "reference image: main image, 30 days later: what has changed?"]
+    return nvila.save(make_tiny(texts, width=32, layers=2, vision_width=32), folder / "tiny")
+
+
+def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
+    """One rank's part: the run straight through, then the one that is stopped and resumed."""
+    base = folder / "tiny" if given.rehearse else Path(given.base)
+    settings = settings_of(given)
+    for name, stops in (("whole", [0]), ("resumed", [given.steps // 2, 0])):
+        for stop in stops:
+            out = folder / name
+            outcome = train(
+                settings,
+                folder / "records.jsonl",
+                base,
+                out,
+                seed=0,
+                ranks=dataclasses.replace(ranks, meeting=f"{ranks.meeting}-{name}-{stop}"),
+                should_stop=lambda out=out, stop=stop: bool(stop) and steps(out) + 1 >= stop,
+            )
+            if ranks.first:
+                print(f"{name}: {outcome}", flush=True)
+
+
+def settings_of(given: argparse.Namespace) -> Train:
+    """The paper's settings, or a tiny model's."""
+    same = {"steps": given.steps, "keep_checkpoints": 1, "checkpoint_every": max(1, given.steps // 3)}
+    if given.rehearse:
+        return Train(global_batch=16, precision="fp32", max_tokens=512, token_budget=512, zero=given.zero, **same)
+    return Train(global_batch=given.global_batch, token_budget=given.token_budget, zero=given.zero, **same)
+
+
+def steps(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:
+    """Prints what was found beside what the plan said; the exit code."""
+    rows = {name: [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+            for name in ("whole", "resumed")}  # fmt: skip
+    base = folder / "tiny" if given.rehearse else Path(given.base)
+    images = Load(tiles=1, image_tokens=17, text_tokens=60) if given.rehearse else Load()
+    said = plan(settings_of(given), world_size, sizes=Sizes.read(base), load=images)
+    steady = [row["timing"] for row in rows["whole"][2:]]
+    rate = float(np.median([timing["tokens_per_s"] for timing in steady]))
+    faults = []
+    print(f"{world_size} ranks, {given.steps} steps: {rate:,.0f} tokens/s, {rate / world_size:,.0f} a GPU")
+    if "mfu" in steady[0]:
+        print(f"MFU {100 * float(np.median([timing['mfu'] for timing in steady])):.0f} %")
+    if "memory_gb" in steady[0]:
+        memory = max(timing["memory_gb"] for timing in steady)
+        print(f"memory {memory:.1f} GB a GPU; the plan said {said}")
+        if memory > said.memory_gb:
+            faults.append("more memory than the plan said")
+    restart = next(r["timing"] for r in rows["resumed"][given.steps // 2 :] if "start_to_first_step" in r["timing"])
+    stall = max(row["timing"]["checkpoint_stall"] for row in rows["resumed"])
+    print(f"restart to first step {restart['start_to_first_step']:.1f} s; longest stall for a checkpoint {stall:.2f} s")
+    differ = [a["step"] for a, b in zip(rows["whole"], rows["resumed"], strict=True) if a["loss"] != b["loss"]]
+    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows["whole"], rows["resumed"]))
+    print(f"resumed losses: {'bit-equal' if not differ else f'up to {apart:.2g} apart from step {differ[0]} on'}")
+    if apart > 1e-3:  # kernels whose sums come in any order may differ in the last bits
+        faults.append("the resumed run is another run")
+    for fault in faults:
+        print(f"FAULT: {fault}")
+    return 1 if faults else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="", help="folder of NVILA-8B in the official layout")
+    parser.add_argument("--folder", default="", help="where to work; under srun one that all nodes share")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--global-batch", type=int, default=32, help="the paper has 128")
+    parser.add_argument("--token-budget", type=int, default=16384)
+    parser.add_argument("--zero", type=int, default=3)
+    parser.add_argument("--rehearse", action="store_true", help="two CPU processes and a tiny model")
+    parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--world", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--meeting", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not given.base and not given.rehearse:
+        parser.error("--base FOLDER (or --rehearse) is needed")
+    under_srun = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    if under_srun and not given.folder:
+        parser.error("under srun, --folder must be a folder that all nodes share")
+    if given.rank >= 0 or under_srun:
+        return _as_rank(given, under_srun)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(given.folder or scratch)
+        _prepare(given, folder)
+        world_size = 2 if given.rehearse else torch.cuda.device_count()
+        return _start(given, folder, world_size) or verdict(given, folder, world_size)
+
+
+def _prepare(given: argparse.Namespace, folder: Path) -> None:
+    """Records, and the tiny model of a rehearsal."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if given.rehearse:
+        rehearsal(folder)
+    records(folder, 24, (64, 64) if given.rehearse else (2544, 3056))
+
+
+def _start(given: argparse.Namespace, folder: Path, world_size: int) -> int:
+    """Runs this script once a rank; 0 if all end well."""
+    meeting = uuid.uuid4().hex
+    words = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--meeting", meeting]
+    started = [subprocess.Popen([sys.executable, __file__, *words, "--rank", str(n)]) for n in range(world_size)]
+    return max(abs(process.wait()) for process in started)
+
+
+def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
+    folder = Path(given.folder)
+    if not under_srun:
+        ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, meeting=given.meeting)
+        rank(given, folder, ranks)
+        return 0
+    environment: dict[str, Any] = dict(os.environ)
+    hosts = subprocess.run(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]],
+                           capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+    ranks = Ranks(
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=int(environment["SLURM_NTASKS"]),
+        local_rank=int(environment["SLURM_LOCALID"]),
+        master_addr=hosts[0],
+        meeting=f"{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}",
+    )
+    ready = folder / f"ready-{ranks.meeting}"
+    if ranks.first:
+        _prepare(given, folder)
+        ready.touch()
+    while not ready.exists():
+        time.sleep(0.2)
+    rank(given, folder, ranks)
+    return verdict(given, folder, ranks.world_size) if ranks.first else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
