@@ -19,6 +19,8 @@ _INSIDE = (*LOCAL, "filler", "and", "or", "comma", "to")
 class _Part:
     sides: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
+    headed: bool = False
+    """It has a head word of its own, such as lung."""
 
 
 def places(tags: Sequence[Tag]) -> frozenset[Place]:
@@ -47,6 +49,8 @@ def _parts(run: list[Tag]) -> list[_Part]:
     for tag in run:
         if tag.kind in ("and", "or", "comma"):
             parts.append(_Part())
+        elif tag.kind == "weak":
+            parts[-1].headed = True
         elif tag.kind == "side":
             parts[-1].sides |= {"left", "right"} if tag.value == "both" else {tag.value}
         elif tag.kind == "place":
@@ -59,7 +63,7 @@ def _parts(run: list[Tag]) -> list[_Part]:
     for later, earlier in itertools.pairwise(parts[::-1]):
         if earlier.sides and not earlier.places:
             earlier.places = set(later.places)
-        elif "lobe" in later.places and earlier.places <= {"upper", "middle", "lower"} and earlier.places:
+        elif "lobe" in later.places and not earlier.headed and earlier.places <= {"upper", "middle", "lower"}:
             earlier.places.add("lobe")
     return parts
 

@@ -187,6 +187,8 @@ class _Reading:
         types = frozenset(tag.value for tag in sequence if tag.kind == "type")
         if any(statement.no > 1 for statement in statements):
             self.problems.append("it denies a denial")
+        if any(statement.no and statement.levels for statement in statements) and self.changing:
+            self.problems.append("it denies a level")
         status, levels = (self._changed if self.changing else self._present)(statements, readings)
         return State(status, levels, types)
 

@@ -23,6 +23,8 @@ class Statement:
     events: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
+    attributes: set[str] = field(default_factory=set)
+    """The events told before the finding."""
     past: bool = False
     closed: bool = False
     """Its image was named after its predicate, so the next predicate is another's."""
@@ -65,7 +67,8 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
     named = False
     for tag in sequence:
         current = said[-1]
-        named |= tag.kind == "finding"
+        if tag.kind == "finding":
+            named, current.attributes = True, set(current.events)
         if tag.kind in SEPARATORS or (tag.value in ("which", "that") and named and not current.denies_only):
             if current.predicate or current.role:
                 said.append(Statement())
@@ -73,10 +76,12 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
             if current.role not in ("", tag.kind):
                 current = Statement()
                 said.append(current)
-            current.role, current.closed = tag.kind, current.closed or current.predicate
-            current.lead |= not named and tag.value.split()[-1] in _IMAGES
+            image = tag.value.split()[-1] in _IMAGES
+            current.closed |= current.predicate and (image or not current.denies_only)
+            current.role = tag.kind
+            current.lead |= not named and image
         elif tag.kind == "become":
-            said.append(Statement(role="main"))
+            said.append(Statement(role="main", no=current.no * current.denies_only))
         elif tag.kind == "past":
             current.past = True
         elif tag.kind in ("no", "seen", "level", "any more", *CHANGES):
@@ -93,6 +98,8 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
                 current.levels.append(tag.value)
             elif tag.kind in CHANGES:
                 current.events.append(tag.kind)
+                if {tag.kind, *current.attributes} >= {"new", "gone"}:
+                    current.events.append("unclear")  # as in `no resolved findings have appeared`
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -111,3 +112,34 @@ def test_another_side_scores_as_the_contrary():
     right, left = (f"The consolidation is located in the {side} lower lobe." for side in ("right", "left"))
     assert score("location", question, right, left) == 1
     assert score("location", question, right, right) == 10
+
+
+SWAPS = """
+left/right upper/lower mild/severe small/large moderate/minimal PA/AP posteroanterior/anteroposterior base/apex
+bilateral/unilateral patchy/linear appear/resolve develop/resolve developed/resolved appeared/resolved
+disappear/appear disappeared/appeared gone/new increased/decreased worsened/improved worsen/improve
+increase/decrease present/absent seen/absent 30/60 7/70 shows/lacks likely/unlikely
+"""
+DENIALS = ("is", "are", "was", "has", "have", "will", "can", "expected", "seen", "shows")
+
+
+def _mutated(text: str):
+    """A sentence with one word turned into its contrary, or one word denied."""
+    for pair in SWAPS.split():
+        for old, new in (pair.split("/"), pair.split("/")[::-1]):
+            yield re.sub(rf"\b{old}\b", new, text)
+    for word in DENIALS:
+        yield re.sub(rf"\b{word}\b(?! not)", f"{word} not", text, count=1)
+    for name in ("pleural effusion", "pneumonia", "edema", "consolidation", "atelectasis", "pneumothorax", "nodule"):
+        yield re.sub(rf"\b{name}\b", "hernia", text, flags=re.IGNORECASE)
+
+
+def test_no_faithful_sentence_passes_with_one_fact_turned_round():
+    tried, passed = set(), []
+    for case in read_jsonl(CASES):
+        for text in set(_mutated(case["long_answer"])) - {case["long_answer"]} if case["faithful"] else ():
+            tried.add(text)
+            if not check(case["type"], case["question"], case["short_answer"], text):
+                passed.append((case["short_answer"], text))
+    assert len(tried) > 1000
+    assert passed == []
