@@ -159,7 +159,7 @@ def _image_side(side: str) -> int:
 
 def _effusion(state: ps.State, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Fluid that fills one lung from below, higher at the wall (the meniscus)."""
-    top = (0.42, 0.26, 0.10)[ps.LEVELS["pleural effusion"].index(state.level)]
+    top = (0.38, 0.23, 0.08)[ps.LEVELS["pleural effusion"].index(state.level)]
     side = x * np.float32(_image_side(state.where))
     filled = np.clip((y - np.float32(top) + 0.25 * (side - 0.42)) * 16, 0, 1)
     filled *= side > 0.05
