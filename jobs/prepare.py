@@ -45,7 +45,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         data = task.config.data
         if data.source == "phantom":
             data = official(data, phantom.write(task.folder / "phantom", data.phantom, task.config.seed))
-        prepare(data, task.config.prepare, task.config.seed, task.folder)
+        counts = prepare(data, task.config.prepare, task.config.seed, task.folder)
+        rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
+        print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
         for name in FILES:
             yield task.artefact(task.folder / name)
 
