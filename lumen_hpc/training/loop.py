@@ -23,7 +23,7 @@ from lumen_hpc.training.engine import Engine, learning_rate
 from lumen_hpc.training.feeder import Feeder
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.packing import Shared, layout, sequences
-from lumen_hpc.training.plan import peak_flops
+from lumen_hpc.training.plan import check_batch, peak_flops
 from lumen_hpc.training.ranks import Ranks
 from lumen_hpc.training.survey import Survey
 from lumen_hpc.training.watchdog import Watchdog
@@ -125,22 +125,6 @@ def make_sampler(survey: Survey, settings: s.Train, seed: int) -> sampling.Sampl
         together=together,
         seed=seed,
     )
-
-
-def check_batch(settings: s.Train, world_size: int) -> None:
-    """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
-    batch = sum(settings.mixture.values()) or settings.global_batch
-    if batch < world_size:
-        raise UserError(
-            f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
-            f"take at least train.global_batch={world_size}, or at most {batch} GPUs"
-        )
-    if settings.token_budget < settings.max_tokens:
-        raise UserError(
-            f"train.token_budget={settings.token_budget} does not hold a sample of "
-            f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
-            f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
-        )
 
 
 def _same_run(found: Checkpoint, fingerprint: dict[str, Any], settings: s.Train) -> None:

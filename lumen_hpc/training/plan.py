@@ -185,7 +185,8 @@ def plan(
 def check(
     train: s.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None, load: Load | None = None
 ) -> Plan:
-    """The plan; UserError if it does not fit `gpu_memory_gb` a GPU, with settings that would."""
+    """The plan; UserError, with settings that would do, if `gpu_memory_gb` a GPU or the batch's size does not allow it."""
+    check_batch(train, gpus)
     found = plan(train, gpus, sizes=sizes, load=load)
     if found.memory_gb <= gpu_memory_gb:
         return found
@@ -196,6 +197,22 @@ def check(
     ]
     cure = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
     raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {cure}")
+
+
+def check_batch(settings: s.Train, world_size: int) -> None:
+    """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
+    batch = sum(settings.mixture.values()) or settings.global_batch
+    if batch < world_size:
+        raise UserError(
+            f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
+            f"take at least train.global_batch={world_size}, or at most {batch} GPUs"
+        )
+    if settings.token_budget < settings.max_tokens:
+        raise UserError(
+            f"train.token_budget={settings.token_budget} does not hold a sample of "
+            f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
+            f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
+        )
 
 
 def _cures(train: s.Train, gpus: int) -> list[tuple[str, s.Train, int]]:

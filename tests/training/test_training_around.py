@@ -15,7 +15,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Train
 from lumen_hpc.training.interruption import Interruption
 from lumen_hpc.training.journal import Journal
-from lumen_hpc.training.loop import check_batch
+from lumen_hpc.training.plan import check_batch
 from lumen_hpc.training.preflight import Report, faulty, preflight
 from lumen_hpc.training.ranks import Ranks, join, leave
 from lumen_hpc.training.watchdog import EXIT_STUCK, Watchdog

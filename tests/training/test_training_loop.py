@@ -61,7 +61,7 @@ def interrupted(out: Path, how: str) -> None:
     else:
         for rank in ranks:
             rank.kill()
-    said = toy.finish(ranks, timeout=60)
+    said = toy.finish(ranks)
     if how in ("USR2", "SIGTERM"):
         assert [rank.returncode for rank in ranks] == [0, 0], said
         assert all("interrupted at step" in text for text in said)
@@ -130,7 +130,7 @@ def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
     assert 75 in codes and 0 not in codes
     told = said[codes.index(75)]
     assert "stood still" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):

@@ -42,7 +42,7 @@ def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> l
     ]
 
 
-def finish(ranks: list[subprocess.Popen], *, timeout: float = 150) -> list[str]:
+def finish(ranks: list[subprocess.Popen], *, timeout: float = 500) -> list[str]:
     """Waits for the ranks; what they printed."""
     try:
         return [rank.communicate(timeout=timeout)[0] for rank in ranks]
@@ -60,7 +60,7 @@ def train(*runs: dict[str, Any], world_size: int = 1, script: str = __file__) ->
     return said
 
 
-def wait_for_step(out: Path, step: int, ranks: list[subprocess.Popen], *, timeout: float = 60) -> None:
+def wait_for_step(out: Path, step: int, ranks: list[subprocess.Popen], *, timeout: float = 240) -> None:
     """Returns once the run in `out` has done `step` steps."""
     deadline = time.monotonic() + timeout
     while steps(out) < step:
