@@ -43,6 +43,8 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
     with submission.writing(run):
+        if swept := submission.sweep(run, stages):
+            console.print(f"cancelled {swept} job(s) of earlier submissions that could never start")
         plans, behind = submission.make(request, stages, run)
         _say_live(plans)
         _within_budget(request, plans)

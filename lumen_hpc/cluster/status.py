@@ -76,7 +76,7 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -
             found.eta_seconds = seconds[len(seconds) // 2] * len(gone) / running
     elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
         found.state = "stuck"
-        cure = f"python launch.py cancel run={run.folder.name}, then submit again"
+        cure = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
         error = "its dependency failed, and this site keeps such jobs queued"
         found.failures.append({"error": error, "count": len(jobs), "cure": cure})
     elif jobs:

@@ -17,7 +17,7 @@ from lumen_hpc import config
 from lumen_hpc.cluster import chain, graph, manifest, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.profile import Profile
-from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.cluster.stage import Run, Stage, Step
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
 
@@ -57,28 +57,65 @@ def open_run(request: Request) -> Run:
     return Run(folder, request.settings, request.profile)
 
 
-def live(run: Run) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
-    """Shards, and ids of the last links, that earlier submissions still have queued or running, by step."""
+def live(run: Run, everything: Sequence[Step] = ()) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
+    """Shards, and ids of the last links, that earlier submissions still have queued or running, by step.
+
+    Jobs that can never start are not among them (`doomed`).
+    """
     shards: dict[str, set[int]] = {}
     ids: dict[str, list[str]] = {}
-    records = list(submissions(run.folder))
-    if run.profile.executor != "slurm" or not any(record["jobs"] for record in records) or not slurm.installed():
-        return shards, ids
-    queued = slurm.queue()
-    for record in records:
+    queued = _queue(run)
+    hopeless = set(_doomed(run, everything, queued))
+    for record in submissions(run.folder) if queued else ():
+        jobs = [job for job in record["jobs"] if job["id"] not in hopeless]
         last: dict[str, int] = {}
-        for job in record["jobs"]:
+        for job in jobs:
             last[job["step"]] = max(last.get(job["step"], 0), job["link"])
-        for job in record["jobs"]:
-            alive = [
-                position for position, name in enumerate(slurm.expand(job["id"], len(job["packs"]))) if name in queued
-            ]
+        for job in jobs:
+            alive = [position for position, name in enumerate(_tasks(job)) if name in queued]
             for position in alive:
                 packed = record["packs"][job["step"]][job["packs"][position]]
                 shards.setdefault(job["step"], set()).update(packed)
             if alive and job["link"] == last[job["step"]]:
                 ids.setdefault(job["step"], []).append(job["id"])
     return shards, ids
+
+
+def sweep(run: Run, stages: Sequence[Stage]) -> int:
+    """Cancels the run's jobs that can never start, where the site does not (kill_on_invalid_dep); how many."""
+    hopeless = _doomed(run, graph.steps(stages, run.settings), _queue(run))
+    slurm.cancel(hopeless)
+    return len(hopeless)
+
+
+def _doomed(run: Run, everything: Sequence[Step], queued: dict[str, slurm.Job]) -> list[str]:
+    """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
+
+    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless told otherwise.
+    """
+    found: list[str] = []
+    for record in submissions(run.folder) if queued else ():
+        waiting = [job for job in record["jobs"] if any(name in queued for name in _tasks(job))]
+        dead = {
+            job["step"] for job in waiting for name in _tasks(job)
+            if name in queued and "DependencyNeverSatisfied" in queued[name].reason
+        }  # fmt: skip
+        for step in everything:  # in order, so that what waits for the dead is found in one pass
+            if dead & set(step.after):
+                dead.add(step.name)
+        found += [job["id"] for job in waiting if job["step"] in dead]
+    return found
+
+
+def _queue(run: Run) -> dict[str, slurm.Job]:
+    """The queue, if the run has ever submitted anything to one."""
+    submitted = run.profile.executor == "slurm" and any(record["jobs"] for record in submissions(run.folder))
+    return slurm.queue() if submitted and slurm.installed() else {}
+
+
+def _tasks(job: dict[str, Any]) -> list[str]:
+    """Slurm's names of a job's tasks."""
+    return slurm.expand(job["id"], len(job["packs"]))
 
 
 def submissions(folder: Path) -> Iterator[dict[str, Any]]:
@@ -243,5 +280,5 @@ def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[Step
     """The plan of a request, and the last live job ids of steps that earlier submissions still run."""
     everything = graph.steps(stages, request.settings)
     chosen = graph.select(everything, stages, request.stage)
-    busy, ids = live(run)
+    busy, ids = live(run, everything)
     return plan.make(run, chosen, everything, busy), ids

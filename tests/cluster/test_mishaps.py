@@ -53,6 +53,21 @@ def test_a_failed_shard_stops_what_depends_on_it_and_a_rerun_does_only_that_shar
     assert not done & set(run.begun() - tries)
 
 
+def test_jobs_that_a_site_keeps_though_they_can_never_start_are_cleared_by_a_rerun(
+    site: Site, undisturbed: RunOnDisk
+) -> None:
+    run = site.run("kept")
+    fault = run.tell("fail-squares-5")
+    site.submit("kept", "profile.kill_on_invalid_dep=false")
+    site.wait(lambda: any("NeverSatisfied" in reason for *_, reason in site.jobs("kept")), 180, "a job without hope")
+    hopeless = {id_ for id_, *_ in site.jobs("kept")}
+    fault.unlink()
+    site.submit("kept", "profile.kill_on_invalid_dep=false")
+    assert not hopeless & {id_ for id_, *_ in site.jobs("kept")}
+    site.wait_until_left("kept")
+    assert_whole(run, undisturbed)
+
+
 def test_kill_9_of_a_task(site: Site, undisturbed: RunOnDisk) -> None:
     run = begin_and_hold(site, "killed", "squares-5")
     os.kill(where(run, "squares-5")[1], signal.SIGKILL)
@@ -123,8 +138,8 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
 
 def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("limit")
-    pause = run.tell("pause-squares", "1")  # 10 s a shard, 3 shards a pack: it is told to stop 50 s before its minute is over
-    site.submit("limit", "profile.resources.gpu.time_min=1", "profile.signal_before_s=50")
+    pause = run.tell("pause-squares", "1")  # 10 s a shard, 3 shards a pack
+    site.submit("limit", "profile.resources.gpu.time_min=1", "profile.signal_before_s=50")  # a signal after about 20 s
     site.wait(lambda: "interrupted" in run.events("squares"), 180, "a pack to be interrupted")
     pause.unlink()
     site.wait_until_left("limit")
