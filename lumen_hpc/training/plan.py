@@ -185,7 +185,7 @@ def plan(
 def check(
     train: s.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None, load: Load | None = None
 ) -> Plan:
-    """The plan; UserError, with settings that would do, if `gpu_memory_gb` a GPU or the batch's size does not allow it."""
+    """The plan; UserError, with settings that would do, if the memory of a GPU or the batch does not allow it."""
     check_batch(train, gpus)
     found = plan(train, gpus, sizes=sizes, load=load)
     if found.memory_gb <= gpu_memory_gb:
