@@ -36,15 +36,13 @@ class Columns:
 def whole(questions: Questions, columns: Columns, unusable: set[int], studies: Studies, bad: Rejections) -> np.ndarray:
     """True for questions that are the first of their id and whose studies are all usable; the others go to `bad`."""
     ok = np.ones(len(questions), bool)
-    order = np.argsort(columns.id, kind="stable")
-    repeated = np.flatnonzero(columns.id[order][1:] == columns.id[order][:-1]) + 1
-    for at in repeated.tolist():
-        this, first = int(order[at]), int(np.flatnonzero(columns.id == columns.id[order[at]])[0])
+    _, first, of = np.unique(columns.id, return_index=True, return_inverse=True)
+    for this in np.flatnonzero(first[of] != np.arange(len(ok))).tolist():
         ok[this] = False
         bad.question(
             questions.place(this),
             "duplicate question",
-            f"question {questions.id[this]:016x} stands in row {questions.row[first]} too: the same of the same study",
+            f"the same question of the same study stands in row {questions.row[first[of[this]]]}",
             question_id=f"{questions.id[this]:016x}",
         )
     if unusable:
