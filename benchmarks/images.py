@@ -60,8 +60,9 @@ def write_files(folder: Path) -> dict[str, Path]:
         made.Rows, made.Columns = stored.shape
         made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
         compressed = syntax == uid.JPEGLosslessSV1
-        made.PixelData = encaps.encapsulate([imagecodecs.ljpeg_encode(stored, bitspersample=12)]) if compressed \
-            else stored.tobytes()
+        made.PixelData = (
+            encaps.encapsulate([imagecodecs.ljpeg_encode(stored, bitspersample=12)]) if compressed else stored.tobytes()
+        )
         paths[name] = folder / f"{len(paths)}.dcm"
         made.save_as(paths[name], enforce_file_format=True)
     return paths

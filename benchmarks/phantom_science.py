@@ -101,7 +101,8 @@ def answer(model: nvila.NVILA, records: Sequence[Row]) -> list[str]:
     """Answers without their findings lines."""
     said = []
     for start in range(0, len(records), 400):
-        said += model.generate(records[start : start + 400], max_new_tokens=120, batch_tokens=20_000)
+        asked = model.preprocess(records[start : start + 400], generation=True, inline=True)
+        said += model.generate(asked, max_new_tokens=120, batch_tokens=20_000)
     return [findings_line.strip(one.text) for one in said]
 
 

@@ -248,7 +248,7 @@ class Evaluate:
 class Pretrain:
     patients: int = 4000
     """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
-    expert_steps: int = 600
+    expert_steps: int = 500
     """Steps of the vision expert (tower and projector as a classifier)."""
     base_steps: int = 120
     """Steps of diagnostic instruction of the tiny base model."""

@@ -5,7 +5,8 @@
 Comparing is what a small model finds hard, not seeing: writing the states of both images side by side, finding
 by finding, before the sentence turns one hard comparison into several easy ones. The line is not in the paper;
 `instruct.findings_first` switches it on, and `strip` takes it off before any text is scored. A prediction's line
-also says the texture of the reference finding, the cue that its future depends on.
+also says the texture of the reference finding, the cue that its future depends on. `names` are the findings and
+their order: the phantoms' five, unless a caller names others.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
         return {row["study_id"]: {name: _known(e) for name, e in row["entity"].items()}
                 for row in orjson.loads(path.read_bytes())}  # fmt: skip
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; instruct.findings_first needs it, or set instruct.findings_first=false") \
-            from None
+        raise UserError(
+            f"{path} is missing; instruct.findings_first needs it, or set instruct.findings_first=false"
+        ) from None
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as defect:
         raise UserError(f"{path} is not Medical-Diff-VQA's list of studies with entities: {defect}") from None
 

@@ -2,7 +2,7 @@
 
 JPGs (MIMIC-CXR-JPG) and DICOMs (MIMIC-CXR: uncompressed, RLE, JPEG-lossless, JPEG 2000; either photometric) come
 out as the raw integers and the largest value they could have had, with bones bright. From these follow the input
-of TorchXRayVision's models (`xrv_input`) and the 8-bit film that NVILA sees (`film`).
+of TorchXRayVision's models (`xrv_input`) and an 8-bit film (`film`).
 """
 
 from __future__ import annotations
@@ -54,28 +54,14 @@ def xrv_input(image: Radiograph, size: int) -> np.ndarray:
 
 
 def film(path: str | Path) -> np.ndarray:
-    """The film as NVILA sees it: uint8 [H, W].
+    """The film as a model of pictures sees it: uint8 [H, W], a JPG as it is, a DICOM's range spread over 0 to 255.
 
-    A JPG as it is. A DICOM by the recipe that MIMIC-CXR-JPG was made with (shift to 0, scale to 255, equalise the
-    histogram), so that a site that holds DICOMs only shows a model the same pictures.
+    MIMIC-CXR-JPG was made with a histogram equalisation besides, so its JPGs have more contrast than this.
     """
     image = decode(path)
-    if image.pixels.dtype == np.uint8 and not _is_dicom(_head(Path(path), 132)):
+    if image.maximum == 255 and image.pixels.dtype == np.uint8:
         return image.pixels
-    shifted = image.pixels.astype(np.float32) - float(image.pixels.min())
-    return equalised((shifted * (255 / max(float(shifted.max()), 1))).astype(np.uint8))
-
-
-def equalised(pixels: np.ndarray) -> np.ndarray:
-    """Histogram equalisation of uint8 [H, W], as OpenCV's `equalizeHist` does it."""
-    counts = np.bincount(pixels.ravel(), minlength=256)
-    first = int(np.flatnonzero(counts)[0])
-    rest = pixels.size - int(counts[first])
-    if rest == 0:
-        return pixels.copy()
-    running = np.cumsum(counts) - counts[first]
-    table = np.round(np.maximum(running, 0).astype(np.float32) * np.float32(255 / rest)).astype(np.uint8)
-    return table[pixels]
+    return (image.pixels.astype(np.float32) * np.float32(255 / image.maximum)).round().astype(np.uint8)
 
 
 def check(path: str | Path) -> None:
@@ -147,8 +133,9 @@ def _decode_other(path: Path, data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image)
     except UnidentifiedImageError:
-        raise UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})") \
-            from None
+        raise UserError(
+            f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})"
+        ) from None
     except OSError as reason:
         raise UserError(f"{path} is damaged: {reason}") from None
     if pixels.dtype != np.uint8:

@@ -136,8 +136,11 @@ class _Tables:
             "Columns", "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning",
             "ViewCodeSequence_CodeMeaning", "PatientOrientationCodeSequence_CodeMeaning"))  # fmt: skip
         self._split = _csv(stack, jpg / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"))
-        self._studies = _csv(stack, vqa / "mimic_all.csv", (
-            "subject_id", "study_id", *CHEXPERT, "dicom_id", "view", "split", "study_date", "study_order"))
+        self._studies = _csv(
+            stack,
+            vqa / "mimic_all.csv",
+            ("subject_id", "study_id", *CHEXPERT, "dicom_id", "view", "split", "study_date", "study_order"),
+        )
         self._questions = _csv(stack, vqa / "mimic_pair_questions.csv", (
             "study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split"))  # fmt: skip
         self._truth = stack.enter_context((folder / "truth.jsonl").open("wb"))
@@ -157,8 +160,9 @@ class _Tables:
             film.dicom_id, film.subject_id, film.study_id, "CHEST (PORTABLE AP)" if film.portable else "CHEST (PA)",
             position, size, size, date, time, "", view, "Recumbent" if film.portable else "Erect"))  # fmt: skip
         self._split.writerow((film.dicom_id, film.study_id, film.subject_id, official))
-        self._studies.writerow((
-            film.subject_id, film.study_id, *_chexpert(film.study), film.dicom_id, view, official, date, film.order))
+        self._studies.writerow(
+            (film.subject_id, film.study_id, *_chexpert(film.study), film.dicom_id, view, official, date, film.order)
+        )
         self._truth.write(orjson.dumps(_truth(film)) + b"\n")
         self._entities.write(self._separator + orjson.dumps(_entity(film)))
         self._separator = b",\n"

@@ -24,8 +24,7 @@ Sees = Callable[[ps.State, ps.State], object]
 ORACLES: dict[str, tuple[Sees, bool]] = {
     "constant": (lambda before, after: None, False),
     "main image only": (lambda before, after: after, False),
-    "reference and days, without the cue": (
-        lambda before, after: (before.present, before.where, before.level), True),
+    "reference and days, without the cue": (lambda before, after: (before.present, before.where, before.level), True),
     "reference and cue, without the days": (lambda before, after: before, False),
     "reference, days and cue": (lambda before, after: before, True),
 }
@@ -85,8 +84,9 @@ def belief(pair: Pair, oracle: str) -> dict[Item, float]:
     kinds = [ps.day_class(days)] if knows_days else list(ps.DAY_CLASS_SHARE)
     # The interval's class is shared by the findings, so what is seen of all of them tells of it.
     tables = {
-        kind: [_given(finding, oracle, kind, order).get(sees(before[finding], after[finding]))
-               for finding in ps.FINDINGS]
+        kind: [
+            _given(finding, oracle, kind, order).get(sees(before[finding], after[finding])) for finding in ps.FINDINGS
+        ]
         for kind in kinds
     }
     weight = {k: ps.DAY_CLASS_SHARE[k] * np.prod([t[0] if t else 0.0 for t in tables[k]]) for k in kinds}

@@ -112,9 +112,9 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
 
 
 def encoded(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
-    """Records to samples, those of one group sharing their pictures."""
+    """Records to samples, as the trainer encodes them; those of one group share their pictures."""
     for group in groups:
-        yield model.preprocess(group).samples
+        yield model.preprocess(group, inline=True).samples
 
 
 def image_groups(records: Sequence[dict]) -> np.ndarray:
