@@ -145,7 +145,7 @@ class _Reading:
                 state = replace(state, types=self._state(unit).types, levels=state.levels | self._state(unit).levels)
                 if unit.on_reference and state.status in ("new", "gone"):
                     self.problems.append("it confuses the two images")
-            elif ahead is not None and unit.only_seen and own[ahead].status in unit.may_inherit:
+            elif ahead is not None and unit.inherits(own[ahead].status, units[ahead]):
                 state = replace(state, status=own[ahead].status)
             state = replace(state, places=places([*unit.before, *unit.after]))
             if self.findings.setdefault(unit.finding, state) != state:

@@ -42,10 +42,13 @@ class Unit:
         before, after = self.cues
         return not before and set(after) == {"seen"}
 
-    @property
-    def may_inherit(self) -> tuple[str, ...]:
-        """Changes that may hold for it too when it is only seen: on the reference image nothing new is seen."""
-        return tuple(change for change in CHANGES if change != "new" or not self.on_reference)
+    def inherits(self, status: str, ahead: Unit) -> bool:
+        """Whether a change told of the unit ahead holds here too, where this finding is only said to be seen.
+
+        So it is in `new a and b are seen` and in `no longer shows a and b of the reference image`, but not in `there
+        is a new a, and b is seen`.
+        """
+        return self.only_seen and "seen" not in ahead.cues[0] and status == ("gone" if self.on_reference else "new")
 
     @property
     def on_reference(self) -> bool:
