@@ -38,7 +38,7 @@ from lumen_hpc.training.engine import learning_rate
 Row = dict[str, Any]
 PEAK, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0
 MIXTURE = {"diagnostic": 24, "difference": 8, "prediction": 6}
-FT_MIXTURE = {"diagnostic": 48}
+FT_MIXTURE = {"diagnostic": 24}
 TOGETHER = 3
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patients", type=int, default=4000, help="phantom patients that FT and LUMEN learn from")
     parser.add_argument("--steps", type=int, default=1000, help="LUMEN's steps")
-    parser.add_argument("--ft-steps", type=int, default=400)
+    parser.add_argument("--ft-steps", type=int, default=1000)
     parser.add_argument("--test", type=int, default=300, help="unseen patients")
     parser.add_argument("--expert-text", action="store_true", help="tell the models what the phantom expert says")
     parser.add_argument("--weights", type=Path, help="folder of the stand-in weights, made if it is empty")
