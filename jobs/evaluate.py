@@ -15,6 +15,7 @@ from typing import Any
 from jobs.instruct import diff_vqa
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
+from lumen_hpc.errors import UserError
 
 STAGE = Stage(
     name="evaluate",
@@ -55,6 +56,8 @@ def inputs(task: Task) -> Any:
     run, settings = task.run, task.config
     models = settings.predict.models
     prepared = run.path("prepare")
+    entities = diff_vqa(task)
+    known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
     steps = [path for path in sorted(run.folder.iterdir(), key=_age) if (path / manifest.NAME).exists()]
     return Inputs(
         records=list(read_jsonl(run.path("instruct") / "lumen-test.jsonl")),
@@ -67,11 +70,21 @@ def inputs(task: Task) -> Any:
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
         manifests={path.name: manifest.read(path / manifest.NAME) for path in steps if path.name != "evaluate"},
-        image=lambda path: Path(path).read_bytes() if Path(path).is_file() else None,
-        findings=read_findings(diff_vqa(task)) if settings.predict.controls else {},
+        image=picture,
+        findings=read_findings(entities) if known else {},
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
         run=_about(run),
     )
+
+
+def picture(path: str) -> Any:
+    """Grey levels of an image file, uint8 [H, W]; None, and so counted on the page, if it cannot be read."""
+    from lumen_hpc.data.images import film
+
+    try:
+        return film(path)
+    except UserError:
+        return None
 
 
 def _about(run: Run) -> dict[str, str]:

@@ -118,7 +118,7 @@ class Reader:
         change = Change(
             new=tuple(name for name in by_status.get("new", ()) if name != ANY),
             resolved=tuple(name for name in by_status.get("gone", ()) if name != ANY),
-            levels=tuple(_level_change(name, said[name].levels) for name in by_status.get("level", ())),
+            levels=tuple(_level_change(name, said[name].levels) for name in by_status.get("level", ()) if name != ANY),
         )
         return change if change or by_status.keys() & _UNCHANGED else None
 

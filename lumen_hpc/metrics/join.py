@@ -74,7 +74,9 @@ def join(
     given: dict[str, dict[str, str]] = {model: {} for model in models}
     for row in answers:
         id, model = _field(row, "question_id", "an answer"), str(row.get("model") or "model")
-        if id not in questions:
+        if row.get("control"):
+            problems.add("answers under a control (left out)", id)
+        elif id not in questions:
             problems.add("answers without a question", id)
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)

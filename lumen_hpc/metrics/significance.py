@@ -8,7 +8,7 @@ the paper uses it, knows nothing of patients; read its p beside the interval of 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +48,6 @@ class Paired:
     p: float
     effect: float
     """Matched-pairs rank-biserial correlation, -1 to 1: positive where x is higher."""
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 def wilcoxon(x: np.ndarray, y: np.ndarray) -> Paired:

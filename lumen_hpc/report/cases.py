@@ -30,7 +30,7 @@ class Cases:
     """Images left out, missing or past the budget."""
 
 
-def cases(results: Results, image: Callable[[str], bytes | None], settings: Evaluate, seed: int) -> Cases:
+def cases(results: Results, image: Callable[[str], np.ndarray | None], settings: Evaluate, seed: int) -> Cases:
     """A seeded draw of `settings.cases` questions, evenly over the types; ids and scores alone if images are off."""
     made = Cases([], total=len(results.questions))
     spent = 0
@@ -47,8 +47,8 @@ def cases(results: Results, image: Callable[[str], bytes | None], settings: Eval
             row |= {"question": question["question"], "short": question["short_answer"].strip(),
                     "reference": question.get("long_answer") or "", "images": []}  # fmt: skip
             for path in question.get("images", [])[-2:]:
-                if path not in made.images and spent < BUDGET and (data := image(path)):
-                    made.images[path] = thumbnail(data)
+                if path not in made.images and spent < BUDGET and (pixels := image(path)) is not None:
+                    made.images[path] = thumbnail(pixels)
                     spent += len(made.images[path])
                 made.without_image += path not in made.images
                 row["images"].append(path if path in made.images else None)
@@ -61,15 +61,14 @@ def cases(results: Results, image: Callable[[str], bytes | None], settings: Eval
     return made
 
 
-def thumbnail(data: bytes) -> str:
-    """An image file as a small grey JPEG or PNG data URI."""
+def thumbnail(pixels: np.ndarray) -> str:
+    """Grey levels, uint8 [H, W], as a small JPEG data URI."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
-        picture = picture.convert("L")
-        picture.thumbnail((SIDE, SIDE))
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=82)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lumen_hpc.data.records import write_jsonl, writing
 from lumen_hpc.language.judge import agreement
 from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
@@ -37,8 +39,8 @@ class Inputs:
     """Model → its metrics.jsonl."""
     manifests: Mapping[str, Rows] = field(default_factory=dict)
     """Step → its manifest lines."""
-    image: Callable[[str], bytes | None] = lambda path: None
-    """A record's image as a file's bytes."""
+    image: Callable[[str], np.ndarray | None] = lambda path: None
+    """Grey levels of a record's image, uint8 [H, W]; None for one that cannot be shown."""
     findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     """study_id → its findings, where they are known (all_diseases.json): the truth of pairs that controls make."""
     truth: Path | None = None

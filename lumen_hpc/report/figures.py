@@ -94,8 +94,9 @@ def training(curves: Mapping[str, Sequence[dict]]) -> str | None:
         for k, (model, rows) in enumerate(curves.items()):
             steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
             steps, losses = steps[:: max(1, len(steps) // 800)], losses[:: max(1, len(losses) // 800)]
-            panel.plot(steps, losses, color=_SERIES[k], alpha=0.25, linewidth=0.8)
-            panel.plot(steps, _smooth(losses), color=_SERIES[k], linewidth=1.8, label=label(model))
+            color = _SERIES[k % len(_SERIES)]
+            panel.plot(steps, losses, color=color, alpha=0.25, linewidth=0.8)
+            panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=label(model))
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
         panel.set_ylim(bottom=0)
@@ -170,7 +171,13 @@ def _line(panel: Any, at: list[float], cells: list[Cell], k: int, name: str) -> 
         if cell.low is not None:
             panel.plot([x, x], [cell.low, cell.high], color=color, linewidth=1.4)
     panel.plot(
-        at, [cell.value for cell in cells], f"{_MARKERS[k % 6]}-", color=color, markersize=5, linewidth=1.4, label=name
+        at,
+        [cell.value for cell in cells],
+        f"{_MARKERS[k % len(_MARKERS)]}-",
+        color=color,
+        markersize=5,
+        linewidth=1.4,
+        label=name,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from lumen_hpc.report import figures, tables
 from lumen_hpc.report.cases import Cases
@@ -69,12 +72,16 @@ def drawn(made: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Con
 
 def render(content: Content) -> str:
     """The page as HTML: self-contained, no request leaves it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"label": tables.label, "number": _number, "duration": _duration, "bytes": _bytes}
+    environment.filters |= {
+        "label": tables.label,
+        "number": _number,
+        "duration": _duration,
+        "bytes": _bytes,
+        "code": _code,
+    }
     return environment.get_template("page.html").render(
         **vars(content),
         css=(_HERE / "page.css").read_text(),
@@ -171,6 +178,11 @@ def _browser(content: Content) -> dict:
 def _embedded(data: object) -> str:
     """JSON that cannot end its <script> element early."""
     return orjson.dumps(data).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _code(text: str) -> Markup:
+    """A note's `words` as <code>."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -99,6 +99,10 @@ class Results:
             samples.columns[name] = Column(column.part * answered, column.whole * answered)
         self.samples[model] = samples
         self.joined.answers[model] = answers
+        for row, given in zip(self.questions, answered, strict=True):
+            if row["type"] == "difference" and not given:
+                kind = f"difference questions without an answer of {model} (its row stands on the others)"
+                self.problems.add(kind, row["question_id"])
 
     def models(self) -> list[str]:
         """Models in the order of the paper's rows, each before its composed baseline; the principal one last."""

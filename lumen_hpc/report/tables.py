@@ -165,14 +165,15 @@ def comma_separated(made: Sequence[Table]) -> str:
 
 
 def latex(made: Sequence[Table]) -> str:
-    """Each table as a `tabular` (packages: booktabs), the published number in grey under ours."""
+    """Each table as a `tabular` (packages: booktabs), the published numbers in a row under ours."""
     parts = []
     for table in made:
         head = " & ".join(["model", *(f"{block}: {MEASURES[measure]}" for block, measure in table.columns)])
         lines = [rf"% {table.name}: {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule",
                  rf"{head} \\", r"\midrule"]  # fmt: skip
         for model, cells in table.rows:
-            lines.append(" & ".join([label(model), *(_latex(cell, table.alpha) for cell in cells)]) + r" \\")
+            name = label(model).replace("_", r"\_")
+            lines.append(" & ".join([name, *(_latex(cell, table.alpha) for cell in cells)]) + r" \\")
             if any(published(cell) is not None for cell in cells):
                 lines.append(r"\quad published & " + " & ".join(_number(published(cell)) for cell in cells) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))

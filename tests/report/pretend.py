@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from lumen_hpc.data import phantom, phantom_questions
 from lumen_hpc.data.probes import CONTROL, probes
@@ -35,7 +32,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "rewrites": [_rewrite(record, rng) for record in records],
         "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
         "manifests": {f"predict-{model}": [_LINE | {"rows": len(records)}] for model in skill},
-        "image": lambda path: _png(pictures[path]),
+        "image": pictures.get,
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip
 
@@ -123,9 +120,3 @@ def _rewrite(record, rng):
 
 def _findings(study):
     return {name: {"level": s.level} if s.level else {} for name, s in study.items() if s.present}
-
-
-def _png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

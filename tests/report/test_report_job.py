@@ -79,6 +79,19 @@ def test_it_writes_the_report_and_vouches_for_each_file(run):
     assert lumen and all(row["rouge_l"] == row["change_f1_macro"] == 1 for row in lumen)
 
 
+def test_radiographs_of_either_kind_are_shown_and_a_broken_file_is_not(run, tmp_path):
+    from jobs.evaluate import picture
+
+    folder = run.path("prepare") / "phantom"
+    dicom, jpeg = next(folder.rglob("*.dcm")), next(folder.rglob("*.jpg"))
+    for path in (dicom, jpeg):
+        pixels = picture(str(path))
+        assert pixels.shape == (64, 64) and pixels.dtype == "uint8" and pixels.max() > 100
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    assert picture(str(broken)) is None and picture(str(tmp_path / "missing.jpg")) is None
+
+
 def test_a_demo_below_its_gates_writes_its_report_and_fails_by_name(run):
     run.settings.evaluate.gates = True
     try:

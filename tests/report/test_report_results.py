@@ -314,5 +314,15 @@ def test_cases_are_drawn_evenly_and_within_the_budget(results, monkeypatch, inpu
     assert len(cases.cases(results, inputs.image, Evaluate(cases=30), 0).images) == 1
 
 
+def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():
+    broken = pretend.inputs(patients=5)
+    lost = next(row for row in broken.answers["ft"] if row.get("control"))
+    question = lost["question_id"].partition("/")[0]
+    broken.answers["ft"].remove(lost)
+    made = results_of(broken)
+    assert made.cell("difference", "rouge_l", "ft+rule").n == 4
+    assert any("without an answer of ft+rule" in line and question in line for line in made.problems.lines())
+
+
 def test_an_interval_is_a_plain_triple():
     assert Control("same", "lumen", 3, {"nothing": Interval(1.0, None, None)}).values == {"nothing": 1.0}
