@@ -122,17 +122,19 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and labels of a conversation whose images are placed: two int64 arrays [tokens].
 
-    An answer's tokens and its `<|im_end|>` are their own labels; all others are -100. `official_labels` repeats the
-    official matching against a template, whose first bare newline in an answer goes unsupervised while the newline
-    after `<|im_end|>` is supervised.
+    An answer's tokens and its `<|im_end|>` are their own labels; all others are -100, and so are all of a prompt for
+    `generation`, which ends with an open assistant turn. `official_labels` repeats the official matching against a
+    template: the first bare newline in an answer is not supervised, but the newline after `<|im_end|>` is.
     """
     text, spans = render(messages, generation=generation)
     encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     ids = np.array(encoding.ids, dtype=np.int64)
+    labels = np.full_like(ids, IGNORE)
+    if generation:
+        return ids, labels
     if official_labels:
         return ids, _official_labels(messages, ids, tokenizer)
     starts = np.array([start for start, _ in encoding.offsets])
-    labels = np.full_like(ids, IGNORE)
     for begin, stop in spans:
         chosen = (starts >= begin) & (starts < stop)
         labels[chosen] = ids[chosen]

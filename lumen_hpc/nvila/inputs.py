@@ -116,7 +116,7 @@ class Preprocessor:
                 messages = _turns(record, generation)
                 messages = chat.place_images(messages, cut.per_picture, aspect, inline)
                 ids, labels = chat.encode(
-                    messages, self.tokenizer, generation=generation, official_labels=official_labels and not generation
+                    messages, self.tokenizer, generation=generation, official_labels=official_labels
                 )
                 counts = [self.config.image_tokens(block) for block in cut.blocks]
                 fused = expand(ids, labels, self.tokenizer.image, self.tokenizer.newline, counts)

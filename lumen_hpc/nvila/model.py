@@ -126,6 +126,20 @@ class NVILA(nn.Module):
             inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan
         ).last_hidden_state
 
+    def token_losses(self, batch: Batch, hidden: torch.Tensor, logits: torch.Tensor | None = None) -> torch.Tensor:
+        """Cross entropy of every supervised token, float32 [supervised], in the order of their places.
+
+        `hidden` is `decode`'s; `logits`, if they were computed for all places, save running the head here.
+        """
+        labels, previous = batch.labels.flatten(), batch.previous.flatten()
+        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
+        asked = previous[learned]
+        if logits is None:
+            predicted = self.llm.lm_head(hidden.flatten(0, 1)[asked])
+        else:
+            predicted = logits.flatten(0, 1)[asked]
+        return F.cross_entropy(predicted.float(), labels[learned], reduction="none")
+
     def forward(
         self,
         batch: Batch | Inputs,
@@ -147,14 +161,10 @@ class NVILA(nn.Module):
         embeds, pictures = self.embed(batch)
         hidden = self.decode(embeds, batch.position_ids, SpanPlan(batch.spans, self.kernel))
 
-        labels, previous = batch.labels.flatten(), batch.previous.flatten()
-        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
         full = self.llm.lm_head(hidden) if logits == "all" else None
-        asked = previous[learned]
-        predicted = full.flatten(0, 1)[asked] if full is not None else self.llm.lm_head(hidden.flatten(0, 1)[asked])
-        total = F.cross_entropy(predicted.float(), labels[learned], reduction="sum")
-        denominator = max(len(learned), 1) if loss_denominator is None else loss_denominator
-        output = Output(loss=total / denominator, supervised=len(learned), logits=full)
+        losses = self.token_losses(batch, hidden, full)
+        denominator = max(len(losses), 1) if loss_denominator is None else loss_denominator
+        output = Output(loss=losses.sum() / denominator, supervised=len(losses), logits=full)
         if keep:
             output.pixels, output.hidden_m2 = pictures.pixels, pictures.hidden
             output.proj_in, output.proj_out = pictures.proj_in, pictures.proj_out

@@ -36,6 +36,13 @@ def test_labels_are_the_answers_with_their_ends_and_nothing_else():
     assert _learned(messages) == "The heart\n\nis normal.\nNothing.<|im_end|>Nothing has changed.<|im_end|>"
 
 
+def test_a_prompt_has_no_labels_even_where_it_quotes_answers():
+    messages = [*_turn("What?", "No."), {"from": "human", "value": "Normal?"}]
+    ids, labels = encode(messages, TOKENIZER, generation=True)
+    assert (labels == IGNORE).all()
+    assert TOKENIZER.backend.decode(ids.tolist(), skip_special_tokens=False).endswith("<|im_start|>assistant\n")
+
+
 def test_official_labels_repeat_the_newline_bug_and_only_it():
     plain, broken = _turn("What?", "Nothing has changed."), _turn("What?", "The heart\nis normal.")
     assert _learned(plain, official_labels=True) == _learned(plain)

@@ -7,17 +7,18 @@ from lumen_hpc.nvila.generate import stop_ids
 
 
 def _slow_answer(model, sample, steps):
-    """Greedy decoding without a cache: the whole sequence again for every token."""
-    made = []
+    """Greedy decoding without a cache: the whole sequence again for every token; its ids and logits."""
+    made, logits = [], []
     ids = sample.token_ids
     for _ in range(steps):
         longer = nvila.Sample(ids, ids * 0 - 100, ids, ids * 0 - 100, sample.tiles, sample.blocks)
         with torch.no_grad():
-            made.append(int(model(nvila.pad([longer]), logits="all").logits[0, -1].argmax()))
+            logits.append(model(nvila.pad([longer]), logits="all").logits[0, -1])
+        made.append(int(logits[-1].argmax()))
         if made[-1] in stop_ids(model):
             break
         ids = torch.cat([torch.from_numpy(ids), torch.tensor(made[-1:])]).numpy()
-    return made
+    return made, torch.stack(logits)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10**6])
@@ -25,8 +26,21 @@ def test_batches_caches_and_shared_pictures_do_not_change_answers(family, record
     inputs = family.preprocess(records, generation=True)
     answers = family.generate(inputs, max_new_tokens=6, batch_tokens=batch_tokens)
     for record, sample, answer in zip(records, inputs.samples, answers):
-        assert answer.ids == _slow_answer(family, sample, 6)
+        assert answer.ids == _slow_answer(family, sample, 6)[0]
         assert answer.ids == family.generate([record], max_new_tokens=6)[0].ids
+
+
+def test_cached_logits_are_those_of_the_whole_sequence(family, records):
+    """Closer than equal answers: a token in a wrong position often changes no answer."""
+    inputs = family.preprocess(records, generation=True)
+    seen = []
+    hook = family.llm.lm_head.register_forward_hook(lambda _, args, out: seen.append(out))
+    answers = family.generate(inputs, max_new_tokens=4)
+    hook.remove()
+    columns = torch.stack(seen, dim=1)  # one row a sample, in generation's own order
+    for sample, answer in zip(inputs.samples, answers):
+        _, logits = _slow_answer(family, sample, 4)
+        assert min((cached[: len(logits)] - logits).abs().max() for cached in columns) < 1e-5, answer
 
 
 def test_the_pictures_of_a_group_are_encoded_once(tiny, records):
