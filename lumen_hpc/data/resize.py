@@ -2,8 +2,8 @@
 
 Its recipe is: scale to -1024..1024, crop the centre square, `skimage.transform.resize(mode="constant")`. That
 resize is linear and separable: a Gaussian (σ = (f-1)/2 for a downscaling factor f) and a linear interpolation,
-with zeros outside. So it is two banded matrices, which can be had from scipy's own operators on the identity and
-applied to the raw integers; the scaling, being affine, follows on the small result.
+with zeros outside. So it is two banded matrices, which can be applied to the raw integers; the scaling, being
+affine, follows on the small result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage
 
 ROWS_AT_ONCE = 2
 """Output rows that share one dense product; more of them would multiply more of the zeros beside the band."""
@@ -30,21 +29,34 @@ class _Axis:
     """float64 [out]; below 1 where the operator reaches beyond the image."""
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _axis(length: int, size: int) -> _Axis:
-    eye = np.eye(length)
+    """The operator from `length` to `size` places, built from the kernel alone: 5 ms, since images come in many sizes.
+
+    scipy's `gaussian_filter1d` (truncated at 4 σ) and then `zoom` of order 1 on the pixel grid, zeros outside both.
+    """
     factor = length / size
-    if factor > 1:
-        eye = ndimage.gaussian_filter1d(eye, (factor - 1) / 2, axis=0, mode="constant", cval=0)
-    matrix = ndimage.zoom(eye, (1 / factor, 1), order=1, mode="grid-constant", cval=0, grid_mode=True)
-    assert matrix.shape == (size, length), matrix.shape
-    blocks = []
+    sigma = max(0.0, (factor - 1) / 2)
+    radius = int(4 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
+    kernel /= kernel.sum()
+    at = (np.arange(size) + 0.5) * factor - 0.5
+    low = np.floor(at).astype(int)
+    share = at - low
+    blocks, sums = [], np.zeros(size)
     for start in range(0, size, ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, size))
-        used = np.flatnonzero(matrix[rows].any(axis=0))
-        band = slice(int(used[0]), int(used[-1]) + 1)
-        blocks.append((rows, band, np.ascontiguousarray(matrix[rows, band], dtype=np.float32)))
-    return _Axis(tuple(blocks), matrix.sum(axis=1))
+        first, last = low[rows][0] - radius, low[rows][-1] + 1 + radius
+        wide = np.zeros((rows.stop - start, last - first + 1))
+        for row, (tap, beyond) in enumerate(zip(low[rows], share[rows])):
+            for place, weight in ((tap, 1 - beyond), (tap + 1, beyond)):
+                if 0 <= place < length:  # what the filter gives outside the image is taken as zero
+                    wide[row, place - radius - first : place + radius + 1 - first] += weight * kernel
+        band = slice(max(first, 0), min(last + 1, length))
+        weights = wide[:, band.start - first : band.stop - first]
+        sums[rows] = weights.sum(axis=1)
+        blocks.append((rows, band, np.ascontiguousarray(weights, dtype=np.float32)))
+    return _Axis(tuple(blocks), sums)
 
 
 def centre_square(pixels: np.ndarray) -> np.ndarray:
