@@ -15,6 +15,7 @@ from typing import Any
 from jobs.export_text_llama import staged
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Engine
 
 STAGE = Stage(
@@ -48,9 +49,18 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 
 def in_place(engine: Engine, task: Task) -> Engine:
-    """The engine's settings with its model's folder for its name, where the model runs in this process."""
+    """The engine's settings with its model's folder for its name, where the model runs in this process.
+
+    Raises UserError where the job spans several nodes: such a model is served, not loaded here.
+    """
     if engine.kind not in ("vllm", "transformers"):
         return engine
+    if task.ranks.world_size > 1:
+        raise UserError(
+            f"engine.kind={engine.kind} stays within one node, and this job has {task.ranks.world_size}; give it one node "
+            "(profile.resources: nodes: 1; a model of fewer bits may fit), or serve the model over its nodes with `vllm "
+            "serve` and set engine.kind=server"
+        )
     return replace(engine, model=str(staged(engine.model, Path(task.run.profile.cache).expanduser())))
 
 

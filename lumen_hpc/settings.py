@@ -112,7 +112,7 @@ class Engine:
     tensor_parallel: int = how(1)
     """GPUs that share one copy of the model."""
     pipeline_parallel: int = how(1)
-    """Nodes' worth of pipeline stages for models that fill more than one node."""
+    """Pipeline stages; times `tensor_parallel` the GPUs of the job's one node."""
     timeout: float = how(600.0)
     """Seconds until a server that does not answer is given up, after four tries."""
     gpu_memory: float = how(0.9)

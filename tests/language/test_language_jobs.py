@@ -8,7 +8,7 @@ import pytest
 
 from jobs import export_text_llama, judge, rewrite
 from lumen_hpc.cluster.profile import DataUse, Profile
-from lumen_hpc.cluster.stage import Run, Shard, Step, Task
+from lumen_hpc.cluster.stage import Ranks, Run, Shard, Step, Task
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Config, Engine
@@ -79,6 +79,13 @@ def test_a_model_is_found_in_the_cache_by_its_hub_name(tmp_path):
     assert placed == replace(engine, model=str(tmp_path / "cache" / "Llama-3.1-8B-Instruct"))
     served = Engine(kind="server", model="meta-llama/Llama-3.1-8B-Instruct")
     assert rewrite.in_place(served, task(tmp_path, rewrite.STAGE, Config())) == served
+
+
+def test_a_model_in_process_over_several_nodes_is_refused_before_it_is_loaded(tmp_path):
+    spread = task(tmp_path, judge.STAGE, Config())
+    spread.ranks = Ranks(rank=1, world_size=2)
+    with pytest.raises(UserError, match=r"this job has 2; .* engine\.kind=server"):
+        rewrite.in_place(Engine(kind="vllm", model="m", pipeline_parallel=2), spread)
 
 
 def test_a_text_model_is_exported_only_where_one_is_named(tmp_path):
