@@ -57,9 +57,9 @@ def in_place(engine: Engine, task: Task) -> Engine:
         return engine
     if task.ranks.world_size > 1:
         raise UserError(
-            f"engine.kind={engine.kind} stays within one node, and this job has {task.ranks.world_size}; give it one node "
-            "(profile.resources: nodes: 1; a model of fewer bits may fit), or serve the model over its nodes with `vllm "
-            "serve` and set engine.kind=server"
+            f"engine.kind={engine.kind} stays within one node, and this job has {task.ranks.world_size}; give it one "
+            "(profile.resources: nodes: 1; a model of fewer bits may fit), or serve the model over its nodes with "
+            "`vllm serve` and set engine.kind=server"
         )
     return replace(engine, model=str(staged(engine.model, Path(task.run.profile.cache).expanduser())))
 
