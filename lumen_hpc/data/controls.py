@@ -2,7 +2,7 @@
 
 `swapped`: reference and main image change places, so that new and resolved must too. `same`: the reference twice, so
 that nothing has changed. `other_patient`: another patient's reference. `no_image`: the text alone. The experts'
-sentences go with their images.
+sentences go with their images. `no_experts`: the images without the experts' sentences.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def tampered(control: str, questions: Sequence[Row], index: int) -> Row | None:
     meta = record["meta"]
     if control == "no_image":
         return _joined(record, [], question, control) if shown else None
+    if control == "no_experts":
+        untold = [Shown(image.path, image.name, ()) for image in shown]
+        return _joined(record, untold, question, control) if untold != shown else None
     if meta["type"] != "difference" or len(shown) < 2:
         return None
     *older, reference, main = shown

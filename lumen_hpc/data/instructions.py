@@ -107,7 +107,8 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     main = sources.study(question["study_id"], question["question_id"])
     reference = sources.study(question["ref_study_id"], question["question_id"])
     # At least the pair itself, whatever max_images says.
-    older = sources.priors(reference, settings.max_images - 2)
+    # In a reversed pair the main image is itself older than the reference; it must not be shown twice, nor foretold.
+    older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
     before, after = (sources.findings.get(str(study["study_id"]), {}) for study in (reference, main))
     answer = sources.answer(question["question_id"])
     line = findings_line.difference_line(before, after) if settings.findings_first else ""

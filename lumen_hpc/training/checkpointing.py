@@ -232,7 +232,9 @@ class Checkpoints:
 
         The ranks share the hashing. What is passed over is said, by rank 0, with the reason.
         """
-        for folder in reversed(sorted(self._folder.glob("step-*"))):
+        names: list[Any] = [sorted((f.name for f in self._folder.glob("step-*")), reverse=True)]
+        dist.broadcast_object_list(names)  # nodes may see a shared folder at different ages
+        for folder in (self._folder / name for name in names[0]):
             checkpoint, reason = _read(folder)
             if checkpoint is not None:
                 reason = _damage(checkpoint, self._ranks.rank, self._ranks.world_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import statistics
 import time
@@ -27,8 +26,6 @@ from lumen_hpc.training.plan import check_batch, peak_flops
 from lumen_hpc.training.ranks import Ranks
 from lumen_hpc.training.survey import Survey
 from lumen_hpc.training.watchdog import Watchdog
-
-log = logging.getLogger(__name__)
 
 
 class Diverged(RuntimeError):
@@ -93,7 +90,7 @@ def run(
     checkpoints = Checkpoints(work.out / "checkpoints", ranks, keep=settings.keep_checkpoints)
     found = checkpoints.latest()
     if found is not None:
-        _same_run(found, work.fingerprint, settings)
+        _same_run(found, work.fingerprint)
     other_world = found is not None and found.world_size != ranks.world_size
     engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=other_world and settings.zero > 0)
     done = 0
@@ -127,12 +124,9 @@ def make_sampler(survey: Survey, settings: s.Train, seed: int) -> sampling.Sampl
     )
 
 
-def _same_run(found: Checkpoint, fingerprint: dict[str, Any], settings: s.Train) -> None:
-    differ = {
-        k: (found.state["fingerprint"].get(k), v)
-        for k, v in fingerprint.items()
-        if found.state["fingerprint"].get(k) != v
-    }
+def _same_run(found: Checkpoint, fingerprint: dict[str, Any]) -> None:
+    known = found.state["fingerprint"]
+    differ = {key: (known.get(key), value) for key, value in fingerprint.items() if known.get(key) != value}
     if differ:
         said = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
         raise UserError(f"{found.folder} belongs to another training ({said}): set it back, or use another run")
@@ -180,8 +174,9 @@ class Loop:
             journal.restarted(
                 step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name if resumed else "none"
             )
-        dist.barrier()  # the journal is cut back before anyone reads it
-        self.recent.extend(losses(self.work.out, self.recent.maxlen or 0))
+        recent = [losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None]
+        dist.broadcast_object_list(recent)
+        self.recent.extend(recent[0] or [])
         stop = False
         began = time.perf_counter()
         with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,7 @@ def _dicom(path: str) -> np.ndarray:
     return (pixels.astype(np.float32) * (255.0 / largest)).round().astype(np.uint8)
 
 
+@lru_cache(maxsize=1 << 18)
 def size_of(path: str) -> tuple[int, int]:
     """(width, height) [px] from the file's header. Raises UserError naming an unreadable file."""
     try:
@@ -186,14 +187,3 @@ class Batcher:
         ids = np.array([tokenizer.pad, tokenizer.pad], dtype=np.int64)
         labels = np.full_like(ids, IGNORE)
         return Sample(ids, labels, ids, labels, torch.zeros(0, 1, 1, 1, dtype=torch.uint8), [])
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError unless `folder` can hold a training's results."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}): training would have nowhere to save") from None

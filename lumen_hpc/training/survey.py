@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ def _judge(entries: list[tuple], total: int, on_bad: str, folder: Path, ranks: R
     if len(bad) == total:
         raise UserError(f"none of the {total} records can be trained on; the first: {bad[0][7]}")
     if ranks.first:
+        if bad:
+            log.warning("%d of %d records are left out; %s says why", len(bad), total, folder / "rejected.jsonl")
         write_jsonl(folder / "rejected.jsonl", ({"id": entry[1], "row": entry[0], "reason": entry[7]} for entry in bad))
     return [entry for entry in entries if not entry[7]]
 

@@ -24,7 +24,7 @@ from lumen_hpc.training.engine import Engine
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.preflight import preflight
 from lumen_hpc.training.ranks import Ranks, join, leave
-from lumen_hpc.training.samples import Batcher, Micro, Pictures, check_folder, measure, opening
+from lumen_hpc.training.samples import Batcher, Micro, Pictures, measure, opening
 from lumen_hpc.training.survey import describe, survey
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train(
     Raises UserError for settings and records that will not do, loop.Diverged for a loss that goes wrong.
     """
     started = time.monotonic()
-    check_folder(out)
+    _check_folder(out, ranks)
     fingerprint = {**_results(settings), "seed": seed, "records": _sha256(records), "base": _identity(base)}
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
@@ -72,7 +72,9 @@ def train(
     reports = preflight(ranks)
     if ranks.first:
         (out / "preflight.json").write_text(json.dumps(reports, indent=1))
+    progress()
     work = _work(settings, records, base, out, fingerprint, ranks)
+    progress()
     engine, done, finished = loop.run(
         work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
     )
@@ -138,6 +140,17 @@ def _results(settings: s.Train) -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if not field.metadata.get("how") and field.name != "base"
     }
+
+
+def _check_folder(out: Path, ranks: Ranks) -> None:
+    """Raises UserError unless this rank can write where the results go."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{ranks.rank}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written to ({error}): training would have nowhere to save") from None
 
 
 def _sha256(path: Path) -> str:
