@@ -176,7 +176,7 @@ def assert_whole(run: RunOnDisk, undisturbed: RunOnDisk, again: Counter[str] | N
 def calm(request: pytest.FixtureRequest) -> Iterator[None]:
     """No job outlives its test, so that one failing test does not spoil the next."""
     yield
-    if "site" in request.fixturenames:
+    if "cluster" in request.fixturenames:
         cluster: Cluster = request.getfixturevalue("cluster")
         if left := cluster.queue():
             cluster.run("scancel", *{id_.split("_")[0] for id_, *_ in left}, check=False)

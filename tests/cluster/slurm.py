@@ -155,8 +155,8 @@ class Cluster:
 
     def up(self) -> Cluster:
         """Start everything and return when every node is idle, or raise ClusterError and leave nothing running."""
-        if self.alive("slurmctld"):
-            raise ClusterError(f"{self.folder}: this cluster is already up")
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ClusterError(f"{self.folder} is not empty; if it is an earlier cluster's, `down` removes it")
         try:
             self._write_folder()
             self._start("munged", "munged", "--foreground", "--force", f"--socket={self.folder}/munge.sock",
@@ -181,7 +181,7 @@ class Cluster:
             self._kill_processes_of(node)
         for name in ("slurmdbd", "mariadbd", "munged"):
             self._stop(name)
-        if not keep:
+        if not keep and (self.folder / "cluster.json").exists():  # never a folder that is not a cluster's
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill_node(self, node: str) -> None:
@@ -249,6 +249,7 @@ class Cluster:
             (self.folder / sub).mkdir(parents=True, exist_ok=True)
         for gpu in range(4):
             (self.folder / "dev" / f"gpu{gpu}").symlink_to(os.devnull)
+        (self.folder / "cluster.json").write_text(json.dumps(self.settings))
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
@@ -269,7 +270,6 @@ class Cluster:
         accounting_config.chmod(0o600)
         own_names = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
         (self.folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + own_names)
-        (self.folder / "cluster.json").write_text(json.dumps(self.settings))
 
     def _start(self, name: str, *command: str, **extra: str) -> None:
         """Start a daemon in its foreground mode, detached from this process; its pid goes to run/NAME.pid."""
