@@ -17,7 +17,7 @@ from datetime import date
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 import orjson
@@ -53,7 +53,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     files = ImageFiles(data)
     with ExitStack() as stack:
         bad = stack.enter_context(Rejections(folder / "rejected.jsonl", settings.on_bad, settings.max_bad))
-        scratch = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=1 << 20))
+        scratch = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=1 << 20)))
         with _collector_paused():
             studies = read_studies(data.mimic_cxr, bad)
             agreement = compare_mimic_all(data.diff_vqa, studies, bad)
@@ -169,7 +169,7 @@ def _write_studies(
             out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _copy_lines(scratch: IO[bytes], path: Path, rows: np.ndarray, lengths: np.ndarray) -> None:
+def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.ndarray) -> None:
     """Copies the lines of the scratch file for which `rows` is true, run by run."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import orjson
+from numpy.typing import ArrayLike
 
 from lumen_hpc.data.diff_vqa import (
     CLOSED_TEMPLATES,
@@ -132,7 +133,7 @@ class _Reader:
         reference[pairs], refs[pairs], days[pairs] = of_pair, ref_id, self.day[main[pairs]] - self.day[of_pair]
         ids = _ids(study_id, refs, [form.hash for form in forms])
         digits = ids.astype(">u8").tobytes().hex().encode()
-        of_pairs: list[object] = [_NO_PAIR] * len(forms)
+        of_pairs: list[tuple[bytes, bytes]] = [_NO_PAIR] * len(forms)
         for at, reference_id, interval in zip(pairs, ref_id, days[pairs].tolist(), strict=True):
             of_pairs[at] = (b"%d" % reference_id, b"%d" % interval)
         lines = [
@@ -185,7 +186,7 @@ def _numbers(column: str, texts: Sequence[bytes]) -> list[int]:
     raise _Fault("bad id", f"{column} is missing or no whole number")
 
 
-def _ids(study_ids: Sequence[int], ref_ids: Sequence[int], text_hashes: Sequence[int]) -> np.ndarray:
+def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np.ndarray:
     """64-bit ids: the hash of the text, mixed with the studies by splitmix64's finalizer (bijective at each step)."""
     mixed = np.array(text_hashes, np.uint64)
     for numbers in (study_ids, ref_ids):

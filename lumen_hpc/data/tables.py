@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from lumen_hpc.errors import UserError
 
@@ -99,7 +99,7 @@ class Table:
         try:
             with open(self.path, "rb") as raw:
                 packed = raw.peek(2)[:2] == b"\x1f\x8b"
-                yield gzip.GzipFile(fileobj=raw) if packed else raw
+                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
             where = f"{self.path.name} after line {self.line}"
             raise UserError(f"{where}: the file is broken ({error}); get it again") from None

@@ -3,13 +3,16 @@
 from datetime import date, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lumen_hpc.data.intervals import clock, interval_days, study_time, taken_at, taken_on
 from lumen_hpc.errors import UserError
 
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 
+
+@calm
 @given(st.datetimes(datetime(2100, 1, 1), datetime(2212, 12, 31)))
 def test_any_moment_survives_the_way_through_the_csv(moment):
     moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)

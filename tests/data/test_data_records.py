@@ -3,15 +3,18 @@
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.errors import UserError
 
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
+
 ROWS = [{"question_id": "a", "answer": "zwölf\nzeilen "}, {"question_id": "b", "answer": None}, {}]
 
 
+@calm
 @given(rows=st.lists(st.dictionaries(st.text(), st.none() | st.integers(-(2**53), 2**53) | st.text(), max_size=3)))
 def test_rows_come_back_in_order_and_by_position(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
