@@ -34,6 +34,8 @@ ABSENT = set(range(0, 10_000, 73))
 """137 of 10,000."""
 AIMS = {"100 shards": 4.0, "1000 shards": 9.0, "submit 1000": 0.3, "no-op rerun of 1000": 0.3,
         "137 missing of 10,000": 0.05, "restart": 1.0, "files a task": 1.0}  # fmt: skip
+CPUS_A_NODE = 16
+"""Enough that Slurm's pace decides, few enough that a hundred unpacked tasks at once do not swamp this machine."""
 Figures = dict[str, float]
 
 
@@ -173,13 +175,19 @@ def main() -> int:
         return 2
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for everyone: compiled modules are what users have
     with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(Path(folder) / "slurm").up()
+        cluster = Cluster(Path(folder) / "slurm", cpus=CPUS_A_NODE).up()
         os.environ.update(cluster.environment)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
-            found = measure_ours(Path(folder) / "ours")
-            found |= measure_datatrove(Path(folder) / "datatrove", quick)
-            found |= measure_submitit(Path(folder) / "submitit", quick)
+            found: dict[str, Figures] = {}
+            for part in (
+                lambda: measure_ours(Path(folder) / "ours"),
+                lambda: measure_datatrove(Path(folder) / "datatrove", quick),
+                lambda: measure_submitit(Path(folder) / "submitit", quick),
+            ):
+                measured = part()
+                print(measured, file=sys.stderr, flush=True)  # what is known so far, should a later part fail
+                found |= measured
         finally:
             cluster.down()
     print(f"seconds; 3 nodes on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end\n\n{table(found)}")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.checkout import make
-from tests.cluster.slurm import Cluster, why_not
+from tests.cluster.slurm import Cluster, ClusterError, why_not
 
 SHARDS = 12
 
@@ -63,7 +63,7 @@ class Site:
         """`python launch.py …`; the test fails unless it exits with `code`. Returns what it printed."""
         command = [sys.executable, "launch.py", *words, "profile=test", f"runs={self.runs}", f"experts.shards={SHARDS}"]
         done = subprocess.run(command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True,
-                              timeout=120)
+                              timeout=300)
         assert done.returncode == code, f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -82,7 +82,10 @@ class Site:
 
     def wait_until_left(self, run: str, seconds: float = 300) -> None:
         """Wait until no job of the run is left in the queue, running or waiting."""
-        self.wait(lambda: not self.jobs(run), seconds, f"the jobs of run {run} to end: {self.jobs(run)}")
+        try:
+            self.wait(lambda: not self.jobs(run), seconds, f"the jobs of run {run} to end")
+        except ClusterError as error:
+            raise ClusterError(f"still there: {self.jobs(run)}\n{error}") from None
 
     def running(self, run: str, step: str) -> list[str]:
         """Ids of the step's running tasks."""

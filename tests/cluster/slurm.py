@@ -94,7 +94,7 @@ WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"""
 NODE = ("NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-        "CPUs=96 RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n")
+        "CPUs={cpus} RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n")
 GPUS = "NodeName={name} Name=gpu Type=h100 File={folder}/dev/gpu[0-3]\n"
 ACCOUNTING_CONFIG = """\
 AuthType=auth/munge
@@ -138,12 +138,14 @@ def search_path() -> str:
 class Cluster:
     """One cluster, told by its folder: an object made later over the same folder steers the same cluster."""
 
-    def __init__(self, folder: str | Path, nodes: int = 3, accounting: bool = True, max_array_size: int = 1001):
+    def __init__(
+        self, folder: str | Path, nodes: int = 3, accounting: bool = True, max_array_size: int = 1001, cpus: int = 96
+    ):
         self.folder = Path(folder).resolve()
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder}: too long for a socket's path, at most {LONGEST_FOLDER} characters")
         saved = self.folder / "cluster.json"
-        asked = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size}
+        asked = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size, "cpus": cpus}
         state = json.loads(saved.read_text()) if saved.exists() else asked
         self.settings: dict[str, int | bool] = state
         self.nodes = [f"n{i + 1}" for i in range(state["nodes"])]
@@ -258,7 +260,7 @@ class Cluster:
         values = self.settings | {"folder": self.folder, "host": host, "controller_port": controller_port,
                   "accounting_port": accounting_port,
                   "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING}
-        nodes = "".join(NODE.format(name=name, host=host, port=port) for name, port in zip(self.nodes, node_ports))
+        nodes = "".join(NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, node_ports))
         # Nodes come before the partitions, which say Nodes=ALL.
         head, partitions = CONFIG.format(**values).split("PartitionName", 1)
         (self.folder / "slurm.conf").write_text(head + nodes + "PartitionName" + partitions)
