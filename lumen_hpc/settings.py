@@ -211,8 +211,8 @@ class Predict:
     max_new_tokens: int = 256
     """Longest answer [tokens]."""
     controls: list[str] = many()
-    """Extra answers that test whether the model looks: swapped, same, other_patient, no_image; `composed` asks
-    about each image of a pair alone, for the baseline FT + rule."""
+    """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
+    `composed` asks about each image of a pair alone, for the baseline FT + rule."""
     batch_tokens: int = how(32768)
     """Prompt tokens generated from at a time."""
 

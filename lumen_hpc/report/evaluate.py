@@ -71,7 +71,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     controlled = controls(results, answers, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     held = gates.phantom_gates(results, controlled, oracles) if settings.gates else []
-    made, sliced = tables.tables(results), slices.slices(results, inputs.studies)
+    made = tables.tables(results)
+    sliced = slices.slices(results, inputs.studies) + slices.experts(results, answers)
     canaries, accepted = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     training = {model: list(rows) for model, rows in inputs.training.items()}
     content = page.Content(

@@ -91,18 +91,21 @@ class Results:
         return self.joined.problems
 
     def add_model(self, model: str, texts: dict[str, str]) -> None:
-        """Adds answers (by question id) to some of the questions; the model's measures apply to these alone."""
-        answered = np.array([row["question_id"] in texts for row in self.questions], bool)
-        answers = [texts.get(row["question_id"], "") for row in self.questions]
-        samples = Samples(self.questions, answers, self.reader)
-        for name, column in samples.columns.items():
-            samples.columns[name] = Column(column.part * answered, column.whole * answered)
-        self.samples[model] = samples
-        self.joined.answers[model] = answers
-        for row, given in zip(self.questions, answered, strict=True):
-            if row["type"] == "difference" and not given:
+        """Adds answers (by question id) to difference questions; the model's measures apply to these alone."""
+        self.samples[model] = self.scored(texts)
+        self.joined.answers[model] = [texts.get(row["question_id"], "") for row in self.questions]
+        for row in self.questions:
+            if row["type"] == "difference" and row["question_id"] not in texts:
                 kind = f"difference questions without an answer of {model} (its row stands on the others)"
                 self.problems.add(kind, row["question_id"])
+
+    def scored(self, texts: dict[str, str]) -> Samples:
+        """Answers (by question id) to some of the questions, scored; measures apply to these alone."""
+        answered = np.array([row["question_id"] in texts for row in self.questions], bool)
+        samples = Samples(self.questions, [texts.get(row["question_id"], "") for row in self.questions], self.reader)
+        for name, column in samples.columns.items():
+            samples.columns[name] = Column(column.part * answered, column.whole * answered)
+        return samples
 
     def models(self) -> list[str]:
         """Models in the order of the paper's rows, each before its composed baseline; the principal one last."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lumen_hpc.metrics.join import said
 from lumen_hpc.report.results import BLOCKS, Cell, Results
 
 _DAYS = ((-np.inf, 0, "before"), (0, 1, "0"), (1, 8, "1–7"), (8, 31, "8–30"), (31, 91, "31–90"), (91, 366, "91–365"),
@@ -44,6 +45,27 @@ def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
                     small = max(cell.n for cell in cells) < results.settings.small
                     made.append(Slice(by, group, block, tuple(cells), small))
     return made
+
+
+def experts(results: Results, answers: Mapping[str, Iterable[dict]]) -> list[Slice]:
+    """The same questions with and without the experts' sentences, from answer rows of control `no_experts`."""
+    made: list[Slice] = []
+    for model, rows in answers.items():
+        untold = {row["question_id"]: said(row["answer"]) for row in rows if row.get("control") == "no_experts"}
+        if not untold:
+            continue
+        columns = results.scored(untold).columns
+        asked = np.array([row["question_id"] in untold for row in results.questions], bool)
+        for block, measures in _MEASURES.items():
+            where = results.where(block) & asked
+            told = [results.cell(block, measure, model, where) for measure in measures]
+            told = [cell for cell in told if cell.value is not None]
+            bare = [replace(c, **results.bootstrap.interval(columns[c.measure], where)._asdict()) for c in told]
+            if told:
+                small = max(cell.n for cell in told) < results.settings.small
+                made += [Slice("experts", "told", block, tuple(told), small),
+                         Slice("experts", "not told", block, tuple(bare), small)]  # fmt: skip
+    return sorted(made, key=lambda each: each.block)
 
 
 def _groupings(results: Results, about: dict[str, dict]) -> dict[str, np.ndarray]:

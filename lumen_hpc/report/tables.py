@@ -89,6 +89,8 @@ def notes(results: Results) -> list[str]:
         "Published: arXiv 2602.21142v1, table 1, on MIMIC-CXR with an undisclosed subset; its table 2 is not available "
         "here. Published judge scores are by Llama-3.1-405B.",
     ]
+    if results.patients < settings.small:
+        lines.insert(0, f"Only {results.patients} patients: no interval or test here carries far.")
     if any(model.endswith(COMPOSED) for model in results.samples):
         lines.append(
             "FT + rule: the single-image model's own findings and levels of each image, compared by rule into the "

@@ -12,7 +12,6 @@ import pretend
 import pytest
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, render_difference
-from lumen_hpc.data.probes import levelled, probes
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
@@ -156,30 +155,6 @@ def facts_of(text):
     return set(change.new), set(change.resolved), set(change.levels)
 
 
-def test_probes_ask_each_image_alone_with_its_experts_words():
-    record = {
-        "id": "q", "images": ["a.png", "b.png"],
-        "conversations": [
-            {"from": "human", "value": "reference image: <image>\nexperts: edema yes\n"
-                                       "main image, 3 days later: <image>\nexperts: edema no\nwhat has changed?"},
-            {"from": "gpt", "value": "…"},
-        ],
-        "meta": {"question_id": "q", "type": "difference", "ref_study_id": "1", "study_id": "2"},
-    }  # fmt: skip
-    asked = list(probes(record, ["edema"]))
-    assert [row["id"] for row in asked] == [
-        "q/reference/abnormality", "q/reference/level/edema", "q/main/abnormality", "q/main/level/edema",
-    ]  # fmt: skip
-    assert [row["images"] for row in asked] == [["a.png"], ["a.png"], ["b.png"], ["b.png"]]
-    assert asked[3]["conversations"][0]["value"] == "<image>\nexperts: edema no\nwhat level is the edema?"
-    assert asked[0]["meta"]["study_id"] == "1"
-    assert list(probes({**record, "meta": {**record["meta"], "type": "prediction"}}, ["edema"])) == []
-
-
-def test_levelled_findings_are_those_whose_level_is_asked(inputs):
-    assert set(levelled(inputs.records)) == {"pleural effusion", "edema"}
-
-
 def test_a_pair_with_one_image_unasked_is_not_composed():
     rows = [{"question_id": "q/main/abnormality", "control": "composed", "answer": "edema"}]
     assert composed.answers(rows, Reader(["edema"])) == {}
@@ -221,6 +196,24 @@ def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
     assert sum(counts) == 40
     assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
     assert not any(each.small for each in made if max(cell.n for cell in each.cells) >= 30)
+
+
+def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
+    asked = [row for row in inputs.answers["lumen"] if not row.get("control")][:60]
+    off = [row | {"control": "no_experts", "answer": "no idea"} for row in asked]
+    made = slices.experts(results, {"lumen": off, "ft": asked})
+    told, bare = (next(s for s in made if (s.group, s.block) == (g, "diagnostic")) for g in ("told", "not told"))
+    assert [cell.n for cell in told.cells] == [cell.n for cell in bare.cells]
+    assert {cell.model for cell in told.cells + bare.cells} == {"lumen"}
+    (with_them,), (without,) = ([c.value for c in s.cells if c.measure == "rouge_l"] for s in (told, bare))
+    assert with_them > 0.8 > 0.1 > without
+    assert slices.experts(results, {"ft": asked}) == []
+
+
+def test_a_handful_of_patients_is_said_first(results):
+    assert not any("Only" in note for note in tables.notes(results))
+    few = results_of(pretend.inputs(patients=5))
+    assert tables.notes(few)[0].startswith("Only 5 patients")
 
 
 def test_gates_name_what_fails():
