@@ -206,21 +206,21 @@ def _write_dicom(path: Path, film: Film) -> None:
     inverted = film.study_id % 2 == 0
     stored = np.round(film.pixels.astype(np.float64) * (4095 / 255)).astype(np.uint16)
     stored = 4095 - stored if inverted else stored
-    film_set = Dataset()
-    film_set.file_meta = FileMetaDataset()
-    film_set.file_meta.MediaStorageSOPClassUID = film_set.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
     uid = f"2.25.{int(hashlib.blake2b(film.dicom_id.encode(), digest_size=12).hexdigest(), 16)}"
-    film_set.file_meta.MediaStorageSOPInstanceUID = film_set.SOPInstanceUID = uid
-    film_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    film_set.PatientID, film_set.StudyID = str(film.subject_id), str(film.study_id)
-    film_set.StudyDate, film_set.StudyTime = film.taken_at.strftime("%Y%m%d"), film.taken_at.strftime("%H%M%S")
-    film_set.Modality, film_set.ViewPosition = "DX", "AP" if film.portable else "PA"
-    film_set.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    film_set.SamplesPerPixel, film_set.PixelRepresentation = 1, 0
-    film_set.Rows, film_set.Columns = stored.shape
-    film_set.BitsAllocated, film_set.BitsStored, film_set.HighBit = 16, 12, 11
-    film_set.PixelData = stored.tobytes()
-    film_set.save_as(path, enforce_file_format=True)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.PatientID, dataset.StudyID = str(film.subject_id), str(film.study_id)
+    dataset.StudyDate, dataset.StudyTime = film.taken_at.strftime("%Y%m%d"), film.taken_at.strftime("%H%M%S")
+    dataset.Modality, dataset.ViewPosition = "DX", "AP" if film.portable else "PA"
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelData = stored.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def _truth(film: Film) -> dict:

@@ -8,7 +8,7 @@ with the same knowledge, so a score above the oracle without X shows that X was 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -54,7 +54,7 @@ Pair = tuple[ps.Study, ps.Study, int, int]
 """Reference states, main states, interval [days], order of the reference in its patient's timeline (0 = first)."""
 
 
-def read_pairs(folder: str | Path, split: str | None = None):
+def read_pairs(folder: str | Path, split: str | None = None) -> Iterator[Pair]:
     """Consecutive studies of each patient of a generated folder (of one split if given), as `Pair`s."""
     before: dict | None = None
     with open(Path(folder) / "truth.jsonl", "rb") as lines:
