@@ -40,11 +40,10 @@ def deepspeed_config(train: s.Train, world_size: int, *, universal: bool) -> dic
         "wall_clock_breakdown": False,
     }
     if train.zero == 3:
-        # Gathered weights are freed and fetched again between micro-batches; small parameters stay whole.
         config["zero_optimization"] |= {
             "overlap_comm": torch.cuda.is_available(),
             "contiguous_gradients": True,
-            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_gather_16bit_weights_on_model_save": True,  # the export gathers the whole model
         }
     if train.precision == "bf16":
         config["bf16"] = {"enabled": True}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lumen_hpc.data.images import film
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE, IMAGE, encode, place_images, render
@@ -32,7 +33,7 @@ class Pictures:
     """
 
     def __init__(self, cache_gb: float = 0.0) -> None:
-        self._room = int(cache_gb * 2**30)
+        self._limit, self._used = int(cache_gb * 2**30), 0
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,20 +44,22 @@ class Pictures:
                 self._kept.move_to_end(path)
                 return self._kept[path]
         if path.endswith(".dcm"):
-            picture = _dicom(path)
-        elif self._room:
+            picture = film(path)
+        elif self._limit:
             picture = _grey(path)
-            if picture is None:
-                return path
         else:
-            return path
+            picture = None
+        if picture is not None and self._limit:
+            self._keep(path, picture)
+        return path if picture is None else picture
+
+    def _keep(self, path: str, picture: np.ndarray) -> None:
         with self._lock:
-            if picture.nbytes <= self._room:
+            if path not in self._kept:  # another thread may have been faster
                 self._kept[path] = picture
-                self._room -= picture.nbytes
-                while self._room < 0:
-                    self._room += self._kept.popitem(last=False)[1].nbytes
-        return picture
+                self._used += picture.nbytes
+            while self._used > self._limit:
+                self._used -= self._kept.popitem(last=False)[1].nbytes
 
 
 def _grey(path: str) -> np.ndarray | None:
@@ -66,14 +69,6 @@ def _grey(path: str) -> np.ndarray | None:
             return np.array(image) if image.mode == "L" else None
     except OSError as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def _dicom(path: str) -> np.ndarray:
-    """A DICOM's grey levels, spread over 0 to 255."""
-    from lumen_hpc.data.images import decode
-
-    pixels, largest = decode(path)
-    return (pixels.astype(np.float32) * (255.0 / largest)).round().astype(np.uint8)
 
 
 @lru_cache(maxsize=1 << 18)

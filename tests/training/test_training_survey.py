@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch.distributed as dist
 import training_tiny as tiny
+from PIL import Image
 
 from lumen_hpc import nvila
+from lumen_hpc.data import phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Phantom
+from lumen_hpc.training.packing import Shared
 from lumen_hpc.training.ranks import Ranks, join, leave
-from lumen_hpc.training.samples import measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 from lumen_hpc.training.survey import survey
 
 
@@ -125,3 +130,41 @@ def test_nothing_to_train_on_and_doubled_ids_are_refused(made, tmp_path):
     doubled[5]["id"] = doubled[2]["id"]
     with pytest.raises(UserError, match=doubled[2]["id"]):
         look(made, tmp_path / "doubled", doubled)
+
+
+def test_an_image_that_breaks_after_the_survey_stops_the_training_and_is_named(made, tmp_path):
+    changed = rows(made)
+    image = tmp_path / "image.png"
+    image.write_bytes(Path(changed[2]["images"][0]).read_bytes())
+    changed[2]["images"] = [str(image)]
+    found = look(made, tmp_path / "out", changed)
+    batcher = Batcher(changed, found, nvila.Preprocessor.open(made / "base"), Pictures())
+    assert batcher.build([Shared((2,), 1)]).samples.tolist() == [2] * int(found.supervised[2])
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"record {changed[2]['id']}: .*image\.png"):
+        batcher.build([Shared((2,), 1)])
+
+
+def test_dicoms_are_counted_and_read_as_their_jpgs(made, tmp_path):
+    phantom.write(tmp_path / "phantom", Phantom(patients=1, dicom_every=1, size=100), seed=0)
+    pairs = [
+        (str(file), str(next((tmp_path / "phantom" / "mimic-cxr").rglob(f"{file.stem}.dcm"))))
+        for file in (tmp_path / "phantom" / "mimic-cxr-jpg").rglob("*.jpg")
+    ]
+    changed = [{**row, "images": list(pair[:1])} for row, pair in zip(rows(made)[:2], pairs)]
+    dicoms = [{**row, "id": row["id"] + "d", "images": list(pair[1:])} for row, pair in zip(rows(made)[:2], pairs)]
+    found = look(made, tmp_path / "out", changed + dicoms)
+    assert found.prefix[:2].tolist() == found.prefix[2:].tolist()
+    batcher = Batcher(changed + dicoms, found, nvila.Preprocessor.open(made / "base"), Pictures())
+    jpg, dicom = (batcher.build([Shared((i,), 1)]).batch.tiles.float() for i in (0, 2))
+    assert (jpg - dicom).abs().mean() < 3  # the JPG was compressed
+
+
+def test_kept_pictures_are_the_same_and_stay_within_their_room(made):
+    paths = sorted({path for row in rows(made) for path in row["images"]})
+    pictures = Pictures(cache_gb=3 * 64 * 64 / 2**30)
+    for path in [*paths, *paths]:
+        assert np.array_equal(pictures.open(path), np.array(Image.open(path)))
+    assert pictures.open(paths[-1]) is pictures.open(paths[-1])
+    assert Pictures().open(paths[0]) == paths[0]
+    assert len(pictures._kept) == 3
