@@ -1,13 +1,16 @@
 """Yes or no out of an answer to a close-ended question, by three rules that the field uses.
 
 LLaVA-Med takes any substring (`no` is in `nodule`), D-Rax and VILA-M3 want equality after normalising;
-LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and `polarity` stand beside it.
+LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and `stated` stand beside it.
 """
 
 from __future__ import annotations
 
 import re
 
+from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.language.reader import read
+from lumen_hpc.metrics.change import named
 from lumen_hpc.metrics.recall import words
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -28,11 +31,20 @@ def strict(answer: str) -> str | None:
     return said[0] if said in (["yes"], ["no"]) else None
 
 
-def polarity(answer: str) -> str | None:
-    """`first_yes_no`, and for a sentence without either word, whether it denies or affirms; None if it is empty.
+def stated(kind: str, question: str, answer: str) -> str | None:
+    """`first_yes_no`, and for a sentence without either word, whether it denies or affirms what was asked.
 
-    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.`
+    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.` A
+    sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
+    dataset's templates the subject is not known, and any sentence counts.
     """
-    if not answer.strip():
-        return None
-    return first_yes_no(answer) or ("no" if _NEGATION.search(answer) else "yes")
+    if said := first_yes_no(answer):
+        return said
+    parsed = parse_question(kind, question)
+    if parsed is not None:
+        finding = named(parsed.finding) if parsed.finding else None
+        facts = read(answer, kind, (finding,) if finding else ())
+        subjects = facts.views if kind == "view" else facts.findings
+        if not subjects or (finding and finding not in subjects):
+            return None
+    return ("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None

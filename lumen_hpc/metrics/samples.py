@@ -22,7 +22,7 @@ MEASURES = {
     "recall_clipped": "token recall of the short answer, open questions: " + TOKENIZERS["recall_clipped"],
     "accuracy": "closed questions: the first `yes` or `no` of the answer",
     "accuracy_strict": "closed questions: the answer is `yes` or `no`, punctuation aside",
-    "accuracy_polarity": "closed questions: the first yes or no, else whether the sentence denies or affirms",
+    "accuracy_polarity": "closed questions: the first yes or no, else whether a sentence on what was asked affirms it",
     "exact": "the answer is the long or the short reference, case, spaces and a last full stop aside",
     "change_f1": "difference and prediction: F1 over all new, resolved and level facts (micro)",
     "change_f1_macro": "difference and prediction: mean of each answer's F1 (1 where neither side claims a change)",
@@ -92,12 +92,14 @@ class Samples:
 
     def _closed(self, references: Sequence[dict], answers: Sequence[str]) -> None:
         where = np.array([row["closed"] for row in references], bool)
-        rules: dict[str, Callable[[str], str | None]] = {
-            "accuracy": closed.first_yes_no, "accuracy_strict": closed.strict, "accuracy_polarity": closed.polarity,
-        }  # fmt: skip
+        rules: dict[str, Callable[[dict, str], str | None]] = {
+            "accuracy": lambda row, answer: closed.first_yes_no(answer),
+            "accuracy_strict": lambda row, answer: closed.strict(answer),
+            "accuracy_polarity": lambda row, answer: closed.stated(row["type"], row.get("question", ""), answer),
+        }
         for name, rule in rules.items():
             right = [
-                row["closed"] and rule(answer) == row["short_answer"].strip().lower()
+                row["closed"] and rule(row, answer) == row["short_answer"].strip().lower()
                 for row, answer in zip(references, answers, strict=True)
             ]
             self._mean(name, right, where)

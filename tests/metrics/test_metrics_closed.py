@@ -1,26 +1,58 @@
-"""Yes and no are read by words, never by substrings."""
+"""Yes and no are read by words, never by substrings, and a sentence answers what was asked or nothing."""
+
+from pathlib import Path
 
 import pytest
 
-from lumen_hpc.metrics.closed import first_yes_no, polarity, strict
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.metrics.closed import first_yes_no, stated, strict
 
 
 @pytest.mark.parametrize(
-    "answer, first, equal, said",
+    "answer, first, equal",
     [
-        ("yes", "yes", "yes", "yes"),
-        ("No.", "no", "no", "no"),
-        ("Yes, there is edema.", "yes", None, "yes"),
-        ("There is a nodule.", None, None, "yes"),  # `no` is in `nodule`
-        ("There is no nodule.", "no", None, "no"),
-        ("Edema is not seen.", None, None, "no"),
-        ("There isn't any edema.", None, None, "no"),
-        ("The lungs are free of edema.", None, None, "no"),
-        ("no, yes", "no", None, "no"),
-        ("Yesterday's image shows nothing abnormal", None, None, "yes"),
-        ("", None, None, None),
-        ("  ", None, None, None),
+        ("yes", "yes", "yes"),
+        ("No.", "no", "no"),
+        ("Yes, there is edema.", "yes", None),
+        ("There is a nodule.", None, None),  # `no` is in `nodule`
+        ("There is no nodule.", "no", None),
+        ("no, yes", "no", None),
+        ("Yesterday's image shows nothing abnormal", None, None),
+        ("", None, None),
     ],
 )
-def test_rules(answer, first, equal, said):
-    assert (first_yes_no(answer), strict(answer), polarity(answer)) == (first, equal, said)
+def test_rules_of_words(answer, first, equal):
+    assert (first_yes_no(answer), strict(answer)) == (first, equal)
+
+
+@pytest.mark.parametrize(
+    "kind, question, answer, expected",
+    [
+        ("presence", "is there edema?", "Yes.", "yes"),
+        ("presence", "is there edema?", "Edema is present.", "yes"),
+        ("presence", "is there edema?", "Edema is not seen.", "no"),
+        ("presence", "is there edema?", "There isn't any edema.", "no"),
+        ("presence", "is there edema?", "The lungs are free of edema.", "no"),
+        ("presence", "is there edema?", "There is a nodule.", None),
+        ("presence", "is there edema?", "", None),
+        ("presence", "is there strange thing?", "A strange thing is seen.", "yes"),
+        ("view", "is this PA view?", "This is a PA view.", "yes"),
+        ("view", "is this PA view?", "This image is not a PA view.", "no"),
+        ("view", "is this PA view?", "Edema is present.", None),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "Edema is present.", "yes"),
+        ("presence", "outside the templates", "It is so.", "yes"),
+    ],
+)
+def test_a_sentence_answers_what_was_asked(kind, question, answer, expected):
+    assert stated(kind, question, answer) == expected
+
+
+def test_faithful_wordings_of_yes_and_no_are_read():
+    cases = read_jsonl(Path(__file__).parents[1] / "language" / "fact_cases.jsonl")
+    closed = [case for case in cases if case["faithful"] and case["short_answer"] in ("yes", "no")]
+    misread = [
+        case["long_answer"]
+        for case in closed
+        if stated(case["type"], case["question"], case["long_answer"]) != case["short_answer"]
+    ]
+    assert len(closed) > 80 and len(misread) <= 0.03 * len(closed), misread
