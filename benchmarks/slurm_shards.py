@@ -12,7 +12,7 @@ pip install --no-deps -r benchmarks/slurm_peers.txt.
 - missing: one call on 10,000 shards of which 137 lack. Ours compares sizes, times and hashes with the manifest; the
   peers look for the name of an empty marker.
 - restart: from the interruption (each project's documented signal) until the work goes on.
-- files: left beside the outputs, for each task that ran.
+- files: all that is left beside the outputs (logs, scripts, manifests, markers), for each task that ran.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
     stop = Stop()
     todo = _todo(run, step, everything, shards)
     if not todo:
-        _leave_only_the_log()
+        _tidy(keep_log=False)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack)
     attempts.check_budget()
@@ -58,14 +58,15 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
             slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
-    _leave_only_the_log()
+    _tidy(keep_log=True)
     return f"{name}: {len(todo)} shards written"
 
 
-def _leave_only_the_log() -> None:
-    """Removes this task's pickles when it ends: submitit's results are no record here, and small files add up.
+def _tidy(keep_log: bool) -> None:
+    """Removes this task's pickles when it ends, and the log of one that found nothing to do.
 
-    Jobs of several processes keep theirs, since one process may end before another has read what was submitted.
+    submitit's results are no record here, and small files add up. Jobs of several processes keep theirs, since one
+    process may end before another has read what was submitted.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return
@@ -73,7 +74,8 @@ def _leave_only_the_log() -> None:
 
     here = JobEnvironment()
     if here.num_tasks == 1:
-        for path in (here.paths.submitted_pickle, here.paths.result_pickle):
+        paths = here.paths
+        for path in (paths.submitted_pickle, paths.result_pickle, *(() if keep_log else (paths.stdout,))):
             atexit.register(path.unlink, missing_ok=True)
 
 

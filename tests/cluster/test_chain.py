@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.cluster.conftest import ALL, SHARDS, RunOnDisk, Site, assert_whole
@@ -38,6 +40,11 @@ def test_an_array_is_spread_over_the_nodes(undisturbed: RunOnDisk) -> None:
     packs = {(node, pid) for _, node, pid in undisturbed.reported("begin", "squares")}
     assert len(packs) == 4
     assert {node for node, _ in packs} <= {"n1", "n2", "n3"}
+
+
+def test_a_finished_step_leaves_a_log_for_each_task_and_little_else(undisturbed: RunOnDisk) -> None:
+    files = Counter(path.suffix for path in (undisturbed.folder / "squares").rglob("*") if path.is_file())
+    assert files == {".jsonl": SHARDS + 2, ".out": 4, ".sh": 2}  # manifest and attempts; the successors' script
 
 
 def test_a_rerun_of_a_finished_run_submits_nothing(site: Site, undisturbed: RunOnDisk) -> None:
