@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
+from lumen_hpc.data import phantom
 from lumen_hpc.language.canaries import KINDS, verdict
 from lumen_hpc.language.engine import Completion, open_engine
 from lumen_hpc.language.judge import SCORES, agreement, score
+from lumen_hpc.language.rewriting import rewrite
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.settings import Engine, Judge
+from lumen_hpc.settings import Engine, Judge, Phantom, Rewrite
 
 FINDINGS = ("edema", "pleural effusion", "consolidation", "nodule", "cardiomegaly", "pneumonia")
 
@@ -68,6 +72,27 @@ def test_the_rule_based_judge_passes_every_canary():
     assert judged["untried"] == []
     assert {kind: rate["rate"] for kind, rate in judged["kinds"].items()} == dict.fromkeys(KINDS, 1.0)
     assert judged["fit"] and all(rate["tried"] >= 5 for rate in judged["kinds"].values())
+
+
+def test_the_rule_based_judge_passes_every_canary_on_phantoms_ground_truth(tmp_path):
+    folder = phantom.write(tmp_path, Phantom(patients=30, size=64, dicom_every=0), seed=1)
+    questions = []
+    with next(folder.rglob("mimic_pair_questions.csv")).open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            days = 30 if row["question_type"] == "difference" else None
+            question = {"question_id": f"q{number}", "type": row["question_type"], "interval_days": days}
+            questions.append(question | {"question": row["question"], "short_answer": row["answer"]})
+    known = {question["question_id"]: question for question in questions}
+    engine = open_engine(Engine())
+    truths = []
+    for row in rewrite(questions, engine, Rewrite(), seed=0):
+        assert row["rejected"] == []
+        item = known[row.get("source_question_id", row["question_id"])] | row
+        truths.append(item | {"model": "truth", "reference": row["long_answer"], "answer": row["long_answer"]})
+    rows = list(score(truths, engine, Judge(canaries=40), seed=0))
+    assert {row["score"] for row in rows if "canary" not in row} == {10}
+    kinds = verdict(rows)["grammar"]["kinds"]
+    assert {kind: (rate["passed"], rate["tried"]) for kind, rate in kinds.items()} == dict.fromkeys(KINDS, (40, 40))
 
 
 @pytest.mark.parametrize("given", ["10", "1", "5"])
