@@ -99,6 +99,7 @@ def resolve(arguments: list[str]) -> Request:
     request.profile = _object(site)
     for name in ("runs", "cache"):
         setattr(request.profile, name, os.path.expandvars(os.path.expanduser(getattr(request.profile, name))))
+    _make_absolute(request.settings)
     check(request.settings)
     check(request.profile, "profile.")
     for kind in request.profile.resources:
@@ -108,6 +109,19 @@ def resolve(arguments: list[str]) -> Request:
     if "/" in request.run or request.run.startswith("."):
         raise UserError(f"run={request.run}: a run's name is one folder name; choose another root with runs=FOLDER")
     return request
+
+
+def _make_absolute(settings: Config) -> None:
+    """Jobs start in another folder than the command, so paths are resolved here."""
+    for section, name in (
+        ("data", "mimic_cxr"),
+        ("data", "mimic_cxr_dicom"),
+        ("data", "diff_vqa"),
+        ("experts", "weights"),
+    ):
+        given = getattr(getattr(settings, section), name)
+        if given:
+            setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(given)))
 
 
 def check(settings: Any, prefix: str = "") -> None:
