@@ -95,15 +95,15 @@ def _doomed(run: Run, everything: Sequence[Step], queued: dict[str, slurm.Job]) 
     """
     found: list[str] = []
     for record in submissions(run.folder) if queued else ():
-        waiting = [job for job in record["jobs"] if any(name in queued for name in _tasks(job))]
+        left = [(job, [queued[name] for name in _tasks(job) if name in queued]) for job in record["jobs"]]
+        waiting = [(job, tasks) for job, tasks in left if tasks and all(task.state == "PENDING" for task in tasks)]
         dead = {
-            job["step"] for job in waiting for name in _tasks(job)
-            if name in queued and "DependencyNeverSatisfied" in queued[name].reason
-        }  # fmt: skip
+            job["step"] for job, tasks in waiting if any("DependencyNeverSatisfied" in task.reason for task in tasks)
+        }
         for step in everything:  # in order, so that what waits for the dead is found in one pass
             if dead & set(step.after):
                 dead.add(step.name)
-        found += [job["id"] for job in waiting if job["step"] in dead]
+        found += [job["id"] for job, _ in waiting if job["step"] in dead]
     return found
 
 
