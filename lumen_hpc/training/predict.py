@@ -38,7 +38,10 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     if not base.is_dir():
         raise UserError(f"{folder} was trained from {base}, which is not there; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
-    weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+    if list((folder / "deepspeed").glob("*optim_states.pt")):
+        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+    else:  # train.zero=0 in float32: every rank has the whole model
+        weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
     # What the checkpoint lacks was frozen, and is as in the base.
     _, unknown = model.load_state_dict(
         {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False
