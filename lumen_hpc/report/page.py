@@ -39,6 +39,8 @@ class Content:
     controls: Sequence[Control]
     slices: Sequence[Slice]
     canaries: Sequence[Share]
+    unfit: Sequence[str]
+    """A line for every judge that failed them."""
     agreement: Mapping
     """Of two judges (`language.judge.agreement`); empty where there was one."""
     acceptance: Acceptance | None

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+from lumen_hpc.language.canaries import FIT, verdict
+
 
 @dataclass(frozen=True)
 class Share:
@@ -41,7 +43,10 @@ class Acceptance:
 
 def acceptance(rows: Iterable[dict]) -> Acceptance | None:
     """Counts rewrite rows ({source, attempts, rejected[, type]}); None if there are none."""
-    total, accepted, first, reasons = Counter(), Counter(), Counter(), Counter()
+    total: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    first: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for row in rows:
         kind = row.get("type") or "question"
         total[kind] += 1
@@ -56,6 +61,18 @@ def acceptance(rows: Iterable[dict]) -> Acceptance | None:
         tuple(Share("first try", kind, first[kind], n) for kind, n in sorted(total.items())),
         tuple(reasons.most_common(12)),
     )
+
+
+def unfit(scores: Mapping[str, Iterable[dict]]) -> list[str]:
+    """A line for every judge that failed its canaries, with the kinds that it failed."""
+    judged = verdict(row for rows in scores.values() for row in rows)
+    return [
+        f"Judge {name} is unfit and its scores mean little: of the canaries it passed "
+        + ", ".join(f"{rate['passed']} of {rate['tried']} {kind}" for kind, rate in found["kinds"].items())
+        + f"; {FIT:.0%} of every kind is the least."
+        for name, found in judged.items()
+        if not found["fit"]
+    ]
 
 
 def canaries(scores: Mapping[str, Iterable[dict]]) -> list[Share]:

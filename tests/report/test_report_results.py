@@ -280,6 +280,12 @@ def test_costs_count_every_attempt():
     assert cost.peak_bytes == 61_500_000_000
 
 
+def test_a_judge_that_fails_its_canaries_is_named_unfit():
+    rows = [{"judge": name, "canary": "opposite", "passed": name == "good"} for name in ["good", "bad"] * 5]
+    (line,) = rewriting.unfit({"lumen": rows})
+    assert line.startswith("Judge bad is unfit") and "0 of 5 opposite" in line
+
+
 def test_acceptance_and_canaries_are_shares_with_intervals():
     rows = [{"source": "llm", "attempts": 1, "rejected": []}] * 8
     rows += [
