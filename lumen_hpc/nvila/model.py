@@ -67,7 +67,7 @@ class NVILA(nn.Module):
         """Tiles that the vision tower sees in one call."""
         self.agree: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
-        vision = SiglipVisionConfig(**config.vision_tower)
+        vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
         vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
         llm = Qwen2Config(**config.llm)
         llm._attn_implementation = attention.NAME
