@@ -1,11 +1,11 @@
-"""The same stages without Slurm: one step after another through submitit's local executor, with a progress bar."""
+"""The same stages without Slurm: steps side by side as far as the cores reach, through submitit's local executor."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -17,32 +17,72 @@ from lumen_hpc.cluster.stage import Run, Stage, Step
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
 
+COLUMNS = (
+    SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+)  # fmt: skip
+
 
 class Failed(Exception):
     """A step did not finish; the message says which, why and where to look."""
 
 
+@dataclass
+class _Going:
+    """A step under way: its tasks, and what stood in its folder when they began."""
+
+    item: StepPlan
+    jobs: list[Any]
+    written: int
+    failures: int
+    attempt: int
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def cores(self) -> int:
+        return _cores(self.item)
+
+
 def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPlan], console: Console) -> None:
-    """Runs the plans' steps in order; Failed at the first that does not finish."""
-    graph = [item.step for item in plans]
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        for position, item in enumerate(plans):
-            fresh = _plan_now(request, stages, run, item.step)
-            bar = bars.add_task(item.step.name, total=fresh.shards, completed=fresh.shards - len(fresh.missing))
-            if not fresh.packs:
-                console.print(f"[{position + 1}/{len(graph)}] {item.step.name}: done already")
-                continue
-            console.print(f"[{position + 1}/{len(graph)}] {item.step.name}: {item.step.stage.about}")
-            begin = time.monotonic()
-            _run_step(request, stages, run, fresh, lambda done, bar=bar: bars.update(bar, completed=done))  # type: ignore[misc]
-            console.print(f"      {time.monotonic() - begin:.0f} s")
+    """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish."""
+    waiting = list(plans)
+    going: list[_Going] = []
+    free = len(os.sched_getaffinity(0))
+    with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bars:
+        tasks = {item.step.name: bars.add_task(item.step.name, total=item.shards, start=False) for item in plans}
+        try:
+            while waiting or going:
+                unfinished = {item.step.name for item in waiting} | {one.item.step.name for one in going}
+                for item in [item for item in waiting if not unfinished & set(item.step.after)]:
+                    if going and _cores(item) > free - sum(one.cores for one in going):
+                        break
+                    waiting.remove(item)
+                    fresh = _plan_now(request, stages, run, item.step)
+                    place = f"[{plans.index(item) + 1}/{len(plans)}] {item.step.name}"
+                    if fresh.packs:
+                        console.print(f"{place}: {item.step.stage.about}", markup=False)
+                        bars.start_task(tasks[item.step.name])
+                        going.append(_start(request, run, fresh, 0))
+                    else:
+                        console.print(f"{place}: done already", markup=False)
+                        bars.update(tasks[item.step.name], completed=item.shards)
+                for one in list(going):
+                    bars.update(tasks[one.item.step.name], completed=_written(run, one))
+                    if all(job.done() for job in one.jobs):
+                        going.remove(one)
+                        again = _settle(request, stages, run, one)
+                        if again:
+                            going.append(again)
+                            continue
+                        bars.update(tasks[one.item.step.name], completed=one.item.shards)
+                        console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s", markup=False)
+                time.sleep(0.1)
+        except BaseException:
+            _stop([job for one in going for job in one.jobs])
+            raise
+
+
+def _cores(item: StepPlan) -> int:
+    return item.resources.cpus * item.resources.tasks_per_node * max(1, len(item.packs))
 
 
 def _plan_now(request: Request, stages: list[Stage], run: Run, step: Step) -> StepPlan:
@@ -51,48 +91,51 @@ def _plan_now(request: Request, stages: list[Stage], run: Run, step: Step) -> St
     return submit.make(request, stages, run)[0][0]
 
 
-def _run_step(request: Request, stages: list[Stage], run: Run, item: StepPlan, progress: Callable[[int], None]) -> None:
-    name = item.step.name
-    for attempt in range(1 + item.resources.successors):
-        noted = len(manifest.read(run.folder / name / "failures.jsonl"))
-        submission = submit.begin(request, run, [item])
-        submit.record(request, run, submission)
-        log = _attempt(run, item, submission, progress)
-        item = _plan_now(request, stages, run, item.step)
-        if not item.missing:
-            progress(item.shards)
-            return
-        # an exception would come again; only what was killed or interrupted is worth another try here
-        failed = len(manifest.read(run.folder / name / "failures.jsonl")) > noted
-        if failed or attempt == item.resources.successors:
-            raise Failed(_why(item, triage.clusters(run.folder / name, item.missing), log))
-
-
-def _attempt(run: Run, item: StepPlan, submission: submit.Submission, progress: Callable[[int], None]) -> str:
-    """Runs a step's packs once and waits for them; returns the path of a log."""
+def _start(request: Request, run: Run, item: StepPlan, attempt: int) -> _Going:
+    """Starts a task for each of a step's packs."""
     import submitit
 
     from jobs import run_pack
 
-    name = item.step.name
-    os.environ |= {"PYTHONPATH": str(submission.code), "LUMEN_SUBMISSION": submission.name, **run.profile.environment}
-    executor = submitit.LocalExecutor(folder=run.folder / name / "logs")
+    name, folder = item.step.name, run.folder / item.step.name
+    submission = submit.begin(request, run, [item])
+    submit.record(request, run, submission)
+    os.environ |= {
+        "PYTHONPATH": str(submission.code),
+        "LUMEN_SUBMISSION": submission.name,
+        "OMP_NUM_THREADS": str(item.resources.cpus),
+        **run.profile.environment,
+    }
+    executor = submitit.LocalExecutor(folder=folder / "logs")
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
+    written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    before = len(manifest.read(run.folder / name / manifest.NAME))
     jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
-    try:
-        while not all(job.done() for job in jobs):
-            written = len(manifest.read(run.folder / name / manifest.NAME)) - before
-            progress(item.shards - len(item.missing) + written)
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        _stop(jobs)
-        raise
-    return str(jobs[0].paths.stderr)
+    return _Going(item, jobs, written, failures, attempt)
 
 
-def _stop(jobs: Sequence[Any]) -> None:
+def _written(run: Run, one: _Going) -> int:
+    """Shards of the step that are done by now."""
+    lines = len(manifest.read(run.folder / one.item.step.name / manifest.NAME))
+    return one.item.shards - len(one.item.missing) + lines - one.written
+
+
+def _settle(request: Request, stages: list[Stage], run: Run, one: _Going) -> _Going | None:
+    """After a step's tasks have ended: None if it is done, its next attempt, or Failed.
+
+    An exception would come again; only what was killed or interrupted is worth another try here.
+    """
+    item = _plan_now(request, stages, run, one.item.step)
+    if not item.missing:
+        return None
+    folder = run.folder / item.step.name
+    failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
+    if failed or one.attempt == item.resources.successors:
+        raise Failed(_why(item, triage.clusters(folder, item.missing), str(one.jobs[0].paths.stderr)))
+    return _start(request, run, item, one.attempt + 1)
+
+
+def _stop(jobs: list[Any]) -> None:
     """Asks the tasks to save, and waits for them a while."""
     for job in jobs:
         job._process.send_signal(signal.SIGTERM)

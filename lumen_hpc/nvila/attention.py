@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -101,10 +102,18 @@ def _row(spans, q, k, v, scale, kernel) -> torch.Tensor:
     return torch.cat([*out, *(torch.zeros_like(piece) for piece in q[done:])], dim=1)
 
 
+@lru_cache(maxsize=256)
+def _lower_right(asked: int, seen: int) -> torch.Tensor:
+    """The mask of `causal_lower_right`, which on a CPU is otherwise made anew for every call of every layer."""
+    return torch.ones(asked, seen, dtype=torch.bool).tril(seen - asked)
+
+
 def _sdpa(q, k, v, scale) -> torch.Tensor:
     if q.shape[2] == k.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    mask = causal_lower_right(q.shape[2], k.shape[2])
+    mask = (
+        _lower_right(q.shape[2], k.shape[2]) if q.device.type == "cpu" else causal_lower_right(q.shape[2], k.shape[2])
+    )
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
 
 
