@@ -85,7 +85,7 @@ def test_no_changed_fact_reaches_a_record(engine, capsys):
 
 
 def test_as_a_judge_it_is_unfit(engine):
-    rows = list(score(list(items())[:8], engine, Judge(canaries=2), seed=0))
+    rows = list(score(list(items())[:6], engine, Judge(canaries=2), seed=0))
     judged = verdict(rows)[engine.name]
     assert not judged["fit"]
     assert judged["kinds"]["opposite"]["rate"] < 0.9
