@@ -3,6 +3,9 @@
 Compiled on first use (seconds); the machine code is kept on disk, so it is a once-a-machine cost.
 """
 
+# mypy: disable-error-code="var-annotated, assignment"
+# numba infers the types here, and re-binds a name to another one where it must.
+
 from __future__ import annotations
 
 import numpy as np

@@ -58,7 +58,7 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
     for start in range(0, max(1, len(answers)), _CHUNK):
         chunk = answers[start : start + _CHUNK], references[start : start + _CHUNK]
         texts = [text for pair in zip(*chunk, strict=True) for text in pair]
-        counts = np.zeros((len(chunk[0]), _COLUMNS), np.int64)
+        counts: np.ndarray = np.zeros((len(chunk[0]), _COLUMNS), np.int64)
         counting.count_pairs(*vocabulary.encode(texts), *vocabulary.tables(), counts)
         for row, answer, reference in _many_periods(*chunk):
             counts[row, _RECALL] = _recall_counts(published.words(answer), published.words(reference))

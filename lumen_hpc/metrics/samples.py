@@ -79,7 +79,7 @@ class Samples:
         self._mean("bleu4", scores.bleu4, has_long)
         self._mean("rouge_l", scores.rouge_l, has_long)
         scores = lexical(answers, short)
-        everywhere = np.ones(len(answers), bool)
+        everywhere: np.ndarray = np.ones(len(answers), bool)
         self._mean("bleu4_short", scores.bleu4, everywhere)
         self._mean("rouge_l_short", scores.rouge_l, everywhere)
         self._mean("recall", scores.recall, open_ended)
@@ -120,7 +120,7 @@ class Samples:
             macro[i] = tally(claims, true).f1 if given is not None else 0.0
             if way := direction(wanted):
                 told[i], right[i] = 1, given is not None and direction(given) == way
-        hits, extra, missed = sum(tallies.values()).T
+        hits, extra, missed = np.sum(list(tallies.values()), axis=0).T
         self.columns["change_f1"] = _f1(hits, extra, missed)
         self.columns["change_precision"] = Column(hits, hits + extra)
         self.columns["change_recall"] = Column(hits, hits + missed)
@@ -141,7 +141,7 @@ class Samples:
         self.columns["finding_f1"] = _f1(*tallies.T)
         self._mean("finding_f1_macro", macro, where)
 
-    def _mean(self, name: str, values: Sequence[float], where: np.ndarray) -> None:
+    def _mean(self, name: str, values: Sequence[float] | np.ndarray, where: np.ndarray) -> None:
         whole = np.asarray(where, float)
         self.columns[name] = Column(np.asarray(values, float) * whole, whole)
 

@@ -100,7 +100,7 @@ class ClusterBootstrap:
         self._clusters = len(names)
         rng = np.random.default_rng(seed)
         # How often each patient was drawn, uint16 [resamples, patients].
-        self._weights = np.zeros((resamples, self._clusters), np.uint16)
+        self._weights: np.ndarray = np.zeros((resamples, self._clusters), np.uint16)
         for row in self._weights:
             row[:] = np.bincount(rng.integers(self._clusters, size=self._clusters), minlength=self._clusters)
         self._tail = (1 - confidence) / 2
@@ -113,8 +113,8 @@ class ClusterBootstrap:
     def difference(self, one: Column, other: Column, where: np.ndarray | None = None) -> Interval:
         """`one` minus `other` on the same samples, paired in every resample."""
         here = slice(None) if where is None else where
-        values = one.mean(here), other.mean(here)
-        value = None if None in values else values[0] - values[1]
+        ours, theirs = one.mean(here), other.mean(here)
+        value = None if ours is None or theirs is None else ours - theirs
         return self._bounds(value, self._resampled(one, where) - self._resampled(other, where))
 
     def _resampled(self, column: Column, where: np.ndarray | None) -> np.ndarray:
@@ -130,5 +130,5 @@ class ClusterBootstrap:
         resampled = resampled[np.isfinite(resampled)]
         if value is None or self._clusters < 2 or not resampled.size:
             return Interval(value, None, None)
-        low, high = np.quantile(resampled, [self._tail, 1 - self._tail])
-        return Interval(value, float(low), float(high))
+        low, high = (float(np.quantile(resampled, at)) for at in (self._tail, 1 - self._tail))
+        return Interval(value, low, high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -139,7 +139,7 @@ class Results:
             return cell
         test = wilcoxon(own.values()[both], other.values()[both])
         difference = self.bootstrap.difference(column, self.column(measure, self.principal), both)
-        return Cell(block, measure, model, n, cell.value, cell.low, cell.high, difference, test)
+        return replace(cell, difference=difference, test=test)
 
     def truth(self, i: int) -> Change | None:
         """What changed, by question i's reference; None if it is no change question or outside the grammar."""
@@ -189,8 +189,6 @@ class Results:
 
 def corrected(cells: Sequence[Cell]) -> list[Cell]:
     """The cells with Holm's correction over all of their tests."""
-    tested = [k for k, cell in enumerate(cells) if cell.test]
-    result = list(cells)
-    for k, p in zip(tested, holm([cells[k].test.p for k in tested]), strict=True):
-        result[k] = Cell(**{**cells[k].__dict__, "p_holm": p})
-    return result
+    p = [cell.test.p for cell in cells if cell.test]
+    adjusted = iter(holm(p))
+    return [replace(cell, p_holm=next(adjusted)) if cell.test else cell for cell in cells]
