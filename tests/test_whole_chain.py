@@ -1,0 +1,85 @@
+"""Every stage on a few phantoms, through the command line, as `make demo` runs it but in a minute."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "pretrain.patients=60", "pretrain.expert_steps=24", "pretrain.base_steps=21", "data.phantom.patients=40",
+    "data.phantom.test_fraction=0.2", "train.steps=4", "predict.controls=[same]", "predict.max_new_tokens=16",
+    "evaluate.gates=false", "evaluate.bootstrap=200",
+)  # fmt: skip
+
+
+def launch(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"}
+    command = [sys.executable, str(ROOT / "launch.py"), *words, f"runs={runs}", "run=small"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    done = launch(runs, "stage=full", *SMALL)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return runs
+
+
+def _rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(folder.glob("shard-*.jsonl")) for line in path.open()]
+
+
+def test_it_ends_with_the_tables_and_the_page(runs: Path):
+    report = runs / "small" / "report"
+    assert {"index.html", "tables.md", "tables.csv", "tables.tex"} <= {path.name for path in report.iterdir()}
+    tables = (report / "tables.md").read_text()
+    assert all(name in tables for name in ("Table 1", "Table 2", "NVILA-8B-FT", "LUMEN"))
+
+
+def test_every_test_question_is_answered_and_judged_by_every_model(runs: Path):
+    run = runs / "small"
+    asked = {json.loads(line)["meta"]["question_id"] for line in (run / "instruct/lumen-test.jsonl").open()}
+    assert asked
+    for model in ("nvila", "ft", "lumen"):
+        answers = [row for row in _rows(run / f"predict-{model}") if not row.get("control")]
+        assert sorted(row["question_id"] for row in answers) == sorted(asked)
+        judged = {row["question_id"] for row in _rows(run / f"judge-{model}") if not row.get("canary")}
+        assert judged >= asked
+
+
+def test_the_models_are_trained_and_in_the_official_layout(runs: Path):
+    for model in ("ft", "lumen"):
+        final = runs / "small" / f"train-{model}" / "final"
+        assert {"config.json", "llm", "vision_tower", "mm_projector"} <= {path.name for path in final.iterdir()}
+        losses = [json.loads(line)["loss"] for line in (final.parent / "metrics.jsonl").open()]
+        assert len(losses) == 4
+
+
+def test_the_same_command_again_does_nothing(runs: Path):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "small").rglob("shard-*")}
+    again = launch(runs, "stage=full", *SMALL)
+    assert again.returncode == 0 and again.stdout.count("done already") == 14
+    assert {path: path.stat().st_mtime_ns for path in (runs / "small").rglob("shard-*")} == before
+
+
+def test_a_lost_shard_comes_back_the_same_and_sets_off_nothing_later(runs: Path):
+    run = runs / "small"
+    lost = run / "rewrite" / "shard-00001-of-00002.jsonl"
+    before = lost.read_bytes()
+    lost.unlink()
+    again = launch(runs, "stage=full", *SMALL)
+    assert again.returncode == 0 and again.stdout.count("done already") == 13
+    assert lost.read_bytes() == before
+
+
+def test_status_and_json_agree_that_it_is_done(runs: Path):
+    assert launch(runs, "status").returncode == 0
+    told = json.loads(launch(runs, "status", "json=true").stdout)
+    assert {step["state"] for step in told["steps"]} == {"done"}
