@@ -53,10 +53,11 @@ class Ours:
         command = [sys.executable, "launch.py", *words]
         return timed(lambda: subprocess.run(command, cwd=self.checkout, check=True, stdout=subprocess.DEVNULL))
 
-    def shards(self, shards: int, limit_s: float, *more: str, run: str = "") -> tuple[float, float]:
-        run = run or f"n{shards}"
+    def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
+        """Seconds to submit, and until the last shard is there."""
+        run = f"n{shards}"
         start = time.perf_counter()
-        submission = self.launch(run, shards, *more)
+        submission = self.launch(run, shards)
         wait_until(lambda: count(self.runs / run / "trivial") == shards, limit_s, f"ours, {shards} shards")
         return submission, time.perf_counter() - start
 
