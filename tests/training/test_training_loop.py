@@ -49,8 +49,14 @@ def test_every_sample_is_seen_once_an_epoch_and_the_last_batch_is_short(undistur
 
 def interrupted(out: Path, how: str) -> None:
     """Starts a slow run on two processes and ends it in one of the ways."""
-    ranks = toy.launch(toy.__file__, [{"out": str(out), "slow": 0.05}], world_size=2)
-    toy.wait_for_step(out, 8 if how == "truncated checkpoint" else 5, ranks)
+    # Slow enough that a busy machine's test still comes in the middle of the run.
+    ranks = toy.launch(toy.__file__, [{"out": str(out), "slow": 0.5}], world_size=2)
+    toy.wait_for_step(out, 5, ranks)
+    if how == "truncated checkpoint":  # there must be one before it, whole
+        toy.wait_for_step(out, 7, ranks)
+        while len(list(out.glob("checkpoints/step-*/COMPLETE.json"))) < 2:
+            assert all(rank.poll() is None for rank in ranks), "it ended with fewer than two checkpoints"
+            time.sleep(0.01)
     if how == "USR2":
         for rank in ranks:
             rank.send_signal(signal.SIGUSR2)
