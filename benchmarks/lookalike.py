@@ -46,13 +46,16 @@ def patients() -> Iterator[tuple[str, list[dict]]]:
     with gzip.open(table, "rt", newline="") as file:
         for patient, rows in groupby(csv.DictReader(file), itemgetter("Patient ID")):
             films = sorted(rows, key=lambda row: int(row["Follow-up #"]))
-            yield patient, [
-                {
-                    "findings": [FINDINGS[name] for name in film["Finding Labels"].split("|") if name in FINDINGS],
-                    "view": film["View Position"],
-                }
-                for film in films
-            ]
+            yield (
+                patient,
+                [
+                    {
+                        "findings": [FINDINGS[name] for name in film["Finding Labels"].split("|") if name in FINDINGS],
+                        "view": film["View Position"],
+                    }
+                    for film in films
+                ],
+            )
 
 
 def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0) -> Path:

@@ -1,6 +1,6 @@
 """Seconds that our `manifest.missing` takes; run by slurm_shards in a process of its own.
 
-    python slurm_missing.py FOLDER SHARDS ABSENT      (ABSENT: JSON list of the shards left out)
+python slurm_missing.py FOLDER SHARDS ABSENT      (ABSENT: JSON list of the shards left out)
 """
 
 from __future__ import annotations

@@ -39,18 +39,19 @@ class Cluster:
 
 def clusters(folder: Path, missing: Sequence[int]) -> list[Cluster]:
     """Failures of shards that are still missing, the most frequent kind first."""
-    gone = set(missing)
+    gone = unexplained = set(missing)
     found: dict[str, Cluster] = {}
-    for row in manifest.read(folder / "failures.jsonl"):
-        shards = gone & set(row["shards"])
-        if row["shards"] and not shards:
+    for row in reversed(manifest.read(folder / "failures.jsonl")):
+        shards = unexplained & set(row["shards"])
+        if row["shards"] and not shards:  # done meanwhile, or explained by a later failure
             continue
+        unexplained = unexplained - shards
         key = re.sub(r"0x[0-9a-f]+|\d+", "#", row["error"])
         kind = found.setdefault(key, Cluster(row["error"], cure=cure(row["error"], bool(row.get("final")))))
         kind.shards |= shards
         kind.nodes.add(row["node"])
         kind.count += 1
-        kind.log = _log(folder, row["job"])
+        kind.log = kind.log or _log(folder, row["job"])
     if gone:
         for row in _killed(folder):
             kind = found.setdefault("killed", Cluster("a task ended without a word (killed from outside)", cure=KILLED))

@@ -165,9 +165,7 @@ class _Reader:
             raise _Fault("study of another patient", f"{whose}, subject {asked}'s here")
 
 
-_LINE = (
-    b'{"question_id":"%b","subject_id":%d,"study_id":%d,"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
-)
+_LINE = b'{"question_id":"%b","subject_id":%d,"study_id":%d,"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
 _NO_PAIR = (b"null", b"null")
 
 

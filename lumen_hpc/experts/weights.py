@@ -76,9 +76,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
                 by_hand.append(f"{url(name)} to {file}")
                 continue
         elif file.name not in notes and not settings.trust_unknown_weights:
-            say(
-                f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it"
-            )
+            say(f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it")
             continue
         if file.name not in notes:
             _note(folder, {**notes, file.name: _sha256(file)})

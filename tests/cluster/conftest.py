@@ -62,8 +62,9 @@ class Site:
     def launch(self, *words: str, code: int = 0) -> str:
         """`python launch.py …`; the test fails unless it exits with `code`. Returns what it printed."""
         command = [sys.executable, "launch.py", *words, "profile=test", f"runs={self.runs}", f"experts.shards={SHARDS}"]
-        done = subprocess.run(command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True,
-                              timeout=300)
+        done = subprocess.run(
+            command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == code, f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -127,8 +128,11 @@ class RunOnDisk:
 
     def done(self) -> Counter[str]:
         """How often each shard got into its manifest."""
-        return Counter(f"{path.parent.name}-{json.loads(line)['shard']}"
-                       for path in self.folder.glob("*/manifest.jsonl") for line in path.read_text().splitlines())
+        return Counter(
+            f"{path.parent.name}-{json.loads(line)['shard']}"
+            for path in self.folder.glob("*/manifest.jsonl")
+            for line in path.read_text().splitlines()
+        )
 
     def events(self, step: str) -> list[str]:
         """What became of the step's attempts: began, done, failed, interrupted, stuck."""

@@ -93,8 +93,10 @@ JobAcctGatherType=jobacct_gather/linux"""
 WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"""
-NODE = ("NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-        "CPUs={cpus} RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n")
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs={cpus} RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n"
+)
 GPUS = "NodeName={name} Name=gpu Type=h100 File={folder}/dev/gpu[0-3]\n"
 ACCOUNTING_CONFIG = """\
 AuthType=auth/munge
@@ -121,8 +123,9 @@ def why_not() -> str | None:
     """Why a cluster cannot run on this machine and what would do, or None where it can."""
     missing = [name for name in PROGRAMS if not shutil.which(name, path=search_path())]
     if missing:
-        return (f"Slurm is not installed ({', '.join(missing)} missing): "
-                f"apt-get install --no-install-recommends {PACKAGES}")
+        return (
+            f"Slurm is not installed ({', '.join(missing)} missing): apt-get install --no-install-recommends {PACKAGES}"
+        )
     if os.geteuid() != 0:
         return "the test cluster needs root (slurmd starts other people's jobs)"
     if subprocess.run(["unshare", "--mount", "--uts", "true"], capture_output=True).returncode:
@@ -161,9 +164,17 @@ class Cluster:
             raise ClusterError(f"{self.folder} is not empty; if it is an earlier cluster's, `down` removes it")
         try:
             self._write_folder()
-            self._start("munged", "munged", "--foreground", "--force", f"--socket={self.folder}/munge.sock",
-                        f"--key-file={self.folder}/munge.key", f"--pid-file={self.folder}/run/munged.own.pid",
-                        f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/run/munge.seed")
+            self._start(
+                "munged",
+                "munged",
+                "--foreground",
+                "--force",
+                f"--socket={self.folder}/munge.sock",
+                f"--key-file={self.folder}/munge.key",
+                f"--pid-file={self.folder}/run/munged.own.pid",
+                f"--log-file={self.folder}/log/munged.log",
+                f"--seed-file={self.folder}/run/munge.seed",
+            )
             self.wait(lambda: (self.folder / "munge.sock").exists(), PATIENCE_S, "munged")
             if self.accounting:
                 self._start_accounting()
@@ -257,15 +268,20 @@ class Cluster:
         key.chmod(0o400)
         host = socket.gethostname().partition(".")[0]
         controller_port, accounting_port, *node_ports = free_ports(2 + len(self.nodes))
-        values = self.settings | {"folder": self.folder, "host": host, "controller_port": controller_port,
-                  "accounting_port": accounting_port,
-                  "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING}
+        values = self.settings | {
+            "folder": self.folder,
+            "host": host,
+            "controller_port": controller_port,
+            "accounting_port": accounting_port,
+            "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING,
+        }
         nodes = "".join(NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, node_ports))
         # Nodes come before the partitions, which say Nodes=ALL.
         head, partitions = CONFIG.format(**values).split("PartitionName", 1)
         (self.folder / "slurm.conf").write_text(head + nodes + "PartitionName" + partitions)
         (self.folder / "gres.conf").write_text(
-            "".join(GPUS.format(name=name, folder=self.folder) for name in self.nodes))
+            "".join(GPUS.format(name=name, folder=self.folder) for name in self.nodes)
+        )
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
         accounting_config = self.folder / "slurmdbd.conf"
         accounting_config.write_text(ACCOUNTING_CONFIG.format(**values))
@@ -276,26 +292,61 @@ class Cluster:
     def _start(self, name: str, *command: str, **extra: str) -> None:
         """Start a daemon in its foreground mode, detached from this process; its pid goes to run/NAME.pid."""
         with (self.folder / "log" / f"{name}.out").open("ab") as log:
-            process = subprocess.Popen(command, env=self.environment | {"LUMEN_TEST_CLUSTER": str(self.folder)} | extra,
-                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                env=self.environment | {"LUMEN_TEST_CLUSTER": str(self.folder)} | extra,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         (self.folder / "run" / f"{name}.pid").write_text(str(process.pid))
 
     def _start_slurmd(self, node: str) -> None:
         (self.folder / "spool" / node).mkdir(exist_ok=True)
-        self._start(node, "unshare", "--mount", "--uts", "--propagation", "private",
-                    "sh", "-c", ENTER_NODE, "sh", node, str(self.folder / "hosts"),
-                    **{NODE_MARK: f"{self.folder}:{node}"})
+        self._start(
+            node,
+            "unshare",
+            "--mount",
+            "--uts",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            ENTER_NODE,
+            "sh",
+            node,
+            str(self.folder / "hosts"),
+            **{NODE_MARK: f"{self.folder}:{node}"},
+        )
 
     def _start_accounting(self) -> None:
         database = self.folder / "db"
-        installed = self.run("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={database}",
-                             "--auth-root-authentication-method=socket", "--skip-test-db")
+        installed = self.run(
+            "mariadb-install-db",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={database}",
+            "--auth-root-authentication-method=socket",
+            "--skip-test-db",
+        )
         (self.folder / "log" / "mariadb-install.out").write_text(installed.stdout)
-        self._start("mariadbd", "mariadbd", "--no-defaults", "--user=root", f"--datadir={database}",
-                    f"--socket={self.folder}/db.sock", f"--pid-file={self.folder}/run/mariadbd.own.pid",
-                    "--skip-networking", "--skip-log-bin", "--performance-schema=OFF", "--innodb-buffer-pool-size=32M",
-                    "--innodb-log-file-size=16M", "--innodb-flush-method=nosync",
-                    "--innodb-lock-wait-timeout=900")
+        self._start(
+            "mariadbd",
+            "mariadbd",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={database}",
+            f"--socket={self.folder}/db.sock",
+            f"--pid-file={self.folder}/run/mariadbd.own.pid",
+            "--skip-networking",
+            "--skip-log-bin",
+            "--performance-schema=OFF",
+            "--innodb-buffer-pool-size=32M",
+            "--innodb-log-file-size=16M",
+            "--innodb-flush-method=nosync",
+            "--innodb-lock-wait-timeout=900",
+        )
         self.wait(lambda: (self.folder / "db.sock").exists(), PATIENCE_S, "mariadbd")
         self._start("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.folder / "db.sock"))
         answers = ("sacctmgr", "-n", "show", "cluster")
@@ -333,13 +384,16 @@ class Cluster:
             if entry.isdigit():
                 environment = environment_of(int(entry))
                 if f"{NODE_MARK}={self.folder}:{node}" in environment or (
-                        f"SLURM_CONF={self.folder}/slurm.conf" in environment
-                        and f"SLURMD_NODENAME={node}" in environment):
+                    f"SLURM_CONF={self.folder}/slurm.conf" in environment and f"SLURMD_NODENAME={node}" in environment
+                ):
                     yield int(entry)
 
     def _port_of(self, node: str) -> int:
-        line = next(line for line in (self.folder / "slurm.conf").read_text().splitlines()
-                    if line.startswith(f"NodeName={node} "))
+        line = next(
+            line
+            for line in (self.folder / "slurm.conf").read_text().splitlines()
+            if line.startswith(f"NodeName={node} ")
+        )
         return int(line.partition("Port=")[2].split()[0])
 
     def _known(self, node: str) -> None:
@@ -348,8 +402,12 @@ class Cluster:
 
     def _tails(self) -> str:
         logs = sorted((self.folder / "log").glob("*"))
-        return "\n".join(f"{log.name}: {line}" for log in logs if log.is_file()
-                         for line in log.read_text(errors="replace").splitlines()[-3:])
+        return "\n".join(
+            f"{log.name}: {line}"
+            for log in logs
+            if log.is_file()
+            for line in log.read_text(errors="replace").splitlines()[-3:]
+        )
 
 
 def environment_of(pid: int) -> set[str]:
@@ -381,8 +439,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.slurm", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cluster.slurm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("verb", choices=["up", "down", "status", "kill-node", "start-node", "restart-controller"])
     parser.add_argument("node", nargs="?", help="for kill-node and start-node")
     parser.add_argument("--folder", default=f"{tempfile.gettempdir()}/lumen-slurm")

@@ -26,7 +26,8 @@ def test_a_chain_of_dependent_arrays_runs_in_order_and_computes_everything_once(
         assert numbers_end < squares_end < checks_begin < checks_end < total_begin
     squares = sum(number**2 for number in range(10 * SHARDS))
     assert undisturbed.outputs()["total/shard-00000-of-00001.jsonl"] == (
-        f'{{"rows":{10 * SHARDS},"processes":2}}\n{{"sum":{squares}}}\n'.encode())
+        f'{{"rows":{10 * SHARDS},"processes":2}}\n{{"sum":{squares}}}\n'.encode()
+    )
     assert undisturbed.leftovers() == []
 
 
@@ -90,14 +91,20 @@ def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> No
     changed = {path for path in second if first[path] != second[path]}
     assert changed == {path for path in first if path.startswith("checks")}
     assert {what for what, times in run.done().items() if times == 2} == {
-        "total-0", *(f"checks-{shard}" for shard in range(SHARDS))}
+        "total-0",
+        *(f"checks-{shard}" for shard in range(SHARDS)),
+    }
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["profile.resources.gpu.partition=nowhere"], "nowhere"),
-    (["profile.account=nobody"], "nobody"),
-    (["profile.resources.gpu.qos=gold"], "gold"),
-], ids=["partition", "account", "qos"])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["profile.resources.gpu.partition=nowhere"], "nowhere"),
+        (["profile.account=nobody"], "nobody"),
+        (["profile.resources.gpu.qos=gold"], "gold"),
+    ],
+    ids=["partition", "account", "qos"],
+)
 def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[str], expected: str) -> None:
     said = site.launch("stage=full", "run=refused", *words, code=2)
     assert expected in said

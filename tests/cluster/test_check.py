@@ -26,15 +26,19 @@ def test_the_h100_profile_fits_a_cluster_of_h100_nodes(cluster: Cluster) -> None
     assert "partition h100, 3 nodes with 4 GPUs" in said
 
 
-@pytest.mark.parametrize("word, found, cure", [
-    ("profile.resources.gpu.partition=a100", "a100", "cpu, h100, preempt"),
-    ("profile.resources.train.gpus=8", "gpus=8", "4 GPUs"),
-    ("profile.resources.train.nodes=9", "nodes=9", "3 nodes"),
-    ("profile.resources.gpu.time_min=100000", "time_min=100000", "1440"),
-    ("profile.account=nobody", "nobody", "root"),
-    ("profile.resources.judge.qos=gold", "gold", "normal"),
-    ("profile.max_array_size=5000", "5000", "1001"),
-], ids=lambda word: word.split("=")[0])
+@pytest.mark.parametrize(
+    "word, found, cure",
+    [
+        ("profile.resources.gpu.partition=a100", "a100", "cpu, h100, preempt"),
+        ("profile.resources.train.gpus=8", "gpus=8", "4 GPUs"),
+        ("profile.resources.train.nodes=9", "nodes=9", "3 nodes"),
+        ("profile.resources.gpu.time_min=100000", "time_min=100000", "1440"),
+        ("profile.account=nobody", "nobody", "root"),
+        ("profile.resources.judge.qos=gold", "gold", "normal"),
+        ("profile.max_array_size=5000", "5000", "1001"),
+    ],
+    ids=lambda word: word.split("=")[0],
+)
 def test_what_does_not_fit_is_named_with_what_would(cluster: Cluster, word: str, found: str, cure: str) -> None:
     code, said = check(cluster, word)
     assert code == 2, said

@@ -113,8 +113,9 @@ def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> Non
     pause = run.tell("pause-squares", "0.2")
     site.submit("preempted", "profile.resources.gpu.partition=preempt")
     site.wait(lambda: run.reported("begin", "squares"), 180, "squares to begin")
-    intruder = cluster.run("sbatch", "--parsable", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null",
-                           "--wrap", "sleep 3").stdout.strip()
+    intruder = cluster.run(
+        "sbatch", "--parsable", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
+    ).stdout.strip()
     site.wait(lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in cluster.queue()), 120, "the intruder")
     pause.unlink()
     assert any(f"squares-{shard}" not in run.ends() for shard in range(SHARDS)), "nothing was left to preempt"

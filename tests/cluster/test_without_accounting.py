@@ -14,9 +14,7 @@ from tests.cluster.slurm import Cluster
 
 
 @pytest.fixture(scope="module")
-def bare_site(
-    can_run_slurm: None, checkout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def bare_site(can_run_slurm: None, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     cluster = Cluster(tmp_path_factory.mktemp("bare"), nodes=2, accounting=False, max_array_size=3).up()
     yield Site(checkout, cluster, tmp_path_factory.mktemp("bare-runs"))
     cluster.down()

@@ -145,7 +145,7 @@ def test_a_second_submission_hangs_on_the_first(fake: Path, request_here: config
     assert again == [], "everything is queued already"
     gone = {job["id"] for job in jobs if job["step"].startswith("score")}
     (fake / "queue").write_text("\n".join(line for line in lines if line.split("|")[0].split("_")[0] not in gone))
-    run, again = _submit(request_here, stages)
+    _, again = _submit(request_here, stages)
     assert {job["step"] for job in again} == {"score-a", "score-b"}
     last_answer = max(int(job["id"]) for job in jobs if job["step"] == "answer-a")
     first_score = next(job["id"] for job in again)
