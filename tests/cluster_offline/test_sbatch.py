@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _scripts(stages: list[Stage], **profile: object) -> str:
-    request = config.resolve(["stage=full", "profile=h100", "recipe=demo", "run=r", "runs=/lustre/runs"])
+    request = config.resolve(
+        ["stage=full", "profile=h100", "recipe=demo", "run=r", "runs=/lustre/runs", "predict.shards=4"]
+    )
     request.profile.max_array_size = 1000
     for key, value in profile.items():
         setattr(request.profile, key, value)
@@ -93,7 +95,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def request_here(tmp_path: Path) -> config.Request:
-    words = ["stage=full", "profile=h100", "recipe=demo", "run=r", f"runs={tmp_path / 'runs'}"]
+    words = ["stage=full", "profile=h100", "recipe=demo", "predict.shards=4", "run=r", f"runs={tmp_path / 'runs'}"]
     return config.resolve([*words, "profile.max_array_size=1000"])
 
 
