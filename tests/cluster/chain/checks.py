@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from jobs.witness import watched
-
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Stage, Task
 

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator
 
 from jobs.witness import meet, watched
-
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Stage, Task
 
