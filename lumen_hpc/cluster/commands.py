@@ -21,6 +21,7 @@ from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.report import terminal
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -70,7 +71,7 @@ def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
             return 1
     page = run.folder / "report" / "index.html"
     if request.stage in ("full", "evaluate") and page.exists():
-        console.print((run.folder / "report" / "tables.md").read_text(), markup=False, soft_wrap=True)
+        terminal.show(run.folder / "report" / "tables.csv", console)
         console.print(f"report: {page}", soft_wrap=True)
     return 0
 

@@ -1,0 +1,33 @@
+"""The two tables on a terminal: our values alone, read from `tables.csv`; intervals and tests are in the report."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(path: Path, console: Console) -> None:
+    """Prints every table of a `tables.csv`: models as rows, measures as columns; `*` is p < 0.001 against LUMEN."""
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for name in dict.fromkeys(row["table"] for row in rows):
+        mine = [row for row in rows if row["table"] == name]
+        columns = list(dict.fromkeys((row["block"], row["measure"]) for row in mine))
+        view = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        view.add_column("model")
+        for block, measure in columns:
+            view.add_column(f"{block}\n{measure.replace('_', ' ')}", justify="right")
+        for model in dict.fromkeys(row["model"] for row in mine):
+            cells = {(row["block"], row["measure"]): _cell(row) for row in mine if row["model"] == model}
+            view.add_row(model, *(cells.get(column, "") for column in columns))
+        console.print(view)
+
+
+def _cell(row: dict[str, str]) -> str:
+    if not row["value"]:
+        return "–"
+    star = "*" if row["p"] and float(row["p"]) < 0.001 else " "
+    return f"{float(row['value']):.3f}{star}"
