@@ -32,6 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     epochs, rest = divmod(STEPS * BATCH, len(ids))
     assert rest == 0
     IDS.update(dict.fromkeys(ids, epochs))
+    (folder / "recipe.yaml").write_text("data: {source: phantom}\ntrain: {base: tiny, precision: fp32}\n")
     return folder
 
 
@@ -48,8 +49,8 @@ def submit(site: Site, made: Path, run: str, *words: str) -> Path:
     """Submits a training and returns its folder."""
     values = {**tiny.SETTINGS, "steps": STEPS, "global_batch": BATCH, "checkpoint_every": EVERY, "zero": 3}
     told = [f"train.{key}={str(value).lower()}" for key, value in values.items()]
-    site.submit(run, f"train.base={made / 'base'}", "predict.models=[lumen]", "profile.resources.train.successors=3",
-                *told, *words)  # fmt: skip
+    where = (f"recipe={made / 'recipe.yaml'}", f"train.base={made / 'base'}")
+    site.submit(run, *where, "predict.models=[lumen]", "profile.resources.train.successors=3", *told, *words)
     return site.runs / run / "train-lumen"
 
 
