@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lumen_hpc.cluster.manifest import now
-from lumen_hpc.cluster.shards import sha256
 from lumen_hpc.errors import UserError
+from lumen_hpc.hashing import sha256
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.settings import Config
 

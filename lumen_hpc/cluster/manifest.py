@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster.shards import Shard, sha256
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.hashing import sha256
 
 NAME = "manifest.jsonl"
 

@@ -105,19 +105,6 @@ def largest_array() -> int:
     return int(settings().get("MaxArraySize", "1001"))
 
 
-def account_of(ids: list[str]) -> dict[str, dict[str, str]]:
-    """sacct's word on jobs: state, exit code, elapsed, nodes, energy; empty where there is no accounting."""
-    if not ids or shutil.which("sacct") is None:
-        return {}
-    try:
-        text = ask("sacct", "-n", "-P", "-X", "-j", ",".join(ids),
-                   "-o", "JobID,State,ExitCode,ElapsedRaw,NodeList,AllocCPUS,ConsumedEnergyRaw")  # fmt: skip
-    except UserError:
-        return {}
-    keys = ("state", "exit", "elapsed", "nodes", "cpus", "energy")
-    return {line.split("|")[0]: dict(zip(keys, line.split("|")[1:])) for line in text.splitlines() if "|" in line}
-
-
 def cancel(ids: list[str]) -> None:
     """Cancels jobs; those that have ended meanwhile are no fault."""
     if ids:

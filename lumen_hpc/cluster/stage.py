@@ -16,8 +16,8 @@ from typing import Any
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.cluster.shards import Shard as Shard  # jobs take the whole contract from here
-from lumen_hpc.cluster.shards import sha256
 from lumen_hpc.errors import UserError
+from lumen_hpc.hashing import sha256
 from lumen_hpc.settings import Config
 
 

@@ -6,13 +6,13 @@ The files are pickles and TorchScript, which can run code when loaded, so a file
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import lumen_hpc.torchvision_cure  # noqa: F401  (torchxrayvision imports torchvision)
 from lumen_hpc.errors import UserError
+from lumen_hpc.hashing import sha256
 from lumen_hpc.settings import Experts
 
 NOTE = "fetched.json"
@@ -53,7 +53,7 @@ def path(name: str, folder: Path, trust: bool) -> Path:
             f"experts: {file} is a pickle (it can run code) and no hash of it was noted when it was fetched; "
             "fetch it with stage=fetch, or say experts.trust_unknown_weights=true if you know where it is from"
         )
-    if noted is not None and noted != _sha256(file):
+    if noted is not None and noted != sha256(file):
         raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it has another hash")
     return file
 
@@ -79,7 +79,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
             say(f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it")
             continue
         if file.name not in notes:
-            _note(folder, {**notes, file.name: _sha256(file)})
+            _note(folder, {**notes, file.name: sha256(file)})
     return by_hand
 
 
@@ -105,11 +105,3 @@ def _note(folder: Path, notes: dict[str, str]) -> None:
     partial = folder / f"{NOTE}.tmp"
     partial.write_text(json.dumps(notes, indent=1) + "\n")
     partial.replace(folder / NOTE)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
