@@ -139,8 +139,10 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
 
 def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("limit")
-    pause = run.tell("pause-squares", "1")  # 10 s a shard, 3 shards a pack
-    site.submit("limit", "profile.resources.gpu.time_min=1", "profile.signal_before_s=50")  # a signal after about 20 s
+    # Slurm looks at limits twice a minute and signals up to 30 s early: between 30 and 60 s after the start here, when
+    # a pack (3 shards of 30 s) is at its second shard.
+    pause = run.tell("pause-squares", "3")
+    site.submit("limit", "profile.resources.gpu.time_min=2", "profile.signal_before_s=60")
     site.wait(lambda: "interrupted" in run.events("squares"), 180, "a pack to be interrupted")
     pause.unlink()
     site.wait_until_left("limit")

@@ -21,6 +21,7 @@ import training_tiny as tiny
 import training_toy as toy
 
 STEPS, BATCH, EVERY = 60, 8, 10
+HELD_AFTER = 12  # of training_chain/train.py
 IDS = Counter()
 """How often each record must have been trained on; filled by `made`."""
 
@@ -41,7 +42,7 @@ def training(cluster: Cluster, made: Path, tmp_path_factory: pytest.TempPathFact
     """A checkout whose jobs are the project's own training, fed by given records."""
     folder = tmp_path_factory.mktemp("training")
     shutil.copytree(Path(__file__).parent / "training_chain", folder / "jobs")
-    shutil.copy(ROOT / "jobs" / "train.py", folder / "jobs")
+    shutil.copy(ROOT / "jobs" / "train.py", folder / "jobs" / "training.py")
     return Site(make(folder / "checkout", jobs=folder / "jobs"), cluster, folder / "runs")
 
 
@@ -54,11 +55,14 @@ def submit(site: Site, made: Path, run: str, *words: str) -> Path:
     return site.runs / run / "train-lumen"
 
 
-def begun(site: Site, made: Path, run: str, *words: str) -> Path:
-    """A training that has a checkpoint behind it."""
+def held(site: Site, made: Path, run: str, *words: str) -> tuple[Path, Path]:
+    """A training that waits in mid-run, with a checkpoint behind it: its folder, and the file that holds it."""
+    hold = site.runs / f"{run}.hold"
+    hold.parent.mkdir(exist_ok=True)
+    hold.touch()
     out = submit(site, made, run, *words)
-    site.wait(lambda: toy.steps(out) > EVERY + 2, 240, f"steps of {run}")
-    return out
+    site.wait(lambda: toy.steps(out) == HELD_AFTER, 240, f"{HELD_AFTER} steps of {run}")
+    return out, hold
 
 
 def ended(site: Site, run: str) -> None:
@@ -105,7 +109,7 @@ def test_an_interrupted_training_equals_the_undisturbed_one(
 ) -> None:
     run = how.replace(" ", "-")
     words = ["profile.resources.train.partition=preempt"] if how == "preemption" else []
-    out = begun(training, made, run, *words)
+    out, hold = held(training, made, run, *words)
     (job,) = training.running(run, "train-lumen")
     if how == "time limit":
         cluster.run("scancel", "--signal=USR2", job)
@@ -123,6 +127,9 @@ def test_an_interrupted_training_equals_the_undisturbed_one(
         newest = max((out / "checkpoints").glob("step-*"))
         largest = max(newest.rglob("*.pt"), key=lambda file: file.stat().st_size)
         os.truncate(largest, largest.stat().st_size // 2)
+    training.wait(lambda: job not in training.running(run, "train-lumen"), 120, f"the end of job {job}")
+    hold.unlink()
+    if how == "truncated":
         submit(training, made, run, *words)
     ended(training, run)
     assert toy.metrics(out) == toy.metrics(whole)

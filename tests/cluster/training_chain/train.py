@@ -1,0 +1,30 @@
+"""The project's own training (tests lay it beside this file as training.py), held in mid-run while a test says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from jobs import training
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Stage, Task
+
+HELD_AFTER = 12
+"""Steps of a process after which it waits for as long as the run's folder has a file `hold` beside it."""
+STAGE: Stage = training.STAGE
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    hold = task.run.folder.with_name(f"{task.run.folder.name}.hold")
+    steps = 0
+
+    def held() -> bool:  # the loop asks once a step
+        nonlocal steps
+        steps += 1
+        while steps > HELD_AFTER and hold.exists() and not task.should_stop():
+            time.sleep(0.05)
+        return task.should_stop()
+
+    return training.work(replace(task, should_stop=held))
