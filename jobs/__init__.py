@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jobs import evaluate, experts, export_text_llama, instruct, judge, predict, prepare, pretrain, rewrite, train
-from lumen_hpc.cluster import worker
 from lumen_hpc.cluster.stage import Stage
 
 STAGES: list[Stage] = [
@@ -25,4 +24,6 @@ STAGES: list[Stage] = [
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """Runs one pack of a step on its node: what submitit pickles, with nothing but names."""
+    from lumen_hpc.cluster import worker
+
     return worker.run_pack(STAGES, folder, submission, step, pack)

@@ -80,23 +80,23 @@ def resolve(arguments: list[str]) -> Request:
     request = Request(verb=words[0] if words else "submit", **options)
 
     saved = _saved(request)
-    name = _given(dotlist, "profile.name") or (saved and str(saved.profile.name)) or os.environ.get("LUMEN_PROFILE")
-    name = name or "local"
-    profile_yaml = profiles.read(name)
+    name = _given(dotlist, "profile.name") or os.environ.get("LUMEN_PROFILE", "local")
+    if saved is not None and not _given(dotlist, "profile.name"):
+        name, profile_yaml = request.config, saved.profile
+    else:
+        profile_yaml = profiles.read(name)
     request.recipe = request.recipe or str(profile_yaml.get("recipe", Profile().recipe))
 
-    schema = OmegaConf.structured(Config)
-    merged = schema
     if saved is not None:
-        merged = _merge(merged, saved.settings, f"{request.config}")
+        sources = [(request.config, saved.settings)]
     else:
-        merged = _merge(merged, _recipe(request.recipe), f"recipe {request.recipe}")
-        merged = _merge(merged, profile_yaml.get("defaults") or {}, f"profile {name}, `defaults:`")
-    merged = _merge(merged, _dots(dotlist, of_profile=False), "command line")
-    site = _merge(OmegaConf.structured(Profile), profile_yaml, f"profile {name}")
-    site = _merge(site, _dots(dotlist, of_profile=True), "command line")
-    request.settings = _object(merged)
-    request.profile = _object(site)
+        sources = [
+            (f"recipe {request.recipe}", _recipe(request.recipe)),
+            (f"profile {name}, `defaults:`", profile_yaml.get("defaults")),
+        ]
+    request.settings = _filled(Config, [*sources, ("command line", _dots(dotlist, of_profile=False))])
+    site = [(f"profile {name}", profile_yaml), ("command line", _dots(dotlist, of_profile=True))]
+    request.profile = _filled(Profile, site)
     for name in ("runs", "cache"):
         setattr(request.profile, name, os.path.expandvars(os.path.expanduser(getattr(request.profile, name))))
     _make_absolute(request.settings)
@@ -178,8 +178,7 @@ def load(path: Path) -> tuple[Config, Profile]:
     """Reads what `save` wrote, on the node."""
     whole = OmegaConf.load(path)
     assert isinstance(whole, DictConfig)
-    settings = _merge(OmegaConf.structured(Config), whole.settings, str(path))
-    return _object(settings), _object(_merge(OmegaConf.structured(Profile), whole.profile, str(path)))
+    return _filled(Config, [(str(path), whole.settings)]), _filled(Profile, [(str(path), whole.profile)])
 
 
 def documentation() -> list[tuple[str, str, str]]:
@@ -280,6 +279,21 @@ def _recipe(name: str) -> Any:
     return OmegaConf.load(path)
 
 
+def _filled(kind: type, sources: list[tuple[str, Any]]) -> Any:
+    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names the source at fault.
+
+    OmegaConf takes them all at once, since each merge copies everything; only an error is looked for one by one.
+    """
+    base = OmegaConf.structured(kind)
+    given = [(name, values) for name, values in sources if values]
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(base, *(values for _, values in given)))
+    except OmegaConfBaseException as error:
+        for name, values in given:
+            base = _merge(base, values, name)
+        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+
+
 def _merge(base: DictConfig, more: Any, source: str) -> DictConfig:
     """Merges into a struct; a bad key or type becomes a UserError that names the source."""
     try:
@@ -301,13 +315,6 @@ def _merge(base: DictConfig, more: Any, source: str) -> DictConfig:
 def _keys_at(base: DictConfig, section: str) -> list[str]:
     node = OmegaConf.select(base, section) if section else base
     return [str(key) for key in node] if isinstance(node, DictConfig) else []
-
-
-def _object(node: DictConfig) -> Any:
-    try:
-        return OmegaConf.to_object(node)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
 
 
 def _near(word: str, valid: Any) -> str:

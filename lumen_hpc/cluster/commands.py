@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from lumen_hpc import config
-from lumen_hpc.cluster import estimate, fetch, graph, local, preflight, slurm
-from lumen_hpc.cluster import status as run_status
+from lumen_hpc.cluster import graph, plan, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
-from lumen_hpc.report import terminal
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def submit(request: Request, stages: Sequence[Stage]) -> int:
@@ -31,13 +27,19 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     if not request.stage:
         raise UserError("say what to run: stage=NAME or stage=full (python launch.py --help lists everything)")
     if request.stage == "fetch":
-        return fetch.fetch(request.settings, Path(request.profile.cache), console)
+        from lumen_hpc.cluster import fetch
+
+        return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     run = submission.open_run(request)
     _require_fit(request, stages)
     if request.dry_run:
         plans, behind = submission.make(request, stages, run)
-        show_plan(request, run, plans, behind)
+        from lumen_hpc.cluster import dry_run
+
+        dry_run.show(request, run, plans, behind, _console())
         return 0
+    from lumen_hpc.cluster import preflight
+
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
         return _run_here(request, stages, run)
@@ -45,87 +47,58 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
     with submission.writing(run):
         if swept := submission.sweep(run, stages):
-            console.print(f"cancelled {swept} job(s) of earlier submissions that could never start")
+            print(f"cancelled {swept} job(s) of earlier submissions that could never start")
         plans, behind = submission.make(request, stages, run)
         _say_live(plans)
         _within_budget(request, plans)
         if not any(item.packs for item in plans):
-            console.print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
+            print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
         done = submission.submit(request, run, plans, behind)
     for job in done.jobs:
         link = f" (successor {job['link']})" if job["link"] else ""
-        console.print(f"{job['step']:<16} job {job['id']}, {len(job['packs'])} task(s){link}")
-    console.print(f"follow it: python launch.py status run={request.run}")
+        print(f"{job['step']:<16} job {job['id']}, {len(job['packs'])} task(s){link}")
+    print(f"follow it: python launch.py status run={request.run}")
     return 0
 
 
 def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
+    from lumen_hpc.cluster import local
+    from lumen_hpc.report import terminal
+
     local.require_possible(request)
+    console = _console()
     plans, _ = submission.make(request, stages, run)
     with submission.writing(run):
         try:
             local.run_all(request, list(stages), run, plans, console)
         except local.Failed as error:
-            console.print(f"lumen: {error}", markup=False, soft_wrap=True)
+            print(f"lumen: {error}")
             return 1
     page = run.folder / "report" / "index.html"
     if request.stage in ("full", "evaluate") and page.exists():
         terminal.show(run.folder / "report" / "tables.csv", console)
-        console.print(f"report: {page}", soft_wrap=True)
+        print(f"report: {page}")
     return 0
 
 
 def _say_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
-            console.print(
-                f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone"
-            )
-
-
-def show_plan(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> None:
-    """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
-    view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
-    for item in plans:
-        wanted = item.resources
-        at_once = min(len(item.packs), request.profile.throttle or len(item.packs))
-        waves = math.ceil(len(item.packs) / at_once) if at_once else 0
-        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
-        asks = f"{wanted.nodes} x {wanted.gpus} GPU, {wanted.time_min} min"
-        view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
-    console.print(f"run {run.folder}", soft_wrap=True)
-    console.print(view)
-    console.print(f"GPU-hours: {_total(plans):.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
-    wanted = request.profile.resources["train"]
-    for item in plans:
-        found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
-        if item.step.stage.resources == "train" and item.step.model and item.missing and found:
-            console.print(f"{item.step.name}: {found}", soft_wrap=True)
-    if request.profile.executor == "slurm":
-        for name, text in submission.scripts(request, run, plans, behind):
-            console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+            print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
 
 
 def _require_fit(request: Request, stages: Sequence[Stage]) -> None:
+    from lumen_hpc.cluster import estimate
+
     chosen = graph.select(graph.steps(stages, request.settings), stages, request.stage)
     models = [step.model for step in chosen if step.stage.name == "train"]
     wanted = request.profile.resources["train"]
     estimate.require_fit(request.settings, models, wanted.gpus * wanted.nodes, request.profile.gpu_memory_gb)
 
 
-def _hours(item: StepPlan) -> str:
-    if item.gpu_hours is None:
-        return "?"
-    return f"{item.gpu_hours:.1f}" if item.measured or not item.gpu_hours else f"~{item.gpu_hours:.1f}"
-
-
-def _total(plans: Sequence[StepPlan]) -> float:
-    return sum(item.gpu_hours or 0.0 for item in plans)
-
-
 def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
-    limit, total = request.profile.gpu_hours_limit, _total(plans)
+    limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
     if limit and total > limit:
         raise UserError(
             f"this submission would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}; "
@@ -135,28 +108,28 @@ def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
 
 def check(request: Request, stages: Sequence[Stage]) -> int:
     """Prints what would stop a run on this site, each with its cure; 2 if something would."""
+    from lumen_hpc.cluster import preflight
+
     found = list(preflight.findings(submission.open_run(request)))
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))
     else:
         for item in found:
-            console.print(
-                f"{item.level:<5}{item.what}" + (f"\n     cure: {item.cure}" if item.cure else ""),
-                markup=False,
-                soft_wrap=True,
-            )
+            print(f"{item.level:<5}{item.what}" + (f"\n     cure: {item.cure}" if item.cure else ""))
     return 2 if any(item.level == "bad" for item in found) else 0
 
 
 def status(request: Request, stages: Sequence[Stage]) -> int:
     """Prints where a run stands; 1 if a step of it has failed."""
+    from lumen_hpc.cluster import status as run_status
+
     run = existing(request)
     while True:
         found = run_status.of(run, stages)
         if request.json:
             print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
         else:
-            run_status.table(run, found, console)
+            run_status.table(run, found, _console())
         moving = any(item.running or item.queued for item in found)
         if not request.watch or not moving:
             return int(any(item.state in ("failed", "stuck") for item in found))
@@ -170,7 +143,7 @@ def cancel(request: Request, stages: Sequence[Stage]) -> int:
     ids = [job["id"] for record in submission.submissions(run.folder) for job in record["jobs"]
            if any(name in queued for name in slurm.expand(job["id"], len(job["packs"])))]  # fmt: skip
     slurm.cancel(ids)
-    console.print(f"cancelled {len(ids)} job(s) of run {request.run}; what is finished stays")
+    print(f"cancelled {len(ids)} job(s) of run {request.run}; what is finished stays")
     return 0
 
 
@@ -199,8 +172,18 @@ def existing(request: Request) -> Run:
 
 def help_text(usage: str) -> None:
     """Prints the usage, then every option, setting and profile key with its default and meaning."""
+    from rich.table import Table
+
+    console = _console()
     console.print(usage, markup=False)
     view = Table("key", "default", "meaning", box=None, pad_edge=False)
     for key, default, text in config.documentation():
         view.add_row(key, default, text)
     console.print(view, markup=False)
+
+
+def _console() -> Console:
+    """Where tables are drawn. rich is asked for only by those who draw: it costs a submission a fifth of its time."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)

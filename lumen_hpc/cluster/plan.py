@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class StepPlan:
         if self.shard_seconds is not None:
             return self.shard_seconds * len(self.missing) * self.gpus / 3600
         return None if self.estimate is None else self.estimate * len(self.missing) / self.shards
+
+
+def total_gpu_hours(plans: Sequence[StepPlan]) -> float:
+    """GPU-hours of what is missing, as far as they are known."""
+    return sum(item.gpu_hours or 0.0 for item in plans)
 
 
 def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:

@@ -209,9 +209,11 @@ def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Ar
     )
     with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what its exception says as well
         jobs = [executor.submit(run_pack, str(run.folder), str(submission.folder), step.name, p) for p in array.packs]
+    job = jobs[0].job_id.split("_")[0]
     for link in logs.glob(".submission_file_*.sh"):  # submitit's, to the script that it has renamed
         link.unlink()
-    return jobs[0].job_id.split("_")[0]
+    (logs / f"{job}_submission.sh").rename(submission.folder / f"{step.name}-{job}.sh")
+    return job
 
 
 def scripts(

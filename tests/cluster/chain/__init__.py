@@ -7,7 +7,6 @@ files in `control-<run>/` beside the run: see `witness.py`.
 from __future__ import annotations
 
 from jobs import checks, numbers, squares, total
-from lumen_hpc.cluster import worker
 from lumen_hpc.cluster.stage import Stage
 
 STAGES: list[Stage] = [numbers.STAGE, squares.STAGE, checks.STAGE, total.STAGE]
@@ -15,4 +14,6 @@ STAGES: list[Stage] = [numbers.STAGE, squares.STAGE, checks.STAGE, total.STAGE]
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """As in the project's own jobs/: what submitit pickles."""
+    from lumen_hpc.cluster import worker
+
     return worker.run_pack(STAGES, folder, submission, step, pack)

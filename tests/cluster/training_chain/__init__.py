@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jobs import instruct, train
-from lumen_hpc.cluster import worker
 from lumen_hpc.cluster.stage import Stage
 
 STAGES: list[Stage] = [instruct.STAGE, train.STAGE]
@@ -11,4 +10,6 @@ STAGES: list[Stage] = [instruct.STAGE, train.STAGE]
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """As in the project's own jobs/: what submitit pickles."""
+    from lumen_hpc.cluster import worker
+
     return worker.run_pack(STAGES, folder, submission, step, pack)

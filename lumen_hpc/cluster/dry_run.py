@@ -1,0 +1,43 @@
+"""`dry_run=true`: the plan of a submission, printed. Nothing is written or submitted."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from lumen_hpc.cluster import estimate, plan, submit
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config import Request
+
+
+def show(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]], console: Console) -> None:
+    """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
+    view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
+    for item in plans:
+        wanted = item.resources
+        at_once = min(len(item.packs), request.profile.throttle or len(item.packs))
+        waves = math.ceil(len(item.packs) / at_once) if at_once else 0
+        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
+        asks = f"{wanted.nodes} x {wanted.gpus} GPU, {wanted.time_min} min"
+        view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
+    console.print(f"run {run.folder}", soft_wrap=True)
+    console.print(view)
+    total = plan.total_gpu_hours(plans)
+    console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
+    wanted = request.profile.resources["train"]
+    for item in plans:
+        found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
+        if item.step.stage.resources == "train" and item.step.model and item.missing and found:
+            console.print(f"{item.step.name}: {found}", soft_wrap=True)
+    if request.profile.executor == "slurm":
+        for name, text in submit.scripts(request, run, plans, behind):
+            console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def _hours(item: StepPlan) -> str:
+    if item.gpu_hours is None:
+        return "?"
+    return f"{item.gpu_hours:.1f}" if item.measured or not item.gpu_hours else f"~{item.gpu_hours:.1f}"
