@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def provenance(code: Path) -> dict[str, Any]:
         "code": code.name,
         "git_commit": _git("rev-parse", "HEAD").strip() or None,
         "git_diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": _versions(),
     }
 
 
@@ -77,11 +77,14 @@ def note(run: Path, code: Path) -> None:
     partial.replace(path)
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _versions() -> dict[str, str]:
+    """Versions of PACKAGES, by the names of their dist-info folders: reading the metadata takes ten times as long."""
+    installed: dict[str, str] = {}
+    for folder in reversed(sys.path):
+        for info in Path(folder or ".").glob("*.dist-info"):
+            name, _, version = info.stem.rpartition("-")
+            installed[name.lower().replace("_", "-")] = version
+    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _git(*words: str) -> str:
