@@ -23,12 +23,14 @@ def main(arguments: list[str]) -> int:
 
         commands.help_text(__doc__ or "")
         return 0
+    where = "the run's folder"
     try:
         from jobs import STAGES
         from lumen_hpc import config
         from lumen_hpc.cluster import commands
 
         request = config.resolve(arguments)
+        where = str(request.folder)
         return getattr(commands, request.verb)(request, STAGES)
     except UserError as error:
         print(f"lumen: {error}", file=sys.stderr)
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"lumen: {error.filename}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
+        print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lumen: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)

@@ -244,13 +244,13 @@ def scripts(
 
 @contextmanager
 def writing(run: Run) -> Iterator[None]:
-    """The run's folder, created and locked; if the command is refused, a folder that it created goes again."""
+    """The run's folder, created and locked; if the command is refused or cannot write, a folder it made goes again."""
     fresh = not run.folder.exists()
     prepare_folder(run)
     try:
         with locked(run.folder):
             yield
-    except UserError:
+    except (UserError, OSError):
         if fresh and not any(run.folder.glob(f"*/{manifest.NAME}")):
             shutil.rmtree(run.folder)
         raise
