@@ -4,21 +4,25 @@
     python benchmarks/images.py --repeats 3
 
 The films are 2544 x 3056 phantoms. Peer: `load_image` (skimage, pydicom), `XRayCenterCrop`, `XRayResizer`, as the
-package's documentation has it. The first three rows are processor time, so that other work on the machine counts
-little: what one core does. The last is wall time of two processes of ours against one of the peer's, and means
-something on an idle machine only. Medians of alternating runs; results are compared too.
+package's documentation has it. The first three rows are processor time on one core, so that other work on the machine
+counts little. The last two are two processes of ours side by side against one of the peer's: by processor time (what
+two free cores give, with what they cost each other) and by wall time, which means something on an idle machine only.
+Medians of alternating runs; results are compared too.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process, on both sides
 
 import numpy as np
 from PIL import Image
@@ -79,25 +83,26 @@ def peer(path: Path) -> np.ndarray:
         return xrv.datasets.XRayResizer(SIZE)(xrv.datasets.XRayCenterCrop()(image))
 
 
-def seconds(work: Callable[[Path], object], path: Path, times: int, clock: Callable[[], float]) -> float:
-    """Time of one call by `clock`, the mean of `times`."""
-    start = clock()
+def seconds(work: Callable[[Path], object], path: Path, times: int) -> tuple[float, float]:
+    """(processor, wall) time of one call, the mean of `times`."""
+    cpu, wall = time.process_time(), time.perf_counter()
     for _ in range(times):
         work(path)
-    return (clock() - start) / times
+    return (time.process_time() - cpu) / times, (time.perf_counter() - wall) / times
 
 
-def in_two_processes(path: Path, repeats: int, each: int) -> tuple[float, float]:
-    """(images a second of ours in two processes, of the peer in one), medians of alternating runs."""
+def in_two_processes(path: Path, repeats: int, each: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(processor, wall) time an image of ours in two processes and of the peer in one, medians of alternating runs."""
+    both, single = [], []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(ours, [path] * 4)  # both have imported and built their matrices
-        rates, peers = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
-            pool.map(ours, [path] * (2 * each), chunksize=each // 4)
-            rates.append(2 * each / (time.perf_counter() - start))
-            peers.append(1 / seconds(peer, path, 2, time.perf_counter))
-    return statistics.median(rates), statistics.median(peers)
+            taken = pool.starmap(seconds, [(ours, path, each)] * 2, chunksize=1)
+            both.append([1 / sum(1 / clock for clock in clocks) for clocks in zip(*taken, strict=True)])
+            single.append(seconds(peer, path, 2))
+    ours_cpu, ours_wall = map(statistics.median, zip(*both, strict=True))
+    peer_cpu, peer_wall = map(statistics.median, zip(*single, strict=True))
+    return (ours_cpu, peer_cpu), (ours_wall, peer_wall)
 
 
 def main() -> None:
@@ -112,12 +117,13 @@ def main() -> None:
             difference = np.abs(ours(path) - peer(path)).max()
             fast, slow = [], []
             for _ in range(repeats):
-                fast.append(seconds(ours, path, 8, time.process_time))
-                slow.append(seconds(peer, path, 1, time.process_time))
+                fast += [seconds(ours, path, 1)[0] for _ in range(8)]
+                slow.append(seconds(peer, path, 1)[0])
             one, other = statistics.median(fast), statistics.median(slow)
             print(f"{name:24} {1000 * one:9.1f} {1000 * other:9.1f} {other / one:6.1f}x {difference:11.1e}")
-        rate, single = in_two_processes(paths["JPEG"], repeats, each=24)
-        print(f"{'JPEG, two processes':24} {1000 / rate:9.1f} {1000 / single:9.1f} {rate / single:6.1f}x")
+        for clock, (one, other) in zip(("processor", "wall"), in_two_processes(paths["JPEG"], repeats, each=24)):
+            name = f"JPEG, two, {clock}"
+            print(f"{name:24} {1000 * one:9.1f} {1000 * other:9.1f} {other / one:6.1f}x")
 
 
 if __name__ == "__main__":
