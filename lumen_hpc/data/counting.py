@@ -67,15 +67,15 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
     return {name: beside(count, PAPER.get(split, {}).get(name)) for name, count in ours.items()}
 
 
-def interval_counts(columns: Columns, keep: np.ndarray, same_day: list[int]) -> dict:
+def interval_counts(columns: Columns, keep: np.ndarray, same_day: np.ndarray) -> dict:
     """Days between the images of the difference questions; `same_day` is the order (+1, 0, -1) of each 0-day pair."""
     days = columns.days[keep & columns.difference]
     quartiles = np.percentile(days, (0, 25, 50, 75, 100)).tolist() if len(days) else []
     return {
         "pairs": len(days),
         "zero_day": int((days == 0).sum()),
-        "zero_day_main_earlier": sum(order < 0 for order in same_day),
-        "zero_day_order_unknown": sum(order == 0 for order in same_day),
+        "zero_day_main_earlier": int((same_day < 0).sum()),
+        "zero_day_order_unknown": int((same_day == 0).sum()),
         "negative": int((days < 0).sum()),
         "forecastable": int((days > 0).sum()),
         "days_min_quartiles_max": quartiles,

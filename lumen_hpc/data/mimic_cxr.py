@@ -1,19 +1,24 @@
 """MIMIC-CXR(-JPG) as it lies on disk: which image stands for a study, when it was taken, and where its file is.
 
 Reads `mimic-cxr-*-metadata.csv[.gz]` and `mimic-cxr-*-split.csv[.gz]` (2.0.0 and 2.1.0) and `mimic_all.csv` of
-Medical-Diff-VQA. Memory: about 200 bytes a study, none an image beyond that.
+Medical-Diff-VQA. Memory: about 160 bytes a study, and as much for an image while the metadata is read.
 """
 
 from __future__ import annotations
 
 import os
-from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from sys import intern
+from typing import NamedTuple
+
+import numpy as np
 
 from lumen_hpc.data.intervals import study_time, taken_on
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.tables import Place, Table, find_table
+from lumen_hpc.data.tables import Block, Place, Table, find_table, whole_numbers
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Data
 
@@ -27,50 +32,56 @@ _ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
 
 
+@dataclass(eq=False)
 class Studies:
-    """Every study of the metadata by position, in columns; `index` maps study_id to position.
+    """Every study of the metadata, in columns, in the order of the file.
 
     The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first: the rule
-    by which Medical-Diff-VQA itself chose. `day` is the date's ordinal, 0 where StudyDate is missing or no date;
-    `time` is StudyTime as the number it is, NaN where it is missing.
+    by which Medical-Diff-VQA itself chose.
     """
 
-    def __init__(self, file: str = "") -> None:
-        self.file = file
-        self.images = 0
-        self.index: dict[int, int] = {}
-        self.study = array("Q")
-        self.subject = array("Q")
-        self.dicom: list[str] = []
-        self.view: list[str] = []
-        self.frontal = array("b")
-        self.day = array("i")
-        self.time = array("d")
-        self.row = array("I")
-        self.line = array("I")
-        self.mimic_split = array("b")
+    file: str
+    images: int
+    """Images of the metadata, good rows alone."""
+    study: np.ndarray
+    """int64 [n], as are the subjects."""
+    subject: np.ndarray
+    dicom: list[str]
+    name: np.ndarray
+    """int64 [n]: Python's hash of the dicom_id, to compare by within this process."""
+    view: list[str]
+    frontal: np.ndarray
+    """bool [n]"""
+    day: np.ndarray
+    """int32 [n], the date's ordinal; 0 where StudyDate is missing or no date."""
+    time: np.ndarray
+    """float64 [n], StudyTime as the number it is; NaN where it is missing."""
+    row: np.ndarray
+    """uint32 [n], the image's row in the file, and the line."""
+    line: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.mimic_split = np.zeros(len(self), np.int8)
+        """MIMIC-CXR's own split, as a number in MIMIC_SPLITS."""
+        self._by_id = np.argsort(self.study)
+        self._sorted = self.study[self._by_id]
 
     def __len__(self) -> int:
-        return len(self.dicom)
+        return len(self.study)
+
+    def positions(self, study_ids: np.ndarray) -> np.ndarray:
+        """int64 [n]: where these studies stand, -1 for one that is not in the metadata."""
+        at = np.minimum(np.searchsorted(self._sorted, study_ids), len(self) - 1)
+        return np.where(self._sorted[at] == study_ids, self._by_id[at], -1)
 
     def place(self, position: int) -> Place:
         """The metadata row of a study's image."""
-        return Place(self.file, self.row[position], self.line[position])
+        return Place(self.file, int(self.row[position]), int(self.line[position]))
 
-    def same_day_order(self, main: int, reference: int) -> int:
-        """+1 if the main study of a same-day pair was the later by StudyTime, -1 the earlier, 0 if not to be told."""
-        return (self.time[main] > self.time[reference]) - (self.time[main] < self.time[reference])
-
-    def add(self, subject_id: int, study_id: int) -> int:
-        """A new study without an image yet; returns its position."""
-        position = self.index[study_id] = len(self)
-        self.study.append(study_id)
-        self.subject.append(subject_id)
-        self.dicom.append("")
-        self.view.append("")
-        for column in (self.frontal, self.day, self.time, self.row, self.line, self.mimic_split):
-            column.append(0)
-        return position
+    def same_day_order(self, main: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """For same-day pairs: +1 if the main study was the later by StudyTime, -1 the earlier, 0 if not to be told."""
+        main, reference = self.time[main], self.time[reference]
+        return (main > reference).astype(np.int8) - (main < reference)
 
 
 def read_studies(folder: str | Path, bad: Rejections) -> Studies:
@@ -80,41 +91,101 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     are not used. A study without date is kept here: whether that matters depends on its being asked about.
     """
     path = find_table(folder, METADATA)
-    studies = Studies(path.name)
     table = Table(path, _COLUMNS, bad)
-    # Python's own 64-bit string hashes: a third of the memory of the names, and only ever compared in this process.
-    seen: set[int] = set()
-    for dicom, subject, study, position, date, time, code in table:
-        if not (subject.isdecimal() and study.isdecimal() and dicom):
-            bad(table.place, "bad id", "dicom_id is missing, or subject_id or study_id is no whole number")
-            continue
-        if (name := hash(dicom)) in seen:
-            bad(table.place, "duplicate dicom_id", f"dicom_id {dicom} stands above too", study_id=int(study))
-            continue
-        seen.add(name)
-        studies.images += 1
-        at = studies.index.get(int(study))
-        frontal = _FRONTAL.get(code.strip().lower())
-        if at is None:
-            at = studies.add(int(subject), int(study))
-        elif studies.subject[at] != int(subject):
-            reason = f"study {study} is subject {studies.subject[at]}'s above, subject {subject}'s here"
-            bad(table.place, "study of two patients", reason, study_id=int(study))
-            continue
-        elif studies.frontal[at] or not frontal:
-            continue
-        studies.dicom[at] = dicom
-        studies.view[at] = intern(frontal or position.strip() or code.strip())
-        studies.frontal[at] = frontal is not None
-        studies.day[at] = _day(date)
-        studies.time[at] = study_time(time)
-        studies.row[at], studies.line[at] = table.row, table.line
-    if not studies.index:
+    blocks = [_images(block, path.name, bad) for block in table.blocks()]
+    if not any(len(block.dicom) for block in blocks):
         raise UserError(f"{path}: no rows below the header")
+    studies = _studies(path.name, _Images(*map(_joined, zip(*blocks, strict=True))), bad)
     _read_split(folder, studies, bad)
     return studies
 
 
+class _Images(NamedTuple):
+    """Good rows of the metadata in columns: lists of text, arrays of numbers."""
+
+    study: np.ndarray
+    subject: np.ndarray
+    dicom: list[str]
+    name: np.ndarray
+    view: list[str]
+    frontal: np.ndarray
+    day: np.ndarray
+    time: np.ndarray
+    row: np.ndarray
+    line: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Images:
+        """These rows, in this order."""
+        picked = rows.tolist()
+        columns = ([c[at] for at in picked] if isinstance(c, list) else c[rows] for c in self)
+        return _Images(*columns)
+
+
+def _joined(column: Sequence) -> list[str] | np.ndarray:
+    """One column out of its blocks."""
+    return np.concatenate(column) if isinstance(column[0], np.ndarray) else list(chain.from_iterable(column))
+
+
+def _images(block: Block, file: str, bad: Rejections) -> _Images:
+    """A block of the metadata; rows without proper ids go to `bad`."""
+    dicom, subject, study, position, date, time, code = block.columns
+    views = list(map(_view, position, code))
+    images = _Images(
+        study=whole_numbers(study),
+        subject=whole_numbers(subject),
+        dicom=list(dicom),
+        name=_names(dicom),
+        view=[view for view, _ in views],
+        frontal=np.array([frontal for _, frontal in views], bool),
+        day=np.fromiter(map(_day, date), np.int32, len(date)),
+        time=np.fromiter(map(study_time, time), np.float64, len(time)),
+        row=block.rows.astype(np.uint32),
+        line=block.lines.astype(np.uint32),
+    )
+    good = (images.study >= 0) & (images.subject >= 0) & np.array(list(map(bool, dicom)), bool)
+    if good.all():
+        return images
+    for at in np.flatnonzero(~good).tolist():
+        bad(block.place(file, at), "bad id", "dicom_id is missing, or subject_id or study_id is no whole number")
+    return images.take(np.flatnonzero(good))
+
+
+def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
+    """Chooses each study's image; a dicom_id seen before and a study of two patients go to `bad`."""
+    _, first = np.unique(images.name, return_index=True)
+    once = np.zeros(len(images.dicom), bool)
+    once[first] = True
+    kept = np.flatnonzero(once)
+    ids, first, of = np.unique(images.study[kept], return_index=True, return_inverse=True)
+    owner = images.subject[kept][first][of]
+    alone = images.subject[kept] == owner
+    for at in np.flatnonzero(~once).tolist():
+        reason = f"dicom_id {images.dicom[at]} stands above too"
+        place = Place(file, int(images.row[at]), int(images.line[at]))
+        bad(place, "duplicate dicom_id", reason, study_id=int(images.study[at]))
+    for at, whose in zip(kept[~alone].tolist(), owner[~alone].tolist(), strict=True):
+        study, place = int(images.study[at]), Place(file, int(images.row[at]), int(images.line[at]))
+        reason = f"study {study} is subject {whose}'s above, subject {images.subject[at]}'s here"
+        bad(place, "study of two patients", reason, study_id=study)
+    chosen, frontal = kept[first], kept[alone & images.frontal[kept]]
+    with_frontal, first_frontal = np.unique(images.study[frontal], return_index=True)
+    chosen[np.searchsorted(ids, with_frontal)] = frontal[first_frontal]
+    return Studies(file, len(kept), *images.take(chosen[np.argsort(first)]))
+
+
+def _names(dicoms: Sequence[str]) -> np.ndarray:
+    """int64 [n]: Python's own 64-bit hashes, a tenth of the memory of the ids."""
+    return np.fromiter(map(hash, dicoms), np.int64, len(dicoms))
+
+
+@lru_cache(maxsize=1 << 10)
+def _view(position: str, code: str) -> tuple[str, bool]:
+    """The view of an image, and whether the dataset's rule takes it for frontal."""
+    frontal = _FRONTAL.get(code.strip().lower(), "")
+    return frontal or position.strip() or code.strip(), bool(frontal)
+
+
+@lru_cache(maxsize=1 << 16)
 def _day(date: str) -> int:
     try:
         return taken_on(date).toordinal()
@@ -125,14 +196,16 @@ def _day(date: str) -> int:
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
     """MIMIC-CXR's own split, which is not the questions': kept to say how far the two disagree."""
     table = Table(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
-    for dicom, study, split in table:
-        at = studies.index.get(int(study)) if study.isdecimal() else None
-        if at is None or studies.dicom[at] != dicom:
-            continue
-        if split not in MIMIC_SPLITS[1:]:
-            bad(table.place, "unknown split", f"split is none of {', '.join(MIMIC_SPLITS[1:])}", dicom_id=dicom)
-            continue
-        studies.mimic_split[at] = MIMIC_SPLITS.index(split)
+    for block in table.blocks():
+        dicom, study, split = block.columns
+        at = studies.positions(whole_numbers(study))
+        chosen = np.flatnonzero((at >= 0) & (studies.name[at] == _names(dicom))).tolist()
+        for row, position in zip(chosen, at[chosen].tolist(), strict=True):
+            if split[row] in MIMIC_SPLITS[1:]:
+                studies.mimic_split[position] = MIMIC_SPLITS.index(split[row])
+                continue
+            reason = f"split is none of {', '.join(MIMIC_SPLITS[1:])}"
+            bad(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
 
 
 def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> dict[str, int]:
@@ -141,23 +214,26 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
     The metadata's rule and dates stand in any case; a doubled study goes to `bad`.
     """
     table = Table(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
-    seen = bytearray(len(studies))
+    seen = np.zeros(len(studies), bool)
     counts = dict.fromkeys(("rows", "not_in_metadata", "another_image", "another_date", "another_patient"), 0)
-    for subject, study, dicom, date in table:
-        at = studies.index.get(int(study)) if study.isdecimal() else None
-        if at is None:
-            counts["not_in_metadata"] += 1
-            continue
-        if seen[at]:
-            bad(table.place, "duplicate study_id", f"study {study} stands above too", study_id=int(study))
-            continue
-        seen[at] = 1
-        if dicom != studies.dicom[at]:
-            counts["another_image"] += 1
-        if _day(date) != studies.day[at]:
-            counts["another_date"] += 1
-        if subject != str(studies.subject[at]):
-            counts["another_patient"] += 1
+    for block in table.blocks():
+        subject, study, dicom, date = block.columns
+        at = studies.positions(whole_numbers(study))
+        counts["not_in_metadata"] += int((at < 0).sum())
+        _, first = np.unique(at, return_index=True)
+        fresh = np.zeros(len(at), bool)
+        fresh[first] = True
+        fresh &= (at >= 0) & ~seen[at]
+        for row in np.flatnonzero(~fresh & (at >= 0)).tolist():
+            reason = f"study {study[row]} stands above too"
+            bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(study[row]))
+        seen[at[fresh]] = True
+        for name, differs in (
+            ("another_image", studies.name[at] != _names(dicom)),
+            ("another_date", studies.day[at] != np.fromiter(map(_day, date), np.int32, len(date))),
+            ("another_patient", studies.subject[at] != whole_numbers(subject)),
+        ):
+            counts[name] += int((differs & fresh).sum())
     return {**counts, "rows": table.row}
 
 
@@ -173,22 +249,25 @@ class ImageFiles:
             raise UserError("data.prefer=dicom needs data.mimic_cxr_dicom=FOLDER, which holds files/ with the DICOMs")
         order = ("dicom", "jpg") if data.prefer == "dicom" else ("jpg", "dicom")
         self.kinds = [kind for kind in order if trees[kind]]
-        self._roots = {kind: f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files" for kind in self.kinds}
-        for kind, root in self._roots.items():
+        self._places = [
+            (f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files", _ENDING[kind]) for kind in self.kinds
+        ]
+        for kind, (root, _) in zip(self.kinds, self._places):
             # A DICOM-only site need not have an empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
                 raise UserError(f"{root} is not a folder: {setting} names the folder that holds files/")
 
-    def path(self, kind: str, subject_id: int, study_id: int, dicom_id: str) -> str:
-        """Absolute path of an image, there or not."""
+    def path(self, kind: int, subject_id: int, study_id: int, dicom_id: str) -> str:
+        """Absolute path of an image, there or not; `kind` is a place in `kinds`."""
+        root, ending = self._places[kind]
         patient = f"p{subject_id}"
-        return f"{self._roots[kind]}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{_ENDING[kind]}"
+        return f"{root}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{ending}"
 
-    def find(self, subject_id: int, study_id: int, dicom_id: str) -> str:
+    def find(self, subject_id: int, study_id: int, dicom_id: str) -> int:
         """The kind of the file that is there; raises UserError naming every path tried."""
-        paths = {kind: self.path(kind, subject_id, study_id, dicom_id) for kind in self.kinds}
-        for kind, path in paths.items():
+        paths = [self.path(kind, subject_id, study_id, dicom_id) for kind in range(len(self.kinds))]
+        for kind, path in enumerate(paths):
             if os.path.isfile(path):
                 return kind
-        raise UserError(f"image missing: {' and '.join(paths.values())}")
+        raise UserError(f"image missing: {' and '.join(paths)}")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import date
+from datetime import date, datetime
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import orjson
 
 from lumen_hpc.data import counting
-from lumen_hpc.data.intervals import clock, moment
+from lumen_hpc.data.intervals import moment
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.records import writing
@@ -59,16 +58,16 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
             agreement = compare_mimic_all(data.diff_vqa, studies, bad)
             questions = read_questions(data.diff_vqa, studies, bad, scratch)
         columns = Columns(questions, studies)
-        every = np.ones(len(questions), bool)
-        found, unusable = _look_at_images(studies, _asked_about(columns, every), files, settings, bad)
-        ok = whole(questions, columns, unusable, studies, bad)
+        asked = _asked_about(columns, np.ones(len(questions), bool))
+        kinds = _look_at_images(studies, asked, files, settings, bad)
+        ok = whole(questions, columns, kinds == UNUSABLE, studies, bad)
         bad.verdict(questions.read)
         splits, shared = patients(columns, ok)
         keep, left_out = select(columns, studies, ok, settings, seed, splits, shared)
         if not keep.any():
             raise UserError(f"{questions.file}: of {questions.read} questions, none is left to use")
-        found = {at: found[at] for at in _asked_about(columns, ok)}
-        _write_studies(folder / "studies.jsonl", studies, files, found, splits)
+        used = _asked_about(columns, ok)
+        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, kinds, splits)
         _copy_lines(scratch, folder / "questions.jsonl", keep, columns.bytes)
         _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep, columns.bytes)
     counts = {
@@ -81,7 +80,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         "file": counting.read_counts(columns, ok),
         "splits": {split: counting.split_counts(columns, keep, split) for split in SPLITS},
         "intervals": counting.interval_counts(columns, keep, _same_day(studies, columns, keep)),
-        "studies": _study_counts(studies, found, agreement),
+        "studies": _study_counts(studies, files, used, kinds, untimed, agreement),
         "patients_in_two_splits": len(shared),
         "test_images_in_mimic_split": _mimic_splits(studies, columns, keep),
     }
@@ -90,9 +89,9 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     return counts
 
 
-def _asked_about(columns: Columns, rows: np.ndarray) -> list[int]:
+def _asked_about(columns: Columns, rows: np.ndarray) -> np.ndarray:
     """Positions of the studies that these questions are about, as main or reference study, in order."""
-    return np.union1d(columns.main[rows], columns.reference[rows & columns.difference]).tolist()
+    return np.union1d(columns.main[rows], columns.reference[rows & columns.difference])
 
 
 @contextmanager
@@ -107,66 +106,78 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+UNUSABLE = -1
+
+
 def _look_at_images(
-    studies: Studies, used: list[int], files: ImageFiles, settings: Prepare, bad: Rejections
-) -> tuple[dict[int, str], set[int]]:
-    """Which kind of file serves each usable study, and the positions of the studies that are not; named in `bad`."""
-    look = _look(studies, files, settings.images)
-    found: dict[int, str] = {}
-    unusable: set[int] = set()
-    with ThreadPoolExecutor(settings.image_threads) as pool:
-        parts = (used[start : start + 256] for start in range(0, len(used), 256))
-        # A pool holds everything that it is given at once, so it is given a little at a time.
-        while some := list(islice(parts, settings.image_threads)):
-            looked = pool.map(lambda part: [(at, *look(at)) for at in part], some)
-            for at, kind, fault in chain.from_iterable(looked):
-                if not fault:
-                    found[at] = kind
-                    continue
-                unusable.add(at)
-                study = studies.study[at]
-                more = {"study_id": study, "dicom_id": studies.dicom[at]}
-                bad(studies.place(at), kind, f"study {study}: {fault}", **more)
-    return found, unusable
+    studies: Studies, asked: np.ndarray, files: ImageFiles, settings: Prepare, bad: Rejections
+) -> np.ndarray:
+    """int8, one a study: which of `files.kinds` serves it; UNUSABLE for one without date or image, named in `bad`."""
+    kinds = np.zeros(len(studies), np.int8)
+    dated = studies.day[asked] > 0
+    faults = {at: ("study without date", "StudyDate is missing or no date (YYYYMMDD)") for at in asked[~dated].tolist()}
+    if settings.images != "trust":
+        for at, kind, fault in _looked(studies, asked[dated].tolist(), files, settings):
+            kinds[at] = kind
+            if fault:
+                faults[at] = ("image missing or broken", fault)
+    for at, (kind, fault) in sorted(faults.items()):
+        study = int(studies.study[at])
+        bad(studies.place(at), kind, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
+        kinds[at] = UNUSABLE
+    return kinds
 
 
-def _look(studies: Studies, files: ImageFiles, how: str) -> Callable[[int], tuple[str, str]]:
-    """A function from a study's position to (kind of its file, ""), or to (kind of fault, what is wrong)."""
-    if how == "read":
+def _looked(studies: Studies, asked: list[int], files: ImageFiles, settings: Prepare) -> Iterator[tuple[int, int, str]]:
+    """(position, which of `files.kinds`, what is wrong with the image), looked at by threads, in order."""
+    look = files.find
+    if settings.images == "read":
         from lumen_hpc.data.images import check
 
-    def look(at: int) -> tuple[str, str]:
-        if not studies.day[at]:
-            return "study without date", "StudyDate is missing or no date (YYYYMMDD)"
-        ids = studies.subject[at], studies.study[at], studies.dicom[at]
-        try:
-            kind = files.kinds[0] if how == "trust" else files.find(*ids)
-            if how == "read":
-                check(files.path(kind, *ids))
-        except UserError as fault:
-            return "image missing or broken", str(fault)
-        return kind, ""
+        def look(*ids) -> int:
+            kind = files.find(*ids)
+            check(files.path(kind, *ids))
+            return kind
 
-    return look
+    def part(some: list[int]) -> list[tuple[int, int, str]]:
+        looked = []
+        for at in some:
+            try:
+                looked.append((at, look(studies.subject[at], studies.study[at], studies.dicom[at]), ""))
+            except UserError as fault:
+                looked.append((at, UNUSABLE, str(fault)))
+        return looked
+
+    with ThreadPoolExecutor(settings.image_threads) as pool:
+        parts = (asked[start : start + 256] for start in range(0, len(asked), 256))
+        # A pool holds everything that it is given at once, so it is given a little at a time.
+        while some := list(islice(parts, settings.image_threads)):
+            yield from chain.from_iterable(pool.map(part, some))
 
 
 def _write_studies(
-    path: Path, studies: Studies, files: ImageFiles, found: dict[int, str], splits: dict[int, int]
-) -> None:
-    """One row a usable study, in the order of the metadata."""
+    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, kinds: np.ndarray, splits: dict[int, int]
+) -> list[int]:
+    """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
+    untimed = []
     with writing(path) as out:
-        for at, kind in found.items():
-            subject, study, dicom = studies.subject[at], studies.study[at], studies.dicom[at]
+        columns = (studies.subject, studies.study, studies.day, studies.time, kinds)
+        numbers = zip(*(column[used].tolist() for column in columns), strict=True)
+        for at, (subject, study, day, time, kind) in zip(used.tolist(), numbers, strict=True):
+            dicom, taken_at = studies.dicom[at], moment(date.fromordinal(day), time)
+            if not isinstance(taken_at, datetime):
+                untimed.append(at)
             row = {
                 "subject_id": subject,
                 "study_id": study,
                 "dicom_id": dicom,
                 "image": files.path(kind, subject, study, dicom),
                 "view": studies.view[at],
-                "taken_at": moment(date.fromordinal(studies.day[at]), studies.time[at]).isoformat(),
+                "taken_at": taken_at,
                 "split": SPLITS[splits[subject]],
             }
             out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    return untimed
 
 
 def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.ndarray) -> None:
@@ -180,26 +191,32 @@ def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.nda
                 start += out.write(scratch.read(min(stop - start, 1 << 20)))
 
 
-def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> list[int]:
+def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> np.ndarray:
     """For each kept 0-day pair: +1 if the main study was the later by StudyTime, -1 the earlier, 0 unknown."""
-    pairs = np.flatnonzero(keep & columns.difference & (columns.days == 0)).tolist()
-    return [studies.same_day_order(columns.main[at], columns.reference[at]) for at in pairs]
+    pairs = keep & columns.difference & (columns.days == 0)
+    return studies.same_day_order(columns.main[pairs], columns.reference[pairs])
 
 
-def _study_counts(studies: Studies, found: dict[int, str], agreement: dict[str, int]) -> dict:
+def _study_counts(
+    studies: Studies,
+    files: ImageFiles,
+    used: np.ndarray,
+    kinds: np.ndarray,
+    untimed: list[int],
+    agreement: dict[str, int],
+) -> dict:
     """Studies and images, which file serves them, and whose StudyTime is missing or no clock time."""
-    untimed = [at for at in found if clock(studies.time[at]) is None]
-    impossible = [
-        {"study_id": studies.study[at], "StudyTime": studies.time[at]} for at in untimed if not isnan(studies.time[at])
-    ]
+    impossible = [at for at in untimed if not isnan(studies.time[at])]
+    first = [{"study_id": int(studies.study[at]), "StudyTime": float(studies.time[at])} for at in impossible[:NAMED]]
+    served = np.bincount(kinds[used], minlength=len(files.kinds)).tolist()
     return {
         "in_metadata": counting.beside(len(studies), counting.MIMIC_CXR["studies"]),
         "images_in_metadata": counting.beside(studies.images, counting.MIMIC_CXR["images"]),
-        "asked_about": len(found),
-        "image_files": dict(Counter(found.values())),
-        "images_not_frontal": sum(not studies.frontal[at] for at in found),
+        "asked_about": len(used),
+        "image_files": {kind: count for kind, count in zip(files.kinds, served, strict=True) if count},
+        "images_not_frontal": int((~studies.frontal[used]).sum()),
         "without_time": len(untimed) - len(impossible),
-        "impossible_time": {"count": len(impossible), "first": impossible[:NAMED]},
+        "impossible_time": {"count": len(impossible), "first": first},
         "mimic_all": agreement,
     }
 
@@ -207,5 +224,5 @@ def _study_counts(studies: Studies, found: dict[int, str], agreement: dict[str, 
 def _mimic_splits(studies: Studies, columns: Columns, keep: np.ndarray) -> dict[str, int]:
     """Where MIMIC-CXR's own split has the test images: models trained on its train part have seen those."""
     images = np.unique(columns.main[keep & (columns.split == SPLITS.index("test"))])
-    counts = np.bincount(np.frombuffer(studies.mimic_split, np.int8)[images], minlength=len(MIMIC_SPLITS)).tolist()
+    counts = np.bincount(studies.mimic_split[images], minlength=len(MIMIC_SPLITS)).tolist()
     return {name or "not listed": count for name, count in zip(MIMIC_SPLITS, counts, strict=True)}

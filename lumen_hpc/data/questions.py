@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -99,74 +100,75 @@ class _Fault(Exception):
 class _Reader:
     def __init__(self, studies: Studies, bad: Rejections, questions: Questions, out: BinaryIO):
         self.studies, self.bad, self.questions, self.out = studies, bad, questions, out
-        self.day = np.frombuffer(studies.day, np.int32)
-        self.subject = np.frombuffer(studies.subject, np.uint64)
+        self.forms = _Forms()
 
     def take(self, block: Block) -> None:
         """Writes a block's rows; a row with a fault goes to `bad`."""
+        if not len(block.rows):
+            return
         try:
             self._write(block)
         except _Fault as fault:
             if len(block.rows) == 1:
-                place = Place(self.questions.file, block.rows[0], block.lines[0])
-                self.bad.question(place, fault.kind, fault.reason, text=_readable(block))
+                self.bad.question(block.place(self.questions.file, 0), fault.kind, fault.reason, text=_readable(block))
                 return
             half = len(block.rows) // 2
-            for part in (slice(half), slice(half, None)):
-                self.take(Block([column[part] for column in block.columns], block.rows[part], block.lines[part]))
+            self.take(block.part(slice(half)))
+            self.take(block.part(slice(half, None)))
 
     def _write(self, block: Block) -> None:
         """Writes all rows of a block, or raises _Fault before anything is written."""
         study, subject, ref, rest = block.columns
-        forms = list(map(_form, rest))
+        forms = list(map(self.forms.__getitem__, rest))
+        types, closed, splits, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
         study_id, subject_id = _numbers("study_id", study), _numbers("subject_id", subject)
-        pairs = [at for at, form in enumerate(forms) if form.paired]
-        ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs])
+        pairs = np.flatnonzero(np.array(types) == _DIFFERENCE)
+        ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs.tolist()])
         main, of_pair = self._positions(study_id), self._positions(ref_id)
-        subjects = np.array(subject_id, np.uint64)
-        self._same_patient(main, subjects)
-        self._same_patient(of_pair, subjects[pairs])
+        self._same_patient(main, subject_id)
+        self._same_patient(of_pair, subject_id[pairs])
         if (main[pairs] == of_pair).any():
             raise _Fault("bad pair", f"study {study_id[0]} is compared with itself")
 
-        reference, refs, days = np.full(len(main), -1), np.zeros(len(main), np.uint64), np.zeros(len(main), np.int64)
-        reference[pairs], refs[pairs], days[pairs] = of_pair, ref_id, self.day[main[pairs]] - self.day[of_pair]
-        ids = _ids(study_id, refs, [form.hash for form in forms])
-        digits = ids.astype(">u8").tobytes().hex().encode()
-        of_pairs: list[tuple[bytes, bytes]] = [_NO_PAIR] * len(forms)
-        for at, reference_id, interval in zip(pairs, ref_id, days[pairs].tolist(), strict=True):
-            of_pairs[at] = (b"%d" % reference_id, b"%d" % interval)
-        lines = [
-            _LINE % (digits[at : at + 16], patient, about, ref_text, form.json, days_text, form.split_name)
-            for at, patient, about, form, (ref_text, days_text) in zip(
-                range(0, len(digits), 16), subject_id, study_id, forms, of_pairs, strict=True
-            )
-        ]
-        self.out.write(b"".join(lines))
+        reference, refs, days = np.full(len(main), -1), np.zeros(len(main), np.int64), np.zeros(len(main), np.int64)
+        reference[pairs], refs[pairs] = of_pair, ref_id
+        days[pairs] = self.studies.day[main[pairs]] - self.studies.day[of_pair]
+        for at, reference_id, interval in zip(pairs.tolist(), ref_id.tolist(), days[pairs].tolist(), strict=True):
+            form = forms[at]
+            tails[at] = _TAIL % (b"%d" % reference_id, form.json, b"%d" % interval, form.split)
+        # Rows of a study stand together, so its ids are made into text once for all of them.
+        runs = np.flatnonzero(np.diff(main, prepend=-1))
+        texts = [_IDS % ids for ids in zip(subject_id[runs].tolist(), study_id[runs].tolist(), strict=True)]
+        ids = _ids(study_id, refs, hashes)
+        digits = ids.astype(">u8").tobytes().hex(" ", 8).encode().split()
+        heads = list(chain.from_iterable(map(repeat, texts, np.diff(runs, append=len(main)).tolist())))
+        lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, tails)))
+        self.out.writelines(lines)
         for name, values in (
             ("id", ids), ("main", main), ("reference", reference), ("days", days), ("bytes", list(map(len, lines))),
-            ("type", [form.type for form in forms]), ("split", [form.split for form in forms]),
-            ("closed", [form.closed for form in forms]), ("row", block.rows), ("line", block.lines),
+            ("type", types), ("split", splits), ("closed", closed), ("row", block.rows), ("line", block.lines),
         ):  # fmt: skip
             column = getattr(self.questions, name)
-            column.frombytes(np.asarray(values).astype(column.typecode).tobytes())
+            column.frombytes(np.asarray(values, column.typecode).tobytes())
 
-    def _positions(self, study_ids: list[int]) -> np.ndarray:
-        try:
-            return np.array(list(map(self.studies.index.__getitem__, study_ids)), np.int64)
-        except KeyError as unknown:
-            raise _Fault("unknown study", f"study {unknown.args[0]} is not in {self.studies.file}") from None
+    def _positions(self, study_ids: np.ndarray) -> np.ndarray:
+        at = self.studies.positions(study_ids)
+        if (at < 0).any():
+            raise _Fault("unknown study", f"study {study_ids[at < 0][0]} is not in {self.studies.file}")
+        return at
 
     def _same_patient(self, positions: np.ndarray, subject_ids: np.ndarray) -> None:
-        wrong = np.flatnonzero(self.subject[positions] != subject_ids)
+        wrong = np.flatnonzero(self.studies.subject[positions] != subject_ids)
         if wrong.size:
             at, asked = positions[wrong[0]], subject_ids[wrong[0]]
-            whose = f"study {self.studies.study[at]} is subject {self.subject[at]}'s in {self.studies.file}"
+            whose = f"study {self.studies.study[at]} is subject {self.studies.subject[at]}'s in {self.studies.file}"
             raise _Fault("study of another patient", f"{whose}, subject {asked}'s here")
 
 
-_LINE = b'{"question_id":"%b","subject_id":%d,"study_id":%d,"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
-_NO_PAIR = (b"null", b"null")
+_DIFFERENCE = TYPES.index("difference")
+_HEAD = b'{"question_id":"'
+_IDS = b'","subject_id":%d,"study_id":%d'
+_TAIL = b',"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
 
 
 def _readable(block: Block) -> str:
@@ -174,12 +176,13 @@ def _readable(block: Block) -> str:
     return b",".join(column[0] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
 
 
-def _numbers(column: str, texts: Sequence[bytes]) -> list[int]:
+def _numbers(column: str, texts: Sequence[bytes]) -> np.ndarray:
+    """int64 [n]"""
     try:
-        numbers = list(map(int, texts))
-        if not numbers or (min(numbers) >= 0 and max(numbers) < 1 << 63):
+        numbers = np.fromiter(map(int, texts), np.int64, len(texts))
+        if (numbers >= 0).all():
             return numbers
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise _Fault("bad id", f"{column} is missing or no whole number")
 
@@ -188,7 +191,7 @@ def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np
     """64-bit ids: the hash of the text, mixed with the studies by splitmix64's finalizer (bijective at each step)."""
     mixed = np.array(text_hashes, np.uint64)
     for numbers in (study_ids, ref_ids):
-        mixed = (mixed ^ np.array(numbers, np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ np.asarray(numbers).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
         mixed ^= mixed >> np.uint64(31)
@@ -203,17 +206,22 @@ def _text_hash(type: str, question: str) -> int:
 class _Form(NamedTuple):
     """What a row's type, question, answer and split say by themselves."""
 
-    type: int
-    paired: bool
-    closed: bool
-    split: int
-    split_name: bytes
-    hash: int
+    columns: tuple[int, bool, int, int, bytes]
+    """Type, closed, split, hash of the text, and the end of the JSON line of a question about one image."""
     json: bytes
+    split: bytes
 
 
-# Most rows repeat one of a few thousand combinations.
-@lru_cache(maxsize=1 << 13)
+class _Forms(dict):
+    """Forms by the text of a row from its type on; most rows repeat one of a few thousand."""
+
+    def __missing__(self, rest: bytes) -> _Form:
+        if len(self) == 1 << 14:
+            self.clear()  # quicker than keeping count of what was used last
+        form = self[rest] = _form(rest)
+        return form
+
+
 def _form(rest: bytes) -> _Form:
     """Reads a row from its type on.
 
@@ -241,15 +249,9 @@ def _form(rest: bytes) -> _Form:
         # The answer is a patient's: it goes to rejected.jsonl, not into a message.
         raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {wanted}")
     row = {"type": type, "question": question, "short_answer": answer, "closed": closed}
-    return _Form(
-        TYPES.index(type),
-        type == "difference",
-        closed,
-        SPLITS.index(split),
-        split.encode(),
-        _text_hash(type, question),
-        orjson.dumps(row)[1:-1],
-    )
+    json, name = orjson.dumps(row)[1:-1], split.encode()
+    tail = _TAIL % (b"null", json, b"null", name)
+    return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, name)
 
 
 def _outside_grammar(type: str, question: str, answer: str, closed: bool) -> str:

@@ -29,40 +29,44 @@ class Columns:
         self.split = np.frombuffer(questions.split, np.int8)
         self.closed = np.frombuffer(questions.closed, np.bool_)
         self.bytes = np.frombuffer(questions.bytes, np.int32)
-        self.patient = np.frombuffer(studies.subject, np.uint64)[self.main]
+        self.patient = studies.subject[self.main]
         self.difference = self.type == DIFFERENCE
 
 
-def whole(questions: Questions, columns: Columns, unusable: set[int], studies: Studies, bad: Rejections) -> np.ndarray:
-    """True for questions that are the first of their id and whose studies are all usable; the others go to `bad`."""
-    ok = np.ones(len(questions), bool)
-    _, first, of = np.unique(columns.id, return_index=True, return_inverse=True)
-    for this in np.flatnonzero(first[of] != np.arange(len(ok))).tolist():
-        ok[this] = False
+def whole(
+    questions: Questions, columns: Columns, unusable: np.ndarray, studies: Studies, bad: Rejections
+) -> np.ndarray:
+    """True for questions that are the first of their id and whose studies are all usable; the others go to `bad`.
+
+    `unusable` is bool, one a study.
+    """
+    ok = np.zeros(len(questions), bool)
+    ids, first = np.unique(columns.id, return_index=True)
+    ok[first] = True
+    for this in np.flatnonzero(~ok).tolist():
+        above = first[np.searchsorted(ids, columns.id[this])]
         bad.question(
             questions.place(this),
             "duplicate question",
-            f"the same question of the same study stands in row {questions.row[first[of[this]]]}",
+            f"the same question of the same study stands in row {questions.row[above]}",
             question_id=f"{questions.id[this]:016x}",
         )
-    if unusable:
-        lost = np.isin(columns.main, list(unusable)) | np.isin(columns.reference, list(unusable))
-        for this in np.flatnonzero(lost & ok).tolist():
-            guilty = [at for at in (questions.main[this], questions.reference[this]) if at in unusable]
-            bad.question(
-                questions.place(this),
-                "question about a rejected study",
-                f"study {studies.study[guilty[0]]} was rejected ({studies.place(guilty[0])})",
-                question_id=f"{questions.id[this]:016x}",
-            )
-        ok &= ~lost
-    return ok
+    lost = unusable[columns.main] | (columns.difference & unusable[columns.reference])
+    for this in np.flatnonzero(lost & ok).tolist():
+        guilty = next(at for at in (questions.main[this], questions.reference[this]) if unusable[at])
+        bad.question(
+            questions.place(this),
+            "question about a rejected study",
+            f"study {studies.study[guilty]} was rejected ({studies.place(guilty)})",
+            question_id=f"{questions.id[this]:016x}",
+        )
+    return ok & ~lost
 
 
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
     """Each patient's most held-out split (its number), and the patients with questions in more than one split."""
     # np.unique sorts, so the last split of a patient is the most held-out one.
-    pairs = np.unique(columns.patient[ok] * len(SPLITS) + columns.split[ok].astype(np.uint64))
+    pairs = np.unique(columns.patient[ok] * len(SPLITS) + columns.split[ok])
     names, counts = np.unique(pairs // len(SPLITS), return_counts=True)
     held_out = dict(zip((pairs // len(SPLITS)).tolist(), (pairs % len(SPLITS)).tolist(), strict=True))
     return held_out, names[counts > 1].tolist()
@@ -120,7 +124,7 @@ def _other_test_studies(columns: Columns, studies: Studies, keep: np.ndarray, se
     paired = set(columns.main[test & columns.difference].tolist())
     drawn: dict[int, tuple] = {}
     for main in np.unique(columns.main[test]).tolist():
-        patient, study = studies.subject[main], studies.study[main]
+        patient, study = int(studies.subject[main]), int(studies.study[main])
         rank = (main not in paired, _draw(seed, "test study", study), study, main)
         drawn[patient] = min(drawn.get(patient, rank), rank)
     return test & ~np.isin(columns.main, [main for *_, main in drawn.values()])

@@ -10,14 +10,16 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
 
 from lumen_hpc.errors import UserError
 
@@ -36,18 +38,29 @@ class Place(NamedTuple):
 class Block(NamedTuple):
     """Consecutive rows of a table, column by column, and where each stands."""
 
-    columns: list[tuple[bytes, ...]]
-    rows: Sequence[int]
-    lines: Sequence[int]
+    columns: Sequence[tuple]
+    rows: np.ndarray
+    lines: np.ndarray
+
+    def place(self, file: str, at: int) -> Place:
+        """Where one of the rows stands."""
+        return Place(file, int(self.rows[at]), int(self.lines[at]))
+
+    def part(self, which: slice) -> Block:
+        """Some of the rows."""
+        return Block([column[which] for column in self.columns], self.rows[which], self.lines[which])
+
+
+BLOCK = 4096
+"""Rows of a block."""
 
 
 @dataclass(slots=True)
 class Table:
-    """One csv file, read by column names: iterating yields the wanted columns of each row.
+    """One csv file, read by column names and by blocks, of the wanted columns alone.
 
     A row with another number of fields than the header, or with bytes that are not UTF-8, goes to
-    `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` say where the row just yielded
-    stands, and `row` in the end how many there were.
+    `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` say how far the file was read.
     Raises UserError, naming the file, for a missing column, a broken gzip stream or csv that cannot be parsed.
     """
 
@@ -57,18 +70,26 @@ class Table:
     row: int = 0
     line: int = 0
 
-    @property
-    def place(self) -> Place:
-        return Place(self.path.name, self.row, self.line)
-
-    def __iter__(self) -> Iterator[tuple[str, ...]]:
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of text fields; a quoted field may hold line breaks."""
         with self._opened() as stream:
             # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
             reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
             header = self._header(next(reader, []))
-            yield from self._rows(((fields, reader.line_num) for fields in reader), header)
+            self.line = reader.line_num
+            while True:
+                above = self.line
+                try:
+                    rows = list(islice(reader, BLOCK))
+                finally:
+                    self.line = reader.line_num
+                if not rows:
+                    return
+                simple = self.line - above == len(rows)
+                lines = np.arange(above + 1, self.line + 1) if simple else _last_lines(rows, above, self.line)
+                yield self._good(rows, lines, header)
 
-    def packed_blocks(self, lead: int, size: int = 512) -> Iterator[Block]:
+    def packed_blocks(self, lead: int) -> Iterator[Block]:
         """Blocks of bytes: the first `lead` wanted columns, then the others of the row as one piece of csv text.
 
         For a file whose rows repeat in those others, so that each piece need be parsed only once. A row is a line
@@ -78,28 +99,27 @@ class Table:
         with self._opened() as stream:
             header = self._header(_fields(stream.readline().removeprefix(codecs.BOM_UTF8)))
             self.line = 1
-            while lines := list(islice(stream, size)):
+            while lines := list(islice(stream, BLOCK)):
                 cut = [line.split(b",", lead) for line in lines]
                 columns = list(zip(*cut, strict=False))
                 simple = set(map(len, cut)) == {lead + 1} and b'"' not in b"".join(map(b"".join, columns[:lead]))
-                above = self.line
+                above, self.line = self.line, self.line + len(lines)
                 if simple and header == list(self.columns):
-                    yield Block(columns, *(range(n + 1, n + 1 + len(lines)) for n in (self.row, above)))
+                    numbers = np.arange(1, len(lines) + 1)
+                    yield Block(columns, self.row + numbers, above + numbers)
                     self.row += len(lines)
                 else:
-                    parsed = ((_fields(line), number) for number, line in enumerate(lines, above + 1))
-                    rows = [(_packed(row, lead), self.row, self.line) for row in self._rows(parsed, header)]
-                    if rows:
-                        packed, numbers, places = zip(*rows, strict=True)
-                        yield Block(list(zip(*packed, strict=True)), numbers, places)
-                self.line = above + len(lines)
+                    block = self._good(list(map(_fields, lines)), np.arange(above + 1, self.line + 1), header)
+                    packed = [_packed(row, lead) for row in zip(*block.columns, strict=True)]
+                    yield block._replace(columns=list(zip(*packed, strict=True)))
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         try:
             with open(self.path, "rb") as raw:
                 packed = raw.peek(2)[:2] == b"\x1f\x8b"
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+                # Buffered, since GzipFile itself gives out lines slowly.
+                yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
             where = f"{self.path.name} after line {self.line}"
             raise UserError(f"{where}: the file is broken ({error}); get it again") from None
@@ -115,19 +135,33 @@ class Table:
             )
         return header
 
-    def _rows(self, parsed: Iterable[tuple[list[str], int]], header: list[str]) -> Iterator[tuple[str, ...]]:
-        """The wanted columns of the good rows, out of fields and the line that each row ends on."""
-        wanted, width = itemgetter(*(header.index(name) for name in self.columns)), len(header)
-        for fields, self.line in parsed:
+    def _good(self, parsed: list[list[str]], lines: np.ndarray, header: list[str]) -> Block:
+        """The wanted columns of the good rows; the others go to `bad`. `lines` is where each row ends."""
+        numbers = np.arange(self.row + 1, self.row + 1 + len(parsed))
+        if set(map(len, parsed)) == {len(header)} and _is_utf8("".join(map("".join, parsed))):
+            self.row += len(parsed)
+        else:
+            numbers, lines, parsed = self._sift(parsed, lines, len(header))
+        columns = list(zip(*parsed, strict=True)) or [()] * len(header)
+        return Block([columns[header.index(name)] for name in self.columns], numbers, lines)
+
+    def _sift(self, parsed: list[list[str]], lines: np.ndarray, width: int) -> tuple:
+        """(numbers, lines, fields) of the good rows."""
+        good, numbers, places = [], [], []
+        for fields, line in zip(parsed, lines.tolist(), strict=True):
             if not fields:
                 continue
             self.row += 1
+            place = Place(self.path.name, self.row, line)
             if len(fields) != width:
-                self.bad(self.place, *wrong_width(len(fields), width))
-            elif not (whole := "".join(fields)).isascii() and not _is_utf8(whole):
-                self.bad(self.place, *NOT_UTF8)
+                self.bad(place, *wrong_width(len(fields), width))
+            elif not _is_utf8("".join(fields)):
+                self.bad(place, *NOT_UTF8)
             else:
-                yield wanted(fields)
+                good.append(fields)
+                numbers.append(self.row)
+                places.append(line)
+        return np.array(numbers, np.int64), np.array(places, np.int64), good
 
 
 NOT_UTF8 = "not UTF-8", "bytes that are not UTF-8 text"
@@ -148,7 +182,19 @@ def _packed(fields: tuple[str, ...], lead: int) -> tuple[bytes, ...]:
     return *(field.encode() for field in fields[:lead]), rest.getvalue().encode()
 
 
+def _last_lines(rows: list[list[str]], above: int, end: int) -> np.ndarray:
+    """The line that each row ends on; blank lines count, and so do line breaks within a row's quoted fields."""
+    breaks = [sum(len(_LINE_BREAK.findall(field)) for field in fields) for fields in rows]
+    # A quote left open takes the file's last line break into its field.
+    return np.minimum(above + np.cumsum(1 + np.array(breaks)), end)
+
+
+_LINE_BREAK = re.compile(r"\r\n?|\n")
+
+
 def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -159,6 +205,13 @@ def _is_utf8(text: str) -> bool:
 def _printable(text: str, width: int = 200) -> str:
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= width else text[:width] + "…"
+
+
+def whole_numbers(texts: Sequence[str]) -> np.ndarray:
+    """int64 [n] of a column of ids; -1 for what is no whole number below 10**18."""
+    if "".join(texts).isdecimal() and all(texts) and max(map(len, texts)) <= 18:
+        return np.fromiter(map(int, texts), np.int64, len(texts))
+    return np.array([int(text) if text.isdecimal() and len(text) <= 18 else -1 for text in texts], np.int64)
 
 
 def find_table(folder: str | Path, *patterns: str) -> Path:
