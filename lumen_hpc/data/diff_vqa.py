@@ -162,7 +162,7 @@ def parse_difference(text: str) -> Change:
         elif clause["resolved"]:
             resolved += _names(clause["resolved"])
         else:
-            levels.append(LevelChange(clause["finding"], *_cut_levels(clause["levels"])))
+            levels.append(_level_change(clause["finding"], clause["levels"]))
         position = clause.end()
     if not (new or resolved or levels):
         raise GrammarError(f"an empty difference answer; `{NO_CHANGE}` says that there is no change")
@@ -228,11 +228,12 @@ def _template_pattern(template: str) -> re.Pattern:
     )
 
 
-def _names(text: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _names(text: str) -> tuple[str, ...]:
     names = _SEPARATOR.split(text)
     if not all(names):
         raise GrammarError(f"a list of findings with an empty place: {_shorten(text)!r}")
-    return names
+    return tuple(names)
 
 
 def _sayable(name: str) -> str:
@@ -262,7 +263,9 @@ def _level_words(level: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _cut_levels(text: str) -> tuple[str, str]:
-    words = text.split(" to ")
+def _level_change(finding: str, levels: str) -> LevelChange:
+    """A finding and `A to B`, cut as parse_difference says."""
+    words = levels.split(" to ")
     cuts = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
-    return max(cuts, key=lambda cut: sum(all(word in LEVELS for word in _level_words(side.lower())) for side in cut))
+    known = max(cuts, key=lambda cut: sum(all(word in LEVELS for word in _level_words(side.lower())) for side in cut))
+    return LevelChange(finding, *known)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ _COLUMNS = (
 _FRONTAL = {"postero-anterior": "PA", "antero-posterior": "AP"}
 _ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
+_SPLIT_NUMBER = {name: number for number, name in enumerate(MIMIC_SPLITS) if name}
 
 
 @dataclass(eq=False)
@@ -199,13 +200,13 @@ def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
     for block in table.blocks():
         dicom, study, split = block.columns
         at = studies.positions(whole_numbers(study))
-        chosen = np.flatnonzero((at >= 0) & (studies.name[at] == _names(dicom))).tolist()
-        for row, position in zip(chosen, at[chosen].tolist(), strict=True):
-            if split[row] in MIMIC_SPLITS[1:]:
-                studies.mimic_split[position] = MIMIC_SPLITS.index(split[row])
-                continue
-            reason = f"split is none of {', '.join(MIMIC_SPLITS[1:])}"
+        number = np.fromiter(map(_SPLIT_NUMBER.get, split, repeat(-1)), np.int8, len(split))
+        chosen = (at >= 0) & (studies.name[at] == _names(dicom))
+        for row in np.flatnonzero(chosen & (number < 0)).tolist():
+            reason = f"split is none of {', '.join(_SPLIT_NUMBER)}"
             bad(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
+        chosen &= number > 0
+        studies.mimic_split[at[chosen]] = number[chosen]
 
 
 def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> dict[str, int]:

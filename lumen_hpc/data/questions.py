@@ -135,7 +135,7 @@ class _Reader:
         days[pairs] = self.studies.day[main[pairs]] - self.studies.day[of_pair]
         for at, reference_id, interval in zip(pairs.tolist(), ref_id.tolist(), days[pairs].tolist(), strict=True):
             form = forms[at]
-            tails[at] = _TAIL % (b"%d" % reference_id, form.json, b"%d" % interval, form.split)
+            tails[at] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
         # Rows of a study stand together, so its ids are made into text once for all of them.
         runs = np.flatnonzero(np.diff(main, prepend=-1))
         texts = [_IDS % ids for ids in zip(subject_id[runs].tolist(), study_id[runs].tolist(), strict=True)]
@@ -168,7 +168,8 @@ class _Reader:
 _DIFFERENCE = TYPES.index("difference")
 _HEAD = b'{"question_id":"'
 _IDS = b'","subject_id":%d,"study_id":%d'
-_TAIL = b',"ref_study_id":%b,%b,"interval_days":%b,"split":"%b"}\n'
+_PAIR_TAIL = b',"ref_study_id":%d,%b,"interval_days":%d,"split":"%b"}\n'
+_TAIL = b',"ref_study_id":null,%b,"interval_days":null,"split":"%b"}\n'
 
 
 def _readable(block: Block) -> str:
@@ -250,7 +251,7 @@ def _form(rest: bytes) -> _Form:
         raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {wanted}")
     row = {"type": type, "question": question, "short_answer": answer, "closed": closed}
     json, name = orjson.dumps(row)[1:-1], split.encode()
-    tail = _TAIL % (b"null", json, b"null", name)
+    tail = _TAIL % (json, name)
     return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, name)
 
 

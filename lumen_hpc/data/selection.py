@@ -40,11 +40,9 @@ def whole(
 
     `unusable` is bool, one a study.
     """
-    ok = np.zeros(len(questions), bool)
-    ids, first = np.unique(columns.id, return_index=True)
-    ok[first] = True
-    for this in np.flatnonzero(~ok).tolist():
-        above = first[np.searchsorted(ids, columns.id[this])]
+    ok = np.ones(len(questions), bool)
+    for this, above in _repeats(columns.id):
+        ok[this] = False
         bad.question(
             questions.place(this),
             "duplicate question",
@@ -61,6 +59,20 @@ def whole(
             question_id=f"{questions.id[this]:016x}",
         )
     return ok & ~lost
+
+
+def _repeats(ids: np.ndarray) -> list[tuple[int, int]]:
+    """(position, first position) of each id that stands above too, in order."""
+    ordered = np.sort(ids)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return []
+    first: dict[int, int] = {}
+    return [
+        (at, first[name])
+        for at in np.flatnonzero(np.isin(ids, twice)).tolist()
+        if first.setdefault(name := int(ids[at]), at) != at
+    ]
 
 
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
