@@ -29,7 +29,7 @@ from lumen_hpc.data.diff_vqa import (
 )
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.tables import NOT_UTF8, Block, Place, Table, find_table, wrong_width
+from lumen_hpc.data.tables import NOT_UTF8, Block, Place, Table, find_table, whole_numbers, wrong_width
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
@@ -179,13 +179,10 @@ def _readable(block: Block) -> str:
 
 def _numbers(column: str, texts: Sequence[bytes]) -> np.ndarray:
     """int64 [n]"""
-    try:
-        numbers = np.fromiter(map(int, texts), np.int64, len(texts))
-        if (numbers >= 0).all():
-            return numbers
-    except (ValueError, OverflowError):
-        pass
-    raise _Fault("bad id", f"{column} is missing or no whole number")
+    numbers = whole_numbers(texts)
+    if (numbers < 0).any():
+        raise _Fault("bad id", f"{column} is missing or no whole number")
+    return numbers
 
 
 def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np.ndarray:

@@ -207,11 +207,18 @@ def _printable(text: str, width: int = 200) -> str:
     return text if len(text) <= width else text[:width] + "…"
 
 
-def whole_numbers(texts: Sequence[str]) -> np.ndarray:
-    """int64 [n] of a column of ids; -1 for what is no whole number below 10**18."""
-    if "".join(texts).isdecimal() and all(texts) and max(map(len, texts)) <= 18:
-        return np.fromiter(map(int, texts), np.int64, len(texts))
-    return np.array([int(text) if text.isdecimal() and len(text) <= 18 else -1 for text in texts], np.int64)
+def whole_numbers(texts: Sequence[str] | Sequence[bytes]) -> np.ndarray:
+    """int64 [n] of a column of ids; -1 for what is not made of 1 to 18 digits."""
+    if not texts:
+        return np.zeros(0, np.int64)
+    empty, space = ("", " ") if isinstance(texts[0], str) else (b"", b" ")
+    if _is_number(empty.join(texts)) and all(texts) and max(map(len, texts)) <= 18:
+        return np.fromstring(space.join(texts), np.int64, sep=" ")
+    return np.array([int(text) if _is_number(text) and len(text) <= 18 else -1 for text in texts], np.int64)
+
+
+def _is_number(text: str | bytes) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def find_table(folder: str | Path, *patterns: str) -> Path:
