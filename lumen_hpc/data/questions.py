@@ -120,9 +120,10 @@ class _Reader:
         """Writes all rows of a block, or raises _Fault before anything is written."""
         study, subject, ref, rest = block.columns
         forms = list(map(self.forms.__getitem__, rest))
-        types, closed, splits, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
+        *codes, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
+        types, closed, splits = (np.frombuffer(bytes(column), np.int8) for column in codes)
         study_id, subject_id = _numbers("study_id", study), _numbers("subject_id", subject)
-        pairs = np.flatnonzero(np.array(types) == _DIFFERENCE)
+        pairs = np.flatnonzero(types == _DIFFERENCE)
         ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs.tolist()])
         main, of_pair = self._positions(study_id), self._positions(ref_id)
         self._same_patient(main, subject_id)
@@ -145,8 +146,8 @@ class _Reader:
         lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, tails)))
         self.out.writelines(lines)
         for name, values in (
-            ("id", ids), ("main", main), ("reference", reference), ("days", days), ("bytes", list(map(len, lines))),
-            ("type", types), ("split", splits), ("closed", closed), ("row", block.rows), ("line", block.lines),
+            ("id", ids), ("main", main), ("reference", reference), ("days", days), ("type", types), ("split", splits),
+            ("closed", closed), ("row", block.rows), ("line", block.lines), ("bytes", list(map(len, lines))),
         ):  # fmt: skip
             column = getattr(self.questions, name)
             column.frombytes(np.asarray(values, column.typecode).tobytes())
