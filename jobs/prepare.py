@@ -48,6 +48,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         counts = prepare(data, task.config.prepare, task.config.seed, task.folder)
         rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
         print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
+        images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
+        print(f"{counts['studies']['asked_about']} images: {images}")
         for name in FILES:
             yield task.artefact(task.folder / name)
 

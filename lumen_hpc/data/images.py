@@ -156,13 +156,19 @@ def _open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any
 
 
 def _check_header(path: Path, dataset) -> None:
-    missing = [name for name in _HEADER if name not in dataset]
+    missing = [name for name in _HEADER if dataset.get(name) in (None, "")]
     if missing:
         raise UserError(f"{path} is a DICOM without image: it lacks {', '.join(missing)}")
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise UserError(
             f"{path} has PhotometricInterpretation {dataset.PhotometricInterpretation}; "
             "a radiograph is MONOCHROME1 or MONOCHROME2"
+        )
+    if (samples := dataset.get("SamplesPerPixel") or 1) != 1:
+        raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
+    if not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
+        raise UserError(
+            f"{path} has BitsStored {dataset.BitsStored} of BitsAllocated {dataset.BitsAllocated}: a damaged header"
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:

@@ -75,6 +75,10 @@ class Studies:
         at = np.minimum(np.searchsorted(self._sorted, study_ids), len(self) - 1)
         return np.where(self._sorted[at] == study_ids, self._by_id[at], -1)
 
+    def ids(self, position: int) -> tuple[int, int, str]:
+        """(subject_id, study_id, dicom_id), by which an image is found."""
+        return int(self.subject[position]), int(self.study[position]), self.dicom[position]
+
     def place(self, position: int) -> Place:
         """The metadata row of a study's image."""
         return Place(self.file, int(self.row[position]), int(self.line[position]))

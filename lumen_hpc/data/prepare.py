@@ -121,6 +121,9 @@ def _look_at_images(
             kinds[at] = kind
             if fault:
                 faults[at] = ("image missing or broken", fault)
+        if files.kinds[0] == "dicom" and len(asked) and not (kinds[asked] == 0).any():
+            tried = files.path(0, *studies.ids(int(asked[0])))
+            raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {tried}")
     for at, (kind, fault) in sorted(faults.items()):
         study = int(studies.study[at])
         bad(studies.place(at), kind, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
@@ -143,7 +146,7 @@ def _looked(studies: Studies, asked: list[int], files: ImageFiles, settings: Pre
         looked = []
         for at in some:
             try:
-                looked.append((at, look(studies.subject[at], studies.study[at], studies.dicom[at]), ""))
+                looked.append((at, look(*studies.ids(at)), ""))
             except UserError as fault:
                 looked.append((at, UNUSABLE, str(fault)))
         return looked

@@ -208,6 +208,22 @@ class TestBadFiles:
         pixels = radiograph((20, 20), np.uint16, 4095)
         self.refused(look, dicom(tmp_path / "film.dcm", pixels, Rows=None), "lacks Rows")
 
+    def test_dicom_with_an_empty_header_field(self, tmp_path, look):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095))
+        dataset = pydicom.dcmread(path)
+        dataset.BitsStored = None
+        dataset.save_as(path)
+        self.refused(look, path, "lacks BitsStored")
+
+    @pytest.mark.parametrize("bits", [0, 17, 99])
+    def test_impossible_bits_stored(self, tmp_path, look, bits):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), BitsStored=bits)
+        self.refused(look, path, f"BitsStored {bits} of BitsAllocated 16")
+
+    def test_several_samples_a_pixel(self, tmp_path, look):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 60), np.uint8, 255), bits=8, SamplesPerPixel=3, Columns=20)
+        self.refused(look, path, "3 values a pixel")
+
     def test_colour_dicom(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint8, 255)
         path = dicom(tmp_path / "film.dcm", pixels, bits=8, photometric="PALETTE COLOR")

@@ -144,6 +144,15 @@ def test_a_site_with_dicoms_alone_needs_no_jpgs(dataset):
     assert dataset.run(data, images="exist")["studies"]["image_files"] == {"dicom": 7}
 
 
+def test_preferring_dicoms_where_there_are_none_is_refused(dataset):
+    tree = dataset.folder / "mimic-cxr"
+    (tree / "files").mkdir(parents=True)
+    data = replace(dataset.write().data, mimic_cxr_dicom=str(tree), prefer="dicom")
+    tried = tree / "files/p10/p10000001/s50000011/aa11.dcm"
+    with pytest.raises(UserError, match=re.escape(f"no study asked about has a DICOM; the first would be {tried}")):
+        dataset.run(data)
+
+
 def test_preferring_dicoms_without_saying_where_is_refused(dataset):
     with pytest.raises(UserError, match=r"data\.mimic_cxr_dicom=FOLDER"):
         dataset.write().run(replace(dataset.data, prefer="dicom"))
