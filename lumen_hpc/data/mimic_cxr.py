@@ -134,14 +134,14 @@ def _joined(column: Sequence) -> list[str] | np.ndarray:
 def _images(block: Block, file: str, bad: Rejections) -> _Images:
     """A block of the metadata; rows without proper ids go to `bad`."""
     dicom, subject, study, position, date, time, code = block.columns
-    views = list(map(_view, position, code))
+    views, frontal = tuple(zip(*map(_view, position, code), strict=True)) or ((), ())
     images = _Images(
         study=whole_numbers(study),
         subject=whole_numbers(subject),
         dicom=list(dicom),
         name=_names(dicom),
-        view=[view for view, _ in views],
-        frontal=np.array([frontal for _, frontal in views], bool),
+        view=list(views),
+        frontal=np.array(frontal, bool),
         day=np.fromiter(map(_day, date), np.int32, len(date)),
         time=np.fromiter(map(study_time, time), np.float64, len(time)),
         row=block.rows.astype(np.uint32),

@@ -121,7 +121,7 @@ def _look_at_images(
             kinds[at] = kind
             if fault:
                 faults[at] = ("image missing or broken", fault)
-        if files.kinds[0] == "dicom" and len(asked) and not (kinds[asked] == 0).any():
+        if files.kinds[0] == "dicom" and len(asked) and (kinds[asked] > 0).all():
             tried = files.path(0, *studies.ids(int(asked[0])))
             raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {tried}")
     for at, (kind, fault) in sorted(faults.items()):

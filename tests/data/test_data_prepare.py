@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from small_dataset import CHANGED, METADATA, MIMIC_ALL, NEW, QUESTIONS, SPLIT, Dataset
 
+from lumen_hpc.data import tables
 from lumen_hpc.data.questions import question_id
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
@@ -443,3 +444,49 @@ def test_one_bad_row_among_many_costs_that_row_alone(dataset):
     counts = dataset.write().run(on_bad="skip", **ALL)
     assert [row["row"] for row in rows(dataset, "rejected")] == [1500, 1501]
     assert counts["kept"] == 3011 - 2
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
+def test_the_size_of_blocks_changes_nothing(dataset, monkeypatch, rows_at_once):
+    for table, row in ((METADATA, 2), (MIMIC_ALL, 1), (QUESTIONS, 3)):
+        dataset.tables[table].append(list(dataset.tables[table][row]))
+    dataset.tables[METADATA].insert(
+        4, ["bb20", 10000002, 50000021, "", "LATERAL", 8, 8, "21600229", "", "", "lateral", ""]
+    )
+    dataset.tables[METADATA].insert(3, ["zz", 10000009, 50000012, "", "PA", 8, 8, "21500301", "", "", "lateral", ""])
+    dataset.tables[SPLIT][2][3] = "trian"
+    dataset.tables[QUESTIONS][5][0] = "?"
+    files = [dataset.out / f"{name}.jsonl" for name in ("studies", "questions", "rejected")]
+    dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    whole = [path.read_bytes() for path in files]
+    kinds = {row["kind"] for row in rows(dataset, "rejected")}
+    assert kinds == {
+        "duplicate dicom_id", "study of two patients", "unknown split", "duplicate study_id", "bad id",
+        "duplicate question",
+    }  # fmt: skip
+    monkeypatch.setattr(tables, "BLOCK", rows_at_once)
+    dataset.run(on_bad="skip", max_bad=0.5, **ALL)
+    assert [path.read_bytes() for path in files] == whole
+
+
+def test_line_breaks_in_fields_and_blank_lines_count_as_lines(dataset):
+    dataset.tables[METADATA][1][3] = "CHEST\nPA"
+    dataset.tables[METADATA][2][3] = "CHEST\r\nPA"
+    dataset.tables[METADATA][4][7] = ""  # row 4 ends on line 8: two breaks and a blank line above it
+    dataset.write()
+    path = dataset.folder / METADATA
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\r\nbb21", b"\r\n\r\nbb21"))
+    with pytest.raises(UserError, match=re.escape("mimic-cxr-2.0.0-metadata.csv row 4 (line 8): study 50000022")):
+        dataset.run(**ALL)
+
+
+@pytest.mark.parametrize("written", [" 50000021", "+50000021", "5_0", "50000021.0", "", "9" * 19, "५"])
+def test_an_id_is_digits_alone(dataset, written):
+    dataset.tables[QUESTIONS][3][0] = written
+    counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    assert counts["rejected"] == {"questions": 1, "rows_by_kind": {"bad id": 1}}
+    dataset.tables[QUESTIONS].pop(3)
+    dataset.tables[METADATA][3][2] = written
+    counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    assert counts["rejected"]["rows_by_kind"] == {"bad id": 1, "unknown study": 1}
