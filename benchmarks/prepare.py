@@ -112,7 +112,7 @@ def main(sizes: list[int]) -> None:
     for size in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = write(name, size)
-            # Ours before and after the peers, the better of the two for each: a shared machine drifts.
+            # Each twice, in turns, and the better of the two: a shared machine drifts.
             runs = [(way, measure(way, folder)) for way in (*WAYS, *WAYS)]
         best = {way: min((taken for name, taken in runs if name == way), key=lambda taken: taken[1]) for way in WAYS}
         for way, (wall, cpu, peak) in best.items():

@@ -144,7 +144,7 @@ class _Reader:
         digits = ids.astype(">u8").tobytes().hex(" ", 8).encode().split()
         heads = list(chain.from_iterable(map(repeat, texts, np.diff(runs, append=len(main)).tolist())))
         lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, tails)))
-        self.out.writelines(lines)
+        self.out.write(b"".join(lines))
         for name, values in (
             ("id", ids), ("main", main), ("reference", reference), ("days", days), ("type", types), ("split", splits),
             ("closed", closed), ("row", block.rows), ("line", block.lines), ("bytes", list(map(len, lines))),
