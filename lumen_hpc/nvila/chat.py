@@ -43,7 +43,11 @@ class Tokenizer:
     def from_files(cls, files: dict[str, bytes]) -> Tokenizer:
         """From a checkpoint's `llm/` files: tokenizer.json, or vocab.json and merges.txt through transformers."""
         if "llm/tokenizer.json" in files:
-            return cls(Backend.from_str(files["llm/tokenizer.json"].decode()))
+            try:
+                backend = Backend.from_str(files["llm/tokenizer.json"].decode())
+            except Exception as error:  # tokenizers raises no narrower kind
+                raise UserError(f"llm/tokenizer.json holds no tokenizer ({error}): copy it again") from None
+            return cls(backend)
         if "llm/vocab.json" not in files or "llm/merges.txt" not in files:
             raise UserError("llm/ lacks its tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there")
         from transformers import AutoTokenizer

@@ -20,6 +20,9 @@ PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_
 """Projector types and how many patches each side of a downsampling block has."""
 ASPECTS = ("resize", "dynamic", "dynamic_s2")
 
+_NEEDED = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
+"""What is read from the parts' `config.json` here; transformers knows the rest."""
+
 Block = tuple[int, int] | None
 """(rows, columns) of the finest scale's tiles of one picture; None for a picture that is a single tile."""
 
@@ -35,8 +38,15 @@ class NVILAConfig:
     """Small files that travel with the weights (tokenizer, preprocessor, generation settings), by their path."""
 
     def __post_init__(self) -> None:
-        if self.aspect not in ASPECTS:
-            raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
+        for part, keys in _NEEDED.items():
+            lacking = [key for key in keys if not isinstance(getattr(self, part).get(key), int)]
+            if lacking:
+                raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
+        self._check_family()
+        self._check_pictures()
+
+    def _check_family(self) -> None:
+        """Refuse, with its value, what the official code would compute otherwise."""
         if self.projector not in PROJECTORS:
             raise UserError(
                 f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
@@ -47,15 +57,36 @@ class NVILAConfig:
                 f"mm_vision_select_feature={self.root['mm_vision_select_feature']!r} in config.json: SigLIP has no "
                 "class token to drop; use cls_patch"
             )
+        if self.root.get("ps3") or (self.root.get("s2") and not self.s2):
+            raise UserError("ps3=true or s2=true in config.json is not supported; of these only dynamic_s2 is")
         if self.root.get("chat_template") not in (None, "qwen2"):
             raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
         if self.llm.get("use_sliding_window"):
             raise UserError("use_sliding_window=true in llm/config.json is not supported; NVILA has full attention")
+        encoder = self.root.get("image_encoder") or {}  # an object, or json text of one
+        encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
+        ends = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
+        if ends != (None, "\n"):
+            raise UserError(f"image_encoder in config.json puts {ends} around a picture; use a newline behind it")
+
+    def _check_pictures(self) -> None:
+        """Refuse pictures cut or normalised otherwise than every published NVILA has it."""
+        if self.aspect not in ASPECTS:
+            raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
+        if self.aspect == "dynamic_s2" and not self.s2:
+            raise UserError("image_aspect_ratio='dynamic_s2' in config.json needs dynamic_s2=true beside it")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
                 f"image_size={self.image_size}, which comes first"
             )
+        name = "vision_tower/preprocessor_config.json"
+        said = json.loads(self.files.get(name, b"{}"))
+        half, size = [0.5, 0.5, 0.5], {"height": self.image_size, "width": self.image_size}
+        ours = {"image_mean": half, "image_std": half, "resample": 3, "size": size}
+        other = {key: said[key] for key, value in ours.items() if said.get(key, value) != value}
+        if other:
+            raise UserError(f"{name} says {other}; supported is { {key: ours[key] for key in other} }")
 
     # -- how pictures are cut -------------------------------------------------------------------------------------
     @property
@@ -76,8 +107,8 @@ class NVILAConfig:
 
     @property
     def s2_output(self) -> int:
-        """Which scale's grid the others are resized to (-1: the finest)."""
-        return int(self.root.get("s2_resize_output_to_scale_idx", -1))
+        """Which scale's grid the others are resized to (-1: the finest); the first if nothing is said, as officially."""
+        return int(self.root.get("s2_resize_output_to_scale_idx", 0))
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -165,12 +196,18 @@ def read_config(folder: str | Path) -> NVILAConfig:
     for part in PARTS:
         for path in sorted((folder / part).iterdir()):
             if path.name != "config.json" and _travels(path):
-                files[f"{part}/{path.name}"] = path.read_bytes()
+                files[f"{part}/{path.name}"] = _small_file(path)
     return NVILAConfig(root=root, files=files, **parts)
 
 
 def _travels(path: Path) -> bool:
     return path.suffix in (".json", ".txt", ".jinja", ".model") and not path.name.endswith(".index.json")
+
+
+def _small_file(path: Path) -> bytes:
+    if path.suffix == ".json":
+        read_json(path)  # named here if it is broken, not at its first use
+    return path.read_bytes()
 
 
 def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
@@ -200,7 +237,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
     vision = {"model_type": "siglip_vision_model", "vision_use_head": False} | vision
     vision["architectures"] = ["SiglipVisionModel"]
     files = {
-        ("vision_tower/" if path.name == "preprocessor_config.json" else "llm/") + path.name: path.read_bytes()
+        ("vision_tower/" if path.name == "preprocessor_config.json" else "llm/") + path.name: _small_file(path)
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != "config.json" and _travels(path)
     }
@@ -208,11 +245,15 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a json file. Raises UserError naming a file that is missing or is none."""
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__} where an object belongs")
+        return value
     except FileNotFoundError:
         raise UserError(f"{path} is missing: not a complete NVILA checkpoint in the official layout") from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # broken bytes and broken json are ValueErrors
         raise UserError(f"{path} cannot be read as json: {error}") from None
 
 

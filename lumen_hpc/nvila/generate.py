@@ -5,14 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from transformers import Qwen2ForCausalLM
 
 from lumen_hpc.errors import UserError
 
-from .attention import CachePlan, SpanPlan
-from .model import NVILA
-from .packing import PICTURE, Sample, pack, packed_length, shared_length
+from .attention import CachePlan, Plan, SpanPlan
+from .chat import Tokenizer
+from .config import NVILAConfig
+from .packing import PICTURE, Batch, Sample, pack, packed_length, shared_length
+from .vision import Pictures
+
+
+class Model(Protocol):
+    """What answering needs of a model; `NVILA` is one."""
+
+    config: NVILAConfig
+    kernel: str
+    llm: Qwen2ForCausalLM
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]: ...
+    def decode(self, embeds: torch.Tensor, position_ids: torch.Tensor, plan: Plan) -> torch.Tensor: ...
 
 
 @dataclass
@@ -25,7 +44,7 @@ class Answer:
 
 @torch.inference_mode()
 def generate(
-    model: NVILA, samples: Sequence[Sample], *, max_new_tokens: int = 256, batch_tokens: int = 32768
+    model: Model, samples: Sequence[Sample], *, max_new_tokens: int = 256, batch_tokens: int = 32768
 ) -> list[Answer]:
     """Answers to samples that were encoded with `generation=True`, in their order.
 
@@ -66,14 +85,14 @@ def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: in
     return chunks
 
 
-def stop_ids(model: NVILA) -> set[int]:
+def stop_ids(model: Model) -> set[int]:
     """`<|im_end|>` and the eos tokens of llm/generation_config.json."""
     settings = json.loads(model.config.files.get("llm/generation_config.json", b"{}"))
     eos = settings.get("eos_token_id") or []
     return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos])}
 
 
-def _answer(model: NVILA, groups: list[list[Sample]], max_new_tokens: int) -> list[list[int]]:
+def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[list[int]]:
     batch = pack(groups).to(model.device)
     embeds, _ = model.embed(batch)
     plan = SpanPlan(batch.spans, model.kernel, keep=True)

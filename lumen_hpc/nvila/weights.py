@@ -35,8 +35,10 @@ def weight_files(folder: Path) -> list[Path]:
         files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
         if not files:
             raise UserError(f"{index} names no files under 'weight_map'")
-    else:
+    elif (folder / "model.safetensors").is_file() or not any(folder.glob("model-*-of-*.safetensors")):
         files = [folder / "model.safetensors"]
+    else:
+        raise UserError(f"{index} is missing, though the weights beside it are in several files")
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} is missing" + (f", though {index.name} names it" if index.is_file() else ""))

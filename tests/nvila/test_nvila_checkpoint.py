@@ -60,6 +60,9 @@ def test_shards_carry_an_index_and_load_back(tiny, tmp_path, monkeypatch):
     (folder / "complete.json").unlink()
     with pytest.raises(UserError, match=f"{missing.name} is missing, though model.safetensors.index.json names it"):
         nvila.load(folder)
+    (folder / "llm" / "model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match=r"llm/model.safetensors.index.json is missing"):
+        nvila.load(folder)
 
 
 def test_given_tensors_stand_in_for_the_model_s_own(tiny, tmp_path):
@@ -103,6 +106,18 @@ def test_a_file_that_was_cut_short_is_named(saved):
         nvila.load(saved)
     (saved / "complete.json").unlink()
     with pytest.raises(UserError, match=r"mm_projector/model.safetensors is not a whole safetensors file"):
+        nvila.load(saved)
+
+
+SMALL = ["llm/generation_config.json", "llm/tokenizer.json", "mm_projector/config.json"]
+BROKEN = [(name, content) for name in SMALL for content in (b"", b'{"eos_token_id": ', b"\xff\x00")]
+
+
+@pytest.mark.parametrize("name, content", [*BROKEN, *((name, b"{}") for name in SMALL[1:])])
+def test_a_broken_small_file_is_named_when_it_is_loaded(saved, name, content):
+    (saved / "complete.json").unlink()
+    (saved / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
         nvila.load(saved)
 
 

@@ -20,6 +20,10 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read as json"):
         read_config(tmp_path)
+    for broken in (b"\xff\xfe{}", b"[1, 2]"):
+        (tmp_path / "config.json").write_bytes(broken)
+        with pytest.raises(UserError, match=r"config\.json cannot be read as json"):
+            read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"image_aspect_ratio": "resize"}))
     with pytest.raises(UserError, match=r"llm/config\.json is missing"):
         read_config(tmp_path)
@@ -31,11 +35,32 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad'"),
         ({"chat_template": "vicuna"}, "chat_template='vicuna'"),
         ({"s2_scales": "448,900"}, "s2_scales='448,900'"),
+        ({"dynamic_s2": False}, "needs dynamic_s2=true"),
+        ({"dynamic_s2": False, "s2": True, "image_aspect_ratio": "resize"}, "s2=true"),
+        ({"ps3": True}, "ps3=true"),
+        ({"image_encoder": {"end_tokens": None}}, "image_encoder"),
+        ({"image_encoder": '{"start_tokens": "<img>"}'}, "image_encoder"),
     ],
 )
 def test_what_is_not_supported_is_refused_with_its_value(root, words):
     with pytest.raises(UserError, match=words):
         _changed(cards()["NVILA-8B"], **root)
+
+
+@pytest.mark.parametrize("said", [{"image_mean": [0.48, 0.45, 0.4]}, {"resample": 2}, {"size": {"height": 384}}])
+def test_other_preprocessing_than_the_published_is_refused(said):
+    config = cards()["NVILA-8B"]
+    parts = {"llm": config.llm, "vision_tower": config.vision_tower, "mm_projector": config.mm_projector}
+    files = {"vision_tower/preprocessor_config.json": json.dumps(said).encode()}
+    with pytest.raises(UserError, match=f"preprocessor_config.json says .*{next(iter(said))}"):
+        NVILAConfig(root=config.root, files=files, **parts)
+
+
+def test_a_part_without_its_sizes_is_named():
+    config = cards()["NVILA-8B"]
+    vision = {key: value for key, value in config.vision_tower.items() if key != "image_size"}
+    with pytest.raises(UserError, match=r"vision_tower/config\.json gives no whole number for image_size"):
+        NVILAConfig(root=config.root, llm=config.llm, vision_tower=vision, mm_projector=config.mm_projector)
 
 
 def test_an_unknown_projector_is_refused():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lumen_hpc import nvila
 
@@ -25,6 +26,12 @@ def test_the_head_runs_on_supervised_places_only(tiny, records):
     assert seen[0][0] == inputs.batch().supervised
     assert everything.logits.shape[:2] == inputs.batch().token_ids.shape
     assert abs(some.loss - everything.loss) < 1e-6
+
+
+def test_the_loss_is_the_mean_over_all_places_in_every_bit(family, records):
+    out = family(family.preprocess(records), logits="all", keep=True)
+    official = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), out.labels[:, 1:].flatten())
+    assert torch.equal(out.loss, official)
 
 
 def test_layers_behind_the_selected_one_never_learn(family, records):
