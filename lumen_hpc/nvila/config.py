@@ -107,7 +107,7 @@ class NVILAConfig:
 
     @property
     def s2_output(self) -> int:
-        """Which scale's grid the others are resized to (-1: the finest); the first if nothing is said, as officially."""
+        """Which scale's grid the others are resized to (-1: the finest). Unsaid it is the first, as officially."""
         return int(self.root.get("s2_resize_output_to_scale_idx", 0))
 
     @property
