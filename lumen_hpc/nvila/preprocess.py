@@ -56,9 +56,15 @@ def preprocess_images(
     """
     tiles, blocks, per_picture = [], [], []
     for place, picture in enumerate(pictures):
-        image = open_picture(picture, place)
-        resize = _exact(image) if exact else _fast(image)
-        cut, picture_blocks = _cut_picture(image.width, image.height, config, resize, single_tile)
+        grey = None if exact else _grey_jpeg(picture)
+        if grey is None:
+            image = open_picture(picture, place)
+            width, height = image.size
+            resize = _exact(image) if exact or image.mode != "L" else _fast(np.asarray(image))
+        else:
+            height, width = grey.shape
+            resize = _fast(grey)
+        cut, picture_blocks = _cut_picture(width, height, config, resize, single_tile)
         tiles.append(cut)
         blocks += picture_blocks
         per_picture.append(len(picture_blocks))
@@ -170,23 +176,40 @@ def _exact(image: Image.Image) -> Resize:
     return resize
 
 
-def _fast(image: Image.Image) -> Resize:
-    """torch's antialiased uint8 bicubic for a grey picture, its two passes in PIL's order.
+def _grey_jpeg(picture: Picture) -> np.ndarray | None:
+    """The pixels of a grey JPEG file, uint8 [H, W], without PIL's copies; None for anything else, broken files too."""
+    if not isinstance(picture, str | Path) or not Path(picture).is_file():
+        return None
+    data = Path(picture).read_bytes()
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    import simplejpeg
+
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] == "Gray":
+            return simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0]
+    except ValueError:
+        pass  # PIL says what is wrong
+    return None
+
+
+def _fast(grey: np.ndarray) -> Resize:
+    """torch's antialiased uint8 bicubic for a grey picture [H, W], its two passes in PIL's order.
 
     Its vector code wants pixels of four channels. A pass along one axis leaves the other's places apart, so four
     neighbours along that other axis serve as channels. The passes differ from PIL's in the weights' last bits only.
+    OpenCV turns pictures over, which takes torch longer than both passes.
     """
-    if image.mode != "L":
-        return _exact(image)
-    upright = torch.from_numpy(np.array(image))
-    turned = upright.T.contiguous()
+    import cv2
+
+    turned = cv2.transpose(grey)
 
     def resize(width: int, height: int) -> torch.Tensor:
-        if _height_first(image.width, image.height, width, height):
-            pixels = _resize_rows(_resize_rows(upright, height).T.contiguous(), width).T.contiguous()
+        if _height_first(grey.shape[1], grey.shape[0], width, height):
+            pixels = cv2.transpose(_resize_rows(cv2.transpose(_resize_rows(cv2.transpose(turned), height)), width))
         else:
-            pixels = _resize_rows(_resize_rows(turned, width).T.contiguous(), height)
-        return pixels.unsqueeze(-1)
+            pixels = _resize_rows(cv2.transpose(_resize_rows(turned, width)), height)
+        return torch.from_numpy(pixels).unsqueeze(-1)
 
     return resize
 
@@ -199,9 +222,11 @@ def _height_first(width: int, height: int, new_width: int, new_height: int) -> b
     return _PILLOW >= 13 and height - new_height > 2 * max(width - new_width, 0)
 
 
-def _resize_rows(pixels: torch.Tensor, height: int) -> torch.Tensor:
+def _resize_rows(pixels: np.ndarray, height: int) -> np.ndarray:
     """uint8 [H, W] -> [height, W]."""
     width = pixels.shape[1]
-    quads = F.pad(pixels, (0, -width % 4)).view(1, pixels.shape[0], -1, 4).permute(0, 3, 1, 2)
+    if width % 4:
+        pixels = np.pad(pixels, ((0, 0), (0, -width % 4)))
+    quads = torch.from_numpy(pixels).view(1, len(pixels), -1, 4).permute(0, 3, 1, 2)
     out = F.interpolate(quads, size=(height, quads.shape[3]), mode="bicubic", antialias=True)
-    return out.permute(0, 2, 3, 1).reshape(height, -1)[:, :width]
+    return np.ascontiguousarray(out.permute(0, 2, 3, 1).reshape(height, -1)[:, :width].numpy())

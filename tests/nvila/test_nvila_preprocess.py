@@ -80,6 +80,16 @@ def test_a_path_an_array_and_a_pil_image_give_the_same(tiny, tmp_path):
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mode):
+    radiograph.convert(mode).save(tmp_path / "a.jpg")
+    by_path = preprocess_images([tmp_path / "a.jpg"], tiny.config, exact=False).tiles
+    assert torch.equal(by_path, preprocess_images([Image.open(tmp_path / "a.jpg")], tiny.config, exact=False).tiles)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"cut\.jpg: cannot be read as an image"):
+        preprocess_images([tmp_path / "cut.jpg"], tiny.config, exact=False)
+
+
 @pytest.mark.parametrize(
     "picture, words",
     [
