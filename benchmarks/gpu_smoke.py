@@ -88,7 +88,7 @@ def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
                 base,
                 out,
                 seed=0,
-                ranks=dataclasses.replace(ranks, meeting=f"{ranks.meeting}-{name}-{stop}"),
+                ranks=dataclasses.replace(ranks, job=f"{ranks.job}-{name}-{stop}"),
                 should_stop=lambda out=out, stop=stop: bool(stop) and steps(out) + 1 >= stop,
             )
             if ranks.first:
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="two CPU processes and a tiny model")
     parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--world", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--meeting", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--job", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.base and not given.rehearse:
         parser.error("--base FOLDER (or --rehearse) is needed")
@@ -176,8 +176,8 @@ def _prepare(given: argparse.Namespace, folder: Path) -> None:
 
 def _start(given: argparse.Namespace, folder: Path, world_size: int) -> int:
     """Runs this script once a rank; 0 if all end well."""
-    meeting = uuid.uuid4().hex
-    words = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--meeting", meeting]
+    job = uuid.uuid4().hex
+    words = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--job", job]
     started = [subprocess.Popen([sys.executable, __file__, *words, "--rank", str(n)]) for n in range(world_size)]
     return max(abs(process.wait()) for process in started)
 
@@ -185,7 +185,7 @@ def _start(given: argparse.Namespace, folder: Path, world_size: int) -> int:
 def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
     folder = Path(given.folder)
     if not under_srun:
-        ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, meeting=given.meeting)
+        ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, job=given.job)
         rank(given, folder, ranks)
         return 0
     environment: dict[str, Any] = dict(os.environ)
@@ -196,9 +196,9 @@ def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
         world_size=int(environment["SLURM_NTASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),
         master_addr=hosts[0],
-        meeting=f"{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}",
+        job=f"{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}",
     )
-    ready = folder / f"ready-{ranks.meeting}"
+    ready = folder / f"ready-{ranks.job}"
     if ranks.first:
         _prepare(given, folder)
         ready.touch()

@@ -37,15 +37,7 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Trains until done or asked to stop; yields one row a file of the final model."""
-    from lumen_hpc.training.ranks import Ranks
     from lumen_hpc.training.train import train
-
-    ranks = Ranks(
-        rank=task.ranks.rank,
-        world_size=task.ranks.world_size,
-        local_rank=task.ranks.local_rank,
-        master_addr=task.ranks.master_addr,
-    )
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         outcome = train(
@@ -54,7 +46,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             base_folder(task.config, task.run.path("pretrain"), task.run.profile.cache),
             task.folder,
             seed=task.config.seed,
-            ranks=ranks,
+            ranks=task.ranks,
             should_stop=task.should_stop,
             progress=task.progress,
         )

@@ -19,6 +19,7 @@ from lumen_hpc.cluster.shards import Shard as Shard  # jobs take the whole contr
 from lumen_hpc.errors import UserError
 from lumen_hpc.hashing import sha256
 from lumen_hpc.settings import Config
+from lumen_hpc.training.ranks import Ranks as Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +74,6 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Who this process is among those of a training job."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    master_addr: str = "127.0.0.1"
-    job: str = ""
-
-
-@dataclass(frozen=True)
 class Run:
     """A run's folder as jobs see it."""
 
@@ -120,8 +110,9 @@ class Task:
     ranks: Ranks = field(default_factory=Ranks)
     should_stop: Callable[[], bool] = lambda: False
     """True once the time limit is near or the job is being preempted: save and return."""
-    progress: Callable[[], None] = lambda: None
-    """Call it when something was achieved that is not a row (a training step): it feeds the watchdog."""
+    progress: Callable[..., None] = lambda doing="", within=0.0: None
+    """Call it when something was achieved that is not a row (a training step): it feeds the watchdog. `doing` says
+    what comes now, `within` how soon the next call must come [s], if sooner than the profile asks."""
 
     @property
     def config(self) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import importlib
 import json
 import os
@@ -11,7 +10,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -23,6 +21,7 @@ from lumen_hpc.cluster import graph, manifest, plan, slurm
 from lumen_hpc.cluster.manifest import Written
 from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.errors import UserError
+from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
 SETTLE_SECONDS = 1.0
@@ -41,8 +40,12 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack)
     attempts.check_budget()
-    watchdog = Watchdog(run.profile.stuck_after_s, attempts)
-    task = Task(run, step, _ranks(), stop.asked, watchdog.fed)
+    ranks = _ranks()
+    watchdog = Watchdog(
+        run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
+        rank=ranks.rank, world_size=ranks.world_size,
+    )  # fmt: skip
+    task = Task(run, step, ranks, stop.asked, watchdog.beat)
     attempts.began()
     failed = _write(task, todo, everything, attempts, watchdog)
     watchdog.stop()
@@ -161,7 +164,7 @@ def _watched(
     rows: Iterable[dict[str, Any]], watchdog: Watchdog, files: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
-        watchdog.fed()
+        watchdog.beat()
         if set(row) >= {"file", "bytes", "sha256"}:
             files.append({key: row[key] for key in ("file", "bytes", "sha256")})
         yield row
@@ -178,7 +181,10 @@ def _ranks() -> Ranks:
     from submitit import JobEnvironment
 
     here = JobEnvironment()
-    return Ranks(here.global_rank, here.num_tasks, here.local_rank, here.hostnames[0], here.job_id)
+    return Ranks(
+        rank=here.global_rank, world_size=here.num_tasks, local_rank=here.local_rank, master_addr=here.hostnames[0],
+        job=f"{here.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}",
+    )  # fmt: skip
 
 
 class Stop:
@@ -194,32 +200,6 @@ class Stop:
 
     def asked(self) -> bool:
         return bool(self.reason)
-
-
-class Watchdog:
-    """Ends a task that lives but achieves nothing, with every thread's stack in its log."""
-
-    def __init__(self, seconds: int, attempts: Attempts) -> None:
-        self.seconds, self.attempts = seconds, attempts
-        self.last = time.monotonic()
-        self.done = threading.Event()
-        if seconds:
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def fed(self) -> None:
-        self.last = time.monotonic()
-
-    def stop(self) -> None:
-        self.done.set()
-
-    def _watch(self) -> None:
-        while not self.done.wait(min(5.0, self.seconds / 4)):
-            if time.monotonic() - self.last > self.seconds:
-                print(f"no progress for {self.seconds} s: the task ends itself; where it stood:", file=sys.stderr)
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-                self.attempts.failure([], TimeoutError(f"no progress for {self.seconds} s"))
-                self.attempts.ended("stuck")
-                os._exit(EXIT_STUCK)
 
 
 class Attempts:
@@ -264,6 +244,12 @@ class Attempts:
             "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
         }  # fmt: skip
         manifest.append(self.folder / "failures.jsonl", row)
+
+    def stuck(self, reason: str) -> None:
+        """Ends the process of a task that achieves nothing any more; its successor may try again."""
+        self.failure([], TimeoutError(reason))
+        self.ended("stuck")
+        os._exit(EXIT_STUCK)
 
     def _note(self, event: str, **more: Any) -> None:
         if self.rank != 0:

@@ -48,7 +48,7 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
@@ -59,6 +59,12 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             count += 1
     return count
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes one readable JSON value, atomically."""
+    with writing(path) as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 class Records(Sequence):
@@ -114,7 +120,7 @@ def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
     return row
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the rename itself durable (a network file system may otherwise show it late)."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from unittest.mock import patch
 
 import torch
 
@@ -18,6 +20,13 @@ from deepspeed.utils import zero_to_fp32  # noqa: E402
 if NAME == "cpu":
     # Else DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce that gloo does as well here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# Else every rank imports torch's compiler at its start, for an optimizer that is not used here: a fifth of a start.
+with (
+    contextlib.suppress(ImportError, AttributeError),  # another version of DeepSpeed
+    patch.object(deepspeed.runtime.compiler, "compile", lambda *_, **__: lambda function: function),
+):
+    import deepspeed.runtime.zero.muon.muon_optimizer
 
 deepspeed.utils.logger.setLevel("WARNING")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours

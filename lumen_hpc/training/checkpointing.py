@@ -9,12 +9,14 @@ DeepSpeed writes its own layout through `StagedWriter`, so its tools (zero_to_fp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -28,13 +30,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lumen_hpc.data.records import sync_folder, write_json
 from lumen_hpc.errors import UserError
+from lumen_hpc.hashing import sha256
 from lumen_hpc.training import accelerator
 from lumen_hpc.training.ranks import Ranks
 
 CheckpointEngine = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
-MARKER = "COMPLETE.json"
+FOLDER, MARKER = "checkpoints", "COMPLETE.json"
 TAG = "deepspeed"
 """DeepSpeed's folder inside a checkpoint."""
 
@@ -117,20 +121,6 @@ class _Hashed:
         return [self._bytes, self._hash.hexdigest()]
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    staged = path.with_name(path.name + ".tmp")
-    with staged.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-
-
 def rng_state() -> dict[str, Any]:
     """Every generator that training could draw from."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
@@ -155,7 +145,7 @@ class Checkpoints:
         """`keep`: complete checkpoints that stay; `wait`: seconds rank 0 waits for the other ranks' files."""
         self._folder, self._ranks, self._keep, self._wait = folder, ranks, keep, wait
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure = ""
         self.writer = StagedWriter()
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,16 +172,24 @@ class Checkpoints:
         self._thread.start()
         return time.perf_counter() - began
 
+    @property
+    def failed(self) -> bool:
+        """True once this rank could not write its part of a checkpoint; `finish` says why."""
+        return bool(self._failure)
+
     def finish(self) -> None:
-        """Waits for the checkpoint that is being written; raises what went wrong in the writing."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._failure is not None:
+        """Waits for the checkpoint that is being written; all ranks call it, and all raise what went wrong on one."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failures: list[str] = [""] * self._ranks.world_size
+        dist.all_gather_object(failures, self._failure)
+        if failure := next((told for told in failures if told), ""):
             raise UserError(
-                f"a checkpoint could not be written to {self._folder}: {self._failure}; "
-                f"the last complete one is {self.newest()}"
-            ) from self._failure
+                f"a checkpoint could not be written to {self._folder} ({failure}); the last complete one is "
+                f"{newest(self._folder) or 'none'}, and the same command goes on from there"
+            )
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
         try:
@@ -200,11 +198,15 @@ class Checkpoints:
                 hashed = _Hashed(path)
                 torch.save(value, hashed)
                 sums[str(path.relative_to(staging))] = hashed.close()
-            _write_json(staging / f"rank-{self._ranks.rank:05d}.json", sums)
+            write_json(staging / f"rank-{self._ranks.rank:05d}.json", sums)
             if self._ranks.first:
                 self._complete(staging, marker)
-        except BaseException as failure:  # handed to the training thread by finish()
-            self._failure = failure
+        except BaseException as failure:  # the training thread learns of it from `failed` and `finish`
+            self._failure = f"{socket.gethostname()}: {failure}"
+            for _, path in files:  # what is not whole is of no use, and the disk may be full
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # so that rank 0 need not wait
+                write_json(staging / f"rank-{self._ranks.rank:05d}.json", {})
 
     def _complete(self, staging: Path, marker: dict[str, Any]) -> None:
         """Rank 0: when all ranks' files are there, the marker and the rename that makes them a checkpoint."""
@@ -214,18 +216,17 @@ class Checkpoints:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{', '.join(missing)} did not write their part in {self._wait:.0f} s")
             time.sleep(0.01)
-        files = {name: entry for part in parts for name, entry in json.loads(part.read_text()).items()}
-        _write_json(staging / MARKER, {**marker, "files": files})
+        sums = [json.loads(part.read_text()) for part in parts]
+        if not all(sums):
+            return  # a rank could not write its files, and tells it itself
+        write_json(staging / MARKER, {**marker, "files": {name: told for part in sums for name, told in part.items()}})
         final = self._folder / staging.name.removeprefix(".")
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
+        sync_folder(self._folder)
         complete = _marked(self._folder)
         for old in complete[: -self._keep] if self._keep else []:
             shutil.rmtree(old)
-
-    def newest(self) -> Path | None:
-        """The newest folder with a marker, unverified."""
-        return next(iter(reversed(_marked(self._folder))), None)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.
@@ -247,32 +248,13 @@ class Checkpoints:
                 log.warning("checkpoint %s is passed over: %s", folder, found)
         return None
 
-    def universal(self, checkpoint: Checkpoint) -> Path:
+    def universal(self, checkpoint: Checkpoint, progress: Callable[[str], None]) -> Path:
         """The checkpoint converted for any number of ranks (DeepSpeed's universal form), made once, by rank 0."""
         target = checkpoint.folder / "universal"
         if self._ranks.first and not target.exists():
             staging = checkpoint.folder / ".universal"
             shutil.rmtree(staging, ignore_errors=True)
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "deepspeed.checkpoint.ds_to_universal",
-                    "--inject_missing_state",
-                    "--input_folder",
-                    str(checkpoint.folder / TAG),
-                    "--output_folder",
-                    str(staging),
-                ],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "DS_ACCELERATOR": accelerator.NAME},
-            )
-            if done.returncode:
-                raise RuntimeError(
-                    f"{checkpoint.folder} could not be converted for {self._ranks.world_size} ranks:\n"
-                    + done.stderr[-2000:]
-                )
+            _convert(checkpoint.folder / TAG, staging, progress)
             staging.rename(target)
         dist.barrier()
         return target
@@ -281,6 +263,28 @@ class Checkpoints:
         """Puts this rank's generators back, where the number of ranks is the checkpoint's."""
         if checkpoint.world_size == self._ranks.world_size:
             restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=False))
+
+
+def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
+    """Runs DeepSpeed's converter, in a process of its own since it forks."""
+    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    process = subprocess.Popen(
+        [*words, "--input_folder", str(source), "--output_folder", str(target)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME},
+    )  # fmt: skip
+    while True:
+        progress(f"converts {source} for another number of ranks")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            told = process.communicate(timeout=5)[1]
+            break
+    if process.returncode:
+        raise RuntimeError(f"{source} could not be converted for another number of ranks:\n{told[-2000:]}")
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint with a marker, unverified, of a folder of them."""
+    return next(iter(reversed(_marked(folder))), None)
 
 
 def _marked(folder: Path) -> list[Path]:
@@ -306,6 +310,6 @@ def _damage(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if _hash(path) != digest:
+        if sha256(path) != digest:
             return f"{name} is not what was written (SHA-256 differs)"
     return None

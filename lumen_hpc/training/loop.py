@@ -17,19 +17,18 @@ import torch.distributed as dist
 from lumen_hpc import settings as s
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler as sampling
-from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints
+from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest
 from lumen_hpc.training.engine import Engine, learning_rate
 from lumen_hpc.training.feeder import Feeder
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.packing import Shared, layout, sequences
 from lumen_hpc.training.plan import check_batch, peak_flops
-from lumen_hpc.training.ranks import Ranks
+from lumen_hpc.training.ranks import Ranks, on_any_rank
 from lumen_hpc.training.survey import Survey
-from lumen_hpc.training.watchdog import Watchdog
 
 
-class Diverged(RuntimeError):
-    """The loss is not a number, or far above what it was."""
+class Diverged(UserError):
+    """The loss is not a number, or far above what it was; the same steps would come to it again."""
 
 
 class Micro(Protocol):
@@ -76,18 +75,19 @@ def run(
     *,
     seed: int,
     should_stop: Callable[[], bool],
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[..., None] = lambda doing="", within=0.0: None,
     started: float | None = None,
 ) -> tuple[Engine, int, bool]:
     """Trains from the last good checkpoint to the end, or until `should_stop`.
 
+    `progress(doing, within)` hears what this rank does next and in how many seconds it must be heard of again.
     Returns the engine, the steps done, and whether that was all of them. Raises Diverged naming the last good
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
     plan = make_sampler(work.survey, settings, seed)
     check_batch(settings, ranks.world_size)
-    checkpoints = Checkpoints(work.out / "checkpoints", ranks, keep=settings.keep_checkpoints)
+    checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=settings.keep_checkpoints)
     found = checkpoints.latest()
     if found is not None:
         _same_run(found, work.fingerprint)
@@ -95,15 +95,14 @@ def run(
     engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=other_world and settings.zero > 0)
     done = 0
     if found is not None:
-        folder = checkpoints.universal(found) if other_world and settings.zero > 0 else found.folder / TAG
+        folder = checkpoints.universal(found, progress) if other_world and settings.zero > 0 else found.folder / TAG
         engine.load(folder.parent, folder.name)
         checkpoints.rng(found)
         done = found.step
-    loop = Loop(work, settings, ranks, plan, engine, checkpoints, done)
-    with Watchdog(work.out / "heartbeats", ranks, limit=settings.stuck_after) as watchdog:
-        finished = loop.go(
-            should_stop=should_stop, watchdog=watchdog, progress=progress, started=started, resumed=found
-        )
+    if on_any_rank(should_stop()):  # told during the start: there is nothing to save yet
+        return engine, done, done == plan.steps
+    loop = Loop(work, settings, ranks, plan, engine, checkpoints, done, should_stop, progress)
+    finished = loop.go(started=started, resumed=found)
     return engine, loop.done, finished
 
 
@@ -144,9 +143,12 @@ class Loop:
         engine: Engine,
         checkpoints: Checkpoints,
         done: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[..., None] = lambda doing, within=0.0: None,
     ) -> None:
         self.work, self.settings, self.ranks, self.plan = work, settings, ranks, plan
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
+        self.should_stop, self.progress = should_stop, progress
         self.device = engine.ds.device
         self.kinds = sorted(set(work.survey.kinds.tolist()))
         self.kind_of = {kind: k for k, kind in enumerate(self.kinds)}
@@ -157,18 +159,9 @@ class Loop:
         self.stall = 0.0
         self.first = True
         self.flops = 0.0
-        self.beat: Callable[[str], None] = lambda doing: None
 
-    def go(
-        self,
-        *,
-        should_stop: Callable[[], bool],
-        watchdog: Watchdog,
-        progress: Callable[[], None],
-        started: float,
-        resumed: Checkpoint | None,
-    ) -> bool:
-        self.beat = watchdog.beat
+    def go(self, *, started: float, resumed: Checkpoint | None) -> bool:
+        """Steps until the end, or until a rank should stop; True at the end."""
         journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
         if journal is not None and (resumed is not None or journal.lost_steps):
             journal.restarted(
@@ -182,15 +175,14 @@ class Loop:
         with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
             for ids, micros in feeder:
                 waited = time.perf_counter() - began
-                metrics, stop = self._step(ids, micros, should_stop)
+                metrics, stop = self._step(ids, micros)
                 self.done += 1
-                progress()
                 if journal is not None:
                     timing = self._timing(time.perf_counter() - began, waited, micros, metrics, started)
-                    journal.step(self.done, [self.work.survey.ids[i] for i in ids], metrics, timing)
+                    journal.step(self.done, self.work.survey.ids[ids].tolist(), metrics, timing)
                 last = self.done == self.plan.steps
                 if stop or last or self.done % self.settings.checkpoint_every == 0:
-                    self.beat(f"saves after step {self.done}")
+                    self.progress(f"saves after step {self.done}")
                     self._save(journal)
                 if stop:
                     break
@@ -226,12 +218,12 @@ class Loop:
             return (1 / counts.clamp(min=1)).float().to(self.device)
         return torch.full_like(counts, 1 / float(counts.sum())).float().to(self.device)
 
-    def _step(self, ids: list[int], micros: list[Micro], should_stop: Callable[[], bool]) -> tuple[dict, bool]:
+    def _step(self, ids: list[int], micros: list[Micro]) -> tuple[dict, bool]:
         """Forward, backward, one collective over what all must agree on, and the update."""
-        self.beat(f"computes step {self.done + 1}")
+        self.progress(f"computes step {self.done + 1}", self.settings.stuck_after)
         weights = self._weights(ids)
-        sums = torch.zeros(2 * len(self.kinds) + 3, dtype=torch.float64, device=self.device)
-        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -3]
+        sums = torch.zeros(2 * len(self.kinds) + 4, dtype=torch.float64, device=self.device)
+        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -4]
         for number, micro in enumerate(micros, 1):
             micro = micro.to(self.device)
             nll = self.engine(micro)
@@ -239,11 +231,14 @@ class Loop:
             self.engine.backward((nll * weights[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
-        self.beat(f"waits for the others in step {self.done + 1}")
-        own = [float(should_stop()), sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
-        sums[-3:] = torch.tensor(own, dtype=torch.float64)
+        self.progress(f"waits for the others in step {self.done + 1}", self.settings.stuck_after)
+        said = [float(self.should_stop()), float(self.checkpoints.failed)]
+        own = [*said, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
+        sums[-4:] = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(sums)
-        *values, stop, tokens, self.flops = sums.tolist()
+        *values, stop, failed, tokens, self.flops = sums.tolist()
+        if failed:
+            self.checkpoints.finish()
         per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
         self._check(loss)
@@ -267,10 +262,12 @@ class Loop:
         usual = statistics.median(self.recent) if len(self.recent) == self.recent.maxlen else math.inf
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
             return
+        self.checkpoints.finish()  # the newest may still be on its way
         beyond = f", more than {limit} times the recent {usual:.4g}" if math.isfinite(value) else ""
         raise Diverged(
             f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
-            f"{self.checkpoints.newest() or 'none'}. A lower train.learning_rate or train.clip often helps"
+            f"{newest(self.work.out / FOLDER) or 'none'}. A lower train.learning_rate or train.clip often helps: "
+            "the training then begins anew, and this one is kept in earlier/"
         )
 
     def _save(self, journal: Journal | None) -> None:

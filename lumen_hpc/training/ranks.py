@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from lumen_hpc.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,47 +20,27 @@ class Ranks:
     local_rank: int = 0
     master_addr: str = "127.0.0.1"
     """Host of rank 0, as the other nodes resolve it."""
-    master_port: int = 0
-    """Port to try first; 0, or one that is taken, lets the system choose."""
-    meeting: str = ""
-    """A name that all ranks of this attempt share and no earlier attempt had; empty: from Slurm's job id."""
+    job: str = ""
+    """A name that the ranks of this attempt share and no earlier attempt had."""
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def meeting_name(self) -> str:
-        slurm = f"{os.environ.get('SLURM_JOB_ID', 'local')}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-        return self.meeting or f"{slurm}-{self.master_port}"
 
-
-def _serve(ranks: Ranks, timeout: timedelta) -> Any:
-    """The store that rank 0 serves, on the wanted port if it is free."""
-    from torch.distributed import TCPStore
-
-    ports = [ranks.master_port, 0] if ranks.master_port else [0]
-    for port in ports:
-        try:
-            return TCPStore("0.0.0.0", port, ranks.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
-        except (RuntimeError, OSError):
-            if port == 0:
-                raise
-    raise AssertionError("unreachable: port 0 either serves or raises")
-
-
-def _published(file: Path, meeting: str, timeout: float) -> dict[str, Any]:
-    """What rank 0 wrote about this meeting; polls, since a shared file system shows it late."""
+def _port(file: Path, job: str, timeout: float) -> int:
+    """The port that rank 0 published for this job; polls, since a shared file system shows it late."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
             place = json.loads(file.read_text())
-            if place["meeting"] == meeting:
-                return place
+            if place["job"] == job:
+                return place["port"]
         except (OSError, ValueError, KeyError):
             pass
         time.sleep(0.05)
-    raise UserError(
-        f"rank 0 did not open the rendezvous {meeting} in {timeout:.0f} s (looked in {file}): "
+    raise TimeoutError(
+        f"rank 0 did not open the rendezvous of job {job} in {timeout:.0f} s (looked in {file}): "
         "its node did not start, or the folder is not shared between the nodes"
     )
 
@@ -71,13 +48,15 @@ def _published(file: Path, meeting: str, timeout: float) -> dict[str, Any]:
 def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = 7200.0) -> None:
     """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
 
-    Rank 0 serves a store on a port it has bound (never merely guessed free) and publishes it in `folder`,
-    which all nodes share. After `timeout` seconds the ranks that did not come are named in a UserError.
+    Rank 0 serves a store on a port that the system gave it (never merely guessed free) and publishes it in `folder`,
+    which all nodes share. After `timeout` seconds a TimeoutError names the ranks that did not come.
     `collective_timeout` [s] is long, since ranks may wait while one converts a checkpoint; a stuck training step is
     the watchdog's to notice.
     """
     import torch
     import torch.distributed as dist
+
+    from lumen_hpc.data.records import write_json
 
     limit = timedelta(seconds=timeout)
     if ranks.world_size == 1:
@@ -85,13 +64,11 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeo
     else:
         file = folder / "rendezvous.json"
         if ranks.first:
-            store = _serve(ranks, limit)
-            staged = file.with_suffix(".tmp")
-            staged.write_text(json.dumps({"meeting": ranks.meeting_name(), "port": store.port}))
-            staged.replace(file)
+            store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, is_master=True, wait_for_workers=False, timeout=limit)
+            write_json(file, {"job": ranks.job, "port": store.port})
         else:
-            place = _published(file, ranks.meeting_name(), timeout)
-            store = dist.TCPStore(ranks.master_addr, place["port"], ranks.world_size, is_master=False, timeout=limit)
+            port = _port(file, ranks.job, timeout)
+            store = dist.TCPStore(ranks.master_addr, port, ranks.world_size, is_master=False, timeout=limit)
         _assemble(store, ranks, timeout)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
@@ -103,6 +80,16 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeo
         world_size=ranks.world_size,
         timeout=timedelta(seconds=collective_timeout),
     )
+
+
+def on_any_rank(flag: bool) -> bool:
+    """True on every rank if `flag` is on one; all ranks call it."""
+    import torch
+    import torch.distributed as dist
+
+    flags = torch.tensor([flag], dtype=torch.int32, device="cuda" if torch.cuda.is_available() else "cpu")
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 def leave() -> None:
@@ -123,7 +110,7 @@ def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
             return
         if time.monotonic() > deadline:
             here = sorted({store.get(f"here/{r}").decode() for r in range(ranks.world_size) if r not in missing})
-            raise UserError(
+            raise TimeoutError(
                 f"ranks {missing} of {ranks.world_size} did not reach the rendezvous in {timeout:.0f} s; "
                 f"those that did are on {', '.join(here)}"
             )

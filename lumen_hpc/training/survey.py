@@ -10,14 +10,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
-from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.data.records import write_jsonl, writing
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.ranks import Ranks
 
@@ -43,12 +43,14 @@ class Survey:
 
     rows: np.ndarray
     """[n] int64: the record's row in its file."""
-    ids: list[str]
+    ids: np.ndarray
+    """[n] str."""
     kinds: np.ndarray
     """[n] str: diagnostic, difference or prediction."""
     groups: np.ndarray
     """[n] int64: equal where the images, and the text up to the last of them, are."""
     prefix: np.ndarray
+    """[n] int64: tokens that can be shared, those that cannot, and those of the answer that the loss counts."""
     suffix: np.ndarray
     supervised: np.ndarray
 
@@ -106,25 +108,12 @@ def survey(
     dist.all_gather_object(parts, mine)
     entries = [entry for part in parts for entry in part]
     good = _judge(entries, len(records), on_bad, folder, ranks)
-    columns = [np.array(column) for column in zip(*(entry[:7] for entry in good))]
-    rows, ids, kinds, openings, prefix, suffix, supervised = columns
-    groups = np.unique(openings, return_inverse=True)[1]
+    rows, ids, kinds, openings, *tokens = (np.array(column) for column in zip(*(entry[:7] for entry in good)))
+    found = Survey(rows, ids, kinds, np.unique(openings, return_inverse=True)[1], *tokens)
     if ranks.first:
-        staged = file.with_suffix(".tmp")
-        with staged.open("wb") as stream:
-            np.savez(
-                stream,
-                version=version,
-                rows=rows,
-                ids=ids,
-                kinds=kinds,
-                groups=groups,
-                prefix=prefix,
-                suffix=suffix,
-                supervised=supervised,
-            )
-        staged.replace(file)
-    return Survey(rows, ids.tolist(), kinds, groups, prefix, suffix, supervised)
+        with writing(file) as stream:
+            np.savez(stream, version=version, **vars(found))
+    return found
 
 
 def _entry(
@@ -178,15 +167,7 @@ def _kept(file: Path, version: str) -> Survey | None:
         with np.load(file) as kept:
             if str(kept["version"]) != version:
                 return None
-            return Survey(
-                kept["rows"],
-                kept["ids"].tolist(),
-                kept["kinds"],
-                kept["groups"],
-                kept["prefix"],
-                kept["suffix"],
-                kept["supervised"],
-            )
+            return Survey(**{field.name: kept[field.name] for field in fields(Survey)})
     except (OSError, ValueError, KeyError):
         return None
 

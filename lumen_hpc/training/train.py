@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
+import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +21,24 @@ import torch.distributed as dist
 
 from lumen_hpc import nvila
 from lumen_hpc import settings as s
-from lumen_hpc.data.records import Records
+from lumen_hpc.data.records import Records, write_json
 from lumen_hpc.errors import UserError
+from lumen_hpc.hashing import sha256
 from lumen_hpc.training import loop, plan
+from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.engine import Engine
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.preflight import preflight
-from lumen_hpc.training.ranks import Ranks, join, leave
+from lumen_hpc.training.ranks import Ranks, join, leave, on_any_rank
 from lumen_hpc.training.samples import Batcher, Micro, Pictures, measure, opening
 from lumen_hpc.training.survey import describe, survey
 
 log = logging.getLogger(__name__)
+RESULTS = (
+    "training.json", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
+    "restarts.jsonl", "tensorboard", "final", "finished.json",
+)  # fmt: skip
+"""What belongs to one training and is set aside with it; the rest of its folder is about the present job."""
 
 
 @dataclass(frozen=True)
@@ -51,38 +62,70 @@ def train(
     seed: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[..., None] = lambda doing="", within=0.0: None,
 ) -> Outcome:
     """Trains, or goes on training, until the end or until `should_stop`; every rank calls it.
 
     `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
     `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
     finished returns at once; one that was begun with other settings is moved to `out/earlier/` and begun anew.
-    Raises UserError for settings and records that will not do, loop.Diverged for a loss that goes wrong.
+    `progress(doing, within)` hears what this rank does next and in how many seconds it must be heard of again.
+    Raises UserError for settings and records that will not do, and for a folder in which another job trains;
+    loop.Diverged for a loss that goes wrong.
     """
     started = time.monotonic()
     _check_folder(out, ranks)
-    fingerprint = {**_results(settings), "seed": seed, "records": _sha256(records), "base": _identity(base)}
+    fingerprint = {**_results(settings), "seed": seed, "records": _records_hash(records), "base": _identity(base)}
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
+    progress("waits for the other ranks")
     join(ranks, out)
-    if ranks.first:
-        _set_aside(out, fingerprint)
-    dist.barrier()
-    reports = preflight(ranks)
-    if ranks.first:
-        (out / "preflight.json").write_text(json.dumps(reports, indent=1))
-    progress()
-    work = _work(settings, records, base, out, fingerprint, ranks)
-    progress()
-    engine, done, finished = loop.run(
-        work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
-    )
-    if finished:
-        _export(engine, work, out, done)
-    engine.close()
-    leave()
+    with _alone(out, ranks):
+        if ranks.first:
+            _set_aside(out, fingerprint)
+        dist.barrier()
+        progress("tries the devices")
+        reports = preflight(ranks)
+        if ranks.first:
+            write_json(out / "preflight.json", reports)
+        if on_any_rank(should_stop()):
+            leave()
+            kept = newest(out / FOLDER)
+            return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
+        progress("looks through the records")
+        work = _work(settings, records, base, out, fingerprint, ranks)
+        progress("loads the model")
+        engine, done, finished = loop.run(
+            work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
+        )
+        if finished:
+            progress("writes the final model")
+            _export(engine, work, out, done)
+        engine.close()
+        leave()
     return Outcome(finished, done)
+
+
+@contextmanager
+def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
+    with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock:
+        told = [""]
+        if lock is not None:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}, job {ranks.job or 'none'}")
+                lock.flush()
+            except BlockingIOError:
+                lock.seek(0)
+                told = [lock.read()]
+            except OSError as error:  # a file system without locks
+                log.warning("%s cannot be locked (%s): see that no other job trains there", out, error)
+        dist.broadcast_object_list(told)
+        if told[0]:
+            raise UserError(f"another training is at work in {out} ({told[0]}): let it end, or cancel it")
+        yield
 
 
 def _work(
@@ -128,7 +171,8 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     if weights is not None:
         learner = work.model
         nvila.save(learner.model, out / "final", learner.export_names(weights))
-        _write(out / "finished.json", {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint})
+        told = {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint}
+        write_json(out / "finished.json", told)
     dist.barrier()
 
 
@@ -153,11 +197,10 @@ def _check_folder(out: Path, ranks: Ranks) -> None:
         raise UserError(f"{out} cannot be written to ({error}): training would have nowhere to save") from None
 
 
-def _sha256(path: Path) -> str:
+def _records_hash(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path} is not there: run stage=instruct first")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _identity(base: Path) -> str:
@@ -190,25 +233,8 @@ def _set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
         earlier = out / "earlier"
         place = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
         place.mkdir(parents=True)
-        for name in (
-            "training.json",
-            "finished.json",
-            "checkpoints",
-            "metrics.jsonl",
-            "consumed.jsonl",
-            "restarts.jsonl",
-            "tensorboard",
-            "final",
-            "rejected.jsonl",
-            "survey.npz",
-        ):
+        for name in RESULTS:
             if (out / name).exists():
                 (out / name).rename(place / name)
         log.warning("%s was trained with other settings or records; it is kept in %s", out, place)
-    _write(file, fingerprint)
-
-
-def _write(path: Path, value: Any) -> None:
-    staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(value, indent=1))
-    staged.replace(path)
+    write_json(file, fingerprint)

@@ -12,6 +12,8 @@ import pytest
 import torch
 import training_toy as toy
 
+from lumen_hpc.cluster.worker import EXIT_STUCK
+
 ALL = Counter({f"s{i}": 2 for i in range(toy.SAMPLES)})
 """Every sample once in each of two epochs."""
 STEPS = 13
@@ -133,9 +135,9 @@ def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
     said = toy.finish(ranks)
     # Whoever gives up first names the rank; the other may hear the connection break before its own time is up.
     codes = [rank.returncode for rank in ranks]
-    assert 75 in codes and 0 not in codes
-    told = said[codes.index(75)]
-    assert "stood still" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
+    assert EXIT_STUCK in codes and 0 not in codes
+    told = said[codes.index(EXIT_STUCK)]
+    assert "no progress for" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
     assert time.monotonic() - began < 300
 
 

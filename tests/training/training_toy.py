@@ -20,10 +20,9 @@ VOCABULARY, WIDTH, SAMPLES = 40, 16, 50
 
 def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> list[subprocess.Popen]:
     """Starts `world_size` ranks of `script`, which do `runs` one after the other."""
-    meeting = uuid.uuid4().hex
-    job = Path(runs[0]["out"]) / f"job-{meeting}.json"
-    job.parent.mkdir(parents=True, exist_ok=True)
-    job.write_text(json.dumps({"runs": runs, "world_size": world_size, "meeting": meeting}))
+    file = Path(runs[0]["out"]) / f"job-{uuid.uuid4().hex}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"runs": runs, "world_size": world_size}))
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
@@ -32,7 +31,7 @@ def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> l
     }
     return [
         subprocess.Popen(
-            [sys.executable, script, str(job), str(rank)],
+            [sys.executable, script, str(file), str(rank)],
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -99,7 +98,7 @@ def each_rank(job_file: str, rank: int, do: Any) -> None:
     job = json.loads(Path(job_file).read_text())
     for number, run in enumerate(job["runs"]):
         Path(run["out"]).mkdir(parents=True, exist_ok=True)
-        ranks = Ranks(rank=rank, world_size=job["world_size"], meeting=f"{job['meeting']}-{number}")
+        ranks = Ranks(rank=rank, world_size=job["world_size"], job=f"{Path(job_file).stem}-{number}")
         print(do(run, ranks), flush=True)
 
 
@@ -107,12 +106,13 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     import numpy as np
     import torch
 
+    from lumen_hpc.cluster.worker import EXIT_STUCK, Stop
     from lumen_hpc.settings import Train
     from lumen_hpc.training import loop
-    from lumen_hpc.training.interruption import Interruption
     from lumen_hpc.training.packing import Shared
     from lumen_hpc.training.ranks import join, leave
     from lumen_hpc.training.survey import Survey
+    from lumen_hpc.watchdog import Watchdog
 
     @dataclass
     class Micro:
@@ -162,7 +162,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     kinds = np.array(["diagnostic", "difference", "prediction"])[rng.integers(3, size=SAMPLES)]
     found = Survey(
         np.arange(SAMPLES),
-        [f"s{i}" for i in range(SAMPLES)],
+        np.array([f"s{i}" for i in range(SAMPLES)]),
         kinds,
         np.arange(SAMPLES) // 3,
         np.full(SAMPLES, 5),
@@ -178,26 +178,33 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
             "max_tokens": 32,
             "token_budget": 32,
             "checkpoint_every": 3,
-            "stuck_after": 60,
             "workers": 1,
             "epochs": 2,
             **run.get("settings", {}),
         }
     )
     out = Path(run["out"])
-    with Interruption() as asked:
-        join(ranks, out, timeout=60)
-        torch.manual_seed(0)
-        work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
-        stop_at = run.get("stop_at", 0)
-        engine, done, finished = loop.run(
-            work, settings, ranks, seed=0, should_stop=lambda: asked() or bool(stop_at and loop_step() >= stop_at)
-        )
-        weights = engine.weights()
-        if weights is not None:
-            torch.save(weights, out / "weights.pt")
-        engine.close()
-        leave()
+    stop = Stop()
+    watchdog = Watchdog(120, lambda told: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
+                        rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
+    join(ranks, out, timeout=60)
+    torch.manual_seed(0)
+    work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
+    stop_at = run.get("stop_at", 0)
+    engine, done, finished = loop.run(
+        work,
+        settings,
+        ranks,
+        seed=0,
+        should_stop=lambda: stop.asked() or bool(stop_at and loop_step() >= stop_at),
+        progress=watchdog.beat,
+    )
+    weights = engine.weights()
+    if weights is not None:
+        torch.save(weights, out / "weights.pt")
+    engine.close()
+    leave()
+    watchdog.stop()
     return "finished" if finished else f"interrupted at step {done}"
 
 

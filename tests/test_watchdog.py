@@ -1,0 +1,69 @@
+"""One watchdog for every task, alone or one of many ranks."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from lumen_hpc.watchdog import Watchdog
+
+
+class Ended:
+    """Waits for a watchdog's verdict."""
+
+    def __init__(self) -> None:
+        self.told, self._come = "", threading.Event()
+
+    def __call__(self, told: str) -> None:
+        self.told = told
+        self._come.set()
+
+    def wait(self) -> str:
+        assert self._come.wait(30), "the watchdog saw nothing"
+        return self.told
+
+
+def test_a_task_that_stands_still_is_ended_with_its_stacks(capfd):
+    ended = Ended()
+    Watchdog(0.3, ended).beat("reads shard 7", within=10)  # never longer than the limit
+    assert ended.wait().startswith("no progress for 0 s (reads shard 7)")
+    assert "test_a_task_that_stands_still" in capfd.readouterr().err
+
+
+def test_the_rank_that_stood_still_first_is_named(tmp_path):
+    ended, place = Ended(), {"folder": tmp_path, "job": "7", "world_size": 3, "interval": 0.02}
+    (tmp_path / "rank-00002.json").write_text(json.dumps({"job": "6", "rank": 2}))  # of an earlier attempt
+    stuck = Watchdog(0.4, lambda told: None, rank=1, **place)
+    stuck.beat("computes step 7")
+    time.sleep(0.1)
+    Watchdog(0.4, ended, rank=0, **place).beat("waits for the others in step 7")
+    told = ended.wait()
+    assert "ranks [2] never began" in told
+    assert "the first to stand still was rank 1" in told and "computes step 7" in told
+
+
+def test_a_rank_waits_for_another_that_still_has_time(tmp_path):
+    place = {"folder": tmp_path, "job": "7", "world_size": 2, "interval": 0.02}
+    converting = Watchdog(60, lambda told: None, rank=0, **place)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "rank-00000.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ended = Ended()
+    waiting = Watchdog(60, ended, rank=1, **place)
+    waiting.beat("waits for rank 0", within=0.1)
+    time.sleep(1.0)
+    assert not ended.told
+    converting.beat("computes step 1", within=0.1)
+    assert "rank 1 on" in ended.wait()
+
+
+def test_a_task_that_goes_on_is_left_alone():
+    dog = Watchdog(0.5, lambda told: pytest.fail("it ended a task that goes on"))
+    for step in range(20):
+        dog.beat(f"step {step}")
+        time.sleep(0.05)
+    dog.stop()
