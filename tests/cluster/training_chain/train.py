@@ -20,11 +20,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     hold = task.run.folder.with_name(f"{task.run.folder.name}.hold")
     steps = 0
 
-    def held() -> bool:  # the loop asks once a step
+    def held(doing: str = "", within: float = 0.0) -> None:
         nonlocal steps
-        steps += 1
+        steps += doing.startswith("computes step")
         while steps > HELD_AFTER and hold.exists() and not task.should_stop():
             time.sleep(0.05)
-        return task.should_stop()
+        task.progress(doing, within)
 
-    return training.work(replace(task, should_stop=held))
+    return training.work(replace(task, progress=held))
