@@ -3,9 +3,13 @@
     python benchmarks/training.py            # about five minutes on one core
     python benchmarks/training.py --quick    # a smaller model and fewer steps; the ratios are noisier
 
-Prints: trained tokens a second (padding and shared copies do not count, so it is samples a second in other words);
-what our loop adds to a bare forward, backward and step over the same micro-batches; the seconds from starting a
-process to its first new step after a restart; and how long training stands still for a checkpoint.
+A line each, ours / the peer's / their ratio:
+- tokens a second, trained ones (padding and shared copies do not count, so it is samples a second in other words);
+- the whole process's work for a step of our loop against forward, backward and step alone over the same micro-batches,
+  the two in turn step by step, so that what else the machine does meets both alike;
+- restart: from starting a process to the end of its first new step, by the clock and in work;
+- how long training stands still for a checkpoint.
+Work is processor time. The clock's figures mean little on a machine that does other things.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,9 +43,11 @@ from lumen_hpc.settings import Train
 from lumen_hpc.training import loop
 from lumen_hpc.training.engine import Engine, deepspeed_config
 from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.packing import Shared
 from lumen_hpc.training.ranks import Ranks, join
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 from lumen_hpc.training.survey import survey
+from lumen_hpc.training.train import train as run_training
 
 MICRO_BATCH, GLOBAL_BATCH = 8, 32
 MIXTURE = {"diagnostic": 0.834, "difference": 0.083, "prediction": 0.083}
@@ -132,27 +139,64 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
     return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
 
 
-def bare(folder: Path, out: Path, steps: int) -> tuple[float, float]:
-    """Seconds of wall clock and of the thread for forward, backward and step alone, on ours' micro-batches."""
-    train = settings(steps=steps + 1)
+class Built:
+    """Micro-batches made before, so that making them counts on neither side."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher, self._made = batcher, {}
+
+    def build(self, packed: list[Shared]) -> Any:
+        key = tuple(sequence.samples for sequence in packed)
+        if key not in self._made:
+            self._made[key] = self._batcher.build(packed)
+        return self._made[key]
+
+
+def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
+    """Processor seconds of each step of our loop, and of forward, backward and step alone on its micro-batches.
+
+    Ours is all that the process does in its step: reading ahead, journal, TensorBoard, collectives.
+    """
+    train = settings(steps=steps + 2)
     job = work(folder, out, train)
-    checkpoints = loop.Checkpoints(out / "checkpoints", Ranks(), keep=1)
-    engine = Engine(job.model, train, Ranks(), checkpoints.writer)
-    runner = loop.Loop(job, train, Ranks(), loop.make_sampler(job.survey, train, 0), engine, checkpoints, 0)
+    job = dataclasses.replace(job, batcher=Built(job.batcher))
+    plan = loop.make_sampler(job.survey, train, 0)
+    checkpoints = loop.Checkpoints(out / "bare", Ranks(), keep=1)
+    alone = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
+    runner = loop.Loop(job, train, Ranks(), plan, alone, checkpoints, 0)
     built = [(ids, [job.batcher.build(packed) for packed in packs]) for ids, packs in runner._layouts()]
-    marks = []
-    for ids, micros in built:
-        weights = runner._weights(ids)
+    weights = [runner._weights(ids) for ids, _ in built]
+
+    def bare(step: int) -> None:
+        micros = built[step][1]
         for number, micro in enumerate(micros, 1):
-            nll = engine(micro)
-            engine.backward((nll * weights[runner.kind_index[micro.samples]]).sum(), last=number == len(micros))
-        engine.step(train.learning_rate)
-        marks.append((time.perf_counter(), time.thread_time()))
+            nll = alone(micro)
+            loss = (nll * weights[step][runner.kind_index[micro.samples]]).sum()
+            alone.backward(loss, last=number == len(micros))
+        alone.step(train.learning_rate)
+
+    pairs: list[tuple[float, float]] = []
+    begun: list[float] = []
+
+    def progress(doing: str = "", within: float = 0.0) -> None:
+        if not doing.startswith("computes step"):
+            return
+        if begun:  # a whole step of ours lies behind us
+            loops = time.process_time() - begun[-1]
+            began = time.thread_time()
+            bare(len(pairs))
+            pairs.append((loops, time.thread_time() - began))
+        begun.append(time.process_time())
+
+    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, progress=progress)
     engine.close()
-    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+    alone.close()
+    return pairs[1:]  # the first warms up
 
 
-def peer(folder: Path, out: Path, steps: int) -> tuple[float, float, list[str]]:
+def peer(
+    folder: Path, out: Path, steps: int, *, save: bool = False, resume: bool = False
+) -> tuple[float, float, list[str]]:
     """The same by Trainer: padded micro-batches of 8, DeepSpeed ZeRO-1, a loading process; and the ids it took."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -174,6 +218,8 @@ def peer(folder: Path, out: Path, steps: int) -> tuple[float, float, list[str]]:
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             marks.append((time.perf_counter(), time.thread_time(), len(taken)))
+            if resume:
+                print(json.dumps({"time": time.time()}), flush=True)
 
     marks: list[tuple[float, float, int]] = []
     taken: list[str] = []
@@ -187,7 +233,8 @@ def peer(folder: Path, out: Path, steps: int) -> tuple[float, float, list[str]]:
         use_cpu=True,
         deepspeed=config,
         report_to=[],
-        save_strategy="no",
+        save_strategy="steps" if save else "no",
+        save_steps=steps + 1,
         logging_strategy="no",
         remove_unused_columns=False,
         dataloader_num_workers=1,
@@ -199,32 +246,34 @@ def peer(folder: Path, out: Path, steps: int) -> tuple[float, float, list[str]]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     trainer = Trainer(module, arguments, collate, records, optimizers=(optimizer, rate), callbacks=[Clock()])
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1], taken[marks[0][2] : marks[-1][2]]
 
 
-def restart(folder: Path, out: Path) -> float:
-    """Seconds from starting a process to its first step after the one it resumes from."""
-    script = (
-        "import sys, json; from pathlib import Path; from lumen_hpc.settings import Train\n"
-        "from lumen_hpc.training.ranks import Ranks; from lumen_hpc.training.train import train\n"
-        "folder, out, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
-        "done = lambda: (out / 'metrics.jsonl').read_text().count('\\n') if (out / 'metrics.jsonl').exists() else 0\n"
-        "print(train(Train(**json.loads(sys.argv[4])), folder / 'records.jsonl', folder / 'base', out, seed=0,"
-        " ranks=Ranks(), should_stop=lambda: done() + 1 >= stop))\n"
-    )
-    values = json.dumps(dataclasses.asdict(settings()))
-    root = str(Path(__file__).resolve().parents[1])
+def restart(folder: Path, who: str) -> tuple[float, float]:
+    """Seconds from starting a process to the end of its first step after the one it resumes from; and its work [s]."""
     for stop in (2, 3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.time()
-        subprocess.run(
-            [sys.executable, "-c", script, str(folder), str(out), str(stop), values],
-            check=True,
-            env={**os.environ, "PYTHONPATH": root},
-            stdout=subprocess.DEVNULL,
-        )
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return last["timing"]["time"] - began
+        words = [sys.executable, __file__, "--part", f"{who},{stop}", "--folder", str(folder)]
+        said = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = next(json.loads(line)["time"] for line in said.splitlines() if line.startswith('{"time"'))
+    return ended - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def part(folder: Path, who: str, stop: int) -> None:
+    """What `restart` starts: a training up to step `stop`, which says when its last step ended."""
+    out = folder / f"restart-{who}"
+    if who == "peer":
+        peer(folder, out, stop - 1, save=stop == 2, resume=stop > 2)
+        return
+    file = out / "metrics.jsonl"
+    run_training(
+        settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
+        should_stop=lambda: file.exists() and file.read_text().count("\n") + 1 >= stop,
+    )  # fmt: skip
+    print(json.dumps({"time": json.loads(file.read_text().splitlines()[-1])["timing"]["time"]}), flush=True)
 
 
 def stalls(out: Path, millions: int) -> tuple[float, float, float]:
@@ -269,22 +318,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=0, help="steps a measurement (default 12, quick 5)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of loop against bare steps")
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     steps = given.steps or (5 if given.quick else 12)
     torch.set_num_threads(1)
+    if given.part:
+        who, stop = given.part.split(",")
+        part(Path(given.folder), who, int(stop))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder, GLOBAL_BATCH * (steps + 2), given.quick)
+        make(folder, GLOBAL_BATCH * (steps + 3), given.quick)
         join(Ranks(), folder)
         _against_trainer(folder, steps)
         _against_bare(folder, steps, given.rounds)
-        seconds = restart(folder, folder / "restart")
-        print(f"restart to first step: {seconds:.1f} s, imports, checks and loading included")
+        (own, own_work), (theirs, their_work) = restart(folder, "ours"), restart(folder, "peer")
+        print(
+            f"restart to first step: ours {own:.1f} s ({own_work:.1f} s of work for the whole process), HF Trainer + "
+            f"DeepSpeed {theirs:.1f} s ({their_work:.1f} s): {own / theirs:.2f}x ({own_work / their_work:.2f}x)",
+            flush=True,
+        )
         millions = 8 if given.quick else 40
         theirs, waited, own = stalls(folder / "stall", millions)
         print(
-            f"stall a checkpoint ({millions} M weights, {16 * millions} MB): DeepSpeed's own {theirs:.3f} s, ours if "
-            f"waited for {waited:.3f} s, ours {own:.3f} s: {theirs / own:.1f}× less"
+            f"stall a checkpoint ({millions} M weights, {16 * millions} MB): ours {own:.3f} s, ours if waited for "
+            f"{waited:.3f} s, DeepSpeed's own {theirs:.3f} s: {own / theirs:.2f}x and {waited / theirs:.2f}x"
         )
         dist.destroy_process_group()
 
@@ -292,29 +351,28 @@ def main() -> None:
 def _against_trainer(folder: Path, steps: int) -> None:
     wall, cpu, taken = peer(folder, folder / "peer", steps)
     theirs = trained_tokens(folder, folder / "count", taken)
-    print(f"HF Trainer + DeepSpeed, padded, micro-batch {MICRO_BATCH}: {theirs / wall:,.0f} tokens/s")
     for told, shared in (("packed", False), ("packed, shared images", True)):
         seconds, thread = ours(folder, folder / told, steps, shared_prefix=shared)
         ids = [i for line in (folder / told / "consumed.jsonl").read_text().splitlines()[1:]
                for i in json.loads(line)["ids"]]  # fmt: skip
         tokens = trained_tokens(folder, folder / "count", ids)
         print(
-            f"ours, {told}: {tokens / seconds:,.0f} tokens/s: {tokens / seconds / (theirs / wall):.2f}× "
-            f"({tokens / thread / (theirs / cpu):.2f}× by the training thread's own time)"
+            f"tokens/s, {told}: ours {tokens / seconds:,.0f}, HF Trainer + DeepSpeed padded at micro-batch "
+            f"{MICRO_BATCH} {theirs / wall:,.0f}: {tokens / seconds / (theirs / wall):.2f}x "
+            f"({tokens / thread / (theirs / cpu):.2f}x by the training threads' work)",
+            flush=True,
         )
 
 
 def _against_bare(folder: Path, steps: int, rounds: int) -> None:
-    """Rounds alternate, since a shared machine drifts."""
-    wall, cpu = [], []
-    for number in range(rounds):
-        whole = ours(folder, folder / f"loop{number}", steps)
-        alone = bare(folder, folder / f"bare{number}", steps)
-        wall.append(whole[0] / alone[0] - 1)
-        cpu.append(whole[1] / alone[1] - 1)
+    pairs = [pair for number in range(rounds) for pair in in_turn(folder, folder / f"loop{number}", steps)]
+    own, alone = (statistics.median(times) for times in zip(*pairs))
+    more = sorted(100 * (loops / bare - 1) for loops, bare in pairs)
+    low, middle, high = statistics.quantiles(more, n=4)
     print(
-        f"our loop over bare forward, backward and step: {100 * statistics.median(wall):+.1f} % by the clock, "
-        f"{100 * statistics.median(cpu):+.1f} % by the thread's own time (medians of {rounds} rounds)"
+        f"a step's work: our loop {1000 * own:.0f} ms, forward, backward and step alone {1000 * alone:.0f} ms: "
+        f"{middle:+.1f} % (median of {len(pairs)} pairs; quartiles {low:+.1f} and {high:+.1f} %)",
+        flush=True,
     )
 
 

@@ -98,6 +98,9 @@ def leave() -> None:
 
     dist.barrier()
     dist.destroy_process_group()
+    # DeepSpeed's hooks keep the process groups alive, and gloo's threads let go of the last collective a moment after
+    # it. If the interpreter ends in that moment, the process aborts with its work done (seen once, under great load).
+    time.sleep(0.2)
 
 
 def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
