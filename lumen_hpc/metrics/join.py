@@ -71,6 +71,8 @@ def join(
     """
     problems = Problems()
     questions = _questions(references, problems)
+    if not questions:
+        raise UserError("the references hold no question")
     given: dict[str, dict[str, str]] = {model: {} for model in models}
     for row in answers:
         id, model = _field(row, "question_id", "an answer"), str(row.get("model") or "model")

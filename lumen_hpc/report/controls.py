@@ -68,6 +68,16 @@ def controls(
     return found
 
 
+def told(made: Iterable[Control]) -> list[tuple[str, str, dict[str, Interval]]]:
+    """(control, measure, interval by model) of everything that the controls tell, in the order of their lists."""
+    grouped: dict[tuple[str, str], dict[str, Interval]] = {}
+    for control in made:
+        for measure, interval in control.intervals.items():
+            grouped.setdefault((control.name, measure), {})[control.model] = interval
+    order = [(name, measure) for name in ABOUT for measure in MEASURES if (name, measure) in grouped]
+    return [(*key, grouped[key]) for key in order]
+
+
 def swapped(change: Change) -> Change:
     """The change seen with the images in the other order."""
     return Change(change.resolved, change.new, tuple(LevelChange(c.finding, c.after, c.before) for c in change.levels))

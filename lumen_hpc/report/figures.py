@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lumen_hpc.report.controls import ABOUT, Control
+from lumen_hpc.report.controls import ABOUT, Control, told
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.results import Cell
 from lumen_hpc.report.rewriting import Share
@@ -23,8 +23,11 @@ _MARKERS = "osD^vP"
 _UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "accuracy", "accuracy_polarity", "finding_f1")
 
 
-def headline(table: Table) -> str | None:
-    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, the published value hollow."""
+def headline(table: Table, models: Sequence[str]) -> str | None:
+    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, the published value hollow.
+
+    Here and below `models` are all of the report's: a model has the same colour in every figure.
+    """
     columns = [k for k, (_, measure) in enumerate(table.columns) if measure in _UNIT]
     columns = [k for k in columns if any(cells[k].value is not None for _, cells in table.rows)]
     if not columns:
@@ -36,21 +39,21 @@ def headline(table: Table) -> str | None:
         for panel, k in zip(panels, columns, strict=True):
             block, measure = table.columns[k]
             for y, (model, cells) in enumerate(rows):
-                _dot(panel, cells[k], y, _color(model, [m for m, _ in table.rows]))
+                _dot(panel, cells[k], y, _color(model, models))
             panel.set_title(f"{block}\n{MEASURES[measure]}", fontsize=9)
             panel.set_xlim(-0.03, 1.03)
             panel.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         panels[0].set_yticks(range(len(rows)), [label(model) for model, _ in rows])
         panels[0].set_ylim(-0.6, len(rows) - 0.4)
 
-    told = "; ".join(
+    description = "; ".join(
         f"{label(model)} {block} {MEASURES[measure]} {cells[k].value:.2f}"
         for model, cells in table.rows
         for k, (block, measure) in enumerate(table.columns)
         if k in columns and cells[k].value is not None
     )
     size = (1.7 + 1.35 * len(columns), 1.0 + 0.36 * len(rows))
-    return _svg(f"{table.title}: values with intervals", told, size, draw)
+    return _svg(f"{table.title}: values with intervals", description, size, draw)
 
 
 def by_interval(made: Sequence[Slice], block: str, models: Sequence[str]) -> str | None:
@@ -74,38 +77,43 @@ def by_interval(made: Sequence[Slice], block: str, models: Sequence[str]) -> str
         panel.set_ylim(-0.03, 1.03)
         _legend(panel)
 
-    told = "; ".join(
+    description = "; ".join(
         f"{label(cell.model)} at {each.group} days {cell.value:.2f}"
         for each in groups
         for cell in each.cells
         if cell.measure == "change_f1"
     )
-    return _svg(f"Change F1 on {block} questions by interval", told, (6.4, 3.2), draw)
+    return _svg(f"Change F1 on {block} questions by interval", description, (6.4, 3.2), draw)
 
 
-def training(curves: Mapping[str, Sequence[dict]]) -> str | None:
-    """The training loss of each model over its steps, with a running mean."""
+def training(curves: Mapping[str, Sequence[dict]], models: Sequence[str]) -> str | None:
+    """The training loss of each model over its steps, with a running mean; logarithmic, since losses span decades."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     curves = {model: rows for model, rows in curves.items() if rows}
     if not curves:
         return None
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        for k, (model, rows) in enumerate(curves.items()):
+        for model, rows in curves.items():
             steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
             steps, losses = steps[:: max(1, len(steps) // 800)], losses[:: max(1, len(losses) // 800)]
-            color = _SERIES[k % len(_SERIES)]
+            color = _color(model, models)
             panel.plot(steps, losses, color=color, alpha=0.25, linewidth=0.8)
             panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=label(model))
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
-        panel.set_ylim(bottom=0)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
         _legend(panel)
 
-    told = "; ".join(
+    description = "; ".join(
         f"{label(m)}: {len(r)} steps, from {r[0]['loss']:.2f} to {r[-1]['loss']:.2f}" for m, r in curves.items()
     )
-    return _svg("Training loss", told, (6.4, 3.0), draw)
+    return _svg("Training loss", description, (6.4, 3.0), draw)
 
 
 def shares(title: str, made: Sequence[Share]) -> str | None:
@@ -124,35 +132,51 @@ def shares(title: str, made: Sequence[Share]) -> str | None:
         panel.set_xlim(-0.03, 1.03)
         panel.set_ylim(-0.6, len(rows) - 0.4)
 
-    told = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in made)
-    return _svg(title, told, (6.4, 0.7 + 0.3 * len(rows)), draw)
+    description = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in made)
+    return _svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
-def controlled(made: Sequence[Control]) -> str | None:
-    """What each model says when its images were tampered with."""
-    if not made:
+def controlled(made: Sequence[Control], models: Sequence[str]) -> str | None:
+    """What each model says when its images were tampered with: a panel a control and measure, a row a model."""
+    panels = told(made)
+    if not panels:
         return None
-    rows = [(control, measure) for control in made for measure in control.intervals][::-1]
+    rows = [model for model in reversed(models) if any(control.model == model for control in made)]
 
     def draw(figure: Any) -> None:
-        panel = figure.subplots()
-        order = list(CONTROL_MEASURES)
-        for y, (control, measure) in enumerate(rows):
-            value, low, high = control.intervals[measure]
-            k = order.index(measure)
-            if low is not None:
-                panel.plot([low, high], [y, y], color=_SERIES[k], linewidth=2, solid_capstyle="round")
-            panel.plot([value], [y], _MARKERS[k], color=_SERIES[k])
-        names = [f"{label(c.model)}, {ABOUT[c.name]}: {CONTROL_MEASURES[m]}" for c, m in rows]
-        panel.set_yticks(range(len(rows)), names)
-        panel.set_xlim(-0.03, 1.03)
-        panel.set_ylim(-0.6, len(rows) - 0.4)
+        columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for panel, (name, measure, by_model) in zip(columns, panels, strict=True):
+            for y, model in enumerate(rows):
+                value, low, high = by_model.get(model, (None, None, None))
+                color = _color(model, models)
+                if low is not None:
+                    panel.plot([low, high], [y, y], color=color, linewidth=2, solid_capstyle="round")
+                if value is not None:
+                    panel.plot([value], [y], "o", color=color, markersize=6)
+            panel.set_title("\n".join((*_TITLES[name], *_TITLES[measure])), fontsize=9)
+            panel.set_xlim(-0.03, 1.03)
+            panel.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        columns[0].set_yticks(range(len(rows)), [label(model) for model in rows])
+        columns[0].set_ylim(-0.6, len(rows) - 0.4)
 
-    told = "; ".join(
-        f"{label(c.model)}, {ABOUT[c.name]}, {CONTROL_MEASURES[m]} {c.intervals[m].value:.2f}"
-        for c, m in reversed(rows)
+    description = "; ".join(
+        f"{label(model)}, {ABOUT[name]}, {CONTROL_MEASURES[measure]} {interval.value:.2f}"
+        for name, measure, by_model in panels
+        for model, interval in by_model.items()
     )
-    return _svg("Controls", told, (8.4, 0.7 + 0.3 * len(rows)), draw)
+    return _svg("Controls", description, (1.7 + 1.6 * len(panels), 1.4 + 0.36 * len(rows)), draw)
+
+
+# Two short lines for each control, two for each measure: what a panel has room for.
+_TITLES = {
+    "swapped": ("images", "swapped"),
+    "same": ("the same", "image twice"),
+    "other_patient": ("another's", "reference"),
+    "no_image": ("no", "image"),
+    "shown": ("F1: what was", "shown (high)"),
+    "original": ("F1: untampered", "pair (low)"),
+    "nothing": ("says: nothing", "has changed"),
+}
 
 
 def _dot(panel: Any, cell: Cell, y: int, color: str) -> None:
@@ -194,7 +218,10 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _legend(panel: Any) -> None:
-    panel.legend(frameon=False, labelcolor=INK, fontsize=9)
+    """Above the panel, where it covers nothing."""
+    panel.legend(
+        frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
+    )
 
 
 def _svg(title: str, description: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from lumen_hpc.report import figures, tables
 from lumen_hpc.report.cases import Cases
-from lumen_hpc.report.controls import ABOUT, Control
+from lumen_hpc.report.controls import ABOUT, Control, told
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.gates import Gate
@@ -58,12 +58,12 @@ def drawn(made: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Con
     """Every figure that the run has data for, by name."""
     models = [model for model, _ in made[0].rows]
     every = {
-        "table-1": figures.headline(made[0]),
-        "table-2": figures.headline(made[1]),
+        "table-1": figures.headline(made[0], models),
+        "table-2": figures.headline(made[1], models),
         "interval-difference": figures.by_interval(slices, "difference", models),
         "interval-prediction": figures.by_interval(slices, "prediction", models),
-        "controls": figures.controlled(controls),
-        "training": figures.training(training),
+        "controls": figures.controlled(controls, models),
+        "training": figures.training(training, models),
         "canaries": figures.shares("Judge canaries: share passed", canaries),
         "rewriting": figures.shares(
             "Rewrites: share that passed the fact check", acceptance.accepted if acceptance else ()
@@ -105,6 +105,8 @@ def render(content: Content) -> str:
         star=tables.star,
         counts_of=tables.counts,
         control_about=ABOUT,
+        controls_told=told(content.controls),
+        controlled=_controlled(content.controls),
         control_measures=CONTROL_MEASURES,
     )  # fmt: skip
 
@@ -143,6 +145,14 @@ def _tiles(content: Content) -> list[dict]:
             {"name": "gates that hold", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
         )
     return tiles
+
+
+def _controlled(made: Sequence[Control]) -> dict[str, dict[str, int]]:
+    """Model → control → questions asked under it."""
+    asked: dict[str, dict[str, int]] = {}
+    for control in made:
+        asked.setdefault(control.model, {})[control.name] = control.n
+    return asked
 
 
 def _splits(counts: Mapping) -> list[tuple[str, str, object, object]]:

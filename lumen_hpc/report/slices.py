@@ -93,7 +93,8 @@ def _in_order(groups: Iterable[str]) -> list[str]:
 
 
 def _bin(value: float | None, bins: tuple) -> str:
-    return "" if value is None else next(label for low, high, label in bins if low <= value < high)
+    """The bin of a number; "" for none, or one outside every bin (an age below 0, NaN)."""
+    return "" if value is None else next((label for low, high, label in bins if low <= value < high), "")
 
 
 def _count(n: int) -> str:

@@ -124,6 +124,7 @@ def test_bad_input_is_named_and_counted():
     [
         (QUESTIONS, answered("c1"), ("lumen",), "no answers of lumen"),
         (QUESTIONS, [], (), "no answers of any model"),
+        ([], answered("c1"), (), "the references hold no question"),
         (QUESTIONS, [*answered("c1", model="a"), *answered("c2", model="b")], (), "answered by all of a, b"),
         ([{"question_id": "1", "type": "view"}], [], (), "question 1 has no 'short_answer'"),
         (QUESTIONS, [{"question_id": "c1"}], (), "the answer to c1 has no 'answer'"),

@@ -15,7 +15,7 @@ from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, rende
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
-from lumen_hpc.report import cases, ceilings, composed, costs, gates, rewriting, slices, tables
+from lumen_hpc.report import cases, ceilings, composed, costs, figures, gates, rewriting, slices, tables
 from lumen_hpc.report.controls import Control, controls, swapped
 from lumen_hpc.report.evaluate import report
 from lumen_hpc.report.results import Results, questions
@@ -182,6 +182,18 @@ def test_controls_know_what_was_shown(inputs, results):
     assert found["other_patient"]["shown"] == 1 and found["other_patient"]["original"] < 0.6
 
 
+def test_a_model_has_one_colour_in_every_figure(results):
+    """Whatever else a figure shows: table 2 has no composed row, and the training curves not every model."""
+    first, second = tables.tables(results)
+    models = [model for model, _ in first.rows]
+    control = Control("same", "lumen", 40, {"nothing": Interval(0.9, 0.8, 1.0)})
+    curve = {"lumen": [{"step": 1, "loss": 20.0}, {"step": 2, "loss": 0.1}]}
+    drawn = [figures.headline(second, models), figures.controlled([control], models), figures.training(curve, models)]
+    lumen = f"--series-{models.index('lumen')}"
+    assert all(lumen in svg for svg in drawn)
+    assert not any(f"--series-{k}" in svg for svg in drawn[1:] for k in range(6) if k != models.index("lumen"))
+
+
 def test_swapping_twice_is_nothing():
     change = Change(("a",), ("b",), (LevelChange("c", "mild", "severe"),))
     assert swapped(change) == Change(("b",), ("a",), (LevelChange("c", "severe", "mild"),))
@@ -196,6 +208,15 @@ def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
     assert sum(counts) == 40
     assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
     assert not any(each.small for each in made if max(cell.n for cell in each.cells) >= 30)
+
+
+def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
+    people = [({"sex": "F", "age": 39}), {"sex": "M", "age": 80}, {"age": float("nan")}, {"age": -1}, {"sex": None}]
+    studies = [row | people[k % len(people)] for k, row in enumerate(inputs.studies)]
+    made = slices.slices(results, studies)
+    groups = {by: {each.group for each in made if each.by == by} for by in ("sex", "age (years)")}
+    assert groups == {"sex": {"F", "M"}, "age (years)": {"under 40", "80 and over"}}
+    assert not any(each.by in groups for each in slices.slices(results, inputs.studies))
 
 
 def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
