@@ -5,12 +5,15 @@ Both the grammar's own sentence and the long answer are read (reader.py), and wh
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.places import places
-from lumen_hpc.language.reader import Facts, State, read
+from lumen_hpc.language.reader import SIDES, Facts, State, read
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.language.words import knows, tags
+from lumen_hpc.language.words import equal, knows, tags
 
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
@@ -32,15 +35,37 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
     if kind not in ("difference", "prediction") and parse_question(kind, question) is None:
         return ["question outside the dataset's templates"]
     names = _names(kind, question, short_answer)
-    wanted, said = read(own, kind, names), read(long_answer, kind, names)
+    wanted, said = read(own, kind, names), read(_named(kind, question, long_answer), kind, names)
+    said = _renamed(wanted, said)
     if not long_answer.strip():
         return ["empty"]
     return [
         *_wording(kind, question, short_answer, wanted, said),
-        *(f"unclear: {problem}" for problem in said.problems),
+        *(f"unclear: {problem}" for problem in said.problems if problem != SIDES or SIDES not in wanted.problems),
         *_differences(wanted, said, _placed(kind, short_answer)),
         *_misplaced(kind, question, wanted, said),
     ]
+
+
+_IT = re.compile(
+    r"^\s*(?:it|they|these|this)(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies))\b)", re.IGNORECASE
+)
+
+
+def _named(kind: str, question: str, answer: str) -> str:
+    """The answer with the finding of its question in the place of a first pronoun, as in `It is small`."""
+    meant = kind in ("location", "level", "type") or (kind == "presence" and "bilateral" in question.lower())
+    parsed = parse_question(kind, question) if meant else None
+    return _IT.sub(lambda _: f"the {parsed.finding}", answer) if parsed and parsed.finding else answer
+
+
+def _renamed(wanted: Facts, said: Facts) -> Facts:
+    """What was said, with a finding's other name put for it where only one of the two names is in play."""
+    findings = {}
+    for name, state in said.findings.items():
+        other = next((ours for ours in wanted.findings if ours != name and equal(ours) == equal(name)), name)
+        findings[name if {name, other} <= wanted.findings.keys() or other in said.findings else other] = state
+    return replace(said, findings=findings)
 
 
 def _names(kind: str, question: str, short_answer: str) -> tuple[str, ...]:
@@ -69,7 +94,7 @@ def _wording(kind: str, question: str, short_answer: str, wanted: Facts, said: F
         reasons.append(f"left out: {', '.join(sorted(left_out))}")
     if numbers := said.numbers - {tag.value for tag in tags(question) if tag.kind == "number"}:
         reasons.append(f"number not in the question: {', '.join(sorted(numbers))}")
-    if said.counts - {_COUNTS.get(len(said.findings))}:
+    if said.counts - {_COUNTS.get(len(said.findings)), *(("several", "various") if len(said.findings) > 1 else ())}:
         reasons.append(f"another count: {', '.join(sorted(said.counts))}")
     nothing = all(state.status in ("absent", "same") for state in wanted.findings.values()) and not wanted.views
     if said.lead and said.lead != (short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing):
@@ -97,7 +122,7 @@ def _differences(wanted: Facts, said: Facts, placed: bool) -> list[str]:
         ours, theirs = wanted.findings[name], said.findings[name]
         if ours.status != theirs.status:
             reasons.append(f"polarity or change: {name} is {theirs.status}, not {ours.status}")
-        if ours.levels != theirs.levels and not (ours.status == "level" and ours.levels & theirs.levels):
+        if not _same_levels(ours, theirs):
             reasons.append(f"level: {name}")
         if ours.types != theirs.types:
             reasons.append(f"type: {name}")
@@ -106,6 +131,14 @@ def _differences(wanted: Facts, said: Facts, placed: bool) -> list[str]:
     if placed and _each_place(wanted) != _each_place(said):
         reasons.append("side or place of one finding")
     return reasons
+
+
+def _same_levels(ours: State, theirs: State) -> bool:
+    """A change of level must be told, and beside it only the levels that it is between."""
+    if ours.status != "level":
+        return ours.levels == theirs.levels
+    between = {(level,) for change in ours.levels for level in change}
+    return bool(ours.levels & theirs.levels) and all(len(level) > 1 or level in between for level in theirs.levels)
 
 
 def _misplaced(kind: str, question: str, wanted: Facts, said: Facts) -> list[str]:

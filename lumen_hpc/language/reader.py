@@ -12,8 +12,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lumen_hpc.language.places import LOCAL, Place, places
-from lumen_hpc.language.statements import CHANGES, Levels, Statement, level_changes, rise, statements_of
-from lumen_hpc.language.units import ANY, CUES, Unit, merged, pieces_of, sentences_of, settled, source, unit_of
+from lumen_hpc.language.statements import CHANGES, NOW, Levels, Statement, level_changes, rise, statements_of
+from lumen_hpc.language.units import (
+    ANY,
+    CUES,
+    Unit,
+    merged,
+    pieces_of,
+    sentences_of,
+    settled,
+    source,
+    spread_predicates,
+    told,
+    unit_of,
+)
 from lumen_hpc.language.words import Tag, tags
 
 
@@ -71,14 +83,30 @@ def read(text: str, kind: str, names: tuple[str, ...] = ()) -> Facts:
     return reading.facts(found, lead)
 
 
+SIDES = "it says both that a finding is on both sides and that it is on one"
+_CONFUSED = "it confuses the two images"
+_OPEN = "it leaves open which of several things it means"
+_ALL = ("neither", "none", "both", "all", "both of which", "these", "they", "their")
+
+
+def _of_all(piece: list[Tag]) -> bool:
+    """Whether a piece without a finding speaks of all findings before it, as in `which were not seen before`."""
+    values = [tag.value for tag in piece]
+    plural = "which" in values[:1] and {"are", "were", "have"} & set(values[1:2])
+    return bool(plural) or values[0] in _ALL or values[-1] in _ALL[:2] or "neither" in values
+
+
+_UNLIKE = {"stated": "new", "absent": "gone"}
+"""What a statement about the main image says of the change where it is `unlike the reference image`."""
 _ENDS = ("comma", "stop")
-_PRONOUNS = ("it", "its", "this", "these", "they", "their", "both of which", "which")
+_PRONOUNS = ("it", "its", "this", "these", "they", "their", "both of which", "which", "both", "neither", "none", "all")
 
 
 class _Reading:
     """Gathers what the sentences of one text say."""
 
     def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.changing = kind in ("difference", "prediction")
         self.sentences: list[list[Unit]] = []
         self.findings: dict[str, State] = {}
@@ -90,8 +118,12 @@ class _Reading:
 
     def add(self, sentence: list[Tag]) -> None:
         """Cuts one sentence into units, and gives pieces without a finding to the unit they speak of."""
+        negation = itertools.accumulate((tag.kind == "no" or tag.value.startswith("no ") for tag in sentence), max)
+        if any(tag.kind == "or" and not denied for tag, denied in zip(sentence, negation, strict=True)):
+            self.problems.append(_OPEN)
         lead: list[Tag] = []
         units: list[Unit] = []
+        of_all = False
         for joined, piece in pieces_of(sentence):
             kinds = {tag.kind for tag in piece}
             if "view" in kinds and "finding" not in kinds:
@@ -110,10 +142,13 @@ class _Reading:
                 units.append(unit_of(next(iter(names), ANY), joined, lead, piece))
                 lead = []
             elif units:
-                units[-1].after += [Tag(joined[-1], ""), *piece]
+                of_all = _of_all(piece) or (of_all and joined == ["comma"])
+                told(units, [Tag(joined[-1], ""), *piece], of_all)
             elif self.sentences and piece[0].value in _PRONOUNS:
-                self.sentences[-1][-1].after += [Tag("stop", ""), *lead, *piece]
+                told(self.sentences[-1], [Tag("stop", ""), *lead, *piece], _of_all(piece))
                 lead = []
+            elif [tag.kind for tag in piece] == ["reference"]:
+                lead.append(Tag("reference", "reference image"))
             else:
                 lead += piece
         if not units and any(tag.kind in CUES for tag in lead):
@@ -125,7 +160,8 @@ class _Reading:
                 tag.value in ("has", "have") and following.kind in CHANGES
                 for tag, following in itertools.pairwise(sentence[:future])
             )
-            self.foretold &= future is not None and not perfect
+            past = future is not None and sentence[future - 1 : future] and sentence[future - 1].kind == "past"
+            self.foretold &= future is not None and not perfect and not past
 
     def _view(self, piece: list[Tag]) -> None:
         said = sum(tag.kind == "no" for tag in piece) % 2 == 0
@@ -136,17 +172,30 @@ class _Reading:
     def _states(self, units: list[Unit]) -> None:
         """Settles what one sentence says of its findings, in lists too."""
         self._spread_negation(units)
+        spread_predicates(units)
         own = [None if unit.bare else self._state(unit) for unit in units]
+        unlike = any(tag.kind == "unlike" for unit in units[:1] for tag in unit.before)
         for i, unit in enumerate(units):
             ahead, behind = source(units, i, -1), source(units, i, +1)
             state = own[i]
             if unit.bare:
-                state = self._listed(unit, units[i + 1 : i + 2], *(own[j] for j in (ahead, behind) if j is not None))
+                if i and "likewise" in unit.joined:
+                    state = self.findings[units[i - 1].finding]
+                else:
+                    state = self._listed(
+                        unit, units[i + 1 : i + 2], *(own[j] for j in (ahead, behind) if j is not None)
+                    )
                 state = replace(state, types=self._state(unit).types, levels=state.levels | self._state(unit).levels)
-                if unit.on_reference and state.status in ("new", "gone"):
-                    self.problems.append("it confuses the two images")
+                if (unit.on_reference or unit.led_by_reference) and state.status in ("new", "gone"):
+                    self.problems.append(_CONFUSED)
             elif ahead is not None and unit.inherits(own[ahead].status, units[ahead]):
                 state = replace(state, status=own[ahead].status)
+            if i and "or" in unit.joined and unit.cues[1] and units[i - 1].cues[1]:
+                self.problems.append(_OPEN)
+            if unlike or (len(units) == 1 and any(tag.kind == "unlike" for tag in unit.after)):
+                if any(tag.kind == "reference" for tag in (*unit.before, *unit.after)):
+                    self.problems.append(_CONFUSED)
+                state = replace(state, status=_UNLIKE.get(state.status, state.status))
             state = replace(state, places=places([*unit.before, *unit.after]))
             if self.findings.setdefault(unit.finding, state) != state:
                 self.problems.append(f"it says two things of {unit.finding}")
@@ -164,16 +213,17 @@ class _Reading:
 
     def _spread_negation(self, units: list[Unit]) -> None:
         """`No a, b or c`: the no before a list holds for all of it, up to a predicate."""
-        negated = False
+        negated, now = False, []
         for unit in units:
             before, after = unit.cues
             negated &= not {"but", "stop"} & set(unit.joined)
             if negated and not before:
                 if after and "or" not in unit.joined:
                     self.problems.append(f"it is unclear whether the no before {unit.finding} holds for it")
-                unit.before.insert(0, Tag("no", "no"))
+                unit.before[:0] = [Tag("no", "no"), *now]
                 before = ["no"]
             if before:
+                now = [tag for tag in unit.before if tag.kind == "main" and tag.value in NOW]
                 negated = before == ["no"] or before == ["seen", "no"] or before == ["no", "seen"]
             negated &= not after
 
@@ -185,9 +235,9 @@ class _Reading:
             self.problems.append("it gives the levels of the two images the other way round")
         statements = [statement for statement in statements_of(sequence) if statement.predicate or statement.role]
         types = frozenset(tag.value for tag in sequence if tag.kind == "type")
-        if any(statement.no > 1 for statement in statements):
+        if any(statement.no > 1 for statement in statements) or unit.cues[0].count("no") > 1:
             self.problems.append("it denies a denial")
-        if any(statement.no and statement.levels for statement in statements) and self.changing:
+        if any(statement.no and (statement.levels or readings) for statement in statements) and self.changing:
             self.problems.append("it denies a level")
         status, levels = (self._changed if self.changing else self._present)(statements, readings)
         return State(status, levels, types)
@@ -206,8 +256,12 @@ class _Reading:
 
     def _changed(self, statements: list[Statement], readings: Levels) -> tuple[str, Levels]:
         events = {event for s in statements for event in s.said_events}
-        if any(s.role == "reference" and {"new", "gone"} & set(s.said_events) for s in statements):
-            self.problems.append("it confuses the two images")
+        told_there = [s for s in statements if s.role == "reference" and (s.lead or not readings)]
+        changes = {"new", "gone"}
+        if self.kind == "difference":
+            changes |= {"up", "down", "not-new", "not-gone", *(["changed"] if readings else [])}
+        if any(changes & set(s.said_events) for s in told_there):
+            self.problems.append(_CONFUSED)
         there = {role: set() for role in ("reference", "main", "")}
         levels = {role: [] for role in ("reference", "main", "")}
         roles = any(s.role for s in statements)
@@ -218,7 +272,10 @@ class _Reading:
             if s.levels:
                 levels[role if role or not any(t.role == "main" for t in statements) else "reference"] += s.levels
         readings, events = self._levels(levels, readings, events)
-        return self._event(events, there), readings
+        status = self._event(events, there)
+        if not readings and any(s.now and s.states_presence for s in statements):
+            status = {"stated": "new", "absent": "gone"}.get(status, status)
+        return status, readings
 
     def _levels(self, levels: dict[str, list[str]], readings: Levels, events: set[str]) -> tuple[Levels, set[str]]:
         """Levels told one image at a time count as a change between them; direction words must agree with it."""
@@ -243,7 +300,7 @@ class _Reading:
         event = min(events - {"changed"}, default="changed" if events else "")
         confused = {"new": True in before or False in now, "gone": False in before or True in now}
         if confused.get(event):
-            self.problems.append("it confuses the two images")
+            self.problems.append(_CONFUSED)
         if event:
             return event
         if before and now:
@@ -261,8 +318,13 @@ class _Reading:
         denied = places(self.denied)
         if denied and (not named or denied & named):
             self.problems.append("it denies a place")
+        if self.kind == "view" and any(tag.kind in ("reference", "side") for tag in found):
+            self.problems.append("it speaks of more than the view of this image")
         if any(tag.kind == "backwards" for tag in found):
             self.problems.append("it compares the reference image with the main image, not the other way round")
+        sides = {tag.value for tag in self.kept if tag.kind == "side"}
+        if len(self.findings) == 1 and "both" in sides and len(sides) == 2:
+            self.problems.append(SIDES)
         if True in self.views.values():
             self.views = {view: said for view, said in self.views.items() if said}
         kinds = {tag.kind for tag in found}

@@ -9,7 +9,8 @@ from lumen_hpc.language.words import SEPARATORS, Tag
 
 CHANGES = ("new", "gone", "same", "changed", "up", "down")
 ROLES = ("reference", "main")
-_IMAGES = ("image", "images", "radiograph", "ray", "xray", "film", "study", "exam", "examination", "scan", "reference")
+IMAGES = ("image", "images", "radiograph", "ray", "xray", "film", "study", "exam", "examination", "scan", "reference")
+NOW = ("now", "currently", "today", "at present", "at this time", "by now")
 Levels = frozenset[tuple[str, ...]]
 
 
@@ -26,8 +27,12 @@ class Statement:
     attributes: set[str] = field(default_factory=set)
     """The events told before the finding."""
     past: bool = False
+    now: bool = False
+    """It says that this is so now, which tells a change: `there is now a …`."""
     closed: bool = False
     """Its image was named after its predicate, so the next predicate is another's."""
+    shown: bool = False
+    """It said before the finding that it is seen, so a no after the finding is another statement's."""
     lead: bool = False
     """Its image was named before the finding: `on the reference image, …`."""
 
@@ -68,17 +73,18 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
     for tag in sequence:
         current = said[-1]
         if tag.kind == "finding":
-            named, current.attributes = True, set(current.events)
+            named, current.attributes, current.shown = True, set(current.events), current.seen
         if tag.kind in SEPARATORS or (tag.value in ("which", "that") and named and not current.denies_only):
             if current.predicate or current.role:
                 said.append(Statement())
         elif tag.kind in ROLES:
-            if current.role not in ("", tag.kind):
+            if current.role not in ("", tag.kind) or (tag.value in NOW and named and current.levels):
                 current = Statement()
                 said.append(current)
-            image = tag.value.split()[-1] in _IMAGES
+            image = tag.value.split()[-1] in IMAGES
             current.closed |= current.predicate and (image or not current.denies_only)
             current.role = tag.kind
+            current.now |= tag.kind == "main" and tag.value in NOW
             current.lead |= not named and image
         elif tag.kind == "become":
             said.append(Statement(role="main", no=current.no * current.denies_only))
@@ -86,7 +92,11 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
             current.past = True
         elif tag.kind in ("no", "seen", "level", "any more", *CHANGES):
             told = current.role == "reference" and not current.denies_only and (current.seen or not current.lead)
-            if current.closed or (told and tag.kind in CHANGES):
+            if (
+                current.closed
+                or (told and tag.kind in CHANGES)
+                or (current.shown and current.role and tag.kind == "no")
+            ):
                 current = Statement()
                 said.append(current)
             current.words.append(tag.value if tag.kind != "any more" else tag.kind)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.statements import CHANGES, ROLES
+from lumen_hpc.language.statements import CHANGES, IMAGES, ROLES
 from lumen_hpc.language.words import SEPARATORS, Tag
 
 ANY = "any finding"
 """An abnormality, whichever."""
 CUES = (*CHANGES, "no", "seen", "from")
-_ABSENT = {"missing", "absent", "absence", "lost"}
+_ABSENT = {"missing", "absent", "absence", "lost", "disappeared", "vanished", "disappears", "gone"}
+_ADVERBS = ("previously", "before", "formerly", "initially", "originally", "earlier", "prior", "previous")
 _FROM_REFERENCE = Tag("from reference", "")
 
 
@@ -51,6 +52,11 @@ class Unit:
         return self.only_seen and "seen" not in ahead.cues[0] and status == ("gone" if self.on_reference else "new")
 
     @property
+    def led_by_reference(self) -> bool:
+        """The reference image is named before it, as in `on the reference image, …`."""
+        return any(tag.kind == "reference" and tag.value.split()[-1] in IMAGES for tag in self.before)
+
+    @property
     def on_reference(self) -> bool:
         """The reference image is named after it."""
         return any(tag.kind == "reference" for tag in self.after)
@@ -64,6 +70,9 @@ def settled(found: list[Tag], kind: str) -> list[Tag]:
         if settled and settled[-1] == _FROM_REFERENCE:
             settled[-1] = Tag("compared", tag.value)
             continue
+        if kind == "presence" and tag.value == "unilateral":
+            settled += [Tag("no", tag.value), Tag("side", "both")]
+            continue
         if tag.kind == "new" and tag.value.startswith("appear"):
             copula = following.kind in ("to", "level", "type", "side", *CHANGES) or following.value in ("in", "on")
             noun = tag.value == "appearance" and following.value != "of"
@@ -71,6 +80,8 @@ def settled(found: list[Tag], kind: str) -> list[Tag]:
                 tag = Tag("filler", tag.value) if copula or noun else tag
             else:
                 tag = Tag("filler" if copula or noun else "seen", tag.value)
+        elif _plain(tag, kind):
+            tag = Tag("filler", tag.value)
         elif tag.kind == "from" and following.kind == "reference" and not _ABSENT & {t.value for t in settled[-3:]}:
             tag = _FROM_REFERENCE
         elif tag.kind == "become" and kind not in ("difference", "prediction"):
@@ -83,6 +94,13 @@ def settled(found: list[Tag], kind: str) -> list[Tag]:
             tag = Tag("reference", tag.value)
         settled.append(tag)
     return settled
+
+
+def _plain(tag: Tag, kind: str) -> bool:
+    """`Additional` tells a change only of two images, and `projection` the future only in a prediction."""
+    if tag.kind == "new" and tag.value.startswith("addition"):
+        return kind not in ("difference", "prediction")
+    return tag.kind == "future" and tag.value == "projection" and kind != "prediction"
 
 
 def sentences_of(found: list[Tag]) -> Iterator[list[Tag]]:
@@ -147,3 +165,31 @@ def source(units: list[Unit], i: int, step: int) -> int | None:
     if step < 0:
         return j if (before and not after) or units[j].finding == ANY else None
     return j if not before else None
+
+
+def spread_predicates(units: list[Unit]) -> None:
+    """`The previously noted a and b have cleared`: what follows the list holds for a finding told of by `noted` too."""
+    for i, unit in enumerate(units):
+        before, after = unit.cues
+        attribute = any(tag.kind == "reference" and tag.value in _ADVERBS for tag in unit.before)
+        behind = source(units, i, +1)
+        if before == ["seen"] and not after and attribute and behind is not None:
+            unit.after += units[behind].after
+
+
+def told(units: list[Unit], piece: list[Tag], of_all: bool) -> None:
+    """Adds a piece without a finding to the last unit, or to all, whose lists are written out first."""
+    if not of_all:
+        units[-1].after += piece
+        return
+    units = units[max((i for i, unit in enumerate(units) if "but" in unit.joined), default=0) :]
+    sources = [
+        (source(units, i, -1), source(units, i, +1)) if unit.bare else (None, None) for i, unit in enumerate(units)
+    ]
+    for i, (unit, (ahead, behind)) in enumerate(zip(units, sources, strict=True)):
+        if behind is not None and ahead is None:
+            unit.after += units[behind].after
+        elif unit.bare and i:
+            unit.before += units[i - 1 if ahead is None else ahead].before
+    for unit in units:
+        unit.after += piece

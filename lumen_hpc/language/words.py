@@ -7,17 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-SEPARATORS = ("comma", "and", "or", "but", "stop")
-
-
-_ENLARGED = re.compile(
-    r"\b(heart|(?:cardiac|heart) silhouette|cardiomediastinum|cardiomediastinal silhouette|mediastinum) "
-    r"(is|was|are|appears) ((?:\w+ ){0,2}?)enlarged\b"
-)
-"""`the heart is not enlarged` speaks of an enlarged heart, which is not there."""
+SEPARATORS = ("comma", "and", "or", "but", "likewise", "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +46,39 @@ def tags(text: str, names: tuple[str, ...] = ()) -> list[Tag]:
 
 
 def normal(text: str) -> str:
-    """Lower case, hyphens as blanks, contractions written out, punctuation apart, one blank between words."""
+    """Lower case, hyphens as blanks, contractions and turns of phrase in plain words, one blank between words."""
     text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     text = text.replace("-", " ")
     text = re.sub(r"\b(?:can't|can not)\b", "cannot", text)
     text = re.sub(r"\bwon't\b", "will not", text)
     text = re.sub(r"n't\b", " not", text)
     text = re.sub(r"\bvs\.", "vs", text)
-    text = _ENLARGED.sub(r"enlarged \1 \2 \3present", text)
     text = re.sub(r"([.,;:!?])", r" \1 ", re.sub(r"[()]", " , ", text))
-    return " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
+    text = " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
+    for pattern, plain in _rewordings():
+        text = pattern.sub(plain, text)
+    return " ".join(text.split())
 
 
 def knows(name: str) -> bool:
     """True if the vocabulary has a finding for the whole of this name, attributes like sides aside."""
     kinds = [tag.kind for tag in tags(name)]
     return "unknown" not in kinds and "finding" in kinds
+
+
+def equal(name: str) -> str:
+    """The finding that a finding is another name for, or itself."""
+    return _vocabulary()["equal"].get(name, name)
+
+
+@cache
+def _vocabulary() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _rewordings() -> list[tuple[re.Pattern, str]]:
+    return [(re.compile(pattern), plain) for pattern, plain in _vocabulary()["rewordings"]]
 
 
 @cache
@@ -83,9 +94,10 @@ def _by_first_letter() -> dict[str, list[tuple[str, str, re.Pattern]]]:
 
 def _entries() -> Iterator[tuple[str, str, str]]:
     """Every alternative of every entry of vocabulary.yaml on its own, so that the longest can be told."""
-    vocabulary = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
-    snippets = vocabulary.pop("snippets")
-    for kind, group in vocabulary.items():
+    snippets = _vocabulary()["snippets"]
+    for kind, group in _vocabulary().items():
+        if kind in ("snippets", "rewordings", "equal"):
+            continue
         named = group if isinstance(group, dict) else {"": group}
         for name, patterns in named.items():
             for alternative in _alternatives("|".join([patterns] if isinstance(patterns, str) else patterns)):

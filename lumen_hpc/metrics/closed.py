@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.language.facts import check
 from lumen_hpc.language.reader import read
 from lumen_hpc.metrics.change import named
 from lumen_hpc.metrics.recall import words
@@ -34,14 +35,17 @@ def strict(answer: str) -> str | None:
 def stated(kind: str, question: str, answer: str) -> str | None:
     """`first_yes_no`, and for a sentence without either word, whether it denies or affirms what was asked.
 
-    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.` A
-    sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
+    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.` What
+    passes the fact check as yes or no is that; else a word of negation decides. A sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
     dataset's templates the subject is not known, and any sentence counts.
     """
     if said := first_yes_no(answer):
         return said
     parsed = parse_question(kind, question)
     if parsed is not None:
+        for said in ("yes", "no"):
+            if not check(kind, question, said, answer):
+                return said
         finding = named(parsed.finding) if parsed.finding else None
         facts = read(answer, kind, (finding,) if finding else ())
         subjects = facts.views if kind == "view" else facts.findings
