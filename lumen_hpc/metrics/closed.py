@@ -36,8 +36,9 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     """`first_yes_no`, and for a sentence without either word, whether it denies or affirms what was asked.
 
     Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.` What
-    passes the fact check as yes or no is that; else a word of negation decides. A sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
-    dataset's templates the subject is not known, and any sentence counts.
+    passes the fact check as yes or no is that; else a word of negation decides. A sentence about another finding
+    answers nothing: None. `kind` is the question's type; of a question outside the dataset's templates the subject is
+    not known, and any sentence counts.
     """
     if said := first_yes_no(answer):
         return said
