@@ -181,6 +181,15 @@ def load(path: Path) -> tuple[Config, Profile]:
     return _filled(Config, [(str(path), whole.settings)]), _filled(Profile, [(str(path), whole.profile)])
 
 
+def request(path: Path, folder: Path) -> Request:
+    """The request whose settings `save` wrote to `path`, as a job of run `folder` repeats it."""
+    whole = OmegaConf.load(path)
+    assert isinstance(whole, DictConfig)
+    settings, profile = load(path)
+    return Request(stage=str(whole.stage), run=folder.name, runs=str(folder.parent), recipe=str(whole.recipe),
+                   settings=settings, profile=profile)  # fmt: skip
+
+
 def documentation() -> list[tuple[str, str, str]]:
     """(key, default, docstring) of every option, setting and profile key, for `--help`."""
     rows = _documented(Request, "", skip=("settings", "profile", "verb"))

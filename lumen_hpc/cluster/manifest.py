@@ -155,6 +155,12 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
         os.close(here)
 
 
+def vouched(folder: Path, line: dict[str, Any]) -> bool:
+    """True if a line's shard and the files beside it are those that it vouches for."""
+    shard = folder / Shard(line["shard"], line["of"]).file
+    return matches(shard, line) and all(matches(folder / file["file"], file) for file in line["files"])
+
+
 def matches(path: Path, line: dict[str, Any]) -> bool:
     """True if a file is the one that a manifest line, or a row of its `files`, vouches for."""
     try:

@@ -25,6 +25,10 @@ LAYOUT = 1
 """Version of the run folder; a run made by another is refused rather than misread."""
 
 
+class Busy(UserError):
+    """Another command is submitting the run right now."""
+
+
 @dataclass
 class Submission:
     """One call's own folder in the run: the settings and packs that its jobs read, and their ids."""
@@ -266,7 +270,7 @@ def locked(folder: Path) -> Iterator[None]:
     except FileExistsError:
         host, _, pid = path.read_text().partition(" ")
         if host != socket.gethostname() or (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-            raise UserError(
+            raise Busy(
                 f"{folder}: another command (process {pid} on {host}) is submitting this run; "
                 f"if it is gone, remove {path}"
             ) from None

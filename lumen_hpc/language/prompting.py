@@ -45,8 +45,12 @@ def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[
 
 
 def material(conversation) -> dict[str, str]:
-    """The labelled lines of a conversation's last message, by label: what an engine without a model reads."""
-    return dict(line.split(": ", 1) for line in conversation[-1]["content"].splitlines())
+    """The labelled lines of a conversation's last message, by label: what an engine without a model reads.
+
+    A text may be empty: an untrained model's answer often is.
+    """
+    lines = (line.partition(":") for line in conversation[-1]["content"].splitlines())
+    return {label: text.strip() for label, _, text in lines}
 
 
 def _material(kind: str, **fields: str) -> str:

@@ -163,6 +163,25 @@ def test_shards_corrupted_and_deleted_afterwards(site: Site, undisturbed: RunOnD
     assert_whole(run, undisturbed, again=Counter(["squares-3", "checks-7"]))
 
 
+def test_a_shard_damaged_under_way_is_written_again_by_order_of_who_reads_it(
+    site: Site, undisturbed: RunOnDisk
+) -> None:
+    run = begin_and_hold(site, "rotting", "squares-0", "profile.throttle=1")  # the other packs begin after this one
+    (corrupted,) = (run.folder / "numbers").glob("shard-*")
+    content = corrupted.read_bytes()
+    corrupted.write_bytes(content.replace(b"1", b"7", 1))
+    release(run)
+    site.wait_until_left("rotting")
+    assert_whole(run, undisturbed, again=Counter(["numbers-0"]))
+    assert [path.name for path in (run.folder / "submissions").iterdir()] == ["0001", "0002"]
+    assert f"{corrupted}: not the file" in "".join(
+        log.read_text() for log in (run.folder / "squares" / "logs").glob("*.out")
+    )
+    before = run.begun()
+    site.submit("rotting")
+    assert site.jobs("rotting") == [] and run.begun() == before
+
+
 def test_slurmctld_restarted_in_between(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
     run = begin_and_hold(site, "restarted", "squares-5")
     cluster.restart_controller()

@@ -110,6 +110,11 @@ def test_scores_come_in_order_one_an_item_and_canaries_after_them():
     assert all("canary" in row for row in rows[len(given) :])
 
 
+def test_an_empty_answer_scores_lowest():
+    empty = next(items()) | {"answer": ""}
+    assert next(iter(score([empty], open_engine(Engine(kind="grammar")), Judge(canaries=1), seed=0)))["score"] == 1
+
+
 def test_no_row_holds_an_items_text():
     rows = list(score(items(), open_engine(Engine()), Judge(), seed=0))
     assert not any(finding in str(row) for row in rows for finding in FINDINGS)

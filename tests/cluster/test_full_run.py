@@ -1,0 +1,125 @@
+"""The project's own eight stages on a real Slurm: one submission, attacked while it runs, ends by itself and with the
+tables of a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.checkout import ROOT, make
+from tests.cluster.conftest import Site
+from tests.cluster.slurm import Cluster
+
+MODELS = ("nvila", "ft", "lumen")
+STEPS, EVERY = 30, 5
+RECIPE = (
+    "pretrain.patients=40", "pretrain.expert_steps=10", "pretrain.base_steps=10",
+    "data.phantom.patients=40", "data.phantom.test_fraction=0.2", "prepare.image_threads=1",
+    f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.workers=1", "experts.workers=0",
+    "predict.controls=[same]", "predict.max_new_tokens=8", "evaluate.gates=false", "evaluate.bootstrap=50",
+)  # fmt: skip
+"""The demo's recipe, made small."""
+SITE = (
+    "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}",
+    "profile.resources.gpu.partition=preempt", "profile.resources.gpu.tasks=2", "profile.resources.judge.tasks=2",
+    "profile.resources.gpu.successors=2", "profile.resources.train.successors=4",
+    "profile.resources.train.gpus=2",  # so that both trainings run at once on two of three nodes
+)  # fmt: skip
+
+
+class Attacked:
+    """One run of the project's own stages."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.site, self.name, self.folder = site, name, site.runs / name
+
+    def submit(self) -> None:
+        self.site.submit(self.name, "recipe=demo", *RECIPE, *SITE)
+
+    def lines(self, path: str) -> list[dict]:
+        file = self.folder / path
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def steps(self, model: str) -> int:
+        return len(self.lines(f"train-{model}/metrics.jsonl"))
+
+    def node(self, step: str) -> str:
+        """Where the step's newest attempt began."""
+        return self.lines(f"{step}/attempts.jsonl")[-1]["node"]
+
+    def events(self, step: str) -> list[str]:
+        return [row["event"] for row in self.lines(f"{step}/attempts.jsonl")]
+
+    def wait(self, reached, seconds: float, what: str) -> None:
+        self.site.wait(reached, seconds, f"{what} of run {self.name}")
+
+    def tables(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "report").glob("tables.*")}
+
+
+@pytest.fixture(scope="module")
+def demo_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("full")
+    return Site(make(folder / "checkout", jobs=ROOT / "jobs"), cluster, folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def left_alone(demo_site: Site) -> Attacked:
+    run = Attacked(demo_site, "alone")
+    run.submit()
+    demo_site.wait_until_left("alone", 400)
+    return run
+
+
+def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables(
+    demo_site: Site, left_alone: Attacked, cluster: Cluster, healthy_nodes: None
+) -> None:
+    run = Attacked(demo_site, "attacked")
+    run.submit()
+
+    run.wait(lambda: run.lines("experts/attempts.jsonl"), 200, "experts")
+    preempt(cluster, run.node("experts"))
+
+    run.wait(lambda: run.events("instruct")[-1:] == ["done"], 300, "the end of instruct")
+    corrupt(run.folder / "rewrite" / "shard-00000-of-00002.jsonl")
+
+    run.wait(lambda: EVERY < run.steps("lumen") < STEPS, 300, "train-lumen past a checkpoint")
+    corrupt(run.folder / "instruct" / "lumen-test.jsonl")
+    victim = run.node("train-lumen")
+    cluster.kill_node(victim)
+    cluster.declare_dead(victim)
+    cluster.restart_controller()
+
+    demo_site.wait_until_left("attacked", 500)
+    assert left_alone.tables().keys() == {"tables.md", "tables.csv", "tables.tex"}
+    assert run.tables() == left_alone.tables()
+    for model in MODELS:
+        assert answers(run, model) == answers(left_alone, model) != []
+    assert "interrupted" in run.events("experts"), "nothing was preempted"
+    assert run.events("train-lumen").count("began") > 1, "no training was killed"
+    assert len(run.lines("instruct/manifest.jsonl")) == 2, "what predict reads was not made good"
+    assert len(run.lines("rewrite/manifest.jsonl")) == 3, "what evaluate reads was not made good"
+    status = json.loads(demo_site.launch("status", "run=attacked", "json=true"))
+    assert {step["state"] for step in status["steps"]} == {"done"}
+
+
+def preempt(cluster: Cluster, node: str) -> None:
+    """Somebody with priority wants that node."""
+    cluster.run(
+        "sbatch", "-p", "h100", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+    )  # fmt: skip
+
+
+def corrupt(file: Path) -> None:
+    """Other bytes in the same number, as a bad disk or a stray script leaves them."""
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+def answers(run: Attacked, model: str) -> list[tuple[str, str]]:
+    rows = [row for k in range(2) for row in run.lines(f"predict-{model}/shard-{k:05d}-of-00002.jsonl")]
+    return [(row["question_id"], row["answer"]) for row in rows]
