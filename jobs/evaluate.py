@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jobs.instruct import diff_vqa
-from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 from lumen_hpc.errors import UserError
 
@@ -25,6 +25,10 @@ STAGE = Stage(
     settings=("seed", "evaluate", "predict.models"),
     after=("prepare", "experts", "rewrite", "instruct", "train-*", "predict-*", "judge-*"),
 )
+
+
+TOLD = ("manifest", "attempts", "metrics", "restarts")
+"""Files of a step's folder that tell what it cost."""
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -51,6 +55,7 @@ def inputs(task: Task) -> Any:
     """What a run has for its report; steps that the run does without are absent, not empty."""
     from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.records import read_jsonl
+    from lumen_hpc.report.costs import Told
     from lumen_hpc.report.evaluate import Inputs
 
     run, settings = task.run, task.config
@@ -58,7 +63,11 @@ def inputs(task: Task) -> Any:
     prepared = run.path("prepare")
     entities = diff_vqa(task)
     known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
-    steps = [path for path in sorted(run.folder.iterdir(), key=_age) if (path / manifest.NAME).exists()]
+    told = {
+        path.name: Told(**{name: manifest.read(path / f"{name}.jsonl") for name in TOLD})
+        for path in sorted(run.folder.iterdir(), key=_age)
+        if (path / manifest.NAME).exists() and path.name != STAGE.name
+    }
     return Inputs(
         records=list(read_jsonl(run.path("instruct") / "lumen-test.jsonl")),
         answers={model: run.rows("predict", model) for model in models},
@@ -69,7 +78,8 @@ def inputs(task: Task) -> Any:
         training={
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
-        manifests={path.name: manifest.read(path / manifest.NAME) for path in steps if path.name != "evaluate"},
+        steps=told,
+        accounted=accounting.usage(jobs) if (jobs := _jobs(told)) else None,
         image=picture,
         findings=read_findings(entities) if known else {},
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
@@ -95,6 +105,11 @@ def _about(run: Run) -> dict[str, str]:
     known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
     about = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
     return about | known | ({"packages": packages} if packages else {})
+
+
+def _jobs(told: Mapping[str, Any]) -> list[str]:
+    """Ids of the jobs that the steps ran in; none where there was no Slurm."""
+    return [row["job"] for step in told.values() for row in step.attempts if row["job"]]
 
 
 def _age(path: Path) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "pretrain.patients=60", "pretrain.expert_steps=24", "pretrain.base_steps=21", "data.phantom.patients=40",
-    "data.phantom.test_fraction=0.2", "train.steps=4", "predict.controls=[same]", "predict.max_new_tokens=16",
+    "data.phantom.test_fraction=0.2", "train.steps=4", "train.checkpoint_every=2", "predict.controls=[same]", "predict.max_new_tokens=16",
     "evaluate.gates=false", "evaluate.bootstrap=200",
 )  # fmt: skip
 
 
-def launch(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"}
-    command = [sys.executable, str(ROOT / "launch.py"), *words, f"runs={runs}", "run=small"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+def command(runs: Path, *words: str, run: str = "small") -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), *words, f"runs={runs}", f"run={run}"]
+
+
+def environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"}
+
+
+def launch(runs: Path, *words: str, run: str = "small") -> subprocess.CompletedProcess[str]:
+    words = command(runs, *words, run=run)
+    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +92,48 @@ def test_status_and_json_agree_that_it_is_done(runs: Path):
     assert launch(runs, "status").returncode == 0
     told = json.loads(launch(runs, "status", "json=true").stdout)
     assert {step["state"] for step in told["steps"]} == {"done"}
+
+
+def interrupt(runs: Path, path: str, reached: str, how: str) -> int:
+    """Runs the chain until the line `reached` is in a file of run `cut`, then ends it as told; its exit code.
+
+    Ctrl-C goes to every process of the terminal, `kill -9` to the launcher alone.
+    """
+    file = runs / "cut" / path
+    seen = file.read_text().count(reached) if file.exists() else 0
+    with (runs / "cut.log").open("a") as log:
+        process = subprocess.Popen(
+            command(runs, "stage=full", *SMALL, run="cut"),
+            env=environment(), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    while not (file.exists() and file.read_text().count(reached) > seen):
+        assert process.poll() is None, (runs / "cut.log").read_text()[-3000:]
+        time.sleep(0.02)
+    if how == "ctrl-c":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    return process.wait(60)
+
+
+def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_tables(runs: Path):
+    began = '"event":"began"'
+    assert interrupt(runs, "experts/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
+    assert interrupt(runs, "rewrite/attempts.jsonl", began, "ctrl-c") == 130
+    assert interrupt(runs, "train-lumen/metrics.jsonl", '"step": 3', "kill -9") == -signal.SIGKILL
+    assert interrupt(runs, "predict-ft/attempts.jsonl", began, "ctrl-c") == 130
+    assert interrupt(runs, "evaluate/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
+    done = launch(runs, "stage=full", *SMALL, run="cut")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    cut, small = runs / "cut", runs / "small"
+    for kind in ("md", "csv", "tex"):
+        assert (cut / f"report/tables.{kind}").read_bytes() == (small / f"report/tables.{kind}").read_bytes()
+    for manifest in cut.glob("*/manifest.jsonl"):
+        lines = [json.loads(line)["shard"] for line in manifest.open()]
+        assert len(lines) == len(set(lines)), f"{manifest} tells of work that was done twice"
+    restarts = [json.loads(line) for line in (cut / "train-lumen/restarts.jsonl").open()]
+    assert restarts[-1]["step"] == 2, "it did not go on from its checkpoint"
+    told = json.loads(launch(runs, "status", "json=true", run="cut").stdout)
+    assert {step["state"] for step in told["steps"]} == {"done"}
+

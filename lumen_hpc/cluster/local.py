@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lumen_hpc.cluster import manifest, submit, triage
+from lumen_hpc.cluster import manifest, orphans, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Run, Stage, Step
 from lumen_hpc.config import Request
@@ -44,6 +44,7 @@ class _Going:
 
 def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPlan], console: Console) -> None:
     """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish."""
+    orphans.require_none(run.folder, console)
     waiting = list(plans)
     going: list[_Going] = []
     free = len(os.sched_getaffinity(0))
@@ -76,7 +77,9 @@ def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPla
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
                         console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s", markup=False)
                 time.sleep(0.1)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and going:
+                console.print("stopping: the tasks save what they have and end; Ctrl-C again does not wait for them")
             _stop([job for one in going for job in one.jobs])
             raise
 
@@ -104,13 +107,19 @@ def _start(request: Request, run: Run, item: StepPlan, attempt: int) -> _Going:
         "PYTHONPATH": str(submission.code),
         "LUMEN_SUBMISSION": submission.name,
         "OMP_NUM_THREADS": str(item.resources.cpus),
+        orphans.LAUNCHER: str(os.getpid()),
         **run.profile.environment,
     }
     executor = submitit.LocalExecutor(folder=folder / "logs")
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
+    # Ctrl-C reaches every process of the terminal: tasks inherit that they ignore it, and are told to stop by `_stop`.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
+    finally:
+        signal.signal(signal.SIGINT, heard)
     return _Going(item, jobs, written, failures, attempt)
 
 
@@ -136,7 +145,7 @@ def _settle(request: Request, stages: list[Stage], run: Run, one: _Going) -> _Go
 
 
 def _stop(jobs: list[Any]) -> None:
-    """Asks the tasks to save, and waits for them a while."""
+    """Asks the tasks to save, and waits for them a while; those that have not ended then end with this process."""
     for job in jobs:
         job._process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + 20

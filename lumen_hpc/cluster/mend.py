@@ -53,13 +53,14 @@ def _sound(folder: Path, line: dict) -> bool:
     return manifest.vouched(folder, line)
 
 
-def require_sound(task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> None:
+def require_sound(task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:
     """Returns once all that these shards of a task's step read is what its manifest lines vouch for.
 
-    Raises Interrupted if the task is asked to stop meanwhile, and UserError if the damage cannot be made good.
+    The seconds that it waited for that are returned; 0 where nothing was damaged. Raises Interrupted if the task is asked to stop meanwhile, and UserError if the damage cannot be made good.
     """
     submitted: set[str] = set()
-    asked = -ASK_S
+    began, asked = time.monotonic(), -ASK_S
+    waited = 0.0
     while bad := damaged(task.run, task.step, graph, shards):
         task.progress()
         if task.should_stop():
@@ -68,6 +69,8 @@ def require_sound(task: Task, graph: list[Step], shards: Sequence[int], submissi
             asked = time.monotonic()
             _make_good(task.run, graph, bad, submission, submitted)
         time.sleep(LOOK_S)
+        waited = time.monotonic() - began
+    return waited
 
 
 def _make_good(

@@ -36,7 +36,8 @@ def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings want."""
     everything = graph.steps(stages, run.settings)
     jobs = _jobs(run)
-    return [_step(run, step, everything, jobs.get(step.name, [])) for step in everything]
+    here = run.profile.executor == "local" and submit.holder(run.folder) is not None
+    return [_step(run, step, everything, jobs.get(step.name, []), here) for step in everything]
 
 
 def _jobs(run: Run) -> dict[str, list[slurm.Job]]:
@@ -53,17 +54,19 @@ def _jobs(run: Run) -> dict[str, list[slurm.Job]]:
     return found
 
 
-def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job]) -> StepStatus:
+def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], here: bool) -> StepStatus:
+    """`here`: a command on this machine runs the steps itself, so that tasks that have not ended are alive."""
     shards = step.stage.shards(run.settings)
     gone = plan.missing(run, step, everything)
     folder = run.folder / step.name
     running = sum(job.state in ("RUNNING", "COMPLETING") for job in jobs)
-    found = StepStatus(
-        step.name, "", shards - len(gone), shards, running, len(jobs) - running, logs=str(folder / "logs")
-    )
+    queued = len(jobs) - running
+    if here and gone:
+        running = len(triage.unended(folder))
+    found = StepStatus(step.name, "", shards - len(gone), shards, running, queued, logs=str(folder / "logs"))
     lines = manifest.latest(folder).values()
     found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
-    kinds = triage.clusters(folder, gone)
+    kinds = triage.clusters(folder, gone, {job.id for job in jobs} | ({""} if here else set()))
     found.failures = [
         {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
     ]

@@ -25,6 +25,10 @@ LAYOUT = 1
 """Version of the run folder; a run made by another is refused rather than misread."""
 
 
+LOCK = ".submitting"
+"""Names the command that has a run: host and process id."""
+
+
 class Busy(UserError):
     """Another command is submitting the run right now."""
 
@@ -263,13 +267,13 @@ def writing(run: Run) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lets one command at a time submit a run. A lock left by a dead process of this host is taken over."""
-    path = folder / ".submitting"
+    path = folder / LOCK
     mark = f"{socket.gethostname()} {os.getpid()}"
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        host, _, pid = path.read_text().partition(" ")
-        if host != socket.gethostname() or (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+        if found := holder(folder):
+            host, pid = found
             raise Busy(
                 f"{folder}: another command (process {pid} on {host}) is submitting this run; "
                 f"if it is gone, remove {path}"
@@ -282,6 +286,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def holder(folder: Path) -> tuple[str, str] | None:
+    """Host and process id of the command that holds a run; None if there is none, or it was of this host and died."""
+    try:
+        host, _, pid = (folder / LOCK).read_text().partition(" ")
+    except FileNotFoundError:
+        return None
+    dead = host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists()
+    return None if dead else (host, pid)
 
 
 def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[StepPlan], dict[str, list[str]]]:

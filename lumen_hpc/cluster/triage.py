@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster import accounting, manifest
+from lumen_hpc.cluster.accounting import Usage
 
 CURES: Sequence[tuple[str, str]] = (
     (
@@ -24,7 +25,18 @@ CURES: Sequence[tuple[str, str]] = (
 )
 
 
-KILLED = "sacct -j JOB -o State,ExitCode,MaxRSS says why: memory (mem_gb), the node, or scancel; rerun goes on"
+KILLED = ("a task ended without a word (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
+ENDS = {
+    "OUT_OF_MEMORY": ("a task was ended for its memory", "profile.resources.KIND.mem_gb, or a smaller batch"),
+    "TIMEOUT": (
+        "a task met its time limit before it had saved",
+        "profile.resources.KIND.time_min, or a longer profile.signal_before_s",
+    ),
+    "NODE_FAIL": ("a node failed under a task", "rerun goes on, on another node"),
+    "PREEMPTED": ("a task was preempted before it had saved", "rerun goes on; a partition that preempts less"),
+    "CANCELLED": ("a task was cancelled in mid-work", "rerun goes on"),
+}
+"""What Slurm's state of a killed task says, with the likely cure."""
 
 
 @dataclass
@@ -37,9 +49,19 @@ class Cluster:
     cure: str = ""
 
 
-def clusters(folder: Path, missing: Sequence[int]) -> list[Cluster]:
-    """Failures of shards that are still missing, the most frequent kind first."""
+def clusters(
+    folder: Path,
+    missing: Sequence[int],
+    live: Collection[str] = (),
+    usage: Callable[[list[str]], Mapping[str, Usage] | None] = accounting.usage,
+) -> list[Cluster]:
+    """Failures of shards that are still missing, the most frequent kind first.
+
+    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that left no word themselves.
+    """
     gone = unexplained = set(missing)
+    if not gone:
+        return []
     found: dict[str, Cluster] = {}
     for row in reversed(manifest.read(folder / "failures.jsonl")):
         shards = unexplained & set(row["shards"])
@@ -52,21 +74,32 @@ def clusters(folder: Path, missing: Sequence[int]) -> list[Cluster]:
         kind.nodes.add(row["node"])
         kind.count += 1
         kind.log = kind.log or _log(folder, row["job"])
-    if gone:
-        for row in _killed(folder):
-            kind = found.setdefault("killed", Cluster("a task ended without a word (killed from outside)", cure=KILLED))
-            kind.nodes.add(row["node"])
-            kind.count += 1
-            kind.log = _log(folder, row["job"])
-    return sorted(found.values(), key=lambda kind: -kind.count) if gone else []
+    killed = [row for row in unended(folder) if row["job"] not in live]
+    known = usage([row["job"] for row in killed if row["job"]]) or {}
+    for row in killed:
+        error, helps = _ending(known.get(row["job"]))
+        kind = found.setdefault(error, Cluster(error, cure=helps))
+        kind.nodes.add(row["node"])
+        kind.count += 1
+        kind.log = _log(folder, row["job"])
+    return sorted(found.values(), key=lambda kind: -kind.count)
 
 
-def _killed(folder: Path) -> list[dict[str, Any]]:
+def unended(folder: Path) -> list[dict[str, Any]]:
     """Attempts of the newest submission that began, never ended, and were followed by no other of their pack."""
     rows = manifest.read(folder / "attempts.jsonl")
     newest = max((row["chain"] for row in rows), default="")
     last: dict[int, dict[str, Any]] = {row["pack"]: row for row in rows if row["chain"] == newest}
     return [row for row in last.values() if row["event"] == "began"]
+
+
+def _ending(usage: Usage | None) -> tuple[str, str]:
+    """How a task ended that left no word, and what would help."""
+    if usage and usage.state in ENDS:
+        return ENDS[usage.state]
+    if usage and usage.signal:
+        return f"a task was killed by signal {usage.signal}", KILLED[1]
+    return KILLED
 
 
 def _log(folder: Path, job: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, manifest, mend, plan, slurm
+from lumen_hpc.cluster import graph, manifest, mend, orphans, plan, slurm
 from lumen_hpc.cluster.manifest import Written
 from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.errors import UserError
@@ -31,6 +31,7 @@ RANK_VARIABLES = ("SUBMITIT_LOCAL_GLOBALRANK", "SLURM_PROCID")
 
 def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack: int) -> str:
     """Runs pack `pack` of step `name`: returns a sentence if all its shards are done, exits non-zero if not."""
+    orphans.end_with_launcher(Path(folder))
     run, step, everything = _open(stages, Path(folder), Path(submission), name)
     shards = json.loads((Path(submission) / "plan.json").read_text())["packs"][name][pack]
     stop = Stop()
@@ -105,7 +106,7 @@ def _inputs_sound(
 ) -> bool:
     """True once what the shards read is verified; False if asked to stop meanwhile."""
     try:
-        mend.require_sound(task, everything, todo, submission)
+        attempts.waited = mend.require_sound(task, everything, todo, submission)
     except Interrupted:
         return False
     except UserError as error:
@@ -150,7 +151,7 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
                 break
             continue
         now = time.monotonic()
-        line = _line(task, shard, written, files, str(known[index]), now - begin, attempts.number)
+        line = _line(task, shard, written, files, str(known[index]), now - begin, attempts)
         manifest.append(task.folder / manifest.NAME, line)
         if now - settled > SETTLE_SECONDS:
             manifest.settle(task.folder)
@@ -162,7 +163,13 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
 
 
 def _line(
-    task: Task, shard: Shard, written: Written, files: list[dict[str, Any]], inputs: str, seconds: float, attempt: int
+    task: Task,
+    shard: Shard,
+    written: Written,
+    files: list[dict[str, Any]],
+    inputs: str,
+    seconds: float,
+    attempts: Attempts,
 ) -> dict[str, Any]:
     """What the manifest says of a shard."""
     stage = task.step.stage
@@ -172,7 +179,7 @@ def _line(
         "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
         "inputs": inputs, "config": config.digest(task.config, stage.settings), "code": _code(),
         "seconds": round(seconds, 3), "gpu_seconds": round(seconds * wanted.gpus * wanted.nodes, 3),
-        "node": socket.gethostname(), "attempt": attempt, "finished": manifest.now(),
+        "node": socket.gethostname(), "pack": attempts.pack, "attempt": attempts.number, "finished": manifest.now(),
     }  # fmt: skip
 
 
@@ -230,6 +237,13 @@ class Attempts:
         earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if row["pack"] == pack]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
         self.earlier = earlier
+        wanted = run.profile.resources[step.stage.resources]
+        self.asked = {
+            "cpus": wanted.cpus * wanted.tasks_per_node * wanted.nodes,
+            "gpus": wanted.gpus * wanted.nodes,
+        }
+        self.waited = 0.0
+        """Seconds spent waiting for damaged input to be written again."""
 
     def check_budget(self) -> None:
         """Gives up once this submission's chain has spent its crashes or preemptions."""
@@ -247,10 +261,11 @@ class Attempts:
             sys.exit(EXIT_FAILED)
 
     def began(self) -> None:
-        self._note("began")
+        self._note("began", **self.asked)
 
     def ended(self, event: str) -> None:
-        self._note(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        waited = {"waited": round(self.waited, 3)} if self.waited else {}
+        self._note(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
 
     def failure(self, shards: list[int], error: Exception) -> None:
         """Notes a failure with its traceback; the log has it too."""

@@ -1,56 +1,157 @@
-"""What a run cost: time, GPU-hours, energy and memory of each step, from the lines of its manifests."""
+"""What a run cost, and what of that was lost: time, CPU- and GPU-hours, energy and memory of each step.
+
+From what the tasks noted themselves (attempts.jsonl, manifest.jsonl, a training's metrics and restarts), and from
+Slurm's account of their jobs where the site keeps one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Row = dict[str, Any]
+
+
+class Usage(Protocol):
+    """What Slurm says of a job (`cluster.accounting.Usage`)."""
+
+    seconds: float
+    peak_bytes: int | None
+    joules: float | None
 
 
 @dataclass(frozen=True)
 class Cost:
     step: str
     shards: int
-    rows: int
-    seconds: float
-    """Sum over shards."""
+    began: float
+    """When its first task began [Unix time]."""
+    wall_seconds: float
+    """From the beginning of the step's first task to the end of its last."""
+    cpu_hours: float
+    """Cores asked for × time, of every attempt: what a site charges."""
     gpu_hours: float
+    """GPUs asked for × time, of every attempt."""
     joules: float | None
-    """Energy of the GPUs; None where nothing measured it."""
+    """Energy of the nodes by Slurm's account; None where nothing measured it."""
     peak_bytes: int | None
-    """Largest GPU (or, without GPUs, process) memory of any shard."""
+    """Largest memory of any of its processes; None where nothing noted it."""
+    gpu_peak_bytes: int | None
+    """Largest GPU memory of a training's rank 0; None without GPUs."""
+    attempts: int
+    """Tasks begun, those that were killed, interrupted or failed among them."""
+    broken: int
+    """Those of them."""
+    lost_seconds: float
+    """Time of broken attempts that no shard or training step came of, of shards that had to be written again because
+    they were damaged, and of tasks that waited for those."""
     nodes: tuple[str, ...]
 
 
-def costs(manifests: Mapping[str, Iterable[dict]], training: Mapping[str, Iterable[dict]] | None = None) -> list[Cost]:
-    """A line a step; of a shard written more than once every attempt counts, for it was paid.
+@dataclass(frozen=True)
+class Told:
+    """What one step's folder holds."""
 
-    Lines may carry `joules` and `peak_bytes`; a training step's memory also comes from its metrics (`training`: model
-    → rows of metrics.jsonl, GPUs only).
+    manifest: Sequence[Row] = ()
+    attempts: Sequence[Row] = ()
+    metrics: Sequence[Row] = ()
+    """A training's steps, those that a restart undid left out."""
+    restarts: Sequence[Row] = ()
+
+
+@dataclass
+class _Attempt:
+    began: Row
+    ended: Row | None = None
+    seconds: float = 0.0
+    usage: Usage | None = None
+    lines: list[Row] = field(default_factory=list)
+    """Manifest lines of the shards that it finished."""
+
+    @property
+    def broken(self) -> bool:
+        return self.ended is None or self.ended["event"] != "done"
+
+
+def costs(steps: Mapping[str, Told], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
+    """A line for each step that was begun; `accounted` is Slurm's usage by job id, None where it keeps none."""
+    return [_cost(name, told, accounted or {}) for name, told in steps.items() if told.attempts]
+
+
+def wall(made: Sequence[Cost]) -> float:
+    """Seconds from the first task of all to the last; 0 for none."""
+    if not made:
+        return 0.0
+    return max(cost.began + cost.wall_seconds for cost in made) - min(cost.began for cost in made)
+
+
+def energy(made: Sequence[Cost]) -> float | None:
+    """Joules of all steps; None if none was measured."""
+    known = [cost.joules for cost in made if cost.joules is not None]
+    return sum(known) if known else None
+
+
+def _cost(step: str, told: Told, accounted: Mapping[str, Usage]) -> Cost:
+    tries = _attempts(told, accounted)
+    hours = {
+        kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")
+    }
+    known = [one.usage for one in tries if one.usage]
+    joules = [usage.joules for usage in known if usage.joules is not None]
+    peaks = [usage.peak_bytes for usage in known if usage.peak_bytes is not None]
+    peaks += [one.ended["peak_mb"] * 2**20 for one in tries if one.ended and "peak_mb" in one.ended]
+    on_gpu = max((row.get("timing", {}).get("memory_gb", 0.0) for row in told.metrics), default=0.0)
+    return Cost(
+        step=step,
+        shards=len({line["shard"] for line in told.manifest}),
+        began=(began := min(one.began["time"] for one in tries)),
+        wall_seconds=max(one.began["time"] + one.seconds for one in tries) - began,
+        cpu_hours=hours["cpus"],
+        gpu_hours=hours["gpus"],
+        joules=sum(joules) if joules else None,
+        peak_bytes=max(peaks, default=None),
+        gpu_peak_bytes=round(on_gpu * 1e9) or None,
+        attempts=len(tries),
+        broken=sum(one.broken for one in tries),
+        lost_seconds=_lost(tries, told),
+        nodes=tuple(dict.fromkeys(str(one.began["node"]) for one in tries)),
+    )
+
+
+def _attempts(told: Told, accounted: Mapping[str, Usage]) -> list[_Attempt]:
+    """A step's attempts with their lengths.
+
+    One that was killed could not note its end: it is Slurm's, where there is an account, and lasts no longer than to
+    the next attempt of its pack.
     """
-    made = []
-    peaks = {f"train-{model}": _trained(rows) for model, rows in (training or {}).items()}
-    for step, lines in manifests.items():
-        lines = list(lines)
-        if lines:
-            last = {line["shard"]: line for line in lines}
-            made.append(Cost(
-                step=step,
-                shards=len(last),
-                rows=sum(line["rows"] for line in last.values()),
-                seconds=sum(line["seconds"] for line in lines),
-                gpu_hours=sum(line["gpu_seconds"] for line in lines) / 3600,
-                joules=_known(sum, lines, "joules"),
-                peak_bytes=_known(max, lines, "peak_bytes") or peaks.get(step),
-                nodes=tuple(dict.fromkeys(str(line["node"]) for line in lines)),
-            ))  # fmt: skip
-    return made
+    found = {(row["pack"], row["attempt"]): _Attempt(row) for row in told.attempts if row["event"] == "began"}
+    for row in told.attempts:
+        if row["event"] != "began" and (row["pack"], row["attempt"]) in found:
+            found[row["pack"], row["attempt"]].ended = row
+    for line in told.manifest:
+        if (line.get("pack"), line["attempt"]) in found:
+            found[line["pack"], line["attempt"]].lines.append(line)
+    for (pack, number), one in found.items():
+        one.usage = accounted.get(one.began.get("job", ""))
+        following = found.get((pack, number + 1))
+        ends = [following.began["time"] - one.began["time"]] if following else []
+        ends += [one.usage.seconds] if one.usage else []
+        one.seconds = one.ended["time"] - one.began["time"] if one.ended else max(0.0, min(ends, default=0.0))
+    return list(found.values())
 
 
-def _trained(rows: Iterable[dict]) -> int | None:
-    peak = max((row.get("timing", {}).get("memory_gb", 0.0) for row in rows), default=0.0)
-    return round(peak * 1e9) or None
+def _lost(tries: Sequence[_Attempt], told: Told) -> float:
+    broken = [one for one in tries if one.broken]
+    lost = sum(one.seconds for one in broken) - sum(line["seconds"] for one in broken for line in one.lines)
+    if told.restarts:  # the steps that a restart went on from were not lost with the attempt that made them
+        kept = told.restarts[-1]["step"]
+        lost -= sum(row["timing"]["seconds"] for row in told.metrics if row["step"] <= kept)
+    newest = {line["shard"]: line for line in told.manifest}
+    lost += sum(line["seconds"] for line in told.manifest if _written_again(line, newest[line["shard"]]))
+    return max(0.0, lost) + sum(one.ended.get("waited", 0.0) for one in tries if one.ended)
 
 
-def _known(fold, lines: list[dict], key: str):
-    values = [line[key] for line in lines if line.get(key) is not None]
-    return fold(values) if values else None
+def _written_again(line: Row, newest: Row) -> bool:
+    """True for a line of a shard that was lost after it was finished: the newest is of the same inputs and settings."""
+    return line is not newest and all(line.get(key) == newest.get(key) for key in ("of", "inputs", "config"))

@@ -37,8 +37,10 @@ class Inputs:
     """prepare/counts.json."""
     training: Mapping[str, Rows] = field(default_factory=dict)
     """Model → its metrics.jsonl."""
-    manifests: Mapping[str, Rows] = field(default_factory=dict)
-    """Step → its manifest lines."""
+    steps: Mapping[str, costs.Told] = field(default_factory=dict)
+    """Step → what its folder tells of its tasks."""
+    accounted: Mapping[str, costs.Usage] | None = None
+    """Slurm's usage by job id; None where it keeps no account."""
     image: Callable[[str], np.ndarray | None] = lambda path: None
     """Grey levels of a record's image, uint8 [H, W]; None for one that cannot be shown."""
     findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
@@ -88,7 +90,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         unfit=unfit,
         agreement=agreement(row for rows in scores.values() for row in rows),
         acceptance=accepted,
-        costs=costs.costs(inputs.manifests, training),
+        costs=costs.costs(inputs.steps, inputs.accounted),
+        accounted=inputs.accounted is not None,
         counts=inputs.counts,
         cases=cases.cases(results, inputs.image, settings, seed),
         problems=results.problems.lines(),

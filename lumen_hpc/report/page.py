@@ -12,7 +12,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lumen_hpc.report import figures, tables
+from lumen_hpc.report import costs, figures, tables
 from lumen_hpc.report.cases import Cases
 from lumen_hpc.report.controls import ABOUT, Control, told
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
@@ -45,6 +45,8 @@ class Content:
     """Of two judges (`language.judge.agreement`); empty where there was one."""
     acceptance: Acceptance | None
     costs: Sequence[Cost]
+    accounted: bool
+    """True if Slurm's account of the jobs was there to be asked."""
     counts: Mapping
     cases: Cases
     problems: Sequence[str]
@@ -82,6 +84,7 @@ def render(content: Content) -> str:
         "number": _number,
         "duration": _duration,
         "bytes": _bytes,
+        "energy": _energy,
         "code": _code,
     }
     return environment.get_template("page.html").render(
@@ -100,6 +103,8 @@ def render(content: Content) -> str:
             if (cell.block, cell.measure) == ("prediction", "change_f1") and cell.value is not None
         ],
         splits=_splits(content.counts),
+        wall=costs.wall(content.costs),
+        energy=costs.energy(content.costs),
         measures=MEASURES,
         published=tables.published,
         star=tables.star,
@@ -205,6 +210,10 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _energy(joules: float | None) -> str:
+    return "–" if joules is None else f"{joules / 3.6e6:.3f} kWh"
 
 
 def _bytes(count: int) -> str:

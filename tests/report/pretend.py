@@ -7,11 +7,18 @@ import numpy as np
 from lumen_hpc.data import phantom, phantom_questions
 from lumen_hpc.data.probes import CONTROL, probes
 from lumen_hpc.language.sentences import sentence
+from lumen_hpc.report.costs import Told
 from lumen_hpc.report.evaluate import Inputs
 from lumen_hpc.settings import Phantom
 
 LEVELLED = ("pleural effusion", "edema")
-_LINE = {"shard": 0, "of": 1, "seconds": 12.5, "gpu_seconds": 50.0, "node": "n1"}
+_TOLD = Told(
+    manifest=[{"shard": 0, "of": 1, "seconds": 12.5, "pack": 0, "attempt": 1}],
+    attempts=[
+        {"pack": 0, "attempt": 1, "event": "began", "node": "n1", "time": 100.0, "cpus": 8, "gpus": 4, "job": "7"},
+        {"pack": 0, "attempt": 1, "event": "done", "node": "n1", "time": 145.0, "peak_mb": 300, "job": "7"},
+    ],
+)
 SKILL = {"nvila": 0.15, "ft": 0.7, "lumen": 0.9}
 
 
@@ -31,7 +38,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "scores": {model: list(_scores(records, rows, rng)) for model, rows in answers.items()},
         "rewrites": [_rewrite(record, rng) for record in records],
         "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
-        "manifests": {f"predict-{model}": [_LINE | {"rows": len(records)}] for model in skill},
+        "steps": {f"predict-{model}": _TOLD for model in skill},
         "image": pictures.get,
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip

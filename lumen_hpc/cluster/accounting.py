@@ -1,0 +1,66 @@
+"""What Slurm's accounting knows of a run's jobs (sacct): how each ended, how long it ran, memory and energy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lumen_hpc.cluster import slurm
+from lumen_hpc.errors import UserError
+
+FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "MaxRSS", "ConsumedEnergyRaw")
+NOT_KNOWN = 2**60
+"""Slurm's own marks for `no value` lie above it."""
+
+
+@dataclass
+class Usage:
+    state: str
+    """COMPLETED, FAILED, OUT_OF_MEMORY, TIMEOUT, NODE_FAIL, PREEMPTED, CANCELLED, RUNNING, …"""
+    signal: int
+    """The signal that ended it; 0 if none did."""
+    seconds: float
+    peak_bytes: int | None = None
+    """Largest resident memory of any of its processes, as sampled; None where the site does not gather it."""
+    joules: float | None = None
+    """Energy of its nodes; None where the site does not measure it."""
+
+
+def usage(jobs: Iterable[str]) -> dict[str, Usage] | None:
+    """Usage by job id (123, or 123_4 in an array); None where Slurm keeps no account or does not answer."""
+    arrays = sorted({job.split("_")[0] for job in jobs if job}, key=int)
+    if not arrays:
+        return {}
+    try:
+        text = slurm.ask("sacct", "-n", "-P", "-j", ",".join(arrays), "-o", ",".join(FIELDS))
+    except UserError:
+        return None
+    return read(text)
+
+
+def read(text: str) -> dict[str, Usage]:
+    """sacct's lines, a job's own and those of its steps, as one entry a job."""
+    found: dict[str, Usage] = {}
+    for line in text.splitlines():
+        if line.count("|") != len(FIELDS) - 1:
+            continue
+        name, state, code, elapsed, memory, energy = line.split("|")
+        job, _, step = name.partition(".")
+        if not step:
+            found[job] = Usage(state.split()[0], int(code.partition(":")[2] or 0), float(elapsed or 0))
+        if job not in found or step == "extern":
+            continue
+        entry = found[job]
+        if peak := _bytes(memory):
+            entry.peak_bytes = max(peak, entry.peak_bytes or 0)
+        joules = float(energy or 0)
+        if 0 < joules < NOT_KNOWN:  # the job's own line sums its steps' where Slurm fills it in
+            entry.joules = max(joules, entry.joules or 0)
+    return found
+
+
+def _bytes(text: str) -> int:
+    """Slurm's 1234K, 1.5G or plain bytes."""
+    size = re.fullmatch(r"([\d.]+)([KMGTP]?)", text)
+    return round(float(size[1]) * 1024 ** " KMGTP".index(size[2] or " ")) if size else 0
