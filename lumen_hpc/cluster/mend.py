@@ -99,12 +99,17 @@ def _make_good(
 
 
 def _submit(run: Run, step: Step, graph: list[Step], submission: Path) -> None:
-    """Submits what is missing of a step, with the settings and code of the submission that this job belongs to."""
+    """Submits what is missing of a step, and of what it reads itself, with the settings and code of this job."""
     request = config.request(submission / "config.yaml", run.folder)
     with submit.writing(run):
         under_way, behind = submit.live(run, graph)
-        plans = plan.make(run, [step], graph, under_way)
-        if plans[0].packs:
+        wanted = {step.name}
+        for other in reversed(graph):
+            if other.name in wanted:
+                wanted |= set(other.after)
+        damaged = [other for other in graph if other.name in wanted and plan.missing(run, other, graph)]
+        plans = plan.make(run, damaged, graph, under_way)
+        if any(item.packs for item in plans):
             submit.submit(request, run, plans, behind)
 
 

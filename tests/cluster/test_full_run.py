@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from tests.cluster.conftest import Site
 from tests.cluster.slurm import Cluster
 
 MODELS = ("nvila", "ft", "lumen")
-STEPS, EVERY = 30, 5
+STEPS, EVERY = 40, 5
 RECIPE = (
-    "pretrain.patients=40", "pretrain.expert_steps=10", "pretrain.base_steps=10",
+    "pretrain.patients=40", "pretrain.expert_steps=30", "pretrain.base_steps=10",
     "data.phantom.patients=40", "data.phantom.test_fraction=0.2", "prepare.image_threads=1",
     f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.workers=1", "experts.workers=0",
     "predict.controls=[same]", "predict.max_new_tokens=8", "evaluate.gates=false", "evaluate.bootstrap=50",
@@ -24,7 +25,7 @@ RECIPE = (
 """The demo's recipe, made small."""
 SITE = (
     "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}",
-    "profile.resources.gpu.partition=preempt", "profile.resources.gpu.tasks=2", "profile.resources.judge.tasks=2",
+    "profile.resources.train.partition=preempt", "profile.resources.gpu.tasks=2", "profile.resources.judge.tasks=2",
     "profile.resources.gpu.successors=2", "profile.resources.train.successors=4",
     "profile.resources.train.gpus=2",  # so that both trainings run at once on two of three nodes
 )  # fmt: skip
@@ -53,7 +54,7 @@ class Attacked:
     def events(self, step: str) -> list[str]:
         return [row["event"] for row in self.lines(f"{step}/attempts.jsonl")]
 
-    def wait(self, reached, seconds: float, what: str) -> None:
+    def wait(self, reached: Callable[[], object], seconds: float, what: str) -> None:
         self.site.wait(reached, seconds, f"{what} of run {self.name}")
 
     def tables(self) -> dict[str, bytes]:
@@ -70,7 +71,7 @@ def demo_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Sit
 def left_alone(demo_site: Site) -> Attacked:
     run = Attacked(demo_site, "alone")
     run.submit()
-    demo_site.wait_until_left("alone", 400)
+    demo_site.wait_until_left("alone", 240)
     return run
 
 
@@ -80,28 +81,42 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
     run = Attacked(demo_site, "attacked")
     run.submit()
 
-    run.wait(lambda: run.lines("experts/attempts.jsonl"), 200, "experts")
-    preempt(cluster, run.node("experts"))
+    # Slurm 22.05 never gives back the GPUs of tasks that end while its controller is away; so none runs here.
+    gone = ("attacked.prepare", "attacked.rewrite")
+    run.wait(lambda: not [job for job in demo_site.jobs("attacked") if job[1] in gone], 200, "the end of rewrite")
+    assert demo_site.running("attacked", "pretrain"), "the controller should be away while something runs"
+    cluster.restart_controller()
 
-    run.wait(lambda: run.events("instruct")[-1:] == ["done"], 300, "the end of instruct")
+    run.wait(lambda: run.events("instruct")[-1:] == ["done"], 200, "the end of instruct")
     corrupt(run.folder / "rewrite" / "shard-00000-of-00002.jsonl")
 
-    run.wait(lambda: EVERY < run.steps("lumen") < STEPS, 300, "train-lumen past a checkpoint")
-    corrupt(run.folder / "instruct" / "lumen-test.jsonl")
+    run.wait(lambda: run.steps("lumen") > 2, 200, "steps of train-lumen")
+    preempt(cluster, run.node("train-lumen"))
+    run.wait(lambda: "interrupted" in run.events("train-lumen"), 60, "train-lumen to be preempted")
+
+    saved = run.steps("lumen")
+    run.wait(lambda: saved + EVERY < run.steps("lumen"), 200, "train-lumen past another checkpoint")
     victim = run.node("train-lumen")
     cluster.kill_node(victim)
     cluster.declare_dead(victim)
-    cluster.restart_controller()
+    assert run.steps("lumen") < STEPS, "it was killed too late"
+    corrupt(run.folder / "instruct" / "lumen-test.jsonl")
 
-    demo_site.wait_until_left("attacked", 500)
+    run.wait(lambda: run.events("judge-nvila").count("done") == 2, 200, "judge-nvila")
+    corrupt(run.folder / "predict-nvila" / "shard-00000-of-00002.jsonl")
+
+    demo_site.wait_until_left("attacked", 300)
     assert left_alone.tables().keys() == {"tables.md", "tables.csv", "tables.tex"}
     assert run.tables() == left_alone.tables()
     for model in MODELS:
         assert answers(run, model) == answers(left_alone, model) != []
-    assert "interrupted" in run.events("experts"), "nothing was preempted"
-    assert run.events("train-lumen").count("began") > 1, "no training was killed"
-    assert len(run.lines("instruct/manifest.jsonl")) == 2, "what predict reads was not made good"
-    assert len(run.lines("rewrite/manifest.jsonl")) == 3, "what evaluate reads was not made good"
+    assert run.events("train-lumen").count("began") > 2
+    written = {step: len(run.lines(f"{step}/manifest.jsonl")) for step in ("instruct", "rewrite", "predict-nvila")}
+    assert written == {"instruct": 2, "rewrite": 3, "predict-nvila": 3}, "each damaged shard is written once more"
+    page = (run.folder / "report" / "index.html").read_text()
+    lost = dict(re.findall(r'<tr><th scope="row">([\w-]+)</th>(?:<td>[^<]*</td>){9}<td>([^<]*)</td>', page))
+    assert all(lost[step] != "0 s" for step in ("instruct", "rewrite", "predict-nvila", "train-lumen", "all")), lost
+    assert lost["prepare"] == "0 s" == lost["judge-ft"]
     status = json.loads(demo_site.launch("status", "run=attacked", "json=true"))
     assert {step["state"] for step in status["steps"]} == {"done"}
 
