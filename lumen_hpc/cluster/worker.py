@@ -101,9 +101,7 @@ def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> li
     return [index for index in shards if index in gone]
 
 
-def _inputs_sound(
-    task: Task, everything: list[Step], todo: list[int], submission: Path, attempts: Attempts
-) -> bool:
+def _inputs_sound(task: Task, everything: list[Step], todo: list[int], submission: Path, attempts: Attempts) -> bool:
     """True once what the shards read is verified; False if asked to stop meanwhile."""
     try:
         attempts.waited = mend.require_sound(task, everything, todo, submission)

@@ -191,12 +191,17 @@ def tower_film(film: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BICUBIC))
 
 
+SHAPE = "phantom_expert"
+"""Entry of the file's header that holds the tower's config and the width."""
+
+
 def save_expert(expert: PhantomExpert, path: str | Path) -> None:
     """Writes an expert to one safetensors file, whole or not at all; its shapes are in the file's header."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    shape = {"vision": json.dumps(expert.vision), "width": str(expert.width)}
+    # one entry: safetensors writes several in random order, and the same expert must be the same bytes
+    shape = {SHAPE: json.dumps({"vision": expert.vision, "width": expert.width})}
     save_file({name: tensor.contiguous() for name, tensor in expert.state_dict().items()}, temporary, metadata=shape)
     os.replace(temporary, path)
 
@@ -210,9 +215,9 @@ def load_expert(path: str | Path) -> PhantomExpert:
         raise UserError(f"{path} is missing: run stage=pretrain, which makes the phantom expert") from None
     except SafetensorError as reason:
         raise UserError(f"{path} is damaged ({reason}): run stage=pretrain again") from None
-    if "vision" not in shape:
+    if SHAPE not in shape:
         raise UserError(f"{path} is no phantom expert")
-    expert = blank_expert(json.loads(shape["vision"]), int(shape["width"]))
+    expert = blank_expert(**json.loads(shape[SHAPE]))
     expert.load_state_dict(load_file(path))
     return expert.eval()
 

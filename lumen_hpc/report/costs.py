@@ -94,9 +94,7 @@ def energy(made: Sequence[Cost]) -> float | None:
 
 def _cost(step: str, told: Told, accounted: Mapping[str, Usage]) -> Cost:
     tries = _attempts(told, accounted)
-    hours = {
-        kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")
-    }
+    hours = {kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")}
     known = [one.usage for one in tries if one.usage]
     joules = [usage.joules for usage in known if usage.joules is not None]
     peaks = [usage.peak_bytes for usage in known if usage.peak_bytes is not None]

@@ -109,11 +109,20 @@ def survey(
     entries = [entry for part in parts for entry in part]
     good = _judge(entries, len(records), on_bad, folder, ranks)
     rows, ids, kinds, openings, *tokens = (np.array(column) for column in zip(*(entry[:7] for entry in good)))
-    found = Survey(rows, ids, kinds, np.unique(openings, return_inverse=True)[1], *tokens)
+    found = Survey(rows, ids, kinds, numbered(openings), *tokens)
     if ranks.first:
         with writing(file) as stream:
             np.savez(stream, version=version, **vars(found))
     return found
+
+
+def numbered(names: np.ndarray) -> np.ndarray:
+    """int [n], equal where the names are, counted in the order in which they first appear.
+
+    The sample order rests on these numbers; they must not depend on where the images lie, as sorted names would.
+    """
+    _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def _entry(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
@@ -66,6 +67,17 @@ def test_a_saved_expert_says_the_same(expert, films, tmp_path):
     again = phantom.load_expert(tmp_path / "expert.safetensors")
     for one, two in zip(again.look(films[0][:5]), expert.look(films[0][:5], batch=2), strict=True):
         assert all(np.allclose(one[name], two[name], atol=1e-5) for name in phantom.ATTRIBUTES)
+
+
+def test_the_same_expert_is_the_same_bytes_and_another_file_is_refused(expert, tmp_path):
+    saved = set()
+    for number in range(8):
+        phantom.save_expert(expert, tmp_path / f"{number}.safetensors")
+        saved.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(saved) == 1
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"vision": "{}"})
+    with pytest.raises(UserError, match="no phantom expert"):
+        phantom.load_expert(tmp_path / "other.safetensors")
 
 
 def test_probabilities_of_an_attribute_sum_to_one(expert, films):

@@ -11,8 +11,8 @@ import numpy as np
 import pretend
 import pytest
 
-from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, render_difference
 from lumen_hpc.cluster.accounting import Usage
+from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, render_difference
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon

@@ -84,6 +84,16 @@ def test_a_second_look_reads_what_the_first_wrote_unless_the_records_changed(mad
     assert look(made, tmp_path / "out", changed, version="2").ids.tolist() == [i + "x" for i in first.ids]
 
 
+def test_which_samples_go_together_and_in_what_order_does_not_hang_on_where_the_images_lie(made, tmp_path):
+    here = look(made, tmp_path / "here")
+    names = sorted({image for row in rows(made) for image in row["images"]}, reverse=True)
+    moved = {image: tmp_path / f"{number}{Path(image).suffix}" for number, image in enumerate(names)}
+    for image, link in moved.items():
+        link.symlink_to(image)
+    there = [{**row, "images": [str(moved[image]) for image in row["images"]]} for row in rows(made)]
+    assert look(made, tmp_path / "there", there).groups.tolist() == here.groups.tolist()
+
+
 def spoil(made, tmp_path, how):
     bad = rows(made)
     if how == "missing image":
