@@ -36,6 +36,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from benchmarks.nvila_step import padded_as_transformers
 from lumen_hpc import nvila
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.nvila.tiny import make_tiny
@@ -124,19 +125,16 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
     """Seconds of wall clock and of the training thread for `steps` steps; one step before them warms up."""
     train = settings(steps=steps + 1, **changes)
     job = work(folder, out, train)
-    plan = loop.make_sampler(job.survey, train, 0)
     marks: list[tuple[float, float]] = []
-    engine, _, _ = loop.run(
-        job,
-        train,
-        Ranks(),
-        seed=0,
-        should_stop=lambda: False,
-        progress=lambda: marks.append((time.perf_counter(), time.thread_time())),
-    )
+
+    def progress(doing: str, within: float = 0.0) -> None:
+        if doing.startswith(("computes step", "saves")):  # each step's beginning, and the last one's end
+            marks.append((time.perf_counter(), time.thread_time()))
+
+    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, progress=progress)
     engine.close()
-    assert plan.steps == len(marks)
-    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+    assert len(marks) == steps + 2
+    return marks[-1][0] - marks[1][0], marks[-1][1] - marks[1][1]
 
 
 class Built:
@@ -195,9 +193,12 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
 
 
 def peer(
-    folder: Path, out: Path, steps: int, *, save: bool = False, resume: bool = False
+    folder: Path, out: Path, steps: int, *, spans: bool = False, save: bool = False, resume: bool = False
 ) -> tuple[float, float, list[str]]:
-    """The same by Trainer: padded micro-batches of 8, DeepSpeed ZeRO-1, a loading process; and the ids it took."""
+    """The same by Trainer: padded micro-batches of 8, DeepSpeed ZeRO-1, a loading process; and the ids it took.
+
+    Attention is transformers' own, sdpa under a padding mask; with `spans` it is ours, which leaves padding out.
+    """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     records = Records(folder / "records.jsonl")
@@ -210,7 +211,7 @@ def peer(
 
         def forward(self, batch: Any, ids: list[str]) -> dict[str, torch.Tensor]:
             taken.extend(ids)
-            return {"loss": self.model(batch).loss}
+            return {"loss": self.model(batch).loss if spans else padded_as_transformers(self.model, batch)}
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {"batch": nvila.pad(prepare(rows, inline=True).samples), "ids": [row["id"] for row in rows]}
@@ -266,14 +267,16 @@ def part(folder: Path, who: str, stop: int) -> None:
     """What `restart` starts: a training up to step `stop`, which says when its last step ended."""
     out = folder / f"restart-{who}"
     if who == "peer":
+        join(Ranks(), folder)
         peer(folder, out, stop - 1, save=stop == 2, resume=stop > 2)
         return
-    file = out / "metrics.jsonl"
+    doing = [""]
     run_training(
         settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
-        should_stop=lambda: file.exists() and file.read_text().count("\n") + 1 >= stop,
+        should_stop=lambda: doing[-1].endswith(f" step {stop}"), progress=lambda told, within=0.0: doing.append(told),
     )  # fmt: skip
-    print(json.dumps({"time": json.loads(file.read_text().splitlines()[-1])["timing"]["time"]}), flush=True)
+    (*_, last) = (out / "metrics.jsonl").read_text().splitlines()
+    print(json.dumps({"time": json.loads(last)["timing"]["time"]}), flush=True)
 
 
 def stalls(out: Path, millions: int) -> tuple[float, float, float]:
@@ -349,19 +352,22 @@ def main() -> None:
 
 
 def _against_trainer(folder: Path, steps: int) -> None:
-    wall, cpu, taken = peer(folder, folder / "peer", steps)
-    theirs = trained_tokens(folder, folder / "count", taken)
+    rates = {}
     for told, shared in (("packed", False), ("packed, shared images", True)):
         seconds, thread = ours(folder, folder / told, steps, shared_prefix=shared)
-        ids = [i for line in (folder / told / "consumed.jsonl").read_text().splitlines()[1:]
-               for i in json.loads(line)["ids"]]  # fmt: skip
-        tokens = trained_tokens(folder, folder / "count", ids)
-        print(
-            f"tokens/s, {told}: ours {tokens / seconds:,.0f}, HF Trainer + DeepSpeed padded at micro-batch "
-            f"{MICRO_BATCH} {theirs / wall:,.0f}: {tokens / seconds / (theirs / wall):.2f}x "
-            f"({tokens / thread / (theirs / cpu):.2f}x by the training threads' work)",
-            flush=True,
-        )
+        lines = (folder / told / "consumed.jsonl").read_text().splitlines()[1:]
+        tokens = trained_tokens(folder, folder / "count", [i for line in lines for i in json.loads(line)["ids"]])
+        rates[told] = tokens / seconds, tokens / thread
+    for name, spans in (("attention as transformers'", False), ("attention as ours", True)):
+        wall, cpu, taken = peer(folder, folder / f"peer-{spans}", steps, spans=spans)
+        theirs = trained_tokens(folder, folder / "count", taken)
+        for told, (rate, work_rate) in rates.items():
+            print(
+                f"tokens/s: ours {told} {rate:,.0f}, HF Trainer + DeepSpeed padded at micro-batch {MICRO_BATCH}, "
+                f"{name}, {theirs / wall:,.0f}: {rate / (theirs / wall):.2f}x "
+                f"({work_rate / (theirs / cpu):.2f}x by the training threads' work)",
+                flush=True,
+            )
 
 
 def _against_bare(folder: Path, steps: int, rounds: int) -> None:

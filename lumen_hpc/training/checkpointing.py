@@ -146,6 +146,7 @@ class Checkpoints:
         self._folder, self._ranks, self._keep, self._wait = folder, ranks, keep, wait
         self._thread: threading.Thread | None = None
         self._failure = ""
+        self._wait_until = 0.0
         self.writer = StagedWriter()
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +169,7 @@ class Checkpoints:
         files = self.writer.take()
         files.append((rng_state(), staging / f"rng-{self._ranks.rank:05d}.pt"))
         marker = {"step": step, "world_size": self._ranks.world_size, "state": state}
+        self._wait_until = time.monotonic() + self._wait
         self._thread = threading.Thread(target=self._write, args=(staging, files, marker), name=f"checkpoint-{step}")
         self._thread.start()
         return time.perf_counter() - began
@@ -186,10 +188,11 @@ class Checkpoints:
         failures: list[str] = [""] * self._ranks.world_size
         dist.all_gather_object(failures, self._failure)
         if failure := next((told for told in failures if told), ""):
-            raise UserError(
-                f"a checkpoint could not be written to {self._folder} ({failure}); the last complete one is "
-                f"{newest(self._folder) or 'none'}, and the same command goes on from there"
-            )
+            raise unwritable(self._folder, failure)
+
+    def abandon(self, grace: float = 60.0) -> None:
+        """Called when this rank fails: rank 0 waits for other ranks' files no longer than `grace` seconds from now."""
+        self._wait_until = time.monotonic() + grace
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
         try:
@@ -211,10 +214,9 @@ class Checkpoints:
     def _complete(self, staging: Path, marker: dict[str, Any]) -> None:
         """Rank 0: when all ranks' files are there, the marker and the rename that makes them a checkpoint."""
         parts = [staging / f"rank-{rank:05d}.json" for rank in range(self._ranks.world_size)]
-        deadline = time.monotonic() + self._wait
         while missing := [part.stem for part in parts if not part.exists()]:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{', '.join(missing)} did not write their part in {self._wait:.0f} s")
+            if time.monotonic() > self._wait_until:
+                raise TimeoutError(f"{', '.join(missing)} did not write their part in time")
             time.sleep(0.01)
         sums = [json.loads(part.read_text()) for part in parts]
         if not all(sums):
@@ -280,6 +282,14 @@ def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> Non
             break
     if process.returncode:
         raise RuntimeError(f"{source} could not be converted for another number of ranks:\n{told[-2000:]}")
+
+
+def unwritable(checkpoints: Path, reason: object) -> UserError:
+    """What to say when a training cannot write."""
+    return UserError(
+        f"{checkpoints.parent} cannot be written to ({reason}); the last complete checkpoint is "
+        f"{newest(checkpoints) or 'none'}, and the same command goes on from there"
+    )
 
 
 def newest(folder: Path) -> Path | None:

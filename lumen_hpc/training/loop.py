@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lumen_hpc import settings as s
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler as sampling
-from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest
+from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
 from lumen_hpc.training.engine import Engine, learning_rate
 from lumen_hpc.training.feeder import Feeder
 from lumen_hpc.training.journal import Journal, losses
@@ -102,7 +102,11 @@ def run(
     if on_any_rank(should_stop()):  # told during the start: there is nothing to save yet
         return engine, done, done == plan.steps
     loop = Loop(work, settings, ranks, plan, engine, checkpoints, done, should_stop, progress)
-    finished = loop.go(started=started, resumed=found)
+    try:
+        finished = loop.go(started=started, resumed=found)
+    except BaseException:
+        checkpoints.abandon()
+        raise
     return engine, loop.done, finished
 
 
@@ -179,7 +183,10 @@ class Loop:
                 self.done += 1
                 if journal is not None:
                     timing = self._timing(time.perf_counter() - began, waited, micros, metrics, started)
-                    journal.step(self.done, self.work.survey.ids[ids].tolist(), metrics, timing)
+                    try:
+                        journal.step(self.done, self.work.survey.ids[ids].tolist(), metrics, timing)
+                    except OSError as error:
+                        raise unwritable(self.work.out / FOLDER, error) from error
                 last = self.done == self.plan.steps
                 if stop or last or self.done % self.settings.checkpoint_every == 0:
                     self.progress(f"saves after step {self.done}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -12,8 +14,11 @@ from safetensors.torch import load_file
 
 from lumen_hpc import nvila
 from lumen_hpc.data.records import Records
-from lumen_hpc.settings import Predict
+from lumen_hpc.errors import UserError
+from lumen_hpc.settings import Predict, Train
 from lumen_hpc.training.predict import open_predictor
+from lumen_hpc.training.ranks import Ranks, leave
+from lumen_hpc.training.train import RESULTS, train
 
 STEPS = 5
 """40 samples at 8 a step."""
@@ -36,8 +41,9 @@ def trained(made, tmp_path_factory):
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
     start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), world_size=2)
+    told = run("told") | {"stop_at": 1}  # to stop before the first step
     frozen = run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True)
-    start(run("one"), run("apart", shared_prefix=False), frozen, world_size=1)
+    start(run("one"), run("apart", shared_prefix=False), frozen, told, world_size=1)
     return folder
 
 
@@ -88,6 +94,32 @@ def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(t
     assert any("layers.1." in k for k in changed)
     # The last layer feeds nothing (hidden state -2 is taken), so it stays as it was.
     assert not any("layers.2." in k or "post_layernorm" in k for k in changed)
+
+
+def test_told_to_stop_before_the_first_step_it_leaves_before_it_loads(trained):
+    assert not (trained / "told" / "metrics.jsonl").exists()
+    assert not (trained / "told" / "survey.npz").exists()
+
+
+def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
+    names = {path.name for run in ("zero3", "frozen") for path in (trained / run).iterdir()}
+    of_the_job = {"rendezvous.json", "preflight.json", "training.lock"}
+    assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {"restarts.jsonl"}
+
+
+def test_a_folder_in_which_another_job_trains_is_refused(made, tmp_path):
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); f.write('job 7 on n1'); "
+    code += "f.flush(); print(flush=True); input()"
+    words = [sys.executable, "-c", code, str(tmp_path / "training.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(UserError, match=r"another training is at work in .*\(job 7 on n1\)"):
+            train(
+                Train(**tiny.SETTINGS), made / "records.jsonl", made / "base", tmp_path, seed=0,
+                ranks=Ranks(), should_stop=lambda: False,
+            )  # fmt: skip
+        leave()
+        assert not (tmp_path / "training.json").exists()
 
 
 def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made, tmp_path):

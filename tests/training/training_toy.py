@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -59,15 +60,6 @@ def train(*runs: dict[str, Any], world_size: int = 1, script: str = __file__) ->
     return said
 
 
-def wait_for_step(out: Path, step: int, ranks: list[subprocess.Popen], *, timeout: float = 240) -> None:
-    """Returns once the run in `out` has done `step` steps."""
-    deadline = time.monotonic() + timeout
-    while steps(out) < step:
-        assert time.monotonic() < deadline, "the steps do not come"
-        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
-        time.sleep(0.005)
-
-
 def steps(out: Path) -> int:
     file = out / "metrics.jsonl"
     return file.read_text().count("\n") if file.exists() else 0
@@ -91,7 +83,10 @@ def consumed(out: Path) -> list[str]:
 def each_rank(job_file: str, rank: int, do: Any) -> None:
     """One rank's main: calls `do(run, ranks)` for every run of the job."""
     import torch
+    import torch.distributed as dist
 
+    from lumen_hpc.errors import UserError
+    from lumen_hpc.training.accelerator import deepspeed
     from lumen_hpc.training.ranks import Ranks
 
     torch.set_num_threads(1)
@@ -99,7 +94,14 @@ def each_rank(job_file: str, rank: int, do: Any) -> None:
     for number, run in enumerate(job["runs"]):
         Path(run["out"]).mkdir(parents=True, exist_ok=True)
         ranks = Ranks(rank=rank, world_size=job["world_size"], job=f"{Path(job_file).stem}-{number}")
-        print(do(run, ranks), flush=True)
+        try:
+            print(do(run, ranks), flush=True)
+        except UserError as error:
+            if not run.get("fails"):
+                raise
+            print(f"run {number}: {error}", flush=True)
+            dist.destroy_process_group()
+            deepspeed.utils.groups._WORLD_GROUP = None
 
 
 def _run(run: dict[str, Any], ranks: Any) -> str:
@@ -108,7 +110,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
 
     from lumen_hpc.cluster.worker import EXIT_STUCK, Stop
     from lumen_hpc.settings import Train
-    from lumen_hpc.training import loop
+    from lumen_hpc.training import checkpointing, loop
     from lumen_hpc.training.packing import Shared
     from lumen_hpc.training.ranks import join, leave
     from lumen_hpc.training.survey import Survey
@@ -146,7 +148,6 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
             self.out = torch.nn.Linear(2 * WIDTH, VOCABULARY)
 
         def forward(self, micro: Micro) -> torch.Tensor:
-            time.sleep(run.get("slow", 0.0))
             if run.get("hangs_at") == loop_step() and ranks.rank == 1:
                 time.sleep(600)
             logits = self.out(torch.tanh(self.hidden(self.embed(micro.inputs))))
@@ -156,6 +157,17 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
 
     def loop_step() -> int:
         return steps(Path(run["out"])) + 1
+
+    def progress(doing: str = "", within: float = 0.0) -> None:
+        watchdog.beat(doing, within)
+        while doing == f"computes step {run.get('held_at')}" and hold.exists() and not stop.asked():
+            time.sleep(0.01)
+
+    def save(*args: Any) -> None:
+        time.sleep(run.get("slow_save", 0.0))
+        if run.get("full_disk_at") == steps(out) and ranks.rank == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really_save(*args)
 
     rng = np.random.default_rng(0)
     suffix = rng.integers(3, 12, size=SAMPLES)
@@ -185,9 +197,11 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     )
     out = Path(run["out"])
     stop = Stop()
+    hold = out / "hold"
     watchdog = Watchdog(120, lambda told: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
     join(ranks, out, timeout=60)
+    really_save, checkpointing.torch.save = torch.save, save
     torch.manual_seed(0)
     work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
     stop_at = run.get("stop_at", 0)
@@ -197,8 +211,9 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         ranks,
         seed=0,
         should_stop=lambda: stop.asked() or bool(stop_at and loop_step() >= stop_at),
-        progress=watchdog.beat,
+        progress=progress,
     )
+    checkpointing.torch.save = really_save
     weights = engine.weights()
     if weights is not None:
         torch.save(weights, out / "weights.pt")
