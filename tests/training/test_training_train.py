@@ -22,6 +22,7 @@ from lumen_hpc.training.train import RESULTS, train
 
 STEPS = 5
 """40 samples at 8 a step."""
+MIXTURE = {"diagnostic": 4, "difference": 2, "prediction": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,11 @@ def trained(made, tmp_path_factory):
     def start(*runs, world_size):
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
-    start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), world_size=2)
+    mixed = run("mixed", mixture=MIXTURE, loss="kinds", steps=3)
+    start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), mixed, world_size=2)
     told = run("told") | {"stop_at": 1}  # to stop before the first step
     frozen = run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True)
-    start(run("one"), run("apart", shared_prefix=False), frozen, told, world_size=1)
+    start(run("one"), run("apart", shared_prefix=False), frozen, told, run("short", epochs=0.4), world_size=1)
     return folder
 
 
@@ -122,18 +124,15 @@ def test_a_folder_in_which_another_job_trains_is_refused(made, tmp_path):
         assert not (tmp_path / "training.json").exists()
 
 
-def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made, tmp_path):
-    out = tmp_path / "out"
-    run = tiny.run(out, made, epochs=0.4)
-    toy.train(run, script=tiny.__file__)
+def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made):
+    out = trained / "short"
     first = (out / "final" / "complete.json").stat().st_mtime_ns
-    (out / "checkpoints").rename(out / "elsewhere")  # were it to train again, it would have to begin anew
-    speed = {**run, "settings": {**run["settings"], "checkpoint_every": 1, "token_budget": 600}}
-    toy.train(speed, script=tiny.__file__)
-    assert (out / "final" / "complete.json").stat().st_mtime_ns == first
-    toy.train(tiny.run(out, made, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
-    assert (out / "final" / "complete.json").stat().st_mtime_ns != first
+    of_speed = tiny.run(out, made, epochs=0.4, checkpoint_every=1, token_budget=600)
+    toy.train(of_speed, tiny.run(out, made, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
+    # Had the first of them trained again, or only resumed, it would have written the final model again.
     assert (out / "earlier" / "000" / "final" / "complete.json").stat().st_mtime_ns == first
+    assert (out / "final" / "complete.json").stat().st_mtime_ns != first
+    assert len(toy.metrics(out)) == len(toy.metrics(out / "earlier" / "000")) == 2
 
 
 def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained, made):
@@ -171,12 +170,10 @@ def test_shards_of_any_number_hold_the_same_answers(trained, made):
     assert whole == answers(range(5), range(5, 12), batch_tokens=60)
 
 
-def test_a_mixture_with_the_sum_of_kind_means(made, tmp_path):
-    mixture = {"diagnostic": 4, "difference": 2, "prediction": 2}
-    toy.train(tiny.run(tmp_path, made, mixture=mixture, loss="kinds", steps=3), script=tiny.__file__, world_size=2)
-    for row in toy.metrics(tmp_path):
-        parts = [row[f"loss_{kind}"] for kind in mixture]
+def test_a_mixture_with_the_sum_of_kind_means(trained, made):
+    for row in toy.metrics(trained / "mixed"):
+        parts = [row[f"loss_{kind}"] for kind in MIXTURE]
         assert row["loss"] == pytest.approx(sum(parts), abs=1e-6)
     questions = {row["id"]: row["meta"]["type"] for row in Records(made / "records.jsonl")}
-    first = Counter(questions[i] for i in toy.consumed(tmp_path)[:8])
+    first = Counter(questions[i] for i in toy.consumed(trained / "mixed")[:8])
     assert first == {"presence": 4, "difference": 2, "prediction": 2}

@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 VOCABULARY, WIDTH, SAMPLES = 40, 16, 50
 
@@ -110,7 +111,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
 
     from lumen_hpc.cluster.worker import EXIT_STUCK, Stop
     from lumen_hpc.settings import Train
-    from lumen_hpc.training import checkpointing, loop
+    from lumen_hpc.training import loop
     from lumen_hpc.training.packing import Shared
     from lumen_hpc.training.ranks import join, leave
     from lumen_hpc.training.survey import Survey
@@ -148,26 +149,27 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
             self.out = torch.nn.Linear(2 * WIDTH, VOCABULARY)
 
         def forward(self, micro: Micro) -> torch.Tensor:
-            if run.get("hangs_at") == loop_step() and ranks.rank == 1:
+            if run.get("hangs_at") == at[0] and ranks.rank == 1:
                 time.sleep(600)
             logits = self.out(torch.tanh(self.hidden(self.embed(micro.inputs))))
-            if run.get("poisoned_at") == loop_step():
+            if run.get("poisoned_at") == at[0]:
                 logits = logits * float("nan")
             return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
 
-    def loop_step() -> int:
-        return steps(Path(run["out"])) + 1
+    at = [0]  # the step that this rank computes
 
     def progress(doing: str = "", within: float = 0.0) -> None:
         watchdog.beat(doing, within)
-        while doing == f"computes step {run.get('held_at')}" and hold.exists() and not stop.asked():
-            time.sleep(0.01)
+        if doing.startswith("computes step"):
+            at[0] = int(doing.split()[-1])
+            while at[0] == run.get("held_at") and hold.exists() and not stop.asked():
+                time.sleep(0.01)
 
-    def save(*args: Any) -> None:
+    def save(value: Any, file: Any) -> None:
         time.sleep(run.get("slow_save", 0.0))
-        if run.get("full_disk_at") == steps(out) and ranks.rank == 1:
+        if f"/.step-{run.get('full_disk_at', 0):06d}/" in file._file.name and ranks.rank == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        really_save(*args)
+        really_save(value, file)
 
     rng = np.random.default_rng(0)
     suffix = rng.integers(3, 12, size=SAMPLES)
@@ -201,25 +203,27 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     watchdog = Watchdog(120, lambda told: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
     join(ranks, out, timeout=60)
-    really_save, checkpointing.torch.save = torch.save, save
+    really_save = torch.save
     torch.manual_seed(0)
     work = loop.Work(Model(), Batcher(), found, out, {"global_batch": settings.global_batch})
     stop_at = run.get("stop_at", 0)
-    engine, done, finished = loop.run(
-        work,
-        settings,
-        ranks,
-        seed=0,
-        should_stop=lambda: stop.asked() or bool(stop_at and loop_step() >= stop_at),
-        progress=progress,
-    )
-    checkpointing.torch.save = really_save
+    try:
+        with patch.object(torch, "save", save):
+            engine, done, finished = loop.run(
+                work,
+                settings,
+                ranks,
+                seed=0,
+                should_stop=lambda: stop.asked() or bool(stop_at and at[0] >= stop_at),
+                progress=progress,
+            )
+    finally:
+        watchdog.stop()
     weights = engine.weights()
     if weights is not None:
         torch.save(weights, out / "weights.pt")
     engine.close()
     leave()
-    watchdog.stop()
     return "finished" if finished else f"interrupted at step {done}"
 
 
