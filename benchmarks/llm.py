@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.lookalike import write
-from lumen_hpc.language import prompting, tokens
+from lumen_hpc.language import in_process, prompting
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.rewriting import equality
 from lumen_hpc.language.stand_ins import smollm2
@@ -55,7 +55,7 @@ def looped(model: Path, conversations: list) -> float:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     llama = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    encoded = tokens.prompts(tokenizer, conversations, TOKENS, 4096)
+    encoded = in_process.prompts(tokenizer, conversations, TOKENS, 4096)
     start = time.perf_counter()
     for prompt in encoded:
         with torch.inference_mode():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.rewrite import allowed_endpoints, in_place
+from jobs.rewrite import opened
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
@@ -29,14 +29,12 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Opens the judge once; yields a score row an answer, canaries included."""
     from lumen_hpc.data.records import read_jsonl
-    from lumen_hpc.language.engine import open_engine
     from lumen_hpc.language.judge import score
 
     settings = task.config.judge
-    allowed = allowed_endpoints(task)
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = open_engine(in_place(settings.engine, task), allowed)
-    second = open_engine(in_place(settings.second, task), allowed) if settings.second else None
+    engine = opened(settings.engine, task)
+    second = opened(settings.second, task) if settings.second else None
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.export_text_llama import staged
+from lumen_hpc import settings
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Engine
+
+if TYPE_CHECKING:
+    from lumen_hpc.language.protocol import Engine
 
 STAGE = Stage(
     name="rewrite",
@@ -33,34 +35,34 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Opens the engine once; yields rewrite rows."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.language.engine import open_engine
     from lumen_hpc.language.rewriting import equal_together, rewrite
 
-    settings = task.config.rewrite
+    wanted = task.config.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
     order = equal_together(questions)
-    engine = open_engine(in_place(settings.engine, task), allowed_endpoints(task))
+    engine = opened(wanted.engine, task)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
-        yield from rewrite(part, engine, settings, task.config.seed)
+        yield from rewrite(part, engine, wanted, task.config.seed)
 
     return process
 
 
-def in_place(engine: Engine, task: Task) -> Engine:
-    """The engine's settings with its model's folder for its name, where the model runs in this process.
+def opened(wanted: settings.Engine, task: Task) -> Engine:
+    """A language stage's engine on the processes of this job; where they are several, each opens it and does all."""
+    from lumen_hpc.language.engine import open_engine
+    from lumen_hpc.training.ranks import Ranks
 
-    Raises UserError where the job spans several nodes: such a model is served, not loaded here.
-    """
+    here = task.ranks
+    ranks = Ranks(rank=here.rank, world_size=here.world_size, local_rank=here.local_rank, master_addr=here.master_addr)
+    return open_engine(in_place(wanted, task), allowed_endpoints(task), ranks, task.folder / f"meeting-{here.job}")
+
+
+def in_place(engine: settings.Engine, task: Task) -> settings.Engine:
+    """The engine's settings with its model's folder for its name, where the model runs in this process."""
     if engine.kind not in ("vllm", "transformers"):
         return engine
-    if task.ranks.world_size > 1:
-        raise UserError(
-            f"engine.kind={engine.kind} stays within one node, and this job has {task.ranks.world_size}; give it one "
-            "(profile.resources: nodes: 1; a model of fewer bits may fit), or serve the model over its nodes with "
-            "`vllm serve` and set engine.kind=server"
-        )
     return replace(engine, model=str(staged(engine.model, Path(task.run.profile.cache).expanduser())))
 
 

@@ -110,9 +110,9 @@ class Engine:
     max_model_len: int = 4096
     """Longest prompt plus answer [tokens]."""
     tensor_parallel: int = how(1)
-    """GPUs that share one copy of the model."""
+    """GPUs that share each layer of a vLLM model; the job has a process for each (profile.resources)."""
     pipeline_parallel: int = how(1)
-    """Pipeline stages; times `tensor_parallel` the GPUs of the job's one node."""
+    """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
     timeout: float = how(600.0)
     """Seconds until a server that does not answer is given up, after four tries."""
     gpu_memory: float = how(0.9)

@@ -32,6 +32,7 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     run = submission.open_run(request)
     _require_fit(request, stages)
+    preflight.require_processes(request.settings, request.profile, request.stage)
     if request.dry_run:
         plans, behind = submission.make(request, stages, run)
         from lumen_hpc.cluster import dry_run

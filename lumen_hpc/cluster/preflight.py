@@ -17,6 +17,7 @@ from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.profile import Profile, Resources
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.engine import misfit
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.settings import Config, Engine
@@ -39,6 +40,7 @@ def findings(run: Run) -> Iterator[Finding]:
     yield from data_use(run.settings, run.profile, run.folder)
     yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from _models(run.settings, run.profile)
+    yield from processes(run.settings, run.profile)
     if run.profile.executor == "slurm":
         yield from _cluster(run.profile)
     else:
@@ -67,6 +69,26 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
                 f"{place} lies outside the folders where restricted data may be",
                 f"choose one under {', '.join(rules.folders)} (profile.data_use.folders)",
             )
+
+
+def processes(settings: Config, profile: Profile, stage: str = "full") -> Iterator[Finding]:
+    """Whether the language stages' jobs have the processes that their engines run in. Submission refuses on `bad`."""
+    judges = {"judge.engine": settings.judge.engine, "judge.second": settings.judge.second}
+    engines = {"rewrite": {"rewrite.engine": settings.rewrite.engine}, "judge": judges}
+    for name, kind in (("rewrite", "gpu"), ("judge", "judge")):
+        wanted = profile.resources[kind]
+        for key, engine in engines[name].items() if stage in ("full", name) else ():
+            if engine and (problem := misfit(engine, wanted.nodes * wanted.tasks_per_node)):
+                what, cure = problem.split("; ")
+                yield Finding(
+                    "bad", f"{key}: {what}", cure.replace("its kind in profile.resources", f"profile.resources.{kind}")
+                )
+
+
+def require_processes(settings: Config, profile: Profile, stage: str) -> None:
+    """Raises UserError where a language stage's job has not the processes of its engine; called before submission."""
+    for finding in processes(settings, profile, stage):
+        raise UserError(f"{finding.what}; {finding.cure}")
 
 
 def require_allowed(settings: Config, profile: Profile, folder: Path) -> None:

@@ -145,8 +145,8 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
         except Exception as error:
             attempts.failure([index], error)
             failed += 1
-            if step.stage.resources == "train":
-                break
+            if task.ranks.world_size > 1:
+                break  # the other processes wait for this one: Slurm ends them when it exits
             continue
         now = time.monotonic()
         line = _line(task, shard, written, files, str(known[index]), now - begin, attempts)

@@ -1,80 +1,65 @@
-"""One protocol for whatever answers: vLLM in process, transformers, an OpenAI-compatible server, or the grammar.
-
-An engine takes a whole shard's conversations in one call and gives a completion for each, in order. The same
-conversations, seeds and temperature give the same completions, whatever the process did before.
-"""
+"""Opens whatever answers: vLLM in process, transformers, an OpenAI-compatible server, or the grammar."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from pathlib import Path
 
 from lumen_hpc import settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.protocol import Engine
+from lumen_hpc.training.ranks import Ranks
 
-Conversation = Sequence[Mapping[str, str]]
-"""Messages of the form {"role": "system"|"user"|"assistant", "content": text}."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What an engine answered."""
-
-    text: str
-    tokens: int
-    """Tokens generated; 0 where no model ran."""
-    choice_probabilities: tuple[float, ...] = ()
-    """With `choices`: the probability of each, in their order, summing to 1."""
+ALONE = Ranks()
 
 
-class Engine(Protocol):
-    """Something that continues conversations."""
-
-    name: str
-    """What a record calls this engine: the model's name, without the folders above it."""
-    source: str
-    """`llm`, or `fallback` where the sentences are the grammar's own."""
-
-    def chat(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | Sequence[int],
-        choices: Sequence[str] | None = None,
-    ) -> list[Completion]:
-        """Continues each conversation by at most `max_tokens` tokens; temperature 0 is greedy.
-
-        `seed` is one for all, or one a conversation. With `choices` the text is the most probable of them. Raises
-        UserError with the cure where the engine cannot go on (memory, a conversation too long, no server).
-        """
-        ...
-
-
-def open_engine(engine: settings.Engine, allowed_endpoints: Sequence[str] | None = None) -> Engine:
+def open_engine(
+    wanted: settings.Engine,
+    allowed_endpoints: Sequence[str] | None = None,
+    ranks: Ranks = ALONE,
+    meeting: Path = Path(),
+) -> Engine:
     """The engine that the settings name, with its model loaded.
 
     `allowed_endpoints` are the URL prefixes that may see restricted data; None says that the data is not restricted.
-    They are checked before anything is sent. Raises UserError for a missing model, package, key or permission.
+    They are checked before anything is sent. `ranks`: the processes of this job; where they are several, each opens
+    the same vLLM engine, asks it the same and gets the same, and they find each other in folder `meeting`. Raises
+    UserError for a missing model, package, key or permission, and for a number of processes that does not fit.
     """
-    if engine.kind == "grammar":
+    if problem := misfit(wanted, ranks.world_size):
+        raise UserError(problem)
+    if wanted.kind == "grammar":
         from lumen_hpc.language.grammar import GrammarEngine
 
         return GrammarEngine()
-    if not engine.model:
-        raise UserError(f"engine.model is empty; engine.kind={engine.kind} needs a folder or a staged model's name")
-    if engine.kind == "vllm":
+    if not wanted.model:
+        raise UserError(f"engine.model is empty; engine.kind={wanted.kind} needs a folder or a staged model's name")
+    if wanted.kind == "vllm":
         from lumen_hpc.language.vllm_engine import VLLMEngine
 
-        return VLLMEngine(engine)
-    if engine.kind == "transformers":
+        return VLLMEngine(wanted, ranks, meeting)
+    if wanted.kind == "transformers":
         from lumen_hpc.language.transformers_engine import TransformersEngine
 
-        return TransformersEngine(engine)
-    if engine.kind == "server":
+        return TransformersEngine(wanted)
+    if wanted.kind == "server":
         from lumen_hpc.language.server_engine import ServerEngine
 
-        return ServerEngine(engine, allowed_endpoints)
-    raise UserError(f"engine kind '{engine.kind}' is unknown; it is one of vllm, transformers, server, grammar")
+        return ServerEngine(wanted, allowed_endpoints)
+    raise UserError(f"engine kind '{wanted.kind}' is unknown; it is one of vllm, transformers, server, grammar")
+
+
+def misfit(wanted: settings.Engine, processes: int) -> str:
+    """What is wrong with running this engine in a job of so many processes, with its cure; empty if nothing is.
+
+    A vLLM model is shared by as many processes as GPUs; the grammar costs nothing, so any number will do.
+    """
+    needed = wanted.tensor_parallel * wanted.pipeline_parallel if wanted.kind == "vllm" else 1
+    if processes == needed or wanted.kind == "grammar":
+        return ""
+    size = f" (tensor_parallel {wanted.tensor_parallel} x pipeline_parallel {wanted.pipeline_parallel})"
+    return (
+        f"engine.kind={wanted.kind}{size if wanted.kind == 'vllm' else ''} runs in {needed} "
+        f"process{'es, one a GPU' if needed > 1 else ''}, and this job has {processes}; "
+        f"nodes x tasks_per_node of its kind in profile.resources must be {needed}"
+    )

@@ -7,31 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lumen_hpc import settings
 from lumen_hpc.language import facts, prompting
-from lumen_hpc.language.engine import Completion, Conversation
+from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.language.sentences import sentence
 
 
-class GrammarEngine:
-    """Sentences by `sentences.sentence`, scores by `facts.agreement`; temperature and seed change nothing."""
+class GrammarEngine(Engine):
+    """Sentences by `sentences.sentence`, scores by `facts.score`; temperature and seed change nothing."""
 
-    name = "grammar"
     source = "fallback"
 
-    def chat(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | Sequence[int],
-        choices: Sequence[str] | None = None,
-    ) -> list[Completion]:
-        """As `Engine.chat`; with `choices` (the scores) all probability is on the one that fits."""
-        return [self._reply(prompting.material(conversation), choices) for conversation in conversations]
+    def __init__(self) -> None:
+        super().__init__(settings.Engine(kind="grammar", model="grammar"))
 
-    def _reply(self, material: dict[str, str], choices: Sequence[str] | None) -> Completion:
-        if choices is None:
-            return Completion(sentence(material["Type"], material["Question"], material["Short answer"]), 0)
-        score = str(facts.score(material["Type"], material["Question"], material["Reference"], material["Answer"]))
-        return Completion(score, 0, tuple(float(choice == score) for choice in choices))
+    def _continue(
+        self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
+    ) -> list[Completion]:
+        given = map(prompting.material, conversations)
+        return [Completion(sentence(it["Type"], it["Question"], it["Short answer"]), 0) for it in given]
+
+    def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
+        """The choices are scores; all probability is on the one that fits."""
+        given = map(prompting.material, conversations)
+        scores = [str(facts.score(it["Type"], it["Question"], it["Reference"], it["Answer"])) for it in given]
+        return [Completion(score, 0, tuple(float(choice == score) for choice in choices)) for score in scores]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from lumen_hpc import settings
 from lumen_hpc.language import prompting
 from lumen_hpc.language.canaries import Canary, made
-from lumen_hpc.language.engine import Completion, Engine
+from lumen_hpc.language.protocol import Completion, Engine
 
 SCORES = tuple(str(score) for score in range(1, 11))
 

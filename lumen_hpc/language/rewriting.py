@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from lumen_hpc import settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
-from lumen_hpc.language.engine import Engine
 from lumen_hpc.language.prognosis import predictions
+from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import sentence
 
 

@@ -6,15 +6,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lumen_hpc import settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.engine import Completion, Conversation
 from lumen_hpc.language.gate import check_endpoint
-from lumen_hpc.language.tokens import seeds
+from lumen_hpc.language.protocol import Completion, Conversation, Engine
 
 KEY = "LUMEN_API_KEY"
 """The environment variable that holds the server's key; it is never read from, or written to, a file."""
@@ -24,40 +22,31 @@ CONCURRENT = 64
 """Requests under way at a time; the server batches them."""
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """One model on a server; requests go out side by side and come back in order."""
 
-    source = "llm"
-
-    def __init__(self, engine: settings.Engine, allowed_endpoints: Sequence[str] | None) -> None:
-        check_endpoint(engine.endpoint, allowed_endpoints)
+    def __init__(self, wanted: settings.Engine, allowed_endpoints: Sequence[str] | None) -> None:
+        super().__init__(wanted)
+        check_endpoint(wanted.endpoint, allowed_endpoints)
         from openai import OpenAI
 
-        self.settings = engine
-        self.name = Path(engine.model).name
         self.client = OpenAI(
-            base_url=engine.endpoint, api_key=os.environ.get(KEY) or "none", max_retries=RETRIES, timeout=engine.timeout
+            base_url=wanted.endpoint, api_key=os.environ.get(KEY) or "none", max_retries=RETRIES, timeout=wanted.timeout
         )
 
-    def chat(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | Sequence[int],
-        choices: Sequence[str] | None = None,
+    def _continue(
+        self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        """As `Engine.chat`."""
-
-        def one(conversation: Conversation, own_seed: int) -> Completion:
-            if choices is not None:
-                return self._chosen(conversation, choices)
-            reply = self._ask(conversation, max_tokens=max_tokens, temperature=temperature, seed=own_seed)
+        def one(conversation: Conversation, seed: int) -> Completion:
+            reply = self._ask(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed)
             return Completion((reply.choices[0].message.content or "").strip(), reply.usage.completion_tokens)
 
         with ThreadPoolExecutor(CONCURRENT) as pool:
-            return list(pool.map(one, conversations, seeds(seed, len(conversations))))
+            return list(pool.map(one, conversations, seeds))
+
+    def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            return list(pool.map(lambda conversation: self._chosen(conversation, choices), conversations))
 
     def _chosen(self, conversation: Conversation, choices: Sequence[str]) -> Completion:
         """Constrained choice; the probabilities are the server's own for the first token, and for the second where

@@ -2,67 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import lumen_hpc.torchvision_cure  # noqa: F401  before transformers or vLLM import torchvision
 from lumen_hpc import settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.engine import Completion, Conversation
-from lumen_hpc.language.tokens import Tokens, chosen, prompts, seeds
+from lumen_hpc.language.in_process import InProcessEngine, Tokens
+from lumen_hpc.language.protocol import Completion
 
 BATCH_TOKENS = 16384
 """Prompt and answer tokens in one batch, padding included."""
 
 
-class TransformersEngine:
+class TransformersEngine(InProcessEngine):
     """One model on one device, in batches of prompts of like length."""
 
-    source = "llm"
-
-    def __init__(self, engine: settings.Engine) -> None:
-        self.settings = engine
-        self.name = Path(engine.model).name
+    def __init__(self, wanted: settings.Engine) -> None:
+        super().__init__(wanted)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        dtype = engine.dtype if engine.dtype == "auto" else getattr(torch, engine.dtype)
+        dtype = wanted.dtype if wanted.dtype == "auto" else getattr(torch, wanted.dtype)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(engine.model)
-            self.model = AutoModelForCausalLM.from_pretrained(engine.model, dtype=dtype).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(wanted.model)
+            self.model = AutoModelForCausalLM.from_pretrained(wanted.model, dtype=dtype).eval()
         except (OSError, ValueError) as error:
-            raise UserError(f"transformers cannot load engine.model={engine.model}: {error}") from error
+            raise UserError(f"transformers cannot load engine.model={wanted.model}: {error}") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.pad = self.tokenizer.pad_token_id
         if self.pad is None:
             self.pad = self.tokenizer.eos_token_id
 
-    def chat(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | Sequence[int],
-        choices: Sequence[str] | None = None,
+    def _generate(
+        self, encoded: list[Tokens], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        """As `Engine.chat`."""
-        encoded = prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
-        if choices is not None:
-            return chosen(self.tokenizer, encoded, choices, self._next)
-        own_seeds = seeds(seed, len(encoded))
         completions: list[Completion | None] = [None] * len(encoded)
         for batch in _batches(encoded, max_tokens):
-            noise = [_Noise([own_seeds[i] for i in batch], temperature)] if temperature else []
-            generated = self._generated([encoded[i] for i in batch], max_tokens, noise)
+            noise = [_Noise([seeds[i] for i in batch], temperature)] if temperature else []
+            generated = self._batch([encoded[i] for i in batch], max_tokens, noise)
             for i, tokens in zip(batch, generated, strict=True):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 # A character cut off by max_tokens is left out, as vLLM does.
                 completions[i] = Completion(text.rstrip("\N{REPLACEMENT CHARACTER}").strip(), len(tokens))
         return completions
 
-    def _generated(self, encoded: list[Tokens], max_tokens: int, processors: list) -> list[Tokens]:
+    def _batch(self, encoded: list[Tokens], max_tokens: int, processors: list) -> list[Tokens]:
         import torch
         from transformers import LogitsProcessorList
 
@@ -94,7 +79,6 @@ class TransformersEngine:
         return tokens[: stop + 1]
 
     def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
-        """Probabilities of some tokens as the next one, in proportion."""
         import torch
 
         found: list[list[float]] = [[] for _ in encoded]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import math
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -12,74 +15,91 @@ from pathlib import Path
 
 from lumen_hpc import settings, torchvision_cure  # the cure before vLLM imports torchvision
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.engine import Completion, Conversation
-from lumen_hpc.language.tokens import Tokens, chosen, prompts, seeds
+from lumen_hpc.language.in_process import InProcessEngine, Tokens
+from lumen_hpc.language.protocol import Completion, Conversation
+from lumen_hpc.training.ranks import Ranks, join
 
 
-class VLLMEngine:
-    """One model, tensor- and pipeline-parallel over this job's GPUs; all conversations of a call in one batch.
+class VLLMEngine(InProcessEngine):
+    """One model over all processes of this job, each with its GPU; all conversations of a call in one batch.
+
+    Every process runs the whole program: the same conversations, the same schedule, the same completions (vLLM's
+    `external_launcher`). So a model may span nodes, and Slurm alone starts and ends its processes.
 
     The prefix cache holds the static prompt within a call and is emptied between calls: what a shard's rows are then
     hangs on that shard alone, not on the shards that this process did before it.
     """
 
-    source = "llm"
-
-    def __init__(self, engine: settings.Engine) -> None:
-        self.settings = engine
-        self.name = Path(engine.model).name
+    def __init__(self, wanted: settings.Engine, ranks: Ranks, meeting: Path) -> None:
+        super().__init__(wanted)
+        self.ranks = ranks
         prepare_process()
+        if ranks.world_size > 1:
+            _meet(ranks, meeting)
         from vllm import LLM
 
         try:
             self.model = LLM(
-                model=engine.model,
-                dtype=engine.dtype,
-                max_model_len=engine.max_model_len,
-                tensor_parallel_size=engine.tensor_parallel,
-                pipeline_parallel_size=engine.pipeline_parallel,
-                gpu_memory_utilization=engine.gpu_memory,
+                model=wanted.model,
+                dtype=wanted.dtype,
+                max_model_len=wanted.max_model_len,
+                tensor_parallel_size=wanted.tensor_parallel,
+                pipeline_parallel_size=wanted.pipeline_parallel,
+                distributed_executor_backend="external_launcher" if ranks.world_size > 1 else None,
+                gpu_memory_utilization=wanted.gpu_memory,
                 enable_prefix_caching=True,
                 max_logprobs=32,
                 enforce_eager=importlib.util.find_spec("triton") is None,
                 disable_log_stats=True,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"vLLM cannot load engine.model={engine.model}: {error}; {_CURE}") from error
+            raise UserError(f"vLLM cannot load engine.model={wanted.model}: {error}; {_CURE}") from error
         self.tokenizer = self.model.get_tokenizer()
 
-    def chat(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | Sequence[int],
-        choices: Sequence[str] | None = None,
+    def _continue(
+        self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        """As `Engine.chat`."""
+        self._begin(conversations)
+        return super()._continue(conversations, max_tokens, temperature, seeds)
+
+    def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
+        self._begin(conversations)
+        return super()._choose(conversations, choices)
+
+    def _begin(self, conversations: Sequence[Conversation]) -> None:
+        """Empties the prefix cache, and stops where the processes do not ask the same: their answers would be noise."""
+        self.model.reset_prefix_cache()
+        if self.ranks.world_size == 1:
+            return
+        from torch import distributed
+        from vllm.distributed.parallel_state import get_world_group
+
+        asked: list = [None] * self.ranks.world_size
+        own = hashlib.sha256(json.dumps(list(map(list, conversations))).encode()).hexdigest()
+        distributed.all_gather_object(asked, own, group=get_world_group().cpu_group)
+        if len(set(asked)) > 1:
+            raise UserError(
+                f"the {self.ranks.world_size} processes of this job were asked different things: they do not see the "
+                "same files; submit again once the shared file system shows all nodes the same"
+            )
+
+    def _generate(
+        self, encoded: list[Tokens], max_tokens: int, temperature: float, seeds: list[int]
+    ) -> list[Completion]:
         from vllm import SamplingParams
 
-        self.model.reset_prefix_cache()
-        encoded = prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
-        if choices is not None:
-            return chosen(self.tokenizer, encoded, choices, self._next)
-        parameters = [
-            SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=one)
-            for one in seeds(seed, len(encoded))
-        ]
-        outputs = self._generate(encoded, parameters)
+        parameters = [SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed) for seed in seeds]
+        outputs = self._outputs(encoded, parameters)
         return [Completion(output.text.strip(), len(output.token_ids)) for output in outputs]
 
     def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
-        """Probabilities of some tokens as the next one."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=following)
-        outputs = self._generate(encoded, [parameters] * len(encoded))
+        outputs = self._outputs(encoded, [parameters] * len(encoded))
         return [[math.exp(output.logprobs[0][token].logprob) for token in following] for output in outputs]
 
-    def _generate(self, encoded: list[Tokens], parameters: list) -> list:
+    def _outputs(self, encoded: list[Tokens], parameters: list) -> list:
         """The first output of each prompt; running out of memory is told with its cure."""
         import torch
 
@@ -91,8 +111,8 @@ class VLLMEngine:
 
 
 _CURE = (
-    "if memory is short: more GPUs (engine.tensor_parallel), a shorter engine.max_model_len, or another share of "
-    "memory (engine.gpu_memory)"
+    "if memory is short: more GPUs (engine.tensor_parallel, and as many processes in profile.resources), a shorter "
+    "engine.max_model_len, or another share of memory (engine.gpu_memory)"
 )
 
 
@@ -121,3 +141,17 @@ def prepare_process() -> None:
         from vllm.model_executor.models import registry
 
         registry._run_in_subprocess = lambda inspect: inspect()
+
+
+def _meet(ranks: Ranks, meeting: Path) -> None:
+    """Joins torch.distributed, which vLLM then finds, and tells vLLM by its environment which process this is."""
+    from torch import distributed
+
+    given = {"RANK": ranks.rank, "LOCAL_RANK": ranks.local_rank, "WORLD_SIZE": ranks.world_size}
+    os.environ.update({name: str(value) for name, value in given.items()})
+    if not distributed.is_initialized():  # a second judge shares the first one's processes
+        meeting.mkdir(parents=True, exist_ok=True)
+        join(ranks, meeting)
+        distributed.barrier()
+        if ranks.first:
+            shutil.rmtree(meeting)

@@ -13,7 +13,7 @@ recipe: demo
 resources:
   cpu: {partition: cpu, cpus: 1, mem_gb: 1, time_min: 10}
   gpu: {partition: h100, gpus: 1, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4}
-  judge: {partition: h100, gpus: 2, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4}
+  judge: {partition: h100, gpus: 2, tasks_per_node: 1, cpus: 1, mem_gb: 1, time_min: 10, tasks: 4}
   train: {partition: h100, nodes: 2, gpus: 4, tasks_per_node: 1, cpus: 1, mem_gb: 1, time_min: 10, successors: 1}
 """
 

@@ -211,3 +211,18 @@ def test_sbatch_parameters_are_ones_that_submitit_knows(stages: list[Stage]):
     request = config.resolve(["stage=full", "profile=h100"])
     given = sbatch.parameters(request.profile, Step(stages[0]), Path("/r"), Path("/c"), "0001")
     assert set(given) <= set(_get_default_parameters())
+
+
+@pytest.mark.parametrize("profile", ["slurm", "h100", "jean_zay", "perlmutter", "local"])
+def test_the_shipped_profiles_give_every_engine_its_processes(profile: str):
+    request = config.resolve(["stage=full", f"profile={profile}"])
+    assert list(preflight.processes(request.settings, request.profile)) == []
+
+
+def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_cure(tmp_path: Path):
+    request = config.resolve(["stage=judge", "profile=h100", "judge.engine.tensor_parallel=4", f"runs={tmp_path}"])
+    with pytest.raises(
+        UserError, match=r"this job has 8; nodes x tasks_per_node of profile\.resources\.judge must be 4"
+    ):
+        preflight.require_processes(request.settings, request.profile, "judge")
+    preflight.require_processes(request.settings, request.profile, "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -92,6 +93,73 @@ def test_a_server_gives_the_same_greedy_text(engines, server, tiny, monkeypatch)
     monkeypatch.setenv("LUMEN_API_KEY", "secret-of-the-test")
     engine = open_engine(settings("server", tiny, endpoint=server), ["http://127.0.0.1"])
     assert [c.text for c in greedy(engine)] == [c.text for c in greedy(engines["transformers"])]
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.settings import Engine
+from lumen_hpc.training.ranks import Ranks
+
+rank, model, folder, asked = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
+wanted = Engine(kind="vllm", model=model, dtype="float32", max_model_len=2048, tensor_parallel=2)
+ranks = Ranks(rank=rank, world_size=2, local_rank=rank, meeting="of this test")
+engine = open_engine(wanted, None, ranks, folder / "meeting")
+assert rank or not (folder / "meeting").exists()
+answers = [engine.chat(c, max_tokens=24, temperature=t, seed=3, choices=asked["choices"] if t is None else None)
+           for c, t in ((asked["asked"], 0.0), (asked["asked"], 0.8), (asked["judged"], None))]
+told = [[(a.text, a.choice_probabilities) for a in group] for group in answers]
+(folder / f"{rank}.json").write_text(json.dumps(told))
+try:
+    engine.chat(asked["asked"][: 1 + rank], max_tokens=2, temperature=0.0, seed=0)
+except Exception as error:
+    (folder / f"{rank}.error").write_text(str(error))
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tiny, tmp_path_factory):
+    """Folder of what two processes with one vLLM model between them answered, as two tasks of a job would."""
+    folder = tmp_path_factory.mktemp("two")
+    asked = json.dumps({"asked": ASKED, "judged": JUDGED, "choices": SCORES})
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("VLLM_")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(rank), str(tiny), str(folder), asked],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=REPOSITORY,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=400)
+            assert process.returncode == 0, errors.decode()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return folder
+
+
+def test_a_model_shared_by_two_processes_answers_as_in_one(engines, two):
+    first, second = (json.loads((two / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    sampled = engines["vllm"].chat(ASKED, max_tokens=24, temperature=0.8, seed=3)
+    chosen = greedy(engines["vllm"], JUDGED, choices=SCORES)
+    assert [text for text, _ in first[0]] == [completion.text for completion in greedy(engines["vllm"])]
+    assert [text for text, _ in first[1]] == [completion.text for completion in sampled]
+    for (text, probabilities), completion in zip(first[2], chosen, strict=True):
+        assert text == completion.text
+        assert probabilities == pytest.approx(completion.choice_probabilities, abs=1e-4)
+
+
+def test_processes_that_would_ask_different_things_are_stopped(two):
+    for rank in range(2):
+        assert "asked different things" in (two / f"{rank}.error").read_text()
 
 
 def test_choice_is_the_most_probable_score_and_its_probabilities_agree(engines):

@@ -81,11 +81,22 @@ def test_a_model_is_found_in_the_cache_by_its_hub_name(tmp_path):
     assert rewrite.in_place(served, task(tmp_path, rewrite.STAGE, Config())) == served
 
 
-def test_a_model_in_process_over_several_nodes_is_refused_before_it_is_loaded(tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        (
+            Engine(kind="vllm", model="m", tensor_parallel=4, pipeline_parallel=2),
+            r"pipeline_parallel 2\) runs in 8 processes, one a GPU,",
+        ),
+        (Engine(kind="vllm", model="m"), r"runs in 1 process,"),
+        (Engine(kind="server", model="m", endpoint="http://127.0.0.1:9/v1"), r"kind=server runs in 1 process,"),
+    ],
+)
+def test_an_engine_that_does_not_fit_the_jobs_processes_is_refused_before_it_is_loaded(tmp_path, engine, told):
     spread = task(tmp_path, judge.STAGE, Config())
     spread.ranks = Ranks(rank=1, world_size=2)
-    with pytest.raises(UserError, match=r"this job has 2; .* engine\.kind=server"):
-        rewrite.in_place(Engine(kind="vllm", model="m", pipeline_parallel=2), spread)
+    with pytest.raises(UserError, match=rf"{told} and this job has 2; nodes x tasks_per_node"):
+        rewrite.opened(engine, spread)
 
 
 def test_a_text_model_is_exported_only_where_one_is_named(tmp_path):

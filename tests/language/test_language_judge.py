@@ -8,8 +8,9 @@ import pytest
 
 from lumen_hpc.data import phantom
 from lumen_hpc.language.canaries import KINDS, verdict
-from lumen_hpc.language.engine import Completion, open_engine
+from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.judge import SCORES, agreement, score
+from lumen_hpc.language.protocol import Completion
 from lumen_hpc.language.rewriting import rewrite
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.settings import Engine, Judge, Phantom, Rewrite

@@ -8,8 +8,9 @@ import pytest
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import prompting
-from lumen_hpc.language.engine import Completion, open_engine
+from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.facts import check
+from lumen_hpc.language.protocol import Completion
 from lumen_hpc.language.rewriting import equal_together, rewrite
 from lumen_hpc.settings import Engine, Rewrite
 

@@ -1,14 +1,41 @@
-"""What the two in-process engines share: conversations as tokens, and constrained choice by its probabilities."""
+"""What the engines in this process share: conversations as tokens, and constrained choice by its probabilities."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.engine import Completion, Conversation
+from lumen_hpc.language.protocol import Completion, Conversation, Engine
 
 Tokens = list[int]
+
+
+class InProcessEngine(Engine):
+    """A model in this process, which says how prompts of tokens go on; `tokenizer` is its own."""
+
+    tokenizer: Any
+
+    def _continue(
+        self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
+    ) -> list[Completion]:
+        encoded = prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
+        return self._generate(encoded, max_tokens, temperature, seeds)
+
+    def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
+        longest = max(len(self.tokenizer.encode(choice, add_special_tokens=False)) for choice in choices)
+        encoded = prompts(self.tokenizer, conversations, longest, self.settings.max_model_len)
+        return chosen(self.tokenizer, encoded, choices, self._next)
+
+    @abstractmethod
+    def _generate(
+        self, encoded: list[Tokens], max_tokens: int, temperature: float, seeds: list[int]
+    ) -> list[Completion]: ...
+
+    @abstractmethod
+    def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
+        """Probabilities of some tokens as the next one of each prompt, in proportion."""
 
 
 def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int) -> list[Tokens]:
@@ -30,11 +57,6 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
             f"engine.max_model_len={max_model_len}; raise it"
         )
     return encoded
-
-
-def seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """One seed a conversation."""
-    return [seed] * count if isinstance(seed, int) else list(seed)
 
 
 def chosen(
