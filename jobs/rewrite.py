@@ -52,11 +52,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 def opened(wanted: settings.Engine, task: Task) -> Engine:
     """A language stage's engine on the processes of this job; where they are several, each opens it and does all."""
     from lumen_hpc.language.engine import open_engine
-    from lumen_hpc.training.ranks import Ranks
 
-    here = task.ranks
-    ranks = Ranks(rank=here.rank, world_size=here.world_size, local_rank=here.local_rank, master_addr=here.master_addr)
-    return open_engine(in_place(wanted, task), allowed_endpoints(task), ranks, task.folder / f"meeting-{here.job}")
+    meeting = task.folder / f"meeting-{task.ranks.job}"
+    return open_engine(in_place(wanted, task), allowed_endpoints(task), task.ranks, meeting)
 
 
 def in_place(engine: settings.Engine, task: Task) -> settings.Engine:

@@ -32,6 +32,8 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     run = submission.open_run(request)
     _require_fit(request, stages)
+    from lumen_hpc.cluster import preflight
+
     preflight.require_processes(request.settings, request.profile, request.stage)
     if request.dry_run:
         plans, behind = submission.make(request, stages, run)
@@ -39,8 +41,6 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
 
         dry_run.show(request, run, plans, behind, _console())
         return 0
-    from lumen_hpc.cluster import preflight
-
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
         return _run_here(request, stages, run)

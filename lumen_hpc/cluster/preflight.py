@@ -73,16 +73,17 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
 
 def processes(settings: Config, profile: Profile, stage: str = "full") -> Iterator[Finding]:
     """Whether the language stages' jobs have the processes that their engines run in. Submission refuses on `bad`."""
-    judges = {"judge.engine": settings.judge.engine, "judge.second": settings.judge.second}
-    engines = {"rewrite": {"rewrite.engine": settings.rewrite.engine}, "judge": judges}
-    for name, kind in (("rewrite", "gpu"), ("judge", "judge")):
+    for name, kind, key, engine in (
+        ("rewrite", "gpu", "rewrite.engine", settings.rewrite.engine),
+        ("judge", "judge", "judge.engine", settings.judge.engine),
+        ("judge", "judge", "judge.second", settings.judge.second),
+    ):
         wanted = profile.resources[kind]
-        for key, engine in engines[name].items() if stage in ("full", name) else ():
-            if engine and (problem := misfit(engine, wanted.nodes * wanted.tasks_per_node)):
-                what, cure = problem.split("; ")
-                yield Finding(
-                    "bad", f"{key}: {what}", cure.replace("its kind in profile.resources", f"profile.resources.{kind}")
-                )
+        chosen = stage == "full" or stage.split("-")[0] == name
+        if chosen and engine and (problem := misfit(engine, wanted.nodes * wanted.tasks_per_node)):
+            what, cure = problem.split("; ")
+            cure = cure.replace("its kind in profile.resources", f"profile.resources.{kind}")
+            yield Finding("bad", f"{key}: {what}", cure)
 
 
 def require_processes(settings: Config, profile: Profile, stage: str) -> None:

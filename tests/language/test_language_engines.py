@@ -104,7 +104,7 @@ from lumen_hpc.training.ranks import Ranks
 
 rank, model, folder, asked = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
 wanted = Engine(kind="vllm", model=model, dtype="float32", max_model_len=2048, tensor_parallel=2)
-ranks = Ranks(rank=rank, world_size=2, local_rank=rank, meeting="of this test")
+ranks = Ranks(rank=rank, world_size=2, local_rank=rank, job="of this test")
 engine = open_engine(wanted, None, ranks, folder / "meeting")
 assert rank or not (folder / "meeting").exists()
 answers = [engine.chat(c, max_tokens=24, temperature=t, seed=3, choices=asked["choices"] if t is None else None)
