@@ -65,7 +65,7 @@ def inputs(task: Task) -> Any:
     known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
     told = {
         path.name: Told(**{name: manifest.read(path / f"{name}.jsonl") for name in TOLD})
-        for path in sorted(run.folder.iterdir(), key=_age)
+        for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
     return Inputs(
@@ -110,11 +110,6 @@ def _about(run: Run) -> dict[str, str]:
 def _jobs(told: Mapping[str, Any]) -> list[str]:
     """Ids of the jobs that the steps ran in; none where there was no Slurm."""
     return [row["job"] for step in told.values() for row in step.attempts if row["job"]]
-
-
-def _age(path: Path) -> float:
-    file = path / manifest.NAME
-    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def _json(path: Path) -> Any:

@@ -75,8 +75,9 @@ class _Attempt:
 
 
 def costs(steps: Mapping[str, Told], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
-    """A line for each step that was begun; `accounted` is Slurm's usage by job id, None where it keeps none."""
-    return [_cost(name, told, accounted or {}) for name, told in steps.items() if told.attempts]
+    """A line for each step that was begun, in that order; `accounted` is Slurm's usage by job id, None without."""
+    made = [_cost(name, told, accounted or {}) for name, told in steps.items() if told.attempts]
+    return sorted(made, key=lambda cost: cost.began)
 
 
 def wall(made: Sequence[Cost]) -> float:

@@ -124,6 +124,7 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
     written = {step: len(run.lines(f"{step}/manifest.jsonl")) for step in ("instruct", "rewrite", "predict-nvila")}
     assert written == {"instruct": 2, "rewrite": 3, "predict-nvila": 3}, "each damaged shard is written once more"
     page = (run.folder / "report" / "index.html").read_text()
+    assert "the end of killed tasks are Slurm's (sacct)" in page
     lost = dict(re.findall(r'<tr><th scope="row">([\w-]+)</th>(?:<td>[^<]*</td>){9}<td>([^<]*)</td>', page))
     assert all(lost[step] != "0 s" for step in ("predict-nvila", "train-lumen", "all")), lost
     assert lost["prepare"] == "0 s" == lost["judge-ft"], lost

@@ -102,6 +102,8 @@ def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed
     site.launch("cancel", "run=cancelled")
     site.wait_until_left("cancelled", 60)
     assert run.reported("end", "total") == []
+    told = "a task was cancelled in mid-work"  # by sacct: the task itself left no word
+    site.wait(lambda: told in site.launch("status", "run=cancelled", code=1), 60, "Slurm's account of it")
     release(run)
     site.submit("cancelled")
     site.wait_until_left("cancelled")
