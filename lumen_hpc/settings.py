@@ -199,7 +199,7 @@ class Train:
     cache_images_gb: float = how(0.0)
     """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
     stuck_after: int = how(600)
-    """Seconds without a step after which a training job ends itself."""
+    """Seconds without a step after which a training job ends itself; `profile.stuck_after_s` if that is fewer."""
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ CURES: Sequence[tuple[str, str]] = (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
         "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
     ),
-    (r"no progress for", "the task hung; look at its stacks in the log, then profile.stuck_after_s"),
+    (r"no progress for", "the task hung; see its stacks in the log, then profile.stuck_after_s or train.stuck_after"),
     (r"No space left|Disk quota", "free space on the run's file system; nothing that was finished is lost"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),

@@ -103,10 +103,17 @@ def survey(
         assert kept is not None
         return kept
     share = range(len(records) * ranks.rank // ranks.world_size, len(records) * (ranks.rank + 1) // ranks.world_size)
-    mine = [_entry(row, records[row], measure, opening, max_tokens) for row in share]
+    mine, broken = [], ""
+    try:
+        for row in share:
+            mine.append(_entry(row, records[row], measure, opening, max_tokens))
+    except UserError as error:  # told to the others, who must not wait for this rank in vain
+        broken = str(error)
     parts: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(parts, mine)
-    entries = [entry for part in parts for entry in part]
+    dist.all_gather_object(parts, (mine, broken))
+    if broken := next((told for _, told in parts if told), ""):
+        raise UserError(broken)
+    entries = [entry for part, _ in parts for entry in part]
     good = _judge(entries, len(records), on_bad, folder, ranks)
     rows, ids, kinds, openings, *tokens = (np.array(column) for column in zip(*(entry[:7] for entry in good)))
     found = Survey(rows, ids, kinds, numbered(openings), *tokens)
@@ -132,7 +139,9 @@ def _entry(
     opening: Callable[[dict[str, Any]], str],
     max_tokens: int,
 ) -> tuple:
-    """(row, id, kind, opening, prefix, suffix, supervised, fault)."""
+    """(row, id, kind, opening, prefix, suffix, supervised, fault). Raises UserError for what is no record at all."""
+    if not record.get("id") or "type" not in record.get("meta", {}):
+        raise UserError(f"record {row + 1} has no id or no meta.type: it is not an instruction record (docs/data.md)")
     wrong = fault(record)
     counted = Measure(fault=wrong) if wrong else measure(record)
     wrong = counted.fault

@@ -31,7 +31,7 @@ from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.preflight import preflight
 from lumen_hpc.training.ranks import Ranks, join, leave, on_any_rank
 from lumen_hpc.training.samples import Batcher, Micro, Pictures, measure, opening
-from lumen_hpc.training.survey import describe, survey
+from lumen_hpc.training.survey import Measure, describe, survey
 
 log = logging.getLogger(__name__)
 RESULTS = (
@@ -92,9 +92,7 @@ def train(
             leave()
             kept = newest(out / FOLDER)
             return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
-        progress("looks through the records")
-        work = _work(settings, records, base, out, fingerprint, ranks)
-        progress("loads the model")
+        work = _work(settings, records, base, out, fingerprint, ranks, progress)
         engine, done, finished = loop.run(
             work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
         )
@@ -129,16 +127,27 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _work(
-    settings: s.Train, records: Path, base: Path, out: Path, fingerprint: dict[str, Any], ranks: Ranks
+    settings: s.Train,
+    records: Path,
+    base: Path,
+    out: Path,
+    fingerprint: dict[str, Any],
+    ranks: Ranks,
+    progress: Callable[..., None],
 ) -> loop.Work:
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
         plan.check(settings, ranks.world_size, memory, sizes=plan.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
+
+    def counted(record: dict[str, Any]) -> Measure:
+        progress("looks through the records")
+        return measure(record, preprocessor)
+
     found = survey(
         rows,
-        lambda record: measure(record, preprocessor),
+        counted,
         ranks,
         opening=opening,
         max_tokens=settings.max_tokens,
@@ -148,6 +157,7 @@ def _work(
     )
     if ranks.first:
         log.info("records: %s", describe(found))
+    progress("loads the model")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = nvila.load(base, dtype=dtype)
     if settings.max_tokens > model.config.max_length:

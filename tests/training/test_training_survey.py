@@ -19,7 +19,7 @@ from lumen_hpc.settings import Phantom
 from lumen_hpc.training.packing import Shared
 from lumen_hpc.training.ranks import Ranks, join, leave
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
-from lumen_hpc.training.survey import survey
+from lumen_hpc.training.survey import Measure, survey
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,18 @@ def test_a_bad_record_stops_or_is_left_out_and_never_replaced(made, tmp_path, ho
     rejected = [json.loads(line) for line in (tmp_path / "skip" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["id"], row["row"]) for row in rejected] == [(bad[3]["id"], 3)]
     assert REASONS[how] in rejected[0]["reason"]
+
+
+def test_a_line_that_is_no_record_is_named_whatever_the_setting(made, tmp_path):
+    lines = (made / "records.jsonl").read_text().splitlines()
+    file = tmp_path / "broken.jsonl"
+    for line, said in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ('{"images": []}', "record 5 has no id")):
+        file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
+        with pytest.raises(UserError, match=said):
+            survey(
+                Records(file), lambda record: Measure(1, 1, 1), Ranks(), opening=opening, folder=tmp_path,
+                max_tokens=512, on_bad="skip", version="1",
+            )  # fmt: skip
 
 
 def test_nothing_to_train_on_and_doubled_ids_are_refused(made, tmp_path):
