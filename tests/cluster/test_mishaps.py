@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole
 from tests.cluster.slurm import Cluster
@@ -137,6 +140,21 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
     assert len({pid for _, _, pid in run.reported("begin", "squares")}) > 4, "no successor went on"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], check=True)
+    try:
+        said = replace(site, runs=disk).launch("stage=full", "run=full", code=2)
+        assert said.strip().splitlines()[-1] == (
+            f"lumen: {disk / 'full'}: No space left on device; free some space or choose runs=FOLDER"
+        )
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert site.jobs("full") == []
 
 
 def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:

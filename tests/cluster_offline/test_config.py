@@ -92,3 +92,10 @@ def test_every_setting_is_documented():
     assert {"train.learning_rate", "profile.account", "profile.resources.KIND.gpus", "dry_run"} <= {
         row[0] for row in rows
     }
+
+
+def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_path: Path):
+    first = config.resolve(["stage=train", "profile=h100", "profile.resources.gpu.tasks=3", "train.clip=0.5"])
+    config.save(first, tmp_path / "config.yaml")
+    again = config.resolve([f"config={tmp_path / 'config.yaml'}"])
+    assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
