@@ -62,9 +62,8 @@ def texts() -> list[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
-    import torchxrayvision
 
-    from lumen_hpc.experts import weights
+    from lumen_hpc.experts import weights  # before torchxrayvision, for its cure of torchvision
     from lumen_hpc.language import stand_ins
     from lumen_hpc.nvila import save
     from lumen_hpc.nvila.tiny import make_tiny
@@ -72,6 +71,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("real")
     save(make_tiny(texts(), seed=0), top / "base")
     rewriter = stand_ins.smollm2(top / "smollm2")
+    import torchxrayvision
+
     name = "densenet121-res224-all"
     torch.manual_seed(0)
     heads = len(torchxrayvision.models.model_urls[name]["labels"])

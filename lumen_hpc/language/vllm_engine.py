@@ -36,8 +36,11 @@ class VLLMEngine(InProcessEngine):
         prepare_process()
         if ranks.world_size > 1:
             _meet(ranks, meeting)
+        import torch
         from vllm import LLM
 
+        # In pieces, the prefill of a seeded request winds its generator back, which those of CPUs cannot do.
+        whole = {} if torch.cuda.is_available() else {"enable_chunked_prefill": False}
         try:
             self.model = LLM(
                 model=wanted.model,
@@ -51,6 +54,7 @@ class VLLMEngine(InProcessEngine):
                 max_logprobs=32,
                 enforce_eager=importlib.util.find_spec("triton") is None,
                 disable_log_stats=True,
+                **whole,
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"vLLM cannot load engine.model={wanted.model}: {error}; {_CURE}") from error
