@@ -106,6 +106,8 @@ def interrupt(runs: Path, path: str, reached: str, how: str) -> int:
         process = subprocess.Popen(
             command(runs, "stage=full", *SMALL, run="cut"),
             env=environment(), stdout=log, stderr=log, start_new_session=True,
+            # Where the tests run in a shell's background, they and their children are deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     while not (file.exists() and file.read_text().count(reached) > seen):
         assert process.poll() is None, (runs / "cut.log").read_text()[-3000:]
