@@ -45,7 +45,7 @@ def test_an_array_is_spread_over_the_nodes(undisturbed: RunOnDisk) -> None:
 
 def test_a_finished_step_leaves_a_log_for_each_task_and_little_else(undisturbed: RunOnDisk) -> None:
     files = Counter(path.suffix for path in (undisturbed.folder / "squares").rglob("*") if path.is_file())
-    assert files == {".jsonl": SHARDS + 2, ".out": 4, ".sh": 2}  # manifest and attempts; the successors' script
+    assert files == {".jsonl": SHARDS + 2, ".out": 4}  # manifest and attempts; scripts lie with the submission
 
 
 def test_a_rerun_of_a_finished_run_submits_nothing(site: Site, undisturbed: RunOnDisk) -> None:
