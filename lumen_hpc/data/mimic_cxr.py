@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,16 +33,9 @@ _SPLIT_NUMBER = {name: number for number, name in enumerate(MIMIC_SPLITS) if nam
 
 
 @dataclass(eq=False)
-class Studies:
-    """Every study of the metadata, in columns, in the order of the file.
+class _Images:
+    """Images in columns: good rows of the metadata, in the order of the file."""
 
-    The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first: the rule
-    by which Medical-Diff-VQA itself chose.
-    """
-
-    file: str
-    images: int
-    """Images of the metadata, good rows alone."""
     study: np.ndarray
     """int64 [n], as are the subjects."""
     subject: np.ndarray
@@ -60,6 +52,28 @@ class Studies:
     row: np.ndarray
     """uint32 [n], the image's row in the file, and the line."""
     line: np.ndarray
+
+    def columns(self) -> list[list[str] | np.ndarray]:
+        """Every column, in order."""
+        return [getattr(self, column.name) for column in fields(_Images)]
+
+    def take(self, rows: np.ndarray) -> _Images:
+        """These rows, in this order."""
+        picked = rows.tolist()
+        return _Images(*([c[at] for at in picked] if isinstance(c, list) else c[rows] for c in self.columns()))
+
+
+@dataclass(eq=False)
+class Studies(_Images):
+    """Every study of the metadata by its image, in the order of the file.
+
+    The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first: the rule
+    by which Medical-Diff-VQA itself chose.
+    """
+
+    file: str
+    images: int
+    """Images of the metadata, good rows alone."""
 
     def __post_init__(self) -> None:
         self.mimic_split = np.zeros(len(self), np.int8)
@@ -100,30 +114,10 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     blocks = [_images(block, path.name, bad) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
         raise UserError(f"{path}: no rows below the header")
-    studies = _studies(path.name, _Images(*map(_joined, zip(*blocks, strict=True))), bad)
+    columns = zip(*(block.columns() for block in blocks), strict=True)
+    studies = _studies(path.name, _Images(*map(_joined, columns)), bad)
     _read_split(folder, studies, bad)
     return studies
-
-
-class _Images(NamedTuple):
-    """Good rows of the metadata in columns: lists of text, arrays of numbers."""
-
-    study: np.ndarray
-    subject: np.ndarray
-    dicom: list[str]
-    name: np.ndarray
-    view: list[str]
-    frontal: np.ndarray
-    day: np.ndarray
-    time: np.ndarray
-    row: np.ndarray
-    line: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _Images:
-        """These rows, in this order."""
-        picked = rows.tolist()
-        columns = ([c[at] for at in picked] if isinstance(c, list) else c[rows] for c in self)
-        return _Images(*columns)
 
 
 def _joined(column: Sequence) -> list[str] | np.ndarray:
@@ -175,7 +169,7 @@ def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
     chosen, frontal = kept[first], kept[alone & images.frontal[kept]]
     with_frontal, first_frontal = np.unique(images.study[frontal], return_index=True)
     chosen[np.searchsorted(ids, with_frontal)] = frontal[first_frontal]
-    return Studies(file, len(kept), *images.take(chosen[np.argsort(first)]))
+    return Studies(*images.take(chosen[np.argsort(first)]).columns(), file, len(kept))
 
 
 def _names(dicoms: Sequence[str]) -> np.ndarray:
