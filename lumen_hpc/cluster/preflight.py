@@ -80,9 +80,10 @@ def processes(settings: Config, profile: Profile, stage: str = "full") -> Iterat
     ):
         wanted = profile.resources[kind]
         chosen = stage == "full" or stage.split("-")[0] == name
-        if chosen and engine and (problem := misfit(engine, wanted.nodes * wanted.tasks_per_node)):
-            what, cure = problem.split("; ")
-            cure = cure.replace("its kind in profile.resources", f"profile.resources.{kind}")
+        if not chosen or not engine:
+            continue
+        if problem := misfit(engine, wanted.nodes * wanted.tasks_per_node, f"profile.resources.{kind}"):
+            what, cure = problem
             yield Finding("bad", f"{key}: {what}", cure)
 
 

@@ -27,7 +27,7 @@ def open_engine(
     UserError for a missing model, package, key or permission, and for a number of processes that does not fit.
     """
     if problem := misfit(wanted, ranks.world_size):
-        raise UserError(problem)
+        raise UserError("; ".join(problem))
     if wanted.kind == "grammar":
         from lumen_hpc.language.grammar import GrammarEngine
 
@@ -49,17 +49,20 @@ def open_engine(
     raise UserError(f"engine kind '{wanted.kind}' is unknown; it is one of vllm, transformers, server, grammar")
 
 
-def misfit(wanted: settings.Engine, processes: int) -> str:
-    """What is wrong with running this engine in a job of so many processes, with its cure; empty if nothing is.
+def misfit(
+    wanted: settings.Engine, processes: int, resources: str = "its kind in profile.resources"
+) -> tuple[str, str] | None:
+    """What is wrong with running this engine in a job of so many processes, and the cure; None if nothing is.
 
-    A vLLM model is shared by as many processes as GPUs; the grammar costs nothing, so any number will do.
+    `resources`: what the cure calls the settings of that job. A vLLM model is shared by as many processes as GPUs; the
+    grammar costs nothing, so any number will do.
     """
     needed = wanted.tensor_parallel * wanted.pipeline_parallel if wanted.kind == "vllm" else 1
     if processes == needed or wanted.kind == "grammar":
-        return ""
+        return None
     size = f" (tensor_parallel {wanted.tensor_parallel} x pipeline_parallel {wanted.pipeline_parallel})"
     return (
         f"engine.kind={wanted.kind}{size if wanted.kind == 'vllm' else ''} runs in {needed} "
-        f"process{'es, one a GPU' if needed > 1 else ''}, and this job has {processes}; "
-        f"nodes x tasks_per_node of its kind in profile.resources must be {needed}"
+        f"process{'es, one a GPU' if needed > 1 else ''}, and this job has {processes}",
+        f"nodes x tasks_per_node of {resources} must be {needed}",
     )

@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lumen_hpc import settings, torchvision_cure  # the cure before vLLM imports torchvision
 from lumen_hpc.errors import UserError
@@ -60,15 +61,10 @@ class VLLMEngine(InProcessEngine):
             raise UserError(f"vLLM cannot load engine.model={wanted.model}: {error}; {_CURE}") from error
         self.tokenizer = self.model.get_tokenizer()
 
-    def _continue(
-        self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
-    ) -> list[Completion]:
+    def chat(self, conversations: Sequence[Conversation], **asked: Any) -> list[Completion]:
+        """As `Engine.chat`."""
         self._begin(conversations)
-        return super()._continue(conversations, max_tokens, temperature, seeds)
-
-    def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
-        self._begin(conversations)
-        return super()._choose(conversations, choices)
+        return super().chat(conversations, **asked)
 
     def _begin(self, conversations: Sequence[Conversation]) -> None:
         """Empties the prefix cache, and stops where the processes do not ask the same: their answers would be noise."""
