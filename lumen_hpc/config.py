@@ -175,19 +175,23 @@ def save(request: Request, path: Path) -> None:
 
 
 def load(path: Path) -> tuple[Config, Profile]:
-    """Reads what `save` wrote, on the node."""
-    whole = OmegaConf.load(path)
-    assert isinstance(whole, DictConfig)
-    return _filled(Config, [(str(path), whole.settings)]), _filled(Profile, [(str(path), whole.profile)])
+    """Settings and profile of what `save` wrote, on the node."""
+    saved = request(path, path.parent)
+    return saved.settings, saved.profile
 
 
 def request(path: Path, folder: Path) -> Request:
-    """The request whose settings `save` wrote to `path`, as a job of run `folder` repeats it."""
+    """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
     whole = OmegaConf.load(path)
     assert isinstance(whole, DictConfig)
-    settings, profile = load(path)
-    return Request(stage=str(whole.stage), run=folder.name, runs=str(folder.parent), recipe=str(whole.recipe),
-                   settings=settings, profile=profile)  # fmt: skip
+    return Request(
+        stage=str(whole.stage),
+        run=folder.name,
+        runs=str(folder.parent),
+        recipe=str(whole.recipe),
+        settings=_filled(Config, [(str(path), whole.settings)]),
+        profile=_filled(Profile, [(str(path), whole.profile)]),
+    )
 
 
 def documentation() -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumen_hpc import config
-from lumen_hpc.cluster import graph, plan, slurm
+from lumen_hpc.cluster import estimate, graph, plan, preflight, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Run, Stage
@@ -32,13 +32,11 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     run = submission.open_run(request)
     _require_fit(request, stages)
-    from lumen_hpc.cluster import preflight
-
     preflight.require_processes(request.settings, request.profile, request.stage)
     if request.dry_run:
-        plans, behind = submission.make(request, stages, run)
         from lumen_hpc.cluster import dry_run
 
+        plans, behind = submission.make(request, stages, run)
         dry_run.show(request, run, plans, behind, _console())
         return 0
     preflight.require_allowed(request.settings, request.profile, run.folder)
@@ -90,8 +88,6 @@ def _say_live(plans: Sequence[StepPlan]) -> None:
 
 
 def _require_fit(request: Request, stages: Sequence[Stage]) -> None:
-    from lumen_hpc.cluster import estimate
-
     chosen = graph.select(graph.steps(stages, request.settings), stages, request.stage)
     models = [step.model for step in chosen if step.stage.name == "train"]
     wanted = request.profile.resources["train"]
@@ -109,8 +105,6 @@ def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
 
 def check(request: Request, stages: Sequence[Stage]) -> int:
     """Prints what would stop a run on this site, each with its cure; 2 if something would."""
-    from lumen_hpc.cluster import preflight
-
     found = list(preflight.findings(submission.open_run(request)))
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))

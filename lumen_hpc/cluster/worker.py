@@ -26,7 +26,6 @@ from lumen_hpc.watchdog import Watchdog
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
 SETTLE_SECONDS = 1.0
 """How often finished shards are made durable: a sync a shard costs milliseconds, a thousand of them seconds."""
-RANK_VARIABLES = ("SUBMITIT_LOCAL_GLOBALRANK", "SLURM_PROCID")
 
 
 def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack: int) -> str:
@@ -39,9 +38,9 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
     if not todo:
         _tidy(keep_log=False)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
-    attempts = Attempts(run, step, pack)
-    attempts.check_budget()
     ranks = _ranks()
+    attempts = Attempts(run, step, pack, ranks.rank)
+    attempts.check_budget()
     watchdog = Watchdog(
         run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
         rank=ranks.rank, world_size=ranks.world_size,
@@ -228,9 +227,9 @@ class Stop:
 class Attempts:
     """The history of one pack: lines of `attempts.jsonl` and `failures.jsonl` in the step's folder."""
 
-    def __init__(self, run: Run, step: Step, pack: int) -> None:
+    def __init__(self, run: Run, step: Step, pack: int, rank: int) -> None:
         self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
-        self.rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+        self.rank = rank
         self.job = _job()
         earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if row["pack"] == pack]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
