@@ -1,16 +1,12 @@
-import importlib.util
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 def test_a_process_with_text_alone_does_not_keep_zero3_waiting():
     """Two processes with unequal numbers of tower calls: it ends, and with the losses of one process."""
     with socket.socket() as free:
