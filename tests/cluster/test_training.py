@@ -105,9 +105,9 @@ def ranks_of(out: Path, cluster: Cluster) -> dict[str, int]:
 
 @pytest.mark.parametrize("how", ["time limit", "preemption", "kill -9", "node down", "truncated"])
 def test_an_interrupted_training_equals_the_undisturbed_one(
-    training: Site, cluster: Cluster, made: Path, whole: Path, healthy_nodes: None, how: str
+    training: Site, cluster: Cluster, made: Path, whole: Path, healthy_nodes: None, tmp_path: Path, how: str
 ) -> None:
-    run = how.replace(" ", "-")
+    run = tmp_path.name  # another at each try
     words = ["profile.resources.train.partition=preempt"] if how == "preemption" else []
     out, hold = held(training, made, run, *words)
     (job,) = training.running(run, "train-lumen")
