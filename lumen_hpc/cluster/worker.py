@@ -57,7 +57,8 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
         sys.exit(EXIT_FAILED)
     if left:
         attempts.ended("interrupted")
-        print(f"{name}: stopped by {stop.reason} with {left} shards left; a successor goes on", flush=True)
+        next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
+        print(f"{name}: stopped by {stop.reason} with {left} shards left; {next_one}", flush=True)
         if run.profile.requeue and attempts.job:
             slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)

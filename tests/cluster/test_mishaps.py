@@ -145,6 +145,27 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
     assert len({pid for _, _, pid in run.reported("begin", "squares")}) > 4, "no successor went on"
 
 
+def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
+    site: Site, cluster: Cluster, undisturbed: RunOnDisk
+) -> None:
+    run = site.run("requeued")
+    pause = run.tell("pause-squares", "0.3")
+    site.submit("requeued", "profile.requeue=true")
+    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
+    tasks = site.running("requeued", "squares")
+    for task in tasks:
+        cluster.run("scancel", "--batch", "--signal=USR2", task)
+    site.wait(lambda: run.events("squares").count("interrupted") == len(tasks), 60, "every task to be interrupted")
+    pause.unlink()
+    site.wait(lambda: all(state == "PENDING" for *_, state, _ in site.jobs("requeued")), 60, "the tasks to be requeued")
+    for task in tasks:
+        # Slurm waits two minutes, since nodes refuse a job that comes back in the second in which they ended it.
+        cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now+5")
+    site.wait_until_left("requeued")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
