@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lumen_hpc import config
-from lumen_hpc.cluster import manifest, plan, slurm, submit
+from lumen_hpc.cluster import lock, manifest, plan, slurm, submit
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Interrupted, Run, Step, Task
 from lumen_hpc.errors import UserError
@@ -90,7 +90,7 @@ def _make_good(run: Run, graph: list[Step], bad: dict[str, list[int]], submissio
             print(f"{_said(run, graph, {name: gone})}; submitting {name} again for it", flush=True)
             try:
                 _submit(run, step, graph, submission)
-            except submit.Busy as busy:  # another task has seen the same
+            except lock.Busy as busy:  # another task has seen the same
                 print(busy, flush=True)
                 continue
             submitted.add(name)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lumen_hpc.cluster import graph, manifest, plan, slurm, submit, triage
+from lumen_hpc.cluster import graph, lock, manifest, plan, slurm, submit, triage
 from lumen_hpc.cluster.stage import Run, Stage, Step
 
 
@@ -36,7 +36,7 @@ def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings want."""
     everything = graph.steps(stages, run.settings)
     jobs = _jobs(run)
-    here = run.profile.executor == "local" and submit.holder(run.folder) is not None
+    here = run.profile.executor == "local" and lock.is_held(run.folder)
     return [_step(run, step, everything, jobs.get(step.name, []), here) for step in everything]
 
 

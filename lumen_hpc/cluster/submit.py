@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import config
-from lumen_hpc.cluster import chain, graph, manifest, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import chain, graph, lock, manifest, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.cluster.stage import Run, Stage, Step
@@ -23,14 +21,6 @@ from lumen_hpc.errors import UserError
 
 LAYOUT = 1
 """Version of the run folder; a run made by another is refused rather than misread."""
-
-
-LOCK = ".submitting"
-"""Names the command that has a run: host and process id."""
-
-
-class Busy(UserError):
-    """Another command is submitting the run right now."""
 
 
 @dataclass
@@ -256,46 +246,12 @@ def writing(run: Run) -> Iterator[None]:
     fresh = not run.folder.exists()
     prepare_folder(run)
     try:
-        with locked(run.folder):
+        with lock.held(run.folder):
             yield
     except (UserError, OSError):
         if fresh and not any(run.folder.glob(f"*/{manifest.NAME}")):
             shutil.rmtree(run.folder)
         raise
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lets one command at a time submit a run. A lock left by a dead process of this host is taken over."""
-    path = folder / LOCK
-    mark = f"{socket.gethostname()} {os.getpid()}"
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        if found := holder(folder):
-            host, pid = found
-            raise Busy(
-                f"{folder}: another command (process {pid} on {host}) is submitting this run; "
-                f"if it is gone, remove {path}"
-            ) from None
-        path.write_text(mark)
-    else:
-        os.write(handle, mark.encode())
-        os.close(handle)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def holder(folder: Path) -> tuple[str, str] | None:
-    """Host and process id of the command that holds a run; None if there is none, or it was of this host and died."""
-    try:
-        host, _, pid = (folder / LOCK).read_text().partition(" ")
-    except FileNotFoundError:
-        return None
-    dead = host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists()
-    return None if dead else (host, pid)
 
 
 def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[StepPlan], dict[str, list[str]]]:

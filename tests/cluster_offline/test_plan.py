@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from offline_graph import finish
 
@@ -106,18 +104,3 @@ def test_a_run_of_another_version_is_refused(run: Run):
 
     with pytest.raises(UserError, match="layout 99"):
         submit.open_run(Request)  # type: ignore[arg-type]
-
-
-def test_one_command_submits_a_run_at_a_time(tmp_path: Path):
-    with submit.locked(tmp_path), pytest.raises(UserError, match="is submitting this run"), submit.locked(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_dead_process_lock_is_taken_over(tmp_path: Path):
-    import socket
-
-    (tmp_path / ".submitting").write_text(f"{socket.gethostname()} 999999999")
-    with submit.locked(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []

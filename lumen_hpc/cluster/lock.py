@@ -1,0 +1,87 @@
+"""One command at a time has a run: it holds a lock that the kernel gives back however the command ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lumen_hpc.errors import UserError
+
+LOCK = ".submitting"
+"""In the run's folder while a command has it; its text names the command: host and process id."""
+
+
+class Busy(UserError):
+    """Another command has the run right now."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds a run. The lock of a dead process of this host is taken over.
+
+    That of another host is not, free or not: where a file system's locks do not reach across hosts, it looks free.
+    """
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            host, pid = _named(path)
+            mine = host in ("", socket.gethostname())
+        except BlockingIOError:
+            mine, (host, pid) = False, _named(path)
+        except OSError as error:
+            os.close(handle)
+            raise UserError(f"{path}: this file system has no locks ({error.strerror}); choose runs=FOLDER") from None
+        if mine and _still(path, handle):
+            break
+        os.close(handle)
+        if not mine and path.exists():
+            raise Busy(
+                f"{folder}: another command (process {pid or '?'} on {host or '?'}) is submitting this run; "
+                f"if it is gone, remove {path}"
+            )
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{socket.gethostname()} {os.getpid()}".encode())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living command has the run; one of another host counts as living."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return _named(folder / LOCK)[0] != socket.gethostname()
+    finally:
+        os.close(handle)
+
+
+def _named(path: Path) -> tuple[str, str]:
+    """Host and process id in a lock; empty if nobody has written them, or the file has gone."""
+    try:
+        host, _, pid = path.read_text().partition(" ")
+    except FileNotFoundError:
+        return "", ""
+    return host, pid
+
+
+def _still(path: Path, handle: int) -> bool:
+    """False if the command before removed the file that was opened: then the lock is on nothing."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
