@@ -20,6 +20,7 @@ STAGE = Stage(
     after=("prepare", "pretrain"),
     shards=lambda settings: settings.experts.shards,
     gpu_hours=estimate.experts,
+    load_hours=estimate.small_load,
 )
 
 

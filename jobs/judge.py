@@ -23,6 +23,7 @@ STAGE = Stage(
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: settings.predict.models,
     gpu_hours=estimate.judge,
+    load_hours=estimate.judge_load,
 )
 
 

@@ -29,6 +29,7 @@ STAGE = Stage(
     after=("prepare", "export_text_llama"),
     shards=lambda settings: settings.rewrite.shards,
     gpu_hours=estimate.rewrite,
+    load_hours=estimate.rewrite_load,
 )
 
 

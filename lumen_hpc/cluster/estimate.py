@@ -1,6 +1,6 @@
 """GPU-hours before anything was measured: rough, said to be so, and replaced by the first measured shards.
 
-Counts are the paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published
+What the work costs and how long a task loads before it are apart, because every task loads for itself. Counts are the paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published
 figures and our own CPU decoding rates, and each stands beside its source.
 """
 
@@ -20,7 +20,7 @@ PREFILL_TOKENS_PER_SECOND = 20_000
 JUDGED_PER_GPU_HOUR = 3 * 18_993 / (8 * 0.32)
 """Llama-3.1-405B FP8 on 8 GPUs with a cached rubric: 19 minutes for three models' answers."""
 LOAD_HOURS = {"small": 0.03, "large": 0.17}
-"""Reading a model of 16 GB, and of 400 GB, from a parallel file system."""
+"""Opening a model of 16 GB, and of 400 GB, from a parallel file system, by the clock."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ def counts(settings: Config) -> Counts:
 
 def experts(settings: Config, model: str) -> float:
     """Every image once through every expert."""
-    return counts(settings).images / IMAGES_PER_SECOND / 3600 + LOAD_HOURS["small"]
+    return counts(settings).images / IMAGES_PER_SECOND / 3600
 
 
 def rewrite(settings: Config, model: str) -> float:
     """About 40 tokens a sentence, asked 1.2 times on average."""
     if settings.rewrite.engine.kind == "grammar":
         return 0.0
-    return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600 + LOAD_HOURS["small"]
+    return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600
+
+
+def rewrite_load(settings: Config) -> float:
+    """The engine, where it runs in the task itself."""
+    return _load_hours(settings.rewrite.engine)
 
 
 def training(settings: Config, model: str, gpus: int) -> training_plan.Plan | None:
@@ -81,18 +86,33 @@ def _load(settings: Config, model: str) -> training_plan.Load:
 def predict(settings: Config, model: str) -> float:
     """Two images (6,146 tokens) a question, and 40 tokens of answer."""
     asked = counts(settings).test_questions * (1 + len(settings.predict.controls))
-    return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600 + LOAD_HOURS["small"]
+    return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
+
+
+def small_load(settings: Config) -> float:
+    """The experts, or an NVILA-8B: one model that a GPU holds."""
+    return LOAD_HOURS["small"]
 
 
 def judge(settings: Config, model: str) -> float:
-    """Every answer once for each judge, and each task's loading of the model."""
-    engines = [settings.judge.engine, *([settings.judge.second] if settings.judge.second else [])]
-    return sum(_judging(settings, engine) for engine in engines)
+    """Every answer once for each judge."""
+    return sum(_in_task(engine) for engine in _judges(settings)) * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
 
 
-def _judging(settings: Config, engine: Engine) -> float:
-    if engine.kind not in ("vllm", "transformers"):
-        return 0.0
-    gpus = engine.tensor_parallel * engine.pipeline_parallel
-    size = "large" if gpus > 1 else "small"
-    return counts(settings).test_questions / JUDGED_PER_GPU_HOUR + gpus * LOAD_HOURS[size]
+def judge_load(settings: Config) -> float:
+    """Each judge, one after the other."""
+    return sum(map(_load_hours, _judges(settings)))
+
+
+def _judges(settings: Config) -> list[Engine]:
+    return [settings.judge.engine, *([settings.judge.second] if settings.judge.second else [])]
+
+
+def _in_task(engine: Engine) -> bool:
+    """Whether a task holds the model itself: a server's GPUs are not the run's, the grammar needs none."""
+    return engine.kind in ("vllm", "transformers")
+
+
+def _load_hours(engine: Engine) -> float:
+    large = engine.tensor_parallel * engine.pipeline_parallel > 1
+    return LOAD_HOURS["large" if large else "small"] * _in_task(engine)

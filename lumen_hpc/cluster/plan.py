@@ -37,7 +37,9 @@ class StepPlan:
         return self.resources.gpus * self.resources.nodes
 
     estimate: float | None = None
-    """GPU-hours of the whole step by the stage's own arithmetic."""
+    """GPU-hours of the whole step's shards by the stage's own arithmetic."""
+    load_hours: float = 0.0
+    """Hours a task loads before its first shard, by the same."""
 
     @property
     def measured(self) -> bool:
@@ -46,12 +48,13 @@ class StepPlan:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of what is missing; None if nothing is known."""
+        """Of what is missing, and of each task's loading; None if nothing is known."""
         if not self.gpus or not self.missing:
             return 0.0
+        loading = self.load_hours * len(self.packs) * self.gpus
         if self.shard_seconds is not None:
-            return self.shard_seconds * len(self.missing) * self.gpus / 3600
-        return None if self.estimate is None else self.estimate * len(self.missing) / self.shards
+            return self.shard_seconds * len(self.missing) * self.gpus / 3600 + loading
+        return None if self.estimate is None else self.estimate * len(self.missing) / self.shards + loading
 
 
 def total_gpu_hours(plans: Sequence[StepPlan]) -> float:
@@ -108,6 +111,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         resources = run.profile.resources[step.stage.resources]
         plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
         plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
+        plan.load_hours = step.stage.load_hours(run.settings)
         plan.live = sorted(live.get(step.name, set()) & set(gone))
         plan.missing = [index for index in gone if index not in set(plan.live)]
         plan.packs = _packs(plan, plans)

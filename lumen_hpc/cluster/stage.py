@@ -49,7 +49,9 @@ class Stage:
     volatile: tuple[str, ...] = ()
     """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
     gpu_hours: Callable[[Config, str], float] | None = None
-    """GPU-hours of the whole step, for a model, expected before anything was measured."""
+    """GPU-hours of the whole step's shards, for a model, expected before anything was measured."""
+    load_hours: Callable[[Config], float] = lambda settings: 0.0
+    """Hours by the clock that a task holds its GPUs before its first shard."""
 
 
 @dataclass(frozen=True)
