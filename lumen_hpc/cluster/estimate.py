@@ -1,7 +1,8 @@
 """GPU-hours before anything was measured: rough, said to be so, and replaced by the first measured shards.
 
-What the work costs and how long a task loads before it are apart, because every task loads for itself. Counts are the paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published
-figures and our own CPU decoding rates, and each stands beside its source.
+What the work costs and how long a task loads before it are apart, because every task loads for itself. Counts are the
+paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published figures and our
+own CPU decoding rates, and each stands beside its source.
 """
 
 from __future__ import annotations
