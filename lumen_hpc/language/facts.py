@@ -35,7 +35,7 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
     if kind not in ("difference", "prediction") and parse_question(kind, question) is None:
         return ["question outside the dataset's templates"]
     names = _names(kind, question, short_answer)
-    wanted, said = read(own, kind, names), read(_named(kind, question, long_answer), kind, names)
+    wanted, said = read(own, kind, names), read(_named(kind, question, short_answer, long_answer), kind, names)
     said = _renamed(wanted, said)
     if not long_answer.strip():
         return ["empty"]
@@ -52,11 +52,19 @@ _IT = re.compile(
 )
 
 
-def _named(kind: str, question: str, answer: str) -> str:
-    """The answer with the finding of its question in the place of a first pronoun, as in `It is small`."""
+def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
+    """The answer with the finding of its question in the place of a first pronoun, as in `It is small`.
+
+    Of a type, `compression fracture` is taken as a fracture of type compression, whatever else it may be a name of.
+    """
     meant = kind in ("location", "level", "type") or (kind == "presence" and "bilateral" in question.lower())
     parsed = parse_question(kind, question) if meant else None
-    return _IT.sub(lambda _: f"the {parsed.finding}", answer) if parsed and parsed.finding else answer
+    if parsed is None or not parsed.finding:
+        return answer
+    if kind == "type":
+        compound = rf"\b({re.escape(short_answer)}) (?={re.escape(parsed.finding)})"
+        answer = re.sub(compound, r"\1 type ", answer, flags=re.IGNORECASE)
+    return _IT.sub(lambda _: f"the {parsed.finding}", answer)
 
 
 def _renamed(wanted: Facts, said: Facts) -> Facts:

@@ -203,7 +203,8 @@ class _Reading:
     def _listed(self, unit: Unit, following: list[Unit], *said: State) -> State:
         """The state that a list gives to a finding of which nothing else is said."""
         if not said:
-            return State("stated" if self.changing else "present")
+            expected = self.kind == "prediction" and any(tag.kind == "future" for tag in unit.after)
+            return State("new" if expected else "stated" if self.changing else "present")
         if len({state.status for state in said}) > 1:
             bound = [len(joined) == 1 and joined[0] != "comma" for joined in (unit.joined, following[0].joined)]
             if bound[0] == bound[1]:
@@ -273,6 +274,8 @@ class _Reading:
                 levels[role if role or not any(t.role == "main" for t in statements) else "reference"] += s.levels
         readings, events = self._levels(levels, readings, events)
         status = self._event(events, there)
+        if self.kind == "prediction" and status == "stated" and not there["reference"] and not readings:
+            status = "new"  # a nodule is expected
         if not readings and any(s.now and s.states_presence for s in statements):
             status = {"stated": "new", "absent": "gone"}.get(status, status)
         return status, readings

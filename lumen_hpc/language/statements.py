@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import severity
@@ -10,6 +11,7 @@ from lumen_hpc.language.words import SEPARATORS, Tag
 CHANGES = ("new", "gone", "same", "changed", "up", "down")
 ROLES = ("reference", "main")
 IMAGES = ("image", "images", "radiograph", "ray", "xray", "film", "study", "exam", "examination", "scan", "reference")
+PAST = ("previously", "before", "formerly", "initially", "originally", "earlier", "prior", "previous")
 NOW = ("now", "currently", "today", "at present", "at this time", "by now")
 Levels = frozenset[tuple[str, ...]]
 
@@ -35,6 +37,8 @@ class Statement:
     """It said before the finding that it is seen, so a no after the finding is another statement's."""
     lead: bool = False
     """Its image was named before the finding: `on the reference image, …`."""
+    became: bool = False
+    """It tells what the finding came to be: `has become …`."""
 
     @property
     def predicate(self) -> bool:
@@ -52,6 +56,8 @@ class Statement:
             return ["gone"]
         if self.absence:
             return []
+        if self.became and not self.levels and not self.events and (self.seen or self.no):
+            return ["gone" if self.no else "new"]
         if not self.no:
             return self.events
         return ["same" if event == "changed" else f"not-{event}" for event in self.events]
@@ -87,7 +93,7 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
             current.now |= tag.kind == "main" and tag.value in NOW
             current.lead |= not named and image
         elif tag.kind == "become":
-            said.append(Statement(role="main", no=current.no * current.denies_only))
+            said.append(Statement(role="main", no=current.no * current.denies_only, became=True))
         elif tag.kind == "past":
             current.past = True
         elif tag.kind in ("no", "seen", "level", "any more", *CHANGES):
@@ -116,7 +122,8 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
 def level_changes(sequence: list[Tag]) -> tuple[list[Tag], Levels, bool]:
     """Takes `from … to …` out of a sequence.
 
-    Returns the other tags (with `mild to moderate` as one level), every way to read the change as (before, after),
+    Returns the other tags (with `mild to moderate` as one level, `shrunk to small` as what it became, and `from mild`
+    alone as the reference image's), every way to read the change as (before, after),
     and whether the levels are given to the wrong images.
     """
     rest: list[Tag] = []
@@ -133,11 +140,23 @@ def level_changes(sequence: list[Tag]) -> tuple[list[Tag], Levels, bool]:
                 readings |= {(" to ".join(levels[at:]), " to ".join(levels[:at]))}
             else:
                 readings |= {(" to ".join(levels[:k]), " to ".join(levels[k:])) for k in range(1, len(levels))}
-            images = [image for _, _, image in chain if image]
-            swapped |= images not in ([], ["reference"], ["main"], ["reference", "main"]) or images[:1] == ["main"]
+            told = itertools.accumulate(markers, lambda last, marker: marker or last)
+            own = {"from": "reference", "to": "main"}
+            swapped |= any(image not in ("", own[last]) for last, (_, _, image) in zip(told, chain, strict=True))
+            i = after
+        elif "from" in markers and (markers[0] or _turns(rest, "become", "main")):
+            at = markers.index("from")
+            before, now = (" to ".join(level for _, level, _ in part) for part in (chain[at:], chain[:at]))
+            if now:  # has become large from small
+                readings |= {(before, now)}
+            else:
+                rest += [Tag("stop", ""), Tag("reference", "before"), Tag("level", before)]
             i = after
         elif chain and markers[0] == "" and len(chain) > 1:
             rest.append(Tag("level", " to ".join(level for _, level, _ in chain)))
+            i = after
+        elif chain and markers[0] == "to" and _turns(rest, "up", "down", "changed"):
+            rest += [Tag("become", "to"), Tag("level", " to ".join(level for _, level, _ in chain))]
             i = after
         else:
             rest.append(sequence[i])
@@ -145,10 +164,16 @@ def level_changes(sequence: list[Tag]) -> tuple[list[Tag], Levels, bool]:
     return rest, readings, swapped
 
 
+def _turns(said: list[Tag], *kinds: str) -> bool:
+    """Whether the last thing said is of these kinds, as in `it has shrunk (to small)`."""
+    last = next((tag for tag in reversed(said) if tag.kind not in ("filler", "finding", "past", "compared")), None)
+    return last is not None and last.kind in kinds
+
+
 def _chain(sequence: list[Tag], start: int) -> tuple[list[tuple[str, str, str]], int]:
     """(marker, level, image) of levels joined by from and to, beginning at `start`, and where they end."""
     chain: list[tuple[str, str, str]] = []
-    marker, end = "", start
+    marker, image, end = "", "", start
     for i in range(start, len(sequence)):
         tag = sequence[i]
         if tag.kind in ("from", "to"):
@@ -156,8 +181,10 @@ def _chain(sequence: list[Tag], start: int) -> tuple[list[tuple[str, str, str]],
                 break
             marker = tag.kind
         elif tag.kind == "level" and (marker or not chain):
-            chain.append((marker, tag.value, ""))
-            marker, end = "", i + 1
+            chain.append((marker, tag.value, image))
+            marker, image, end = "", "", i + 1
+        elif tag.kind in ROLES and marker and tag.value in PAST:
+            image = tag.kind  # from its previous moderate level
         elif tag.kind in ROLES and chain and not marker:
             chain[-1] = (*chain[-1][:2], tag.kind)
             end = i + 1

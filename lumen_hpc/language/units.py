@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.statements import CHANGES, IMAGES, ROLES
+from lumen_hpc.language.statements import CHANGES, IMAGES, PAST, ROLES
 from lumen_hpc.language.words import SEPARATORS, Tag
 
 ANY = "any finding"
 """An abnormality, whichever."""
 CUES = (*CHANGES, "no", "seen", "from")
 _ABSENT = {"missing", "absent", "absence", "lost", "disappeared", "vanished", "disappears", "gone"}
-_ADVERBS = ("previously", "before", "formerly", "initially", "originally", "earlier", "prior", "previous")
 _FROM_REFERENCE = Tag("from reference", "")
 
 
@@ -80,6 +79,8 @@ def settled(found: list[Tag], kind: str) -> list[Tag]:
                 tag = Tag("filler", tag.value) if copula or noun else tag
             else:
                 tag = Tag("filler" if copula or noun else "seen", tag.value)
+        elif tag.kind == "gone" and tag.value.startswith("subsid") and following.kind in ("from", "to"):
+            tag = Tag("down", tag.value)  # to another level
         elif _plain(tag, kind):
             tag = Tag("filler", tag.value)
         elif tag.kind == "from" and following.kind == "reference" and not _ABSENT & {t.value for t in settled[-3:]}:
@@ -171,7 +172,7 @@ def spread_predicates(units: list[Unit]) -> None:
     """`The previously noted a and b have cleared`: what follows the list holds for a finding told of by `noted` too."""
     for i, unit in enumerate(units):
         before, after = unit.cues
-        attribute = any(tag.kind == "reference" and tag.value in _ADVERBS for tag in unit.before)
+        attribute = any(tag.kind == "reference" and tag.value in PAST for tag in unit.before)
         behind = source(units, i, +1)
         if before == ["seen"] and not after and attribute and behind is not None:
             unit.after += units[behind].after

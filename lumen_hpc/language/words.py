@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from lumen_hpc.language.durations import in_days
+
 SEPARATORS = ("comma", "and", "or", "but", "likewise", "stop")
 
 
@@ -25,10 +27,13 @@ class Tag:
 def tags(text: str, names: tuple[str, ...] = ()) -> list[Tag]:
     """A text's tags in order; at each place the longest entry of the vocabulary wins, then the earlier one.
 
-    `names` are findings beyond the vocabulary, taken as they stand, in the singular or plural.
+    `names` are findings beyond the vocabulary, in the singular or plural; of two words, also turned round.
     """
-    words = normal(text)
-    extra = [("finding", name, re.compile(f"(?:{re.escape(normal(name))}(?:e?s)?)(?= |$)")) for name in names]
+    return _tagged(normal(text), names)
+
+
+def _tagged(words: str, names: tuple[str, ...] = ()) -> list[Tag]:
+    extra = [("finding", name, re.compile(f"(?:{_wordings(normal(name))})(?:e?s)?(?= |$)")) for name in names]
     found, position = [], 0
     while position < len(words):
         candidates = (
@@ -45,6 +50,12 @@ def tags(text: str, names: tuple[str, ...] = ()) -> list[Tag]:
     return found
 
 
+def _wordings(name: str) -> str:
+    """`hypertension pulmonary` is also said the other way round."""
+    words = name.split()
+    return "|".join(re.escape(" ".join(order)) for order in ((words, words[::-1]) if len(words) == 2 else (words,)))
+
+
 def normal(text: str) -> str:
     """Lower case, hyphens as blanks, contractions and turns of phrase in plain words, one blank between words."""
     text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
@@ -55,9 +66,17 @@ def normal(text: str) -> str:
     text = re.sub(r"\bvs\.", "vs", text)
     text = re.sub(r"([.,;:!?])", r" \1 ", re.sub(r"[()]", " , ", text))
     text = " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
+    text = in_days(text)
     for pattern, plain in _rewordings():
         text = pattern.sub(plain, text)
-    return " ".join(text.split())
+    return _joined(" ".join(text.split()))
+
+
+def _joined(words: str) -> str:
+    """`The heart, previously mild, is enlarged` as `the cardiomegaly, previously mild, is present`."""
+    for split in _split() * 2:  # of two images it may be told twice
+        words = split.pattern.sub(split.joined, words)
+    return words
 
 
 def knows(name: str) -> bool:
@@ -81,6 +100,37 @@ def _rewordings() -> list[tuple[re.Pattern, str]]:
     return [(re.compile(pattern), plain) for pattern, plain in _vocabulary()["rewordings"]]
 
 
+_BREAKS = r"[.;:!?]|but|or|nor|with|without|while|whereas|though|although|and(?! (?:is|was|has|had|will|now)\b)"
+_WITHIN = rf"(?P<gap>(?:(?! (?:{_BREAKS})(?= |$)) \S+)+?)"
+_HEALTHY = r"(?:(?:of|in) )?normal(?: in)?(?: size| sized)?|within normal limits"
+_OTHERS = r"(?= |$)(?! (?:heart|cardi|mediast|silhouette))"
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """A finding told as a subject and what it is."""
+
+    name: str
+    pattern: re.Pattern
+    stands: str
+    """present or absent"""
+
+    def joined(self, found: re.Match) -> str:
+        """The finding's name with the rest of the clause, unless another finding is told of in between."""
+        other = any(tag.kind == "finding" and tag.value != self.name for tag in _tagged(found["gap"].strip()))
+        return found[0] if other else f"{self.name}{found['gap']} {self.stands}"
+
+
+@cache
+def _split() -> list[_Split]:
+    found = []
+    for name, (subject, predicate) in _vocabulary()["split"].items():
+        for told, stands in ((predicate, "present"), (_HEALTHY, "absent")):
+            pattern = re.compile(rf"\b(?:{subject}|{name}){_WITHIN} (?:{told}){_OTHERS}")
+            found.append(_Split(name, pattern, stands))
+    return found
+
+
 @cache
 def _by_first_letter() -> dict[str, list[tuple[str, str, re.Pattern]]]:
     """The vocabulary as (kind, canonical name or "", pattern), under every character an entry can begin with."""
@@ -96,7 +146,7 @@ def _entries() -> Iterator[tuple[str, str, str]]:
     """Every alternative of every entry of vocabulary.yaml on its own, so that the longest can be told."""
     snippets = _vocabulary()["snippets"]
     for kind, group in _vocabulary().items():
-        if kind in ("snippets", "rewordings", "equal"):
+        if kind in ("snippets", "rewordings", "split", "equal"):
             continue
         named = group if isinstance(group, dict) else {"": group}
         for name, patterns in named.items():
