@@ -142,7 +142,7 @@ def level_changes(sequence: list[Tag]) -> tuple[list[Tag], Levels, bool]:
                 readings |= {(" to ".join(levels[:k]), " to ".join(levels[k:])) for k in range(1, len(levels))}
             told = itertools.accumulate(markers, lambda last, marker: marker or last)
             own = {"from": "reference", "to": "main"}
-            swapped |= any(image not in ("", own[last]) for last, (_, _, image) in zip(told, chain, strict=True))
+            swapped |= any(image not in ("", own.get(last)) for last, (_, _, image) in zip(told, chain, strict=True))
             i = after
         elif "from" in markers and (markers[0] or _turns(rest, "become", "main")):
             at = markers.index("from")

@@ -66,10 +66,10 @@ def normal(text: str) -> str:
     text = re.sub(r"\bvs\.", "vs", text)
     text = re.sub(r"([.,;:!?])", r" \1 ", re.sub(r"[()]", " , ", text))
     text = " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
-    text = in_days(text)
+    text = _joined(in_days(text))
     for pattern, plain in _rewordings():
         text = pattern.sub(plain, text)
-    return _joined(" ".join(text.split()))
+    return " ".join(text.split())
 
 
 def _joined(words: str) -> str:
@@ -103,6 +103,7 @@ def _rewordings() -> list[tuple[re.Pattern, str]]:
 _BREAKS = r"[.;:!?]|but|or|nor|with|without|while|whereas|though|although|and(?! (?:is|was|has|had|will|now)\b)"
 _WITHIN = rf"(?P<gap>(?:(?! (?:{_BREAKS})(?= |$)) \S+)+?)"
 _HEALTHY = r"(?:(?:of|in) )?normal(?: in)?(?: size| sized)?|within normal limits"
+_RECOVERED = r"(?:return(?:ed|s|ing)?|revert(?:ed|s|ing)?|(?:gone |went |go |come |came )?back) to normal(?: in)?(?: size)?"
 _OTHERS = r"(?= |$)(?! (?:heart|cardi|mediast|silhouette))"
 
 
@@ -113,7 +114,7 @@ class _Split:
     name: str
     pattern: re.Pattern
     stands: str
-    """present or absent"""
+    """present, absent or resolved"""
 
     def joined(self, found: re.Match) -> str:
         """The finding's name with the rest of the clause, unless another finding is told of in between."""
@@ -125,7 +126,7 @@ class _Split:
 def _split() -> list[_Split]:
     found = []
     for name, (subject, predicate) in _vocabulary()["split"].items():
-        for told, stands in ((predicate, "present"), (_HEALTHY, "absent")):
+        for told, stands in ((predicate, "present"), (_RECOVERED, "resolved"), (_HEALTHY, "absent")):
             pattern = re.compile(rf"\b(?:{subject}|{name}){_WITHIN} (?:{told}){_OTHERS}")
             found.append(_Split(name, pattern, stands))
     return found
