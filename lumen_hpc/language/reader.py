@@ -22,7 +22,9 @@ from lumen_hpc.language.units import (
     sentences_of,
     settled,
     source,
+    spread_denied,
     spread_predicates,
+    spread_role,
     told,
     unit_of,
 )
@@ -154,6 +156,7 @@ class _Reading:
         if not units and any(tag.kind in CUES for tag in lead):
             units.append(Unit(ANY, ["stop"], lead))
         if units:
+            spread_role(units)
             self.sentences.append(units)
             future = next((i for i, tag in enumerate(sentence) if tag.kind == "future"), None)
             perfect = any(
@@ -171,6 +174,10 @@ class _Reading:
 
     def _states(self, units: list[Unit]) -> None:
         """Settles what one sentence says of its findings, in lists too."""
+        for ahead, unit in itertools.pairwise(units):
+            if "or" in unit.joined and unit.cues[1] and ahead.cues[1]:
+                self.problems.append(_OPEN)
+        spread_denied(units)
         self._spread_negation(units)
         spread_predicates(units)
         own = [None if unit.bare else self._state(unit) for unit in units]
@@ -190,8 +197,6 @@ class _Reading:
                     self.problems.append(_CONFUSED)
             elif ahead is not None and unit.inherits(own[ahead].status, units[ahead]):
                 state = replace(state, status=own[ahead].status)
-            if i and "or" in unit.joined and unit.cues[1] and units[i - 1].cues[1]:
-                self.problems.append(_OPEN)
             if unlike or (len(units) == 1 and any(tag.kind == "unlike" for tag in unit.after)):
                 if any(tag.kind == "reference" for tag in (*unit.before, *unit.after)):
                     self.problems.append(_CONFUSED)
@@ -268,6 +273,8 @@ class _Reading:
         roles = any(s.role for s in statements)
         for s in statements:
             role = s.role or ("reference" if s.past and roles else "")
+            if self.kind == "prediction" and s.future and not role:
+                role = "main"
             if s.states_presence:
                 there[role].add(not s.no)
             if s.levels:

@@ -12,6 +12,8 @@ CHANGES = ("new", "gone", "same", "changed", "up", "down")
 ROLES = ("reference", "main")
 IMAGES = ("image", "images", "radiograph", "ray", "xray", "film", "study", "exam", "examination", "scan", "reference")
 PAST = ("previously", "before", "formerly", "initially", "originally", "earlier", "prior", "previous")
+STAYS = ("persist", "remain", "linger", "endur", "stay", "continu")
+"""What does not do so is gone, where what is not the same has changed."""
 NOW = ("now", "currently", "today", "at present", "at this time", "by now")
 Levels = frozenset[tuple[str, ...]]
 
@@ -37,6 +39,10 @@ class Statement:
     """It said before the finding that it is seen, so a no after the finding is another statement's."""
     lead: bool = False
     """Its image was named before the finding: `on the reference image, …`."""
+    front: bool = False
+    """It is denied before the finding: `neither a nor b seen before will persist`."""
+    future: bool = False
+    """It speaks of what is expected."""
     became: bool = False
     """It tells what the finding came to be: `has become …`."""
 
@@ -60,6 +66,8 @@ class Statement:
             return ["gone" if self.no else "new"]
         if not self.no:
             return self.events
+        if self.events == ["same"] and any(word.startswith(STAYS) for word in self.words):
+            return ["gone"]
         return ["same" if event == "changed" else f"not-{event}" for event in self.events]
 
     @property
@@ -96,18 +104,26 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
             said.append(Statement(role="main", no=current.no * current.denies_only, became=True))
         elif tag.kind == "past":
             current.past = True
+        elif tag.kind == "future":
+            if current.levels or (current.role == "reference" and current.predicate and not current.front):
+                current = Statement()
+                said.append(current)
+            current.future = True
         elif tag.kind in ("no", "seen", "level", "any more", *CHANGES):
             told = current.role == "reference" and not current.denies_only and (current.seen or not current.lead)
             if (
                 current.closed
                 or (told and tag.kind in CHANGES)
-                or (current.shown and current.role and tag.kind == "no")
+                or (tag.kind == "no" and current.role and (current.shown or (named and current.seen)))
             ):
-                current = Statement()
+                stays = tag.value.startswith(STAYS) and current.no and current.role == "reference"
+                current.no, current.seen = current.no * (not stays), current.seen or stays
+                current = Statement(no=stays)
                 said.append(current)
             current.words.append(tag.value if tag.kind != "any more" else tag.kind)
             if tag.kind == "no":
                 current.no += 1
+                current.front |= not named
             elif tag.kind == "seen":
                 current.seen = True
             elif tag.kind == "level":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -176,6 +177,28 @@ def spread_predicates(units: list[Unit]) -> None:
         behind = source(units, i, +1)
         if before == ["seen"] and not after and attribute and behind is not None:
             unit.after += units[behind].after
+
+
+def spread_denied(units: list[Unit]) -> None:
+    """`Neither a nor b persists`: what follows the list holds for all that it denies."""
+    for i, unit in enumerate(units):
+        if "no" not in unit.cues[0] or unit.cues[1]:
+            continue
+        last = next((j for j in range(i + 1, len(units)) if units[j].cues[1]), i)
+        rest = units[i + 1 : last + 1]
+        if rest and "or" in rest[-1].joined and all({"comma", "or"} >= set(o.joined) and not o.cues[0] for o in rest):
+            for ahead, other in itertools.pairwise(units[i : last + 1]):
+                ahead.after += rest[-1].after
+                other.before[:0] = [tag for tag in unit.before if tag.kind == "no"]
+
+
+def spread_role(units: list[Unit]) -> None:
+    """`The reference image showed a but no b`: b is denied of that image."""
+    for ahead, unit in itertools.pairwise(units):
+        named = [tag for tag in ahead.before if tag.kind in ROLES and tag.value.split()[-1] in IMAGES]
+        own = any(tag.kind in ROLES for tag in (*unit.before, *unit.after))
+        if len(named) == 1 and unit.cues == (["no"], []) and not own and "stop" not in unit.joined:
+            unit.before[:0] = named
 
 
 def told(units: list[Unit], piece: list[Tag], of_all: bool) -> None:

@@ -103,7 +103,7 @@ def _rewordings() -> list[tuple[re.Pattern, str]]:
 _BREAKS = r"[.;:!?]|but|or|nor|with|without|while|whereas|though|although|and(?! (?:is|was|has|had|will|now)\b)"
 _WITHIN = rf"(?P<gap>(?:(?! (?:{_BREAKS})(?= |$)) \S+)+?)"
 _HEALTHY = r"(?:(?:of|in) )?normal(?: in)?(?: size| sized)?|within normal limits"
-_RECOVERED = r"(?:return(?:ed|s|ing)?|revert(?:ed|s|ing)?|(?:gone |went |go |come |came )?back) to normal(?: in)?(?: size)?"
+_RECOVERED = r"(?:(?:return|revert)(?:ed|s|ing)?|(?:(?:gone|went|go|come|came) )?back) to normal(?: in)?(?: size)?"
 _OTHERS = r"(?= |$)(?! (?:heart|cardi|mediast|silhouette))"
 
 
