@@ -270,11 +270,12 @@ class _Reading:
             self.problems.append(_CONFUSED)
         there = {role: set() for role in ("reference", "main", "")}
         levels = {role: [] for role in ("reference", "main", "")}
-        roles = any(s.role for s in statements)
+        roles, ahead, foretold = any(s.role for s in statements), any(s.future for s in statements), False
         for s in statements:
             role = s.role or ("reference" if s.past and roles else "")
-            if self.kind == "prediction" and s.future and not role:
-                role = "main"
+            foretold |= s.future
+            if self.kind == "prediction" and not role and (s.future or not foretold):
+                role = "main" if s.future else "reference" if s.states_presence and ahead else ""
             if s.states_presence:
                 there[role].add(not s.no)
             if s.levels:
@@ -283,7 +284,7 @@ class _Reading:
         status = self._event(events, there)
         if self.kind == "prediction" and status == "stated" and not there["reference"] and not readings:
             status = "new"  # a nodule is expected
-        if not readings and any(s.now and s.states_presence for s in statements):
+        if not readings and not there["reference"] and any(s.now and s.states_presence for s in statements):
             status = {"stated": "new", "absent": "gone"}.get(status, status)
         return status, readings
 

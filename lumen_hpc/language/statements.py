@@ -15,6 +15,9 @@ PAST = ("previously", "before", "formerly", "initially", "originally", "earlier"
 STAYS = ("persist", "remain", "linger", "endur", "stay", "continu")
 """What does not do so is gone, where what is not the same has changed."""
 NOW = ("now", "currently", "today", "at present", "at this time", "by now")
+_RANKED = {"tiny": "minimal", "trace": "minimal", "subtle": "minimal", "slight": "mild", "minor": "mild"}
+_RANKED |= {"massive": "severe", "extensive": "severe", "marked": "severe"}
+"""Words for a level that the dataset's ranks do not hold, as such that they hold."""
 Levels = frozenset[tuple[str, ...]]
 
 
@@ -83,9 +86,10 @@ class Statement:
 def statements_of(sequence: list[Tag]) -> list[Statement]:
     """Cuts what is said of one finding into predicates, each with the image it is about."""
     said = [Statement()]
-    named = False
+    named = mentioned = False
     for tag in sequence:
         current = said[-1]
+        mentioned = tag.kind == "finding" or (mentioned and tag.kind != "stop")
         if tag.kind == "finding":
             named, current.attributes, current.shown = True, set(current.events), current.seen
         if tag.kind in SEPARATORS or (tag.value in ("which", "that") and named and not current.denies_only):
@@ -114,9 +118,10 @@ def statements_of(sequence: list[Tag]) -> list[Statement]:
             if (
                 current.closed
                 or (told and tag.kind in CHANGES)
-                or (tag.kind == "no" and current.role and (current.shown or (named and current.seen)))
+                or (tag.kind == "no" and current.role and current.shown)
+                or (tag.kind == "no" and current.role == "reference" and mentioned and current.seen)
             ):
-                stays = tag.value.startswith(STAYS) and current.no and current.role == "reference"
+                stays = tag.value.startswith(STAYS) and current.no == 1 and current.role == "reference"
                 current.no, current.seen = current.no * (not stays), current.seen or stays
                 current = Statement(no=stays)
                 said.append(current)
@@ -211,5 +216,5 @@ def _chain(sequence: list[Tag], start: int) -> tuple[list[tuple[str, str, str]],
 
 def rise(before: str, after: str) -> int:
     """+1 where the level rises, -1 where it falls, 0 where the words do not tell."""
-    first, last = severity(before), severity(after)
+    first, last = (severity(" ".join(_RANKED.get(word, word) for word in level.split())) for level in (before, after))
     return 0 if first is None or last is None else (last > first) - (last < first)

@@ -134,7 +134,8 @@ def unit_of(finding: str, joined: list[str], lead: list[Tag], piece: list[Tag]) 
         denied = any(tag.kind == "no" for tag in piece)
         piece = [tag for tag in piece if tag.kind != "no"]
         at = next(i for i, tag in enumerate(piece) if tag.kind == "normal")
-        return Unit(finding, joined, [*lead, *piece[:at], *([] if denied else [Tag("no", "no")])], piece[at + 1 :])
+        said = Tag("seen", "not normal") if denied else Tag("no", "no")
+        return Unit(finding, joined, [*lead, *piece[:at], said], piece[at + 1 :])
     wanted = "finding" if any(tag.kind == "finding" for tag in piece) else "any"
     at = next(i for i, tag in enumerate(piece) if tag.kind == wanted)
     return Unit(finding, joined, [*lead, *piece[:at]], piece[at + 1 :])

@@ -114,6 +114,12 @@ def test_another_side_scores_as_the_contrary():
     assert score("location", question, right, right) == 10
 
 
+def test_levels_in_disorder_are_refused_not_raised():
+    answer = "the level of edema has changed from mild to severe. "
+    jumbled = "The edema is severe on the main image from mild on the reference image to severe on the main image."
+    assert check("difference", DIFFERENCE, answer, jumbled)
+
+
 SWAPS = """
 left/right upper/lower mild/severe small/large moderate/minimal PA/AP posteroanterior/anteroposterior base/apex
 bilateral/unilateral patchy/linear appear/resolve develop/resolve developed/resolved appeared/resolved
