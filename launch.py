@@ -11,6 +11,7 @@ Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 
 from lumen_hpc.errors import UserError
@@ -46,4 +47,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000)  # the default collects again and again while modules load: a tenth of a submission's time
     sys.exit(main(sys.argv[1:]))

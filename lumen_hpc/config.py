@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import itertools
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lumen_hpc.cluster import profile as profiles
 from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Config
+from lumen_hpc.validation import check, near, read_yaml, require_fits
 
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = ("check", "status", "cancel", "logs")
@@ -66,25 +67,30 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
+OPTIONS = {i.name: i.type for i in dataclasses.fields(Request) if i.name not in ("settings", "profile", "verb")}
+
+
 def resolve(arguments: list[str]) -> Request:
     """Reads a command line.
 
     Raises UserError for an unknown word, key or profile, or a value of the wrong type or outside its choices.
     """
     words = [argument for argument in arguments if "=" not in argument]
-    if len(words) > 1 or (words and words[0] not in VERBS):
-        bad = next((word for word in words if word not in VERBS), words[-1])
-        near = _near(bad, VERBS)
-        raise UserError(f"'{bad}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE{near}")
+    if unknown := [word for word in words if word not in VERBS]:
+        hint = near(unknown[0], VERBS)
+        raise UserError(f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE{hint}")
+    if len(words) > 1:
+        raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
     options, dotlist = _split([argument for argument in arguments if "=" in argument])
     request = Request(verb=words[0] if words else "submit", **options)
 
     saved = _saved(request)
-    name = _given(dotlist, "profile.name") or os.environ.get("LUMEN_PROFILE", "local")
-    if saved is not None and not _given(dotlist, "profile.name"):
+    given = _given(dotlist, "profile.name")
+    name = given or os.environ.get("LUMEN_PROFILE") or "local"
+    if saved is not None and not given:
         name, profile_yaml = request.config, saved.profile
     else:
-        profile_yaml = profiles.read(name)
+        profile_yaml = profiles.read(name, f"{'profile' if given else 'LUMEN_PROFILE'}={name}")
     request.recipe = request.recipe or str(profile_yaml.get("recipe", Profile().recipe))
 
     if saved is not None:
@@ -105,9 +111,12 @@ def resolve(arguments: list[str]) -> Request:
     for kind in request.profile.resources:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
-    request.run = request.run or request.recipe.rsplit("/", 1)[-1].removesuffix(".yaml")
-    if "/" in request.run or request.run.startswith("."):
-        raise UserError(f"run={request.run}: a run's name is one folder name; choose another root with runs=FOLDER")
+    request.run = request.run or Path(request.recipe).stem
+    if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
+        raise UserError(
+            f"run={request.run}: a run's name is one folder's, of letters, digits, `.`, `_` and `-`; "
+            "choose another root with runs=FOLDER"
+        )
     return request
 
 
@@ -122,25 +131,6 @@ def _make_absolute(settings: Config) -> None:
         given = getattr(getattr(settings, section), name)
         if given:
             setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(given)))
-
-
-def check(settings: Any, prefix: str = "") -> None:
-    """Refuses values outside a field's choices, wherever they came from."""
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        key = prefix + item.name
-        choices = item.metadata.get("choices")
-        if choices and value not in choices:
-            near = _near(str(value), [str(choice) for choice in choices])
-            raise UserError(f"{key}={value}: takes one of {', '.join(map(str, choices))}{near}")
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-            raise UserError(f"{key}={value}: must not be negative")
-        if dataclasses.is_dataclass(value):
-            check(value, f"{key}.")
-        if isinstance(value, dict):
-            for name, entry in value.items():
-                if dataclasses.is_dataclass(entry):
-                    check(entry, f"{key}.{name}.")
 
 
 def digest(settings: Config, keys: tuple[str, ...]) -> str:
@@ -240,13 +230,14 @@ def _field_docs(kind: type) -> dict[str, str]:
 
 def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Options of the command itself, and settings as a dotlist."""
-    own = {item.name: item.type for item in dataclasses.fields(Request)}
     options: dict[str, Any] = {}
     dotlist = []
     for pair in pairs:
         key, value = pair.split("=", 1)
-        if key in own and key not in ("settings", "profile", "verb"):
-            options[key] = _boolean(key, value) if own[key] == "bool" else value
+        if not key.strip("."):
+            raise UserError(f"'{pair}' is not KEY=VALUE")
+        if key in OPTIONS:
+            options[key] = _boolean(key, value) if OPTIONS[key] == "bool" else value
         else:
             dotlist.append(f"{SHORTHANDS.get(key, key)}={value}")
     return options, dotlist
@@ -263,11 +254,16 @@ def _given(dotlist: list[str], key: str) -> str:
 
 
 def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
-    chosen = [pair for pair in dotlist if pair.startswith("profile.") == of_profile]
-    try:
-        return OmegaConf.from_dotlist([pair.removeprefix("profile.") for pair in chosen])
-    except Exception as error:
-        raise UserError(f"command line: {' '.join(chosen)}: {error}") from None
+    """The settings of the command line, or its profile keys without their prefix; KEY= is the empty text."""
+    found = OmegaConf.create()
+    for pair in dotlist:
+        if pair.startswith("profile.") != of_profile or pair.startswith("profile.name="):
+            continue
+        try:
+            found.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
+        except Exception as error:  # whatever YAML or OmegaConf make of it
+            raise UserError(f"command line: {pair}: not readable: {str(error).splitlines()[0]}") from None
+    return found
 
 
 def _saved(request: Request) -> DictConfig | None:
@@ -276,9 +272,11 @@ def _saved(request: Request) -> DictConfig | None:
     path = Path(request.config).expanduser()
     if not path.is_file():
         raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
-    whole = OmegaConf.load(path)
-    if not isinstance(whole, DictConfig) or not {"settings", "profile", "stage"} <= set(whole):
+    whole = read_yaml(path)
+    if not {"settings", "profile", "stage", "recipe"} <= set(whole):
         raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks settings, profile or stage)")
+    if request.recipe:
+        raise UserError(f"recipe={request.recipe}: config={request.config} says every setting; give one")
     request.stage = request.stage or str(whole.stage)
     request.recipe = request.recipe or str(whole.recipe)
     return whole
@@ -289,47 +287,21 @@ def _recipe(name: str) -> Any:
     if not path.is_file():
         known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
         raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
-    return OmegaConf.load(path)
+    return read_yaml(path)
 
 
 def _filled(kind: type, sources: list[tuple[str, Any]]) -> Any:
     """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names the source at fault.
 
-    OmegaConf takes them all at once, since each merge copies everything; only an error is looked for one by one.
+    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only an error is looked for
+    one by one.
     """
-    base = OmegaConf.structured(kind)
     given = [(name, values) for name, values in sources if values]
     try:
-        return OmegaConf.to_object(OmegaConf.merge(base, *(values for _, values in given)))
-    except OmegaConfBaseException as error:
+        return OmegaConf.to_object(OmegaConf.unsafe_merge(OmegaConf.structured(kind), *(values for _, values in given)))
+    except (OmegaConfBaseException, TypeError) as error:
         for name, values in given:
-            base = _merge(base, values, name)
+            here = name == "command line"
+            prefix = "profile." if here and kind is Profile else ""
+            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
         raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
-
-
-def _merge(base: DictConfig, more: Any, source: str) -> DictConfig:
-    """Merges into a struct; a bad key or type becomes a UserError that names the source."""
-    try:
-        merged = OmegaConf.merge(base, more)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        first = str(error).splitlines()[0]
-        if "not in" in first or ("not a" in first.lower() and "key" in first.lower()):
-            section, _, leaf = key.rpartition(".")
-            valid = _keys_at(base, section)
-            near = difflib.get_close_matches(leaf, valid, n=3, cutoff=0.5) or valid[:12]
-            near = [f"{section}.{name}" if section else name for name in near]
-            raise UserError(f"{source}: there is no setting '{key}'; near it: {', '.join(near)}") from None
-        raise UserError(f"{source}: {key}: {first}") from None
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _keys_at(base: DictConfig, section: str) -> list[str]:
-    node = OmegaConf.select(base, section) if section else base
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
-
-
-def _near(word: str, valid: Any) -> str:
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

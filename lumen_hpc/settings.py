@@ -7,13 +7,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumen_hpc.errors import UserError
 
-def how(default: Any) -> Any:
+
+def within(default: Any, low: float, high: float = math.inf) -> Any:
+    """A number from `low` to `high`; any other number of a setting must merely not be negative."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def how(default: Any, low: float = 0, high: float = math.inf) -> Any:
     """A field that changes speed or place, not results; it takes no part in a shard's `config` hash."""
-    return field(default=default, metadata={"how": True})
+    return field(default=default, metadata={"how": True, "range": (low, high)})
 
 
 def many(*values: Any) -> Any:
@@ -22,21 +30,32 @@ def many(*values: Any) -> Any:
 
 
 def one_of(value: Any, *choices: Any) -> Any:
-    """A field that takes one of `choices`; `config.check` refuses anything else."""
+    """A field that takes one of `choices`; `validation.check` refuses anything else."""
     return field(default=value, metadata={"choices": choices})
+
+
+def some_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
+    """A list-valued field that takes some of `choices`, each once, and at least so many."""
+    return field(default_factory=lambda: list(values), metadata={"choices": choices, "least": least})
+
+
+MODELS = ("nvila", "ft", "lumen")
+PARTS = ("vision_tower", "projector", "llm")
+KINDS = ("diagnostic", "difference", "prediction")
+CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
 
 
 @dataclass(kw_only=True)
 class Phantom:
-    patients: int = 400
+    patients: int = within(400, 1)
     """How many phantom patients are generated."""
-    size: int = 64
+    size: int = within(64, 64, 2544)
     """Side of a phantom radiograph [px], 64 to 2544."""
     dicom_every: int = 10
     """Every n-th image is written as DICOM too; 0 writes none."""
-    studies: int = 2
+    studies: int = within(2, 2)
     """Studies a patient, at least 2."""
-    test_fraction: float = 0.15
+    test_fraction: float = within(0.15, 0, 0.5)
     """Share of patients in the test split (half as many go to val)."""
 
 
@@ -59,15 +78,15 @@ class Data:
 class Prepare:
     on_bad: str = one_of("stop", "stop", "skip")
     """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
-    max_bad: float = 0.05
+    max_bad: float = within(0.05, 0, 1)
     """With `on_bad=skip`: the share of questions lost to bad rows above which the stage stops anyway."""
     images: str = one_of("read", "read", "exist", "trust")
     """How a study's image is checked: its header and end are read, its file must be there, or not at all."""
-    image_threads: int = how(16)
+    image_threads: int = how(16, low=1)
     """Image files looked at at a time."""
     one_study_per_test_subject: bool = True
     """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
-    difference_fraction: float = 1.0
+    difference_fraction: float = within(1.0, 0, 1)
     """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
     patient_overlap: str = one_of("refuse", "refuse", "drop", "allow")
     """A patient in two splits: stop, drop that patient's training questions, or let it be."""
@@ -75,15 +94,15 @@ class Prepare:
 
 @dataclass(kw_only=True)
 class Experts:
-    shards: int = 4
+    shards: int = within(4, 1)
     """Shards of the studies."""
     model: str = one_of("xrv", "xrv", "phantom")
     """TorchXRayVision's models, or the small expert that stage `pretrain` trains on phantoms."""
     pathologies: list[str] = many("densenet121-res224-all")
     """TorchXRayVision weights to average; heads that a model was not trained for are masked."""
-    extra: list[str] = many("age", "race", "view")
+    extra: list[str] = some_of(("age", "race", "view"), "age", "race", "view")
     """Further experts to run."""
-    told: list[str] = many("pathologies", "age", "race", "view")
+    told: list[str] = some_of(("pathologies", "age", "race", "view"), "pathologies", "age", "race", "view")
     """Which experts the instruction text tells of; leave `race` out to keep it from the model."""
     weights: str = ""
     """Folder of pre-staged weights; empty means `<cache>/torchxrayvision`."""
@@ -91,10 +110,14 @@ class Experts:
     """Load a weights file (a pickle: it can run code) whose hash was not noted when it was fetched."""
     words: list[float] = many(0.25, 0.5, 0.75)
     """Calibrated probabilities at which `no`, `maybe no`, `maybe yes`, `yes` meet (section 2.3)."""
-    batch_size: int = how(64)
+    batch_size: int = how(64, low=1)
     """Images a forward pass."""
     workers: int = how(4)
     """Decoding processes a task."""
+
+    def __post_init__(self) -> None:
+        if len(self.words) != 3 or not 0 <= self.words[0] < self.words[1] < self.words[2] <= 1:
+            raise UserError(f"experts.words={self.words}: takes three rising probabilities, as in [0.25, 0.5, 0.75]")
 
 
 @dataclass(kw_only=True)
@@ -107,30 +130,30 @@ class Engine:
     """With `kind=server`: the base URL; its key is read from LUMEN_API_KEY."""
     dtype: str = one_of("bfloat16", "bfloat16", "float16", "float32", "auto")
     """Weights' number format."""
-    max_model_len: int = 4096
+    max_model_len: int = within(4096, 1)
     """Longest prompt plus answer [tokens]."""
-    tensor_parallel: int = how(1)
+    tensor_parallel: int = how(1, low=1)
     """GPUs that share each layer of a vLLM model; the job has a process for each (profile.resources)."""
-    pipeline_parallel: int = how(1)
+    pipeline_parallel: int = how(1, low=1)
     """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
     timeout: float = how(600.0)
     """Seconds until a server that does not answer is given up, after four tries."""
-    gpu_memory: float = how(0.9)
+    gpu_memory: float = how(0.9, high=1)
     """Share of GPU memory vLLM may take."""
 
 
 @dataclass(kw_only=True)
 class Rewrite:
-    shards: int = 4
+    shards: int = within(4, 1)
     """Shards of the questions."""
     engine: Engine = field(default_factory=Engine)
-    variants: int = 1
+    variants: int = within(1, 1)
     """Different sentences asked for each distinct (question, answer)."""
-    attempts: int = 3
+    attempts: int = within(3, 1)
     """Tries with new seeds before the grammar's own sentence is taken."""
     temperature: float = 0.7
     """Sampling temperature of the first and later tries."""
-    max_tokens: int = 128
+    max_tokens: int = within(128, 1)
     """Longest sentence [tokens]."""
     predictions_per_pair: int = 1
     """Prediction questions drawn from the hundred for each difference pair (section 2.4)."""
@@ -142,7 +165,7 @@ class Instruct:
     """A parseable line of each finding's state before the sentence, stripped before scoring (not in the paper)."""
     expert_text: bool = True
     """Join the experts' words to the instruction (section 2.3)."""
-    max_images: int = 2
+    max_images: int = within(2, 2)
     """Images a record: reference(s) first, main last."""
 
 
@@ -154,9 +177,9 @@ class Train:
     """Peak learning rate (section 2.5)."""
     epochs: float = 1.0
     """Passes over the records."""
-    global_batch: int = 128
+    global_batch: int = within(128, 1)
     """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""
-    warmup: float = 0.03
+    warmup: float = within(0.03, 0, 1)
     """Share of the steps that warm the learning rate up."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
@@ -168,9 +191,9 @@ class Train:
     """Number format of the forward and backward passes."""
     zero: int = one_of(3, 0, 1, 2, 3)
     """DeepSpeed ZeRO stage."""
-    max_tokens: int = 8192
+    max_tokens: int = within(8192, 1)
     """Longest sample [tokens]; a longer one is bad input."""
-    token_budget: int = how(16384)
+    token_budget: int = how(16384, low=1)
     """Tokens packed into one micro-batch."""
     shared_prefix: bool = True
     """Questions about the same images share the image tokens of one sequence."""
@@ -178,42 +201,48 @@ class Train:
     """Most questions about the same images that follow one another in the sample order; 0: all of them."""
     loss: str = one_of("tokens", "tokens", "kinds")
     """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean."""
-    mixture: dict[str, int] = field(default_factory=dict)
+    mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
     """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
     steps: int = 0
     """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs them said."""
     loss_limit: float = 10.0
     """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number."""
-    tune: list[str] = many("vision_tower", "projector", "llm")
+    tune: list[str] = some_of(PARTS, *PARTS, least=1)
     """Parts that learn; the others stay frozen."""
     on_bad: str = one_of("stop", "stop", "skip")
     """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
     gradient_checkpointing: bool = how(True)
     """Recompute activations in the backward pass."""
-    checkpoint_every: int = how(200)
+    checkpoint_every: int = how(200, low=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = how(2)
+    keep_checkpoints: int = how(2, low=1)
     """Complete checkpoints kept."""
     workers: int = how(4)
     """Threads a rank that decode images ahead."""
     cache_images_gb: float = how(0.0)
     """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
-    stuck_after: int = how(600)
+    stuck_after: int = how(600, low=1)
     """Seconds without a step after which a training job ends itself; `profile.stuck_after_s` if that is fewer."""
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise UserError("train.base is empty: takes a folder, a name that stage=fetch has staged, or tiny")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"train.betas={self.betas}: takes two numbers from 0 to below 1, as in [0.9, 0.999]")
 
 
 @dataclass(kw_only=True)
 class Predict:
-    shards: int = 4
+    shards: int = within(4, 1)
     """Shards of the test questions, the same for every model."""
-    models: list[str] = many("nvila", "ft", "lumen")
+    models: list[str] = some_of(MODELS, *MODELS, least=1)
     """Models that answer; `nvila` is the base without fine-tuning."""
-    max_new_tokens: int = 256
+    max_new_tokens: int = within(256, 1)
     """Longest answer [tokens]."""
-    controls: list[str] = many()
+    controls: list[str] = some_of((), *CONTROLS)
     """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
     `composed` asks about each image of a pair alone, for the baseline FT + rule."""
-    batch_tokens: int = how(32768)
+    batch_tokens: int = how(32768, low=1)
     """Prompt tokens generated from at a time."""
 
 
@@ -228,11 +257,11 @@ class Judge:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    bootstrap: int = 2000
+    bootstrap: int = within(2000, 1)
     """Resamples of patients for intervals."""
-    alpha: float = 0.001
+    alpha: float = within(0.001, 0, 1)
     """Significance level of the stars (the paper's)."""
-    confidence: float = 0.95
+    confidence: float = within(0.95, 0, 1)
     """Width of the intervals."""
     small: int = 30
     """Slices with fewer samples carry a warning."""
@@ -246,7 +275,7 @@ class Evaluate:
 
 @dataclass(kw_only=True)
 class Pretrain:
-    patients: int = 4000
+    patients: int = within(4000, 1)
     """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
     expert_steps: int = 500
     """Steps of the vision expert (tower and projector as a classifier)."""

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import many, one_of
+from lumen_hpc.settings import many, one_of, within
+from lumen_hpc.validation import read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
 
@@ -28,19 +29,19 @@ class Resources:
     """Quality of service."""
     constraint: str = ""
     """Node features wanted."""
-    nodes: int = 1
+    nodes: int = within(1, 1)
     """Nodes a job."""
     gpus: int = 0
     """GPUs a node."""
-    tasks_per_node: int = 1
+    tasks_per_node: int = within(1, 1)
     """Processes a node: one a GPU for training, 1 otherwise."""
-    cpus: int = 4
+    cpus: int = within(4, 1)
     """CPU cores a process."""
     mem_gb: int = 0
     """Memory a node [GB]; 0 leaves it to Slurm's default."""
-    time_min: int = 60
+    time_min: int = within(60, 1)
     """Time limit of a job [min]."""
-    tasks: int = 8
+    tasks: int = within(8, 1)
     """Most tasks an array is packed into."""
     successors: int = 1
     """Jobs queued behind each job to go on after a time limit, a preemption or a crash."""
@@ -113,13 +114,13 @@ class Profile:
     """Largest array (0 asks the live cluster)."""
     throttle: int = 0
     """Most tasks of one array that run at once; 0 sets no limit."""
-    signal_before_s: int = 120
+    signal_before_s: int = within(120, 1)
     """How long before the time limit the work is told to save and stop [s]."""
     crashes: int = 2
     """Crashes of one pack after which its successors give up."""
     preemptions: int = 20
     """Preemptions and node failures of one pack after which its successors give up."""
-    stuck_after_s: int = 1800
+    stuck_after_s: int = within(1800, 1)
     """A task that finishes no row for this long ends itself [s]."""
     gpu_memory_gb: float = 80
     """Memory of one GPU [GB]; a training that cannot fit is refused with settings that would. 0 asks nothing."""
@@ -142,21 +143,21 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str, _seen: tuple[str, ...] = ()) -> DictConfig:
-    """The YAML of profile `name` merged over those it extends; UserError if there is no such file."""
+def read(name: str, said: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML of profile `name` merged over those it extends; UserError, beginning with `said`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if _seen:
+        path = _seen[-1].parent / path  # a relative path is meant from the file that names it
     if not path.is_file():
-        raise UserError(f"profile={name}: there is no {path}; the profiles here are {', '.join(names())}")
-    if str(path) in _seen:
-        raise UserError(f"{path}: profiles extend one another in a circle: {' -> '.join((*_seen, str(path)))}")
-    try:
-        own = OmegaConf.load(path)
-    except Exception as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(own, DictConfig):
-        raise UserError(f"{path}: a profile is a YAML mapping, not {type(own).__name__}")
+        raise UserError(f"{said or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}")
+    if path in _seen:
+        circle = " -> ".join(map(str, (*_seen, path)))
+        raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
+    own = read_yaml(path)
     parent = own.pop("extends", None)
-    merged = OmegaConf.merge(read(parent, (*_seen, str(path))), own) if parent else own
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
+    merged = OmegaConf.merge(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
     assert isinstance(merged, DictConfig)
     merged.name = name
     return merged

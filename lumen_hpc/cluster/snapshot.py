@@ -34,18 +34,18 @@ def files() -> list[Path]:
 def take(run: Path) -> Path:
     """Copies the code to `<run>/code/<hash>`, once for each state of it; returns that folder."""
     whole = hashlib.sha256()
-    names = files()
-    for name in names:
-        whole.update(f"{name}\n".encode() + hashlib.sha256((SOURCE / name).read_bytes()).digest())
+    contents = {name: (SOURCE / name).read_bytes() for name in files()}
+    for name, content in contents.items():
+        whole.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
     folder = run / "code" / whole.hexdigest()[:16]
     if folder.is_dir():
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        for name in names:
+        for name, content in contents.items():  # what was hashed, even if somebody edits meanwhile
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(SOURCE / name, target)
+            target.write_bytes(content)
         partial.replace(folder)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)

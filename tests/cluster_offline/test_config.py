@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from lumen_hpc import config
+from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Config
+from lumen_hpc.validation import keys
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +44,25 @@ def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
     ("words", "said"),
     [
         (["train.learning_rte=1"], ["command line", "train.learning_rte", "train.learning_rate"]),
-        (["train.zero=x"], ["train.zero", "'x'"]),
+        (["phantom.size=64"], ["phantom.size", "near it: data.phantom.size"]),
+        (["stgae=train"], ["stgae", "near it: stage"]),
+        (["profile.resources.gpu.nods=2"], ["command line", "profile.resources.gpu.nodes"]),
+        (["train=5"], ["train=5", "those of base, learning_rate"]),
+        (["train.zero=x"], ["command line", "train.zero=x", "a whole number"]),
+        (["train.learning_rate=nan"], ["train.learning_rate=nan", "finite"]),
+        (["train.base="], ["train.base is empty", "tiny"]),
+        (["train.betas=[1]"], ["train.betas=[1.0]", "[0.9, 0.999]"]),
+        (["predict.models=[]"], ["predict.models=[]", "at least one", "nvila, ft, lumen"]),
+        (["predict.models=[ft,ftt]"], ["'ftt'", "nvila, ft, lumen", "did you mean ft?"]),
+        (["experts.words=[0.2,0.1]"], ["experts.words=[0.2, 0.1]", "rising"]),
+        (["data.phantom.size=3"], ["data.phantom.size=3", "from 64 to 2544"]),
+        (["evaluate.confidence=95"], ["evaluate.confidence=95", "from 0 to 1"]),
+        (["profile.resources.gpu.nodes=0"], ["profile.resources.gpu.nodes=0", "at least 1"]),
+        (["=5"], ["'=5' is not KEY=VALUE"]),
+        (["status", "check"], ["'status check'", "one verb at a time"]),
         (["train.zero=7"], ["train.zero=7", "0, 1, 2, 3"]),
         (["data=mimik"], ["data.source=mimik", "did you mean mimic?"]),
-        (["train.global_batch=-1"], ["train.global_batch=-1", "negative"]),
+        (["train.global_batch=-1"], ["train.global_batch=-1", "at least 1"]),
         (["profile=nowhere"], ["nowhere", "h100"]),
         (["profile.acount=x"], ["acount", "account"]),
         (["profile.resources.gpus.gpus=1"], ["resources.gpus", "gpu"]),
@@ -50,7 +70,9 @@ def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
         (["statsu"], ["statsu", "did you mean status?"]),
         (["dry_run=perhaps"], ["dry_run=perhaps", "true or false"]),
         (["config=absent.yaml"], ["absent.yaml"]),
-        (["run=a/b"], ["run=a/b"]),
+        (["train.weight_decay=-1"], ["train.weight_decay=-1", "negative"]),
+        (["run=a/b"], ["run=a/b", "runs=FOLDER"]),
+        (["run=my run"], ["run=my run", "letters, digits"]),
     ],
 )
 def test_a_wrong_word_is_named_with_what_would_do(words: list[str], said: list[str]):
@@ -99,3 +121,61 @@ def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_p
     config.save(first, tmp_path / "config.yaml")
     again = config.resolve([f"config={tmp_path / 'config.yaml'}"])
     assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: [slurm]\n", ["extends: ['slurm']", "one profile"]),
+        ("extends: nowhere\n", ["site.yaml: extends: nowhere", "h100"]),
+        ("extends: site.yaml\n", ["site.yaml", "circle"]),
+        ("a: b: c\n", ["site.yaml, line 1", "not readable as YAML"]),
+        ("- a\n", ["site.yaml", "holds no `key: value` lines, but a List"]),
+        (
+            "extends: slurm\nresources: {gpu: {gpus: many}}\n",
+            ["resources.gpu.gpus=many", "a whole number"],
+        ),
+        ("extends: slurm\naccunt: x\n", ["site.yaml", "'accunt'", "near it: account"]),
+    ],
+)
+def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, said: list[str]):
+    profile = tmp_path / "site.yaml"
+    profile.write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.resolve(["stage=full", f"profile={profile}"])
+    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_command_in_the_pages_is_understood(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    found = 0
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for words in re.findall(r"^ *(?:[A-Z_]+=\S+ )*python launch\.py +(\S[^\n`]*)$", text, re.MULTILINE):
+            words = [word for word in shlex.split(words.split(" # ")[0]) if not set("…<>|[") & set(word)]
+            if words and "--help" not in words and not any(word.startswith(("config=", "profile=")) for word in words):
+                found += 1
+                config.resolve([word for word in words if not word.isupper()])
+    assert found >= 5
+
+
+def test_every_setting_in_the_pages_exists():
+    known = {"profile", "stage", "run", "runs", "recipe", "config", "dry_run", "watch", "json", "data"}
+    known |= set(keys(Config, "")) | {f"profile.{key}" for key in keys(Profile, "")}
+    sections = {item.name for item in dataclasses.fields(Config)} | {"profile"}
+    named = {
+        (page.name, key)
+        for page in PAGES
+        for code in re.findall(r"`([^`\n]+)`", page.read_text())
+        for key in re.findall(r"(?<![\w/.])([a-z]\w*(?:\.\w+)+)(?==|$|\s|,)", code)
+        if key.split(".")[0] in sections and not key.endswith((".py", ".yaml", ".jsonl", ".json", ".md"))
+    }
+    assert len(named) >= 30
+    assert {
+        (page, key) for page, key in named if key not in known and not key.startswith("profile.resources.")
+    } == set()

@@ -1,0 +1,164 @@
+"""What is wrong with a setting, in words: the file that it stands in, its key, its type, its value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lumen_hpc.errors import UserError
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """A file's mapping; UserError in one line if it is none."""
+    try:
+        found = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, DictConfig):
+        raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")
+    return found
+
+
+def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", also: Iterable[str] = ()) -> None:
+    """Raises UserError for the first value that no field of `kind` takes: an unknown key, or another type.
+
+    `prefix` is what keys are called in `source` beyond their names here; `also` are further words that it knows.
+    """
+    empty = OmegaConf.structured(kind)
+    for key, value in _leaves(OmegaConf.to_container(values)):
+        wanted = _type_at(kind, key)
+        if wanted is None:
+            names = [name if name in also else prefix + name for name in _near(kind, key, also)]
+            raise UserError(f"{source}: there is no setting '{prefix}{key}'; near it: {_listed(names)}")
+        try:
+            OmegaConf.update(empty, key, value, merge=True)
+        except (OmegaConfBaseException, TypeError):
+            shown = "(empty)" if value in ("", None) else value
+            raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(wanted)}") from None
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Refuses values outside a field's choices or range, wherever they came from."""
+    for item in dataclasses.fields(settings):
+        value, key = getattr(settings, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            check(value, f"{key}.")
+            continue
+        if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            for name, entry in value.items():
+                check(entry, f"{key}.{name}.")
+            continue
+        said, words = f"{key}={value}", list(value) if isinstance(value, dict | list) else [value]
+        for word in words:
+            _check_choice(said, word, item.metadata)
+        for number in value.values() if isinstance(value, dict) else words:
+            _check_range(said, number, item.metadata)
+        least = item.metadata.get("least", 0)
+        if "least" in item.metadata and not least <= len(words) == len(set(words)):
+            some = "at least one, and " if least else ""
+            raise UserError(f"{said}: takes {some}each once, of {_listed(item.metadata['choices'])}")
+
+
+def _check_choice(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        name = "" if said.endswith(f"={value}") else f"'{value}' is none of them; "
+        raise UserError(f"{said}: {name}takes one of {_listed(choices)}{near(str(value), map(str, choices))}")
+
+
+def _check_range(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    low, high = metadata.get("range", (0, math.inf))
+    if not math.isfinite(value):
+        raise UserError(f"{said}: must be a finite number")
+    if not low <= value <= high:
+        must = (
+            f"be from {low:g} to {high:g}" if high < math.inf else f"be at least {low:g}" if low else "not be negative"
+        )
+        raise UserError(f"{said}: must {must}")
+
+
+def near(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?` where a valid word is near."""
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is not a mapping with entries."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _type_at(kind: Any, key: str) -> Any:
+    """The type of a dotted key's value; None for a key that there is not."""
+    for part in key.split("."):
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        if dataclasses.is_dataclass(kind):
+            kind = typing.get_type_hints(kind).get(part)
+        elif typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+        elif kind is not Any:
+            return kind  # deeper than a plain value goes: its type is what is wrong
+    return kind
+
+
+def _near(kind: type, key: str, also: Iterable[str]) -> list[str]:
+    """Keys that may be meant: with a name like it, or of the same name elsewhere, or those beside it."""
+    known = [*also, *keys(kind, key)]
+    above, _, leaf = key.rpartition(".")
+    near = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
+    elsewhere = [other for other in known if other.endswith(f".{leaf}")]
+    beside = [other for other in known if other.rpartition(".")[0] == above]
+    return elsewhere[:3] or near or beside[:12] or known[:12]
+
+
+def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, sections included; the entries of a mapping by the name that `key` has for them."""
+    for name, inner in typing.get_type_hints(kind).items():
+        yield prefix + name
+        below = f"{prefix}{name}."
+        if typing.get_origin(inner) is dict and key.startswith(below):
+            inner, below = typing.get_args(inner)[1], f"{below}{key.removeprefix(below).split('.')[0]}."
+        if isinstance(inner, types.UnionType):
+            inner = typing.get_args(inner)[0]
+        if dataclasses.is_dataclass(inner):
+            yield from keys(inner, key, below)
+
+
+def _takes(kind: Any) -> str:
+    """What a field of this type takes."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        kind = parts[0]
+    if dataclasses.is_dataclass(kind):
+        return f"no value of its own, but those of {_listed(item.name for item in dataclasses.fields(kind))}"
+    if origin is list:
+        return f"a list, each {WORDS[parts[0]]}, as in [{'a, b' if parts[0] is str else '1, 2'}]"
+    if origin is dict:
+        return "a mapping, as in {a: 1}"
+    return WORDS.get(kind, str(kind))
+
+
+def _listed(words: Iterable[Any]) -> str:
+    return ", ".join(map(str, words))
