@@ -9,8 +9,10 @@ import math
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +45,21 @@ class VLLMEngine(InProcessEngine):
         # In pieces, the prefill of a seeded request winds its generator back, which those of CPUs cannot do.
         whole = {} if torch.cuda.is_available() else {"enable_chunked_prefill": False}
         try:
-            self.model = LLM(
-                model=wanted.model,
-                dtype=wanted.dtype,
-                max_model_len=wanted.max_model_len,
-                tensor_parallel_size=wanted.tensor_parallel,
-                pipeline_parallel_size=wanted.pipeline_parallel,
-                distributed_executor_backend="external_launcher" if ranks.world_size > 1 else None,
-                gpu_memory_utilization=wanted.gpu_memory,
-                enable_prefix_caching=True,
-                max_logprobs=32,
-                enforce_eager=importlib.util.find_spec("triton") is None,
-                disable_log_stats=True,
-                **whole,
-            )
+            with _llvmlite_out_of_sight():
+                self.model = LLM(
+                    model=wanted.model,
+                    dtype=wanted.dtype,
+                    max_model_len=wanted.max_model_len,
+                    tensor_parallel_size=wanted.tensor_parallel,
+                    pipeline_parallel_size=wanted.pipeline_parallel,
+                    distributed_executor_backend="external_launcher" if ranks.world_size > 1 else None,
+                    gpu_memory_utilization=wanted.gpu_memory,
+                    enable_prefix_caching=True,
+                    max_logprobs=32,
+                    enforce_eager=importlib.util.find_spec("triton") is None,
+                    disable_log_stats=True,
+                    **whole,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"vLLM cannot load engine.model={wanted.model}: {error}; {_CURE}") from error
         self.tokenizer = self.model.get_tokenizer()
@@ -141,6 +144,19 @@ def prepare_process() -> None:
         from vllm.model_executor.models import registry
 
         registry._run_in_subprocess = lambda inspect: inspect()
+
+
+@contextmanager
+def _llvmlite_out_of_sight() -> Iterator[None]:
+    """On CPUs, vLLM looks for its kernels in every loaded module, and numba's llvmlite has an object that has every
+    attribute: asked for its `__dict__`, it hands out a function."""
+    name = "llvmlite.binding.ffi"
+    hidden = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            sys.modules[name] = hidden
 
 
 def _meet(ranks: Ranks, meeting: Path) -> None:

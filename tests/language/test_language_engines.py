@@ -40,6 +40,8 @@ def settings(kind: str, model: Path, **more) -> Engine:
 
 @pytest.fixture(scope="module")
 def engines(tiny):
+    import numba  # noqa: F401  vLLM on CPUs trips over its llvmlite unless the engine minds
+
     return {kind: open_engine(settings(kind, tiny)) for kind in ("vllm", "transformers")}
 
 
