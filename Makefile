@@ -1,20 +1,26 @@
-# make demo · make test (test-unit, test-cluster) · make lint · make setup · make clean
+# make demo · make test (test-unit, test-whole, test-cluster) · make lint · make setup · make clean
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-unit test-cluster lint clean
+.PHONY: setup demo test test-unit test-whole test-cluster lint clean
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV)
 
 demo: setup
 	@$(RUN) launch.py stage=full run=demo
 
-test: test-unit test-cluster
+test: test-unit test-whole test-cluster
+
+# A process a core, and the tests of a file in one: they share what they set up.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
 test-unit: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests --ignore=tests/cluster
+	$(RUN) -m pytest tests --ignore=tests/whole --ignore=tests/cluster $(SIDE_BY_SIDE)
+
+test-whole: setup
+	$(RUN) -m pytest tests/whole $(SIDE_BY_SIDE)
 
 test-cluster: setup
 	@scripts/install_slurm.sh

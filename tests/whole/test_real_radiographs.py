@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REALCXR = (ROOT / ".." / "shared" / "realcxr").resolve()
 TABLE = REALCXR / "medical-diff-vqa" / "mimic_pair_questions.csv"
 MODELS = ("nvila", "ft", "lumen")
