@@ -18,7 +18,7 @@ _NUMBER = (
     rf"(?:an? |one )?(?:hundred(?: and)? )?{_SPELLED}(?: {_SPELLED})?"
     r"|(?:an?|one) hundred|\d+|(?:a )?couple of|an?(?: single)?|single"
 )
-_UNIT = rf"(?P<unit>{'|'.join(_DAYS)})s?"
+_UNIT = rf"(?P<unit>{'|'.join(_DAYS)}|month|year)s?"
 _SPAN = re.compile(
     rf"\b(?:(?P<least>{_NUMBER}) (?:to|or) )?(?P<number>{_NUMBER}) (?P<more>more |full |further |additional )?{_UNIT}\b"
 )
@@ -33,7 +33,7 @@ _DAY = re.compile(rf"\bday (?P<number>(?:{'|'.join(_TENS)}) (?:{'|'.join(_NUMBER
 def in_days(text: str) -> str:
     """A text of lower-case words with its spans and points of time as `7 days` or `day 7`.
 
-    A month has no one number of days and stays, as does what is vague (`the coming weeks`).
+    A month and a year have no one number of days and keep their unit; what is vague (`the coming weeks`) stays.
     """
     text = re.sub(r"\btomorrow\b", "in 1 days", text)
     text = _HOURS.sub(lambda found: _hours(int(found["number"])) or found[0], text)
@@ -44,9 +44,10 @@ def in_days(text: str) -> str:
 
 
 def _span(found: re.Match) -> str:
-    days = _DAYS[found["unit"]]
+    unit = found["unit"]
+    days, name = (_DAYS[unit], "days") if unit in _DAYS else (1, f"{unit}s")
     least = f"{_number(found['least']) * days} to " if found["least"] else ""
-    return f"{least}{_number(found['number']) * days} days"
+    return f"{least}{_number(found['number']) * days} {name}"
 
 
 def _hours(number: int) -> str:

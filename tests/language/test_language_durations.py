@@ -20,7 +20,8 @@ from lumen_hpc.language.durations import in_days
         ("36 hours", "36 hours"),
         ("two to three weeks", "14 to 21 days"),
         ("the coming weeks", "the coming weeks"),
-        ("in two months", "in two months"),
+        ("in two months", "in 2 months"),
+        ("a year from now", "1 years from now"),
     ],
 )
 def test_a_span_of_time_is_a_number_of_days(said, meant):
