@@ -1,7 +1,6 @@
 """The dataset's language: whatever is rendered is read back as it was, and nothing outside the grammar is read."""
 
 import csv
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,10 +23,9 @@ from lumen_hpc.data.diff_vqa import (
     render_question,
     severity,
 )
+from tests.realcxr import TABLE, needed
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
-
-REALCXR = Path(__file__).parents[2] / ".." / "shared" / "realcxr" / "medical-diff-vqa" / "mimic_pair_questions.csv"
 
 # The vocabulary is open: besides the dataset's names, any words will do that are not the grammar's own.
 KNOWN = ("lung opacity", "pleural effusion", "enlargement of the cardiac silhouette", "tortuosity of the aorta")
@@ -73,9 +71,9 @@ def test_every_question_template_is_read_as_it_was_rendered(type, template, find
     assert parse_question(type, render_question(question)) == question
 
 
-@pytest.mark.skipif(not REALCXR.exists(), reason="real radiographs (../shared/realcxr) are not beside this checkout")
+@needed
 def test_every_real_question_and_answer_form_survives_the_round_trip():
-    with open(REALCXR, encoding="utf-8", newline="") as file:
+    with open(TABLE, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     differences = [row["answer"] for row in rows if row["question_type"] == "difference"]
     assert (len(rows), len(differences)) == (314, 19)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ import lumen_hpc.torchvision_cure  # noqa: F401  (before torchxrayvision imports
 from lumen_hpc.data import images
 from lumen_hpc.data.images import Radiograph
 from lumen_hpc.errors import UserError
+from tests.realcxr import ROOT, needed
 
 xrv = pytest.importorskip("torchxrayvision")
 pydicom = pytest.importorskip("pydicom")
-REALCXR = Path(__file__).parents[3] / "shared" / "realcxr"
 
 
 def package_recipe(pixels, maximum, size):
@@ -141,13 +140,12 @@ def test_the_real_chest_film_of_pydicoms_data_reads_as_the_package_reads_it(name
     images.check(path)
 
 
+@needed
 def test_real_radiographs_as_jpg_and_dicom_show_the_same(tmp_path):
-    if not REALCXR.exists():
-        pytest.skip(f"needs the real radiographs at {REALCXR}")
-    found = sorted((REALCXR / "mimic-cxr").rglob("*.dcm"))
+    found = sorted((ROOT / "mimic-cxr").rglob("*.dcm"))
     assert found
     for path in found[:4]:
-        jpg = REALCXR / "mimic-cxr-jpg" / path.relative_to(REALCXR / "mimic-cxr").with_suffix(".jpg")
+        jpg = ROOT / "mimic-cxr-jpg" / path.relative_to(ROOT / "mimic-cxr").with_suffix(".jpg")
         one, two = (images.xrv_input(images.decode(p), 224) for p in (path, jpg))
         assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9
         images.check(path)

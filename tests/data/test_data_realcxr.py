@@ -10,11 +10,9 @@ import pytest
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.settings import Data, Prepare
+from tests.realcxr import ROOT, TABLE, needed
 
-ROOT = (Path(__file__).parents[2] / ".." / "shared" / "realcxr").resolve()
-pytestmark = pytest.mark.skipif(
-    not ROOT.exists(), reason="real radiographs (../shared/realcxr) are not beside this checkout"
-)
+pytestmark = needed
 DATA = Data(
     source="mimic",
     mimic_cxr=str(ROOT / "mimic-cxr-jpg"),
@@ -25,7 +23,7 @@ DATA = Data(
 
 @pytest.fixture(scope="module")
 def official():
-    with open(ROOT / "medical-diff-vqa" / "mimic_pair_questions.csv", newline="") as file:
+    with open(TABLE, newline="") as file:
         questions = list(csv.DictReader(file))
     with gzip.open(ROOT / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", "rt", newline="") as file:
         metadata = list(csv.DictReader(file))

