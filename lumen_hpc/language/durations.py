@@ -20,7 +20,7 @@ _NUMBER = (
 )
 _UNIT = rf"(?P<unit>{'|'.join(_DAYS)}|month|year)s?"
 _SPAN = re.compile(
-    rf"\b(?:(?P<least>{_NUMBER}) (?:to|or) )?(?P<number>{_NUMBER}) (?P<more>more |full |further |additional )?{_UNIT}\b"
+    rf"\b(?:(?P<least>{_NUMBER}) (?:to|or) )?(?P<number>{_NUMBER}) (?:more |full |further |additional )?{_UNIT}\b"
 )
 _ONE = re.compile(r"\b(?P<which>next|coming|following|ensuing|upcoming) (?P<unit>day|week|fortnight)\b(?! \d)")
 _HOURS = re.compile(r"\b(?P<number>\d+) hours?\b")
@@ -36,7 +36,7 @@ def in_days(text: str) -> str:
     A month and a year have no one number of days and keep their unit; what is vague (`the coming weeks`) stays.
     """
     text = re.sub(r"\btomorrow\b", "in 1 days", text)
-    text = _HOURS.sub(lambda found: _hours(int(found["number"])) or found[0], text)
+    text = _HOURS.sub(_hours, text)
     text = _NTH.sub(_nth, text)
     text = _DAY.sub(lambda found: f"day {_number(found['number'])}", text)
     text = _ONE.sub(lambda found: f"{found['which']} {_DAYS[found['unit']]} days", text)
@@ -50,8 +50,9 @@ def _span(found: re.Match) -> str:
     return f"{least}{_number(found['number']) * days} {name}"
 
 
-def _hours(number: int) -> str:
-    return "" if number % 24 else f"{number // 24} days"
+def _hours(found: re.Match) -> str:
+    days, rest = divmod(int(found["number"]), 24)
+    return found[0] if rest else f"{days} days"
 
 
 def _nth(found: re.Match) -> str:

@@ -15,9 +15,8 @@ PAST = ("previously", "before", "formerly", "initially", "originally", "earlier"
 STAYS = ("persist", "remain", "linger", "endur", "stay", "continu")
 """What does not do so is gone, where what is not the same has changed."""
 NOW = ("now", "currently", "today", "at present", "at this time", "by now")
-_RANKED = {"tiny": "minimal", "trace": "minimal", "subtle": "minimal", "slight": "mild", "minor": "mild"}
-_RANKED |= {"massive": "severe", "extensive": "severe", "marked": "severe"}
-"""Words for a level that the dataset's ranks do not hold, as such that they hold."""
+_RANKED = {"tiny": "minimal", "slight": "mild", "minor": "mild", "extensive": "severe", "marked": "severe"}
+"""Words for a level by such as the dataset's ranks hold; they lack all but `minor`, which they rank with minimal."""
 Levels = frozenset[tuple[str, ...]]
 
 
