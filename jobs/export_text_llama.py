@@ -17,8 +17,7 @@ from lumen_hpc.settings import Config
 
 def text_models(settings: Config) -> list[str]:
     """Names of the text models that the settings' engines run in process, each once."""
-    engines = [settings.rewrite.engine, settings.judge.engine, settings.judge.second]
-    names = [engine.model for engine in engines if engine and engine.kind in ("vllm", "transformers")]
+    names = [engine.model for engine in settings.engines().values() if engine.in_task]
     return list(dict.fromkeys(name for name in names if name.endswith(SUFFIX)))
 
 

@@ -172,8 +172,7 @@ def load(path: Path) -> tuple[Config, Profile]:
 
 def request(path: Path, folder: Path) -> Request:
     """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
-    whole = OmegaConf.load(path)
-    assert isinstance(whole, DictConfig)
+    whole = read_yaml(path)
     return Request(
         stage=str(whole.stage),
         run=folder.name,
@@ -273,8 +272,8 @@ def _saved(request: Request) -> DictConfig | None:
     if not path.is_file():
         raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
     whole = read_yaml(path)
-    if not {"settings", "profile", "stage", "recipe"} <= set(whole):
-        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks settings, profile or stage)")
+    if lacking := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
+        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks {', '.join(lacking)})")
     if request.recipe:
         raise UserError(f"recipe={request.recipe}: config={request.config} says every setting; give one")
     request.stage = request.stage or str(whole.stage)

@@ -141,6 +141,11 @@ class Engine:
     gpu_memory: float = how(0.9, high=1)
     """Share of GPU memory vLLM may take."""
 
+    @property
+    def in_task(self) -> bool:
+        """Whether a task holds the model itself: a server's GPUs are not the run's, the grammar needs none."""
+        return self.kind in ("vllm", "transformers")
+
 
 @dataclass(kw_only=True)
 class Rewrite:
@@ -297,3 +302,12 @@ class Config:
     predict: Predict = field(default_factory=Predict)
     judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def engines(self, stage: str = "full") -> dict[str, Engine]:
+        """The language engines that these settings name, by key; only those of `stage` unless it is `full`."""
+        named = {
+            "rewrite.engine": self.rewrite.engine,
+            "judge.engine": self.judge.engine,
+            "judge.second": self.judge.second,
+        }
+        return {key: engine for key, engine in named.items() if engine and stage in ("full", key.split(".")[0])}

@@ -63,9 +63,10 @@ def check(settings: Any, prefix: str = "") -> None:
             for name, entry in value.items():
                 check(entry, f"{key}.{name}.")
             continue
-        said, words = f"{key}={value}", list(value) if isinstance(value, dict | list) else [value]
+        several = isinstance(value, dict | list)
+        said, words = f"{key}={value}", list(value) if several else [value]
         for word in words:
-            _check_choice(said, word, item.metadata)
+            _check_choice(f"{said}: '{word}' is none of them;" if several else f"{said}:", word, item.metadata)
         for number in value.values() if isinstance(value, dict) else words:
             _check_range(said, number, item.metadata)
         least = item.metadata.get("least", 0)
@@ -77,8 +78,7 @@ def check(settings: Any, prefix: str = "") -> None:
 def _check_choice(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices = metadata.get("choices")
     if choices and value not in choices:
-        name = "" if said.endswith(f"={value}") else f"'{value}' is none of them; "
-        raise UserError(f"{said}: {name}takes one of {_listed(choices)}{near(str(value), map(str, choices))}")
+        raise UserError(f"{said} takes one of {_listed(choices)}{near(str(value), map(str, choices))}")
 
 
 def _check_range(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -127,10 +127,10 @@ def _near(kind: type, key: str, also: Iterable[str]) -> list[str]:
     """Keys that may be meant: with a name like it, or of the same name elsewhere, or those beside it."""
     known = [*also, *keys(kind, key)]
     above, _, leaf = key.rpartition(".")
-    near = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
+    alike = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
     elsewhere = [other for other in known if other.endswith(f".{leaf}")]
     beside = [other for other in known if other.rpartition(".")[0] == above]
-    return elsewhere[:3] or near or beside[:12] or known[:12]
+    return elsewhere[:3] or alike or beside[:12] or known[:12]
 
 
 def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:

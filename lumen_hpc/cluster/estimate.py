@@ -97,23 +97,15 @@ def small_load(settings: Config) -> float:
 
 def judge(settings: Config, model: str) -> float:
     """Every answer once for each judge."""
-    return sum(_in_task(engine) for engine in _judges(settings)) * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
+    asked = sum(engine.in_task for engine in settings.engines("judge").values())
+    return asked * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
 
 
 def judge_load(settings: Config) -> float:
     """Each judge, one after the other."""
-    return sum(map(_load_hours, _judges(settings)))
-
-
-def _judges(settings: Config) -> list[Engine]:
-    return [settings.judge.engine, *([settings.judge.second] if settings.judge.second else [])]
-
-
-def _in_task(engine: Engine) -> bool:
-    """Whether a task holds the model itself: a server's GPUs are not the run's, the grammar needs none."""
-    return engine.kind in ("vllm", "transformers")
+    return sum(map(_load_hours, settings.engines("judge").values()))
 
 
 def _load_hours(engine: Engine) -> float:
     large = engine.tensor_parallel * engine.pipeline_parallel > 1
-    return LOAD_HOURS["large" if large else "small"] * _in_task(engine)
+    return LOAD_HOURS["large" if large else "small"] * engine.in_task

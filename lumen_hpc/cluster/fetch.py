@@ -48,10 +48,7 @@ class Need:
 def needs(settings: Config, cache: Path) -> Iterator[Need]:
     """The hub models that these settings name and that are not folders of the user's own."""
     named = [("train.base", settings.train.base if settings.train.base != "tiny" else "")]
-    engines = [("rewrite.engine.model", settings.rewrite.engine), ("judge.engine.model", settings.judge.engine)]
-    if settings.judge.second:
-        engines.append(("judge.second.model", settings.judge.second))
-    named += [(key, engine.model) for key, engine in engines if engine.kind in ("vllm", "transformers")]
+    named += [(f"{key}.model", engine.model) for key, engine in settings.engines().items() if engine.in_task]
     for key, name in named:
         if name and not Path(name).expanduser().is_dir():
             yield Need(key, original(name), cache / original(name).rsplit("/", 1)[-1])

@@ -52,10 +52,7 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
     rules = profile.data_use
     if settings.data.source != "mimic" or not rules.restricted:
         return
-    engines = {"rewrite.engine": settings.rewrite.engine, "judge.engine": settings.judge.engine}
-    if settings.judge.second:
-        engines["judge.second"] = settings.judge.second
-    for key, engine in engines.items():
+    for key, engine in settings.engines().items():
         if engine.kind == "server":
             try:
                 check_endpoint(engine.endpoint, rules.endpoints)
@@ -73,15 +70,9 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
 
 def processes(settings: Config, profile: Profile, stage: str = "full") -> Iterator[Finding]:
     """Whether the language stages' jobs have the processes that their engines run in. Submission refuses on `bad`."""
-    for name, kind, key, engine in (
-        ("rewrite", "gpu", "rewrite.engine", settings.rewrite.engine),
-        ("judge", "judge", "judge.engine", settings.judge.engine),
-        ("judge", "judge", "judge.second", settings.judge.second),
-    ):
+    for key, engine in settings.engines(stage.split("-")[0]).items():
+        kind = "gpu" if key == "rewrite.engine" else "judge"
         wanted = profile.resources[kind]
-        chosen = stage == "full" or stage.split("-")[0] == name
-        if not chosen or not engine:
-            continue
         if problem := misfit(engine, wanted.nodes * wanted.tasks_per_node, f"profile.resources.{kind}"):
             what, cure = problem
             yield Finding("bad", f"{key}: {what}", cure)

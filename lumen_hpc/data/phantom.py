@@ -29,6 +29,7 @@ from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
 from lumen_hpc.settings import Phantom
+from lumen_hpc.validation import check
 
 CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
             "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
@@ -93,7 +94,7 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
     Raises UserError for a setting that makes no sense, or a folder that holds other phantoms.
     """
     folder = Path(folder)
-    _check(settings)
+    check(settings, "data.phantom.")
     made = {"seed": seed, "format": 1, **asdict(settings)}
     mark = folder / "phantom.json"
     if mark.exists():
@@ -113,15 +114,6 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
     temporary.write_bytes(orjson.dumps(made))
     os.replace(temporary, mark)
     return folder
-
-
-def _check(settings: Phantom) -> None:
-    if not images.SMALLEST <= settings.size <= images.LARGEST:
-        raise UserError(f"data.phantom.size={settings.size}: give {images.SMALLEST} to {images.LARGEST} px")
-    if settings.studies < 2:
-        raise UserError(f"data.phantom.studies={settings.studies}: a difference needs at least 2 studies a patient")
-    if settings.patients < 1:
-        raise UserError(f"data.phantom.patients={settings.patients}: give at least 1")
 
 
 class _Tables:

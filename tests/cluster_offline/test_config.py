@@ -35,6 +35,15 @@ def test_the_command_line_wins_over_profile_recipe_and_default(tmp_path: Path):
     assert (train.weight_decay, train.clip, train.global_batch, train.epochs) == (0.1, 2.0, 8, 1.0)
 
 
+def test_the_command_line_leaves_the_profiles_own_defaults_as_they_were(tmp_path: Path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: slurm\ndefaults: {train: {mixture: {diagnostic: 1}, tune: [llm]}}\n")
+    words = ["train.mixture.difference=2", "train.tune=[projector]"]
+    request = config.resolve(["stage=train", f"profile={profile}", *words])
+    assert request.settings.train.mixture == {"diagnostic": 1, "difference": 2}
+    assert request.profile.defaults["train"] == {"mixture": {"diagnostic": 1}, "tune": ["llm"]}
+
+
 def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LUMEN_PROFILE", "h100")
     assert config.resolve(["stage=full"]).profile.resources["train"].gpus == 4
