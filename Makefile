@@ -17,14 +17,14 @@ SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
 test-unit: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests --ignore=tests/whole --ignore=tests/cluster $(SIDE_BY_SIDE)
+	$(RUN) -m pytest tests --ignore=tests/whole -m "not cluster" $(SIDE_BY_SIDE)
 
 test-whole: setup
 	$(RUN) -m pytest tests/whole $(SIDE_BY_SIDE)
 
 test-cluster: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests/cluster
+	$(RUN) -m pytest tests/cluster -m cluster
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
         return 0
     where = "the run's folder"
     try:
-        from jobs import STAGES
-        from lumen_hpc import config
+        from jobs import PIPELINE
         from lumen_hpc.cluster import commands
+        from lumen_hpc.config.resolve import resolve
 
-        request = config.resolve(arguments)
+        request = resolve(arguments)
         where = str(request.folder)
-        return getattr(commands, request.verb)(request, STAGES)
+        return getattr(commands, request.verb)(request, PIPELINE)
     except UserError as error:
         print(f"lumen: {error}", file=sys.stderr)
         return 2

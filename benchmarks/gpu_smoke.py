@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import write_jsonl
-from lumen_hpc.settings import Train
-from lumen_hpc.training.plan import Load, Sizes, plan
-from lumen_hpc.training.ranks import Ranks
+from lumen_hpc.distributed import Ranks
+from lumen_hpc.training.sizing import Sizes, Workload, plan
 from lumen_hpc.training.train import train
 
 QUESTIONS = 3
@@ -113,7 +113,7 @@ def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:
     rows = {name: [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
             for name in ("whole", "resumed")}  # fmt: skip
     base = folder / "tiny" if given.rehearse else Path(given.base)
-    images = Load(tiles=1, image_tokens=17, text_tokens=60) if given.rehearse else Load()
+    images = Workload(tiles=1, image_tokens=17, text_tokens=60) if given.rehearse else Workload()
     said = plan(settings_of(given), world_size, sizes=Sizes.read(base), load=images)
     steady = [row["timing"] for row in rows["whole"][2:]]
     rate = float(np.median([timing["tokens_per_s"] for timing in steady]))

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process, on both sid
 import numpy as np
 from PIL import Image
 
-import lumen_hpc.torchvision_cure  # noqa: F401  (before torchxrayvision imports torchvision)
+import lumen_hpc.torchvision_compat  # noqa: F401  (before torchxrayvision imports torchvision)
 from lumen_hpc.data import images, phantom_images
 from lumen_hpc.data import phantom_states as ps
 

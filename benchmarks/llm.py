@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.lookalike import write
+from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.language import in_process, prompting
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.rewriting import equality
-from lumen_hpc.language.stand_ins import smollm2
-from lumen_hpc.settings import Engine
+from sandbox.small_models import smollm2
 
 SHARDS = 128
 TOKENS = 32
@@ -65,7 +65,7 @@ def looped(model: Path, conversations: list) -> float:
 
 def batched(model: Path, conversations: list) -> float:
     """Sentences a second of our engine, all conversations in one call."""
-    engine = open_engine(Engine(kind="vllm", model=str(model), dtype="float32", max_model_len=2048))
+    engine = open_engine(EngineSettings(kind="vllm", model=str(model), dtype="float32", max_model_len=2048))
     engine.chat(conversations[:1], max_tokens=2, temperature=0.0, seed=0)  # what is done once a process
     start = time.perf_counter()
     engine.chat(conversations, max_tokens=TOKENS, temperature=0.0, seed=0)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers looks at torchvision)
+import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers looks at torchvision)
 from lumen_hpc.nvila.cards import cards
 from lumen_hpc.nvila.preprocess import best_grid, normalise, preprocess_images
 

@@ -24,16 +24,16 @@ import torch
 from torch.nn import functional as F
 
 from lumen_hpc import nvila
-from lumen_hpc.data import controls, findings_line, phantom, phantom_ceilings, probes
+from lumen_hpc.config.schema import Experts, Instruct, Phantom, Pretrain
+from lumen_hpc.data import findings_line, perturbations, phantom, phantom_ceilings, probes
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, parse_difference
-from lumen_hpc.experts.phantom import load_expert
+from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.metrics.change import Reader, facts, tally
 from lumen_hpc.nvila.attention import SpanPlan
 from lumen_hpc.nvila.packing import shared_length
 from lumen_hpc.report import composed
-from lumen_hpc.settings import Experts, Instruct, Phantom, Pretrain
 from lumen_hpc.training import phantom_records, pretrain, sampler
-from lumen_hpc.training.engine import learning_rate
+from lumen_hpc.training.deepspeed_engine import learning_rate
 
 Row = dict[str, Any]
 PEAK, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0
@@ -152,7 +152,7 @@ def report(name: str, model: nvila.NVILA, records: Sequence[Row], truth: dict[tu
         score.add(claimed(reader, said, "difference"), facts(parse_difference(record["meta"]["short_answer"])))
     print(f"  difference by rule from single images: {score}", flush=True)
     for control in ("same", "swapped", "other_patient") if name == "LUMEN" else ():
-        changed = [row for k in range(len(pairs)) if (row := controls.tampered(control, pairs, k))]
+        changed = [row for k in range(len(pairs)) if (row := perturbations.perturb(control, pairs, k))]
         shown, own = Score(), Score()
         for row, text in zip(changed, answer(model, changed), strict=True):
             said, ids = claimed(reader, text, "difference"), (row["meta"]["ref_study_id"], row["meta"]["study_id"])

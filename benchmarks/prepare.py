@@ -22,8 +22,8 @@ SIZES = (70_000, 350_000, 700_703)
 
 
 def ours(folder: Path, out: Path) -> None:
+    from lumen_hpc.config.schema import Data, Prepare
     from lumen_hpc.data.prepare import prepare
-    from lumen_hpc.settings import Data, Prepare
 
     data = Data(source="mimic", mimic_cxr=f"{folder}/mimic-cxr-jpg", diff_vqa=f"{folder}/medical-diff-vqa")
     prepare(data, Prepare(images="trust"), 0, out)

@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 
 from benchmarks.slurm_peers import Datatrove, Submitit, begun, count, files_below, slurm, timed, wait_until
-from tests.cluster import checkout
-from tests.cluster.slurm import Cluster, why_not
+from sandbox import checkout
+from sandbox.slurm import Cluster, why_not
 
 ABSENT = set(range(0, 10_000, 73))
 """137 of 10,000."""

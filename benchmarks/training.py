@@ -38,16 +38,16 @@ from PIL import Image
 
 from benchmarks.nvila_step import padded_as_transformers
 from lumen_hpc import nvila
+from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records, write_jsonl
+from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.settings import Train
 from lumen_hpc.training import loop
-from lumen_hpc.training.engine import Engine, deepspeed_config
+from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
+from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.packing import Shared
-from lumen_hpc.training.ranks import Ranks, join
+from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
-from lumen_hpc.training.survey import survey
 from lumen_hpc.training.train import train as run_training
 
 MICRO_BATCH, GLOBAL_BATCH = 8, 32

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from jobs import evaluate, experts, export_text_llama, instruct, judge, predict, prepare, pretrain, rewrite, train
-from lumen_hpc.cluster.stage import Stage
+from lumen_hpc.cluster.stage import Pipeline
 
-STAGES: list[Stage] = [
-    module.STAGE
-    for module in (
-        prepare,
-        pretrain,
-        experts,
-        export_text_llama,
-        rewrite,
-        instruct,
-        train,
-        predict,
-        judge,
-        evaluate,
-    )
-]
+MODULES = (prepare, pretrain, experts, export_text_llama, rewrite, instruct, train, predict, judge, evaluate)
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """Runs one pack of a step on its node: what submitit pickles, with nothing but names."""
     from lumen_hpc.cluster import worker
 
-    return worker.run_pack(STAGES, folder, submission, step, pack)
+    return worker.run_pack(PIPELINE, folder, submission, step, pack)
+
+
+PIPELINE = Pipeline(tuple(module.STAGE for module in MODULES), run_pack)

@@ -33,10 +33,11 @@ TOLD = ("manifest", "attempts", "metrics", "restarts")
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row that vouches for each file of the report; raises GateFailed after the last of them."""
-    from lumen_hpc.report import evaluate, gates
+    from lumen_hpc.report import assemble as evaluate
+    from lumen_hpc.report import gates
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        settings = task.config
+        settings = task.settings
         folder = task.run.folder / "report"
         files, held = evaluate.report(inputs(task), settings.evaluate, settings.seed, folder)
         for path in files:
@@ -55,16 +56,16 @@ def inputs(task: Task) -> Any:
     """What a run has for its report; steps that the run does without are absent, not empty."""
     from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.records import read_jsonl
-    from lumen_hpc.report.costs import Told
-    from lumen_hpc.report.evaluate import Inputs
+    from lumen_hpc.report.assemble import Inputs
+    from lumen_hpc.report.costs import StepLogs
 
-    run, settings = task.run, task.config
+    run, settings = task.run, task.settings
     models = settings.predict.models
     prepared = run.path("prepare")
     entities = diff_vqa(task)
     known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
     told = {
-        path.name: Told(**{name: manifest.read(path / f"{name}.jsonl") for name in TOLD})
+        path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in TOLD})
         for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }

@@ -30,7 +30,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.experts.models import open_expert
 
     studies = Records(task.run.path("prepare") / "studies.jsonl")
-    expert = open_expert(task.config.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
+    expert = open_expert(task.settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         yield from expert.predict(studies[index] for index in shard.span(len(studies)))

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.language.export_text_llama import SUFFIX
-from lumen_hpc.settings import Config
+from lumen_hpc.weights import locate
 
 
-def text_models(settings: Config) -> list[str]:
+def text_models(settings: Settings) -> list[str]:
     """Names of the text models that the settings' engines run in process, each once."""
     names = [engine.model for engine in settings.engines().values() if engine.in_task]
     return list(dict.fromkeys(name for name in names if name.endswith(SUFFIX)))
@@ -27,7 +28,7 @@ STAGE = Stage(
     about="text Llama out of Llama-Vision",
     resources="cpu",
     settings=("rewrite.engine.model", "judge.engine.model"),
-    wanted=lambda settings: bool(text_models(settings)),
+    enabled=lambda settings: bool(text_models(settings)),
 )
 
 
@@ -35,20 +36,12 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row that vouches for each file of each text model."""
     from lumen_hpc.language.export_text_llama import export, original
 
-    cache = Path(task.run.profile.cache).expanduser()
-
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        for name in text_models(task.config):
-            target = staged(name, cache)
+        for name in text_models(task.settings):
+            target = locate(name, task.run.profile.cache)
             if not target.exists():
                 export(Path(original(str(target))), target)
             for path in sorted(target.iterdir()):
                 yield task.artefact(path)
 
     return process
-
-
-def staged(name: str, cache: Path) -> Path:
-    """Where a model lies: a folder of the user's, or its place in the profile's cache."""
-    given = Path(name).expanduser()
-    return given if given.is_absolute() or given.is_dir() else cache / name.rsplit("/", 1)[-1]

@@ -16,14 +16,14 @@ STAGE = Stage(
     paper="2.2-2.4",
     about="instruction records for each model and split",
     resources="cpu",
-    settings=("seed", "data", "instruct", "experts.told", "experts.words"),
+    settings=("seed", "data", "instruct", "experts.in_prompt", "experts.thresholds"),
     after=("prepare", "experts", "rewrite"),
 )
 
 
 def diff_vqa(task: Task) -> Path:
     """Medical-Diff-VQA's folder: the user's, or the one that prepare generated."""
-    data = task.config.data
+    data = task.settings.data
     return Path(data.diff_vqa) if data.source == "mimic" else task.run.path("prepare") / "phantom" / "medical-diff-vqa"
 
 
@@ -38,9 +38,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             prepared=run.path("prepare"),
             experts=run.rows("experts"),
             rewrites=run.rows("rewrite"),
-            settings=task.config.instruct,
-            told=task.config.experts.told,
-            words=task.config.experts.words,
+            settings=task.settings.instruct,
+            told=task.settings.experts.in_prompt,
+            words=task.settings.experts.thresholds,
             diff_vqa=diff_vqa(task),
         )
         for path in written:

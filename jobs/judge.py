@@ -19,7 +19,7 @@ STAGE = Stage(
     resources="judge",
     settings=("seed", "judge", "predict.shards"),
     after=("export_text_llama", "instruct", "predict-{model}"),
-    corresponds="predict-{model}",
+    shardwise_after="predict-{model}",
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: settings.predict.models,
     gpu_hours=estimate.judge,
@@ -32,7 +32,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.language.judge import score
 
-    settings = task.config.judge
+    settings = task.settings.judge
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
     engine = opened(settings.engine, task)
     second = opened(settings.second, task) if settings.second else None
@@ -40,13 +40,13 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)
         items = [item(answer, records[answer["question_id"]]) for answer in answers if not answer.get("control")]
-        yield from score(items, engine, settings, task.config.seed, second)
+        yield from score(items, engine, settings, task.settings.seed, second)
 
     return process
 
 
 def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What the judge sees of one answer: the bare question (the human turn's last line) and the long answer."""
+    """What the judge sees of one answer: the bare question and the long answer."""
     from lumen_hpc.data.findings_line import strip
 
     meta = record["meta"]
@@ -54,7 +54,7 @@ def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "question_id": meta["question_id"],
         "model": answer["model"],
         "type": meta["type"],
-        "question": record["conversations"][0]["value"].rsplit("\n", 1)[-1],
+        "question": meta["question"],
         "short_answer": meta["short_answer"],
         "reference": meta["long_answer"],
         "answer": strip(answer["answer"]),

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.settings import Config, Data
+from lumen_hpc.config.schema import Data, Settings
 
 FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")
 
 
-def external(settings: Config) -> list[str]:
+def external(settings: Settings) -> list[str]:
     """The dataset's tables; phantoms have none."""
     data = settings.data
     if data.source == "phantom":
@@ -42,10 +42,10 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data.prepare import prepare
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        data = task.config.data
+        data = task.settings.data
         if data.source == "phantom":
-            data = official(data, phantom.write(task.folder / "phantom", data.phantom, task.config.seed))
-        counts = prepare(data, task.config.prepare, task.config.seed, task.folder)
+            data = official(data, phantom.write(task.folder / "phantom", data.phantom, task.settings.seed))
+        counts = prepare(data, task.settings.prepare, task.settings.seed, task.folder)
         rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
         print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())

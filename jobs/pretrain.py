@@ -16,8 +16,15 @@ STAGE = Stage(
     paper="",
     about="stand-in weights for the demo",
     resources="cpu",
-    settings=("seed", "pretrain", "experts.told", "experts.words", "instruct.expert_text", "instruct.max_images"),
-    wanted=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
+    settings=(
+        "seed",
+        "pretrain",
+        "experts.in_prompt",
+        "experts.thresholds",
+        "instruct.expert_text",
+        "instruct.max_images",
+    ),
+    enabled=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
 )
 
 
@@ -26,7 +33,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.training import pretrain
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        config = task.config
+        config = task.settings
         for path in pretrain.pretrain(
             config.pretrain, config.experts, config.instruct, config.seed, task.folder, task.progress
         ):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.export_text_llama import staged
-from lumen_hpc import settings
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.config import schema
+from lumen_hpc.weights import locate
 
 if TYPE_CHECKING:
     from lumen_hpc.language.protocol import Engine
@@ -38,19 +37,19 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data.records import Records
     from lumen_hpc.language.rewriting import equal_together, rewrite
 
-    wanted = task.config.rewrite
+    wanted = task.settings.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
     order = equal_together(questions)
     engine = opened(wanted.engine, task)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
-        yield from rewrite(part, engine, wanted, task.config.seed)
+        yield from rewrite(part, engine, wanted, task.settings.seed)
 
     return process
 
 
-def opened(wanted: settings.Engine, task: Task) -> Engine:
+def opened(wanted: schema.EngineSettings, task: Task) -> Engine:
     """A language stage's engine on the processes of this job; where they are several, each opens it and does all."""
     from lumen_hpc.language.engine import open_engine
 
@@ -58,14 +57,14 @@ def opened(wanted: settings.Engine, task: Task) -> Engine:
     return open_engine(in_place(wanted, task), allowed_endpoints(task), task.ranks, meeting)
 
 
-def in_place(engine: settings.Engine, task: Task) -> settings.Engine:
+def in_place(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:
     """The engine's settings with its model's folder for its name, where the model runs in this process."""
-    if engine.kind not in ("vllm", "transformers"):
+    if not engine.in_task:
         return engine
-    return replace(engine, model=str(staged(engine.model, Path(task.run.profile.cache).expanduser())))
+    return replace(engine, model=str(locate(engine.model, task.run.profile.cache)))
 
 
 def allowed_endpoints(task: Task) -> list[str] | None:
     """The servers that may see this run's data; None where it is not restricted."""
     rules = task.run.profile.data_use
-    return rules.endpoints if task.config.data.source == "mimic" and rules.restricted else None
+    return rules.endpoints if task.settings.data.source == "mimic" and rules.restricted else None

@@ -12,15 +12,16 @@ from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
-from lumen_hpc.settings import Config
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.models import MODELS
+from lumen_hpc.weights import locate
 
 
-def base_folder(settings: Config, pretrain: Path, cache: str) -> Path:
+def base_folder(settings: Settings, pretrain: Path, cache: str) -> Path:
     """Where the pretrained NVILA lies: made by `pretrain`, a folder of the user's, or staged by `fetch`."""
     if settings.train.base == "tiny":
         return pretrain / "nvila"
-    given = Path(settings.train.base).expanduser()
-    return given if given.is_dir() else Path(cache).expanduser() / settings.train.base.rsplit("/", 1)[-1]
+    return locate(settings.train.base, cache)
 
 
 STAGE = Stage(
@@ -30,7 +31,7 @@ STAGE = Stage(
     resources="train",
     settings=("seed", "train"),
     after=("pretrain", "instruct"),
-    models=lambda settings: [model for model in settings.predict.models if model != "nvila"],
+    models=lambda settings: [model for model in settings.predict.models if MODELS[model].trained],
     gpu_hours=estimate.train,
 )
 
@@ -41,11 +42,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         outcome = train(
-            task.config.train,
+            task.settings.train,
             task.run.path("instruct") / f"{task.model}-train.jsonl",
-            base_folder(task.config, task.run.path("pretrain"), task.run.profile.cache),
+            base_folder(task.settings, task.run.path("pretrain"), task.run.profile.cache),
             task.folder,
-            seed=task.config.seed,
+            seed=task.settings.seed,
             ranks=task.ranks,
             should_stop=task.should_stop,
             progress=task.progress,

@@ -74,7 +74,7 @@ class Watchdog:
     def _write(self, beat: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / f"rank-{self._rank:05d}.json"
-        staged = file.with_suffix(".tmp")
+        staged = file.with_suffix(".tmp")  # not files.atomic: a beat is worth no fsync
         staged.write_text(json.dumps(beat))
         staged.replace(file)
 

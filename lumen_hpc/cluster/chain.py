@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.profile import Profile
+from lumen_hpc.config.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Array:
         return ",".join(f"{kind}:{':'.join(names)}" for kind, names in kinds.items())
 
 
-def arrays(plans: list[StepPlan], profile: Profile, limit: int, behind: dict[str, list[str]]) -> list[Array]:
+def arrays(plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids: dict[str, list[str]]) -> list[Array]:
     """Every array of a submission, each after those it waits for.
 
-    `limit` is the longest array; `behind` the last job ids of steps that earlier submissions still run.
+    `limit` is the longest array; `upstream_job_ids` the last job ids of steps that earlier submissions still run.
     A step's successors wait for it by afterany and for the steps it reads by afterok, so that what was
     cancelled because its input failed is not started again by its own successor. Where shards correspond, a
     pack starts when the pack it reads has ended well (aftercorr), which needs a site that removes jobs whose
     dependency cannot be met: otherwise it would hold up its own successor for ever.
     """
     found: list[Array] = []
-    last: dict[str, list[str]] = {step: list(ids) for step, ids in behind.items()}
+    last: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
     chunked: dict[str, int] = {}
     for item in plans:
         name = item.step.name
         chunks = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
-        mate = next((other for other in plans if other.step.name == item.step.corresponds), None)
+        mate = next((other for other in plans if other.step.name == item.step.shardwise_after), None)
         pipelined = mate is not None and len(mate.packs) == len(item.packs) and profile.kill_on_invalid_dep
         ends = []
         for number, packs in enumerate(chunks):
@@ -53,7 +53,7 @@ def arrays(plans: list[StepPlan], profile: Profile, limit: int, behind: dict[str
             for link in range(1 if profile.requeue else 1 + item.resources.successors):
                 conditions = []
                 for other in item.step.after:
-                    if link == 0 and pipelined and other == item.step.corresponds and len(packs) > 1:
+                    if link == 0 and pipelined and other == item.step.shardwise_after and len(packs) > 1:
                         conditions.append(("aftercorr", _label(other, number, chunked[other], 0)))
                     else:
                         conditions += [("afterok", end) for end in last.get(other, [])]

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc import config
 from lumen_hpc.cluster import estimate, graph, plan, preflight, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Run, Stage
-from lumen_hpc.config import Request
+from lumen_hpc.cluster.stage import Pipeline, Run
+from lumen_hpc.config import reference, saved
+from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def submit(request: Request, stages: Sequence[Stage]) -> int:
+def submit(request: Request, pipeline: Pipeline) -> int:
     """Submits what is missing of a stage, or of all (`stage=full`)."""
     if not request.stage:
         raise UserError("say what to run: stage=NAME or stage=full (python launch.py --help lists everything)")
@@ -31,29 +31,29 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
 
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     run = submission.open_run(request)
-    _require_fit(request, stages)
+    _require_fit(request, pipeline)
     preflight.require_processes(request.settings, request.profile, request.stage)
     if request.dry_run:
         from lumen_hpc.cluster import dry_run
 
-        plans, behind = submission.make(request, stages, run)
-        dry_run.show(request, run, plans, behind, _console())
+        plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
+        dry_run.show(request, run, plans, upstream_job_ids, _console())
         return 0
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
-        return _run_here(request, stages, run)
+        return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
     with submission.writing(run):
-        if swept := submission.sweep(run, stages):
+        if swept := submission.sweep(run, pipeline.stages):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
-        plans, behind = submission.make(request, stages, run)
+        plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
         _say_live(plans)
         _within_budget(request, plans)
         if not any(item.packs for item in plans):
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
-        done = submission.submit(request, run, plans, behind)
+        done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     for job in done.jobs:
         link = f" (successor {job['link']})" if job["link"] else ""
         print(f"{job['step']:<16} job {job['id']}, {len(job['packs'])} task(s){link}")
@@ -61,16 +61,16 @@ def submit(request: Request, stages: Sequence[Stage]) -> int:
     return 0
 
 
-def _run_here(request: Request, stages: Sequence[Stage], run: Run) -> int:
+def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.cluster import local
     from lumen_hpc.report import terminal
 
     local.require_possible(request)
     console = _console()
-    plans, _ = submission.make(request, stages, run)
+    plans, _ = submission.make(request, pipeline.stages, run)
     with submission.writing(run):
         try:
-            local.run_all(request, list(stages), run, plans, console)
+            local.run_all(request, pipeline, run, plans, console)
         except local.Failed as error:
             print(f"lumen: {error}")
             return 1
@@ -87,8 +87,8 @@ def _say_live(plans: Sequence[StepPlan]) -> None:
             print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
 
 
-def _require_fit(request: Request, stages: Sequence[Stage]) -> None:
-    chosen = graph.select(graph.steps(stages, request.settings), stages, request.stage)
+def _require_fit(request: Request, pipeline: Pipeline) -> None:
+    chosen = graph.select(graph.steps(pipeline.stages, request.settings), pipeline.stages, request.stage)
     models = [step.model for step in chosen if step.stage.name == "train"]
     wanted = request.profile.resources["train"]
     estimate.require_fit(request.settings, models, wanted.gpus * wanted.nodes, request.profile.gpu_memory_gb)
@@ -103,24 +103,24 @@ def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
         )
 
 
-def check(request: Request, stages: Sequence[Stage]) -> int:
-    """Prints what would stop a run on this site, each with its cure; 2 if something would."""
-    found = list(preflight.findings(submission.open_run(request)))
+def check(request: Request, pipeline: Pipeline) -> int:
+    """Prints what would stop a run on this site, each with its fix; 2 if something would."""
+    found = list(preflight.check_all(submission.open_run(request)))
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))
     else:
         for item in found:
-            print(f"{item.level:<5}{item.what}" + (f"\n     cure: {item.cure}" if item.cure else ""))
+            print(f"{item.level:<5}{item.message}" + (f"\n     fix: {item.fix}" if item.fix else ""))
     return 2 if any(item.level == "bad" for item in found) else 0
 
 
-def status(request: Request, stages: Sequence[Stage]) -> int:
+def status(request: Request, pipeline: Pipeline) -> int:
     """Prints where a run stands; 1 if a step of it has failed."""
     from lumen_hpc.cluster import status as run_status
 
     run = existing(request)
     while True:
-        found = run_status.of(run, stages)
+        found = run_status.of(run, pipeline.stages)
         if request.json:
             print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
         else:
@@ -131,7 +131,7 @@ def status(request: Request, stages: Sequence[Stage]) -> int:
         time.sleep(5)
 
 
-def cancel(request: Request, stages: Sequence[Stage]) -> int:
+def cancel(request: Request, pipeline: Pipeline) -> int:
     """Cancels a run's queued and running jobs; finished shards stay."""
     run = existing(request)
     queued = slurm.queue()
@@ -142,12 +142,15 @@ def cancel(request: Request, stages: Sequence[Stage]) -> int:
     return 0
 
 
-def logs(request: Request, stages: Sequence[Stage]) -> int:
+def logs(request: Request, pipeline: Pipeline) -> int:
     """Prints the paths of a run's logs, newest first; of one stage with stage=NAME."""
     run = existing(request)
-    names = [step.name for step in graph.steps(stages, run.settings)]
+    names = [step.name for step in graph.steps(pipeline.stages, run.settings)]
     if request.stage:
-        names = [step.name for step in graph.select(graph.steps(stages, run.settings), stages, request.stage)]
+        names = [
+            step.name
+            for step in graph.select(graph.steps(pipeline.stages, run.settings), pipeline.stages, request.stage)
+        ]
     files = [path for name in names for path in (run.folder / name / "logs").glob("*.out")]
     for path in sorted(files, key=lambda path: -path.stat().st_mtime):
         print(path)
@@ -157,11 +160,11 @@ def logs(request: Request, stages: Sequence[Stage]) -> int:
 def existing(request: Request) -> Run:
     """The run named, with the settings it was last submitted with; UserError if there is none."""
     run = submission.open_run(request)
-    saved = run.folder / "config.yaml"
-    if not saved.is_file():
+    path = run.folder / "config.yaml"
+    if not path.is_file():
         here = sorted(path.parent.name for path in run.folder.parent.glob("*/config.yaml"))
-        raise UserError(f"run={request.run}: there is no {saved}; the runs here are {', '.join(here) or '(none)'}")
-    settings, profile = config.load(saved)
+        raise UserError(f"run={request.run}: there is no {path}; the runs here are {', '.join(here) or '(none)'}")
+    settings, profile = saved.load(path)
     return Run(run.folder, settings, profile)
 
 
@@ -172,7 +175,7 @@ def help_text(usage: str) -> None:
     console = _console()
     console.print(usage, markup=False)
     view = Table("key", "default", "meaning", box=None, pad_edge=False)
-    for key, default, text in config.documentation():
+    for key, default, text in reference.documentation():
         view.add_row(key, default, text)
     console.print(view, markup=False)
 

@@ -10,10 +10,12 @@ from rich.table import Table
 from lumen_hpc.cluster import estimate, plan, submit
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import Request
+from lumen_hpc.config.resolve import Request
 
 
-def show(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]], console: Console) -> None:
+def show(
+    request: Request, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]], console: Console
+) -> None:
     """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
     view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
     for item in plans:
@@ -29,11 +31,12 @@ def show(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, li
     console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
     wanted = request.profile.resources["train"]
     for item in plans:
-        found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
-        if item.step.stage.resources == "train" and item.step.model and item.missing and found:
-            console.print(f"{item.step.name}: {found}", soft_wrap=True)
+        if item.step.stage.resources == "train" and item.step.model and item.missing:
+            found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
+            if found:
+                console.print(f"{item.step.name}: {found}", soft_wrap=True)
     if request.profile.executor == "slurm":
-        for name, text in submit.scripts(request, run, plans, behind):
+        for name, text in submit.scripts(request, run, plans, upstream_job_ids):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lumen_hpc.settings import Config, Engine
-from lumen_hpc.training import plan as training_plan
+from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.models import MODELS
+from lumen_hpc.training import sizing
 
 IMAGES_PER_SECOND = 500
 """Experts are bound by decoding: 63 JPEG/s a core (benchmarks/images.py) on 8 cores."""
@@ -31,7 +32,7 @@ class Counts:
     test_questions: int
 
 
-def counts(settings: Config) -> Counts:
+def counts(settings: Settings) -> Counts:
     """Sizes of the data: the paper's, or what the phantom settings make."""
     if settings.data.source == "mimic":
         return Counts(129_231 + 4_190, 428_995 + 13_688 + 2 * (43_381 + 1_369), 13_688 + 1_369 + 3_936)
@@ -40,72 +41,65 @@ def counts(settings: Config) -> Counts:
     return Counts(images, 12 * images, int(12 * images * phantom.test_fraction))
 
 
-def experts(settings: Config, model: str) -> float:
+def experts(settings: Settings, model: str) -> float:
     """Every image once through every expert."""
     return counts(settings).images / IMAGES_PER_SECOND / 3600
 
 
-def rewrite(settings: Config, model: str) -> float:
+def rewrite(settings: Settings, model: str) -> float:
     """About 40 tokens a sentence, asked 1.2 times on average."""
     if settings.rewrite.engine.kind == "grammar":
         return 0.0
     return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600
 
 
-def rewrite_load(settings: Config) -> float:
+def rewrite_load(settings: Settings) -> float:
     """The engine, where it runs in the task itself."""
     return _load_hours(settings.rewrite.engine)
 
 
-def training(settings: Config, model: str, gpus: int) -> training_plan.Plan | None:
-    """Memory, steps and hours of one model's training; None for the demo's tiny one."""
-    if settings.train.base == "tiny":
+def training(settings: Settings, model: str, gpus: int) -> sizing.TrainingPlan | None:
+    """Memory, steps and hours of one model's training; None for the demo's tiny one, and for a model of no registry."""
+    if settings.train.base == "tiny" or model not in MODELS:
         return None
-    return training_plan.plan(settings.train, gpus, load=_load(settings, model))
+    return sizing.plan(settings.train, gpus, workload=MODELS[model].workload)
 
 
-def require_fit(settings: Config, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
+def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
     if gpus and gpu_memory_gb and settings.train.base != "tiny":
         for model in models:
-            training_plan.check(settings.train, gpus, gpu_memory_gb, load=_load(settings, model))
+            sizing.check(settings.train, gpus, gpu_memory_gb, workload=MODELS[model].workload)
 
 
-def train(settings: Config, model: str) -> float:
-    """By the arithmetic of lumen_hpc/training/plan.py at 40 % MFU."""
+def train(settings: Settings, model: str) -> float:
+    """By the arithmetic of lumen_hpc/training/sizing.py at 40 % MFU."""
     found = training(settings, model, 4)
     return found.gpu_hours if found else 0.0
 
 
-def _load(settings: Config, model: str) -> training_plan.Load:
-    """FT has the diagnostic questions alone, one image each."""
-    if model == "ft":
-        return training_plan.Load(samples=428_995, image_sets=129_231, images=1.0)
-    return training_plan.Load()
-
-
-def predict(settings: Config, model: str) -> float:
+def predict(settings: Settings, model: str) -> float:
     """Two images (6,146 tokens) a question, and 40 tokens of answer."""
     asked = counts(settings).test_questions * (1 + len(settings.predict.controls))
     return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
 
 
-def small_load(settings: Config) -> float:
+def small_load(settings: Settings) -> float:
     """The experts, or an NVILA-8B: one model that a GPU holds."""
     return LOAD_HOURS["small"]
 
 
-def judge(settings: Config, model: str) -> float:
+def judge(settings: Settings, model: str) -> float:
     """Every answer once for each judge."""
     asked = sum(engine.in_task for engine in settings.engines("judge").values())
     return asked * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
 
 
-def judge_load(settings: Config) -> float:
+def judge_load(settings: Settings) -> float:
     """Each judge, one after the other."""
     return sum(map(_load_hours, settings.engines("judge").values()))
 
 
-def _load_hours(engine: Engine) -> float:
+def _load_hours(engine: EngineSettings) -> float:
     large = engine.tensor_parallel * engine.pipeline_parallel > 1
     return LOAD_HOURS["large" if large else "small"] * engine.in_task

@@ -15,10 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from lumen_hpc.cluster.manifest import now
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.hashing import sha256
+from lumen_hpc.files import sha256, write_json
 from lumen_hpc.language.export_text_llama import original
-from lumen_hpc.settings import Config
+from lumen_hpc.weights import locate, locate_experts
 
 LICENCES = {
     "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
@@ -45,16 +46,16 @@ class Need:
         return (self.folder / "config.json").is_file()
 
 
-def needs(settings: Config, cache: Path) -> Iterator[Need]:
+def needs(settings: Settings, cache: Path) -> Iterator[Need]:
     """The hub models that these settings name and that are not folders of the user's own."""
     named = [("train.base", settings.train.base if settings.train.base != "tiny" else "")]
     named += [(f"{key}.model", engine.model) for key, engine in settings.engines().items() if engine.in_task]
     for key, name in named:
         if name and not Path(name).expanduser().is_dir():
-            yield Need(key, original(name), cache / original(name).rsplit("/", 1)[-1])
+            yield Need(key, original(name), locate(original(name), cache))
 
 
-def fetch(settings: Config, cache: Path, console: Console) -> int:
+def fetch(settings: Settings, cache: Path, console: Console) -> int:
     """Fetches what is missing; 0 if all is there afterwards, 1 if something has to be brought by hand."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -103,19 +104,17 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
             f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} noted at the first fetch"
         )
     notes[need.name] = {"revision": revision, "files": hashes, "fetched": now()}
-    partial = cache / f"{NOTE}.tmp"
-    partial.write_text(json.dumps(notes, indent=1) + "\n")
-    partial.replace(cache / NOTE)
+    write_json(cache / NOTE, notes)
     return True
 
 
-def _bring_experts(settings: Config, cache: Path, console: Console) -> list[str]:
+def _bring_experts(settings: Settings, cache: Path, console: Console) -> list[str]:
     """TorchXRayVision's weights; what could not be had, as lines."""
     try:
-        from lumen_hpc.experts import weights
+        from lumen_hpc.experts import xrv_weights
     except ImportError as error:
         raise UserError(
             f"stage=fetch needs the packages of the stages here ({error}); pip install 'lumen_hpc[cpu]'"
         ) from None
-    folder = Path(settings.experts.weights).expanduser() if settings.experts.weights else cache / "torchxrayvision"
-    return weights.fetch(settings.experts, folder, console.print)
+    folder = locate_experts(settings.experts.weights, cache)
+    return xrv_weights.fetch(settings.experts, folder, console.print)

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Sequence
 
 from lumen_hpc.cluster.stage import Stage, Step
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Config
 
 
-def steps(stages: Sequence[Stage], settings: Config) -> list[Step]:
+def steps(stages: Sequence[Stage], settings: Settings) -> list[Step]:
     """Every step of a full run, each after those it waits for."""
-    nodes = [Step(stage, model) for stage in stages if stage.wanted(settings) for model in _models(stage, settings)]
+    nodes = [Step(stage, model) for stage in stages if stage.enabled(settings) for model in _models(stage, settings)]
     known: list[Step] = []
     for node in nodes:
         after = []
@@ -44,5 +44,5 @@ def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
     raise UserError(f"stage={name or '(none)'}: no such stage; {hint}takes one of {', '.join(valid)}")
 
 
-def _models(stage: Stage, settings: Config) -> list[str]:
+def _models(stage: Stage, settings: Settings) -> list[str]:
     return stage.models(settings) if stage.models else [""]

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from lumen_hpc.cluster import manifest, orphans, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Run, Stage, Step
-from lumen_hpc.config import Request
+from lumen_hpc.cluster.stage import Pipeline, Run, Step
+from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
 COLUMNS = (
@@ -42,7 +42,7 @@ class _Going:
         return _cores(self.item)
 
 
-def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPlan], console: Console) -> None:
+def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], console: Console) -> None:
     """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish."""
     orphans.require_none(run.folder, console)
     waiting = list(plans)
@@ -57,12 +57,12 @@ def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPla
                     if going and _cores(item) > free - sum(one.cores for one in going):
                         break
                     waiting.remove(item)
-                    fresh = _plan_now(request, stages, run, item.step)
+                    fresh = _plan_now(request, pipeline, run, item.step)
                     place = f"[{plans.index(item) + 1}/{len(plans)}] {item.step.name}"
                     if fresh.packs:
                         console.print(f"{place}: {item.step.stage.about}", markup=False)
                         bars.start_task(tasks[item.step.name])
-                        going.append(_start(request, run, fresh, 0))
+                        going.append(_start(request, pipeline, run, fresh, 0))
                     else:
                         console.print(f"{place}: done already", markup=False)
                         bars.update(tasks[item.step.name], completed=item.shards)
@@ -70,7 +70,7 @@ def run_all(request: Request, stages: list[Stage], run: Run, plans: list[StepPla
                     bars.update(tasks[one.item.step.name], completed=_written(run, one))
                     if all(job.done() for job in one.jobs):
                         going.remove(one)
-                        again = _settle(request, stages, run, one)
+                        again = _settle(request, pipeline, run, one)
                         if again:
                             going.append(again)
                             continue
@@ -88,17 +88,15 @@ def _cores(item: StepPlan) -> int:
     return item.resources.cpus * item.resources.tasks_per_node * max(1, len(item.packs))
 
 
-def _plan_now(request: Request, stages: list[Stage], run: Run, step: Step) -> StepPlan:
+def _plan_now(request: Request, pipeline: Pipeline, run: Run, step: Step) -> StepPlan:
     request = Request(stage=step.name, run=request.run, runs=request.runs, recipe=request.recipe,
                       settings=request.settings, profile=request.profile)  # fmt: skip
-    return submit.make(request, stages, run)[0][0]
+    return submit.make(request, pipeline.stages, run)[0][0]
 
 
-def _start(request: Request, run: Run, item: StepPlan, attempt: int) -> _Going:
+def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attempt: int) -> _Going:
     """Starts a task for each of a step's packs."""
     import submitit
-
-    from jobs import run_pack
 
     name, folder = item.step.name, run.folder / item.step.name
     submission = submit.begin(request, run, [item])
@@ -119,7 +117,7 @@ def _start(request: Request, run: Run, item: StepPlan, attempt: int) -> _Going:
     # Ctrl-C reaches every process of the terminal: tasks inherit that they ignore it, and are told to stop by `_stop`.
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        jobs = [executor.submit(run_pack, *arguments, pack) for pack in range(len(item.packs))]
+        jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
     finally:
         signal.signal(signal.SIGINT, heard)
     return _Going(item, jobs, written, failures, attempt)
@@ -131,19 +129,19 @@ def _written(run: Run, one: _Going) -> int:
     return one.item.shards - len(one.item.missing) + lines - one.written
 
 
-def _settle(request: Request, stages: list[Stage], run: Run, one: _Going) -> _Going | None:
+def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Going) -> _Going | None:
     """After a step's tasks have ended: None if it is done, its next attempt, or Failed.
 
     An exception would come again; only what was killed or interrupted is worth another try here.
     """
-    item = _plan_now(request, stages, run, one.item.step)
+    item = _plan_now(request, pipeline, run, one.item.step)
     if not item.missing:
         return None
     folder = run.folder / item.step.name
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
         raise Failed(_why(item, triage.clusters(folder, item.missing), str(one.jobs[0].paths.stderr)))
-    return _start(request, run, item, one.attempt + 1)
+    return _start(request, pipeline, run, item, one.attempt + 1)
 
 
 def _stop(jobs: list[Any]) -> None:
@@ -159,7 +157,7 @@ def _why(item: StepPlan, kinds: list[triage.Cluster], log: str) -> str:
     lines = [f"{item.step.name}: {len(item.missing)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")
-        lines.append(f"     cure: {kind.cure}")
+        lines.append(f"     fix: {kind.fix}")
     if not kinds:
         lines.append("  no failure was noted: a task was killed from outside, or could not start")
     lines.append(f"  log: {log}")

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc.cluster.shards import Shard
-from lumen_hpc.hashing import sha256
+from lumen_hpc.files import atomic, sha256, sync_file
 
 NAME = "manifest.jsonl"
 
@@ -41,25 +41,16 @@ def now() -> str:
 
 def write_shard(folder: Path, shard: Shard, rows: Iterable[dict[str, Any]], volatile: tuple[str, ...] = ()) -> Written:
     """Writes a shard as .tmp, syncs its bytes and renames it, so that its name always means a whole shard."""
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / shard.file
-    partial = final.with_name(f"{final.name}.{os.getpid()}.tmp")
     sha, content, count = hashlib.sha256(), hashlib.sha256(), 0
-    try:
-        with partial.open("wb") as stream:
-            for row in rows:
-                line = _line(row)
-                stream.write(line)
-                sha.update(line)
-                if volatile:
-                    content.update(_line({key: value for key, value in row.items() if key not in volatile}))
-                count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(final)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic(final, sync_name=False) as stream:  # `settle` makes many names durable at once
+        for row in rows:
+            line = _line(row)
+            stream.write(line)
+            sha.update(line)
+            if volatile:
+                content.update(_line({key: value for key, value in row.items() if key not in volatile}))
+            count += 1
     stat = final.stat()
     digest = sha.hexdigest()
     return Written(count, digest, content.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
@@ -80,11 +71,7 @@ def settle(folder: Path) -> None:
     shard counts only when its name, its bytes and its line agree.
     """
     for path in (folder, folder / NAME):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(path)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -155,7 +142,7 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
         os.close(here)
 
 
-def vouched(folder: Path, line: dict[str, Any]) -> bool:
+def verified(folder: Path, line: dict[str, Any]) -> bool:
     """True if a line's shard and the files beside it are those that it vouches for."""
     shard = folder / Shard(line["shard"], line["of"]).file
     return matches(shard, line) and all(matches(folder / file["file"], file) for file in line["files"])

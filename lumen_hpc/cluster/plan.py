@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumen_hpc import config
 from lumen_hpc.cluster import manifest
-from lumen_hpc.cluster.profile import Resources
 from lumen_hpc.cluster.stage import Run, Step
+from lumen_hpc.config import saved
+from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
 
 PACK_SECONDS = 1800
@@ -87,7 +87,7 @@ def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:
             else None
             for index in range(count)
         ]
-        if other.name == step.corresponds and count == shards:
+        if other.name == step.shardwise_after and count == shards:
             own = contents
         elif None in contents:
             return [None] * shards
@@ -124,7 +124,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
 def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
     """Shards of a step that are not done, by what it would read today."""
     count = step.stage.shards(run.settings)
-    digest = config.digest(run.settings, step.stage.settings)
+    digest = saved.digest(run.settings, step.stage.settings)
     return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, graph))
 
 
@@ -152,7 +152,7 @@ def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
     """
     if not plan.missing:
         return []
-    base = next((other for other in earlier if other.step.name == plan.step.corresponds and other.packs), None)
+    base = next((other for other in earlier if other.step.name == plan.step.shardwise_after and other.packs), None)
     if base is not None and base.shards == plan.shards and len(base.packs) <= plan.resources.tasks:
         wanted = set(plan.missing)
         packs = [[index for index in pack if index in wanted] for pack in base.packs]

@@ -14,27 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.cluster import slurm
-from lumen_hpc.cluster.profile import Profile, Resources
 from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config.profile import Profile, Resources
+from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.engine import misfit
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.language.gate import check_endpoint
-from lumen_hpc.settings import Config, Engine
+from lumen_hpc.weights import locate, locate_experts
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
 """Free space a run wants: checkpoints of an 8B training are 113 GB each, two are kept."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     level: str
     """ok, warn or bad."""
-    what: str
-    cure: str = ""
+    message: str
+    fix: str = ""
 
 
-def findings(run: Run) -> Iterator[Finding]:
+def check_all(run: Run) -> Iterator[CheckResult]:
     """Everything that can be known before submission, worst not first but in the order of the chain."""
     yield from _data(run.settings)
     yield from data_use(run.settings, run.profile, run.folder)
@@ -44,10 +45,10 @@ def findings(run: Run) -> Iterator[Finding]:
     if run.profile.executor == "slurm":
         yield from _cluster(run.profile)
     else:
-        yield Finding("ok", "profile runs on this machine, without Slurm")
+        yield CheckResult("ok", "profile runs on this machine, without Slurm")
 
 
-def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Finding]:
+def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[CheckResult]:
     """The gate for restricted data: which servers may see it and where it may lie. Submission refuses on `bad`."""
     rules = profile.data_use
     if settings.data.source != "mimic" or not rules.restricted:
@@ -57,43 +58,45 @@ def data_use(settings: Config, profile: Profile, folder: Path) -> Iterator[Findi
             try:
                 check_endpoint(engine.endpoint, rules.endpoints)
             except UserError as error:
-                yield Finding("bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data")
+                yield CheckResult(
+                    "bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data"
+                )
     for place in (folder, *(Path(name) for name in (settings.data.mimic_cxr, settings.data.diff_vqa) if name)):
         inside = [Path(top).expanduser().resolve() for top in rules.folders]
         if inside and not any(place.expanduser().resolve().is_relative_to(top) for top in inside):
-            yield Finding(
+            yield CheckResult(
                 "bad",
                 f"{place} lies outside the folders where restricted data may be",
                 f"choose one under {', '.join(rules.folders)} (profile.data_use.folders)",
             )
 
 
-def processes(settings: Config, profile: Profile, stage: str = "full") -> Iterator[Finding]:
+def processes(settings: Settings, profile: Profile, stage: str = "full") -> Iterator[CheckResult]:
     """Whether the language stages' jobs have the processes that their engines run in. Submission refuses on `bad`."""
     for key, engine in settings.engines(stage.split("-")[0]).items():
         kind = "gpu" if key == "rewrite.engine" else "judge"
         wanted = profile.resources[kind]
         if problem := misfit(engine, wanted.nodes * wanted.tasks_per_node, f"profile.resources.{kind}"):
-            what, cure = problem
-            yield Finding("bad", f"{key}: {what}", cure)
+            message, fix = problem
+            yield CheckResult("bad", f"{key}: {message}", fix)
 
 
-def require_processes(settings: Config, profile: Profile, stage: str) -> None:
+def require_processes(settings: Settings, profile: Profile, stage: str) -> None:
     """Raises UserError where a language stage's job has not the processes of its engine; called before submission."""
-    for finding in processes(settings, profile, stage):
-        raise UserError(f"{finding.what}; {finding.cure}")
+    for result in processes(settings, profile, stage):
+        raise UserError(f"{result.message}; {result.fix}")
 
 
-def require_allowed(settings: Config, profile: Profile, folder: Path) -> None:
+def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
     """Raises UserError where the data-use rules are broken; called before every submission."""
-    for finding in data_use(settings, profile, folder):
-        raise UserError(f"{finding.what}; {finding.cure}")
+    for result in data_use(settings, profile, folder):
+        raise UserError(f"{result.message}; {result.fix}")
 
 
-def _data(settings: Config) -> Iterator[Finding]:
+def _data(settings: Settings) -> Iterator[CheckResult]:
     data = settings.data
     if data.source == "phantom":
-        yield Finding("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
+        yield CheckResult("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
         return
     wanted = (
         ("data.mimic_cxr", data.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
@@ -102,35 +105,35 @@ def _data(settings: Config) -> Iterator[Finding]:
     for key, name, patterns in wanted:
         folder = Path(name).expanduser()
         if not name or not folder.is_dir():
-            yield Finding(
+            yield CheckResult(
                 "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
             )
             continue
         gone = [pattern for pattern in patterns if not any(folder.glob(pattern))]
         if gone:
-            yield Finding(
+            yield CheckResult(
                 "bad", f"{key}={folder} lacks {', '.join(gone)}", "download the dataset's tables from PhysioNet"
             )
         else:
-            yield Finding("ok", f"{key}={folder}")
+            yield CheckResult("ok", f"{key}={folder}")
 
 
-def _folder(folder: Path, name: str, room_gb: float) -> Iterator[Finding]:
+def _folder(folder: Path, name: str, room_gb: float) -> Iterator[CheckResult]:
     top = folder
     while not top.exists():
         top = top.parent
     if not os.access(top, os.W_OK):
-        yield Finding("bad", f"{name} {folder}: {top} is not writable for you", "choose another with runs=FOLDER")
+        yield CheckResult("bad", f"{name} {folder}: {top} is not writable for you", "choose another with runs=FOLDER")
         return
     free = shutil.disk_usage(top).free / 1e9
     if free < room_gb:
-        yield Finding(
+        yield CheckResult(
             "warn", f"{name} {folder}: {free:.0f} GB free, a run wants about {room_gb:.0f}", "free some, or runs=FOLDER"
         )
     else:
-        yield Finding("ok", f"{name} {folder}: writable, {free:.0f} GB free")
+        yield CheckResult("ok", f"{name} {folder}: writable, {free:.0f} GB free")
     if not _locks(top):
-        yield Finding(
+        yield CheckResult(
             "warn", f"{top}: file locks do nothing here", "concurrent tasks may lose manifest lines and redo shards"
         )
 
@@ -148,19 +151,19 @@ def _locks(folder: Path) -> bool:
         return False
 
 
-def _models(settings: Config, profile: Profile) -> Iterator[Finding]:
+def _models(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     cache = Path(profile.cache).expanduser()
     if settings.train.base != "tiny":
         yield _weights("train.base", settings.train.base, cache, "config.json")
     if settings.experts.model == "xrv":
-        folder = Path(settings.experts.weights).expanduser() if settings.experts.weights else cache / "torchxrayvision"
+        folder = locate_experts(settings.experts.weights, cache)
         if not folder.is_dir() or not any(folder.iterdir()):
-            yield Finding(
+            yield CheckResult(
                 "bad",
                 f"experts.weights: no weights in {folder}",
                 "python launch.py stage=fetch, on a node with internet",
             )
-    engines: list[tuple[str, Engine]] = [
+    engines: list[tuple[str, EngineSettings]] = [
         ("rewrite.engine", settings.rewrite.engine),
         ("judge.engine", settings.judge.engine),
     ]
@@ -169,40 +172,39 @@ def _models(settings: Config, profile: Profile) -> Iterator[Finding]:
             yield _weights(f"{key}.model", original(engine.model), cache, "config.json")
 
 
-def _weights(key: str, name: str, cache: Path, proof: str) -> Finding:
-    folder = Path(name).expanduser()
-    folder = folder if folder.is_dir() else cache / name.rsplit("/", 1)[-1]
+def _weights(key: str, name: str, cache: Path, proof: str) -> CheckResult:
+    folder = locate(name, cache)
     if (folder / proof).is_file():
-        return Finding("ok", f"{key}: {folder}")
-    return Finding(
+        return CheckResult("ok", f"{key}: {folder}")
+    return CheckResult(
         "bad", f"{key}={name}: neither a folder nor staged as {folder}", "python launch.py stage=fetch says how"
     )
 
 
-def _cluster(profile: Profile) -> Iterator[Finding]:
+def _cluster(profile: Profile) -> Iterator[CheckResult]:
     try:
         partitions = slurm.partitions()
         live = slurm.settings()
     except UserError as error:
-        yield Finding("bad", str(error), "run this on a login node of the cluster")
+        yield CheckResult("bad", str(error), "run this on a login node of the cluster")
         return
-    yield Finding("ok", f"Slurm {live.get('SLURM_VERSION', '?')}, cluster {live.get('ClusterName', '?')}")
+    yield CheckResult("ok", f"Slurm {live.get('SLURM_VERSION', '?')}, cluster {live.get('ClusterName', '?')}")
     for kind, wanted in profile.resources.items():
         yield from _resources(kind, wanted, partitions)
     largest = int(live.get("MaxArraySize", "1001"))
     if profile.max_array_size > largest:
-        yield Finding(
+        yield CheckResult(
             "bad", f"profile.max_array_size={profile.max_array_size}: this cluster allows {largest}", "leave it at 0"
         )
     yield from _accounting(profile)
 
 
-def _resources(kind: str, wanted: Resources, partitions: list[slurm.Partition]) -> Iterator[Finding]:
+def _resources(kind: str, wanted: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
     key = f"profile.resources.{kind}"
     found = [item for item in partitions if item.name == wanted.partition or (not wanted.partition and item.default)]
     if not found:
         names = ", ".join(sorted({item.name for item in partitions}))
-        yield Finding(
+        yield CheckResult(
             "bad", f"{key}.partition={wanted.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
         return
@@ -218,18 +220,18 @@ def _resources(kind: str, wanted: Resources, partitions: list[slurm.Partition]) 
         ),
         (wanted.time_min > limit, f"{key}.time_min={wanted.time_min}", f"its limit is {limit} min"),
     )
-    bad = [Finding("bad", f"{what} in partition {found[0].name}", cure) for wrong, what, cure in checks if wrong]
-    yield from bad or [Finding("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
+    bad = [CheckResult("bad", f"{asked} in partition {found[0].name}", fix) for wrong, asked, fix in checks if wrong]
+    yield from bad or [CheckResult("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
 
 
-def _accounting(profile: Profile) -> Iterator[Finding]:
+def _accounting(profile: Profile) -> Iterator[CheckResult]:
     wanted_qos = {wanted.qos for wanted in profile.resources.values() if wanted.qos}
     try:
         lines = slurm.ask(
             "sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=Account,QOS"
         )
     except UserError:
-        yield Finding(
+        yield CheckResult(
             "warn", "no accounting answers: account and qos were not checked", "status works from the queue alone"
         )
         return
@@ -237,6 +239,6 @@ def _accounting(profile: Profile) -> Iterator[Finding]:
     qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
     charged = {wanted.account or profile.account for wanted in profile.resources.values()} - {""}
     for name in sorted(charged - accounts):
-        yield Finding("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")
+        yield CheckResult("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")
     for name in sorted(wanted_qos - qos):
-        yield Finding("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")
+        yield CheckResult("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")

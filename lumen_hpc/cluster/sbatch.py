@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster.profile import Profile, Resources
 from lumen_hpc.cluster.stage import Step
+from lumen_hpc.config.profile import Profile, Resources
 
 
 def parameters(

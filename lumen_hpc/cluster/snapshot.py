@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.manifest import now
+from lumen_hpc.files import write_json
 
 SOURCE = Path(__file__).resolve().parents[2]
 TAKEN = ("lumen_hpc", "jobs", "launch.py")
@@ -75,9 +76,7 @@ def note(run: Path, code: Path) -> None:
     row = provenance(code)
     if code == SOURCE:  # submitted by a job, whose code is a snapshot already: its git state is that of the first
         row |= {key: old[key] for old in earlier[::-1] if old["code"] == code.name for key in row if "git" in key}
-    partial = path.with_name("provenance.json.tmp")
-    partial.write_text(json.dumps([*earlier, row], indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, [*earlier, row])
 
 
 def _versions() -> dict[str, str]:

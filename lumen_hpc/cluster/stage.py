@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import manifest
-from lumen_hpc.cluster.profile import Profile
 from lumen_hpc.cluster.shards import Shard as Shard  # jobs take the whole contract from here
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.distributed import Ranks as Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.hashing import sha256
-from lumen_hpc.settings import Config
-from lumen_hpc.training.ranks import Ranks as Ranks
+from lumen_hpc.files import sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +36,31 @@ class Stage:
     """Dotted keys of the settings that decide its rows."""
     after: tuple[str, ...] = ()
     """Steps it reads: a stage's name, `STAGE-{model}` for the same model's, `STAGE-*` for every model's."""
-    corresponds: str = ""
+    shardwise_after: str = ""
     """A step of `after` of which shard k needs only shard k."""
-    shards: Callable[[Config], int] = lambda settings: 1
+    shards: Callable[[Settings], int] = lambda settings: 1
     """How many shards."""
-    models: Callable[[Config], list[str]] | None = None
+    models: Callable[[Settings], list[str]] | None = None
     """Models it runs once for; None for a stage that knows no models."""
-    wanted: Callable[[Config], bool] = lambda settings: True
+    enabled: Callable[[Settings], bool] = lambda settings: True
     """False where a full run has no use for it."""
-    external: Callable[[Config], list[str]] = lambda settings: []
+    external: Callable[[Settings], list[str]] = lambda settings: []
     """Files outside the run whose change makes the stage's shards stale."""
     volatile: tuple[str, ...] = ()
     """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
-    gpu_hours: Callable[[Config, str], float] | None = None
+    gpu_hours: Callable[[Settings, str], float] | None = None
     """GPU-hours of the whole step's shards, for a model, expected before anything was measured."""
-    load_hours: Callable[[Config], float] = lambda settings: 0.0
+    load_hours: Callable[[Settings], float] = lambda settings: 0.0
     """Hours by the clock that a task holds its GPUs before its first shard."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of a suite in order, and the function by which a job runs one pack of one of them."""
+
+    stages: tuple[Stage, ...]
+    run_pack: Callable[[str, str, str, int], str]
+    """(run folder, submission folder, step, pack): importable by name, since submitit pickles it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ class Step:
         return f"{self.stage.name}-{self.model}" if self.model else self.stage.name
 
     @property
-    def corresponds(self) -> str:
-        return self.stage.corresponds.format(model=self.model)
+    def shardwise_after(self) -> str:
+        return self.stage.shardwise_after.format(model=self.model)
 
 
 class Interrupted(Exception):
@@ -80,7 +89,7 @@ class Run:
     """A run's folder as jobs see it."""
 
     folder: Path
-    settings: Config
+    settings: Settings
     profile: Profile
 
     def path(self, stage: str, model: str = "") -> Path:
@@ -117,7 +126,7 @@ class Task:
     what comes now, `within` how soon the next call must come [s], if sooner than the profile asks."""
 
     @property
-    def config(self) -> Config:
+    def settings(self) -> Settings:
         return self.run.settings
 
     @property

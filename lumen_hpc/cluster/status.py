@@ -79,9 +79,9 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], h
             found.eta_seconds = seconds[len(seconds) // 2] * len(gone) / running
     elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
         found.state = "stuck"
-        cure = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
+        fix = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
         error = "its dependency failed, and this site keeps such jobs queued"
-        found.failures.append({"error": error, "count": len(jobs), "cure": cure})
+        found.failures.append({"error": error, "count": len(jobs), "fix": fix})
     elif jobs:
         found.state = "queued"
     else:
@@ -103,7 +103,7 @@ def table(run: Run, found: list[StepStatus], console: Console) -> None:
         for kind in item.failures:
             where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
             console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False)
-            console.print(f"   cure: {kind['cure']}", markup=False)
+            console.print(f"   fix: {kind['fix']}", markup=False)
             if kind.get("log"):
                 console.print(f"   log:  {kind['log']}", markup=False, soft_wrap=True)
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc import config
+from lumen_hpc import files
 from lumen_hpc.cluster import chain, graph, lock, manifest, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.profile import Profile
-from lumen_hpc.cluster.stage import Run, Stage, Step
-from lumen_hpc.config import Request
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
+from lumen_hpc.config import saved
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the run folder; a run made by another is refused rather than misread."""
 
 
@@ -38,9 +39,7 @@ class Submission:
     def keep(self, plans: list[StepPlan]) -> None:
         """Writes plan.json whole: jobs may be reading it."""
         text = json.dumps({"packs": {item.step.name: item.packs for item in plans}, "jobs": self.jobs})
-        partial = self.folder / "plan.json.tmp"
-        partial.write_text(text)
-        partial.replace(self.folder / "plan.json")
+        files.write_text(self.folder / "plan.json", text)
 
 
 def open_run(request: Request) -> Run:
@@ -145,12 +144,14 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
     submission = Submission(top / f"{number:04d}", code)
     submission.folder.mkdir()
-    config.save(request, submission.folder / "config.yaml")
+    saved.save(request, submission.folder / "config.yaml")
     submission.keep(plans)
     return submission
 
 
-def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]) -> Submission:
+def submit(
+    request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
+) -> Submission:
     """Submits the plans' packs to Slurm as one dependency chain; on a refusal, takes back all of it, files included."""
     before = _logs(run, plans)
     submission = begin(request, run, plans)
@@ -158,9 +159,9 @@ def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, 
     ids: dict[str, str] = {}
     step = plans[0].step
     try:
-        for array in chain.arrays(plans, request.profile, limit, behind):
+        for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
             step = array.plan.step
-            ids[array.label] = _hand_in(run, request.profile, submission, array, array.dependency(ids))
+            ids[array.label] = _hand_in(run, request.profile, pipeline, submission, array, array.dependency(ids))
             submission.jobs.append(
                 {"step": step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
             )
@@ -183,7 +184,7 @@ def submit(request: Request, run: Run, plans: list[StepPlan], behind: dict[str, 
 
 def record(request: Request, run: Run, submission: Submission) -> None:
     """Makes a submission the run's current one: its config.yaml, and a line of provenance."""
-    config.save(request, run.folder / "config.yaml")
+    saved.save(request, run.folder / "config.yaml")
     snapshot.note(run.folder, submission.code)
 
 
@@ -191,10 +192,10 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
     return {path for item in plans for path in (run.folder / item.step.name / "logs").glob("*")}
 
 
-def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Array, dependency: str) -> str:
+def _hand_in(
+    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: chain.Array, dependency: str
+) -> str:
     import submitit
-
-    from jobs import run_pack
 
     step = array.plan.step
     folder = run.folder / step.name
@@ -206,7 +207,10 @@ def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Ar
         **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
     )
     with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what its exception says as well
-        jobs = [executor.submit(run_pack, str(run.folder), str(submission.folder), step.name, p) for p in array.packs]
+        jobs = [
+            executor.submit(pipeline.run_pack, str(run.folder), str(submission.folder), step.name, p)
+            for p in array.packs
+        ]
     job = jobs[0].job_id.split("_")[0]
     for link in logs.glob(".submission_file_*.sh"):  # submitit's, to the script that it has renamed
         link.unlink()
@@ -215,14 +219,14 @@ def _hand_in(run: Run, profile: Profile, submission: Submission, array: chain.Ar
 
 
 def scripts(
-    request: Request, run: Run, plans: list[StepPlan], behind: dict[str, list[str]]
+    request: Request, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
     """(label, sbatch script) of every array that a submission would hand in; labels stand for job ids to come."""
     limit = request.profile.max_array_size
     with suppress(UserError):  # a plan can be made where no cluster answers; Slurm's own default stands in then
         limit = limit or slurm.largest_array()
     limit = limit or 1001
-    for array in chain.arrays(plans, request.profile, limit, behind):
+    for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
         name = array.plan.step.name
         bad = triage.bad_nodes(run.folder / name)
         given = sbatch.parameters(

@@ -1,4 +1,4 @@
-"""Failures made readable: alike ones together, with their count, nodes, a log and the likely cure."""
+"""Failures made readable: alike ones together, with their count, nodes, a log and the likely fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.accounting import Usage
 
-CURES: Sequence[tuple[str, str]] = (
+FIXES: Sequence[tuple[str, str]] = (
     (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
         "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
@@ -36,7 +36,7 @@ ENDS = {
     "PREEMPTED": ("a task was preempted before it had saved", "rerun goes on; a partition that preempts less"),
     "CANCELLED": ("a task was cancelled in mid-work", "rerun goes on"),
 }
-"""What Slurm's state of a killed task says, with the likely cure."""
+"""What Slurm's state of a killed task says, with the likely fix."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Cluster:
     nodes: set[str] = field(default_factory=set)
     count: int = 0
     log: str = ""
-    cure: str = ""
+    fix: str = ""
 
 
 def clusters(
@@ -69,7 +69,7 @@ def clusters(
             continue
         unexplained = unexplained - shards
         key = re.sub(r"0x[0-9a-f]+|\d+", "#", row["error"])
-        kind = found.setdefault(key, Cluster(row["error"], cure=cure(row["error"], bool(row.get("final")))))
+        kind = found.setdefault(key, Cluster(row["error"], fix=fix(row["error"], bool(row.get("final")))))
         kind.shards |= shards
         kind.nodes.add(row["node"])
         kind.count += 1
@@ -78,7 +78,7 @@ def clusters(
     known = usage([row["job"] for row in killed if row["job"]]) or {}
     for row in killed:
         error, helps = _ending(known.get(row["job"]))
-        kind = found.setdefault(error, Cluster(error, cure=helps))
+        kind = found.setdefault(error, Cluster(error, fix=helps))
         kind.nodes.add(row["node"])
         kind.count += 1
         kind.log = _log(folder, row["job"])
@@ -106,9 +106,9 @@ def _log(folder: Path, job: str) -> str:
     return str(folder / "logs" / f"{job}_0_log.out") if job else str(folder / "logs")
 
 
-def cure(error: str, final: bool = False) -> str:
+def fix(error: str, final: bool = False) -> str:
     """What would likely help."""
-    for pattern, text in CURES:
+    for pattern, text in FIXES:
         if re.search(pattern, error, re.IGNORECASE):
             return text
     return "the message says what would do" if final else "read the log"

@@ -12,14 +12,14 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc import config
-from lumen_hpc.cluster import graph, manifest, mend, orphans, plan, slurm
+from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm
 from lumen_hpc.cluster.manifest import Written
-from lumen_hpc.cluster.stage import Interrupted, Ranks, Run, Shard, Stage, Step, Task
+from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
+from lumen_hpc.config import saved
 from lumen_hpc.errors import UserError
 from lumen_hpc.watchdog import Watchdog
 
@@ -28,10 +28,10 @@ SETTLE_SECONDS = 1.0
 """How often finished shards are made durable: a sync a shard costs milliseconds, a thousand of them seconds."""
 
 
-def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack: int) -> str:
+def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int) -> str:
     """Runs pack `pack` of step `name`: returns a sentence if all its shards are done, exits non-zero if not."""
     orphans.end_with_launcher(Path(folder))
-    run, step, everything = _open(stages, Path(folder), Path(submission), name)
+    run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
     shards = json.loads((Path(submission) / "plan.json").read_text())["packs"][name][pack]
     stop = Stop()
     todo = _todo(run, step, everything, shards)
@@ -47,7 +47,7 @@ def run_pack(stages: list[Stage], folder: str, submission: str, name: str, pack:
     )  # fmt: skip
     task = Task(run, step, ranks, stop.asked, watchdog.beat)
     attempts.began()
-    ready = _inputs_sound(task, everything, todo, Path(submission), attempts)
+    ready = _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts)
     failed = _write(task, todo, everything, attempts, watchdog) if ready else 0
     watchdog.stop()
     left = len(_todo(run, step, everything, shards)) if task.ranks.rank == 0 else 0
@@ -84,8 +84,8 @@ def _tidy(keep_log: bool) -> None:
             atexit.register(path.unlink, missing_ok=True)
 
 
-def _open(stages: list[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
-    settings, profile = config.load(submission / "config.yaml")
+def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
+    settings, profile = saved.load(submission / "config.yaml")
     everything = graph.steps(stages, settings)
     step = next((step for step in everything if step.name == name), None)
     if step is None:
@@ -101,10 +101,12 @@ def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> li
     return [index for index in shards if index in gone]
 
 
-def _inputs_sound(task: Task, everything: list[Step], todo: list[int], submission: Path, attempts: Attempts) -> bool:
+def _inputs_verified(
+    pipeline: Pipeline, task: Task, everything: list[Step], todo: list[int], submission: Path, attempts: Attempts
+) -> bool:
     """True once what the shards read is verified; False if asked to stop meanwhile."""
     try:
-        attempts.waited = mend.require_sound(task, everything, todo, submission)
+        attempts.waited = repair.verify_inputs(pipeline, task, everything, todo, submission)
     except Interrupted:
         return False
     except UserError as error:
@@ -117,7 +119,7 @@ def _inputs_sound(task: Task, everything: list[Step], todo: list[int], submissio
 def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> int:
     """Writes the shards in turn; the number that failed. A stop request lets the current shard finish."""
     step = task.step
-    count = step.stage.shards(task.config)
+    count = step.stage.shards(task.settings)
     known = plan.inputs(task.run, step, everything)
     if task.ranks.rank == 0:
         manifest.sweep(task.folder, [Shard(index, count) for index in todo])
@@ -175,7 +177,7 @@ def _line(
     return {
         "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
         "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
-        "inputs": inputs, "config": config.digest(task.config, stage.settings), "code": _code(),
+        "inputs": inputs, "config": saved.digest(task.settings, stage.settings), "code": _code(),
         "seconds": round(seconds, 3), "gpu_seconds": round(seconds * wanted.gpus * wanted.nodes, 3),
         "node": socket.gethostname(), "pack": attempts.pack, "attempt": attempts.number, "finished": manifest.now(),
     }  # fmt: skip

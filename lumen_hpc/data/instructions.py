@@ -16,11 +16,13 @@ from typing import Any
 
 import orjson
 
+from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data import findings_line
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC
-from lumen_hpc.data.records import read_jsonl, writing
+from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Instruct
+from lumen_hpc.files import atomic
+from lumen_hpc.models import MODELS
 
 Row = dict[str, Any]
 
@@ -98,9 +100,10 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
             raise UserError(f"question {question['question_id']} has the unknown type {question['type']!r}")
 
 
-def is_diagnostic(record: Row) -> bool:
-    """True for the records that NVILA-FT trains on."""
-    return record["meta"]["type"] in DIAGNOSTIC
+def kind(record: Row) -> str:
+    """diagnostic, difference or prediction: what a model's `trains_on` names (lumen_hpc/models.py)."""
+    type = record["meta"]["type"]
+    return "diagnostic" if type in DIAGNOSTIC else type
 
 
 def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
@@ -132,6 +135,7 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
         for key in (
             "question_id",
             "type",
+            "question",
             "closed",
             "short_answer",
             "interval_days",
@@ -193,8 +197,18 @@ def _days(anchor: Row, study: Row) -> int:
     return (taken[1] - taken[0]).days
 
 
-FILES = ("ft-train", "ft-val", "lumen-train", "lumen-val", "lumen-test")
-"""`ft` holds the diagnostic records alone; the test records are one file, since every model answers all of them."""
+TEST = "lumen-test.jsonl"
+"""The test records are one file, since every model answers all of them."""
+
+
+def files() -> dict[str, tuple[str, ...]]:
+    """Names of the record files of each trained model and split: the kinds of question that each holds."""
+    return {
+        f"{model.name}-{split}.jsonl": model.trains_on
+        for model in MODELS.values()
+        if model.trained
+        for split in ("train", "val")
+    }
 
 
 def write(
@@ -224,12 +238,16 @@ def write(
         raise UserError(
             f"study {lacking} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
-    paths = [folder / f"{name}.jsonl" for name in FILES]
+    kinds = files()
+    paths = [folder / name for name in (*kinds, TEST)]
     with ExitStack() as stack:
-        files = {path.stem: stack.enter_context(writing(path)) for path in paths}
+        streams = {path.name: stack.enter_context(atomic(path)) for path in paths}
         for split, record in records(read_jsonl(prepared / "questions.jsonl"), sources, settings):
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-            files[f"lumen-{split}"].write(line)
-            if split != "test" and is_diagnostic(record):
-                files[f"ft-{split}"].write(line)
+            if split == "test":
+                streams[TEST].write(line)
+                continue
+            for name, held in kinds.items():
+                if name.endswith(f"-{split}.jsonl") and kind(record) in held:
+                    streams[name].write(line)
     return paths

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lumen_hpc.config.schema import Data
 from lumen_hpc.data.intervals import study_time, taken_on
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.tables import Block, Place, Table, find_table, whole_numbers
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Data
 
 METADATA = "mimic-cxr-*-metadata"
 SPLIT = "mimic-cxr-*-split"

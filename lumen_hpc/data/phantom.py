@@ -12,7 +12,6 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -24,12 +23,13 @@ import numpy as np
 import orjson
 from PIL import Image
 
+from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.validate import check
 from lumen_hpc.data import phantom_images as images
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Phantom
-from lumen_hpc.validation import check
+from lumen_hpc.files import atomic
 
 CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
             "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
@@ -110,9 +110,8 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
                 written += 1
                 _write_film(folder, film, dicom=bool(settings.dicom_every) and written % settings.dicom_every == 0)
                 tables.add(film)
-    temporary = mark.with_suffix(".json.tmp")
-    temporary.write_bytes(orjson.dumps(made))
-    os.replace(temporary, mark)
+    with atomic(mark) as stream:
+        stream.write(orjson.dumps(made))
     return folder
 
 

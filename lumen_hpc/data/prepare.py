@@ -21,15 +21,15 @@ from typing import BinaryIO, cast
 import numpy as np
 import orjson
 
-from lumen_hpc.data import counting
+from lumen_hpc.config.schema import Data, Prepare
+from lumen_hpc.data import counts as counting
 from lumen_hpc.data.intervals import moment
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
-from lumen_hpc.data.records import writing
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.selection import Columns, patients, select, whole
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Data, Prepare
+from lumen_hpc.files import atomic
 
 NAMED = 20
 """How many of a kind counts.json names; the rest are counted."""
@@ -84,7 +84,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         "patients_in_two_splits": len(shared),
         "test_images_in_mimic_split": _mimic_splits(studies, columns, keep),
     }
-    with writing(folder / "counts.json") as out:
+    with atomic(folder / "counts.json") as out:
         out.write(orjson.dumps(counts, option=orjson.OPT_INDENT_2))
     return counts
 
@@ -163,7 +163,7 @@ def _write_studies(
 ) -> list[int]:
     """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
     untimed = []
-    with writing(path) as out:
+    with atomic(path) as out:
         columns = (studies.subject, studies.study, studies.day, studies.time, kinds)
         numbers = zip(*(column[used].tolist() for column in columns), strict=True)
         for at, (subject, study, day, time, kind) in zip(used.tolist(), numbers, strict=True):
@@ -187,7 +187,7 @@ def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.nda
     """Copies the lines of the scratch file for which `rows` is true, run by run."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
-    with writing(path) as out:
+    with atomic(path) as out:
         for start, stop in offsets[edges].reshape(-1, 2).tolist():
             scratch.seek(start)
             while start < stop:

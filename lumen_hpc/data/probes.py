@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from lumen_hpc.data.controls import IMAGE, Row, apart
 from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.data.perturbations import IMAGE, Row, split_prompt
 
 CONTROL = "composed"
 ABNORMALITIES = "what abnormalities are seen in this image?"
@@ -24,7 +24,7 @@ def levelled(records: Iterable[Row]) -> tuple[str, ...]:
     asked = Counter(
         parsed.finding
         for record in records
-        if record["meta"]["type"] == "level" and (parsed := parse_question("level", apart(record)[1]))
+        if record["meta"]["type"] == "level" and (parsed := parse_question("level", split_prompt(record)[1]))
     )
     return tuple(name for name, _ in asked.most_common(MOST_LEVELS))
 
@@ -34,7 +34,7 @@ def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
 
     Ids are `QUESTION/reference/abnormality`, `QUESTION/main/level/FINDING`; any other record has no probes.
     """
-    shown, _ = apart(record)
+    shown, _ = split_prompt(record)
     meta = record["meta"]
     if meta["type"] != "difference" or len(shown) < 2:
         return
@@ -42,7 +42,7 @@ def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
     for side, image, study in zip(SIDES, shown[-2:], (meta["ref_study_id"], meta["study_id"]), strict=True):
         for probe, question in asked.items():
             id = f"{meta['question_id']}/{side}/{probe}"
-            told = {"control": CONTROL, "question_id": id, "type": probe.partition("/")[0], "closed": False}
+            probed = {"control": CONTROL, "question_id": id, "type": probe.partition("/")[0], "question": question}
             yield {
                 "id": id,
                 "images": [image.path],
@@ -50,5 +50,5 @@ def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
                     {"from": "human", "value": "\n".join([IMAGE, *image.told, question])},
                     *record["conversations"][1:],
                 ],
-                "meta": {**meta, **told, "ref_study_id": None, "study_id": study},
+                "meta": {**meta, **probed, "closed": False, "ref_study_id": None, "study_id": study},
             }

@@ -10,12 +10,12 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
+from lumen_hpc import files
 from lumen_hpc.errors import UserError
 
 
@@ -30,41 +30,14 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
                 yield _object(line, path, number)
 
 
-@contextmanager
-def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` whole or not at all: `.tmp` beside it, fsync, rename.
-
-    An exception inside the block leaves whatever was at `path` as it was, and no `.tmp` behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
     """Writes one JSON object a line, atomically, and returns the number of rows."""
     count = 0
-    with writing(path) as file:
+    with files.atomic(path) as file:
         for row in rows:
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             count += 1
     return count
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes one readable JSON value, atomically."""
-    with writing(path) as file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 class Records(Sequence):
@@ -118,17 +91,3 @@ def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
     if not isinstance(row, dict):
         raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected")
     return row
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable (a network file system may otherwise show it late)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 
-from lumen_hpc.data.records import writing
 from lumen_hpc.data.tables import Place
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import atomic
 
 
 class Rejections:
@@ -26,7 +26,7 @@ class Rejections:
         self.kinds: Counter[str] = Counter()
         self.questions = 0
         self.first = ""
-        self._writing = writing(path)
+        self._writing = atomic(path)
 
     def __enter__(self) -> Rejections:
         self._file = self._writing.__enter__()

@@ -6,12 +6,12 @@ from hashlib import blake2b
 
 import numpy as np
 
+from lumen_hpc.config.schema import Prepare
 from lumen_hpc.data.diff_vqa import TYPES
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.questions import SPLITS, Questions
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Prepare
 
 DIFFERENCE = TYPES.index("difference")
 TEST = SPLITS.index("test")

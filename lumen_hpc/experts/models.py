@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import lumen_hpc.torchvision_cure  # noqa: F401  (torchxrayvision imports torchvision)
+import lumen_hpc.torchvision_compat  # noqa: F401  (torchxrayvision imports torchvision)
+from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images
 from lumen_hpc.errors import UserError
-from lumen_hpc.experts import weights
-from lumen_hpc.settings import Experts
+from lumen_hpc.experts import xrv_weights
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
 """Side that each further expert sees [px]."""
@@ -42,7 +42,7 @@ def open_expert(settings: Experts, *, cache: str, pretrained: Path) -> Expert:
     for weights that are missing, unknown or not the ones that were fetched.
     """
     if settings.model == "phantom":
-        from lumen_hpc.experts.phantom import open_predictor
+        from lumen_hpc.experts.phantom_expert import open_predictor
 
         return open_predictor(pretrained / "expert.safetensors", settings)
     folder = Path(settings.weights or Path(cache) / "torchxrayvision").expanduser()
@@ -55,7 +55,9 @@ class TorchXRayVision:
     def __init__(self, settings: Experts, folder: Path) -> None:
         import torchxrayvision
 
-        files = {name: weights.path(name, folder, settings.trust_unknown_weights) for name in weights.named(settings)}
+        files = {
+            name: xrv_weights.path(name, folder, settings.trust_unknown_weights) for name in xrv_weights.named(settings)
+        }
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.models = {name: _pathology_model(name, folder).to(self.device).eval() for name in settings.pathologies}

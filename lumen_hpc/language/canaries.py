@@ -9,7 +9,6 @@ reference itself).
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from lumen_hpc.data.diff_vqa import Change, LevelChange, is_closed, parse_difference, parse_question, render_difference
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.sentences import listed, sentence
+from lumen_hpc.proportions import wilson
 
 KINDS = ("opposite", "side", "shuffled", "padded", "paraphrase", "identity")
 FIT = 0.9
@@ -59,7 +59,7 @@ class Canary:
                 return score >= 9
 
 
-def made(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
+def make_canaries(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
     """Up to `count` canaries of each kind from a shard's items, drawn by the seed.
 
     `items`: rows with type, question, short_answer and reference. A kind for which the shard has no material (no
@@ -192,13 +192,5 @@ def verdict(rows: Iterable[dict]) -> dict[str, dict]:
 
 
 def _rate(tried: int, passed: int) -> dict:
-    z = 1.959964
-    centre = (passed + z * z / 2) / (tried + z * z)
-    half = z / (tried + z * z) * math.sqrt(passed * (tried - passed) / tried + z * z / 4)
-    return {
-        "tried": tried,
-        "passed": passed,
-        "rate": passed / tried,
-        "low": max(0.0, centre - half),
-        "high": min(1.0, centre + half),
-    }
+    low, high = wilson(passed, tried)
+    return {"tried": tried, "passed": passed, "rate": passed / tried, "low": low, "high": high}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.protocol import Engine
-from lumen_hpc.training.ranks import Ranks
 
 ALONE = Ranks()
 
 
 def open_engine(
-    wanted: settings.Engine,
+    wanted: schema.EngineSettings,
     allowed_endpoints: Sequence[str] | None = None,
     ranks: Ranks = ALONE,
     meeting: Path = Path(),
@@ -50,7 +50,7 @@ def open_engine(
 
 
 def misfit(
-    wanted: settings.Engine, processes: int, resources: str = "its kind in profile.resources"
+    wanted: schema.EngineSettings, processes: int, resources: str = "its kind in profile.resources"
 ) -> tuple[str, str] | None:
     """What is wrong with running this engine in a job of so many processes, and the cure; None if nothing is.
 

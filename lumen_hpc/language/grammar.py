@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
 from lumen_hpc.language import facts, prompting
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.language.sentences import sentence
@@ -19,7 +19,7 @@ class GrammarEngine(Engine):
     source = "fallback"
 
     def __init__(self) -> None:
-        super().__init__(settings.Engine(kind="grammar", model="grammar"))
+        super().__init__(schema.EngineSettings(kind="grammar", model="grammar"))
 
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
 from lumen_hpc.language import prompting
-from lumen_hpc.language.canaries import Canary, made
+from lumen_hpc.language.canaries import Canary, make_canaries
 from lumen_hpc.language.protocol import Completion, Engine
 
 SCORES = tuple(str(score) for score in range(1, 11))
 
 
 def score(
-    items: Iterable[dict], engine: Engine, judge: settings.Judge, seed: int, second: Engine | None = None
+    items: Iterable[dict], engine: Engine, judge: schema.Judge, seed: int, second: Engine | None = None
 ) -> Iterator[dict]:
     """Judges a shard of answers, and `judge.canaries` canaries of each kind made from the same shard.
 
@@ -24,7 +24,7 @@ def score(
     no row holds an item's text.
     """
     items = list(items)
-    mixed = made(items, judge.canaries, seed)
+    mixed = make_canaries(items, judge.canaries, seed)
     for scorer in (engine, second) if second else (engine,):
         scores = _scores(scorer, items, mixed, seed)
         for item in items:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages of the form {"role": "system"|"user"|"assistant", "content": text}."""
@@ -34,7 +34,7 @@ class Engine(ABC):
     source = "llm"
     """`llm`, or `fallback` where the sentences are the grammar's own."""
 
-    def __init__(self, wanted: settings.Engine) -> None:
+    def __init__(self, wanted: schema.EngineSettings) -> None:
         self.settings = wanted
         self.name = Path(wanted.model).name
         """What a record calls this engine: the model's name, without the folders above it."""

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
 from lumen_hpc.language.prognosis import predictions
@@ -41,7 +41,7 @@ class Ask:
         }
 
 
-def rewrite(questions: Iterable[dict], engine: Engine, rewrite: settings.Rewrite, seed: int) -> Iterator[dict]:
+def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, seed: int) -> Iterator[dict]:
     """Rewrites a shard of questions, and adds the prediction questions of its difference pairs.
 
     Yields {"question_id", "long_answer", "source" (llm | fallback), "attempts", "rejected" (a reason a rejected
@@ -79,7 +79,7 @@ def equality(kind: str, question: str, short_answer: str) -> int:
     return _hash(kind, question, short_answer)
 
 
-def answer(asks: list[Ask], engine: Engine, rewrite: settings.Rewrite) -> None:
+def answer(asks: list[Ask], engine: Engine, rewrite: schema.Rewrite) -> None:
     """Fills every ask: up to `rewrite.attempts` batched tries of the engine, then the grammar's sentence."""
     open_asks = asks
     for attempt in range(1, rewrite.attempts + 1):

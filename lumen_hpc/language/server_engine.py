@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from lumen_hpc import settings
+from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
@@ -25,7 +25,7 @@ CONCURRENT = 64
 class ServerEngine(Engine):
     """One model on a server; requests go out side by side and come back in order."""
 
-    def __init__(self, wanted: settings.Engine, allowed_endpoints: Sequence[str] | None) -> None:
+    def __init__(self, wanted: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
         super().__init__(wanted)
         check_endpoint(wanted.endpoint, allowed_endpoints)
         from openai import OpenAI

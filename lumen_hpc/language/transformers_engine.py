@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import lumen_hpc.torchvision_cure  # noqa: F401  before transformers or vLLM import torchvision
-from lumen_hpc import settings
+import lumen_hpc.torchvision_compat  # noqa: F401  before transformers or vLLM import torchvision
+from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
 from lumen_hpc.language.protocol import Completion
@@ -18,7 +18,7 @@ BATCH_TOKENS = 16384
 class TransformersEngine(InProcessEngine):
     """One model on one device, in batches of prompts of like length."""
 
-    def __init__(self, wanted: settings.Engine) -> None:
+    def __init__(self, wanted: schema.EngineSettings) -> None:
         super().__init__(wanted)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer

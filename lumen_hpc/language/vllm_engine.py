@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc import settings, torchvision_cure  # the cure before vLLM imports torchvision
+from lumen_hpc import torchvision_compat
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
 from lumen_hpc.language.protocol import Completion, Conversation
-from lumen_hpc.training.ranks import Ranks, join
 
 
 class VLLMEngine(InProcessEngine):
@@ -33,7 +34,7 @@ class VLLMEngine(InProcessEngine):
     hangs on that shard alone, not on the shards that this process did before it.
     """
 
-    def __init__(self, wanted: settings.Engine, ranks: Ranks, meeting: Path) -> None:
+    def __init__(self, wanted: schema.EngineSettings, ranks: Ranks, meeting: Path) -> None:
         super().__init__(wanted)
         self.ranks = ranks
         prepare_process()
@@ -140,7 +141,7 @@ def prepare_process() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if torchvision_cure.applied():
+    if torchvision_compat.applied():
         from vllm.model_executor.models import registry
 
         registry._run_in_subprocess = lambda inspect: inspect()

@@ -51,7 +51,7 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
     """
     if len(answers) != len(references):
         raise ValueError(f"{len(answers)} answers for {len(references)} references")
-    from lumen_hpc.metrics import counting  # numba takes half a second to import
+    from lumen_hpc.metrics import ngrams as counting
 
     vocabulary = _Vocabulary()
     parts = []
@@ -130,7 +130,7 @@ class _Words(dict):
 
 def _dropped(texts: list[str]) -> list[int]:
     """`recall.dropped_marks` of each text as bits, in the order of `recall.MARKS`."""
-    from lumen_hpc.metrics.counting import dropped_marks
+    from lumen_hpc.metrics.ngrams import dropped_marks
 
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum([len(text) for text in encoded])

@@ -6,7 +6,6 @@ and it is checked when they are read.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +15,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import sync_file
 
 from .chat import Tokenizer
 from .config import PARTS, dump_json, read_config, read_json
 from .model import NVILA
-from .weights import read_tensors, weight_files
+from .tensors import read_tensors, weight_files
 
-MARKER = "complete.json"
+COMPLETE = "complete.json"
 SHARD_BYTES = 5_000_000_000
 
 
@@ -119,7 +119,7 @@ def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] |
             names.pop("lm_head.weight", None)
         _save_part(partial / part, names, tensors)
     sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-    _write(partial / MARKER, dump_json({"files": sizes}))
+    _write(partial / COMPLETE, dump_json({"files": sizes}))
     _put_in_place(partial, folder)
     return folder
 
@@ -142,7 +142,7 @@ def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.
         file = "model.safetensors" if len(shards) == 1 else f"model-{place:05d}-of-{len(shards):05d}.safetensors"
         content = {official: tensors[name].detach().to("cpu").contiguous() for official, name in shard.items()}
         save_file(content, folder / file, metadata={"format": "pt"})
-        _sync(folder / file)
+        sync_file(folder / file)
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -155,31 +155,25 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync_file(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_marker(folder: Path) -> None:
     if folder.name.endswith(".partial"):
         raise UserError(f"{folder} was never finished; use a folder without .partial")
-    if not (folder / MARKER).is_file():
+    if not (folder / COMPLETE).is_file():
         return
-    for name, size in read_json(folder / MARKER)["files"].items():
+    for name, size in read_json(folder / COMPLETE)["files"].items():
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{file} is missing, though {MARKER} names it: copy the checkpoint again")
+            raise UserError(f"{file} is missing, though {COMPLETE} names it: copy the checkpoint again")
         if file.stat().st_size != size:
-            raise UserError(f"{file} has {file.stat().st_size} bytes, {MARKER} says {size}: copy the checkpoint again")
+            raise UserError(
+                f"{file} has {file.stat().st_size} bytes, {COMPLETE} says {size}: copy the checkpoint again"
+            )
 
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_file(path)

@@ -66,7 +66,7 @@ class NVILA(nn.Module):
         self.kernel = attention.check_kernel(kernel)
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
-        self.agree: Callable[[int], int] = _at_least_one_to_learn
+        self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
         vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
         vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
@@ -110,7 +110,13 @@ class NVILA(nn.Module):
     def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]:
         """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
         pictures = encode(
-            self.vision_tower, self.mm_projector, batch.tiles, batch.blocks, self.config, self.tiles_at_once, self.agree
+            self.vision_tower,
+            self.mm_projector,
+            batch.tiles,
+            batch.blocks,
+            self.config,
+            self.tiles_at_once,
+            self.sync_tower_calls,
         )
         embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
         if pictures.features:

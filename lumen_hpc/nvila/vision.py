@@ -52,19 +52,19 @@ def encode(
     blocks: Sequence[Block],
     config: NVILAConfig,
     tiles_at_once: int,
-    agree: Callable[[int], int],
+    sync_tower_calls: Callable[[int], int],
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
 
-    The tower sees `tiles_at_once` tiles a call. `agree` turns this process's number of calls into the number that
-    every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing calls see
-    one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that its
+    The tower sees `tiles_at_once` tiles a call. `sync_tower_calls` turns this process's number of calls into the
+    number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing
+    calls see one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that its
     backward pass runs too.
     """
     weight = next(projector.parameters())
     pixels = normalise(tiles.to(weight.device), weight.dtype)
     parts = list(pixels.split(tiles_at_once)) if len(pixels) else []
-    calls = agree(len(parts))
+    calls = sync_tower_calls(len(parts))
     hidden = [tower_hidden(tower, part, config.select_layer) for part in parts]
     blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
     zero = pixels.new_zeros(())

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.metrics.change import facts
 from lumen_hpc.report.results import Results
-from lumen_hpc.settings import Evaluate
 
 SIDE = 320  # px: a thumbnail that still shows an effusion
 BUDGET = 24 << 20  # bytes of images in one page, so that it opens from disk at once

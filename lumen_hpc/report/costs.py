@@ -50,7 +50,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Told:
+class StepLogs:
     """What one step's folder holds."""
 
     manifest: Sequence[Row] = ()
@@ -74,7 +74,7 @@ class _Attempt:
         return self.ended is None or self.ended["event"] != "done"
 
 
-def costs(steps: Mapping[str, Told], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
+def costs(steps: Mapping[str, StepLogs], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
     """A line for each step that was begun, in that order; `accounted` is Slurm's usage by job id, None without."""
     made = [_cost(name, told, accounted or {}) for name, told in steps.items() if told.attempts]
     return sorted(made, key=lambda cost: cost.began)
@@ -93,7 +93,7 @@ def energy(made: Sequence[Cost]) -> float | None:
     return sum(known) if known else None
 
 
-def _cost(step: str, told: Told, accounted: Mapping[str, Usage]) -> Cost:
+def _cost(step: str, told: StepLogs, accounted: Mapping[str, Usage]) -> Cost:
     tries = _attempts(told, accounted)
     hours = {kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")}
     known = [one.usage for one in tries if one.usage]
@@ -118,7 +118,7 @@ def _cost(step: str, told: Told, accounted: Mapping[str, Usage]) -> Cost:
     )
 
 
-def _attempts(told: Told, accounted: Mapping[str, Usage]) -> list[_Attempt]:
+def _attempts(told: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     """A step's attempts with their lengths.
 
     One that was killed could not note its end: it is Slurm's, where there is an account, and lasts no longer than to
@@ -140,7 +140,7 @@ def _attempts(told: Told, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     return list(found.values())
 
 
-def _lost(tries: Sequence[_Attempt], told: Told) -> float:
+def _lost(tries: Sequence[_Attempt], told: StepLogs) -> float:
     broken = [one for one in tries if one.broken]
     lost = sum(one.seconds for one in broken) - sum(line["seconds"] for one in broken for line in one.lines)
     if told.restarts:  # the steps that a restart went on from were not lost with the attempt that made them

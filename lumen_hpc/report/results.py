@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, GrammarError, parse_difference
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, Problems, join
 from lumen_hpc.metrics.samples import CHANGING, Samples
 from lumen_hpc.metrics.significance import ClusterBootstrap, Column, Interval, Paired, holm, wilcoxon
-from lumen_hpc.settings import Evaluate
+from lumen_hpc.models import MODELS
 
-LABELS = {"nvila": "NVILA-8B", "ft": "NVILA-8B-FT", "lumen": "LUMEN"}
 COMPOSED = "+rule"
 """Ends the name of a composed baseline: `ft+rule` is FT's answers about each image, compared by rule."""
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
@@ -47,8 +47,6 @@ def questions(records: Iterable[dict]) -> list[dict]:
     """Question rows with their long answer and images, out of instruction records (`instruct/lumen-test.jsonl`)."""
     return [
         {
-            "type": record["meta"]["type"],
-            "question": record["conversations"][0]["value"].rpartition("\n")[2].removeprefix("<image>"),
             "images": record["images"],
             **record["meta"],
         }
@@ -109,7 +107,7 @@ class Results:
 
     def models(self) -> list[str]:
         """Models in the order of the paper's rows, each before its composed baseline; the principal one last."""
-        known = [model for model in LABELS if model in self.samples]
+        known = [model for model in MODELS if model in self.samples]
         known += [model for model in self.samples if model not in known and not model.endswith(COMPOSED)]
         rows = [name for model in known for name in (model, model + COMPOSED) if name in self.samples]
         return [*(name for name in rows if name != self.principal), self.principal]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import sqrt
 
 from lumen_hpc.language.canaries import FIT, verdict
+from lumen_hpc.proportions import wilson
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class Share:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        z2, p, n = 1.96**2, self.value, self.n
-        middle, half = p + z2 / (2 * n), 1.96 * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+        return wilson(self.k, self.n)
 
 
 @dataclass(frozen=True)

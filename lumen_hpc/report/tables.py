@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lumen_hpc.metrics.samples import MEASURES as DEFINITIONS
-from lumen_hpc.report.results import COMPOSED, LABELS, Cell, Results, corrected
+from lumen_hpc.models import MODELS
+from lumen_hpc.report.results import COMPOSED, Cell, Results, corrected
 
 PUBLISHED = {
     ("difference", "nvila"): {"bleu4": 0.001, "rouge_l": 0.071, "judge": 2.486},
@@ -105,7 +106,7 @@ def label(model: str) -> str:
     if model.endswith(COMPOSED):
         base = model.removesuffix(COMPOSED)
         return f"{'FT' if base == 'ft' else label(base)} + rule"
-    return LABELS.get(model, model)
+    return MODELS[model].label if model in MODELS else model
 
 
 def published(cell: Cell) -> float | None:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import torch
 
-import lumen_hpc.torchvision_cure  # noqa: F401  (DeepSpeed looks at transformers, which looks at torchvision)
+import lumen_hpc.torchvision_compat  # noqa: F401  (DeepSpeed looks at transformers, which looks at torchvision)
 
 NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)

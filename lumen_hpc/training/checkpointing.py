@@ -30,11 +30,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.data.records import sync_folder, write_json
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.hashing import sha256
+from lumen_hpc.files import sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
-from lumen_hpc.training.ranks import Ranks
 
 CheckpointEngine = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)

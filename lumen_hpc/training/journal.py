@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from lumen_hpc import files
+
 
 class Journal:
     """`metrics.jsonl`, `consumed.jsonl` (ids of every step), `restarts.jsonl` and `tensorboard/` of one training."""
@@ -79,9 +81,7 @@ def _cut(path: Path, step: int) -> list[dict[str, Any]]:
                 kept.append(text)
             else:
                 lost.append(row)
-    staged = path.with_name(path.name + ".tmp")
-    staged.write_text("".join(text + "\n" for text in kept))
-    staged.replace(path)
+    files.write_text(path, "".join(text + "\n" for text in kept))
     return lost
 
 

@@ -37,7 +37,7 @@ class Learner(torch.nn.Module):
             module.requires_grad_(False)
         model.gradient_checkpointing(gradient_checkpointing)
         if zero == 3:
-            model.agree = _most_calls
+            model.sync_tower_calls = _most_calls
 
     def forward(self, micro: Micro) -> torch.Tensor:
         """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`."""

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from lumen_hpc import settings as s
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
-from lumen_hpc.training.engine import Engine, learning_rate
-from lumen_hpc.training.feeder import Feeder
+from lumen_hpc.training.deepspeed_engine import Engine, learning_rate
 from lumen_hpc.training.journal import Journal, losses
-from lumen_hpc.training.packing import Shared, layout, sequences
-from lumen_hpc.training.plan import check_batch, peak_flops
-from lumen_hpc.training.ranks import Ranks, on_any_rank
-from lumen_hpc.training.survey import Survey
+from lumen_hpc.training.layout import Shared, layout, sequences
+from lumen_hpc.training.prefetcher import Prefetcher
+from lumen_hpc.training.record_index import RecordIndex
+from lumen_hpc.training.sizing import check_batch, peak_flops
 
 
 class Diverged(UserError):
@@ -57,7 +57,7 @@ class Work:
     model: torch.nn.Module
     """Called with a micro-batch, gives the negative log-likelihood of each supervised token, float32 [tokens]."""
     batcher: Batcher
-    survey: Survey
+    survey: RecordIndex
     out: Path
     """Folder of this training: checkpoints, metrics, final weights."""
     fingerprint: dict[str, Any]
@@ -70,7 +70,7 @@ class Work:
 
 def run(
     work: Work,
-    settings: s.Train,
+    settings: schema.Train,
     ranks: Ranks,
     *,
     seed: int,
@@ -110,19 +110,24 @@ def run(
     return engine, loop.done, finished
 
 
-def make_sampler(survey: Survey, settings: s.Train, seed: int) -> sampling.Sampler:
+def make_sampler(survey: RecordIndex, settings: schema.Train, seed: int) -> sampling.Sampler:
     """The order of samples that these settings mean."""
-    together = settings.questions_per_image if settings.shared_prefix else 1
+    max_run_length = settings.questions_per_image if settings.shared_prefix else 1
     if settings.mixture:
         return sampling.mixed(
-            survey.groups, survey.kinds, dict(settings.mixture), steps=settings.steps, together=together, seed=seed
+            survey.groups,
+            survey.kinds,
+            dict(settings.mixture),
+            steps=settings.steps,
+            max_run_length=max_run_length,
+            seed=seed,
         )
     return sampling.plain(
         survey.groups,
         global_batch=settings.global_batch,
         epochs=settings.epochs,
         steps=settings.steps,
-        together=together,
+        max_run_length=max_run_length,
         seed=seed,
     )
 
@@ -141,7 +146,7 @@ class Loop:
     def __init__(
         self,
         work: Work,
-        settings: s.Train,
+        settings: schema.Train,
         ranks: Ranks,
         plan: sampling.Sampler,
         engine: Engine,
@@ -176,7 +181,7 @@ class Loop:
         self.recent.extend(recent[0] or [])
         stop = False
         began = time.perf_counter()
-        with Feeder(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
+        with Prefetcher(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
             for ids, micros in feeder:
                 waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros)

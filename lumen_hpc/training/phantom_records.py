@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data import findings_line, instructions
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data.diff_vqa import is_closed
 from lumen_hpc.data.phantom import Film
 from lumen_hpc.language import prognosis
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.settings import Instruct
 
 Row = dict[str, Any]
 

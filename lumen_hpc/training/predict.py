@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from lumen_hpc import nvila
-from lumen_hpc.data import controls, probes
+from lumen_hpc.config.schema import Predict
+from lumen_hpc.data import perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
-from lumen_hpc.settings import Predict
+from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
 
 Row = dict[str, Any]
-MARKER = "COMPLETE.json"
 
 
 def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
@@ -82,7 +82,7 @@ class Predictor:
             for control in self._settings.controls:
                 if control == probes.CONTROL:
                     yield from probes.probes(questions[index], self._levelled)
-                elif (record := controls.tampered(control, questions, index)) is not None:
+                elif (record := perturbations.perturb(control, questions, index)) is not None:
                     yield record
 
     def _windows(self, records: Iterable[Row]) -> Iterator[list[Row]]:

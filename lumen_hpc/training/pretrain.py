@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lumen_hpc.config.schema import Experts, Instruct, Pretrain
 from lumen_hpc.data.phantom import Film
-from lumen_hpc.experts import phantom as experts
+from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence import sentence
 from lumen_hpc.language import prognosis
 from lumen_hpc.nvila import NVILA, Sample, pack, save
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.settings import Experts, Instruct, Pretrain
 from lumen_hpc.training import phantom_records
-from lumen_hpc.training.engine import learning_rate
+from lumen_hpc.training.deepspeed_engine import learning_rate
 from lumen_hpc.training.sampler import plain
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ PEAK, WARMUP, CLIP = 3e-3, 0.2, 1.0
 
 
 def pretrain(
-    settings: Pretrain, told: Experts, instruct: Instruct, seed: int, folder: Path,
+    settings: Pretrain, expert_settings: Experts, instruct: Instruct, seed: int, folder: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
     """Makes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
 
-    `told` and `instruct` say what the base's questions look like, as they say it to stage `instruct`.
+    `expert_settings` and `instruct` say what the base's questions look like, as they say it to stage `instruct`.
     """
     torch.manual_seed(seed)
     pixels, wanted, timelines = experts.make_films(seed + SEED_APART, settings.patients, SIZE)
-    model = make_tiny(texts(timelines[:PATIENTS_READ], told, instruct, seed), seed=seed, image_size=SIZE)
+    model = make_tiny(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     for step in experts.train(expert, pixels, wanted, steps=settings.expert_steps, seed=seed):
@@ -57,7 +57,7 @@ def pretrain(
         if step["step"] % 50 == 0:
             log.info("expert step %d: loss %.3f", step["step"], step["loss"])
     experts.save_expert(expert, folder / "expert.safetensors")
-    said = sentences(expert, timelines, told) if instruct.expert_text else {}
+    said = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
     records = [r for r in phantom_records.records(timelines, instruct, seed, told=said)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
     for number, loss in enumerate(train_base(model, records, steps=settings.base_steps, seed=seed), 1):
@@ -68,7 +68,7 @@ def pretrain(
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
 
 
-def texts(timelines: Sequence[Sequence[Film]], told: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
+def texts(timelines: Sequence[Sequence[Film]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
     """Every kind of text that the demo's models read or write, for the tokenizer."""
     every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
     for record in phantom_records.records(timelines, every, seed):
@@ -76,14 +76,14 @@ def texts(timelines: Sequence[Sequence[Film]], told: Experts, instruct: Instruct
     yield from (prognosis.filled(template, days) for template in prognosis.templates() for days in range(1, 10))
     for p in (0.1, 0.3, 0.6, 0.9):
         said = {key: [1 - p, p] for key in experts.ATTRIBUTES}
-        yield sentence(experts.row(said), told.told, told.words)
+        yield sentence(experts.row(said), settings.in_prompt, settings.thresholds)
 
 
-def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Film]], told: Experts) -> dict[str, str]:
+def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Film]], settings: Experts) -> dict[str, str]:
     """study_id → what the expert says of it, as stage `instruct` words it."""
     films = [film for timeline in timelines for film in timeline]
     return {
-        str(film.study_id): sentence(experts.row(said), told.told, told.words)
+        str(film.study_id): sentence(experts.row(said), settings.in_prompt, settings.thresholds)
         for film, said in zip(films, expert.look(np.stack([film.pixels for film in films])), strict=True)
     }
 
@@ -94,7 +94,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.02)
     groups = image_groups(records)
-    order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, together=TOGETHER, seed=seed)
+    order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
     for step in range(order.steps):
         asked: dict[int, list[dict]] = {}

@@ -17,20 +17,20 @@ from lumen_hpc.errors import UserError
 class Stream:
     """An endless seeded sequence of sample ids: one permutation an epoch, each id once in each.
 
-    Samples about the same images stay together in runs of at most `together`, so that they can share
+    Samples about the same images stay together in runs of at most `max_run_length`, so that they can share
     their images' tokens; the runs are permuted.
     """
 
-    def __init__(self, ids: np.ndarray, groups: np.ndarray, *, together: int, seed: tuple[int, ...]) -> None:
-        """`ids` [n] int: sample ids; `groups` [n] int: equal where the images are equal; `together` 0: no limit."""
+    def __init__(self, ids: np.ndarray, groups: np.ndarray, *, max_run_length: int, seed: tuple[int, ...]) -> None:
+        """`ids`, `groups` [n] int: samples, and equal where their images are equal; `max_run_length`: 0 is no limit."""
         order = np.argsort(groups, kind="stable")
         ids, groups = np.asarray(ids)[order], np.asarray(groups)[order]
         starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(ids) else np.zeros(0, int)
         sizes = np.diff(np.r_[starts, len(ids)])
-        if together:
-            pieces = -(-sizes // together)
+        if max_run_length:
+            pieces = -(-sizes // max_run_length)
             first = np.repeat(np.r_[0, np.cumsum(pieces)[:-1]], pieces) if len(pieces) else np.zeros(0, int)
-            starts = np.repeat(starts, pieces) + (np.arange(pieces.sum()) - first) * together
+            starts = np.repeat(starts, pieces) + (np.arange(pieces.sum()) - first) * max_run_length
             sizes = np.diff(np.r_[starts, len(ids)])
         self._ids, self._starts, self._sizes, self._seed = ids, starts, sizes, seed
         self._epochs: dict[int, np.ndarray] = {}
@@ -83,19 +83,21 @@ class Sampler:
         return done if self.total is None else min(done, self.total)
 
 
-def plain(groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, together: int, seed: int) -> Sampler:
+def plain(
+    groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, max_run_length: int, seed: int
+) -> Sampler:
     """One permutation over all samples: `epochs` passes, every sample once in each, none dropped.
 
     The last step takes what is left. `groups` [samples] int is equal where the images are; a positive
     `steps` replaces `epochs`.
     """
-    stream = Stream(np.arange(len(groups)), groups, together=together, seed=(seed,))
+    stream = Stream(np.arange(len(groups)), groups, max_run_length=max_run_length, seed=(seed,))
     total = steps * global_batch if steps else round(len(groups) * epochs)
     return Sampler(((stream, global_batch),), total, math.ceil(total / global_batch))
 
 
 def mixed(
-    groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, together: int, seed: int
+    groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, max_run_length: int, seed: int
 ) -> Sampler:
     """A fixed number of samples of each kind a step; every kind has its own permutations.
 
@@ -114,7 +116,12 @@ def mixed(
     ids = np.arange(len(groups))
     # The kind's name seeds its stream, so that one kind's order does not depend on the others.
     streams = tuple(
-        (Stream(ids[kinds == kind], groups[kinds == kind], together=together, seed=(seed, *kind.encode())), count)
+        (
+            Stream(
+                ids[kinds == kind], groups[kinds == kind], max_run_length=max_run_length, seed=(seed, *kind.encode())
+            ),
+            count,
+        )
         for kind, count in chosen
     )
     return Sampler(streams, None, steps)

@@ -20,8 +20,8 @@ from lumen_hpc.nvila.chat import IGNORE, IMAGE, encode, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
 from lumen_hpc.nvila.packing import expand
 from lumen_hpc.nvila.preprocess import best_grid
-from lumen_hpc.training.packing import Shared
-from lumen_hpc.training.survey import Measure, Survey
+from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.record_index import Measure, RecordIndex
 
 Record = dict[str, Any]
 
@@ -146,7 +146,7 @@ class Batcher:
     """Reads the records of a survey and packs them for the model."""
 
     def __init__(
-        self, records: Sequence[Record], survey: Survey, preprocessor: Preprocessor, pictures: Pictures
+        self, records: Sequence[Record], survey: RecordIndex, preprocessor: Preprocessor, pictures: Pictures
     ) -> None:
         self._records, self._survey, self._preprocessor = records, survey, preprocessor
         self._pictures = pictures

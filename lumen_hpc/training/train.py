@@ -20,18 +20,18 @@ import torch
 import torch.distributed as dist
 
 from lumen_hpc import nvila
-from lumen_hpc import settings as s
-from lumen_hpc.data.records import Records, write_json
+from lumen_hpc.config import schema
+from lumen_hpc.data.records import Records
+from lumen_hpc.distributed import Ranks, join, leave, on_any_rank
 from lumen_hpc.errors import UserError
-from lumen_hpc.hashing import sha256
-from lumen_hpc.training import loop, plan
+from lumen_hpc.files import sha256, write_json
+from lumen_hpc.training import loop, sizing
 from lumen_hpc.training.checkpointing import FOLDER, newest
-from lumen_hpc.training.engine import Engine
+from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.health import preflight
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.preflight import preflight
-from lumen_hpc.training.ranks import Ranks, join, leave, on_any_rank
+from lumen_hpc.training.record_index import Measure, describe, survey
 from lumen_hpc.training.samples import Batcher, Micro, Pictures, measure, opening
-from lumen_hpc.training.survey import Measure, describe, survey
 
 log = logging.getLogger(__name__)
 RESULTS = (
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def train(
-    settings: s.Train,
+    settings: schema.Train,
     records: Path,
     base: Path,
     out: Path,
@@ -127,7 +127,7 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _work(
-    settings: s.Train,
+    settings: schema.Train,
     records: Path,
     base: Path,
     out: Path,
@@ -138,7 +138,7 @@ def _work(
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
-        plan.check(settings, ranks.world_size, memory, sizes=plan.Sizes.read(base))
+        sizing.check(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
 
     def counted(record: dict[str, Any]) -> Measure:
@@ -167,10 +167,10 @@ def _work(
         )
     learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
-    sizes = plan.Sizes.read(base)
+    sizes = sizing.Sizes.read(base)
 
     def flops(micro: Micro) -> float:
-        return plan.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
+        return sizing.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
 
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops)
 
@@ -186,7 +186,7 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     dist.barrier()
 
 
-def _results(settings: s.Train) -> dict[str, Any]:
+def _results(settings: schema.Train) -> dict[str, Any]:
     """The settings that decide what is learned; those of speed and place are left out."""
     values = dataclasses.asdict(settings)
     return {

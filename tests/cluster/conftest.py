@@ -17,15 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.checkout import make
-from tests.cluster.slurm import Cluster, ClusterError, why_not
+from sandbox.checkout import make
+from sandbox.slurm import Cluster, ClusterError, why_not
 
 SHARDS = 12
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        here = Path(__file__).parent
+        if here in item.path.parents and here / "offline" not in item.path.parents:
             item.add_marker(pytest.mark.cluster)
 
 

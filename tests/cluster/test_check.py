@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.cluster.checkout import ROOT
-from tests.cluster.slurm import Cluster
+from sandbox.checkout import ROOT
+from sandbox.slurm import Cluster
 
 
 def check(cluster: Cluster, *words: str) -> tuple[int, str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.checkout import ROOT, make
+from sandbox.checkout import ROOT, make
+from sandbox.slurm import Cluster
 from tests.cluster.conftest import Site
-from tests.cluster.slurm import Cluster
 
 MODELS = ("nvila", "ft", "lumen")
 STEPS, EVERY = 40, 5

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.slurm import Cluster
 from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole
-from tests.cluster.slurm import Cluster
 
 
 def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:

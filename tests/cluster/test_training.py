@@ -6,19 +6,15 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.checkout import ROOT, make
+from sandbox.checkout import ROOT, make
+from sandbox.slurm import Cluster
 from tests.cluster.conftest import Site
-from tests.cluster.slurm import Cluster
-
-sys.path.insert(0, str(ROOT / "tests" / "training"))
-import training_tiny as tiny
-import training_toy as toy
+from tests.training import tiny, toy
 
 STEPS, BATCH, EVERY = 60, 8, 10
 HELD_AFTER = 12  # of training_chain/train.py

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.slurm import Cluster
 from tests.cluster.conftest import RunOnDisk, Site, assert_whole
-from tests.cluster.slurm import Cluster
 
 
 @pytest.fixture(scope="module")

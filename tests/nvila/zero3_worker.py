@@ -24,7 +24,7 @@ deepspeed.init_distributed("gloo")
 RANK, WORLD = dist.get_rank(), dist.get_world_size()
 
 
-def agree(calls: int) -> int:
+def sync_tower_calls(calls: int) -> int:
     most = torch.tensor([calls])
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return int(most)
@@ -34,7 +34,7 @@ model = make_tiny(["What has changed? Nothing."], vision_width=32, width=32, lay
 model.tiles_at_once = 2
 model.gradient_checkpointing()
 alone = copy.deepcopy(model)
-model.agree = agree
+model.sync_tower_calls = sync_tower_calls
 config = {
     "train_micro_batch_size_per_gpu": 1,
     "zero_optimization": {"stage": 3},

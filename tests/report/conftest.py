@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pretend
 import pytest
 
-from lumen_hpc.report.evaluate import report
-from lumen_hpc.settings import Evaluate
+from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.report.assemble import report
+from tests.report import pretend
 
 
 @pytest.fixture(scope="session")

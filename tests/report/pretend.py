@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from lumen_hpc.config.schema import Phantom
 from lumen_hpc.data import phantom, phantom_questions
 from lumen_hpc.data.probes import CONTROL, probes
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.report.costs import Told
-from lumen_hpc.report.evaluate import Inputs
-from lumen_hpc.settings import Phantom
+from lumen_hpc.report.assemble import Inputs
+from lumen_hpc.report.costs import StepLogs
 
 LEVELLED = ("pleural effusion", "edema")
-_TOLD = Told(
+_TOLD = StepLogs(
     manifest=[{"shard": 0, "of": 1, "seconds": 12.5, "pack": 0, "attempt": 1}],
     attempts=[
         {"pack": 0, "attempt": 1, "event": "began", "node": "n1", "time": 100.0, "cpus": 8, "gpus": 4, "job": "7"},
@@ -68,8 +68,9 @@ def _records(films, rng):
                 {"from": "gpt", "value": long},
             ],
             "meta": {
-                "question_id": id, "type": type, "closed": short in ("yes", "no"), "short_answer": short,
-                "long_answer": long, "interval_days": None if kind == "diagnostic" else after.day - before.day,
+                "question_id": id, "type": type, "question": question, "closed": short in ("yes", "no"),
+                "short_answer": short, "long_answer": long,
+                "interval_days": None if kind == "diagnostic" else after.day - before.day,
                 "subject_id": before.subject_id, "study_id": str(after.study_id), "ref_study_id": str(before.study_id),
             },
         }  # fmt: skip

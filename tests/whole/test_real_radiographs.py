@@ -64,14 +64,14 @@ def texts() -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from lumen_hpc.experts import weights  # before torchxrayvision, for its cure of torchvision
-    from lumen_hpc.language import stand_ins
+    from lumen_hpc.experts import xrv_weights
     from lumen_hpc.nvila import save
     from lumen_hpc.nvila.tiny import make_tiny
+    from sandbox import small_models
 
     top = tmp_path_factory.mktemp("real")
     save(make_tiny(texts(), seed=0), top / "base")
-    rewriter = stand_ins.smollm2(top / "smollm2")
+    rewriter = small_models.smollm2(top / "smollm2")
     import torchxrayvision
 
     name = "densenet121-res224-all"
@@ -79,7 +79,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = len(torchxrayvision.models.model_urls[name]["labels"])
     (top / "experts").mkdir()
     torch.save(
-        torchxrayvision.models.DenseNet(num_classes=heads), top / "experts" / weights.url(name).rsplit("/", 1)[-1]
+        torchxrayvision.models.DenseNet(num_classes=heads), top / "experts" / xrv_weights.url(name).rsplit("/", 1)[-1]
     )
     (top / "real.yaml").write_text(yaml.safe_dump(recipe(top / "base", rewriter)))
     words = (

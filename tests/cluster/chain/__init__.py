@@ -7,13 +7,14 @@ files in `control-<run>/` beside the run: see `witness.py`.
 from __future__ import annotations
 
 from jobs import checks, numbers, squares, total
-from lumen_hpc.cluster.stage import Stage
-
-STAGES: list[Stage] = [numbers.STAGE, squares.STAGE, checks.STAGE, total.STAGE]
+from lumen_hpc.cluster.stage import Pipeline
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """As in the project's own jobs/: what submitit pickles."""
     from lumen_hpc.cluster import worker
 
-    return worker.run_pack(STAGES, folder, submission, step, pack)
+    return worker.run_pack(PIPELINE, folder, submission, step, pack)
+
+
+PIPELINE = Pipeline((numbers.STAGE, squares.STAGE, checks.STAGE, total.STAGE), run_pack)

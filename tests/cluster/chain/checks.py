@@ -8,12 +8,20 @@ from jobs.witness import watched
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Stage, Task
 
-STAGE = Stage(name="checks", paper="", about="check", resources="judge", settings=("judge.canaries",),
-              after=("squares",), corresponds="squares", shards=lambda settings: settings.experts.shards)  # fmt: skip
+STAGE = Stage(
+    name="checks",
+    paper="",
+    about="check",
+    resources="judge",
+    settings=("judge.canaries",),
+    after=("squares",),
+    shardwise_after="squares",
+    shards=lambda settings: settings.experts.shards,
+)
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict]]:
-    limit = task.config.judge.canaries
+    limit = task.settings.judge.canaries
 
     def rows(shard: Shard) -> Iterator[dict]:
         squares = task.run.rows("squares", shard=shard)

@@ -12,5 +12,5 @@ STAGE = Stage(name="numbers", paper="", about="count", resources="cpu", settings
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict]]:
-    first, many = task.config.seed, 10 * task.config.experts.shards
+    first, many = task.settings.seed, 10 * task.settings.experts.shards
     return lambda shard: watched(task, shard, ({"number": first + number} for number in range(many)))

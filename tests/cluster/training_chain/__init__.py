@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from jobs import instruct, train
-from lumen_hpc.cluster.stage import Stage
-
-STAGES: list[Stage] = [instruct.STAGE, train.STAGE]
+from lumen_hpc.cluster.stage import Pipeline
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
     """As in the project's own jobs/: what submitit pickles."""
     from lumen_hpc.cluster import worker
 
-    return worker.run_pack(STAGES, folder, submission, step, pack)
+    return worker.run_pack(PIPELINE, folder, submission, step, pack)
+
+
+PIPELINE = Pipeline((instruct.STAGE, train.STAGE), run_pack)

@@ -15,7 +15,7 @@ STAGE = Stage(name="instruct", paper="", about="records", resources="cpu", setti
 def work(task: Task) -> Callable[[Shard], Iterator[dict]]:
     def rows(shard: Shard) -> Iterator[dict]:
         copied = task.folder / "lumen-train.jsonl"
-        shutil.copy(Path(task.config.train.base).parent / "records.jsonl", copied)
+        shutil.copy(Path(task.settings.train.base).parent / "records.jsonl", copied)
         yield task.artefact(copied)
 
     return rows

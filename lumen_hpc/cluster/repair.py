@@ -1,0 +1,135 @@
+"""What a task reads is verified when the task begins, and what is damaged is written again before it goes on.
+
+The damaged shards are submitted as jobs of their own step, as the user's same command would, and the task waits for
+them: it holds its nodes meanwhile, but nothing behind it in the chain is lost. What was read before the damage stays
+right. Where a job cannot submit (no sbatch on the nodes, the local executor) it fails and names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lumen_hpc.cluster import lock, manifest, plan, slurm, submit
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.stage import Interrupted, Pipeline, Run, Step, Task
+from lumen_hpc.config import saved
+from lumen_hpc.errors import UserError
+
+LOOK_S = 2.0
+"""How often a waiting task looks at the files."""
+ASK_S = 30.0
+"""How often it asks the queue whether the shards are still on their way."""
+OF_THE_JOB = ("SLURM_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+"""What a job's environment says of that job alone: a job submitted from within must not inherit it."""
+OF_THE_SITE = ("SLURM_CONF", "SLURM_LUMEN_USER")
+
+
+def damaged(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) -> dict[str, list[int]]:
+    """Finished shards that these shards of a step read, and whose files are not those of their manifest lines."""
+    found = {}
+    for other in graph:
+        if other.name not in step.after:
+            continue
+        folder, count = run.folder / other.name, other.stage.shards(run.settings)
+        alone = other.name == step.shardwise_after and count == step.stage.shards(run.settings)
+        lines = manifest.latest(folder)
+        gone = [index for index in (shards if alone else range(count)) if not _sound(folder, lines[index])]
+        if gone:
+            found[other.name] = gone
+    return found
+
+
+def _sound(folder: Path, line: dict) -> bool:
+    if manifest.verified(folder, line):
+        return True
+    for name in (Shard(line["shard"], line["of"]).file, *(file["file"] for file in line["files"])):
+        with suppress(OSError):  # opening makes a network file system look at its server again
+            (folder / name).open("rb").close()
+    return manifest.verified(folder, line)
+
+
+def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:
+    """Returns once all that these shards of a task's step read is what its manifest lines vouch for.
+
+    The seconds that it waited for that are returned; 0 where nothing was damaged. Raises Interrupted if the task is
+    asked to stop meanwhile, and UserError if the damage cannot be made good.
+    """
+    submitted: set[str] = set()
+    began, asked = time.monotonic(), -ASK_S
+    waited = 0.0
+    while bad := damaged(task.run, task.step, graph, shards):
+        task.progress()
+        if task.should_stop():
+            raise Interrupted("while what it reads was written again")
+        if task.ranks.rank == 0 and time.monotonic() - asked >= ASK_S:
+            asked = time.monotonic()
+            _resubmit(pipeline, task.run, graph, bad, submission, submitted)
+        time.sleep(LOOK_S)
+        waited = time.monotonic() - began
+    return waited
+
+
+def _resubmit(
+    pipeline: Pipeline, run: Run, graph: list[Step], bad: dict[str, list[int]], submission: Path, submitted: set[str]
+) -> None:
+    """Submits damaged shards that are not under way, each step once."""
+    if run.profile.executor != "slurm" or not slurm.installed():
+        raise UserError(_said(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
+    with _outside_the_job():
+        under_way, _ = submit.live(run, graph)
+        for name, gone in bad.items():
+            if set(gone) <= under_way.get(name, set()):
+                continue
+            step = next(step for step in graph if step.name == name)
+            if name in submitted:
+                if set(gone) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
+                    raise UserError(f"{_said(run, graph, bad)}, and {name} failed to write it again; see its logs")
+                continue
+            print(f"{_said(run, graph, {name: gone})}; submitting {name} again for it", flush=True)
+            try:
+                _submit(pipeline, run, step, graph, submission)
+            except lock.Busy as busy:  # another task has seen the same
+                print(busy, flush=True)
+                continue
+            submitted.add(name)
+
+
+def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submission: Path) -> None:
+    """Submits what is missing of a step, and of what it reads itself, with the settings and code of this job."""
+    request = saved.request(submission / "config.yaml", run.folder)
+    with submit.writing(run):
+        under_way, upstream_job_ids = submit.live(run, graph)
+        wanted = {step.name}
+        for other in reversed(graph):
+            if other.name in wanted:
+                wanted |= set(other.after)
+        damaged = [other for other in graph if other.name in wanted and plan.missing(run, other, graph)]
+        plans = plan.make(run, damaged, graph, under_way)
+        if any(item.packs for item in plans):
+            submit.submit(request, pipeline, run, plans, upstream_job_ids)
+
+
+def _said(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str:
+    name, gone = next(iter(bad.items()))
+    step = next(step for step in graph if step.name == name)
+    count = step.stage.shards(run.settings)
+    folder = run.folder / name
+    line = manifest.latest(folder)[gone[0]]
+    files = [Shard(gone[0], count).file, *(file["file"] for file in line["files"])]
+    vouchers = [line, *line["files"]]
+    wrong = next(file for file, row in zip(files, vouchers, strict=True) if not manifest.matches(folder / file, row))
+    return f"{folder / wrong}: not the file that {folder / manifest.NAME} vouches for (damaged or deleted)"
+
+
+@contextmanager
+def _outside_the_job() -> Iterator[None]:
+    taken = [name for name in os.environ if name.startswith(OF_THE_JOB) and name not in OF_THE_SITE]
+    kept = {name: os.environ.pop(name) for name in taken}
+    try:
+        yield
+    finally:
+        os.environ |= kept

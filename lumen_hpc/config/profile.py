@@ -1,0 +1,163 @@
+"""Site profiles: what a cluster calls its partitions, and what it allows.
+
+A profile is a YAML file in `cluster_profiles/`; `extends: OTHER` starts from another one. Every key is a field
+of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lumen_hpc.config.schema import choice, in_range, list_of
+from lumen_hpc.config.validate import read_yaml
+from lumen_hpc.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
+
+
+@dataclass(kw_only=True)
+class Resources:
+    partition: str = ""
+    """Partition; empty leaves it to Slurm's default."""
+    account: str = ""
+    """Account of these jobs, where a site charges CPUs and GPUs apart; the profile's if empty."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Node features wanted."""
+    nodes: int = in_range(1, 1)
+    """Nodes a job."""
+    gpus: int = 0
+    """GPUs a node."""
+    tasks_per_node: int = in_range(1, 1)
+    """Processes a node: one a GPU for training, 1 otherwise."""
+    cpus: int = in_range(4, 1)
+    """CPU cores a process."""
+    mem_gb: int = 0
+    """Memory a node [GB]; 0 leaves it to Slurm's default."""
+    time_min: int = in_range(60, 1)
+    """Time limit of a job [min]."""
+    tasks: int = in_range(8, 1)
+    """Most tasks an array is packed into."""
+    successors: int = 1
+    """Jobs queued behind each job to go on after a time limit, a preemption or a crash."""
+    exclusive: bool = False
+    """Take whole nodes."""
+
+
+@dataclass(kw_only=True)
+class Container:
+    kind: str = choice("none", "none", "apptainer", "pyxis")
+    """How jobs enter a container."""
+    image: str = ""
+    """Image file (.sif, .sqsh)."""
+    mounts: list[str] = list_of()
+    """Bind mounts, `host:inside`."""
+
+
+@dataclass(kw_only=True)
+class DataUse:
+    restricted: bool = True
+    """Treat `data.source=mimic` as credentialed: private run folders, gated endpoints, no record text in logs."""
+    endpoints: list[str] = list_of("http://localhost", "http://127.0.0.1")
+    """URL prefixes of language model servers that may see restricted data."""
+    folders: list[str] = list_of()
+    """Folders under which restricted data and runs may lie; empty allows any."""
+
+
+def _kinds() -> dict[str, Resources]:
+    return {
+        "cpu": Resources(successors=1, tasks=1),
+        "gpu": Resources(gpus=1),
+        "judge": Resources(gpus=1),
+        "train": Resources(gpus=1, successors=4, tasks=1),
+    }
+
+
+@dataclass(kw_only=True)
+class Profile:
+    name: str = "local"
+    """File in cluster_profiles/ (without .yaml) or a path; `profile=NAME` for short."""
+    about: str = ""
+    """What site this is, and whether it was tried there."""
+    executor: str = choice("local", "local", "slurm")
+    """Where jobs run: submitit's local executor, or Slurm."""
+    recipe: str = "demo"
+    """Recipe of runs that name none."""
+    runs: str = "runs"
+    """Folder of runs, on a file system that every node sees."""
+    cache: str = "~/.cache/lumen_hpc"
+    """Folder of pre-staged weights, on a file system that every node sees."""
+    account: str = ""
+    """Account that is charged."""
+    resources: dict[str, Resources] = field(default_factory=_kinds)
+    """What each kind of stage asks for: cpu, gpu, judge, train."""
+    modules: list[str] = list_of()
+    """`module load` lines of every job."""
+    setup: list[str] = list_of()
+    """Shell lines run before the work in every job."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every job."""
+    container: Container = field(default_factory=Container)
+    """Container that jobs run in."""
+    scratch: str = ""
+    """Node-local folder for compile caches and staged checkpoints; empty means TMPDIR."""
+    kill_on_invalid_dep: bool = True
+    """Pass --kill-on-invalid-dep=yes; some sites forbid it."""
+    requeue: bool = False
+    """Let Slurm requeue interrupted jobs (about 120 s each) instead of the queued successors."""
+    max_array_size: int = 0
+    """Largest array (0 asks the live cluster)."""
+    throttle: int = 0
+    """Most tasks of one array that run at once; 0 sets no limit."""
+    signal_before_s: int = in_range(120, 1)
+    """How long before the time limit the work is told to save and stop [s]."""
+    crashes: int = 2
+    """Crashes of one pack after which its successors give up."""
+    preemptions: int = 20
+    """Preemptions and node failures of one pack after which its successors give up."""
+    stuck_after_s: int = in_range(1800, 1)
+    """A task that finishes no row for this long ends itself [s]."""
+    gpu_memory_gb: float = 80
+    """Memory of one GPU [GB]; a training that cannot fit is refused with settings that would. 0 asks nothing."""
+    gpu_hours_limit: float = 0
+    """Submission is refused when the plan costs more GPU-hours; 0 sets no limit."""
+    mail_user: str = ""
+    """Address for Slurm's mail."""
+    mail_type: str = ""
+    """When Slurm sends mail, e.g. END,FAIL."""
+    additional: dict[str, str] = field(default_factory=dict)
+    """Further sbatch options, `name: value`."""
+    data_use: DataUse = field(default_factory=DataUse)
+    """What restricted data may meet."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Settings that this site wants otherwise, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
+
+
+def names() -> list[str]:
+    """The profiles that can be named."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read(name: str, said: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML of profile `name` merged over those it extends; UserError, beginning with `said`, if there is none."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if _seen:
+        path = _seen[-1].parent / path  # a relative path is meant from the file that names it
+    if not path.is_file():
+        raise UserError(f"{said or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}")
+    if path in _seen:
+        circle = " -> ".join(map(str, (*_seen, path)))
+        raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
+    own = read_yaml(path)
+    parent = own.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
+    merged = OmegaConf.merge(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
+    assert isinstance(merged, DictConfig)
+    merged.name = name
+    return merged

@@ -1,0 +1,57 @@
+"""The reference of every option, setting and profile key, read from the dataclasses and their docstrings (`--help`)."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+from typing import Any
+
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.schema import Settings
+
+
+def documentation() -> list[tuple[str, str, str]]:
+    """(key, default, docstring) of every option, setting and profile key, for `--help`."""
+    rows = _documented(Request, "", skip=("settings", "profile", "verb"))
+    rows += _documented(Settings, "")
+    return rows + _documented(Profile, "profile.")
+
+
+def _documented(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+    docs = _field_docs(kind)
+    rows = []
+    default = kind()
+    for item in dataclasses.fields(kind):
+        if item.name in skip:
+            continue
+        value = getattr(default, item.name)
+        if dataclasses.is_dataclass(value):
+            rows += _documented(type(value), f"{prefix}{item.name}.")
+            continue
+        text = docs.get(item.name, "")
+        if "choices" in item.metadata:
+            text += f" One of: {', '.join(map(str, item.metadata['choices']))}."
+        rows.append((prefix + item.name, _shown(value), text))
+        if isinstance(value, dict) and value and dataclasses.is_dataclass(next(iter(value.values()))):
+            rows += _documented(type(next(iter(value.values()))), f"{prefix}{item.name}.KIND.")
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(value) + "}"
+    return str(value) if value != "" else '""'
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The string literal under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for item, after in itertools.pairwise(body):
+        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
+            docs[item.target.id] = " ".join(str(after.value.value).split())
+    return docs

@@ -1,0 +1,317 @@
+"""Every setting of a run: one dataclass a section, a docstring under each field.
+
+`python launch.py --help` prints this file; `lumen_hpc/config/resolve.py` says how a value gets here
+(dataclass default < recipe < profile's `defaults:` < command line). A field whose metadata say
+`runtime_only` changes how a stage runs, never what it writes, so changing it leaves finished shards valid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
+
+
+def in_range(default: Any, low: float, high: float = math.inf) -> Any:
+    """A number from `low` to `high`; any other number of a setting must merely not be negative."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def runtime_only(default: Any, low: float = 0, high: float = math.inf) -> Any:
+    """A field that changes speed or place, not results; it takes no part in a shard's `config` hash."""
+    return field(default=default, metadata={"runtime_only": True, "range": (low, high)})
+
+
+def list_of(*values: Any) -> Any:
+    """A list-valued field with these defaults."""
+    return field(default_factory=lambda: list(values))
+
+
+def choice(value: Any, *choices: Any) -> Any:
+    """A field that takes one of `choices`; `validation.check` refuses anything else."""
+    return field(default=value, metadata={"choices": choices})
+
+
+def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
+    """A list-valued field that takes some of `choices`, each once, and at least so many."""
+    return field(default_factory=lambda: list(values), metadata={"choices": choices, "least": least})
+
+
+RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
+"""Old name → today's, for one version: `resolve` takes the old one and says so."""
+PARTS = ("vision_tower", "projector", "llm")
+KINDS = ("diagnostic", "difference", "prediction")
+CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
+
+
+@dataclass(kw_only=True)
+class Phantom:
+    patients: int = in_range(400, 1)
+    """How many phantom patients are generated."""
+    size: int = in_range(64, 64, 2544)
+    """Side of a phantom radiograph [px], 64 to 2544."""
+    dicom_every: int = 10
+    """Every n-th image is written as DICOM too; 0 writes none."""
+    studies: int = in_range(2, 2)
+    """Studies a patient, at least 2."""
+    test_fraction: float = in_range(0.15, 0, 0.5)
+    """Share of patients in the test split (half as many go to val)."""
+
+
+@dataclass(kw_only=True)
+class Data:
+    source: str = choice("phantom", "phantom", "mimic")
+    """Where studies come from: generated phantoms, or MIMIC-CXR with Medical-Diff-VQA. `data=mimic` for short."""
+    mimic_cxr: str = ""
+    """Folder with `files/` (JPG) and the metadata and split csv files of MIMIC-CXR-JPG."""
+    mimic_cxr_dicom: str = ""
+    """Optional second tree of `files/` with DICOMs."""
+    diff_vqa: str = ""
+    """Folder of Medical-Diff-VQA: mimic_pair_questions.csv and mimic_all.csv."""
+    prefer: str = choice("jpg", "jpg", "dicom")
+    """Which file is read where a study has both."""
+    phantom: Phantom = field(default_factory=Phantom)
+
+
+@dataclass(kw_only=True)
+class Prepare:
+    on_bad: str = choice("stop", "stop", "skip")
+    """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
+    max_bad: float = in_range(0.05, 0, 1)
+    """With `on_bad=skip`: the share of questions lost to bad rows above which the stage stops anyway."""
+    images: str = choice("read", "read", "exist", "trust")
+    """How a study's image is checked: its header and end are read, its file must be there, or not at all."""
+    image_threads: int = runtime_only(16, low=1)
+    """Image files looked at at a time."""
+    one_study_per_test_subject: bool = True
+    """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
+    difference_fraction: float = in_range(1.0, 0, 1)
+    """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
+    patient_overlap: str = choice("refuse", "refuse", "drop", "allow")
+    """A patient in two splits: stop, drop that patient's training questions, or let it be."""
+
+
+@dataclass(kw_only=True)
+class Experts:
+    shards: int = in_range(4, 1)
+    """Shards of the studies."""
+    model: str = choice("xrv", "xrv", "phantom")
+    """TorchXRayVision's models, or the small expert that stage `pretrain` trains on phantoms."""
+    pathologies: list[str] = list_of("densenet121-res224-all")
+    """TorchXRayVision weights to average; heads that a model was not trained for are masked."""
+    extra: list[str] = subset_of(("age", "race", "view"), "age", "race", "view")
+    """Further experts to run."""
+    in_prompt: list[str] = subset_of(("pathologies", "age", "race", "view"), "pathologies", "age", "race", "view")
+    """Which experts the instruction text tells of; leave `race` out to keep it from the model."""
+    weights: str = ""
+    """Folder of pre-staged weights; empty means `<cache>/torchxrayvision`."""
+    trust_unknown_weights: bool = False
+    """Load a weights file (a pickle: it can run code) whose hash was not noted when it was fetched."""
+    thresholds: list[float] = list_of(0.25, 0.5, 0.75)
+    """Calibrated probabilities at which `no`, `maybe no`, `maybe yes`, `yes` meet (section 2.3)."""
+    batch_size: int = runtime_only(64, low=1)
+    """Images a forward pass."""
+    workers: int = runtime_only(4)
+    """Decoding processes a task."""
+
+    def __post_init__(self) -> None:
+        if len(self.thresholds) != 3 or not 0 <= self.thresholds[0] < self.thresholds[1] < self.thresholds[2] <= 1:
+            raise UserError(
+                f"experts.thresholds={self.thresholds}: takes three rising probabilities, as in [0.25, 0.5, 0.75]"
+            )
+
+
+@dataclass(kw_only=True)
+class EngineSettings:
+    kind: str = choice("grammar", "vllm", "transformers", "server", "grammar")
+    """What answers: vLLM in process, transformers, an OpenAI-compatible server, or deterministic grammar sentences."""
+    model: str = ""
+    """Folder or hub name of the language model."""
+    endpoint: str = ""
+    """With `kind=server`: the base URL; its key is read from LUMEN_API_KEY."""
+    dtype: str = choice("bfloat16", "bfloat16", "float16", "float32", "auto")
+    """Weights' number format."""
+    max_model_len: int = in_range(4096, 1)
+    """Longest prompt plus answer [tokens]."""
+    tensor_parallel: int = runtime_only(1, low=1)
+    """GPUs that share each layer of a vLLM model; the job has a process for each (profile.resources)."""
+    pipeline_parallel: int = runtime_only(1, low=1)
+    """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
+    timeout: float = runtime_only(600.0)
+    """Seconds until a server that does not answer is given up, after four tries."""
+    gpu_memory: float = runtime_only(0.9, high=1)
+    """Share of GPU memory vLLM may take."""
+
+    @property
+    def in_task(self) -> bool:
+        """Whether a task holds the model itself: a server's GPUs are not the run's, the grammar needs none."""
+        return self.kind in ("vllm", "transformers")
+
+
+@dataclass(kw_only=True)
+class Rewrite:
+    shards: int = in_range(4, 1)
+    """Shards of the questions."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    variants: int = in_range(1, 1)
+    """Different sentences asked for each distinct (question, answer)."""
+    attempts: int = in_range(3, 1)
+    """Tries with new seeds before the grammar's own sentence is taken."""
+    temperature: float = 0.7
+    """Sampling temperature of the first and later tries."""
+    max_tokens: int = in_range(128, 1)
+    """Longest sentence [tokens]."""
+    predictions_per_pair: int = 1
+    """Prediction questions drawn from the hundred for each difference pair (section 2.4)."""
+
+
+@dataclass(kw_only=True)
+class Instruct:
+    findings_first: bool = False
+    """A parseable line of each finding's state before the sentence, stripped before scoring (not in the paper)."""
+    expert_text: bool = True
+    """Join the experts' words to the instruction (section 2.3)."""
+    max_images: int = in_range(2, 2)
+    """Images a record: reference(s) first, main last."""
+
+
+@dataclass(kw_only=True)
+class Train:
+    base: str = "Efficient-Large-Model/NVILA-8B"
+    """Folder of the pretrained NVILA, a hub name that `fetch` has staged, or `tiny` (what `pretrain` makes)."""
+    learning_rate: float = 1.5e-5
+    """Peak learning rate (section 2.5)."""
+    epochs: float = 1.0
+    """Passes over the records."""
+    global_batch: int = in_range(128, 1)
+    """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""
+    warmup: float = in_range(0.03, 0, 1)
+    """Share of the steps that warm the learning rate up."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    betas: list[float] = list_of(0.9, 0.999)
+    """AdamW's moment decays."""
+    clip: float = 5.0
+    """Largest gradient norm."""
+    precision: str = choice("bf16", "bf16", "fp32")
+    """Number format of the forward and backward passes."""
+    zero: int = choice(3, 0, 1, 2, 3)
+    """DeepSpeed ZeRO stage."""
+    max_tokens: int = in_range(8192, 1)
+    """Longest sample [tokens]; a longer one is bad input."""
+    token_budget: int = runtime_only(16384, low=1)
+    """Tokens packed into one micro-batch."""
+    shared_prefix: bool = True
+    """Questions about the same images share the image tokens of one sequence."""
+    questions_per_image: int = 0
+    """Most questions about the same images that follow one another in the sample order; 0: all of them."""
+    loss: str = choice("tokens", "tokens", "kinds")
+    """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean."""
+    mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
+    """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
+    steps: int = 0
+    """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs them said."""
+    loss_limit: float = 10.0
+    """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number."""
+    tune: list[str] = subset_of(PARTS, *PARTS, least=1)
+    """Parts that learn; the others stay frozen."""
+    on_bad: str = choice("stop", "stop", "skip")
+    """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
+    gradient_checkpointing: bool = runtime_only(True)
+    """Recompute activations in the backward pass."""
+    checkpoint_every: int = runtime_only(200, low=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = runtime_only(2, low=1)
+    """Complete checkpoints kept."""
+    workers: int = runtime_only(4)
+    """Threads a rank that decode images ahead."""
+    cache_images_gb: float = runtime_only(0.0)
+    """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
+    stuck_after: int = runtime_only(600, low=1)
+    """Seconds without a step after which a training job ends itself; `profile.stuck_after_s` if that is fewer."""
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise UserError("train.base is empty: takes a folder, a name that stage=fetch has staged, or tiny")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"train.betas={self.betas}: takes two numbers from 0 to below 1, as in [0.9, 0.999]")
+
+
+@dataclass(kw_only=True)
+class Predict:
+    shards: int = in_range(4, 1)
+    """Shards of the test questions, the same for every model."""
+    models: list[str] = subset_of(tuple(MODELS), *MODELS, least=1)
+    """Models that answer; `nvila` is the base without fine-tuning."""
+    max_new_tokens: int = in_range(256, 1)
+    """Longest answer [tokens]."""
+    controls: list[str] = subset_of((), *CONTROLS)
+    """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
+    `composed` asks about each image of a pair alone, for the baseline FT + rule."""
+    batch_tokens: int = runtime_only(32768, low=1)
+    """Prompt tokens generated from at a time."""
+
+
+@dataclass(kw_only=True)
+class Judge:
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    second: EngineSettings | None = None
+    """A second judge of another family; agreement is reported."""
+    canaries: int = 10
+    """Canaries of each kind mixed into every judge shard."""
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    bootstrap: int = in_range(2000, 1)
+    """Resamples of patients for intervals."""
+    alpha: float = in_range(0.001, 0, 1)
+    """Significance level of the stars (the paper's)."""
+    confidence: float = in_range(0.95, 0, 1)
+    """Width of the intervals."""
+    small: int = 30
+    """Slices with fewer samples carry a warning."""
+    images: bool = True
+    """Show images, texts and findings of cases in the page; off for restricted data that must not leave."""
+    cases: int = 500
+    """Cases in the page's browser."""
+    gates: bool = False
+    """Hold a phantom run to the numbers of a model that learned; a run of full length fails without them."""
+
+
+@dataclass(kw_only=True)
+class Pretrain:
+    patients: int = in_range(4000, 1)
+    """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
+    expert_steps: int = 500
+    """Steps of the vision expert (tower and projector as a classifier)."""
+    base_steps: int = 120
+    """Steps of diagnostic instruction of the tiny base model."""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    seed: int = 0
+    """Seed of every draw in the run."""
+    data: Data = field(default_factory=Data)
+    prepare: Prepare = field(default_factory=Prepare)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    experts: Experts = field(default_factory=Experts)
+    rewrite: Rewrite = field(default_factory=Rewrite)
+    instruct: Instruct = field(default_factory=Instruct)
+    train: Train = field(default_factory=Train)
+    predict: Predict = field(default_factory=Predict)
+    judge: Judge = field(default_factory=Judge)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def engines(self, stage: str = "full") -> dict[str, EngineSettings]:
+        """The language engines that these settings name, by key; only those of `stage` unless it is `full`."""
+        named = {
+            "rewrite.engine": self.rewrite.engine,
+            "judge.engine": self.judge.engine,
+            "judge.second": self.judge.second,
+        }
+        return {key: engine for key, engine in named.items() if engine and stage in ("full", key.split(".")[0])}

@@ -1,0 +1,230 @@
+"""A small expert for phantoms: the stand-in where TorchXRayVision's weights cannot be had (the demo).
+
+An NVILA vision side (SigLIP tower and 2x2 projector) trained as a classifier of everything that a phantom film
+shows. It speaks in stage `experts`, where its rows say `"expert": "phantom"`; its tower and projector are also
+what the demo's tiny NVILA starts from, as the real one starts from SigLIP's own pretraining. From scratch, all
+parts together, the tiny model does not learn within minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import nn
+from torch.nn import functional as F
+
+import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers looks at torchvision)
+from lumen_hpc.config.schema import Experts, Phantom
+from lumen_hpc.data import images, phantom
+from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import atomic
+from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.projector import Projector
+from lumen_hpc.nvila.vision import tower_hidden
+
+from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
+
+_SIDED, _TEXTURED = ("pleural effusion", "nodule"), ("pleural effusion", "consolidation", "edema")
+ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
+    **{(finding, "present"): ("no", "yes") for finding in ps.FINDINGS},
+    **{(finding, "where"): ps.SIDES for finding in _SIDED},
+    ("consolidation", "where"): ps.PLACES,
+    **{(finding, "level"): levels for finding, levels in ps.LEVELS.items()},
+    **{(finding, "texture"): ps.TEXTURES for finding in _TEXTURED},
+    ("film", "view"): ("PA", "AP"),
+}
+"""(finding, attribute) → its classes; an attribute of an absent finding has no target."""
+_SIZES = [len(classes) for classes in ATTRIBUTES.values()]
+UNKNOWN = -100
+Probabilities = Mapping[tuple[str, str], Sequence[float]]
+SELECT_LAYER = -2
+"""The tower's hidden state that NVILA uses: its last layer is not run."""
+
+
+def targets(study: ps.Study, portable: bool) -> list[int]:
+    """Class numbers in the order of ATTRIBUTES; -100 where the finding is absent."""
+    numbers = []
+    for (finding, attribute), classes in ATTRIBUTES.items():
+        if finding == "film":
+            numbers.append(int(portable))
+        elif attribute == "present":
+            numbers.append(int(study[finding].present))
+        else:
+            value = getattr(study[finding], attribute)
+            numbers.append(classes.index(value) if value else UNKNOWN)
+    return numbers
+
+
+class PhantomExpert(nn.Module):
+    """A tower and a projector with two linear heads.
+
+    `tower` and `projector` are NVILA's own modules. The head that answers reads every patch of the tower; the
+    other reads the mean of the projector's tokens and is there to teach the projector.
+    """
+
+    def __init__(self, tower: nn.Module, projector: nn.Module, vision: Mapping[str, Any], width: int) -> None:
+        """`vision` is the tower's config.json, `width` the language model's."""
+        super().__init__()
+        self.tower, self.projector, self.vision, self.width = tower, projector, dict(vision), width
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        self.answering = nn.Linear(patches * vision["hidden_size"], sum(_SIZES))
+        self.teaching = nn.Linear(width, sum(_SIZES))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixels [n, 3, S, S] in -1..1 → logits of both heads, [n, classes of all attributes] each."""
+        hidden = tower_hidden(self.tower, pixels, SELECT_LAYER)
+        return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
+
+    @torch.no_grad()
+    def look(self, films: np.ndarray, batch: int = 256) -> Iterator[Probabilities]:
+        """For each of uint8 [n, S, S]: attribute → the probabilities of its classes."""
+        for part in torch.from_numpy(films).split(batch):
+            hidden = tower_hidden(self.tower, tower_pixels(part.to(self.answering.weight.device)), SELECT_LAYER)
+            logits = self.answering(hidden.flatten(1)).split(_SIZES, dim=1)
+            shares = [each.softmax(1).tolist() for each in logits]
+            for number in range(len(part)):
+                yield {name: share[number] for name, share in zip(ATTRIBUTES, shares, strict=True)}
+
+
+def loss(logits: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy a film, summed over attributes and heads; `wanted` int64 [n, attributes]."""
+    return sum(
+        F.cross_entropy(part, wanted[:, column], ignore_index=UNKNOWN, reduction="sum") / len(wanted)
+        for head in logits
+        for column, part in enumerate(head.split(_SIZES, dim=1))
+    )
+
+
+def make_films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
+    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], the patients behind them."""
+    settings = Phantom(patients=patients, size=size, test_fraction=0)
+    timelines = list(phantom.patients(seed, settings))
+    every = [film for timeline in timelines for film in timeline]
+    wanted = np.array([targets(film.study, film.portable) for film in every])
+    return np.stack([film.pixels for film in every]), wanted, timelines
+
+
+def train(
+    expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray, *, steps: int, batch: int = 64, peak: float = 1.5e-3,
+    seed: int = 0,
+) -> Iterator[dict]:  # fmt: skip
+    """Fits the expert; yields {"step", "loss"} after every step.
+
+    `pixels` uint8 [n, S, S], `wanted` int64 [n, attributes].
+    """
+    images, labels = torch.from_numpy(pixels), torch.from_numpy(wanted)
+    optimizer = torch.optim.AdamW(expert.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.05)
+    draw = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        chosen = torch.randint(len(images), (batch,), generator=draw)
+        error = loss(expert(tower_pixels(images[chosen])), labels[chosen])
+        optimizer.zero_grad()
+        error.backward()
+        nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield {"step": step, "loss": error.item()}
+
+
+def tower_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, S, S] → float32 [n, 3, S, S] in -1..1, as NVILA's preprocessing gives them to the tower."""
+    return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+def accuracy(expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    """Share of right classes for each attribute, where it has a target; keys `finding attribute`."""
+    said = list(expert.eval().look(pixels))
+    result = {}
+    for column, name in enumerate(ATTRIBUTES):
+        known = wanted[:, column] != UNKNOWN
+        named = np.array([int(np.argmax(film[name])) for film in said])
+        result[" ".join(name)] = float((named == wanted[:, column])[known].mean())
+    return result
+
+
+def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
+    """What stage `experts` asks in the demo; raises UserError if stage `pretrain` has not made it."""
+    return PhantomPredictor(load_expert(path), settings.batch_size)
+
+
+class PhantomPredictor:
+    """The phantom expert behind the experts' protocol (`models.Expert`)."""
+
+    def __init__(self, expert: PhantomExpert, batch_size: int) -> None:
+        self._expert, self._batch_size = expert.eval(), batch_size
+
+    def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A row for each study, in order; films are small, so they are decoded here."""
+        waiting = iter(studies)
+        size = self._expert.vision["image_size"]
+        while chosen := list(islice(waiting, self._batch_size)):
+            films = np.stack([tower_film(images.film(study["image"]), size) for study in chosen])
+            for study, probabilities in zip(chosen, self._expert.look(films), strict=True):
+                yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
+
+
+def row(probabilities: Probabilities) -> dict[str, Any]:
+    """What an expert row says of one film: findings by their probability of presence, and the view."""
+    view = zip(ATTRIBUTES["film", "view"], probabilities["film", "view"], strict=True)
+    return {
+        "expert": "phantom",
+        "pathologies": {finding: round(probabilities[finding, "present"][1], 4) for finding in ps.FINDINGS},
+        "view": {name: round(p, 4) for name, p in view},
+    }
+
+
+def tower_film(film: np.ndarray, size: int) -> np.ndarray:
+    """A film uint8 [H, W] as the tower's square uint8 [size, size], resized as NVILA's preprocessing does."""
+    if film.shape == (size, size):
+        return film
+    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BICUBIC))
+
+
+SHAPE = "phantom_expert"
+"""Entry of the file's header that holds the tower's config and the width."""
+
+
+def save_expert(expert: PhantomExpert, path: str | Path) -> None:
+    """Writes an expert to one safetensors file, whole or not at all; its shapes are in the file's header."""
+    path = Path(path)
+    # one entry: safetensors writes several in random order, and the same expert must be the same bytes
+    shape = {SHAPE: json.dumps({"vision": expert.vision, "width": expert.width})}
+    tensors = {name: tensor.contiguous() for name, tensor in expert.state_dict().items()}
+    with atomic(path) as stream:
+        stream.write(serialize(tensors, metadata=shape))
+
+
+def load_expert(path: str | Path) -> PhantomExpert:
+    """Reads what `save_expert` wrote. Raises UserError if it is not there or not such a file."""
+    try:
+        with safe_open(path, "pt") as file:
+            shape = file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run stage=pretrain, which makes the phantom expert") from None
+    except SafetensorError as reason:
+        raise UserError(f"{path} is damaged ({reason}): run stage=pretrain again") from None
+    if SHAPE not in shape:
+        raise UserError(f"{path} is no phantom expert")
+    expert = blank_expert(**json.loads(shape[SHAPE]))
+    expert.load_state_dict(load_file(path))
+    return expert.eval()
+
+
+def blank_expert(vision: Mapping[str, Any], width: int) -> PhantomExpert:
+    """An expert with random weights; `vision` is the tower's config.json, `width` the language model's."""
+    config = official_config(vision=dict(vision), llm={"hidden_size": width}, aspect="resize",
+                             projector="mlp_downsample_2x2_fix")  # fmt: skip
+    tower = SiglipVisionModel(SiglipVisionConfig(**config.vision_tower))
+    return PhantomExpert(tower, Projector(config), config.vision_tower, width)

@@ -1,0 +1,105 @@
+"""TorchXRayVision's weights: brought to a folder on the login node, trusted on a compute node by their noted hash.
+
+The files are pickles and TorchScript, which can run code when loaded, so a file counts only with the hash that
+`fetched.json` beside it notes, or where `experts.trust_unknown_weights` says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lumen_hpc.torchvision_compat  # noqa: F401  (torchxrayvision imports torchvision)
+from lumen_hpc.config.schema import Experts
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import sha256, write_json
+
+NOTE = "fetched.json"
+EXTRA = ("age", "race", "view")
+
+
+def url(name: str) -> str:
+    """Where an expert's weights are published; UserError for a name that TorchXRayVision does not know."""
+    import torchxrayvision
+
+    if name in EXTRA:
+        return _extra_url(name)
+    known = torchxrayvision.models.model_urls
+    if name not in known:
+        valid = ", ".join(sorted(key for key in known if "-" in key))
+        raise UserError(
+            f"experts: no TorchXRayVision weights are called '{name}'; they are {valid}, {', '.join(EXTRA)}"
+        )
+    return known[name]["weights_url"]
+
+
+def named(settings: Experts) -> list[str]:
+    """The weights that these settings load."""
+    return [*settings.pathologies, *settings.extra]
+
+
+def path(name: str, folder: Path, trust: bool) -> Path:
+    """The file of an expert's weights, verified; UserError says how to get it where it is missing or unknown."""
+    file = folder / url(name).rsplit("/", 1)[-1]
+    if not file.is_file():
+        raise UserError(
+            f"experts: the weights of '{name}' are not at {file}; run `python launch.py stage=fetch` where there is "
+            f"internet, or copy {url(name)} there"
+        )
+    noted = _notes(folder).get(file.name)
+    if noted is None and not trust:
+        raise UserError(
+            f"experts: {file} is a pickle (it can run code) and no hash of it was noted when it was fetched; "
+            "fetch it with stage=fetch, or say experts.trust_unknown_weights=true if you know where it is from"
+        )
+    if noted is not None and noted != sha256(file):
+        raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it has another hash")
+    return file
+
+
+def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """Downloads what is missing and notes hashes; returns a line for each file that has to be copied by hand."""
+    import torchxrayvision
+
+    folder.mkdir(parents=True, exist_ok=True)
+    by_hand = []
+    for name in named(settings):
+        file = folder / url(name).rsplit("/", 1)[-1]
+        notes = _notes(folder)
+        if not file.is_file():
+            say(f"experts: fetching {name}")
+            try:
+                torchxrayvision.utils.download(url(name), str(file))
+            except Exception as error:  # the library lets every kind of network error through
+                say(f"   not fetched: {type(error).__name__}")
+                by_hand.append(f"{url(name)} to {file}")
+                continue
+        elif file.name not in notes and not settings.trust_unknown_weights:
+            say(f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it")
+            continue
+        if file.name not in notes:
+            _note(folder, {**notes, file.name: sha256(file)})
+    return by_hand
+
+
+def _extra_url(name: str) -> str:
+    """The address as the installed package has it: it is in the model's constructor, not in a table."""
+    import inspect
+    import re
+
+    import torchxrayvision.baseline_models as baseline
+
+    kind = {"age": baseline.riken.AgeModel, "race": baseline.emory_hiti.RaceModel, "view": baseline.xinario.ViewModel}
+    found = re.search(r"https://\S+\.pt", inspect.getsource(kind[name].__init__))
+    assert found, f"torchxrayvision no longer names the weights of {name} in its constructor"
+    return found.group(0)
+
+
+def _notes(folder: Path) -> dict[str, str]:
+    file = folder / NOTE
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _note(folder: Path, notes: dict[str, str]) -> None:
+    write_json(folder / NOTE, notes)

@@ -1,0 +1,71 @@
+"""Files that are whole or absent, and their hashes: the one writer and the one hash of the project."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, as hexadecimal; the file is read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic(path: str | os.PathLike, *, sync_name: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` whole or not at all: `.tmp` beside it, fsync, rename, fsync of the folder.
+
+    An exception inside the block leaves whatever was at `path` as it was, and no `.tmp` behind. `sync_name=False`
+    leaves the fsync of the folder to a caller who writes many files.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb", buffering=1 << 20) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if sync_name:
+        sync_folder(path.parent)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes one readable JSON value, whole or not at all."""
+    with atomic(path) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder durable, as far as its file system can (some refuse fsync of a folder)."""
+    with suppress(OSError):
+        sync_file(folder)

@@ -1,0 +1,66 @@
+"""The models that a run compares: each is declared here, and nowhere else.
+
+A stage asks this registry which models train and on which records; settings offer the names, estimates take the
+workload, and the report takes the label. To compare another model, add an entry:
+
+    "lumen-short": ComparedModel(
+        name="lumen-short", label="LUMEN (one prior)", trains_on=("diagnostic", "difference"),
+        workload=Workload(samples=515_757, image_sets=172_612),
+    ),
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on; the defaults are the paper's LUMEN (section 2.1, one prediction a difference pair)."""
+
+    samples: int = 428_995 + 2 * 43_381
+    image_sets: int = 129_231 + 43_381
+    """Sequences if all questions about the same images share them."""
+    images: float = 1.09
+    """Images a sample."""
+    tiles: int = 17
+    """Tiles the tower sees an image (dynamic_s2 on a 2544 × 3056 radiograph)."""
+    image_tokens: int = 3073
+    """Language-model tokens an image."""
+    text_tokens: int = 160
+    """Text tokens a sample, experts' words included."""
+    answer_tokens: int = 30
+    """Supervised tokens a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedModel:
+    name: str
+    """In settings, folder names and rows."""
+    label: str
+    """In tables and figures."""
+    trains_on: tuple[str, ...] = ()
+    """Kinds of question whose training records it sees (diagnostic, difference, prediction); empty: not trained."""
+    workload: Workload | None = None
+    """What its training reads in the paper; None where it is not trained."""
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.trains_on)
+
+
+MODELS: dict[str, ComparedModel] = {
+    model.name: model
+    for model in (
+        ComparedModel(name="nvila", label="NVILA-8B"),
+        ComparedModel(
+            name="ft",
+            label="NVILA-8B-FT",
+            trains_on=("diagnostic",),
+            workload=Workload(samples=428_995, image_sets=129_231, images=1.0),
+        ),
+        ComparedModel(
+            name="lumen", label="LUMEN", trains_on=("diagnostic", "difference", "prediction"), workload=Workload()
+        ),
+    )
+}

@@ -1,0 +1,121 @@
+"""From a run's rows to its report: index.html, tables.{md,csv,tex}, gates.json, samples.jsonl and figures/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.files import atomic
+from lumen_hpc.language.judge import agreement
+from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
+from lumen_hpc.report.controls import controls
+from lumen_hpc.report.results import COMPOSED, Results, questions
+
+Rows = Iterable[dict]
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """All that a report is made of; whatever is missing leaves its section out, with a sentence that says so."""
+
+    records: Sequence[dict]
+    """Test records (instruct/lumen-test.jsonl)."""
+    answers: Mapping[str, Rows]
+    """Model → its answer rows, those of controls among them (they carry `control`)."""
+    scores: Mapping[str, Rows] = field(default_factory=dict)
+    """Model → the judge's rows, canaries among them (they carry `canary`)."""
+    studies: Rows = ()
+    """Study rows (prepare/studies.jsonl)."""
+    rewrites: Rows = ()
+    """Rewrite rows of all splits."""
+    counts: Mapping = field(default_factory=dict)
+    """prepare/counts.json."""
+    training: Mapping[str, Rows] = field(default_factory=dict)
+    """Model → its metrics.jsonl."""
+    steps: Mapping[str, costs.StepLogs] = field(default_factory=dict)
+    """Step → what its folder tells of its tasks."""
+    accounted: Mapping[str, costs.Usage] | None = None
+    """Slurm's usage by job id; None where it keeps no account."""
+    image: Callable[[str], np.ndarray | None] = lambda path: None
+    """Grey levels of a record's image, uint8 [H, W]; None for one that cannot be shown."""
+    findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    """study_id → its findings, where they are known (all_diseases.json): the truth of pairs that controls make."""
+    truth: Path | None = None
+    """The phantoms' truth.jsonl, where they are phantoms: what oracles know, and what the gates compare with."""
+    run: Mapping[str, str] = field(default_factory=dict)
+    """Name, commit, seed, …: what the page's foot says of the run."""
+
+
+def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[gates.Gate]]:
+    """Writes the report into `folder`; returns its files and the gates that the run was held to.
+
+    Raises UserError where a model has no answers or no question was answered by every model.
+    """
+    answers = {model: list(rows) for model, rows in inputs.answers.items()}
+    scores = {model: list(rows) for model, rows in inputs.scores.items()}
+    results = Results(
+        questions(inputs.records),
+        (row | {"model": model} for model, rows in answers.items() for row in rows if not row.get("control")),
+        (row | {"model": model} for model, rows in scores.items() for row in rows if not row.get("canary")),
+        settings,
+        seed,
+        models=list(answers),
+    )
+    for model, rows in answers.items():
+        texts = composed.answers(rows, results.reader)
+        if texts:
+            results.add_model(model + COMPOSED, texts)
+    controlled = controls(results, answers, inputs.findings)
+    oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
+    held = gates.phantom_gates(results, controlled, oracles) if settings.gates else []
+    made = tables.tables(results)
+    sliced = slices.slices(results, inputs.studies) + slices.experts(results, answers)
+    unfit = rewriting.unfit(scores)
+    canaries, accepted = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
+    training = {model: list(rows) for model, rows in inputs.training.items()}
+    content = page.Content(
+        tables=made,
+        notes=[*unfit, *tables.notes(results)],
+        figures=page.drawn(made, sliced, controlled, canaries, accepted, training),
+        gates=held,
+        ceilings=ceilings.scores(results, oracles),
+        controls=controlled,
+        slices=sliced,
+        canaries=canaries,
+        unfit=unfit,
+        agreement=agreement(row for rows in scores.values() for row in rows),
+        acceptance=accepted,
+        costs=costs.costs(inputs.steps, inputs.accounted),
+        accounted=inputs.accounted is not None,
+        counts=inputs.counts,
+        cases=cases.cases(results, inputs.image, settings, seed),
+        problems=results.problems.lines(),
+        run=inputs.run,
+        restricted=not settings.images,
+    )
+    files = _write(folder, content)
+    files.append(folder / "samples.jsonl")
+    write_jsonl(files[-1], results.rows())
+    return files, held
+
+
+def _write(folder: Path, content: page.Content) -> list[Path]:
+    """The report's files, each written whole or not at all."""
+    files = {
+        "index.html": page.render(content),
+        "tables.md": tables.markdown(content.tables, content.notes),
+        "tables.csv": tables.comma_separated(content.tables),
+        "tables.tex": tables.latex(content.tables),
+        "gates.json": json.dumps([vars(gate) | {"passed": gate.passed} for gate in content.gates], indent=2),
+        **{f"figures/{name}.svg": svg for name, svg in content.figures.items()},
+    }
+    for name, text in files.items():
+        with atomic(folder / name) as out:
+            out.write(text.encode())
+    return [folder / name for name in files]

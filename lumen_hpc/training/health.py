@@ -1,0 +1,125 @@
+"""A minute before training: does every GPU calculate, does every link carry?"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lumen_hpc.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one rank found."""
+
+    rank: int
+    host: str
+    device: str
+    tflops: float
+    """Of a square matrix product in the training's precision."""
+    memory_gb: float
+    """Free on the GPU; on the host where there is none."""
+    gb_per_s: float
+    """Bus bandwidth of the all-reduce (2 (n-1)/n bytes a second), as nccl-tests count it."""
+    fault: str = ""
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _product(size: int) -> float:
+    """TFLOP/s of a matrix product, whose result is checked against exact arithmetic."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    left @ left
+    _synchronize()
+    began = time.perf_counter()
+    result = left @ left
+    _synchronize()
+    seconds = time.perf_counter() - began
+    if not bool((result == size).all()):
+        raise ArithmeticError("a product of ones is wrong: the device calculates badly")
+    return 2 * size**3 / seconds / 1e12
+
+
+def _all_reduce(megabytes: float, world_size: int, rounds: int = 3) -> float:
+    """GB/s; the sum is checked."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensor = torch.ones(int(megabytes * 2**20 / 4), device=device)
+    dist.all_reduce(tensor)
+    best = float("inf")
+    for _ in range(rounds):
+        tensor.fill_(1.0)
+        _synchronize()
+        began = time.perf_counter()
+        dist.all_reduce(tensor)
+        _synchronize()
+        best = min(best, time.perf_counter() - began)
+        if float(tensor[0]) != world_size or float(tensor[-1]) != world_size:
+            raise ArithmeticError(f"an all-reduce of ones gave {float(tensor[0])}, not {world_size}")
+    return tensor.numel() * 4 * 2 * (world_size - 1) / max(world_size, 1) / best / 1e9
+
+
+def _free_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / 1e9
+    import psutil
+
+    return psutil.virtual_memory().available / 1e9
+
+
+def preflight(
+    ranks: Ranks, *, size: int | None = None, megabytes: float | None = None, slow: float = 0.5
+) -> list[dict[str, Any]]:
+    """Tries every rank's device and the links between them; all ranks call it, all get all reports.
+
+    `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
+    Raises RuntimeError that names host and rank of each device that fails, or that is slower than `slow` times the
+    median of the others.
+    """
+    cuda = torch.cuda.is_available()
+    tflops, bandwidth, fault = 0.0, 0.0, ""
+    try:
+        tflops = _product(size or (8192 if cuda else 256))
+    except (RuntimeError, ArithmeticError) as error:  # told to the others, who must not wait for this rank in vain
+        fault = f"{type(error).__name__}: {error}"
+    faults: list[str] = [""] * ranks.world_size
+    dist.all_gather_object(faults, fault)
+    if not any(faults):
+        bandwidth = _all_reduce(megabytes or (256 if cuda else 4), ranks.world_size)
+    mine = Report(
+        ranks.rank,
+        socket.gethostname(),
+        torch.cuda.get_device_name() if cuda else "cpu",
+        tflops,
+        _free_memory(),
+        bandwidth,
+        fault,
+    )
+    reports: list[Report] = [mine] * ranks.world_size
+    dist.all_gather_object(reports, mine)
+    if bad := faulty(reports, slow=slow if cuda else 0.0):
+        raise RuntimeError("the preflight found bad devices; exclude these nodes and submit again: " + "; ".join(bad))
+    return [asdict(report) for report in reports]
+
+
+def faulty(reports: list[Report], *, slow: float) -> list[str]:
+    """The bad ranks in words: those with a fault, and those slower than `slow` times the median."""
+    typical = statistics.median(report.tflops for report in reports)
+    told = []
+    for report in reports:
+        place = f"{report.host} (rank {report.rank}, {report.device})"
+        if report.fault:
+            told.append(f"{place}: {report.fault}")
+        elif report.tflops < slow * typical:
+            told.append(f"{place}: {report.tflops:.1f} TFLOP/s where the median is {typical:.1f}")
+    return told

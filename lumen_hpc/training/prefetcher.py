@@ -1,0 +1,62 @@
+"""Reads ahead: images are decoded and micro-batches built in a thread while the model works."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+class Prefetcher:
+    """Iterates over (ids, micro-batches) of every step, built by `batcher` a few steps ahead.
+
+    What goes wrong in the building is raised where the step is asked for.
+    """
+
+    _END = object()
+
+    def __init__(
+        self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int, ahead: int = 2
+    ) -> None:
+        """`workers`: threads that build micro-batches of one step side by side."""
+        self._layouts, self._batcher = layouts, batcher
+        self._ready: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="feeder")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="feeder", daemon=True)
+
+    def __enter__(self) -> Prefetcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[Any]]]:
+        while (item := self._ready.get()) is not self._END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _fill(self) -> None:
+        try:
+            for ids, packs in self._layouts:
+                if not self._put((ids, list(self._pool.map(self._batcher.build, packs)))):
+                    return
+            self._put(self._END)
+        except BaseException as error:  # raised in the training thread
+            self._put(error)
+
+    def _put(self, item: Any) -> bool:
+        """Waits for room; False once nobody reads any more."""
+        while not self._over.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False

@@ -1,0 +1,303 @@
+"""What a training will take, by arithmetic alone: memory a GPU, steps, hours, checkpoint size (paper, section 2.5).
+
+Only the standard library, so that a login node can say it before anything is submitted. Bytes a weight: 2 for bf16
+and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO divides them over the GPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.config import schema
+from lumen_hpc.errors import UserError
+from lumen_hpc.models import Workload
+
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
+"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
+RESERVE_GB = 5.0
+"""CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The model in the numbers that cost something; the defaults are NVILA-8B's."""
+
+    vision_width: int = 1152
+    vision_layers: int = 27
+    vision_mlp: int = 4304
+    image_size: int = 448
+    patch_size: int = 14
+    width: int = 3584
+    layers: int = 28
+    mlp: int = 18944
+    heads: int = 28
+    kv_heads: int = 4
+    vocabulary: int = 151648
+    tied: bool = False
+    projector: str = "mlp_downsample"
+    scales: int = 3
+    """Scales that are joined; 1 without S2."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Sizes:
+        """From a checkpoint's config files. Raises UserError naming a file or key that is missing."""
+        try:
+            root, llm, tower, projector = (
+                json.loads((folder / part / "config.json").read_text())
+                for part in ("", "llm", "vision_tower", "mm_projector")
+            )
+            return cls(
+                vision_width=tower["hidden_size"],
+                vision_layers=tower["num_hidden_layers"],
+                vision_mlp=tower["intermediate_size"],
+                image_size=tower["image_size"],
+                patch_size=tower["patch_size"],
+                width=llm["hidden_size"],
+                layers=llm["num_hidden_layers"],
+                mlp=llm["intermediate_size"],
+                heads=llm["num_attention_heads"],
+                kv_heads=llm["num_key_value_heads"],
+                vocabulary=llm["vocab_size"],
+                tied=llm.get("tie_word_embeddings", False),
+                projector=projector["mm_projector_type"],
+                scales=len(root["s2_scales"].split(",")) if root.get("dynamic_s2") else 1,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} is not an NVILA checkpoint in the official layout: {error!r}") from None
+
+    @property
+    def patches(self) -> int:
+        """Patches of a tile."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def vision_tower(self) -> int:
+        """Parameters of SigLIP without its head."""
+        c, m = self.vision_width, self.vision_mlp
+        layer = 4 * (c * c + c) + 2 * c * m + m + c + 4 * c
+        return 3 * self.patch_size**2 * c + c + self.patches * c + self.vision_layers * layer + 2 * c
+
+    @property
+    def mm_projector(self) -> int:
+        """Parameters of the projector."""
+        r = 3 if self.projector.endswith("3x3_fix") else 2
+        c, h = self.vision_width * self.scales, self.width
+        joined = r * r * c
+        if r == 2:
+            return 2 * joined + joined * h + h + h * h + h
+        return 2 * joined + joined * 3 * c + 3 * c + 6 * c + 3 * c * h + h + h * h + h
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer of the language model."""
+        h, kv = self.width, self.width // self.heads * self.kv_heads
+        return 2 * h * h + h + 2 * (h * kv + kv) + 3 * h * self.mlp + 2 * h
+
+    @property
+    def llm(self) -> int:
+        """Parameters of the language model."""
+        return (1 if self.tied else 2) * self.vocabulary * self.width + self.layers * self.layer + self.width
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {"vision_tower": self.vision_tower, "projector": self.mm_projector, "llm": self.llm}
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The estimate, in GB (1e9 bytes), steps and hours."""
+
+    memory: dict[str, float]
+    """GB a GPU by what takes them."""
+    steps: int
+    hours: float
+    """On all GPUs together, checkpoints left out."""
+    checkpoint_gb: float
+    gpus: int
+
+    @property
+    def memory_gb(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.gpus
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
+        return (
+            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs; "
+            f"{self.checkpoint_gb:.0f} GB a checkpoint"
+        )
+
+
+def plan(
+    train: schema.Train,
+    gpus: int,
+    *,
+    sizes: Sizes | None = None,
+    workload: Workload | None = None,
+    mfu: float = 0.4,
+    peak: float = PEAK_FLOPS["H100"],
+) -> TrainingPlan:
+    """What these settings take on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
+    sizes, workload = sizes or Sizes(), workload or Workload()
+    step_samples = sum(train.mixture.values()) or train.global_batch
+    samples = train.steps * step_samples if train.steps else workload.samples * train.epochs
+    steps = math.ceil(samples / step_samples)
+    flops = samples * _flops(train, sizes, workload)
+    return TrainingPlan(
+        memory=_memory(train, gpus, sizes, workload),
+        steps=steps,
+        hours=flops / (gpus * peak * mfu) / 3600,
+        checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9,
+        gpus=gpus,
+    )
+
+
+def check(
+    train: schema.Train,
+    gpus: int,
+    gpu_memory_gb: float,
+    *,
+    sizes: Sizes | None = None,
+    workload: Workload | None = None,
+) -> TrainingPlan:
+    """The plan; UserError, with settings that would do, if the memory of a GPU or the batch does not allow it."""
+    check_batch(train, gpus)
+    found = plan(train, gpus, sizes=sizes, workload=workload)
+    if found.memory_gb <= gpu_memory_gb:
+        return found
+    fitting = [
+        told
+        for told, changed, count in _cures(train, gpus)
+        if plan(changed, count, sizes=sizes, workload=workload).memory_gb <= gpu_memory_gb
+    ]
+    cure = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
+    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {cure}")
+
+
+def check_batch(settings: schema.Train, world_size: int) -> None:
+    """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
+    batch = sum(settings.mixture.values()) or settings.global_batch
+    if batch < world_size:
+        raise UserError(
+            f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
+            f"take at least train.global_batch={world_size}, or at most {batch} GPUs"
+        )
+    if settings.token_budget < settings.max_tokens:
+        raise UserError(
+            f"train.token_budget={settings.token_budget} does not hold a sample of "
+            f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
+            f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
+        )
+
+
+def _cures(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:
+    """Changes worth trying, the mildest first: (in words, settings, GPUs)."""
+
+    def changed(**values: Any) -> schema.Train:
+        return dataclasses.replace(train, **values)
+
+    tried = [
+        ("train.gradient_checkpointing=true", changed(gradient_checkpointing=True), gpus),
+        (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
+        ("train.zero=3", changed(zero=3), gpus),
+    ]
+    every = changed(zero=3, gradient_checkpointing=True, token_budget=train.max_tokens)
+    all_of_them = f"train.zero=3 train.gradient_checkpointing=true train.token_budget={train.max_tokens}"
+    tried.append((all_of_them, every, gpus))
+    tried += [(f"{all_of_them} on {gpus * times} GPUs", every, gpus * times) for times in (2, 4, 8)]
+    return [(told, new, count) for told, new, count in tried if (new, count) != (train, gpus)]
+
+
+def _bytes(train: schema.Train) -> int:
+    """Of one weight in the forward pass."""
+    return 2 if train.precision == "bf16" else 4
+
+
+def _learning(train: schema.Train, sizes: Sizes) -> int:
+    """Parameters that learn."""
+    return sum(count for part, count in sizes.parts.items() if part in train.tune)
+
+
+def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
+    width, learning = _bytes(train), _learning(train, sizes)
+    weights = width * sizes.total
+    if train.zero == 3:  # the shard, and what is gathered while one layer works and the next is fetched
+        weights = weights / gpus + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
+    gradients = width * learning / (gpus if train.zero >= 2 else 1)
+    # In float32 the weights are their own master.
+    optimizer = (12 if width == 2 else 8) * learning / (gpus if train.zero >= 1 else 1)
+    tokens = train.token_budget
+    tiles = tokens / workload.image_tokens * workload.tiles
+    patches = tiles * sizes.patches
+    saved = width * (tokens * sizes.width * sizes.layers + patches * sizes.vision_width * sizes.vision_layers)
+    in_layer = width * max(
+        tokens * (8 * sizes.width + 3 * sizes.mlp),
+        min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp),
+    )
+    if not train.gradient_checkpointing:
+        saved = width * (
+            tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
+            + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers
+        )
+        in_layer = 0
+    joined = 2 * width * patches * sizes.vision_width * sizes.scales
+    supervised = (
+        tokens
+        / (workload.image_tokens * workload.images / _sharing(train, workload) + workload.text_tokens)
+        * workload.answer_tokens
+    )
+    logits = supervised * sizes.vocabulary * (width + 4 + 4)
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": saved + in_layer + joined,
+        "logits": logits,
+    }
+    return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
+
+
+def _sharing(train: schema.Train, workload: Workload) -> float:
+    """Samples that share one set of images."""
+    most = workload.samples / workload.image_sets
+    return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
+
+
+def peak_flops(device: str) -> float:
+    """The device's dense bf16 peak; 0 if it is not known."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
+
+
+def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> float:
+    """Of the weights in a forward and backward pass, 6 a weight and token (2 in a frozen tower), attention left out.
+
+    `tokens` of the language model, pictures' included; `tiles` that the tower sees.
+    """
+    llm = 6 * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
+    tower = (6 if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
+    return llm + tower
+
+
+def _flops(train: schema.Train, sizes: Sizes, workload: Workload) -> float:
+    """Of a sample's forward and backward passes, attention included; recomputation is not counted."""
+    images = workload.images / _sharing(train, workload)
+    tokens = images * workload.image_tokens + workload.text_tokens
+    length = workload.images * workload.image_tokens + workload.text_tokens
+    tiles = images * workload.tiles
+    between_tokens = 6 * tokens * length * sizes.width * sizes.layers
+    backward = 3 if "vision_tower" in train.tune else 1
+    between_patches = 4 * backward * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
+    projector = 6 * images * workload.image_tokens * sizes.mm_projector
+    return matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobs import experts, judge, predict, rewrite
+from lumen_hpc.cluster import estimate, graph, plan
+from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config.profile import Resources
+from lumen_hpc.config.schema import EngineSettings, Settings
+from tests.cluster.offline.offline_graph import finish
+
+JUDGE = EngineSettings(kind="vllm", model="large", tensor_parallel=4, pipeline_parallel=2)
+
+
+def _planned(run: Run, stage: Stage, tasks: int) -> plan.StepPlan:
+    """A step of which nothing is done, on 8 GPUs a task."""
+    run.profile.resources[stage.resources] = Resources(nodes=2, gpus=4, tasks=tasks)
+    step = graph.steps([replace(stage, after=())], run.settings)[0]
+    return plan.make(run, [step], [step], {})[0]
+
+
+@pytest.mark.parametrize("stage", [experts.STAGE, judge.STAGE, predict.STAGE, rewrite.STAGE], ids=lambda s: s.name)
+def test_every_task_that_loads_a_model_pays_for_it(run: Run, stage: Stage):
+    run.settings.rewrite.engine = run.settings.judge.engine = JUDGE
+    one, four = (_planned(run, stage, tasks) for tasks in (1, 4))
+    assert (len(one.packs), len(four.packs)) == (1, 4)
+    assert one.load_hours > 0
+    assert four.gpu_hours - one.gpu_hours == pytest.approx(3 * 8 * one.load_hours)
+    assert one.gpu_hours == pytest.approx(stage.gpu_hours(run.settings, "lumen") + 8 * one.load_hours)
+
+
+def test_a_measured_shard_replaces_the_work_and_leaves_the_loading(run: Run, stages: list[Stage]):
+    run.profile.resources["gpu"] = Resources(gpus=2, tasks=2)
+    stages[1] = replace(stages[1], gpu_hours=lambda settings, model: 100.0, load_hours=lambda settings: 0.5)
+    steps = graph.steps(stages, run.settings)
+    finish(run, steps[0], steps)
+    finish(run, steps[1], steps, [0], seconds=3600.0)
+    item = plan.make(run, [steps[1]], steps, {})[0]
+    assert (len(item.missing), len(item.packs)) == (3, 2)
+    assert item.gpu_hours == pytest.approx(3 * 2 * 1.0 + 2 * 2 * 0.5)
+
+
+def test_a_second_judge_is_loaded_and_asked_as_well():
+    settings = Settings()
+    settings.judge.engine = JUDGE
+    alone = estimate.judge(settings, "lumen"), estimate.judge_load(settings)
+    settings.judge.second = JUDGE
+    assert (estimate.judge(settings, "lumen"), estimate.judge_load(settings)) == pytest.approx([2 * x for x in alone])
+
+
+@pytest.mark.parametrize("kind", ["grammar", "server"])
+def test_engines_outside_the_task_cost_it_no_gpu(kind: str):
+    settings = Settings()
+    settings.judge.engine = EngineSettings(kind=kind)
+    assert estimate.judge(settings, "lumen") == estimate.judge_load(settings) == 0

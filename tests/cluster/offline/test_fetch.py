@@ -1,0 +1,87 @@
+"""Pre-staging weights, with the hub replaced where the network begins."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from rich.console import Console
+
+from lumen_hpc.cluster import fetch
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.errors import UserError
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The paper's, but for the experts, whose fetching is their own (tests/experts)."""
+    return resolve(["stage=fetch", "recipe=lumen", "experts.model=phantom"]).settings
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """A hub whose every model is a config.json; lists what was downloaded, as (name, revision)."""
+    asked: list[tuple[str, str]] = []
+
+    def download(name: str, revision: str, local_dir: Path) -> None:
+        asked.append((name, revision))
+        local_dir.mkdir(parents=True, exist_ok=True)
+        (local_dir / "config.json").write_text(name)
+
+    monkeypatch.setattr(
+        huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda n: SimpleNamespace(sha="a1"))
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def run(settings: Settings, cache: Path) -> tuple[int, str]:
+    out = io.StringIO()
+    return fetch.fetch(settings, cache, Console(file=out, width=300)), out.getvalue()
+
+
+def test_what_was_fetched_is_noted_and_not_fetched_again(settings, hub, tmp_path):
+    code, said = run(settings, tmp_path)
+    names = [name for name, _ in hub]
+    assert code == 0 and names[0] == "Efficient-Large-Model/NVILA-8B" and len(names) == 3
+    assert all(not name.endswith("-text") for name in names), "the text Llama is made from the official one"
+    assert "licence" in said and "every weight" in said
+    assert set(json.loads((tmp_path / fetch.NOTE).read_text())) == set(names)
+    code, said = run(settings, tmp_path)
+    assert code == 0 and len(hub) == 3 and said.count("revision a1") == 3
+
+
+def test_a_file_that_differs_from_the_first_fetch_is_refused(settings, hub, tmp_path):
+    run(settings, tmp_path)
+    notes = json.loads((tmp_path / fetch.NOTE).read_text())
+    notes["Efficient-Large-Model/NVILA-8B"]["files"]["config.json"] = "0" * 64
+    (tmp_path / fetch.NOTE).write_text(json.dumps(notes))
+    (tmp_path / "NVILA-8B" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json differ"):
+        run(settings, tmp_path)
+
+
+def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(settings, hub, tmp_path, monkeypatch):
+    def offline() -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", offline)
+    code, said = run(settings, tmp_path)
+    assert code == 1 and f"copy by hand: Efficient-Large-Model/NVILA-8B (every file of it) to {tmp_path}" in said
+    for line in said.splitlines():
+        if line.startswith("copy by hand"):
+            folder = Path(line.rsplit(" to ", 1)[1])
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+    code, said = run(settings, tmp_path)
+    assert code == 0 and said.count("brought by hand") == 3
+
+
+def test_the_demo_names_no_weights(hub, tmp_path):
+    code, said = run(resolve(["stage=fetch", "recipe=demo"]).settings, tmp_path)
+    assert code == 0 and "no weights" in said and hub == []

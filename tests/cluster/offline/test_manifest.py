@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.cluster import graph, manifest, plan
+from lumen_hpc.cluster.stage import Run, Shard, Stage
+from tests.cluster.offline.offline_graph import finish
+
+
+@pytest.mark.parametrize(("total", "count"), [(10, 3), (3, 7), (0, 2), (1000, 64)])
+def test_shards_cover_everything_once_in_order(total: int, count: int):
+    parts = [list(Shard(index, count).of(range(total), total)) for index in range(count)]
+    assert [item for part in parts for item in part] == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_failed_shard_leaves_no_file(tmp_path: Path):
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        manifest.write_shard(tmp_path, Shard(0, 1), rows())
+    assert list(tmp_path.iterdir()) == []
+
+
+def _append_many(path: Path, who: int) -> None:
+    for number in range(200):
+        manifest.append(path, {"who": who, "number": number})
+
+
+def test_concurrent_writers_lose_no_line(tmp_path: Path):
+    path = tmp_path / "manifest.jsonl"
+    writers = [multiprocessing.Process(target=_append_many, args=(path, who)) for who in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = manifest.read(path)
+    assert sorted((row["who"], row["number"]) for row in rows) == [(w, n) for w in range(4) for n in range(200)]
+
+
+def test_a_torn_line_costs_only_its_own_shard(tmp_path: Path):
+    path = tmp_path / "manifest.jsonl"
+    manifest.append(path, {"shard": 0})
+    with path.open("ab") as stream:
+        stream.write(b'{"shard": 1, "ro')
+    manifest.append(path, {"shard": 2})
+    assert [row["shard"] for row in manifest.read(path)] == [0, 2]
+
+
+@pytest.fixture
+def answered(run: Run, stages: list[Stage]) -> list:
+    steps = graph.steps(stages, run.settings)
+    for step in steps:
+        finish(run, step, steps)
+    return steps
+
+
+def _missing(run: Run, steps: list, name: str) -> list[int]:
+    return plan.missing(run, next(step for step in steps if step.name == name), steps)
+
+
+def test_finished_means_nothing_is_missing(run: Run, answered: list):
+    assert all(plan.missing(run, step, answered) == [] for step in answered)
+
+
+def _flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _flip_a_byte, lambda path: path.write_bytes(b"")])
+def test_a_harmed_shard_is_missing_and_no_other(run: Run, answered: list, harm):
+    harm(run.folder / "answer-a" / Shard(2, 4).file)
+    assert _missing(run, answered, "answer-a") == [2]
+    assert _missing(run, answered, "answer-b") == []
+
+
+def test_a_file_that_was_only_touched_is_still_done(run: Run, answered: list):
+    os.utime(run.folder / "answer-a" / Shard(2, 4).file)
+    assert _missing(run, answered, "answer-a") == []
+
+
+def test_a_changed_setting_makes_only_its_stages_stale(run: Run, answered: list):
+    run.settings.train.learning_rate *= 2
+    assert all(plan.missing(run, step, answered) == [] for step in answered)
+    run.settings.seed += 1
+    assert _missing(run, answered, "answer-a") == [0, 1, 2, 3]
+
+
+def test_a_corresponding_shard_goes_stale_alone(run: Run, answered: list):
+    step = next(step for step in answered if step.name == "answer-a")
+    folder = run.folder / step.name
+    written = manifest.write_shard(folder, Shard(1, 4), [{"row": "another"}], step.stage.volatile)
+    line = {**manifest.latest(folder)[1], "content": written.content, "sha256": written.sha256}
+    manifest.append(folder / manifest.NAME, {**line, "bytes": written.bytes, "mtime_ns": written.mtime_ns})
+    assert _missing(run, answered, "answer-a") == []
+    assert _missing(run, answered, "score-a") == [1]
+    assert _missing(run, answered, "score-b") == []
+
+
+def test_other_timings_alone_make_nothing_stale(run: Run, answered: list):
+    step = next(step for step in answered if step.name == "answer-a")
+    finish(run, step, answered, [1], seconds=9.0)
+    assert _missing(run, answered, "score-a") == []

@@ -1,0 +1,227 @@
+"""The sbatch scripts word for word, and submission against a recorded sbatch at the subprocess boundary."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jobs
+from lumen_hpc.cluster import preflight, sbatch, slurm, submit
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
+from lumen_hpc.config.profile import Container
+from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.errors import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _scripts(stages: list[Stage], **profile: object) -> str:
+    request = resolve(["stage=full", "profile=h100", "recipe=demo", "run=r", "runs=/lustre/runs", "predict.shards=4"])
+    request.profile.max_array_size = 1000
+    for key, value in profile.items():
+        setattr(request.profile, key, value)
+    run = submit.open_run(request)
+    plans, upstream_job_ids = submit.make(request, stages, run)
+    text = "".join(f"=== {label}\n{script}" for label, script in submit.scripts(request, run, plans, upstream_job_ids))
+    return text.replace(sys.executable, "PYTHON")
+
+
+def _compare(text: str, name: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("LUMEN_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), (
+        f"if the change is meant: LUMEN_WRITE_GOLDEN=1 pytest, then read the diff of {path}"
+    )
+
+
+def test_the_scripts_of_a_chain(stages: list[Stage]):
+    _compare(_scripts(stages), "h100.txt")
+
+
+def test_the_scripts_of_a_site_with_everything_set(stages: list[Stage]):
+    text = _scripts(
+        stages[:1],
+        account="chest",
+        modules=["cuda/12.8"],
+        setup=["ulimit -n 65536"],
+        environment={"NCCL_DEBUG": "WARN", "PLACE": "a b"},
+        container=Container(kind="apptainer", image="/images/lumen.sif", mounts=["/lustre:/lustre"]),
+        scratch="/scratch/$USER",
+        kill_on_invalid_dep=False,
+        requeue=True,
+        mail_user="me@site.edu",
+        mail_type="END,FAIL",
+        additional={"reservation": "night"},
+    )
+    _compare(text, "everything.txt")
+
+
+SBATCH = """\
+#!/bin/sh
+# Stands in for sbatch: keeps each script, numbers jobs, refuses from job $REFUSE_AT on.
+n=$(ls "$FAKE" | grep -c '^script' || true)
+[ "$n" = "${REFUSE_AT:-none}" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
+cp "$1" "$FAKE/script-$n"
+echo "Submitted batch job $((1000 + n))"
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose sbatch, scancel, squeue and srun stand before the real ones, and note their calls."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    scripts = {
+        "sbatch": SBATCH,
+        "scancel": '#!/bin/sh\necho "$@" >> "$FAKE/cancelled"\n',
+        "squeue": '#!/bin/sh\ncat "$FAKE/queue" 2>/dev/null || true\n',
+        "srun": "#!/bin/sh\n",
+    }
+    for name, text in scripts.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def request_here(tmp_path: Path) -> Request:
+    words = ["stage=full", "profile=h100", "recipe=demo", "predict.shards=4", "run=r", f"runs={tmp_path / 'runs'}"]
+    return resolve([*words, "profile.max_array_size=1000"])
+
+
+def _submit(request: Request, stages: list[Stage]) -> tuple[Run, list[dict]]:
+    run = submit.open_run(request)
+    submit.prepare_folder(run)
+    plans, upstream_job_ids = submit.make(request, stages, run)
+    return run, submit.submit(request, Pipeline(tuple(stages), jobs.run_pack), run, plans, upstream_job_ids).jobs
+
+
+def test_a_submission_hands_in_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
+    run = submit.open_run(request_here)
+    plans, upstream_job_ids = submit.make(request_here, stages, run)
+    shown = dict(submit.scripts(request_here, run, plans, upstream_job_ids))
+    _, jobs = _submit(request_here, stages)
+    ids = {label: job["id"] for label, job in zip(shown, jobs)}
+    code = next((run.folder / "code").iterdir()).name
+    for (label, text), number in zip(shown.items(), range(len(jobs))):
+        for name, job in ids.items():
+            text = text.replace(name, job)
+        text = text.replace("'<next>'", "0001").replace(f"'{run.folder}/code/<hash>'", f"{run.folder}/code/{code}")
+        handed = (fake / f"script-{number}").read_text()
+        assert _unquoted(handed) == _unquoted(text), label
+
+
+def _unquoted(text: str) -> str:
+    return text.replace("'", "")
+
+
+def test_what_went_in_before_a_refusal_is_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REFUSE_AT", "3")
+    with pytest.raises(UserError, match="invalid partition specified: nowhere") as caught:
+        _submit(request_here, stages)
+    assert "\n" not in str(caught.value)
+    assert (fake / "cancelled").read_text().split() == ["--quiet", "1000", "1001", "1002"]
+    assert list(submit.live(submit.open_run(request_here))[0]) == []
+
+
+def test_a_second_submission_hangs_on_the_first(fake: Path, request_here: Request, stages: list[Stage]):
+    _, jobs = _submit(request_here, stages)
+    lines = []
+    for job in jobs:
+        names = slurm.expand(job["id"], len(job["packs"]))
+        lines += [f"{name}|PENDING|Dependency||N/A" for name in names]
+    (fake / "queue").write_text("\n".join(lines))
+    _, again = _submit(request_here, stages)
+    assert again == [], "everything is queued already"
+    gone = {job["id"] for job in jobs if job["step"].startswith("score")}
+    (fake / "queue").write_text("\n".join(line for line in lines if line.split("|")[0].split("_")[0] not in gone))
+    _, again = _submit(request_here, stages)
+    assert {job["step"] for job in again} == {"score-a", "score-b"}
+    last_answer = max(int(job["id"]) for job in jobs if job["step"] == "answer-a")
+    first_score = next(job["id"] for job in again)
+    script = (fake / f"script-{int(first_score) - 1000}").read_text()
+    assert f"afterok:{last_answer}" in script.replace(" ", "") or f":{last_answer}" in script
+
+
+def test_jobs_import_from_the_snapshot_only(fake: Path, request_here: Request, stages: list[Stage]):
+    run, _ = _submit(request_here, stages)
+    code = next((run.folder / "code").iterdir())
+    assert {"lumen_hpc", "jobs", "launch.py"} <= {path.name for path in code.iterdir()}
+    found = subprocess.run(
+        [sys.executable, "-c", "import jobs, lumen_hpc; print(jobs.__file__); print(lumen_hpc.__file__)"],
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=True,
+    )
+    assert all(line.startswith(str(code)) for line in found.stdout.splitlines())
+
+
+def test_provenance_says_where_a_submission_came_from(fake: Path, request_here: Request, stages: list[Stage]):
+    run, _ = _submit(request_here, stages)
+    row = json.loads((run.folder / "provenance.json").read_text())[0]
+    assert row["code"] == next((run.folder / "code").iterdir()).name
+    assert {"submitted", "host", "python", "packages"} <= set(row)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "allowed"),
+    [("http://localhost:8000/v1", True), ("http://localhost.evil.org/v1", False), ("https://api.openai.com/v1", False)],
+)
+def test_restricted_data_meets_allowed_servers_only(tmp_path: Path, endpoint: str, allowed: bool):
+    words = ["data=mimic", "judge.engine.kind=server", f"judge.engine.endpoint={endpoint}", f"runs={tmp_path}"]
+    request = resolve(["stage=full", *words])
+    bad = list(preflight.data_use(request.settings, request.profile, request.folder))
+    assert (bad == []) == allowed
+    phantoms = resolve(["stage=full", *words[1:]])
+    assert list(preflight.data_use(phantoms.settings, phantoms.profile, phantoms.folder)) == []
+
+
+def test_a_dry_run_writes_nothing_and_imports_nothing_heavy(tmp_path: Path):
+    """On a login node: no torch, transformers or vllm, no Slurm, no folder left upstream_job_ids."""
+    words = ["stage=full", "profile=h100", "dry_run=true", f"runs={tmp_path / 'runs'}"]
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import launch; code = launch.main({words!r});"
+        "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'numpy', 'pandas'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "<train-lumen+>" in done.stdout and "#SBATCH --gpus-per-node=4" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sbatch_parameters_are_ones_that_submitit_knows(stages: list[Stage]):
+    from submitit.slurm.slurm import _get_default_parameters
+
+    request = resolve(["stage=full", "profile=h100"])
+    given = sbatch.parameters(request.profile, Step(stages[0]), Path("/r"), Path("/c"), "0001")
+    assert set(given) <= set(_get_default_parameters())
+
+
+@pytest.mark.parametrize("profile", ["slurm", "h100", "jean_zay", "perlmutter", "local"])
+def test_the_shipped_profiles_give_every_engine_its_processes(profile: str):
+    request = resolve(["stage=full", f"profile={profile}"])
+    assert list(preflight.processes(request.settings, request.profile)) == []
+
+
+def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_cure(tmp_path: Path):
+    request = resolve(["stage=judge", "profile=h100", "judge.engine.tensor_parallel=4", f"runs={tmp_path}"])
+    with pytest.raises(
+        UserError, match=r"this job has 8; nodes x tasks_per_node of profile\.resources\.judge must be 4"
+    ):
+        preflight.require_processes(request.settings, request.profile, "judge")
+    preflight.require_processes(request.settings, request.profile, "train")

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.config import reference, saved
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import keys
+from lumen_hpc.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+
+
+def test_without_a_profile_it_is_the_demo_here():
+    request = resolve(["stage=full"])
+    assert (request.profile.name, request.recipe, request.profile.executor) == ("local", "demo", "local")
+    assert request.settings.data.source == "phantom"
+
+
+def test_the_command_line_wins_over_profile_recipe_and_default(tmp_path: Path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: slurm\ndefaults: {train: {clip: 2.0, weight_decay: 0.5}}\n")
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("train: {clip: 1.0, global_batch: 8}\n")
+    request = resolve(["stage=train", f"profile={profile}", f"recipe={recipe}", "train.weight_decay=0.1"])
+    train = request.settings.train
+    assert (train.weight_decay, train.clip, train.global_batch, train.epochs) == (0.1, 2.0, 8, 1.0)
+
+
+def test_the_command_line_leaves_the_profiles_own_defaults_as_they_were(tmp_path: Path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: slurm\ndefaults: {train: {mixture: {diagnostic: 1}, tune: [llm]}}\n")
+    words = ["train.mixture.difference=2", "train.tune=[projector]"]
+    request = resolve(["stage=train", f"profile={profile}", *words])
+    assert request.settings.train.mixture == {"diagnostic": 1, "difference": 2}
+    assert request.profile.defaults["train"] == {"mixture": {"diagnostic": 1}, "tune": ["llm"]}
+
+
+def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LUMEN_PROFILE", "h100")
+    assert resolve(["stage=full"]).profile.resources["train"].gpus == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train.learning_rte=1"], ["command line", "train.learning_rte", "train.learning_rate"]),
+        (["phantom.size=64"], ["phantom.size", "near it: data.phantom.size"]),
+        (["stgae=train"], ["stgae", "near it: stage"]),
+        (["profile.resources.gpu.nods=2"], ["command line", "profile.resources.gpu.nodes"]),
+        (["train=5"], ["train=5", "those of base, learning_rate"]),
+        (["train.zero=x"], ["command line", "train.zero=x", "a whole number"]),
+        (["train.learning_rate=nan"], ["train.learning_rate=nan", "finite"]),
+        (["train.base="], ["train.base is empty", "tiny"]),
+        (["train.betas=[1]"], ["train.betas=[1.0]", "[0.9, 0.999]"]),
+        (["predict.models=[]"], ["predict.models=[]", "at least one", "nvila, ft, lumen"]),
+        (["predict.models=[ft,ftt]"], ["'ftt'", "nvila, ft, lumen", "did you mean ft?"]),
+        (["experts.thresholds=[0.2,0.1]"], ["experts.thresholds=[0.2, 0.1]", "rising"]),
+        (["data.phantom.size=3"], ["data.phantom.size=3", "from 64 to 2544"]),
+        (["evaluate.confidence=95"], ["evaluate.confidence=95", "from 0 to 1"]),
+        (["profile.resources.gpu.nodes=0"], ["profile.resources.gpu.nodes=0", "at least 1"]),
+        (["=5"], ["'=5' is not KEY=VALUE"]),
+        (["status", "check"], ["'status check'", "one verb at a time"]),
+        (["train.zero=7"], ["train.zero=7", "0, 1, 2, 3"]),
+        (["data=mimik"], ["data.source=mimik", "did you mean mimic?"]),
+        (["train.global_batch=-1"], ["train.global_batch=-1", "at least 1"]),
+        (["profile=nowhere"], ["nowhere", "h100"]),
+        (["profile.acount=x"], ["acount", "account"]),
+        (["profile.resources.gpus.gpus=1"], ["resources.gpus", "gpu"]),
+        (["recipe=nothing"], ["nothing", "demo, lumen"]),
+        (["statsu"], ["statsu", "did you mean status?"]),
+        (["dry_run=perhaps"], ["dry_run=perhaps", "true or false"]),
+        (["config=absent.yaml"], ["absent.yaml"]),
+        (["train.weight_decay=-1"], ["train.weight_decay=-1", "negative"]),
+        (["run=a/b"], ["run=a/b", "runs=FOLDER"]),
+        (["run=my run"], ["run=my run", "letters, digits"]),
+    ],
+)
+def test_a_wrong_word_is_named_with_what_would_do(words: list[str], said: list[str]):
+    with pytest.raises(UserError) as caught:
+        resolve(["stage=full", *words])
+    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
+    profile = tmp_path / "round.yaml"
+    profile.write_text(f"extends: {profile}\n")
+    with pytest.raises(UserError, match="circle"):
+        resolve([f"profile={profile}"])
+
+
+def test_a_saved_config_repeats_the_run(tmp_path: Path):
+    request = resolve(["stage=train", "profile=h100", "recipe=demo", "train.clip=0.5", "profile.account=us"])
+    saved.save(request, tmp_path / "config.yaml")
+    again = resolve([f"config={tmp_path / 'config.yaml'}"])
+    assert again.settings == request.settings
+    assert again.stage == "train"
+    assert saved.load(tmp_path / "config.yaml") == (request.settings, request.profile)
+
+
+def test_the_digest_sees_what_decides_results_and_nothing_else():
+    before, after = Settings(), Settings()
+    after.train.token_budget += 1
+    assert saved.digest(before, ("train",)) == saved.digest(after, ("train",))
+    after.train.learning_rate *= 2
+    assert saved.digest(before, ("train",)) != saved.digest(after, ("train",))
+    assert saved.digest(before, ("seed", "experts")) == saved.digest(after, ("seed", "experts"))
+
+
+def test_every_setting_is_documented():
+    rows = reference.documentation()
+    undocumented = [key for key, _, text in rows if not text]
+    assert undocumented == []
+    assert {"train.learning_rate", "profile.account", "profile.resources.KIND.gpus", "dry_run"} <= {
+        row[0] for row in rows
+    }
+
+
+def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_path: Path):
+    first = resolve(["stage=train", "profile=h100", "profile.resources.gpu.tasks=3", "train.clip=0.5"])
+    saved.save(first, tmp_path / "config.yaml")
+    again = resolve([f"config={tmp_path / 'config.yaml'}"])
+    assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: [slurm]\n", ["extends: ['slurm']", "one profile"]),
+        ("extends: nowhere\n", ["site.yaml: extends: nowhere", "h100"]),
+        ("extends: site.yaml\n", ["site.yaml", "circle"]),
+        ("a: b: c\n", ["site.yaml, line 1", "not readable as YAML"]),
+        ("- a\n", ["site.yaml", "holds no `key: value` lines, but a List"]),
+        (
+            "extends: slurm\nresources: {gpu: {gpus: many}}\n",
+            ["resources.gpu.gpus=many", "a whole number"],
+        ),
+        ("extends: slurm\naccunt: x\n", ["site.yaml", "'accunt'", "near it: account"]),
+    ],
+)
+def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, said: list[str]):
+    profile = tmp_path / "site.yaml"
+    profile.write_text(text)
+    with pytest.raises(UserError) as caught:
+        resolve(["stage=full", f"profile={profile}"])
+    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_command_in_the_pages_is_understood(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    found = 0
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for words in re.findall(r"^ *(?:[A-Z_]+=\S+ )*python launch\.py +(\S[^\n`]*)$", text, re.MULTILINE):
+            words = [word for word in shlex.split(words.split(" # ")[0]) if not set("…<>|[") & set(word)]
+            if words and "--help" not in words and not any(word.startswith(("config=", "profile=")) for word in words):
+                found += 1
+                resolve([word for word in words if not word.isupper()])
+    assert found >= 5
+
+
+def test_every_setting_in_the_pages_exists():
+    known = {"profile", "stage", "run", "runs", "recipe", "config", "dry_run", "watch", "json", "data"}
+    known |= set(keys(Settings, "")) | {f"profile.{key}" for key in keys(Profile, "")}
+    sections = {item.name for item in dataclasses.fields(Settings)} | {"profile"}
+    named = {
+        (page.name, key)
+        for page in PAGES
+        for code in re.findall(r"`([^`\n]+)`", page.read_text())
+        for key in re.findall(r"(?<![\w/.])([a-z]\w*(?:\.\w+)+)(?==|$|\s|,)", code)
+        if key.split(".")[0] in sections and not key.endswith((".py", ".yaml", ".jsonl", ".json", ".md"))
+    }
+    assert len(named) >= 30
+    assert {
+        (page, key) for page, key in named if key not in known and not key.startswith("profile.resources.")
+    } == set()
+
+
+def test_a_renamed_setting_is_taken_under_its_old_name_and_said_so(capsys):
+    request = resolve(["stage=full", "experts.told=[pathologies]", "experts.words=[.1,.2,.3]"])
+    assert request.settings.experts.in_prompt == ["pathologies"] and request.settings.experts.thresholds == [
+        0.1,
+        0.2,
+        0.3,
+    ]
+    assert "command line: experts.told is called experts.in_prompt now" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Instruction records: what joins what, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.config.schema import Instruct
+from lumen_hpc.data import instructions
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.perturbations import perturb
+from lumen_hpc.data.records import read_jsonl, write_jsonl
+from lumen_hpc.errors import UserError
+
+SPLITS = {1: "train", 2: "train", 3: "val", 4: "test", 5: "test"}
+
+
+def study(patient, number):
+    day = f"2150-01-{1 + 10 * number:02d}T08:00:00"
+    return {
+        "subject_id": patient, "study_id": 10 * patient + number, "dicom_id": f"d{patient}{number}",
+        "image": f"images/{patient}-{number}.jpg", "view": "PA", "taken_at": day, "split": SPLITS[patient],
+    }  # fmt: skip
+
+
+def question(kind, patient, number, text, short, reference=None):
+    return {
+        "question_id": f"{kind}-{patient}-{number}", "subject_id": patient, "study_id": 10 * patient + number,
+        "ref_study_id": None if reference is None else 10 * patient + reference, "type": kind, "question": text,
+        "short_answer": short, "closed": short == "yes", "split": SPLITS[patient],
+        "interval_days": None if reference is None else 10 * (number - reference),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Five patients of three studies, each with a presence question about the second and a difference."""
+    folder = tmp_path / "prepare"
+    write_jsonl(folder / "studies.jsonl", [study(patient, n) for patient in SPLITS for n in range(3)])
+    rows = []
+    for patient in SPLITS:
+        rows.append(question("presence", patient, 1, "is there edema?", "yes"))
+        rows.append(question("difference", patient, 2, "what has changed?", "nothing has changed.", reference=1))
+    write_jsonl(folder / "questions.jsonl", rows)
+    entities = [
+        {
+            "study_id": str(10 * patient + n),
+            "entity": {"edema": {"level": [level], "type": ["smooth"]}} if level else {},
+        }
+        for patient in SPLITS
+        for n, level in enumerate(["", "severe", "mild"])
+    ]
+    (tmp_path / "all_diseases.json").write_text(json.dumps(entities))
+    return folder
+
+
+def rewrites():
+    for patient in SPLITS:
+        yield {"question_id": f"presence-{patient}-1", "long_answer": "There is edema."}
+        yield {"question_id": f"difference-{patient}-2", "long_answer": "Nothing has changed."}
+        yield {
+            "question_id": f"prediction-{patient}", "source_question_id": f"difference-{patient}-2",
+            "type": "prediction", "question": "what will change in 10 days?", "long_answer": "No change is expected.",
+        }  # fmt: skip
+
+
+def expert(patient, number):
+    return {"study_id": 10 * patient + number, "told": f"words about {patient}-{number}."}
+
+
+def write(prepared, monkeypatch, **changes):
+    """The written files: name → rows."""
+    confidence = pytest.importorskip("lumen_hpc.experts.confidence")
+    monkeypatch.setattr(confidence, "sentence", lambda row, told, words: row["told"])
+    folder = prepared.parent / "instruct"
+    experts = [expert(patient, n) for patient in SPLITS for n in range(3)]
+    given = {"rewrites": rewrites(), "experts": experts, "settings": Instruct(), **changes}
+    paths = instructions.write(
+        folder, prepared=prepared, told=["pathologies"], words=[0.25, 0.5, 0.75], diff_vqa=prepared.parent, **given
+    )
+    return {path.stem: list(read_jsonl(path)) for path in paths}
+
+
+def asked(record):
+    return record["conversations"][0]["value"]
+
+
+def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepared, monkeypatch):
+    files = write(prepared, monkeypatch)
+    kinds = {name: [row["meta"]["type"] for row in rows] for name, rows in files.items()}
+    assert kinds["ft-train"] == ["presence"] * 2 and kinds["ft-val"] == ["presence"]
+    assert kinds["lumen-train"] == ["presence", "difference", "prediction"] * 2
+    assert kinds["lumen-val"] == ["presence", "difference", "prediction"]
+    assert kinds["lumen-test"] == ["presence", "difference", "prediction"] * 2
+
+
+def test_images_stand_reference_first_with_their_distance_and_their_experts(prepared, monkeypatch):
+    presence, difference, prediction = write(prepared, monkeypatch)["lumen-val"]
+    assert asked(presence) == "<image>\nwords about 3-1.\nis there edema?"
+    assert difference["images"] == ["images/3-1.jpg", "images/3-2.jpg"]
+    assert asked(difference) == (
+        "reference image: <image>\nwords about 3-1.\nmain image, 10 days later: <image>\nwords about 3-2.\n"
+        "what has changed?"
+    )
+    assert asked(prediction) == "<image>\nwords about 3-1.\nwhat will change in 10 days?"
+    assert prediction["meta"] | {"long_answer": ""} == difference["meta"] | {
+        "question_id": "prediction-3", "type": "prediction", "long_answer": "", "closed": False,
+    }  # fmt: skip
+
+
+def test_a_prediction_never_sees_the_image_it_asks_about(prepared, monkeypatch):
+    for most in (2, 3, 5):
+        for record in write(prepared, monkeypatch, settings=Instruct(max_images=most))["lumen-test"]:
+            if record["meta"]["type"] == "prediction":
+                patient = record["meta"]["subject_id"]
+                assert f"images/{patient}-2.jpg" not in record["images"]
+                assert f"words about {patient}-2" not in asked(record)
+
+
+def test_more_images_are_earlier_ones_of_the_same_patient(prepared, monkeypatch):
+    _, difference, prediction = write(prepared, monkeypatch, settings=Instruct(max_images=3, expert_text=False))[
+        "lumen-val"
+    ]
+    assert asked(difference) == (
+        "earlier image, 10 days before: <image>\nreference image: <image>\nmain image, 10 days later: <image>\n"
+        "what has changed?"
+    )
+    assert difference["images"] == [f"images/3-{n}.jpg" for n in range(3)]
+    assert prediction["images"] == [f"images/3-{n}.jpg" for n in range(2)]
+    assert asked(prediction).startswith("earlier image, 10 days before: <image>\nreference image: <image>\n")
+
+
+def test_findings_come_first_and_are_stripped_again(prepared, monkeypatch):
+    files = write(prepared, monkeypatch, settings=Instruct(findings_first=True))
+    presence, difference, prediction = files["lumen-val"]
+    said = [record["conversations"][1]["value"] for record in (presence, difference, prediction)]
+    assert said[0] == "There is edema."
+    assert "edema severe mild better ; Nothing has changed." in said[1]
+    assert "edema severe smooth mild better ; No change is expected." in said[2]
+    assert [strip(text) for text in said] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
+
+
+def test_a_plain_llava_reader_reads_them(prepared, monkeypatch):
+    for rows in write(prepared, monkeypatch).values():
+        for record in rows:
+            turns = record["conversations"]
+            assert [turn["from"] for turn in turns] == ["human", "gpt"]
+            assert sum(turn["value"].count("<image>") for turn in turns) == len(record["images"])
+            assert all(isinstance(turn["value"], str) and turn["value"].strip() for turn in turns)
+            assert isinstance(record["id"], str) and all(Path(image).suffix == ".jpg" for image in record["images"])
+
+
+def test_distances_in_words():
+    words = {None: "at an unknown distance in time", 0: "on the same day", 1: "1 day later", -1: "1 day before",
+             30: "30 days later"}  # fmt: skip
+    assert {days: instructions.distance(days) for days in words} == words
+
+
+def test_what_is_missing_is_named_and_nothing_is_written(prepared, monkeypatch):
+    with pytest.raises(UserError, match=r"presence-1-1 has no long answer.*stage=rewrite"):
+        write(prepared, monkeypatch, rewrites=[])
+    with pytest.raises(UserError, match="study 10 has no expert prediction"):
+        write(prepared, monkeypatch, experts=[])
+    rows = list(read_jsonl(prepared / "studies.jsonl"))
+    write_jsonl(prepared / "studies.jsonl", rows[1:4] + rows[5:])
+    with pytest.raises(UserError, match="presence-2-1 is about study 21"):
+        write(prepared, monkeypatch)
+    assert not list((prepared.parent / "instruct").iterdir())
+
+
+def test_controls_tamper_with_images_and_their_words_and_nothing_else(prepared, monkeypatch):
+    records = write(prepared, monkeypatch)["lumen-test"]
+    difference = records[1]
+    swapped = perturb("swapped", records, 1)
+    assert swapped["images"] == difference["images"][::-1]
+    assert asked(swapped) == (
+        "reference image: <image>\nwords about 4-2.\nmain image, 10 days later: <image>\nwords about 4-1.\n"
+        "what has changed?"
+    )
+    assert (swapped["meta"]["ref_study_id"], swapped["meta"]["study_id"]) == (42, 41)
+    same = perturb("same", records, 1)
+    assert same["images"] == ["images/4-1.jpg"] * 2 and asked(same).count("words about 4-1.") == 2
+    other = perturb("other_patient", records, 1)
+    assert other["images"] == ["images/5-1.jpg", "images/4-2.jpg"]
+    assert (other["meta"]["ref_study_id"], other["meta"]["study_id"]) == (51, 42)
+    blind = perturb("no_image", records, 0)
+    assert blind["images"] == [] and asked(blind) == "is there edema?"
+    for control in ("swapped", "same", "other_patient"):
+        assert perturb(control, records, 0) is None and perturb(control, records, 2) is None
+    assert "control" not in difference["meta"] and swapped["conversations"][1] == difference["conversations"][1]

@@ -1,0 +1,147 @@
+"""The rule-based judge, the canaries that test any judge, and agreement between two."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from lumen_hpc.config.schema import EngineSettings, Judge, Phantom, Rewrite
+from lumen_hpc.data import phantom
+from lumen_hpc.language.canaries import KINDS, verdict
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.judge import SCORES, agreement, score
+from lumen_hpc.language.protocol import Completion
+from lumen_hpc.language.rewriting import rewrite
+from lumen_hpc.language.sentences import sentence
+
+FINDINGS = ("edema", "pleural effusion", "consolidation", "nodule", "cardiomegaly", "pneumonia")
+
+
+def items():
+    """Questions of every kind with their grammar sentences as references, and as a model's answers."""
+    asked = [("view", "which view is this image taken?", "PA view"), ("view", "is this AP view?", "no")]
+    for i, finding in enumerate(FINDINGS):
+        other = FINDINGS[(i + 1) % len(FINDINGS)]
+        side = ("left", "right")[i % 2]
+        asked += [
+            ("presence", f"is there evidence of {finding} in this image?", ("yes", "no")[i % 2]),
+            ("location", f"where is the {finding}?", f"in the {side} lower lobe"),
+            ("level", f"what level is the {finding}?", ("mild", "severe")[i % 2]),
+            ("abnormality", "what abnormalities are seen in this image?", f"{finding}, {other}"),
+            (
+                "difference",
+                "what has changed compared to the reference image?",
+                f"the main image has an additional finding of {finding} than the reference image. "
+                f"the level of {other} has changed from mild to severe. ",
+            ),
+            (
+                "prediction",
+                "What will have changed in this radiograph after 3 days?",
+                f"the main image is missing the finding of {finding} than the reference image. ",
+            ),
+        ]
+    for number, (kind, question, short_answer) in enumerate(asked):
+        reference = sentence(kind, question, short_answer)
+        yield {
+            "question_id": f"q{number}",
+            "model": "lumen",
+            "type": kind,
+            "question": question,
+            "short_answer": short_answer,
+            "reference": reference,
+            "answer": reference,
+        }
+
+
+class Constant:
+    """A judge that gives one score to everything."""
+
+    source = "llm"
+
+    def __init__(self, given: str) -> None:
+        self.name, self.given = f"always {given}", given
+
+    def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
+        assert temperature == 0 and list(choices) == list(SCORES)
+        return [Completion(self.given, 1, tuple(float(c == self.given) for c in choices)) for _ in conversations]
+
+
+def test_the_rule_based_judge_passes_every_canary():
+    rows = list(score(items(), open_engine(EngineSettings()), Judge(canaries=10), seed=0))
+    judged = verdict(rows)["grammar"]
+    assert judged["untried"] == []
+    assert {kind: rate["rate"] for kind, rate in judged["kinds"].items()} == dict.fromkeys(KINDS, 1.0)
+    assert judged["fit"] and all(rate["tried"] >= 5 for rate in judged["kinds"].values())
+
+
+def test_the_rule_based_judge_passes_every_canary_on_phantoms_ground_truth(tmp_path):
+    folder = phantom.write(tmp_path, Phantom(patients=30, size=64, dicom_every=0), seed=1)
+    questions = []
+    with next(folder.rglob("mimic_pair_questions.csv")).open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            days = 30 if row["question_type"] == "difference" else None
+            question = {"question_id": f"q{number}", "type": row["question_type"], "interval_days": days}
+            questions.append(question | {"question": row["question"], "short_answer": row["answer"]})
+    known = {question["question_id"]: question for question in questions}
+    engine = open_engine(EngineSettings())
+    truths = []
+    for row in rewrite(questions, engine, Rewrite(), seed=0):
+        assert row["rejected"] == []
+        item = known[row.get("source_question_id", row["question_id"])] | row
+        truths.append(item | {"model": "truth", "reference": row["long_answer"], "answer": row["long_answer"]})
+    rows = list(score(truths, engine, Judge(canaries=40), seed=0))
+    assert {row["score"] for row in rows if "canary" not in row} == {10}
+    kinds = verdict(rows)["grammar"]["kinds"]
+    assert {kind: (rate["passed"], rate["tried"]) for kind, rate in kinds.items()} == dict.fromkeys(KINDS, (40, 40))
+
+
+@pytest.mark.parametrize("given", ["10", "1", "5"])
+def test_a_judge_that_gives_one_score_to_everything_is_unfit(given):
+    rows = list(score(items(), Constant(given), Judge(), seed=0))
+    assert not verdict(rows)[f"always {given}"]["fit"]
+
+
+def test_scores_come_in_order_one_an_item_and_canaries_after_them():
+    given = list(items())
+    rows = list(score(given, open_engine(EngineSettings()), Judge(canaries=2), seed=0))
+    assert [row["question_id"] for row in rows if "canary" not in row] == [item["question_id"] for item in given]
+    assert set(rows[0]) == {"question_id", "model", "score", "expected_score", "judge"}
+    assert {row["score"] for row in rows if "canary" not in row} == {10}
+    assert all("canary" in row for row in rows[len(given) :])
+
+
+def test_an_empty_answer_scores_lowest():
+    empty = next(items()) | {"answer": ""}
+    assert (
+        next(iter(score([empty], open_engine(EngineSettings(kind="grammar")), Judge(canaries=1), seed=0)))["score"] == 1
+    )
+
+
+def test_no_row_holds_an_items_text():
+    rows = list(score(items(), open_engine(EngineSettings()), Judge(), seed=0))
+    assert not any(finding in str(row) for row in rows for finding in FINDINGS)
+
+
+def test_the_same_shard_gives_the_same_rows():
+    first, second = (list(score(items(), open_engine(EngineSettings()), Judge(), seed=4)) for _ in range(2))
+    assert first == second
+
+
+def test_the_expected_score_is_the_mean_over_the_choices():
+    class Torn(Constant):
+        def chat(self, conversations, **_):
+            return [Completion("10", 1, (0.5, *[0.0] * 8, 0.5)) for _ in conversations]
+
+    (row,) = score(list(items())[:1], Torn("10"), Judge(canaries=0), seed=0)
+    assert (row["score"], row["expected_score"]) == (10, 5.5)
+
+
+def test_agreement_of_two_judges_leaves_canaries_out():
+    given = [dict(item, answer="No edema is seen.") if i % 2 else item for i, item in enumerate(items())]
+    rows = list(score(given, open_engine(EngineSettings()), Judge(), seed=0, second=Constant("10")))
+    both = agreement(rows)
+    assert both["judges"] == ["grammar", "always 10"]
+    assert both["answers"] == len(given)
+    assert both["tau"] is None and both["difference"] < 0
+    assert agreement(row for row in rows if row["judge"] == "grammar") == {}

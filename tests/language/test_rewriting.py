@@ -1,0 +1,106 @@
+"""Rewriting with engines that lie: nothing unfaithful gets into a row, and equal questions are asked once."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from lumen_hpc.config.schema import EngineSettings, Rewrite
+from lumen_hpc.errors import UserError
+from lumen_hpc.language import prompting
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.facts import check
+from lumen_hpc.language.protocol import Completion
+from lumen_hpc.language.rewriting import equal_together, rewrite
+
+EDEMA = "is there evidence of edema in this image?"
+NEW_EDEMA = "the main image has an additional finding of edema than the reference image. "
+
+
+class Scripted:
+    """Answers each conversation with the next of its scripted texts; counts what it was asked."""
+
+    name, source = "scripted", "llm"
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.calls = texts, []
+
+    def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
+        self.calls.append((list(conversations), list(seed)))
+        return [Completion(self.texts[min(len(self.calls), len(self.texts)) - 1], 1) for _ in conversations]
+
+
+def question(number, kind="presence", text=EDEMA, answer="no", days=None):
+    return {"question_id": f"q{number}", "type": kind, "question": text, "short_answer": answer, "interval_days": days}
+
+
+def test_a_lie_is_asked_for_again_with_another_seed_and_its_reason_is_kept():
+    engine = Scripted("Edema is seen.", "No edema is seen.")
+    (row,) = rewrite([question(1)], engine, Rewrite(), seed=0)
+    assert row == {
+        "question_id": "q1",
+        "long_answer": "No edema is seen.",
+        "source": "llm",
+        "attempts": 2,
+        "rejected": ["polarity or change: edema is present, not absent"],
+    }
+    assert engine.calls[0][1] != engine.calls[1][1]
+
+
+def test_after_the_last_attempt_the_grammars_sentence_stands_in():
+    (row,) = rewrite([question(1)], Scripted("Edema is seen."), Rewrite(attempts=3), seed=0)
+    assert (row["source"], row["attempts"], len(row["rejected"])) == ("fallback", 3, 3)
+    assert row["long_answer"] == "There is no evidence of edema in this image."
+
+
+def test_equal_questions_are_asked_once_and_variants_apart():
+    questions = [question(i) for i in range(40)]
+    for variants in (1, 3):
+        engine = Scripted("No edema is seen.")
+        rows = list(rewrite(questions, engine, Rewrite(variants=variants), seed=0))
+        assert [row["question_id"] for row in rows] == [f"q{i}" for i in range(40)]
+        assert len(engine.calls) == 1
+        assert len(set(engine.calls[0][1])) == len(engine.calls[0][0]) == variants
+
+
+def test_a_difference_brings_its_predictions_with_it():
+    asked = question(1, "difference", "what has changed compared to the reference image?", NEW_EDEMA, days=12)
+    rows = list(rewrite([asked], open_engine(EngineSettings()), Rewrite(predictions_per_pair=2), seed=0))
+    assert [row.get("type") for row in rows] == [None, "prediction", "prediction"]
+    for row in rows[1:]:
+        assert row["source_question_id"] == "q1" and "12 days" in row["question"]
+        assert check("prediction", row["question"], NEW_EDEMA, row["long_answer"]) == []
+
+
+def test_the_same_day_gives_no_prediction():
+    asked = question(1, "difference", "what has changed compared to the reference image?", NEW_EDEMA, days=0)
+    assert len(list(rewrite([asked], open_engine(EngineSettings()), Rewrite(), seed=0))) == 1
+
+
+def test_what_the_grammar_cannot_read_stops_by_its_id_and_never_by_its_words():
+    asked = question("77", "difference", "what has changed compared to the reference image?", "secret words", days=1)
+    with pytest.raises(UserError, match="question q77") as caught:
+        list(rewrite([asked], open_engine(EngineSettings()), Rewrite(), seed=0))
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_equal_questions_lie_side_by_side_whatever_their_order():
+    questions = [question(i, answer="yes" if i % 3 else "no") for i in range(30)]
+    answers = [questions[i]["short_answer"] for i in equal_together(questions)]
+    assert sum(a != b for a, b in itertools.pairwise(answers)) == 1
+    assert sorted(equal_together(questions)) == list(range(30))
+
+
+def test_the_static_part_of_a_prompt_comes_first_and_is_the_same_for_a_type():
+    first, second = (prompting.rewriting("presence", EDEMA, answer) for answer in ("yes", "no"))
+    assert first[:-1] == second[:-1] and first[0]["role"] == "system"
+    assert first[-1]["content"].splitlines() == ["Type: presence", f"Question: {EDEMA}", "Short answer: yes"]
+
+
+def test_the_prompts_own_examples_are_faithful():
+    prompt = prompting.read("rewrite")
+    assert len(prompt["examples"]) == 8
+    for kind, examples in prompt["examples"].items():
+        for asked, short_answer, sentence in examples:
+            assert check(kind, asked, short_answer, sentence) == [], sentence

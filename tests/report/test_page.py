@@ -1,0 +1,221 @@
+"""The page in a real browser: it opens from disk without errors, filters, shows images, and is accessible."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.report.assemble import report
+from tests.report import pretend
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH: the page goes unseen here")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a report; what the page complains of, or asks the network for, fails the test."""
+    complaints, contexts = [], []
+
+    def opened(folder, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
+        )
+        page.goto((folder / "index.html").as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def shown(page) -> int:
+    return int(re.match(r"\d+", page.locator("#count").inner_text())[0])
+
+
+def test_it_opens_from_disk_and_shows_every_section(written, open_page):
+    page = open_page(written)
+    assert page.locator("h1").inner_text() == "pretended"
+    assert page.locator("tr.principal th").first.inner_text() == "LUMEN"
+    for section in ("results", "controls", "slices", "training", "language", "costs", "cases", "run"):
+        assert page.locator(f"#{section}").is_visible(), section
+    assert page.locator("figure svg[role=img]").count() >= 7
+    assert "FT + rule" in page.locator("#results").inner_text()
+
+
+def test_no_two_elements_share_an_id(written, open_page):
+    ids = open_page(written).evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_filters_narrow_the_cases_and_clearing_brings_them_back(written, open_page):
+    page = open_page(written)
+    rows = json.loads(page.locator("#data").text_content())["rows"]
+    assert shown(page) == len(rows) == 120
+    page.select_option("[name=type]", "difference")
+    wanted = [row for row in rows if row["type"] == "difference"]
+    assert shown(page) == len(wanted) > 0
+    page.select_option("[name=finding]", "edema")
+    wanted = [row for row in wanted if "edema" in row["findings"]]
+    assert shown(page) == len(wanted) > 0
+    page.select_option("[name=model]", "nvila")
+    page.select_option("[name=outcome]", "wrong")
+    wanted = [row for row in wanted if any(a["model"] == "nvila" and a["outcome"] == "wrong" for a in row["answers"])]
+    assert shown(page) == len(wanted) > 0
+    page.fill("[name=words]", "no such words anywhere")
+    assert shown(page) == 0
+    assert "No case fits" in page.locator("#case").inner_text()
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('120 ')")
+    assert page.locator("[name=model]").input_value() == "lumen"
+
+
+def test_a_case_shows_both_images_its_answers_and_scores(written, open_page):
+    page = open_page(written)
+    page.select_option("[name=type]", "difference")
+    images = page.locator("#case img")
+    assert images.count() == 2
+    images.first.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('#case img')].every((image) => image.naturalWidth >= 64)")
+    text = page.locator("#case").inner_text()
+    for expected in (
+        "Reference image",
+        "Main image",
+        "between the images",
+        "Reference answer",
+        "LUMEN",
+        "FT + rule",
+        "change F1",
+    ):
+        assert expected in text, expected
+
+
+def test_prediction_shows_the_reference_image_alone(written, open_page):
+    page = open_page(written)
+    page.select_option("[name=type]", "prediction")
+    assert page.locator("#case figcaption").all_inner_texts() == ["Reference image"]
+
+
+def test_arrow_keys_move_through_the_list_and_pages_turn(written, open_page):
+    page = open_page(written)
+    first = page.locator("#list button").first
+    first.focus()
+    page.keyboard.press("ArrowDown")
+    second = page.locator("#list button").nth(1)
+    assert second.get_attribute("aria-current") == "true"
+    assert first.get_attribute("aria-current") is None
+    assert second.get_attribute("data-id") in page.locator("#case").inner_text()
+    page.get_by_role("button", name="Later").click()
+    assert page.locator("#where").inner_text() == "51–100 of 120"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_fault(written, open_page, scheme, width):
+    page = open_page(written, color_scheme=scheme, viewport={"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in found] == []
+
+
+def test_dark_is_dark_and_the_button_overrides_it(written, open_page):
+    page = open_page(written, color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    dark, pale = page.evaluate(background), page.evaluate(ink)
+    page.locator("#theme").click()
+    assert page.locator("#theme").inner_text() == "Theme: light"
+    assert page.evaluate(background) != dark
+    assert page.evaluate(ink) != pale  # the figures follow
+
+
+def test_a_narrow_screen_scrolls_tables_not_the_page(written, open_page):
+    page = open_page(written, viewport={"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_without_scripts_the_numbers_are_still_there(written, open_page):
+    page = open_page(written, java_script_enabled=False)
+    assert page.locator("table.results").count() == 2
+    assert "needs JavaScript" in page.locator("noscript").inner_text() or page.get_by_text("needs JavaScript").count()
+
+
+def test_twenty_thousand_cases_stay_usable(written, open_page, tmp_path):
+    page_text = (written / "index.html").read_text()
+    start = page_text.index('id="data">') + len('id="data">')
+    end = page_text.index("</script>", start)
+    data = json.loads(page_text[start:end])
+    rows = data["rows"]
+    data["rows"] = [row | {"id": f"{k}"} for k in range(20_000 // len(rows) + 1) for row in rows][:20_000]
+    for k, row in enumerate(data["rows"]):
+        row["id"] = f"case-{k}"
+    (tmp_path / "index.html").write_text(page_text[:start] + json.dumps(data).replace("<", "\\u003c") + page_text[end:])
+    page = open_page(tmp_path)
+    assert shown(page) == 20_000
+    # What keeps it usable: the document holds one page of the list, whatever the number of cases.
+    assert page.locator("#list button").count() == 50
+    page.fill("[name=words]", "case-19999")
+    assert shown(page) == 1
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('20000 ')")
+    for _ in range(3):
+        page.get_by_role("button", name="Later").click()
+    assert page.locator("#where").inner_text() == "151–200 of 20000"
+
+
+def test_restricted_data_leaves_no_image_and_no_text_in_the_page(tmp_path, open_page):
+    inputs = pretend.inputs(patients=6)
+    report(inputs, Evaluate(bootstrap=20, images=False), 0, tmp_path)
+    html = (tmp_path / "index.html").read_text()
+    assert "data:image" not in html
+    for record in inputs.records:
+        assert record["meta"]["long_answer"] not in html or len(record["meta"]["long_answer"]) < 12
+    assert "what has changed" not in html
+    for name in ("edema", "consolidation", "cardiomegaly"):
+        assert name not in html
+    page = open_page(tmp_path)
+    assert "left out by" in page.locator("#cases").inner_text()
+    assert shown(page) > 0
+
+
+def test_two_judges_agreement_is_shown_beside_the_canaries(tmp_path, open_page):
+    inputs = pretend.inputs(patients=4)
+    for rows in inputs.scores.values():
+        rows += [row | {"judge": "second"} for row in rows if not row.get("canary")]
+    report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
+    told = open_page(tmp_path).locator("#language").inner_text()
+    assert "pretended and second scored the same" in told and "within one point 1.000" in told
+
+
+def test_a_text_cannot_break_out_of_the_page(tmp_path, open_page):
+    inputs = pretend.inputs(patients=3)
+    evil = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
+    for rows in inputs.answers.values():
+        rows[:] = [row | {"answer": evil} if not row.get("control") else row for row in rows]
+    report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
+    page = open_page(tmp_path)
+    assert page.title() == "pretended · LUMEN report"
+    assert evil in page.locator("#case").inner_text()

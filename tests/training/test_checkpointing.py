@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from lumen_hpc.distributed import Ranks, join, leave
+from lumen_hpc.errors import UserError
+from lumen_hpc.training import checkpointing
+from lumen_hpc.training.checkpointing import MARKER, Checkpoints
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path):
+    join(Ranks(), tmp_path)
+    yield
+    leave()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Checkpoints(tmp_path / "checkpoints", Ranks(), keep=2)
+
+
+def save(checkpoints, step, weights=None):
+    """Stages one tensor in place of DeepSpeed's files."""
+
+    def stage(folder):
+        (folder / "deepspeed").mkdir()
+        value = torch.full((1000,), float(step)) if weights is None else weights
+        checkpoints.writer.save({"weights": value}, str(folder / "deepspeed" / "weights.pt"))
+
+    return checkpoints.save(step, {"samples": 8 * step}, stage)
+
+
+def read(checkpoint):
+    return torch.load(checkpoint.folder / "deepspeed" / "weights.pt")["weights"]
+
+
+def test_the_newest_whole_checkpoint_is_found_and_old_ones_are_pruned(kept, tmp_path):
+    for step in (3, 6, 9):
+        save(kept, step)
+    kept.finish()
+    found = kept.latest()
+    assert (found.step, found.state, float(read(found)[0])) == (9, {"samples": 72}, 9.0)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000006", "step-000009"]
+
+
+def damage(folder, how):
+    file = folder / "deepspeed" / "weights.pt"
+    if how == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif how == "one bit":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "file gone":
+        file.unlink()
+    elif how == "no marker":
+        (folder / MARKER).unlink()
+    else:
+        (folder / MARKER).write_text('{"step": 6')
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("cut short", "weights.pt has"),
+        ("one bit", "SHA-256 differs"),
+        ("file gone", "weights.pt is missing"),
+        ("no marker", "not finished"),
+        ("broken marker", "marker cannot be read"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_with_the_reason_and_can_be_written_again(kept, tmp_path, caplog, how, reason):
+    save(kept, 3)
+    save(kept, 6)
+    kept.finish()
+    damage(tmp_path / "checkpoints" / "step-000006", how)
+    with caplog.at_level(logging.WARNING):
+        assert kept.latest().step == 3
+    assert reason in caplog.text and "step-000006" in caplog.text
+    save(kept, 6)
+    kept.finish()
+    assert kept.latest().step == 6
+
+
+def test_training_goes_on_while_it_writes_and_what_is_written_is_the_moment_of_saving(kept, tmp_path, monkeypatch):
+    may_write = threading.Event()
+    real = torch.save
+
+    def slow(*args, **kwargs):
+        assert may_write.wait(30)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpointing.torch, "save", slow)
+    weights = torch.ones(10)
+    save(kept, 3, weights)
+    weights.add_(1)  # the next step, while the files are not even begun
+    assert not (tmp_path / "checkpoints" / "step-000003").exists()
+    may_write.set()
+    kept.finish()
+    assert torch.equal(read(kept.latest()), torch.ones(10))
+
+
+def test_a_write_that_fails_is_told_with_the_last_good_one(kept, monkeypatch):
+    save(kept, 3)
+    kept.finish()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpointing.torch, "save", full)
+    save(kept, 6)
+    with pytest.raises(UserError, match=r"No space left on device.*step-000003"):
+        kept.finish()
+
+
+def test_what_a_killed_writer_left_is_swept(kept, tmp_path):
+    left = tmp_path / "checkpoints" / ".step-000009"
+    left.mkdir()
+    (left / "half").write_text("")
+    again = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=2)
+    assert again.latest() is None and not left.exists()
+
+
+def test_random_generators_go_on_where_they_were(kept):
+    save(kept, 3)
+    drawn = random.random(), np.random.random(), float(torch.rand(()))
+    kept.finish()
+    kept.rng(kept.latest())
+    assert (random.random(), np.random.random(), float(torch.rand(()))) == drawn

@@ -1,0 +1,228 @@
+"""The loop under DeepSpeed in one and several processes: equality, interruptions, accounting.
+
+Starting a process costs more than all its steps, so runs share starts: `parts` makes those of several starts after one
+another, and each test looks at its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumen_hpc.cluster.worker import EXIT_STUCK
+from tests.training import toy
+
+ALL = Counter({f"s{i}": 2 for i in range(toy.SAMPLES)})
+"""Every sample once in each of two epochs."""
+STEPS = 13
+"""2 x 50 samples at 8 a step; the last step has 4."""
+ZERO = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """Whole runs and interrupted ones, by name: what changes between starts is the number of processes."""
+    folder = tmp_path_factory.mktemp("parts")
+
+    def run(name: str, stop_at: int = 0, **settings: Any) -> dict[str, Any]:
+        return {"out": str(folder / name), "settings": settings, "stop_at": stop_at}
+
+    def copied(name: str, **settings: Any) -> dict[str, Any]:
+        """Goes on from what bf16-zeroN-begun left, on another number of processes."""
+        shutil.copytree(folder / f"bf16-zero{settings['zero']}-begun", folder / name)
+        return run(name, precision="bf16", **settings)
+
+    whole = [run(f"{kind}-zero{zero}", zero=zero, precision=kind) for kind in ("fp32", "bf16") for zero in ZERO]
+    begun = [run(f"bf16-zero{zero}-begun", 5, zero=zero, precision="bf16") for zero in ZERO]
+    toy.train(*whole, *begun, run("chain", 4), run("wider", 6, zero=3), world_size=2)
+    narrower = copied("bf16-narrower", zero=1)
+    toy.train(run("one"), run("chain", 8), run("chain", 10), narrower, world_size=1)
+    again = [copied(f"bf16-zero{zero}-again", zero=zero) for zero in ZERO]
+    toy.train(run("chain"), *again, world_size=2)
+    toy.train(run("wider", zero=3), copied("bf16-wider", zero=3), world_size=4)
+    return folder
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "weights.pt")
+
+
+@pytest.mark.parametrize("zero", ZERO)
+def test_zero_stages_on_two_processes_equal_one_process(parts, zero):
+    two = parts / f"fp32-zero{zero}"
+    assert len(toy.losses(two)) == STEPS
+    assert toy.losses(two) == pytest.approx(toy.losses(parts / "one"), abs=1e-5)
+    for name, tensor in weights(parts / "one").items():
+        assert torch.allclose(weights(two)[name], tensor, atol=1e-5), name
+
+
+@pytest.mark.parametrize("zero", ZERO)
+def test_bf16_learns_what_fp32_does_and_resumes_bit_for_bit(parts, zero):
+    whole, again = parts / f"bf16-zero{zero}", parts / f"bf16-zero{zero}-again"
+    assert toy.losses(whole) == pytest.approx(toy.losses(parts / "one"), rel=0.01)
+    assert toy.losses(whole) != toy.losses(parts / f"fp32-zero{zero}")
+    assert {tensor.dtype for tensor in weights(whole).values()} == {torch.bfloat16}
+    assert toy.metrics(again) == toy.metrics(whole)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(again)[name], tensor), name
+
+
+@pytest.mark.parametrize(("name", "zero"), [("narrower", 1), ("wider", 3)])
+def test_bf16_goes_on_with_another_number_of_processes(parts, name, zero):
+    out, whole = parts / f"bf16-{name}", parts / f"bf16-zero{zero}"
+    assert toy.losses(out)[:5] == toy.losses(whole)[:5]
+    # The same master weights go on; products are rounded to 8 bits in other groupings.
+    assert toy.losses(out) == pytest.approx(toy.losses(whole), rel=0.005)
+    assert toy.consumed(out) == toy.consumed(whole)
+
+
+def test_every_sample_is_seen_once_an_epoch_and_the_last_batch_is_short(parts):
+    assert Counter(toy.consumed(parts / "one")) == ALL
+    assert toy.metrics(parts / "one")[-1]["samples"] == 100
+    assert toy.consumed(parts / "one") == toy.consumed(parts / "fp32-zero3")
+
+
+def test_three_restarts_with_two_world_sizes_lose_and_double_nothing(parts):
+    assert toy.losses(parts / "chain") == pytest.approx(toy.losses(parts / "one"), abs=1e-5)
+    assert toy.consumed(parts / "chain") == toy.consumed(parts / "one")
+    restarts = [json.loads(line) for line in (parts / "chain" / "restarts.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["world_size"]) for row in restarts] == [(4, 1), (8, 1), (10, 2)]
+
+
+def test_zero_3_goes_on_with_twice_the_processes(parts):
+    assert toy.losses(parts / "wider") == pytest.approx(toy.losses(parts / "one"), abs=1e-5)
+    assert toy.consumed(parts / "wider") == toy.consumed(parts / "one")
+
+
+WAYS = ("USR2 twice", "SIGTERM in a save", "killed rank", "node down", "truncated checkpoint")
+
+
+def interrupted(out: Path, how: str) -> None:
+    """Starts a run on two processes, which waits before its 8th step, and ends it in one of the ways."""
+    out.mkdir()
+    (out / "hold").touch()
+    in_save = how == "SIGTERM in a save"
+    run = {"out": str(out), "held_at": 0 if in_save else 8, "slow_save": 0.1 if in_save else 0}
+    ranks = toy.launch(toy.__file__, [run], world_size=2)
+    if in_save:  # one rank only: the other must hear of it
+        until(lambda: (out / "checkpoints" / ".step-000006").exists(), ranks)
+        ranks[1].send_signal(signal.SIGTERM)
+    else:
+        until(lambda: len(list(out.glob("checkpoints/step-*/COMPLETE.json"))) == 2 and toy.steps(out) == 7, ranks)
+    if how == "USR2 twice":
+        for rank in ranks * 2:
+            rank.send_signal(signal.SIGUSR2)
+    elif how == "killed rank":
+        ranks[1].kill()
+    elif how == "node down":
+        for rank in ranks:
+            rank.kill()
+    (out / "hold").unlink()
+    said = toy.finish(ranks)
+    if in_save or how == "USR2 twice":
+        assert [rank.returncode for rank in ranks] == [0, 0], said
+        assert all("interrupted at step" in text for text in said)
+    else:
+        assert all(rank.returncode != 0 for rank in ranks)
+
+
+def until(condition: Any, ranks: list[subprocess.Popen], *, timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> tuple[Path, str, Path]:
+    """Runs interrupted in all ways, and then all gone on with; what that said, and the file that was truncated."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    for how in WAYS[:-1]:
+        interrupted(folder / how, how)
+    shutil.copytree(folder / "node down", folder / "truncated checkpoint")
+    newest = max((folder / "truncated checkpoint" / "checkpoints").glob("step-*"))
+    largest = max(newest.rglob("*.pt"), key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    said = toy.train(*({"out": str(folder / how)} for how in WAYS), world_size=2)
+    return folder, said[0], largest
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_an_interrupted_run_ends_with_the_undisturbed_curve_bit_for_bit(parts, resumed, how):
+    folder, said, truncated = resumed
+    out = folder / how
+    assert toy.metrics(out) == toy.metrics(parts / "fp32-zero1")
+    assert Counter(toy.consumed(out)) == ALL
+    for name, tensor in weights(parts / "fp32-zero1").items():
+        assert torch.equal(weights(out)[name], tensor), name
+    (restart,) = [json.loads(line) for line in (out / "restarts.jsonl").read_text().splitlines()]
+    lost = {"USR2 twice": (8, 0), "killed rank": (6, 1), "node down": (6, 1), "truncated checkpoint": (3, 4)}
+    if how == "SIGTERM in a save":  # it came after step 6, and was heard of after the next step or the one after it
+        assert restart["lost_steps"] == 0 and restart["step"] in (7, 8)
+    else:
+        assert (restart["step"], restart["lost_steps"]) == lost[how]
+    if how == "truncated checkpoint":
+        assert f"{truncated.parents[1]} is passed over" in said and truncated.name in said
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Runs that must stop with a word to their user, and what each rank said."""
+    folder = tmp_path_factory.mktemp("failed")
+
+    def run(name: str, **more: Any) -> dict[str, Any]:
+        return {"out": str(folder / name), "fails": True, **more}
+
+    runs = [
+        run("poisoned", poisoned_at=7, slow_save=0.1),  # the checkpoint of step 6 is still being written
+        run("full", full_disk_at=6),
+        run("other", stop_at=3),
+        run("other", settings={"global_batch": 10}),
+    ]
+    return folder, toy.train(*runs, world_size=2)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(failed):
+    folder, said = failed
+    for text in said:
+        assert "the loss of step 7 is nan" in text and f"{folder}/poisoned/checkpoints/step-000006" in text
+    assert toy.steps(folder / "poisoned") == 6
+    assert (folder / "poisoned" / "checkpoints" / "step-000006" / "COMPLETE.json").exists()
+
+
+def test_a_full_disk_on_one_rank_stops_all_at_the_next_step(failed):
+    folder, said = failed
+    for text in said:
+        assert "full cannot be written to" in text and "No space left" in text
+        assert f"{folder}/full/checkpoints/step-000003" in text
+    assert toy.steps(folder / "full") in (6, 7, 8)
+    assert [f.name for f in (folder / "full" / "checkpoints").glob("step-*")] == ["step-000003"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(failed):
+    assert all("global_batch was 8 and is 10" in text for text in failed[1])
+
+
+def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
+    began = time.monotonic()
+    # Long enough for the first step on a machine that does other things.
+    run = {"out": str(tmp_path), "hangs_at": 5, "settings": {"stuck_after": 12}}
+    ranks = toy.launch(toy.__file__, [run], world_size=2)
+    said = toy.finish(ranks)
+    # Whoever gives up first names the rank; the other may hear the connection break before its own time is up.
+    codes = [rank.returncode for rank in ranks]
+    assert EXIT_STUCK in codes and 0 not in codes
+    told = said[codes.index(EXIT_STUCK)]
+    assert "no progress for" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
+    assert time.monotonic() - began < 300

@@ -1,0 +1,80 @@
+"""Stand-in weights: whole, loadable by the stages that want them, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.config.schema import Experts, Instruct, Phantom, Pretrain
+from lumen_hpc.data import findings_line
+from lumen_hpc.experts.phantom_expert import load_expert
+from lumen_hpc.training import phantom_records, pretrain
+
+SMALL = Pretrain(patients=12, expert_steps=2, base_steps=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("pretrain")
+    beats = []
+    paths = pretrain.pretrain(SMALL, Experts(model="phantom"), Instruct(), 5, folder, lambda: beats.append(1))
+    return folder, paths, beats
+
+
+def test_every_file_is_named_and_there(made):
+    folder, paths, beats = made
+    assert paths[0] == folder / "expert.safetensors"
+    assert (folder / "nvila" / "config.json") in paths
+    assert all(path.is_file() for path in paths)
+    assert len(beats) == SMALL.expert_steps + SMALL.base_steps
+
+
+def test_the_base_starts_from_the_experts_tower(made):
+    folder, _, _ = made
+    tower = dict(load_expert(folder / "expert.safetensors").tower.named_parameters())
+    for name, weight in nvila.load(folder / "nvila").vision_tower.named_parameters():
+        assert torch.equal(weight, tower[name]), name
+
+
+def test_the_tokenizer_has_whole_words_for_what_the_models_say(made):
+    tokenizer = nvila.load(made[0] / "nvila").tokenizer
+    for text in ("the level of edema has changed from mild to severe.", "There is no evidence of cardiomegaly.",
+                 "Expert models predict: view ap, nodule maybe yes."):  # fmt: skip
+        words = text.replace(".", " .").replace(",", " ,").replace(":", " :").split()
+        assert len(tokenizer.encode(text)) <= len(words) + 1
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_same_seed_makes_the_same_expert(made, tmp_path):
+    pretrain.pretrain(SMALL, Experts(model="phantom"), Instruct(), 5, tmp_path)
+    one, two = (load_expert(folder / "expert.safetensors").state_dict() for folder in (made[0], tmp_path))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_records_in_memory_show_the_films_and_say_what_the_stages_say():
+    from lumen_hpc.data import phantom
+
+    timelines = [phantom.patient(1, number, Phantom()) for number in range(8)]
+    rows = phantom_records.records(timelines, Instruct(findings_first=True, expert_text=False), seed=0)
+    kinds = [row["meta"]["type"] for row in rows]
+    assert kinds.count("difference") == kinds.count("prediction") == len(timelines)
+    for row in rows:
+        assert [id(film) for film in row["images"]] == [
+            id(film.pixels) for timeline in timelines for film in timeline
+            if str(film.study_id) in ((row["meta"]["ref_study_id"], row["meta"]["study_id"])
+                                      if row["meta"]["type"] == "difference" else
+                                      (row["meta"]["ref_study_id"],) if row["meta"]["type"] == "prediction" else
+                                      (row["meta"]["study_id"],))
+        ]  # fmt: skip
+        answer = row["conversations"][1]["value"]
+        assert findings_line.strip(answer) == row["meta"]["long_answer"]
+        assert (findings_line.parse(answer) is not None) == (row["meta"]["type"] in ("difference", "prediction"))
+
+
+def test_image_groups_are_the_records_with_the_same_pictures():
+    one, two = np.zeros((2, 2)), np.zeros((2, 2))
+    groups = pretrain.image_groups([{"images": [one]}, {"images": [two]}, {"images": [one]}, {"images": [one, two]}])
+    assert groups.tolist() == [0, 1, 0, 2]
