@@ -18,7 +18,7 @@ from lumen_hpc.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    """Parses a command line and does what it says; returns the exit code."""
+    """Parses a command line and carries it out; returns the exit code."""
     if {"-h", "--help", "help"} & set(arguments) or not arguments:
         from lumen_hpc.cluster import commands
 
@@ -42,10 +42,10 @@ def main(arguments: list[str]) -> int:
         print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lumen: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
+        print("lumen: interrupted; finished shards are kept; the same command continues", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    gc.set_threshold(100_000)  # the default collects again and again while modules load: a tenth of a submission's time
+    gc.set_threshold(100_000)  # the default collects often while modules load: a tenth of a submission's time
     sys.exit(main(sys.argv[1:]))

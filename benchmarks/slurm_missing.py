@@ -15,10 +15,10 @@ from lumen_hpc.cluster.shards import Shard
 
 
 def main(folder: Path, shards: int, absent: list[int]) -> None:
-    gone = set(absent)
+    missing = set(absent)
     for index in range(shards):
         shard = Shard(index, shards)
-        if index in gone:
+        if index in missing:
             continue
         written = manifest.write_shard(folder, shard, [{"shard": index}])
         line = {
@@ -31,7 +31,7 @@ def main(folder: Path, shards: int, absent: list[int]) -> None:
     start = time.perf_counter()
     found = manifest.missing(folder, shards, "1" * 16, ["0" * 16] * shards)
     seconds = time.perf_counter() - start
-    assert set(found) == gone
+    assert set(found) == missing
     print(seconds)
 
 

@@ -116,7 +116,7 @@ class Datatrove:
         return seconds
 
     def restart(self, limit_s: float) -> float:
-        """Seconds from the interruption that its users are told to send (USR1) until the work goes on."""
+        """Seconds from the interruption that it documents for its users (USR1) until the work goes on."""
         times = self.folder / "restart.txt"
         executor = self.executor(1, Restarted(str(times)))
         executor.run()

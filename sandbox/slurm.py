@@ -116,7 +116,7 @@ ENTER_NODE = 'hostname "$1" && mount --bind "$2" /etc/hosts && exec slurmd -D -N
 
 
 class ClusterError(RuntimeError):
-    """The test cluster did not do what it was told; the message ends with the last lines of its logs."""
+    """The test cluster did not reach the expected state; the message ends with the last lines of its logs."""
 
 
 def why_not() -> str | None:
@@ -139,7 +139,7 @@ def search_path() -> str:
 
 
 class Cluster:
-    """One cluster, told by its folder: an object made later over the same folder steers the same cluster."""
+    """One cluster, identified by its folder: an object created later for the same folder steers the same cluster."""
 
     def __init__(
         self, folder: str | Path, nodes: int = 3, accounting: bool = True, max_array_size: int = 1001, cpus: int = 96
@@ -148,8 +148,8 @@ class Cluster:
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder}: too long for a socket's path, at most {LONGEST_FOLDER} characters")
         saved = self.folder / "cluster.json"
-        asked = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size, "cpus": cpus}
-        state = json.loads(saved.read_text()) if saved.exists() else asked
+        requested = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size, "cpus": cpus}
+        state = json.loads(saved.read_text()) if saved.exists() else requested
         self.settings: dict[str, int | bool] = state
         self.nodes = [f"n{i + 1}" for i in range(state["nodes"])]
         self.accounting: bool = state["accounting"]
@@ -200,13 +200,13 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """The node loses power: its slurmd, job steps and tasks get SIGKILL at once.
 
-        Slurm itself finds out after SlurmdTimeout, about 25 s; `declare_dead` tells it now.
+        Slurm itself finds out after SlurmdTimeout, about 25 s; `declare_dead` reports it at once.
         """
         self._known(node)
         self._kill_processes_of(node)
 
     def declare_dead(self, node: str) -> None:
-        """Tell the controller what it would find out by itself: the node is down, its jobs are lost."""
+        """Report to the controller what it would find out by itself: the node is down, its jobs are lost."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=killed by a test")
 
     def start_node(self, node: str) -> None:
@@ -248,7 +248,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > deadline:
-                raise ClusterError(f"waited {seconds} s in vain for: {what}\n{self._tails()}")
+                raise ClusterError(f"waited {seconds} s for: {what}\n{self._tails()}")
             time.sleep(0.05)
 
     def alive(self, name: str) -> bool:
@@ -414,7 +414,7 @@ def environment_of(pid: int) -> set[str]:
     """The environment that a process started with, as NAME=value; empty for one that has ended."""
     try:
         return set(Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0"))
-    except OSError:  # gone (a zombie's environ reads empty), or not ours
+    except OSError:  # ended (a zombie's environ reads empty), or not ours
         return set()
 
 

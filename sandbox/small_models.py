@@ -1,4 +1,4 @@
-"""Small language models for tests and benchmarks: a random Llama made on the spot, and the real SmolLM2-135M."""
+"""Small language models for tests and benchmarks: a random Llama written on the spot, and the real SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_llama(folder: Path, seed: int = 0) -> Path:
-    """Writes a random two-layer Llama (128 wide, fp32) with a byte-level tokenizer made from the prompts."""
+    """Writes a random two-layer Llama (128 wide, fp32) with a byte-level tokenizer trained on the prompts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

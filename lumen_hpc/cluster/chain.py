@@ -1,4 +1,4 @@
-"""The dependency chain of a submission, as data: which arrays are handed in, and what each waits for.
+"""The dependency chain of a submission, as data: which arrays are submitted, and what each waits for.
 
 Pure, so that a dry run shows exactly what a submission does. A condition names other arrays by label, or jobs of
 earlier submissions by id.
@@ -36,8 +36,8 @@ def arrays(plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids
     `limit` is the longest array; `upstream_job_ids` the last job ids of steps that earlier submissions still run.
     A step's successors wait for it by afterany and for the steps it reads by afterok, so that what was
     cancelled because its input failed is not started again by its own successor. Where shards correspond, a
-    pack starts when the pack it reads has ended well (aftercorr), which needs a site that removes jobs whose
-    dependency cannot be met: otherwise it would hold up its own successor for ever.
+    pack starts when the pack it reads has succeeded (aftercorr), which needs a site that removes jobs whose
+    dependency cannot be met: otherwise it would block its own successor for ever.
     """
     found: list[Array] = []
     last: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
@@ -45,11 +45,11 @@ def arrays(plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids
     for item in plans:
         name = item.step.name
         chunks = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
-        mate = next((other for other in plans if other.step.name == item.step.shardwise_after), None)
-        pipelined = mate is not None and len(mate.packs) == len(item.packs) and profile.kill_on_invalid_dep
+        upstream = next((other for other in plans if other.step.name == item.step.shardwise_after), None)
+        pipelined = upstream is not None and len(upstream.packs) == len(item.packs) and profile.kill_on_invalid_dep
         ends = []
         for number, packs in enumerate(chunks):
-            before = ""
+            previous = ""
             for link in range(1 if profile.requeue else 1 + item.resources.successors):
                 conditions = []
                 for other in item.step.after:
@@ -57,11 +57,11 @@ def arrays(plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids
                         conditions.append(("aftercorr", _label(other, number, chunked[other], 0)))
                     else:
                         conditions += [("afterok", end) for end in last.get(other, [])]
-                if before:
-                    conditions.append(("afterany", before))
-                before = _label(name, number, len(chunks), link)
-                found.append(Array(item, tuple(packs), link, before, tuple(conditions)))
-            ends.append(before)
+                if previous:
+                    conditions.append(("afterany", previous))
+                previous = _label(name, number, len(chunks), link)
+                found.append(Array(item, tuple(packs), link, previous, tuple(conditions)))
+            ends.append(previous)
         chunked[name] = len(chunks)
         last[name] = last.get(name, []) + ends
     return found

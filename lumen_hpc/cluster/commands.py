@@ -48,7 +48,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         if swept := submission.sweep(run, pipeline.stages):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
-        _say_live(plans)
+        _print_live(plans)
         _within_budget(request, plans)
         if not any(item.packs for item in plans):
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
@@ -81,7 +81,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     return 0
 
 
-def _say_live(plans: Sequence[StepPlan]) -> None:
+def _print_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
             print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
@@ -90,8 +90,8 @@ def _say_live(plans: Sequence[StepPlan]) -> None:
 def _require_fit(request: Request, pipeline: Pipeline) -> None:
     chosen = graph.select(graph.steps(pipeline.stages, request.settings), pipeline.stages, request.stage)
     models = [step.model for step in chosen if step.stage.name == "train"]
-    wanted = request.profile.resources["train"]
-    estimate.require_fit(request.settings, models, wanted.gpus * wanted.nodes, request.profile.gpu_memory_gb)
+    resources = request.profile.resources["train"]
+    estimate.require_fit(request.settings, models, resources.gpus * resources.nodes, request.profile.gpu_memory_gb)
 
 
 def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
@@ -158,7 +158,7 @@ def logs(request: Request, pipeline: Pipeline) -> int:
 
 
 def existing(request: Request) -> Run:
-    """The run named, with the settings it was last submitted with; UserError if there is none."""
+    """The named run, with the settings of its last submission; UserError if there is none."""
     run = submission.open_run(request)
     path = run.folder / "config.yaml"
     if not path.is_file():
@@ -181,7 +181,7 @@ def help_text(usage: str) -> None:
 
 
 def _console() -> Console:
-    """Where tables are drawn. rich is asked for only by those who draw: it costs a submission a fifth of its time."""
+    """The console for tables. rich is imported only here: it would cost a submission a fifth of its time."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)

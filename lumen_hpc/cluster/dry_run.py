@@ -19,20 +19,20 @@ def show(
     """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
     view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
     for item in plans:
-        wanted = item.resources
+        resources = item.resources
         at_once = min(len(item.packs), request.profile.throttle or len(item.packs))
         waves = math.ceil(len(item.packs) / at_once) if at_once else 0
         counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
-        asks = f"{wanted.nodes} x {wanted.gpus} GPU, {wanted.time_min} min"
+        asks = f"{resources.nodes} x {resources.gpus} GPU, {resources.time_min} min"
         view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
     console.print(f"run {run.folder}", soft_wrap=True)
     console.print(view)
     total = plan.total_gpu_hours(plans)
     console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
-    wanted = request.profile.resources["train"]
+    resources = request.profile.resources["train"]
     for item in plans:
         if item.step.stage.resources == "train" and item.step.model and item.missing:
-            found = estimate.training(request.settings, item.step.model, wanted.gpus * wanted.nodes or 1)
+            found = estimate.training(request.settings, item.step.model, resources.gpus * resources.nodes or 1)
             if found:
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
     if request.profile.executor == "slurm":

@@ -1,6 +1,6 @@
-"""GPU-hours before anything was measured: rough, said to be so, and replaced by the first measured shards.
+"""GPU-hours before anything was measured: rough, marked as such, and replaced by the first measured shards.
 
-What the work costs and how long a task loads before it are apart, because every task loads for itself. Counts are the
+The work and the loading before it are estimated separately, because every task loads for itself. Counts are the
 paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published figures and our
 own CPU decoding rates, and each stands beside its source.
 """
@@ -47,7 +47,7 @@ def experts(settings: Settings, model: str) -> float:
 
 
 def rewrite(settings: Settings, model: str) -> float:
-    """About 40 tokens a sentence, asked 1.2 times on average."""
+    """About 40 tokens a sentence, generated 1.2 times on average."""
     if settings.rewrite.engine.kind == "grammar":
         return 0.0
     return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600
@@ -80,8 +80,8 @@ def train(settings: Settings, model: str) -> float:
 
 def predict(settings: Settings, model: str) -> float:
     """Two images (6,146 tokens) a question, and 40 tokens of answer."""
-    asked = counts(settings).test_questions * (1 + len(settings.predict.controls))
-    return asked * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
+    questions = counts(settings).test_questions * (1 + len(settings.predict.controls))
+    return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
 
 
 def small_load(settings: Settings) -> float:
@@ -91,8 +91,8 @@ def small_load(settings: Settings) -> float:
 
 def judge(settings: Settings, model: str) -> float:
     """Every answer once for each judge."""
-    asked = sum(engine.in_task for engine in settings.engines("judge").values())
-    return asked * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
+    judges = sum(engine.in_task for engine in settings.engines("judge").values())
+    return judges * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
 
 
 def judge_load(settings: Settings) -> float:

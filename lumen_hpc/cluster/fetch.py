@@ -1,8 +1,8 @@
 """`stage=fetch`: brings every weight that a run's settings name into the profile's cache, from a node with internet.
 
 Not a job: compute nodes are offline. Downloads resume; the revision that the first fetch resolved and each file's
-hash are noted in `<cache>/fetched.json`, and later fetches insist on them. Where nothing can be reached it says what to
-copy where.
+hash are recorded in `<cache>/fetched.json`, and later fetches require them. Without internet it prints what to copy
+where.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Need:
     name: str
     """Its name on the hub, or TorchXRayVision's name of the weights."""
     folder: Path
-    """Where it is wanted."""
+    """Where it belongs."""
 
     @property
     def licence(self) -> str:
@@ -62,11 +62,11 @@ def fetch(settings: Settings, cache: Path, console: Console) -> int:
     except OSError as error:
         raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
     notes = json.loads((cache / NOTE).read_text()) if (cache / NOTE).exists() else {}
-    wanted = list(needs(settings, cache))
-    if not wanted and settings.experts.model != "xrv":
-        console.print("these settings name no weights (the demo makes its own); the paper's are recipe=lumen's")
+    needed = list(needs(settings, cache))
+    if not needed and settings.experts.model != "xrv":
+        console.print("these settings name no weights (the demo trains its own); the paper's are recipe=lumen's")
         return 0
-    failed = [need for need in wanted if not _bring(need, notes, cache, console)]
+    failed = [need for need in needed if not _bring(need, notes, cache, console)]
     if settings.experts.model == "xrv":
         failed_experts = _bring_experts(settings, cache, console)
     else:
@@ -101,7 +101,7 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
     if noted and noted["files"] != hashes:
         changed = sorted(name for name in hashes if noted["files"].get(name) != hashes[name])
         raise UserError(
-            f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} noted at the first fetch"
+            f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} recorded at the first fetch"
         )
     notes[need.name] = {"revision": revision, "files": hashes, "fetched": now()}
     write_json(cache / NOTE, notes)
@@ -109,7 +109,7 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
 
 
 def _bring_experts(settings: Settings, cache: Path, console: Console) -> list[str]:
-    """TorchXRayVision's weights; what could not be had, as lines."""
+    """TorchXRayVision's weights; what could not be fetched, a line each."""
     try:
         from lumen_hpc.experts import xrv_weights
     except ImportError as error:

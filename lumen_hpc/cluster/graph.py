@@ -17,11 +17,9 @@ def steps(stages: Sequence[Stage], settings: Settings) -> list[Step]:
     for node in nodes:
         after = []
         for pattern in node.stage.after:
-            wanted = pattern.format(model=node.model) if "{" in pattern else pattern
-            stem = wanted.removesuffix("-*")
-            after += [
-                step.name for step in known if step.name == wanted or (stem != wanted and step.stage.name == stem)
-            ]
+            name = pattern.format(model=node.model) if "{" in pattern else pattern
+            stem = name.removesuffix("-*")
+            after += [step.name for step in known if step.name == name or (stem != name and step.stage.name == stem)]
         known.append(Step(node.stage, node.model, tuple(after)))
     return known
 

@@ -27,8 +27,8 @@ class Failed(Exception):
 
 
 @dataclass
-class _Going:
-    """A step under way: its tasks, and what stood in its folder when they began."""
+class _Running:
+    """A running step: its tasks, and the line counts of its files at their start."""
 
     item: StepPlan
     jobs: list[Any]
@@ -46,15 +46,15 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
     """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish."""
     orphans.require_none(run.folder, console)
     waiting = list(plans)
-    going: list[_Going] = []
+    running: list[_Running] = []
     free = len(os.sched_getaffinity(0))
     with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bars:
         tasks = {item.step.name: bars.add_task(item.step.name, total=item.shards, start=False) for item in plans}
         try:
-            while waiting or going:
-                unfinished = {item.step.name for item in waiting} | {one.item.step.name for one in going}
+            while waiting or running:
+                unfinished = {item.step.name for item in waiting} | {one.item.step.name for one in running}
                 for item in [item for item in waiting if not unfinished & set(item.step.after)]:
-                    if going and _cores(item) > free - sum(one.cores for one in going):
+                    if running and _cores(item) > free - sum(one.cores for one in running):
                         break
                     waiting.remove(item)
                     fresh = _plan_now(request, pipeline, run, item.step)
@@ -62,25 +62,25 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                     if fresh.packs:
                         console.print(f"{place}: {item.step.stage.about}", markup=False)
                         bars.start_task(tasks[item.step.name])
-                        going.append(_start(request, pipeline, run, fresh, 0))
+                        running.append(_start(request, pipeline, run, fresh, 0))
                     else:
-                        console.print(f"{place}: done already", markup=False)
+                        console.print(f"{place}: already done", markup=False)
                         bars.update(tasks[item.step.name], completed=item.shards)
-                for one in list(going):
+                for one in list(running):
                     bars.update(tasks[one.item.step.name], completed=_written(run, one))
                     if all(job.done() for job in one.jobs):
-                        going.remove(one)
+                        running.remove(one)
                         again = _settle(request, pipeline, run, one)
                         if again:
-                            going.append(again)
+                            running.append(again)
                             continue
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
                         console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s", markup=False)
                 time.sleep(0.1)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and going:
+            if isinstance(error, KeyboardInterrupt) and running:
                 console.print("stopping: the tasks save what they have and end; Ctrl-C again does not wait for them")
-            _stop([job for one in going for job in one.jobs])
+            _stop([job for one in running for job in one.jobs])
             raise
 
 
@@ -94,7 +94,7 @@ def _plan_now(request: Request, pipeline: Pipeline, run: Run, step: Step) -> Ste
     return submit.make(request, pipeline.stages, run)[0][0]
 
 
-def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attempt: int) -> _Going:
+def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attempt: int) -> _Running:
     """Starts a task for each of a step's packs."""
     import submitit
 
@@ -114,22 +114,22 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    # Ctrl-C reaches every process of the terminal: tasks inherit that they ignore it, and are told to stop by `_stop`.
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal: tasks inherit that they ignore it, and `_stop` asks them to stop.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
     finally:
-        signal.signal(signal.SIGINT, heard)
-    return _Going(item, jobs, written, failures, attempt)
+        signal.signal(signal.SIGINT, previous)
+    return _Running(item, jobs, written, failures, attempt)
 
 
-def _written(run: Run, one: _Going) -> int:
+def _written(run: Run, one: _Running) -> int:
     """Shards of the step that are done by now."""
     lines = len(manifest.read(run.folder / one.item.step.name / manifest.NAME))
     return one.item.shards - len(one.item.missing) + lines - one.written
 
 
-def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Going) -> _Going | None:
+def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _Running | None:
     """After a step's tasks have ended: None if it is done, its next attempt, or Failed.
 
     An exception would come again; only what was killed or interrupted is worth another try here.
@@ -159,15 +159,15 @@ def _why(item: StepPlan, kinds: list[triage.Cluster], log: str) -> str:
         lines.append(f"  {kind.count}x {kind.error}")
         lines.append(f"     fix: {kind.fix}")
     if not kinds:
-        lines.append("  no failure was noted: a task was killed from outside, or could not start")
+        lines.append("  no failure was recorded: a task was killed from outside, or could not start")
     lines.append(f"  log: {log}")
     return "\n".join(lines)
 
 
 def require_possible(request: Request) -> None:
     """Refuses what only Slurm can do."""
-    for kind, wanted in request.profile.resources.items():
-        if wanted.nodes > 1:
+    for kind, resources in request.profile.resources.items():
+        if resources.nodes > 1:
             raise UserError(
-                f"profile.resources.{kind}.nodes={wanted.nodes}: the local executor has one node; use a Slurm profile"
+                f"profile.resources.{kind}.nodes={resources.nodes}: this machine is one node; use a Slurm profile"
             )

@@ -1,4 +1,4 @@
-"""One command at a time has a run: it holds a lock that the kernel gives back however the command ends."""
+"""One command at a time holds a run, by a lock that the kernel releases however the command ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def held(folder: Path) -> Iterator[None]:
         if not mine and path.exists():
             raise Busy(
                 f"{folder}: another command (process {pid or '?'} on {host or '?'}) is submitting this run; "
-                f"if it is gone, remove {path}"
+                f"if it no longer exists, remove {path}"
             )
     os.ftruncate(handle, 0)
     os.write(handle, f"{socket.gethostname()} {os.getpid()}".encode())
@@ -71,7 +71,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _named(path: Path) -> tuple[str, str]:
-    """Host and process id in a lock; empty if nobody has written them, or the file has gone."""
+    """Host and process id in a lock; empty if nobody has written them, or the file is missing."""
     try:
         host, _, pid = path.read_text().partition(" ")
     except FileNotFoundError:

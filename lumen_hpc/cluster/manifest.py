@@ -1,4 +1,4 @@
-"""Shards on disk: written whole or not at all, and vouched for by a line of `manifest.jsonl`.
+"""Shards on disk: written whole or not at all, and recorded, with their digest, by a line of `manifest.jsonl`.
 
 A shard is done when its file matches its line, and the line's `of`, `config` and `inputs` are today's. A file
 whose size and time are those of its line is taken to match; any other is hashed again. Everything else is missing.
@@ -143,13 +143,13 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
 
 
 def verified(folder: Path, line: dict[str, Any]) -> bool:
-    """True if a line's shard and the files beside it are those that it vouches for."""
+    """True if a line's shard and the files beside it match the digests that it records."""
     shard = folder / Shard(line["shard"], line["of"]).file
     return matches(shard, line) and all(matches(folder / file["file"], file) for file in line["files"])
 
 
 def matches(path: Path, line: dict[str, Any]) -> bool:
-    """True if a file is the one that a manifest line, or a row of its `files`, vouches for."""
+    """True if a file is the one that a manifest line, or a row of its `files`, records."""
     try:
         stat = path.stat()
     except OSError:

@@ -49,7 +49,7 @@ def require_none(folder: Path, console: Console) -> None:
     """In a launcher: waits until no task of an earlier command works on the run; UserError if one does not end."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     deadline = time.monotonic() + PATIENCE_S
-    told = False
+    announced = False
     try:
         while True:
             try:
@@ -61,9 +61,9 @@ def require_none(folder: Path, console: Console) -> None:
                         f"{folder}: tasks of an earlier command still work on this run and do not end; "
                         f"`fuser {folder / LOCK}` names them"
                     ) from None
-            if not told:
+            if not announced:
                 console.print("waiting for the tasks of an earlier command to end", markup=False)
-                told = True
+                announced = True
             time.sleep(0.1)
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""What a submission would do, worked out before anything is submitted: missing shards, packs, time and GPU-hours."""
+"""What a submission would do, computed before anything is submitted: missing shards, packs, time and GPU-hours."""
 
 from __future__ import annotations
 
@@ -107,16 +107,16 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
                 _require_finished(run, step, name, graph)
         shards = step.stage.shards(run.settings)
         waits = any(name in unfinished or live.get(name) for name in step.after)
-        gone = list(range(shards)) if waits else missing(run, step, graph)
+        unfinished_shards = list(range(shards)) if waits else missing(run, step, graph)
         resources = run.profile.resources[step.stage.resources]
-        plan = StepPlan(step, shards, gone, [], resources, shard_seconds=_pilot(run, step))
+        plan = StepPlan(step, shards, unfinished_shards, [], resources, shard_seconds=_pilot(run, step))
         plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
         plan.load_hours = step.stage.load_hours(run.settings)
-        plan.live = sorted(live.get(step.name, set()) & set(gone))
-        plan.missing = [index for index in gone if index not in set(plan.live)]
+        plan.live = sorted(live.get(step.name, set()) & set(unfinished_shards))
+        plan.missing = [index for index in unfinished_shards if index not in set(plan.live)]
         plan.packs = _packs(plan, plans)
         plans.append(plan)
-        if gone:
+        if unfinished_shards:
             unfinished.add(step.name)
     return plans
 
@@ -130,12 +130,12 @@ def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
 
 def _require_finished(run: Run, step: Step, name: str, graph: list[Step]) -> None:
     other = next(other for other in graph if other.name == name)
-    gone = missing(run, other, graph)
-    if gone:
+    lacking = missing(run, other, graph)
+    if lacking:
         count = other.stage.shards(run.settings)
         raise UserError(
-            f"stage {step.name} reads {name}, of which run {run.folder.name} has {count - len(gone)} of {count} shards "
-            f"done with these settings; run stage={other.stage.name} first, or stage=full for all of it"
+            f"stage {step.name} reads {name}, of which run {run.folder.name} has {count - len(lacking)} of {count} "
+            f"shards done with these settings; run stage={other.stage.name} first, or stage=full for all of it"
         )
 
 
@@ -154,9 +154,9 @@ def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
         return []
     base = next((other for other in earlier if other.step.name == plan.step.shardwise_after and other.packs), None)
     if base is not None and base.shards == plan.shards and len(base.packs) <= plan.resources.tasks:
-        wanted = set(plan.missing)
-        packs = [[index for index in pack if index in wanted] for pack in base.packs]
-        rest = sorted(wanted - {index for pack in packs for index in pack})
+        remaining = set(plan.missing)
+        packs = [[index for index in pack if index in remaining] for pack in base.packs]
+        rest = sorted(remaining - {index for pack in packs for index in pack})
         for position, index in enumerate(rest):
             packs[position % len(packs)].append(index)
         return packs

@@ -24,7 +24,7 @@ from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.weights import locate, locate_experts
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
-"""Free space a run wants: checkpoints of an 8B training are 113 GB each, two are kept."""
+"""Free space that a run needs: checkpoints of an 8B training are 113 GB each, two are kept."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[Che
 
 
 def processes(settings: Settings, profile: Profile, stage: str = "full") -> Iterator[CheckResult]:
-    """Whether the language stages' jobs have the processes that their engines run in. Submission refuses on `bad`."""
+    """Whether the language stages' jobs have as many processes as their engines need. Submission refuses on `bad`."""
     for key, engine in settings.engines(stage.split("-")[0]).items():
         kind = "gpu" if key == "rewrite.engine" else "judge"
-        wanted = profile.resources[kind]
-        if problem := misfit(engine, wanted.nodes * wanted.tasks_per_node, f"profile.resources.{kind}"):
+        resources = profile.resources[kind]
+        if problem := misfit(engine, resources.nodes * resources.tasks_per_node, f"profile.resources.{kind}"):
             message, fix = problem
             yield CheckResult("bad", f"{key}: {message}", fix)
 
 
 def require_processes(settings: Settings, profile: Profile, stage: str) -> None:
-    """Raises UserError where a language stage's job has not the processes of its engine; called before submission."""
+    """Raises UserError where the number of a language stage's processes is not its engine's; called on submission."""
     for result in processes(settings, profile, stage):
         raise UserError(f"{result.message}; {result.fix}")
 
@@ -98,21 +98,21 @@ def _data(settings: Settings) -> Iterator[CheckResult]:
     if data.source == "phantom":
         yield CheckResult("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
         return
-    wanted = (
+    required = (
         ("data.mimic_cxr", data.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
         ("data.diff_vqa", data.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
     )
-    for key, name, patterns in wanted:
+    for key, name, patterns in required:
         folder = Path(name).expanduser()
         if not name or not folder.is_dir():
             yield CheckResult(
                 "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
             )
             continue
-        gone = [pattern for pattern in patterns if not any(folder.glob(pattern))]
-        if gone:
+        missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+        if missing:
             yield CheckResult(
-                "bad", f"{key}={folder} lacks {', '.join(gone)}", "download the dataset's tables from PhysioNet"
+                "bad", f"{key}={folder} lacks {', '.join(missing)}", "download the dataset's tables from PhysioNet"
             )
         else:
             yield CheckResult("ok", f"{key}={folder}")
@@ -128,7 +128,7 @@ def _folder(folder: Path, name: str, room_gb: float) -> Iterator[CheckResult]:
     free = shutil.disk_usage(top).free / 1e9
     if free < room_gb:
         yield CheckResult(
-            "warn", f"{name} {folder}: {free:.0f} GB free, a run wants about {room_gb:.0f}", "free some, or runs=FOLDER"
+            "warn", f"{name} {folder}: {free:.0f} GB free, a run needs about {room_gb:.0f}", "free some, or runs=FOLDER"
         )
     else:
         yield CheckResult("ok", f"{name} {folder}: writable, {free:.0f} GB free")
@@ -189,8 +189,8 @@ def _cluster(profile: Profile) -> Iterator[CheckResult]:
         yield CheckResult("bad", str(error), "run this on a login node of the cluster")
         return
     yield CheckResult("ok", f"Slurm {live.get('SLURM_VERSION', '?')}, cluster {live.get('ClusterName', '?')}")
-    for kind, wanted in profile.resources.items():
-        yield from _resources(kind, wanted, partitions)
+    for kind, resources in profile.resources.items():
+        yield from _resources(kind, resources, partitions)
     largest = int(live.get("MaxArraySize", "1001"))
     if profile.max_array_size > largest:
         yield CheckResult(
@@ -199,33 +199,37 @@ def _cluster(profile: Profile) -> Iterator[CheckResult]:
     yield from _accounting(profile)
 
 
-def _resources(kind: str, wanted: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
     key = f"profile.resources.{kind}"
-    found = [item for item in partitions if item.name == wanted.partition or (not wanted.partition and item.default)]
+    found = [
+        item for item in partitions if item.name == resources.partition or (not resources.partition and item.default)
+    ]
     if not found:
         names = ", ".join(sorted({item.name for item in partitions}))
         yield CheckResult(
-            "bad", f"{key}.partition={wanted.partition or '(default)'}: not on this cluster", f"one of {names}"
+            "bad", f"{key}.partition={resources.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
         return
     gpus, nodes = max(item.gpus for item in found), sum(item.nodes for item in found)
     cpus, limit = max(item.cpus for item in found), max(item.minutes for item in found)
     checks = (
-        (wanted.gpus > gpus, f"{key}.gpus={wanted.gpus}", f"its nodes have {gpus} GPUs"),
-        (wanted.nodes > nodes, f"{key}.nodes={wanted.nodes}", f"it has {nodes} nodes"),
+        (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {gpus} GPUs"),
+        (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {nodes} nodes"),
         (
-            wanted.cpus * wanted.tasks_per_node > cpus,
-            f"{key}.cpus={wanted.cpus} x {wanted.tasks_per_node}",
+            resources.cpus * resources.tasks_per_node > cpus,
+            f"{key}.cpus={resources.cpus} x {resources.tasks_per_node}",
             f"{cpus} cores a node",
         ),
-        (wanted.time_min > limit, f"{key}.time_min={wanted.time_min}", f"its limit is {limit} min"),
+        (resources.time_min > limit, f"{key}.time_min={resources.time_min}", f"its limit is {limit} min"),
     )
-    bad = [CheckResult("bad", f"{asked} in partition {found[0].name}", fix) for wrong, asked, fix in checks if wrong]
+    bad = [
+        CheckResult("bad", f"{request} in partition {found[0].name}", fix) for wrong, request, fix in checks if wrong
+    ]
     yield from bad or [CheckResult("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
 
 
 def _accounting(profile: Profile) -> Iterator[CheckResult]:
-    wanted_qos = {wanted.qos for wanted in profile.resources.values() if wanted.qos}
+    qos_names = {resources.qos for resources in profile.resources.values() if resources.qos}
     try:
         lines = slurm.ask(
             "sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=Account,QOS"
@@ -237,8 +241,8 @@ def _accounting(profile: Profile) -> Iterator[CheckResult]:
         return
     accounts = {line.split("|")[0] for line in lines.splitlines() if "|" in line}
     qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
-    charged = {wanted.account or profile.account for wanted in profile.resources.values()} - {""}
+    charged = {resources.account or profile.account for resources in profile.resources.values()} - {""}
     for name in sorted(charged - accounts):
         yield CheckResult("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")
-    for name in sorted(wanted_qos - qos):
+    for name in sorted(qos_names - qos):
         yield CheckResult("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")

@@ -1,8 +1,8 @@
-"""What a task reads is verified when the task begins, and what is damaged is written again before it goes on.
+"""Verifies what a task reads when the task begins, and has corrupt shards written again before it goes on.
 
-The damaged shards are submitted as jobs of their own step, as the user's same command would, and the task waits for
-them: it holds its nodes meanwhile, but nothing behind it in the chain is lost. What was read before the damage stays
-right. Where a job cannot submit (no sbatch on the nodes, the local executor) it fails and names the file.
+The corrupt shards are submitted as jobs of their own step, as the user's same command would do, and the task waits for
+them. It holds its nodes meanwhile, but no downstream job is lost. What was read before the corruption stays valid.
+Where a job cannot submit (no sbatch on the nodes, the local executor) it fails and names the file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LOOK_S = 2.0
 """How often a waiting task looks at the files."""
 ASK_S = 30.0
 """How often it asks the queue whether the shards are still on their way."""
-OF_THE_JOB = ("SLURM_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
-"""What a job's environment says of that job alone: a job submitted from within must not inherit it."""
-OF_THE_SITE = ("SLURM_CONF", "SLURM_LUMEN_USER")
+JOB_VARIABLES = ("SLURM_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+"""Variables that describe one job: a job submitted from within it must not inherit them."""
+SITE_VARIABLES = ("SLURM_CONF", "SLURM_LUMEN_USER")
 
 
-def damaged(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) -> dict[str, list[int]]:
+def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) -> dict[str, list[int]]:
     """Finished shards that these shards of a step read, and whose files are not those of their manifest lines."""
     found = {}
     for other in graph:
@@ -37,9 +37,9 @@ def damaged(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) 
         folder, count = run.folder / other.name, other.stage.shards(run.settings)
         alone = other.name == step.shardwise_after and count == step.stage.shards(run.settings)
         lines = manifest.latest(folder)
-        gone = [index for index in (shards if alone else range(count)) if not _sound(folder, lines[index])]
-        if gone:
-            found[other.name] = gone
+        lost = [index for index in (shards if alone else range(count)) if not _sound(folder, lines[index])]
+        if lost:
+            found[other.name] = lost
     return found
 
 
@@ -53,20 +53,20 @@ def _sound(folder: Path, line: dict) -> bool:
 
 
 def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:
-    """Returns once all that these shards of a task's step read is what its manifest lines vouch for.
+    """Returns once everything that these shards of a task's step read matches its manifest lines.
 
-    The seconds that it waited for that are returned; 0 where nothing was damaged. Raises Interrupted if the task is
-    asked to stop meanwhile, and UserError if the damage cannot be made good.
+    Returns the seconds that it waited; 0 where nothing was corrupt. Raises Interrupted if the task is asked to stop
+    meanwhile, and UserError if the shards cannot be written again.
     """
     submitted: set[str] = set()
-    began, asked = time.monotonic(), -ASK_S
+    began, last_asked = time.monotonic(), -ASK_S
     waited = 0.0
-    while bad := damaged(task.run, task.step, graph, shards):
+    while bad := corrupt(task.run, task.step, graph, shards):
         task.progress()
         if task.should_stop():
             raise Interrupted("while what it reads was written again")
-        if task.ranks.rank == 0 and time.monotonic() - asked >= ASK_S:
-            asked = time.monotonic()
+        if task.ranks.rank == 0 and time.monotonic() - last_asked >= ASK_S:
+            last_asked = time.monotonic()
             _resubmit(pipeline, task.run, graph, bad, submission, submitted)
         time.sleep(LOOK_S)
         waited = time.monotonic() - began
@@ -76,23 +76,23 @@ def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Seq
 def _resubmit(
     pipeline: Pipeline, run: Run, graph: list[Step], bad: dict[str, list[int]], submission: Path, submitted: set[str]
 ) -> None:
-    """Submits damaged shards that are not under way, each step once."""
+    """Submits corrupt shards that are not queued or running, each step once."""
     if run.profile.executor != "slurm" or not slurm.installed():
-        raise UserError(_said(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
-    with _outside_the_job():
+        raise UserError(_describe(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
+    with _without_job_environment():
         under_way, _ = submit.live(run, graph)
-        for name, gone in bad.items():
-            if set(gone) <= under_way.get(name, set()):
+        for name, shards in bad.items():
+            if set(shards) <= under_way.get(name, set()):
                 continue
             step = next(step for step in graph if step.name == name)
             if name in submitted:
-                if set(gone) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
-                    raise UserError(f"{_said(run, graph, bad)}, and {name} failed to write it again; see its logs")
+                if set(shards) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
+                    raise UserError(f"{_describe(run, graph, bad)}, and {name} failed to write it again; see its logs")
                 continue
-            print(f"{_said(run, graph, {name: gone})}; submitting {name} again for it", flush=True)
+            print(f"{_describe(run, graph, {name: shards})}; submitting {name} again for it", flush=True)
             try:
                 _submit(pipeline, run, step, graph, submission)
-            except lock.Busy as busy:  # another task has seen the same
+            except lock.Busy as busy:  # another task submits it already
                 print(busy, flush=True)
                 continue
             submitted.add(name)
@@ -103,31 +103,31 @@ def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submiss
     request = saved.request(submission / "config.yaml", run.folder)
     with submit.writing(run):
         under_way, upstream_job_ids = submit.live(run, graph)
-        wanted = {step.name}
+        needed = {step.name}
         for other in reversed(graph):
-            if other.name in wanted:
-                wanted |= set(other.after)
-        damaged = [other for other in graph if other.name in wanted and plan.missing(run, other, graph)]
-        plans = plan.make(run, damaged, graph, under_way)
+            if other.name in needed:
+                needed |= set(other.after)
+        unfinished = [other for other in graph if other.name in needed and plan.missing(run, other, graph)]
+        plans = plan.make(run, unfinished, graph, under_way)
         if any(item.packs for item in plans):
             submit.submit(request, pipeline, run, plans, upstream_job_ids)
 
 
-def _said(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str:
-    name, gone = next(iter(bad.items()))
+def _describe(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str:
+    name, shards = next(iter(bad.items()))
     step = next(step for step in graph if step.name == name)
     count = step.stage.shards(run.settings)
     folder = run.folder / name
-    line = manifest.latest(folder)[gone[0]]
-    files = [Shard(gone[0], count).file, *(file["file"] for file in line["files"])]
-    vouchers = [line, *line["files"]]
-    wrong = next(file for file, row in zip(files, vouchers, strict=True) if not manifest.matches(folder / file, row))
-    return f"{folder / wrong}: not the file that {folder / manifest.NAME} vouches for (damaged or deleted)"
+    line = manifest.latest(folder)[shards[0]]
+    files = [Shard(shards[0], count).file, *(file["file"] for file in line["files"])]
+    records = [line, *line["files"]]
+    wrong = next(file for file, row in zip(files, records, strict=True) if not manifest.matches(folder / file, row))
+    return f"{folder / wrong}: not the file that {folder / manifest.NAME} records (corrupt or deleted)"
 
 
 @contextmanager
-def _outside_the_job() -> Iterator[None]:
-    taken = [name for name in os.environ if name.startswith(OF_THE_JOB) and name not in OF_THE_SITE]
+def _without_job_environment() -> Iterator[None]:
+    taken = [name for name in os.environ if name.startswith(JOB_VARIABLES) and name not in SITE_VARIABLES]
     kept = {name: os.environ.pop(name) for name in taken}
     try:
         yield

@@ -1,4 +1,4 @@
-"""From a profile and a step to sbatch parameters: pure, so that a dry run and the golden files show the truth."""
+"""From a profile and a step to sbatch parameters: pure, so a dry run and the golden files show what is submitted."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def parameters(
     dependency: str = "",
     exclude: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """What submitit is told for one job or array of a step."""
-    wanted: Resources = profile.resources[step.stage.resources]
+    """submitit's parameters for one job or array of a step."""
+    resources: Resources = profile.resources[step.stage.resources]
     found: dict[str, Any] = {
         "job_name": f"{run.name}.{step.name}",
-        "partition": wanted.partition or None,
-        "qos": wanted.qos or None,
-        "constraint": wanted.constraint or None,
-        "account": wanted.account or profile.account or None,
-        "time": wanted.time_min,
-        "nodes": wanted.nodes,
-        "ntasks_per_node": wanted.tasks_per_node,
-        "cpus_per_task": wanted.cpus,
-        "gpus_per_node": wanted.gpus or None,
-        "mem": f"{wanted.mem_gb}GB" if wanted.mem_gb else None,
-        "exclusive": wanted.exclusive or None,
+        "partition": resources.partition or None,
+        "qos": resources.qos or None,
+        "constraint": resources.constraint or None,
+        "account": resources.account or profile.account or None,
+        "time": resources.time_min,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": resources.gpus or None,
+        "mem": f"{resources.mem_gb}GB" if resources.mem_gb else None,
+        "exclusive": resources.exclusive or None,
         "exclude": ",".join(exclude) or None,
         "dependency": dependency or None,
         "array_parallelism": profile.throttle or 1_000_000,
@@ -45,21 +45,21 @@ def parameters(
         "wckey": None,
         "stderr_to_stdout": True,
         "setup": _setup(profile, code, submission),
-        "srun_args": _srun(profile, wanted) if needs_srun(profile, step) else None,
+        "srun_args": _srun(profile, resources) if needs_srun(profile, step) else None,
         "additional_parameters": _additional(profile, needs_srun(profile, step)),
     }
     return {key: value for key, value in found.items() if value is not None or key == "wckey"}
 
 
-def asked(profile: Profile, step: Step) -> str:
-    """What a step asks the site for by name, with the key that says so: for messages about a refusal."""
+def request(profile: Profile, step: Step) -> str:
+    """What a step requests of the site by name, with its key: for messages about a refusal."""
     kind = step.stage.resources
-    wanted = profile.resources[kind]
+    resources = profile.resources[kind]
     named = {
-        f"profile.resources.{kind}.partition": wanted.partition,
-        f"profile.resources.{kind}.qos": wanted.qos,
-        f"profile.resources.{kind}.constraint": wanted.constraint,
-        "profile.account": wanted.account or profile.account,
+        f"profile.resources.{kind}.partition": resources.partition,
+        f"profile.resources.{kind}.qos": resources.qos,
+        f"profile.resources.{kind}.constraint": resources.constraint,
+        "profile.account": resources.account or profile.account,
     }
     return ", ".join(f"{key}={value}" for key, value in named.items() if value) or f"profile {profile.name}"
 
@@ -70,8 +70,8 @@ def needs_srun(profile: Profile, step: Step) -> bool:
     A job of one process replaces the batch script instead (`exec`): it starts sooner, gets its signals itself, and
     does not fail with its step while slurmctld restarts ("Invalid generic resource", seen on 22.05).
     """
-    wanted = profile.resources[step.stage.resources]
-    return wanted.nodes * wanted.tasks_per_node > 1 or profile.container.kind == "pyxis"
+    resources = profile.resources[step.stage.resources]
+    return resources.nodes * resources.tasks_per_node > 1 or profile.container.kind == "pyxis"
 
 
 def python(profile: Profile, step: Step) -> str:
@@ -86,7 +86,7 @@ def python(profile: Profile, step: Step) -> str:
 
 
 def text(profile: Profile, step: Step, folder: Path, tasks: int, **given: Any) -> str:
-    """The sbatch script that submitit would hand in for these parameters."""
+    """The sbatch script that submitit would submit for these parameters."""
     from submitit.slurm import slurm as submitit_slurm
 
     command = f"{python(profile, step)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
@@ -103,9 +103,9 @@ def _setup(profile: Profile, code: Path, submission: str) -> list[str]:
     return lines + list(profile.setup)
 
 
-def _srun(profile: Profile, wanted: Resources) -> list[str]:
+def _srun(profile: Profile, resources: Resources) -> list[str]:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
-    words = [f"--cpus-per-task={wanted.cpus}", "--kill-on-bad-exit=1"]
+    words = [f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
         words.append(f"--container-image={profile.container.image}")
         if profile.container.mounts:

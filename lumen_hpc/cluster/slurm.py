@@ -1,4 +1,4 @@
-"""Slurm's own commands, asked and read: nothing else in the project starts them."""
+"""Runs Slurm's commands and parses their output: nothing else in the project starts them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def installed() -> bool:
 
 
 def ask(*words: str, timeout: int = 60) -> str:
-    """Runs a Slurm command; UserError with its own words if it fails."""
+    """Runs a Slurm command; UserError with its message if it fails."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def largest_array() -> int:
 
 
 def cancel(ids: list[str]) -> None:
-    """Cancels jobs; those that have ended meanwhile are no fault."""
+    """Cancels jobs; those that have ended meanwhile are no error."""
     if ids:
         subprocess.run(["scancel", "--quiet", *ids], capture_output=True, timeout=60)
 
@@ -122,6 +122,6 @@ def expand(job: str, count: int) -> list[str]:
 
 
 def plain(error: Exception) -> str:
-    """What sbatch itself said in a failed submission."""
-    said = re.findall(r"sbatch: error: (.*)", str(error))
-    return " ".join(dict.fromkeys(said)) or str(error).strip().splitlines()[-1]
+    """sbatch's own message in a failed submission."""
+    messages = re.findall(r"sbatch: error: (.*)", str(error))
+    return " ".join(dict.fromkeys(messages)) or str(error).strip().splitlines()[-1]

@@ -41,7 +41,7 @@ class Stage:
     shards: Callable[[Settings], int] = lambda settings: 1
     """How many shards."""
     models: Callable[[Settings], list[str]] | None = None
-    """Models it runs once for; None for a stage that knows no models."""
+    """Models it runs once for; None for a stage that is the same for all models."""
     enabled: Callable[[Settings], bool] = lambda settings: True
     """False where a full run has no use for it."""
     external: Callable[[Settings], list[str]] = lambda settings: []
@@ -65,7 +65,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage, for one model where it knows models: the node of the graph, and a folder of the run."""
+    """A stage, for one model where it has models: the node of the graph, and a folder of the run."""
 
     stage: Stage
     model: str = ""
@@ -139,6 +139,6 @@ class Task:
         return self.run.folder / self.step.name
 
     def artefact(self, path: Path, **more: Any) -> dict[str, Any]:
-        """A row that vouches for a file written beside the shards: its name, size and sha256."""
+        """A row that records a file written beside the shards: its name, size and sha256."""
         name = os.path.relpath(path, self.folder)
         return {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path), **more}

@@ -1,4 +1,4 @@
-"""Where a run stands: per step done, running, waiting and failed shards, ETA, and failures told apart."""
+"""Where a run stands: per step done, running, waiting and failed shards, ETA, and failures by kind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StepStatus:
 
 
 def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
-    """The status of every step that the run's settings want."""
+    """The status of every step that the run's settings include."""
     everything = graph.steps(stages, run.settings)
     jobs = _jobs(run)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
@@ -55,28 +55,28 @@ def _jobs(run: Run) -> dict[str, list[slurm.Job]]:
 
 
 def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], here: bool) -> StepStatus:
-    """`here`: a command on this machine runs the steps itself, so that tasks that have not ended are alive."""
+    """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive."""
     shards = step.stage.shards(run.settings)
-    gone = plan.missing(run, step, everything)
+    missing = plan.missing(run, step, everything)
     folder = run.folder / step.name
     running = sum(job.state in ("RUNNING", "COMPLETING") for job in jobs)
     queued = len(jobs) - running
-    if here and gone:
+    if here and missing:
         running = len(triage.unended(folder))
-    found = StepStatus(step.name, "", shards - len(gone), shards, running, queued, logs=str(folder / "logs"))
+    found = StepStatus(step.name, "", shards - len(missing), shards, running, queued, logs=str(folder / "logs"))
     lines = manifest.latest(folder).values()
     found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
-    kinds = triage.clusters(folder, gone, {job.id for job in jobs} | ({""} if here else set()))
+    kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()))
     found.failures = [
         {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
     ]
-    if not gone:
+    if not missing:
         found.state = "done"
     elif running:
         found.state = "running"
         seconds = sorted(line["seconds"] for line in lines)
         if seconds:
-            found.eta_seconds = seconds[len(seconds) // 2] * len(gone) / running
+            found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running
     elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
         found.state = "stuck"
         fix = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"

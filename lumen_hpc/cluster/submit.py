@@ -1,4 +1,4 @@
-"""Submission: from a request to a dependency-chained set of arrays, once, with nothing left behind on failure."""
+"""Submission: from a request to a dependency-chained set of arrays, once, leaving nothing on failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
 LAYOUT = 2
-"""Version of the run folder; a run made by another is refused rather than misread."""
+"""Version of the run folder; a run written by another is refused rather than misread."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ def open_run(request: Request) -> Run:
     version = folder / "layout"
     if version.exists() and version.read_text().strip() != str(LAYOUT):
         raise UserError(
-            f"{folder}: made by another version of lumen_hpc (layout {version.read_text().strip()}, this one writes "
+            f"{folder}: written by another version of lumen_hpc (layout {version.read_text().strip()}, this one writes "
             f"{LAYOUT}); go on with that version, or choose another run=NAME"
         )
     return Run(folder, request.settings, request.profile)
@@ -62,9 +62,9 @@ def live(run: Run, everything: Sequence[Step] = ()) -> tuple[dict[str, set[int]]
     shards: dict[str, set[int]] = {}
     ids: dict[str, list[str]] = {}
     queued = _queue(run)
-    hopeless = set(_doomed(run, everything, queued))
+    stuck = set(_doomed(run, everything, queued))
     for record in submissions(run.folder) if queued else ():
-        jobs = [job for job in record["jobs"] if job["id"] not in hopeless]
+        jobs = [job for job in record["jobs"] if job["id"] not in stuck]
         last: dict[str, int] = {}
         for job in jobs:
             last[job["step"]] = max(last.get(job["step"], 0), job["link"])
@@ -80,15 +80,15 @@ def live(run: Run, everything: Sequence[Step] = ()) -> tuple[dict[str, set[int]]
 
 def sweep(run: Run, stages: Sequence[Stage]) -> int:
     """Cancels the run's jobs that can never start, where the site does not (kill_on_invalid_dep); how many."""
-    hopeless = _doomed(run, graph.steps(stages, run.settings), _queue(run))
-    slurm.cancel(hopeless)
-    return len(hopeless)
+    stuck = _doomed(run, graph.steps(stages, run.settings), _queue(run))
+    slurm.cancel(stuck)
+    return len(stuck)
 
 
 def _doomed(run: Run, everything: Sequence[Step], queued: dict[str, slurm.Job]) -> list[str]:
     """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
 
-    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless told otherwise.
+    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless configured otherwise.
     """
     found: list[str] = []
     for record in submissions(run.folder) if queued else ():
@@ -152,7 +152,7 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
 def submit(
     request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
 ) -> Submission:
-    """Submits the plans' packs to Slurm as one dependency chain; on a refusal, takes back all of it, files included."""
+    """Submits the plans' packs to Slurm as one dependency chain; on a refusal, removes all of it, files included."""
     before = _logs(run, plans)
     submission = begin(request, run, plans)
     limit = request.profile.max_array_size or slurm.largest_array()
@@ -161,7 +161,7 @@ def submit(
     try:
         for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
             step = array.plan.step
-            ids[array.label] = _hand_in(run, request.profile, pipeline, submission, array, array.dependency(ids))
+            ids[array.label] = _submit_array(run, request.profile, pipeline, submission, array, array.dependency(ids))
             submission.jobs.append(
                 {"step": step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
             )
@@ -173,9 +173,9 @@ def submit(
             path.unlink(missing_ok=True)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        asked = sbatch.asked(request.profile, step)
+        requested = sbatch.request(request.profile, step)
         raise UserError(
-            f"Slurm refused step {step.name} ({asked}): {slurm.plain(error)}; nothing was submitted; "
+            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; nothing was submitted; "
             f"python launch.py check compares the profile with the cluster"
         ) from None
     record(request, run, submission)
@@ -192,7 +192,7 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
     return {path for item in plans for path in (run.folder / item.step.name / "logs").glob("*")}
 
 
-def _hand_in(
+def _submit_array(
     run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: chain.Array, dependency: str
 ) -> str:
     import submitit
@@ -221,9 +221,9 @@ def _hand_in(
 def scripts(
     request: Request, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
-    """(label, sbatch script) of every array that a submission would hand in; labels stand for job ids to come."""
+    """(label, sbatch script) of every array that a submission would submit; labels stand for future job ids."""
     limit = request.profile.max_array_size
-    with suppress(UserError):  # a plan can be made where no cluster answers; Slurm's own default stands in then
+    with suppress(UserError):  # a dry run works where no cluster answers; Slurm's own default is used then
         limit = limit or slurm.largest_array()
     limit = limit or 1001
     for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
@@ -246,7 +246,7 @@ def scripts(
 
 @contextmanager
 def writing(run: Run) -> Iterator[None]:
-    """The run's folder, created and locked; if the command is refused or cannot write, a folder it made goes again."""
+    """The run's folder, created and locked; if new, it is removed when the command is refused or cannot write."""
     fresh = not run.folder.exists()
     prepare_folder(run)
     try:

@@ -1,4 +1,4 @@
-"""Failures made readable: alike ones together, with their count, nodes, a log and the likely fix."""
+"""Groups failures by kind, each with its count, nodes, a log and the likely fix."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ FIXES: Sequence[tuple[str, str]] = (
 )
 
 
-KILLED = ("a task ended without a word (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
+KILLED = ("a task ended without a message (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
 ENDS = {
-    "OUT_OF_MEMORY": ("a task was ended for its memory", "profile.resources.KIND.mem_gb, or a smaller batch"),
+    "OUT_OF_MEMORY": (
+        "a task was killed for exceeding its memory",
+        "profile.resources.KIND.mem_gb, or a smaller batch",
+    ),
     "TIMEOUT": (
-        "a task met its time limit before it had saved",
+        "a task reached its time limit before it had saved",
         "profile.resources.KIND.time_min, or a longer profile.signal_before_s",
     ),
     "NODE_FAIL": ("a node failed under a task", "rerun goes on, on another node"),
@@ -57,10 +60,10 @@ def clusters(
 ) -> list[Cluster]:
     """Failures of shards that are still missing, the most frequent kind first.
 
-    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that left no word themselves.
+    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that recorded nothing themselves.
     """
-    gone = unexplained = set(missing)
-    if not gone:
+    unexplained = set(missing)
+    if not unexplained:
         return []
     found: dict[str, Cluster] = {}
     for row in reversed(manifest.read(folder / "failures.jsonl")):
@@ -94,7 +97,7 @@ def unended(folder: Path) -> list[dict[str, Any]]:
 
 
 def _ending(usage: Usage | None) -> tuple[str, str]:
-    """How a task ended that left no word, and what would help."""
+    """How a task ended that recorded nothing, and what would help."""
     if usage and usage.state in ENDS:
         return ENDS[usage.state]
     if usage and usage.signal:
@@ -111,7 +114,7 @@ def fix(error: str, final: bool = False) -> str:
     for pattern, text in FIXES:
         if re.search(pattern, error, re.IGNORECASE):
             return text
-    return "the message says what would do" if final else "read the log"
+    return "the message says what to change" if final else "read the log"
 
 
 def bad_nodes(folder: Path) -> tuple[str, ...]:

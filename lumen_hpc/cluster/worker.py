@@ -1,4 +1,4 @@
-"""What one task of a job does on its node: take a pack, leave out what is done, write the rest, note every failure."""
+"""What one task of a job does on its node: takes a pack, skips what is done, writes the rest, records every failure."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
 SETTLE_SECONDS = 1.0
-"""How often finished shards are made durable: a sync a shard costs milliseconds, a thousand of them seconds."""
+"""How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
 
 
 def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int) -> str:
-    """Runs pack `pack` of step `name`: returns a sentence if all its shards are done, exits non-zero if not."""
+    """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not."""
     orphans.end_with_launcher(Path(folder))
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
     shards = json.loads((Path(submission) / "plan.json").read_text())["packs"][name][pack]
@@ -45,7 +45,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
         run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
         rank=ranks.rank, world_size=ranks.world_size,
     )  # fmt: skip
-    task = Task(run, step, ranks, stop.asked, watchdog.beat)
+    task = Task(run, step, ranks, stop.requested, watchdog.beat)
     attempts.began()
     ready = _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts)
     failed = _write(task, todo, everything, attempts, watchdog) if ready else 0
@@ -97,8 +97,8 @@ def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> li
     known = plan.inputs(run, step, everything)
     if any(known[index] is None for index in shards):
         raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
-    gone = set(plan.missing(run, step, everything))
-    return [index for index in shards if index in gone]
+    unfinished = set(plan.missing(run, step, everything))
+    return [index for index in shards if index in unfinished]
 
 
 def _inputs_verified(
@@ -171,14 +171,14 @@ def _line(
     seconds: float,
     attempts: Attempts,
 ) -> dict[str, Any]:
-    """What the manifest says of a shard."""
+    """The manifest line of a shard."""
     stage = task.step.stage
-    wanted = task.run.profile.resources[stage.resources]
+    resources = task.run.profile.resources[stage.resources]
     return {
         "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
         "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
         "inputs": inputs, "config": saved.digest(task.settings, stage.settings), "code": _code(),
-        "seconds": round(seconds, 3), "gpu_seconds": round(seconds * wanted.gpus * wanted.nodes, 3),
+        "seconds": round(seconds, 3), "gpu_seconds": round(seconds * resources.gpus * resources.nodes, 3),
         "node": socket.gethostname(), "pack": attempts.pack, "attempt": attempts.number, "finished": manifest.now(),
     }  # fmt: skip
 
@@ -186,7 +186,7 @@ def _line(
 def _watched(
     rows: Iterable[dict[str, Any]], folder: Path, watchdog: Watchdog, files: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The rows, with the watchdog fed and the files that they vouch for noted; their times spare later hashing."""
+    """The rows, with the watchdog fed and the files that they record collected; their times spare later hashing."""
     for row in rows:
         watchdog.beat()
         if set(row) >= {"file", "bytes", "sha256"}:
@@ -223,7 +223,7 @@ class Stop:
     def _set(self, number: int, frame: Any) -> None:
         self.reason = self.reason or signal.Signals(number).name
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return bool(self.reason)
 
 
@@ -237,13 +237,13 @@ class Attempts:
         earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if row["pack"] == pack]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
         self.earlier = earlier
-        wanted = run.profile.resources[step.stage.resources]
-        self.asked = {
-            "cpus": wanted.cpus * wanted.tasks_per_node * wanted.nodes,
-            "gpus": wanted.gpus * wanted.nodes,
+        resources = run.profile.resources[step.stage.resources]
+        self.requested = {
+            "cpus": resources.cpus * resources.tasks_per_node * resources.nodes,
+            "gpus": resources.gpus * resources.nodes,
         }
         self.waited = 0.0
-        """Seconds spent waiting for damaged input to be written again."""
+        """Seconds spent waiting for corrupt input to be written again."""
 
     def check_budget(self) -> None:
         """Gives up once this submission's chain has spent its crashes or preemptions."""
@@ -261,14 +261,14 @@ class Attempts:
             sys.exit(EXIT_FAILED)
 
     def began(self) -> None:
-        self._note("began", **self.asked)
+        self._record("began", **self.requested)
 
     def ended(self, event: str) -> None:
         waited = {"waited": round(self.waited, 3)} if self.waited else {}
-        self._note(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
+        self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
 
     def failure(self, shards: list[int], error: Exception) -> None:
-        """Notes a failure with its traceback; the log has it too."""
+        """Records a failure with its traceback; the log has it too."""
         text = "".join(traceback.format_exception(error))
         print(text, file=sys.stderr, flush=True)
         row = {
@@ -279,12 +279,12 @@ class Attempts:
         manifest.append(self.folder / "failures.jsonl", row)
 
     def stuck(self, reason: str) -> None:
-        """Ends the process of a task that achieves nothing any more; its successor may try again."""
+        """Ends the process of a task that makes no progress; its successor may try again."""
         self.failure([], TimeoutError(reason))
         self.ended("stuck")
         os._exit(EXIT_STUCK)
 
-    def _note(self, event: str, **more: Any) -> None:
+    def _record(self, event: str, **more: Any) -> None:
         if self.rank != 0:
             return
         row = {

@@ -24,11 +24,11 @@ class Resources:
     partition: str = ""
     """Partition; empty leaves it to Slurm's default."""
     account: str = ""
-    """Account of these jobs, where a site charges CPUs and GPUs apart; the profile's if empty."""
+    """Account of these jobs, where a site charges CPUs and GPUs separately; the profile's if empty."""
     qos: str = ""
     """Quality of service."""
     constraint: str = ""
-    """Node features wanted."""
+    """Required node features."""
     nodes: int = in_range(1, 1)
     """Nodes a job."""
     gpus: int = 0
@@ -44,7 +44,7 @@ class Resources:
     tasks: int = in_range(8, 1)
     """Most tasks an array is packed into."""
     successors: int = 1
-    """Jobs queued behind each job to go on after a time limit, a preemption or a crash."""
+    """Successors queued for each job, which continue after a time limit, a preemption or a crash."""
     exclusive: bool = False
     """Take whole nodes."""
 
@@ -115,7 +115,7 @@ class Profile:
     throttle: int = 0
     """Most tasks of one array that run at once; 0 sets no limit."""
     signal_before_s: int = in_range(120, 1)
-    """How long before the time limit the work is told to save and stop [s]."""
+    """How long before the time limit the work is asked to save and stop [s]."""
     crashes: int = 2
     """Crashes of one pack after which its successors give up."""
     preemptions: int = 20
@@ -133,9 +133,9 @@ class Profile:
     additional: dict[str, str] = field(default_factory=dict)
     """Further sbatch options, `name: value`."""
     data_use: DataUse = field(default_factory=DataUse)
-    """What restricted data may meet."""
+    """Where restricted data may be and which servers may see it."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Settings that this site wants otherwise, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
+    """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
 
 
 def names() -> list[str]:
@@ -143,13 +143,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str, said: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
-    """The YAML of profile `name` merged over those it extends; UserError, beginning with `said`, if there is none."""
+def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML of profile `name` merged over those it extends; UserError, beginning with `origin`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if _seen:
-        path = _seen[-1].parent / path  # a relative path is meant from the file that names it
+        path = _seen[-1].parent / path  # a relative path starts at the file that names it
     if not path.is_file():
-        raise UserError(f"{said or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}")
+        raise UserError(
+            f"{origin or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}"
+        )
     if path in _seen:
         circle = " -> ".join(map(str, (*_seen, path)))
         raise UserError(f"{path}: profiles extend one another in a circle: {circle}")

@@ -1,7 +1,7 @@
 """From a command line to a `Request`: settings and profile, merged, checked and with absolute paths.
 
 `resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < command line, in OmegaConf's
-struct mode, so that a typo fails with the valid keys near it.
+struct mode, so that a typo fails with the valid keys that are like it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import RENAMED, Settings
-from lumen_hpc.config.validate import check, near, read_yaml, require_fits
+from lumen_hpc.config.validate import check, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -70,7 +70,7 @@ def resolve(arguments: list[str]) -> Request:
     """
     words = [argument for argument in arguments if "=" not in argument]
     if unknown := [word for word in words if word not in VERBS]:
-        hint = near(unknown[0], VERBS)
+        hint = similar(unknown[0], VERBS)
         raise UserError(f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE{hint}")
     if len(words) > 1:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
@@ -171,10 +171,10 @@ def _saved(request: Request) -> DictConfig | None:
     if not path.is_file():
         raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
     whole = read_yaml(path)
-    if lacking := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
-        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks {', '.join(lacking)})")
+    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
+        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks {', '.join(absent)})")
     if request.recipe:
-        raise UserError(f"recipe={request.recipe}: config={request.config} says every setting; give one")
+        raise UserError(f"recipe={request.recipe}: config={request.config} holds every setting; give one of the two")
     request.stage = request.stage or str(whole.stage)
     request.recipe = request.recipe or str(whole.recipe)
     return whole
@@ -189,10 +189,10 @@ def _recipe(name: str) -> Any:
 
 
 def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
-    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names the source at fault.
+    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong value's source.
 
-    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only an error is looked for
-    one by one.
+    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only the search for an error
+    goes through them one by one.
     """
     given = [
         (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
@@ -208,7 +208,7 @@ def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
 
 
 def _with_new_names(source: str, values: DictConfig) -> DictConfig:
-    """The same values under today's names, where a setting was renamed; what was renamed is told on stderr."""
+    """The same values under today's names, where a setting was renamed; a rename is reported on stderr."""
     old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
     if not old:
         return values

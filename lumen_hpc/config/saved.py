@@ -1,4 +1,4 @@
-"""A run's `config.yaml`: written at submission, read on the node, and hashed by what decides results."""
+"""A run's `config.yaml`: written at submission, read on the node, and hashed by what determines results."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def digest(settings: Settings, keys: tuple[str, ...]) -> str:
-    """A short hash of the values under `keys` (dotted) that decide results; `runtime_only` fields are left out."""
+    """A short hash of the values under `keys` (dotted) that determine results; `runtime_only` fields are left out."""
     chosen = {}
     for key in keys:
         value: Any = settings
         for part in key.split("."):
             value = getattr(value, part)
-        chosen[key] = _deciding(value)
+        chosen[key] = _determining(value)
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _deciding(value: Any) -> Any:
+def _determining(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kept = [item.name for item in dataclasses.fields(value) if not item.metadata.get("runtime_only")]
-        return {name: _deciding(getattr(value, name)) for name in kept}
+        return {name: _determining(getattr(value, name)) for name in kept}
     return value
 
 

@@ -16,7 +16,7 @@ from lumen_hpc.models import MODELS
 
 
 def in_range(default: Any, low: float, high: float = math.inf) -> Any:
-    """A number from `low` to `high`; any other number of a setting must merely not be negative."""
+    """A number from `low` to `high`; any other number need only not be negative."""
     return field(default=default, metadata={"range": (low, high)})
 
 
@@ -31,7 +31,7 @@ def list_of(*values: Any) -> Any:
 
 
 def choice(value: Any, *choices: Any) -> Any:
-    """A field that takes one of `choices`; `validation.check` refuses anything else."""
+    """A field that takes one of `choices`; `validate.check` refuses anything else."""
     return field(default=value, metadata={"choices": choices})
 
 
@@ -41,7 +41,7 @@ def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
 
 
 RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
-"""Old name → today's, for one version: `resolve` takes the old one and says so."""
+"""Old name → today's, for one version: `resolve` takes the old one with a warning."""
 PARTS = ("vision_tower", "projector", "llm")
 KINDS = ("diagnostic", "difference", "prediction")
 CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
@@ -105,11 +105,11 @@ class Experts:
     extra: list[str] = subset_of(("age", "race", "view"), "age", "race", "view")
     """Further experts to run."""
     in_prompt: list[str] = subset_of(("pathologies", "age", "race", "view"), "pathologies", "age", "race", "view")
-    """Which experts the instruction text tells of; leave `race` out to keep it from the model."""
+    """Which experts the instruction text mentions; leave `race` out to keep it from the model."""
     weights: str = ""
     """Folder of pre-staged weights; empty means `<cache>/torchxrayvision`."""
     trust_unknown_weights: bool = False
-    """Load a weights file (a pickle: it can run code) whose hash was not noted when it was fetched."""
+    """Load a weights file (a pickle: it can run code) whose hash was not recorded when it was fetched."""
     thresholds: list[float] = list_of(0.25, 0.5, 0.75)
     """Calibrated probabilities at which `no`, `maybe no`, `maybe yes`, `yes` meet (section 2.3)."""
     batch_size: int = runtime_only(64, low=1)
@@ -127,7 +127,7 @@ class Experts:
 @dataclass(kw_only=True)
 class EngineSettings:
     kind: str = choice("grammar", "vllm", "transformers", "server", "grammar")
-    """What answers: vLLM in process, transformers, an OpenAI-compatible server, or deterministic grammar sentences."""
+    """What generates: vLLM in process, transformers, an OpenAI-compatible server, or the grammar's fixed sentences."""
     model: str = ""
     """Folder or hub name of the language model."""
     endpoint: str = ""
@@ -213,7 +213,7 @@ class Train:
     mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
     """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
     steps: int = 0
-    """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs them said."""
+    """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs a number."""
     loss_limit: float = 10.0
     """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number."""
     tune: list[str] = subset_of(PARTS, *PARTS, least=1)

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words: the file that it stands in, its key, its type, its value."""
+"""Human-readable validation errors: the file that a setting is in, its key, its type, its value."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.errors import UserError
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """A file's mapping; UserError in one line if it is none."""
+    """A file's mapping; UserError of one line if it has none."""
     try:
         found = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
@@ -41,15 +41,15 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
     """
     empty = OmegaConf.structured(kind)
     for key, value in _leaves(OmegaConf.to_container(values)):
-        wanted = _type_at(kind, key)
-        if wanted is None:
-            names = [name if name in also else prefix + name for name in _near(kind, key, also)]
-            raise UserError(f"{source}: there is no setting '{prefix}{key}'; near it: {_listed(names)}")
+        expected = _type_at(kind, key)
+        if expected is None:
+            names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
+            raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_listed(names)}?")
         try:
             OmegaConf.update(empty, key, value, merge=True)
         except (OmegaConfBaseException, TypeError):
             shown = "(empty)" if value in ("", None) else value
-            raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(wanted)}") from None
+            raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(expected)}") from None
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -64,38 +64,38 @@ def check(settings: Any, prefix: str = "") -> None:
                 check(entry, f"{key}.{name}.")
             continue
         several = isinstance(value, dict | list)
-        said, words = f"{key}={value}", list(value) if several else [value]
+        shown, words = f"{key}={value}", list(value) if several else [value]
         for word in words:
-            _check_choice(f"{said}: '{word}' is none of them;" if several else f"{said}:", word, item.metadata)
+            _check_choice(f"{shown}: '{word}' is none of them;" if several else f"{shown}:", word, item.metadata)
         for number in value.values() if isinstance(value, dict) else words:
-            _check_range(said, number, item.metadata)
+            _check_range(shown, number, item.metadata)
         least = item.metadata.get("least", 0)
         if "least" in item.metadata and not least <= len(words) == len(set(words)):
             some = "at least one, and " if least else ""
-            raise UserError(f"{said}: takes {some}each once, of {_listed(item.metadata['choices'])}")
+            raise UserError(f"{shown}: takes {some}each once, of {_listed(item.metadata['choices'])}")
 
 
-def _check_choice(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def _check_choice(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices = metadata.get("choices")
     if choices and value not in choices:
-        raise UserError(f"{said} takes one of {_listed(choices)}{near(str(value), map(str, choices))}")
+        raise UserError(f"{shown} takes one of {_listed(choices)}{similar(str(value), map(str, choices))}")
 
 
-def _check_range(said: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def _check_range(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, high = metadata.get("range", (0, math.inf))
     if not math.isfinite(value):
-        raise UserError(f"{said}: must be a finite number")
+        raise UserError(f"{shown}: must be a finite number")
     if not low <= value <= high:
         must = (
             f"be from {low:g} to {high:g}" if high < math.inf else f"be at least {low:g}" if low else "not be negative"
         )
-        raise UserError(f"{said}: must {must}")
+        raise UserError(f"{shown}: must {must}")
 
 
-def near(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` where a valid word is near."""
+def similar(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?` where a valid word is similar."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -110,7 +110,7 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _type_at(kind: Any, key: str) -> Any:
-    """The type of a dotted key's value; None for a key that there is not."""
+    """The type of a dotted key's value; None for an unknown key."""
     for part in key.split("."):
         if isinstance(kind, types.UnionType):
             kind = typing.get_args(kind)[0]
@@ -123,8 +123,8 @@ def _type_at(kind: Any, key: str) -> Any:
     return kind
 
 
-def _near(kind: type, key: str, also: Iterable[str]) -> list[str]:
-    """Keys that may be meant: with a name like it, or of the same name elsewhere, or those beside it."""
+def _similar_keys(kind: type, key: str, also: Iterable[str]) -> list[str]:
+    """Keys that may be meant: of the same name elsewhere, of a similar name, or those of the same section."""
     known = [*also, *keys(kind, key)]
     above, _, leaf = key.rpartition(".")
     alike = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
@@ -154,10 +154,10 @@ def _takes(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return f"no value of its own, but those of {_listed(item.name for item in dataclasses.fields(kind))}"
     if origin is list:
-        return f"a list, each {WORDS[parts[0]]}, as in [{'a, b' if parts[0] is str else '1, 2'}]"
+        return f"a list, each {TYPE_NAMES[parts[0]]}, as in [{'a, b' if parts[0] is str else '1, 2'}]"
     if origin is dict:
         return "a mapping, as in {a: 1}"
-    return WORDS.get(kind, str(kind))
+    return TYPE_NAMES.get(kind, str(kind))
 
 
 def _listed(words: Iterable[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The real cluster of these tests, and a checkout whose jobs/ is a small chain of stages that do as they are told.
+"""The real cluster of these tests, and a checkout whose jobs/ is a small chain of stages that control files steer.
 
 Where no cluster can run, the tests are skipped with the reason; LUMEN_REQUIRE_SLURM=1 (.ci/run) makes that a failure.
 """
@@ -101,7 +101,7 @@ class RunOnDisk:
     folder: Path
     control: Path
 
-    def tell(self, name: str, text: str = "") -> Path:
+    def steer(self, name: str, text: str = "") -> Path:
         """Write a control file (tests/cluster/chain/witness.py)."""
         self.control.mkdir(parents=True, exist_ok=True)
         file = self.control / name

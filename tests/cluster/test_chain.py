@@ -57,7 +57,7 @@ def test_a_rerun_of_a_finished_run_submits_nothing(site: Site, undisturbed: RunO
 
 def test_shard_k_is_checked_while_another_shard_is_still_being_squared(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("pipelined")
-    hold = run.tell("hold-squares-0")
+    hold = run.steer("hold-squares-0")
     site.submit("pipelined")
     site.wait(lambda: run.reported("end", "checks"), 180, "a check to end while squares-0 is held")
     assert "squares-0" not in run.ends()
@@ -68,7 +68,7 @@ def test_shard_k_is_checked_while_another_shard_is_still_being_squared(site: Sit
 
 def test_a_second_submission_of_a_live_run_starts_no_duplicates(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("twice")
-    hold = run.tell("hold-squares-5")
+    hold = run.steer("hold-squares-5")
     site.submit("twice")
     site.wait(lambda: "squares-5" in run.begun(), 180, "squares-5 to begin")
     before = {id_ for id_, *_ in site.jobs("twice")}
@@ -106,9 +106,9 @@ def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> No
     ids=["partition", "account", "qos"],
 )
 def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[str], expected: str) -> None:
-    said = site.launch("stage=full", "run=refused", *words, code=2)
-    assert expected in said
-    assert len(said.strip().splitlines()) == 1, "one clear line, and no traceback"
+    output = site.launch("stage=full", "run=refused", *words, code=2)
+    assert expected in output
+    assert len(output.strip().splitlines()) == 1, "one clear line, and no traceback"
     assert site.jobs("refused") == []
     assert not site.run("refused").folder.exists()
 

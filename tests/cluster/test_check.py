@@ -1,4 +1,4 @@
-"""`launch.py check` against the live cluster: what fits is said to fit, what does not is named with its cure."""
+"""`launch.py check` against the live cluster: what fits is confirmed, what does not is named with its fix."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sandbox.slurm import Cluster
 
 def check(cluster: Cluster, *words: str) -> tuple[int, str]:
     """Exit code and output of `check` in the project itself, with its own stages and its h100 profile."""
-    command = [sys.executable, "launch.py", "check", "profile=h100", "recipe=demo", "run=unborn", *words]
+    command = [sys.executable, "launch.py", "check", "profile=h100", "recipe=demo", "run=not-created", *words]
     done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
     assert cluster.queue() == []
-    assert not (ROOT / "runs" / "unborn").exists()
+    assert not (ROOT / "runs" / "not-created").exists()
     return done.returncode, done.stdout + done.stderr
 
 
 def test_the_h100_profile_fits_a_cluster_of_h100_nodes(cluster: Cluster) -> None:
-    code, said = check(cluster)
-    assert code == 0, said
-    assert "partition h100, 3 nodes with 4 GPUs" in said
+    code, output = check(cluster)
+    assert code == 0, output
+    assert "partition h100, 3 nodes with 4 GPUs" in output
 
 
 @pytest.mark.parametrize(
-    "word, found, cure",
+    "word, found, fix",
     [
         ("profile.resources.gpu.partition=a100", "a100", "cpu, h100, preempt"),
         ("profile.resources.train.gpus=8", "gpus=8", "4 GPUs"),
@@ -39,7 +39,7 @@ def test_the_h100_profile_fits_a_cluster_of_h100_nodes(cluster: Cluster) -> None
     ],
     ids=lambda word: word.split("=")[0],
 )
-def test_what_does_not_fit_is_named_with_what_would(cluster: Cluster, word: str, found: str, cure: str) -> None:
-    code, said = check(cluster, word)
-    assert code == 2, said
-    assert found in said and cure in said
+def test_what_does_not_fit_is_named_with_what_would(cluster: Cluster, word: str, found: str, fix: str) -> None:
+    code, output = check(cluster, word)
+    assert code == 2, output
+    assert found in output and fix in output

@@ -24,7 +24,7 @@ RECIPE = (
     f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.workers=1", "experts.workers=0",
     "predict.controls=[same]", "predict.max_new_tokens=8", "evaluate.gates=false", "evaluate.bootstrap=50",
 )  # fmt: skip
-"""The demo's recipe, made small."""
+"""The demo's recipe, scaled down."""
 SITE = (
     "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}",
     "profile.resources.train.partition=preempt", "profile.resources.gpu.tasks=2", "profile.resources.judge.tasks=2",
@@ -92,8 +92,8 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
     run.submit()
 
     # Slurm 22.05 never gives back the GPUs of tasks that end while its controller is away; so none runs here.
-    gone = ("attacked.prepare", "attacked.rewrite")
-    run.wait(lambda: not [job for job in demo_site.jobs("attacked") if job[1] in gone], 200, "the end of rewrite")
+    ended = ("attacked.prepare", "attacked.rewrite")
+    run.wait(lambda: not [job for job in demo_site.jobs("attacked") if job[1] in ended], 200, "the end of rewrite")
     assert demo_site.running("attacked", "pretrain"), "the controller should be away while something runs"
     cluster.restart_controller()
 
@@ -122,7 +122,7 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
         assert answers(run, model) == answers(left_alone, model) != []
     assert run.events("train-lumen").count("began") > 2
     written = {step: len(run.lines(f"{step}/manifest.jsonl")) for step in ("instruct", "rewrite", "predict-nvila")}
-    assert written == {"instruct": 2, "rewrite": 3, "predict-nvila": 3}, "each damaged shard is written once more"
+    assert written == {"instruct": 2, "rewrite": 3, "predict-nvila": 3}, "each corrupt shard is written once more"
     page = (run.folder / "report" / "index.html").read_text()
     assert "the end of killed tasks are Slurm's (sacct)" in page
     lost = dict(re.findall(r'<tr><th scope="row">([\w-]+)</th>(?:<td>[^<]*</td>){9}<td>([^<]*)</td>', page))
@@ -133,7 +133,7 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
 
 
 def preempt(cluster: Cluster, node: str) -> None:
-    """Somebody with priority wants that node."""
+    """A job of higher priority takes that node."""
     cluster.run(
         "sbatch", "-p", "h100", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
     )  # fmt: skip

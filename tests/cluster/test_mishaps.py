@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster, done to a real one. Afterwards the outputs must equal an undisturbed run's byte for
+"""Failures of a cluster, caused on a real one. Afterwards the outputs must equal an undisturbed run's byte for
 byte, and nothing that was done may have been computed again."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole
 def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:
     """Submit a run and return once shard `what` (STAGE-SHARD) is held in mid-write."""
     run = site.run(name)
-    run.tell(f"hold-{what}")
+    run.steer(f"hold-{what}")
     site.submit(name, *words)
     site.wait(lambda: what in run.begun(), 180, f"{what} to begin")
     site.wait(lambda: list(run.folder.glob(f"{what.split('-')[0]}/*.tmp")), 60, f"{what} to be half written")
@@ -42,13 +42,13 @@ def test_a_failed_shard_stops_what_depends_on_it_and_a_rerun_does_only_that_shar
     site: Site, undisturbed: RunOnDisk
 ) -> None:
     run = site.run("failed")
-    fault = run.tell("fail-squares-5")
+    fault = run.steer("fail-squares-5")
     site.submit("failed")
     site.wait_until_left("failed")
     assert "squares-5" not in run.ends()
     assert all(f"squares-{shard}" in run.ends() for shard in range(SHARDS) if shard != 5)
     assert "checks-5" not in run.begun() and "total-0" not in run.begun()
-    assert "squares-5 was told to fail" in site.launch("status", "run=failed", code=1)
+    assert "squares-5 fails by order of its test" in site.launch("status", "run=failed", code=1)
 
     fault.unlink()
     done = set(run.ends())
@@ -63,13 +63,13 @@ def test_jobs_that_a_site_keeps_though_they_can_never_start_are_cleared_by_a_rer
     site: Site, undisturbed: RunOnDisk
 ) -> None:
     run = site.run("kept")
-    fault = run.tell("fail-squares-5")
+    fault = run.steer("fail-squares-5")
     site.submit("kept", "profile.kill_on_invalid_dep=false")
-    site.wait(lambda: any("NeverSatisfied" in reason for *_, reason in site.jobs("kept")), 180, "a job without hope")
-    hopeless = {id_ for id_, *_ in site.jobs("kept")}
+    site.wait(lambda: any("NeverSatisfied" in reason for *_, reason in site.jobs("kept")), 180, "a stuck job")
+    stuck = {id_ for id_, *_ in site.jobs("kept")}
     fault.unlink()
     site.submit("kept", "profile.kill_on_invalid_dep=false")
-    assert not hopeless & {id_ for id_, *_ in site.jobs("kept")}
+    assert not stuck & {id_ for id_, *_ in site.jobs("kept")}
     site.wait_until_left("kept")
     assert_whole(run, undisturbed)
 
@@ -108,8 +108,8 @@ def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed
     site.launch("cancel", "run=cancelled")
     site.wait_until_left("cancelled", 60)
     assert run.reported("end", "total") == []
-    told = "a task was cancelled in mid-work"  # by sacct: the task itself left no word
-    site.wait(lambda: told in site.launch("status", "run=cancelled", code=1), 60, "Slurm's account of it")
+    ending = "a task was cancelled in mid-work"  # from sacct: the task itself recorded nothing
+    site.wait(lambda: ending in site.launch("status", "run=cancelled", code=1), 60, "Slurm's account of it")
     release(run)
     site.submit("cancelled")
     site.wait_until_left("cancelled")
@@ -118,7 +118,7 @@ def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed
 
 def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
     run = site.run("preempted")
-    pause = run.tell("pause-squares", "0.2")
+    pause = run.steer("pause-squares", "0.2")
     site.submit("preempted", "profile.resources.gpu.partition=preempt")
     site.wait(lambda: run.reported("begin", "squares"), 180, "squares to begin")
     intruder = cluster.run(
@@ -134,14 +134,14 @@ def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> Non
 
 def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
     run = site.run("timeout")
-    run.tell("pause-squares", "0.1")
+    run.steer("pause-squares", "0.1")
     site.submit("timeout")
     site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
     for task in site.running("timeout", "squares"):
         cluster.run("scancel", "--batch", "--signal=USR2", task)
     site.wait_until_left("timeout")
     assert_whole(run, undisturbed)
-    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
+    assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
     assert len({pid for _, _, pid in run.reported("begin", "squares")}) > 4, "no successor went on"
 
 
@@ -149,7 +149,7 @@ def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
     site: Site, cluster: Cluster, undisturbed: RunOnDisk
 ) -> None:
     run = site.run("requeued")
-    pause = run.tell("pause-squares", "0.3")
+    pause = run.steer("pause-squares", "0.3")
     site.submit("requeued", "profile.requeue=true")
     site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
     tasks = site.running("requeued", "squares")
@@ -163,7 +163,7 @@ def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
         cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now+5")
     site.wait_until_left("requeued")
     assert_whole(run, undisturbed)
-    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
+    assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) 
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], check=True)
     try:
-        said = replace(site, runs=disk).launch("stage=full", "run=full", code=2)
-        assert said.strip().splitlines()[-1] == (
+        output = replace(site, runs=disk).launch("stage=full", "run=full", code=2)
+        assert output.strip().splitlines()[-1] == (
             f"lumen: {disk / 'full'}: No space left on device; free some space or choose runs=FOLDER"
         )
         assert list(disk.iterdir()) == []
@@ -185,13 +185,13 @@ def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("limit")
     # Slurm looks at limits twice a minute and signals up to 30 s early: between 30 and 60 s after the start here, when
     # a pack (3 shards of 30 s) is at its second shard.
-    pause = run.tell("pause-squares", "3")
+    pause = run.steer("pause-squares", "3")
     site.submit("limit", "profile.resources.gpu.time_min=2", "profile.signal_before_s=60")
     site.wait(lambda: "interrupted" in run.events("squares"), 180, "a pack to be interrupted")
     pause.unlink()
     site.wait_until_left("limit")
     assert_whole(run, undisturbed)
-    assert run.begun() == run.ends(), "a task told to stop should finish the shard it is at"
+    assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
 
 
 def test_shards_corrupted_and_deleted_afterwards(site: Site, undisturbed: RunOnDisk) -> None:
@@ -207,7 +207,7 @@ def test_shards_corrupted_and_deleted_afterwards(site: Site, undisturbed: RunOnD
     assert_whole(run, undisturbed, again=Counter(["squares-3", "checks-7"]))
 
 
-def test_a_shard_damaged_under_way_is_written_again_by_order_of_who_reads_it(
+def test_a_shard_corrupted_during_a_run_is_written_again_at_its_readers_request(
     site: Site, undisturbed: RunOnDisk
 ) -> None:
     run = begin_and_hold(site, "rotting", "squares-0", "profile.throttle=1")  # the other packs begin after this one
@@ -255,7 +255,7 @@ def test_a_task_that_makes_no_progress_ends_itself_and_its_successor_goes_on(
 
 def test_a_node_on_which_different_shards_fail_is_left_out(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("sick")
-    fault = run.tell("fail-squares-on-n2")
+    fault = run.steer("fail-squares-on-n2")
     site.submit("sick", "profile.resources.gpu.successors=0", "profile.resources.gpu.gpus=4")
     site.wait_until_left("sick")
     assert "n2" not in {node for _, node, _ in run.reported("end", "squares")}

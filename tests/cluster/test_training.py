@@ -19,11 +19,11 @@ from tests.training import tiny, toy
 STEPS, BATCH, EVERY = 60, 8, 10
 HELD_AFTER = 12  # of training_chain/train.py
 IDS = Counter()
-"""How often each record must have been trained on; filled by `made`."""
+"""How often each record must have been trained on; filled by `inputs`."""
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny.make(tmp_path_factory.mktemp("tiny"))
     ids = [json.loads(line)["id"] for line in (folder / "records.jsonl").read_text().splitlines()]
     epochs, rest = divmod(STEPS * BATCH, len(ids))
@@ -34,29 +34,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def training(cluster: Cluster, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A checkout whose jobs are the project's own training, fed by given records."""
+def training(cluster: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A checkout whose jobs are the project's own training, on given records."""
     folder = tmp_path_factory.mktemp("training")
     shutil.copytree(Path(__file__).parent / "training_chain", folder / "jobs")
     shutil.copy(ROOT / "jobs" / "train.py", folder / "jobs" / "training.py")
     return Site(make(folder / "checkout", jobs=folder / "jobs"), cluster, folder / "runs")
 
 
-def submit(site: Site, made: Path, run: str, *words: str) -> Path:
+def submit(site: Site, inputs: Path, run: str, *words: str) -> Path:
     """Submits a training and returns its folder."""
     values = {**tiny.SETTINGS, "steps": STEPS, "global_batch": BATCH, "checkpoint_every": EVERY, "zero": 3}
-    told = [f"train.{key}={str(value).lower()}" for key, value in values.items()]
-    where = (f"recipe={made / 'recipe.yaml'}", f"train.base={made / 'base'}")
-    site.submit(run, *where, "predict.models=[lumen]", "profile.resources.train.successors=3", *told, *words)
+    settings = [f"train.{key}={str(value).lower()}" for key, value in values.items()]
+    where = (f"recipe={inputs / 'recipe.yaml'}", f"train.base={inputs / 'base'}")
+    site.submit(run, *where, "predict.models=[lumen]", "profile.resources.train.successors=3", *settings, *words)
     return site.runs / run / "train-lumen"
 
 
-def held(site: Site, made: Path, run: str, *words: str) -> tuple[Path, Path]:
-    """A training that waits in mid-run, with a checkpoint behind it: its folder, and the file that holds it."""
+def held(site: Site, inputs: Path, run: str, *words: str) -> tuple[Path, Path]:
+    """A training that waits in mid-run, with a checkpoint written: its folder, and the file that holds it."""
     hold = site.runs / f"{run}.hold"
     hold.parent.mkdir(exist_ok=True)
     hold.touch()
-    out = submit(site, made, run, *words)
+    out = submit(site, inputs, run, *words)
     site.wait(lambda: toy.steps(out) == HELD_AFTER, 240, f"{HELD_AFTER} steps of {run}")
     return out, hold
 
@@ -67,17 +67,17 @@ def ended(site: Site, run: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole(training: Site, made: Path) -> Path:
+def whole(training: Site, inputs: Path) -> Path:
     """The undisturbed training."""
-    out = submit(training, made, "whole")
+    out = submit(training, inputs, "whole")
     ended(training, "whole")
     return out
 
 
-def test_two_nodes_equal_one_process(whole: Path, made: Path, tmp_path: Path) -> None:
+def test_two_nodes_equal_one_process(whole: Path, inputs: Path, tmp_path: Path) -> None:
     reports = json.loads((whole / "preflight.json").read_text())
     assert len({report["host"] for report in reports}) == 2
-    toy.train(tiny.run(tmp_path, made, steps=STEPS, global_batch=BATCH), script=tiny.__file__)
+    toy.train(tiny.run(tmp_path, inputs, steps=STEPS, global_batch=BATCH), script=tiny.__file__)
     assert toy.losses(whole) == pytest.approx(toy.losses(tmp_path), abs=1e-5)
     assert Counter(toy.consumed(whole)) == IDS
 
@@ -101,11 +101,11 @@ def ranks_of(out: Path, cluster: Cluster) -> dict[str, int]:
 
 @pytest.mark.parametrize("how", ["time limit", "preemption", "kill -9", "node down", "truncated"])
 def test_an_interrupted_training_equals_the_undisturbed_one(
-    training: Site, cluster: Cluster, made: Path, whole: Path, healthy_nodes: None, tmp_path: Path, how: str
+    training: Site, cluster: Cluster, inputs: Path, whole: Path, healthy_nodes: None, tmp_path: Path, how: str
 ) -> None:
     run = tmp_path.name  # another at each try
     words = ["profile.resources.train.partition=preempt"] if how == "preemption" else []
-    out, hold = held(training, made, run, *words)
+    out, hold = held(training, inputs, run, *words)
     (job,) = training.running(run, "train-lumen")
     if how == "time limit":
         cluster.run("scancel", "--signal=USR2", job)
@@ -126,7 +126,7 @@ def test_an_interrupted_training_equals_the_undisturbed_one(
     training.wait(lambda: job not in training.running(run, "train-lumen"), 120, f"the end of job {job}")
     hold.unlink()
     if how == "truncated":
-        submit(training, made, run, *words)
+        submit(training, inputs, run, *words)
     ended(training, run)
     assert toy.metrics(out) == toy.metrics(whole)
     assert Counter(toy.consumed(out)) == IDS

@@ -20,10 +20,10 @@ def bare_site(can_run_slurm: None, checkout: Path, tmp_path_factory: pytest.Temp
     cluster.down()
 
 
-def test_a_killed_task_is_made_good_and_arrays_are_split(bare_site: Site, undisturbed: RunOnDisk) -> None:
+def test_a_killed_tasks_work_is_done_and_arrays_are_split(bare_site: Site, undisturbed: RunOnDisk) -> None:
     assert bare_site.cluster.run("sacct", check=False).returncode != 0
     run = bare_site.run("bare")
-    hold = run.tell("hold-squares-5")
+    hold = run.steer("hold-squares-5")
     bare_site.submit("bare")
     bare_site.wait(lambda: "squares-5" in run.begun(), 180, "squares-5 to begin")
     pid = next(pid for what, _, pid in run.reported("begin") if what == "squares-5")

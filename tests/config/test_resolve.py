@@ -51,11 +51,11 @@ def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["train.learning_rte=1"], ["command line", "train.learning_rte", "train.learning_rate"]),
-        (["phantom.size=64"], ["phantom.size", "near it: data.phantom.size"]),
-        (["stgae=train"], ["stgae", "near it: stage"]),
+        (["phantom.size=64"], ["phantom.size", "did you mean data.phantom.size"]),
+        (["stgae=train"], ["stgae", "did you mean stage"]),
         (["profile.resources.gpu.nods=2"], ["command line", "profile.resources.gpu.nodes"]),
         (["train=5"], ["train=5", "those of base, learning_rate"]),
         (["train.zero=x"], ["command line", "train.zero=x", "a whole number"]),
@@ -85,10 +85,10 @@ def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
         (["run=my run"], ["run=my run", "letters, digits"]),
     ],
 )
-def test_a_wrong_word_is_named_with_what_would_do(words: list[str], said: list[str]):
+def test_a_wrong_word_is_named_with_what_to_write(words: list[str], expected: list[str]):
     with pytest.raises(UserError) as caught:
         resolve(["stage=full", *words])
-    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert all(part in str(caught.value) for part in expected), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("extends: [slurm]\n", ["extends: ['slurm']", "one profile"]),
         ("extends: nowhere\n", ["site.yaml: extends: nowhere", "h100"]),
@@ -145,15 +145,15 @@ def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_p
             "extends: slurm\nresources: {gpu: {gpus: many}}\n",
             ["resources.gpu.gpus=many", "a whole number"],
         ),
-        ("extends: slurm\naccunt: x\n", ["site.yaml", "'accunt'", "near it: account"]),
+        ("extends: slurm\naccunt: x\n", ["site.yaml", "'accunt'", "did you mean account"]),
     ],
 )
-def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, said: list[str]):
+def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expected: list[str]):
     profile = tmp_path / "site.yaml"
     profile.write_text(text)
     with pytest.raises(UserError) as caught:
         resolve(["stage=full", f"profile={profile}"])
-    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert all(part in str(caught.value) for part in expected), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -191,7 +191,7 @@ def test_every_setting_in_the_pages_exists():
     } == set()
 
 
-def test_a_renamed_setting_is_taken_under_its_old_name_and_said_so(capsys):
+def test_a_renamed_setting_is_taken_under_its_old_name_with_a_warning(capsys):
     request = resolve(["stage=full", "experts.told=[pathologies]", "experts.words=[.1,.2,.3]"])
     assert request.settings.experts.in_prompt == ["pathologies"] and request.settings.experts.thresholds == [
         0.1,

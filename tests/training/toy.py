@@ -162,7 +162,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         watchdog.beat(doing, within)
         if doing.startswith("computes step"):
             at[0] = int(doing.split()[-1])
-            while at[0] == run.get("held_at") and hold.exists() and not stop.asked():
+            while at[0] == run.get("held_at") and hold.exists() and not stop.requested():
                 time.sleep(0.01)
 
     def save(value: Any, file: Any) -> None:
@@ -214,7 +214,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
                 settings,
                 ranks,
                 seed=0,
-                should_stop=lambda: stop.asked() or bool(stop_at and at[0] >= stop_at),
+                should_stop=lambda: stop.requested() or bool(stop_at and at[0] >= stop_at),
                 progress=progress,
             )
     finally:

@@ -1,7 +1,7 @@
-"""What the test stages report to their test, and what the test tells them.
+"""What the test stages report to their test, and the control files by which it steers them.
 
-`computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is asked for, and `end …` when its
-last row was handed over. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
+`computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is read, and `end …` when its
+last row was written. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
 `hold-STAGE-SHARD` waits in mid-shard while the file is there, `pause-STAGE` (its text: seconds) slows every row down.
 """
 
@@ -19,22 +19,22 @@ from lumen_hpc.cluster.stage import Task
 
 
 def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, under the eyes of the test."""
+    """The rows, reported to the test."""
     control = _control(task)
     what = f"{task.step.name}-{shard.index}"
     here = f"{task.step.name}-on-{socket.gethostname()}"
-    _note(control, "begin", task, shard)
+    _report(control, "begin", task, shard)
     pause = control / f"pause-{task.step.name}"
     for number, row in enumerate(rows):
         if number == 1:
             if (control / f"fail-{what}").exists() or (control / f"fail-{here}").exists():
-                raise RuntimeError(f"{what} was told to fail")
+                raise RuntimeError(f"{what} fails by order of its test")
             while (control / f"hold-{what}").exists():
                 time.sleep(0.05)
         if pause.exists():
             time.sleep(float(pause.read_text()))
         yield row
-    _note(control, "end", task, shard)
+    _report(control, "end", task, shard)
 
 
 def meet(task: Task) -> None:
@@ -50,7 +50,7 @@ def _control(task: Task) -> Path:
     return task.run.folder.parent / f"control-{task.run.folder.name}"
 
 
-def _note(control: Path, event: str, task: Task, shard: Shard) -> None:
+def _report(control: Path, event: str, task: Task, shard: Shard) -> None:
     line = f"{event} {task.step.name} {shard.index} {socket.gethostname()} {os.getpid()}\n"
     control.mkdir(exist_ok=True)
     handle = os.open(control / "computed.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)

@@ -26,10 +26,10 @@ def settings() -> Settings:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """A hub whose every model is a config.json; lists what was downloaded, as (name, revision)."""
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
 
     def download(name: str, revision: str, local_dir: Path) -> None:
-        asked.append((name, revision))
+        requests.append((name, revision))
         local_dir.mkdir(parents=True, exist_ok=True)
         (local_dir / "config.json").write_text(name)
 
@@ -37,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda n: SimpleNamespace(sha="a1"))
     )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return asked
+    return requests
 
 
 def run(settings: Settings, cache: Path) -> tuple[int, str]:
@@ -46,14 +46,14 @@ def run(settings: Settings, cache: Path) -> tuple[int, str]:
 
 
 def test_what_was_fetched_is_noted_and_not_fetched_again(settings, hub, tmp_path):
-    code, said = run(settings, tmp_path)
+    code, output = run(settings, tmp_path)
     names = [name for name, _ in hub]
     assert code == 0 and names[0] == "Efficient-Large-Model/NVILA-8B" and len(names) == 3
-    assert all(not name.endswith("-text") for name in names), "the text Llama is made from the official one"
-    assert "licence" in said and "every weight" in said
+    assert all(not name.endswith("-text") for name in names), "the text Llama is derived from the official one"
+    assert "licence" in output and "every weight" in output
     assert set(json.loads((tmp_path / fetch.NOTE).read_text())) == set(names)
-    code, said = run(settings, tmp_path)
-    assert code == 0 and len(hub) == 3 and said.count("revision a1") == 3
+    code, output = run(settings, tmp_path)
+    assert code == 0 and len(hub) == 3 and output.count("revision a1") == 3
 
 
 def test_a_file_that_differs_from_the_first_fetch_is_refused(settings, hub, tmp_path):
@@ -71,17 +71,17 @@ def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(se
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", offline)
-    code, said = run(settings, tmp_path)
-    assert code == 1 and f"copy by hand: Efficient-Large-Model/NVILA-8B (every file of it) to {tmp_path}" in said
-    for line in said.splitlines():
+    code, output = run(settings, tmp_path)
+    assert code == 1 and f"copy by hand: Efficient-Large-Model/NVILA-8B (every file of it) to {tmp_path}" in output
+    for line in output.splitlines():
         if line.startswith("copy by hand"):
             folder = Path(line.rsplit(" to ", 1)[1])
             folder.mkdir(parents=True)
             (folder / "config.json").write_text("{}")
-    code, said = run(settings, tmp_path)
-    assert code == 0 and said.count("brought by hand") == 3
+    code, output = run(settings, tmp_path)
+    assert code == 0 and output.count("brought by hand") == 3
 
 
 def test_the_demo_names_no_weights(hub, tmp_path):
-    code, said = run(resolve(["stage=fetch", "recipe=demo"]).settings, tmp_path)
-    assert code == 0 and "no weights" in said and hub == []
+    code, output = run(resolve(["stage=fetch", "recipe=demo"]).settings, tmp_path)
+    assert code == 0 and "no weights" in output and hub == []

@@ -75,7 +75,7 @@ echo "Submitted batch job $((1000 + n))"
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose sbatch, scancel, squeue and srun stand before the real ones, and note their calls."""
+    """A folder whose sbatch, scancel, squeue and srun come before the real ones in PATH, and record their calls."""
     tools = tmp_path / "bin"
     tools.mkdir()
     scripts = {
@@ -105,7 +105,7 @@ def _submit(request: Request, stages: list[Stage]) -> tuple[Run, list[dict]]:
     return run, submit.submit(request, Pipeline(tuple(stages), jobs.run_pack), run, plans, upstream_job_ids).jobs
 
 
-def test_a_submission_hands_in_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
+def test_a_submission_is_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
     run = submit.open_run(request_here)
     plans, upstream_job_ids = submit.make(request_here, stages, run)
     shown = dict(submit.scripts(request_here, run, plans, upstream_job_ids))
@@ -116,8 +116,8 @@ def test_a_submission_hands_in_what_the_dry_run_shows(fake: Path, request_here: 
         for name, job in ids.items():
             text = text.replace(name, job)
         text = text.replace("'<next>'", "0001").replace(f"'{run.folder}/code/<hash>'", f"{run.folder}/code/{code}")
-        handed = (fake / f"script-{number}").read_text()
-        assert _unquoted(handed) == _unquoted(text), label
+        submitted = (fake / f"script-{number}").read_text()
+        assert _unquoted(submitted) == _unquoted(text), label
 
 
 def _unquoted(text: str) -> str:
@@ -135,7 +135,7 @@ def test_what_went_in_before_a_refusal_is_cancelled(
     assert list(submit.live(submit.open_run(request_here))[0]) == []
 
 
-def test_a_second_submission_hangs_on_the_first(fake: Path, request_here: Request, stages: list[Stage]):
+def test_a_second_submission_waits_for_the_first(fake: Path, request_here: Request, stages: list[Stage]):
     _, jobs = _submit(request_here, stages)
     lines = []
     for job in jobs:
@@ -144,8 +144,8 @@ def test_a_second_submission_hangs_on_the_first(fake: Path, request_here: Reques
     (fake / "queue").write_text("\n".join(lines))
     _, again = _submit(request_here, stages)
     assert again == [], "everything is queued already"
-    gone = {job["id"] for job in jobs if job["step"].startswith("score")}
-    (fake / "queue").write_text("\n".join(line for line in lines if line.split("|")[0].split("_")[0] not in gone))
+    ended = {job["id"] for job in jobs if job["step"].startswith("score")}
+    (fake / "queue").write_text("\n".join(line for line in lines if line.split("|")[0].split("_")[0] not in ended))
     _, again = _submit(request_here, stages)
     assert {job["step"] for job in again} == {"score-a", "score-b"}
     last_answer = max(int(job["id"]) for job in jobs if job["step"] == "answer-a")
@@ -190,7 +190,7 @@ def test_restricted_data_meets_allowed_servers_only(tmp_path: Path, endpoint: st
 
 
 def test_a_dry_run_writes_nothing_and_imports_nothing_heavy(tmp_path: Path):
-    """On a login node: no torch, transformers or vllm, no Slurm, no folder left upstream_job_ids."""
+    """On a login node: no torch, transformers or vllm, no Slurm, no folder left."""
     words = ["stage=full", "profile=h100", "dry_run=true", f"runs={tmp_path / 'runs'}"]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import launch; code = launch.main({words!r});"
@@ -218,7 +218,7 @@ def test_the_shipped_profiles_give_every_engine_its_processes(profile: str):
     assert list(preflight.processes(request.settings, request.profile)) == []
 
 
-def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_cure(tmp_path: Path):
+def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_fix(tmp_path: Path):
     request = resolve(["stage=judge", "profile=h100", "judge.engine.tensor_parallel=4", f"runs={tmp_path}"])
     with pytest.raises(
         UserError, match=r"this job has 8; nodes x tasks_per_node of profile\.resources\.judge must be 4"

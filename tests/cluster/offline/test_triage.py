@@ -48,23 +48,23 @@ def test_bad_input_blames_no_node(tmp_path: Path):
     assert triage.bad_nodes(tmp_path) == ()
 
 
-def test_slurm_is_asked_how_a_task_ended_that_left_no_word(tmp_path: Path):
+def test_slurm_is_asked_how_a_task_ended_that_recorded_nothing(tmp_path: Path):
     for pack, job in enumerate(("7_0", "7_1", "7_2", "7_3")):
         row = {"pack": pack, "attempt": 1, "event": "began", "chain": "0001", "job": job, "node": "n2"}
         manifest.append(tmp_path / "attempts.jsonl", row)
-    said = accounting.read(
+    accounted = accounting.read(
         "7_0|OUT_OF_MEMORY|0:125|61||\n7_0.batch|OUT_OF_MEMORY|0:125|61|1000K|\n"
         + "7_1|CANCELLED by 1000|0:15|9||\n7_2|FAILED|0:9|9||\n7_3|RUNNING|0:0|9||\n"
     )
-    asked: list[str] = []
+    requested: list[str] = []
 
     def usage(jobs: list[str]) -> dict[str, accounting.Usage]:
-        asked.extend(jobs)
-        return said
+        requested.extend(jobs)
+        return accounted
 
     found = {kind.error: kind.fix for kind in triage.clusters(tmp_path, [0], {"7_3"}, usage)}
-    assert asked == ["7_0", "7_1", "7_2"], "what runs is no failure"
-    assert len(found) == 3 and "mem_gb" in found["a task was ended for its memory"]
+    assert requested == ["7_0", "7_1", "7_2"], "what runs is no failure"
+    assert len(found) == 3 and "mem_gb" in found["a task was killed for exceeding its memory"]
     assert {"a task was cancelled in mid-work", "a task was killed by signal 9"} <= found.keys()
 
 
