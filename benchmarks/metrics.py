@@ -27,15 +27,15 @@ WORDS = (  # noqa: SIM905
 
 
 def pairs(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Answers and references, about a fifth of their words apart."""
+    """Answers and references, about a fifth of the words differing."""
     rng = random.Random(seed)
     answers, references = [], []
     for _ in range(count):
         words = ["The", "main", "image", "shows", rng.choice(FINDINGS) + ","]
         words += [rng.choice(WORDS if rng.random() < 0.7 else FINDINGS) for _ in range(rng.randint(6, 28))]
-        said = [rng.choice(WORDS) if rng.random() < 0.2 else word for word in words]
+        changed = [rng.choice(WORDS) if rng.random() < 0.2 else word for word in words]
         references.append(" ".join(words) + ".")
-        answers.append(" ".join(said) + ".")
+        answers.append(" ".join(changed) + ".")
     return answers, references
 
 

@@ -72,8 +72,8 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
         for name, value in by_kind.items():
             recent[name].append(value)
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            told = ", ".join(f"{name} {np.mean(values[-50:]):.4f}" for name, values in recent.items())
-            print(f"  step {step + 1}: {told} ({time.process_time() - start:.0f} s of processor)", flush=True)
+            losses = ", ".join(f"{name} {np.mean(values[-50:]):.4f}" for name, values in recent.items())
+            print(f"  step {step + 1}: {losses} ({time.process_time() - start:.0f} s of processor)", flush=True)
     model.requires_grad_(True).eval()
 
 
@@ -99,11 +99,11 @@ def loss_of_kinds(model: nvila.NVILA, packed: list, kinds: list[list[str]]) -> t
 
 def answer(model: nvila.NVILA, records: Sequence[Row]) -> list[str]:
     """Answers without their findings lines."""
-    said = []
+    answers = []
     for start in range(0, len(records), 400):
         asked = model.preprocess(records[start : start + 400], generation=True, inline=True)
-        said += model.generate(asked, max_new_tokens=120, batch_tokens=20_000)
-    return [findings_line.strip(one.text) for one in said]
+        answers += model.generate(asked, max_new_tokens=120, batch_tokens=20_000)
+    return [findings_line.strip(one.text) for one in answers]
 
 
 class Score:
@@ -112,10 +112,10 @@ class Score:
     def __init__(self) -> None:
         self.hits = self.extra = self.missed = self.exact = self.count = 0
 
-    def add(self, said: set | None, true: set) -> None:
-        found = tally(said if said is not None else {("unreadable",)}, true)
+    def add(self, claims: set | None, true: set) -> None:
+        found = tally(claims if claims is not None else {("unreadable",)}, true)
         self.hits, self.extra, self.missed = (a + b for a, b in zip((self.hits, self.extra, self.missed), found[:3]))
-        self.exact += said == true
+        self.exact += claims == true
         self.count += 1
 
     def __str__(self) -> str:
@@ -148,16 +148,16 @@ def report(name: str, model: nvila.NVILA, records: Sequence[Row], truth: dict[tu
     rows = [{**probe["meta"], "answer": text} for probe, text in zip(asked, answer(model, asked), strict=True)]
     ruled, score = composed.answers(rows, reader), Score()
     for record in pairs:
-        said = ruled[record["meta"]["question_id"]]
-        score.add(claimed(reader, said, "difference"), facts(parse_difference(record["meta"]["short_answer"])))
+        text = ruled[record["meta"]["question_id"]]
+        score.add(claimed(reader, text, "difference"), facts(parse_difference(record["meta"]["short_answer"])))
     print(f"  difference by rule from single images: {score}", flush=True)
     for control in ("same", "swapped", "other_patient") if name == "LUMEN" else ():
         changed = [row for k in range(len(pairs)) if (row := perturbations.perturb(control, pairs, k))]
         shown, own = Score(), Score()
         for row, text in zip(changed, answer(model, changed), strict=True):
-            said, ids = claimed(reader, text, "difference"), (row["meta"]["ref_study_id"], row["meta"]["study_id"])
-            shown.add(said, facts(truth[ids]))
-            own.add(said, facts(parse_difference(row["meta"]["short_answer"])))
+            claims, ids = claimed(reader, text, "difference"), (row["meta"]["ref_study_id"], row["meta"]["study_id"])
+            shown.add(claims, facts(truth[ids]))
+            own.add(claims, facts(parse_difference(row["meta"]["short_answer"])))
         print(f"  {control}: against what was shown: {shown}; against the pair's own truth: {own}", flush=True)
 
 
@@ -178,25 +178,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="LUMEN's steps")
     parser.add_argument("--ft-steps", type=int, default=1000)
     parser.add_argument("--test", type=int, default=300, help="unseen patients")
-    parser.add_argument("--expert-text", action="store_true", help="tell the models what the phantom expert says")
-    parser.add_argument("--weights", type=Path, help="folder of the stand-in weights, made if it is empty")
+    parser.add_argument("--expert-text", action="store_true", help="give the models the phantom expert's sentences")
+    parser.add_argument("--weights", type=Path, help="folder of the stand-in weights, created if it is empty")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    instruct, told = Instruct(findings_first=True, expert_text=chosen.expert_text), Experts(model="phantom")
+    instruct, experts = Instruct(findings_first=True, expert_text=chosen.expert_text), Experts(model="phantom")
     weights = chosen.weights or Path("runs") / f"phantom-science-{chosen.seed}"
     if not (weights / "nvila" / "config.json").exists():
-        pretrain.pretrain(Pretrain(), told, instruct, chosen.seed, weights)
+        pretrain.pretrain(Pretrain(), experts, instruct, chosen.seed, weights)
     base = weights / "nvila"
-    made = [list(phantom.patients(chosen.seed + apart, Phantom(patients=count, test_fraction=0)))
-            for apart, count in ((0, chosen.patients), (500_009, chosen.test))]  # fmt: skip
+    split = [list(phantom.patients(chosen.seed + offset, Phantom(patients=count, test_fraction=0)))
+            for offset, count in ((0, chosen.patients), (500_009, chosen.test))]  # fmt: skip
     expert = load_expert(weights / "expert.safetensors") if chosen.expert_text else None
     learn, test = (
         phantom_records.records(part, instruct, chosen.seed,
-                                told=pretrain.sentences(expert, part, told) if expert else {})
-        for part in made
+                                told=pretrain.sentences(expert, part, experts) if expert else {})
+        for part in split
     )  # fmt: skip
-    pairs = [(one.study, two.study, two.day - one.day, 0) for one, two in made[1]]
+    pairs = [(one.study, two.study, two.day - one.day, 0) for one, two in split[1]]
     true = [phantom_ceilings.changes(*pair[:2]) for pair in pairs]
     for oracle in phantom_ceilings.ORACLES:
         print(f"oracle, {oracle}: F1 {phantom_ceilings.micro_f1(true, phantom_ceilings.answers(pairs, oracle)):.3f}")
@@ -207,7 +207,7 @@ def main() -> None:
         print(f"{name}: {steps} steps of {mixture}")
         model = nvila.load(base)
         train(model, records, mixture, steps, chosen.seed)
-        report(name, model, test, Truth(made[1]))
+        report(name, model, test, Truth(split[1]))
 
 
 if __name__ == "__main__":

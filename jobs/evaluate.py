@@ -1,7 +1,7 @@
 """Section 3: metrics, tests and intervals; tables 1 and 2; the page.
 
-Reads everything that came before and writes report/index.html, report/tables.{md,csv,tex} and report/figures/.
-A demo whose numbers are not those of a model that learned writes its report all the same, and then fails.
+Reads every earlier stage's output and writes report/index.html, report/tables.{md,csv,tex} and report/figures/.
+A demo that fails a gate still writes its report, and then fails.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ STAGE = Stage(
 )
 
 
-TOLD = ("manifest", "attempts", "metrics", "restarts")
-"""Files of a step's folder that tell what it cost."""
+COST_LOGS = ("manifest", "attempts", "metrics", "restarts")
+"""Files of a step's folder that its cost is computed from."""
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each file of the report; raises GateFailed after the last of them."""
-    from lumen_hpc.report import assemble as evaluate
-    from lumen_hpc.report import gates
+    """Yields a row with the digest of each file of the report; raises GateFailed after the last of them."""
+    from lumen_hpc.report import assemble, gates
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
         folder = task.run.folder / "report"
-        files, held = evaluate.report(inputs(task), settings.evaluate, settings.seed, folder)
+        files, checks = assemble.report(inputs(task), settings.evaluate, settings.seed, folder)
         for path in files:
             yield {
                 "file": os.path.relpath(path, task.folder),
@@ -47,13 +46,13 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
                 "sha256": sha256(path),
             }
         if settings.evaluate.gates:
-            gates.require(held)
+            gates.require(checks)
 
     return process
 
 
 def inputs(task: Task) -> Any:
-    """What a run has for its report; steps that the run does without are absent, not empty."""
+    """The report's inputs from a run's folder; a step that the run skips is absent, not empty."""
     from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.report.assemble import Inputs
@@ -64,8 +63,8 @@ def inputs(task: Task) -> Any:
     prepared = run.path("prepare")
     entities = diff_vqa(task)
     known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
-    told = {
-        path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in TOLD})
+    steps = {
+        path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in COST_LOGS})
         for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
@@ -79,8 +78,8 @@ def inputs(task: Task) -> Any:
         training={
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
-        steps=told,
-        accounted=accounting.usage(jobs) if (jobs := _jobs(told)) else None,
+        steps=steps,
+        accounted=accounting.usage(jobs) if (jobs := _jobs(steps)) else None,
         image=picture,
         findings=read_findings(entities) if known else {},
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
@@ -89,7 +88,7 @@ def inputs(task: Task) -> Any:
 
 
 def picture(path: str) -> Any:
-    """Grey levels of an image file, uint8 [H, W]; None, and so counted on the page, if it cannot be read."""
+    """Grey levels of an image file, uint8 [H, W]; None, and counted on the page, if it cannot be read."""
     from lumen_hpc.data.images import film
 
     try:
@@ -99,7 +98,7 @@ def picture(path: str) -> Any:
 
 
 def _about(run: Run) -> dict[str, str]:
-    """What the page says of the run: its name and data, and the last submission's code and packages."""
+    """The run as the page shows it: its name and data, and the last submission's code and packages."""
     submissions = _json(run.folder / "provenance.json") or [{}]
     last = submissions[-1]
     packages = ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())
@@ -108,9 +107,9 @@ def _about(run: Run) -> dict[str, str]:
     return about | known | ({"packages": packages} if packages else {})
 
 
-def _jobs(told: Mapping[str, Any]) -> list[str]:
+def _jobs(steps: Mapping[str, Any]) -> list[str]:
     """Ids of the jobs that the steps ran in; none where there was no Slurm."""
-    return [row["job"] for step in told.values() for row in step.attempts if row["job"]]
+    return [row["job"] for step in steps.values() for row in step.attempts if row["job"]]
 
 
 def _json(path: Path) -> Any:

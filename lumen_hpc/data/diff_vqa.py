@@ -94,6 +94,11 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self.new or self.resolved or self.levels)
 
+    def reversed(self) -> Change:
+        """The change between the same two images in the other order: new ↔ resolved, levels swapped."""
+        levels = tuple(LevelChange(level.finding, level.after, level.before) for level in self.levels)
+        return Change(self.resolved, self.new, levels)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

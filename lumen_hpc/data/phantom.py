@@ -95,10 +95,10 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
     """
     folder = Path(folder)
     check(settings, "data.phantom.")
-    made = {"seed": seed, "format": 1, **asdict(settings)}
+    identity = {"seed": seed, "format": 1, **asdict(settings)}
     mark = folder / "phantom.json"
     if mark.exists():
-        if orjson.loads(mark.read_bytes()) == made:
+        if orjson.loads(mark.read_bytes()) == identity:
             return folder
         raise UserError(f"{folder} holds phantoms of other settings or another seed; remove it or name another folder")
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
                 _write_film(folder, film, dicom=bool(settings.dicom_every) and written % settings.dicom_every == 0)
                 tables.add(film)
     with atomic(mark) as stream:
-        stream.write(orjson.dumps(made))
+        stream.write(orjson.dumps(identity))
     return folder
 
 

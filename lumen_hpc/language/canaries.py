@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lumen_hpc.data.diff_vqa import Change, LevelChange, is_closed, parse_difference, parse_question, render_difference
+from lumen_hpc.data.diff_vqa import Change, is_closed, parse_difference, parse_question, render_difference
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.sentences import listed, sentence
 from lumen_hpc.proportions import wilson
@@ -123,10 +123,7 @@ def _opposite(item: dict) -> str:
     if kind not in ("difference", "prediction"):
         return ""
     change = parse_difference(short_answer)
-    turned = Change(
-        change.resolved, change.new, tuple(LevelChange(c.finding, c.after, c.before) for c in change.levels)
-    )
-    return sentence(kind, question, render_difference(turned)) if change else ""
+    return sentence(kind, question, render_difference(change.reversed())) if change else ""
 
 
 def _paraphrase(item: dict) -> str:

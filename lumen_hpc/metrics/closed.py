@@ -21,15 +21,15 @@ _NEGATION = re.compile(
 
 
 def first_yes_no(answer: str) -> str | None:
-    """The first word `yes` or `no` of an answer, in lower case; None if it says neither."""
+    """The first word `yes` or `no` of an answer, in lower case; None if it has neither."""
     found = _YES_NO.search(answer)
     return found[1].lower() if found else None
 
 
 def strict(answer: str) -> str | None:
     """`yes` or `no` if that is all the answer says, punctuation aside (D-Rax, VILA-M3)."""
-    said = words(answer)
-    return said[0] if said in (["yes"], ["no"]) else None
+    spoken = words(answer)
+    return spoken[0] if spoken in (["yes"], ["no"]) else None
 
 
 def stated(kind: str, question: str, answer: str) -> str | None:
@@ -40,13 +40,13 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     answers nothing: None. `kind` is the question's type; of a question outside the dataset's templates the subject is
     not known, and any sentence counts.
     """
-    if said := first_yes_no(answer):
-        return said
+    if word := first_yes_no(answer):
+        return word
     parsed = parse_question(kind, question)
     if parsed is not None:
-        for said in ("yes", "no"):
-            if not check(kind, question, said, answer):
-                return said
+        for word in ("yes", "no"):
+            if not check(kind, question, word, answer):
+                return word
         finding = named(parsed.finding) if parsed.finding else None
         facts = read(answer, kind, (finding,) if finding else ())
         subjects = facts.views if kind == "view" else facts.findings

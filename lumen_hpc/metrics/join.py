@@ -1,4 +1,4 @@
-"""Answers beside their questions: what fits together is scored, what does not is named and counted."""
+"""Answers beside their questions: matched pairs go on, the rest is named and counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lumen_hpc.errors import UserError
 _SHOWN = 5
 
 
-def said(answer: str) -> str:
+def without_findings_line(answer: str) -> str:
     """The answer without its findings line (`instruct.findings_first`), if it opens with a complete one.
 
     Nothing else is taken off: a semicolon in anybody's answer is no findings line.
@@ -62,9 +62,9 @@ def join(
     *,
     models: Iterable[str] = (),
 ) -> Joined:
-    """Puts `answers` ({question_id, answer[, model]}) beside `references` (question rows with `long_answer`).
+    """Joins `answers` ({question_id, answer[, model]}) to `references` (question rows with `long_answer`).
 
-    Only questions that all models answered are kept, so that no two numbers stand on different questions; the
+    Only questions that all models answered are kept, so that all numbers are over the same questions; the
     others, answers to unknown questions, doubled ids and references outside the grammar are counted. `models`
     are those expected. Raises UserError if a field is missing, an expected model has no answer, or no question
     is left.
@@ -83,7 +83,7 @@ def join(
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)
         else:
-            given[model][id] = said(_field(row, "answer", f"the answer to {id}"))
+            given[model][id] = without_findings_line(_field(row, "answer", f"the answer to {id}"))
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(questions)} questions; "

@@ -67,7 +67,7 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
 
 
 def corpus_bleu(matches: np.ndarray, lengths: np.ndarray) -> float:
-    """nltk's unsmoothed corpus BLEU-4 of pairs given as their counts [n, 4] and [n, 2]; 0 to 1."""
+    """nltk's unsmoothed corpus BLEU-4 of pairs, each given by its counts [n, 4] and [n, 2]; 0 to 1."""
     answer, reference = lengths.sum(0, dtype=np.int64).tolist()
     total = np.maximum(1, lengths[:, :1] - np.arange(4)).sum(0)
     found = matches.sum(0, dtype=np.int64)
@@ -117,7 +117,7 @@ class _Vocabulary:
 
 
 class _Words(dict):
-    """Word → id, learned at first sight."""
+    """Word → id, added when first seen."""
 
     def __init__(self, vocabulary: _Vocabulary, marks: int) -> None:
         self._vocabulary = vocabulary
@@ -157,8 +157,8 @@ def _scores(counts: np.ndarray) -> tuple[np.ndarray, ...]:
     bleu4 = np.where(matches[:, 0] > 0, brevity * np.exp(np.log(precision).mean(1)), 0.0)
     answer, reference, common = counts[:, _ROUGE].T
     rouge_l = _ratio(2 * common, answer + reference)
-    found, missed, clipped, wanted = counts[:, _RECALL].T
-    scores = bleu4, rouge_l, _ratio(found, found + missed), _ratio(clipped, wanted)
+    found, missed, clipped, in_reference = counts[:, _RECALL].T
+    scores = bleu4, rouge_l, _ratio(found, found + missed), _ratio(clipped, in_reference)
     return *scores, matches.astype(np.int32), lengths.astype(np.int32)
 
 
@@ -173,7 +173,7 @@ def _many_periods(answers: Sequence[str], references: Sequence[str]) -> Iterator
 
 
 def _recall_counts(answer: list[str], reference: list[str]) -> tuple[int, int, int, int]:
-    given, wanted = Counter(answer), Counter(reference)
-    found = sum(given[word] for word in wanted)
-    missed = sum(count for word, count in wanted.items() if word not in given)
-    return found, missed, (given & wanted).total(), wanted.total()
+    ours, expected = Counter(answer), Counter(reference)
+    found = sum(ours[word] for word in expected)
+    missed = sum(count for word, count in expected.items() if word not in ours)
+    return found, missed, (ours & expected).total(), expected.total()

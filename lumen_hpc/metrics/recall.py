@@ -83,13 +83,13 @@ def recall(answer: str, reference: str) -> float:
     Of the words in both, the *answer's* count; of the words missing, the reference's. Repetition
     raises it: see `clipped_recall`. An empty side scores 0. Source: LLaVA-Med, `calculate_f1score`.
     """
-    given, wanted = Counter(words(answer)), Counter(words(reference))
-    found = sum(given[word] for word in wanted)
-    missed = sum(count for word, count in wanted.items() if word not in given)
+    ours, expected = Counter(words(answer)), Counter(words(reference))
+    found = sum(ours[word] for word in expected)
+    missed = sum(count for word, count in expected.items() if word not in ours)
     return found / (found + missed) if found else 0.0
 
 
 def clipped_recall(answer: str, reference: str) -> float:
     """Share of the reference's words that the answer has, each no oftener than the reference says it."""
-    given, wanted = Counter(words(answer)), Counter(words(reference))
-    return (given & wanted).total() / wanted.total() if wanted else 0.0
+    ours, expected = Counter(words(answer)), Counter(words(reference))
+    return (ours & expected).total() / expected.total() if expected else 0.0

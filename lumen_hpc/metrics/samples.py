@@ -1,4 +1,4 @@
-"""Per-sample scores of one model's answers: a column for each measure, from which every table is made."""
+"""Per-sample scores of one model's answers: a column per measure, the source of every table."""
 
 from __future__ import annotations
 
@@ -107,19 +107,19 @@ class Samples:
     def _changes(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         n = len(answers)
         tallies = {kind: np.zeros((n, 3)) for kind in KINDS}
-        macro, right, told, read, where = (np.zeros(n) for _ in range(5))
+        macro, right, has_direction, read, where = (np.zeros(n) for _ in range(5))
         for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
-            wanted = _reference(parse_difference, row["short_answer"]) if row["type"] in CHANGING else None
-            if wanted is None:
+            expected = _reference(parse_difference, row["short_answer"]) if row["type"] in CHANGING else None
+            if expected is None:
                 continue
             given = reader.change(answer, row["type"])
-            claims, true = facts(given) if given else set(), facts(wanted)
+            claims, true = facts(given) if given else set(), facts(expected)
             for kind in KINDS:
                 tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
             where[i], read[i] = 1, given is not None
             macro[i] = tally(claims, true).f1 if given is not None else 0.0
-            if way := direction(wanted):
-                told[i], right[i] = 1, given is not None and direction(given) == way
+            if way := direction(expected):
+                has_direction[i], right[i] = 1, given is not None and direction(given) == way
         hits, extra, missed = np.sum(list(tallies.values()), axis=0).T
         self.columns["change_f1"] = _f1(hits, extra, missed)
         self.columns["change_precision"] = Column(hits, hits + extra)
@@ -127,16 +127,16 @@ class Samples:
         for kind in KINDS:
             self.columns[f"change_{kind}_f1"] = _f1(*tallies[kind].T)
         self._mean("change_f1_macro", macro, where)
-        self._mean("direction", right, told)
+        self._mean("direction", right, has_direction)
         self._mean("change_read", read, where)
 
     def _findings(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         tallies, macro, where = np.zeros((len(answers), 3)), np.zeros(len(answers)), np.zeros(len(answers))
         for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
             listed = row["type"] == "abnormality" and not row["closed"]
-            wanted = _reference(parse_findings, row["short_answer"]) if listed else None
-            if wanted is not None:
-                counted = tally({(name,) for name in reader.findings(answer)}, {(named(name),) for name in wanted})
+            expected = _reference(parse_findings, row["short_answer"]) if listed else None
+            if expected is not None:
+                counted = tally({(name,) for name in reader.findings(answer)}, {(named(name),) for name in expected})
                 tallies[i], macro[i], where[i] = counted, counted.f1, 1
         self.columns["finding_f1"] = _f1(*tallies.T)
         self._mean("finding_f1_macro", macro, where)

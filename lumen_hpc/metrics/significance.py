@@ -1,8 +1,8 @@
 """Paired tests, effect sizes and intervals of per-sample values.
 
 Every measure here is a ratio of sums, part over whole (a mean has whole 1), so one bootstrap serves them all.
-Questions of one patient are not independent: intervals resample patients. The Wilcoxon test, kept because
-the paper uses it, knows nothing of patients; read its p beside the interval of the difference.
+Questions of one patient are not independent: intervals resample patients. The Wilcoxon test, kept because the
+paper uses it, treats questions as independent; read its p beside the interval of the difference.
 """
 
 from __future__ import annotations

@@ -22,14 +22,14 @@ Rows = Iterable[dict]
 
 @dataclass(kw_only=True)
 class Inputs:
-    """All that a report is made of; whatever is missing leaves its section out, with a sentence that says so."""
+    """The parts of a report; a missing one leaves its section empty, and the page says so."""
 
     records: Sequence[dict]
     """Test records (instruct/lumen-test.jsonl)."""
     answers: Mapping[str, Rows]
-    """Model → its answer rows, those of controls among them (they carry `control`)."""
+    """Model → its answer rows, with those of controls (they carry `control`)."""
     scores: Mapping[str, Rows] = field(default_factory=dict)
-    """Model → the judge's rows, canaries among them (they carry `canary`)."""
+    """Model → the judge's rows, with the canaries (they carry `canary`)."""
     studies: Rows = ()
     """Study rows (prepare/studies.jsonl)."""
     rewrites: Rows = ()
@@ -39,21 +39,21 @@ class Inputs:
     training: Mapping[str, Rows] = field(default_factory=dict)
     """Model → its metrics.jsonl."""
     steps: Mapping[str, costs.StepLogs] = field(default_factory=dict)
-    """Step → what its folder tells of its tasks."""
+    """Step → the logs of its tasks."""
     accounted: Mapping[str, costs.Usage] | None = None
     """Slurm's usage by job id; None where it keeps no account."""
     image: Callable[[str], np.ndarray | None] = lambda path: None
     """Grey levels of a record's image, uint8 [H, W]; None for one that cannot be shown."""
     findings: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
-    """study_id → its findings, where they are known (all_diseases.json): the truth of pairs that controls make."""
+    """study_id → its findings, where known (all_diseases.json): the truth of the pairs that controls compose."""
     truth: Path | None = None
-    """The phantoms' truth.jsonl, where they are phantoms: what oracles know, and what the gates compare with."""
+    """The phantoms' truth.jsonl, where the data are phantoms: the oracles and gates read it."""
     run: Mapping[str, str] = field(default_factory=dict)
-    """Name, commit, seed, …: what the page's foot says of the run."""
+    """Name, commit, seed, …: shown at the foot of the page."""
 
 
 def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[gates.Gate]]:
-    """Writes the report into `folder`; returns its files and the gates that the run was held to.
+    """Writes the report into `folder`; returns its files and the gates with their results.
 
     Raises UserError where a model has no answers or no question was answered by every model.
     """
@@ -71,26 +71,26 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         texts = composed.answers(rows, results.reader)
         if texts:
             results.add_model(model + COMPOSED, texts)
-    controlled = controls(results, answers, inputs.findings)
+    control_results = controls(results, answers, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
-    held = gates.phantom_gates(results, controlled, oracles) if settings.gates else []
-    made = tables.tables(results)
-    sliced = slices.slices(results, inputs.studies) + slices.experts(results, answers)
+    checks = gates.phantom_gates(results, control_results, oracles) if settings.gates else []
+    both = tables.tables(results)
+    all_slices = slices.slices(results, inputs.studies) + slices.experts(results, answers)
     unfit = rewriting.unfit(scores)
-    canaries, accepted = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
+    canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     training = {model: list(rows) for model, rows in inputs.training.items()}
     content = page.Content(
-        tables=made,
+        tables=both,
         notes=[*unfit, *tables.notes(results)],
-        figures=page.drawn(made, sliced, controlled, canaries, accepted, training),
-        gates=held,
+        figures=page.draw(both, all_slices, control_results, canaries, acceptance, training),
+        gates=checks,
         ceilings=ceilings.scores(results, oracles),
-        controls=controlled,
-        slices=sliced,
+        controls=control_results,
+        slices=all_slices,
         canaries=canaries,
         unfit=unfit,
         agreement=agreement(row for rows in scores.values() for row in rows),
-        acceptance=accepted,
+        acceptance=acceptance,
         costs=costs.costs(inputs.steps, inputs.accounted),
         accounted=inputs.accounted is not None,
         counts=inputs.counts,
@@ -102,7 +102,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     files = _write(folder, content)
     files.append(folder / "samples.jsonl")
     write_jsonl(files[-1], results.rows())
-    return files, held
+    return files, checks
 
 
 def _write(folder: Path, content: page.Content) -> list[Path]:

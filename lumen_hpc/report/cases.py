@@ -32,7 +32,7 @@ class Cases:
 
 def cases(results: Results, image: Callable[[str], np.ndarray | None], settings: Evaluate, seed: int) -> Cases:
     """A seeded draw of `settings.cases` questions, evenly over the types; ids and scores alone if images are off."""
-    made = Cases([], total=len(results.questions))
+    result = Cases([], total=len(results.questions))
     spent = 0
     for i in _draw(results.types, settings.cases, seed):
         question = results.questions[i]
@@ -47,18 +47,18 @@ def cases(results: Results, image: Callable[[str], np.ndarray | None], settings:
             row |= {"question": question["question"], "short": question["short_answer"].strip(),
                     "reference": question.get("long_answer") or "", "images": []}  # fmt: skip
             for path in question.get("images", [])[-2:]:
-                if path not in made.images and spent < BUDGET and (pixels := image(path)) is not None:
-                    made.images[path] = thumbnail(pixels)
-                    spent += len(made.images[path])
-                made.without_image += path not in made.images
-                row["images"].append(path if path in made.images else None)
+                if path not in result.images and spent < BUDGET and (pixels := image(path)) is not None:
+                    result.images[path] = thumbnail(pixels)
+                    spent += len(result.images[path])
+                result.without_image += path not in result.images
+                row["images"].append(path if path in result.images else None)
         row["answers"] = [answer for answer in row["answers"] if answer]
-        made.rows.append(row)
-    names = {path: f"i{k}" for k, path in enumerate(made.images)}
-    made.images = {names[path]: uri for path, uri in made.images.items()}
-    for row in made.rows:
+        result.rows.append(row)
+    names = {path: f"i{k}" for k, path in enumerate(result.images)}
+    result.images = {names[path]: uri for path, uri in result.images.items()}
+    for row in result.rows:
         row["images"] = [names.get(path) for path in row.get("images", [])]
-    return made
+    return result
 
 
 def thumbnail(pixels: np.ndarray) -> str:
@@ -72,14 +72,14 @@ def thumbnail(pixels: np.ndarray) -> str:
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
 
 
-def _draw(types: np.ndarray, wanted: int, seed: int) -> list[int]:
-    """Positions of at most `wanted` questions: in turn one of each type, in a seeded order."""
+def _draw(types: np.ndarray, count: int, seed: int) -> list[int]:
+    """Positions of at most `count` questions: in turn one of each type, in a seeded order."""
     rng = np.random.default_rng(seed)
     queues = [list(rng.permutation(np.flatnonzero(types == kind))) for kind in sorted(set(types))]
     drawn: list[int] = []
-    while len(drawn) < min(wanted, len(types)):
+    while len(drawn) < min(count, len(types)):
         drawn += [int(queue.pop()) for queue in queues if queue]
-    return sorted(drawn[:wanted])
+    return sorted(drawn[:count])
 
 
 def _findings(results: Results, i: int) -> set[str]:
@@ -95,8 +95,8 @@ def _answer(results: Results, i: int, model: str, texts: bool) -> dict | None:
     scores = {m: round(float(c.part[i] / c.whole[i]), 3) for m, c in values.items() if c.whole[i]}
     if not scores:
         return None
-    told = {"model": model, "scores": scores, "outcome": _outcome(scores)}
-    return told | {"text": results.joined.answers[model][i]} if texts else told
+    row = {"model": model, "scores": scores, "outcome": _outcome(scores)}
+    return row | {"text": results.joined.answers[model][i]} if texts else row
 
 
 def _outcome(scores: dict[str, float]) -> str:

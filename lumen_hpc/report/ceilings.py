@@ -1,4 +1,4 @@
-"""Phantom ceilings: how well a prediction can be made by who knows what, on this run's own test questions."""
+"""Phantom ceilings: the best prediction possible with given knowledge, on this run's test questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The composed baseline: a model that knows one image at a time, made longitudinal by a rule.
+"""The composed baseline: a model that sees one image at a time, and a rule that compares its answers.
 
 It is asked about each image of a pair alone, and code compares its answers in the difference grammar. A model
 that never saw that grammar scores near zero on difference questions for its form; this is what it knows.
@@ -21,15 +21,15 @@ def answers(probed: Iterable[dict], reader: Reader) -> dict[str, str]:
 
     `probed` may hold any answer rows. Only pairs of which both images were asked are answered.
     """
-    told: dict[str, dict[str, str]] = {}
+    by_question: dict[str, dict[str, str]] = {}
     for row in probed:
         if row.get("control") != CONTROL:
             continue
         id, _, probe = row["question_id"].partition("/")
-        told.setdefault(id, {})[probe] = row["answer"]
+        by_question.setdefault(id, {})[probe] = row["answer"]
     return {
         id: render_difference(difference(*(_image(probe, side, reader) for side in SIDES)))
-        for id, probe in told.items()
+        for id, probe in by_question.items()
         if all(f"{side}/abnormality" in probe for side in SIDES)
     }
 

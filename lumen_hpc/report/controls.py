@@ -1,4 +1,4 @@
-"""Controls: does a model look at the images it is shown? The same questions with the images tampered with.
+"""Image-reliance controls: the same questions asked with other images, to test whether the answers follow them.
 
 `swapped`: reference and main image change places, so new and resolved must flip. `same`: one image twice, so
 nothing has changed. `other_patient`: another patient's reference image. `no_image`: nothing to see.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumen_hpc.data.diff_vqa import Change, LevelChange
+from lumen_hpc.data.diff_vqa import Change
 from lumen_hpc.metrics.change import facts, tally
-from lumen_hpc.metrics.join import said
+from lumen_hpc.metrics.join import without_findings_line
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -24,13 +24,13 @@ ABOUT = {
     "other_patient": "another patient's reference image",
     "no_image": "no image",
 }
-# What each control is about; the other measures say little there.
-_TOLD = {"swapped": ("shown", "original"), "same": ("nothing",), "other_patient": ("shown", "original"),
+# The measures that each control is read by; the others say little there.
+_REPORTED = {"swapped": ("shown", "original"), "same": ("nothing",), "other_patient": ("shown", "original"),
          "no_image": ("original", "nothing")}  # fmt: skip
 MEASURES = {
     "shown": "change F1 against what was shown",
-    "original": "change F1 against the untampered pair",
-    "nothing": "says that nothing has changed",
+    "original": "change F1 against the original pair",
+    "nothing": "answers that nothing has changed",
 }
 
 
@@ -42,7 +42,7 @@ class Control:
     model: str
     n: int
     intervals: dict[str, Interval]
-    """By measure (see MEASURES), those that can be told."""
+    """By measure (see MEASURES), those that can be measured."""
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -62,25 +62,20 @@ def controls(
     for model, rows in answers.items():
         rows = list(rows)
         for name in ABOUT:
-            tampered = [row for row in rows if row.get("control") == name and row["question_id"] in index]
-            if tampered:
-                found.append(_control(results, name, model, tampered, index, findings))
+            under_control = [row for row in rows if row.get("control") == name and row["question_id"] in index]
+            if under_control:
+                found.append(_control(results, name, model, under_control, index, findings))
     return found
 
 
-def told(made: Iterable[Control]) -> list[tuple[str, str, dict[str, Interval]]]:
-    """(control, measure, interval by model) of everything that the controls tell, in the order of their lists."""
+def by_measure(results: Iterable[Control]) -> list[tuple[str, str, dict[str, Interval]]]:
+    """(control, measure, interval by model) of every control, in the order of ABOUT and MEASURES."""
     grouped: dict[tuple[str, str], dict[str, Interval]] = {}
-    for control in made:
+    for control in results:
         for measure, interval in control.intervals.items():
             grouped.setdefault((control.name, measure), {})[control.model] = interval
     order = [(name, measure) for name in ABOUT for measure in MEASURES if (name, measure) in grouped]
     return [(*key, grouped[key]) for key in order]
-
-
-def swapped(change: Change) -> Change:
-    """The change seen with the images in the other order."""
-    return Change(change.resolved, change.new, tuple(LevelChange(c.finding, c.after, c.before) for c in change.levels))
 
 
 def _control(results, name, model, rows, index, findings) -> Control:
@@ -93,27 +88,27 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claimed = results.reader.change(said(row["answer"]), results.questions[i]["type"])
+        claimed = results.reader.change(without_findings_line(row["answer"]), results.questions[i]["type"])
         claims = facts(claimed) if claimed else set()
-        for measure, wanted in (
+        for measure, expected in (
             ("shown", _shown(name, row, truth, findings)),
             ("original", truth),
         ):
-            if wanted is not None:
-                counted = tally(claims, facts(wanted))
+            if expected is not None:
+                counted = tally(claims, facts(expected))
                 sums[measure][0][i] = 2 * counted.hits
                 sums[measure][1][i] = 2 * counted.hits + counted.extra + counted.missed
         sums["nothing"][0][i] = claimed is not None and not claimed
         sums["nothing"][1][i] = 1
     columns = {measure: Column(*both) for measure, both in sums.items()}
-    intervals = {m: results.bootstrap.interval(columns[m]) for m in _TOLD[name] if columns[m].whole.any()}
+    intervals = {m: results.bootstrap.interval(columns[m]) for m in _REPORTED[name] if columns[m].whole.any()}
     return Control(name, model, int(columns["nothing"].whole.sum()), intervals)
 
 
 def _shown(name: str, row: dict, truth: Change, findings: Mapping) -> Change | None:
     """What changed between the images that were really shown; None where that is not known."""
     if name == "swapped":
-        return swapped(truth)
+        return truth.reversed()
     if name == "same":
         return Change()
     pair = [str(row.get(key)) for key in ("ref_study_id", "study_id")]

@@ -1,7 +1,7 @@
-"""What a run cost, and what of that was lost: time, CPU- and GPU-hours, energy and memory of each step.
+"""What a run cost, and how much of it was wasted: time, CPU- and GPU-hours, energy and memory of each step.
 
-From what the tasks noted themselves (attempts.jsonl, manifest.jsonl, a training's metrics and restarts), and from
-Slurm's account of their jobs where the site keeps one.
+From the logs of the tasks (attempts.jsonl, manifest.jsonl, a training's metrics and restarts), and from
+Slurm's accounting of their jobs where the site keeps one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 class Usage(Protocol):
-    """What Slurm says of a job (`cluster.accounting.Usage`)."""
+    """Slurm's usage of a job (`cluster.accounting.Usage`)."""
 
     seconds: float
     peak_bytes: int | None
@@ -34,18 +34,18 @@ class Cost:
     gpu_hours: float
     """GPUs asked for × time, of every attempt."""
     joules: float | None
-    """Energy of the nodes by Slurm's account; None where nothing measured it."""
+    """Energy of the nodes by Slurm's accounting; None where it was not measured."""
     peak_bytes: int | None
-    """Largest memory of any of its processes; None where nothing noted it."""
+    """Largest memory of any of its processes; None where it was not recorded."""
     gpu_peak_bytes: int | None
     """Largest GPU memory of a training's rank 0; None without GPUs."""
     attempts: int
-    """Tasks begun, those that were killed, interrupted or failed among them."""
-    broken: int
-    """Those of them."""
-    lost_seconds: float
-    """Time of broken attempts that no shard or training step came of, of shards that had to be written again because
-    they were damaged, and of tasks that waited for those."""
+    """Tasks started, whatever their end."""
+    interrupted: int
+    """Attempts that were killed, interrupted or failed."""
+    wasted_seconds: float
+    """Time of interrupted attempts that produced no shard or training step, of shards written again because they were
+    corrupt, and of tasks that waited for those."""
     nodes: tuple[str, ...]
 
 
@@ -70,40 +70,40 @@ class _Attempt:
     """Manifest lines of the shards that it finished."""
 
     @property
-    def broken(self) -> bool:
+    def interrupted(self) -> bool:
         return self.ended is None or self.ended["event"] != "done"
 
 
 def costs(steps: Mapping[str, StepLogs], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
-    """A line for each step that was begun, in that order; `accounted` is Slurm's usage by job id, None without."""
-    made = [_cost(name, told, accounted or {}) for name, told in steps.items() if told.attempts]
-    return sorted(made, key=lambda cost: cost.began)
+    """A line for each step that was started, in that order; `accounted` is Slurm's usage by job id, None without."""
+    found = [_cost(name, logs, accounted or {}) for name, logs in steps.items() if logs.attempts]
+    return sorted(found, key=lambda cost: cost.began)
 
 
-def wall(made: Sequence[Cost]) -> float:
+def wall(steps: Sequence[Cost]) -> float:
     """Seconds from the first task of all to the last; 0 for none."""
-    if not made:
+    if not steps:
         return 0.0
-    return max(cost.began + cost.wall_seconds for cost in made) - min(cost.began for cost in made)
+    return max(cost.began + cost.wall_seconds for cost in steps) - min(cost.began for cost in steps)
 
 
-def energy(made: Sequence[Cost]) -> float | None:
+def energy(steps: Sequence[Cost]) -> float | None:
     """Joules of all steps; None if none was measured."""
-    known = [cost.joules for cost in made if cost.joules is not None]
+    known = [cost.joules for cost in steps if cost.joules is not None]
     return sum(known) if known else None
 
 
-def _cost(step: str, told: StepLogs, accounted: Mapping[str, Usage]) -> Cost:
-    tries = _attempts(told, accounted)
+def _cost(step: str, logs: StepLogs, accounted: Mapping[str, Usage]) -> Cost:
+    tries = _attempts(logs, accounted)
     hours = {kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")}
     known = [one.usage for one in tries if one.usage]
     joules = [usage.joules for usage in known if usage.joules is not None]
     peaks = [usage.peak_bytes for usage in known if usage.peak_bytes is not None]
     peaks += [one.ended["peak_mb"] * 2**20 for one in tries if one.ended and "peak_mb" in one.ended]
-    on_gpu = max((row.get("timing", {}).get("memory_gb", 0.0) for row in told.metrics), default=0.0)
+    on_gpu = max((row.get("timing", {}).get("memory_gb", 0.0) for row in logs.metrics), default=0.0)
     return Cost(
         step=step,
-        shards=len({line["shard"] for line in told.manifest}),
+        shards=len({line["shard"] for line in logs.manifest}),
         began=(began := min(one.began["time"] for one in tries)),
         wall_seconds=max(one.began["time"] + one.seconds for one in tries) - began,
         cpu_hours=hours["cpus"],
@@ -112,23 +112,23 @@ def _cost(step: str, told: StepLogs, accounted: Mapping[str, Usage]) -> Cost:
         peak_bytes=max(peaks, default=None),
         gpu_peak_bytes=round(on_gpu * 1e9) or None,
         attempts=len(tries),
-        broken=sum(one.broken for one in tries),
-        lost_seconds=_lost(tries, told),
+        interrupted=sum(one.interrupted for one in tries),
+        wasted_seconds=_wasted(tries, logs),
         nodes=tuple(dict.fromkeys(str(one.began["node"]) for one in tries)),
     )
 
 
-def _attempts(told: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
+def _attempts(logs: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     """A step's attempts with their lengths.
 
     One that was killed could not note its end: it is Slurm's, where there is an account, and lasts no longer than to
     the next attempt of its pack.
     """
-    found = {(row["pack"], row["attempt"]): _Attempt(row) for row in told.attempts if row["event"] == "began"}
-    for row in told.attempts:
+    found = {(row["pack"], row["attempt"]): _Attempt(row) for row in logs.attempts if row["event"] == "began"}
+    for row in logs.attempts:
         if row["event"] != "began" and (row["pack"], row["attempt"]) in found:
             found[row["pack"], row["attempt"]].ended = row
-    for line in told.manifest:
+    for line in logs.manifest:
         if (line.get("pack"), line["attempt"]) in found:
             found[line["pack"], line["attempt"]].lines.append(line)
     for (pack, number), one in found.items():
@@ -140,15 +140,15 @@ def _attempts(told: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     return list(found.values())
 
 
-def _lost(tries: Sequence[_Attempt], told: StepLogs) -> float:
-    broken = [one for one in tries if one.broken]
-    lost = sum(one.seconds for one in broken) - sum(line["seconds"] for one in broken for line in one.lines)
-    if told.restarts:  # the steps that a restart went on from were not lost with the attempt that made them
-        kept = told.restarts[-1]["step"]
-        lost -= sum(row["timing"]["seconds"] for row in told.metrics if row["step"] <= kept)
-    newest = {line["shard"]: line for line in told.manifest}
-    lost += sum(line["seconds"] for line in told.manifest if _written_again(line, newest[line["shard"]]))
-    return max(0.0, lost) + sum(one.ended.get("waited", 0.0) for one in tries if one.ended)
+def _wasted(tries: Sequence[_Attempt], logs: StepLogs) -> float:
+    interrupted = [one for one in tries if one.interrupted]
+    wasted = sum(one.seconds for one in interrupted) - sum(line["seconds"] for one in interrupted for line in one.lines)
+    if logs.restarts:  # the steps that a restart went on from were not lost with the attempt that took them
+        kept = logs.restarts[-1]["step"]
+        wasted -= sum(row["timing"]["seconds"] for row in logs.metrics if row["step"] <= kept)
+    newest = {line["shard"]: line for line in logs.manifest}
+    wasted += sum(line["seconds"] for line in logs.manifest if _written_again(line, newest[line["shard"]]))
+    return max(0.0, wasted) + sum(one.ended.get("waited", 0.0) for one in tries if one.ended)
 
 
 def _written_again(line: Row, newest: Row) -> bool:

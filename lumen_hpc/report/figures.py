@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lumen_hpc.report.controls import ABOUT, Control, told
+from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.results import Cell
 from lumen_hpc.report.rewriting import Share
@@ -56,9 +56,9 @@ def headline(table: Table, models: Sequence[str]) -> str | None:
     return _svg(f"{table.title}: values with intervals", description, size, draw)
 
 
-def by_interval(made: Sequence[Slice], block: str, models: Sequence[str]) -> str | None:
+def by_interval(slices: Sequence[Slice], block: str, models: Sequence[str]) -> str | None:
     """Change F1 over the interval between the images, a line a model."""
-    groups = [each for each in made if each.by == "interval (days)" and each.block == block]
+    groups = [each for each in slices if each.by == "interval (days)" and each.block == block]
     if len(groups) < 2:
         return None
 
@@ -116,11 +116,11 @@ def training(curves: Mapping[str, Sequence[dict]], models: Sequence[str]) -> str
     return _svg("Training loss", description, (6.4, 3.0), draw)
 
 
-def shares(title: str, made: Sequence[Share]) -> str | None:
+def shares(title: str, values: Sequence[Share]) -> str | None:
     """Shares of n with their intervals, one a line."""
-    if not made:
+    if not values:
         return None
-    rows = list(reversed(made))
+    rows = list(reversed(values))
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
@@ -132,16 +132,16 @@ def shares(title: str, made: Sequence[Share]) -> str | None:
         panel.set_xlim(-0.03, 1.03)
         panel.set_ylim(-0.6, len(rows) - 0.4)
 
-    description = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in made)
+    description = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in values)
     return _svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
-def controlled(made: Sequence[Control], models: Sequence[str]) -> str | None:
-    """What each model says when its images were tampered with: a panel a control and measure, a row a model."""
-    panels = told(made)
+def controlled(controls: Sequence[Control], models: Sequence[str]) -> str | None:
+    """Each model's answers under the controls: a panel a control and measure, a row a model."""
+    panels = by_measure(controls)
     if not panels:
         return None
-    rows = [model for model in reversed(models) if any(control.model == model for control in made)]
+    rows = [model for model in reversed(models) if any(control.model == model for control in controls)]
 
     def draw(figure: Any) -> None:
         columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -174,8 +174,8 @@ _TITLES = {
     "other_patient": ("another's", "reference"),
     "no_image": ("no", "image"),
     "shown": ("F1: what was", "shown (high)"),
-    "original": ("F1: untampered", "pair (low)"),
-    "nothing": ("says: nothing", "has changed"),
+    "original": ("F1: original", "pair (low)"),
+    "nothing": ("answers: nothing", "has changed"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the demo's science must show: each gate a number, its bar, and whether it holds."""
+"""The acceptance checks of a phantom run: each gate a number, its bar, and whether it passed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lumen_hpc.report.results import COMPOSED, Results
 class Gate:
     name: str
     value: float | None
-    """What was measured; None where the run has nothing to measure it on, which fails the gate."""
+    """What was measured; None where the run cannot measure it, which fails the gate."""
     bar: float
     at_least: bool = True
     """False for a bar that the value must not exceed."""
@@ -45,7 +45,7 @@ class GateFailed(UserError):
 
 
 def require(gates: Sequence[Gate]) -> None:
-    """Raises GateFailed naming every gate that does not hold."""
+    """Raises GateFailed naming every gate that failed."""
     failed = [str(gate) for gate in gates if not gate.passed]
     if failed:
         raise GateFailed(f"{len(failed)} of {len(gates)} gates of the demo failed: {'; '.join(failed)}")

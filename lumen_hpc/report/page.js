@@ -28,10 +28,10 @@
   let found = rows, page = 0, chosen = null;
 
   const element = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children);
+    return node;
   };
   const options = (select, values, text = (value) => value) =>
     select.append(...values.map((value) => element("option", { value }, text(value))));
@@ -49,10 +49,10 @@
 
   const filter = () => {
     const { type, finding, model, outcome, words } = Object.fromEntries(new FormData(form));
-    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = words.toLowerCase().split(/\s+/).filter(Boolean);
     found = rows.filter((row) =>
       (!type || row.type === type) && (!finding || row.findings.includes(finding)) &&
-      (!outcome || answerOf(row, model)?.outcome === outcome) && wanted.every((word) => row.words.includes(word)));
+      (!outcome || answerOf(row, model)?.outcome === outcome) && terms.every((word) => row.words.includes(word)));
     page = 0;
     byId("count").textContent = `${found.length} of ${rows.length} cases`;
     turn();
@@ -94,12 +94,12 @@
     parts.push(element("p", { class: "hint" }, [row.type, row.days == null ? "" : `${days(row.days)} between the images`, `id ${row.id}`].filter(Boolean).join(" · ")));
     if (row.images.length) parts.push(films(row));
     if (row.reference || row.short) {
-      parts.push(said("Reference answer", row.reference || row.short, row.reference ? `short: ${row.short}` : "", "truth"));
+      parts.push(answerBlock("Reference answer", row.reference || row.short, row.reference ? `short: ${row.short}` : "", "truth"));
     }
     for (const answer of row.answers) {
       const scores = Object.entries(answer.scores).map(([name, value]) => `${measures[name] ?? name} ${value}`).join(" · ");
       const title = element("span", {}, `${labels[answer.model]} `, element("span", { class: `outcome ${answer.outcome}` }, mark(answer.outcome)));
-      parts.push(said(title, answer.text ?? "", scores, ""));
+      parts.push(answerBlock(title, answer.text ?? "", scores, ""));
     }
     detail.replaceChildren(...parts);
   };
@@ -111,7 +111,7 @@
             : element("div", { class: "absent" }, "image left out"),
       element("figcaption", {}, names[k]))));
   };
-  const said = (title, text, scores, kind) => element("div", { class: `said ${kind}` },
+  const answerBlock = (title, text, scores, kind) => element("div", { class: `answer ${kind}` },
     element("h4", {}, title), element("p", {}, text), element("p", { class: "scores" }, scores));
 
   form.addEventListener("input", filter);

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, made from `page.html`, `page.css` and `page.js` beside this file."""
+"""The page: one self-contained HTML file, rendered from `page.html`, `page.css` and `page.js` beside this file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from lumen_hpc.report import costs, figures, tables
 from lumen_hpc.report.cases import Cases
-from lumen_hpc.report.controls import ABOUT, Control, told
+from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.gates import Gate
@@ -46,7 +46,7 @@ class Content:
     acceptance: Acceptance | None
     costs: Sequence[Cost]
     accounted: bool
-    """True if Slurm's account of the jobs was there to be asked."""
+    """True if Slurm's accounting of the jobs was available."""
     counts: Mapping
     cases: Cases
     problems: Sequence[str]
@@ -55,13 +55,13 @@ class Content:
     """True where images and texts were left out on purpose."""
 
 
-def drawn(made: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
+def draw(both: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
           acceptance: Acceptance | None, training: Mapping[str, Sequence[dict]]) -> dict[str, str]:  # fmt: skip
     """Every figure that the run has data for, by name."""
-    models = [model for model, _ in made[0].rows]
+    models = [model for model, _ in both[0].rows]
     every = {
-        "table-1": figures.headline(made[0], models),
-        "table-2": figures.headline(made[1], models),
+        "table-1": figures.headline(both[0], models),
+        "table-2": figures.headline(both[1], models),
         "interval-difference": figures.by_interval(slices, "difference", models),
         "interval-prediction": figures.by_interval(slices, "prediction", models),
         "controls": figures.controlled(controls, models),
@@ -110,14 +110,14 @@ def render(content: Content) -> str:
         star=tables.star,
         counts_of=tables.counts,
         control_about=ABOUT,
-        controls_told=told(content.controls),
-        controlled=_controlled(content.controls),
+        control_rows=by_measure(content.controls),
+        asked_under=_asked(content.controls),
         control_measures=CONTROL_MEASURES,
     )  # fmt: skip
 
 
 _CONTENTS = {
-    "results": "Results", "gates": "What it learned", "controls": "Does it look?", "slices": "Slices",
+    "results": "Results", "gates": "Gates and ceilings", "controls": "Image-reliance controls", "slices": "Slices",
     "training": "Training", "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
 }  # fmt: skip
 _TILES = (
@@ -131,11 +131,11 @@ _TILES = (
 def _lead(content: Content) -> str:
     asked = max((cell.n for table in content.tables for _, cells in table.rows for cell in cells), default=0)
     models = ", ".join(tables.label(model) for model, _ in content.tables[0].rows)
-    return f"{models}: {content.cases.total} test questions, up to {asked} behind one number."
+    return f"{models}: {content.cases.total} test questions, up to {asked} per number."
 
 
 def _tiles(content: Content) -> list[dict]:
-    """The principal model's headline numbers, and whether the demo's gates hold."""
+    """The principal model's headline numbers, and how many of the demo's gates passed."""
     model, cells = content.tables[0].rows[-1]
     tiles = []
     for cell in cells:
@@ -147,15 +147,15 @@ def _tiles(content: Content) -> list[dict]:
         passed = sum(gate.passed for gate in content.gates)
         kind = "good" if passed == len(content.gates) else "bad"
         tiles.append(
-            {"name": "gates that hold", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
+            {"name": "checks passed", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
         )
     return tiles
 
 
-def _controlled(made: Sequence[Control]) -> dict[str, dict[str, int]]:
+def _asked(controls: Sequence[Control]) -> dict[str, dict[str, int]]:
     """Model → control → questions asked under it."""
     asked: dict[str, dict[str, int]] = {}
-    for control in made:
+    for control in controls:
         asked.setdefault(control.model, {})[control.name] = control.n
     return asked
 

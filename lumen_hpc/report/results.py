@@ -16,7 +16,7 @@ from lumen_hpc.metrics.significance import ClusterBootstrap, Column, Interval, P
 from lumen_hpc.models import MODELS
 
 COMPOSED = "+rule"
-"""Ends the name of a composed baseline: `ft+rule` is FT's answers about each image, compared by rule."""
+"""Suffix of a composed baseline: `ft+rule` compares FT's answers about each image by rule."""
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
 # A micro average has no per-sample value to test; each answer's own F1 stands in.
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}

@@ -1,4 +1,4 @@
-"""How far the language model can be trusted: rewrites that passed the fact check, and the judge's canaries."""
+"""Checks of the language model: rewrites that passed the fact check, and the judge's canaries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Acceptance:
     """Rows whose sentence passed the fact check; in the rest the grammar's own stands in."""
     first_try: tuple[Share, ...]
     reasons: tuple[tuple[str, int], ...]
-    """(category of reason, rows), the commonest first; what follows a colon may be a record's own words."""
+    """(category of reason, rows), the commonest first; the part after a colon may quote a record."""
 
 
 def acceptance(rows: Iterable[dict]) -> Acceptance | None:

@@ -1,4 +1,4 @@
-"""Where a model is good and where it is not: its measures over slices of the questions."""
+"""Measures of every model over slices of the questions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lumen_hpc.metrics.join import said
+from lumen_hpc.metrics.join import without_findings_line
 from lumen_hpc.report.results import BLOCKS, Cell, Results
 
 _DAYS = ((-np.inf, 0, "before"), (0, 1, "0"), (1, 8, "1–7"), (8, 31, "8–30"), (31, 91, "31–90"), (91, 366, "91–365"),
@@ -33,7 +33,7 @@ class Slice:
 def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
     """Slices by type, interval, number of changes, view, and sex and age where `studies` know them."""
     about = {str(row["study_id"]): row for row in studies}
-    made = []
+    result = []
     for by, keys in _groupings(results, about).items():
         for block, measures in _MEASURES.items():
             here = results.where(block)
@@ -43,29 +43,33 @@ def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
                 cells = [cell for cell in cells if cell.value is not None]
                 if cells and not where[here].all():
                     small = max(cell.n for cell in cells) < results.settings.small
-                    made.append(Slice(by, group, block, tuple(cells), small))
-    return made
+                    result.append(Slice(by, group, block, tuple(cells), small))
+    return result
 
 
 def experts(results: Results, answers: Mapping[str, Iterable[dict]]) -> list[Slice]:
     """The same questions with and without the experts' sentences, from answer rows of control `no_experts`."""
-    made: list[Slice] = []
+    result: list[Slice] = []
     for model, rows in answers.items():
-        untold = {row["question_id"]: said(row["answer"]) for row in rows if row.get("control") == "no_experts"}
-        if not untold:
+        without_experts = {
+            row["question_id"]: without_findings_line(row["answer"])
+            for row in rows
+            if row.get("control") == "no_experts"
+        }
+        if not without_experts:
             continue
-        columns = results.scored(untold).columns
-        asked = np.array([row["question_id"] in untold for row in results.questions], bool)
+        columns = results.scored(without_experts).columns
+        asked = np.array([row["question_id"] in without_experts for row in results.questions], bool)
         for block, measures in _MEASURES.items():
             where = results.where(block) & asked
-            told = [results.cell(block, measure, model, where) for measure in measures]
-            told = [cell for cell in told if cell.value is not None]
-            bare = [replace(c, **results.bootstrap.interval(columns[c.measure], where)._asdict()) for c in told]
-            if told:
-                small = max(cell.n for cell in told) < results.settings.small
-                made += [Slice("experts", "told", block, tuple(told), small),
-                         Slice("experts", "not told", block, tuple(bare), small)]  # fmt: skip
-    return sorted(made, key=lambda each: each.block)
+            given = [results.cell(block, measure, model, where) for measure in measures]
+            given = [cell for cell in given if cell.value is not None]
+            withheld = [replace(c, **results.bootstrap.interval(columns[c.measure], where)._asdict()) for c in given]
+            if given:
+                small = max(cell.n for cell in given) < results.settings.small
+                result += [Slice("experts", "given", block, tuple(given), small),
+                         Slice("experts", "withheld", block, tuple(withheld), small)]  # fmt: skip
+    return sorted(result, key=lambda each: each.block)
 
 
 def _groupings(results: Results, about: dict[str, dict]) -> dict[str, np.ndarray]:

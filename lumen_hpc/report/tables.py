@@ -67,21 +67,21 @@ def tables(results: Results) -> list[Table]:
     spots = [(name, model, *column) for name, (_, columns) in layout.items() for model in models for column in columns]
     cells = corrected([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
     found = dict(zip(spots, cells, strict=True))
-    made = []
+    result = []
     for name, (title, columns) in layout.items():
         rows = [(model, tuple(found[name, model, *column] for column in columns)) for model in models]
         rows = [row for row in rows if any(cell.value is not None for cell in row[1])]
-        made.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha))
-    return made
+        result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha))
+    return result
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader of the tables must know: what stands behind each number, and what was left out."""
+    """What a reader of the tables must know: the sample behind each number, and what was left out."""
     settings = results.settings
     percent = f"{100 * settings.confidence:g} %"
     lines = [
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
-        "of questions behind a row's values, several where its columns differ.",
+        "of questions in a row, several where its columns differ.",
         f"In brackets: {percent} percentile bootstrap over patients, {settings.bootstrap} resamples.",
         f"`*`: p < {settings.alpha:g}, two-sided Wilcoxon signed-rank test against {label(results.principal)}, paired "
         "by question (paper, section 2.5); `(*)`: not after Holm's correction over both tables. The test takes "
@@ -91,7 +91,7 @@ def notes(results: Results) -> list[str]:
         "here. Published judge scores are by Llama-3.1-405B.",
     ]
     if results.patients < settings.small:
-        lines.insert(0, f"Only {results.patients} patients: no interval or test here carries far.")
+        lines.insert(0, f"Only {results.patients} patients: intervals and tests are unreliable.")
     if any(model.endswith(COMPOSED) for model in results.samples):
         lines.append(
             "FT + rule: the single-image model's own findings and levels of each image, compared by rule into the "
@@ -129,10 +129,10 @@ def text(cell: Cell, alpha: float) -> str:
     return f"{cell.value:.3f}{star(cell, alpha)}{bounds}"
 
 
-def markdown(made: Sequence[Table], notes: Sequence[str]) -> str:
+def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """Each table with the published number in a column of its own after each of ours, then the notes."""
     parts = []
-    for table in made:
+    for table in tables:
         head = ["model", "n"]
         for block, measure in table.columns:
             head += [f"{block}: {MEASURES[measure]}", "published"]
@@ -151,13 +151,13 @@ def counts(cells: Sequence[Cell]) -> str:
     return " / ".join(dict.fromkeys(str(cell.n) for cell in cells if cell.n))
 
 
-def comma_separated(made: Sequence[Table]) -> str:
+def comma_separated(tables: Sequence[Table]) -> str:
     """One line a cell, with everything known about it."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["table", "block", "measure", "model", "n", "value", "low", "high", "published", "minus_principal",
                      "minus_principal_low", "minus_principal_high", "wilcoxon_n", "p", "p_holm", "effect"])  # fmt: skip
-    for table in made:
+    for table in tables:
         for cell in _cells(table):
             test, gap = cell.test, cell.difference or (None, None, None)
             writer.writerow([
@@ -167,10 +167,10 @@ def comma_separated(made: Sequence[Table]) -> str:
     return stream.getvalue()
 
 
-def latex(made: Sequence[Table]) -> str:
+def latex(tables: Sequence[Table]) -> str:
     """Each table as a `tabular` (packages: booktabs), the published numbers in a row under ours."""
     parts = []
-    for table in made:
+    for table in tables:
         head = " & ".join(["model", *(f"{block}: {MEASURES[measure]}" for block, measure in table.columns)])
         lines = [rf"% {table.name}: {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule",
                  rf"{head} \\", r"\midrule"]  # fmt: skip

@@ -26,8 +26,8 @@ CHANGES = [
 def test_the_grammars_own_sentences_are_read_whole(change):
     assert READER.change(render_difference(change)) == change
     for kind in ("difference", "prediction"):
-        told = READER.change(sentence(kind, "what will change?", render_difference(change)))
-        assert told is not None and facts(told) == facts(change)
+        claim = READER.change(sentence(kind, "what will change?", render_difference(change)))
+        assert claim is not None and facts(claim) == facts(change)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_the_grammars_own_sentences_are_read_whole(change):
     ],
 )  # fmt: skip
 def test_free_sentences(text, expected):
-    told = READER.change(text)
-    assert told is not None
-    assert facts(told) == expected
+    claim = READER.change(text)
+    assert claim is not None
+    assert facts(claim) == expected
 
 
 @pytest.mark.parametrize("text", ["", "This image shows edema.", "I cannot answer that.", "PA view"])
@@ -83,8 +83,8 @@ def test_findings_are_affirmed_names(text, expected):
 
 def test_tallies_count_each_fact_once():
     given = facts(Change(new=("edema", "nodule"), levels=(LevelChange("edema", "mild", "severe"),)))
-    wanted = facts(Change(new=("Edema",), resolved=("nodule",), levels=(LevelChange("edema", "mild", "moderate"),)))
-    counted = tally(given, wanted)
+    expected = facts(Change(new=("Edema",), resolved=("nodule",), levels=(LevelChange("edema", "mild", "moderate"),)))
+    counted = tally(given, expected)
     assert counted == (1, 2, 2)
     assert counted.f1 == pytest.approx(2 / 6)
     assert tally(set(), set()).f1 == 1

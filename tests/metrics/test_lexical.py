@@ -27,24 +27,24 @@ def pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
             + rng.choice(["", ". "])
         )
 
-    made = [(text(), text()) for _ in range(count)]
+    texts = [(text(), text()) for _ in range(count)]
     # Overlapping pairs, as real answers are: the reference with some words changed.
     for k in range(0, count, 2):
-        words = made[k][1].split(" ")
-        made[k] = (" ".join(rng.choice(WORDS) if rng.random() < 0.2 else word for word in words), made[k][1])
+        words = texts[k][1].split(" ")
+        texts[k] = (" ".join(rng.choice(WORDS) if rng.random() < 0.2 else word for word in words), texts[k][1])
     long = " ".join(rng.choice(WORDS) for _ in range(1200))
-    return [*made, ("", ""), ("a", "a"), (long, long[::-1]), (long, long + " edema"), ("x. " * 70 + "none", "x 0 y")]
+    return [*texts, ("", ""), ("a", "a"), (long, long[::-1]), (long, long + " edema"), ("x. " * 70 + "none", "x 0 y")]
 
 
-def scored(made):
-    return lexical([answer for answer, _ in made], [reference for _, reference in made])
+def scored(texts):
+    return lexical([answer for answer, _ in texts], [reference for _, reference in texts])
 
 
 def test_bleu_and_rouge_equal_nltk_and_rouge_score_on_ten_thousand_pairs():
-    made = pairs(10_000)
-    scores = scored(made)
+    texts = pairs(10_000)
+    scores = scored(texts)
     rouge, smooth = RougeScorer(["rougeL"]), SmoothingFunction().method1
-    for i, (answer, reference) in enumerate(made):
+    for i, (answer, reference) in enumerate(texts):
         bleu = sentence_bleu([reference.split()], answer.split(), smoothing_function=smooth)
         assert abs(scores.bleu4[i] - bleu) < 1e-12, (answer, reference)
         assert abs(scores.rouge_l[i] - rouge.score(reference, answer)["rougeL"].fmeasure) < 1e-12, (answer, reference)
@@ -53,9 +53,9 @@ def test_bleu_and_rouge_equal_nltk_and_rouge_score_on_ten_thousand_pairs():
 @pytest.mark.parametrize("count", [1, 7, 400])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_corpus_bleu_equals_nltk(count):
-    made = pairs(count, seed=count)
-    scores = scored(made)
-    theirs = corpus_bleu([[reference.split()] for _, reference in made], [answer.split() for answer, _ in made])
+    texts = pairs(count, seed=count)
+    scores = scored(texts)
+    theirs = corpus_bleu([[reference.split()] for _, reference in texts], [answer.split() for answer, _ in texts])
     assert module.corpus_bleu(scores.matches, scores.lengths) == pytest.approx(theirs, abs=1e-12)
 
 
@@ -65,19 +65,19 @@ def test_corpus_bleu_of_nothing_in_common_is_zero():
 
 
 def test_recall_equals_its_plain_definition_on_every_pair():
-    made = pairs(2_000, seed=3)
-    scores = scored(made)
-    assert scores.recall == pytest.approx([recall.recall(*pair) for pair in made], abs=1e-12)
-    assert scores.recall_clipped == pytest.approx([recall.clipped_recall(*pair) for pair in made], abs=1e-12)
+    texts = pairs(2_000, seed=3)
+    scores = scored(texts)
+    assert scores.recall == pytest.approx([recall.recall(*pair) for pair in texts], abs=1e-12)
+    assert scores.recall_clipped == pytest.approx([recall.clipped_recall(*pair) for pair in texts], abs=1e-12)
 
 
 def test_scores_do_not_depend_on_what_is_scored_beside_them(monkeypatch):
-    made = pairs(300, seed=5)
-    together = scored(made)
+    texts = pairs(300, seed=5)
+    together = scored(texts)
     monkeypatch.setattr(module, "_CHUNK", 7)
-    apart = scored(made)
+    separate = scored(texts)
     for name in ("bleu4", "rouge_l", "recall", "recall_clipped"):
-        assert np.array_equal(getattr(together, name), getattr(apart, name)), name
+        assert np.array_equal(getattr(together, name), getattr(separate, name)), name
 
 
 def test_unequal_lengths_are_refused():

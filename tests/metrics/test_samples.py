@@ -89,12 +89,12 @@ def answered(*ids, model=None):
 def test_models_are_compared_on_the_same_questions_only():
     joined = join(QUESTIONS, [*answered("c1", "c2", "v1", model="a"), *answered("c2", "v1", "d1", model="b")])
     assert [row["question_id"] for row in joined.questions] == ["c2", "v1"]
-    told = joined.problems.as_dict()
-    assert told["questions without an answer of a (left out for every model)"] == {
+    found = joined.problems.as_dict()
+    assert found["questions without an answer of a (left out for every model)"] == {
         "count": 3,
         "ids": ["d1", "d2", "a1"],
     }
-    assert told["questions without an answer of b (left out for every model)"]["count"] == 3
+    assert found["questions without an answer of b (left out for every model)"]["count"] == 3
 
 
 def test_bad_input_is_named_and_counted():
@@ -120,7 +120,7 @@ def test_bad_input_is_named_and_counted():
 
 
 @pytest.mark.parametrize(
-    "references, answers, models, told",
+    "references, answers, models, message",
     [
         (QUESTIONS, answered("c1"), ("lumen",), "no answers of lumen"),
         (QUESTIONS, [], (), "no answers of any model"),
@@ -130,8 +130,8 @@ def test_bad_input_is_named_and_counted():
         (QUESTIONS, [{"question_id": "c1"}], (), "the answer to c1 has no 'answer'"),
     ],
 )
-def test_input_that_cannot_be_scored_is_refused(references, answers, models, told):
-    with pytest.raises(UserError, match=told):
+def test_input_that_cannot_be_scored_is_refused(references, answers, models, message):
+    with pytest.raises(UserError, match=message):
         join(references, answers, models=models)
 
 

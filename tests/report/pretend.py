@@ -12,7 +12,7 @@ from lumen_hpc.report.assemble import Inputs
 from lumen_hpc.report.costs import StepLogs
 
 LEVELLED = ("pleural effusion", "edema")
-_TOLD = StepLogs(
+_LOGS = StepLogs(
     manifest=[{"shard": 0, "of": 1, "seconds": 12.5, "pack": 0, "attempt": 1}],
     attempts=[
         {"pack": 0, "attempt": 1, "event": "began", "node": "n1", "time": 100.0, "cpus": 8, "gpus": 4, "job": "7"},
@@ -23,7 +23,7 @@ SKILL = {"nvila": 0.15, "ft": 0.7, "lumen": 0.9}
 
 
 def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, **more) -> Inputs:
-    """Everything a report is made of; `more` replaces fields."""
+    """The inputs of a report; `more` replaces fields."""
     rng = np.random.default_rng(seed)
     records, pictures, studies, findings = [], {}, [], {}
     for films in phantom.patients(seed, Phantom(patients=patients, dicom_every=0, test_fraction=1.0)):
@@ -38,7 +38,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "scores": {model: list(_scores(records, rows, rng)) for model, rows in answers.items()},
         "rewrites": [_rewrite(record, rng) for record in records],
         "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
-        "steps": {f"predict-{model}": _TOLD for model in skill},
+        "steps": {f"predict-{model}": _LOGS for model in skill},
         "image": pictures.get,
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip
@@ -109,10 +109,10 @@ def _seen(probe, findings):
 
 
 def _scores(records, answers, rng):
-    wanted = {record["meta"]["question_id"]: record["meta"]["long_answer"] for record in records}
+    expected = {record["meta"]["question_id"]: record["meta"]["long_answer"] for record in records}
     for row in answers:
         if not row.get("control"):
-            score = 10 if row["answer"] == wanted[row["question_id"]] else int(rng.integers(1, 5))
+            score = 10 if row["answer"] == expected[row["question_id"]] else int(rng.integers(1, 5))
             judged = {"question_id": row["question_id"], "model": row["model"], "judge": "pretended"}
             yield judged | {"score": score, "expected_score": score - 0.2}
     canary = {"question_id": "x", "model": "lumen", "judge": "pretended", "score": 1}
@@ -122,8 +122,8 @@ def _scores(records, answers, rng):
 
 def _rewrite(record, rng):
     accepted = bool(rng.random() < 0.9)
-    told = {"source": "llm", "rejected": []} if accepted else {"source": "fallback", "rejected": ["side differs"]}
-    return {"question_id": record["id"], "attempts": 1 + int(rng.integers(3)), "long_answer": "…"} | told
+    outcome = {"source": "llm", "rejected": []} if accepted else {"source": "fallback", "rejected": ["side differs"]}
+    return {"question_id": record["id"], "attempts": 1 + int(rng.integers(3)), "long_answer": "…"} | outcome
 
 
 def _findings(study):

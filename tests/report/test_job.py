@@ -1,4 +1,4 @@
-"""The evaluate job on a run made by the real stages before it, with pretended answers in place of trained models."""
+"""The evaluate job on a run created by the real stages before it, with pretended answers in place of trained models."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def run(tmp_path_factory):
     settings.predict.controls = ["same", "swapped"]
     settings.predict.shards = settings.rewrite.shards = 1
     settings.evaluate.bootstrap = 50
-    made = Run(tmp_path_factory.mktemp("runs") / "pretended", settings, Profile())
-    write(made, "experts", rows=[])
+    pretended = Run(tmp_path_factory.mktemp("runs") / "pretended", settings, Profile())
+    write(pretended, "experts", rows=[])
     for stage in ("prepare", "rewrite", "instruct"):
-        write(made, stage)
+        write(pretended, stage)
     for model in settings.predict.models:
-        write(made, "predict", model, answers(made, model))
-        write(made, "judge", model)
-    return made
+        write(pretended, "predict", model, answers(pretended, model))
+        write(pretended, "judge", model)
+    return pretended
 
 
 def write(run, name, model="", rows=None):
@@ -60,12 +60,12 @@ def answers(run, model):
         }
         yield row
         for control in run.settings.predict.controls:
-            if tampered := perturbations.perturb(control, records, k):
-                shown = {key: tampered["meta"][key] for key in ("ref_study_id", "study_id")}
+            if controlled := perturbations.perturb(control, records, k):
+                shown = {key: controlled["meta"][key] for key in ("ref_study_id", "study_id")}
                 yield row | shown | {"control": control, "answer": "nothing has changed."}
 
 
-def test_it_writes_the_report_and_vouches_for_each_file(run):
+def test_it_writes_the_report_with_the_digest_of_each_file(run):
     task = write(run, "evaluate")
     report = run.folder / "report"
     rows = [json.loads(line) for line in (task.folder / Shard(0, 1).file).read_text().splitlines()]
@@ -87,9 +87,9 @@ def test_radiographs_of_either_kind_are_shown_and_a_broken_file_is_not(run, tmp_
     for path in (dicom, jpeg):
         pixels = picture(str(path))
         assert pixels.shape == (64, 64) and pixels.dtype == "uint8" and pixels.max() > 100
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
-    assert picture(str(broken)) is None and picture(str(tmp_path / "missing.jpg")) is None
+    corrupt = tmp_path / "broken.jpg"
+    corrupt.write_bytes(b"no picture")
+    assert picture(str(corrupt)) is None and picture(str(tmp_path / "missing.jpg")) is None
 
 
 def test_a_demo_below_its_gates_writes_its_report_and_fails_by_name(run):

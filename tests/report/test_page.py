@@ -76,15 +76,17 @@ def test_filters_narrow_the_cases_and_clearing_brings_them_back(written, open_pa
     rows = json.loads(page.locator("#data").text_content())["rows"]
     assert shown(page) == len(rows) == 120
     page.select_option("[name=type]", "difference")
-    wanted = [row for row in rows if row["type"] == "difference"]
-    assert shown(page) == len(wanted) > 0
+    expected = [row for row in rows if row["type"] == "difference"]
+    assert shown(page) == len(expected) > 0
     page.select_option("[name=finding]", "edema")
-    wanted = [row for row in wanted if "edema" in row["findings"]]
-    assert shown(page) == len(wanted) > 0
+    expected = [row for row in expected if "edema" in row["findings"]]
+    assert shown(page) == len(expected) > 0
     page.select_option("[name=model]", "nvila")
     page.select_option("[name=outcome]", "wrong")
-    wanted = [row for row in wanted if any(a["model"] == "nvila" and a["outcome"] == "wrong" for a in row["answers"])]
-    assert shown(page) == len(wanted) > 0
+    expected = [
+        row for row in expected if any(a["model"] == "nvila" and a["outcome"] == "wrong" for a in row["answers"])
+    ]
+    assert shown(page) == len(expected) > 0
     page.fill("[name=words]", "no such words anywhere")
     assert shown(page) == 0
     assert "No case fits" in page.locator("#case").inner_text()
@@ -206,8 +208,8 @@ def test_two_judges_agreement_is_shown_beside_the_canaries(tmp_path, open_page):
     for rows in inputs.scores.values():
         rows += [row | {"judge": "second"} for row in rows if not row.get("canary")]
     report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
-    told = open_page(tmp_path).locator("#language").inner_text()
-    assert "pretended and second scored the same" in told and "within one point 1.000" in told
+    text = open_page(tmp_path).locator("#language").inner_text()
+    assert "pretended and second scored the same" in text and "within one point 1.000" in text
 
 
 def test_a_text_cannot_break_out_of_the_page(tmp_path, open_page):

@@ -18,7 +18,7 @@ from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
 from lumen_hpc.report import cases, ceilings, composed, costs, figures, gates, rewriting, slices, tables
 from lumen_hpc.report.assemble import report
-from lumen_hpc.report.controls import Control, controls, swapped
+from lumen_hpc.report.controls import Control, controls
 from lumen_hpc.report.results import Results, questions
 from tests.report import pretend
 
@@ -28,9 +28,9 @@ SETTINGS = Evaluate(bootstrap=100)
 def results_of(inputs, settings=SETTINGS, **more) -> Results:
     answers = [row for rows in inputs.answers.values() for row in rows if not row.get("control")]
     scores = [row for rows in inputs.scores.values() for row in rows if not row.get("canary")]
-    made = Results(questions(inputs.records), answers, scores, settings, 0, models=list(inputs.answers), **more)
-    made.add_model("ft+rule", composed.answers(inputs.answers["ft"], made.reader))
-    return made
+    results = Results(questions(inputs.records), answers, scores, settings, 0, models=list(inputs.answers), **more)
+    results.add_model("ft+rule", composed.answers(inputs.answers["ft"], results.reader))
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_a_cell_is_the_mean_of_its_questions_with_its_n_and_test(results):
 
 
 def test_holm_runs_over_both_tables(results):
-    made = tables.tables(results)
-    cells = [cell for table in made for _, cells in table.rows for cell in cells if cell.test]
+    found = tables.tables(results)
+    cells = [cell for table in found for _, cells in table.rows for cell in cells if cell.test]
     assert len({cell.block for cell in cells}) == 3
     smallest = min(cells, key=lambda cell: cell.test.p)
     assert smallest.p_holm == pytest.approx(min(1, smallest.test.p * len(cells)))
@@ -82,15 +82,15 @@ def test_stars(results, p, p_holm, expected):
 
 
 def test_the_files_say_the_same(results, written):
-    made = tables.tables(results)
-    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(made))))
+    found = tables.tables(results)
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
     spot = next(r for r in rows if (r["table"], r["block"], r["measure"], r["model"]) ==
                 ("table 1", "difference", "rouge_l", "lumen"))  # fmt: skip
     value = f"{float(spot['value']):.3f}"
     assert spot["published"] == "0.656"
-    assert "| LUMEN | 40 | " in (markdown := tables.markdown(made, ["a note"]))
+    assert "| LUMEN | 40 | " in (markdown := tables.markdown(found, ["a note"]))
     assert value in markdown and "| 0.656 |" in markdown and "- a note" in markdown
-    assert value in (latex := tables.latex(made)) and latex.count(r"\begin{tabular}") == 2
+    assert value in (latex := tables.latex(found)) and latex.count(r"\begin{tabular}") == 2
     assert (written / "tables.csv").read_text().startswith("table,block,measure,model,n,value,low,high,published")
     with_p = [row for row in rows if row["p"]]
     assert with_p and all(int(row["wilcoxon_n"]) > 0 for row in with_p)  # never a p without its n
@@ -113,25 +113,25 @@ def test_the_report_is_the_same_twice(inputs, written, tmp_path):
 
 
 def test_a_missing_model_is_refused_and_a_missing_answer_counted(inputs):
-    broken = pretend.inputs(patients=4)
-    broken.answers["lumen"] = []
+    cut = pretend.inputs(patients=4)
+    cut.answers["lumen"] = []
     with pytest.raises(UserError, match="no answers of lumen"):
-        results_of(broken)
-    broken = pretend.inputs(patients=4)
-    lost = broken.answers["nvila"].pop(0)["question_id"]
-    made = results_of(broken)
-    assert lost not in {row["question_id"] for row in made.questions}
-    assert any("questions without an answer of nvila" in line and lost in line for line in made.problems.lines())
+        results_of(cut)
+    cut = pretend.inputs(patients=4)
+    missing = cut.answers["nvila"].pop(0)["question_id"]
+    rest = results_of(cut)
+    assert missing not in {row["question_id"] for row in rest.questions}
+    assert any("questions without an answer of nvila" in line and missing in line for line in rest.problems.lines())
 
 
 def test_a_judge_that_skipped_a_question_lowers_n_for_every_model_and_is_counted():
-    broken = pretend.inputs(patients=6)
-    skipped = next(row for row in broken.scores["ft"] if not row.get("canary"))
-    broken.scores["ft"].remove(skipped)
-    made = results_of(broken)
-    whole = {model: made.column("judge", model).whole.sum() for model in broken.answers}
-    assert set(whole.values()) == {len(made.questions) - 1}
-    assert any("not judged for every model" in line for line in made.problems.lines())
+    cut = pretend.inputs(patients=6)
+    skipped = next(row for row in cut.scores["ft"] if not row.get("canary"))
+    cut.scores["ft"].remove(skipped)
+    rest = results_of(cut)
+    whole = {model: rest.column("judge", model).whole.sum() for model in cut.answers}
+    assert set(whole.values()) == {len(rest.questions) - 1}
+    assert any("not judged for every model" in line for line in rest.problems.lines())
 
 
 def test_a_second_judge_does_not_mix_into_the_first():
@@ -144,9 +144,9 @@ def test_a_second_judge_does_not_mix_into_the_first():
 
 def test_the_composed_baseline_compares_single_images(inputs, results):
     truth = [render_difference(results.truth(i)) for i in np.flatnonzero(results.where("difference"))]
-    said = [text for text in results.joined.answers["ft+rule"] if text]
+    claims = [text for text in results.joined.answers["ft+rule"] if text]
     # The pretended FT sees single images right, so its comparison is the truth.
-    assert [facts_of(a) for a in said] == [facts_of(a) for a in truth]
+    assert [facts_of(a) for a in claims] == [facts_of(a) for a in truth]
     assert results.cell("difference", "change_f1", "ft+rule").value == 1
     assert results.cell("prediction", "change_f1", "ft+rule").value is None
 
@@ -165,19 +165,19 @@ def test_controls_know_what_was_shown(inputs, results):
     rows = [row for row in inputs.records if row["meta"]["type"] == "difference"]
     studies = [row["meta"] for row in rows]
     index = {q["question_id"]: i for i, q in enumerate(results.questions)}
-    told = []
+    answers = []
     for k, meta in enumerate(studies):
         truth = results.truth(index[meta["question_id"]])
         other = studies[(k + 1) % len(studies)]["ref_study_id"]
         levels = {s: {f: a.get("level", "") for f, a in inputs.findings[s].items()} for s in (other, meta["study_id"])}
         crossed = composed.difference(levels[other], levels[meta["study_id"]])
         asked = {"question_id": meta["question_id"], "ref_study_id": other, "study_id": meta["study_id"]}
-        told += [
-            asked | {"control": "swapped", "answer": render_difference(swapped(truth))},
+        answers += [
+            asked | {"control": "swapped", "answer": render_difference(truth.reversed())},
             asked | {"control": "same", "answer": "Nothing has changed."},
             asked | {"control": "other_patient", "answer": render_difference(crossed)},
         ]
-    found = {control.name: control.values for control in controls(results, {"lumen": told}, inputs.findings)}
+    found = {control.name: control.values for control in controls(results, {"lumen": answers}, inputs.findings)}
     assert found["swapped"]["shown"] == 1 and found["swapped"]["original"] < 0.2
     assert found["same"]["nothing"] == 1
     assert found["other_patient"]["shown"] == 1 and found["other_patient"]["original"] < 0.6
@@ -195,27 +195,27 @@ def test_a_model_has_one_colour_in_every_figure(results):
     assert not any(f"--series-{k}" in svg for svg in drawn[1:] for k in range(6) if k != models.index("lumen"))
 
 
-def test_swapping_twice_is_nothing():
+def test_reversing_a_change_twice_restores_it():
     change = Change(("a",), ("b",), (LevelChange("c", "mild", "severe"),))
-    assert swapped(change) == Change(("b",), ("a",), (LevelChange("c", "severe", "mild"),))
-    assert swapped(swapped(change)) == change
+    assert change.reversed() == Change(("b",), ("a",), (LevelChange("c", "severe", "mild"),))
+    assert change.reversed().reversed() == change
 
 
 def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
-    made = slices.slices(results, inputs.studies)
-    assert {each.by for each in made} >= {"question type", "interval (days)", "changes in the reference", "view"}
-    by_days = [each for each in made if (each.by, each.block) == ("interval (days)", "difference")]
+    found = slices.slices(results, inputs.studies)
+    assert {each.by for each in found} >= {"question type", "interval (days)", "changes in the reference", "view"}
+    by_days = [each for each in found if (each.by, each.block) == ("interval (days)", "difference")]
     counts = [cell.n for each in by_days for cell in each.cells if (cell.measure, cell.model) == ("rouge_l", "lumen")]
     assert sum(counts) == 40
     assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
-    assert not any(each.small for each in made if max(cell.n for cell in each.cells) >= 30)
+    assert not any(each.small for each in found if max(cell.n for cell in each.cells) >= 30)
 
 
 def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
     people = [({"sex": "F", "age": 39}), {"sex": "M", "age": 80}, {"age": float("nan")}, {"age": -1}, {"sex": None}]
     studies = [row | people[k % len(people)] for k, row in enumerate(inputs.studies)]
-    made = slices.slices(results, studies)
-    groups = {by: {each.group for each in made if each.by == by} for by in ("sex", "age (years)")}
+    found = slices.slices(results, studies)
+    groups = {by: {each.group for each in found if each.by == by} for by in ("sex", "age (years)")}
     assert groups == {"sex": {"F", "M"}, "age (years)": {"under 40", "80 and over"}}
     assert not any(each.by in groups for each in slices.slices(results, inputs.studies))
 
@@ -223,11 +223,11 @@ def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
 def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
     asked = [row for row in inputs.answers["lumen"] if not row.get("control")][:60]
     off = [row | {"control": "no_experts", "answer": "no idea"} for row in asked]
-    made = slices.experts(results, {"lumen": off, "ft": asked})
-    told, bare = (next(s for s in made if (s.group, s.block) == (g, "diagnostic")) for g in ("told", "not told"))
-    assert [cell.n for cell in told.cells] == [cell.n for cell in bare.cells]
-    assert {cell.model for cell in told.cells + bare.cells} == {"lumen"}
-    (with_them,), (without,) = ([c.value for c in s.cells if c.measure == "rouge_l"] for s in (told, bare))
+    found = slices.experts(results, {"lumen": off, "ft": asked})
+    given, withheld = (next(s for s in found if (s.group, s.block) == (g, "diagnostic")) for g in ("given", "withheld"))
+    assert [cell.n for cell in given.cells] == [cell.n for cell in withheld.cells]
+    assert {cell.model for cell in given.cells + withheld.cells} == {"lumen"}
+    (with_them,), (without,) = ([c.value for c in s.cells if c.measure == "rouge_l"] for s in (given, withheld))
     assert with_them > 0.8 > 0.1 > without
     assert slices.experts(results, {"ft": asked}) == []
 
@@ -297,52 +297,52 @@ def line(shard: int, pack: int, attempt: int, seconds: float) -> dict:
     return {"shard": shard, "of": 3, "pack": pack, "attempt": attempt, "seconds": seconds, "inputs": "i", "config": "c"}
 
 
-def test_every_attempt_is_paid_and_what_nothing_came_of_is_lost():
-    told = costs.StepLogs(
+def test_every_attempt_is_paid_and_unproductive_time_is_wasted():
+    logs = costs.StepLogs(
         attempts=[
             begins(0, 1, 0), begins(1, 1, 0), ends(0, 1, 100),
             begins(1, 2, 80, node="n2"), ends(1, 2, 120, "interrupted"), begins(1, 3, 130), ends(1, 3, 150),
         ],
         manifest=[line(0, 0, 1, 90), line(1, 1, 1, 30), line(2, 1, 3, 15)],
     )  # fmt: skip
-    (cost,) = costs.costs({"predict-lumen": told, "never": costs.StepLogs()})
-    assert (cost.shards, cost.attempts, cost.broken, cost.wall_seconds) == (3, 4, 2, 150)
-    assert cost.lost_seconds == (80 - 30) + 40, "killed while at its second shard, then stopped before it finished it"
+    (cost,) = costs.costs({"predict-lumen": logs, "never": costs.StepLogs()})
+    assert (cost.shards, cost.attempts, cost.interrupted, cost.wall_seconds) == (3, 4, 2, 150)
+    assert cost.wasted_seconds == (80 - 30) + 40, "killed while at its second shard, then stopped before it finished it"
     assert cost.gpu_hours == pytest.approx(4 * (100 + 80 + 40 + 20) / 3600) == cost.cpu_hours / 2
     assert (cost.peak_bytes, cost.joules, cost.nodes) == (200 * 2**20, None, ("n1", "n2"))
 
 
 def test_slurms_account_knows_when_a_task_was_killed_its_energy_and_its_memory():
-    told = costs.StepLogs(attempts=[begins(0, 1, 0), begins(0, 2, 500, job="8_0"), ends(0, 2, 520, waited=4.0)])
+    logs = costs.StepLogs(attempts=[begins(0, 1, 0), begins(0, 2, 500, job="8_0"), ends(0, 2, 520, waited=4.0)])
     accounted = {"7_0": Usage("NODE_FAIL", 0, 60, 3 * 2**30, 7.2e6), "8_0": Usage("COMPLETED", 0, 20, None, 1.8e6)}
-    (cost,) = costs.costs({"experts": told}, accounted)
-    assert (cost.lost_seconds, cost.joules, cost.peak_bytes) == (60 + 4, 9e6, 3 * 2**30)
+    (cost,) = costs.costs({"experts": logs}, accounted)
+    assert (cost.wasted_seconds, cost.joules, cost.peak_bytes) == (60 + 4, 9e6, 3 * 2**30)
     assert costs.energy([cost]) == 9e6 and costs.wall([cost]) == 520
-    (cost,) = costs.costs({"experts": told})
-    assert (cost.lost_seconds, cost.joules) == (500 + 4, None), "without an account it counts until its successor"
+    (cost,) = costs.costs({"experts": logs})
+    assert (cost.wasted_seconds, cost.joules) == (500 + 4, None), "without an account it counts until its successor"
 
 
-def test_a_shard_written_again_because_it_was_damaged_is_lost_time_but_not_one_of_other_settings():
+def test_a_shard_written_again_because_it_was_corrupt_is_wasted_time_but_not_one_of_other_settings():
     attempts = [begins(0, 1, 0), ends(0, 1, 10), begins(0, 2, 50), ends(0, 2, 60)]
     again = [line(0, 0, 1, 8), line(0, 0, 2, 9)]
     (cost,) = costs.costs({"rewrite": costs.StepLogs(attempts=attempts, manifest=again)})
-    assert (cost.lost_seconds, cost.broken) == (8, 0)
+    assert (cost.wasted_seconds, cost.interrupted) == (8, 0)
     (cost,) = costs.costs(
         {"rewrite": costs.StepLogs(attempts=attempts, manifest=[again[0] | {"config": "d"}, again[1]])}
     )
-    assert cost.lost_seconds == 0
+    assert cost.wasted_seconds == 0
 
 
-def test_a_training_loses_only_the_steps_behind_its_last_checkpoint_and_its_start():
+def test_a_training_wastes_only_the_steps_after_its_last_checkpoint_and_its_start():
     metrics = [{"step": step, "timing": {"seconds": 10.0, "memory_gb": 61.5 - step}} for step in range(6)]
-    told = costs.StepLogs(
+    logs = costs.StepLogs(
         attempts=[begins(0, 1, 0), begins(0, 2, 70), ends(0, 2, 110)],
         manifest=[line(0, 0, 2, 38)],
         metrics=metrics,
         restarts=[{"step": 3, "lost_steps": 2, "lost_seconds": 20.0}],
     )
-    (cost,) = costs.costs({"train-ft": told})
-    assert cost.lost_seconds == 70 - 40, "steps 0 to 3 were kept"
+    (cost,) = costs.costs({"train-ft": logs})
+    assert cost.wasted_seconds == 70 - 40, "steps 0 to 3 were kept"
     assert cost.gpu_peak_bytes == 61_500_000_000
 
 
@@ -371,22 +371,22 @@ def test_acceptance_and_canaries_are_shares_with_intervals():
 
 
 def test_cases_are_drawn_evenly_and_within_the_budget(results, monkeypatch, inputs):
-    made = cases.cases(results, inputs.image, Evaluate(cases=30), 0)
-    types = [row["type"] for row in made.rows]
-    assert len(made.rows) == 30 and len(set(types)) == 8
+    found = cases.cases(results, inputs.image, Evaluate(cases=30), 0)
+    types = [row["type"] for row in found.rows]
+    assert len(found.rows) == 30 and len(set(types)) == 8
     assert max(map(types.count, types)) - min(map(types.count, types)) <= 1
     monkeypatch.setattr(cases, "BUDGET", 1)
     assert len(cases.cases(results, inputs.image, Evaluate(cases=30), 0).images) == 1
 
 
 def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():
-    broken = pretend.inputs(patients=5)
-    lost = next(row for row in broken.answers["ft"] if row.get("control"))
-    question = lost["question_id"].partition("/")[0]
-    broken.answers["ft"].remove(lost)
-    made = results_of(broken)
-    assert made.cell("difference", "rouge_l", "ft+rule").n == 4
-    assert any("without an answer of ft+rule" in line and question in line for line in made.problems.lines())
+    cut = pretend.inputs(patients=5)
+    missing = next(row for row in cut.answers["ft"] if row.get("control"))
+    question = missing["question_id"].partition("/")[0]
+    cut.answers["ft"].remove(missing)
+    rest = results_of(cut)
+    assert rest.cell("difference", "rouge_l", "ft+rule").n == 4
+    assert any("without an answer of ft+rule" in line and question in line for line in rest.problems.lines())
 
 
 def test_an_interval_is_a_plain_triple():
