@@ -1,0 +1,70 @@
+"""Faults of the tables: each kind counted, and the first of each named by ids, never by the text of a record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lumen_hpc.data.records import writing
+
+NAMED = 20
+"""How many of a kind are named; all are counted. A third of MIMIC-IV's laboratory rows lack `hadm_id`."""
+
+KINDS = {
+    "row unreadable": "another number of fields than the header, or bytes that are not UTF-8; the row is left out",
+    "bad id": "a subject_id or hadm_id that is no number; the row is left out",
+    "duplicate patient": "a subject_id twice in patients; the row that sorts first counts",
+    "patient not in MIMIC-IV": "a patient of the run without a row in patients; outcomes are unknown",
+    "patient without any admission": "no follow-up can be told; outcomes that need a stay are unknown",
+    "admission without times": "admittime or dischtime missing or no time; the admission is left out",
+    "discharge before admission": "the admission is left out",
+    "overlapping admissions": "two admissions of a patient at one time; the later one holds where both do",
+    "death without deathtime": "hospital_expire_flag without deathtime; the time of death is dischtime",
+    "deathtime without the flag": "deathtime in an admission whose hospital_expire_flag is 0; a death there",
+    "deathtime after dischtime": "the death counts in hospital if the flag says so, and at deathtime",
+    "dod not a date": "dod is read as missing",
+    "dod and deathtime differ": "more than a day apart; deathtime holds",
+    "death before a film": "outcomes of that film are unknown",
+    "film without a clock time": "its state is that of the day's beginning; outcomes in hours are unknown",
+    "film outside any stay": "no discharge date, so no time until which it is followed",
+    "ICU stay without times": "intime missing: left out; outtime missing: it lasts to the end of its admission",
+    "ventilation without times": "starttime missing: left out; endtime missing: the end is unknown",
+    "ED stay without times": "left out",
+    "laboratory item of another name": "d_labitems gives the id another label; the analyte is left out",
+    "laboratory row without hadm_id": "used: rows join by patient and time",
+    "laboratory row without charttime": "left out",
+    "laboratory row without storetime": "left out: when it was known is unknown",
+    "text in value without valuenum": "left out",
+    "laboratory row without value": "left out",
+    "several units": "an analyte with more than one unit; rows of another unit than the panel's are left out",
+    "laboratory row of another unit": "left out",
+    "laboratory value impossible": "outside the panel's bounds; left out",
+}
+"""Every kind of fault, and what is done about it."""
+
+
+class Faults:
+    """Counts faults by kind and writes the first of each kind to `faults.jsonl`."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._rows: list[dict[str, Any]] = []
+        self._named: Counter[str] = Counter()
+
+    def __call__(self, kind: str, table: str, count: int = 1, **ids: Any) -> None:
+        """Counts `count` faults of a kind; names them by `ids` while there are few of the kind."""
+        assert kind in KINDS, kind
+        self.counts[kind] += count
+        if ids and self._named[kind] < NAMED:
+            self._named[kind] += 1
+            self._rows.append({"kind": kind, "table": table, **ids})
+
+    def write(self, path: Path) -> None:
+        """Writes the named faults, by kind in the order of KINDS."""
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        with writing(path) as out:
+            for row in sorted(self._rows, key=lambda row: order[row["kind"]]):
+                out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))

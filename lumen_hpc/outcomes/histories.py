@@ -1,0 +1,187 @@
+"""A patient's stays, deaths and ventilation, from MIMIC-IV's small tables, with their faults named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from lumen_hpc.outcomes.faults import Faults
+from lumen_hpc.outcomes.tables import Tables
+
+FOLLOW_UP = timedelta(days=365)
+"""MIMIC-IV keeps a date of death only up to one year after the patient's last discharge."""
+VENTILATION, INTUBATION = 225792, 224385
+"""Item ids of invasive ventilation (it lasts) and of intubation (a moment) in icu/procedureevents."""
+
+
+@dataclass(slots=True)
+class Admission:
+    hadm_id: int
+    admitted: datetime
+    discharged: datetime
+    died: datetime | None
+    """When the patient died in this admission, else None."""
+    registered: datetime | None
+    """Registration in the emergency department. Only visits that ended in admission have it, so that it must never
+    reach an input."""
+    race: str
+
+    @property
+    def begin(self) -> datetime:
+        """Registration in the emergency department or admission, whichever was first."""
+        return min(self.registered or self.admitted, self.admitted)
+
+
+@dataclass(slots=True)
+class Span:
+    """A time with a beginning and perhaps an unknown end."""
+
+    begin: datetime
+    end: datetime | None
+
+    def holds(self, at: datetime) -> bool:
+        return self.begin <= at and (self.end is None or at < self.end)
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that the tables tell of one patient but laboratory values."""
+
+    subject_id: int
+    sex: str = ""
+    """F, M, or empty where it is unknown."""
+    anchor_age: int | None = None
+    anchor_year: int | None = None
+    dod: date | None = None
+    known: bool = False
+    """Whether the patient has a row in patients."""
+    admissions: list[Admission] = field(default_factory=list)
+    """In the order of admission."""
+    icu: list[Span] = field(default_factory=list)
+    ed: list[Span] = field(default_factory=list)
+    ventilation: list[Span] = field(default_factory=list)
+    intubations: list[datetime] = field(default_factory=list)
+
+    @property
+    def death(self) -> date | None:
+        """The day of death: the hospital's own time where there is one, else dod."""
+        in_hospital = [stay.died for stay in self.admissions if stay.died]
+        return min(in_hospital).date() if in_hospital else self.dod
+
+    @property
+    def followed_until(self) -> date | None:
+        """The last day on which the release would know of a death; None for a patient without admissions."""
+        if not self.admissions:
+            return None
+        return (max(stay.discharged for stay in self.admissions) + FOLLOW_UP).date()
+
+
+def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> dict[int, History]:
+    """The history of every patient of the run (table `patients_of_run`), by subject_id."""
+    histories = {subject: History(subject) for subject in subjects}
+    _read_patients(tables, histories, faults)
+    _read_admissions(tables, histories, faults)
+    _read_spans(tables, histories, faults)
+    for history in histories.values():
+        _look_at(history, faults)
+    return histories
+
+
+def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
+    select = (
+        "gender, TRY_CAST(anchor_age AS INTEGER), TRY_CAST(anchor_year AS INTEGER), "
+        "TRY_CAST(dod AS DATE), dod IS NOT NULL"
+    )
+    for subject, gender, age, year, dod, has_dod in sorted(tables.rows("hosp/patients", select), key=str):
+        history = histories[subject]
+        if history.known:
+            faults("duplicate patient", "patients", subject_id=subject)
+            continue
+        if has_dod and dod is None:
+            faults("dod not a date", "patients", subject_id=subject)
+        history.known, history.sex = True, gender if gender in ("F", "M") else ""
+        history.anchor_age, history.anchor_year, history.dod = age, year, dod
+
+
+def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
+    select = "TRY_CAST(hadm_id AS BIGINT), race, hospital_expire_flag, " + _times(
+        "admittime", "dischtime", "deathtime", "edregtime"
+    )
+    for subject, hadm, race, flag, admitted, discharged, died, registered in tables.rows("hosp/admissions", select):
+        ids: dict[str, Any] = {"subject_id": subject, "hadm_id": hadm}
+        if hadm is None:
+            faults("bad id", "admissions", subject_id=subject)
+            continue
+        if admitted is None or discharged is None:
+            faults("admission without times", "admissions", **ids)
+            continue
+        if discharged < admitted:
+            faults("discharge before admission", "admissions", **ids)
+            continue
+        expired = flag == "1"
+        if expired and died is None:
+            faults("death without deathtime", "admissions", **ids)
+            died = discharged
+        elif died and died > discharged:
+            faults("deathtime after dischtime", "admissions", **ids)
+            died = died if expired else None
+        elif died and not expired:
+            faults("deathtime without the flag", "admissions", **ids)
+        stay = Admission(hadm, admitted, discharged, died, registered, race or "")
+        histories[subject].admissions.append(stay)
+
+
+def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
+    ids = "TRY_CAST(stay_id AS BIGINT)"
+    discharges = {stay.hadm_id: stay.discharged for history in histories.values() for stay in history.admissions}
+    select = f"{ids}, {_times('intime', 'outtime')}, TRY_CAST(hadm_id AS BIGINT)"
+    for subject, stay_id, begin, end, hadm in tables.rows("icu/icustays", select):
+        if begin is None or end is None:
+            faults("ICU stay without times", "icustays", subject_id=subject, stay_id=stay_id)
+        if begin is not None:
+            histories[subject].icu.append(Span(begin, end or discharges.get(hadm)))
+    if tables.has("ed/edstays"):
+        for subject, stay_id, begin, end in tables.rows("ed/edstays", f"{ids}, {_times('intime', 'outtime')}"):
+            if begin is None or end is None:
+                faults("ED stay without times", "edstays", subject_id=subject, stay_id=stay_id)
+            else:
+                histories[subject].ed.append(Span(begin, end))
+    select = f"{ids}, {_times('starttime', 'endtime')}, itemid"
+    for subject, stay_id, begin, end, item in tables.rows("icu/procedureevents", select):
+        if item not in (str(VENTILATION), str(INTUBATION)):
+            continue
+        lasts = item == str(VENTILATION)
+        if begin is None or (lasts and end is None):
+            faults("ventilation without times", "procedureevents", subject_id=subject, stay_id=stay_id)
+        if begin is None:
+            continue
+        if lasts:
+            histories[subject].ventilation.append(Span(begin, end))
+        else:
+            histories[subject].intubations.append(begin)
+
+
+def _look_at(history: History, faults: Faults) -> None:
+    """Puts a history in order and names what is wrong between its rows."""
+    history.admissions.sort(key=lambda stay: (stay.admitted, stay.discharged, stay.hadm_id))
+    for spans in (history.icu, history.ed, history.ventilation):
+        spans.sort(key=lambda span: span.begin)
+    history.intubations.sort()
+    subject = history.subject_id
+    if not history.known:
+        faults("patient not in MIMIC-IV", "patients", subject_id=subject)
+    if not history.admissions:
+        faults("patient without any admission", "admissions", subject_id=subject)
+    for before, after in pairwise(history.admissions):
+        if after.admitted < before.discharged:
+            faults("overlapping admissions", "admissions", subject_id=subject, hadm_id=after.hadm_id)
+    died = next((stay for stay in history.admissions if stay.died), None)
+    if died and died.died and history.dod and abs((died.died.date() - history.dod).days) > 1:
+        faults("dod and deathtime differ", "admissions", subject_id=subject, hadm_id=died.hadm_id)
+
+
+def _times(*columns: str) -> str:
+    return ", ".join(f"TRY_CAST({column} AS TIMESTAMP)" for column in columns)

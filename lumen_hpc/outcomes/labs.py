@@ -1,0 +1,166 @@
+"""The panel's laboratory values at each film: one streaming pass over labevents, then the last known values.
+
+labevents is MIMIC-IV's largest table (158 million rows, 13 GB of text). One pass keeps the panel's rows of the run's
+patients in the scratch database; values are then found patient group by patient group, so that memory is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+
+from lumen_hpc.outcomes.faults import NAMED, Faults
+from lumen_hpc.outcomes.panel import PANEL
+from lumen_hpc.outcomes.tables import Tables, readable
+
+LAST_HOURS = 72
+"""A value older than this [h] at the film says nothing of now."""
+BEFORE_HOURS = 168
+"""How far back [h] from the film the value lies with which the last one is compared."""
+GROUPS = 16
+"""Groups of patients that are joined one after another."""
+
+FAULTS = {
+    "b": "bad id",
+    "c": "laboratory row without charttime",
+    "s": "laboratory row without storetime",
+    "t": "text in value without valuenum",
+    "v": "laboratory row without value",
+    "u": "laboratory row of another unit",
+    "i": "laboratory value impossible",
+}
+
+
+def read_labs(tables: Tables, faults: Faults) -> None:
+    """Fills the scratch table `labs` from labevents and names its faults.
+
+    Needs the tables `patients_of_run(subject)` and `films(place, subject, taken)`.
+    """
+    database = tables.database
+    used = _check_items(tables, faults)
+    database.execute(
+        "CREATE TABLE panel (itemid VARCHAR, analyte UTINYINT, units VARCHAR[], lowest DOUBLE, highest DOUBLE)"
+    )
+    for place in used:
+        analyte = PANEL[place]
+        database.execute(
+            "INSERT INTO panel VALUES (?, ?, ?, ?, ?)",
+            [str(analyte.itemid), place, list(analyte.units), analyte.lowest, analyte.highest],
+        )
+    items = ", ".join(f"'{PANEL[place].itemid}'" for place in used) or "''"
+    with readable(tables.folder):
+        database.execute(f"""
+            CREATE TABLE labs AS
+            WITH read AS (
+                SELECT TRY_CAST(labevent_id AS BIGINT) AS id, TRY_CAST(subject_id AS BIGINT) AS subject, itemid,
+                       TRY_CAST(charttime AS TIMESTAMP) AS charted, TRY_CAST(storetime AS TIMESTAMP) AS stored,
+                       value, TRY_CAST(valuenum AS DOUBLE) AS number, lower(trim(coalesce(valueuom, ''))) AS unit,
+                       TRY_CAST(ref_range_lower AS DOUBLE) AS low, TRY_CAST(ref_range_upper AS DOUBLE) AS high,
+                       hadm_id IS NULL AS outside
+                FROM {tables.scan("hosp/labevents")}
+                WHERE itemid IN ({items})
+                  AND (TRY_CAST(subject_id AS BIGINT) IS NULL
+                       OR TRY_CAST(subject_id AS BIGINT) IN (SELECT subject FROM patients_of_run))
+            )
+            SELECT id, subject, analyte, charted, stored, number, unit, low, high, outside,
+                   CASE WHEN subject IS NULL THEN 'b' WHEN charted IS NULL THEN 'c' WHEN stored IS NULL THEN 's'
+                        WHEN number IS NULL AND value IS NOT NULL THEN 't' WHEN number IS NULL THEN 'v'
+                        WHEN NOT list_contains(units, unit) THEN 'u'
+                        WHEN NOT number BETWEEN lowest AND highest THEN 'i' END AS fault
+            FROM read JOIN panel USING (itemid)""")
+    tables.count_rejects("hosp/labevents")
+    _count_faults(database, faults)
+
+
+def _check_items(tables: Tables, faults: Faults) -> list[int]:
+    """Positions of the analytes whose id d_labitems knows under their label; the others are named."""
+    labels = dict(tables.fetch(f"SELECT TRY_CAST(itemid AS BIGINT), label FROM {tables.scan('hosp/d_labitems')}"))
+    tables.count_rejects("hosp/d_labitems")
+    used = []
+    for place, analyte in enumerate(PANEL):
+        label = labels.get(analyte.itemid) or ""
+        if label.strip().lower() == analyte.label.lower():
+            used.append(place)
+        else:
+            faults("laboratory item of another name", "d_labitems", itemid=analyte.itemid, analyte=analyte.name)
+    return used
+
+
+def _count_faults(database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
+    """Counts what the pass found wrong with rows, and names the first of each kind by labevent_id."""
+    for code, count in database.execute(
+        "SELECT fault, count(*) FROM labs WHERE fault IS NOT NULL GROUP BY 1"
+    ).fetchall():
+        _name(database, faults, FAULTS[code], f"fault = '{code}'", count)
+    (outside,) = database.execute("SELECT count(*) FROM labs WHERE outside").fetchone() or (0,)
+    if outside:
+        _name(database, faults, "laboratory row without hadm_id", "outside", outside)
+    units: dict[int, list[tuple[str, int]]] = {}
+    for place, unit, count in database.execute("SELECT analyte, unit, count(*) FROM labs GROUP BY ALL").fetchall():
+        units.setdefault(place, []).append((unit, count))
+    for place, found in sorted(units.items()):
+        if len(found) > 1:
+            counts = {unit or "(none)": count for unit, count in sorted(found)}
+            faults("several units", "labevents", analyte=PANEL[place].name, itemid=PANEL[place].itemid, units=counts)
+
+
+def _name(database: duckdb.DuckDBPyConnection, faults: Faults, kind: str, where: str, count: int) -> None:
+    query = f"SELECT id FROM labs WHERE {where} ORDER BY id LIMIT {NAMED}"
+    named = [row for (row,) in database.execute(query).fetchall()]
+    for row in named:
+        faults(kind, "labevents", labevent_id=row)
+    if count > len(named):
+        faults(kind, "labevents", count - len(named))
+
+
+def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
+    """(place of the film, its values by analyte) of every film that has any, in the order of the films.
+
+    Of each analyte: {value, unit, low, high (reference range of the row, null where it has none), level (high, low,
+    normal or null), hours (before the film), change (against the value before, or null)}. Only rows with charttime
+    and storetime at or before the film take part.
+    """
+    database = tables.database
+    database.execute(
+        "CREATE TABLE latest (place INTEGER, analyte UTINYINT, rank UTINYINT, number DOUBLE, low DOUBLE, high DOUBLE, "
+        "hours DOUBLE)"
+    )
+    for group in range(GROUPS):
+        database.execute(f"""
+            INSERT INTO latest
+            WITH known AS (
+                SELECT place, analyte, number, low, high, date_diff('second', charted, taken) / 3600 AS hours,
+                       row_number() OVER (PARTITION BY place, analyte
+                                          ORDER BY charted DESC, stored DESC, id DESC) AS rank
+                FROM films JOIN labs USING (subject)
+                WHERE subject % {GROUPS} = {group} AND fault IS NULL AND charted <= taken AND stored <= taken
+                  AND charted >= taken - INTERVAL {BEFORE_HOURS} HOUR
+            )
+            SELECT place, analyte, rank, number, low, high, hours FROM known WHERE rank <= 2""")
+    film, values = -1, {}
+    for place, analyte, rank, number, low, high, hours in tables.fetch(
+        "SELECT * FROM latest ORDER BY place, analyte, rank"
+    ):
+        if place != film:
+            if values:
+                yield film, values
+            film, values = place, {}
+        name = PANEL[analyte].name
+        if rank == 1 and hours <= LAST_HOURS:
+            values[name] = {
+                "value": number, "unit": PANEL[analyte].unit, "low": low, "high": high,
+                "level": level(number, low, high), "hours": round(hours, 1), "change": None,
+            }  # fmt: skip
+        elif rank == 2 and name in values:
+            values[name]["change"] = round(values[name]["value"] - number, 6)
+    if values:
+        yield film, values
+
+
+def level(number: float, low: float | None, high: float | None) -> str | None:
+    """high, low or normal by the row's own reference range; None where it has none."""
+    if low is None and high is None:
+        return None
+    return "high" if high is not None and number > high else "low" if low is not None and number < low else "normal"

@@ -1,0 +1,70 @@
+"""MIMIC-IV's tables as the releases lay them out, for writing phantoms and tests: every column in its order."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+COLUMNS = {
+    "hosp/patients": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod",
+    "hosp/admissions": (
+        "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,admission_location,"
+        "discharge_location,insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag"
+    ),
+    "hosp/d_labitems": "itemid,label,fluid,category",
+    "hosp/labevents": (
+        "labevent_id,subject_id,hadm_id,specimen_id,itemid,order_provider_id,charttime,storetime,value,valuenum,"
+        "valueuom,ref_range_lower,ref_range_upper,flag,priority,comments"
+    ),
+    "icu/icustays": "subject_id,hadm_id,stay_id,first_careunit,last_careunit,intime,outtime,los",
+    "icu/procedureevents": (
+        "subject_id,hadm_id,stay_id,caregiver_id,starttime,endtime,storetime,itemid,value,valueuom,location,"
+        "locationcategory,orderid,linkorderid,ordercategoryname,ordercategorydescription,patientweight,"
+        "statusdescription,originalamount,originalrate"
+    ),
+    "ed/edstays": "subject_id,hadm_id,stay_id,intime,outtime,gender,race,arrival_transport,disposition",
+}
+"""Table → its header in release 3.1."""
+NOT_IN_2_0 = {"admit_provider_id", "order_provider_id", "caregiver_id"}
+"""Columns that came with release 2.1 and later."""
+
+
+class Writer:
+    """Writes a MIMIC-IV folder, row by row, in the columns of a release; columns not given stay empty."""
+
+    def __init__(self, folder: Path, release: str = "3.1", compressed: bool = True, tables: Iterable[str] = COLUMNS):
+        """`release`: 2.0 or 3.1. `compressed`: csv.gz (dateless, so that files repeat bit for bit) or csv."""
+        assert release in ("2.0", "3.1"), release
+        self._stack = ExitStack()
+        self._writers: dict[str, csv.DictWriter] = {}
+        for table in tables:
+            columns = COLUMNS[table].split(",")
+            if release == "2.0":
+                columns = [column for column in columns if column not in NOT_IN_2_0]
+            path = folder / f"{table}.csv{'.gz' * compressed}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream: Any = self._stack.enter_context(path.open("wb"))
+            if compressed:
+                stream = self._stack.enter_context(
+                    gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0, compresslevel=3)
+                )
+            text = self._stack.enter_context(io.TextIOWrapper(stream, "utf-8", newline=""))
+            self._writers[table] = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+            self._writers[table].writeheader()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, table: str, *rows: Row) -> None:
+        """Adds rows; a time may be a datetime."""
+        self._writers[table].writerows(rows)

@@ -1,0 +1,150 @@
+"""MIMIC-IV's tables as they are on disk, csv or csv.gz, streamed by DuckDB with their columns found by name.
+
+Releases 2.x and 3.x differ in columns that are not read here. Every field is read as text and cast where it is used,
+so that a value that cannot be cast is seen and counted. Memory is bounded: DuckDB spills to the scratch folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.faults import Faults
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "hosp/patients": ("subject_id", "gender", "anchor_age", "anchor_year", "dod"),
+    "hosp/admissions": (
+        "subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "race", "edregtime", "hospital_expire_flag",
+    ),
+    "hosp/d_labitems": ("itemid", "label"),
+    "hosp/labevents": (
+        "labevent_id", "subject_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom",
+        "ref_range_lower", "ref_range_upper",
+    ),
+    "icu/icustays": ("subject_id", "hadm_id", "stay_id", "intime", "outtime"),
+    "icu/procedureevents": ("subject_id", "stay_id", "starttime", "endtime", "itemid"),
+    "ed/edstays": ("subject_id", "stay_id", "intime", "outtime"),
+}  # fmt: skip
+"""Table → the columns that are read."""
+OPTIONAL = ("ed/edstays",)
+WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
+
+
+def find(folder: Path, table: str) -> Path | None:
+    """The table's file, csv before csv.gz; None if neither is there."""
+    return next((path for end in ("csv", "csv.gz") if (path := folder / f"{table}.{end}").is_file()), None)
+
+
+def files(folder: str | Path) -> list[Path]:
+    """Every file that the stage reads; UserError naming the first required table that is not there."""
+    folder = Path(folder).expanduser()
+    found = {table: find(folder, table) for table in TABLES}
+    for table, path in found.items():
+        if path is None and table not in OPTIONAL:
+            raise UserError(
+                f"data.mimic_iv={folder}: there is no {table}.csv or .csv.gz; it takes the folder of MIMIC-IV that "
+                "holds hosp/ and icu/"
+            )
+    return [path for path in found.values() if path]
+
+
+class Tables:
+    """A scratch database that reads the tables of one MIMIC-IV folder."""
+
+    def __init__(self, folder: str | Path, database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
+        self.folder, self.database, self._faults = Path(folder).expanduser(), database, faults
+        self._paths = {path.name.split(".")[0]: path for path in files(self.folder)}
+
+    def has(self, table: str) -> bool:
+        """Whether an optional table is there."""
+        return table.split("/")[1] in self._paths
+
+    def scan(self, table: str) -> str:
+        """SQL that reads a table: every column as text, empty fields as null.
+
+        Raises UserError for a column that is not there. Rows that cannot be read wait in `rejects` (`count_rejects`).
+        """
+        path = self._paths[table.split("/")[1]]
+        header = _header(path)
+        if lacking := [column for column in TABLES[table] if column not in header]:
+            raise UserError(f"{path}: no column {lacking[0]}; the header has {', '.join(header)}")
+        columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
+        return (
+            f"read_csv({_quoted(str(path))}, header = true, auto_detect = false, columns = {{{columns}}}, "
+            """delim = ',', quote = '"', escape = '"', nullstr = '', store_rejects = true, rejects_limit = 0)"""
+        )
+
+    def rows(self, table: str, select: str) -> Iterator[tuple[Any, ...]]:
+        """Rows (subject_id, *select) of a table, of the run's patients (table `patients_of_run`) alone."""
+        subject = "TRY_CAST(subject_id AS BIGINT)"
+        query = (
+            f"SELECT {subject}, {select} FROM {self.scan(table)} "
+            f"WHERE {subject} IS NULL OR {subject} IN (SELECT subject FROM patients_of_run)"
+        )
+        for row in self.fetch(query):
+            if row[0] is None:
+                self._faults("bad id", table)
+            else:
+                yield row
+        self.count_rejects(table)
+
+    def fetch(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query, a block at a time. UserError for a file that breaks off."""
+        with readable(self.folder):
+            cursor = self.database.execute(query)
+            while block := cursor.fetchmany(10_000):
+                yield from block
+
+    def count_rejects(self, table: str) -> None:
+        """Counts and names the lines that the last scan could not read."""
+        lines = self.database.execute("SELECT DISTINCT line, error_type FROM reject_errors ORDER BY line").fetchall()
+        for line, error in lines:
+            reason = "number of fields" if error in WIDTH else str(error).lower()
+            self._faults("row unreadable", table, row=line - 1, reason=reason)  # row 1 is the first below the header
+        self.database.execute("DELETE FROM reject_errors")
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turns what DuckDB says of a broken file into a UserError."""
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        raise UserError(f"data.mimic_iv={folder}: {str(error).splitlines()[0]}; download the file again") from None
+
+
+@contextmanager
+def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in a temporary folder under `folder` that takes at most so much memory and is removed afterwards."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as place:
+        settings: dict[str, Any] = {
+            "memory_limit": f"{memory_gb}GB", "threads": threads, "preserve_insertion_order": False,
+            "temp_directory": place, "autoinstall_known_extensions": False,
+        }  # fmt: skip
+        database = duckdb.connect(str(Path(place) / "scratch.duckdb"), config=settings)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def _header(path: Path) -> list[str]:
+    raw = path.open("rb")
+    with gzip.open(raw) if path.suffix == ".gz" else raw as stream:
+        try:
+            return next(csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline="")), [])
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,76 @@
+"""Each outcome of each hand-written case: its value, or the reason why it is unknown."""
+
+from __future__ import annotations
+
+import pytest
+
+from lumen_hpc.outcomes import outcomes as rules
+from tests.outcomes.conftest import Small
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome", "value"),
+    [
+        ("ordinary", "in_hospital_death", False),
+        ("ordinary", "death_30d", False),
+        ("ordinary", "death_365d", True),
+        ("ordinary", "icu_24h", True),
+        ("ordinary", "ventilation_24h", False),
+        ("ordinary", "ventilation_48h", True),
+        ("ordinary", "discharge_72h", False),
+        ("ordinary", "remaining_days", 5.0),
+        ("died without deathtime", "in_hospital_death", True),
+        ("died without deathtime", "discharge_72h", False),
+        ("died without deathtime", "death_30d", True),
+        ("died without deathtime", "icu_48h", False),
+        ("deathtime after dischtime", "in_hospital_death", True),
+        ("death without flag", "in_hospital_death", True),
+        ("death without flag", "death_30d", True),
+        ("death after discharge", "in_hospital_death", False),
+        ("death after discharge", "discharge_72h", True),
+        ("overlapping", "remaining_days", 8.333),
+        ("admitted later", "remaining_days", 3.75),
+        ("late film", "death_30d", False),
+        ("no clock", "death_30d", False),
+        ("very old", "discharge_72h", True),
+    ],
+)
+def test_a_known_outcome_has_its_value(read_small: Small, case: str, outcome: str, value: object) -> None:
+    assert read_small.outcomes[case][outcome] == {"value": value}
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome", "reason"),
+    [
+        ("dod before the film", "death_30d", rules.DEAD),
+        ("dod before the film", "icu_24h", rules.DEAD),
+        ("no admission", "in_hospital_death", rules.NO_STAY),
+        ("no admission", "death_365d", rules.NO_FOLLOW_UP),
+        ("in icu", "icu_48h", rules.IN_ICU),
+        ("in icu", "ventilation_24h", rules.VENTILATED),
+        ("unknown patient", "death_30d", rules.NO_PATIENT),
+        ("no clock", "remaining_days", rules.NO_CLOCK),
+        ("bad admissions", "in_hospital_death", rules.NO_STAY),
+        ("late film", "death_365d", rules.TOO_SHORT),
+        ("late film", "discharge_72h", rules.NO_STAY),
+    ],
+)
+def test_an_unknown_outcome_has_its_reason(read_small: Small, case: str, outcome: str, reason: str) -> None:
+    assert read_small.outcomes[case][outcome] == {"unknown": reason}
+
+
+def test_a_death_counts_only_where_survival_would_be_known(read_small: Small) -> None:
+    """Else, of the films after the last discharge, the dead alone would have a label."""
+    assert "unknown" in read_small.outcomes["late film"]["death_365d"]
+    assert read_small.outcomes["late film"]["survival"] == {"value": {"days": 45, "died": False}}
+
+
+def test_survival_is_days_to_death_or_to_the_end_of_follow_up(read_small: Small) -> None:
+    assert read_small.outcomes["ordinary"]["survival"] == {"value": {"days": 200, "died": True}}
+    assert read_small.outcomes["very old"]["survival"]["value"]["died"] is False
+
+
+def test_every_outcome_of_every_film_has_a_value_or_a_reason(read_small: Small) -> None:
+    for outcomes in read_small.outcomes.values():
+        assert list(outcomes) == [*rules.OUTCOMES, "survival"]
+        assert all(set(value) in ({"value"}, {"unknown"}) for value in outcomes.values())

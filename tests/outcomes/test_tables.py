@@ -1,0 +1,68 @@
+"""MIMIC-IV as it is on disk: both kinds of file, old and new releases, and what is said of files that are broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.write import FILES, write
+from tests.outcomes import small_mimic_iv as small
+
+
+def run(folder: Path, mimic_iv: Path) -> dict[str, bytes]:
+    write(folder, small.studies(folder.parent / "studies.jsonl"), mimic_iv, memory_gb=0.5)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES), "the scratch database is gone"
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_plain_and_gzipped_old_and_new_releases_give_the_same_rows(tmp_path: Path) -> None:
+    made = small.tables()
+    results = []
+    for number, (release, compressed) in enumerate((("3.1", True), ("3.1", False), ("2.0", True))):
+        folder = small.write(tmp_path / f"iv{number}", made, release, compressed)
+        results.append(run(tmp_path / f"out{number}", folder))
+    assert results[0] == results[1] == results[2]
+
+
+def test_lines_that_cannot_be_read_are_counted_with_their_row(tmp_path: Path) -> None:
+    made = small.tables()
+    folder, rows = small.write(tmp_path / "iv", made, compressed=False), len(made.rows["hosp/labevents"])
+    path = folder / "hosp" / "labevents.csv"
+    with path.open("ab") as out:
+        out.write(b"1,2,3\n" + b"7," * 40 + b"7\n")
+    run(tmp_path / "out", folder)
+    counts = orjson.loads((tmp_path / "out" / "counts.json").read_bytes())
+    assert counts["faults"]["row unreadable"] == 2
+    named = [orjson.loads(line) for line in (tmp_path / "out" / "faults.jsonl").read_bytes().splitlines()]
+    assert [row["row"] for row in named if row["kind"] == "row unreadable"] == [rows + 1, rows + 2]
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), without="icu/icustays")
+    with pytest.raises(UserError, match=r"there is no icu/icustays\.csv"):
+        run(tmp_path / "out", folder)
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    path.write_text(path.read_text().replace("storetime", "stored_at", 1))
+    with pytest.raises(UserError, match=r"labevents\.csv: no column storetime"):
+        run(tmp_path / "out", folder)
+
+
+def test_a_gzip_stream_that_breaks_off_is_named(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables())
+    path = folder / "hosp" / "labevents.csv.gz"
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(UserError, match=r"data\.mimic_iv"):
+        run(tmp_path / "out", folder)
+
+
+def test_no_studies_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "studies.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no study"):
+        write(tmp_path / "out", tmp_path / "studies.jsonl", small.write(tmp_path / "iv", small.tables()))
