@@ -44,6 +44,7 @@ class Writer:
         assert release in ("2.0", "3.1"), release
         self._stack = ExitStack()
         self._writers: dict[str, csv.DictWriter] = {}
+        self._texts: dict[str, io.TextIOWrapper] = {}
         for table in tables:
             columns = COLUMNS[table].split(",")
             if release == "2.0":
@@ -55,7 +56,7 @@ class Writer:
                 stream = self._stack.enter_context(
                     gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0, compresslevel=3)
                 )
-            text = self._stack.enter_context(io.TextIOWrapper(stream, "utf-8", newline=""))
+            text = self._texts[table] = self._stack.enter_context(io.TextIOWrapper(stream, "utf-8", newline=""))
             self._writers[table] = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
             self._writers[table].writeheader()
 
@@ -68,3 +69,7 @@ class Writer:
     def add(self, table: str, *rows: Row) -> None:
         """Adds rows; a time may be a datetime."""
         self._writers[table].writerows(rows)
+
+    def line(self, table: str, text: str) -> None:
+        """Adds a line as it is: a broken one."""
+        self._texts[table].write(text + "\n")

@@ -1,0 +1,209 @@
+"""What drives a phantom patient's outcome: a hidden severity, its laboratory values, and oracles of what can be known.
+
+A film's burden x counts what its image shows (effusion and edema by level, consolidation). Severity s = x + u adds a
+hidden reserve u that no image shows. Six laboratory values are noisy views of s. The chance of intensive care within
+48 hours rises with age, s, and the change of the burden since the film before the last:
+
+    logit p = effect * (AGE * age + SEVERITY * s + TREND * (x - x two films ago)) + BASE
+
+So the image adds to laboratory values, laboratory values add to the image, and a third visit adds to both. Each oracle
+knows these formulas and one set of information; no model with that set can do better on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data import phantom_states as ps
+
+Array = np.ndarray
+
+AGE, SEVERITY, TREND, BASE = 0.35, 1.2, 2.0, -1.0
+FINDINGS = ("pleural effusion", "edema", "consolidation")
+WORST = 8
+"""The largest burden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A laboratory value of phantoms: mean + spread * (slope * s + noise), noise of standard deviation 1."""
+
+    mean: float
+    spread: float
+    slope: float = 0.0
+    digits: int = 2
+
+
+MARKERS = {
+    "creatinine": Marker(1.6, 0.25, 0.4),
+    "urea nitrogen": Marker(40, 6, 0.3, 1),
+    "sodium": Marker(138, 3, 0, 1),
+    "potassium": Marker(4.2, 0.4),
+    "bicarbonate": Marker(25, 2.5, -0.3, 1),
+    "lactate": Marker(3.0, 0.4, 0.4),
+    "pH": Marker(7.38, 0.04, 0, 3),
+    "hemoglobin": Marker(11, 1.2, 0, 1),
+    "white cells": Marker(11, 2, 0, 1),
+    "platelets": Marker(230, 40, 0, 0),
+    "albumin": Marker(3.6, 0.35, -0.3),
+    "NT-proBNP": Marker(5000, 700, 0.4, 0),
+}
+"""Analyte → how phantoms have it; the others of the panel are never measured."""
+
+
+def burden(study: ps.Study) -> int:
+    """What a film shows, 0 to 8: levels of effusion and of edema, and two for a consolidation."""
+    return sum(points(name, study[name]) for name in FINDINGS)
+
+
+def points(name: str, state: ps.State) -> int:
+    """What one finding adds to the burden."""
+    if not state.present:
+        return 0
+    return ps.LEVELS[name].index(state.level) + 1 if name in ps.LEVELS else 2
+
+
+def scaled(x: Any) -> Any:
+    """A burden (or a difference of two, without the shift) in the units of severity."""
+    return (x - 4) / 2
+
+
+def logit(age: Any, s: Any, trend: Any, effect: float) -> Any:
+    """Log-odds of intensive care within 48 hours; `trend` is a difference of burdens."""
+    return BASE + effect * (AGE * (age - 60) / 15 + SEVERITY * s + TREND * trend / 2)
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything that oracles may know of one film."""
+
+    age: float
+    burdens: tuple[int, ...]
+    """Of the patient's films up to this one, oldest first."""
+    labs: Mapping[str, float]
+    """Last known value by analyte."""
+
+
+ORACLES = {
+    "age": (False, 0),
+    "laboratory values": (True, 0),
+    "image": (False, 1),
+    "image and laboratory values": (True, 1),
+    "two images and laboratory values": (True, 2),
+    "three images and laboratory values": (True, 3),
+}
+"""Name → (whether it knows laboratory values, how many images it knows); all know the age."""
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+def oracle(name: str, films: Sequence[Known], effect: float) -> Array:
+    """P(intensive care within 48 hours) of each film, given what the oracle knows; float64 [films]."""
+    knows_labs, images = ORACLES[name]
+    return np.array([_probability(film, knows_labs, images, effect) for film in films])
+
+
+def _probability(film: Known, knows_labs: bool, images: int, effect: float) -> float:
+    first, last, weight = _unseen(len(film.burdens), film.burdens[max(len(film.burdens) - images, 0) :])
+    x = scaled(last)
+    precision, pull, likelihood = _reserve(film.labs if knows_labs else {}, x)
+    weight = weight * likelihood
+    u = (pull / precision)[:, None] + _NODES / np.sqrt(precision)
+    p = sigmoid(logit(film.age, x[:, None] + u, (last - first)[:, None], effect)) @ _WEIGHTS
+    return float((weight * p).sum() / weight.sum())
+
+
+def _reserve(labs: Mapping[str, float], x: Array) -> tuple[float, Array, Array]:
+    """The normal posterior of u given the laboratory values, for each burden x, and their likelihood there."""
+    precision, pull, square = 1.0, np.zeros(len(x)), np.zeros(len(x))
+    for name, value in labs.items():
+        marker = MARKERS[name]
+        rest = (value - marker.mean) / marker.spread - marker.slope * x
+        precision += marker.slope**2
+        pull += marker.slope * rest
+        square += rest**2
+    log = pull**2 / precision / 2 - square / 2
+    return precision, pull, np.exp(log - log.max())
+
+
+@cache
+def _unseen(films: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """(burden two films ago, burden now, probability) of every pair that agrees with the last burdens seen.
+
+    Before the third film there is no trend, and both burdens of a pair are the same.
+    """
+    joint = _joint(films).copy()
+    for back, burden_seen in enumerate(reversed(seen)):
+        axis = joint.ndim - 1 - back
+        if axis >= 0:
+            joint[(slice(None),) * axis + (np.arange(WORST + 1) != burden_seen,)] = 0
+    if joint.ndim == 1:
+        now = np.flatnonzero(joint)
+        return now, now, joint[now] / joint.sum()
+    ends = joint.sum(1)
+    first, last = np.nonzero(ends)
+    return first, last, ends[first, last] / ends.sum()
+
+
+@cache
+def _joint(films: int) -> Array:
+    """Probabilities of the burdens of a patient's last three films of so many, [9, 9, 9]; of the last alone, [9],
+    where there are fewer.
+
+    From the tables that draw the phantoms: exact up to three films; for longer histories the findings' starts are
+    taken as independent, though one interval moves them together.
+    """
+    worths = [_points(name) for name in FINDINGS]
+    if films < 3:
+        return _summed([_start(name, films - 1) for name in FINDINGS], worths, 1)
+    total = np.zeros((WORST + 1,) * 3)
+    for one, share in ps.DAY_CLASS_SHARE.items():
+        for other, chance in ps.DAY_CLASS_SHARE.items():
+            tables = [
+                _start(name, films - 3)[:, None, None]
+                * ps.transition(name, one)[:, :, None]
+                * ps.transition(name, other)[None, :, :]
+                for name in FINDINGS
+            ]
+            total += share * chance * _summed(tables, worths, 3)
+    return total
+
+
+def _summed(tables: Sequence[Array], points: Sequence[Array], axes: int) -> Array:
+    """The distribution of the sum of independent findings' points, along each axis."""
+    total = np.zeros((WORST + 1,) * axes)
+    total[(0,) * axes] = 1
+    for table, worth in zip(tables, points):
+        added = np.zeros_like(total)
+        onto = np.zeros((worth.max() + 1,) * axes)
+        np.add.at(onto, np.ix_(*[worth] * axes), table)
+        for place in np.argwhere(onto):
+            shifted = tuple(slice(int(p), None) for p in place)
+            kept = tuple(slice(None, WORST + 1 - int(p)) for p in place)
+            added[shifted] += onto[tuple(place)] * total[kept]
+        total = added
+    return total
+
+
+@cache
+def _start(name: str, order: int) -> Array:
+    """Probabilities of a finding's states at the patient's film number `order` (0 the first)."""
+    if order == 0:
+        return ps.first(name)
+    step = sum(share * ps.transition(name, kind) for kind, share in ps.DAY_CLASS_SHARE.items())
+    return _start(name, order - 1) @ step
+
+
+@cache
+def _points(name: str) -> Array:
+    return np.array([points(name, state) for state in ps.states(name)])

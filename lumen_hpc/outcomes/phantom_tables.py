@@ -1,0 +1,253 @@
+"""MIMIC-IV tables for phantom patients, in the very same layout, with every fault that the stage knows planted.
+
+The tables follow from the films (`truth.jsonl` and their times) and a hidden severity (`phantom_severity.py`). Films at
+most four days apart lie in one stay. Intensive care within 48 hours is drawn at the last film of a stay, death at the
+patient's last film. Laboratory rows after a film tell of its outcome: a model that could read them would beat the
+oracle. Patient k is the same whatever else is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.data.phantom_ceilings import study_states
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.outcomes.layout import Writer
+from lumen_hpc.outcomes.panel import PANEL
+from lumen_hpc.outcomes.phantom_severity import MARKERS, burden, logit, scaled, sigmoid
+
+ITEMS = {analyte.name: analyte for analyte in PANEL}
+RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "ASIAN", "HISPANIC/LATINO", "OTHER")
+ONE_STAY = timedelta(days=4)
+"""Films at most so far apart lie in one stay."""
+FAULT_EVERY = 23
+"""Of so many patients, each kind of fault strikes one."""
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A phantom film as its tables need it."""
+
+    at: datetime
+    study: ps.Study
+
+
+def write_tables(
+    folder: Path, truth: Path, taken: dict[int, datetime], seed: int, *, effect: float = 1.0, faults: bool = True,
+    release: str = "3.1",
+) -> Path:  # fmt: skip
+    """Writes MIMIC-IV's tables for the patients of `truth` (a phantom folder's truth.jsonl) under `folder`.
+
+    `taken`: study_id → the film's time. `effect` scales what drives the outcomes; with 0 nothing does. `faults=False`
+    plants none.
+    """
+    with Writer(folder, release) as writer:
+        for analyte in PANEL:
+            writer.add("hosp/d_labitems", {"itemid": analyte.itemid, "label": analyte.label, "fluid": "Blood"})
+        for number, (subject, rows) in enumerate(groupby(read_jsonl(truth), key=lambda row: row["subject_id"])):
+            films = [Film(taken[row["study_id"]], study_states(row)) for row in rows if row["study_id"] in taken]
+            if films:
+                patient = _Patient(int(subject), films, np.random.default_rng([seed, int(subject), 1]), effect)
+                patient.draw()
+                if faults:
+                    patient.spoil(number)
+                for table, made in patient.rows.items():
+                    writer.add(table, *made)
+        if faults:
+            writer.line("hosp/labevents", "1,2,3")
+    return folder
+
+
+class _Patient:
+    """One patient's rows of every table."""
+
+    def __init__(self, subject: int, films: list[Film], rng: Rng, effect: float) -> None:
+        self.subject, self.films, self._rng, self._effect = subject, films, rng, effect
+        self.age = int(np.clip(rng.normal(60, 15), 18, 91))
+        self.sex, self.race = str(rng.choice(["F", "M"])), str(rng.choice(RACES, p=[0.6, 0.16, 0.08, 0.08, 0.08]))
+        self.dod: Any = ""
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, table: str, **row: Any) -> dict[str, Any]:
+        made = {"subject_id": self.subject, **row}
+        self.rows.setdefault(table, []).append(made)
+        return made
+
+    def draw(self) -> None:
+        """Every stay of the patient, and what happens in it."""
+        stays = list(_stays(self.films))
+        for number, (first, last) in enumerate(stays):
+            self._stay(number, first, last, final=number == len(stays) - 1)
+        self.add(
+            "hosp/patients", gender=self.sex, anchor_age=self.age, anchor_year=self.films[0].at.year,
+            anchor_year_group="2014 - 2016", dod=self.dod,
+        )  # fmt: skip
+
+    def _stay(self, number: int, first: int, last: int, final: bool) -> None:
+        u, rng = self._rng.uniform, self._rng
+        hadm, at = 20_000_000 + self.subject % 10_000_000 * 10 + number % 10, self.films[last].at
+        s = scaled(burden(self.films[last].study)) + rng.normal()
+        worse = rng.random() < sigmoid(self._logit(last, s))
+        dies = final and rng.random() < sigmoid(self._logit(last, s) - 1.2)
+        in_hospital = dies and rng.random() < 0.5
+        outside = rng.random() < 0.05
+        begin = self.films[first].at - timedelta(hours=u(1.5, 25))
+        if rng.random() < 0.1:  # still in the emergency department at the first film
+            begin = self.films[first].at + timedelta(hours=u(1, 3))
+        end = at + timedelta(hours=u(52, 240))
+        if not final:  # home a day before the next stay may begin
+            end = min(end, self.films[last + 1].at - timedelta(hours=26))
+        if dies:
+            self.dod = (end if in_hospital else end + timedelta(days=u(1, 300))).strftime("%Y-%m-%d")
+        if not outside:
+            self._admission(hadm, begin, end, in_hospital, worse, at)
+        else:
+            hadm = 0
+        for k in range(first, last + 1):
+            hidden = s if k == last else scaled(burden(self.films[k].study)) + rng.normal()
+            self._labs(hadm, self.films[k].at, hidden, worse)
+
+    def _logit(self, place: int, s: float) -> float:
+        """As the oracles know it; `trend` is the change since the film before the last."""
+        trend = 0
+        if place >= 2:
+            trend = burden(self.films[place].study) - burden(self.films[place - 2].study)
+        age = self.age + self.films[place].at.year - self.films[0].at.year
+        return float(logit(age, s, trend, self._effect))
+
+    def _admission(self, hadm: int, begin: datetime, end: datetime, dies: bool, worse: bool, at: datetime) -> None:
+        u, rng = self._rng.uniform, self._rng
+        registered = begin - timedelta(hours=u(3, 8)) if rng.random() < 0.6 or begin > at - timedelta(hours=1) else None
+        if registered:
+            self.add("ed/edstays", hadm_id=hadm, stay_id=hadm + 10_000_000, intime=_text(registered),
+                     outtime=_text(begin + timedelta(hours=0.5)), gender=self.sex, race=self.race)  # fmt: skip
+        self.add(
+            "hosp/admissions", hadm_id=hadm, admittime=_text(begin), dischtime=_text(end),
+            deathtime=_text(end) if dies else "", hospital_expire_flag=int(dies), race=self.race,
+            edregtime=_text(registered), edouttime=_text(begin) if registered else "", admission_type="URGENT",
+            insurance="Other", language="English",
+        )  # fmt: skip
+        stay = {"hadm_id": hadm, "stay_id": 30_000_000 + hadm % 10_000_000}
+        if worse:
+            moved = at + timedelta(hours=u(1, 47))
+            self.add("icu/icustays", **stay, intime=_text(moved), outtime=_text(end - timedelta(hours=1)))
+            if rng.random() < 0.4:
+                begun = moved + timedelta(hours=u(0, 3))
+                self.add("icu/procedureevents", **stay, itemid=224385, starttime=_text(begun), endtime=_text(begun))
+                self.add("icu/procedureevents", **stay, itemid=225792, starttime=_text(begun),
+                         endtime=_text(end - timedelta(hours=2)))  # fmt: skip
+        elif rng.random() < 0.04:
+            # Already in intensive care: no question for this film.
+            self.add("icu/icustays", **stay, intime=_text(at - timedelta(hours=1)), outtime=_text(end))
+
+    def _labs(self, hadm: int, at: datetime, s: float, worse: bool) -> None:
+        rng = self._rng
+        for name, marker in MARKERS.items():
+            if rng.random() < 0.08:
+                continue
+            noise = rng.normal(size=3)
+            known = marker.mean + marker.spread * (marker.slope * s + noise[0])
+            before = marker.mean + marker.spread * noise[1]
+            after = marker.mean + marker.spread * (marker.slope * 4 * (1 if worse else -1) + noise[2])
+            drawn = float(rng.uniform(2, 20))
+            self._lab(hadm, name, before, at - timedelta(hours=drawn + 30), marker.digits)
+            self._lab(hadm, name, known, at - timedelta(hours=drawn), marker.digits)
+            # Drawn before the film and known after it, or later altogether: these must not be read.
+            self._lab(hadm, name, after, at + timedelta(hours=float(rng.uniform(-0.5, 40))), marker.digits, late=at)
+
+    def _lab(
+        self, hadm: int, name: str, value: float, charted: datetime, digits: int, late: datetime | None = None
+    ) -> None:
+        item = ITEMS[name]
+        value = round(min(max(value, item.lowest), item.highest), digits)
+        stored = max(charted, late) if late else charted
+        number = 100_000_000 + self.subject % 10_000_000 * 1000 + len(self.rows.get("hosp/labevents", []))
+        self.add(
+            "hosp/labevents", labevent_id=number, hadm_id=hadm or "", specimen_id=number, itemid=item.itemid,
+            charttime=_text(charted), storetime=_text(stored + timedelta(minutes=40)), value=value, valuenum=value,
+            valueuom=item.unit, priority="ROUTINE",
+        )  # fmt: skip
+
+    def spoil(self, number: int) -> None:
+        """Plants a fault in this patient's rows: kind `number % FAULT_EVERY`, most patients of a kind alike."""
+        stays, labs = self.rows.get("hosp/admissions", []), self.rows.get("hosp/labevents", [])
+        patient, last = self.rows["hosp/patients"][0], (stays or [{}])[-1]
+        lab = labs[0] if labs else {}
+        kinds = {
+            0: lambda: self.rows.pop("hosp/admissions", None),
+            1: lambda: last.update(deathtime="", hospital_expire_flag=1),
+            2: lambda: last.update(deathtime=_later(last.get("dischtime"), 3), hospital_expire_flag=1),
+            3: lambda: patient.update(dod=(self.films[0].at - timedelta(days=9)).strftime("%Y-%m-%d")),
+            4: lambda: stays and self.add("hosp/admissions", **{
+                **last, "hadm_id": last["hadm_id"] + 1_000_000, "admittime": _later(last["admittime"], 0.5)}),
+            5: lambda: [row.update(hadm_id="") for row in labs[::2]],
+            6: lambda: lab.update(value="___", valuenum=""),
+            7: lambda: lab.update(valueuom="g/L"),
+            8: lambda: lab.update(storetime=""),
+            9: lambda: lab.update(charttime=""),
+            10: lambda: lab.update(value=1_276_103, valuenum=1_276_103),
+            11: lambda: lab.update(value="", valuenum=""),
+            12: lambda: last.update(dischtime=""),
+            13: lambda: last.update(dischtime=_later(last.get("admittime"), -20)),
+            14: lambda: self.add("hosp/patients", **patient),
+            15: lambda: self.rows.pop("hosp/patients"),
+            16: lambda: patient.update(dod="unknown"),
+            17: lambda: last.update(deathtime=last.get("dischtime", ""), hospital_expire_flag=0),
+            18: lambda: self.add("icu/icustays", stay_id=39_999_999, intime="", outtime=""),
+            19: lambda: self.add("icu/procedureevents", stay_id=39_999_999, itemid=225792, starttime="", endtime=""),
+            20: lambda: self.add("ed/edstays", stay_id=49_999_999, intime="", outtime=""),
+            21: lambda: last.update(hadm_id=""),
+            22: lambda: last.update(deathtime=_later(last.get("dischtime"), -1), hospital_expire_flag=1)
+            or patient.update(dod=_later(last.get("dischtime"), 24 * 40)[:10]),
+        }  # fmt: skip
+        if number % 2 == 0:
+            kinds[number // 2 % FAULT_EVERY]()
+
+
+def _stays(films: list[Film]) -> Iterator[tuple[int, int]]:
+    """(first, last) position of the films of each stay."""
+    begin = 0
+    for place, (before, after) in enumerate(pairwise(films), 1):
+        if after.at - before.at > ONE_STAY:
+            yield begin, place - 1
+            begin = place
+    yield begin, len(films) - 1
+
+
+def _text(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S") if at else ""
+
+
+def _later(text: str | None, hours: float) -> str:
+    return _text(datetime.fromisoformat(text) + timedelta(hours=hours)) if text else ""
+
+
+def film_times(studies: Iterable[dict[str, Any]]) -> dict[int, datetime]:
+    """study_id → time, from rows of studies.jsonl."""
+    return {int(row["study_id"]): datetime.fromisoformat(row["taken_at"]) for row in studies}
+
+
+def known_films(truth: Path, states: Path) -> dict[int, Any]:
+    """study_id → what the oracles may know of the film (`phantom_severity.Known`), from the stage's own states."""
+    from lumen_hpc.outcomes.phantom_severity import Known
+
+    labs = {int(row["study_id"]): row["state"] for row in read_jsonl(states)}
+    found = {}
+    for _, rows in groupby(read_jsonl(truth), key=lambda row: row["subject_id"]):
+        burdens: tuple[int, ...] = ()
+        for row in rows:
+            burdens += (burden(study_states(row)),)
+            state = labs.get(int(row["study_id"]))
+            if state and state["age"] is not None:
+                values = {name: value["value"] for name, value in state["labs"].items()}
+                found[int(row["study_id"])] = Known(state["age"], burdens, values)
+    return found
