@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from jobs import evaluate, experts, export_text_llama, instruct, judge, predict, prepare, pretrain, rewrite, train
+from jobs import (
+    evaluate,
+    experts,
+    export_text_llama,
+    instruct,
+    judge,
+    outcomes,
+    predict,
+    prepare,
+    pretrain,
+    rewrite,
+    train,
+)
 from lumen_hpc.cluster.stage import Pipeline
 
-MODULES = (prepare, pretrain, experts, export_text_llama, rewrite, instruct, train, predict, judge, evaluate)
+MODULES = (prepare, outcomes, pretrain, experts, export_text_llama, rewrite, instruct, train, predict, judge, evaluate)
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:

@@ -21,6 +21,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.engine import misfit
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.language.gate import check_endpoint
+from lumen_hpc.outcomes.layout import OPTIONAL, TABLES
 from lumen_hpc.weights import locate, locate_experts
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
@@ -61,7 +62,8 @@ def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[Che
                 yield CheckResult(
                     "bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data"
                 )
-    for place in (folder, *(Path(name) for name in (settings.data.mimic_cxr, settings.data.diff_vqa) if name)):
+    data = settings.data
+    for place in (folder, *(Path(name) for name in (data.mimic_cxr, data.diff_vqa, data.mimic_iv) if name)):
         inside = [Path(top).expanduser().resolve() for top in rules.folders]
         if inside and not any(place.expanduser().resolve().is_relative_to(top) for top in inside):
             yield CheckResult(
@@ -98,10 +100,13 @@ def _data(settings: Settings) -> Iterator[CheckResult]:
     if data.source == "phantom":
         yield CheckResult("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
         return
-    required = (
+    required = [
         ("data.mimic_cxr", data.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
         ("data.diff_vqa", data.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
-    )
+    ]
+    if data.mimic_iv:
+        tables = tuple(f"{table}.csv*" for table in TABLES if table not in OPTIONAL)
+        required.append(("data.mimic_iv", data.mimic_iv, tables))
     for key, name, patterns in required:
         folder = Path(name).expanduser()
         if not name or not folder.is_dir():

@@ -119,6 +119,7 @@ def _make_absolute(settings: Settings) -> None:
         ("data", "mimic_cxr"),
         ("data", "mimic_cxr_dicom"),
         ("data", "diff_vqa"),
+        ("data", "mimic_iv"),
         ("experts", "weights"),
     ):
         given = getattr(getattr(settings, section), name)

@@ -59,6 +59,10 @@ class Phantom:
     """Studies a patient, at least 2."""
     test_fraction: float = in_range(0.15, 0, 0.5)
     """Share of patients in the test split (half as many go to val)."""
+    mimic_iv: bool = False
+    """Give the phantoms MIMIC-IV tables, for stage outcomes."""
+    effect: float = 1.0
+    """How strongly a hidden severity drives their outcomes; 0: not at all."""
 
 
 @dataclass(kw_only=True)
@@ -71,6 +75,8 @@ class Data:
     """Optional second tree of `files/` with DICOMs."""
     diff_vqa: str = ""
     """Folder of Medical-Diff-VQA: mimic_pair_questions.csv and mimic_all.csv."""
+    mimic_iv: str = ""
+    """Optional folder of MIMIC-IV, 2.x or 3.x, with `hosp/` and `icu/` (and `ed/`): outcomes and laboratory values."""
     prefer: str = choice("jpg", "jpg", "dicom")
     """Which file is read where a study has both."""
     phantom: Phantom = field(default_factory=Phantom)
@@ -92,6 +98,14 @@ class Prepare:
     """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
     patient_overlap: str = choice("refuse", "refuse", "drop", "allow")
     """A patient in two splits: stop, drop that patient's training questions, or let it be."""
+
+
+@dataclass(kw_only=True)
+class Outcomes:
+    memory_gb: float = runtime_only(1.0, low=0.25)
+    """Memory that reading MIMIC-IV may take beside Python [GiB]; what does not fit is spilled to the run's folder."""
+    threads: int = runtime_only(2, low=1)
+    """Threads that read MIMIC-IV."""
 
 
 @dataclass(kw_only=True)
@@ -299,6 +313,7 @@ class Settings:
     data: Data = field(default_factory=Data)
     prepare: Prepare = field(default_factory=Prepare)
     pretrain: Pretrain = field(default_factory=Pretrain)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     experts: Experts = field(default_factory=Experts)
     rewrite: Rewrite = field(default_factory=Rewrite)
     instruct: Instruct = field(default_factory=Instruct)

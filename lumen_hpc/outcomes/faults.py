@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from lumen_hpc.data.records import writing
+from lumen_hpc.files import atomic
 
 NAMED = 20
 """How many of a kind are named; all are counted. A third of MIMIC-IV's laboratory rows lack `hadm_id`."""
@@ -65,6 +65,6 @@ class Faults:
     def write(self, path: Path) -> None:
         """Writes the named faults, by kind in the order of KINDS."""
         order = {kind: place for place, kind in enumerate(KINDS)}
-        with writing(path) as out:
+        with atomic(path) as out:
             for row in sorted(self._rows, key=lambda row: order[row["kind"]]):
                 out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))

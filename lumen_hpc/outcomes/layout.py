@@ -1,4 +1,4 @@
-"""MIMIC-IV's tables as the releases lay them out, for writing phantoms and tests: every column in its order."""
+"""MIMIC-IV's tables as the releases lay them out: which files and columns are read, and how phantoms are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc.errors import UserError
+
 Row = Mapping[str, Any]
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "hosp/patients": ("subject_id", "gender", "anchor_age", "anchor_year", "dod"),
+    "hosp/admissions": (
+        "subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "race", "edregtime", "hospital_expire_flag",
+    ),
+    "hosp/d_labitems": ("itemid", "label"),
+    "hosp/labevents": (
+        "labevent_id", "subject_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom",
+        "ref_range_lower", "ref_range_upper",
+    ),
+    "icu/icustays": ("subject_id", "hadm_id", "stay_id", "intime", "outtime"),
+    "icu/procedureevents": ("subject_id", "stay_id", "starttime", "endtime", "itemid"),
+    "ed/edstays": ("subject_id", "stay_id", "intime", "outtime"),
+}  # fmt: skip
+"""Table → the columns that are read."""
+OPTIONAL = ("ed/edstays",)
 
 COLUMNS = {
     "hosp/patients": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod",
@@ -34,6 +53,24 @@ COLUMNS = {
 """Table → its header in release 3.1."""
 NOT_IN_2_0 = {"admit_provider_id", "order_provider_id", "caregiver_id"}
 """Columns that came with release 2.1 and later."""
+
+
+def find(folder: Path, table: str) -> Path | None:
+    """The table's file, csv before csv.gz; None if neither is there."""
+    return next((path for end in ("csv", "csv.gz") if (path := folder / f"{table}.{end}").is_file()), None)
+
+
+def files(folder: str | Path) -> list[Path]:
+    """Every file that the stage reads; UserError naming the first required table that is not there."""
+    folder = Path(folder).expanduser()
+    found = {table: find(folder, table) for table in TABLES}
+    for table, path in found.items():
+        if path is None and table not in OPTIONAL:
+            raise UserError(
+                f"data.mimic_iv={folder}: there is no {table}.csv or .csv.gz; it takes the folder of MIMIC-IV that "
+                "holds hosp/ and icu/"
+            )
+    return [path for path in found.values() if path]
 
 
 class Writer:

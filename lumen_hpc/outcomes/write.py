@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from lumen_hpc.data.records import read_jsonl, write_json, writing
+from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import atomic, write_json
 from lumen_hpc.outcomes.faults import KINDS, Faults
 from lumen_hpc.outcomes.histories import History, read_histories
 from lumen_hpc.outcomes.labs import latest, read_labs
@@ -88,7 +89,7 @@ def _write_rows(
     values: Counter[str] = Counter()
     place, found = next(labs, (len(films), {}))
     with ExitStack() as stack:
-        states, outcomes = (stack.enter_context(writing(folder / name)) for name in FILES[:2])
+        states, outcomes = (stack.enter_context(atomic(folder / name)) for name in FILES[:2])
         for number, film in enumerate(films):
             history, of_film = histories[film.subject_id], {}
             if place == number:

@@ -1,0 +1,69 @@
+"""What happened to the patients: MIMIC-IV's tables become outcomes and the state at every film.
+
+Reads prepare/studies.jsonl and MIMIC-IV where it is (or writes phantom tables in the same layout first), and writes
+states.jsonl, outcomes.jsonl, faults.jsonl and counts.json (docs/outcomes.md). One CPU job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.config.schema import Settings
+
+
+def enabled(settings: Settings) -> bool:
+    """Where there is MIMIC-IV, or phantoms are asked to have it."""
+    data = settings.data
+    return data.phantom.mimic_iv if data.source == "phantom" else bool(data.mimic_iv)
+
+
+def external(settings: Settings) -> list[str]:
+    """MIMIC-IV's tables; phantoms have none outside the run."""
+    if settings.data.source == "phantom" or not settings.data.mimic_iv:
+        return []
+    from lumen_hpc.outcomes.layout import files
+
+    return [str(path) for path in files(settings.data.mimic_iv)]
+
+
+STAGE = Stage(
+    name="outcomes",
+    paper="",
+    about="what happened after each film, and what was known at it",
+    resources="cpu",
+    settings=("seed", "data", "outcomes"),
+    after=("prepare",),
+    enabled=enabled,
+    external=external,
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Yields a row for each file written, with its hash."""
+    from lumen_hpc.data.records import read_jsonl
+    from lumen_hpc.outcomes import phantom_tables
+    from lumen_hpc.outcomes.write import FILES, write
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        data, settings, prepared = task.settings.data, task.settings.outcomes, task.run.path("prepare")
+        folder = data.mimic_iv
+        if data.source == "phantom":
+            taken = phantom_tables.film_times(read_jsonl(prepared / "studies.jsonl"))
+            folder = phantom_tables.write_tables(
+                task.folder / "mimiciv",
+                prepared / "phantom" / "truth.jsonl",
+                taken,
+                task.settings.seed,
+                effect=data.phantom.effect,
+            )
+        counts = write(
+            task.folder, prepared / "studies.jsonl", folder, memory_gb=settings.memory_gb, threads=settings.threads
+        )
+        faults = sum(counts["faults"].values())
+        print(f"{counts['studies']} studies of {counts['patients']} patients; {faults} faults, each in counts.json")
+        for name in FILES:
+            yield task.artefact(task.folder / name)
+
+    return process

@@ -1,0 +1,44 @@
+"""Stage outcomes as its user sees it: in the chain where there is MIMIC-IV, and restricted as all else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import PIPELINE
+from lumen_hpc.cluster import graph, preflight
+from lumen_hpc.config import resolve
+from tests.outcomes import small_mimic_iv as small
+
+
+def names(*words: str) -> list[str]:
+    return [step.name for step in graph.steps(PIPELINE.stages, resolve.resolve(["stage=full", *words]).settings)]
+
+
+def test_the_stage_is_part_of_a_run_that_has_mimic_iv(tmp_path: Path) -> None:
+    assert "outcomes" not in names() and "outcomes" not in names("data=mimic")
+    assert "outcomes" in names("data.phantom.mimic_iv=true")
+    assert "outcomes" in names("data=mimic", f"data.mimic_iv={tmp_path}")
+
+
+def test_a_changed_table_makes_the_stage_stale(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables())
+    settings = resolve.resolve(["stage=full", "data=mimic", f"data.mimic_iv={folder}"]).settings
+    (stage,) = [stage for stage in PIPELINE.stages if stage.name == "outcomes"]
+    assert sorted(stage.external(settings)) == sorted(str(path) for path in folder.rglob("*.csv.gz"))
+
+
+@pytest.mark.parametrize(("place", "allowed"), [("inside/iv", True), ("elsewhere", False)])
+def test_mimic_iv_is_read_only_from_folders_for_restricted_data(tmp_path: Path, place: str, allowed: bool) -> None:
+    words = [f"data.mimic_iv={tmp_path / place}", f"profile.data_use.folders=[{tmp_path / 'inside'}]"]
+    request = resolve.resolve(["stage=full", "data=mimic", f"runs={tmp_path / 'inside'}", *words])
+    bad = list(preflight.data_use(request.settings, request.profile, request.folder))
+    assert (bad == []) == allowed
+
+
+def test_check_names_the_table_that_is_not_there(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), without="icu/icustays")
+    settings = resolve.resolve(["stage=full", "data=mimic", f"data.mimic_iv={folder}"]).settings
+    (message,) = [found.message for found in preflight._data(settings) if found.message.startswith("data.mimic_iv")]
+    assert message.endswith("lacks icu/icustays.csv*")
