@@ -46,7 +46,7 @@ class VLLMEngine(InProcessEngine):
         # In pieces, the prefill of a seeded request winds its generator back, which those of CPUs cannot do.
         whole = {} if torch.cuda.is_available() else {"enable_chunked_prefill": False}
         try:
-            with _llvmlite_out_of_sight():
+            with hide_llvmlite():
                 self.model = LLM(
                     model=wanted.model,
                     dtype=wanted.dtype,
@@ -148,7 +148,7 @@ def prepare_process() -> None:
 
 
 @contextmanager
-def _llvmlite_out_of_sight() -> Iterator[None]:
+def hide_llvmlite() -> Iterator[None]:
     """On CPUs, vLLM looks for its kernels in every loaded module, and numba's llvmlite has an object that has every
     attribute: asked for its `__dict__`, it hands out a function."""
     name = "llvmlite.binding.ffi"

@@ -45,7 +45,7 @@ def load(
         model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
     wanted = dict(model.named_parameters())
     missing = set(wanted)
-    for name, tensor, file in _stored(folder):
+    for name, tensor, file in read_weights(folder):
         if name not in wanted:
             if name == "llm.lm_head.weight" and config.llm.get("tie_word_embeddings"):
                 continue
@@ -75,8 +75,9 @@ def _make_buffers(model: NVILA, device: torch.device | str) -> None:
     assert not left, f"never given a value: {left}"
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
+def read_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
     """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are passed over."""
+    folder = Path(folder)
     flat = not (folder / "llm").is_dir()
     for part in [""] if flat else PARTS:
         for file in weight_files(folder / part):

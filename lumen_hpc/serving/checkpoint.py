@@ -1,0 +1,128 @@
+"""A checkpoint as transformers and vLLM ask for it: its configuration, its tokenizer, its chat template.
+
+Both read a folder through `nvila.config.read_config`, so the official and the flat layout look alike to vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfig
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.chat import END, IMAGE, PAD, START, SYSTEM, Tokenizer
+from lumen_hpc.nvila.config import NVILAConfig, read_config
+
+from .plugin import ARCHITECTURE
+
+
+class NVILAFolderConfig(PretrainedConfig):
+    """The official layout. `folder` is where weights and small files are read from, here and in worker processes."""
+
+    model_type = "llava_llama"
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | None = None,
+        vision_config: dict[str, Any] | None = None,
+        folder: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = Qwen2Config(**(text_config or {}))
+        self.vision_config = SiglipVisionConfig(**(vision_config or {}))
+        self.folder = folder
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From the root `config.json` that transformers read; the parts' own files are read here."""
+        folder = kwargs.get("name_or_path") or config_dict.get("folder") or config_dict.get("_name_or_path")
+        if not folder or not Path(folder).is_dir():
+            raise UserError(f"{folder}: NVILA opens from a folder; stage it with stage=fetch and give its path")
+        config = read_config(folder)
+        values = {
+            "architectures": [ARCHITECTURE],
+            "text_config": config.llm | {"architectures": ["Qwen2ForCausalLM"]},
+            "vision_config": config.vision_tower,
+            "folder": str(Path(folder).absolute()),
+            "eos_token_id": stop_ids(config),
+            "tie_word_embeddings": bool(config.llm.get("tie_word_embeddings")),
+            "torch_dtype": config.llm.get("torch_dtype") or config.llm.get("dtype"),
+        }
+        return super().from_dict(values, **kwargs)
+
+
+class FlatConfig(NVILAFolderConfig):
+    """The flat layout of `NVILA-8B-hf`."""
+
+    model_type = "nvila"
+
+
+class FlatLiteConfig(NVILAFolderConfig):
+    """The flat layout of NVILA-Lite."""
+
+    model_type = "nvila_lite"
+
+
+CONFIGS = (NVILAFolderConfig, FlatConfig, FlatLiteConfig)
+
+
+class NVILATokenizer(PreTrainedTokenizerFast):
+    """The tokenizer of a checkpoint in the official layout, which keeps it in `llm/`."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *inputs: Any, **kwargs: Any) -> NVILATokenizer:
+        """The very tokenizer of `nvila.load`, with the chat template of the checkpoint's family."""
+        config = read_config(folder)
+        tokenizer = cls(
+            tokenizer_object=Tokenizer.from_files(config.files).backend,
+            eos_token=END,
+            pad_token=PAD,
+            additional_special_tokens=[START, END],
+            clean_up_tokenization_spaces=False,
+            model_max_length=config.max_length,
+            truncation_side=kwargs.get("truncation_side", "right"),
+            chat_template=chat_template(config),
+        )
+        tokenizer.name_or_path = str(folder)
+        return tokenizer
+
+
+def stop_ids(config: NVILAConfig) -> list[int]:
+    """Ids that end an answer, ascending: `<|im_end|>` and the eos tokens of generation_config.json."""
+    settings = json.loads(config.files.get("llm/generation_config.json", b"{}"))
+    eos = settings.get("eos_token_id") or []
+    return sorted({Tokenizer.from_files(config.files).end, *(eos if isinstance(eos, list) else [eos])})
+
+
+def chat_template(config: NVILAConfig) -> str:
+    """ChatML as `nvila.chat.render` writes it, for messages in OpenAI's form.
+
+    An image stands where its part stands among the text parts; where the texts have `<image>` themselves, it stands
+    there. With `dynamic` a newline follows each image, as the official training has it.
+    """
+    mark = IMAGE + "\\n" if config.aspect == "dynamic" else IMAGE
+    return _TEMPLATE.replace("SYSTEM", SYSTEM).replace("START", START).replace("END", END).replace("MARK", mark)
+
+
+_TEMPLATE = (
+    "{%- if messages[0]['role'] != 'system' -%}{{- 'STARTsystem\\nSYSTEMEND\\n' -}}{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- set turn = namespace(text='', marked=false) -%}"
+    "{%- if message['content'] is string -%}{%- set turn.text = message['content'] -%}"
+    "{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if '<image>' in (part['text'] or '') -%}{%- set turn.marked = true -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{%- set turn.text = turn.text + part['text'] -%}"
+    "{%- elif not turn.marked -%}{%- set turn.text = turn.text + '<image>' -%}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{{- 'START' + message['role'] + '\\n' + (turn.text | replace('<image>', 'MARK') | trim) + 'END\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'STARTassistant\\n' -}}{%- endif -%}"
+)

@@ -1,0 +1,128 @@
+"""Answers through vLLM in this process: the same prompts and, in float32, the same tokens as `NVILA.generate`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.vllm_engine import hide_llvmlite, prepare_process
+from lumen_hpc.nvila import chat
+from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.nvila.inputs import Preprocessor
+from lumen_hpc.nvila.preprocess import Picture, open_picture
+
+Record = dict[str, Any]
+
+
+class VLLMModel:
+    """An NVILA checkpoint in vLLM; where answers are asked it stands for `nvila.NVILA`.
+
+    Every call of `generate` starts with an empty prefix cache, so that its answers hang on its records alone. Within
+    a call, questions about the same images follow one another and share their tokens.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        tensor_parallel: int = 1,
+        gpu_memory: float = 0.9,
+        **options: Any,
+    ) -> None:
+        """Load a folder in either layout.
+
+        dtype: `auto` is as stored. max_model_len: longest prompt and answer [tokens]; None: what the checkpoint was
+        made for. `options` go to `vllm.LLM`. Raises UserError if vLLM cannot load it, with the settings that help.
+        """
+        self.preprocessor = Preprocessor.open(folder)
+        prepare_process()
+        from vllm import LLM
+
+        from .checkpoint import stop_ids
+        from .plugin import register
+
+        register()
+        self._stops = stop_ids(self.preprocessor.config)
+        longest = int(self.preprocessor.config.llm.get("max_position_embeddings", 32768))
+        try:
+            with hide_llvmlite():
+                self.llm = LLM(
+                    model=str(folder),
+                    dtype=dtype,
+                    max_model_len=min(max_model_len or longest, longest),
+                    tensor_parallel_size=tensor_parallel,
+                    gpu_memory_utilization=gpu_memory,
+                    enforce_eager=importlib.util.find_spec("triton") is None,
+                    disable_log_stats=True,
+                    **options,
+                )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"vLLM cannot load {folder}: {error}; hint: if memory is short, raise gpu_memory, take more GPUs "
+                "(tensor_parallel) or a shorter max_model_len"
+            ) from error
+
+    def generate(self, records: Sequence[Record], *, max_new_tokens: int = 256) -> list[Answer]:
+        """Greedy answers in the order of the records, whose images stand where their text has `<image>`."""
+        return [Answer(self.preprocessor.tokenizer.decode(ids), ids) for ids, _ in self.ask(records, max_new_tokens)]
+
+    def ask(self, records: Sequence[Record], max_new_tokens: int, **options: Any) -> list[tuple[list[int], Any]]:
+        """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output."""
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={max_new_tokens}: ask for at least one")
+        from vllm import SamplingParams
+
+        self.llm.reset_prefix_cache()
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=self._stops, detokenize=False, **options
+        )
+        order = _by_images(records)
+        opened: dict[object, Image.Image] = {}
+        requests = [request(records[place], self.preprocessor, opened) for place in order]
+        outputs = dict(zip(order, self.llm.generate(requests, sampling, use_tqdm=False)))
+        return [(list(outputs[place].outputs[0].token_ids), outputs[place]) for place in range(len(records))]
+
+
+def request(record: Record, preprocessor: Preprocessor, opened: dict[object, Image.Image]) -> dict[str, Any]:
+    """A record as vLLM takes it: the prompt's tokens with one `<image>` a picture, and the pictures.
+
+    `opened` keeps the pictures that were read before, by path or identity.
+    """
+    pictures = []
+    for place, picture in enumerate(record.get("images") or []):
+        key = _key(picture)
+        if key not in opened:
+            opened[key] = open_picture(picture, place)
+        pictures.append(opened[key])
+    prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids(record, preprocessor)}
+    return {**prompt, "multi_modal_data": {"image": pictures}} if pictures else prompt
+
+
+def prompt_ids(record: Record, preprocessor: Preprocessor) -> list[int]:
+    """Token ids of a record's prompt with one `<image>` a picture, whatever the number of its tiles."""
+    turns = list(record["conversations"])
+    if chat.ROLES.get(turns[-1]["from"]) == "assistant":
+        turns = turns[:-1]
+    one_each = [1] * len(record.get("images") or [])
+    messages = chat.place_images(turns, one_each, preprocessor.config.aspect, inline=True)
+    ids, _ = chat.encode(messages, preprocessor.tokenizer, generation=True)
+    return ids.tolist()
+
+
+def _key(picture: Picture) -> object:
+    return str(picture) if isinstance(picture, str | Path) else id(picture)
+
+
+def _by_images(records: Sequence[Record]) -> list[int]:
+    """Places of the records, those with the same images together, in the order of their first."""
+    groups: dict[tuple, list[int]] = {}
+    for place, record in enumerate(records):
+        groups.setdefault(tuple(_key(picture) for picture in record.get("images") or []), []).append(place)
+    return [place for group in groups.values() for place in group]

@@ -1,0 +1,62 @@
+"""vLLM's prompts, answers and probabilities are those of `NVILA.generate`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.packing import PICTURE
+
+pytest.importorskip("vllm")
+
+
+def _log_probabilities(model: nvila.NVILA, sample: nvila.Sample, answer: list[int]) -> torch.Tensor:
+    """The native model's log probability of each token of an answer."""
+    ids = torch.cat([torch.from_numpy(sample.token_ids), torch.tensor(answer)]).numpy()
+    longer = nvila.Sample(ids, ids * 0 - 100, ids, ids * 0 - 100, sample.tiles, sample.blocks)
+    with torch.no_grad():
+        logits = model(nvila.pad([longer]), logits="all").logits[0, -len(answer) - 1 : -1]
+    return logits.float().log_softmax(-1)[range(len(answer)), answer]
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False], ids=["prefix_cache", "no_prefix_cache"])
+def test_prompts_answers_and_probabilities_equal_the_native_ones(folder, native, records, open_vllm, prefix_cache):
+    inputs = native.preprocess(records, generation=True, inline=True)
+    expected = native.generate(inputs, max_new_tokens=12)
+    model = open_vllm(folder, enable_prefix_caching=prefix_cache)
+
+    batched = model.ask(records, 12, logprobs=0)
+    alone = [model.ask([record], 12)[0][0] for record in records]
+
+    for sample, answer, (ids, output), single in zip(inputs.samples, expected, batched, alone, strict=True):
+        image = native.tokenizer.image
+        assert [PICTURE if i == image else i for i in output.prompt_token_ids] == sample.token_ids.tolist()
+        assert ids == single == answer.ids
+        theirs = torch.tensor([step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids)])
+        assert (theirs - _log_probabilities(native, sample, ids)).abs().max() < 1e-4
+    assert [answer.text for answer in model.generate(records, max_new_tokens=12)] == [a.text for a in expected]
+    cached = [output.num_cached_tokens for _, output in model.ask([records[1], records[4]], 2)]
+    assert (max(cached) > 0) == (prefix_cache and len(inputs.samples[1]) > 32), "two questions share their images"
+
+
+def test_the_order_of_the_images_matters(folders, records, open_vllm):
+    """Features go to their own picture's places: swapped images give another distribution, the native one."""
+    native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
+    swapped = {**records[1], "images": records[1]["images"][::-1]}
+    model = open_vllm(folders["dynamic_s2"])
+    (first, before), (second, after) = model.ask([records[1], swapped], 8, logprobs=0)
+    samples = native.preprocess([records[1], swapped], generation=True, inline=True).samples
+    for sample, ids, output in zip(samples, (first, second), (before, after)):
+        theirs = torch.tensor([step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids)])
+        assert (theirs - _log_probabilities(native, sample, ids)).abs().max() < 1e-4
+    changed = _log_probabilities(native, samples[1], first) - _log_probabilities(native, samples[0], first)
+    assert changed.abs().max() > 1e-3
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    from lumen_hpc.serving.engine import VLLMModel
+
+    with pytest.raises(UserError, match=f"no checkpoint folder at {tmp_path}/none"):
+        VLLMModel(tmp_path / "none")
