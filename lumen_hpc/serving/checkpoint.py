@@ -58,12 +58,14 @@ class FlatConfig(NVILAFolderConfig):
     """The flat layout of `NVILA-8B-hf`."""
 
     model_type = "nvila"
+    __init__ = NVILAFolderConfig.__init__  # a subclass without its own gets one that keeps dictionaries
 
 
 class FlatLiteConfig(NVILAFolderConfig):
     """The flat layout of NVILA-Lite."""
 
     model_type = "nvila_lite"
+    __init__ = NVILAFolderConfig.__init__  # a subclass without its own gets one that keeps dictionaries
 
 
 CONFIGS = (NVILAFolderConfig, FlatConfig, FlatLiteConfig)

@@ -55,6 +55,18 @@ def test_the_order_of_the_images_matters(folders, records, open_vllm):
     assert changed.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["dynamic", "dynamic_s2"])
+def test_the_flat_layout_answers_alike(folders, records, open_vllm, tmp_path, family):
+    from lumen_hpc.serving.export import export
+
+    export(folders[family], tmp_path / "flat", "")
+    native = nvila.load(folders[family], dtype=torch.float32)
+    expected = native.generate(native.preprocess(records, generation=True, inline=True), max_new_tokens=12)
+    assert [a.ids for a in open_vllm(tmp_path / "flat").generate(records, max_new_tokens=12)] == [
+        a.ids for a in expected
+    ]
+
+
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
     from lumen_hpc.serving.engine import VLLMModel
 

@@ -1,0 +1,86 @@
+"""The flat layout: read back byte for byte, answered from alike, and free of paths and training texts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.config import read_config
+from lumen_hpc.serving.export import export, require_clean
+
+
+@pytest.fixture
+def flat(folder, tmp_path):
+    export(folder, tmp_path / "flat", "# A card\n")
+    return tmp_path / "flat"
+
+
+def test_weights_and_tokenizer_read_back_byte_equal(folder, flat, tmp_path):
+    nvila.save(nvila.load(folder), tmp_path / "before")
+    nvila.save(nvila.load(flat), tmp_path / "after")
+    names = [path.relative_to(tmp_path / "before") for path in (tmp_path / "before").rglob("*") if path.is_file()]
+    compared = [name for name in names if name.name not in ("config.json", "complete.json")]
+    assert sum(name.suffix == ".safetensors" for name in compared) == 3
+    for name in compared:
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes(), name
+
+
+def test_the_configuration_means_the_same(folder, flat):
+    one, other = read_config(folder), read_config(flat)
+    for key in ("aspect", "s2", "scales", "s2_output", "tiles", "select_layer", "projector", "mm_hidden_size"):
+        assert getattr(one, key) == getattr(other, key), key
+    for before, after in ((one.llm, other.llm), (one.vision_tower, other.vision_tower)):
+        assert {key: after.get(key) for key in before if key != "_name_or_path"} == {
+            key: value for key, value in before.items() if key != "_name_or_path"
+        }
+
+
+def test_names_and_shapes_are_those_that_sglang_loads(folder, flat):
+    index = json.loads((flat / "model.safetensors.index.json").read_text())
+    names = set(index["weight_map"])
+    assert {name.split(".")[0] for name in names} == {"llm", "mm_projector", "vision_tower"}
+    assert {"llm.model.embed_tokens.weight", "mm_projector.layers.1.weight", "mm_projector.layers.2.weight"} <= names
+    assert "vision_tower.vision_model.embeddings.patch_embedding.weight" in names
+    total = sum(p.numel() * p.element_size() for p in nvila.load(folder).parameters())
+    assert index["metadata"]["total_size"] == total
+
+
+def test_loss_from_the_flat_folder_is_the_same(folder, flat, records):
+    taught = [r | {"conversations": [*r["conversations"], {"from": "gpt", "value": "Nothing."}]} for r in records]
+    one, other = nvila.load(folder), nvila.load(flat)
+    with torch.no_grad():
+        losses = [model(model.preprocess(taught, inline=True)).loss for model in (one, other)]
+    assert torch.equal(*losses)
+
+
+def test_an_existing_folder_and_a_flat_source_are_refused(folder, flat, tmp_path):
+    with pytest.raises(UserError, match="exists already"):
+        export(folder, flat, "")
+    with pytest.raises(UserError, match="no llm/ inside"):
+        export(flat, tmp_path / "other", "")
+
+
+def test_paths_and_training_texts_are_found(flat):
+    files = sorted(flat.iterdir())
+    require_clean(files, ["A sentence that only the training data has.", "Yes."])
+    (flat / "README.md").write_text("Trained from /home/someone/runs/one.")
+    with pytest.raises(UserError, match=r"README\.md holds a path of this machine: /home/someone/runs/one"):
+        require_clean(files, [])
+    (flat / "README.md").write_text("It says: A sentence that only the training data has. So.")
+    with pytest.raises(UserError, match=r"README\.md holds a text of a training record \(43 characters\)"):
+        require_clean(files, ["A sentence that only the training data has."])
+
+
+def test_paths_of_the_training_machine_do_not_travel(folders, tmp_path):
+    import shutil
+
+    source = tmp_path / "trained"
+    shutil.copytree(folders["resize"], source)
+    (source / "complete.json").unlink()
+    root = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(root | {"resume_path": "/home/someone/base"}))
+    require_clean(export(source, tmp_path / "flat", ""), [])
