@@ -32,7 +32,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Loads the model once; yields an answer row a question."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.training.predict import open_predictor
+    from lumen_hpc.serving.predictor import open_predictor
 
     if MODELS[task.model].trained:
         weights = task.run.path("train", task.model) / "final"

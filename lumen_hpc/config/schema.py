@@ -25,6 +25,11 @@ def runtime_only(default: Any, low: float = 0, high: float = math.inf) -> Any:
     return field(default=default, metadata={"runtime_only": True, "range": (low, high)})
 
 
+def runtime_choice(value: Any, *choices: Any) -> Any:
+    """A `choice` that changes speed or place, not results."""
+    return field(default=value, metadata={"runtime_only": True, "choices": choices})
+
+
 def list_of(*values: Any) -> Any:
     """A list-valued field with these defaults."""
     return field(default_factory=lambda: list(values))
@@ -265,8 +270,13 @@ class Predict:
     controls: list[str] = subset_of((), *CONTROLS)
     """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
     `composed` asks about each image of a pair alone, for the baseline FT + rule."""
+    engine: str = runtime_choice("auto", "auto", "native", "vllm")
+    """What generates the answers: this package's own code (`native`, the reference), `vllm`, or `auto`: vLLM where it
+    is installed beside a GPU. Equal answers in float32; in bfloat16 near ties may fall otherwise."""
     batch_tokens: int = runtime_only(32768, low=1)
     """Prompt tokens generated from at a time."""
+    gpu_memory: float = runtime_only(0.9, high=1)
+    """Share of GPU memory vLLM may take."""
 
 
 @dataclass(kw_only=True)

@@ -49,7 +49,7 @@ class NVILAFolderConfig(PretrainedConfig):
             "folder": str(Path(folder).absolute()),
             "eos_token_id": stop_ids(config),
             "tie_word_embeddings": bool(config.llm.get("tie_word_embeddings")),
-            "torch_dtype": config.llm.get("torch_dtype") or config.llm.get("dtype"),
+            "torch_dtype": stored_dtype(config),
         }
         return super().from_dict(values, **kwargs)
 
@@ -97,6 +97,11 @@ def stop_ids(config: NVILAConfig) -> list[int]:
     settings = json.loads(config.files.get("llm/generation_config.json", b"{}"))
     eos = settings.get("eos_token_id") or []
     return sorted({Tokenizer.from_files(config.files).end, *(eos if isinstance(eos, list) else [eos])})
+
+
+def stored_dtype(config: NVILAConfig) -> str:
+    """The weights' format as llm/config.json names it, `bfloat16` where it names none."""
+    return config.llm.get("torch_dtype") or config.llm.get("dtype") or "bfloat16"
 
 
 def chat_template(config: NVILAConfig) -> str:

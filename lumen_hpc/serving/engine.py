@@ -30,33 +30,37 @@ class VLLMModel:
         self,
         folder: str | Path,
         *,
-        dtype: str = "auto",
+        dtype: str = "",
         max_model_len: int | None = None,
+        answer_tokens: int = 256,
         tensor_parallel: int = 1,
         gpu_memory: float = 0.9,
         **options: Any,
     ) -> None:
         """Load a folder in either layout.
 
-        dtype: `auto` is as stored. max_model_len: longest prompt and answer [tokens]; None: what the checkpoint was
-        made for. `options` go to `vllm.LLM`. Raises UserError if vLLM cannot load it, with the settings that help.
+        dtype: the weights' format, as stored if empty. max_model_len: longest prompt and answer [tokens]; None: the
+        prompt that the checkpoint was made for, and `answer_tokens`. `options` go to `vllm.LLM`. Raises UserError if
+        vLLM cannot load it, with the settings that help.
         """
         self.preprocessor = Preprocessor.open(folder)
         prepare_process()
         from vllm import LLM
 
-        from .checkpoint import stop_ids
+        from .checkpoint import stop_ids, stored_dtype
         from .plugin import register
 
         register()
-        self._stops = stop_ids(self.preprocessor.config)
-        longest = int(self.preprocessor.config.llm.get("max_position_embeddings", 32768))
+        config = self.preprocessor.config
+        self._stops = stop_ids(config)
+        longest = int(config.llm.get("max_position_embeddings", 32768))
+        length = max_model_len or config.max_length + answer_tokens
         try:
             with hide_llvmlite():
                 self.llm = LLM(
                     model=str(folder),
-                    dtype=dtype,
-                    max_model_len=min(max_model_len or longest, longest),
+                    dtype=dtype or stored_dtype(config),
+                    max_model_len=min(length, longest),
                     tensor_parallel_size=tensor_parallel,
                     gpu_memory_utilization=gpu_memory,
                     enforce_eager=importlib.util.find_spec("triton") is None,
@@ -65,8 +69,8 @@ class VLLMModel:
                 )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"vLLM cannot load {folder}: {error}; hint: if memory is short, raise gpu_memory, take more GPUs "
-                "(tensor_parallel) or a shorter max_model_len"
+                f"vLLM cannot load {folder}: {error}; hint: if memory is short, another share of it (gpu_memory), more "
+                "GPUs (tensor_parallel) or a shorter max_model_len"
             ) from error
 
     def generate(self, records: Sequence[Record], *, max_new_tokens: int = 256) -> list[Answer]:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import VIDEO, Tokenizer
 from lumen_hpc.nvila.config import PARTS, NVILAConfig, dump_json, read_config
-from lumen_hpc.nvila.weights import read_tensors, weight_files
+from lumen_hpc.nvila.tensors import read_tensors, weight_files
 
 REMOTE_CODE = "Efficient-Large-Model/NVILA-8B-hf"
 """The hub's repository whose code reads this layout; `auto_map` names it, nothing is downloaded here."""

@@ -15,7 +15,7 @@ def register() -> None:
     from transformers import AutoConfig, AutoTokenizer
     from vllm import ModelRegistry
 
-    import lumen_hpc.torchvision_cure  # noqa: F401  (before transformers, which looks at torchvision)
+    import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers, which looks at torchvision)
 
     from .checkpoint import CONFIGS, NVILATokenizer
 

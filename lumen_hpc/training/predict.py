@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from lumen_hpc.config.schema import Predict
 from lumen_hpc.data import perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
 
@@ -51,12 +52,32 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     return model
 
 
+class Answerer(Protocol):
+    """What predicting needs of an engine: `NativeAnswerer`, or `serving.engine.VLLMModel`."""
+
+    @property
+    def preprocessor(self) -> nvila.Preprocessor: ...
+    def generate(self, records: Sequence[Row], *, max_new_tokens: int) -> list[Answer]: ...
+
+
+class NativeAnswerer:
+    """`NVILA.generate` on records whose images stand where their text has `<image>`: the reference engine."""
+
+    def __init__(self, model: nvila.NVILA, batch_tokens: int) -> None:
+        self._model, self._batch_tokens = model.eval(), batch_tokens
+        self.preprocessor = model.preprocessor
+
+    def generate(self, records: Sequence[Row], *, max_new_tokens: int) -> list[Answer]:
+        inputs = self._model.preprocess(records, generation=True, inline=True)
+        return self._model.generate(inputs, max_new_tokens=max_new_tokens, batch_tokens=self._batch_tokens)
+
+
 class Predictor:
     """Answers instruction records with one model."""
 
-    def __init__(self, model: nvila.NVILA, settings: Predict, name: str) -> None:
+    def __init__(self, model: Answerer, settings: Predict, name: str) -> None:
         """`name`: nvila, ft or lumen, as the rows say it."""
-        self._model, self._settings, self._name = model.eval(), settings, name
+        self._model, self._settings, self._name = model, settings, name
         self._pictures = Pictures()
 
     def answer(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
@@ -104,10 +125,7 @@ class Predictor:
     def _generate(self, records: list[Row]) -> list[Any]:
         opened = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
         shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
-        inputs = self._model.preprocess(shown, generation=True, inline=True)
-        return self._model.generate(
-            inputs, max_new_tokens=self._settings.max_new_tokens, batch_tokens=self._settings.batch_tokens
-        )
+        return self._model.generate(shown, max_new_tokens=self._settings.max_new_tokens)
 
     def _row(self, record: Row, answer: Any, seconds: float) -> Row:
         text = strip(answer.text)
@@ -127,5 +145,5 @@ class Predictor:
 
 
 def open_predictor(weights: Path, settings: Predict, *, model: str) -> Predictor:
-    """A predictor with the weights in a folder: a final model, a checkpoint, or a pretrained NVILA."""
-    return Predictor(open_model(weights), settings, model)
+    """A native predictor with the weights in a folder: a final model, a checkpoint, or a pretrained NVILA."""
+    return Predictor(NativeAnswerer(open_model(weights), settings.batch_tokens), settings, model)

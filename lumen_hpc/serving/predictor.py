@@ -1,0 +1,35 @@
+"""The engine that answers test questions: `predict.engine`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from lumen_hpc.config.schema import Predict
+from lumen_hpc.errors import UserError
+from lumen_hpc.training import predict
+
+
+def uses_vllm(engine: str) -> bool:
+    """Whether `predict.engine` means vLLM here; UserError if it is named and not installed."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if engine == "vllm" and not installed:
+        raise UserError("predict.engine=vllm: vLLM is not installed here; install extra `gpu` or `cpu`, or take native")
+    if engine != "auto":
+        return engine == "vllm"
+    import torch
+
+    return installed and torch.cuda.is_available()
+
+
+def open_predictor(weights: Path, settings: Predict, *, model: str) -> predict.Predictor:
+    """A predictor with the weights in a folder, on the engine that the settings name."""
+    if not uses_vllm(settings.engine):
+        return predict.open_predictor(weights, settings, model=model)
+    import torch
+
+    from .engine import VLLMModel
+
+    dtype = "bfloat16" if torch.cuda.is_available() else ""
+    answerer = VLLMModel(weights, dtype=dtype, answer_tokens=settings.max_new_tokens, gpu_memory=settings.gpu_memory)
+    return predict.Predictor(answerer, settings, model)
