@@ -1,0 +1,248 @@
+"""A run's results as pandas frames: `run = lumen_hpc.open_run("runs/demo"); run.samples.groupby("model").mean(...)`.
+
+Each frame is read when it is first asked for, and only from files whose digest the run's manifests record, so that what
+is analysed is what the stages wrote. Columns are those of docs/data.md; every column and its meaning is in `COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from lumen_hpc.cluster import accounting, manifest
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config import saved
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.errors import UserError
+from lumen_hpc.report import costs
+
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "studies": {
+        "subject_id": ("BIGINT", "patient"),
+        "study_id": ("BIGINT", "examination"),
+        "dicom_id": ("VARCHAR", "the image that stands for the study"),
+        "image": ("VARCHAR", "its file"),
+        "view": ("VARCHAR", "PA or AP"),
+        "taken_at": ("TIMESTAMP", "when the film was taken, shifted per patient"),
+        "split": ("VARCHAR", "train, val or test"),
+    },
+    "questions": {
+        "question_id": ("VARCHAR", "stable hash"),
+        "subject_id": ("BIGINT", "patient"),
+        "study_id": ("BIGINT", "main study"),
+        "ref_study_id": ("BIGINT", "reference study; missing but for difference questions"),
+        "type": ("VARCHAR", "one of the seven types"),
+        "question": ("VARCHAR", "as the dataset asks it"),
+        "short_answer": ("VARCHAR", "as the dataset answers it"),
+        "closed": ("BOOLEAN", "whether the answer is yes or no"),
+        "interval_days": ("BIGINT", "main minus reference [days]"),
+        "split": ("VARCHAR", "train, val or test"),
+    },
+    "records": {
+        "question_id": ("VARCHAR", "test question, prediction questions among them"),
+        "type": ("VARCHAR", "one of the seven types, or prediction"),
+        "question": ("VARCHAR", "as the model is asked"),
+        "short_answer": ("VARCHAR", "as the dataset answers it; of a prediction: its difference pair's"),
+        "long_answer": ("VARCHAR", "the reference sentence"),
+        "closed": ("BOOLEAN", "whether the answer is yes or no"),
+        "interval_days": ("BIGINT", "main minus reference [days]"),
+        "subject_id": ("BIGINT", "patient"),
+        "study_id": ("BIGINT", "main study"),
+        "ref_study_id": ("BIGINT", "reference study"),
+    },
+    "rewrites": {
+        "question_id": ("VARCHAR", "question"),
+        "type": ("VARCHAR", "prediction, or missing for a rewritten answer"),
+        "question": ("VARCHAR", "a prediction's question"),
+        "long_answer": ("VARCHAR", "the sentence that a record teaches"),
+        "source": ("VARCHAR", "llm or fallback"),
+        "attempts": ("BIGINT", "tries of the language model"),
+    },
+    "answers": {
+        "question_id": ("VARCHAR", "question"),
+        "model": ("VARCHAR", "compared model"),
+        "control": ("VARCHAR", "how its images were perturbed; missing for a plain answer"),
+        "answer": ("VARCHAR", "what the model wrote"),
+        "tokens": ("BIGINT", "tokens of the answer"),
+        "seconds": ("DOUBLE", "its share of the batch's time [s]"),
+    },
+    "scores": {
+        "question_id": ("VARCHAR", "question"),
+        "model": ("VARCHAR", "compared model"),
+        "judge": ("VARCHAR", "judge"),
+        "score": ("BIGINT", "1 to 10"),
+        "expected_score": ("DOUBLE", "mean of 1 to 10 under the judge's probabilities"),
+        "canary": ("VARCHAR", "kind of canary; missing for an answer"),
+        "passed": ("BOOLEAN", "whether a canary was scored right"),
+    },
+}
+"""Frame → column → (type in duckdb, meaning). `samples`, `training` and `costs` hold what their files hold."""
+
+
+def open_run(folder: str | Path) -> OpenRun:
+    """A run's results. Raises UserError where `folder` is no run, or of another layout.
+
+    `folder` is the run's folder, such as `runs/demo`; nothing is read yet but its settings.
+    """
+    from lumen_hpc.cluster.submit import LAYOUT
+
+    folder = Path(folder).expanduser().absolute()
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is no run: it has no config.yaml; give the folder of a run, such as runs/demo")
+    layout = (folder / "layout").read_text().strip() if (folder / "layout").exists() else ""
+    if layout != str(LAYOUT):
+        raise UserError(
+            f"{folder}: a run of layout {layout or '(none)'}, this version reads {LAYOUT}; use the version that made it"
+        )
+    return OpenRun(Run(folder, *saved.load(path)))
+
+
+class OpenRun:
+    """The frames of one run. A frame of a stage that has not finished raises UserError, naming the stage."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<run {self.folder.name}: {', '.join(self.models)} on {self.settings.data.source}>"
+
+    @property
+    def folder(self) -> Path:
+        return self._run.folder
+
+    @property
+    def settings(self) -> Settings:
+        return self._run.settings
+
+    @property
+    def profile(self) -> Profile:
+        return self._run.profile
+
+    @property
+    def models(self) -> list[str]:
+        """Compared models, in the order of the settings."""
+        return list(self.settings.predict.models)
+
+    @cached_property
+    def studies(self) -> pd.DataFrame:
+        """A row a study."""
+        return self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
+
+    @cached_property
+    def questions(self) -> pd.DataFrame:
+        """A row a question of the dataset, all splits; prediction questions are among `rewrites`."""
+        return self._frame("questions", [self._artefact("prepare", "questions.jsonl")])
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """A row a test record: what every model was asked, and the reference."""
+        path = self._artefact("instruct", "lumen-test.jsonl")
+        fields = ", ".join(f"{column} {kind}" for column, (kind, _) in COLUMNS["records"].items())
+        rows = duckdb.read_json(str(path), format="newline_delimited", columns={"meta": f"STRUCT({fields})"})
+        return rows.select("unnest(meta)").df()
+
+    @cached_property
+    def rewrites(self) -> pd.DataFrame:
+        """A row a long answer, and a row a prediction question."""
+        return self._frame("rewrites", self._shards("rewrite"))
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """A row an answer of a model, controls among them."""
+        return self._frame("answers", [file for model in self.models for file in self._shards("predict", model)])
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """A row a score of a judge, canaries among them."""
+        return self._frame("scores", [file for model in self.models for file in self._shards("judge", model)])
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """A row a test question and model, with a column a measure (docs/evaluation.md); missing where none applies."""
+        return _read([self._artefact("evaluate", "../report/samples.jsonl")])
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """`samples` beside their questions, answers and judge's scores: what most analyses start from."""
+        plain = self.answers[self.answers["control"].isna()].drop(columns=["control"])
+        judged = self.scores[self.scores["canary"].isna()].drop(columns=["canary", "passed"])
+        frame = self.samples.merge(plain, on=["question_id", "model"], how="left", validate="one_to_one")
+        first = judged.drop_duplicates(["question_id", "model"])
+        frame = frame.merge(first, on=["question_id", "model"], how="left", validate="one_to_one")
+        records = self.records.drop(columns=["type"])
+        return frame.merge(records, on="question_id", how="left", validate="many_to_one")
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """A row an optimizer step of each training: step, loss, learning rate, tokens, times."""
+        frames = []
+        for model in self.models:
+            path = self._run.path("train", model) / "metrics.jsonl"
+            if path.is_file():
+                rows = (json.loads(line) for line in path.open())
+                frames.append(pd.json_normalize(list(rows)).assign(model=model))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"model": [], "step": [], "loss": []})
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """A row a step: shards, wall time [s], CPU- and GPU-hours, attempts, wasted seconds (report/costs.py)."""
+        names = ("manifest", "attempts", "metrics", "restarts")
+        logs = {
+            path.parent.name: costs.StepLogs(**{name: manifest.read(path.parent / f"{name}.jsonl") for name in names})
+            for path in sorted(self.folder.glob(f"*/{manifest.NAME}"))
+        }
+        jobs = [row["job"] for step in logs.values() for row in step.attempts if row["job"]]
+        return pd.DataFrame(costs.costs(logs, accounting.usage(jobs) if jobs else None))
+
+    def _shards(self, stage: str, model: str = "") -> list[Path]:
+        """A finished step's shards, verified."""
+        folder = self._run.path(stage, model)
+        lines = manifest.latest(folder)
+        count = manifest.finished_count(folder)
+        current = {index: line for index, line in lines.items() if line["of"] == count}
+        if not count or len(current) < count:
+            raise UserError(f"{folder}: {len(current)} of {count or '?'} shards are done; run stage={stage} first")
+        files = []
+        for index in sorted(current):
+            _require(folder, current[index])
+            files.append(folder / f"shard-{index:05d}-of-{count:05d}.jsonl")
+        return files
+
+    def _artefact(self, stage: str, name: str) -> Path:
+        """A file beside a finished step's shard, verified."""
+        folder = self._run.path(stage)
+        for line in manifest.latest(folder).values():
+            for row in line["files"]:
+                if row["file"] == name:
+                    if not manifest.matches(folder / name, row):
+                        raise UserError(
+                            f"{(folder / name).resolve()}: not the file that stage {stage} wrote; run it again"
+                        )
+                    return folder / name
+        raise UserError(f"{folder}: stage {stage} has not finished; run stage={stage} first")
+
+    @staticmethod
+    def _frame(name: str, files: list[Path]) -> pd.DataFrame:
+        return _read(files, {column: kind for column, (kind, _) in COLUMNS[name].items()})
+
+
+def _require(folder: Path, line: dict[str, Any]) -> None:
+    if not manifest.verified(folder, line):
+        raise UserError(
+            f"{folder}: shard {line['shard']} is not the file that its manifest records; run the stage again"
+        )
+
+
+def _read(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The rows of JSONL files; without `columns`, with every field that a row has."""
+    paths = [str(file) for file in files]
+    options: dict[str, Any] = {"columns": dict(columns)} if columns else {"union_by_name": True}
+    return duckdb.read_json(paths, format="newline_delimited", **options).df()

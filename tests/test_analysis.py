@@ -1,0 +1,155 @@
+"""`open_run`: frames of what the stages wrote, verified, each read when it is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lumen_hpc
+from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.submit import LAYOUT
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import sha256
+
+QUESTIONS = [
+    {
+        "question_id": f"q{k}",
+        "subject_id": 10 + k // 2,
+        "study_id": 50 + k,
+        "ref_study_id": None if k % 2 else 40 + k,
+        "type": "abnormality" if k % 2 else "difference",
+        "question": "what has changed?",
+        "short_answer": "nothing has changed.",
+        "closed": False,
+        "interval_days": None if k % 2 else 7,
+        "split": "test",
+    }
+    for k in range(4)
+]
+
+
+def step(folder: Path, rows: list[dict[str, Any]], files: tuple[Path, ...] = (), shards: int = 1) -> None:
+    """Writes a step as a worker would: shards, a manifest line each, and files beside them."""
+    for index in range(shards):
+        shard = Shard(index, shards)
+        written = manifest.write_shard(folder, shard, rows[index::shards])
+        beside = [
+            {
+                "file": str(path.relative_to(folder.parent)) if path.parent == folder else f"../report/{path.name}",
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+                "mtime_ns": path.stat().st_mtime_ns,
+            }
+            for path in files
+        ]
+        for row in beside:
+            row["file"] = row["file"].removeprefix(f"{folder.name}/")
+        manifest.append(
+            folder / manifest.NAME,
+            {
+                "shard": index, "of": shards, "rows": written.rows,
+                "sha256": written.sha256, "content": written.content,
+                "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": beside, "inputs": "", "config": "",
+                "code": "", "seconds": 1.0, "gpu_seconds": 0.0, "node": "n1", "pack": 0, "attempt": 1, "finished": "",
+            },
+        )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    request = resolve(["stage=full", "run=run", f"runs={tmp_path}", "predict.models=[nvila,lumen]"])
+    for name in ("prepare", "report"):
+        (run / name).mkdir(parents=True)
+    saved.save(request, run / "config.yaml")
+    (run / "layout").write_text(f"{LAYOUT}\n")
+    studies = [
+        {"subject_id": 10, "study_id": 50, "dicom_id": "a-b", "image": "a.jpg", "view": "PA",
+         "taken_at": "2150-08-10T23:55:25", "split": "test"}
+    ]  # fmt: skip
+    write_jsonl(run / "prepare" / "studies.jsonl", studies)
+    write_jsonl(run / "prepare" / "questions.jsonl", QUESTIONS)
+    step(run / "prepare", [], (run / "prepare" / "studies.jsonl", run / "prepare" / "questions.jsonl"))
+    instruct = run / "instruct"
+    instruct.mkdir()
+    metas = [{**{k: v for k, v in row.items() if k != "split"}, "long_answer": "Nothing."} for row in QUESTIONS]
+    write_jsonl(instruct / "lumen-test.jsonl", [{"id": row["question_id"], "images": [], "meta": row} for row in metas])
+    step(instruct, [], (instruct / "lumen-test.jsonl",))
+    samples = []
+    for model in ("nvila", "lumen"):
+        ids = [row["question_id"] for row in QUESTIONS]
+        answers = [{"question_id": id, "model": model, "answer": "No.", "tokens": 2, "seconds": 0.5} for id in ids]
+        controls = [{**answers[0], "control": "swapped"}]
+        step(run / f"predict-{model}", answers + controls, shards=2)
+        scores = [{"question_id": id, "model": model, "judge": "j", "score": 4, "expected_score": 4.5} for id in ids]
+        step(run / f"judge-{model}", [*scores, {**scores[0], "canary": "wrong side", "passed": True}])
+        samples += [{"question_id": id, "type": "difference", "model": model, "bleu4": 0.25} for id in ids]
+    write_jsonl(run / "report" / "samples.jsonl", samples)
+    step(run / "evaluate", [], (run / "report" / "samples.jsonl",))
+    return run
+
+
+def test_frames_hold_what_the_stages_wrote(folder: Path):
+    run = lumen_hpc.open_run(folder)
+    assert run.models == ["nvila", "lumen"]
+    back = json.loads(run.questions.astype(object).where(run.questions.notna(), None).to_json(orient="records"))
+    assert back == QUESTIONS
+    assert run.studies["taken_at"].iloc[0].isoformat() == "2150-08-10T23:55:25"
+    assert len(run.answers) == 10 and run.answers["control"].notna().sum() == 2
+    assert len(run.scores) == 10 and run.scores["canary"].notna().sum() == 2
+
+
+def test_results_join_a_row_a_question_and_model(folder: Path):
+    results = lumen_hpc.open_run(folder).results
+    assert len(results) == 8 and not results["answer"].isna().any()
+    assert (
+        set(results["score"]) == {4} and set(results["bleu4"]) == {0.25} and set(results["long_answer"]) == {"Nothing."}
+    )
+
+
+def test_a_file_that_is_not_what_the_stage_wrote_is_named(folder: Path):
+    run = lumen_hpc.open_run(folder)
+    path = folder / "prepare" / "questions.jsonl"
+    path.write_bytes(path.read_bytes()[:-2] + b"]\n")
+    with pytest.raises(UserError, match=r"questions\.jsonl: not the file that stage prepare wrote"):
+        _ = run.questions
+    assert len(run.studies) == 1  # each frame is read on its own
+    shard = folder / "predict-lumen" / "shard-00001-of-00002.jsonl"
+    shard.write_text("")
+    with pytest.raises(UserError, match=r"predict-lumen: shard 1 is not the file that its manifest records"):
+        _ = run.answers
+
+
+def test_an_unfinished_stage_is_named(folder: Path):
+    lines = manifest.read(folder / "judge-nvila" / manifest.NAME)
+    (folder / "judge-nvila" / manifest.NAME).unlink()
+    assert lines
+    with pytest.raises(UserError, match="run stage=judge first"):
+        _ = lumen_hpc.open_run(folder).scores
+    with pytest.raises(UserError, match="run stage=rewrite first"):
+        _ = lumen_hpc.open_run(folder).rewrites
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, folder: Path):
+    with pytest.raises(UserError, match=r"is no run: it has no config\.yaml"):
+        lumen_hpc.open_run(tmp_path)
+    (folder / "layout").write_text("1\n")
+    with pytest.raises(UserError, match="a run of layout 1"):
+        lumen_hpc.open_run(folder)
+
+
+def test_costs_have_a_row_a_step_that_ran(folder: Path):
+    began = {"pack": 0, "attempt": 1, "chain": "0001", "job": "", "node": "n1", "at": "", "cpus": 2, "gpus": 1}
+    for event, time in (("began", 100.0), ("done", 3700.0)):
+        manifest.append(
+            folder / "judge-lumen" / "attempts.jsonl", {**began, "event": event, "time": time, "peak_mb": 1}
+        )
+    row = lumen_hpc.open_run(folder).costs.set_index("step").loc["judge-lumen"]
+    assert row["gpu_hours"] == 1.0 and row["cpu_hours"] == 2.0 and row["attempts"] == 1
