@@ -55,20 +55,20 @@ def write_files(folder: Path) -> dict[str, Path]:
     paths = {"JPEG": folder / "film.jpg"}
     for name, syntax in (("DICOM uncompressed", uid.ExplicitVRLittleEndian),
                          ("DICOM JPEG-lossless", uid.JPEGLosslessSV1)):  # fmt: skip
-        made = Dataset()
-        made.file_meta = dataset.FileMetaDataset()
-        made.file_meta.TransferSyntaxUID = syntax
-        made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
-        made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
-        made.SamplesPerPixel, made.PixelRepresentation, made.PhotometricInterpretation = 1, 0, "MONOCHROME2"
-        made.Rows, made.Columns = stored.shape
-        made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+        written = Dataset()
+        written.file_meta = dataset.FileMetaDataset()
+        written.file_meta.TransferSyntaxUID = syntax
+        written.SOPClassUID = written.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+        written.SOPInstanceUID = written.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+        written.SamplesPerPixel, written.PixelRepresentation, written.PhotometricInterpretation = 1, 0, "MONOCHROME2"
+        written.Rows, written.Columns = stored.shape
+        written.BitsAllocated, written.BitsStored, written.HighBit = 16, 12, 11
         compressed = syntax == uid.JPEGLosslessSV1
-        made.PixelData = (
+        written.PixelData = (
             encaps.encapsulate([imagecodecs.ljpeg_encode(stored, bitspersample=12)]) if compressed else stored.tobytes()
         )
         paths[name] = folder / f"{len(paths)}.dcm"
-        made.save_as(paths[name], enforce_file_format=True)
+        written.save_as(paths[name], enforce_file_format=True)
     return paths
 
 

@@ -1,4 +1,4 @@
-"""A full-size stand-in for Medical-Diff-VQA, made of real follow-up findings.
+"""A full-size stand-in for Medical-Diff-VQA, built from real follow-up findings.
 
     python -m benchmarks.lookalike FOLDER [QUESTIONS]
 
@@ -87,7 +87,7 @@ def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0) -> Path
                 written += 1
                 if written == questions:
                     return folder
-    raise SystemExit(f"the NIH table gives {written} questions, {questions} were asked for")
+    raise SystemExit(f"the NIH table gives {written} questions, {questions} were requested")
 
 
 METADATA = (
@@ -102,7 +102,7 @@ VIEWS = {"PA": "postero-anterior", "AP": "antero-posterior"}
 
 
 def _describe(film: dict, study: int, day: date, rng: random.Random) -> None:
-    """Gives a radiograph what the NIH table does not know."""
+    """Draws what the NIH table lacks: study, date, levels and places."""
     film["study"], film["day"] = study, day.strftime("%Y%m%d")
     film["dicom"] = str(uuid.UUID(int=rng.getrandbits(128)))
     film["level"] = {name: rng.choice(LEVELS) for name in film["findings"]}

@@ -5,7 +5,7 @@
 Each number is one fresh process: wall and CPU seconds with its imports, and its peak memory. Peers:
 `same job` is what one writes with pandas for the same files (image rule, intervals, ids, duplicates, splits, grammar,
 to_dict, json.dumps), except that it stops at bad input without naming the row; `bare` only turns the questions' csv
-into JSON lines (read_csv, to_dict, json.dumps) and joins nothing. No image file is looked at by anyone.
+into JSON lines (read_csv, to_dict, json.dumps) and joins nothing. None of them opens an image file.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ WAYS = {"ours": ours, "same job": same_job, "bare": bare}
 
 
 def measure(way: str, folder: Path) -> tuple[float, float, float]:
-    """(wall s, CPU s, peak MB) of one way in a process of its own."""
+    """(wall s, CPU s, peak MB) of one implementation in a fresh process."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.prepare", "--one", way, str(folder), out]
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-    return tuple(json.loads(told.stdout))
+        finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return tuple(json.loads(finished.stdout))
 
 
 def main(sizes: list[int]) -> None:

@@ -1,6 +1,6 @@
-"""Section 2.3: expert models look at every study's image: findings, age, race and view, as calibrated probabilities.
+"""Section 2.3: expert models predict findings, age, race and view for every study, as calibrated probabilities.
 
-Reads prepare/studies.jsonl; shard k of n takes a contiguous part of it and writes a row a study.
+Reads prepare/studies.jsonl; shard k of n takes a contiguous part of it and writes one row for each study.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Loads the experts once; yields a prediction row a study."""
+    """Loads the experts once; yields one prediction row for each study."""
     from lumen_hpc.data.records import Records
     from lumen_hpc.experts.models import open_expert
 

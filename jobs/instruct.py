@@ -1,4 +1,4 @@
-"""Sections 2.2 to 2.4: questions, long answers, expert words and intervals become instruction records.
+"""Sections 2.2 to 2.4: questions, long answers, expert predictions and intervals become instruction records.
 
 Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lumen-test.jsonl, which every model answers.
 """
@@ -28,7 +28,7 @@ def diff_vqa(task: Task) -> Path:
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each file of records."""
+    """Yields a row with the digest of each file of records."""
     from lumen_hpc.data import instructions
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
@@ -39,8 +39,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             experts=run.rows("experts"),
             rewrites=run.rows("rewrite"),
             settings=task.settings.instruct,
-            told=task.settings.experts.in_prompt,
-            words=task.settings.experts.thresholds,
+            in_prompt=task.settings.experts.in_prompt,
+            thresholds=task.settings.experts.thresholds,
             diff_vqa=diff_vqa(task),
         )
         for path in written:

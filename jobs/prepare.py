@@ -1,4 +1,4 @@
-"""Section 2.1: the dataset's own files become studies and questions, counted beside the paper.
+"""Section 2.1: from the datasets' files to studies and questions, with counts beside the paper's.
 
 Reads MIMIC-CXR and Medical-Diff-VQA where they are (or writes phantoms in the same layout first) and writes
 studies.jsonl, questions.jsonl, left_out.jsonl, rejected.jsonl and counts.json. One CPU job.
@@ -37,7 +37,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each file written."""
+    """Yields a row with the digest of each file written."""
     from lumen_hpc.data import phantom
     from lumen_hpc.data.prepare import prepare
 

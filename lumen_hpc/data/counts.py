@@ -1,6 +1,8 @@
-"""What was counted, beside what the paper and the dataset's documentation say (paper, section 2.1)."""
+"""Counts of questions, images and intervals beside the published numbers (paper, section 2.1)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,7 @@ PAPER: dict[str, dict[str, float]] = {
     "train": {"images": 129_231, "diagnostic": 428_995, "open": 0.51, "closed": 0.49, "difference": 43_381},
     "test": {"images": 4_190, "diagnostic": 13_688, "open": 0.49, "closed": 0.51, "difference": 1_369},
 }
-"""What the paper trained and tested on; it says nothing of val."""
+"""What the paper trained and tested on; it reports no numbers for val."""
 
 
 def beside(ours: float | int | None, paper: float | int | None) -> dict:
@@ -38,7 +40,7 @@ def beside(ours: float | int | None, paper: float | int | None) -> dict:
 
 
 def read_counts(columns: Columns, ok: np.ndarray) -> dict:
-    """The questions of the file before anything is left out, by type, and its differences by split."""
+    """The questions of the file before any selection, by type, and its differences by split."""
     by_type = np.bincount(columns.type[ok], minlength=len(TYPES)).tolist()
     questions = {"questions": sum(by_type), **dict(zip(TYPES, by_type, strict=True))}
     differences = np.bincount(columns.split[ok & columns.difference], minlength=len(SPLITS)).tolist()
@@ -51,7 +53,7 @@ def read_counts(columns: Columns, ok: np.ndarray) -> dict:
 
 
 def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
-    """What a split keeps, beside the paper's table: images asked about, diagnostic and difference questions."""
+    """The images and questions that a split keeps, beside the paper's table."""
     rows = keep & (columns.split == SPLITS.index(split))
     diagnostic, difference = rows & ~columns.difference, rows & columns.difference
     closed = float(columns.closed[diagnostic].mean()) if diagnostic.any() else None
@@ -70,7 +72,7 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
 def interval_counts(columns: Columns, keep: np.ndarray, same_day: np.ndarray) -> dict:
     """Days between the images of the difference questions; `same_day` is the order (+1, 0, -1) of each 0-day pair."""
     days = columns.days[keep & columns.difference]
-    quartiles = np.percentile(days, (0, 25, 50, 75, 100)).tolist() if len(days) else []
+    quartiles: Any = np.percentile(days, (0, 25, 50, 75, 100)).tolist() if len(days) else []
     return {
         "pairs": len(days),
         "zero_day": int((days == 0).sum()),

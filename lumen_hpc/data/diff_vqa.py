@@ -17,7 +17,7 @@ DIAGNOSTIC = ("abnormality", "presence", "view", "location", "level", "type")
 """Question types about one image (paper, section 2.1)."""
 
 TYPES = (*DIAGNOSTIC, "difference")
-"""All question types of the dataset; `prediction` is made later (section 2.4)."""
+"""All question types of the dataset; `prediction` questions come later (section 2.4)."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "abnormality": (
@@ -41,7 +41,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "type": ("what type is the {finding}?",),
     "difference": ("what has changed compared to the reference image?", "what has changed in the {location} area?"),
 }
-"""Question templates by type; within a type, the first that fits a text is the one it was made from."""
+"""Question templates by type; within a type, the first that matches a text is its template."""
 
 CLOSED_TEMPLATES = frozenset(
     {"is there evidence of any abnormalities in this image?", "is this PA view?", "is this AP view?"}
@@ -58,7 +58,7 @@ LEVELS = {
     "large": 4.0, "severe": 4.0, "severely": 4.0, "massive": 4.0,
     "acute": None, "increasing": None, "decreasing": None,
 }  # fmt: skip
-"""Known level words with their rank of severity (None: the word says no amount)."""
+"""Known level words with their rank of severity (None: the word gives no severity)."""
 
 NO_CHANGE = "nothing has changed."
 NO_FINDING = "no abnormality"
@@ -78,14 +78,14 @@ class LevelChange:
 
     @property
     def direction(self) -> int:
-        """+1 worse, -1 better, 0 equal or not to be told from the words."""
+        """+1 worse, -1 better, 0 equal or not comparable."""
         before, after = severity(self.before), severity(self.after)
         return 0 if before is None or after is None else (after > before) - (after < before)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a difference answer says; the empty Change says that nothing has changed."""
+    """The content of a difference answer; the empty Change means that nothing has changed."""
 
     new: tuple[str, ...] = ()
     resolved: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question taken apart: its type, the template, and what filled the template's blanks."""
+    """A parsed question: its type, its template, and the values of the template's blanks."""
 
     type: str
     template: str
@@ -111,23 +111,23 @@ class Question:
 
 
 def is_closed(short_answer: str) -> bool:
-    """True for a close-ended answer: the whole of it is yes or no (so `nothing` and `no change` are open)."""
+    """True for a closed-ended answer: exactly yes or no (so `nothing` and `no change` are open)."""
     return short_answer.strip().lower() in ("yes", "no")
 
 
 def severity(level: str) -> float | None:
-    """Rank of a level from 1 (minimal) to 4 (severe); None if its words say no amount.
+    """Rank of a level from 1 (minimal) to 4 (severe); None if its words give no severity.
 
-    Several words (`small acute`) count by those that have a rank; their mean is taken.
+    Of several words (`small acute`), the mean over those that have a rank.
     """
     ranks = [rank for word in _level_words(level.strip().lower()) if (rank := LEVELS.get(word)) is not None]
     return sum(ranks) / len(ranks) if ranks else None
 
 
 def parse_findings(text: str) -> tuple[str, ...]:
-    """The findings a list answer names, in order and without repeats; `no abnormality`, `no` and `none` name none.
+    """The findings that a list answer names, in order and without repeats; none for `no abnormality`, `no`, `none`.
 
-    Accepts `a, b`, `a and b`, `a, b, and c`. Raises GrammarError for an empty text or an empty place in the list.
+    Accepts `a, b`, `a and b`, `a, b, and c`. Raises GrammarError for an empty text or an empty item in the list.
     """
     if text.strip().lower().rstrip(".") in ("no abnormality", "no abnormalities", "none", "no", "no finding"):
         return ()
@@ -136,15 +136,15 @@ def parse_findings(text: str) -> tuple[str, ...]:
 
 def render_findings(findings: tuple[str, ...]) -> str:
     """A list answer, `a, b`; `no abnormality` for none. Raises GrammarError for a name that cannot be listed."""
-    return ", ".join(_sayable(name) for name in findings) or NO_FINDING
+    return ", ".join(_valid_name(name) for name in findings) or NO_FINDING
 
 
 def parse_difference(text: str) -> Change:
     """Reads a short difference answer.
 
-    Clauses may stand in any order, as both orders are found in the wild. `from A to B` with more than one `to` is
-    cut where both sides are known levels (the leftmost such cut, then the leftmost cut with one known side).
-    Raises GrammarError naming the first words that do not fit.
+    Clauses may come in any order, since the dataset holds both orders. `from A to B` with more than one `to` is
+    split where both sides are known levels (the leftmost such split, then the leftmost with one known side).
+    Raises GrammarError with the first words that do not match.
     """
     text = " ".join(text.split())
     if text.lower() == NO_CHANGE:
@@ -170,14 +170,14 @@ def parse_difference(text: str) -> Change:
             levels.append(_level_change(clause["finding"], clause["levels"]))
         position = clause.end()
     if not (new or resolved or levels):
-        raise GrammarError(f"an empty difference answer; `{NO_CHANGE}` says that there is no change")
+        raise GrammarError(f"an empty difference answer; `{NO_CHANGE}` means that there is no change")
     return Change(_unique(new), _unique(resolved), _unique(levels))
 
 
 def render_difference(change: Change) -> str:
-    """A short difference answer in the dataset's own words, trailing space included.
+    """A short difference answer in the dataset's wording, trailing space included.
 
-    Raises GrammarError for a finding or level that the grammar cannot say.
+    Raises GrammarError for a finding or level that the grammar cannot express.
     """
     if not change:
         return NO_CHANGE
@@ -189,13 +189,13 @@ def render_difference(change: Change) -> str:
         form = "finding" if len(change.resolved) == 1 else "findings"
         clauses.append(f"the main image is missing the {form} of {_listed(change.resolved)} than the reference image. ")
     for level in change.levels:
-        finding, before, after = map(_sayable, (level.finding, level.before, level.after))
+        finding, before, after = map(_valid_name, (level.finding, level.before, level.after))
         clauses.append(f"the level of {finding} has changed from {before} to {after}. ")
     return "".join(clauses)
 
 
 def parse_question(type: str, text: str) -> Question | None:
-    """Takes a question apart; None if no template of its type fits (the dataset holds a few odd ones)."""
+    """Parses a question; None if no template of its type matches (the dataset holds a few such questions)."""
     text = " ".join(text.split())
     for template in TEMPLATES.get(type, ()):
         if match := _template_pattern(template).fullmatch(text):
@@ -237,19 +237,19 @@ def _template_pattern(template: str) -> re.Pattern:
 def _names(text: str) -> tuple[str, ...]:
     names = _SEPARATOR.split(text)
     if not all(names):
-        raise GrammarError(f"a list of findings with an empty place: {_shorten(text)!r}")
+        raise GrammarError(f"a list of findings with an empty item: {_shorten(text)!r}")
     return tuple(names)
 
 
-def _sayable(name: str) -> str:
+def _valid_name(name: str) -> str:
     if name != " ".join(name.split()) or "." in name or len(_SEPARATOR.split(name)) != 1 or not name:
-        raise GrammarError(f"{name!r} cannot be said in an answer: a name has no comma, full stop or `and`")
+        raise GrammarError(f"{name!r} cannot stand in an answer: a name has no comma, full stop or `and`")
     return name
 
 
 def _listed(names: tuple[str, ...]) -> str:
     """`a`, `a, and b`, `a, b, and c`: the dataset writes the comma before `and` even between two."""
-    *rest, last = map(_sayable, names)
+    *rest, last = map(_valid_name, names)
     return f"{', '.join(rest)}, and {last}" if rest else last
 
 
@@ -262,15 +262,18 @@ def _shorten(text: str, width: int = 60) -> str:
 
 
 def _level_words(level: str) -> list[str]:
-    """A level phrase as known levels, longest first; unknown words are left over and come back as they are."""
+    """A level phrase as known levels, longest first; unknown words are returned as they are."""
     known = _LEVEL.findall(level)
     return known + _LEVEL.sub(" ", level).split()
 
 
 @lru_cache(maxsize=4096)
 def _level_change(finding: str, levels: str) -> LevelChange:
-    """A finding and `A to B`, cut as parse_difference says."""
+    """A finding and `A to B`, split as in parse_difference."""
     words = levels.split(" to ")
-    cuts = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
-    known = max(cuts, key=lambda cut: sum(all(word in LEVELS for word in _level_words(side.lower())) for side in cut))
-    return LevelChange(finding, *known)
+    splits = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
+    return LevelChange(finding, *max(splits, key=lambda split: sum(map(_is_known_level, split))))
+
+
+def _is_known_level(phrase: str) -> bool:
+    return all(word in LEVELS for word in _level_words(phrase.lower()))

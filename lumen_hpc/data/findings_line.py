@@ -1,12 +1,12 @@
-"""The findings line: each finding's state in a fixed order, said before the sentence of an answer.
+"""The findings line: each finding's state in a fixed order, written before the sentence of an answer.
 
 `pleural effusion moderate no resolved consolidation yes yes same … ; the main image is missing …`
 
 Comparing is what a small model finds hard, not seeing: writing the states of both images side by side, finding
 by finding, before the sentence turns one hard comparison into several easy ones. The line is not in the paper;
-`instruct.findings_first` switches it on, and `strip` takes it off before any text is scored. A prediction's line
-also says the texture of the reference finding, the cue that its future depends on. `names` are the findings and
-their order: the phantoms' five, unless a caller names others.
+`instruct.findings_first` switches it on, and `strip` removes it before any text is scored. A prediction's line
+also gives the texture of the reference finding, the cue that its future depends on. `names` are the findings and
+their order: the phantoms' five by default.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def join(line: str, sentence: str) -> str:
 
 
 def strip(answer: str) -> str:
-    """The answer without its findings line; an answer that has none comes back as it is."""
+    """The answer without its findings line; an answer without one is returned unchanged."""
     line, separator, sentence = answer.partition(";")
     return sentence.lstrip() if separator and _LOOKS_LIKE_A_LINE.fullmatch(line) else answer
 
@@ -78,7 +78,7 @@ def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | N
 def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
     """study_id → its present findings, from all_diseases.json of a Medical-Diff-VQA folder.
 
-    Of several levels or types the first is taken. Raises UserError if the file is missing or is not of that form.
+    The first of several levels or types counts. Raises UserError if the file is missing or is not of that form.
     """
     path = Path(diff_vqa) / "all_diseases.json"
     try:
@@ -112,10 +112,10 @@ def _outcome(name: str, before: Findings, after: Findings) -> str:
         return "new" if name in after else "resolved"
     if name not in before:
         return "same"
-    ranks = [severity(findings[name].get("level", "")) for findings in (before, after)]
-    if None in ranks or ranks[0] == ranks[1]:
+    earlier, later = (severity(findings[name].get("level", "")) for findings in (before, after))
+    if earlier is None or later is None or earlier == later:
         return "same"
-    return "worse" if ranks[1] > ranks[0] else "better"
+    return "worse" if later > earlier else "better"
 
 
 _LOOKS_LIKE_A_LINE = re.compile(rf"[a-z ]+ (?:{'|'.join(OUTCOMES)}) ?")

@@ -1,8 +1,8 @@
 """Radiographs from their files: one decode for every use.
 
-JPGs (MIMIC-CXR-JPG) and DICOMs (MIMIC-CXR: uncompressed, RLE, JPEG-lossless, JPEG 2000; either photometric) come
-out as the raw integers and the largest value they could have had, with bones bright. From these follow the input
-of TorchXRayVision's models (`xrv_input`) and an 8-bit film (`film`).
+JPGs (MIMIC-CXR-JPG) and DICOMs (MIMIC-CXR: uncompressed, RLE, JPEG-lossless, JPEG 2000; either photometric) decode
+to the raw integers and the largest value of their format, bones bright. `xrv_input` turns these into the input of
+TorchXRayVision's models, `film` into an 8-bit image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _HEADER = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
 _TAIL = 64
-"""Bytes at the end of a file in which its closing mark must be; some writers pad after it."""
+"""Bytes at the end of a file in which its end marker must be; some writers pad after it."""
 
 
 class Radiograph(NamedTuple):
@@ -33,7 +33,7 @@ class Radiograph(NamedTuple):
 
 
 def decode(path: str | Path) -> Radiograph:
-    """The raw pixels of a JPG, PNG or DICOM file, told apart by content.
+    """The raw pixels of a JPG, PNG or DICOM file; the content decides which it is.
 
     MONOCHROME1 is inverted to bones bright; no window, no rescale (as TorchXRayVision reads DICOMs). A colour image
     gives its first channel. Raises UserError naming a file that is missing, truncated, without pixels or of a
@@ -54,9 +54,9 @@ def xrv_input(image: Radiograph, size: int) -> np.ndarray:
 
 
 def film(path: str | Path) -> np.ndarray:
-    """The film as a model of pictures sees it: uint8 [H, W], a JPG as it is, a DICOM's range spread over 0 to 255.
+    """The film as a vision model sees it: uint8 [H, W], a JPG as it is, a DICOM's range scaled to 0..255.
 
-    MIMIC-CXR-JPG was made with a histogram equalisation besides, so its JPGs have more contrast than this.
+    MIMIC-CXR-JPG also equalises histograms, so its JPGs have more contrast than this.
     """
     image = decode(path)
     if image.maximum == 255 and image.pixels.dtype == np.uint8:
@@ -65,7 +65,7 @@ def film(path: str | Path) -> np.ndarray:
 
 
 def check(path: str | Path) -> None:
-    """Looks at a file without decoding it: raises UserError if it is missing, truncated or no radiograph.
+    """Checks a file without decoding it: raises UserError if it is missing, truncated or no radiograph.
 
     Reads a JPG's first and last bytes, and a DICOM's header and length: 0.1 to 1 ms.
     """
@@ -120,7 +120,7 @@ def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
             return simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0]
         return np.ascontiguousarray(simplejpeg.decode_jpeg(data, colorspace="RGB")[:, :, 0])
     except ValueError as reason:
-        raise UserError(f"{path} is a damaged JPEG: {reason}") from None
+        raise UserError(f"{path} is a corrupt JPEG: {reason}") from None
 
 
 def _decode_other(path: Path, data: bytes) -> np.ndarray:
@@ -137,7 +137,7 @@ def _decode_other(path: Path, data: bytes) -> np.ndarray:
             f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})"
         ) from None
     except OSError as reason:
-        raise UserError(f"{path} is damaged: {reason}") from None
+        raise UserError(f"{path} is corrupt: {reason}") from None
     if pixels.dtype != np.uint8:
         raise UserError(f"{path} has pixels of type {pixels.dtype}; 8 bits are read, or a DICOM of any depth")
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 0])
@@ -152,7 +152,7 @@ def _open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any
         dataset.file_meta.TransferSyntaxUID  # noqa: B018  (without it nothing can be read)
         return dataset
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError) as reason:
-        raise UserError(f"{path} is a damaged DICOM: {reason}") from None
+        raise UserError(f"{path} is a corrupt DICOM: {reason}") from None
 
 
 def _check_header(path: Path, dataset) -> None:
@@ -168,7 +168,7 @@ def _check_header(path: Path, dataset) -> None:
         raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
     if not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
         raise UserError(
-            f"{path} has BitsStored {dataset.BitsStored} of BitsAllocated {dataset.BitsAllocated}: a damaged header"
+            f"{path} has BitsStored {dataset.BitsStored} of BitsAllocated {dataset.BitsAllocated}: a corrupt header"
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
@@ -187,7 +187,7 @@ def _check_dicom(path: Path) -> None:
 
 
 def _dicom_header(path: Path) -> tuple[Any, int | None]:
-    """A DICOM without its pixels, and the place where their bytes begin (None in a deflated file)."""
+    """A DICOM without its pixels, and the offset at which their bytes begin (None in a deflated file)."""
     with path.open("rb") as file:
         dataset = _open_dicom(path, file, stop_before_pixels=True)
         _check_header(path, dataset)
@@ -201,10 +201,10 @@ def _dicom_header(path: Path) -> tuple[Any, int | None]:
     return dataset, start + (8 if syntax.is_implicit_VR else 12)
 
 
-def _check_length(path: Path, dataset, there: int) -> None:
-    wanted = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    if there < wanted:
-        raise UserError(f"{path} is truncated: {there} of {wanted} bytes of pixels are there; fetch the file again")
+def _check_length(path: Path, dataset, available: int) -> None:
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    if available < expected:
+        raise UserError(f"{path} is truncated: it has {available} of {expected} bytes of pixels; fetch the file again")
 
 
 def _decode_dicom(path: Path) -> Radiograph:
@@ -223,10 +223,11 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
     from pydicom import uid
 
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian) and header.BitsAllocated in (8, 16):
+    native = syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
+    if start is not None and native and header.BitsAllocated in (8, 16):
         _check_length(path, header, path.stat().st_size - start)
-        kind = np.dtype(f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
-        return np.memmap(path, kind, "r", start, (header.Rows, header.Columns)).view(np.ndarray)
+        kind: np.dtype = np.dtype(f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
+        return np.memmap(str(path), kind, "r", start, (header.Rows, header.Columns)).view(np.ndarray)
     dataset = _open_dicom(path)
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")

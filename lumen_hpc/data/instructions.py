@@ -1,7 +1,7 @@
-"""Instruction records: what a model is shown and what it should say, in the LLaVA/VILA form that other trainers read.
+"""Instruction records: images, prompt and target answer, in the LLaVA/VILA form that other trainers read.
 
-Images stand in one fixed order, references before the main image, and the text says so. Each image is followed by
-what the experts predicted for it (paper, section 2.3, after D-Rax); the question comes last, so that questions about
+Images come in one fixed order, references before the main image, and the text names them. Each image is followed by
+the experts' predictions for it (paper, section 2.3, after D-Rax); the question comes last, so that questions about
 the same images share everything before it.
 """
 
@@ -29,14 +29,14 @@ Row = dict[str, Any]
 
 @dataclass
 class Sources:
-    """Everything that joins a question, by id."""
+    """Everything that is joined to a question, by id."""
 
     studies: dict[str, Row]
     """study_id → study."""
     answers: dict[str, str]
     """question_id → long answer."""
     predictions: dict[str, list[Row]]
-    """question_id of a difference question → the prediction rows made from it."""
+    """question_id of a difference question → the prediction rows derived from it."""
     experts: Mapping[str, str] = field(default_factory=dict)
     """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
     findings: Mapping[str, findings_line.Findings] = field(default_factory=dict)
@@ -45,8 +45,9 @@ class Sources:
 
     @classmethod
     def join(cls, studies: Iterable[Row], rewrites: Iterable[Row], **more: Any) -> Sources:
-        """Sorts the rows of `prepare` and `rewrite`; `more`: experts and findings."""
-        answers, predictions = {}, {}
+        """Indexes the rows of `prepare` and `rewrite`; `more`: experts and findings."""
+        answers: dict[str, str] = {}
+        predictions: dict[str, list[Row]] = {}
         for row in rewrites:
             if row.get("type") == "prediction":
                 predictions.setdefault(row["source_question_id"], []).append(row)
@@ -54,21 +55,19 @@ class Sources:
                 answers[row["question_id"]] = row["long_answer"]
         return cls({str(row["study_id"]): row for row in studies}, answers, predictions, **more)
 
-    def study(self, study_id: Any, asked_by: str) -> Row:
-        """A study; UserError naming the question that wants it if it is not there."""
+    def study(self, study_id: Any, question_id: str) -> Row:
+        """A study; raises UserError naming the question if it is missing."""
         try:
             return self.studies[str(study_id)]
         except KeyError:
-            raise UserError(f"question {asked_by} is about study {study_id}, which studies.jsonl lacks") from None
+            raise UserError(f"question {question_id} is about study {study_id}, which studies.jsonl lacks") from None
 
     def answer(self, question_id: str) -> str:
-        """A question's long answer; UserError if the rewrite stage left none."""
+        """A question's long answer; raises UserError if the rewrite stage has none."""
         try:
             return self.answers[question_id]
         except KeyError:
-            raise UserError(
-                f"question {question_id} has no long answer: rewrite did not see it; run stage=rewrite again"
-            ) from None
+            raise UserError(f"question {question_id} has no long answer: hint: run stage=rewrite again") from None
 
     def priors(self, study: Row, count: int) -> list[Row]:
         """At most `count` studies of the same patient taken before this one, the nearest last."""
@@ -88,7 +87,7 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
 
     A diagnostic question shows its image. A difference question shows up to `settings.max_images` images: older
     studies, the reference, the main image. A prediction question shows the reference and at most as many priors
-    as leave room for the image it asks about, which is never shown.
+    as leave room for the main image, which is never shown.
     """
     for question in questions:
         if question["type"] in DIAGNOSTIC:
@@ -101,7 +100,7 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
 
 
 def kind(record: Row) -> str:
-    """diagnostic, difference or prediction: what a model's `trains_on` names (lumen_hpc/models.py)."""
+    """diagnostic, difference or prediction: the kinds of a model's `trains_on` (lumen_hpc/models.py)."""
     type = record["meta"]["type"]
     return "diagnostic" if type in DIAGNOSTIC else type
 
@@ -109,8 +108,8 @@ def kind(record: Row) -> str:
 def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
     main = sources.study(question["study_id"], question["question_id"])
     reference = sources.study(question["ref_study_id"], question["question_id"])
-    # At least the pair itself, whatever max_images says.
-    # In a reversed pair the main image is itself older than the reference; it must not be shown twice, nor foretold.
+    # The pair is always shown, even if max_images is smaller.
+    # In a reversed pair the main image is older than the reference; it must not appear twice, nor in a prediction.
     older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
     before, after = (sources.findings.get(str(study["study_id"]), {}) for study in (reference, main))
     answer = sources.answer(question["question_id"])
@@ -118,7 +117,7 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     yield question["split"], _record(question, [*older, reference, main], answer, sources, line=line)
     line = findings_line.prediction_line(before, after) if settings.findings_first else ""
     for row in sources.predictions.get(question["question_id"], []):
-        asked = {
+        prediction = {
             **question,
             "question_id": row["question_id"],
             "type": "prediction",
@@ -126,7 +125,7 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
             "closed": False,
         }
         shown = [*older, reference]
-        yield question["split"], _record(asked, shown, row["long_answer"], sources, line=line)
+        yield question["split"], _record(prediction, shown, row["long_answer"], sources, line=line)
 
 
 def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, line: str = "") -> Row:
@@ -160,13 +159,13 @@ def prompt(shown: list[Row], question: Row, experts: Mapping[str, str]) -> str:
     lines = []
     for study, name in zip(shown, _names(shown, question)):
         lines.append(f"{name}<image>")
-        if told := experts.get(str(study["study_id"])):
-            lines.append(told)
+        if sentence := experts.get(str(study["study_id"])):
+            lines.append(sentence)
     return "\n".join([*lines, question["question"]])
 
 
 def _names(shown: list[Row], question: Row) -> list[str]:
-    """What each image is called; a single image needs no name."""
+    """The name of each image in the prompt; a single image has none."""
     if len(shown) == 1:
         return [""]
     anchor = shown[-2] if question["type"] == "difference" else shown[-1]
@@ -182,7 +181,7 @@ def _names(shown: list[Row], question: Row) -> list[str]:
 
 
 def distance(days: int | None) -> str:
-    """How far one image is from the reference, in words."""
+    """How far in time an image is from the reference, human-readable."""
     if days is None:
         return "at an unknown distance in time"
     if days == 0:
@@ -202,7 +201,7 @@ TEST = "lumen-test.jsonl"
 
 
 def files() -> dict[str, tuple[str, ...]]:
-    """Names of the record files of each trained model and split: the kinds of question that each holds."""
+    """Names of the record files of each trained model and split: the kinds of question in each."""
     return {
         f"{model.name}-{split}.jsonl": model.trains_on
         for model in MODELS.values()
@@ -218,25 +217,25 @@ def write(
     rewrites: Iterable[Row],
     experts: Iterable[Row],
     settings: Instruct,
-    told: Sequence[str],
-    words: Sequence[float],
+    in_prompt: Sequence[str],
+    thresholds: Sequence[float],
     diff_vqa: Path,
 ) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
-    `prepared` holds studies.jsonl and questions.jsonl; `told` and `words` are the settings of the experts' sentence;
-    `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
+    `prepared` holds studies.jsonl and questions.jsonl; `in_prompt` and `thresholds` are settings of the experts'
+    sentence; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
     """
     sentences = {}
     if settings.expert_text:
         from lumen_hpc.experts.confidence import sentence
 
-        sentences = {str(row["study_id"]): sentence(row, told, words) for row in experts}
+        sentences = {str(row["study_id"]): sentence(row, in_prompt, thresholds) for row in experts}
     findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
     sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=sentences, findings=findings)
-    if settings.expert_text and (lacking := next((s for s in sources.studies if s not in sentences), None)):
+    if settings.expert_text and (missing := next((s for s in sources.studies if s not in sentences), None)):
         raise UserError(
-            f"study {lacking} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
+            f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
     kinds = files()
     paths = [folder / name for name in (*kinds, TEST)]
@@ -247,7 +246,7 @@ def write(
             if split == "test":
                 streams[TEST].write(line)
                 continue
-            for name, held in kinds.items():
-                if name.endswith(f"-{split}.jsonl") and kind(record) in held:
+            for name, members in kinds.items():
+                if name.endswith(f"-{split}.jsonl") and kind(record) in members:
                     streams[name].write(line)
     return paths

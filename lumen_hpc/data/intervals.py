@@ -2,7 +2,7 @@
 
 MIMIC-CXR shifts dates by one amount a patient, so intervals within a patient are true (paper, section 2.4).
 StudyTime is a number HHMMSS.fff without leading zeros. Some values are no clock time (86357 would be 08:63:57):
-then the date still counts, and the number still orders the studies of one day.
+then the date is still valid, and the number still orders the studies of one day.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def taken_on(study_date: str) -> date:
 
 
 def study_time(text: str) -> float:
-    """StudyTime as the number it is, which orders the studies of one day; NaN if it is missing or no number."""
+    """StudyTime as a number, which orders the studies of one day; NaN if it is missing or not a number."""
     try:
         return float(text)
     except ValueError:
@@ -38,7 +38,7 @@ def study_time(text: str) -> float:
 
 
 def clock(number: float) -> time | None:
-    """The clock time of a StudyTime such as 81913.0 (08:19:13), to the microsecond; None if it is not one."""
+    """The clock time of a StudyTime such as 81913.0 (08:19:13), to the microsecond; None if it is not a clock time."""
     if not 0 <= number < 240000:
         return None
     whole = int(number)
@@ -49,7 +49,7 @@ def clock(number: float) -> time | None:
 
 
 def taken_at(date: str, time: str) -> date:
-    """When a study was taken, from StudyDate and StudyTime as the csv files have them.
+    """When a study was taken, from StudyDate and StudyTime as the csv files give them.
 
     A datetime, or the bare date where StudyTime is missing or no clock time. Raises UserError if StudyDate is
     missing or not a date.
@@ -58,7 +58,7 @@ def taken_at(date: str, time: str) -> date:
 
 
 def moment(day: date, number: float) -> date:
-    """A day with StudyTime's clock time as a datetime; the bare day if that is none."""
+    """A day with StudyTime's clock time as a datetime; the day alone if it has none."""
     at = clock(number)
     return day if at is None else datetime.combine(day, at)
 

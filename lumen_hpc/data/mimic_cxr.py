@@ -1,7 +1,7 @@
-"""MIMIC-CXR(-JPG) as it lies on disk: which image stands for a study, when it was taken, and where its file is.
+"""MIMIC-CXR(-JPG) on disk: the image that represents each study, when it was taken, and the path of its file.
 
 Reads `mimic-cxr-*-metadata.csv[.gz]` and `mimic-cxr-*-split.csv[.gz]` (2.0.0 and 2.1.0) and `mimic_all.csv` of
-Medical-Diff-VQA. Memory: about 160 bytes a study, and as much for an image while the metadata is read.
+Medical-Diff-VQA. Memory: about 160 bytes a study, and the same for each image while the metadata is read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,42 +42,43 @@ class _Images:
     subject: np.ndarray
     dicom: list[str]
     name: np.ndarray
-    """int64 [n]: Python's hash of the dicom_id, to compare by within this process."""
+    """int64 [n]: Python's hash of the dicom_id, for comparisons within this process."""
     view: list[str]
     frontal: np.ndarray
     """bool [n]"""
     day: np.ndarray
-    """int32 [n], the date's ordinal; 0 where StudyDate is missing or no date."""
+    """int32 [n], the date's ordinal; 0 where StudyDate is missing or not a date."""
     time: np.ndarray
-    """float64 [n], StudyTime as the number it is; NaN where it is missing."""
+    """float64 [n], StudyTime as a number; NaN where it is missing."""
     row: np.ndarray
     """uint32 [n], the image's row in the file, and the line."""
     line: np.ndarray
 
-    def columns(self) -> list[list[str] | np.ndarray]:
+    def columns(self) -> list[Any]:
         """Every column, in order."""
         return [getattr(self, column.name) for column in fields(_Images)]
 
     def take(self, rows: np.ndarray) -> _Images:
         """These rows, in this order."""
-        picked = rows.tolist()
-        return _Images(*([c[at] for at in picked] if isinstance(c, list) else c[rows] for c in self.columns()))
+        positions = rows.tolist()
+        taken: list[Any] = [[c[at] for at in positions] if isinstance(c, list) else c[rows] for c in self.columns()]
+        return _Images(*taken)
 
 
 @dataclass(eq=False)
 class Studies(_Images):
     """Every study of the metadata by its image, in the order of the file.
 
-    The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first: the rule
-    by which Medical-Diff-VQA itself chose.
+    The image of a study is its first dicom whose ViewCodeSequence_CodeMeaning is PA or AP, else its first, as in
+    Medical-Diff-VQA.
     """
 
     file: str
     images: int
-    """Images of the metadata, good rows alone."""
+    """Good rows of the metadata."""
 
     def __post_init__(self) -> None:
-        self.mimic_split = np.zeros(len(self), np.int8)
+        self.mimic_split: np.ndarray = np.zeros(len(self), np.int8)
         """MIMIC-CXR's own split, as a number in MIMIC_SPLITS."""
         self._by_id = np.argsort(self.study)
         self._sorted = self.study[self._by_id]
@@ -85,12 +87,12 @@ class Studies(_Images):
         return len(self.study)
 
     def positions(self, study_ids: np.ndarray) -> np.ndarray:
-        """int64 [n]: where these studies stand, -1 for one that is not in the metadata."""
+        """int64 [n]: the positions of these studies, -1 for one that is not in the metadata."""
         at = np.minimum(np.searchsorted(self._sorted, study_ids), len(self) - 1)
         return np.where(self._sorted[at] == study_ids, self._by_id[at], -1)
 
     def ids(self, position: int) -> tuple[int, int, str]:
-        """(subject_id, study_id, dicom_id), by which an image is found."""
+        """(subject_id, study_id, dicom_id): what the path of an image is built from."""
         return int(self.subject[position]), int(self.study[position]), self.dicom[position]
 
     def place(self, position: int) -> Place:
@@ -98,7 +100,7 @@ class Studies(_Images):
         return Place(self.file, int(self.row[position]), int(self.line[position]))
 
     def same_day_order(self, main: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """For same-day pairs: +1 if the main study was the later by StudyTime, -1 the earlier, 0 if not to be told."""
+        """For same-day pairs: +1 if the main study is the later by StudyTime, -1 the earlier, 0 if unknown."""
         main, reference = self.time[main], self.time[reference]
         return (main > reference).astype(np.int8) - (main < reference)
 
@@ -106,8 +108,8 @@ class Studies(_Images):
 def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     """Reads metadata and split of a MIMIC-CXR-JPG folder.
 
-    Bad rows (ids that are no numbers, no dicom_id, a dicom_id seen before, a study of two patients) go to `bad` and
-    are not used. A study without date is kept here: whether that matters depends on its being asked about.
+    Bad rows (ids that are not numbers, no dicom_id, a repeated dicom_id, a study of two patients) go to `bad` and
+    are not used. A study without date is kept here: it matters only if a question is about it.
     """
     path = find_table(folder, METADATA)
     table = Table(path, _COLUMNS, bad)
@@ -120,8 +122,8 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     return studies
 
 
-def _joined(column: Sequence) -> list[str] | np.ndarray:
-    """One column out of its blocks."""
+def _joined(column: Sequence) -> Any:
+    """One column, its blocks concatenated."""
     return np.concatenate(column) if isinstance(column[0], np.ndarray) else list(chain.from_iterable(column))
 
 
@@ -145,31 +147,32 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
     if good.all():
         return images
     for at in np.flatnonzero(~good).tolist():
-        bad(block.place(file, at), "bad id", "dicom_id is missing, or subject_id or study_id is no whole number")
+        bad(block.place(file, at), "bad id", "dicom_id is missing, or subject_id or study_id is not a whole number")
     return images.take(np.flatnonzero(good))
 
 
 def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
-    """Chooses each study's image; a dicom_id seen before and a study of two patients go to `bad`."""
+    """Chooses each study's image; a repeated dicom_id and a study of two patients go to `bad`."""
     _, first = np.unique(images.name, return_index=True)
-    once = np.zeros(len(images.dicom), bool)
-    once[first] = True
-    kept = np.flatnonzero(once)
+    unique: np.ndarray = np.zeros(len(images.dicom), bool)
+    unique[first] = True
+    kept = np.flatnonzero(unique)
     ids, first, of = np.unique(images.study[kept], return_index=True, return_inverse=True)
     owner = images.subject[kept][first][of]
-    alone = images.subject[kept] == owner
-    for at in np.flatnonzero(~once).tolist():
-        reason = f"dicom_id {images.dicom[at]} stands above too"
+    same_patient = images.subject[kept] == owner
+    for at in np.flatnonzero(~unique).tolist():
+        reason = f"dicom_id {images.dicom[at]} repeats an earlier row"
         place = Place(file, int(images.row[at]), int(images.line[at]))
         bad(place, "duplicate dicom_id", reason, study_id=int(images.study[at]))
-    for at, whose in zip(kept[~alone].tolist(), owner[~alone].tolist(), strict=True):
+    for at, first_owner in zip(kept[~same_patient].tolist(), owner[~same_patient].tolist(), strict=True):
         study, place = int(images.study[at]), Place(file, int(images.row[at]), int(images.line[at]))
-        reason = f"study {study} is subject {whose}'s above, subject {images.subject[at]}'s here"
+        reason = f"study {study} is subject {first_owner}'s in an earlier row, subject {images.subject[at]}'s here"
         bad(place, "study of two patients", reason, study_id=study)
-    chosen, frontal = kept[first], kept[alone & images.frontal[kept]]
+    chosen, frontal = kept[first], kept[same_patient & images.frontal[kept]]
     with_frontal, first_frontal = np.unique(images.study[frontal], return_index=True)
     chosen[np.searchsorted(ids, with_frontal)] = frontal[first_frontal]
-    return Studies(*images.take(chosen[np.argsort(first)]).columns(), file, len(kept))
+    columns = images.take(chosen[np.argsort(first)]).columns()
+    return Studies(*columns, file, len(kept))  # type: ignore[call-arg]
 
 
 def _names(dicoms: Sequence[str]) -> np.ndarray:
@@ -179,7 +182,7 @@ def _names(dicoms: Sequence[str]) -> np.ndarray:
 
 @lru_cache(maxsize=1 << 10)
 def _view(position: str, code: str) -> tuple[str, bool]:
-    """The view of an image, and whether the dataset's rule takes it for frontal."""
+    """The view of an image, and whether the dataset's rule counts it as frontal."""
     frontal = _FRONTAL.get(code.strip().lower(), "")
     return frontal or position.strip() or code.strip(), bool(frontal)
 
@@ -193,7 +196,7 @@ def _day(date: str) -> int:
 
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
-    """MIMIC-CXR's own split, which is not the questions': kept to say how far the two disagree."""
+    """Reads MIMIC-CXR's own split, which differs from the questions'; the report shows how far."""
     table = Table(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
     for block in table.blocks():
         dicom, study, split = block.columns
@@ -208,38 +211,38 @@ def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
 
 
 def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> dict[str, int]:
-    """How far Medical-Diff-VQA's own list of studies agrees with the metadata: counts of rows and disagreements.
+    """Compares Medical-Diff-VQA's own list of studies with the metadata: counts of rows and disagreements.
 
-    The metadata's rule and dates stand in any case; a doubled study goes to `bad`.
+    The metadata's rule and dates count in any case; a repeated study goes to `bad`.
     """
     table = Table(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
-    seen = np.zeros(len(studies), bool)
+    seen: np.ndarray = np.zeros(len(studies), bool)
     counts = dict.fromkeys(("rows", "not_in_metadata", "another_image", "another_date", "another_patient"), 0)
     for block in table.blocks():
         subject, study, dicom, date = block.columns
         at = studies.positions(whole_numbers(study))
         counts["not_in_metadata"] += int((at < 0).sum())
         _, first = np.unique(at, return_index=True)
-        fresh = np.zeros(len(at), bool)
-        fresh[first] = True
-        fresh &= (at >= 0) & ~seen[at]
-        for row in np.flatnonzero(~fresh & (at >= 0)).tolist():
-            reason = f"study {study[row]} stands above too"
+        first_seen: np.ndarray = np.zeros(len(at), bool)
+        first_seen[first] = True
+        first_seen &= (at >= 0) & ~seen[at]
+        for row in np.flatnonzero(~first_seen & (at >= 0)).tolist():
+            reason = f"study {study[row]} repeats an earlier row"
             bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(study[row]))
-        seen[at[fresh]] = True
+        seen[at[first_seen]] = True
         for name, differs in (
             ("another_image", studies.name[at] != _names(dicom)),
             ("another_date", studies.day[at] != np.fromiter(map(_day, date), np.int32, len(date))),
             ("another_patient", studies.subject[at] != whole_numbers(subject)),
         ):
-            counts[name] += int((differs & fresh).sum())
+            counts[name] += int((differs & first_seen).sum())
     return {**counts, "rows": table.row}
 
 
 class ImageFiles:
-    """Where the files of images are: `files/p10/p10000032/s50414267/<dicom_id>.jpg` or `.dcm`.
+    """The paths of image files: `files/p10/p10000032/s50414267/<dicom_id>.jpg` or `.dcm`.
 
-    Where both trees are given, `data.prefer` says which is looked at first; the other serves where it has no file.
+    Where both trees are given, `data.prefer` names the first choice; the other serves where the first has no file.
     """
 
     def __init__(self, data: Data):
@@ -248,23 +251,23 @@ class ImageFiles:
             raise UserError("data.prefer=dicom needs data.mimic_cxr_dicom=FOLDER, which holds files/ with the DICOMs")
         order = ("dicom", "jpg") if data.prefer == "dicom" else ("jpg", "dicom")
         self.kinds = [kind for kind in order if trees[kind]]
-        self._places = [
+        self._roots = [
             (f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files", _ENDING[kind]) for kind in self.kinds
         ]
-        for kind, (root, _) in zip(self.kinds, self._places):
+        for kind, (root, _) in zip(self.kinds, self._roots):
             # A DICOM-only site need not have an empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
                 raise UserError(f"{root} is not a folder: {setting} names the folder that holds files/")
 
     def path(self, kind: int, subject_id: int, study_id: int, dicom_id: str) -> str:
-        """Absolute path of an image, there or not; `kind` is a place in `kinds`."""
-        root, ending = self._places[kind]
+        """Absolute path of an image, whether or not it exists; `kind` is an index into `kinds`."""
+        root, ending = self._roots[kind]
         patient = f"p{subject_id}"
         return f"{root}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{ending}"
 
     def find(self, subject_id: int, study_id: int, dicom_id: str) -> int:
-        """The kind of the file that is there; raises UserError naming every path tried."""
+        """The kind of the first file that exists; raises UserError naming every path tried."""
         paths = [self.path(kind, subject_id, study_id, dicom_id) for kind in range(len(self.kinds))]
         for kind, path in enumerate(paths):
             if os.path.isfile(path):

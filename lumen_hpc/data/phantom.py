@@ -1,9 +1,9 @@
-"""Phantom patients in the official file layout: what the demo and the tests read in place of MIMIC-CXR.
+"""Phantom patients in the official file layout: the stand-in for MIMIC-CXR in the demo and the tests.
 
 A generated folder holds `mimic-cxr-jpg/` (JPGs, metadata and split), `mimic-cxr/` (some of them as DICOM),
 `medical-diff-vqa/` (questions, studies, entities), `truth.jsonl` (the states behind each image) and, written
-last, `phantom.json`. Everything downstream reads it as it reads the real files. Patient k of a seed is the
-same whatever else is generated.
+last, `phantom.json`. Everything downstream reads it like the real files. Patient k of a seed is the
+same for any number of patients.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -40,7 +41,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """One study of a phantom patient: its states, its image and its place in time."""
+    """One study of a phantom patient: its states, its image and its position in time."""
 
     subject_id: int
     study_id: int
@@ -89,9 +90,9 @@ def patients(seed: int, settings: Phantom) -> Iterator[list[Film]]:
 
 
 def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
-    """Generate the official layout under `folder`, unless it already holds just these phantoms; returns `folder`.
+    """Generate the official layout under `folder`, unless it already holds exactly these phantoms; returns `folder`.
 
-    Raises UserError for a setting that makes no sense, or a folder that holds other phantoms.
+    Raises UserError for an invalid setting, or a folder that holds other phantoms.
     """
     folder = Path(folder)
     check(settings, "data.phantom.")
@@ -103,12 +104,12 @@ def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
         raise UserError(f"{folder} holds phantoms of other settings or another seed; remove it or name another folder")
     with ExitStack() as stack:
         tables = _Tables(folder, stack)
-        written = 0
+        count = 0
         for films in patients(seed, settings):
             tables.ask(films, np.random.default_rng([seed, films[0].subject_id]))
             for film in films:
-                written += 1
-                _write_film(folder, film, dicom=bool(settings.dicom_every) and written % settings.dicom_every == 0)
+                count += 1
+                _write_film(folder, film, dicom=bool(settings.dicom_every) and count % settings.dicom_every == 0)
                 tables.add(film)
     with atomic(mark) as stream:
         stream.write(orjson.dumps(identity))
@@ -169,8 +170,8 @@ class _Tables:
 
 
 def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
-    """A csv writer on `path`, gzipped (without a date, so that files repeat bit for bit) if it ends in .gz."""
-    raw = stack.enter_context(path.open("wb"))
+    """A csv writer on `path`, gzipped if it ends in .gz (without a timestamp, so that files are reproducible)."""
+    raw: Any = stack.enter_context(path.open("wb"))
     if path.suffix == ".gz":
         raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=3))
     writer = csv.writer(stack.enter_context(io.TextIOWrapper(raw, "utf-8", newline="")), lineterminator="\n")
@@ -190,7 +191,7 @@ def _write_film(folder: Path, film: Film, dicom: bool) -> None:
 
 
 def _write_dicom(path: Path, film: Film) -> None:
-    """12 bits stored, every other one inverted (MONOCHROME1), as detectors do."""
+    """Writes 12 bits, every other film inverted (MONOCHROME1), as detectors do."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
@@ -243,7 +244,7 @@ def _chexpert(study: ps.Study) -> list[str]:
 
 
 def _scatter(seed: int, number: int) -> int:
-    """`number` spread over 0..9,999,990 without repeats, so that ids carry no order."""
+    """`number` mapped into 0..9,999,990 without repeats, so that ids carry no order."""
     return (number * 7_368_787 + seed * 104_729 + 1_299_709) % 9_999_991
 
 

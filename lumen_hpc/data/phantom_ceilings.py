@@ -1,6 +1,6 @@
-"""How well a difference or prediction question about phantoms can be answered, by who knows what.
+"""The best possible score of difference and prediction questions about phantoms, by available knowledge.
 
-An oracle here knows the states' tables exactly and sees some of the pair exactly; it names each change whose
+An oracle here knows the states' tables exactly and sees part of the pair exactly; it names each change whose
 posterior probability passes the threshold that is best for the whole set. No model can beat it on average
 with the same knowledge, so a score above the oracle without X shows that X was used.
 """
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -19,7 +20,7 @@ from lumen_hpc.data import phantom_states as ps
 
 Item = tuple[str, ...]
 Sees = Callable[[ps.State, ps.State], object]
-"""What an oracle sees of one finding, from its states before and after."""
+"""An oracle's view of one finding, from its states before and after."""
 
 ORACLES: dict[str, tuple[Sees, bool]] = {
     "constant": (lambda before, after: None, False),
@@ -28,7 +29,7 @@ ORACLES: dict[str, tuple[Sees, bool]] = {
     "reference and cue, without the days": (lambda before, after: before, False),
     "reference, days and cue": (lambda before, after: before, True),
 }
-"""Name → (what it sees of a finding, whether it knows the interval)."""
+"""Name → (its view of a finding, whether it knows the interval)."""
 
 
 def ceilings(folder: str | Path) -> dict[str, float]:
@@ -78,12 +79,12 @@ def changes(before: ps.Study, after: ps.Study) -> set[Item]:
 
 
 def belief(pair: Pair, oracle: str) -> dict[Item, float]:
-    """Posterior probability of every change, given what the oracle sees of the pair."""
+    """Posterior probability of every change, given the oracle's view of the pair."""
     sees, knows_days = ORACLES[oracle]
     before, after, days, order = pair
     kinds = [ps.day_class(days)] if knows_days else list(ps.DAY_CLASS_SHARE)
-    # The interval's class is shared by the findings, so what is seen of all of them tells of it.
-    tables = {
+    # The interval's class is shared by the findings, so the views of all of them are evidence about it.
+    tables: dict[str, list[Any]] = {
         kind: [
             _given(finding, oracle, kind, order).get(sees(before[finding], after[finding])) for finding in ps.FINDINGS
         ]
@@ -118,7 +119,7 @@ def _given(finding: str, oracle: str, kind: str, order: int) -> dict[object, tup
 
 @cache
 def _start(finding: str, order: int) -> np.ndarray:
-    """Probabilities of a finding's states at the study with this place in the timeline."""
+    """Probabilities of a finding's states at the study at this position in the timeline."""
     if order == 0:
         return ps.first(finding)
     step = sum(share * ps.transition(finding, kind) for kind, share in ps.DAY_CLASS_SHARE.items())
@@ -126,13 +127,13 @@ def _start(finding: str, order: int) -> np.ndarray:
 
 
 def best_threshold(truth: list[set[Item]], beliefs: list[dict[Item, float]]) -> float:
-    """The probability above which naming every change gives the highest micro F1 on the set."""
+    """The probability from which naming every change gives the highest micro F1 on the set."""
     scored = sorted(((p, item in true) for true, each in zip(truth, beliefs) for item, p in each.items()), reverse=True)
     total, hits, best, threshold = sum(map(len, truth)), 0, -1.0, 1.0
     for named, (p, hit) in enumerate(scored, 1):
         hits += hit
-        last_of_its_kind = named == len(scored) or scored[named][0] < p
-        if last_of_its_kind and (f1 := 2 * hits / (named + total)) > best:
+        last_of_its_value = named == len(scored) or scored[named][0] < p
+        if last_of_its_value and (f1 := 2 * hits / (named + total)) > best:
             best, threshold = f1, p
     return threshold
 

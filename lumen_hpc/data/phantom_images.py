@@ -19,7 +19,7 @@ SMALLEST, LARGEST = 64, 2544
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """What stays with a patient, in half image widths, and where its nodule would be."""
+    """The constants of a patient, in half image widths, with the position of a possible nodule."""
 
     lung_width: float
     lung_height: float
@@ -31,7 +31,7 @@ class Anatomy:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What differs between two dates: pose, tube and detector."""
+    """The differences between two dates: pose, tube and detector."""
 
     shift_x: float
     shift_y: float
@@ -53,7 +53,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def draw_exposure(rng: np.random.Generator) -> Exposure:
-    """A new date: shifted, turned, scaled, brighter or darker, and noisy."""
+    """A new date: shift, rotation, scale, brightness and noise."""
     u = rng.uniform
     return Exposure(
         u(-0.05, 0.05), u(-0.05, 0.05), np.radians(u(-4, 4)), u(0.95, 1.05),

@@ -1,7 +1,7 @@
-"""Questions and answers about phantom studies, in the words of Medical-Diff-VQA's own templates.
+"""Questions and answers about phantom studies, in Medical-Diff-VQA's own templates.
 
 All seven official types; the texture of a finding answers the type question, so that diagnostic training
-shows a model the cue that the prediction questions turn on.
+teaches a model the cue that the prediction questions depend on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Ite
     """Every question about one study: each official type once, and one for each attribute of each finding."""
     present = [finding for finding in ps.FINDINGS if study[finding].present]
     absent = [finding for finding in ps.FINDINGS if not study[finding].present]
-    yield Asked("abnormality", "what abnormalities are seen in this image?", render_findings(present))
+    yield Asked("abnormality", "what abnormalities are seen in this image?", render_findings(tuple(present)))
     yield Asked("abnormality", "is there evidence of any abnormalities in this image?", _yes(bool(present)))
     for finding in _pick(present, rng) + _pick(absent, rng):
         template = "is there evidence of {} in this image?" if rng.random() < 0.5 else "is there {}?"

@@ -1,9 +1,9 @@
-"""What a phantom patient has, and how it changes: a small Markov chain whose every probability is known.
+"""The findings of a phantom patient and how they change: a small Markov chain of known probabilities.
 
-Five findings with side, place, level and a visible texture. The texture tells the future: striped means
+Five findings with side, place, level and a visible texture. The texture predicts the future: striped means
 worsening or persistent, smooth means improving. How far a finding moves also depends on the interval. The
-texture is drawn anew at every study, so the current image alone does not say how it came to be. The same
-tables draw the patients and give the exact ceilings (`phantom_ceilings.py`), which cannot drift apart.
+texture is drawn anew at every study, so the current image alone does not reveal its past. The same
+tables draw the patients and give the exact ceilings (`phantom_ceilings.py`), so the two always agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEVELS = {"pleural effusion": ("small", "moderate", "large"), "edema": ("mild", 
 FINDINGS = ("pleural effusion", "consolidation", "cardiomegaly", "nodule", "edema")
 
 DAYS = {"day": (1,), "short": (7, 14, 21, 30, 45, 60), "long": (90, 120, 180, 365)}
-"""Intervals [days] between studies by the class that the dynamics know."""
+"""Intervals [days] between studies by the classes of the dynamics."""
 DAY_CLASS_SHARE = {"day": 0.20, "short": 0.40, "long": 0.40}
 LONG_FROM = 90
 
@@ -156,9 +156,9 @@ def _draw(finding: str, probabilities: np.ndarray, rng: np.random.Generator) -> 
 
 
 def change(finding: str, before: State, after: State) -> tuple[str, ...] | None:
-    """What happened to one finding: ("new", f), ("resolved", f), ("level", f, from, to), or None.
+    """The change of one finding: ("new", f), ("resolved", f), ("level", f, from, to), or None.
 
-    A finding that moves without change of level is none, as in the difference grammar.
+    A finding that moves at the same level has not changed, as in the difference grammar.
     """
     if before.present != after.present:
         return ("new" if after.present else "resolved", finding)

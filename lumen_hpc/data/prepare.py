@@ -1,8 +1,8 @@
 """From the official files to the studies and questions of a run (paper, section 2.1).
 
 One pass over the questions writes every readable one to a scratch file and keeps some forty bytes of numbers each;
-what studies, splits and settings then leave out is left out by copying lines. Nothing is parsed twice, and memory
-does not hold the text.
+studies, splits and settings then select which of its lines are copied. Nothing is parsed twice, and memory holds no
+text.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from lumen_hpc.data.intervals import moment
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.selection import Columns, patients, select, whole
+from lumen_hpc.data.selection import Columns, patients, select, usable
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
 NAMED = 20
-"""How many of a kind counts.json names; the rest are counted."""
+"""How many of a kind counts.json names."""
 
 
 def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dict:
@@ -46,7 +46,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     """
     for setting, value in (("data.mimic_cxr", data.mimic_cxr), ("data.diff_vqa", data.diff_vqa)):
         if not value:
-            raise UserError(f"data=mimic needs {setting}=FOLDER: docs/data.md says what it holds")
+            raise UserError(f"data=mimic needs {setting}=FOLDER; docs/data.md describes it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = ImageFiles(data)
@@ -58,15 +58,15 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
             agreement = compare_mimic_all(data.diff_vqa, studies, bad)
             questions = read_questions(data.diff_vqa, studies, bad, scratch)
         columns = Columns(questions, studies)
-        asked = _asked_about(columns, np.ones(len(questions), bool))
-        kinds = _look_at_images(studies, asked, files, settings, bad)
-        ok = whole(questions, columns, kinds == UNUSABLE, studies, bad)
+        needed = _studies_of(columns, np.ones(len(questions), bool))
+        kinds = _check_images(studies, needed, files, settings, bad)
+        ok = usable(questions, columns, kinds == UNUSABLE, studies, bad)
         bad.verdict(questions.read)
         splits, shared = patients(columns, ok)
         keep, left_out = select(columns, studies, ok, settings, seed, splits, shared)
         if not keep.any():
-            raise UserError(f"{questions.file}: of {questions.read} questions, none is left to use")
-        used = _asked_about(columns, ok)
+            raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
+        used = _studies_of(columns, ok)
         untimed = _write_studies(folder / "studies.jsonl", studies, files, used, kinds, splits)
         _copy_lines(scratch, folder / "questions.jsonl", keep, columns.bytes)
         _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep, columns.bytes)
@@ -89,14 +89,14 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     return counts
 
 
-def _asked_about(columns: Columns, rows: np.ndarray) -> np.ndarray:
-    """Positions of the studies that these questions are about, as main or reference study, in order."""
+def _studies_of(columns: Columns, rows: np.ndarray) -> np.ndarray:
+    """Positions of the main and reference studies of these questions, in order."""
     return np.union1d(columns.main[rows], columns.reference[rows & columns.difference])
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Garbage collection off: rows make no cycles, and each collection would walk all studies again (half the time)."""
+    """Garbage collection off: rows form no cycles, and each collection would walk all studies (half the time)."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -109,53 +109,53 @@ def _collector_paused() -> Iterator[None]:
 UNUSABLE = -1
 
 
-def _look_at_images(
-    studies: Studies, asked: np.ndarray, files: ImageFiles, settings: Prepare, bad: Rejections
+def _check_images(
+    studies: Studies, needed: np.ndarray, files: ImageFiles, settings: Prepare, bad: Rejections
 ) -> np.ndarray:
-    """int8, one a study: which of `files.kinds` serves it; UNUSABLE for one without date or image, named in `bad`."""
-    kinds = np.zeros(len(studies), np.int8)
-    dated = studies.day[asked] > 0
-    faults = {at: ("study without date", "StudyDate is missing or no date (YYYYMMDD)") for at in asked[~dated].tolist()}
+    """int8, one a study: index in `files.kinds` of its file; UNUSABLE, with a row in `bad`, without date or image."""
+    kinds: np.ndarray = np.zeros(len(studies), np.int8)
+    dated = studies.day[needed] > 0
+    undated = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
+    faults = dict.fromkeys(needed[~dated].tolist(), undated)
     if settings.images != "trust":
-        for at, kind, fault in _looked(studies, asked[dated].tolist(), files, settings):
+        for at, kind, fault in _inspected(studies, needed[dated].tolist(), files, settings):
             kinds[at] = kind
             if fault:
                 faults[at] = ("image missing or broken", fault)
-        if files.kinds[0] == "dicom" and len(asked) and (kinds[asked] > 0).all():
-            tried = files.path(0, *studies.ids(int(asked[0])))
+        if files.kinds[0] == "dicom" and len(needed) and (kinds[needed] > 0).all():
+            tried = files.path(0, *studies.ids(int(needed[0])))
             raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {tried}")
-    for at, (kind, fault) in sorted(faults.items()):
+    for at, (category, fault) in sorted(faults.items()):
         study = int(studies.study[at])
-        bad(studies.place(at), kind, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
+        bad(studies.place(at), category, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
         kinds[at] = UNUSABLE
     return kinds
 
 
-def _looked(studies: Studies, asked: list[int], files: ImageFiles, settings: Prepare) -> Iterator[tuple[int, int, str]]:
-    """(position, which of `files.kinds`, what is wrong with the image), looked at by threads, in order."""
-    look = files.find
-    if settings.images == "read":
-        from lumen_hpc.data.images import check
+def _inspected(
+    studies: Studies, needed: list[int], files: ImageFiles, settings: Prepare
+) -> Iterator[tuple[int, int, str]]:
+    """(position, index in `files.kinds`, fault of the image or empty), inspected by threads, in order."""
+    from lumen_hpc.data.images import check
 
-        def look(*ids) -> int:
+    def inspect(at: int) -> tuple[int, int, str]:
+        ids = studies.ids(at)
+        try:
             kind = files.find(*ids)
-            check(files.path(kind, *ids))
-            return kind
+            if settings.images == "read":
+                check(files.path(kind, *ids))
+            return at, kind, ""
+        except UserError as fault:
+            return at, UNUSABLE, str(fault)
 
-    def part(some: list[int]) -> list[tuple[int, int, str]]:
-        looked = []
-        for at in some:
-            try:
-                looked.append((at, look(*studies.ids(at)), ""))
-            except UserError as fault:
-                looked.append((at, UNUSABLE, str(fault)))
-        return looked
+    def inspect_all(positions: list[int]) -> list[tuple[int, int, str]]:
+        return list(map(inspect, positions))
 
     with ThreadPoolExecutor(settings.image_threads) as pool:
-        parts = (asked[start : start + 256] for start in range(0, len(asked), 256))
-        # A pool holds everything that it is given at once, so it is given a little at a time.
-        while some := list(islice(parts, settings.image_threads)):
-            yield from chain.from_iterable(pool.map(part, some))
+        batches = (needed[start : start + 256] for start in range(0, len(needed), 256))
+        # A pool queues everything at once, so it gets a few batches at a time.
+        while some := list(islice(batches, settings.image_threads)):
+            yield from chain.from_iterable(pool.map(inspect_all, some))
 
 
 def _write_studies(
@@ -195,7 +195,7 @@ def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.nda
 
 
 def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> np.ndarray:
-    """For each kept 0-day pair: +1 if the main study was the later by StudyTime, -1 the earlier, 0 unknown."""
+    """For each kept 0-day pair: +1 if the main study is the later by StudyTime, -1 the earlier, 0 unknown."""
     pairs = keep & columns.difference & (columns.days == 0)
     return studies.same_day_order(columns.main[pairs], columns.reference[pairs])
 
@@ -208,7 +208,7 @@ def _study_counts(
     untimed: list[int],
     agreement: dict[str, int],
 ) -> dict:
-    """Studies and images, which file serves them, and whose StudyTime is missing or no clock time."""
+    """Counts of studies and images, of the files that serve them, and of missing or impossible StudyTimes."""
     impossible = [at for at in untimed if not isnan(studies.time[at])]
     first = [{"study_id": int(studies.study[at]), "StudyTime": float(studies.time[at])} for at in impossible[:NAMED]]
     served = np.bincount(kinds[used], minlength=len(files.kinds)).tolist()
@@ -225,7 +225,7 @@ def _study_counts(
 
 
 def _mimic_splits(studies: Studies, columns: Columns, keep: np.ndarray) -> dict[str, int]:
-    """Where MIMIC-CXR's own split has the test images: models trained on its train part have seen those."""
+    """Test images by MIMIC-CXR's own split: models trained on its train part have seen those."""
     images = np.unique(columns.main[keep & (columns.split == SPLITS.index("test"))])
     counts = np.bincount(studies.mimic_split[images], minlength=len(MIMIC_SPLITS)).tolist()
     return {name or "not listed": count for name, count in zip(MIMIC_SPLITS, counts, strict=True)}

@@ -1,4 +1,4 @@
-"""Probes: the single-image questions that stand in for a difference question, for the composed baseline.
+"""Probes: the single-image questions that replace a difference question, for the composed baseline.
 
 A model that knows one image at a time is asked about each image of a pair alone; `report/composed.py` compares
 its answers by rule. The experts' sentences go with their images.
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from lumen_hpc.data.diff_vqa import parse_question
-from lumen_hpc.data.perturbations import IMAGE, Row, split_prompt
+from lumen_hpc.data.perturbations import IMAGE, Row, shown_images
 
 CONTROL = "composed"
 ABNORMALITIES = "what abnormalities are seen in this image?"
@@ -21,33 +21,32 @@ MOST_LEVELS = 12
 
 def levelled(records: Iterable[Row]) -> tuple[str, ...]:
     """The findings whose level is asked for in these records, the `MOST_LEVELS` most frequent, in that order."""
-    asked = Counter(
-        parsed.finding
+    counts = Counter(
+        str(parsed.finding)
         for record in records
-        if record["meta"]["type"] == "level" and (parsed := parse_question("level", split_prompt(record)[1]))
+        if record["meta"]["type"] == "level" and (parsed := parse_question("level", record["meta"]["question"]))
     )
-    return tuple(name for name, _ in asked.most_common(MOST_LEVELS))
+    return tuple(name for name, _ in counts.most_common(MOST_LEVELS))
 
 
 def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
     """Questions about each image of a difference record: its findings, and the level of each of `names`.
 
-    Ids are `QUESTION/reference/abnormality`, `QUESTION/main/level/FINDING`; any other record has no probes.
+    Ids are `QUESTION/reference/abnormality`, `QUESTION/main/level/FINDING`; other records have no probes.
     """
-    shown, _ = split_prompt(record)
     meta = record["meta"]
-    if meta["type"] != "difference" or len(shown) < 2:
+    if meta["type"] != "difference" or len(shown := shown_images(record)) < 2:
         return
-    asked = {"abnormality": ABNORMALITIES} | {f"level/{name}": LEVEL.format(name) for name in names}
+    questions = {"abnormality": ABNORMALITIES} | {f"level/{name}": LEVEL.format(name) for name in names}
     for side, image, study in zip(SIDES, shown[-2:], (meta["ref_study_id"], meta["study_id"]), strict=True):
-        for probe, question in asked.items():
+        for probe, question in questions.items():
             id = f"{meta['question_id']}/{side}/{probe}"
             probed = {"control": CONTROL, "question_id": id, "type": probe.partition("/")[0], "question": question}
             yield {
                 "id": id,
                 "images": [image.path],
                 "conversations": [
-                    {"from": "human", "value": "\n".join([IMAGE, *image.told, question])},
+                    {"from": "human", "value": "\n".join([IMAGE, *image.sentences, question])},
                     *record["conversations"][1:],
                 ],
                 "meta": {**meta, **probed, "closed": False, "ref_study_id": None, "study_id": study},

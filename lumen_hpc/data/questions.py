@@ -1,7 +1,7 @@
-"""Medical-Diff-VQA's questions: one pass that checks each row, gives it its id and interval, and writes it as JSON.
+"""Medical-Diff-VQA's questions: one pass checks each row, adds its id and interval, and writes it as JSON.
 
-The pass works on blocks of rows, column by column, since a file has 700,000 of them. A block in which anything is
-wrong is halved until the row that is wrong stands alone.
+The pass works on blocks of rows, column by column, since a file has 700,000 of them. A block with a fault is
+halved until the bad row is alone.
 """
 
 from __future__ import annotations
@@ -66,19 +66,19 @@ class Questions:
 
 
 def question_id(study_id: int, ref_study_id: int | None, type: str, question: str) -> str:
-    """The stable id of a question: 16 hex digits of what is asked about which studies.
+    """The stable id of a question: 16 hex digits, a hash of its type, its text and its studies.
 
-    The order of the file, the split and the answer take no part, so two answers to one question share an id,
-    and are found as duplicates.
+    It does not depend on the order of the file, the split or the answer, so two answers to one question share an
+    id, and are found as duplicates.
     """
     return f"{int(_ids([study_id], [ref_study_id or 0], [_text_hash(type, question)])[0]):016x}"
 
 
 def read_questions(folder: str | Path, studies: Studies, bad: Rejections, out: BinaryIO) -> Questions:
-    """Reads `mimic_pair_questions.csv[.gz]` and writes a JSON line to `out` for each question that stands on its own.
+    """Reads `mimic_pair_questions.csv[.gz]` and writes a JSON line to `out` for each readable question.
 
     Rows with a fault of their own go to `bad`. Intervals of undated studies are meaningless here; the caller leaves
-    such studies out. Raises UserError for a missing file or column.
+    out such studies. Raises UserError for a missing file or column.
     """
     path = find_table(folder, "mimic_pair_questions")
     table = Table(path, _COLUMNS, bad.question)
@@ -90,7 +90,7 @@ def read_questions(folder: str | Path, studies: Studies, bad: Rejections, out: B
 
 
 class _Fault(Exception):
-    """Some row cannot be taken: `kind` to count it by, and the reason."""
+    """A bad row: its kind, by which it is counted, and the reason."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(kind, reason)
@@ -131,13 +131,15 @@ class _Reader:
         if (main[pairs] == of_pair).any():
             raise _Fault("bad pair", f"study {study_id[0]} is compared with itself")
 
-        reference, refs, days = np.full(len(main), -1), np.zeros(len(main), np.int64), np.zeros(len(main), np.int64)
+        reference: np.ndarray = np.full(len(main), -1)
+        refs: np.ndarray = np.zeros(len(main), np.int64)
+        days: np.ndarray = np.zeros(len(main), np.int64)
         reference[pairs], refs[pairs] = of_pair, ref_id
         days[pairs] = self.studies.day[main[pairs]] - self.studies.day[of_pair]
         for at, reference_id, interval in zip(pairs.tolist(), ref_id.tolist(), days[pairs].tolist(), strict=True):
             form = forms[at]
             tails[at] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
-        # Rows of a study stand together, so its ids are made into text once for all of them.
+        # Rows of a study are adjacent, so its ids are formatted once for all of them.
         runs = np.flatnonzero(np.diff(main, prepend=-1))
         texts = [_IDS % ids for ids in zip(subject_id[runs].tolist(), study_id[runs].tolist(), strict=True)]
         ids = _ids(study_id, refs, hashes)
@@ -161,9 +163,11 @@ class _Reader:
     def _same_patient(self, positions: np.ndarray, subject_ids: np.ndarray) -> None:
         wrong = np.flatnonzero(self.studies.subject[positions] != subject_ids)
         if wrong.size:
-            at, asked = positions[wrong[0]], subject_ids[wrong[0]]
-            whose = f"study {self.studies.study[at]} is subject {self.studies.subject[at]}'s in {self.studies.file}"
-            raise _Fault("study of another patient", f"{whose}, subject {asked}'s here")
+            at, claimed = positions[wrong[0]], subject_ids[wrong[0]]
+            owner = (
+                f"study {self.studies.study[at]} belongs to subject {self.studies.subject[at]} in {self.studies.file}"
+            )
+            raise _Fault("study of another patient", f"{owner}, to subject {claimed} here")
 
 
 _DIFFERENCE = TYPES.index("difference")
@@ -182,7 +186,7 @@ def _numbers(column: str, texts: Sequence[bytes]) -> np.ndarray:
     """int64 [n]"""
     numbers = whole_numbers(texts)
     if (numbers < 0).any():
-        raise _Fault("bad id", f"{column} is missing or no whole number")
+        raise _Fault("bad id", f"{column} is missing or not a whole number")
     return numbers
 
 
@@ -203,7 +207,7 @@ def _text_hash(type: str, question: str) -> int:
 
 
 class _Form(NamedTuple):
-    """What a row's type, question, answer and split say by themselves."""
+    """What follows from a row's type, question, answer and split alone."""
 
     columns: tuple[int, bool, int, int, bytes]
     """Type, closed, split, hash of the text, and the end of the JSON line of a question about one image."""
@@ -216,7 +220,7 @@ class _Forms(dict):
 
     def __missing__(self, rest: bytes) -> _Form:
         if len(self) == 1 << 14:
-            self.clear()  # quicker than keeping count of what was used last
+            self.clear()  # cheaper than a least-recently-used order
         form = self[rest] = _form(rest)
         return form
 
@@ -224,7 +228,7 @@ class _Forms(dict):
 def _form(rest: bytes) -> _Form:
     """Reads a row from its type on.
 
-    Raises _Fault for what is not four fields of UTF-8, an unknown type or split, an empty text, or an answer that
+    Raises _Fault for other than four fields of UTF-8, an unknown type or split, an empty text, or an answer that
     its question cannot have.
     """
     try:
@@ -244,17 +248,17 @@ def _form(rest: bytes) -> _Form:
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")
     closed = is_closed(answer)
-    if wanted := _outside_grammar(type, question, answer, closed):
+    if expected := _outside_grammar(type, question, answer, closed):
         # The answer is a patient's: it goes to rejected.jsonl, not into a message.
-        raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {wanted}")
+        raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {expected}")
     row = {"type": type, "question": question, "short_answer": answer, "closed": closed}
-    json, name = orjson.dumps(row)[1:-1], split.encode()
-    tail = _TAIL % (json, name)
-    return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, name)
+    json, split_name = orjson.dumps(row)[1:-1], split.encode()
+    tail = _TAIL % (json, split_name)
+    return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, split_name)
 
 
 def _outside_grammar(type: str, question: str, answer: str, closed: bool) -> str:
-    """What the answer should have been, if it is none that this question can have; else empty."""
+    """What the answer should be, if this question cannot have it; else empty."""
     try:
         if type == "difference":
             parse_difference(answer)

@@ -1,7 +1,7 @@
-"""JSON lines on disk: the one format in which stages hand rows to each other.
+"""JSON lines on disk: the one format in which stages exchange rows.
 
-Writing is atomic (a reader sees the whole file or none), reading streams, and `Records` gives random
-access with eight bytes of memory a row, so that training can start at any sample of a large file.
+Writes are atomic (a reader sees the whole file or none), reads are streams, and `Records` gives random access with
+eight bytes of memory a row, so that training can start at any sample of a large file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lumen_hpc.errors import UserError
 def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
     """Yields the objects of a JSON lines file in order, holding one line at a time.
 
-    Blank lines are passed over. Raises UserError naming file and line for a line that is not a JSON object.
+    Blank lines are skipped. Raises UserError naming file and line for a line that is not a JSON object.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -41,10 +41,10 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
 
 
 class Records(Sequence):
-    """The rows of a JSON lines file by position, from any process, with the file mapped rather than loaded.
+    """The rows of a JSON lines file by position, from any process, from a memory-mapped file.
 
     Memory: eight bytes a row for the offsets; the text itself stays in the page cache. A `Records` can be
-    pickled (to a worker process): it travels as its path and is opened again there.
+    pickled (to a worker process): only its path is pickled, and the file is opened again there.
     Raises UserError, on access, for a line that is not a JSON object.
     """
 

@@ -1,4 +1,4 @@
-"""Rows that were not taken: each named with its file, row and reason, counted, and held against a limit."""
+"""Rejected rows: each is recorded with its file, row and reason, and their share is held to a limit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lumen_hpc.files import atomic
 
 
 class Rejections:
-    """Collects bad rows into `rejected.jsonl` and decides whether the stage goes on.
+    """Collects bad rows in `rejected.jsonl` and decides whether the stage continues.
 
-    Rows of the file: `{"file", "row", "line", "kind", "reason"}` and what the caller adds (ids; the offending
+    Rows of the file: `{"file", "row", "line", "kind", "reason"}` and the caller's own fields (ids, the offending
     value). Reasons may reach a log, so they carry ids and never the text of a record.
     """
 
@@ -33,33 +33,33 @@ class Rejections:
         return self
 
     def __exit__(self, *_) -> None:
-        # The list is kept whatever ended the stage: it is what the user repairs the input by.
+        # The list is kept even if the stage fails: the user repairs the input with it.
         self._writing.__exit__(None, None, None)
 
     def __call__(self, place: Place, kind: str, reason: str, **more) -> None:
-        """Notes one bad row."""
+        """Records one bad row."""
         self.kinds[kind] += 1
         self.first = self.first or f"{place}: {reason}"
         row = {**place._asdict(), "kind": kind, "reason": reason, **more}
         self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
     def question(self, place: Place, kind: str, reason: str, **more) -> None:
-        """Notes one bad row that costs a question."""
+        """Records one bad row that loses a question."""
         self.questions += 1
         self(place, kind, reason, **more)
 
     def verdict(self, questions_read: int) -> None:
-        """Raises UserError if there are bad rows and the settings say stop, or if too many questions are lost."""
+        """Raises UserError if there are bad rows and `on_bad=stop`, or if too many questions are lost."""
         total = self.kinds.total()
         if not total:
             return
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        told = f"{self.first} ({total} bad row{'s' * (total > 1)} in all: {kinds}; every one is in {self.path}"
+        message = f"{self.first} ({total} bad row{'s' * (total > 1)} in all: {kinds}; every one is in {self.path}"
         if self.on_bad == "stop":
-            raise UserError(f"{told}; repair them, or leave them out with prepare.on_bad=skip)")
+            raise UserError(f"{message}; repair them, or leave them out with prepare.on_bad=skip)")
         share = self.questions / max(questions_read, 1)
         if share > self.max_bad:
             raise UserError(
-                f"{told}; {self.questions} of {questions_read} questions are lost, {share:.2%}, and "
+                f"{message}; {self.questions} of {questions_read} questions are lost, {share:.2%}, and "
                 f"prepare.max_bad={self.max_bad} allows {self.max_bad:.2%})"
             )

@@ -1,4 +1,4 @@
-"""TorchXRayVision's input, exactly, at a twelfth of its cost.
+"""TorchXRayVision's exact input at a twelfth of its cost.
 
 Its recipe is: scale to -1024..1024, crop the centre square, `skimage.transform.resize(mode="constant")`. That
 resize is linear and separable: a Gaussian (σ = (f-1)/2 for a downscaling factor f) and a linear interpolation,
@@ -22,14 +22,14 @@ class _Axis:
     """The resize of one axis."""
 
     blocks: tuple[tuple[slice, slice, np.ndarray], ...]
-    """(output rows, band of input places, float32 [rows, band]): the dense pieces of the banded matrix."""
+    """(output rows, band of input positions, float32 [rows, band]): the dense pieces of the banded matrix."""
     row_sums: np.ndarray
     """float64 [out]; below 1 where the operator reaches beyond the image."""
 
 
 @lru_cache(maxsize=256)
 def _axis(length: int, size: int) -> _Axis:
-    """The operator from `length` to `size` places, built from the kernel alone: 5 ms, since images come in many sizes.
+    """The operator from `length` to `size` positions, built from the kernel alone in 5 ms: images come in many sizes.
 
     scipy's `gaussian_filter1d` (truncated at 4 σ) and then `zoom` of order 1 on the pixel grid, zeros outside both.
     """
@@ -47,9 +47,9 @@ def _axis(length: int, size: int) -> _Axis:
         first, last = low[rows][0] - radius, low[rows][-1] + 1 + radius
         wide = np.zeros((rows.stop - start, last - first + 1))
         for row, (tap, beyond) in enumerate(zip(low[rows], share[rows])):
-            for place, weight in ((tap, 1 - beyond), (tap + 1, beyond)):
-                if 0 <= place < length:  # what the filter gives outside the image is taken as zero
-                    wide[row, place - radius - first : place + radius + 1 - first] += weight * kernel
+            for position, weight in ((tap, 1 - beyond), (tap + 1, beyond)):
+                if 0 <= position < length:  # the filter's output outside the image counts as zero
+                    wide[row, position - radius - first : position + radius + 1 - first] += weight * kernel
         band = slice(max(first, 0), min(last + 1, length))
         weights = wide[:, band.start - first : band.stop - first]
         sums[rows] = weights.sum(axis=1)
@@ -80,7 +80,7 @@ def xrv_resize(pixels: np.ndarray, maximum: int, size: int) -> np.ndarray:
         pixels = floats[: band.stop - band.start]
         np.copyto(pixels, square[band])
         np.matmul(weights, pixels, out=halfway[rows])
-    small = np.empty((size, size), np.float32)
+    small: np.ndarray = np.empty((size, size), np.float32)
     for rows, band, weights in axis.blocks:
         np.matmul(halfway[:, band], weights.T, out=small[:, rows])
     small *= np.float32(2048 / maximum)
@@ -92,7 +92,7 @@ def _clip(small: np.ndarray, square: np.ndarray, maximum: int) -> np.ndarray:
     """Clips to the range of the pixels, as skimage does.
 
     A result is a mean of pixels and of the zeros outside, so it can leave that range only where zero is not in it:
-    a few pixels on either side of the middle show that it is, without a pass over all.
+    a sparse sample with pixels on either side of the middle proves that it is, without a pass over all.
     """
     few = square[::16, ::16]
     if 2 * int(few.min()) <= maximum <= 2 * int(few.max()):

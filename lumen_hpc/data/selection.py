@@ -1,4 +1,4 @@
-"""Which readable questions a run keeps: whole studies, patients in one split, the paper's test set (section 2.1)."""
+"""Which readable questions a run keeps: usable studies, patients in one split, the paper's test set (section 2.1)."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ class Columns:
         self.difference = self.type == DIFFERENCE
 
 
-def whole(
+def usable(
     questions: Questions, columns: Columns, unusable: np.ndarray, studies: Studies, bad: Rejections
 ) -> np.ndarray:
-    """True for questions that are the first of their id and whose studies are all usable; the others go to `bad`.
+    """True for questions that are the first with their id and whose studies are all usable; the others go to `bad`.
 
     `unusable` is bool, one a study.
     """
-    ok = np.ones(len(questions), bool)
+    ok: np.ndarray = np.ones(len(questions), bool)
     for this, above in _repeats(columns.id):
         ok[this] = False
         bad.question(
             questions.place(this),
             "duplicate question",
-            f"the same question of the same study stands in row {questions.row[above]}",
+            f"the same question about the same study is in row {questions.row[above]}",
             question_id=f"{questions.id[this]:016x}",
         )
     lost = unusable[columns.main] | (columns.difference & unusable[columns.reference])
     for this in np.flatnonzero(lost & ok).tolist():
-        guilty = next(at for at in (questions.main[this], questions.reference[this]) if unusable[at])
+        rejected = next(at for at in (questions.main[this], questions.reference[this]) if unusable[at])
         bad.question(
             questions.place(this),
             "question about a rejected study",
-            f"study {studies.study[guilty]} was rejected ({studies.place(guilty)})",
+            f"study {studies.study[rejected]} was rejected ({studies.place(rejected)})",
             question_id=f"{questions.id[this]:016x}",
         )
     return ok & ~lost
 
 
 def _repeats(ids: np.ndarray) -> list[tuple[int, int]]:
-    """(position, first position) of each id that stands above too, in order."""
+    """(position, first position) of each id that appeared before, in order."""
     ordered = np.sort(ids)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(twice):
@@ -77,7 +77,7 @@ def _repeats(ids: np.ndarray) -> list[tuple[int, int]]:
 
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
     """Each patient's most held-out split (its number), and the patients with questions in more than one split."""
-    # np.unique sorts, so the last split of a patient is the most held-out one.
+    # np.unique sorts, so the last split of a patient is its most held-out one.
     pairs = np.unique(columns.patient[ok] * len(SPLITS) + columns.split[ok])
     names, counts = np.unique(pairs // len(SPLITS), return_counts=True)
     held_out = dict(zip((pairs // len(SPLITS)).tolist(), (pairs % len(SPLITS)).tolist(), strict=True))
@@ -93,11 +93,11 @@ def select(
     splits: dict[int, int],
     shared: list[int],
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The questions that stay, and how many each rule left out.
+    """The questions to keep, and how many each rule left out.
 
     Rules, in order: a patient in two splits (`patient_overlap`), one study a test patient, the share of difference
     questions. Every draw is a hash of the seed and an id, so it depends neither on the order of the file nor on
-    which other rows are in it. Raises UserError for patients in two splits, unless the settings say what to do.
+    its other rows. Raises UserError for patients in two splits under `patient_overlap=refuse`.
     """
     keep, left_out = ok.copy(), {}
 
@@ -109,11 +109,11 @@ def select(
         raise UserError(
             f"mimic_pair_questions.csv: {len(shared)} patient{'s' * (len(shared) > 1)} in more than one split (the "
             f"first: subject {shared[0]}, in {SPLITS[splits[shared[0]]]} and another); prepare.patient_overlap=drop "
-            "keeps each in its most held-out split alone, =allow lets it be"
+            "keeps each in its most held-out split alone, =allow keeps all of its questions"
         )
     if shared and settings.patient_overlap == "drop":
-        rows = np.isin(columns.patient, shared)
-        rows[rows] = [split != splits[who] for who, split in zip(columns.patient[rows].tolist(), columns.split[rows])]
+        rows: np.ndarray = np.isin(columns.patient, shared)
+        rows[rows] = columns.split[rows] != [splits[patient] for patient in columns.patient[rows].tolist()]
         leave_out("patient in a more held-out split", rows)
     if settings.one_study_per_test_subject:
         leave_out("another study of a test patient", _other_test_studies(columns, studies, keep, seed))
@@ -129,8 +129,8 @@ def _other_test_studies(columns: Columns, studies: Studies, keep: np.ndarray, se
     """True for test questions whose main study is not its patient's drawn one.
 
     The draw is among the studies that carry a difference question, if the patient has one: in the published file
-    every study asked about does, and the paper counts its differences per test image. The reference study of the
-    drawn one comes along; it is an image of the question, not a second study asked about.
+    every study asked about does, and the paper counts its differences per test image. The reference of the drawn
+    study is kept too; it is an image of the question, not a second study asked about.
     """
     test = keep & (columns.split == TEST)
     paired = set(columns.main[test & columns.difference].tolist())
@@ -143,5 +143,5 @@ def _other_test_studies(columns: Columns, studies: Studies, keep: np.ndarray, se
 
 
 def _draw(seed: int, *what: object) -> float:
-    """A number in [0, 1) that hangs on the seed and the ids alone."""
+    """A number in [0, 1) that depends on the seed and the ids alone."""
     return int.from_bytes(blake2b(repr((seed, *what)).encode(), digest_size=7).digest(), "big") / 2**56

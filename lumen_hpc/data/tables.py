@@ -1,7 +1,7 @@
-"""The datasets' csv files as streams of rows that know where they stand.
+"""The datasets' csv files as streams of rows with their row and line numbers.
 
-Plain or gzipped is told by the first bytes, columns are found by name, and a row that cannot be read is
-handed to the caller's `bad` with its place, never skipped in silence.
+The first bytes show whether a file is gzipped, columns are found by name, and a row that cannot be read goes to the
+caller's `bad` with its place; none is skipped in silence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from lumen_hpc.errors import UserError
 
 
 class Place(NamedTuple):
-    """Where a row stands: row 1 is the first below the header, line 1 is the header's."""
+    """The position of a row: row 1 is the first below the header, line 1 is the header's."""
 
     file: str
     row: int
@@ -36,14 +36,14 @@ class Place(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Consecutive rows of a table, column by column, and where each stands."""
+    """Consecutive rows of a table, column by column, with their row and line numbers."""
 
     columns: Sequence[tuple]
     rows: np.ndarray
     lines: np.ndarray
 
     def place(self, file: str, at: int) -> Place:
-        """Where one of the rows stands."""
+        """The place of one of the rows."""
         return Place(file, int(self.rows[at]), int(self.lines[at]))
 
     def part(self, which: slice) -> Block:
@@ -57,10 +57,10 @@ BLOCK = 4096
 
 @dataclass(slots=True)
 class Table:
-    """One csv file, read by column names and by blocks, of the wanted columns alone.
+    """One csv file, read by column names and in blocks; only the requested columns.
 
     A row with another number of fields than the header, or with bytes that are not UTF-8, goes to
-    `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` say how far the file was read.
+    `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones read.
     Raises UserError, naming the file, for a missing column, a broken gzip stream or csv that cannot be parsed.
     """
 
@@ -73,7 +73,7 @@ class Table:
     def blocks(self) -> Iterator[Block]:
         """Blocks of text fields; a quoted field may hold line breaks."""
         with self._opened() as stream:
-            # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
+            # Bytes that are not UTF-8 become surrogates, so that their row can be named.
             reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
             header = self._header(next(reader, []))
             self.line = reader.line_num
@@ -90,11 +90,11 @@ class Table:
                 yield self._good(rows, lines, header)
 
     def packed_blocks(self, lead: int) -> Iterator[Block]:
-        """Blocks of bytes: the first `lead` wanted columns, then the others of the row as one piece of csv text.
+        """Blocks of bytes: the first `lead` requested columns, then the others of the row as one piece of csv text.
 
-        For a file whose rows repeat in those others, so that each piece need be parsed only once. A row is a line
-        here. Lines are cut, not parsed, wherever that is the same; the number of fields and UTF-8 are then for the
-        reader of the piece to see.
+        For a file in which those others repeat, so that each piece is parsed only once. A row is a line here. Lines
+        are split, not parsed, wherever that is equivalent; the reader of the piece then checks the number of fields
+        and UTF-8.
         """
         with self._opened() as stream:
             header = self._header(_fields(stream.readline().removeprefix(codecs.BOM_UTF8)))
@@ -118,11 +118,11 @@ class Table:
         try:
             with open(self.path, "rb") as raw:
                 packed = raw.peek(2)[:2] == b"\x1f\x8b"
-                # Buffered, since GzipFile itself gives out lines slowly.
+                # Buffered, since GzipFile itself is slow at lines.
                 yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
             where = f"{self.path.name} after line {self.line}"
-            raise UserError(f"{where}: the file is broken ({error}); get it again") from None
+            raise UserError(f"{where}: the file is corrupt ({error}); fetch it again") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
@@ -136,7 +136,7 @@ class Table:
         return header
 
     def _good(self, parsed: list[list[str]], lines: np.ndarray, header: list[str]) -> Block:
-        """The wanted columns of the good rows; the others go to `bad`. `lines` is where each row ends."""
+        """The requested columns of the good rows; the others go to `bad`. `lines` holds the last line of each row."""
         numbers = np.arange(self.row + 1, self.row + 1 + len(parsed))
         if set(map(len, parsed)) == {len(header)} and _is_utf8("".join(map("".join, parsed))):
             self.row += len(parsed)
@@ -167,9 +167,9 @@ class Table:
 NOT_UTF8 = "not UTF-8", "bytes that are not UTF-8 text"
 
 
-def wrong_width(fields: int, wanted: int) -> tuple[str, str]:
+def wrong_width(fields: int, expected: int) -> tuple[str, str]:
     """Kind and reason of a row with too few or too many fields."""
-    return "wrong number of fields", f"{fields} fields where the header has {wanted}"
+    return "wrong number of fields", f"{fields} fields where the header has {expected}"
 
 
 def _fields(line: bytes) -> list[str]:
@@ -185,7 +185,7 @@ def _packed(fields: tuple[str, ...], lead: int) -> tuple[bytes, ...]:
 def _last_lines(rows: list[list[str]], above: int, end: int) -> np.ndarray:
     """The line that each row ends on; blank lines count, and so do line breaks within a row's quoted fields."""
     breaks = [sum(len(_LINE_BREAK.findall(field)) for field in fields) for fields in rows]
-    # A quote left open takes the file's last line break into its field.
+    # An open quote takes the file's last line break into its field.
     return np.minimum(above + np.cumsum(1 + np.array(breaks)), end)
 
 
@@ -207,10 +207,12 @@ def _printable(text: str, width: int = 200) -> str:
     return text if len(text) <= width else text[:width] + "…"
 
 
-def whole_numbers(texts: Sequence[str] | Sequence[bytes]) -> np.ndarray:
-    """int64 [n] of a column of ids; -1 for what is not made of 1 to 18 digits."""
+def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
+    """int64 [n] of a column of ids (str or bytes); -1 for anything but 1 to 18 digits."""
     if not texts:
         return np.zeros(0, np.int64)
+    empty: Any
+    space: Any
     empty, space = ("", " ") if isinstance(texts[0], str) else (b"", b" ")
     if _is_number(empty.join(texts)) and all(texts) and max(map(len, texts)) <= 18:
         return np.fromstring(space.join(texts), np.int64, sep=" ")
@@ -222,7 +224,7 @@ def _is_number(text: str | bytes) -> bool:
 
 
 def find_table(folder: str | Path, *patterns: str) -> Path:
-    """The csv file in `folder` that fits the first pattern with a match, plain before gzipped, newest version first.
+    """The csv file in `folder` of the first pattern with a match, plain before gzipped, newest version first.
 
     Patterns are globs without the ending, such as `mimic-cxr-*-metadata`. Raises UserError if there is none.
     """

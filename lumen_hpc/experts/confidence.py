@@ -8,7 +8,7 @@ from typing import Any
 
 WORDS = ("no", "maybe no", "maybe yes", "yes")
 SENTENCE = "Expert models predict: {parts}."
-"""What the instruction says of one image; after D-Rax."""
+"""The experts' sentence about one image; after D-Rax."""
 
 
 def word(probability: float, bounds: Sequence[float] = (0.25, 0.5, 0.75)) -> str:
@@ -21,19 +21,19 @@ def word(probability: float, bounds: Sequence[float] = (0.25, 0.5, 0.75)) -> str
     return WORDS[bisect_right(list(bounds), probability)]
 
 
-def sentence(row: Mapping[str, Any], told: Sequence[str], bounds: Sequence[float]) -> str:
-    """The sentence for one study's expert row; an expert that is not `told`, or did not run, goes unmentioned.
+def sentence(row: Mapping[str, Any], experts: Sequence[str], bounds: Sequence[float]) -> str:
+    """The sentence for one study's expert row, with the named `experts` that ran: pathologies, age, race, view.
 
-    `told` names experts: pathologies, age, race, view. Empty if nothing is told.
+    Empty if none of them ran.
     """
     parts = []
-    if "view" in told and row.get("view"):
+    if "view" in experts and row.get("view"):
         parts.append(f"view {_likeliest(row['view']).lower()}")
-    if "age" in told and row.get("age") is not None:
+    if "age" in experts and row.get("age") is not None:
         parts.append(f"age about {round(row['age'])} years")
-    if "race" in told and row.get("race"):
+    if "race" in experts and row.get("race"):
         parts.append(f"race {_likeliest(row['race'])}")
-    if "pathologies" in told:
+    if "pathologies" in experts:
         for name, probability in row["pathologies"].items():
             parts.append(f"{name.replace('_', ' ').lower()} {word(probability, bounds)}")
     return SENTENCE.format(parts=", ".join(parts)) if parts else ""

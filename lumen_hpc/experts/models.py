@@ -1,8 +1,8 @@
-"""Experts behind one small protocol: a stream of studies in, a row of calibrated predictions a study out.
+"""Experts behind one small protocol: studies in, one row of calibrated predictions a study out.
 
-TorchXRayVision's outputs are used as they come: its pathology models already apply the sigmoid and put each
+TorchXRayVision's outputs are used as they are: its pathology models already apply the sigmoid and put each
 operating point at 0.5, its race model gives log-probabilities, its view model logits, its age model years. A head that
-was not trained, or has no operating point, gives exactly 0.5 whatever it sees; it is left out, not averaged in.
+was not trained, or has no operating point, always gives exactly 0.5; it is left out, not averaged in.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
-"""Side that each further expert sees [px]."""
+"""Input size of each further expert [px]."""
 
 
 class Expert(Protocol):
-    """Anything that can look at studies."""
+    """Anything that predicts from studies."""
 
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """A row for each study, in order: study_id, dicom_id, expert, pathologies, and age, race, view if run."""
@@ -39,7 +39,7 @@ def open_expert(settings: Experts, *, cache: str, pretrained: Path) -> Expert:
     """Loads the experts that `settings.model` names.
 
     `cache` is the profile's folder of staged weights, `pretrained` the folder of stage `pretrain`. Raises UserError
-    for weights that are missing, unknown or not the ones that were fetched.
+    for weights that are missing, unknown or differ from the fetched ones.
     """
     if settings.model == "phantom":
         from lumen_hpc.experts.phantom_expert import open_predictor
@@ -77,8 +77,8 @@ class TorchXRayVision:
     @torch.inference_mode()
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """See Expert.predict; images are decoded once, by worker processes, ahead of the device."""
-        chosen = list(studies)
-        for batch, inputs in _batches(chosen, sorted(set(self.sizes.values())), self.settings):
+        listed = list(studies)
+        for batch, inputs in _batches(listed, sorted(set(self.sizes.values())), self.settings):
             on_device = {size: array.to(self.device, non_blocking=True) for size, array in inputs.items()}
             pathologies = self._pathologies(on_device)
             extra = {name: model(on_device[self.sizes[name]]).float().cpu() for name, model in self.extra.items()}
@@ -95,12 +95,12 @@ class TorchXRayVision:
 
     def _pathologies(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, np.ndarray]:
         """Condition → probabilities [n], the mean over the models that were trained for it."""
-        heard: dict[str, list[np.ndarray]] = {}
+        outputs: dict[str, list[np.ndarray]] = {}
         for name, model in self.models.items():
             output = model(inputs[self.sizes[name]]).float().cpu().numpy()
             for condition, column in self.trained[name].items():
-                heard.setdefault(condition, []).append(output[:, column])
-        return {condition: np.mean(values, axis=0) for condition, values in heard.items()}
+                outputs.setdefault(condition, []).append(output[:, column])
+        return {condition: np.mean(values, axis=0) for condition, values in outputs.items()}
 
 
 def trained_heads(model: Any) -> dict[str, int]:
@@ -118,7 +118,7 @@ def _pathology_model(name: str, folder: Path) -> torch.nn.Module:
 
 @contextmanager
 def _as_library_cache(folder: Path) -> Iterator[None]:
-    """Lets models that look only below the home folder find their weights in `folder`."""
+    """Lets models that search only the home folder find their weights in `folder`."""
     home = os.environ.get("HOME")
     with tempfile.TemporaryDirectory() as top:
         (Path(top) / ".torchxrayvision").mkdir()
@@ -138,7 +138,7 @@ def _named(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float
 
 
 class _Inputs(torch.utils.data.Dataset):
-    """Study → its decoded inputs by size; a UserError is handed over, since a worker would wrap it beyond reading."""
+    """Study → its decoded inputs by size; a UserError is returned, since a worker would wrap it in another."""
 
     def __init__(self, studies: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> None:
         self.studies, self.sizes = studies, sizes

@@ -1,9 +1,9 @@
-"""A small expert for phantoms: the stand-in where TorchXRayVision's weights cannot be had (the demo).
+"""A small expert for phantoms: it replaces TorchXRayVision in the demo, which has no access to published weights.
 
-An NVILA vision side (SigLIP tower and 2x2 projector) trained as a classifier of everything that a phantom film
-shows. It speaks in stage `experts`, where its rows say `"expert": "phantom"`; its tower and projector are also
-what the demo's tiny NVILA starts from, as the real one starts from SigLIP's own pretraining. From scratch, all
-parts together, the tiny model does not learn within minutes.
+An NVILA vision side (SigLIP tower and 2x2 projector) trained to classify every attribute of a phantom film. It
+serves stage `experts`, where its rows have `"expert": "phantom"`; its tower and projector also initialise the demo's
+tiny NVILA, as SigLIP's pretraining initialises the real one. Trained from scratch as a whole, the tiny model does not
+learn within minutes.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def targets(study: ps.Study, portable: bool) -> list[int]:
 class PhantomExpert(nn.Module):
     """A tower and a projector with two linear heads.
 
-    `tower` and `projector` are NVILA's own modules. The head that answers reads every patch of the tower; the
-    other reads the mean of the projector's tokens and is there to teach the projector.
+    `tower` and `projector` are NVILA's own modules. The answering head reads every patch of the tower; the
+    teaching head reads the mean of the projector's tokens, and so trains the projector.
     """
 
     def __init__(self, tower: nn.Module, projector: nn.Module, vision: Mapping[str, Any], width: int) -> None:
@@ -97,39 +97,39 @@ class PhantomExpert(nn.Module):
                 yield {name: share[number] for name, share in zip(ATTRIBUTES, shares, strict=True)}
 
 
-def loss(logits: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy a film, summed over attributes and heads; `wanted` int64 [n, attributes]."""
-    return sum(
-        F.cross_entropy(part, wanted[:, column], ignore_index=UNKNOWN, reduction="sum") / len(wanted)
+def loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy a film, summed over attributes and heads; `labels` int64 [n, attributes]."""
+    return sum(  # type: ignore[return-value]
+        F.cross_entropy(part, labels[:, column], ignore_index=UNKNOWN, reduction="sum") / len(labels)
         for head in logits
         for column, part in enumerate(head.split(_SIZES, dim=1))
     )
 
 
 def make_films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
-    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], the patients behind them."""
+    """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], and the patients."""
     settings = Phantom(patients=patients, size=size, test_fraction=0)
     timelines = list(phantom.patients(seed, settings))
     every = [film for timeline in timelines for film in timeline]
-    wanted = np.array([targets(film.study, film.portable) for film in every])
-    return np.stack([film.pixels for film in every]), wanted, timelines
+    labels = np.array([targets(film.study, film.portable) for film in every])
+    return np.stack([film.pixels for film in every]), labels, timelines
 
 
 def train(
-    expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray, *, steps: int, batch: int = 64, peak: float = 1.5e-3,
+    expert: PhantomExpert, pixels: np.ndarray, labels: np.ndarray, *, steps: int, batch: int = 64, peak: float = 1.5e-3,
     seed: int = 0,
 ) -> Iterator[dict]:  # fmt: skip
     """Fits the expert; yields {"step", "loss"} after every step.
 
-    `pixels` uint8 [n, S, S], `wanted` int64 [n, attributes].
+    `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
-    images, labels = torch.from_numpy(pixels), torch.from_numpy(wanted)
+    films, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(expert.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.05)
     draw = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
-        chosen = torch.randint(len(images), (batch,), generator=draw)
-        error = loss(expert(tower_pixels(images[chosen])), labels[chosen])
+        chosen = torch.randint(len(films), (batch,), generator=draw)
+        error = loss(expert(tower_pixels(films[chosen])), expected[chosen])
         optimizer.zero_grad()
         error.backward()
         nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
@@ -138,24 +138,24 @@ def train(
         yield {"step": step, "loss": error.item()}
 
 
-def tower_pixels(images: torch.Tensor) -> torch.Tensor:
+def tower_pixels(films: torch.Tensor) -> torch.Tensor:
     """uint8 [n, S, S] → float32 [n, 3, S, S] in -1..1, as NVILA's preprocessing gives them to the tower."""
-    return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    return (films.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
-def accuracy(expert: PhantomExpert, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Share of right classes for each attribute, where it has a target; keys `finding attribute`."""
-    said = list(expert.eval().look(pixels))
+def accuracy(expert: PhantomExpert, pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Share of correct classes for each attribute, where it has a target; keys `finding attribute`."""
+    predictions = list(expert.eval().look(pixels))
     result = {}
     for column, name in enumerate(ATTRIBUTES):
-        known = wanted[:, column] != UNKNOWN
-        named = np.array([int(np.argmax(film[name])) for film in said])
-        result[" ".join(name)] = float((named == wanted[:, column])[known].mean())
+        known = labels[:, column] != UNKNOWN
+        named = np.array([int(np.argmax(film[name])) for film in predictions])
+        result[" ".join(name)] = float((named == labels[:, column])[known].mean())
     return result
 
 
 def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
-    """What stage `experts` asks in the demo; raises UserError if stage `pretrain` has not made it."""
+    """The expert of stage `experts` in the demo; raises UserError if stage `pretrain` has not written it."""
     return PhantomPredictor(load_expert(path), settings.batch_size)
 
 
@@ -166,17 +166,17 @@ class PhantomPredictor:
         self._expert, self._batch_size = expert.eval(), batch_size
 
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row for each study, in order; films are small, so they are decoded here."""
-        waiting = iter(studies)
+        """A row for each study, in order; films are small, so they are decoded in this process."""
+        remaining = iter(studies)
         size = self._expert.vision["image_size"]
-        while chosen := list(islice(waiting, self._batch_size)):
+        while chosen := list(islice(remaining, self._batch_size)):
             films = np.stack([tower_film(images.film(study["image"]), size) for study in chosen])
             for study, probabilities in zip(chosen, self._expert.look(films), strict=True):
                 yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
 
 
 def row(probabilities: Probabilities) -> dict[str, Any]:
-    """What an expert row says of one film: findings by their probability of presence, and the view."""
+    """The expert row of one film: the probability of each finding, and of each view."""
     view = zip(ATTRIBUTES["film", "view"], probabilities["film", "view"], strict=True)
     return {
         "expert": "phantom",
@@ -207,16 +207,16 @@ def save_expert(expert: PhantomExpert, path: str | Path) -> None:
 
 
 def load_expert(path: str | Path) -> PhantomExpert:
-    """Reads what `save_expert` wrote. Raises UserError if it is not there or not such a file."""
+    """Reads the file of `save_expert`. Raises UserError if it is missing or not such a file."""
     try:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run stage=pretrain, which makes the phantom expert") from None
+        raise UserError(f"{path} is missing: run stage=pretrain, which trains the phantom expert") from None
     except SafetensorError as reason:
-        raise UserError(f"{path} is damaged ({reason}): run stage=pretrain again") from None
+        raise UserError(f"{path} is corrupt ({reason}): run stage=pretrain again") from None
     if SHAPE not in shape:
-        raise UserError(f"{path} is no phantom expert")
+        raise UserError(f"{path} is not a phantom expert")
     expert = blank_expert(**json.loads(shape[SHAPE]))
     expert.load_state_dict(load_file(path))
     return expert.eval()

@@ -1,7 +1,7 @@
-"""TorchXRayVision's weights: brought to a folder on the login node, trusted on a compute node by their noted hash.
+"""TorchXRayVision's weights: fetched on the login node, verified on a compute node by their recorded hash.
 
-The files are pickles and TorchScript, which can run code when loaded, so a file counts only with the hash that
-`fetched.json` beside it notes, or where `experts.trust_unknown_weights` says so.
+The files are pickles and TorchScript, which can run code when loaded, so a file is loaded only if its hash is the one
+in `fetched.json` beside it, or with `experts.trust_unknown_weights=true`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTRA = ("age", "race", "view")
 
 
 def url(name: str) -> str:
-    """Where an expert's weights are published; UserError for a name that TorchXRayVision does not know."""
+    """The address of an expert's weights; raises UserError for a name that TorchXRayVision does not know."""
     import torchxrayvision
 
     if name in EXTRA:
@@ -40,26 +40,26 @@ def named(settings: Experts) -> list[str]:
 
 
 def path(name: str, folder: Path, trust: bool) -> Path:
-    """The file of an expert's weights, verified; UserError says how to get it where it is missing or unknown."""
+    """The file of an expert's weights, verified; raises UserError, with a fix, where it is missing or unknown."""
     file = folder / url(name).rsplit("/", 1)[-1]
     if not file.is_file():
         raise UserError(
             f"experts: the weights of '{name}' are not at {file}; run `python launch.py stage=fetch` where there is "
             f"internet, or copy {url(name)} there"
         )
-    noted = _notes(folder).get(file.name)
-    if noted is None and not trust:
+    recorded = _notes(folder).get(file.name)
+    if recorded is None and not trust:
         raise UserError(
-            f"experts: {file} is a pickle (it can run code) and no hash of it was noted when it was fetched; "
-            "fetch it with stage=fetch, or say experts.trust_unknown_weights=true if you know where it is from"
+            f"experts: {file} is a pickle (it can run code) and has no recorded hash; "
+            "fetch it with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
         )
-    if noted is not None and noted != sha256(file):
-        raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it has another hash")
+    if recorded is not None and recorded != sha256(file):
+        raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it records another hash")
     return file
 
 
 def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[str]:
-    """Downloads what is missing and notes hashes; returns a line for each file that has to be copied by hand."""
+    """Downloads the missing files and records hashes; returns a line for each file to be copied by hand."""
     import torchxrayvision
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
             say(f"experts: fetching {name}")
             try:
                 torchxrayvision.utils.download(url(name), str(file))
-            except Exception as error:  # the library lets every kind of network error through
+            except Exception as error:  # the library passes on every kind of network error
                 say(f"   not fetched: {type(error).__name__}")
                 by_hand.append(f"{url(name)} to {file}")
                 continue
         elif file.name not in notes and not settings.trust_unknown_weights:
-            say(f"experts: {file} was put there by hand; experts.trust_unknown_weights=true accepts it")
+            say(f"experts: {file} was copied by hand; experts.trust_unknown_weights=true accepts it")
             continue
         if file.name not in notes:
             _note(folder, {**notes, file.name: sha256(file)})
@@ -84,7 +84,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
 
 
 def _extra_url(name: str) -> str:
-    """The address as the installed package has it: it is in the model's constructor, not in a table."""
+    """The address in the installed package: it is in the model's constructor, not in a table."""
     import inspect
     import re
 

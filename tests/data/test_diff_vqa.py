@@ -1,4 +1,4 @@
-"""The dataset's language: whatever is rendered is read back as it was, and nothing outside the grammar is read."""
+"""The dataset's language: rendering and parsing are inverse, and text outside the grammar is refused."""
 
 import csv
 
@@ -112,11 +112,11 @@ def test_the_forms_that_the_dataset_uses_are_read(text, change):
         ("moderate to severe to mild", "moderate to severe", "mild"),
         ("mild to moderate to moderate to severe", "mild to moderate", "moderate to severe"),
         ("small acute to moderate to large", "small acute", "moderate to large"),
-        # Two readings are possible and both got worse; the first cut is the rule.
+        # Two readings are possible and both got worse; the first split is the rule.
         ("mild to moderate to severe", "mild", "moderate to severe"),
     ],
 )
-def test_compound_levels_are_cut_where_both_sides_are_known(levels, before, after):
+def test_compound_levels_are_split_where_both_sides_are_known(levels, before, after):
     assert parse_difference(f"the level of edema has changed from {levels}.").levels == (
         LevelChange("edema", before, after),
     )
@@ -144,8 +144,8 @@ def test_text_outside_the_grammar_is_refused(text):
 
 
 @pytest.mark.parametrize("name", ["a, b", "a and b", "a.", "", " a", "a  b"])
-def test_a_name_that_the_grammar_cannot_say_is_refused(name):
-    with pytest.raises(GrammarError, match="cannot be said"):
+def test_a_name_outside_the_grammar_is_refused(name):
+    with pytest.raises(GrammarError, match="cannot stand in an answer"):
         render_difference(Change(new=(name,)))
 
 

@@ -163,8 +163,8 @@ def test_a_film_from_a_dicom_spreads_its_range_and_a_jpg_stays_as_it_is(tmp_path
 
 @pytest.mark.parametrize("look", [images.check, images.decode])
 class TestBadFiles:
-    def refused(self, look, path, words):
-        with pytest.raises(UserError, match=words) as caught:
+    def refused(self, look, path, message):
+        with pytest.raises(UserError, match=message) as caught:
             look(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -191,12 +191,12 @@ class TestBadFiles:
     def test_truncated_dicom(self, tmp_path, look, kept):
         path = dicom(tmp_path / "film.dcm", radiograph((200, 200), np.uint16, 4095))
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-        self.refused(look, path, "truncated|damaged")
+        self.refused(look, path, "truncated|corrupt")
 
     def test_truncated_compressed_dicom(self, tmp_path, look):
         path = dicom(tmp_path / "film.dcm", radiograph((200, 200), np.uint16, 4095), compress=pydicom.uid.RLELossless)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        self.refused(look, path, "truncated|damaged|cannot be decoded")
+        self.refused(look, path, "truncated|corrupt|cannot be decoded")
 
     def test_dicom_without_pixels(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint16, 4095)

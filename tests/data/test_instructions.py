@@ -1,4 +1,4 @@
-"""Instruction records: what joins what, in which order, and what is refused."""
+"""Instruction records: their contents, their order, and the input they refuse."""
 
 from __future__ import annotations
 
@@ -67,23 +67,28 @@ def rewrites():
 
 
 def expert(patient, number):
-    return {"study_id": 10 * patient + number, "told": f"words about {patient}-{number}."}
+    return {"study_id": 10 * patient + number, "sentence": f"words about {patient}-{number}."}
 
 
 def write(prepared, monkeypatch, **changes):
     """The written files: name → rows."""
     confidence = pytest.importorskip("lumen_hpc.experts.confidence")
-    monkeypatch.setattr(confidence, "sentence", lambda row, told, words: row["told"])
+    monkeypatch.setattr(confidence, "sentence", lambda row, experts, bounds: row["sentence"])
     folder = prepared.parent / "instruct"
     experts = [expert(patient, n) for patient in SPLITS for n in range(3)]
-    given = {"rewrites": rewrites(), "experts": experts, "settings": Instruct(), **changes}
+    arguments = {"rewrites": rewrites(), "experts": experts, "settings": Instruct(), **changes}
     paths = instructions.write(
-        folder, prepared=prepared, told=["pathologies"], words=[0.25, 0.5, 0.75], diff_vqa=prepared.parent, **given
+        folder,
+        prepared=prepared,
+        in_prompt=["pathologies"],
+        thresholds=[0.25, 0.5, 0.75],
+        diff_vqa=prepared.parent,
+        **arguments,
     )
     return {path.stem: list(read_jsonl(path)) for path in paths}
 
 
-def asked(record):
+def prompt_of(record):
     return record["conversations"][0]["value"]
 
 
@@ -98,15 +103,16 @@ def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepare
 
 def test_images_stand_reference_first_with_their_distance_and_their_experts(prepared, monkeypatch):
     presence, difference, prediction = write(prepared, monkeypatch)["lumen-val"]
-    assert asked(presence) == "<image>\nwords about 3-1.\nis there edema?"
+    assert prompt_of(presence) == "<image>\nwords about 3-1.\nis there edema?"
     assert difference["images"] == ["images/3-1.jpg", "images/3-2.jpg"]
-    assert asked(difference) == (
+    assert prompt_of(difference) == (
         "reference image: <image>\nwords about 3-1.\nmain image, 10 days later: <image>\nwords about 3-2.\n"
         "what has changed?"
     )
-    assert asked(prediction) == "<image>\nwords about 3-1.\nwhat will change in 10 days?"
+    assert prompt_of(prediction) == "<image>\nwords about 3-1.\nwhat will change in 10 days?"
     assert prediction["meta"] | {"long_answer": ""} == difference["meta"] | {
-        "question_id": "prediction-3", "type": "prediction", "long_answer": "", "closed": False,
+        "question_id": "prediction-3", "type": "prediction", "question": "what will change in 10 days?",
+        "long_answer": "", "closed": False,
     }  # fmt: skip
 
 
@@ -116,30 +122,30 @@ def test_a_prediction_never_sees_the_image_it_asks_about(prepared, monkeypatch):
             if record["meta"]["type"] == "prediction":
                 patient = record["meta"]["subject_id"]
                 assert f"images/{patient}-2.jpg" not in record["images"]
-                assert f"words about {patient}-2" not in asked(record)
+                assert f"words about {patient}-2" not in prompt_of(record)
 
 
 def test_more_images_are_earlier_ones_of_the_same_patient(prepared, monkeypatch):
     _, difference, prediction = write(prepared, monkeypatch, settings=Instruct(max_images=3, expert_text=False))[
         "lumen-val"
     ]
-    assert asked(difference) == (
+    assert prompt_of(difference) == (
         "earlier image, 10 days before: <image>\nreference image: <image>\nmain image, 10 days later: <image>\n"
         "what has changed?"
     )
     assert difference["images"] == [f"images/3-{n}.jpg" for n in range(3)]
     assert prediction["images"] == [f"images/3-{n}.jpg" for n in range(2)]
-    assert asked(prediction).startswith("earlier image, 10 days before: <image>\nreference image: <image>\n")
+    assert prompt_of(prediction).startswith("earlier image, 10 days before: <image>\nreference image: <image>\n")
 
 
 def test_findings_come_first_and_are_stripped_again(prepared, monkeypatch):
     files = write(prepared, monkeypatch, settings=Instruct(findings_first=True))
     presence, difference, prediction = files["lumen-val"]
-    said = [record["conversations"][1]["value"] for record in (presence, difference, prediction)]
-    assert said[0] == "There is edema."
-    assert "edema severe mild better ; Nothing has changed." in said[1]
-    assert "edema severe smooth mild better ; No change is expected." in said[2]
-    assert [strip(text) for text in said] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
+    answers = [record["conversations"][1]["value"] for record in (presence, difference, prediction)]
+    assert answers[0] == "There is edema."
+    assert "edema severe mild better ; Nothing has changed." in answers[1]
+    assert "edema severe smooth mild better ; No change is expected." in answers[2]
+    assert [strip(text) for text in answers] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
 
 
 def test_a_plain_llava_reader_reads_them(prepared, monkeypatch):
@@ -152,13 +158,13 @@ def test_a_plain_llava_reader_reads_them(prepared, monkeypatch):
             assert isinstance(record["id"], str) and all(Path(image).suffix == ".jpg" for image in record["images"])
 
 
-def test_distances_in_words():
-    words = {None: "at an unknown distance in time", 0: "on the same day", 1: "1 day later", -1: "1 day before",
+def test_distances_are_readable():
+    expected = {None: "at an unknown distance in time", 0: "on the same day", 1: "1 day later", -1: "1 day before",
              30: "30 days later"}  # fmt: skip
-    assert {days: instructions.distance(days) for days in words} == words
+    assert {days: instructions.distance(days) for days in expected} == expected
 
 
-def test_what_is_missing_is_named_and_nothing_is_written(prepared, monkeypatch):
+def test_missing_inputs_are_named_and_nothing_is_written(prepared, monkeypatch):
     with pytest.raises(UserError, match=r"presence-1-1 has no long answer.*stage=rewrite"):
         write(prepared, monkeypatch, rewrites=[])
     with pytest.raises(UserError, match="study 10 has no expert prediction"):
@@ -170,23 +176,23 @@ def test_what_is_missing_is_named_and_nothing_is_written(prepared, monkeypatch):
     assert not list((prepared.parent / "instruct").iterdir())
 
 
-def test_controls_tamper_with_images_and_their_words_and_nothing_else(prepared, monkeypatch):
+def test_controls_change_images_and_their_sentences_and_nothing_else(prepared, monkeypatch):
     records = write(prepared, monkeypatch)["lumen-test"]
     difference = records[1]
     swapped = perturb("swapped", records, 1)
     assert swapped["images"] == difference["images"][::-1]
-    assert asked(swapped) == (
+    assert prompt_of(swapped) == (
         "reference image: <image>\nwords about 4-2.\nmain image, 10 days later: <image>\nwords about 4-1.\n"
         "what has changed?"
     )
     assert (swapped["meta"]["ref_study_id"], swapped["meta"]["study_id"]) == (42, 41)
     same = perturb("same", records, 1)
-    assert same["images"] == ["images/4-1.jpg"] * 2 and asked(same).count("words about 4-1.") == 2
+    assert same["images"] == ["images/4-1.jpg"] * 2 and prompt_of(same).count("words about 4-1.") == 2
     other = perturb("other_patient", records, 1)
     assert other["images"] == ["images/5-1.jpg", "images/4-2.jpg"]
     assert (other["meta"]["ref_study_id"], other["meta"]["study_id"]) == (51, 42)
     blind = perturb("no_image", records, 0)
-    assert blind["images"] == [] and asked(blind) == "is there edema?"
+    assert blind["images"] == [] and prompt_of(blind) == "is there edema?"
     for control in ("swapped", "same", "other_patient"):
         assert perturb(control, records, 0) is None and perturb(control, records, 2) is None
     assert "control" not in difference["meta"] and swapped["conversations"][1] == difference["conversations"][1]

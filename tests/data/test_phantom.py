@@ -80,10 +80,10 @@ def test_difference_answers_say_what_the_truth_says(folder):
     assert len(asked) == SETTINGS.patients * (SETTINGS.studies - 1)
     for row in asked:
         before, after = (truth[int(row[key])]["findings"] for key in ("ref_id", "study_id"))
-        said = parse_difference(row["answer"])
-        assert set(said.new) == set(after) - set(before)
-        assert set(said.resolved) == set(before) - set(after)
-        levels = {(level.finding, level.before, level.after) for level in said.levels}
+        answer = parse_difference(row["answer"])
+        assert set(answer.new) == set(after) - set(before)
+        assert set(answer.resolved) == set(before) - set(after)
+        levels = {(level.finding, level.before, level.after) for level in answer.levels}
         both = set(before) & set(after)
         assert levels == {
             (f, before[f]["level"], after[f]["level"])
@@ -163,8 +163,8 @@ def test_texture_and_interval_decide_the_future():
     every = ps.states("edema")
     striped, smooth = (every.index(ps.State(True, "", "moderate", cue)) for cue in ps.TEXTURES)
 
-    def chance(row, days, **wanted):
-        columns = [k for k, s in enumerate(every) if all(getattr(s, key) == v for key, v in wanted.items())]
+    def chance(row, days, **fields):
+        columns = [k for k, s in enumerate(every) if all(getattr(s, key) == v for key, v in fields.items())]
         return ps.transition("edema", days)[row, columns].sum()
 
     assert chance(striped, "short", level="severe") == pytest.approx(0.92)

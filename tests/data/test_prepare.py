@@ -1,4 +1,4 @@
-"""Stage prepare as its user sees it: what is read, what is kept, and how bad input is told."""
+"""Stage prepare from its user's side: what it reads and keeps, and how it reports bad input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_studies_say_which_image_and_when(dataset):
     }
     assert studies[50000012]["view"] == "AP"
     assert studies[50000021]["taken_at"] == "2160-02-29T00:00:05"
-    # 08:63:57 is no time of day, and an empty StudyTime none at all: the date stands alone, nothing is made up.
+    # 08:63:57 is no time of day, and an empty StudyTime none at all: the date stands alone.
     assert studies[50000012]["taken_at"] == "2150-03-01" and studies[50000022]["taken_at"] == "2160-03-10"
     assert counts["studies"]["impossible_time"] == {
         "count": 1,
@@ -173,7 +173,7 @@ def test_a_test_patient_keeps_one_study_with_its_difference(dataset):
     assert len(rows(dataset, "studies")) == 7
 
 
-def test_the_draw_hangs_on_the_seed_not_on_the_order_of_the_file(dataset):
+def test_the_draw_depends_on_the_seed_not_on_the_order_of_the_file(dataset):
     def drawn(seed):
         dataset.write().run(seed=seed)
         return {q["question_id"] for q in rows(dataset, "questions")}
@@ -197,7 +197,7 @@ def test_a_share_of_the_differences_is_kept(dataset):
     assert counts["splits"]["train"]["diagnostic"]["ours"] == 2
 
 
-def test_a_patient_in_two_splits_is_refused_dropped_or_let_be(dataset):
+def test_a_patient_in_two_splits_is_refused_dropped_or_allowed(dataset):
     dataset.tables[QUESTIONS][5][-1] = "train"  # subject 10000003, otherwise test
     dataset.write()
     with pytest.raises(UserError, match=r"1 patient in more than one split.*10000003.*patient_overlap=drop"):
@@ -371,7 +371,7 @@ def test_a_gzip_stream_that_breaks_off_is_named(dataset):
     path = dataset.folder / QUESTIONS
     packed = gzip.compress(path.read_bytes() * 50)
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(UserError, match=r"mimic_pair_questions.csv after line \d+: the file is broken"):
+    with pytest.raises(UserError, match=r"mimic_pair_questions.csv after line \d+: the file is corrupt"):
         dataset.run()
 
 
@@ -385,11 +385,11 @@ def test_a_study_whose_only_partner_is_bad_goes_with_it(dataset):
 
 
 @pytest.mark.parametrize("questions", [0, 3])
-def test_a_file_of_which_nothing_is_left_is_told(dataset, questions):
+def test_a_file_without_a_usable_question_is_refused(dataset, questions):
     dataset.tables[QUESTIONS] = dataset.tables[QUESTIONS][: questions + 1]
     for row in dataset.tables[QUESTIONS][1:]:
         row[3] = "prognosis"
-    with pytest.raises(UserError, match=rf"mimic_pair_questions.csv: of {questions} questions, none is left"):
+    with pytest.raises(UserError, match=rf"mimic_pair_questions.csv: of {questions} questions, none is usable"):
         dataset.write().run(on_bad="skip", max_bad=1.0)
 
 
@@ -409,7 +409,7 @@ def test_every_form_of_csv_reads_the_same(dataset):
     assert rows(dataset, "questions") == plain
 
 
-def test_a_quote_left_open_costs_its_row_alone(dataset):
+def test_an_open_quote_loses_its_row_alone(dataset):
     dataset.tables[QUESTIONS][2][5] = "QUOTE"
     dataset.write()
     path = dataset.folder / QUESTIONS
@@ -422,8 +422,8 @@ def test_a_quote_left_open_costs_its_row_alone(dataset):
 def test_too_many_lost_questions_stop_the_stage_anyway(dataset):
     for row in dataset.tables[QUESTIONS][1:4]:
         row[3] = "prognosis"
-    told = re.escape("3 of 11 questions are lost, 27.27%, and prepare.max_bad=0.2 allows 20.00%")
-    with pytest.raises(UserError, match=told):
+    message = re.escape("3 of 11 questions are lost, 27.27%, and prepare.max_bad=0.2 allows 20.00%")
+    with pytest.raises(UserError, match=message):
         dataset.write().run(on_bad="skip", max_bad=0.2)
     assert len(rows(dataset, "rejected")) == 3
 
@@ -436,7 +436,7 @@ def test_the_text_of_a_record_stays_out_of_the_message(dataset):
     assert rows(dataset, "rejected")[0]["text"].split(",")[5] == "Mrs Example has changed"
 
 
-def test_one_bad_row_among_many_costs_that_row_alone(dataset):
+def test_one_bad_row_among_many_loses_that_row_alone(dataset):
     for number in range(3000):
         dataset.ask(50000012, 50000011, "difference", CHANGED.replace("compared", f"{number} compared"), NEW)
     dataset.tables[QUESTIONS][1500][0] = "?"

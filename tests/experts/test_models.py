@@ -1,4 +1,4 @@
-"""TorchXRayVision's own classes with stand-in weights: what we make of their outputs, and what is refused."""
+"""TorchXRayVision's own classes with stand-in weights: the rows from their outputs, and what is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_four_words_meet_at_their_bounds(probability: float, expected: str):
 
 
 @pytest.mark.parametrize("probability", [-0.01, 1.01, float("nan")])
-def test_what_is_no_probability_gets_no_word(probability: float):
+def test_a_number_outside_0_to_1_has_no_word(probability: float):
     with pytest.raises(ValueError, match=r"not in 0\.\.1"):
         word(probability)
 
@@ -40,10 +40,10 @@ ROW = {
 }
 
 
-def test_the_sentence_tells_what_it_is_told_to():
+def test_the_sentence_contains_the_named_experts():
     bounds = (0.25, 0.5, 0.75)
-    told = sentence(ROW, ("pathologies", "age", "race", "view"), bounds)
-    assert told == (
+    text = sentence(ROW, ("pathologies", "age", "race", "view"), bounds)
+    assert text == (
         "Expert models predict: view frontal, age about 63 years, race White, "
         "pleural thickening maybe no, effusion yes."
     )
@@ -84,8 +84,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 def _settings(folder: Path, *pathologies: str, **more: object) -> Experts:
-    given = {"extra": [], "trust_unknown_weights": True, "batch_size": 2, "workers": 1, **more}
-    return Experts(pathologies=list(pathologies), weights=str(folder), **given)  # type: ignore[arg-type]
+    arguments = {"extra": [], "trust_unknown_weights": True, "batch_size": 2, "workers": 1, **more}
+    return Experts(pathologies=list(pathologies), weights=str(folder), **arguments)  # type: ignore[arg-type]
 
 
 def _rows(settings: Experts, studies: list[dict]) -> list[dict]:
@@ -144,7 +144,7 @@ def test_the_race_models_logarithms_become_probabilities(tmp_path: Path, studies
     assert sum(row["race"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path: Path):
+def test_missing_weights_come_with_a_fix(tmp_path: Path):
     with pytest.raises(UserError, match=r"'age' are not at .*stage=fetch.*copy https"):
         xrv_weights.path("age", tmp_path, trust=True)
 
@@ -158,7 +158,7 @@ def test_an_unknown_pickle_is_not_loaded(tmp_path: Path):
         xrv_weights.path("densenet121-res224-rsna", tmp_path, trust=True)
 
 
-def test_a_file_put_there_by_hand_is_noted_once_it_is_trusted(tmp_path: Path):
+def test_a_file_copied_by_hand_is_recorded_once_it_is_trusted(tmp_path: Path):
     file = _stand_in("densenet121-res224-rsna", tmp_path)
     trusting = _settings(tmp_path, "densenet121-res224-rsna")
     assert xrv_weights.fetch(trusting, tmp_path, lambda line: None) == []

@@ -1,4 +1,4 @@
-"""The phantom expert: what it is asked, what it says, and that it learns to see."""
+"""The phantom expert: its targets, its rows, and that it learns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def expert():
     return phantom.blank_expert(VISION, width=32).eval()
 
 
-def test_targets_name_each_attribute_and_leave_out_what_an_absent_finding_has_not():
+def test_targets_cover_each_attribute_except_those_of_absent_findings():
     study = {finding: ps.ABSENT for finding in ps.FINDINGS}
     study["edema"] = ps.State(True, "", "severe", "smooth")
     named = dict(zip(phantom.ATTRIBUTES, phantom.targets(study, portable=True), strict=True))
@@ -42,27 +42,27 @@ def test_targets_name_each_attribute_and_leave_out_what_an_absent_finding_has_no
 
 
 def test_training_lowers_the_loss_of_films_never_seen(expert, films):
-    pixels, wanted, _ = films
+    pixels, labels, _ = films
 
     def unseen():
         with torch.no_grad():
-            seen = expert(phantom.tower_pixels(torch.from_numpy(pixels[60:])))
-            return phantom.loss(seen, torch.from_numpy(wanted[60:])).item()
+            logits = expert(phantom.tower_pixels(torch.from_numpy(pixels[60:])))
+            return phantom.loss(logits, torch.from_numpy(labels[60:])).item()
 
     before = unseen()
-    steps = list(phantom.train(expert, pixels[:60], wanted[:60], steps=15, batch=16))
+    steps = list(phantom.train(expert, pixels[:60], labels[:60], steps=15, batch=16))
     assert [step["step"] for step in steps] == list(range(1, 16))
     assert unseen() < before - 0.5
 
 
 def test_an_unknown_target_teaches_nothing(expert, films):
-    pixels, wanted, _ = films
+    pixels, labels, _ = films
     logits = expert(phantom.tower_pixels(torch.from_numpy(pixels[:4])))
-    nothing = torch.full((4, wanted.shape[1]), phantom.UNKNOWN)
+    nothing = torch.full((4, labels.shape[1]), phantom.UNKNOWN)
     assert phantom.loss(logits, nothing).item() == 0
 
 
-def test_a_saved_expert_says_the_same(expert, films, tmp_path):
+def test_a_saved_expert_predicts_the_same(expert, films, tmp_path):
     phantom.save_expert(expert, tmp_path / "expert.safetensors")
     again = phantom.load_expert(tmp_path / "expert.safetensors")
     for one, two in zip(again.look(films[0][:5]), expert.look(films[0][:5], batch=2), strict=True):
@@ -76,17 +76,17 @@ def test_the_same_expert_is_the_same_bytes_and_another_file_is_refused(expert, t
         saved.add((tmp_path / f"{number}.safetensors").read_bytes())
     assert len(saved) == 1
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"vision": "{}"})
-    with pytest.raises(UserError, match="no phantom expert"):
+    with pytest.raises(UserError, match="not a phantom expert"):
         phantom.load_expert(tmp_path / "other.safetensors")
 
 
 def test_probabilities_of_an_attribute_sum_to_one(expert, films):
-    for said in expert.look(films[0][:3]):
-        assert all(len(said[name]) == len(classes) for name, classes in phantom.ATTRIBUTES.items())
-        assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in said.values())
+    for film in expert.look(films[0][:3]):
+        assert all(len(film[name]) == len(classes) for name, classes in phantom.ATTRIBUTES.items())
+        assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in film.values())
 
 
-def test_rows_say_that_they_are_the_stand_ins_and_come_in_order(expert, films, tmp_path):
+def test_rows_name_the_phantom_expert_and_come_in_order(expert, films, tmp_path):
     phantom.save_expert(expert, tmp_path / "expert.safetensors")
     studies = []
     for number, film in enumerate(films[0][:5]):
@@ -96,8 +96,8 @@ def test_rows_say_that_they_are_the_stand_ins_and_come_in_order(expert, films, t
     rows = list(predictor.predict(iter(studies)))
     assert [row["study_id"] for row in rows] == [f"s{n}" for n in range(5)]
     assert {row["expert"] for row in rows} == {"phantom"}
-    for row, said in zip(rows, expert.look(films[0][:5]), strict=True):
-        assert row["pathologies"]["edema"] == pytest.approx(said["edema", "present"][1], abs=1e-4)
+    for row, expected in zip(rows, expert.look(films[0][:5]), strict=True):
+        assert row["pathologies"]["edema"] == pytest.approx(expected["edema", "present"][1], abs=1e-4)
         assert sum(row["view"].values()) == pytest.approx(1, abs=1e-3)
 
 
@@ -107,7 +107,7 @@ def test_films_of_other_sizes_are_resized_to_the_tower():
 
 
 @pytest.mark.parametrize("content", [None, b"no weights"])
-def test_a_missing_or_damaged_expert_says_which_stage_makes_it(tmp_path: Path, content):
+def test_a_missing_or_corrupt_expert_names_the_stage_that_trains_it(tmp_path: Path, content):
     path = tmp_path / "expert.safetensors"
     if content:
         path.write_bytes(content)
