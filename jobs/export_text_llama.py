@@ -1,7 +1,7 @@
-"""Before section 2.2: writes the text model of Llama-3.2-11B-Vision as a plain Llama, for vLLM that knows no Mllama.
+"""Before section 2.2: writes the text model of Llama-3.2-11B-Vision as a plain Llama, since vLLM dropped Mllama.
 
-A model named `…-text` in `rewrite.engine.model` or `judge` is made from the official folder beside it in the profile's
-cache, once for all runs; where it is there already, its files are only vouched for.
+A model named `…-text` in `rewrite.engine.model` or `judge` is exported from the official folder next to it in the
+profile's cache, once for all runs; if it exists already, the stage only records the digests of its files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each file of each text model."""
+    """Yields a row with the digest of each file of each text model."""
     from lumen_hpc.language.export_text_llama import export, original
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Section 2.5: a language model scores each answer against its reference, 1 to 10, with canaries among them.
 
-Shard k reads shard k of the same model's answers, so it starts as soon as that one is written.
+Shard k reads shard k of the same model's answers, so it starts as soon as that shard is written.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.rewrite import opened
+from jobs.rewrite import open_for
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
@@ -28,14 +28,14 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Opens the judge once; yields a score row an answer, canaries included."""
+    """Opens the judge once; yields a score row for each answer and canary."""
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.language.judge import score
 
     settings = task.settings.judge
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = opened(settings.engine, task)
-    second = opened(settings.second, task) if settings.second else None
+    engine = open_for(task, settings.engine)
+    second = open_for(task, settings.second) if settings.second else None
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)
@@ -46,7 +46,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 
 def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What the judge sees of one answer: the bare question and the long answer."""
+    """The judge's view of one answer: the bare question and the long answer."""
     from lumen_hpc.data.findings_line import strip
 
     meta = record["meta"]

@@ -7,6 +7,7 @@ states.jsonl, outcomes.jsonl, faults.jsonl and counts.json (docs/outcomes.md). O
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
@@ -48,7 +49,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         data, settings, prepared = task.settings.data, task.settings.outcomes, task.run.path("prepare")
-        folder = data.mimic_iv
+        folder = Path(data.mimic_iv)
         if data.source == "phantom":
             taken = phantom_tables.film_times(read_jsonl(prepared / "studies.jsonl"))
             folder = phantom_tables.write_tables(

@@ -1,8 +1,8 @@
 """Sections 2.2 and 2.4: every short answer becomes a whole sentence, every difference pair a prediction question.
 
-Reads prepare/questions.jsonl; every long answer is fact-checked against its short one. Questions are ordered by what
-is asked and answered, so that equal ones meet in one shard and are asked once; shard k of n takes a contiguous part
-of that order. What the engine is asked hangs on the shard alone, so a shard that is run again is the same bytes.
+Reads prepare/questions.jsonl; every long answer is fact-checked against its short one. Questions are sorted by
+wording and answer, so that equal ones fall into one shard and are requested once; shard k of n takes a contiguous part
+of that order. The engine's input depends on the shard alone, so a rerun shard has the same bytes.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data.records import Records
     from lumen_hpc.language.rewriting import equal_together, rewrite
 
-    wanted = task.settings.rewrite
+    settings = task.settings.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
     order = equal_together(questions)
-    engine = opened(wanted.engine, task)
+    engine = open_for(task, settings.engine)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
-        yield from rewrite(part, engine, wanted, task.settings.seed)
+        yield from rewrite(part, engine, settings, task.settings.seed)
 
     return process
 
 
-def opened(wanted: schema.EngineSettings, task: Task) -> Engine:
-    """A language stage's engine on the processes of this job; where they are several, each opens it and does all."""
+def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
+    """The engine of a language stage on the processes of this job; several processes each run the whole stage."""
     from lumen_hpc.language.engine import open_engine
 
-    meeting = task.folder / f"meeting-{task.ranks.job}"
-    return open_engine(in_place(wanted, task), allowed_endpoints(task), task.ranks, meeting)
+    rendezvous = task.folder / f"rendezvous-{task.ranks.job}"
+    return open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
 
 
-def in_place(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:
-    """The engine's settings with its model's folder for its name, where the model runs in this process."""
+def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:
+    """The engine's settings with the model's folder in place of its name, for a model that runs in this process."""
     if not engine.in_task:
         return engine
     return replace(engine, model=str(locate(engine.model, task.run.profile.cache)))
 
 
 def allowed_endpoints(task: Task) -> list[str] | None:
-    """The servers that may see this run's data; None where it is not restricted."""
+    """The servers that may see this run's data; None if the data is not restricted."""
     rules = task.run.profile.data_use
     return rules.endpoints if task.settings.data.source == "mimic" and rules.restricted else None

@@ -155,10 +155,12 @@ class _Inputs(torch.utils.data.Dataset):
 
 
 def _collate(items: list[dict[int, np.ndarray] | UserError]) -> dict[int, torch.Tensor] | UserError:
-    bad = next((item for item in items if isinstance(item, UserError)), None)
-    if bad is not None:
-        return bad
-    return {size: torch.from_numpy(np.stack([item[size] for item in items])) for size in items[0]}  # type: ignore[index]
+    good = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        good.append(item)
+    return {size: torch.from_numpy(np.stack([item[size] for item in good])) for size in good[0]}
 
 
 def _batches(

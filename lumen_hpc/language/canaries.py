@@ -1,6 +1,6 @@
-"""Answers whose right score is known beforehand, mixed into every judge run (section 2.5's point, and its traps).
+"""Canaries: answers with a known score, mixed into every judge run (section 2.5's point, and its traps).
 
-Six kinds, made from the shard's own items: `opposite` (polarity, direction, or new and gone turned round), `side`
+Six kinds, derived from the shard's own items: `opposite` (polarity, direction, or new and resolved inverted), `side`
 (left and right swapped), `shuffled` (the reference of a question about something else), `padded` (a wrong answer
 inside polite padding, beside the same answer bare), `paraphrase` (the same facts in other words), `identity` (the
 reference itself).
@@ -21,7 +21,7 @@ from lumen_hpc.proportions import wilson
 
 KINDS = ("opposite", "side", "shuffled", "padded", "paraphrase", "identity")
 FIT = 0.9
-"""A judge is fit if it passes at least this share of every kind that was tried."""
+"""A judge is fit if it passes at least this share of every kind that occurred."""
 PADDING = (
     "Thank you for this interesting question. Having looked at the image with great care and in every detail, I can "
     "say the following. {answer} I hope that this thorough and well considered assessment is of help to you."
@@ -30,7 +30,7 @@ PADDING = (
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """One answer of known worth to an item's question."""
+    """One answer to an item's question, whose score is known."""
 
     kind: str
     item: dict
@@ -39,7 +39,7 @@ class Canary:
     """Of `padded`: the same answer without its padding."""
 
     def passed(self, score: int, expected: float, bare_expected: float = 0.0) -> bool:
-        """Whether a judge's score (and its expected score, for padding) is what this answer deserves.
+        """Whether a judge's score (and its expected score, for padding) is correct for this answer.
 
         About 1 for the opposite, at most 3 for a swapped side, at most 4 for another question's reference, no gain of
         half a point from padding, at least 8 for a paraphrase and 9 for the reference itself.
@@ -62,20 +62,20 @@ class Canary:
 def make_canaries(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
     """Up to `count` canaries of each kind from a shard's items, drawn by the seed.
 
-    `items`: rows with type, question, short_answer and reference. A kind for which the shard has no material (no
-    side is named, say) gives fewer, or none; `verdict` counts what was tried.
+    `items`: rows with type, question, short_answer and reference. A kind for which the shard has too little material
+    (no answer names a side, for instance) yields fewer canaries or none; `verdict` counts them.
     """
     draw = random.Random(f"canaries:{seed}")
     canaries: list[Canary] = []
     for kind in KINDS:
         order = draw.sample(range(len(items)), len(items))
         others = [items[i] for i in draw.sample(order, min(len(order), 50))]
-        found = (canary for i in order if (canary := _made(kind, items[i], others)))
-        canaries += itertools.islice(found, count)
+        candidates = (canary for i in order if (canary := _canary(kind, items[i], others)))
+        canaries += itertools.islice(candidates, count)
     return canaries
 
 
-def _made(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
+def _canary(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
     if kind == "identity":
         return Canary(kind, item, item["reference"])
     if kind == "side":
@@ -153,23 +153,23 @@ def _paraphrase(item: dict) -> str:
             return ""
 
 
-def _changed(change: Change, foretold: bool) -> str:
-    will = "will" if foretold else ""
-    clauses = [f"no alteration {'will be' if foretold else 'is'} seen"] if not change else []
+def _changed(change: Change, prediction: bool) -> str:
+    will = "will" if prediction else ""
+    clauses = [f"no alteration {'will be' if prediction else 'is'} seen"] if not change else []
     if change.new:
-        clauses.append(f"{listed(change.new)} {will or 'newly'} {'develop' if foretold else 'seen'}")
+        clauses.append(f"{listed(change.new)} {will or 'newly'} {'develop' if prediction else 'seen'}")
     if change.resolved:
-        clauses.append(f"{listed(change.resolved)} {'will' if foretold else 'can'} no longer be seen")
+        clauses.append(f"{listed(change.resolved)} {'will' if prediction else 'can'} no longer be seen")
     for level in change.levels:
-        clauses.append(f"{level.finding} {'will go' if foretold else 'went'} from {level.before} to {level.after}")
+        clauses.append(f"{level.finding} {'will go' if prediction else 'went'} from {level.before} to {level.after}")
     return ". ".join(clause[0].upper() + clause[1:] for clause in clauses) + "."
 
 
 def verdict(rows: Iterable[dict]) -> dict[str, dict]:
-    """How each judge did on its canaries, by the judge's name.
+    """The result of each judge on its canaries, by the judge's name.
 
     Returns {"fit": bool, "untried": [kinds], "kinds": {kind: {"tried", "passed", "rate", "low", "high"}}} with
-    Wilson's 95 % intervals; rows without "canary" are passed over. A judge that was tried on nothing is not fit.
+    Wilson's 95 % intervals. Rows without "canary" are ignored; a judge without canaries has no verdict.
     """
     counts: dict[str, dict[str, list[int]]] = {}
     for row in rows:

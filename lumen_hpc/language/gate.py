@@ -11,7 +11,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def check_endpoint(endpoint: str, allowed: Sequence[str] | None) -> None:
-    """Refuses an endpoint that may not see the data; nothing has been sent by then.
+    """Refuses an endpoint that may not see the data, before anything is sent.
 
     `allowed` holds URL prefixes: scheme and host must be equal, and the port (any, where the prefix names none) and
     path must begin with the prefix's. None means that the data may go anywhere. Raises UserError.
@@ -27,7 +27,7 @@ def check_endpoint(endpoint: str, allowed: Sequence[str] | None) -> None:
 
 
 def _parts(endpoint: str) -> SplitResult:
-    """A URL taken apart; its message leaves out what might be a password."""
+    """The parts of a URL; the error message omits what might be a password."""
     try:
         url = urlsplit(endpoint)
         port_is_a_number = url.port is None or url.port > 0

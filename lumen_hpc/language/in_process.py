@@ -1,4 +1,4 @@
-"""What the engines in this process share: conversations as tokens, and constrained choice by its probabilities."""
+"""Shared by the engines that run in this process: tokenization of conversations, and constrained choice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tokens = list[int]
 
 
 class InProcessEngine(Engine):
-    """A model in this process, which says how prompts of tokens go on; `tokenizer` is its own."""
+    """A model in this process that continues prompts of token ids; `tokenizer` is the model's own."""
 
     tokenizer: Any
 
@@ -26,7 +26,7 @@ class InProcessEngine(Engine):
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         longest = max(len(self.tokenizer.encode(choice, add_special_tokens=False)) for choice in choices)
         encoded = prompts(self.tokenizer, conversations, longest, self.settings.max_model_len)
-        return chosen(self.tokenizer, encoded, choices, self._next)
+        return most_probable(self.tokenizer, encoded, choices, self._next)
 
     @abstractmethod
     def _generate(
@@ -35,11 +35,11 @@ class InProcessEngine(Engine):
 
     @abstractmethod
     def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
-        """Probabilities of some tokens as the next one of each prompt, in proportion."""
+        """Unnormalized probabilities of the tokens `following` as the next token of each prompt."""
 
 
 def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int) -> list[Tokens]:
-    """Conversations by the model's own chat template, open for the assistant's turn.
+    """Token ids of each conversation in the model's own chat template, up to the start of the assistant's turn.
 
     Raises UserError for a model without a chat template, or a conversation that leaves no room for `max_tokens`.
     """
@@ -59,7 +59,7 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
     return encoded
 
 
-def chosen(
+def most_probable(
     tokenizer: Any,
     encoded: list[Tokens],
     choices: Sequence[str],
@@ -67,9 +67,9 @@ def chosen(
 ) -> list[Completion]:
     """The most probable of the choices after each prompt, with the probability of every choice.
 
-    A choice's probability is the product of its tokens', each among the tokens with which some choice can go on; so
-    it is right where `10` is one token (Llama-3) and where it is two (Qwen2, SmolLM2). `probabilities` gives, for
-    prompts and token ids, their probabilities as the next token, in proportion.
+    A choice's probability is the product of its tokens' probabilities, each normalized over the tokens that can
+    continue some choice; so it is correct where `10` is one token (Llama-3) and where it is two (Qwen2, SmolLM2).
+    `probabilities` returns, for prompts and token ids, their unnormalized probabilities as the next token.
     """
     end = tokenizer.eos_token_id
     paths = [(*tokenizer.encode(choice, add_special_tokens=False), end) for choice in choices]
@@ -78,8 +78,8 @@ def chosen(
         following = sorted({path[len(prefix)] for path in paths if path[: len(prefix)] == prefix})
         if len(following) == 1:
             continue
-        given = probabilities([[*prompt, *prefix] for prompt in encoded], following)
-        for row, mass in zip(shares, given, strict=True):
+        masses = probabilities([[*prompt, *prefix] for prompt in encoded], following)
+        for row, mass in zip(shares, masses, strict=True):
             total = sum(mass)
             for i, path in enumerate(paths):
                 if path[: len(prefix)] == prefix:

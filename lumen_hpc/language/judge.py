@@ -15,13 +15,13 @@ SCORES = tuple(str(score) for score in range(1, 11))
 def score(
     items: Iterable[dict], engine: Engine, judge: schema.Judge, seed: int, second: Engine | None = None
 ) -> Iterator[dict]:
-    """Judges a shard of answers, and `judge.canaries` canaries of each kind made from the same shard.
+    """Judges a shard of answers, and `judge.canaries` canaries of each kind derived from the same shard.
 
     `items`: {"question_id", "model", "type", "question", "short_answer", "reference" (the long answer), "answer"}.
     Yields {"question_id", "model", "score" (int 1-10), "expected_score" (Σ s·p(s)), "judge"} for each item in order,
     then the same with "canary" (its kind) and "passed" for each canary; with a second judge, the same again by it.
-    The `question` is the bare question, as the dataset words it. Temperature is 0, equal material is asked once, and
-    no row holds an item's text.
+    The `question` is the bare question, as the dataset words it. Temperature is 0, equal material is judged once, and
+    no row contains an item's text.
     """
     items = list(items)
     mixed = make_canaries(items, judge.canaries, seed)
@@ -30,14 +30,14 @@ def score(
         for item in items:
             yield _row(item, scorer, scores[_key(item, item["answer"])])
         for canary in mixed:
-            given = scores[_key(canary.item, canary.answer)]
-            bare = scores[_key(canary.item, canary.bare)] if canary.bare else given
-            passed = canary.passed(int(given.text), _expected(given), _expected(bare))
-            yield _row(canary.item, scorer, given) | {"canary": canary.kind, "passed": passed}
+            completion = scores[_key(canary.item, canary.answer)]
+            bare = scores[_key(canary.item, canary.bare)] if canary.bare else completion
+            passed = canary.passed(int(completion.text), _expected(completion), _expected(bare))
+            yield _row(canary.item, scorer, completion) | {"canary": canary.kind, "passed": passed}
 
 
 def agreement(rows: Iterable[dict]) -> dict:
-    """How two judges of the same answers agree: Kendall's tau-b, share within a point, mean difference.
+    """Agreement of two judges on the same answers: Kendall's tau-b, share within a point, mean difference.
 
     Takes judge rows of all shards; canaries are left out. Returns {"judges", "answers", "tau", "within_one",
     "difference"}, tau None where a judge gave one score to everything; an empty dict if there are not two judges.
@@ -64,10 +64,10 @@ def agreement(rows: Iterable[dict]) -> dict:
 
 
 def _scores(judge: Engine, items: list[dict], mixed: list[Canary], seed: int) -> dict[tuple, Completion]:
-    """Every distinct (question, reference, answer) of the shard with what the judge says of it."""
-    asked = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in mixed]
-    asked += [(canary.item, canary.bare) for canary in mixed if canary.bare]
-    keys = list(dict.fromkeys(_key(item, answer) for item, answer in asked))
+    """The judge's completion for every distinct (type, question, reference, answer) of the shard."""
+    answers = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in mixed]
+    answers += [(canary.item, canary.bare) for canary in mixed if canary.bare]
+    keys = list(dict.fromkeys(_key(item, answer) for item, answer in answers))
     completions = judge.chat(
         [prompting.judging(*key) for key in keys], max_tokens=2, temperature=0.0, seed=seed, choices=SCORES
     )

@@ -19,8 +19,8 @@ def predictions(question: dict, count: int, seed: int) -> Iterator[dict]:
     """The prediction questions of one difference question, without their answers.
 
     Draws `count` distinct templates by the seed and the question's id. A pair whose interval is unknown, zero or
-    negative gives none: the dataset pairs same-day studies, and there nothing lies ahead. Yields {"question_id",
-    "source_question_id", "type", "question"}. Raises UserError if more are asked for than there are.
+    negative yields none: the dataset pairs same-day studies, which have no future to predict. Yields {"question_id",
+    "source_question_id", "type", "question"}. Raises UserError if `count` exceeds the number of templates.
     """
     pool = templates()
     if not 0 <= count <= len(pool):

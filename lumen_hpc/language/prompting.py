@@ -1,7 +1,7 @@
 """Conversations for the engines, from the versioned prompt files in `prompts/`.
 
-The last message states its material in labelled lines (`Type:`, `Question:`, …); what comes before it is the same in
-every conversation of a type.
+The last message contains its material in labelled lines (`Type:`, `Question:`, …); the messages before it are the
+same in every conversation of a type.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ FOLDER = Path(__file__).parent / "prompts"
 
 @cache
 def read(name: str) -> dict:
-    """A prompt file as it stands: `version`, the static text and the examples."""
+    """The contents of a prompt file: `version`, the static text and the examples."""
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str]]:
-    """The conversation that asks for a whole sentence (section 2.2), or for a prediction (section 2.4)."""
+    """The conversation that requests a whole sentence (section 2.2), or a prediction (section 2.4)."""
     prompt = read("rewrite")
     messages = [_message("system", prompt["prediction" if kind == "prediction" else "system"])]
     for example_question, example_answer, sentence in prompt["examples"][kind]:
@@ -33,7 +33,7 @@ def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str
 
 
 def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[str, str]]:
-    """The conversation that asks for a score from 1 to 10 (section 2.5)."""
+    """The conversation that requests a score from 1 to 10 (section 2.5)."""
     prompt = read("judge")
     messages = [_message("system", prompt["system"])]
     for example_kind, example_question, example_reference, example_answer, score in prompt["examples"]:
@@ -45,7 +45,7 @@ def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[
 
 
 def material(conversation) -> dict[str, str]:
-    """The labelled lines of a conversation's last message, by label: what an engine without a model reads.
+    """The labelled lines of a conversation's last message, by label; the grammar engine reads them.
 
     A text may be empty: an untrained model's answer often is.
     """

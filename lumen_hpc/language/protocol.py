@@ -1,7 +1,7 @@
-"""What every engine is to its callers: conversations in, completions out.
+"""The interface of every language engine: conversations in, completions out.
 
-An engine takes a whole shard's conversations in one call and gives a completion for each, in order. The same
-conversations, seeds and temperature give the same completions, whatever the process did before.
+An engine takes all conversations of a shard in one call and returns one completion for each, in order. The same
+conversations, seeds and temperature give the same completions, independent of earlier calls.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ Conversation = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine answered."""
+    """One answer of an engine."""
 
     text: str
     tokens: int
     """Tokens generated; 0 where no model ran."""
     choice_probabilities: tuple[float, ...] = ()
-    """With `choices`: the probability of each, in their order, summing to 1."""
+    """With `choices`: the probability of each choice, in order; they sum to 1."""
 
 
 class Engine(ABC):
-    """Something that continues conversations; a backend says how it goes on freely, and how it chooses."""
+    """A language model that continues conversations; a backend implements free continuation and constrained choice."""
 
     source = "llm"
-    """`llm`, or `fallback` where the sentences are the grammar's own."""
+    """Where a sentence comes from: `llm`, or `fallback` for the grammar."""
 
-    def __init__(self, wanted: schema.EngineSettings) -> None:
-        self.settings = wanted
-        self.name = Path(wanted.model).name
-        """What a record calls this engine: the model's name, without the folders above it."""
+    def __init__(self, settings: schema.EngineSettings) -> None:
+        self.settings = settings
+        self.name = Path(settings.model).name
+        """This engine's name in records: the model's name without its parent folders."""
 
     def chat(
         self,
@@ -50,8 +50,8 @@ class Engine(ABC):
     ) -> list[Completion]:
         """Continues each conversation by at most `max_tokens` tokens; temperature 0 is greedy.
 
-        `seed` is one for all, or one a conversation. With `choices` the text is the most probable of them. Raises
-        UserError with the cure where the engine cannot go on (memory, a conversation too long, no server).
+        `seed`: one for all conversations, or one for each. With `choices` the text is the most probable of them. Raises
+        UserError with the fix where the engine cannot continue (memory, a conversation too long, no server).
         """
         if choices is not None:
             return self._choose(conversations, choices)

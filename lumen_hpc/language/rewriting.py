@@ -1,7 +1,7 @@
 """Whole sentences for short answers (section 2.2), and answers to prediction questions (section 2.4), fact-checked.
 
-Equal (type, question, short answer) are asked once. A sentence that fails the check is asked for again with
-another seed, and after the last attempt the grammar's own sentence stands in: nothing unchecked gets into a row.
+Equal (type, question, short answer) are requested once. A sentence that fails the check is requested again with
+another seed; after the last attempt the grammar's own sentence replaces it. No unchecked sentence reaches a row.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lumen_hpc.language.sentences import sentence
 
 
 @dataclass(slots=True)
-class Ask:
-    """One sentence to be had, whoever needs it: equal questions share it."""
+class Request:
+    """One sentence to generate; equal questions share it."""
 
     type: str
     question: str
@@ -44,68 +44,68 @@ class Ask:
 def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, seed: int) -> Iterator[dict]:
     """Rewrites a shard of questions, and adds the prediction questions of its difference pairs.
 
-    Yields {"question_id", "long_answer", "source" (llm | fallback), "attempts", "rejected" (a reason a rejected
-    attempt)} for each question in order; after a difference come its predictions, with "source_question_id",
+    Yields {"question_id", "long_answer", "source" (llm | fallback), "attempts", "rejected" (one reason for each
+    rejected attempt)} for each question in order; after a difference come its predictions, with "source_question_id",
     "type" and "question" besides. The rows depend on the questions, the engine and the seed alone.
-    Raises UserError naming the question's id (never its words) where not even the grammar can make a sentence.
+    Raises UserError with the question's id (never its words) where not even the grammar can form a sentence.
     """
-    asks: dict[tuple, Ask] = {}
+    requests: dict[tuple, Request] = {}
     rows = []
     for question in questions:
-        wanted = [({"question_id": question["question_id"]}, question["type"], question["question"])]
+        sentences = [({"question_id": question["question_id"]}, question["type"], question["question"])]
         if question["type"] == "difference":
             drawn = predictions(question, rewrite.predictions_per_pair, seed)
-            wanted += [(row, "prediction", row["question"]) for row in drawn]
-        for row, kind, text in wanted:
+            sentences += [(row, "prediction", row["question"]) for row in drawn]
+        for row, kind, text in sentences:
             variant = _number(seed, row["question_id"]) % rewrite.variants
             key = (kind, text, question["short_answer"], variant)
-            if key not in asks:
+            if key not in requests:
                 _answerable(row["question_id"], *key[:3])
-                asks[key] = Ask(*key[:3], seed=_number(seed, *map(str, key)))
-            rows.append((row, asks[key]))
-    answer(list(asks.values()), engine, rewrite)
-    for row, ask in rows:
-        yield row | ask.row()
+                requests[key] = Request(*key[:3], seed=_number(seed, *map(str, key)))
+            rows.append((row, requests[key]))
+    answer(list(requests.values()), engine, rewrite)
+    for row, request in rows:
+        yield row | request.row()
 
 
 def equal_together(questions: Sequence[dict]) -> list[int]:
-    """Positions of questions in an order that has those of equal type, wording and answer side by side."""
+    """Positions of questions in an order that groups equal type, wording and answer."""
     keys = array("Q", (equality(q["type"], q["question"], q["short_answer"]) for q in questions))
     return sorted(range(len(keys)), key=lambda position: (keys[position], position))
 
 
 def equality(kind: str, question: str, short_answer: str) -> int:
-    """A 64-bit number that questions share which are asked as one."""
+    """A 64-bit key that is equal for questions that share one request."""
     return _hash(kind, question, short_answer)
 
 
-def answer(asks: list[Ask], engine: Engine, rewrite: schema.Rewrite) -> None:
-    """Fills every ask: up to `rewrite.attempts` batched tries of the engine, then the grammar's sentence."""
-    open_asks = asks
+def answer(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> None:
+    """Fills every request: up to `rewrite.attempts` batched attempts of the engine, then the grammar's sentence."""
+    pending = requests
     for attempt in range(1, rewrite.attempts + 1):
-        if not open_asks:
+        if not pending:
             return
         completions = engine.chat(
-            [prompting.rewriting(ask.type, ask.question, ask.short_answer) for ask in open_asks],
+            [prompting.rewriting(request.type, request.question, request.short_answer) for request in pending],
             max_tokens=rewrite.max_tokens,
             temperature=rewrite.temperature,
-            seed=[_number(ask.seed, str(attempt)) for ask in open_asks],
+            seed=[_number(request.seed, str(attempt)) for request in pending],
         )
-        for ask, completion in zip(open_asks, completions, strict=True):
+        for request, completion in zip(pending, completions, strict=True):
             text = " ".join(completion.text.split())
-            ask.attempts = attempt
-            reasons = facts.check(ask.type, ask.question, ask.short_answer, text)
+            request.attempts = attempt
+            reasons = facts.check(request.type, request.question, request.short_answer, text)
             if reasons:
-                ask.rejected.append("; ".join(reasons))
+                request.rejected.append("; ".join(reasons))
             else:
-                ask.long_answer, ask.source = text, engine.source
-        open_asks = [ask for ask in open_asks if not ask.long_answer]
-    for ask in open_asks:
-        ask.long_answer, ask.source = sentence(ask.type, ask.question, ask.short_answer), "fallback"
+                request.long_answer, request.source = text, engine.source
+        pending = [request for request in pending if not request.long_answer]
+    for request in pending:
+        request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"
 
 
 def _answerable(question_id: str, kind: str, question: str, short_answer: str) -> None:
-    """Stops before any model is asked where there would be nothing to fall back on."""
+    """Raises UserError before any model runs if the grammar has no sentence to fall back on."""
     try:
         sentence(kind, question, short_answer)
     except UserError:
@@ -116,7 +116,7 @@ def _answerable(question_id: str, kind: str, question: str, short_answer: str) -
 
 
 def _number(seed: int, *parts: str) -> int:
-    """A 31-bit number that depends on the seed and these words alone."""
+    """A 31-bit number that depends only on the seed and these strings."""
     return _hash(str(seed), *parts) >> 33
 
 

@@ -17,28 +17,31 @@ from lumen_hpc.language.protocol import Completion, Conversation, Engine
 KEY = "LUMEN_API_KEY"
 """The environment variable that holds the server's key; it is never read from, or written to, a file."""
 RETRIES = 4
-"""Tries after the first, with growing pauses between."""
+"""Tries after the first, with growing pauses between them."""
 CONCURRENT = 64
-"""Requests under way at a time; the server batches them."""
+"""Concurrent requests; the server batches them."""
 
 
 class ServerEngine(Engine):
-    """One model on a server; requests go out side by side and come back in order."""
+    """One model on a server; requests run concurrently and completions keep their order."""
 
-    def __init__(self, wanted: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
-        super().__init__(wanted)
-        check_endpoint(wanted.endpoint, allowed_endpoints)
+    def __init__(self, settings: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
+        super().__init__(settings)
+        check_endpoint(settings.endpoint, allowed_endpoints)
         from openai import OpenAI
 
         self.client = OpenAI(
-            base_url=wanted.endpoint, api_key=os.environ.get(KEY) or "none", max_retries=RETRIES, timeout=wanted.timeout
+            base_url=settings.endpoint,
+            api_key=os.environ.get(KEY) or "none",
+            max_retries=RETRIES,
+            timeout=settings.timeout,
         )
 
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
         def one(conversation: Conversation, seed: int) -> Completion:
-            reply = self._ask(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            reply = self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed)
             return Completion((reply.choices[0].message.content or "").strip(), reply.usage.completion_tokens)
 
         with ThreadPoolExecutor(CONCURRENT) as pool:
@@ -46,12 +49,15 @@ class ServerEngine(Engine):
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         with ThreadPoolExecutor(CONCURRENT) as pool:
-            return list(pool.map(lambda conversation: self._chosen(conversation, choices), conversations))
+            return list(pool.map(lambda conversation: self._choose_one(conversation, choices), conversations))
 
-    def _chosen(self, conversation: Conversation, choices: Sequence[str]) -> Completion:
-        """Constrained choice; the probabilities are the server's own for the first token, and for the second where
-        one choice begins another (1 and 10) and the model writes them digit by digit."""
-        reply = self._ask(
+    def _choose_one(self, conversation: Conversation, choices: Sequence[str]) -> Completion:
+        """Constrained choice, with the server's own probabilities.
+
+        They are those of the first token, and of the second where one choice is a prefix of another (1 and 10) and the
+        model writes digit by digit.
+        """
+        reply = self._request(
             conversation,
             max_tokens=8,
             temperature=0.0,
@@ -66,22 +72,22 @@ class ServerEngine(Engine):
             )
         first = _top(reply)
         mass = {choice: first.get(choice, 0.0) for choice in choices}
-        for begun in choices:
-            longer = [choice for choice in choices if choice.startswith(begun) and choice != begun]
-            if longer and mass[begun] and not any(mass[choice] for choice in longer):
-                going_on = _top(self._continued(conversation, begun))
+        for prefix in choices:
+            longer = [choice for choice in choices if choice.startswith(prefix) and choice != prefix]
+            if longer and mass[prefix] and not any(mass[choice] for choice in longer):
+                continuations = _top(self._continued(conversation, prefix))
                 for choice in longer:
-                    mass[choice] = mass[begun] * going_on.get(choice[len(begun) :], 0.0)
-                mass[begun] -= sum(mass[choice] for choice in longer)
+                    mass[choice] = mass[prefix] * continuations.get(choice[len(prefix) :], 0.0)
+                mass[prefix] -= sum(mass[choice] for choice in longer)
         total = sum(mass.values())
-        if not total:  # none of the choices is among the 20 likeliest tokens: all that is known is the choice
+        if not total:  # no choice is among the 20 likeliest tokens: only the choice itself is known
             mass, total = {choice: float(choice == text) for choice in choices}, 1.0
         return Completion(text, reply.usage.completion_tokens, tuple(mass[choice] / total for choice in choices))
 
-    def _continued(self, conversation: Conversation, begun: str) -> Any:
-        """What the model would write after a begun answer."""
-        return self._ask(
-            [*conversation, {"role": "assistant", "content": begun}],
+    def _continued(self, conversation: Conversation, prefix: str) -> Any:
+        """The model's continuation of an answer that starts with `prefix`."""
+        return self._request(
+            [*conversation, {"role": "assistant", "content": prefix}],
             max_tokens=1,
             temperature=0.0,
             logprobs=True,
@@ -89,8 +95,8 @@ class ServerEngine(Engine):
             extra_body={"add_generation_prompt": False, "continue_final_message": True},
         )
 
-    def _ask(self, conversation: Conversation | list[Mapping[str, str]], **parameters: Any) -> Any:
-        """One request. Its failures are told without the request's text, which may be restricted."""
+    def _request(self, conversation: Conversation | list[Mapping[str, str]], **parameters: Any) -> Any:
+        """Sends one request. Its errors never contain the request's text, which may be restricted."""
         import openai
 
         try:
@@ -104,7 +110,7 @@ class ServerEngine(Engine):
             ) from None
         except openai.APIConnectionError as error:
             raise UserError(
-                f"the server at {self._host} does not answer ({type(error).__name__}); start it, or mend "
+                f"the server at {self._host} does not answer ({type(error).__name__}); start it, or correct "
                 "engine.endpoint, and submit again: finished shards stay"
             ) from None
 

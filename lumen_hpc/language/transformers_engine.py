@@ -16,19 +16,19 @@ BATCH_TOKENS = 16384
 
 
 class TransformersEngine(InProcessEngine):
-    """One model on one device, in batches of prompts of like length."""
+    """One model on one device, in batches of prompts of similar length."""
 
-    def __init__(self, wanted: schema.EngineSettings) -> None:
-        super().__init__(wanted)
+    def __init__(self, settings: schema.EngineSettings) -> None:
+        super().__init__(settings)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        dtype = wanted.dtype if wanted.dtype == "auto" else getattr(torch, wanted.dtype)
+        dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(wanted.model)
-            self.model = AutoModelForCausalLM.from_pretrained(wanted.model, dtype=dtype).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(settings.model)
+            self.model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).eval()
         except (OSError, ValueError) as error:
-            raise UserError(f"transformers cannot load engine.model={wanted.model}: {error}") from error
+            raise UserError(f"transformers cannot load engine.model={settings.model}: {error}") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.pad = self.tokenizer.pad_token_id
         if self.pad is None:
@@ -37,7 +37,7 @@ class TransformersEngine(InProcessEngine):
     def _generate(
         self, encoded: list[Tokens], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        completions: list[Completion | None] = [None] * len(encoded)
+        completions: dict[int, Completion] = {}
         for batch in _batches(encoded, max_tokens):
             noise = [_Noise([seeds[i] for i in batch], temperature)] if temperature else []
             generated = self._batch([encoded[i] for i in batch], max_tokens, noise)
@@ -45,7 +45,7 @@ class TransformersEngine(InProcessEngine):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 # A character cut off by max_tokens is left out, as vLLM does.
                 completions[i] = Completion(text.rstrip("\N{REPLACEMENT CHARACTER}").strip(), len(tokens))
-        return completions
+        return [completions[i] for i in range(len(encoded))]
 
     def _batch(self, encoded: list[Tokens], max_tokens: int, processors: list) -> list[Tokens]:
         import torch
@@ -81,7 +81,7 @@ class TransformersEngine(InProcessEngine):
     def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
         import torch
 
-        found: list[list[float]] = [[] for _ in encoded]
+        probabilities: list[list[float]] = [[] for _ in encoded]
         for batch in _batches(encoded, 1):
             ids, mask = self._padded([encoded[i] for i in batch])
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -90,8 +90,8 @@ class TransformersEngine(InProcessEngine):
                     input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
                 ).logits[:, -1, following]
             for i, row in zip(batch, logits.float().softmax(-1).tolist(), strict=True):
-                found[i] = row
-        return found
+                probabilities[i] = row
+        return probabilities
 
     def _padded(self, encoded: list[Tokens]) -> tuple[Any, Any]:
         """Token ids and mask [prompts, longest], int64, padded on the left."""
@@ -107,9 +107,9 @@ class TransformersEngine(InProcessEngine):
 
 
 class _Noise:
-    """Sampling as the greedy choice of logits/temperature plus Gumbel noise, with a generator a conversation.
+    """Sampling as the greedy choice of logits/temperature plus Gumbel noise, with one generator for each conversation.
 
-    So a conversation's sample hangs on its own seed, not on its neighbours in the batch.
+    So a conversation's sample depends on its own seed, not on the other conversations in the batch.
     """
 
     def __init__(self, own_seeds: list[int], temperature: float) -> None:
@@ -127,7 +127,7 @@ class _Noise:
 
 
 def _batches(encoded: list[Tokens], max_tokens: int) -> Iterator[list[int]]:
-    """Positions of prompts, by falling length, in batches of at most BATCH_TOKENS."""
+    """Positions of prompts, longest first, in batches of at most BATCH_TOKENS."""
     batch: list[int] = []
     for i in sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i)):
         if batch and (len(batch) + 1) * (len(encoded[batch[0]]) + max_tokens) > BATCH_TOKENS:

@@ -30,61 +30,61 @@ class VLLMEngine(InProcessEngine):
     Every process runs the whole program: the same conversations, the same schedule, the same completions (vLLM's
     `external_launcher`). So a model may span nodes, and Slurm alone starts and ends its processes.
 
-    The prefix cache holds the static prompt within a call and is emptied between calls: what a shard's rows are then
-    hangs on that shard alone, not on the shards that this process did before it.
+    The prefix cache holds the static prompt within a call and is emptied between calls. A shard's rows then depend on
+    that shard alone, not on the shards that this process computed before.
     """
 
-    def __init__(self, wanted: schema.EngineSettings, ranks: Ranks, meeting: Path) -> None:
-        super().__init__(wanted)
+    def __init__(self, settings: schema.EngineSettings, ranks: Ranks, rendezvous: Path) -> None:
+        super().__init__(settings)
         self.ranks = ranks
         prepare_process()
         if ranks.world_size > 1:
-            _meet(ranks, meeting)
+            _join(ranks, rendezvous)
         import torch
         from vllm import LLM
 
-        # In pieces, the prefill of a seeded request winds its generator back, which those of CPUs cannot do.
-        whole = {} if torch.cuda.is_available() else {"enable_chunked_prefill": False}
+        # A chunked prefill rewinds the generator of a seeded request, which a CPU generator cannot do.
+        prefill = {} if torch.cuda.is_available() else {"enable_chunked_prefill": False}
         try:
             with hide_llvmlite():
                 self.model = LLM(
-                    model=wanted.model,
-                    dtype=wanted.dtype,
-                    max_model_len=wanted.max_model_len,
-                    tensor_parallel_size=wanted.tensor_parallel,
-                    pipeline_parallel_size=wanted.pipeline_parallel,
+                    model=settings.model,
+                    dtype=settings.dtype,
+                    max_model_len=settings.max_model_len,
+                    tensor_parallel_size=settings.tensor_parallel,
+                    pipeline_parallel_size=settings.pipeline_parallel,
                     distributed_executor_backend="external_launcher" if ranks.world_size > 1 else None,
-                    gpu_memory_utilization=wanted.gpu_memory,
+                    gpu_memory_utilization=settings.gpu_memory,
                     enable_prefix_caching=True,
                     max_logprobs=32,
                     enforce_eager=importlib.util.find_spec("triton") is None,
                     disable_log_stats=True,
-                    **whole,
+                    **prefill,
                 )
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"vLLM cannot load engine.model={wanted.model}: {error}; {_CURE}") from error
+            raise UserError(f"vLLM cannot load engine.model={settings.model}: {error}; {_MEMORY_FIX}") from error
         self.tokenizer = self.model.get_tokenizer()
 
-    def chat(self, conversations: Sequence[Conversation], **asked: Any) -> list[Completion]:
+    def chat(self, conversations: Sequence[Conversation], **options: Any) -> list[Completion]:
         """As `Engine.chat`."""
         self._begin(conversations)
-        return super().chat(conversations, **asked)
+        return super().chat(conversations, **options)
 
     def _begin(self, conversations: Sequence[Conversation]) -> None:
-        """Empties the prefix cache, and stops where the processes do not ask the same: their answers would be noise."""
+        """Empties the prefix cache; stops if the processes hold different conversations: answers would be noise."""
         self.model.reset_prefix_cache()
         if self.ranks.world_size == 1:
             return
         from torch import distributed
         from vllm.distributed.parallel_state import get_world_group
 
-        asked: list = [None] * self.ranks.world_size
+        digests: list = [None] * self.ranks.world_size
         own = hashlib.sha256(json.dumps(list(map(list, conversations))).encode()).hexdigest()
-        distributed.all_gather_object(asked, own, group=get_world_group().cpu_group)
-        if len(set(asked)) > 1:
+        distributed.all_gather_object(digests, own, group=get_world_group().cpu_group)
+        if len(set(digests)) > 1:
             raise UserError(
-                f"the {self.ranks.world_size} processes of this job were asked different things: they do not see the "
-                "same files; submit again once the shared file system shows all nodes the same"
+                f"the {self.ranks.world_size} processes of this job hold different conversations: they do not see the "
+                "same files; submit again once all nodes see the same shared file system"
             )
 
     def _generate(
@@ -104,27 +104,27 @@ class VLLMEngine(InProcessEngine):
         return [[math.exp(output.logprobs[0][token].logprob) for token in following] for output in outputs]
 
     def _outputs(self, encoded: list[Tokens], parameters: list) -> list:
-        """The first output of each prompt; running out of memory is told with its cure."""
+        """The first output of each prompt; an out-of-memory error becomes a UserError with its fix."""
         import torch
 
         try:
             requests = [{"prompt_token_ids": tokens} for tokens in encoded]
             return [result.outputs[0] for result in self.model.generate(requests, parameters, use_tqdm=False)]
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(f"vLLM ran out of memory with engine.model={self.settings.model}; {_CURE}") from error
+            raise UserError(f"vLLM ran out of memory with engine.model={self.settings.model}; {_MEMORY_FIX}") from error
 
 
-_CURE = (
+_MEMORY_FIX = (
     "if memory is short: more GPUs (engine.tensor_parallel, and as many processes in profile.resources), a shorter "
     "engine.max_model_len, or another share of memory (engine.gpu_memory)"
 )
 
 
 def prepare_process() -> None:
-    """Call before vLLM is first imported: what it reads from the environment, where the profile has not set it.
+    """Sets vLLM's environment variables where the profile has not; call it before the first import of vLLM.
 
-    Compile cache and port are this process's own: vLLM's shared defaults are overwritten by a neighbour's. Where
-    torchvision needs its cure, a child process would lack it, so vLLM looks its model classes up in this one.
+    Each process has its own compile cache and port, since another process overwrites vLLM's shared defaults. Where
+    `torchvision_compat` applies, a child process would lack it, so vLLM inspects its model classes in this process.
     """
     own = Path(tempfile.gettempdir()) / f"lumen-vllm-{os.getuid()}-{os.getpid()}"
     with socket.socket() as probe:
@@ -149,8 +149,11 @@ def prepare_process() -> None:
 
 @contextmanager
 def hide_llvmlite() -> Iterator[None]:
-    """On CPUs, vLLM looks for its kernels in every loaded module, and numba's llvmlite has an object that has every
-    attribute: asked for its `__dict__`, it hands out a function."""
+    """Hides numba's llvmlite while vLLM loads.
+
+    On CPUs, vLLM searches every loaded module for its kernels, and an object of llvmlite has every attribute and
+    returns a function for `__dict__`.
+    """
     name = "llvmlite.binding.ffi"
     hidden = sys.modules.pop(name, None)
     try:
@@ -160,15 +163,15 @@ def hide_llvmlite() -> Iterator[None]:
             sys.modules[name] = hidden
 
 
-def _meet(ranks: Ranks, meeting: Path) -> None:
-    """Joins torch.distributed, which vLLM then finds, and tells vLLM by its environment which process this is."""
+def _join(ranks: Ranks, rendezvous: Path) -> None:
+    """Joins torch.distributed, which vLLM then uses, and sets the environment from which vLLM reads its rank."""
     from torch import distributed
 
-    given = {"RANK": ranks.rank, "LOCAL_RANK": ranks.local_rank, "WORLD_SIZE": ranks.world_size}
-    os.environ.update({name: str(value) for name, value in given.items()})
-    if not distributed.is_initialized():  # a second judge shares the first one's processes
-        meeting.mkdir(parents=True, exist_ok=True)
-        join(ranks, meeting)
+    variables = {"RANK": ranks.rank, "LOCAL_RANK": ranks.local_rank, "WORLD_SIZE": ranks.world_size}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    if not distributed.is_initialized():  # a second judge uses the processes of the first
+        rendezvous.mkdir(parents=True, exist_ok=True)
+        join(ranks, rendezvous)
         distributed.barrier()
         if ranks.first:
-            shutil.rmtree(meeting)
+            shutil.rmtree(rendezvous)

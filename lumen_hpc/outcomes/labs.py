@@ -139,7 +139,7 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
                   AND charted >= taken - INTERVAL {BEFORE_HOURS} HOUR
             )
             SELECT place, analyte, rank, number, low, high, hours FROM known WHERE rank <= 2""")
-    film, values = -1, {}
+    film, values = -1, dict[str, dict[str, Any]]()
     for place, analyte, rank, number, low, high, hours in tables.fetch(
         "SELECT * FROM latest ORDER BY place, analyte, rank"
     ):

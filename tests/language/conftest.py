@@ -1,4 +1,4 @@
-"""Small language models, made once a session."""
+"""Small language models, built once a session."""
 
 from __future__ import annotations
 

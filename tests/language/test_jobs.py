@@ -1,4 +1,4 @@
-"""The stage files of the language stages, worked in this process on a small run."""
+"""The stage files of the language stages, run in this process on a small run."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_the_shards_of_rewriting_hold_every_question_once_and_equal_ones_togethe
     shards = [list(process(Shard(index, 3))) for index in range(3)]
     answered = [row["question_id"] for rows in shards for row in rows if "source_question_id" not in row]
     assert sorted(answered) == sorted(row["question_id"] for row in questions)
-    foretold = [row["source_question_id"] for rows in shards for row in rows if "source_question_id" in row]
-    assert sorted(foretold) == sorted(row["question_id"] for row in questions if row["type"] == "difference")
+    predicted = [row["source_question_id"] for rows in shards for row in rows if "source_question_id" in row]
+    assert sorted(predicted) == sorted(row["question_id"] for row in questions if row["type"] == "difference")
     assert list(process(Shard(1, 3))) == shards[1]
 
 
@@ -81,14 +81,14 @@ def test_restricted_data_is_not_sent_to_a_server_beyond_the_profiles_list(tmp_pa
 
 def test_a_model_is_found_in_the_cache_by_its_hub_name(tmp_path):
     engine = EngineSettings(kind="vllm", model="meta-llama/Llama-3.1-8B-Instruct")
-    placed = rewrite.in_place(engine, task(tmp_path, rewrite.STAGE, Settings(), cache=str(tmp_path / "cache")))
+    placed = rewrite.with_local_model(engine, task(tmp_path, rewrite.STAGE, Settings(), cache=str(tmp_path / "cache")))
     assert placed == replace(engine, model=str(tmp_path / "cache" / "Llama-3.1-8B-Instruct"))
     served = EngineSettings(kind="server", model="meta-llama/Llama-3.1-8B-Instruct")
-    assert rewrite.in_place(served, task(tmp_path, rewrite.STAGE, Settings())) == served
+    assert rewrite.with_local_model(served, task(tmp_path, rewrite.STAGE, Settings())) == served
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         (
             EngineSettings(kind="vllm", model="m", tensor_parallel=4, pipeline_parallel=2),
@@ -98,11 +98,11 @@ def test_a_model_is_found_in_the_cache_by_its_hub_name(tmp_path):
         (EngineSettings(kind="server", model="m", endpoint="http://127.0.0.1:9/v1"), r"kind=server runs in 1 process,"),
     ],
 )
-def test_an_engine_that_does_not_fit_the_jobs_processes_is_refused_before_it_is_loaded(tmp_path, engine, told):
+def test_an_engine_that_does_not_fit_the_jobs_processes_is_refused_before_it_is_loaded(tmp_path, engine, message):
     spread = task(tmp_path, judge.STAGE, Settings())
     spread.ranks = Ranks(rank=1, world_size=2)
-    with pytest.raises(UserError, match=rf"{told} and this job has 2; nodes x tasks_per_node"):
-        rewrite.opened(engine, spread)
+    with pytest.raises(UserError, match=rf"{message} and this job has 2; nodes x tasks_per_node"):
+        rewrite.open_for(spread, engine)
 
 
 def test_a_text_model_is_exported_only_where_one_is_named(tmp_path):

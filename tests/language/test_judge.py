@@ -59,12 +59,12 @@ class Constant:
 
     source = "llm"
 
-    def __init__(self, given: str) -> None:
-        self.name, self.given = f"always {given}", given
+    def __init__(self, score: str) -> None:
+        self.name, self.score = f"always {score}", score
 
     def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
         assert temperature == 0 and list(choices) == list(SCORES)
-        return [Completion(self.given, 1, tuple(float(c == self.given) for c in choices)) for _ in conversations]
+        return [Completion(self.score, 1, tuple(float(c == self.score) for c in choices)) for _ in conversations]
 
 
 def test_the_rule_based_judge_passes_every_canary():
@@ -96,10 +96,10 @@ def test_the_rule_based_judge_passes_every_canary_on_phantoms_ground_truth(tmp_p
     assert {kind: (rate["passed"], rate["tried"]) for kind, rate in kinds.items()} == dict.fromkeys(KINDS, (40, 40))
 
 
-@pytest.mark.parametrize("given", ["10", "1", "5"])
-def test_a_judge_that_gives_one_score_to_everything_is_unfit(given):
-    rows = list(score(items(), Constant(given), Judge(), seed=0))
-    assert not verdict(rows)[f"always {given}"]["fit"]
+@pytest.mark.parametrize("constant", ["10", "1", "5"])
+def test_a_judge_that_gives_one_score_to_everything_is_unfit(constant):
+    rows = list(score(items(), Constant(constant), Judge(), seed=0))
+    assert not verdict(rows)[f"always {constant}"]["fit"]
 
 
 def test_scores_come_in_order_one_an_item_and_canaries_after_them():

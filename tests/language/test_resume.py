@@ -1,4 +1,4 @@
-"""Killed in mid-shard and run again, rewriting writes the same bytes as without the kill, with vLLM's real engine."""
+"""Killed in mid-shard and rerun, rewriting writes the same bytes as an uninterrupted run, with vLLM's real engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for shard in range({SHARDS}):
 """
 
 
-def started(model: Path, folder: Path) -> subprocess.Popen:
+def start(model: Path, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-c", WORK, str(model), str(folder)],
@@ -48,9 +48,9 @@ def started(model: Path, folder: Path) -> subprocess.Popen:
     )
 
 
-def test_a_killed_shard_runs_again_to_the_same_bytes(tiny, tmp_path):
+def test_a_killed_shard_reruns_to_the_same_bytes(tiny, tmp_path):
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    killed = started(tiny, interrupted)
+    killed = start(tiny, interrupted)
     while not (interrupted / "shard-0.jsonl").exists():
         assert killed.poll() is None, killed.stderr.read().decode()[-2000:]
         time.sleep(0.005)
@@ -58,7 +58,7 @@ def test_a_killed_shard_runs_again_to_the_same_bytes(tiny, tmp_path):
     killed.communicate()
     assert not (interrupted / "shard-1.jsonl").exists(), "the kill came too late to be in mid-shard"
     for folder in (interrupted, whole):
-        process = started(tiny, folder)
+        process = start(tiny, folder)
         _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors.decode()[-2000:]
     names = sorted(path.name for path in whole.iterdir())

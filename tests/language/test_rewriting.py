@@ -1,4 +1,4 @@
-"""Rewriting with engines that lie: nothing unfaithful gets into a row, and equal questions are asked once."""
+"""Rewriting with unfaithful engines: no unfaithful sentence reaches a row, and equal questions are requested once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEW_EDEMA = "the main image has an additional finding of edema than the referenc
 
 
 class Scripted:
-    """Answers each conversation with the next of its scripted texts; counts what it was asked."""
+    """Answers each conversation with the next of its scripted texts; records its calls."""
 
     name, source = "scripted", "llm"
 
@@ -35,7 +35,7 @@ def question(number, kind="presence", text=EDEMA, answer="no", days=None):
     return {"question_id": f"q{number}", "type": kind, "question": text, "short_answer": answer, "interval_days": days}
 
 
-def test_a_lie_is_asked_for_again_with_another_seed_and_its_reason_is_kept():
+def test_an_unfaithful_sentence_is_requested_again_with_another_seed_and_its_reason_kept():
     engine = Scripted("Edema is seen.", "No edema is seen.")
     (row,) = rewrite([question(1)], engine, Rewrite(), seed=0)
     assert row == {
@@ -48,13 +48,13 @@ def test_a_lie_is_asked_for_again_with_another_seed_and_its_reason_is_kept():
     assert engine.calls[0][1] != engine.calls[1][1]
 
 
-def test_after_the_last_attempt_the_grammars_sentence_stands_in():
+def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
     (row,) = rewrite([question(1)], Scripted("Edema is seen."), Rewrite(attempts=3), seed=0)
     assert (row["source"], row["attempts"], len(row["rejected"])) == ("fallback", 3, 3)
     assert row["long_answer"] == "There is no evidence of edema in this image."
 
 
-def test_equal_questions_are_asked_once_and_variants_apart():
+def test_equal_questions_are_requested_once_and_variants_separately():
     questions = [question(i) for i in range(40)]
     for variants in (1, 3):
         engine = Scripted("No edema is seen.")
@@ -78,14 +78,14 @@ def test_the_same_day_gives_no_prediction():
     assert len(list(rewrite([asked], open_engine(EngineSettings()), Rewrite(), seed=0))) == 1
 
 
-def test_what_the_grammar_cannot_read_stops_by_its_id_and_never_by_its_words():
+def test_an_answer_that_the_grammar_cannot_read_is_named_by_id_and_never_by_text():
     asked = question("77", "difference", "what has changed compared to the reference image?", "secret words", days=1)
     with pytest.raises(UserError, match="question q77") as caught:
         list(rewrite([asked], open_engine(EngineSettings()), Rewrite(), seed=0))
     assert "secret" not in str(caught.value) and caught.value.__cause__ is None
 
 
-def test_equal_questions_lie_side_by_side_whatever_their_order():
+def test_equal_questions_are_adjacent_whatever_their_order():
     questions = [question(i, answer="yes" if i % 3 else "no") for i in range(30)]
     answers = [questions[i]["short_answer"] for i in equal_together(questions)]
     assert sum(a != b for a, b in itertools.pairwise(answers)) == 1

@@ -1,4 +1,4 @@
-"""A real and careless language model: what it gets wrong reaches no record, and as a judge it is found unfit."""
+"""A real, weak language model: its errors reach no record, and as a judge it is unfit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine(smollm2):
 
 
 def questions():
-    """A few of every type, phantom and (where they are there) real."""
+    """A few of every type, phantom and (where present) real."""
     asked = list(PHANTOM)
     if TABLE.exists():
         taken: dict[str, int] = {}
@@ -61,7 +61,7 @@ def questions():
 
 
 def named(text: str) -> set[str]:
-    """Findings, sides and levels in a text by plain search: another reading than the fact check's."""
+    """Findings, sides and levels in a text by plain search, independent of the fact check."""
     vocabulary = yaml.safe_load(Path(words.__file__).with_name("vocabulary.yaml").read_text())
     plain = [name for group in ("finding", "level") for name in vocabulary[group]] + ["left", "right"]
     return {name for name in plain if re.search(rf"\b{name}(?:e?s|ly)?\b", text.lower().replace("-", " "))}
@@ -88,5 +88,5 @@ def test_as_a_judge_it_is_unfit(engine):
     rows = list(score(list(items())[:6], engine, Judge(canaries=2), seed=0))
     judged = verdict(rows)[engine.name]
     assert not judged["fit"]
-    rates = {kind: told["rate"] for kind, told in judged["kinds"].items()}
+    rates = {kind: result["rate"] for kind, result in judged["kinds"].items()}
     assert min(rates.values()) < 0.9, rates
