@@ -1,11 +1,12 @@
 """A full-size stand-in for Medical-Diff-VQA, built from real follow-up findings.
 
-    python -m benchmarks.lookalike FOLDER [QUESTIONS]
+    python -m benchmarks.lookalike FOLDER [QUESTIONS] [1.0.0|1.0.1]
 
 Patients, the order of their radiographs, views and findings are the NIH ChestX-ray14 table's, which the
 torchxrayvision package ships (112,120 images of 30,805 patients). Dates, sides, levels and types are not in that
 table: they are drawn. Writes `mimic-cxr-jpg/` (metadata, split) and `medical-diff-vqa/` (questions, mimic_all) in the
-official form, without image files, with the published shares of question types (facts: 700,703 questions).
+official form, without image files, with the published shares of question types (700,703 questions). With a release, the
+questions have its oddities (docs/data.md, "The two releases").
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ def patients() -> Iterator[tuple[str, list[dict]]]:
             )
 
 
-def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0) -> Path:
-    """Writes the look-alike under `folder`, whole patients until `questions` rows are there, and returns `folder`."""
+def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0, release: str = "") -> Path:
+    """Writes the look-alike under `folder`, whole patients until `questions` rows are there, and returns `folder`.
+
+    `release`: empty for ordered pairs without repeats, else 1.0.0 or 1.0.1 with its oddities.
+    """
     folder = Path(folder)
-    rng = random.Random(seed)
+    rng, odd = random.Random(seed), random.Random(seed + 1)
     with ExitStack() as stack:
         table = {
             name: _writer(stack, folder / path, header)
@@ -81,8 +85,9 @@ def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0) -> Path
                 study += 1
                 day += timedelta(days=rng.choice(GAPS) if order > 1 else 0)
                 _describe(film, study, day, rng)
-                _list(table, film, subject, split, order, rng)
-            for row in _questions(films, subject, split, rng):
+                _list(table, film, subject, split, order, rng, release)
+            rows = _questions(films, subject, split, rng)
+            for row in _as_published(rows, films, release, odd) if release else rows:
                 table["questions"].writerow(row)
                 written += 1
                 if written == questions:
@@ -109,7 +114,7 @@ def _describe(film: dict, study: int, day: date, rng: random.Random) -> None:
     film["place"] = {name: rng.choice(PLACES) for name in film["findings"]}
 
 
-def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: random.Random) -> None:
+def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: random.Random, release: str) -> None:
     """The rows of one study in the datasets' tables; two studies in three have a lateral image too."""
     official = "validate" if split == "val" else split
     time = f"{rng.randrange(24) * 10000 + rng.randrange(60) * 100 + rng.randrange(60)}.{rng.randrange(1000):03d}"
@@ -122,7 +127,39 @@ def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: ra
             (dicom, subject, film["study"], "CHEST", position, 3056, 2544, film["day"], time, "CHEST", code, "Erect")
         )
         table["split"].writerow((dicom, film["study"], subject, official))
-    table["all"].writerow((subject, film["study"], film["dicom"], view, official, film["day"], order))
+    table["all"].writerow((subject, film["study"], film["dicom"], view, official, DATES[release](film["day"]), order))
+
+
+DATES = {
+    "": str,
+    "1.0.0": lambda day: f"1970-01-01 00:00:00.0{day}",  # YYYYMMDD read as nanoseconds, as the official script does
+    "1.0.1": lambda day: f"{day[:4]}-{day[4:6]}-{day[6:]}",
+}
+"""A release → how `mimic_all.csv` writes YYYYMMDD."""
+REVERSED, IN_BOTH_ORDERS = 0.485, 0.11
+"""Shares of the pairs of 1.0.0: the main study earlier than the reference; each of the two as main study once."""
+
+
+def _as_published(rows: Iterator[tuple], films: list[dict], release: str, rng: random.Random) -> Iterator[tuple]:
+    """The rows of one patient with the oddities of a release.
+
+    1.0.0: reversed pairs, and pairs in both orders. 1.0.1: the reversed pairs exchanged, so that the latter stand
+    there twice with the same facts in another order. Both: rows of other types carry a ref_id that means nothing.
+    """
+    by_study = {film["study"]: film for film in films}
+    for main, subject, reference, type, *rest in rows:
+        if type != "difference":
+            yield main, subject, rng.choice(films)["study"], type, *rest
+            continue
+        question, _, split = rest
+        both = rng.random() < IN_BOTH_ORDERS
+        for backwards in (False, True) if both else (rng.random() < REVERSED,):
+            pair = (reference, main) if backwards and release == "1.0.0" else (main, reference)
+            change = _change(by_study[pair[1]], by_study[pair[0]])
+            if backwards:
+                shuffled = (tuple(rng.sample(part, len(part))) for part in (change.new, change.resolved, change.levels))
+                change = Change(*shuffled)
+            yield pair[0], subject, pair[1], type, question, render_difference(change), split
 
 
 def _questions(films: list[dict], subject: int, split: str, rng: random.Random) -> Iterator[tuple]:
@@ -180,4 +217,4 @@ def _writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else QUESTIONS))
+    print(write(sys.argv[1], int((sys.argv[2:3] or [QUESTIONS])[0]), release="".join(sys.argv[3:4])))

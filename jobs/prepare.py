@@ -39,6 +39,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row with the digest of each file written."""
     from lumen_hpc.data import phantom
+    from lumen_hpc.data.counts import release_lines
     from lumen_hpc.data.prepare import prepare
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
@@ -48,6 +49,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         counts = prepare(data, task.settings.prepare, task.settings.seed, task.folder)
         rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
         print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
+        for line in release_lines(counts["release"]):
+            print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
         print(f"{counts['studies']['asked_about']} images: {images}")
         for name in FILES:

@@ -101,6 +101,8 @@ class Prepare:
     """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
     difference_fraction: float = in_range(1.0, 0, 1)
     """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
+    reversed_pairs: str = choice("keep", "keep", "reorder")
+    """Difference questions whose main study is the earlier one (half of release 1.0.0): as they are, or as in 1.0.1."""
     patient_overlap: str = choice("refuse", "refuse", "drop", "allow")
     """A patient in two splits: stop, drop that patient's training questions, or let it be."""
 

@@ -69,6 +69,46 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
     return {name: beside(count, PAPER.get(split, {}).get(name)) for name, count in ours.items()}
 
 
+RELEASES = {"1.0.0": 79_767 / 164_324, "1.0.1": 0.0}
+"""Share of reversed pairs (main study earlier than the reference) in each release of Medical-Diff-VQA."""
+
+
+def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
+    """The release of Medical-Diff-VQA by its share of reversed pairs: neither release names itself in its files."""
+    pairs = ok & columns.difference
+    backwards = int((pairs & (columns.reordered | (columns.days < 0))).sum())
+    share = backwards / max(int(pairs.sum()), 1)
+    return {
+        "recognised": min(RELEASES, key=lambda name: abs(RELEASES[name] - share)) if pairs.any() else None,
+        "difference": int(pairs.sum()),
+        "reversed": backwards,
+        "reversed_share": round(share, 4),
+        "reordered": int((pairs & columns.reordered).sum()),
+        "repeated": int((repeated & columns.difference).sum()),
+    }
+
+
+def release_lines(found: dict) -> list[str]:
+    """What the user should know about `release`; nothing where all pairs are in order and none repeats."""
+    lines = []
+    if found["reversed"]:
+        lines.append(
+            f"in {found['reversed']} of {found['difference']} difference questions ({found['reversed_share']:.1%}) the "
+            "reference study is later than the main study (release 1.0.1 exchanges the two and rewrites the answer)"
+        )
+        lines.append(
+            f"prepare.reversed_pairs=reorder exchanged {found['reordered']} of them, with new, resolved and levels"
+            if found["reordered"]
+            else "they keep their order and give no prediction questions; prepare.reversed_pairs=reorder exchanges them"
+        )
+    if found["repeated"]:
+        lines.append(
+            f"{found['repeated']} of {found['difference']} difference questions repeat another with the same facts "
+            "(1.0.0 held those pairs in both orders); each counts once, the repeats are in left_out.jsonl"
+        )
+    return [f"Medical-Diff-VQA {found['recognised']}: {line}" for line in lines]
+
+
 def interval_counts(columns: Columns, keep: np.ndarray, same_day: np.ndarray) -> dict:
     """Days between the images of the difference questions; `same_day` is the order (+1, 0, -1) of each 0-day pair."""
     days = columns.days[keep & columns.difference]

@@ -8,25 +8,35 @@ then the date is still valid, and the number still orders the studies of one day
 from __future__ import annotations
 
 import math
+import re
 from datetime import date, datetime, time
 
 from lumen_hpc.errors import UserError
 
+_EPOCH = "1970-01-01"
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T]\d\d:\d\d:\d\d(?:\.\d+)?)?")
+
 
 def taken_on(study_date: str) -> date:
-    """The day of a study from StudyDate (YYYYMMDD, also as pandas writes it, `21390407.0`).
+    """The day of a study from StudyDate: YYYYMMDD, also as pandas writes it (`21390407.0`), or ISO.
 
-    Raises UserError if it is missing or not a date.
+    Medical-Diff-VQA's own script reads YYYYMMDD as nanoseconds since 1970, which gives `1970-01-01
+    00:00:00.021390407`; that is read back. Raises UserError if the date is missing or not a date.
     """
-    digits = study_date.strip().removesuffix(".0")
-    if not digits or digits.lower() == "nan":
+    text = study_date.strip()
+    if not text or text.lower() in ("nan", "nat"):
         raise UserError("no StudyDate")
+    digits = text.removesuffix(".0")
+    if text.startswith(_EPOCH):  # without all nine digits of its fraction, the date is lost
+        digits = text.removeprefix(_EPOCH)[1:].removeprefix("00:00:00.0")
+    elif iso := _ISO.fullmatch(text):
+        digits = iso[1].replace("-", "")
     try:
         if len(digits) == 8 and digits.isdecimal():
             return date.fromisoformat(digits)
     except ValueError:
         pass
-    raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD")
+    raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD or YYYY-MM-DD")
 
 
 def study_time(text: str) -> float:
@@ -45,7 +55,8 @@ def clock(number: float) -> time | None:
     hours, minutes, seconds = whole // 10000, whole // 100 % 100, whole % 100
     if minutes > 59 or seconds > 59:
         return None
-    return time(hours, minutes, seconds, int((number - whole) * 1e6))
+    # StudyTime has milliseconds at most; as a binary number, .234 is a little less.
+    return time(hours, minutes, seconds, min(round((number - whole) * 1e6), 999_999))
 
 
 def taken_at(date: str, time: str) -> date:

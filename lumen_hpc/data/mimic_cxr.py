@@ -217,7 +217,8 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
     """
     table = Table(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
     seen: np.ndarray = np.zeros(len(studies), bool)
-    counts = dict.fromkeys(("rows", "not_in_metadata", "another_image", "another_date", "another_patient"), 0)
+    names = ("rows", "not_in_metadata", "another_image", "another_date", "no_date", "another_patient")
+    counts = dict.fromkeys(names, 0)
     for block in table.blocks():
         subject, study, dicom, date = block.columns
         at = studies.positions(whole_numbers(study))
@@ -230,9 +231,11 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
             reason = f"study {study[row]} repeats an earlier row"
             bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(study[row]))
         seen[at[first_seen]] = True
+        day = np.fromiter(map(_day, date), np.int32, len(date))
         for name, differs in (
             ("another_image", studies.name[at] != _names(dicom)),
-            ("another_date", studies.day[at] != np.fromiter(map(_day, date), np.int32, len(date))),
+            ("another_date", (day > 0) & (studies.day[at] != day)),
+            ("no_date", day == 0),
             ("another_patient", studies.subject[at] != whole_numbers(subject)),
         ):
             counts[name] += int((differs & first_seen).sum())

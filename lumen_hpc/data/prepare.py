@@ -27,7 +27,7 @@ from lumen_hpc.data.intervals import moment
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.selection import Columns, patients, select, usable
+from lumen_hpc.data.selection import REPEAT, Columns, patients, repeats, select, usable
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
@@ -56,20 +56,23 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         with _collector_paused():
             studies = read_studies(data.mimic_cxr, bad)
             agreement = compare_mimic_all(data.diff_vqa, studies, bad)
-            questions = read_questions(data.diff_vqa, studies, bad, scratch)
+            reorder = settings.reversed_pairs == "reorder"
+            questions = read_questions(data.diff_vqa, studies, bad, scratch, reorder=reorder)
         columns = Columns(questions, studies)
         needed = _studies_of(columns, np.ones(len(questions), bool))
         kinds = _check_images(studies, needed, files, settings, bad)
         ok = usable(questions, columns, kinds == UNUSABLE, studies, bad)
+        lines = _Lines(scratch, columns.bytes)
+        repeated = repeats(questions, columns, ok, lambda at: orjson.loads(lines[at]), bad)
         bad.verdict(questions.read)
         splits, shared = patients(columns, ok)
-        keep, left_out = select(columns, studies, ok, settings, seed, splits, shared)
+        keep, left_out = select(columns, studies, ok, settings, seed, splits, shared, repeated)
         if not keep.any():
             raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
         used = _studies_of(columns, ok)
         untimed = _write_studies(folder / "studies.jsonl", studies, files, used, kinds, splits)
-        _copy_lines(scratch, folder / "questions.jsonl", keep, columns.bytes)
-        _copy_lines(scratch, folder / "left_out.jsonl", ok & ~keep, columns.bytes)
+        lines.copy(folder / "questions.jsonl", keep)
+        lines.copy(folder / "left_out.jsonl", ok & ~keep)
     counts = {
         "seed": seed,
         "questions_file": questions.file,
@@ -78,6 +81,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         "left_out": left_out,
         "rejected": {"questions": bad.questions, "rows_by_kind": dict(bad.kinds)},
         "file": counting.read_counts(columns, ok),
+        "release": counting.release(columns, ok, repeated[REPEAT]),
         "splits": {split: counting.split_counts(columns, keep, split) for split in SPLITS},
         "intervals": counting.interval_counts(columns, keep, _same_day(studies, columns, keep)),
         "studies": _study_counts(studies, files, used, kinds, untimed, agreement),
@@ -183,15 +187,26 @@ def _write_studies(
     return untimed
 
 
-def _copy_lines(scratch: BinaryIO, path: Path, rows: np.ndarray, lengths: np.ndarray) -> None:
-    """Copies the lines of the scratch file for which `rows` is true, run by run."""
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
-    with atomic(path) as out:
-        for start, stop in offsets[edges].reshape(-1, 2).tolist():
-            scratch.seek(start)
-            while start < stop:
-                start += out.write(scratch.read(min(stop - start, 1 << 20)))
+class _Lines:
+    """The lines of the scratch file by position."""
+
+    def __init__(self, scratch: BinaryIO, lengths: np.ndarray) -> None:
+        self._scratch = scratch
+        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def __getitem__(self, at: int) -> bytes:
+        start, stop = self._offsets[at : at + 2].tolist()
+        self._scratch.seek(start)
+        return self._scratch.read(stop - start)
+
+    def copy(self, path: Path, rows: np.ndarray) -> None:
+        """Copies the lines for which `rows` is true, run by run."""
+        edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
+        with atomic(path) as out:
+            for start, stop in self._offsets[edges].reshape(-1, 2).tolist():
+                self._scratch.seek(start)
+                while start < stop:
+                    start += out.write(self._scratch.read(min(stop - start, 1 << 20)))
 
 
 def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> np.ndarray:

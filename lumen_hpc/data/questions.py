@@ -6,7 +6,6 @@ halved until the bad row is alone.
 
 from __future__ import annotations
 
-import csv
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,17 +18,11 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from lumen_hpc.data.diff_vqa import (
-    CLOSED_TEMPLATES,
-    TYPES,
-    GrammarError,
-    is_closed,
-    parse_difference,
-    parse_findings,
-)
+from lumen_hpc.data.answers import MISSING, expected_answer
+from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, render_difference
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.tables import NOT_UTF8, Block, Place, Table, find_table, whole_numbers, wrong_width
+from lumen_hpc.data.tables import Block, Place, Table, find_table, parse_row, row_fault, whole_numbers
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
@@ -40,7 +33,8 @@ _COLUMNS = ("study_id", "subject_id", "ref_id", "question_type", "question", "an
 class Questions:
     """The readable questions in columns, in the order of the file; `main` and `reference` are positions in `Studies`.
 
-    `reference` is -1 and `days` 0 for a question about one image; `bytes` is the length of its JSON line.
+    `reference` is -1 and `days` 0 for a question about one image; `reordered` marks a pair whose order was exchanged;
+    `bytes` is the length of the JSON line.
     """
 
     def __init__(self, file: str = "") -> None:
@@ -53,6 +47,7 @@ class Questions:
         self.type = array("b")
         self.split = array("b")
         self.closed = array("b")
+        self.reordered = array("b")
         self.bytes = array("i")
         self.row = array("I")
         self.line = array("I")
@@ -74,15 +69,18 @@ def question_id(study_id: int, ref_study_id: int | None, type: str, question: st
     return f"{int(_ids([study_id], [ref_study_id or 0], [_text_hash(type, question)])[0]):016x}"
 
 
-def read_questions(folder: str | Path, studies: Studies, bad: Rejections, out: BinaryIO) -> Questions:
+def read_questions(
+    folder: str | Path, studies: Studies, bad: Rejections, out: BinaryIO, *, reorder: bool = False
+) -> Questions:
     """Reads `mimic_pair_questions.csv[.gz]` and writes a JSON line to `out` for each readable question.
 
     Rows with a fault of their own go to `bad`. Intervals of undated studies are meaningless here; the caller leaves
-    out such studies. Raises UserError for a missing file or column.
+    out such studies. `reorder` exchanges the studies of a pair whose main study is the earlier one, and its answer
+    with them, as release 1.0.1 did. Raises UserError for a missing file or column.
     """
     path = find_table(folder, "mimic_pair_questions")
     table = Table(path, _COLUMNS, bad.question)
-    reader = _Reader(studies, bad, Questions(path.name), out)
+    reader = _Reader(studies, bad, Questions(path.name), out, reorder)
     for block in table.packed_blocks(lead=3):
         reader.take(block)
     reader.questions.read = table.row
@@ -98,9 +96,10 @@ class _Fault(Exception):
 
 
 class _Reader:
-    def __init__(self, studies: Studies, bad: Rejections, questions: Questions, out: BinaryIO):
+    def __init__(self, studies: Studies, bad: Rejections, questions: Questions, out: BinaryIO, reorder: bool):
         self.studies, self.bad, self.questions, self.out = studies, bad, questions, out
-        self.forms = _Forms()
+        self.forms, self.reordered_forms = _Forms(), _Forms(reordered=True)
+        self.reorder = reorder
 
     def take(self, block: Block) -> None:
         """Writes a block's rows; a row with a fault goes to `bad`."""
@@ -122,6 +121,7 @@ class _Reader:
         forms = list(map(self.forms.__getitem__, rest))
         *codes, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
         types, closed, splits = (np.frombuffer(bytes(column), np.int8) for column in codes)
+        reordered: np.ndarray = np.zeros(len(rest), np.int8)
         study_id, subject_id = _numbers("study_id", study), _numbers("subject_id", subject)
         pairs = np.flatnonzero(types == _DIFFERENCE)
         ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs.tolist()])
@@ -131,6 +131,14 @@ class _Reader:
         if (main[pairs] == of_pair).any():
             raise _Fault("bad pair", f"study {study_id[0]} is compared with itself")
 
+        if self.reorder:
+            later = self._earlier_main(main[pairs], of_pair)
+            backwards = pairs[later]
+            main[backwards], of_pair[later] = of_pair[later], main[backwards]
+            study_id[backwards], ref_id[later] = ref_id[later], study_id[backwards]
+            reordered[backwards] = 1
+            for at in backwards.tolist():
+                forms[at] = self.reordered_forms[rest[at]]
         reference: np.ndarray = np.full(len(main), -1)
         refs: np.ndarray = np.zeros(len(main), np.int64)
         days: np.ndarray = np.zeros(len(main), np.int64)
@@ -149,10 +157,16 @@ class _Reader:
         self.out.write(b"".join(lines))
         for name, values in (
             ("id", ids), ("main", main), ("reference", reference), ("days", days), ("type", types), ("split", splits),
-            ("closed", closed), ("row", block.rows), ("line", block.lines), ("bytes", list(map(len, lines))),
+            ("closed", closed), ("reordered", reordered), ("row", block.rows), ("line", block.lines),
+            ("bytes", list(map(len, lines))),
         ):  # fmt: skip
             column = getattr(self.questions, name)
             column.frombytes(np.asarray(values, column.typecode).tobytes())
+
+    def _earlier_main(self, main: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """True for pairs whose main study was taken on an earlier day than the reference."""
+        main, reference = self.studies.day[main], self.studies.day[reference]
+        return (main > 0) & (reference > main)
 
     def _positions(self, study_ids: np.ndarray) -> np.ndarray:
         at = self.studies.positions(study_ids)
@@ -218,27 +232,26 @@ class _Form(NamedTuple):
 class _Forms(dict):
     """Forms by the text of a row from its type on; most rows repeat one of a few thousand."""
 
+    def __init__(self, reordered: bool = False) -> None:
+        super().__init__()
+        self._reordered = reordered
+
     def __missing__(self, rest: bytes) -> _Form:
         if len(self) == 1 << 14:
             self.clear()  # cheaper than a least-recently-used order
-        form = self[rest] = _form(rest)
+        form = self[rest] = _form(rest, self._reordered)
         return form
 
 
-def _form(rest: bytes) -> _Form:
-    """Reads a row from its type on.
+def _form(rest: bytes, reordered: bool) -> _Form:
+    """Reads a row from its type on; `reordered` exchanges the two images of a difference answer.
 
     Raises _Fault for other than four fields of UTF-8, an unknown type or split, an empty text, or an answer that
     its question cannot have.
     """
-    try:
-        fields = next(csv.reader([rest.decode()]), [])
-    except UnicodeDecodeError:
-        raise _Fault(*NOT_UTF8) from None
-    except csv.Error as error:
-        raise _Fault("not csv", str(error)) from None
-    if len(fields) != 4:
-        raise _Fault(*wrong_width(len(_COLUMNS) - 4 + len(fields), len(_COLUMNS)))
+    fields = parse_row(rest)
+    if fault := row_fault(fields, 4, lead=len(_COLUMNS) - 4):
+        raise _Fault(*fault)
     type, question, answer, split = fields
     if type not in TYPES:
         raise _Fault("unknown question type", f"question_type {type!r} is none of {', '.join(TYPES)}")
@@ -247,27 +260,19 @@ def _form(rest: bytes) -> _Form:
     for name, text in (("question", question), ("answer", answer)):
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")
-    closed = is_closed(answer)
-    if expected := _outside_grammar(type, question, answer, closed):
+    if question.strip().lower() in MISSING or not question.strip().isprintable():
+        raise _Fault("not a question", "the question is a missing value or has control characters")
+    if expected := expected_answer(type, question, answer):
         # The answer is a patient's: it goes to rejected.jsonl, not into a message.
         raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {expected}")
+    if reordered:
+        try:
+            answer = render_difference(parse_difference(answer).reversed())
+        except GrammarError:
+            reason = "the answer of this reversed pair cannot be written for the other order"
+            raise _Fault("answer outside the grammar", reason) from None
+    closed = is_closed(answer)
     row = {"type": type, "question": question, "short_answer": answer, "closed": closed}
     json, split_name = orjson.dumps(row)[1:-1], split.encode()
     tail = _TAIL % (json, split_name)
     return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, split_name)
-
-
-def _outside_grammar(type: str, question: str, answer: str, closed: bool) -> str:
-    """What the answer should be, if this question cannot have it; else empty."""
-    try:
-        if type == "difference":
-            parse_difference(answer)
-        elif type == "presence" or question in CLOSED_TEMPLATES:
-            return "" if closed else "yes or no"
-        elif question == "which view is this image taken?":
-            return "" if answer.strip().lower() in ("pa view", "ap view") else "PA view or AP view"
-        elif question.startswith("what abnormalities are seen"):
-            parse_findings(answer)
-    except GrammarError:
-        return "made of the dataset's clauses" if type == "difference" else "a list of findings"
-    return ""

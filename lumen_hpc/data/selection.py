@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 import numpy as np
 
 from lumen_hpc.config.schema import Prepare
-from lumen_hpc.data.diff_vqa import TYPES
+from lumen_hpc.data.answers import facts
+from lumen_hpc.data.diff_vqa import TEMPLATES, TYPES
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.questions import SPLITS, Questions
 from lumen_hpc.data.rejections import Rejections
@@ -28,6 +30,7 @@ class Columns:
         self.type = np.frombuffer(questions.type, np.int8)
         self.split = np.frombuffer(questions.split, np.int8)
         self.closed = np.frombuffer(questions.closed, np.bool_)
+        self.reordered = np.frombuffer(questions.reordered, np.bool_)
         self.bytes = np.frombuffer(questions.bytes, np.int32)
         self.patient = studies.subject[self.main]
         self.difference = self.type == DIFFERENCE
@@ -36,21 +39,9 @@ class Columns:
 def usable(
     questions: Questions, columns: Columns, unusable: np.ndarray, studies: Studies, bad: Rejections
 ) -> np.ndarray:
-    """True for questions that are the first with their id and whose studies are all usable; the others go to `bad`.
-
-    `unusable` is bool, one a study.
-    """
-    ok: np.ndarray = np.ones(len(questions), bool)
-    for this, above in _repeats(columns.id):
-        ok[this] = False
-        bad.question(
-            questions.place(this),
-            "duplicate question",
-            f"the same question about the same study is in row {questions.row[above]}",
-            question_id=f"{questions.id[this]:016x}",
-        )
+    """True for questions whose studies are all usable; the others go to `bad`. `unusable` is bool, one a study."""
     lost = unusable[columns.main] | (columns.difference & unusable[columns.reference])
-    for this in np.flatnonzero(lost & ok).tolist():
+    for this in np.flatnonzero(lost).tolist():
         rejected = next(at for at in (questions.main[this], questions.reference[this]) if unusable[at])
         bad.question(
             questions.place(this),
@@ -58,21 +49,57 @@ def usable(
             f"study {studies.study[rejected]} was rejected ({studies.place(rejected)})",
             question_id=f"{questions.id[this]:016x}",
         )
-    return ok & ~lost
+    return ~lost
 
 
-def _repeats(ids: np.ndarray) -> list[tuple[int, int]]:
-    """(position, first position) of each id that appeared before, in order."""
-    ordered = np.sort(ids)
+REPEAT = "repeat of a question"
+WHOLE_IMAGE = "answer about the whole image to a question about an area"
+
+
+def repeats(
+    questions: Questions, columns: Columns, ok: np.ndarray, question: Callable[[int], dict], bad: Rejections
+) -> dict[str, np.ndarray]:
+    """Rows that repeat a question, by rule: bool [n]. A contradicting row goes to `bad` and out of `ok`.
+
+    Release 1.0.1 exchanged the studies of reversed pairs, so a pair that 1.0.0 held in both orders is there twice,
+    with equal facts in any order. The question about an area was kept, while its answer was written anew about the
+    whole image: then the answer with fewer facts is the area's own. `question` gives the row at a position.
+    """
+    rules: dict[str, np.ndarray] = {rule: np.zeros(len(ok), bool) for rule in (REPEAT, WHOLE_IMAGE)}
+    for first, later in _repeated(columns.id, ok):
+        row = question(first)
+        kept, known = first, facts(row["type"], row["short_answer"])
+        for this in later:
+            found = facts(row["type"], question(this)["short_answer"])
+            if found == known:
+                rules[REPEAT][this] = True
+            elif about_an_area(row) and (found < known or known < found):
+                rules[WHOLE_IMAGE][kept if found < known else this] = True
+                kept, known = (this, found) if found < known else (kept, known)
+            else:
+                ok[this] = False
+                bad.question(
+                    questions.place(this),
+                    "contradictory answer",
+                    f"row {questions.row[kept]} answers the same question about the same study otherwise",
+                    question_id=f"{questions.id[this]:016x}",
+                )
+    return rules
+
+
+def about_an_area(row: dict) -> bool:
+    """True for a difference question about one area of the image."""
+    return row["type"] == "difference" and row["question"].strip() != TEMPLATES["difference"][0]
+
+
+def _repeated(ids: np.ndarray, ok: np.ndarray) -> list[tuple[int, list[int]]]:
+    """(first position, later positions) of each id that occurs more than once among the `ok` rows, in order."""
+    ordered = np.sort(ids[ok])
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
-        return []
-    first: dict[int, int] = {}
-    return [
-        (at, first[name])
-        for at in np.flatnonzero(np.isin(ids, twice)).tolist()
-        if first.setdefault(name := int(ids[at]), at) != at
-    ]
+    groups: dict[int, list[int]] = {}
+    for at in np.flatnonzero(ok & np.isin(ids, twice)).tolist() if len(twice) else ():
+        groups.setdefault(int(ids[at]), []).append(at)
+    return [(first, later) for first, *later in groups.values()]
 
 
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:
@@ -92,12 +119,13 @@ def select(
     seed: int,
     splits: dict[int, int],
     shared: list[int],
+    repeated: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, int]]:
     """The questions to keep, and how many each rule left out.
 
-    Rules, in order: a patient in two splits (`patient_overlap`), one study a test patient, the share of difference
-    questions. Every draw is a hash of the seed and an id, so it depends neither on the order of the file nor on
-    its other rows. Raises UserError for patients in two splits under `patient_overlap=refuse`.
+    Rules, in order: repeated questions (see `repeats`), a patient in two splits (`patient_overlap`), one study a test
+    patient, the share of difference questions. Every draw is a hash of the seed and an id, so it depends neither on
+    the order of the file nor on its other rows. Raises UserError for patients in two splits, if that is refused.
     """
     keep, left_out = ok.copy(), {}
 
@@ -105,6 +133,9 @@ def select(
         left_out[rule] = int((keep & rows).sum())
         keep[rows] = False
 
+    for rule, rows in repeated.items():
+        if rows.any():
+            leave_out(rule, rows)
     if shared and settings.patient_overlap == "refuse":
         raise UserError(
             f"mimic_pair_questions.csv: {len(shared)} patient{'s' * (len(shared) > 1)} in more than one split (the "
@@ -112,7 +143,7 @@ def select(
             "keeps each in its most held-out split alone, =allow keeps all of its questions"
         )
     if shared and settings.patient_overlap == "drop":
-        rows: np.ndarray = np.isin(columns.patient, shared)
+        rows = np.isin(columns.patient, shared)
         rows[rows] = columns.split[rows] != [splits[patient] for patient in columns.patient[rows].tolist()]
         leave_out("patient in a more held-out split", rows)
     if settings.one_study_per_test_subject:

@@ -10,7 +10,6 @@ import codecs
 import csv
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,9 +58,9 @@ BLOCK = 4096
 class Table:
     """One csv file, read by column names and in blocks; only the requested columns.
 
-    A row with another number of fields than the header, or with bytes that are not UTF-8, goes to
-    `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones read.
-    Raises UserError, naming the file, for a missing column, a broken gzip stream or csv that cannot be parsed.
+    A row that is not csv, has another number of fields than the header, or holds NUL bytes or bytes that are not
+    UTF-8, goes to `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones read.
+    Raises UserError, naming the file, for a missing or repeated column, or a broken gzip stream.
     """
 
     path: Path
@@ -74,20 +73,16 @@ class Table:
         """Blocks of text fields; a quoted field may hold line breaks."""
         with self._opened() as stream:
             # Bytes that are not UTF-8 become surrogates, so that their row can be named.
-            reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
-            header = self._header(next(reader, []))
-            self.line = reader.line_num
-            while True:
-                above = self.line
-                try:
-                    rows = list(islice(reader, BLOCK))
-                finally:
-                    self.line = reader.line_num
-                if not rows:
-                    return
-                simple = self.line - above == len(rows)
-                lines = np.arange(above + 1, self.line + 1) if simple else _last_lines(rows, above, self.line)
-                yield self._good(rows, lines, header)
+            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+            header = self._header(lines.readline())
+            self.line = 1
+            unfinished: list[str] = []
+            while some := unfinished + list(islice(lines, BLOCK)):
+                above = self.line - len(unfinished)
+                last = len(some) - len(unfinished) < BLOCK
+                self.line = above + len(some)
+                rows, ends, unfinished = _rows(some, len(header), last)
+                yield self._good(rows, above + ends, header)
 
     def packed_blocks(self, lead: int) -> Iterator[Block]:
         """Blocks of bytes: the first `lead` requested columns, then the others of the row as one piece of csv text.
@@ -97,7 +92,7 @@ class Table:
         and UTF-8.
         """
         with self._opened() as stream:
-            header = self._header(_fields(stream.readline().removeprefix(codecs.BOM_UTF8)))
+            header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
             self.line = 1
             while lines := list(islice(stream, BLOCK)):
                 cut = [line.split(b",", lead) for line in lines]
@@ -109,7 +104,8 @@ class Table:
                     yield Block(columns, self.row + numbers, above + numbers)
                     self.row += len(lines)
                 else:
-                    block = self._good(list(map(_fields, lines)), np.arange(above + 1, self.line + 1), header)
+                    rows = list(map(parse_row, lines))
+                    block = self._good(rows, np.arange(above + 1, self.line + 1), header)
                     packed = [_packed(row, lead) for row in zip(*block.columns, strict=True)]
                     yield block._replace(columns=list(zip(*packed, strict=True)))
 
@@ -126,70 +122,142 @@ class Table:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
-    def _header(self, header: list[str]) -> list[str]:
-        missing = [name for name in self.columns if name not in header]
-        if missing:
-            raise UserError(
-                f"{self.path.name} row 0 (line 1): missing column {', '.join(missing)}; the header has "
-                f"{_printable(', '.join(header)) or 'nothing'}"
-            )
+    def _header(self, line: str) -> list[str]:
+        header = _fields(line)
+        where = f"{self.path.name} row 0 (line 1)"
+        if isinstance(header, NotCsv):
+            raise UserError(f"{where}: the header is not csv ({header.reason})")
+        printed = f"the header has {_printable(', '.join(header)) or 'nothing'}"
+        if missing := [name for name in self.columns if name not in header]:
+            raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}")
+        if repeated := [name for name in self.columns if header.count(name) > 1]:
+            raise UserError(f"{where}: column {', '.join(repeated)} appears more than once; {printed}")
         return header
 
-    def _good(self, parsed: list[list[str]], lines: np.ndarray, header: list[str]) -> Block:
+    def _good(self, parsed: list[Fields], lines: np.ndarray, header: list[str]) -> Block:
         """The requested columns of the good rows; the others go to `bad`. `lines` holds the last line of each row."""
         numbers = np.arange(self.row + 1, self.row + 1 + len(parsed))
-        if set(map(len, parsed)) == {len(header)} and _is_utf8("".join(map("".join, parsed))):
+        if set(map(len, parsed)) == {len(header)} and _is_clean("".join(map("".join, parsed))):
             self.row += len(parsed)
         else:
             numbers, lines, parsed = self._sift(parsed, lines, len(header))
         columns = list(zip(*parsed, strict=True)) or [()] * len(header)
         return Block([columns[header.index(name)] for name in self.columns], numbers, lines)
 
-    def _sift(self, parsed: list[list[str]], lines: np.ndarray, width: int) -> tuple:
+    def _sift(self, parsed: list[Fields], lines: np.ndarray, width: int) -> tuple:
         """(numbers, lines, fields) of the good rows."""
-        good, numbers, places = [], [], []
+        good, numbers, ends = [], [], []
         for fields, line in zip(parsed, lines.tolist(), strict=True):
-            if not fields:
-                continue
-            self.row += 1
-            place = Place(self.path.name, self.row, line)
-            if len(fields) != width:
-                self.bad(place, *wrong_width(len(fields), width))
-            elif not _is_utf8("".join(fields)):
-                self.bad(place, *NOT_UTF8)
-            else:
+            if fault := row_fault(fields, width):
+                self.row += 1
+                self.bad(Place(self.path.name, self.row, line), *fault)
+            elif fields:
+                self.row += 1
                 good.append(fields)
                 numbers.append(self.row)
-                places.append(line)
-        return np.array(numbers, np.int64), np.array(places, np.int64), good
+                ends.append(line)
+        return np.array(numbers, np.int64), np.array(ends, np.int64), good
 
 
-NOT_UTF8 = "not UTF-8", "bytes that are not UTF-8 text"
+class NotCsv(list):
+    """The fields of a row that cannot be parsed: none."""
+
+    def __init__(self, reason: str):
+        super().__init__()
+        self.reason = reason
 
 
-def wrong_width(fields: int, expected: int) -> tuple[str, str]:
-    """Kind and reason of a row with too few or too many fields."""
-    return "wrong number of fields", f"{fields} fields where the header has {expected}"
+Fields = list[str]
 
 
-def _fields(line: bytes) -> list[str]:
-    return next(csv.reader([line.decode("utf-8", "surrogateescape")]), [])
+def row_fault(fields: Fields, width: int, lead: int = 0) -> tuple[str, str] | None:
+    """Kind and reason of the fault of a row that should have `width` fields; None for a good or blank row.
+
+    `lead`: fields of the row that are already parsed.
+    """
+    if isinstance(fields, NotCsv):
+        return "not csv", fields.reason
+    if fields and len(fields) != width:
+        return "wrong number of fields", f"{lead + len(fields)} fields where the header has {lead + width}"
+    text = "".join(fields)
+    if not _is_utf8(text):
+        return "not UTF-8", "bytes that are not UTF-8 text"
+    return ("NUL byte", "a NUL byte") if "\0" in text else None
+
+
+OPEN_QUOTE = "a quote opens a field and nothing closes it in this row"
+
+
+def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.ndarray, list[str]]:
+    """Rows of csv text, the number of the line that each ends on (from 1), and the lines of a row not yet complete.
+
+    A quoted field may hold line breaks, but not a whole row: where a continuing line has the fields of a row by
+    itself, the quote above it is a stray one. Without this, two stray quotes would fuse rows, and a study would get
+    another patient's date. `last`: no lines follow these.
+    """
+    if '"' not in "".join(lines):
+        return list(csv.reader(lines)), np.arange(1, len(lines) + 1), []
+    try:
+        rows = list(csv.reader(lines, strict=True))
+        if len(rows) == len(lines) and set(map(len, rows)) == {width}:
+            return rows, np.arange(1, len(lines) + 1), []
+    except csv.Error:
+        pass
+    rows, ends, at = [], [], 0
+    while at < len(lines):
+        row, size = _row(lines, at, width)
+        if not size and not last:
+            break
+        rows.append(row)
+        at += max(size, 1)
+        ends.append(at)
+    return rows, np.array(ends, np.int64), lines[at:]
+
+
+def _row(lines: list[str], at: int, width: int) -> tuple[Fields, int]:
+    """The row that begins at a line, and how many lines it takes; 0 if it is still open at the last line."""
+    text = ""
+    for size, line in enumerate(lines[at : at + LONGEST_ROW], 1):
+        if text and len(_fields(line)) >= width:
+            return NotCsv(OPEN_QUOTE), 1
+        text += line
+        fields = _fields(text)
+        if not isinstance(fields, NotCsv):
+            return fields, size
+        if fields.reason != OPEN_QUOTE:
+            return NotCsv(fields.reason), 1
+    return NotCsv(OPEN_QUOTE), int(len(lines) - at >= LONGEST_ROW)
+
+
+LONGEST_ROW = 100
+"""Lines that the quoted fields of one row may span."""
+
+
+def parse_row(line: bytes) -> Fields:
+    """The fields of a piece of csv text that is one line; a NotCsv, which is empty, if it is not csv."""
+    return _fields(_text(line))
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _fields(line: str) -> Fields:
+    """The fields of one row; a NotCsv, which is empty, if it is not csv."""
+    try:
+        return next(csv.reader(io.StringIO(line, newline=""), strict=True), [])
+    except csv.Error as error:
+        return NotCsv(OPEN_QUOTE if str(error).startswith("unexpected end") else f"it is not csv: {error}")
+
+
+def _is_clean(text: str) -> bool:
+    return "\0" not in text and _is_utf8(text)
 
 
 def _packed(fields: tuple[str, ...], lead: int) -> tuple[bytes, ...]:
     rest = io.StringIO()
     csv.writer(rest, lineterminator="\n").writerow(fields[lead:])
     return *(field.encode() for field in fields[:lead]), rest.getvalue().encode()
-
-
-def _last_lines(rows: list[list[str]], above: int, end: int) -> np.ndarray:
-    """The line that each row ends on; blank lines count, and so do line breaks within a row's quoted fields."""
-    breaks = [sum(len(_LINE_BREAK.findall(field)) for field in fields) for fields in rows]
-    # An open quote takes the file's last line break into its field.
-    return np.minimum(above + np.cumsum(1 + np.array(breaks)), end)
-
-
-_LINE_BREAK = re.compile(r"\r\n?|\n")
 
 
 def _is_utf8(text: str) -> bool:

@@ -19,7 +19,19 @@ def test_any_moment_survives_the_way_through_the_csv(moment):
     # As in the metadata: a number without leading zeros, to the millisecond.
     number = f"{int(moment.strftime('%H%M%S'))}.{moment.microsecond // 1000:03d}"
     read = taken_at(moment.strftime("%Y%m%d"), number)
-    assert abs(read - moment).total_seconds() < 2e-6
+    assert read == moment
+
+
+def test_a_study_time_keeps_its_milliseconds():
+    assert taken_at("21380516", "193050.234").isoformat() == "2138-05-16T19:30:50.234000"
+    assert taken_at("21380516", "235959.9999999").isoformat() == "2138-05-16T23:59:59.999999"
+
+
+@pytest.mark.parametrize(
+    "text", ["2138-05-16", "2138-05-16 00:00:00", "2138-05-16T19:30:50.5", "1970-01-01 00:00:00.021380516"]
+)
+def test_a_date_may_be_iso_or_nanoseconds_since_1970(text):
+    assert taken_on(text) == date(2138, 5, 16)
 
 
 @pytest.mark.parametrize("text", ["86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf"])
@@ -29,7 +41,20 @@ def test_what_is_no_clock_time_leaves_the_date_alone(text):
     assert read == date(2138, 5, 16) and not isinstance(read, datetime)
 
 
-@pytest.mark.parametrize("text", ["", "nan", "2138051", "21380532", "21391301", "16.05.2138", "abcdefgh"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nan",
+        "2138051",
+        "21380532",
+        "21391301",
+        "16.05.2138",
+        "abcdefgh",
+        "1970-01-01",
+        "1970-01-01 00:00:00.021380",
+    ],
+)
 def test_a_date_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="StudyDate"):
         taken_on(text)

@@ -210,6 +210,29 @@ def test_a_patient_in_two_splits_is_refused_dropped_or_allowed(dataset):
     assert (allowed["kept"], allowed["patients_in_two_splits"]) == (11, 1)
 
 
+def iso(day: str) -> str:
+    return f"{day[:4]}-{day[4:6]}-{day[6:]}"
+
+
+def as_nanoseconds(day: str) -> str:
+    return f"1970-01-01 00:00:00.0{day}"
+
+
+@pytest.mark.parametrize("written", [str, iso, as_nanoseconds, lambda day: f"{iso(day)} 00:00:00"])
+def test_the_dates_of_mimic_all_are_read_in_every_form(dataset, written):
+    for row in dataset.tables[MIMIC_ALL][1:]:
+        row[5] = written(row[5])
+    dataset.tables[MIMIC_ALL][2][5] = written("21500302")
+    assert dataset.write().run(**ALL)["studies"]["mimic_all"]["another_date"] == 1
+
+
+def test_a_date_that_was_cut_off_is_no_other_date(dataset):
+    dataset.tables[MIMIC_ALL][1][5] = "1970-01-01"
+    dataset.tables[MIMIC_ALL][2][5] = "1970-01-01 00:00:00.021500"
+    counts = dataset.write().run(**ALL)["studies"]["mimic_all"]
+    assert (counts["another_date"], counts["no_date"]) == (0, 2)
+
+
 def test_pairs_of_one_day_and_reversed_pairs_are_counted(dataset):
     dataset.tables[METADATA][2][7] = dataset.tables[METADATA][1][7]  # the same day; StudyTime says 8:63 before 9:30
     dataset.tables[METADATA][4][7] = "21600201"  # the main study before its reference
@@ -231,19 +254,22 @@ def break_cell(table: str, row: int, column: int, value):
     return breaking
 
 
-def add_row(table: str, row: int):
+def add_row(table: str, row: int, column: int = 0, value: object = None):
     def breaking(dataset: Dataset) -> None:
-        dataset.tables[table].append(list(dataset.tables[table][row]))
+        added = list(dataset.tables[table][row])
+        added[column] = value or added[column]
+        dataset.tables[table].append(added)
 
     return breaking
 
 
-def break_bytes(table: str, old: bytes, new: bytes):
+def break_bytes(table: str, *pairs: bytes):
     def breaking(dataset: Dataset) -> None:
         path = dataset.folder / table
-        whole = path.read_bytes()
-        assert old in whole
-        path.write_bytes(whole.replace(old, new, 1))
+        for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+            whole = path.read_bytes()
+            assert old in whole
+            path.write_bytes(whole.replace(old, new, 1))
 
     breaking.after = True
     return breaking
@@ -287,8 +313,28 @@ BAD = {
         "study of another patient", "mimic_pair_questions.csv row 8 (line 9)", 1, 1),
     "study compared with itself": (
         break_cell(QUESTIONS, 8, 2, 50000012), "bad pair", "mimic_pair_questions.csv row 8 (line 9)", 1, 1),
-    "the same question twice": (
-        add_row(QUESTIONS, 3), "duplicate question", "mimic_pair_questions.csv row 12 (line 13)", 1, 1),
+    "two answers to one question": (
+        add_row(QUESTIONS, 3, 5, "no"), "contradictory answer", "mimic_pair_questions.csv row 12 (line 13)", 1, 1),
+    "a list that Python wrote": (
+        break_cell(QUESTIONS, 3, 5, "['edema', 'pneumonia']"),
+        "answer outside the grammar", "mimic_pair_questions.csv row 3 (line 4)", 1, 1),
+    "a question that is missing": (
+        break_cell(QUESTIONS, 3, 4, "nan"), "not a question", "mimic_pair_questions.csv row 3 (line 4)", 1, 1),
+    "a NUL byte in an answer": (
+        break_bytes(QUESTIONS, b"image?,yes,train", b"image?,yes\0,train"),
+        "NUL byte", "mimic_pair_questions.csv row 1 (line 2)", 1, 1),
+    "a NUL byte in the metadata": (
+        break_bytes(METADATA, b"aa11,10000001,50000011,", b"aa11,10000001,50000011,\0"),
+        "NUL byte", "mimic-cxr-2.0.0-metadata.csv row 1 (line 2)", 1, 2),
+    "text after a closing quote": (
+        break_bytes(QUESTIONS, b"image?,yes,train", b'image?,"yes"s,train'),
+        "not csv", "mimic_pair_questions.csv row 1 (line 2)", 1, 1),
+    "two stray quotes that would fuse rows": (
+        break_bytes(METADATA, b",8,8,21600229,", b',8,8,"21600229,', b",8,8,21600310,", b',8,8,21600310",'),
+        "not csv", "mimic-cxr-2.0.0-metadata.csv row 3 (line 4)", 1, 3),
+    "two stray quotes around a whole row": (
+        break_bytes(METADATA, b",8,8,21500301,", b',8,8,"21500301,', b",8,8,21600310,", b',8,8,21600310",'),
+        "not csv", "mimic-cxr-2.0.0-metadata.csv row 2 (line 3)", 1, 4),
     "a row too short": (
         break_bytes(QUESTIONS, b"50000021,10000002,,presence,", b"50000021,presence,"),
         "wrong number of fields", "mimic_pair_questions.csv row 3 (line 4)", 1, 1),
@@ -354,6 +400,17 @@ def test_a_missing_column_is_named(dataset, table, column):
     header = dataset.tables[table][0]
     header[header.index(column)] = "something else"
     named = rf"{Path(table).name} row 0 \(line 1\): missing column {column}; the header has"
+    with pytest.raises(UserError, match=named):
+        dataset.write().run(on_bad="skip")
+
+
+@pytest.mark.parametrize(("table", "column"), [(QUESTIONS, "answer"), (METADATA, "StudyDate")])
+def test_a_doubled_column_is_named(dataset, table, column):
+    header, *body = dataset.tables[table]
+    header.append(column)
+    for row in body:
+        row.append(row[header.index(column)])
+    named = rf"{Path(table).name} row 0 \(line 1\): column {column} appears more than once"
     with pytest.raises(UserError, match=named):
         dataset.write().run(on_bad="skip")
 
@@ -450,6 +507,7 @@ def test_one_bad_row_among_many_loses_that_row_alone(dataset):
 def test_the_size_of_blocks_changes_nothing(dataset, monkeypatch, rows_at_once):
     for table, row in ((METADATA, 2), (MIMIC_ALL, 1), (QUESTIONS, 3)):
         dataset.tables[table].append(list(dataset.tables[table][row]))
+    dataset.tables[QUESTIONS][-1][5] = "no"
     dataset.tables[METADATA].insert(
         4, ["bb20", 10000002, 50000021, "", "LATERAL", 8, 8, "21600229", "", "", "lateral", ""]
     )
@@ -462,7 +520,7 @@ def test_the_size_of_blocks_changes_nothing(dataset, monkeypatch, rows_at_once):
     kinds = {row["kind"] for row in rows(dataset, "rejected")}
     assert kinds == {
         "duplicate dicom_id", "study of two patients", "unknown split", "duplicate study_id", "bad id",
-        "duplicate question",
+        "contradictory answer",
     }  # fmt: skip
     monkeypatch.setattr(tables, "BLOCK", rows_at_once)
     dataset.run(on_bad="skip", max_bad=0.5, **ALL)
@@ -479,6 +537,17 @@ def test_line_breaks_in_fields_and_blank_lines_count_as_lines(dataset):
     path.write_bytes(whole.replace(b"\r\nbb21", b"\r\n\r\nbb21"))
     with pytest.raises(UserError, match=re.escape("mimic-cxr-2.0.0-metadata.csv row 4 (line 8): study 50000022")):
         dataset.run(**ALL)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 4096])
+def test_stray_quotes_give_no_study_another_patients_date(dataset, monkeypatch, rows_at_once):
+    monkeypatch.setattr(tables, "BLOCK", rows_at_once)
+    dataset.write()
+    break_bytes(METADATA, b",8,8,21500301,", b',8,8,"21500301,', b",8,8,21600229,", b',8,8,21600229",')(dataset)
+    dataset.run(on_bad="skip", max_bad=0.9, **ALL)
+    dates = {study["study_id"]: study["taken_at"] for study in rows(dataset, "studies")}
+    assert 50000012 not in dates and dates[50000022] == "2160-03-10"
+    assert {row["reason"] for row in rows(dataset, "rejected") if row["kind"] == "not csv"} == {tables.OPEN_QUOTE}
 
 
 @pytest.mark.parametrize("written", [" 50000021", "+50000021", "5_0", "50000021.0", "", "9" * 19, "५"])

@@ -1,0 +1,104 @@
+"""Which text can answer a question of Medical-Diff-VQA: the gold answers of all seven types, and of predictions.
+
+The vocabulary is open, so this refuses what no answer of a type looks like: missing values of pandas and JSON,
+Python's own notation, numbers, control characters, and yes or no where a name is due.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lumen_hpc.data.diff_vqa import (
+    CLOSED_TEMPLATES,
+    Change,
+    GrammarError,
+    LevelChange,
+    is_closed,
+    parse_difference,
+    parse_findings,
+)
+
+MISSING = frozenset({
+    "nan", "none", "null", "nil", "nat", "n/a", "n.a.", "na", "<na>", "#n/a", "undefined", "true", "false", "inf",
+})  # fmt: skip
+"""Words that stand for a missing value, never for a finding; lower case."""
+
+_NOTATION = frozenset('[]{}<|="\\`')
+"""Characters of lists, objects and markup."""
+
+
+def expected_answer(type: str, question: str, answer: str) -> str:
+    """What the answer should be, if `answer` cannot answer this question; else empty.
+
+    `type`: one of the seven, or prediction.
+    """
+    text = " ".join(answer.split())
+    if not answer.strip("\n\t ").isprintable():
+        return "text without control characters"
+    if type in ("difference", "prediction"):
+        return _expected_change(text)
+    if type == "presence" or question.strip() in CLOSED_TEMPLATES:
+        return "" if is_closed(text) else "yes or no"
+    if type == "view":
+        views = ("pa view", "ap view")
+        if question.strip() == "which view is this image taken?" or not is_closed(text):
+            return "" if text.lower() in views else "PA view or AP view"
+        return ""
+    if type == "abnormality":
+        return _expected_findings(text)
+    return "" if all(map(is_name, re.split(r"\s*,\s*", text))) else f"a {type}"
+
+
+def is_name(text: str) -> bool:
+    """True for a name of a finding, a place, a level or a type: words, and no stand-in for a missing value."""
+    if is_closed(text) or text.lower() in MISSING or text.startswith("'"):
+        return False
+    return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
+
+
+def _expected_change(text: str) -> str:
+    try:
+        change = parse_difference(text)
+    except GrammarError:
+        return "made of the dataset's clauses"
+    names = [*change.new, *change.resolved]
+    for level in change.levels:
+        names += [level.finding, level.before, level.after]
+    return "" if all(map(is_name, names)) else "made of the dataset's clauses with names of findings and levels"
+
+
+def _expected_findings(text: str) -> str:
+    try:
+        findings = parse_findings(text)
+    except GrammarError:
+        return "a list of findings"
+    # `none` is a word for no findings, `None` is Python's for no answer.
+    return "" if all(map(is_name, findings)) and text != "None" else "a list of findings"
+
+
+def facts(type: str, answer: str) -> Any:
+    """What a valid answer states: equal for answers that differ only in order, spaces or capitals.
+
+    A frozenset for a list and a change: `<` then says that one answer states less than the other.
+    """
+    text = " ".join(answer.split()).lower()
+    if type in ("difference", "prediction"):
+        return change_items(parse_difference(text))
+    if type == "abnormality" and not is_closed(text):
+        return frozenset(parse_findings(text))
+    return text.rstrip(".")
+
+
+def change_items(change: Change) -> frozenset[tuple[str, ...]]:
+    """The single facts of a change."""
+    items = [("new", name) for name in change.new] + [("resolved", name) for name in change.resolved]
+    return frozenset([*items, *map(_level_item, change.levels)])
+
+
+def _level_item(level: LevelChange) -> tuple[str, ...]:
+    """A level change by its words and direction: `mild to moderate to severe` has two readings that are one fact."""
+    if not level.direction:
+        return "level", level.finding, level.before, level.after
+    words = f"{level.before} {level.after}".replace(" to ", " ").split()
+    return "worse" if level.direction > 0 else "better", level.finding, *sorted(words)
