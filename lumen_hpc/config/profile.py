@@ -63,8 +63,8 @@ class Container:
 class DataUse:
     restricted: bool = True
     """Treat `data.source=mimic` as credentialed: private run folders, gated endpoints, no record text in logs."""
-    endpoints: list[str] = list_of("http://localhost", "http://127.0.0.1")
-    """URL prefixes of language model servers that may see restricted data."""
+    endpoints: list[str] = list_of()
+    """URL prefixes, each with its port, of language model servers that may see restricted data; empty allows none."""
     folders: list[str] = list_of()
     """Folders under which restricted data and runs may lie; empty allows any."""
 

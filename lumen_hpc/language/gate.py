@@ -7,22 +7,26 @@ from urllib.parse import SplitResult, urlsplit
 
 from lumen_hpc.errors import UserError
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 
 def check_endpoint(endpoint: str, allowed: Sequence[str] | None) -> None:
     """Refuses an endpoint that may not see the data, before anything is sent.
 
-    `allowed` holds URL prefixes: scheme and host must be equal, and the port (any, where the prefix names none) and
-    path must begin with the prefix's. None means that the data may go anywhere. Raises UserError.
+    `allowed` holds URL prefixes: scheme, host and port must be equal, and the path must begin with the prefix's. None
+    means that the data may go anywhere. Both sides must write their port: a name without one would allow whoever
+    listens on any port of that host. Raises UserError.
     """
     url = _parts(endpoint)
     if allowed is None:
         return
+    for prefix in allowed:
+        if _parts(prefix).port is None:
+            raise UserError(f"profile.data_use.endpoints: {prefix} has no port; write it, as in http://node:8000/v1")
     if not any(_covers(_parts(prefix), url) for prefix in allowed):
         raise UserError(
-            f"endpoint {url.scheme}://{url.hostname} may not see restricted data; allowed are "
-            f"{', '.join(allowed) or 'none'} (profile.data_use.endpoints)"
+            f"endpoint {url.scheme}://{url.hostname}:{url.port or '(no port)'} may not see restricted data; "
+            f"allowed are {', '.join(allowed) or 'none'} (profile.data_use.endpoints)"
         )
 
 
@@ -33,7 +37,7 @@ def _parts(endpoint: str) -> SplitResult:
         port_is_a_number = url.port is None or url.port > 0
     except ValueError:
         raise UserError("an endpoint is no URL; it looks like http://node:8000/v1") from None
-    if url.scheme not in _PORTS or not url.hostname or not port_is_a_number:
+    if url.scheme not in PORTS or not url.hostname or not port_is_a_number:
         raise UserError(f"endpoint '{endpoint.rsplit('@', 1)[-1]}' is no URL; it looks like http://node:8000/v1")
     if url.username is not None or url.password is not None:
         raise UserError(
@@ -45,8 +49,7 @@ def _parts(endpoint: str) -> SplitResult:
 def _covers(prefix: SplitResult, url: SplitResult) -> bool:
     path = prefix.path.rstrip("/")
     return (
-        (prefix.scheme, prefix.hostname) == (url.scheme, url.hostname)
-        and prefix.port in (None, url.port or _PORTS[url.scheme])
+        (prefix.scheme, prefix.hostname, prefix.port) == (url.scheme, url.hostname, url.port)
         and (url.path == path or url.path.startswith(f"{path}/"))
         and ".." not in url.path.split("/")
     )

@@ -1,4 +1,7 @@
-"""Any server that speaks OpenAI's chat completions, such as `vllm serve`."""
+"""Any server that speaks OpenAI's chat completions, such as `vllm serve`.
+
+Requests go through `http_client`, straight to the address that the data-use gate checked.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from urllib.parse import urlsplit
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.gate import check_endpoint
+from lumen_hpc.language.http_client import FAILURES, Client, StatusError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 
 KEY = "LUMEN_API_KEY"
@@ -28,21 +32,19 @@ class ServerEngine(Engine):
     def __init__(self, settings: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
         super().__init__(settings)
         check_endpoint(settings.endpoint, allowed_endpoints)
-        from openai import OpenAI
-
-        self.client = OpenAI(
-            base_url=settings.endpoint,
-            api_key=os.environ.get(KEY) or "none",
-            max_retries=RETRIES,
+        self.client = Client(
+            settings.endpoint,
+            os.environ.get(KEY) or "none",
             timeout=settings.timeout,
+            retries=RETRIES,
+            restricted=allowed_endpoints is not None,
         )
 
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
         def one(conversation: Conversation, seed: int) -> Completion:
-            reply = self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed)
-            return Completion((reply.choices[0].message.content or "").strip(), reply.usage.completion_tokens)
+            return self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed).completion
 
         with ThreadPoolExecutor(CONCURRENT) as pool:
             return list(pool.map(one, conversations, seeds))
@@ -63,28 +65,28 @@ class ServerEngine(Engine):
             temperature=0.0,
             logprobs=True,
             top_logprobs=20,
-            extra_body={"structured_outputs": {"choice": list(choices)}},
+            structured_outputs={"choice": list(choices)},
         )
-        text = (reply.choices[0].message.content or "").strip()
+        text, tokens = reply.completion.text, reply.completion.tokens
         if text not in choices:
             raise UserError(
                 f"the server at {self._host} does not keep to a list of choices; it must know vLLM's structured_outputs"
             )
-        first = _top(reply)
+        first = reply.top
         mass = {choice: first.get(choice, 0.0) for choice in choices}
         for prefix in choices:
             longer = [choice for choice in choices if choice.startswith(prefix) and choice != prefix]
             if longer and mass[prefix] and not any(mass[choice] for choice in longer):
-                continuations = _top(self._continued(conversation, prefix))
+                continuations = self._continued(conversation, prefix).top
                 for choice in longer:
                     mass[choice] = mass[prefix] * continuations.get(choice[len(prefix) :], 0.0)
                 mass[prefix] -= sum(mass[choice] for choice in longer)
         total = sum(mass.values())
         if not total:  # no choice is among the 20 likeliest tokens: only the choice itself is known
             mass, total = {choice: float(choice == text) for choice in choices}, 1.0
-        return Completion(text, reply.usage.completion_tokens, tuple(mass[choice] / total for choice in choices))
+        return Completion(text, tokens, tuple(mass[choice] / total for choice in choices))
 
-    def _continued(self, conversation: Conversation, prefix: str) -> Any:
+    def _continued(self, conversation: Conversation, prefix: str) -> _Reply:
         """The model's continuation of an answer that starts with `prefix`."""
         return self._request(
             [*conversation, {"role": "assistant", "content": prefix}],
@@ -92,23 +94,31 @@ class ServerEngine(Engine):
             temperature=0.0,
             logprobs=True,
             top_logprobs=20,
-            extra_body={"add_generation_prompt": False, "continue_final_message": True},
+            add_generation_prompt=False,
+            continue_final_message=True,
         )
 
-    def _request(self, conversation: Conversation | list[Mapping[str, str]], **parameters: Any) -> Any:
+    def _request(self, conversation: Conversation | list[Mapping[str, str]], **parameters: Any) -> _Reply:
         """Sends one request. Its errors never contain the request's text, which may be restricted."""
-        import openai
-
+        request = {"model": self.settings.model, "messages": list(map(dict, conversation)), **parameters}
         try:
-            return self.client.chat.completions.create(
-                model=self.settings.model, messages=list(conversation), **parameters
+            return _Reply(self.client.post("/chat/completions", request))
+        except UserError:  # the address was refused
+            raise
+        except StatusError as error:
+            fix = (
+                "it redirects, and a redirect may lead to a server that may not see the data: name the last server"
+                if 300 <= error.status < 400
+                else f"see its log, and check the model's name, engine.max_model_len and {KEY}"
             )
-        except openai.APIStatusError as error:
             raise UserError(
-                f"the server at {self._host} answered {error.status_code} for engine.model={self.settings.model}; "
-                f"see its log, and check the model's name, engine.max_model_len and {KEY}"
+                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}; {fix}"
             ) from None
-        except openai.APIConnectionError as error:
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the server at {self._host} does not answer as OpenAI's chat completions do ({type(error).__name__})"
+            ) from None
+        except FAILURES as error:
             raise UserError(
                 f"the server at {self._host} does not answer ({type(error).__name__}); start it, or correct "
                 "engine.endpoint, and submit again: finished shards stay"
@@ -119,7 +129,12 @@ class ServerEngine(Engine):
         return urlsplit(self.settings.endpoint).netloc
 
 
-def _top(reply: Any) -> dict[str, float]:
-    """Probabilities of the first token's likeliest values, by their text."""
-    content = reply.choices[0].logprobs.content
-    return {top.token.strip(): math.exp(top.logprob) for top in content[0].top_logprobs} if content else {}
+class _Reply:
+    """What a run needs of a server's answer; raises KeyError or the like for another form."""
+
+    def __init__(self, answer: Any) -> None:
+        choice = answer["choices"][0]
+        self.completion = Completion((choice["message"]["content"] or "").strip(), answer["usage"]["completion_tokens"])
+        content = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
+        self.top = {top["token"].strip(): math.exp(top["logprob"]) for top in content[0]["top_logprobs"]}
+        """Probabilities of the first token's likeliest values, by their text."""

@@ -93,7 +93,7 @@ def test_vllm_and_transformers_give_the_same_greedy_text(engines):
 
 def test_a_server_gives_the_same_greedy_text(engines, server, tiny, monkeypatch):
     monkeypatch.setenv("LUMEN_API_KEY", "secret-of-the-test")
-    engine = open_engine(settings("server", tiny, endpoint=server), ["http://127.0.0.1"])
+    engine = open_engine(settings("server", tiny, endpoint=server), [server])
     assert [c.text for c in greedy(engine)] == [c.text for c in greedy(engines["transformers"])]
 
 
@@ -175,7 +175,7 @@ def test_choice_is_the_most_probable_score_and_its_probabilities_agree(engines):
 
 def test_a_server_keeps_to_the_choices(engines, server, tiny, monkeypatch):
     monkeypatch.setenv("LUMEN_API_KEY", "secret-of-the-test")
-    engine = open_engine(settings("server", tiny, endpoint=server), ["http://127.0.0.1"])
+    engine = open_engine(settings("server", tiny, endpoint=server), [server])
     for completion in greedy(engine, JUDGED, choices=SCORES):
         assert completion.text in SCORES
         assert sum(completion.choice_probabilities) == pytest.approx(1.0)

@@ -9,12 +9,17 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.gate import check_endpoint
 
-LOCAL = ["http://localhost", "http://127.0.0.1", "https://llm.site.example:8443/v1"]
+LOCAL = ["http://localhost:8000", "http://127.0.0.1:8000/v1", "https://llm.site.example:8443/v1"]
 
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["http://localhost:8000/v1", "http://127.0.0.1/v1", "https://llm.site.example:8443/v1", "http://LOCALHOST:1/v1"],
+    [
+        "http://localhost:8000/v1",
+        "http://127.0.0.1:8000/v1",
+        "https://llm.site.example:8443/v1",
+        "http://LOCALHOST:8000/v1",
+    ],
 )
 def test_an_allowed_endpoint_passes(endpoint):
     check_endpoint(endpoint, LOCAL)
@@ -28,7 +33,9 @@ def test_an_allowed_endpoint_passes(endpoint):
         "http://localhost:x@evil.example/v1",
         "http://localhost@evil.example/v1",
         "https://localhost/v1",
-        "http://127.0.0.10/v1",
+        "http://127.0.0.10:8000/v1",
+        "http://127.0.0.1:8001/v1",
+        "http://localhost/v1",
         "https://llm.site.example/v1",
         "https://llm.site.example:8443/v2",
         "https://llm.site.example:8443/v1/../v2",
@@ -40,6 +47,11 @@ def test_an_allowed_endpoint_passes(endpoint):
 def test_any_other_endpoint_is_refused(endpoint):
     with pytest.raises(UserError):
         check_endpoint(endpoint, LOCAL)
+
+
+def test_an_allowed_entry_without_a_port_is_refused():
+    with pytest.raises(UserError, match="has no port"):
+        check_endpoint("http://localhost:8000/v1", ["http://localhost"])
 
 
 def test_an_empty_list_refuses_everything_and_none_nothing():

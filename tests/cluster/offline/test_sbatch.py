@@ -182,6 +182,7 @@ def test_provenance_says_where_a_submission_came_from(fake: Path, request_here: 
 )
 def test_restricted_data_meets_allowed_servers_only(tmp_path: Path, endpoint: str, allowed: bool):
     words = ["data=mimic", "judge.engine.kind=server", f"judge.engine.endpoint={endpoint}", f"runs={tmp_path}"]
+    words.append("profile.data_use.endpoints=[http://localhost:8000/v1]")
     request = resolve(["stage=full", *words])
     bad = list(preflight.data_use(request.settings, request.profile, request.folder))
     assert (bad == []) == allowed
