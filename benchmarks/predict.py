@@ -3,7 +3,7 @@
     python -m benchmarks.predict [FOLDER] [RECORDS] [TOKENS] [REPEATS]
 
 FOLDER is a checkpoint and RECORDS a run's instruct/lumen-test.jsonl; without them a random NVILA of 20 M parameters
-(tower of 384, language model of 512) is asked 48 questions about 16 pairs of 896 px pictures, in float32. An answer has
+(tower of 192, language model of 512) is asked 48 questions about 16 pairs of 448 px pictures, in float32. An answer has
 TOKENS tokens (32; less where the model stops). The engines take turns, REPEATS (3) times; the fastest counts. Loading
 is left out.
 """
@@ -33,13 +33,13 @@ BATCH = 16
 def stand_in(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """A random model and the questions that it is asked."""
     sizes = dict(
-        image_size=224, patch_size=14, vision_width=384, vision_layers=6, width=512, layers=8, heads=8, kv_heads=2
+        image_size=112, patch_size=14, vision_width=192, vision_layers=6, width=512, layers=8, heads=8, kv_heads=2
     )
     model = make_tiny(QUESTIONS, aspect="dynamic_s2", projector="mlp_downsample", **sizes)
     rng = np.random.default_rng(0)
     records = []
     for _ in range(BATCH):
-        pair = [Image.fromarray(rng.integers(0, 256, (896, 896), dtype=np.uint8)) for _ in range(2)]
+        pair = [Image.fromarray(rng.integers(0, 256, (448, 448), dtype=np.uint8)) for _ in range(2)]
         for question in QUESTIONS:
             text = f"reference image: <image>\nmain image: <image>\n{question}"
             records.append({"images": pair, "conversations": [{"from": "human", "value": text}]})

@@ -13,11 +13,25 @@ from jobs import (
     prepare,
     pretrain,
     rewrite,
+    serve,
     train,
 )
 from lumen_hpc.cluster.stage import Pipeline
 
-MODULES = (prepare, outcomes, pretrain, experts, export_text_llama, rewrite, instruct, train, predict, judge, evaluate)
+MODULES = (
+    prepare,
+    outcomes,
+    pretrain,
+    experts,
+    export_text_llama,
+    rewrite,
+    instruct,
+    train,
+    predict,
+    judge,
+    evaluate,
+    serve,
+)
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,12 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         from lumen_hpc.cluster import fetch
 
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
+    stage = graph.on_request(pipeline.stages, request.stage)
+    if stage:
+        _take_settings(request)
     run = submission.open_run(request)
+    if stage:
+        stage.require(run)
     _require_fit(request, pipeline)
     preflight.require_processes(request.settings, request.profile, request.stage)
     if request.dry_run:
@@ -61,6 +68,14 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     return 0
 
 
+def _take_settings(request: Request) -> None:
+    """A stage on request runs with its run's own settings, but for those of its section on the command line."""
+    asked = request.settings.serve
+    if (request.folder / "config.yaml").is_file() or not asked.weights:
+        request.settings = existing(request).settings
+        request.settings.serve = asked
+
+
 def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.cluster import local
     from lumen_hpc.report import terminal
@@ -68,7 +83,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     local.require_possible(request)
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
-    with submission.writing(run):
+    with submission.writing(run), _announcing(run, request.stage):
         try:
             local.run_all(request, pipeline, run, plans, console)
         except local.Failed as error:
@@ -81,6 +96,31 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     return 0
 
 
+@contextmanager
+def _announcing(run: Run, stage: str) -> Iterator[None]:
+    """While a server starts on this machine, waits for its address and prints it."""
+    if stage != "serve":
+        yield
+        return
+    from lumen_hpc.cluster import status as run_status
+
+    over = threading.Event()
+
+    def announce() -> None:
+        while not over.wait(0.5):
+            if lines := run_status.server(run):
+                print(*lines, "Ctrl-C ends it", sep="\n", flush=True)
+                return
+
+    watcher = threading.Thread(target=announce, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 def _print_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
@@ -88,7 +128,8 @@ def _print_live(plans: Sequence[StepPlan]) -> None:
 
 
 def _require_fit(request: Request, pipeline: Pipeline) -> None:
-    chosen = graph.select(graph.steps(pipeline.stages, request.settings), pipeline.stages, request.stage)
+    everything = graph.steps(pipeline.stages, request.settings, request.stage)
+    chosen = graph.select(everything, pipeline.stages, request.stage)
     models = [step.model for step in chosen if step.stage.name == "train"]
     resources = request.profile.resources["train"]
     estimate.require_fit(request.settings, models, resources.gpus * resources.nodes, request.profile.gpu_memory_gb)
@@ -125,6 +166,8 @@ def status(request: Request, pipeline: Pipeline) -> int:
             print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
         else:
             run_status.table(run, found, _console())
+            for line in run_status.server(run):
+                print(line)
         moving = any(item.running or item.queued for item in found)
         if not request.watch or not moving:
             return int(any(item.state in ("failed", "stuck") for item in found))
@@ -149,7 +192,9 @@ def logs(request: Request, pipeline: Pipeline) -> int:
     if request.stage:
         names = [
             step.name
-            for step in graph.select(graph.steps(pipeline.stages, run.settings), pipeline.stages, request.stage)
+            for step in graph.select(
+                graph.steps(pipeline.stages, run.settings, request.stage), pipeline.stages, request.stage
+            )
         ]
     files = [path for name in names for path in (run.folder / name / "logs").glob("*.out")]
     for path in sorted(files, key=lambda path: -path.stat().st_mtime):

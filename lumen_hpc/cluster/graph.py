@@ -10,9 +10,10 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 
 
-def steps(stages: Sequence[Stage], settings: Settings) -> list[Step]:
-    """Every step of a full run, each after those it waits for."""
-    nodes = [Step(stage, model) for stage in stages if stage.enabled(settings) for model in _models(stage, settings)]
+def steps(stages: Sequence[Stage], settings: Settings, name: str = "") -> list[Step]:
+    """Every step of a full run, each after those it waits for; and of a stage on request if `name` is its own."""
+    chosen = [stage for stage in stages if stage.enabled(settings) and (not stage.on_request or _is(stage, name))]
+    nodes = [Step(stage, model) for stage in chosen for model in _models(stage, settings)]
     known: list[Step] = []
     for node in nodes:
         after = []
@@ -40,6 +41,16 @@ def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(f"stage={name or '(none)'}: no such stage; {hint}takes one of {', '.join(valid)}")
+
+
+def on_request(stages: Sequence[Stage], name: str) -> Stage | None:
+    """The stage on request that `name` means, if it means one."""
+    return next((stage for stage in stages if stage.on_request and _is(stage, name)), None)
+
+
+def _is(stage: Stage, name: str) -> bool:
+    """Whether `name` is a stage's, or one of its steps'."""
+    return name == stage.name or name.startswith(f"{stage.name}-")
 
 
 def _models(stage: Stage, settings: Settings) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lumen_hpc.cluster import manifest
@@ -109,6 +109,8 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         waits = any(name in unfinished or live.get(name) for name in step.after)
         unfinished_shards = list(range(shards)) if waits else missing(run, step, graph)
         resources = run.profile.resources[step.stage.resources]
+        if not step.stage.successors(run.settings):
+            resources = replace(resources, successors=0)
         plan = StepPlan(step, shards, unfinished_shards, [], resources, shard_seconds=_pilot(run, step))
         plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
         plan.load_hours = step.stage.load_hours(run.settings)

@@ -44,6 +44,12 @@ class Stage:
     """Models it runs once for; None for a stage that is the same for all models."""
     enabled: Callable[[Settings], bool] = lambda settings: True
     """False where a full run has no use for it."""
+    on_request: bool = False
+    """It runs only when it is named, on a run that exists: no part of a full run."""
+    require: Callable[[Run], None] = lambda run: None
+    """Raises UserError where the run cannot have it; called before submission."""
+    successors: Callable[[Settings], bool] = lambda settings: True
+    """False where no job goes on after one that was stopped."""
     external: Callable[[Settings], list[str]] = lambda settings: []
     """Files outside the run whose change makes the stage's shards stale."""
     volatile: tuple[str, ...] = ()

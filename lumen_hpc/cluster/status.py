@@ -89,6 +89,20 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], h
     return found
 
 
+def server(run: Run) -> list[str]:
+    """Lines about the run's server: address, key, tunnel; none where it does not run."""
+    from lumen_hpc.serving.supervisor import alive, read_address
+
+    address = read_address(run.folder / "serve")
+    if address is None:
+        return []
+    if address.job and slurm.installed():
+        running = any(job.id.split("_")[0] == address.job for job in slurm.queue().values())
+    else:
+        running = alive(address)
+    return address.lines() if running else []
+
+
 def table(run: Run, found: list[StepStatus], console: Console) -> None:
     """Prints a run's status for people."""
     view = Table(

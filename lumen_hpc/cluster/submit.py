@@ -260,7 +260,7 @@ def writing(run: Run) -> Iterator[None]:
 
 def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[StepPlan], dict[str, list[str]]]:
     """The plan of a request, and the last live job ids of steps that earlier submissions still run."""
-    everything = graph.steps(stages, request.settings)
+    everything = graph.steps(stages, request.settings, request.stage)
     chosen = graph.select(everything, stages, request.stage)
     busy, ids = live(run, everything)
     return plan.make(run, chosen, everything, busy), ids

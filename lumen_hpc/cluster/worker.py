@@ -58,6 +58,8 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     if left:
         attempts.ended("interrupted")
         next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
+        if not step.stage.successors(run.settings):
+            next_one = "nothing goes on by itself"
         print(f"{name}: stopped by {stop.reason} with {left} shards left; {next_one}", flush=True)
         if run.profile.requeue and attempts.job:
             slurm.requeue(attempts.job)
@@ -86,7 +88,7 @@ def _tidy(keep_log: bool) -> None:
 
 def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
     settings, profile = saved.load(submission / "config.yaml")
-    everything = graph.steps(stages, settings)
+    everything = graph.steps(stages, settings, name)
     step = next((step for step in everything if step.name == name), None)
     if step is None:
         step = Step(next(stage for stage in stages if stage.name == name))

@@ -65,6 +65,9 @@ class DataUse:
     """Treat `data.source=mimic` as credentialed: private run folders, gated endpoints, no record text in logs."""
     endpoints: list[str] = list_of()
     """URL prefixes, each with its port, of language model servers that may see restricted data; empty allows none."""
+    listen: str = choice("loopback", "loopback", "node")
+    """Where a server of stage=serve listens: on its node's loopback (reached by ssh to the node), or on the node's own
+    address inside the cluster. Never on all interfaces; its key is asked for in both."""
     folders: list[str] = list_of()
     """Folders under which restricted data and runs may lie; empty allows any."""
 

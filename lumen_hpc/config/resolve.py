@@ -26,7 +26,13 @@ from lumen_hpc.errors import UserError
 RECIPES = Path(__file__).parents[1] / "recipes"
 VERBS = ("check", "status", "cancel", "logs")
 RESOURCE_KINDS = tuple(Profile().resources)
-SHORTHANDS = {"data": "data.source", "profile": "profile.name"}
+SHORTHANDS = {
+    "data": "data.source",
+    "profile": "profile.name",
+    "model": "serve.model",
+    "weights": "serve.weights",
+    "page": "serve.page",
+}
 
 
 @dataclass(kw_only=True)
@@ -121,10 +127,12 @@ def _make_absolute(settings: Settings) -> None:
         ("data", "diff_vqa"),
         ("data", "mimic_iv"),
         ("experts", "weights"),
+        ("serve", "weights"),
     ):
         given = getattr(getattr(settings, section), name)
         if given:
             setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(given)))
+    settings.serve.images = [os.path.abspath(os.path.expanduser(folder)) for folder in settings.serve.images]
 
 
 def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -282,6 +282,32 @@ class Predict:
 
 
 @dataclass(kw_only=True)
+class Serve:
+    model: str = choice("lumen", *MODELS)
+    """Which of the run's models is served, or exported; `model=NAME` for short."""
+    weights: str = ""
+    """A checkpoint's folder to serve instead of a run's model; `weights=FOLDER` for short."""
+    port: int = in_range(0, 0, 65535)
+    """Port of the server; 0 takes a free one."""
+    page: bool = False
+    """Open the page beside the server; `page=true` for short."""
+    page_port: int = in_range(0, 0, 65535)
+    """Port of the page; 0 takes a free one."""
+    images: list[str] = list_of()
+    """Folders from which requests may give images by path (file://…); without any, images come in the request."""
+    max_images: int = in_range(4, 1)
+    """Most images a request."""
+    max_model_len: int = in_range(8192, 1)
+    """Longest prompt and answer [tokens]."""
+    tensor_parallel: int = in_range(1, 1)
+    """GPUs that share each layer of the language model; profile.resources.gpu.gpus must be as many."""
+    gpu_memory: float = in_range(0.9, 0, 1)
+    """Share of GPU memory vLLM may take."""
+    successor: bool = False
+    """Hand over to the queued successor jobs at the time limit; without it the server ends there."""
+
+
+@dataclass(kw_only=True)
 class Judge:
     engine: EngineSettings = field(default_factory=EngineSettings)
     second: EngineSettings | None = None
@@ -331,6 +357,7 @@ class Settings:
     instruct: Instruct = field(default_factory=Instruct)
     train: Train = field(default_factory=Train)
     predict: Predict = field(default_factory=Predict)
+    serve: Serve = field(default_factory=Serve)
     judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
 

@@ -108,7 +108,8 @@ def chat_template(config: NVILAConfig) -> str:
     """ChatML as `nvila.chat.render` writes it, for messages in OpenAI's form.
 
     An image stands where its part stands among the text parts; where the texts have `<image>` themselves, it stands
-    there. With `dynamic` a newline follows each image, as the official training has it.
+    there, and another number of them than of images is refused. With `dynamic` a newline follows each image, as the
+    official training has it.
     """
     mark = IMAGE + "\\n" if config.aspect == "dynamic" else IMAGE
     return _TEMPLATE.replace("SYSTEM", SYSTEM).replace("START", START).replace("END", END).replace("MARK", mark)
@@ -128,6 +129,12 @@ _TEMPLATE = (
     "{%- elif not turn.marked -%}{%- set turn.text = turn.text + '<image>' -%}"
     "{%- endif -%}"
     "{%- endfor -%}"
+    "{%- endif -%}"
+    "{%- set images = 0 if message['content'] is string else "
+    "message['content'] | rejectattr('type', 'equalto', 'text') | list | length -%}"
+    "{%- set marks = turn.text.split('<image>') | length - 1 -%}"
+    "{%- if marks != images -%}"
+    "{{- raise_exception('the text has ' ~ marks ~ ' <image> but ' ~ images ~ ' images are given') -}}"
     "{%- endif -%}"
     "{{- 'START' + message['role'] + '\\n' + (turn.text | replace('<image>', 'MARK') | trim) + 'END\\n' -}}"
     "{%- endfor -%}"

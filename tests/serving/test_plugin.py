@@ -90,3 +90,10 @@ def test_the_chat_template_writes_the_native_prompt(folders, family, content, va
             asked = [{"role": "system", "content": instruction}, *asked]
         expected, _ = chat.render(messages, generation=True)
         assert template(asked, tokenize=False, add_generation_prompt=True) == expected
+
+
+@pytest.mark.parametrize("content", ["one <image>", [IMAGE, _text("<image> and <image>")], [_text("<image>")]])
+def test_marks_without_images_are_refused(folders, content):
+    template = AutoTokenizer.from_pretrained(folders["resize"]).apply_chat_template
+    with pytest.raises(Exception, match=r"the text has \d <image> but \d images are given"):
+        template([{"role": "user", "content": content}], tokenize=False)

@@ -1,0 +1,117 @@
+"""On request: a run's model as an OpenAI-compatible server, with a page beside it if `page=true`.
+
+Reads the model's final weights, or those in `weights=FOLDER`. Writes no shards: it runs until its time limit, and
+`serve/server.json`, readable by the user alone, says meanwhile where it listens (`python launch.py status`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.train import base_folder
+from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
+from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
+from lumen_hpc.weights import locate
+
+
+def weights(run: Run) -> Path:
+    """The folder that is served. Raises UserError if it is not there, or the model is not trained yet."""
+    settings = run.settings.serve
+    if settings.weights:
+        folder = locate(settings.weights, run.profile.cache)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"weights={settings.weights}: no config.json in {folder}; give a checkpoint's folder")
+        return folder
+    if not MODELS[settings.model].trained:
+        return base_folder(run.settings, run.path("pretrain"), run.profile.cache)
+    folder = run.path("train", settings.model) / "final"
+    if not folder.is_dir():
+        raise UserError(
+            f"run {run.folder.name} has no trained {settings.model} yet ({folder} is not there): "
+            f"run stage=train first, or give weights=FOLDER"
+        )
+    return folder
+
+
+def require(run: Run) -> None:
+    """What would stop a server, before it is submitted."""
+    weights(run)
+    settings, gpus = run.settings.serve, run.profile.resources["gpu"].gpus
+    if settings.tensor_parallel > max(gpus, 1):
+        raise UserError(
+            f"serve.tensor_parallel={settings.tensor_parallel}, and profile.resources.gpu.gpus={gpus}: ask for as many"
+        )
+    if lacking := [folder for folder in settings.images if not Path(folder).is_dir()]:
+        raise UserError(f"serve.images: {lacking[0]} is not a folder")
+
+
+STAGE = Stage(
+    name="serve",
+    paper="",
+    about="OpenAI-compatible server",
+    resources="gpu",
+    settings=("serve",),
+    on_request=True,
+    require=require,
+    successors=lambda settings: settings.serve.successor,
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Serves until asked to stop; yields no row, so that the stage is never done."""
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        serve(task)
+        raise Interrupted("the server was asked to stop")
+        yield {}
+
+    return process
+
+
+def serve(task: Task) -> None:
+    """Start the server on this node, publish its address, and watch it until a stop is asked."""
+    import torch
+
+    from lumen_hpc.nvila.config import read_config
+    from lumen_hpc.serving import supervisor
+    from lumen_hpc.serving.checkpoint import chat_template, stored_dtype
+
+    settings, folder = task.settings.serve, weights(task.run)
+    config = read_config(folder)
+    host = supervisor.listening_host(task.run.profile.data_use.listen)
+    port = supervisor.free_port(host, settings.port)
+    key, gpu = supervisor.new_key(), torch.cuda.is_available()
+    log = task.folder / "logs" / f"server-{os.environ.get('SLURM_JOB_ID', 'local')}.log"
+    with tempfile.TemporaryDirectory() as scratch:
+        template = Path(scratch) / "chat_template.jinja"
+        template.write_text(chat_template(config))
+        words = supervisor.arguments(
+            settings, folder, template, "bfloat16" if gpu else stored_dtype(config), host, port, gpu
+        )
+        server = supervisor.Server(words, supervisor.environment(settings, key), log)
+        try:
+            print(f"loading {folder} (log: {log})", flush=True)
+            beat = lambda: task.progress("loading the model")  # noqa: E731
+            if not server.wait_until_ready(f"http://{host}:{port}/health", task.should_stop, beat):
+                return
+            address = supervisor.Address(
+                host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
+                login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
+            )  # fmt: skip
+            with supervisor.published(task.folder, address):
+                shown = f"python launch.py status run={task.run.folder.name}"
+                print(f"ready at {address.url}; {shown} shows the key", flush=True)
+                while not task.should_stop():
+                    server.require_alive()
+                    task.progress("serving")
+                    time.sleep(0.5)
+            print("asked to stop: the time limit is near, or the job was cancelled; answers may end", flush=True)
+        finally:
+            server.stop()

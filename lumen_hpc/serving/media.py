@@ -1,0 +1,100 @@
+"""Images of requests: decoded as in training, from the request itself or from allowed folders, never from the network.
+
+vLLM's own reader turns 16-bit radiographs into clipped 8-bit ones and fetches addresses; with
+`VLLM_MEDIA_CONNECTOR=lumen` this one takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+
+from lumen_hpc.data.images import film
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.preprocess import open_picture
+
+CONNECTOR = "lumen"
+FOLDERS = "LUMEN_SERVE_IMAGES"
+"""The environment variable that lists the folders from which images may be given by path."""
+
+
+def picture(data: bytes, where: str = "the image") -> Image.Image:
+    """The bytes of a JPG, PNG or DICOM as training sees them: mode L, or RGB where there is colour.
+
+    Raises UserError for what is none of these, is cut short or has more than 8 bits outside a DICOM.
+    """
+    if data[128:132] == b"DICM":
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, gone after the block
+            file.write(data)
+            file.flush()
+            try:
+                return Image.fromarray(film(file.name))
+            except UserError as error:
+                raise UserError(str(error).replace(file.name, where)) from None
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UserError(f"{where} cannot be read: give a whole JPG, PNG or DICOM file") from None
+    try:
+        return open_picture(image)
+    except UserError as error:
+        raise UserError(str(error).replace("image 0", where)) from None
+
+
+def read(url: str, folders: list[Path]) -> bytes:
+    """The bytes behind an image URL of OpenAI's schema: `data:…;base64,…`, or `file://` inside one of `folders`.
+
+    Raises UserError for anything else; paths are compared with their links resolved.
+    """
+    if url[:5].lower() == "data:":
+        head, _, body = url.partition(",")
+        if not head.endswith(";base64"):
+            raise UserError("an image in the request must be a base64 data URL: data:image/png;base64,…")
+        try:
+            return base64.b64decode(body, validate=True)
+        except binascii.Error:
+            raise UserError("the image's base64 is broken; encode the file's bytes again") from None
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise UserError("images come as base64 data URLs or file:// paths; this server fetches no addresses")
+    path = Path(unquote(parts.path)).resolve()
+    if not any(path.is_relative_to(folder.resolve()) for folder in folders):
+        allowed = ", ".join(map(str, folders)) or "none"
+        raise UserError(f"{path} lies outside the folders of serve.images ({allowed})")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def allowed_folders() -> list[Path]:
+    return [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
+
+
+def register() -> None:
+    """Give vLLM this reader under the name `lumen`."""
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+
+    class FilmConnector(MediaConnector):
+        """vLLM's interface; ValueErrors become its answers 400."""
+
+        def load_from_url(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
+            try:
+                return picture(read(url, allowed_folders()))
+            except UserError as error:
+                raise ValueError(str(error)) from None
+
+        async def load_from_url_async(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
+            return await asyncio.get_running_loop().run_in_executor(None, self.load_from_url, url, media_io)
+
+    MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)(FilmConnector)

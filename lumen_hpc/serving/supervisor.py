@@ -1,0 +1,229 @@
+"""Starts the server, says where it listens, watches it, and takes it down.
+
+Where it listens, its key and the ssh line are in `serve/server.json` of the run, readable by the user alone, as long
+as the server runs; `status` prints them. The key is new for every job and reaches the server by its environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from lumen_hpc.config.schema import Serve
+from lumen_hpc.errors import UserError
+
+from . import guard, media
+
+FILE = "server.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server listens, and how to reach it from elsewhere."""
+
+    host: str
+    """Address it is bound to: loopback, or the node's own."""
+    port: int
+    key: str
+    node: str
+    job: str = ""
+    """Slurm's id of the job; empty on this machine."""
+    login: str = ""
+    """Host the job was submitted from; empty where no tunnel is needed."""
+    model: str = ""
+    page: str = ""
+    """Address of the page in a browser, its key included; empty without one."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/v1"
+
+    @property
+    def ssh(self) -> str:
+        """The command that makes the server's ports local ones; empty where they are."""
+        if not self.login:
+            return ""
+        ports = [self.port, *([int(self.page.split(":")[2].split("/")[0])] if self.page else [])]
+        if self.host == "127.0.0.1":
+            tunnels = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
+            return shlex.join(["ssh", "-N", *tunnels, "-J", self.login, self.node])
+        tunnels = [word for port in ports for word in ("-L", f"{port}:{self.host}:{port}")]
+        return shlex.join(["ssh", "-N", *tunnels, self.login])
+
+    def lines(self) -> list[str]:
+        """What a user needs, a line each."""
+        found = [f"server   {self.url}  (model {self.model}, on {self.node})", f"key      {self.key}"]
+        if self.page:
+            found.append(f"page     {self.page}")
+        if self.ssh:
+            found.append(f"tunnel   {self.ssh}")
+            found.append(f"         then http://127.0.0.1:{self.port}/v1")
+        return found
+
+
+def read_address(folder: Path) -> Address | None:
+    """The address in a step's folder; None where no server runs."""
+    try:
+        return Address(**json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def alive(address: Address) -> bool:
+    """Whether a server answers there; only of use on its own node."""
+    try:
+        with urllib.request.urlopen(f"http://{address.host}:{address.port}/health", timeout=2) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def published(folder: Path, address: Address) -> Iterator[None]:
+    """Keep the address in a file of mode 600 for the time of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FILE
+    file.unlink(missing_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as out:
+        json.dump(asdict(address), out)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def new_key() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def listening_host(listen: str) -> str:
+    """The address that `profile.data_use.listen` means on this machine: `loopback` or `node`; never all interfaces."""
+    return "127.0.0.1" if listen == "loopback" else socket.gethostbyname(socket.gethostname())
+
+
+def free_port(host: str, wanted: int, setting: str = "serve.port") -> int:
+    """`wanted`, or a free port if it is 0. Raises UserError if it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, wanted))
+        except OSError as error:
+            raise UserError(
+                f"{setting}={wanted} cannot be used on {host}: {error.strerror}; 0 takes a free one"
+            ) from None
+        return probe.getsockname()[1]
+
+
+def arguments(settings: Serve, folder: Path, template: Path, dtype: str, host: str, port: int, gpu: bool) -> list[str]:
+    """The words behind `python -m lumen_hpc.serving.server`; greedy unless a request says otherwise."""
+    words = [
+        str(folder), "--host", host, "--port", str(port),
+        "--served-model-name", settings.model,
+        "--dtype", dtype,
+        "--max-model-len", str(settings.max_model_len),
+        "--limit-mm-per-prompt", json.dumps({"image": settings.max_images}),
+        "--tensor-parallel-size", str(settings.tensor_parallel),
+        "--generation-config", "vllm",
+        "--override-generation-config", json.dumps({"temperature": 0.0}),
+        "--chat-template", str(template),
+        "--chat-template-content-format", "openai",
+        "--middleware", "lumen_hpc.serving.guard.RequireKey",
+        "--disable-uvicorn-access-log",
+        "--disable-log-stats",
+    ]  # fmt: skip
+    if gpu:
+        words += ["--gpu-memory-utilization", str(settings.gpu_memory)]
+    if importlib.util.find_spec("triton") is None:
+        words.append("--enforce-eager")
+    return words
+
+
+def environment(settings: Serve, key: str) -> dict[str, str]:
+    """What the server's process gets beside the job's own environment."""
+    return {
+        guard.KEY: key,
+        "VLLM_MEDIA_CONNECTOR": media.CONNECTOR,
+        media.FOLDERS: os.pathsep.join(settings.images),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+class Server:
+    """A running server process; its output goes to a log that holds no texts of requests."""
+
+    def __init__(self, words: list[str], variables: dict[str, str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        self._out: IO[bytes] = log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lumen_hpc.serving.server", *words],
+            env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def wait_until_ready(self, url: str, should_stop: Callable[[], bool], beat: Callable[[], None]) -> bool:
+        """True once it answers; False if a stop was asked meanwhile. Raises UserError if it ends before."""
+        while not should_stop():
+            self.require_alive()
+            try:
+                with urllib.request.urlopen(url, timeout=2) as reply:
+                    if reply.status == 200:
+                        return True
+            except (urllib.error.URLError, OSError):
+                pass
+            beat()
+            time.sleep(0.5)
+        return False
+
+    def require_alive(self) -> None:
+        """Raises UserError with what the server's log says, and the setting that would help."""
+        if self._process.poll() is not None:
+            raise UserError(explain(self._log.read_text(errors="replace"), self._process.returncode, self._log))
+
+    def stop(self) -> None:
+        """Let running answers end for a while, then end the process."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
+
+
+_CAUSES = (
+    ("Free memory on device", "serve.gpu_memory asks for more GPU memory than is free: lower it, or take a free GPU"),
+    ("No available memory for the cache blocks", "the GPU's memory is too small for this model and "
+     "serve.max_model_len: lower serve.max_model_len, raise serve.gpu_memory or serve.tensor_parallel"),
+    ("larger than the maximum number of tokens that can be stored in KV cache", "serve.max_model_len does not fit into "
+     "the GPU's memory: lower it, or raise serve.gpu_memory or serve.tensor_parallel"),
+    ("out of memory", "the GPU's memory is too small: lower serve.max_model_len, or raise serve.tensor_parallel"),
+    ("address already in use", "serve.port is taken: 0 takes a free one"),
+    ("is greater than the derived max_model_len", "serve.max_model_len is longer than the model can read: lower it"),
+)  # fmt: skip
+
+
+def explain(log: str, code: int, path: Path) -> str:
+    """One line on why a server ended: the setting that would help, or its last error."""
+    for words, hint in _CAUSES:
+        if words.lower() in log.lower():
+            return f"the server ended: {hint} (log: {path})"
+    errors = [line.strip() for line in log.splitlines() if "Error" in line]
+    return f"the server ended with code {code}: {errors[-1] if errors else 'it left no error'} (log: {path})"

@@ -1,0 +1,172 @@
+"""`stage=serve`: a real server started by launch.py, asked through the plain `openai` client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import launch
+from lumen_hpc import nvila
+from lumen_hpc.serving.supervisor import read_address
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def served(folders, tmp_path_factory):
+    """(address, folder of runs, what the command printed so far) of a server on the tiny model with dynamic tiles."""
+    pytest.importorskip("vllm")
+    runs = tmp_path_factory.mktemp("runs")
+    (runs / "pictures").mkdir()
+    words = [f"weights={folders['dynamic']}", f"serve.images=[{runs / 'pictures'}]", "serve.max_images=2"]
+    out = runs / "printed.txt"
+    with out.open("w") as printed:
+        process = subprocess.Popen(
+            [sys.executable, "launch.py", "stage=serve", "run=try", f"runs={runs}", "serve.max_model_len=1024", *words],
+            cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        deadline = time.monotonic() + 300
+        while (address := read_address(runs / "try" / "serve")) is None or "Ctrl-C" not in out.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, out.read_text()
+            time.sleep(0.5)
+        yield address, runs, out.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130, out.read_text()
+    assert read_address(runs / "try" / "serve") is None, "the address goes with the server"
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    from openai import OpenAI
+
+    return OpenAI(base_url=served[0].url, api_key=served[0].key, max_retries=0)
+
+
+def _url(picture: Image.Image) -> dict:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return _image(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}")
+
+
+def _image(url: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _text(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def _ask(client, content, **more):
+    messages = [{"role": "user", "content": content}]
+    return client.chat.completions.create(model="lumen", messages=messages, **{"max_tokens": 12} | more)
+
+
+def test_answers_are_those_of_predict(client, folders, pictures):
+    native = nvila.load(folders["dynamic"], dtype=torch.float32)
+    question = "Reference image: <image>\nMain image: <image>\nWhat has changed?"
+    record = {"images": pictures[:2], "conversations": [{"from": "human", "value": question}]}
+    [expected] = native.generate(native.preprocess([record], generation=True, inline=True), max_new_tokens=12)
+    one, two = map(_url, pictures[:2])
+    for content in (
+        [_text(question), one, two],
+        [_text("Reference image: "), one, _text("\nMain image: "), two, _text("\nWhat has changed?")],
+    ):
+        reply = _ask(client, content, extra_body={"return_token_ids": True})
+        assert reply.choices[0].token_ids == expected.ids
+
+
+def test_an_image_by_path_is_the_same_as_in_the_request(client, served, pictures):
+    path = served[1] / "pictures" / "a.png"
+    pictures[0].save(path)
+    by_path = _image(f"file://{path}")
+    texts = [_ask(client, [image, _text("Why?")]).choices[0].message.content for image in (by_path, _url(pictures[0]))]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([_image("data:image/png;base64,aGVsbG8=")], "cannot be read: give a whole"),
+        ([_image("file:///etc/hostname")], "outside the folders of serve.images"),
+        ([_image("https://example.org/a.png")], "fetches no addresses"),
+        ([_url(Image.new("L", (9, 9)))] * 3, r"At most 2 image"),
+        ([_url(Image.fromarray(np.zeros((9, 9), np.uint16)))], "more than 8 bits a pixel"),
+        ([_url(Image.new("L", (9, 9))), _text("<image> <image>")], "2 <image> but 1 images are given"),
+        ([_text("word " * 2000)], "maximum context length is 1024 tokens"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_answered_400_with_one_clear_line(client, content, message):
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError, match=message):
+        _ask(client, content)
+
+
+def test_without_the_key_nothing_is_answered(served):
+    address = served[0]
+    for path in ("/v1/models", "/metrics", "/tokenize", "/docs"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{address.host}:{address.port}{path}", timeout=5)
+        assert caught.value.code == 401, path
+
+
+def test_the_key_is_in_one_private_file_and_on_the_screen_only(served, capsys):
+    address, runs, printed = served
+    assert address.key in printed and address.url in printed
+    assert launch.main(["status", "run=try", f"runs={runs}"]) == 0
+    assert address.key in capsys.readouterr().out
+    holding = [
+        path for path in (runs / "try").rglob("*") if path.is_file() and address.key.encode() in path.read_bytes()
+    ]
+    assert holding == [runs / "try" / "serve" / "server.json"]
+    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    listed = subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
+    assert "lumen_hpc.serving.server" in listed and address.key not in listed
+
+
+def test_it_listens_on_loopback_alone(served):
+    address = served[0]
+    hexport = f"{address.port:04X}"
+    listening = [
+        line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+    ]
+    assert [local for local in listening if local.endswith(f":{hexport}")] == [f"0100007F:{hexport}"]
+    assert not any(f":{hexport} " in line for line in Path("/proc/net/tcp6").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run=none"], "run=none: there is no"),
+        (["run=try", "weights={tmp}/nothing"], "no config.json in {tmp}/nothing; give a checkpoint's folder"),
+        (["run=made"], "run made has no trained lumen yet"),
+        (["run=made", "model=ft"], "run made has no trained ft yet"),
+        (["run=made", "model=other"], "takes one of nvila, ft, lumen"),
+        (["run=made", "weights={model}", "serve.images=[{tmp}/none]"], "serve.images: {tmp}/none is not a folder"),
+        (["run=made", "weights={model}", "serve.tensor_parallel=2"], "profile.resources.gpu.gpus"),
+    ],
+)
+def test_what_would_stop_it_is_said_before_anything_starts(folders, tmp_path, capsys, words, message):
+    from lumen_hpc.config import saved
+    from lumen_hpc.config.resolve import resolve
+
+    (tmp_path / "made").mkdir()
+    saved.save(resolve(["stage=full", "run=made", f"runs={tmp_path}"]), tmp_path / "made" / "config.yaml")
+    names = {"tmp": tmp_path, "model": folders["resize"]}
+    assert launch.main(["stage=serve", f"runs={tmp_path}", *[word.format(**names) for word in words]]) == 2
+    assert message.format(**names) in capsys.readouterr().err
+    assert not (tmp_path / "try").exists()

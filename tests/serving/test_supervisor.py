@@ -1,0 +1,172 @@
+"""What surrounds the server: its key, its door, its image reader, its words, and why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import shlex
+import socket
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lumen_hpc.config.schema import Serve
+from lumen_hpc.data.images import film
+from lumen_hpc.errors import UserError
+from lumen_hpc.serving import guard, media, supervisor
+
+
+def _address(**more) -> supervisor.Address:
+    given = {"host": "127.0.0.1", "port": 8000, "key": "secret", "node": "n7", "model": "lumen"}
+    return supervisor.Address(**given | more)
+
+
+def test_the_address_is_readable_by_the_user_alone_and_goes_with_the_server(tmp_path):
+    (tmp_path / "server.json").write_text("left by a killed server")
+    with supervisor.published(tmp_path, _address()):
+        file = tmp_path / "server.json"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert supervisor.read_address(tmp_path) == _address()
+    assert supervisor.read_address(tmp_path) is None
+
+
+def test_the_tunnel_reaches_loopback_through_the_node_and_a_nodes_address_through_the_login():
+    page = "http://127.0.0.1:9000/?key=k"
+    assert shlex.split(_address(login="login1", page=page).ssh) == [
+        "ssh", "-N", "-L", "8000:127.0.0.1:8000", "-L", "9000:127.0.0.1:9000", "-J", "login1", "n7",
+    ]  # fmt: skip
+    assert _address(host="10.0.0.7", login="login1").ssh == "ssh -N -L 8000:10.0.0.7:8000 login1"
+    assert _address().ssh == ""
+    assert not any("ssh" in line for line in _address().lines())
+
+
+def test_a_server_never_listens_on_all_interfaces():
+    assert supervisor.listening_host("loopback") == "127.0.0.1"
+    assert supervisor.listening_host("node") not in ("0.0.0.0", "")
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"serve\.port={port} cannot be used .*0 takes a free one"):
+            supervisor.free_port("127.0.0.1", port)
+    assert supervisor.free_port("127.0.0.1", 0) > 0
+
+
+def test_the_key_is_on_no_command_line(tmp_path):
+    settings = Serve(images=[str(tmp_path)])
+    words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "float32", "127.0.0.1", 8000, gpu=False)
+    variables = supervisor.environment(settings, "the-key")
+    assert "the-key" not in " ".join(words)
+    assert variables[guard.KEY] == "the-key" and variables[media.FOLDERS] == str(tmp_path)
+    assert len({supervisor.new_key() for _ in range(50)}) == 50 and len(supervisor.new_key()) >= 40
+
+
+@pytest.mark.parametrize(
+    ("log", "hint"),
+    [
+        ("ValueError: To serve … 16 GiB KV cache is needed, which is larger than the maximum number of tokens that can "
+         "be stored in KV cache (4096)", r"serve\.max_model_len does not fit"),
+        ("ValueError: No available memory for the cache blocks.", r"lower serve\.max_model_len"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", r"serve\.tensor_parallel"),
+        ("OSError: [Errno 98] Address already in use", r"serve\.port is taken"),
+        ("KeyError: 'something'\nbye", r"ended with code 3: KeyError: 'something'"),
+        ("", "it left no error"),
+    ],
+)  # fmt: skip
+def test_why_it_ended_is_one_line_with_the_setting_that_helps(tmp_path, log, hint):
+    with pytest.raises(UserError, match=hint) as caught:
+        raise UserError(supervisor.explain(log, 3, tmp_path / "server.log"))
+    assert "\n" not in str(caught.value)
+
+
+async def _status(path: str, headers: list, kind: str = "http") -> list[dict]:
+    sent: list[dict] = []
+
+    async def app(scope, receive, send):
+        await send({"status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    await guard.RequireKey(app)({"type": kind, "path": path, "headers": headers}, None, send)
+    return sent
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/tokenize", "/invocations", "/metrics"])
+def test_every_path_but_health_needs_the_key(monkeypatch, path):
+    monkeypatch.setenv(guard.KEY, "right")
+
+    def status(*headers):
+        return asyncio.run(_status(path, list(headers)))[0]["status"]
+
+    assert status() == status((b"authorization", b"Bearer wrong")) == status((b"authorization", b"right")) == 401
+    assert status((b"authorization", b"Bearer right")) == 200
+    assert asyncio.run(_status("/health", []))[0]["status"] == 200
+    assert asyncio.run(_status(path, [], "websocket"))[0]["type"] == "websocket.close"
+    monkeypatch.setenv(guard.KEY, "")
+    assert asyncio.run(_status(path, [(b"authorization", b"Bearer ")]))[0]["status"] == 401
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_images_are_read_from_the_request_and_from_allowed_folders_only(tmp_path):
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    data = _png(pixels)
+    inside, outside = tmp_path / "in" / "a b.png", tmp_path / "out.png"
+    inside.parent.mkdir()
+    for file in (inside, outside):
+        file.write_bytes(data)
+    (tmp_path / "in" / "link.png").symlink_to(outside)
+    folders = [tmp_path / "in"]
+    assert media.read(f"data:image/png;base64,{base64.b64encode(data).decode()}", folders) == data
+    assert media.read(f"file://{tmp_path}/in/a%20b.png", folders) == data
+    for url, message in (
+        (f"file://{outside}", "lies outside the folders of serve.images"),
+        (f"file://{tmp_path}/in/link.png", "lies outside"),
+        (f"file://{tmp_path}/in/../out.png", "lies outside"),
+        (f"file://{tmp_path}/in/none.png", "No such file"),
+        ("https://example.org/a.png", "fetches no addresses"),
+        ("file://elsewhere/in/a.png", "fetches no addresses"),
+        ("data:image/png,abc", "base64 data URL"),
+        ("data:image/png;base64,***", "base64 is broken"),
+    ):
+        with pytest.raises(UserError, match=message):
+            media.read(url, folders)
+    assert np.array_equal(media.picture(data), pixels)
+
+
+def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training():
+    from pydicom.data import get_testdata_file
+
+    deep = _png((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
+    with pytest.raises(UserError, match="more than 8 bits a pixel"):
+        media.picture(deep)
+    path = get_testdata_file("RG1_UNCR.dcm") or get_testdata_file("CT_small.dcm")
+    with open(path, "rb") as file:
+        assert np.array_equal(media.picture(file.read()), film(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", _png(np.zeros((40, 40), np.uint8))[:45]])
+def test_what_is_no_image_is_said_in_one_line(data):
+    with pytest.raises(UserError, match="cannot be read: give a whole JPG, PNG or DICOM file"):
+        media.picture(data)
+
+
+def test_settings_reach_the_server(tmp_path):
+    settings = Serve(max_images=2, max_model_len=512, tensor_parallel=4, gpu_memory=0.5)
+    words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True)
+    given = dict(zip(words[1::2], words[2::2]))
+    assert json.loads(given["--limit-mm-per-prompt"]) == {"image": 2}
+    assert (given["--max-model-len"], given["--tensor-parallel-size"]) == ("512", "4")
+    assert "--gpu-memory-utilization" in words and "0.5" in words
