@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs import (
     evaluate,
     experts,
+    export,
     export_text_llama,
     instruct,
     judge,
@@ -31,6 +32,7 @@ MODULES = (
     judge,
     evaluate,
     serve,
+    export,
 )
 
 

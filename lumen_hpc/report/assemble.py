@@ -1,4 +1,4 @@
-"""From a run's rows to its report: index.html, tables.{md,csv,tex}, gates.json, samples.jsonl and figures/."""
+"""From a run's rows to its report: index.html, tables.{md,csv,tex}, controls.md, gates.json, samples, figures/."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lumen_hpc.files import atomic
 from lumen_hpc.language.judge import agreement
 from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
 from lumen_hpc.report.controls import controls
+from lumen_hpc.report.controls import markdown as controls_markdown
 from lumen_hpc.report.results import COMPOSED, Results, questions
 
 Rows = Iterable[dict]
@@ -110,6 +111,7 @@ def _write(folder: Path, content: page.Content) -> list[Path]:
     files = {
         "index.html": page.render(content),
         "tables.md": tables.markdown(content.tables, content.notes),
+        "controls.md": controls_markdown(content.controls),
         "tables.csv": tables.comma_separated(content.tables),
         "tables.tex": tables.latex(content.tables),
         "gates.json": json.dumps([vars(gate) | {"passed": gate.passed} for gate in content.gates], indent=2),

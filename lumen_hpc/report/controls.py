@@ -78,6 +78,26 @@ def by_measure(results: Iterable[Control]) -> list[tuple[str, str, dict[str, Int
     return [(*key, grouped[key]) for key in order]
 
 
+def markdown(results: Iterable[Control]) -> str:
+    """A table of every control's intervals, a column a model; empty where no control was asked."""
+    found = by_measure(results)
+    models = list(dict.fromkeys(model for _, _, intervals in found for model in intervals))
+    if not found:
+        return ""
+    lines = ["| control | measure | " + " | ".join(models) + " |", "|---" * (2 + len(models)) + "|"]
+    for name, measure, intervals in found:
+        cells = [_text(intervals.get(model)) for model in models]
+        lines.append(f"| {ABOUT[name]} | {MEASURES[measure]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(interval: Interval | None) -> str:
+    if interval is None or interval.value is None:
+        return "–"
+    bounds = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.value:.3f}{bounds}"
+
+
 def _control(results, name, model, rows, index, findings) -> Control:
     n = len(results.questions)
     sums = {measure: (np.zeros(n), np.zeros(n)) for measure in MEASURES}
