@@ -57,12 +57,13 @@ def inputs(task: Task) -> Any:
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.report.assemble import Inputs
     from lumen_hpc.report.costs import StepLogs
+    from lumen_hpc.report.identity import exposure, identify
 
     run, settings = task.run, task.settings
     models = settings.predict.models
     prepared = run.path("prepare")
     entities = diff_vqa(task)
-    known = "other_patient" in settings.predict.controls and (entities / "all_diseases.json").exists()
+    known = (entities / "all_diseases.json").exists()
     steps = {
         path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in COST_LOGS})
         for path in sorted(run.folder.iterdir())
@@ -82,9 +83,22 @@ def inputs(task: Task) -> Any:
         accounted=accounting.usage(jobs) if (jobs := _jobs(steps)) else None,
         image=picture,
         findings=read_findings(entities) if known else {},
+        learned=_learned(run),
+        experts={str(row["study_id"]): row["pathologies"] for row in run.rows("experts")},
+        identity=identify(settings),
+        exposure=exposure(settings),
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
         run=_about(run),
     )
+
+
+def _learned(run: Run) -> Iterator[dict[str, Any]]:
+    """The `meta` of the training records, one pass over the file; none if the run has not made it."""
+    from lumen_hpc.data.records import read_jsonl
+
+    path = run.path("instruct") / "lumen-train.jsonl"
+    if path.exists():
+        yield from (record["meta"] for record in read_jsonl(path))
 
 
 def picture(path: str) -> Any:

@@ -320,6 +320,12 @@ class Judge:
 class Evaluate:
     bootstrap: int = in_range(2000, 1)
     """Resamples of patients for intervals."""
+    permutations: int = in_range(200_000, 1)
+    """Permutations of patients for each test; the smallest p is their inverse, and Holm multiplies it by the tests."""
+    baselines: bool = True
+    """Rows that need no model: majority, question only, persistence, reference findings, experts + rule."""
+    self_check: int = in_range(1000, 0)
+    """Pairs of the run that nltk and rouge-score also score; a difference above 1e-9 fails the stage. 0: none."""
     alpha: float = in_range(0.001, 0, 1)
     """Significance level of the stars (the paper's)."""
     confidence: float = in_range(0.95, 0, 1)

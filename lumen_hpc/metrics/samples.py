@@ -20,6 +20,8 @@ MEASURES = {
     "rouge_l_short": "ROUGE-L against the short answer",
     "recall": "token recall of the short answer, open questions: " + TOKENIZERS["recall"],
     "recall_clipped": "token recall of the short answer, open questions: " + TOKENIZERS["recall_clipped"],
+    "precision": "open questions: share of the answer's words that the long answer has, each no oftener than there; "
+    "beside recall, which a list of everything wins",
     "accuracy": "closed questions: the first `yes` or `no` of the answer",
     "accuracy_strict": "closed questions: the answer is `yes` or `no`, punctuation aside",
     "accuracy_polarity": "closed questions: the first yes or no, else whether a sentence on what was asked affirms it",
@@ -78,6 +80,8 @@ class Samples:
         self._matches, self._lengths = scores.matches, scores.lengths
         self._mean("bleu4", scores.bleu4, has_long)
         self._mean("rouge_l", scores.rouge_l, has_long)
+        # The long answer's recall by the answer's words, sides exchanged, is the answer's precision.
+        self._mean("precision", lexical(long, answers).recall_clipped, has_long & open_ended)
         scores = lexical(answers, short)
         everywhere: np.ndarray = np.ones(len(answers), bool)
         self._mean("bleu4_short", scores.bleu4, everywhere)

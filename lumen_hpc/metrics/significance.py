@@ -1,8 +1,10 @@
 """Paired tests, effect sizes and intervals of per-sample values.
 
 Every measure here is a ratio of sums, part over whole (a mean has whole 1), so one bootstrap serves them all.
-Questions of one patient are not independent: intervals resample patients. The Wilcoxon test, kept because the
-paper uses it, treats questions as independent; read its p beside the interval of the difference.
+Questions of one patient are not independent, so intervals resample patients and the permutation test exchanges two
+models' answers patient by patient; both are of the difference that the tables display. The Wilcoxon test is the
+paper's: it treats questions as independent, and on correlated questions it rejects far more often than it states
+(`benchmarks/significance.py`).
 """
 
 from __future__ import annotations
@@ -44,10 +46,15 @@ class Paired:
     n: int
     """Pairs."""
     ties: int
-    """Pairs with equal values, which the test leaves out."""
+    """Pairs with equal values, which the test and the effect size leave out."""
     p: float
     effect: float
-    """Matched-pairs rank-biserial correlation, -1 to 1: positive where x is higher."""
+    """Matched-pairs rank-biserial correlation of the untied pairs, -1 to 1: positive where x is higher."""
+
+    @property
+    def untied(self) -> int:
+        """Pairs that the test and the effect size are computed from."""
+        return self.n - self.ties
 
 
 def wilcoxon(x: np.ndarray, y: np.ndarray) -> Paired:
@@ -88,47 +95,137 @@ class Interval(NamedTuple):
     high: float | None
 
 
+class Contrast(NamedTuple):
+    """Two measures of the same samples to be compared: `one` minus `other` where `where` is true (bool [n])."""
+
+    one: Column
+    other: Column
+    where: np.ndarray
+
+
+class Clusters:
+    """Samples grouped by patient; `names` gives each sample's patient."""
+
+    def __init__(self, names: Sequence[Hashable]) -> None:
+        index = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        self.of = np.array([index[name] for name in names], np.int64)
+        self.count = len(index)
+
+    def sums(self, column: Column, where: np.ndarray | None = None) -> np.ndarray:
+        """A column's parts and wholes summed by patient, float64 [patients, 2]."""
+        return np.stack([
+            np.bincount(self.of, side if where is None else np.where(where, side, 0), minlength=self.count)
+            for side in column
+        ], axis=1)  # fmt: skip
+
+
+class ClusterPermutation:
+    """Two-sided permutation tests of displayed differences, exact under exchange of two models patient by patient.
+
+    A permutation exchanges all of one patient's answers between the two models and recomputes the difference of the
+    measure (a ratio of sums, as displayed). p = (1 + permutations at least as extreme) / (1 + permutations), so the
+    smallest p is 1 / (1 + `permutations`). All contrasts see the same permutations.
+    """
+
+    _CHUNK = 4096  # permutations at a time: bounds memory at chunk x (patients + 2 x contrasts) x 8 bytes
+
+    def __init__(self, names: Sequence[Hashable], permutations: int, seed: int) -> None:
+        self._clusters, self._permutations, self._seed = Clusters(names), permutations, seed
+
+    def p(self, contrasts: Sequence[Contrast]) -> list[float]:
+        """The p-value of each contrast, in order; 1 where the two are the same."""
+        if not contrasts:
+            return []
+        pairs = [
+            [self._clusters.sums(column, contrast.where) for column in (contrast.one, contrast.other)]
+            for contrast in contrasts
+        ]
+        one, other = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+        # What a patient adds to `one`'s sums, and takes from `other`'s, if exchanged; [patients, 2 x tests].
+        moved, total_one, total_other = other - one, one.sum(0), other.sum(0)
+        observed = np.abs(_ratio(total_one) - _ratio(total_other))
+        extreme: np.ndarray = np.zeros(len(contrasts), np.int64)
+        rng = np.random.default_rng([self._seed, 0xF11])
+        for start in range(0, self._permutations, self._CHUNK):
+            count = min(self._CHUNK, self._permutations - start)
+            exchanged = rng.integers(0, 2, (count, self._clusters.count), np.int8).astype(np.float64) @ moved
+            gap = np.abs(_ratio(total_one + exchanged) - _ratio(total_other - exchanged))
+            extreme += (gap >= observed - 1e-9).sum(0)
+        return [(1 + int(count)) / (1 + self._permutations) for count in extreme]
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """part / whole of sums laid out as part, whole, part, whole … along the last axis; 0 where the whole is 0."""
+    part, whole = sums[..., 0::2], sums[..., 1::2]
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def exact_bound(patients: int, confidence: float) -> float:
+    """How far a proportion may be from 0 or 1 if none of `patients` showed otherwise (Clopper-Pearson).
+
+    Patients, not questions, are the sample: questions of one patient may all agree for one reason.
+    """
+    return 1 - ((1 - confidence) / 2) ** (1 / patients)
+
+
 class ClusterBootstrap:
     """Resamples of patients, drawn once, so that every measure and model sees the same ones.
 
-    `clusters` names each sample's patient. Memory: resamples x patients x 2 bytes.
+    `names` gives each sample's patient. Memory: resamples x patients x 2 bytes.
     """
 
-    def __init__(self, clusters: Sequence[Hashable], resamples: int, seed: int, confidence: float = 0.95) -> None:
-        names = {name: k for k, name in enumerate(dict.fromkeys(clusters))}
-        self._of = np.array([names[name] for name in clusters], np.int64)
-        self._clusters = len(names)
+    def __init__(self, names: Sequence[Hashable], resamples: int, seed: int, confidence: float = 0.95) -> None:
+        self._clusters = Clusters(names)
+        count = self._clusters.count
         rng = np.random.default_rng(seed)
         # How often each patient was drawn, uint16 [resamples, patients].
-        self._weights: np.ndarray = np.zeros((resamples, self._clusters), np.uint16)
+        self._weights: np.ndarray = np.zeros((resamples, count), np.uint16)
         for row in self._weights:
-            row[:] = np.bincount(rng.integers(self._clusters, size=self._clusters), minlength=self._clusters)
-        self._tail = (1 - confidence) / 2
+            row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
+        self._confidence = confidence
 
     def interval(self, column: Column, where: np.ndarray | None = None) -> Interval:
-        """The measure over the samples where `where` (bool [n]) is true, and its interval."""
+        """The measure over the samples where `where` (bool [n]) is true, and its interval.
+
+        A measure of exactly 0 or 1 has nothing to resample, so its interval is the exact one (`exact_bound`).
+        """
+        sums = self._clusters.sums(column, where)
         value = column.mean(slice(None) if where is None else where)
-        return self._bounds(value, self._resampled(column, where))
+        return self._exact(value, sums) or self._bounds(value, self._resampled(sums))
 
     def difference(self, one: Column, other: Column, where: np.ndarray | None = None) -> Interval:
-        """`one` minus `other` on the same samples, paired in every resample."""
+        """`one` minus `other` on the same samples, paired in every resample.
+
+        Where both are exactly 0 or 1, the bounds are those of their exact intervals.
+        """
         here = slice(None) if where is None else where
         ours, theirs = one.mean(here), other.mean(here)
         value = None if ours is None or theirs is None else ours - theirs
-        return self._bounds(value, self._resampled(one, where) - self._resampled(other, where))
+        sums = [self._clusters.sums(column, where) for column in (one, other)]
+        first, second = (self._exact(v, s) for v, s in zip((ours, theirs), sums, strict=True))
+        if first and second and None not in (first.low, second.low):
+            return Interval(value, first.low - second.high, first.high - second.low)  # type: ignore[operator]
+        return self._bounds(value, self._resampled(sums[0]) - self._resampled(sums[1]))
 
-    def _resampled(self, column: Column, where: np.ndarray | None) -> np.ndarray:
-        sums = np.stack([
-            np.bincount(self._of, side if where is None else np.where(where, side, 0), minlength=self._clusters)
-            for side in column
-        ], axis=1)  # fmt: skip
+    def _exact(self, value: float | None, sums: np.ndarray) -> Interval | None:
+        """The exact interval of a measure that is 0 or 1 in every patient; None for any other."""
+        part, whole = sums[sums[:, 1] > 0].T
+        if value is None or self._clusters.count < 2 or not len(whole):
+            return None
+        bound = exact_bound(len(whole), self._confidence)
+        if not part.any():
+            return Interval(value, 0.0, bound)
+        return Interval(value, 1 - bound, 1.0) if np.array_equal(part, whole) else None
+
+    def _resampled(self, sums: np.ndarray) -> np.ndarray:
         used = np.flatnonzero(sums[:, 1])
         part, whole = (self._weights[:, used].astype(np.float64) @ sums[used]).T
         return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
     def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
         resampled = resampled[np.isfinite(resampled)]
-        if value is None or self._clusters < 2 or not resampled.size:
+        if value is None or self._clusters.count < 2 or not resampled.size:
             return Interval(value, None, None)
-        low, high = (float(np.quantile(resampled, at)) for at in (self._tail, 1 - self._tail))
+        tail = (1 - self._confidence) / 2
+        low, high = (float(np.quantile(resampled, at)) for at in (tail, 1 - tail))
         return Interval(value, low, high)

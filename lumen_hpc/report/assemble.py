@@ -13,10 +13,24 @@ from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.language.judge import agreement
-from lumen_hpc.report import cases, ceilings, composed, costs, gates, page, rewriting, slices, tables
+from lumen_hpc.report import (
+    baselines,
+    budgets,
+    cases,
+    ceilings,
+    composed,
+    costs,
+    gates,
+    page,
+    rewriting,
+    slices,
+    tables,
+)
 from lumen_hpc.report.controls import controls
 from lumen_hpc.report.controls import markdown as controls_markdown
-from lumen_hpc.report.results import COMPOSED, Results, questions
+from lumen_hpc.report.identity import COMPOSED, Identity
+from lumen_hpc.report.results import Results, questions
+from lumen_hpc.report.self_check import self_check
 
 Rows = Iterable[dict]
 
@@ -49,6 +63,14 @@ class Inputs:
     """study_id → its findings, where known (all_diseases.json): the truth of the pairs that controls compose."""
     truth: Path | None = None
     """The phantoms' truth.jsonl, where the data are phantoms: the oracles and gates read it."""
+    learned: Iterable[dict] = ()
+    """`meta` of training records (instruct/lumen-train.jsonl), which baselines learn from; none leaves those out."""
+    experts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """study_id → the experts' probability of each finding; none leaves their baseline out."""
+    identity: Identity = field(default_factory=Identity)
+    """The run's own names, and where it departs from the paper."""
+    exposure: str = ""
+    """What the experts have seen of the test images before."""
     run: Mapping[str, str] = field(default_factory=dict)
     """Name, commit, seed, …: shown at the foot of the page."""
 
@@ -67,7 +89,15 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         settings,
         seed,
         models=list(answers),
+        identity=inputs.identity,
     )
+    checked = self_check(
+        results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
+    )
+    if settings.baselines:
+        learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.experts)
+        for name, texts in learned.items():
+            results.add_model(name, texts)
     for model, rows in answers.items():
         texts = composed.answers(rows, results.reader)
         if texts:
@@ -80,9 +110,22 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     unfit = rewriting.unfit(scores)
     canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     training = {model: list(rows) for model, rows in inputs.training.items()}
+    spent = budgets.budgets(training)
     content = page.Content(
         tables=both,
-        notes=[*unfit, *tables.notes(results)],
+        notes=[
+            *inputs.identity.banner,
+            *unfit,
+            *tables.notes(results),
+            str(checked),
+            *budgets.notes(spent, results.labels(), results.principal),
+            *(f"Departs from the paper: {line}" for line in inputs.identity.deviations),
+        ],
+        identity=inputs.identity,
+        labels=results.labels(),
+        self_check=str(checked),
+        exposure=inputs.exposure,
+        budgets=spent,
         figures=page.draw(both, all_slices, control_results, canaries, acceptance, training),
         gates=checks,
         ceilings=ceilings.scores(results, oracles),

@@ -8,25 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.results import Cell
 from lumen_hpc.report.rewriting import Share
 from lumen_hpc.report.slices import Slice
-from lumen_hpc.report.tables import MEASURES, Table, label, published
+from lumen_hpc.report.tables import Table, published
 
 # Drawn in these colours, which the page replaces by its own: hex as matplotlib writes it → CSS variable.
 INK, FAINT = "#1b2733", "#c3ccd4"
 _SERIES = ("#0b6e99", "#b3541e", "#5b4a9c", "#3c7a3f", "#8a3b62", "#6b6b14")
 _VARIABLES = {INK: "--ink", FAINT: "--line"} | {color: f"--series-{k}" for k, color in enumerate(_SERIES)}
 _MARKERS = "osD^vP"
-_UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "accuracy", "accuracy_polarity", "finding_f1")
+_UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "precision", "accuracy", "accuracy_polarity", "finding_f1")
 
 
-def headline(table: Table, models: Sequence[str]) -> str | None:
-    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, the published value hollow.
+def headline(table: Table, models: Mapping[str, str]) -> str | None:
+    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, published values hollow.
 
-    Here and below `models` are all of the report's: a model has the same colour in every figure.
+    Here and below `models` are all of the report's with their labels: a model has the same colour in every figure.
     """
     columns = [k for k, (_, measure) in enumerate(table.columns) if measure in _UNIT]
     columns = [k for k in columns if any(cells[k].value is not None for _, cells in table.rows)]
@@ -39,15 +40,15 @@ def headline(table: Table, models: Sequence[str]) -> str | None:
         for panel, k in zip(panels, columns, strict=True):
             block, measure = table.columns[k]
             for y, (model, cells) in enumerate(rows):
-                _dot(panel, cells[k], y, _color(model, models))
-            panel.set_title(f"{block}\n{MEASURES[measure]}", fontsize=9)
+                _dot(panel, cells[k], y, _color(model, models), table.comparable)
+            panel.set_title(f"{block}\n{table.titles[measure]}", fontsize=9)
             panel.set_xlim(-0.03, 1.03)
             panel.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-        panels[0].set_yticks(range(len(rows)), [label(model) for model, _ in rows])
+        panels[0].set_yticks(range(len(rows)), [models[model] for model, _ in rows])
         panels[0].set_ylim(-0.6, len(rows) - 0.4)
 
     description = "; ".join(
-        f"{label(model)} {block} {MEASURES[measure]} {cells[k].value:.2f}"
+        f"{models[model]} {block} {table.titles[measure]} {cells[k].value:.2f}"
         for model, cells in table.rows
         for k, (block, measure) in enumerate(table.columns)
         if k in columns and cells[k].value is not None
@@ -56,7 +57,7 @@ def headline(table: Table, models: Sequence[str]) -> str | None:
     return _svg(f"{table.title}: values with intervals", description, size, draw)
 
 
-def by_interval(slices: Sequence[Slice], block: str, models: Sequence[str]) -> str | None:
+def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) -> str | None:
     """Change F1 over the interval between the images, a line a model."""
     groups = [each for each in slices if each.by == "interval (days)" and each.block == block]
     if len(groups) < 2:
@@ -64,12 +65,13 @@ def by_interval(slices: Sequence[Slice], block: str, models: Sequence[str]) -> s
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        for k, model in enumerate(models):
+        run = [model for model in models if model not in BASELINES]
+        for k, model in enumerate(run):
             points = [(x, cell) for x, each in enumerate(groups) for cell in each.cells
                       if (cell.model, cell.measure) == (model, "change_f1")]  # fmt: skip
             if points:
-                at = [x + 0.07 * (k - len(models) / 2) for x, _ in points]
-                _line(panel, at, [cell for _, cell in points], k, label(model))
+                at = [x + 0.07 * (k - len(run) / 2) for x, _ in points]
+                _line(panel, at, [cell for _, cell in points], k, _color(model, models), models[model])
         ticks = [f"{each.group}\nn = {max(cell.n for cell in each.cells)}" for each in groups]
         panel.set_xticks(range(len(groups)), ticks)
         panel.set_xlabel("days between the images")
@@ -78,7 +80,7 @@ def by_interval(slices: Sequence[Slice], block: str, models: Sequence[str]) -> s
         _legend(panel)
 
     description = "; ".join(
-        f"{label(cell.model)} at {each.group} days {cell.value:.2f}"
+        f"{models[cell.model]} at {each.group} days {cell.value:.2f}"
         for each in groups
         for cell in each.cells
         if cell.measure == "change_f1"
@@ -86,7 +88,7 @@ def by_interval(slices: Sequence[Slice], block: str, models: Sequence[str]) -> s
     return _svg(f"Change F1 on {block} questions by interval", description, (6.4, 3.2), draw)
 
 
-def training(curves: Mapping[str, Sequence[dict]], models: Sequence[str]) -> str | None:
+def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) -> str | None:
     """The training loss of each model over its steps, with a running mean; logarithmic, since losses span decades."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -101,7 +103,7 @@ def training(curves: Mapping[str, Sequence[dict]], models: Sequence[str]) -> str
             steps, losses = steps[:: max(1, len(steps) // 800)], losses[:: max(1, len(losses) // 800)]
             color = _color(model, models)
             panel.plot(steps, losses, color=color, alpha=0.25, linewidth=0.8)
-            panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=label(model))
+            panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=models[model])
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
         panel.set_yscale("log")
@@ -111,7 +113,7 @@ def training(curves: Mapping[str, Sequence[dict]], models: Sequence[str]) -> str
         _legend(panel)
 
     description = "; ".join(
-        f"{label(m)}: {len(r)} steps, from {r[0]['loss']:.2f} to {r[-1]['loss']:.2f}" for m, r in curves.items()
+        f"{models[m]}: {len(r)} steps, from {r[0]['loss']:.2f} to {r[-1]['loss']:.2f}" for m, r in curves.items()
     )
     return _svg("Training loss", description, (6.4, 3.0), draw)
 
@@ -136,12 +138,12 @@ def shares(title: str, values: Sequence[Share]) -> str | None:
     return _svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
-def controlled(controls: Sequence[Control], models: Sequence[str]) -> str | None:
+def controlled(controls: Sequence[Control], models: Mapping[str, str]) -> str | None:
     """Each model's answers under the controls: a panel a control and measure, a row a model."""
     panels = by_measure(controls)
     if not panels:
         return None
-    rows = [model for model in reversed(models) if any(control.model == model for control in controls)]
+    rows = [model for model in reversed(list(models)) if any(control.model == model for control in controls)]
 
     def draw(figure: Any) -> None:
         columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -156,11 +158,11 @@ def controlled(controls: Sequence[Control], models: Sequence[str]) -> str | None
             panel.set_title("\n".join((*_TITLES[name], *_TITLES[measure])), fontsize=9)
             panel.set_xlim(-0.03, 1.03)
             panel.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-        columns[0].set_yticks(range(len(rows)), [label(model) for model in rows])
+        columns[0].set_yticks(range(len(rows)), [models[model] for model in rows])
         columns[0].set_ylim(-0.6, len(rows) - 0.4)
 
     description = "; ".join(
-        f"{label(model)}, {ABOUT[name]}, {CONTROL_MEASURES[measure]} {interval.value:.2f}"
+        f"{models[model]}, {ABOUT[name]}, {CONTROL_MEASURES[measure]} {interval.value:.2f}"
         for name, measure, by_model in panels
         for model, interval in by_model.items()
     )
@@ -179,18 +181,17 @@ _TITLES = {
 }
 
 
-def _dot(panel: Any, cell: Cell, y: int, color: str) -> None:
+def _dot(panel: Any, cell: Cell, y: int, color: str, comparable: bool) -> None:
     if cell.value is None:
         return
     if cell.low is not None:
         panel.plot([cell.low, cell.high], [y, y], color=color, linewidth=2, solid_capstyle="round")
     panel.plot([cell.value], [y], "o", color=color, markersize=6)
-    if (paper := published(cell)) is not None:
+    if comparable and (paper := published(cell)) is not None:
         panel.plot([paper], [y], "D", markeredgecolor=color, markerfacecolor="none", markersize=6)
 
 
-def _line(panel: Any, at: list[float], cells: list[Cell], k: int, name: str) -> None:
-    color = _SERIES[k % len(_SERIES)]
+def _line(panel: Any, at: list[float], cells: list[Cell], k: int, color: str, name: str) -> None:
     for x, cell in zip(at, cells, strict=True):
         if cell.low is not None:
             panel.plot([x, x], [cell.low, cell.high], color=color, linewidth=1.4)
@@ -205,8 +206,12 @@ def _line(panel: Any, at: list[float], cells: list[Cell], k: int, name: str) -> 
     )
 
 
-def _color(model: str, models: Sequence[str]) -> str:
-    return _SERIES[models.index(model) % len(_SERIES)]
+def _color(model: str, models: Mapping[str, str]) -> str:
+    """A colour for each model that was run, counted from the principal, which is last; baselines are in ink."""
+    if model in BASELINES:
+        return INK
+    run = [name for name in reversed(list(models)) if name not in BASELINES]
+    return _SERIES[run.index(model) % len(_SERIES)]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -13,11 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lumen_hpc.report import costs, figures, tables
+from lumen_hpc.report.baselines import ABOUT as BASELINES
+from lumen_hpc.report.budgets import Budget
 from lumen_hpc.report.cases import Cases
 from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.gates import Gate
+from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.rewriting import Acceptance, Share
 from lumen_hpc.report.slices import Slice
 from lumen_hpc.report.tables import MEASURES, Table
@@ -29,6 +32,15 @@ _HERE = Path(__file__).parent
 class Content:
     """What the page shows; an empty part says on the page why it is empty."""
 
+    identity: Identity
+    labels: Mapping[str, str]
+    """Model → its name."""
+    self_check: str
+    """How far nltk and rouge-score agree with the run's own scores."""
+    exposure: str
+    """What the experts have seen of the test images before; empty if unknown."""
+    budgets: Sequence[Budget]
+    """What each trained model has learned from."""
     tables: Sequence[Table]
     notes: Sequence[str]
     figures: Mapping[str, str]
@@ -58,7 +70,7 @@ class Content:
 def draw(both: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
           acceptance: Acceptance | None, training: Mapping[str, Sequence[dict]]) -> dict[str, str]:  # fmt: skip
     """Every figure that the run has data for, by name."""
-    models = [model for model, _ in both[0].rows]
+    models = both[0].labels
     every = {
         "table-1": figures.headline(both[0], models),
         "table-2": figures.headline(both[1], models),
@@ -80,7 +92,7 @@ def render(content: Content) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "label": tables.label,
+        "label": lambda model: content.labels.get(model, model),
         "number": _number,
         "duration": _duration,
         "bytes": _bytes,
@@ -105,9 +117,10 @@ def render(content: Content) -> str:
         splits=_splits(content.counts),
         wall=costs.wall(content.costs),
         energy=costs.energy(content.costs),
-        measures=MEASURES,
+        measures=content.tables[0].titles,
         published=tables.published,
         star=tables.star,
+        baselines=BASELINES,
         counts_of=tables.counts,
         control_about=ABOUT,
         control_rows=by_measure(content.controls),
@@ -121,27 +134,28 @@ _CONTENTS = {
     "training": "Training", "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
 }  # fmt: skip
 _TILES = (
-    ("difference", "rouge_l"),
     ("difference", "change_f1"),
-    ("prediction", "rouge_l"),
     ("prediction", "change_f1"),
+    ("difference", "rouge_l"),
+    ("prediction", "rouge_l"),
 )
+_DIAGNOSTIC_TILES = (("diagnostic", "accuracy_polarity"), ("diagnostic", "finding_f1"))
 
 
 def _lead(content: Content) -> str:
     asked = max((cell.n for table in content.tables for _, cells in table.rows for cell in cells), default=0)
-    models = ", ".join(tables.label(model) for model, _ in content.tables[0].rows)
+    models = ", ".join(content.labels[model] for model, _ in content.tables[0].rows if model not in BASELINES)
     return f"{models}: {content.cases.total} test questions, up to {asked} per number."
 
 
 def _tiles(content: Content) -> list[dict]:
     """The principal model's headline numbers, and how many of the demo's gates passed."""
-    model, cells = content.tables[0].rows[-1]
+    model = content.tables[0].rows[-1][0]
     tiles = []
-    for cell in cells:
-        if (cell.block, cell.measure) in _TILES and cell.value is not None:
+    for cell in (cell for table in content.tables for cell in table.rows[-1][1]):
+        if (cell.block, cell.measure) in _TILES + _DIAGNOSTIC_TILES and cell.value is not None:
             bounds = "" if cell.low is None else f"{cell.low:.2f}–{cell.high:.2f}"
-            name = f"{tables.label(model)} · {cell.block} · {MEASURES[cell.measure]}"
+            name = f"{content.labels[model]} · {cell.block} · {MEASURES[cell.measure]}"
             tiles.append({"name": name, "value": f"{cell.value:.3f}", "bounds": bounds, "kind": ""})
     if content.gates:
         passed = sum(gate.passed for gate in content.gates)
@@ -187,8 +201,8 @@ def _browser(content: Content) -> dict:
     return {
         "rows": content.cases.rows,
         "images": content.cases.images,
-        "models": [[model, tables.label(model)] for model, _ in content.tables[0].rows],
-        "measures": MEASURES | _CASE_MEASURES,
+        "models": [[model, content.labels[model]] for model, _ in content.tables[0].rows if model not in BASELINES],
+        "measures": dict(content.tables[0].titles) | _CASE_MEASURES,
     }
 
 

@@ -12,11 +12,21 @@ from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, GrammarError, parse_diff
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, Problems, join
 from lumen_hpc.metrics.samples import CHANGING, Samples
-from lumen_hpc.metrics.significance import ClusterBootstrap, Column, Interval, Paired, holm, wilcoxon
+from lumen_hpc.metrics.significance import (
+    ClusterBootstrap,
+    ClusterPermutation,
+    Column,
+    Contrast,
+    Interval,
+    Paired,
+    holm,
+    wilcoxon,
+)
 from lumen_hpc.models import MODELS
+from lumen_hpc.report.baselines import ABOUT as BASELINES
+from lumen_hpc.report.baselines import REFERENCE
+from lumen_hpc.report.identity import COMPOSED, Identity
 
-COMPOSED = "+rule"
-"""Suffix of a composed baseline: `ft+rule` compares FT's answers about each image by rule."""
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
 # A micro average has no per-sample value to test; each answer's own F1 stands in.
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
@@ -38,9 +48,17 @@ class Cell:
     difference: Interval | None = None
     """Value minus the principal model's, on the questions that both answered."""
     test: Paired | None = None
-    """Wilcoxon test against the principal model."""
+    """The paper's Wilcoxon test against the principal model, with its effect size."""
+    p: float | None = None
+    """Patient-level permutation test of `difference`; None until `Results.tested` has run it."""
     p_holm: float | None = None
-    """The test's p after Holm's correction over all tests of the tables."""
+    """`p` after Holm's correction over all tests of the tables."""
+
+    @property
+    def differs(self) -> bool:
+        """True where the interval of the difference excludes 0."""
+        gap = self.difference
+        return bool(gap and gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high)
 
 
 def questions(records: Iterable[dict]) -> list[dict]:
@@ -66,6 +84,7 @@ class Results:
         seed: int,
         *,
         models: Sequence[str],
+        identity: Identity | None = None,
     ) -> None:
         """`scores` are the judge's rows without canaries; `models` are expected, the last one is principal.
 
@@ -73,6 +92,7 @@ class Results:
         """
         self.joined: Joined = join(references, answers, models=models)
         self.questions, self.settings = self.joined.questions, settings
+        self.identity = identity or Identity()
         self.principal = "lumen" if "lumen" in self.joined.answers else models[-1]
         self.reader = Reader.of(references)
         self.samples = {
@@ -83,18 +103,22 @@ class Results:
         clusters = [row.get("subject_id", row["question_id"]) for row in self.questions]
         self.patients = len(set(clusters))
         self.bootstrap = ClusterBootstrap(clusters, settings.bootstrap, seed, settings.confidence)
+        self._permutation = ClusterPermutation(clusters, settings.permutations, seed)
 
     @property
     def problems(self) -> Problems:
         return self.joined.problems
 
     def add_model(self, model: str, texts: dict[str, str]) -> None:
-        """Adds answers (by question id) to difference questions; the model's measures apply to these alone."""
+        """Adds answers (by question id) to some of the questions; the model's measures apply to these alone.
+
+        Of a composed baseline, difference questions without an answer are counted as problems.
+        """
         self.samples[model] = self.scored(texts)
         self.joined.answers[model] = [texts.get(row["question_id"], "") for row in self.questions]
-        for row in self.questions:
+        for row in self.questions if model.endswith(COMPOSED) else ():
             if row["type"] == "difference" and row["question_id"] not in texts:
-                kind = f"difference questions without an answer of {model} (its row stands on the others)"
+                kind = f"difference questions without an answer of {model} (its row is over the others)"
                 self.problems.add(kind, row["question_id"])
 
     def scored(self, texts: dict[str, str]) -> Samples:
@@ -106,11 +130,26 @@ class Results:
         return samples
 
     def models(self) -> list[str]:
-        """Models in the order of the paper's rows, each before its composed baseline; the principal one last."""
-        known = [model for model in MODELS if model in self.samples]
+        """The rows of the tables: baselines, then the paper's models, each before its composed baseline.
+
+        The principal model is last, and the reference's own answers are first.
+        """
+        known = [model for model in (*BASELINES, *MODELS) if model in self.samples]
         known += [model for model in self.samples if model not in known and not model.endswith(COMPOSED)]
         rows = [name for model in known for name in (model, model + COMPOSED) if name in self.samples]
         return [*(name for name in rows if name != self.principal), self.principal]
+
+    def run_models(self) -> list[str]:
+        """The models that answered, with their composed baselines: `models` without the baseline rows."""
+        return [model for model in self.models() if model not in BASELINES]
+
+    def label(self, model: str) -> str:
+        """A model's name in tables, figures and the page."""
+        return BASELINES[model].label if model in BASELINES else self.identity.label(model)
+
+    def labels(self) -> dict[str, str]:
+        """Model → its label, in the order of `models`."""
+        return {model: self.label(model) for model in self.models()}
 
     def where(self, block: str) -> np.ndarray:
         """The questions of a block or of one type, bool [n]."""
@@ -129,7 +168,7 @@ class Results:
         if measure in _TESTED_BY:
             n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
         cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where))
-        if not tested or model == self.principal or cell.value is None:
+        if not tested or model in (self.principal, REFERENCE) or cell.value is None:
             return cell
         own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
         both = where & own.applies() & other.applies()
@@ -138,6 +177,18 @@ class Results:
         test = wilcoxon(own.values()[both], other.values()[both])
         difference = self.bootstrap.difference(column, self.column(measure, self.principal), both)
         return replace(cell, difference=difference, test=test)
+
+    def tested(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells with the permutation test of each displayed difference, and Holm's correction over all of them."""
+        compared = [cell for cell in cells if cell.test]
+        p = self._permutation.p([self._contrast(cell) for cell in compared])
+        results = iter(zip(p, holm(p), strict=True))
+        return [replace(cell, p=(pair := next(results))[0], p_holm=pair[1]) if cell.test else cell for cell in cells]
+
+    def _contrast(self, cell: Cell) -> Contrast:
+        one, other = (self.column(cell.measure, model) for model in (cell.model, self.principal))
+        own, theirs = (self.column(_TESTED_BY.get(cell.measure, cell.measure), m) for m in (cell.model, self.principal))
+        return Contrast(one, other, self.where(cell.block) & own.applies() & theirs.applies())
 
     def truth(self, i: int) -> Change | None:
         """What changed, by question i's reference; None if it is no change question or outside the grammar."""
@@ -183,10 +234,3 @@ class Results:
                 has = np.array([value is not None for value in values], float)
                 part = np.array([value or 0.0 for value in values], float)
                 self.samples[model].columns[measure] = Column(part * has, has)
-
-
-def corrected(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with Holm's correction over all of their tests."""
-    p = [cell.test.p for cell in cells if cell.test]
-    adjusted = iter(holm(p))
-    return [replace(cell, p_holm=next(adjusted)) if cell.test else cell for cell in cells]

@@ -39,7 +39,7 @@ def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
             here = results.where(block)
             for group in dict.fromkeys(_in_order(keys[here])):
                 where = here & (keys == group)
-                cells = [results.cell(block, m, model, where) for model in results.models() for m in measures]
+                cells = [results.cell(block, m, model, where) for model in results.run_models() for m in measures]
                 cells = [cell for cell in cells if cell.value is not None]
                 if cells and not where[here].all():
                     small = max(cell.n for cell in cells) < results.settings.small

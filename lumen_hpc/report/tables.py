@@ -1,16 +1,17 @@
-"""Tables 1 and 2 in the paper's form, ours beside the published numbers, as Markdown, CSV and LaTeX."""
+"""Tables 1 and 2 in the paper's form as Markdown, CSV and LaTeX; published numbers beside ours on MIMIC-CXR only."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from lumen_hpc.metrics.samples import MEASURES as DEFINITIONS
-from lumen_hpc.models import MODELS
-from lumen_hpc.report.results import COMPOSED, Cell, Results, corrected
+from lumen_hpc.report.baselines import ABOUT as BASELINES
+from lumen_hpc.report.identity import COMPOSED
+from lumen_hpc.report.results import Cell, Results
 
 PUBLISHED = {
     ("difference", "nvila"): {"bleu4": 0.001, "rouge_l": 0.071, "judge": 2.486},
@@ -20,7 +21,7 @@ PUBLISHED = {
     ("prediction", "ft"): {"bleu4": 0.019, "rouge_l": 0.167, "judge": 3.177},
     ("prediction", "lumen"): {"bleu4": 0.095, "rouge_l": 0.303, "judge": 4.866},
 }
-"""Table 1 of arXiv 2602.21142v1. Its Table 2 is not available here, so that column stays empty."""
+"""Table 1 of arXiv 2602.21142v1, for runs on MIMIC-CXR. Its Table 2 is not available here, so it has no column."""
 
 MEASURES = {
     "bleu4": "BLEU-4",
@@ -28,6 +29,7 @@ MEASURES = {
     "judge": "Judge score",
     "judge_expected": "Expected score",
     "recall": "Recall",
+    "precision": "Precision",
     "accuracy": "Accuracy",
     "accuracy_polarity": "Accuracy (polarity)",
     "change_f1": "Change F1",
@@ -36,7 +38,8 @@ MEASURES = {
 }
 
 _PROGNOSTIC = ("bleu4", "rouge_l", "judge", "change_f1")
-_DIAGNOSTIC = ("bleu4", "rouge_l", "recall", "accuracy", "accuracy_polarity", "judge", "finding_f1")
+# Polarity and finding F1 first: a constant answer wins recall and the first-word accuracy.
+_DIAGNOSTIC = ("accuracy_polarity", "finding_f1", "bleu4", "rouge_l", "recall", "precision", "accuracy", "judge")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Table:
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     """(model, a cell a column)."""
     alpha: float
+    labels: Mapping[str, str]
+    """Model → its name."""
+    titles: Mapping[str, str]
+    """Measure → its heading."""
+    comparable: bool
+    """True if the published numbers are about the same dataset, and so shown."""
 
     @property
     def spans(self) -> list[tuple[str, int]]:
@@ -65,14 +74,20 @@ def tables(results: Results) -> list[Table]:
     }
     models = results.models()
     spots = [(name, model, *column) for name, (_, columns) in layout.items() for model in models for column in columns]
-    cells = corrected([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
+    cells = results.tested([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
     found = dict(zip(spots, cells, strict=True))
     result = []
     for name, (title, columns) in layout.items():
         rows = [(model, tuple(found[name, model, *column] for column in columns)) for model in models]
         rows = [row for row in rows if any(cell.value is not None for cell in row[1])]
-        result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha))
+        result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha, results.labels(),
+                            titles(results), results.identity.mimic))  # fmt: skip
     return result
+
+
+def titles(results: Results) -> dict[str, str]:
+    """Measure → heading; the judge's column carries the judge's own name."""
+    return MEASURES | {"judge": results.identity.judge_label}
 
 
 def notes(results: Results) -> list[str]:
@@ -83,40 +98,43 @@ def notes(results: Results) -> list[str]:
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
         "of questions in a row, several where its columns differ.",
         f"In brackets: {percent} percentile bootstrap over patients, {settings.bootstrap} resamples.",
-        f"`*`: p < {settings.alpha:g}, two-sided Wilcoxon signed-rank test against {label(results.principal)}, paired "
-        "by question (paper, section 2.5); `(*)`: not after Holm's correction over both tables. The test takes "
-        "questions as independent, which those of one patient are not: see the intervals.",
-        *(f"{MEASURES[name]}: {definition}." for name, definition in DEFINITIONS.items() if name in MEASURES),
-        "Published: arXiv 2602.21142v1, table 1, on MIMIC-CXR with an undisclosed subset; its table 2 is not available "
-        "here. Published judge scores are by Llama-3.1-405B.",
+        f"`*`: the displayed value differs from {results.label(results.principal)}'s. Two-sided permutation test that "
+        f"exchanges the two models' answers patient by patient, {settings.permutations:,} permutations, p < "
+        f"{settings.alpha:g}, and the {percent} interval of the difference excludes 0; `(*)`: not after Holm's "
+        "correction over both tables.",
+        "The paper's Wilcoxon signed-rank test (section 2.5) is in the csv. It takes questions as independent; on "
+        "correlated questions it rejects too often, so that no star follows from it. Its effect size is the "
+        "rank-biserial correlation of the pairs without ties, whose number stands beside it.",
+        "A value of exactly 0 or 1 has the exact interval over patients (Clopper-Pearson).",
+        *(f"{titles(results)[name]}: {definition}." for name, definition in DEFINITIONS.items() if name in MEASURES),
     ]
+    if results.identity.mimic:
+        lines.append(
+            "Published: arXiv 2602.21142v1, table 1, on MIMIC-CXR with an undisclosed subset; its table 2 is not "
+            "available here. Its judge scores are not shown beside ours: the rubric is not published, and an absolute "
+            "score under another rubric does not compare."
+        )
     if results.patients < settings.small:
         lines.insert(0, f"Only {results.patients} patients: intervals and tests are unreliable.")
     if any(model.endswith(COMPOSED) for model in results.samples):
         lines.append(
-            "FT + rule: the single-image model's own findings and levels of each image, compared by rule into the "
-            "difference grammar. It is the fair opponent of a longitudinal model: NVILA-8B-FT never saw that grammar, "
-            "so its score on difference questions is one of form. No rule stands in for prediction."
+            "… + rule: a model's own findings and levels of each image alone, compared by rule into the difference "
+            "grammar. A model has learned to compare images only where it beats its own readings plus the rule. A "
+            "model fine-tuned on single images never saw that grammar, so its score on difference questions is one of "
+            "form. No rule stands in for prediction."
         )
+    lines += [f"{each.label}: {each.about}." for name, each in BASELINES.items() if name in results.samples]
     return lines + [f"Left out: {line}." for line in results.problems.lines()]
 
 
-def label(model: str) -> str:
-    """A model's name in the tables."""
-    if model.endswith(COMPOSED):
-        base = model.removesuffix(COMPOSED)
-        return f"{'FT' if base == 'ft' else label(base)} + rule"
-    return MODELS[model].label if model in MODELS else model
-
-
 def published(cell: Cell) -> float | None:
-    """The paper's number for a cell; None where it has none."""
-    return PUBLISHED.get((cell.block, cell.model), {}).get(cell.measure)
+    """The paper's number for a cell; None where it has none, and for absolute judge scores."""
+    return None if cell.measure == "judge" else PUBLISHED.get((cell.block, cell.model), {}).get(cell.measure)
 
 
 def star(cell: Cell, alpha: float) -> str:
-    """`*` where the Wilcoxon test against the principal model is below alpha, `(*)` if Holm's correction ends that."""
-    if cell.test is None or cell.test.p >= alpha:
+    """`*` where the permutation test is below alpha and the difference's interval excludes 0; `(*)` not after Holm."""
+    if cell.p is None or cell.p >= alpha or not cell.differs:
         return ""
     return "*" if cell.p_holm is not None and cell.p_holm < alpha else "(*)"
 
@@ -130,20 +148,46 @@ def text(cell: Cell, alpha: float) -> str:
 
 
 def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Each table with the published number in a column of its own after each of ours, then the notes."""
+    """Each table, with published numbers in a column after each of ours where they compare; differences; notes."""
     parts = []
     for table in tables:
         head = ["model", "n"]
         for block, measure in table.columns:
-            head += [f"{block}: {MEASURES[measure]}", "published"]
+            head += [f"{block}: {table.titles[measure]}", *(["published"] if table.comparable else [])]
         lines = [f"## {table.name.capitalize()}. {table.title}", "", _row(head), _row(["---"] * len(head))]
         for model, cells in table.rows:
-            row = [label(model), counts(cells)]
+            row = [table.labels[model], counts(cells)]
             for cell in cells:
-                row += [text(cell, table.alpha), _number(published(cell))]
+                row += [text(cell, table.alpha), *([_number(published(cell))] if table.comparable else [])]
             lines.append(_row(row))
         parts.append("\n".join(lines))
+        parts.append(_differences(table))
     return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def _differences(table: Table) -> str:
+    """The table of differences from the principal model, the quantity that the stars are about."""
+    principal = table.labels[table.rows[-1][0]]
+    head = ["model", *(f"{block}: {table.titles[measure]}" for block, measure in table.columns)]
+    lines = [
+        f"Difference from {principal} on the questions that both answered:",
+        "",
+        _row(head),
+        _row(["---"] * len(head)),
+    ]
+    for model, cells in table.rows[:-1]:
+        if any(cell.difference for cell in cells):
+            lines.append(_row([table.labels[model], *(difference(cell, table.alpha) for cell in cells)]))
+    return "\n".join(lines)
+
+
+def difference(cell: Cell, alpha: float) -> str:
+    """`-0.585* [-0.610, -0.560]`; an en dash where nothing is compared."""
+    gap = cell.difference
+    if gap is None or gap.value is None:
+        return "–"
+    bounds = "" if gap.low is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{gap.value:+.3f}{star(cell, alpha)}{bounds}"
 
 
 def counts(cells: Sequence[Cell]) -> str:
@@ -156,13 +200,15 @@ def comma_separated(tables: Sequence[Table]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["table", "block", "measure", "model", "n", "value", "low", "high", "published", "minus_principal",
-                     "minus_principal_low", "minus_principal_high", "wilcoxon_n", "p", "p_holm", "effect"])  # fmt: skip
+                     "minus_principal_low", "minus_principal_high", "p", "p_holm", "star", "wilcoxon_n",
+                     "wilcoxon_untied", "wilcoxon_p", "effect"])  # fmt: skip
     for table in tables:
         for cell in _cells(table):
             test, gap = cell.test, cell.difference or (None, None, None)
             writer.writerow([
                 table.name, cell.block, cell.measure, cell.model, cell.n, cell.value, cell.low, cell.high,
-                published(cell), *gap, *((test.n, test.p, cell.p_holm, test.effect) if test else [None] * 4),
+                published(cell) if table.comparable else None, *gap, cell.p, cell.p_holm, star(cell, table.alpha),
+                *((test.n, test.untied, test.p, test.effect) if test else [None] * 4),
             ])  # fmt: skip
     return stream.getvalue()
 
@@ -171,13 +217,13 @@ def latex(tables: Sequence[Table]) -> str:
     """Each table as a `tabular` (packages: booktabs), the published numbers in a row under ours."""
     parts = []
     for table in tables:
-        head = " & ".join(["model", *(f"{block}: {MEASURES[measure]}" for block, measure in table.columns)])
+        head = " & ".join(["model", *(f"{block}: {table.titles[measure]}" for block, measure in table.columns)])
         lines = [rf"% {table.name}: {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule",
                  rf"{head} \\", r"\midrule"]  # fmt: skip
         for model, cells in table.rows:
-            name = label(model).replace("_", r"\_")
+            name = table.labels[model].replace("_", r"\_")
             lines.append(" & ".join([name, *(_latex(cell, table.alpha) for cell in cells)]) + r" \\")
-            if any(published(cell) is not None for cell in cells):
+            if table.comparable and any(published(cell) is not None for cell in cells):
                 lines.append(r"\quad published & " + " & ".join(_number(published(cell)) for cell in cells) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lumen_hpc.metrics.significance import ClusterBootstrap, Column, holm, wilcoxon
+from benchmarks.significance import NULLS, rejections
+from lumen_hpc.metrics.significance import (
+    ClusterBootstrap,
+    ClusterPermutation,
+    Column,
+    Contrast,
+    exact_bound,
+    holm,
+    wilcoxon,
+)
 
 
 def mean(values) -> Column:
@@ -64,7 +73,7 @@ def test_holm_keeps_the_familywise_error():
     assert np.mean(any_rejected) < 0.065
 
 
-def test_the_interval_covers_the_truth_when_questions_of_a_patient_hang_together():
+def test_the_interval_covers_the_truth_when_questions_of_a_patient_are_correlated():
     rng = np.random.default_rng(4)
     covered = naive = 0
     for seed in range(200):
@@ -101,7 +110,19 @@ def test_where_restricts_value_and_interval():
     values = np.r_[np.zeros(50), np.ones(50)]
     bootstrap = ClusterBootstrap(range(100), 200, 0)
     interval = bootstrap.interval(mean(values), np.arange(100) >= 50)
-    assert interval == (1.0, 1.0, 1.0)
+    assert interval == (1.0, pytest.approx(0.025 ** (1 / 50)), 1.0)
+
+
+@pytest.mark.parametrize("patients", [5, 30, 300])
+def test_a_measure_of_exactly_0_or_1_has_clopper_pearsons_interval_over_patients(patients):
+    names = np.repeat(np.arange(patients), 4)
+    bootstrap = ClusterBootstrap(names, 50, 0)
+    exact = stats.binomtest(patients, patients).proportion_ci()
+    assert bootstrap.interval(mean(np.ones(4 * patients))) == (1.0, pytest.approx(exact.low), 1.0)
+    assert bootstrap.interval(mean(np.zeros(4 * patients))) == (0.0, 0.0, pytest.approx(1 - exact.low))
+    gap = bootstrap.difference(mean(np.ones(4 * patients)), mean(np.ones(4 * patients)))
+    assert gap.value == 0 and gap.low == pytest.approx(-gap.high) and gap.high == pytest.approx(1 - exact.low)
+    assert exact_bound(patients, 0.95) == pytest.approx(1 - exact.low)
 
 
 def test_one_patient_has_no_interval_and_nothing_has_no_value():
@@ -115,3 +136,41 @@ def test_the_same_seed_draws_the_same_patients():
     values = mean(np.random.default_rng(6).random(30))
     first, again, other = (ClusterBootstrap(range(30), 100, seed).interval(values) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def contrast(one, other) -> Contrast:
+    return Contrast(one, other, np.ones(len(one.part), bool))
+
+
+@pytest.mark.parametrize("null", NULLS, ids=lambda null: null.name)
+def test_the_star_rejects_a_true_null_at_most_as_often_as_it_says(null):
+    """400 evaluations a line; benchmarks/significance.py prints the same for 2,000."""
+    assert rejections(null, 400, seed=7)["star"] <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_the_papers_test_rejects_a_true_null_of_correlated_questions_far_too_often():
+    assert rejections(NULLS[2], 200, seed=8)["Wilcoxon"] > 0.2
+
+
+def test_a_permutation_test_of_one_question_a_patient_is_the_sign_flip_test():
+    one, other = mean([1.0, 1, 1, 0, 1, 1, 1, 1]), mean([0.0, 0, 0, 0, 0, 0, 0, 1])
+    (p,) = ClusterPermutation(range(8), 20_000, 0).p([contrast(one, other)])
+    assert p == pytest.approx(2 * 0.5**6, rel=0.1)  # six untied patients, all of one sign
+
+
+def test_permutations_exchange_whole_patients():
+    """Ten questions of one patient are one observation: no p below 1 with a single patient that differs."""
+    patients = np.repeat([0, 1, 2], 10)
+    one, other = mean(np.r_[np.ones(10), np.zeros(20)]), mean(np.zeros(30))
+    assert ClusterPermutation(patients, 999, 0).p([contrast(one, other)]) == [1.0]
+    assert wilcoxon(one.values(), other.values()).p < 0.01
+
+
+def test_a_planted_difference_is_found_and_contrasts_are_tested_together():
+    rng = np.random.default_rng(9)
+    base = rng.random(400)
+    better, same = mean(base + 0.1), mean(base + rng.normal(0, 0.2, 400))
+    tests = [contrast(better, mean(base)), contrast(same, mean(base)), contrast(mean(base), mean(base))]
+    together = ClusterPermutation(np.repeat(range(200), 2), 5000, 1).p(tests)
+    assert together[0] == 1 / 5001 and together[1] > 0.01 and together[2] == 1.0
+    assert ClusterPermutation(np.repeat(range(200), 2), 5000, 1).p(tests[:1]) == together[:1]

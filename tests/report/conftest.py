@@ -18,5 +18,5 @@ def inputs():
 def written(inputs, tmp_path_factory):
     """The folder of a finished report."""
     folder = tmp_path_factory.mktemp("report")
-    report(inputs, Evaluate(bootstrap=100, cases=120), 0, folder)
+    report(inputs, Evaluate(bootstrap=100, permutations=2000, cases=120), 0, folder)
     return folder

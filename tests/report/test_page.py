@@ -59,7 +59,7 @@ def shown(page) -> int:
 def test_it_opens_from_disk_and_shows_every_section(written, open_page):
     page = open_page(written)
     assert page.locator("h1").inner_text() == "pretended"
-    assert page.locator("tr.principal th").first.inner_text() == "LUMEN"
+    assert page.locator("tr.principal th").first.inner_text() == "LUMEN (tiny NVILA)"
     for section in ("results", "controls", "slices", "training", "language", "costs", "cases", "run"):
         assert page.locator(f"#{section}").is_visible(), section
     assert page.locator("figure svg[role=img]").count() >= 7

@@ -50,7 +50,7 @@ def test_it_ends_with_the_tables_and_the_page(runs: Path):
     report = runs / "small" / "report"
     assert {"index.html", "tables.md", "tables.csv", "tables.tex"} <= {path.name for path in report.iterdir()}
     tables = (report / "tables.md").read_text()
-    assert all(name in tables for name in ("Table 1", "Table 2", "NVILA-8B-FT", "LUMEN"))
+    assert all(name in tables for name in ("Table 1", "Table 2", "tiny NVILA-FT", "LUMEN"))
 
 
 def test_every_test_question_is_answered_and_judged_by_every_model(runs: Path):

@@ -1,0 +1,136 @@
+"""What a run is, as its tables and page name it: data, models, judge, and where it departs from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lumen_hpc.config.schema import PARTS, EngineSettings, Settings
+from lumen_hpc.models import MODELS
+
+COMPOSED = "+rule"
+"""Suffix of a composed baseline: `ft+rule` compares FT's answers about each image by rule."""
+OFFICIAL_BASE = "NVILA-8B"
+PAPER_JUDGE = "Llama-3.1-405B"
+PAPER_REWRITER = "Llama-3.2-11B-Vision-Instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The parts of a run that decide how its numbers may be read; the defaults are those of a phantom demo."""
+
+    data: str = "phantom"
+    """`phantom` or `mimic`."""
+    base: str = "tiny"
+    """`train.base`."""
+    judge: str = "grammar"
+    """The first judge's engine and model; `grammar` is a rule, not a language model."""
+    deviations: tuple[str, ...] = ()
+    """Where the run departs from the paper, a sentence each."""
+
+    @property
+    def mimic(self) -> bool:
+        """True where the published numbers are about the same dataset."""
+        return self.data == "mimic"
+
+    def label(self, model: str) -> str:
+        """A model's own name: the paper's only for a model fine-tuned from the paper's base."""
+        if model.endswith(COMPOSED):
+            base = model.removesuffix(COMPOSED)
+            return f"{'FT' if base == 'ft' else self.label(base)} + rule"
+        if model not in MODELS:
+            return model
+        name = self.base.rstrip("/").rpartition("/")[2]
+        if name == OFFICIAL_BASE:
+            return MODELS[model].label
+        own = "tiny NVILA" if name == "tiny" else name
+        label = MODELS[model].label
+        return label.replace(OFFICIAL_BASE, own) if OFFICIAL_BASE in label else f"{label} ({own})"
+
+    @property
+    def judge_label(self) -> str:
+        """The heading of the judge's column."""
+        return "Grammar rule (1–10)" if self.judge == "grammar" else f"Judge {self.judge} (1–10)"
+
+    @property
+    def banner(self) -> tuple[str, ...]:
+        """What a reader must know before any number; empty for the paper's models on the paper's data."""
+        lines = []
+        if not self.mimic:
+            lines.append("The data are phantoms: generated images, not radiographs. No number here says anything about "
+                         "patients, and none compares with a published one.")  # fmt: skip
+        if self.base == "tiny":
+            lines.append("The models are tiny stand-ins with the architecture of NVILA, trained in minutes; no "
+                         "NVILA-8B was run.")  # fmt: skip
+        if self.judge == "grammar":
+            lines.append("The judge is a grammar rule, not a language model: its scores are not Llama scores.")
+        elif PAPER_JUDGE not in self.judge:
+            lines.append(f"The judge is {self.judge}, not the paper's {PAPER_JUDGE}: its scores are not comparable.")
+        return tuple(lines)
+
+
+def identify(settings: Settings) -> Identity:
+    """The identity of a run with these `Settings`."""
+    return Identity(
+        data=settings.data.source,
+        base=settings.train.base,
+        judge=_engine(settings.judge.engine),
+        deviations=tuple(_deviations(settings)),
+    )
+
+
+def _engine(engine: EngineSettings) -> str:
+    return engine.kind if engine.kind == "grammar" else (engine.model or engine.endpoint).rstrip("/").rpartition("/")[2]
+
+
+def _deviations(settings: Settings) -> Sequence[str]:
+    """One sentence for each setting that departs from what the paper states (facts: sections 2.1 to 2.5)."""
+    train, instruct, rewrite = settings.train, settings.instruct, settings.rewrite
+    mimic, base = settings.data.source == "mimic", train.base.rstrip("/").rpartition("/")[2]
+    frozen = [part.replace("_", " ") for part in PARTS if part not in train.tune]
+    found = [
+        (not mimic, "Data: generated phantoms in place of MIMIC-CXR and Medical-Diff-VQA (2.1)."),
+        (mimic and settings.prepare.difference_fraction == 1,
+         "Data: every difference question is kept. The paper trains on 43,381 of them by a filter that it does not "
+         "state, about a third; `prepare.difference_fraction` keeps a seeded share (2.1)."),
+        (rewrite.predictions_per_pair == 1,
+         "Data: one prediction question a difference pair. The paper's test set has 3,936 on 2,451 images, about 2.9 a "
+         "test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
+        (settings.experts.model != "xrv", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
+        (not instruct.expert_text, "Instructions: without the experts' predictions (2.3)."),
+        (instruct.findings_first, "Instructions: change answers open with a line of each finding's state, which is "
+                                  "removed before scoring; the paper has none (2.4)."),
+        (True, "Instructions: a prediction question shows the reference image only. The paper speaks of two-image "
+               "input, but the later image holds the answer (2.4)."),
+        (_engine(rewrite.engine) == "grammar", "Long answers: templates of a grammar, not sentences of "
+                                               f"{PAPER_REWRITER} (2.2)."),
+        (_engine(rewrite.engine) != "grammar" and PAPER_REWRITER not in rewrite.engine.model,
+         f"Long answers: by {_engine(rewrite.engine)}, not {PAPER_REWRITER} (2.2)."),
+        (base == "tiny", "Base: a tiny NVILA whose tower was trained as a classifier of phantoms, not NVILA-8B (2.5)."),
+        (base not in ("tiny", OFFICIAL_BASE), f"Base: {base}, not NVILA-8B (2.5)."),
+        (bool(frozen), f"Training: {' and '.join(frozen)} frozen; the paper updates all parts (2.5)."),
+        (train.learning_rate != 1.5e-5, f"Training: learning rate {train.learning_rate:g}, not 1.5e-5 (2.5)."),
+        (bool(train.mixture), "Training: a fixed mixture of question kinds each step, not one random pass (2.5)."),
+        (train.loss != "tokens", "Training: the loss is the sum of each kind's mean, not the mean over tokens (2.5)."),
+        (not train.mixture and train.global_batch != 128,
+         f"Training: global batch {train.global_batch}, not 128 (2.5)."),
+        (not train.steps and train.epochs != 1, f"Training: {train.epochs:g} epochs, not 1 (2.5)."),
+        (PAPER_JUDGE not in _engine(settings.judge.engine),
+         f"Judge: {_engine(settings.judge.engine)}, not {PAPER_JUDGE} (2.5)."),
+        (True, "Judge: the rubric is this project's own, since the paper prints none, so absolute scores do not "
+               "compare with the published ones (2.5)."),
+    ]  # fmt: skip
+    return [sentence for applies, sentence in found if applies]
+
+
+def exposure(settings: Settings) -> str:
+    """What the experts have seen of the test images before; empty where nothing is known."""
+    if settings.experts.model != "xrv":
+        return "The phantom expert is trained on phantoms of another seed and has seen no image of this run."
+    seen = [name for name in settings.experts.pathologies if "all" in name or "mimic" in name]
+    parts = [f"{' and '.join(seen)} (pathologies)"] if seen else []
+    parts += ["the race model"] if "race" in settings.experts.extra else []
+    if not parts or settings.data.source != "mimic":
+        return ""
+    return (f"Expert models trained on MIMIC-CXR: {', '.join(parts)}. Their training images include studies of this "
+            "test set, so what they say of it is better than of unseen patients.")  # fmt: skip
