@@ -48,11 +48,11 @@ def records(folder: Path, patients: int, side: tuple[int, int]) -> Path:
             path = folder / f"{patient}{name}.jpg"
             Image.fromarray(rng.integers(256, size=side[::-1], dtype=np.uint8)).save(path, quality=60)
             paths.append(str(path))
-        asked = [("presence", paths[:1], f"<image>\nis there finding {n}?") for n in range(QUESTIONS)]
+        questions = [("presence", paths[:1], f"<image>\nis there finding {n}?") for n in range(QUESTIONS)]
         if patient % 4 == 0:
             text = "reference image: <image>\nmain image, 30 days later: <image>\nwhat has changed?"
-            asked.append(("difference", paths, text))
-        for number, (kind, images, question) in enumerate(asked):
+            questions.append(("difference", paths, text))
+        for number, (kind, images, question) in enumerate(questions):
             answer = {"from": "gpt", "value": f"The finding number {number} of patient {patient} is seen in the lung."}
             rows.append(
                 {
@@ -109,12 +109,12 @@ def steps(out: Path) -> int:
 
 
 def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:
-    """Prints what was found beside what the plan said; the exit code."""
+    """Prints what was found beside the plan; the exit code."""
     rows = {name: [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
             for name in ("whole", "resumed")}  # fmt: skip
     base = folder / "tiny" if given.rehearse else Path(given.base)
     images = Workload(tiles=1, image_tokens=17, text_tokens=60) if given.rehearse else Workload()
-    said = plan(settings_of(given), world_size, sizes=Sizes.read(base), load=images)
+    planned = plan(settings_of(given), world_size, sizes=Sizes.read(base), workload=images)
     steady = [row["timing"] for row in rows["whole"][2:]]
     rate = float(np.median([timing["tokens_per_s"] for timing in steady]))
     faults = []
@@ -123,16 +123,18 @@ def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:
         print(f"MFU {100 * float(np.median([timing['mfu'] for timing in steady])):.0f} %")
     if "memory_gb" in steady[0]:
         memory = max(timing["memory_gb"] for timing in steady)
-        print(f"memory {memory:.1f} GB a GPU; the plan said {said}")
-        if memory > said.memory_gb:
-            faults.append("more memory than the plan said")
+        print(f"memory {memory:.1f} GB a GPU; planned {planned}")
+        if memory > planned.memory_gb:
+            faults.append("more memory than planned")
     restart = next(r["timing"] for r in rows["resumed"][given.steps // 2 :] if "start_to_first_step" in r["timing"])
     stall = max(row["timing"]["checkpoint_stall"] for row in rows["resumed"])
     print(f"restart to first step {restart['start_to_first_step']:.1f} s; longest stall for a checkpoint {stall:.2f} s")
     differ = [a["step"] for a, b in zip(rows["whole"], rows["resumed"], strict=True) if a["loss"] != b["loss"]]
-    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows["whole"], rows["resumed"]))
-    print(f"resumed losses: {'bit-equal' if not differ else f'up to {apart:.2g} apart from step {differ[0]} on'}")
-    if apart > 1e-3:  # kernels whose sums come in any order may differ in the last bits
+    difference = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows["whole"], rows["resumed"]))
+    print(
+        f"resumed losses: {'bit-equal' if not differ else f'up to {difference:.2g} different from step {differ[0]} on'}"
+    )
+    if difference > 1e-3:  # kernels whose sums come in any order may differ in the last bits
         faults.append("the resumed run is another run")
     for fault in faults:
         print(f"FAULT: {fault}")
@@ -177,8 +179,8 @@ def _prepare(given: argparse.Namespace, folder: Path) -> None:
 def _start(given: argparse.Namespace, folder: Path, world_size: int) -> int:
     """Runs this script once a rank; 0 if all end well."""
     job = uuid.uuid4().hex
-    words = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--job", job]
-    started = [subprocess.Popen([sys.executable, __file__, *words, "--rank", str(n)]) for n in range(world_size)]
+    command = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--job", job]
+    started = [subprocess.Popen([sys.executable, __file__, *command, "--rank", str(n)]) for n in range(world_size)]
     return max(abs(process.wait()) for process in started)
 
 

@@ -5,7 +5,7 @@
 Peer: the official recipe, PIL (open, RGB, bicubic resize a scale, crops; NVlabs/VILA `llava/mm_utils.py`) and then
 transformers' SiglipImageProcessor on each tile. Ours: `exact` (the same pixels in every bit) and `fast` (within 2 grey
 levels). All give float32 [tiles, 3, 448, 448]; ours shares memory between the three equal channels until it is on the
-device. Processor time of one thread, so that other work on the machine counts little; the picture is made up.
+device. Processor time of one thread, so that other work on the machine counts little; the picture is synthetic.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class Mixture:
         image = 0
         while sum(map(len, groups)) < samples:
             picture = [self.picture()]
-            asked = int((image + 1) * questions) - int(image * questions)
-            groups.append([self.record(picture) for _ in range(asked)])
+            count = int((image + 1) * questions) - int(image * questions)
+            groups.append([self.record(picture) for _ in range(count)])
             if int((image + 1) * pairs) > int(image * pairs):
                 groups.append([self.record([self.picture(), self.picture()])])
             image += 1
@@ -136,10 +136,10 @@ def main() -> None:
         print(f"{tokens / spans:9,.0f}{spans / fast:7.2f}")
 
     total = sum(map(len, singles))
-    apart = [nvila.pack([[sample] for sample in group]) for group in prepared]
+    separate = [nvila.pack([[sample] for sample in group]) for group in prepared]
     together = [nvila.pack([group]) for group in prepared]
     stored = sum(batch.token_ids.numel() for batch in together)
-    slow, fast = seconds(model, apart), seconds(model, together)
+    slow, fast = seconds(model, separate), seconds(model, together)
     print(f"\n{len(singles)} questions on {len(prepared)} images or pairs, both packed")
     print(f"separate  {total:9,} tokens {slow:7.1f} s")
     print(f"shared    {stored:9,} tokens {fast:7.1f} s   {total / stored:.2f}x fewer tokens, {slow / fast:.2f}x faster")

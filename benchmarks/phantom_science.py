@@ -193,7 +193,7 @@ def main() -> None:
     expert = load_expert(weights / "expert.safetensors") if chosen.expert_text else None
     learn, test = (
         phantom_records.records(part, instruct, chosen.seed,
-                                told=pretrain.sentences(expert, part, experts) if expert else {})
+                                expert_sentences=pretrain.sentences(expert, part, experts) if expert else {})
         for part in split
     )  # fmt: skip
     pairs = [(one.study, two.study, two.day - one.day, 0) for one, two in split[1]]

@@ -4,11 +4,11 @@
     python benchmarks/training.py --quick    # a smaller model and fewer steps; the ratios are noisier
 
 A line each, ours / the peer's / their ratio:
-- tokens a second, trained ones (padding and shared copies do not count, so it is samples a second in other words);
+- tokens a second, trained ones (padding and shared copies do not count, so it is proportional to samples a second);
 - the whole process's work for a step of our loop against forward, backward and step alone over the same micro-batches,
   the two in turn step by step, so that what else the machine does meets both alike;
 - restart: from starting a process to the end of its first new step, by the clock and in work;
-- how long training stands still for a checkpoint.
+- how long training pauses for a checkpoint.
 Work is processor time. The clock's figures mean little on a machine that does other things.
 """
 
@@ -138,16 +138,16 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
 
 
 class Built:
-    """Micro-batches made before, so that making them counts on neither side."""
+    """Micro-batches built in advance, so that building them counts on neither side."""
 
     def __init__(self, batcher: Batcher) -> None:
-        self._batcher, self._made = batcher, {}
+        self._batcher, self._built = batcher, {}
 
     def build(self, packed: list[Shared]) -> Any:
         key = tuple(sequence.samples for sequence in packed)
-        if key not in self._made:
-            self._made[key] = self._batcher.build(packed)
-        return self._made[key]
+        if key not in self._built:
+            self._built[key] = self._batcher.build(packed)
+        return self._built[key]
 
 
 def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
@@ -179,7 +179,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     def progress(doing: str = "", within: float = 0.0) -> None:
         if not doing.startswith("computes step"):
             return
-        if begun:  # a whole step of ours lies behind us
+        if begun:  # a whole step of ours is done
             loops = time.process_time() - begun[-1]
             began = time.thread_time()
             bare(len(pairs))
@@ -256,10 +256,12 @@ def restart(folder: Path, who: str) -> tuple[float, float]:
     for stop in (2, 3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.time()
-        words = [sys.executable, __file__, "--part", f"{who},{stop}", "--folder", str(folder)]
-        said = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        command = [sys.executable, __file__, "--part", f"{who},{stop}", "--folder", str(folder)]
+        output = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = next(json.loads(line)["time"] for line in said.splitlines() if line.startswith('{"time"'))
+    ended = next(json.loads(line)["time"] for line in output.splitlines() if line.startswith('{"time"'))
     return ended - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -273,14 +275,15 @@ def part(folder: Path, who: str, stop: int) -> None:
     doing = [""]
     run_training(
         settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
-        should_stop=lambda: doing[-1].endswith(f" step {stop}"), progress=lambda told, within=0.0: doing.append(told),
+        should_stop=lambda: doing[-1].endswith(f" step {stop}"),
+        progress=lambda action, within=0.0: doing.append(action),
     )  # fmt: skip
     (*_, last) = (out / "metrics.jsonl").read_text().splitlines()
     print(json.dumps({"time": json.loads(last)["timing"]["time"]}), flush=True)
 
 
 def stalls(out: Path, millions: int) -> tuple[float, float, float]:
-    """Seconds of standing still a checkpoint: DeepSpeed's own writing, ours waited for, and ours."""
+    """Seconds of pause a checkpoint: DeepSpeed's own writing, ours waited for, and ours."""
     side = int((millions * 1e6 / 4) ** 0.5)
     module = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(4)))
     checkpoints = loop.Checkpoints(out / "checkpoints", Ranks(), keep=1)
@@ -353,18 +356,18 @@ def main() -> None:
 
 def _against_trainer(folder: Path, steps: int) -> None:
     rates = {}
-    for told, shared in (("packed", False), ("packed, shared images", True)):
-        seconds, thread = ours(folder, folder / told, steps, shared_prefix=shared)
-        lines = (folder / told / "consumed.jsonl").read_text().splitlines()[1:]
+    for name, shared in (("packed", False), ("packed, shared images", True)):
+        seconds, thread = ours(folder, folder / name, steps, shared_prefix=shared)
+        lines = (folder / name / "consumed.jsonl").read_text().splitlines()[1:]
         tokens = trained_tokens(folder, folder / "count", [i for line in lines for i in json.loads(line)["ids"]])
-        rates[told] = tokens / seconds, tokens / thread
-    for name, spans in (("attention as transformers'", False), ("attention as ours", True)):
+        rates[name] = tokens / seconds, tokens / thread
+    for peer_name, spans in (("attention as transformers'", False), ("attention as ours", True)):
         wall, cpu, taken = peer(folder, folder / f"peer-{spans}", steps, spans=spans)
         theirs = trained_tokens(folder, folder / "count", taken)
-        for told, (rate, work_rate) in rates.items():
+        for name, (rate, work_rate) in rates.items():
             print(
-                f"tokens/s: ours {told} {rate:,.0f}, HF Trainer + DeepSpeed padded at micro-batch {MICRO_BATCH}, "
-                f"{name}, {theirs / wall:,.0f}: {rate / (theirs / wall):.2f}x "
+                f"tokens/s: ours {name} {rate:,.0f}, HF Trainer + DeepSpeed padded at micro-batch {MICRO_BATCH}, "
+                f"{peer_name}, {theirs / wall:,.0f}: {rate / (theirs / wall):.2f}x "
                 f"({work_rate / (theirs / cpu):.2f}x by the training threads' work)",
                 flush=True,
             )

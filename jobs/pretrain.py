@@ -1,4 +1,4 @@
-"""Demo only: makes the weights that cannot be downloaded, from phantoms of another seed than the run's.
+"""Demo only: trains the weights that cannot be downloaded, on phantoms of another seed than the run's.
 
 The small expert (tower and projector trained as a classifier) and the tiny base NVILA that starts from it stand in
 for TorchXRayVision's weights and for NVILA-8B. A run that names a real base has no such stage.
@@ -29,13 +29,13 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row that vouches for each weights file."""
+    """Yields a row with the digest of each weights file."""
     from lumen_hpc.training import pretrain
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        config = task.settings
+        settings = task.settings
         for path in pretrain.pretrain(
-            config.pretrain, config.experts, config.instruct, config.seed, task.folder, task.progress
+            settings.pretrain, settings.experts, settings.instruct, settings.seed, task.folder, task.progress
         ):
             yield task.artefact(path)
 

@@ -1,7 +1,7 @@
 """Section 2.5: NVILA is fine-tuned on the records of one model (`ft` or `lumen`) by multi-node DeepSpeed.
 
-Every rank runs this file. Checkpoints, metrics.jsonl and the final model in the official layout are written beside
-the one shard, whose row says how the training ended.
+Every rank runs this file. Checkpoints, metrics.jsonl and the final model in the official layout are written next to
+the one shard, which has a row for each file of the final model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lumen_hpc.weights import locate
 
 
 def base_folder(settings: Settings, pretrain: Path, cache: str) -> Path:
-    """Where the pretrained NVILA lies: made by `pretrain`, a folder of the user's, or staged by `fetch`."""
+    """Folder of the pretrained NVILA: `pretrain`'s, a user's, or one staged by `fetch`."""
     if settings.train.base == "tiny":
         return pretrain / "nvila"
     return locate(settings.train.base, cache)
@@ -37,7 +37,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Trains until done or asked to stop; yields one row a file of the final model."""
+    """Trains until done or until a stop is requested; yields one row a file of the final model."""
     from lumen_hpc.training.train import train
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Who takes part in a training job, and how they find each other."""
+"""Ranks of a training job and their rendezvous."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ranks:
     master_addr: str = "127.0.0.1"
     """Host of rank 0, as the other nodes resolve it."""
     job: str = ""
-    """A name that the ranks of this attempt share and no earlier attempt had."""
+    """Name shared by the ranks of this attempt and by no earlier one."""
 
     @property
     def first(self) -> bool:
@@ -50,10 +50,10 @@ def _port(file: Path, job: str, timeout: float) -> int:
 def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = 7200.0) -> None:
     """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
 
-    Rank 0 serves a store on a port that the system gave it (never merely guessed free) and publishes it in `folder`,
-    which all nodes share. After `timeout` seconds a TimeoutError names the ranks that did not come.
-    `collective_timeout` [s] is long, since ranks may wait while one converts a checkpoint; a stuck training step is
-    the watchdog's to notice.
+    Rank 0 serves a store on a port assigned by the system (never a guess) and publishes it in `folder`,
+    which all nodes share. After `timeout` seconds a TimeoutError names the missing ranks.
+    `collective_timeout` [s] is long, since ranks may wait while one converts a checkpoint; the watchdog
+    detects a stuck training step.
     """
     import torch
     import torch.distributed as dist
@@ -93,18 +93,18 @@ def on_any_rank(flag: bool) -> bool:
 
 
 def leave() -> None:
-    """Ends torch.distributed; without it, or before DeepSpeed is closed, a process may abort at its end."""
+    """Ends torch.distributed; without it, or before DeepSpeed is closed, a process may abort at exit."""
     import torch.distributed as dist
 
     dist.barrier()
     dist.destroy_process_group()
-    # DeepSpeed's hooks keep the process groups alive, and gloo's threads let go of the last collective a moment after
-    # it. If the interpreter ends in that moment, the process aborts with its work done (seen once, under great load).
+    # DeepSpeed's hooks keep the process groups alive, and gloo's threads release the last collective a moment after
+    # it. If the interpreter exits in that moment, the process aborts with its work done (seen once, under high load).
     time.sleep(0.2)
 
 
 def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
-    """Waits until every rank has signed in; the missing ones are named."""
+    """Waits until every rank has registered; a TimeoutError names the missing ones."""
     store.set(f"here/{ranks.rank}", socket.gethostname())
     deadline = time.monotonic() + timeout
     while True:

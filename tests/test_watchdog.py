@@ -12,18 +12,18 @@ from lumen_hpc.watchdog import Watchdog
 
 
 class Ended:
-    """Waits for a watchdog's verdict."""
+    """Waits for a watchdog's reason."""
 
     def __init__(self) -> None:
-        self.told, self._come = "", threading.Event()
+        self.reason, self._come = "", threading.Event()
 
-    def __call__(self, told: str) -> None:
-        self.told = told
+    def __call__(self, reason: str) -> None:
+        self.reason = reason
         self._come.set()
 
     def wait(self) -> str:
-        assert self._come.wait(30), "the watchdog saw nothing"
-        return self.told
+        assert self._come.wait(30), "the watchdog did not fire"
+        return self.reason
 
 
 def test_a_task_that_stands_still_is_ended_with_its_stacks(capfd):
@@ -33,21 +33,21 @@ def test_a_task_that_stands_still_is_ended_with_its_stacks(capfd):
     assert "test_a_task_that_stands_still" in capfd.readouterr().err
 
 
-def test_the_rank_that_stood_still_first_is_named(tmp_path):
+def test_the_rank_that_stopped_first_is_named(tmp_path):
     ended, place = Ended(), {"folder": tmp_path, "job": "7", "world_size": 3, "interval": 0.02}
     (tmp_path / "rank-00002.json").write_text(json.dumps({"job": "6", "rank": 2}))  # of an earlier attempt
-    stuck = Watchdog(0.4, lambda told: None, rank=1, **place)
+    stuck = Watchdog(0.4, lambda reason: None, rank=1, **place)
     stuck.beat("computes step 7")
     time.sleep(0.1)
     Watchdog(0.4, ended, rank=0, **place).beat("waits for the others in step 7")
-    told = ended.wait()
-    assert "ranks [2] never began" in told
-    assert "the first to stand still was rank 1" in told and "computes step 7" in told
+    reason = ended.wait()
+    assert "ranks [2] never started" in reason
+    assert "the first to stop was rank 1" in reason and "computes step 7" in reason
 
 
 def test_a_rank_waits_for_another_that_still_has_time(tmp_path):
     place = {"folder": tmp_path, "job": "7", "world_size": 2, "interval": 0.02}
-    converting = Watchdog(60, lambda told: None, rank=0, **place)
+    converting = Watchdog(60, lambda reason: None, rank=0, **place)
     deadline = time.monotonic() + 30
     while not (tmp_path / "rank-00000.json").exists():
         assert time.monotonic() < deadline
@@ -56,13 +56,13 @@ def test_a_rank_waits_for_another_that_still_has_time(tmp_path):
     waiting = Watchdog(60, ended, rank=1, **place)
     waiting.beat("waits for rank 0", within=0.1)
     time.sleep(1.0)
-    assert not ended.told
+    assert not ended.reason
     converting.beat("computes step 1", within=0.1)
     assert "rank 1 on" in ended.wait()
 
 
-def test_a_task_that_goes_on_is_left_alone():
-    dog = Watchdog(0.5, lambda told: pytest.fail("it ended a task that goes on"))
+def test_a_task_that_makes_progress_is_left_alone():
+    dog = Watchdog(0.5, lambda reason: pytest.fail("it ended a task that makes progress"))
     for step in range(20):
         dog.beat(f"step {step}")
         time.sleep(0.05)

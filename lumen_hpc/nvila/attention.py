@@ -2,7 +2,7 @@
 
 A batch says who attends whom by a list of `Span`s instead of a mask of tokens by tokens: the tokens of a span see
 their own span causally and, where it has one, all of a shared prefix. Each span is one call of a causal kernel, so
-padding and packing cost nothing here and no mask of 16k x 16k is ever made. transformers' Qwen2 layers reach this
+padding and packing cost nothing here and no 16k x 16k mask exists. transformers' Qwen2 layers reach this
 module through its attention registry, which hands the keyword `plan` through untouched.
 """
 
@@ -103,9 +103,9 @@ def _row(spans, q, k, v, scale, kernel) -> torch.Tensor:
 
 
 @lru_cache(maxsize=256)
-def _lower_right(asked: int, seen: int) -> torch.Tensor:
-    """The mask of `causal_lower_right`, which on a CPU is otherwise made anew for every call of every layer."""
-    return torch.ones(asked, seen, dtype=torch.bool).tril(seen - asked)
+def _lower_right(queries: int, keys: int) -> torch.Tensor:
+    """The mask of `causal_lower_right`, which on a CPU is otherwise rebuilt by every call of every layer."""
+    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
 
 
 def _sdpa(q, k, v, scale) -> torch.Tensor:
@@ -132,29 +132,29 @@ def spans_varlen(spans, q, k, v, scale, varlen) -> torch.Tensor:
     """
     rows, heads, length, width = q.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-    asked, seen, ask_lengths, see_lengths = [], [], [0], [0]
+    queries, keys, query_lengths, key_lengths = [], [], [0], [0]
     for span in spans:
         base = span.row * length
         own = torch.arange(base + span.start, base + span.stop, device=q.device)
         prefix = torch.arange(base + span.prefix[0], base + span.prefix[1], device=q.device)
-        asked.append(own)
-        seen += [prefix, own]
-        ask_lengths.append(len(own))
-        see_lengths.append(len(prefix) + len(own))
-    asked_at, seen_at = torch.cat(asked), torch.cat(seen)
-    ends = [torch.tensor(x, device=q.device).cumsum(0, dtype=torch.int32) for x in (ask_lengths, see_lengths)]
-    most = max(ask_lengths), max(see_lengths)
-    part = varlen(q[asked_at], k[seen_at], v[seen_at], *ends, *most, softmax_scale=scale, causal=True)
-    return torch.zeros_like(q).index_copy(0, asked_at, part).view(rows, length, heads, width)
+        queries.append(own)
+        keys += [prefix, own]
+        query_lengths.append(len(own))
+        key_lengths.append(len(prefix) + len(own))
+    query_at, key_at = torch.cat(queries), torch.cat(keys)
+    ends = [torch.tensor(x, device=q.device).cumsum(0, dtype=torch.int32) for x in (query_lengths, key_lengths)]
+    longest = max(query_lengths), max(key_lengths)
+    part = varlen(q[query_at], k[key_at], v[key_at], *ends, *longest, softmax_scale=scale, causal=True)
+    return torch.zeros_like(q).index_copy(0, query_at, part).view(rows, length, heads, width)
 
 
 @dataclass
 class CachePlan:
-    """One step of generation: N branches ask with one token each; branches of a group share their prefix.
+    """One step of generation: one query token for each of N branches; branches of a group share their prefix.
 
     Keys and values, per layer: `prefix` [groups, kv heads, P, d] and `own` [N, kv heads, capacity, d], which is
-    filled in place. Padded places are masked. A group's branches ask its prefix in one matrix product, so the prefix
-    is stored and read once.
+    filled in place. Padded places are masked. All branches of a group score their prefix in one matrix product, so the
+    prefix is stored and read once.
     """
 
     prefix: list[tuple[torch.Tensor, torch.Tensor]]
@@ -170,19 +170,19 @@ class CachePlan:
         self._slots = int(self.slot.max()) + 1
         places = torch.arange(self.prefix[0][0].shape[2], device=self.group.device)
         self._no_prefix = (places >= self.prefix_lengths[:, None])[self.group][:, None, None]
-        self.see()
+        self._update()
 
-    def see(self) -> None:
-        """Take note of `own_lengths`, which count the tokens before this step's."""
+    def _update(self) -> None:
+        """Recompute what follows from `own_lengths`, the tokens before this step's."""
         self._used = int(self.own_lengths.max()) + 1
         places = torch.arange(self._used, device=self.group.device)
         self._no_own = (places > self.own_lengths[:, None])[:, None, None]
         self._all = torch.arange(len(self.group), device=self.group.device)
 
     def step(self) -> None:
-        """Count the token that was just asked with."""
+        """Count the query token of the step that is done."""
         self.own_lengths += 1
-        self.see()
+        self._update()
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         keys, values = self.own[layer]

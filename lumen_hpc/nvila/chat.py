@@ -49,7 +49,7 @@ class Tokenizer:
                 raise UserError(f"llm/tokenizer.json holds no tokenizer ({error}): copy it again") from None
             return cls(backend)
         if "llm/vocab.json" not in files or "llm/merges.txt" not in files:
-            raise UserError("llm/ lacks its tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there")
+            raise UserError("llm/ lacks its tokenizer: it needs tokenizer.json, or vocab.json with merges.txt")
         from transformers import AutoTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
@@ -156,13 +156,13 @@ def _official_labels(messages: Sequence[Message], ids: np.ndarray, tokenizer: To
                 kept[k : k + 2] = False
                 if k > 0 and retried:
                     kept[k - 1] = False
-        wanted = np.array(template)[kept]
+        expected = np.array(template)[kept]
         labels, place = np.full_like(ids, IGNORE), 0
         for k, token in enumerate(ids):
-            if place < len(wanted) and token == wanted[place]:
+            if place < len(expected) and token == expected[place]:
                 place += 1
             else:
                 labels[k] = token
-        if place == len(wanted):
+        if place == len(expected):
             return labels
     return np.full_like(ids, IGNORE)

@@ -43,16 +43,16 @@ def load(
     _check_marker(folder)
     with torch.device("meta"):
         model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
-    wanted = dict(model.named_parameters())
-    missing = set(wanted)
+    parameters = dict(model.named_parameters())
+    missing = set(parameters)
     for name, tensor, file in read_weights(folder):
-        if name not in wanted:
+        if name not in parameters:
             if name == "llm.lm_head.weight" and config.llm.get("tie_word_embeddings"):
                 continue
             raise UserError(f"{file}: tensor {name!r} has no place in this model; does config.json belong to it?")
-        if tensor.shape != wanted[name].shape:
+        if tensor.shape != parameters[name].shape:
             raise UserError(
-                f"{file}: {name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}"
+                f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(parameters[name].shape)}"
             )
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(device, dtype)))
@@ -66,17 +66,17 @@ def load(
 
 
 def _make_buffers(model: NVILA, device: torch.device | str) -> None:
-    """What a model computes for itself and no file holds: rotary frequencies, positions of patches."""
+    """Buffers that a model computes and no file holds: rotary frequencies, positions of patches."""
     rotary = model.llm.model.rotary_emb
     model.llm.model.rotary_emb = type(rotary)(config=rotary.config).to(device)
     embeddings = getattr(model.vision_tower, "vision_model", model.vision_tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
-    assert not left, f"never given a value: {left}"
+    unset = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    assert not unset, f"never given a value: {unset}"
 
 
 def read_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
-    """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are passed over."""
+    """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are skipped."""
     folder = Path(folder)
     flat = not (folder / "llm").is_dir()
     for part in [""] if flat else PARTS:
@@ -99,7 +99,7 @@ def _parameter_name(official: str) -> str | None:
 def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] | None = None) -> Path:
     """Write the official layout, whole or not at all: a sibling `.partial` folder, synced, marked, then renamed.
 
-    `tensors` stands in for `model.state_dict()` where that is spread over processes (same names). An existing
+    `tensors` replaces `model.state_dict()` where that is sharded over processes (same names). An existing
     checkpoint at `folder` is replaced (for an instant it is `.old`). Returns the folder.
     """
     folder = Path(folder)
@@ -162,7 +162,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 def _check_marker(folder: Path) -> None:
     if folder.name.endswith(".partial"):
-        raise UserError(f"{folder} was never finished; use a folder without .partial")
+        raise UserError(f"{folder} is an unfinished save; use a folder without .partial")
     if not (folder / COMPLETE).is_file():
         return
     for name, size in read_json(folder / COMPLETE)["files"].items():

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: the official json files, kept whole, and the few values that decide the maths.
+"""A checkpoint's configuration: the official json files, kept whole, and the few values that decide the maths.
 
 Official layout: a root `config.json` beside `llm/`, `vision_tower/` and `mm_projector/`, each with its own
 `config.json`. Keys that nothing here reads are kept and written back. The flat layout of `NVILA-8B-hf` (one
@@ -46,7 +46,7 @@ class NVILAConfig:
         self._check_pictures()
 
     def _check_family(self) -> None:
-        """Refuse, with its value, what the official code would compute otherwise."""
+        """Refuse, with its value, what the official code would compute differently."""
         if self.projector not in PROJECTORS:
             raise UserError(
                 f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
@@ -67,10 +67,10 @@ class NVILAConfig:
         encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
         ends = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
         if ends != (None, "\n"):
-            raise UserError(f"image_encoder in config.json puts {ends} around a picture; use a newline behind it")
+            raise UserError(f"image_encoder in config.json puts {ends} around a picture; use a newline after it")
 
     def _check_pictures(self) -> None:
-        """Refuse pictures cut or normalised otherwise than every published NVILA has it."""
+        """Refuse tiling or normalisation that differs from every published NVILA's."""
         if self.aspect not in ASPECTS:
             raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
         if self.aspect == "dynamic_s2" and not self.s2:
@@ -81,12 +81,12 @@ class NVILAConfig:
                 f"image_size={self.image_size}, which comes first"
             )
         name = "vision_tower/preprocessor_config.json"
-        said = json.loads(self.files.get(name, b"{}"))
+        stored = json.loads(self.files.get(name, b"{}"))
         half, size = [0.5, 0.5, 0.5], {"height": self.image_size, "width": self.image_size}
         ours = {"image_mean": half, "image_std": half, "resample": 3, "size": size}
-        other = {key: said[key] for key, value in ours.items() if said.get(key, value) != value}
+        other = {key: stored[key] for key, value in ours.items() if stored.get(key, value) != value}
         if other:
-            raise UserError(f"{name} says {other}; supported is { {key: ours[key] for key in other} }")
+            raise UserError(f"{name} has {other}; supported is { {key: ours[key] for key in other} }")
 
     # -- how pictures are cut -------------------------------------------------------------------------------------
     @property
@@ -107,7 +107,7 @@ class NVILAConfig:
 
     @property
     def s2_output(self) -> int:
-        """Which scale's grid the others are resized to (-1: the finest). Unsaid it is the first, as officially."""
+        """Which scale's grid the others are resized to (-1: the finest). Default: the first, as officially."""
         return int(self.root.get("s2_resize_output_to_scale_idx", 0))
 
     @property
@@ -150,7 +150,7 @@ class NVILAConfig:
 
     @property
     def max_length(self) -> int:
-        """Longest sequence the checkpoint was made for [tokens]."""
+        """Longest sequence that the checkpoint supports [tokens]."""
         return int(self.llm.get("model_max_length") or self.llm.get("max_position_embeddings", 32768))
 
     def with_dtype(self, dtype: object) -> NVILAConfig:

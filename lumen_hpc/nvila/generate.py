@@ -20,7 +20,7 @@ from .vision import Pictures
 
 
 class Model(Protocol):
-    """What answering needs of a model; `NVILA` is one."""
+    """What generation needs of a model; `NVILA` is one."""
 
     config: NVILAConfig
     kernel: str
@@ -49,11 +49,11 @@ def generate(
     """Answers to samples that were encoded with `generation=True`, in their order.
 
     Samples with the same pictures share them: their prompt's common beginning is computed, stored and read once.
-    Prompts of at most `batch_tokens` tokens in all (always at least one group) are answered at a time. An answer
+    Prompts of at most `batch_tokens` tokens in all (always at least one group) are one batch. An answer
     stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`.
     """
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens}: ask for at least one")
+        raise UserError(f"max_new_tokens={max_new_tokens}: use at least 1")
     answers: dict[int, Answer] = {}
     for chunk in _chunks(_groups(samples), samples, batch_tokens):
         ids = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
@@ -100,19 +100,19 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     cache, last = _cache(plan, groups, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids(model)), device=model.device)
     positions = torch.tensor(batch.lengths, device=model.device)
-    asked = hidden[0, last]
-    made: list[torch.Tensor] = []
+    state = hidden[0, last]
+    generated: list[torch.Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
-        token = model.llm.lm_head(asked).float().argmax(-1)
-        made.append(token)
+        token = model.llm.lm_head(state).float().argmax(-1)
+        generated.append(token)
         done |= torch.isin(token, stops)
         if done.all() or step == max_new_tokens - 1:
             break
         embeds = model.llm.model.embed_tokens(token)[:, None]
-        asked = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
+        state = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
         cache.step()
-    return [_until_stop(row, stops.tolist()) for row in torch.stack(made, dim=1).tolist()]
+    return [_until_stop(row, stops.tolist()) for row in torch.stack(generated, dim=1).tolist()]
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
@@ -162,7 +162,7 @@ def _cache(plan: SpanPlan, groups: list[list[Sample]], room: int) -> tuple[Cache
 
 
 def _gather(x: torch.Tensor, spans: list[tuple[int, int]], room: int) -> torch.Tensor:
-    """[1, kv heads, T, d] -> [spans, kv heads, longest span + room, d], zeros behind each span."""
+    """[1, kv heads, T, d] -> [spans, kv heads, longest span + room, d], zeros after each span."""
     longest = max(stop - begin for begin, stop in spans)
     out = x.new_zeros(len(spans), x.shape[1], longest + room, x.shape[3])
     for row, (begin, stop) in enumerate(spans):

@@ -1,7 +1,7 @@
 """NVILA: SigLIP's features, projected, between the text tokens of a Qwen2.
 
 One forward pass serves training and generation, padded, packed and prefix-sharing batches. Maths and sources:
-NVlabs/VILA `llava/model/llava_arch.py`; docs/nvila.md lists what is done differently and how to switch it back.
+NVlabs/VILA `llava/model/llava_arch.py`; docs/nvila.md lists the differences and how to switch each back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .vision import Pictures, encode
 
 @dataclass
 class Output:
-    """What a forward pass gives; rows and length are the batch's, V the vocabulary."""
+    """Result of a forward pass; rows and length are the batch's, V the vocabulary."""
 
     loss: torch.Tensor
     """Sum of the supervised tokens' cross entropy over the denominator, float32."""
@@ -59,7 +59,7 @@ class NVILA(nn.Module):
     """The model with its tokenizer and preprocessing. `load` and `tiny` make one."""
 
     def __init__(self, config: NVILAConfig, tokenizer: Tokenizer | None = None, *, kernel: str = "auto") -> None:
-        """Weights are uninitialised on the meta device or random; `tokenizer` may be left out to count parameters."""
+        """Weights are uninitialised on the meta device or random; `tokenizer` may be omitted to count parameters."""
         super().__init__()
         self.config = config
         self._tokenizer = tokenizer
@@ -87,12 +87,12 @@ class NVILA(nn.Module):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        assert self._tokenizer is not None, "this model was made without a tokenizer"
+        assert self._tokenizer is not None, "this model has no tokenizer"
         return self._tokenizer
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """Preprocessing apart from the weights, for data-loading processes."""
+        """Preprocessing without the weights, for data-loading processes."""
         return Preprocessor(self.config, self.tokenizer)
 
     def preprocess(self, records: Sequence[dict[str, Any]], **options: Any) -> Inputs:
@@ -138,15 +138,15 @@ class NVILA(nn.Module):
     ) -> tuple[torch.Tensor, int]:
         """The supervised tokens' cross entropy summed, float32, and their number.
 
-        `hidden` is `decode`'s; `logits`, if they were computed for all places, save running the head here.
+        `hidden` is `decode`'s; `logits`, if computed for all places, avoid a second run of the head.
         """
         labels, previous = batch.labels.flatten(), batch.previous.flatten()
         learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
-        asked = previous[learned]
+        predictors = previous[learned]
         if logits is None:
-            predicted = self.llm.lm_head(hidden.flatten(0, 1)[asked])
+            predicted = self.llm.lm_head(hidden.flatten(0, 1)[predictors])
         else:
-            predicted = logits.flatten(0, 1)[asked]
+            predicted = logits.flatten(0, 1)[predictors]
         terms = F.cross_entropy(predicted.float(), labels[learned], reduction="none")
         # Summed in the order of a cross entropy over all places, the official one: equal to it in the last bit too.
         places = learned - learned // batch.labels.shape[1] - 1
@@ -167,7 +167,7 @@ class NVILA(nn.Module):
         The loss is the sum of the supervised tokens' cross entropy over `loss_denominator`; without one, over their
         number (the official token mean). For a mean over processes and accumulated micro-batches give all of them the
         global number of supervised tokens (`Batch.supervised`, summed). The head runs on supervised places only,
-        unless `logits="all"` asks for all [rows, length, V]. `keep` returns the tensors on the way.
+        unless `logits="all"` requests all [rows, length, V]. `keep` returns the intermediate tensors.
         """
         if isinstance(batch, Inputs):
             batch = batch.batch()
@@ -189,7 +189,7 @@ class NVILA(nn.Module):
         """Greedy answers to records or inputs; options as for `lumen_hpc.nvila.generate.generate`."""
         inputs = records if isinstance(records, Inputs) else self.preprocess(records, generation=True)
         if not inputs.generation:
-            raise UserError("these inputs hold answers: make prompts with preprocess(records, generation=True)")
+            raise UserError("these inputs contain answers: build prompts with preprocess(records, generation=True)")
         return generate(self, inputs.samples, **options)
 
 

@@ -69,7 +69,7 @@ def expand(
 
 @dataclass
 class Batch:
-    """What the model takes: int64 tensors [rows, length]; pictures in the order of their places."""
+    """The model's input: int64 tensors [rows, length]; pictures in the order of their places."""
 
     token_ids: torch.Tensor
     labels: torch.Tensor
@@ -98,7 +98,7 @@ class Batch:
 
 
 class _Row:
-    """A row in the making."""
+    """A row under construction."""
 
     def __init__(self, row: int) -> None:
         self.row, self.length = row, 0
@@ -175,7 +175,9 @@ def shared_length(group: Sequence[Sample]) -> int:
             shared = int(differs.argmax())
     for sample in group:
         if (sample.token_ids[shared:] == PICTURE).any():
-            raise UserError("the samples of a group must begin alike up to their last image: put the images first")
+            raise UserError(
+                "the samples of a group must have the same beginning up to their last image: put the images first"
+            )
     return shared
 
 

@@ -133,9 +133,9 @@ def _cut_picture(
 
 @lru_cache(maxsize=4096)
 def best_grid(width: int, height: int, size: int, fewest: int, most: int) -> tuple[int, int]:
-    """(columns, rows) of the grid whose aspect ratio is nearest to the picture's; width, height and size in px.
+    """(columns, rows) of the grid whose aspect ratio is closest to the picture's; width, height and size in px.
 
-    Candidates are ordered by their number of tiles; of equally near ones the later wins if the picture has more
+    Candidates are ordered by their number of tiles; of equally close ones the later wins if the picture has more
     than half the grid's area. Official `find_closest_aspect_ratio`. Within one number of tiles the official order
     is that of iterating a Python set of tuples, so the same set is built here.
     """
@@ -189,16 +189,16 @@ def _grey_jpeg(picture: Picture) -> np.ndarray | None:
         if simplejpeg.decode_jpeg_header(data)[2] == "Gray":
             return simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0]
     except ValueError:
-        pass  # PIL says what is wrong
+        pass  # PIL reports what is wrong
     return None
 
 
 def _fast(grey: np.ndarray) -> Resize:
     """torch's antialiased uint8 bicubic for a grey picture [H, W], its two passes in PIL's order.
 
-    Its vector code wants pixels of four channels. A pass along one axis leaves the other's places apart, so four
-    neighbours along that other axis serve as channels. The passes differ from PIL's in the weights' last bits only.
-    OpenCV turns pictures over, which takes torch longer than both passes.
+    Its vector code needs pixels of four channels. A pass along one axis treats the other's places independently, so
+    four neighbours along that other axis serve as channels. The passes differ from PIL's in the weights' last bits
+    only. OpenCV transposes, which takes torch longer than both passes.
     """
     import cv2
 

@@ -1,6 +1,6 @@
 """safetensors files, read one tensor at a time into memory of its own.
 
-The usual reader maps the whole file, whose pages then count beside the copies; here the peak is what was asked for.
+The usual reader maps the whole file, whose pages then count in addition to the copies; here the peak is one tensor.
 Format: 8 bytes of header length, a json header (dtype, shape, offsets), the data.
 """
 
@@ -63,7 +63,7 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             if 8 + length + ends != size:
                 raise ValueError(f"{size} bytes where its header says {8 + length + ends}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file} is not a whole safetensors file ({error}): copy it again") from None
+            raise UserError(f"{file} is not a complete safetensors file ({error}): copy it again") from None
         for name, entry in entries:
             begin, end = entry["data_offsets"]
             if entry["dtype"] not in _DTYPES:

@@ -1,4 +1,4 @@
-"""A small random NVILA in the official layout, with a tokenizer trained on the texts it will see.
+"""A small random NVILA in the official layout, with a tokenizer trained on the texts it will read.
 
 Its sizes are the phantom demo's: 64 px pictures of 8 px patches, 16 language-model tokens a picture, 1.4 M parameters.
 """
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Tokenizer:
-    """Byte-level BPE with Qwen2's splitting, of at most `vocab_size` pieces and the special tokens behind them.
+    """Byte-level BPE with Qwen2's splitting, of at most `vocab_size` pieces and the special tokens after them.
 
     With a vocabulary as small as the phantoms', whole words become single tokens.
     """

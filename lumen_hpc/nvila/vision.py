@@ -15,12 +15,12 @@ from .s2 import flatten, join_scales
 
 @dataclass
 class Pictures:
-    """What the vision side made of a batch of pictures; N tiles, M output tiles."""
+    """The vision side's result for a batch of pictures; N tiles, M output tiles."""
 
     features: list[torch.Tensor]
     """One [tokens, hidden_size] a picture, without its closing newline."""
     pixels: torch.Tensor
-    """[N, 3, S, S], what the tower saw."""
+    """[N, 3, S, S], the tower's input."""
     hidden: torch.Tensor
     """[N, patches², C], the selected hidden state."""
     proj_in: torch.Tensor
@@ -56,10 +56,10 @@ def encode(
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
 
-    The tower sees `tiles_at_once` tiles a call. `sync_tower_calls` turns this process's number of calls into the
+    The tower takes `tiles_at_once` tiles a call. `sync_tower_calls` turns this process's number of calls into the
     number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing
-    calls see one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that its
-    backward pass runs too.
+    calls take one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that
+    its backward pass runs too.
     """
     weight = next(projector.parameters())
     pixels = normalise(tiles.to(weight.device), weight.dtype)

@@ -1,4 +1,4 @@
-"""DeepSpeed imported so that it works on any machine; import it from here and nowhere else."""
+"""DeepSpeed, imported so that it works on any machine; every other module imports it from here."""
 
 from __future__ import annotations
 

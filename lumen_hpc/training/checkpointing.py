@@ -1,8 +1,8 @@
-"""Checkpoints that are either whole or not there, written while training goes on.
+"""Checkpoints that are either complete or absent, written while training continues.
 
 `checkpoints/step-000400/` appears by one rename after every rank's files are on disk, and holds `COMPLETE.json`:
 the step, what the run was, and each file's length and SHA-256. A folder without the marker, or with a file that
-does not match it, is passed over with a warning and the one before is taken.
+does not match it, is skipped with a warning and the previous one is used.
 
 DeepSpeed writes its own layout through `StagedWriter`, so its tools (zero_to_fp32, ds_to_universal) read ours.
 """
@@ -35,7 +35,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
 
-CheckpointEngine = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
+CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
 FOLDER, MARKER = "checkpoints", "COMPLETE.json"
 TAG = "deepspeed"
@@ -57,7 +57,7 @@ class Checkpoint:
 
 
 def _copied(value: Any) -> Any:
-    """The value with every tensor copied to main memory: what the writing thread may keep while training goes on."""
+    """The value with every tensor copied to main memory: what the writing thread may keep while training continues."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -70,7 +70,7 @@ def _copied(value: Any) -> Any:
 
 
 class StagedWriter(CheckpointEngine):
-    """DeepSpeed's checkpoint plug: `save` only copies; the copies are handed over by `take`."""
+    """DeepSpeed's checkpoint interface: `save` only copies; `take` returns the copies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any], stage: Callable[[Path], None]) -> float:
         """Saves after `step` steps; `stage(folder)` has DeepSpeed write through `self.writer`. All ranks call it.
 
-        Returns the seconds for which training stood still; the writing itself goes on in a thread.
+        Returns the seconds for which training paused; the writing continues in a thread.
         """
         began = time.perf_counter()
         self.finish()
@@ -179,14 +179,14 @@ class Checkpoints:
         return bool(self._failure)
 
     def finish(self) -> None:
-        """Waits for the checkpoint that is being written; all ranks call it, and all raise what went wrong on one."""
+        """Waits for the checkpoint that is being written; all ranks call it, and all raise the error of any one."""
         if self._thread is None:
             return
         self._thread.join()
         self._thread = None
         failures: list[str] = [""] * self._ranks.world_size
         dist.all_gather_object(failures, self._failure)
-        if failure := next((told for told in failures if told), ""):
+        if failure := next((message for message in failures if message), ""):
             raise unwritable(self._folder, failure)
 
     def abandon(self, grace: float = 60.0) -> None:
@@ -203,9 +203,9 @@ class Checkpoints:
             write_json(staging / f"rank-{self._ranks.rank:05d}.json", sums)
             if self._ranks.first:
                 self._complete(staging, marker)
-        except BaseException as failure:  # the training thread learns of it from `failed` and `finish`
+        except BaseException as failure:  # the training thread sees it in `failed` and `finish`
             self._failure = f"{socket.gethostname()}: {failure}"
-            for _, path in files:  # what is not whole is of no use, and the disk may be full
+            for _, path in files:  # incomplete files are of no use, and the disk may be full
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # so that rank 0 need not wait
                 write_json(staging / f"rank-{self._ranks.rank:05d}.json", {})
@@ -219,8 +219,10 @@ class Checkpoints:
             time.sleep(0.01)
         sums = [json.loads(part.read_text()) for part in parts]
         if not all(sums):
-            return  # a rank could not write its files, and tells it itself
-        write_json(staging / MARKER, {**marker, "files": {name: told for part in sums for name, told in part.items()}})
+            return  # a rank could not write its files, and reports it itself
+        write_json(
+            staging / MARKER, {**marker, "files": {name: entry for part in sums for name, entry in part.items()}}
+        )
         final = self._folder / staging.name.removeprefix(".")
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
@@ -232,25 +234,25 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.
 
-        The ranks share the hashing. What is passed over is said, by rank 0, with the reason.
+        The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason.
         """
         names: list[Any] = [sorted((f.name for f in self._folder.glob("step-*")), reverse=True)]
         dist.broadcast_object_list(names)  # nodes may see a shared folder at different ages
         for folder in (self._folder / name for name in names[0]):
             checkpoint, reason = _read(folder)
             if checkpoint is not None:
-                reason = _damage(checkpoint, self._ranks.rank, self._ranks.world_size)
+                reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)
             reasons: list[str | None] = [None] * self._ranks.world_size
             dist.all_gather_object(reasons, reason)
             found = next((r for r in reasons if r), None)
             if not found:
                 return checkpoint
             if self._ranks.first:
-                log.warning("checkpoint %s is passed over: %s", folder, found)
+                log.warning("checkpoint %s is skipped: %s", folder, found)
         return None
 
     def universal(self, checkpoint: Checkpoint, progress: Callable[[str], None]) -> Path:
-        """The checkpoint converted for any number of ranks (DeepSpeed's universal form), made once, by rank 0."""
+        """The checkpoint converted for any number of ranks (DeepSpeed's universal form), once, by rank 0."""
         target = checkpoint.folder / "universal"
         if self._ranks.first and not target.exists():
             staging = checkpoint.folder / ".universal"
@@ -268,26 +270,26 @@ class Checkpoints:
 
 def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
     """Runs DeepSpeed's converter, in a process of its own since it forks."""
-    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     process = subprocess.Popen(
-        [*words, "--input_folder", str(source), "--output_folder", str(target)],
+        [*command, "--input_folder", str(source), "--output_folder", str(target)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "DS_ACCELERATOR": accelerator.NAME},
     )  # fmt: skip
     while True:
-        progress(f"converts {source} for another number of ranks")
+        progress(f"converting {source} for another number of ranks")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            told = process.communicate(timeout=5)[1]
+            errors = process.communicate(timeout=5)[1]
             break
     if process.returncode:
-        raise RuntimeError(f"{source} could not be converted for another number of ranks:\n{told[-2000:]}")
+        raise RuntimeError(f"{source} could not be converted for another number of ranks:\n{errors[-2000:]}")
 
 
 def unwritable(checkpoints: Path, reason: object) -> UserError:
-    """What to say when a training cannot write."""
+    """The error of a training that cannot write."""
     return UserError(
         f"{checkpoints.parent} cannot be written to ({reason}); the last complete checkpoint is "
-        f"{newest(checkpoints) or 'none'}, and the same command goes on from there"
+        f"{newest(checkpoints) or 'none'}, and the same command continues from there"
     )
 
 
@@ -301,18 +303,18 @@ def _marked(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> tuple[Checkpoint | None, str | None]:
-    """The checkpoint a marker describes, or why there is none."""
+    """The checkpoint that a marker describes, or the reason there is none."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         return Checkpoint(folder, marker["step"], marker["world_size"], marker["state"], marker["files"]), None
     except FileNotFoundError:
-        return None, "it has no marker, so it was not finished"
+        return None, "it has no marker, so it is incomplete"
     except (ValueError, KeyError) as error:
         return None, f"its marker cannot be read ({error})"
 
 
-def _damage(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
-    """What is wrong with this rank's share of the files."""
+def _mismatch(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
+    """The first mismatch in this rank's share of the files."""
     for name in sorted(checkpoint.files)[rank::world_size]:
         path, (size, digest) = checkpoint.folder / name, checkpoint.files[name]
         if not path.exists():
@@ -320,5 +322,5 @@ def _damage(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
         if sha256(path) != digest:
-            return f"{name} is not what was written (SHA-256 differs)"
+            return f"{name} was changed after it was written (SHA-256 differs)"
     return None

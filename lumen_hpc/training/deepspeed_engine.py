@@ -56,7 +56,7 @@ def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -
 class Engine:
     """A model under DeepSpeed: `backward` any number of times, then `step`.
 
-    The gradients are the sums over all ranks and micro-batches of what `backward` was given; the caller divides by
+    The gradients are the sums over all ranks and micro-batches of the losses given to `backward`; the caller divides by
     global counts.
     """
 
@@ -69,9 +69,9 @@ class Engine:
         *,
         universal: bool = False,
     ) -> None:
-        """`universal`: a checkpoint in DeepSpeed's universal form is going to be loaded."""
+        """`universal`: the checkpoint to load is in DeepSpeed's universal form."""
         self._ranks = ranks
-        # DeepSpeed reads these, though torch.distributed is already there.
+        # DeepSpeed reads these even though torch.distributed is already initialised.
         os.environ.update(LOCAL_RANK=str(ranks.local_rank), RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world_size))
         learning = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -110,7 +110,7 @@ class Engine:
         self.ds.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path, tag: str) -> None:
-        """Takes weights and optimizer state from `folder/tag`, made by `stage` or converted from it."""
+        """Loads weights and optimizer state from `folder/tag`, written by `stage` or converted from it."""
         path, _ = self.ds.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder / tag}")

@@ -1,4 +1,4 @@
-"""A minute before training: does every GPU calculate, does every link carry?"""
+"""GPU and interconnect health check before training: matrix product, all-reduce and free memory of every rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lumen_hpc.distributed import Ranks
 
 @dataclass(frozen=True)
 class Report:
-    """What one rank found."""
+    """Result of one rank."""
 
     rank: int
     host: str
@@ -47,7 +47,7 @@ def _product(size: int) -> float:
     _synchronize()
     seconds = time.perf_counter() - began
     if not bool((result == size).all()):
-        raise ArithmeticError("a product of ones is wrong: the device calculates badly")
+        raise ArithmeticError("a product of ones is wrong: the device computes wrong results")
     return 2 * size**3 / seconds / 1e12
 
 
@@ -80,7 +80,7 @@ def _free_memory() -> float:
 def preflight(
     ranks: Ranks, *, size: int | None = None, megabytes: float | None = None, slow: float = 0.5
 ) -> list[dict[str, Any]]:
-    """Tries every rank's device and the links between them; all ranks call it, all get all reports.
+    """Tests every rank's device and the links between them; all ranks call it, all get all reports.
 
     `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
     Raises RuntimeError that names host and rank of each device that fails, or that is slower than `slow` times the
@@ -90,7 +90,7 @@ def preflight(
     tflops, bandwidth, fault = 0.0, 0.0, ""
     try:
         tflops = _product(size or (8192 if cuda else 256))
-    except (RuntimeError, ArithmeticError) as error:  # told to the others, who must not wait for this rank in vain
+    except (RuntimeError, ArithmeticError) as error:  # sent to the others, which would otherwise wait for this rank
         fault = f"{type(error).__name__}: {error}"
     faults: list[str] = [""] * ranks.world_size
     dist.all_gather_object(faults, fault)
@@ -113,13 +113,13 @@ def preflight(
 
 
 def faulty(reports: list[Report], *, slow: float) -> list[str]:
-    """The bad ranks in words: those with a fault, and those slower than `slow` times the median."""
+    """Faulty ranks, human-readable: those with a fault, and those slower than `slow` times the median."""
     typical = statistics.median(report.tflops for report in reports)
-    told = []
+    messages = []
     for report in reports:
         place = f"{report.host} (rank {report.rank}, {report.device})"
         if report.fault:
-            told.append(f"{place}: {report.fault}")
+            messages.append(f"{place}: {report.fault}")
         elif report.tflops < slow * typical:
-            told.append(f"{place}: {report.tflops:.1f} TFLOP/s where the median is {typical:.1f}")
-    return told
+            messages.append(f"{place}: {report.tflops:.1f} TFLOP/s where the median is {typical:.1f}")
+    return messages

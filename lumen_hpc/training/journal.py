@@ -1,7 +1,7 @@
-"""What a training writes for people and for its own accounting: metrics, consumed samples, TensorBoard.
+"""The training's log files: metrics, consumed samples, restarts, TensorBoard.
 
-Only rank 0 keeps a journal. A resumed run cuts both files back to the step it resumes from, so that what they say
-equals an undisturbed run's; times, which cannot, stand apart under `timing`.
+Only rank 0 keeps a journal. A resumed run truncates both files to the step it resumes from, so that they
+equal an uninterrupted run's; times, which cannot, are kept separately under `timing`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Journal:
     """`metrics.jsonl`, `consumed.jsonl` (ids of every step), `restarts.jsonl` and `tensorboard/` of one training."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens the files for a run that goes on after `step` steps; later lines are cut off and counted as lost."""
+        """Opens the files for a run that continues after `step` steps; later lines are removed and counted as lost."""
         self._folder = folder
         self.lost_steps, self.lost_seconds = 0, 0.0
         lost = _cut(folder / "metrics.jsonl", step)
@@ -35,7 +35,7 @@ class Journal:
             _line(file, {**what, "lost_steps": self.lost_steps, "lost_seconds": round(self.lost_seconds, 3)})
 
     def step(self, step: int, ids: list[str], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Writes one step (counted from 1): its sample ids, its numbers and, apart, its times."""
+        """Writes one step (counted from 1): its sample ids, its metrics and, separately, its times."""
         _line(self._consumed, {"step": step, "ids": ids})
         _line(self._metrics, {"step": step, **metrics, "timing": timing})
         if self._board is not None:
@@ -44,7 +44,7 @@ class Journal:
                     self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Makes sure of what is written: a checkpoint must not outlive the lines before it."""
+        """Flushes to disk: a checkpoint must never be newer than the lines before it."""
         for file in (self._metrics, self._consumed):
             file.flush()
             os.fsync(file.fileno())

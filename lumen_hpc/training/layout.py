@@ -2,13 +2,20 @@
 
 Samples about the same images are one sequence (their image tokens are computed once); sequences are
 packed into micro-batches of at most a token budget; every rank gets the same number of micro-batches.
-All of it follows from the lengths, so every rank works out the same layout without talking.
+All of it follows from the lengths, so every rank computes the same layout without communication.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class PerSample(Protocol):
+    """A number for each sample id: a list or an integer array."""
+
+    def __getitem__(self, sample: int, /) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,9 @@ class Shared:
 
 def sequences(
     batch: Sequence[int],
-    groups: Sequence[int],
-    prefix: Sequence[int],
-    suffix: Sequence[int],
+    groups: PerSample,
+    prefix: PerSample,
+    suffix: PerSample,
     *,
     budget: int,
     shared: bool,
@@ -66,7 +73,7 @@ def layout(items: list[Shared], world_size: int, budget: int) -> list[list[list[
             load[emptiest] += item.tokens
         over = any(tokens > budget and len(packed) > 1 for tokens, packed in zip(load, bins))
         if not over:
-            # The bins of one micro-step run side by side on the ranks: put alike loads beside each other.
+            # The bins of one micro-step run in parallel on the ranks: give them similar loads.
             order = sorted(range(len(bins)), key=lambda b: (-load[b], b))
             return [[bins[order[m * world_size + r]] for m in range(micro)] for r in range(world_size)]
         micro += 1

@@ -19,21 +19,21 @@ from lumen_hpc.training.samples import Micro
 class Learner(torch.nn.Module):
     """NVILA whose `tune`d parts learn.
 
-    The tower's layers behind the selected one take no part in the forward pass; they stay frozen, as they do in the
+    The tower's layers after the selected one take no part in the forward pass; they stay frozen, as they do in the
     official code, and are saved as they were.
     """
 
     def __init__(self, model: NVILA, tune: Sequence[str], *, gradient_checkpointing: bool, zero: int) -> None:
         super().__init__()
         if unknown := sorted(set(tune) - set(model.parts)):
-            raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; take some of {sorted(model.parts)}")
+            raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; use some of {sorted(model.parts)}")
         if not tune:
-            raise UserError(f"train.tune is empty, so nothing would learn; take some of {sorted(model.parts)}")
+            raise UserError(f"train.tune is empty, so nothing would learn; use some of {sorted(model.parts)}")
         self.model = model.train()
         model.requires_grad_(False)
         for part in tune:
             model.parts[part].requires_grad_(True)
-        for module in _behind_selected(model):
+        for module in _after_selected(model):
             module.requires_grad_(False)
         model.gradient_checkpointing(gradient_checkpointing)
         if zero == 3:
@@ -55,7 +55,7 @@ class Learner(torch.nn.Module):
         return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
-def _behind_selected(model: NVILA) -> list[torch.nn.Module]:
+def _after_selected(model: NVILA) -> list[torch.nn.Module]:
     """The tower's modules that the selected hidden state does not need."""
     tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
     layers = tower.encoder.layers

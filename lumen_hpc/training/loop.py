@@ -28,7 +28,7 @@ from lumen_hpc.training.sizing import check_batch, peak_flops
 
 
 class Diverged(UserError):
-    """The loss is not a number, or far above what it was; the same steps would come to it again."""
+    """The loss is not finite, or far above its recent median; the same steps would reproduce it."""
 
 
 class Micro(Protocol):
@@ -44,7 +44,7 @@ class Micro(Protocol):
 
 
 class Batcher(Protocol):
-    """Turns sequences into what the model takes."""
+    """Turns sequences into micro-batches."""
 
     def build(self, packed: list[Shared]) -> Micro:
         """A micro-batch of these sequences; of none, one that computes something and supervises nothing."""
@@ -61,9 +61,9 @@ class Work:
     out: Path
     """Folder of this training: checkpoints, metrics, final weights."""
     fingerprint: dict[str, Any]
-    """What a checkpoint must agree on to be gone on from."""
+    """What a checkpoint must match for training to continue from it."""
     base: str = ""
-    """Folder of the model that training began with; a checkpoint's reader takes its configuration from there."""
+    """Folder of the model that training started from; a checkpoint's reader takes its configuration from there."""
     flops: Callable[[Micro], float] = lambda micro: 0.0
     """Model FLOPs of a micro-batch's forward and backward passes, for the MFU."""
 
@@ -78,10 +78,10 @@ def run(
     progress: Callable[..., None] = lambda doing="", within=0.0: None,
     started: float | None = None,
 ) -> tuple[Engine, int, bool]:
-    """Trains from the last good checkpoint to the end, or until `should_stop`.
+    """Trains from the last valid checkpoint to the end, or until `should_stop`.
 
-    `progress(doing, within)` hears what this rank does next and in how many seconds it must be heard of again.
-    Returns the engine, the steps done, and whether that was all of them. Raises Diverged naming the last good
+    `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
+    Returns the engine, the steps done, and whether they are all. Raises Diverged naming the last good
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
@@ -99,7 +99,7 @@ def run(
         engine.load(folder.parent, folder.name)
         checkpoints.rng(found)
         done = found.step
-    if on_any_rank(should_stop()):  # told during the start: there is nothing to save yet
+    if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
         return engine, done, done == plan.steps
     loop = Loop(work, settings, ranks, plan, engine, checkpoints, done, should_stop, progress)
     try:
@@ -111,7 +111,7 @@ def run(
 
 
 def make_sampler(survey: RecordIndex, settings: schema.Train, seed: int) -> sampling.Sampler:
-    """The order of samples that these settings mean."""
+    """The order of samples under these settings."""
     max_run_length = settings.questions_per_image if settings.shared_prefix else 1
     if settings.mixture:
         return sampling.mixed(
@@ -136,12 +136,12 @@ def _same_run(found: Checkpoint, fingerprint: dict[str, Any]) -> None:
     known = found.state["fingerprint"]
     differ = {key: (known.get(key), value) for key, value in fingerprint.items() if known.get(key) != value}
     if differ:
-        said = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
-        raise UserError(f"{found.folder} belongs to another training ({said}): set it back, or use another run")
+        changes = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
+        raise UserError(f"{found.folder} belongs to another training ({changes}): set it back, or use another run")
 
 
 class Loop:
-    """One process's way through the steps."""
+    """One process's steps."""
 
     def __init__(
         self,
@@ -181,8 +181,8 @@ class Loop:
         self.recent.extend(recent[0] or [])
         stop = False
         began = time.perf_counter()
-        with Prefetcher(self._layouts(), self.work.batcher, workers=self.settings.workers) as feeder:
-            for ids, micros in feeder:
+        with Prefetcher(self._layouts(), self.work.batcher, workers=self.settings.workers) as prefetcher:
+            for ids, micros in prefetcher:
                 waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros)
                 self.done += 1
@@ -206,7 +206,7 @@ class Loop:
         return self.done == self.plan.steps
 
     def _layouts(self) -> Any:
-        """(ids, this rank's micro-batches) of every step that is left."""
+        """(ids, this rank's micro-batches) of every remaining step."""
         survey, settings = self.work.survey, self.settings
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
@@ -221,7 +221,7 @@ class Loop:
             yield ids, layout(items, self.ranks.world_size, settings.token_budget)[self.ranks.rank]
 
     def _weights(self, ids: list[int]) -> torch.Tensor:
-        """[kinds] float32: what a supervised token of each kind weighs in this step's loss."""
+        """[kinds] float32: the weight of a supervised token of each kind in this step's loss."""
         counts = torch.zeros(len(self.kinds), dtype=torch.float64)
         survey = self.work.survey
         for sample in ids:
@@ -231,7 +231,7 @@ class Loop:
         return torch.full_like(counts, 1 / float(counts.sum())).float().to(self.device)
 
     def _step(self, ids: list[int], micros: list[Micro]) -> tuple[dict, bool]:
-        """Forward, backward, one collective over what all must agree on, and the update."""
+        """Forward, backward, one collective over sums and flags, and the update."""
         self.progress(f"computes step {self.done + 1}", self.settings.stuck_after)
         weights = self._weights(ids)
         sums = torch.zeros(2 * len(self.kinds) + 4, dtype=torch.float64, device=self.device)
@@ -244,8 +244,8 @@ class Loop:
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
         self.progress(f"waits for the others in step {self.done + 1}", self.settings.stuck_after)
-        said = [float(self.should_stop()), float(self.checkpoints.failed)]
-        own = [*said, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
+        flags = [float(self.should_stop()), float(self.checkpoints.failed)]
+        own = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
         sums[-4:] = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(sums)
         *values, stop, failed, tokens, self.flops = sums.tolist()
@@ -274,12 +274,12 @@ class Loop:
         usual = statistics.median(self.recent) if len(self.recent) == self.recent.maxlen else math.inf
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
             return
-        self.checkpoints.finish()  # the newest may still be on its way
+        self.checkpoints.finish()  # the newest may still be being written
         beyond = f", more than {limit} times the recent {usual:.4g}" if math.isfinite(value) else ""
         raise Diverged(
             f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
             f"{newest(self.work.out / FOLDER) or 'none'}. A lower train.learning_rate or train.clip often helps: "
-            "the training then begins anew, and this one is kept in earlier/"
+            "the training then starts from the base, and this one is kept in earlier/"
         )
 
     def _save(self, journal: Journal | None) -> None:
@@ -291,7 +291,7 @@ class Loop:
     def _timing(
         self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float
     ) -> dict[str, Any]:
-        """What the step took: `seconds` from the end of the one before, the last checkpoint's standstill included."""
+        """Times of the step: `seconds` from the end of the previous one, plus the last checkpoint's pause."""
         self.seconds.append(seconds)
         whole, stall, self.stall = seconds + self.stall, self.stall, 0.0
         timing = {

@@ -1,6 +1,6 @@
 """Instruction records of phantoms in memory: the stages' own functions, without their files.
 
-What `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder is here made straight from
+What `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder is built here directly from
 the films, for the stand-in weights (`pretrain.py`) and for measuring recipes (`benchmarks/phantom_science.py`).
 """
 
@@ -24,22 +24,22 @@ Row = dict[str, Any]
 
 
 def records(
-    timelines: Sequence[Sequence[Film]], settings: Instruct, seed: int, *, told: Mapping[str, str] | None = None,
-    predictions_per_pair: int = 1,
+    timelines: Sequence[Sequence[Film]], settings: Instruct, seed: int, *,
+    expert_sentences: Mapping[str, str] | None = None, predictions_per_pair: int = 1,
 ) -> list[Row]:  # fmt: skip
-    """Every record of these patients, pictures as arrays in place of paths.
+    """Every record of these patients, pictures as arrays instead of paths.
 
-    `told`: study_id → the experts' sentence, with `settings.expert_text`.
+    `expert_sentences`: study_id → the experts' sentence, with `settings.expert_text`.
     """
     films = [film for timeline in timelines for film in timeline]
-    asked = [row for timeline in timelines for row in _questions(timeline)]
+    question_rows = [row for timeline in timelines for row in _questions(timeline)]
     sources = instructions.Sources.join(
         map(_study, films),
-        _rewrites(asked, predictions_per_pair, seed),
-        experts=told or {} if settings.expert_text else {},
+        _rewrites(question_rows, predictions_per_pair, seed),
+        experts=expert_sentences or {} if settings.expert_text else {},
         findings={str(film.study_id): findings(film) for film in films} if settings.findings_first else {},
     )
-    return [record for _, record in instructions.records(asked, sources, settings)]
+    return [record for _, record in instructions.records(question_rows, sources, settings)]
 
 
 def findings(film: Film) -> findings_line.Findings:
@@ -75,8 +75,8 @@ def _question(film: Film, asked: questions.Asked, name: str, reference: Film | N
     }  # fmt: skip
 
 
-def _rewrites(asked: list[Row], predictions_per_pair: int, seed: int) -> Iterator[Row]:
-    for question in asked:
+def _rewrites(question_rows: list[Row], predictions_per_pair: int, seed: int) -> Iterator[Row]:
+    for question in question_rows:
         long = sentence(question["type"], question["question"], question["short_answer"])
         yield {"question_id": question["question_id"], "long_answer": long}
         if question["type"] == "difference":

@@ -26,7 +26,7 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
 
     A checkpoint holds weights alone; its configuration and tokenizer come from the `base` it was trained from, which
-    it names itself. bfloat16 on a GPU; as stored elsewhere.
+    it records. bfloat16 on a GPU; as stored elsewhere.
     """
     cuda = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
@@ -37,13 +37,13 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     state = json.loads((folder / MARKER).read_text())["state"]
     base = base or Path(state["base"])
     if not base.is_dir():
-        raise UserError(f"{folder} was trained from {base}, which is not there; give its folder as train.base")
+        raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
     if list((folder / "deepspeed").glob("*optim_states.pt")):
         weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
     else:  # train.zero=0 in float32: every rank has the whole model
         weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    # What the checkpoint lacks was frozen, and is as in the base.
+    # Parameters missing from the checkpoint were frozen and equal the base's.
     _, unknown = model.load_state_dict(
         {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False
     )
@@ -76,7 +76,7 @@ class Predictor:
     """Answers instruction records with one model."""
 
     def __init__(self, model: Answerer, settings: Predict, name: str) -> None:
-        """`name`: nvila, ft or lumen, as the rows say it."""
+        """`name`: nvila, ft or lumen, the rows' `model`."""
         self._model, self._settings, self._name = model, settings, name
         self._pictures = Pictures()
 
@@ -84,7 +84,7 @@ class Predictor:
         """Answer rows of the records at the positions `span` of all test records, each followed by its controls.
 
         Rows: {question_id, model, answer, tokens, seconds}; where the model wrote a findings line first, `findings`
-        holds it and `answer` does not. A control's row has `control`, and `ref_study_id` and `study_id` of what was
+        holds it and `answer` does not. A control's row has `control`, and `ref_study_id` and `study_id` of the images
         shown. `seconds` is a question's share of its batch. Rows come in the order of the records, a window at a
         time, so that progress shows and memory holds the images of one window only.
         """

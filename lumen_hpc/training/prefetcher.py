@@ -1,4 +1,4 @@
-"""Reads ahead: images are decoded and micro-batches built in a thread while the model works."""
+"""Prefetching: images are decoded and micro-batches built in threads while the model computes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 class Prefetcher:
     """Iterates over (ids, micro-batches) of every step, built by `batcher` a few steps ahead.
 
-    What goes wrong in the building is raised where the step is asked for.
+    An error while building a step is raised where the step is requested.
     """
 
     _END = object()
@@ -20,12 +20,12 @@ class Prefetcher:
     def __init__(
         self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int, ahead: int = 2
     ) -> None:
-        """`workers`: threads that build micro-batches of one step side by side."""
+        """`workers`: threads that build the micro-batches of one step in parallel."""
         self._layouts, self._batcher = layouts, batcher
         self._ready: queue.Queue = queue.Queue(maxsize=max(1, ahead))
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="feeder")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetcher")
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="feeder", daemon=True)
+        self._thread = threading.Thread(target=self._fill, name="prefetcher", daemon=True)
 
     def __enter__(self) -> Prefetcher:
         self._thread.start()
@@ -52,7 +52,7 @@ class Prefetcher:
             self._put(error)
 
     def _put(self, item: Any) -> bool:
-        """Waits for room; False once nobody reads any more."""
+        """Waits for space in the queue; False once the reader has left."""
         while not self._over.is_set():
             try:
                 self._ready.put(item, timeout=0.1)

@@ -1,9 +1,9 @@
 """Stand-in weights for the demo, from phantoms of another seed than the run's.
 
 Two things cannot be downloaded on a machine without internet: TorchXRayVision's experts and NVILA-8B. Their
-stand-ins are made here as theirs were, in miniature: first the vision side learns to see (the phantom expert, a
-classifier), then a tiny NVILA that starts from its tower and projector learns to answer diagnostic questions for a
-few steps. That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
+stand-ins are trained here the same way, in miniature: first the vision side (the phantom expert, a classifier), then
+a tiny NVILA that starts from its tower and projector and learns to answer diagnostic questions for a few steps.
+That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lumen_hpc.training.sampler import plain
 
 log = logging.getLogger(__name__)
 
-SEED_APART = 1_000_003
+SEED_OFFSET = 1_000_003
 """Added to the run's seed, so that no patient of the run is seen here."""
 SIZE = 64
 """Side of the tower's input [px]; larger films are resized to it."""
@@ -43,22 +43,22 @@ def pretrain(
     settings: Pretrain, expert_settings: Experts, instruct: Instruct, seed: int, folder: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
-    """Makes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
+    """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
 
-    `expert_settings` and `instruct` say what the base's questions look like, as they say it to stage `instruct`.
+    `expert_settings` and `instruct` define the form of the base's questions, as they do for stage `instruct`.
     """
     torch.manual_seed(seed)
-    pixels, wanted, timelines = experts.make_films(seed + SEED_APART, settings.patients, SIZE)
+    pixels, targets, timelines = experts.make_films(seed + SEED_OFFSET, settings.patients, SIZE)
     model = make_tiny(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
-    for step in experts.train(expert, pixels, wanted, steps=settings.expert_steps, seed=seed):
+    for step in experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed):
         progress()
         if step["step"] % 50 == 0:
             log.info("expert step %d: loss %.3f", step["step"], step["loss"])
     experts.save_expert(expert, folder / "expert.safetensors")
-    said = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
-    records = [r for r in phantom_records.records(timelines, instruct, seed, told=said)
+    expert_sentences = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
+    records = [r for r in phantom_records.records(timelines, instruct, seed, expert_sentences=expert_sentences)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
     for number, loss in enumerate(train_base(model, records, steps=settings.base_steps, seed=seed), 1):
         progress()
@@ -75,16 +75,16 @@ def texts(timelines: Sequence[Sequence[Film]], settings: Experts, instruct: Inst
         yield from (turn["value"] for turn in record["conversations"])
     yield from (prognosis.filled(template, days) for template in prognosis.templates() for days in range(1, 10))
     for p in (0.1, 0.3, 0.6, 0.9):
-        said = {key: [1 - p, p] for key in experts.ATTRIBUTES}
-        yield sentence(experts.row(said), settings.in_prompt, settings.thresholds)
+        probabilities = {key: [1 - p, p] for key in experts.ATTRIBUTES}
+        yield sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
 
 
 def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Film]], settings: Experts) -> dict[str, str]:
-    """study_id → what the expert says of it, as stage `instruct` words it."""
+    """study_id → the expert's sentence about it, in the wording of stage `instruct`."""
     films = [film for timeline in timelines for film in timeline]
     return {
-        str(film.study_id): sentence(experts.row(said), settings.in_prompt, settings.thresholds)
-        for film, said in zip(films, expert.look(np.stack([film.pixels for film in films])), strict=True)
+        str(film.study_id): sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
+        for film, probabilities in zip(films, expert.look(np.stack([film.pixels for film in films])), strict=True)
     }
 
 
@@ -97,10 +97,10 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
     order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
     for step in range(order.steps):
-        asked: dict[int, list[dict]] = {}
+        by_group: dict[int, list[dict]] = {}
         for index in order.batch(step):
-            asked.setdefault(int(groups[index]), []).append(records[index])
-        loss = model(pack(list(encoded(model, asked.values())))).loss
+            by_group.setdefault(int(groups[index]), []).append(records[index])
+        loss = model(pack(list(encoded(model, by_group.values())))).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, CLIP)

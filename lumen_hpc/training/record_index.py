@@ -1,7 +1,7 @@
-"""What training knows of every record before it reads one: lengths, kinds, images, and what is wrong.
+"""Index of all training records, built before training reads any: lengths, kinds, image groups, faults.
 
-The sample order, the layout over GPUs and the loss's denominators all follow from it, so the ranks need not talk
-about them. It is made once, each rank taking its part, and kept beside the training's results.
+The sample order, the layout over GPUs and the loss's denominators all follow from it, so the ranks need not
+exchange them. It is built once, each rank taking its share, and stored with the training's results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measure:
-    """One record, counted; `fault` says what is wrong with it, and then the counts mean nothing."""
+    """Token counts of one record; with a `fault` the counts are meaningless."""
 
     prefix: int = 0
     """Tokens up to the question, which questions about the same images can share."""
@@ -65,7 +65,7 @@ def kind(record: dict[str, Any]) -> str:
 
 
 def fault(record: dict[str, Any]) -> str:
-    """What is wrong with a record whatever the model: an image that is not there, an empty turn."""
+    """A record's fault, whatever the model: a missing image, an empty turn; empty if none."""
     turns = record.get("conversations") or []
     if [turn.get("from") for turn in turns[:2]] != ["human", "gpt"]:
         return "it is not a human turn with an answer"
@@ -108,11 +108,11 @@ def survey(
     try:
         for row in share:
             mine.append(_entry(row, records[row], measure, opening, max_tokens))
-    except UserError as error:  # told to the others, who must not wait for this rank in vain
+    except UserError as error:  # sent to the others, which would otherwise wait for this rank
         broken = str(error)
     parts: list[Any] = [None] * ranks.world_size
     dist.all_gather_object(parts, (mine, broken))
-    if broken := next((told for _, told in parts if told), ""):
+    if broken := next((message for _, message in parts if message), ""):
         raise UserError(broken)
     entries = [entry for part, _ in parts for entry in part]
     good = _judge(entries, len(records), on_bad, folder, ranks)
@@ -127,7 +127,7 @@ def survey(
 def numbered(names: np.ndarray) -> np.ndarray:
     """int [n], equal where the names are, counted in the order in which they first appear.
 
-    The sample order rests on these numbers; they must not depend on where the images lie, as sorted names would.
+    The sample order depends on these numbers; they must not depend on the images' location, as sorted names would.
     """
     _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
@@ -140,7 +140,7 @@ def _entry(
     opening: Callable[[dict[str, Any]], str],
     max_tokens: int,
 ) -> tuple:
-    """(row, id, kind, opening, prefix, suffix, supervised, fault). Raises UserError for what is no record at all."""
+    """(row, id, kind, opening, prefix, suffix, supervised, fault). Raises UserError for a line that is no record."""
     if not record.get("id") or "type" not in record.get("meta", {}):
         raise UserError(f"record {row + 1} has no id or no meta.type: it is not an instruction record (docs/data.md)")
     wrong = fault(record)
@@ -167,7 +167,7 @@ def _judge(entries: list[tuple], total: int, on_bad: str, folder: Path, ranks: R
         row, name, *_, reason = bad[0]
         raise UserError(
             f"{len(bad)} of {total} records are bad; the first is record {row + 1} ({name}): {reason}. "
-            "Mend them, or leave them out with train.on_bad=skip"
+            "fix: repair them, or leave them out with train.on_bad=skip"
         )
     if not entries:
         raise UserError("there is no record to train on")
@@ -192,8 +192,10 @@ def _kept(file: Path, version: str) -> RecordIndex | None:
 
 
 def describe(found: RecordIndex) -> str:
-    """The survey in a line: samples, kinds, tokens."""
+    """The index in one line: samples, kinds, tokens."""
     kinds, counts = np.unique(found.kinds, return_counts=True)
-    told = ", ".join(f"{count} {name}" for name, count in zip(kinds, counts))
+    kinds_line = ", ".join(f"{count} {name}" for name, count in zip(kinds, counts))
     tokens = int((found.prefix + found.suffix).sum())
-    return json.dumps({"samples": len(found), "kinds": told, "tokens": tokens, "images": len(np.unique(found.groups))})
+    return json.dumps(
+        {"samples": len(found), "kinds": kinds_line, "tokens": tokens, "images": len(np.unique(found.groups))}
+    )

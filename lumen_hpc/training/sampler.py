@@ -1,7 +1,7 @@
 """Which samples each optimizer step takes: a pure function of the seed and the step.
 
-The order knows nothing of ranks or GPUs, so a run may go on with another number of them, and the
-count of steps done is all the state there is.
+The order does not depend on ranks or GPUs, so a run may continue with another number of them, and the
+count of steps done is the only state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stream:
         sizes = np.diff(np.r_[starts, len(ids)])
         if max_run_length:
             pieces = -(-sizes // max_run_length)
-            first = np.repeat(np.r_[0, np.cumsum(pieces)[:-1]], pieces) if len(pieces) else np.zeros(0, int)
+            first: np.ndarray = np.repeat(np.r_[0, np.cumsum(pieces)[:-1]], pieces) if len(pieces) else np.zeros(0, int)
             starts = np.repeat(starts, pieces) + (np.arange(pieces.sum()) - first) * max_run_length
             sizes = np.diff(np.r_[starts, len(ids)])
         self._ids, self._starts, self._sizes, self._seed = ids, starts, sizes, seed
@@ -88,7 +88,7 @@ def plain(
 ) -> Sampler:
     """One permutation over all samples: `epochs` passes, every sample once in each, none dropped.
 
-    The last step takes what is left. `groups` [samples] int is equal where the images are; a positive
+    The last step takes the rest. `groups` [samples] int is equal where the images are; a positive
     `steps` replaces `epochs`.
     """
     stream = Stream(np.arange(len(groups)), groups, max_run_length=max_run_length, seed=(seed,))
@@ -104,15 +104,17 @@ def mixed(
     `kinds` [samples] holds names of `mixture`. Kinds that the records lack are left out (the diagnostic
     model trains on the same settings); a kind that they have and `mixture` does not name is a UserError.
     """
-    there = set(np.unique(kinds).tolist())
-    if unnamed := sorted(there - set(mixture)):
+    present = set(np.unique(kinds).tolist())
+    if unnamed := sorted(present - set(mixture)):
         raise UserError(
-            f"train.mixture={mixture} says nothing of the kinds {unnamed} in the records: "
+            f"train.mixture={mixture} has no entry for the kinds {unnamed} in the records: "
             "give each a number of samples a step, or empty the mixture"
         )
     if not steps:
-        raise UserError("train.mixture mixes kinds that end at different times: say how many steps with train.steps")
-    chosen = [(kind, count) for kind, count in mixture.items() if kind in there and count]
+        raise UserError(
+            "train.mixture mixes kinds that end at different times: set the number of steps with train.steps"
+        )
+    chosen = [(kind, count) for kind, count in mixture.items() if kind in present and count]
     ids = np.arange(len(groups))
     # The kind's name seeds its stream, so that one kind's order does not depend on the others.
     streams = tuple(

@@ -1,4 +1,4 @@
-"""Instruction records on their way into NVILA: counted from headers alone, or decoded, tokenised and packed."""
+"""Instruction records as NVILA's input: measured from image headers alone, or decoded, tokenised and packed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Record = dict[str, Any]
 
 
 class Pictures:
-    """Image files as NVILA's preprocessing takes them: a path, or the grey levels of a DICOM or of a kept picture.
+    """Image files as NVILA's preprocessing takes them: a path, or the grey levels of a DICOM or of a cached picture.
 
-    Small pictures (the demo's) are kept in memory up to `cache_gb`; the least recently used go first.
+    Small pictures (the demo's) are cached in memory up to `cache_gb`; the least recently used go first.
     """
 
     def __init__(self, cache_gb: float = 0.0) -> None:
@@ -38,24 +38,23 @@ class Pictures:
         self._lock = threading.Lock()
 
     def open(self, path: str) -> str | np.ndarray:
-        """uint8 [H, W], or the path itself where nothing is kept. Raises UserError naming an unreadable file."""
+        """uint8 [H, W], or the path itself where nothing is cached. Raises UserError naming an unreadable file."""
         with self._lock:
             if path in self._kept:
                 self._kept.move_to_end(path)
                 return self._kept[path]
+        picture: np.ndarray | None = None
         if path.endswith(".dcm"):
             picture = film(path)
         elif self._limit:
             picture = _grey(path)
-        else:
-            picture = None
         if picture is not None and self._limit:
             self._keep(path, picture)
         return path if picture is None else picture
 
     def _keep(self, path: str, picture: np.ndarray) -> None:
         with self._lock:
-            if path not in self._kept:  # another thread may have been faster
+            if path not in self._kept:  # another thread may have been first
                 self._kept[path] = picture
                 self._used += picture.nbytes
             while self._used > self._limit:
@@ -116,17 +115,17 @@ def measure(record: Record, preprocessor: Preprocessor) -> Measure:
 def _shared_tokens(messages: Sequence[dict[str, str]], preprocessor: Preprocessor) -> int:
     """Tokens before the last line of the human turn, which is the question; `<image>` counts as one."""
     text, _ = render(messages, generation=False)
-    asked = messages[0]["value"].strip()
-    opening = asked.rpartition("\n")[0]
-    end = text.index(asked) + len(opening)
+    question = messages[0]["value"].strip()
+    opening = question.rpartition("\n")[0]
+    end = text.index(question) + len(opening)
     offsets = preprocessor.tokenizer.backend.encode(text, add_special_tokens=False).offsets
     return sum(stop <= end for _, stop in offsets)
 
 
 def opening(record: Record) -> str:
-    """What records must have in common to share their images: the images, and the text up to the last of them."""
-    asked = record["conversations"][0]["value"]
-    return "\n".join([*record["images"], asked[: asked.rfind(IMAGE) + len(IMAGE)]])
+    """Key that records must have in common to share their images: the images, and the text up to the last of them."""
+    question = record["conversations"][0]["value"]
+    return "\n".join([*record["images"], question[: question.rfind(IMAGE) + len(IMAGE)]])
 
 
 @dataclass
@@ -154,7 +153,7 @@ class Batcher:
     def build(self, packed: list[Shared]) -> Micro:
         """A micro-batch of these sequences; of none, one blank token that supervises nothing.
 
-        Raises UserError naming a record whose images or text are no longer what the survey found.
+        Raises UserError naming a record whose images or text have changed since the survey.
         """
         if not packed:
             return Micro(pack([[self._blank()]]), torch.zeros(0, dtype=torch.int64), 0)

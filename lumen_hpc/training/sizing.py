@@ -1,6 +1,6 @@
-"""What a training will take, by arithmetic alone: memory a GPU, steps, hours, checkpoint size (paper, section 2.5).
+"""Estimate of a training by arithmetic alone: memory a GPU, steps, hours, checkpoint size (paper, section 2.5).
 
-Only the standard library, so that a login node can say it before anything is submitted. Bytes a weight: 2 for bf16
+Only the standard library, so that a login node can compute it before anything is submitted. Bytes a weight: 2 for bf16
 and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO divides them over the GPUs.
 """
 
@@ -25,7 +25,7 @@ RESERVE_GB = 5.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """The model in the numbers that cost something; the defaults are NVILA-8B's."""
+    """The model's sizes that determine cost; the defaults are NVILA-8B's."""
 
     vision_width: int = 1152
     vision_layers: int = 27
@@ -117,7 +117,7 @@ class TrainingPlan:
     """The estimate, in GB (1e9 bytes), steps and hours."""
 
     memory: dict[str, float]
-    """GB a GPU by what takes them."""
+    """GB a GPU by use."""
     steps: int
     hours: float
     """On all GPUs together, checkpoints left out."""
@@ -149,7 +149,7 @@ def plan(
     mfu: float = 0.4,
     peak: float = PEAK_FLOPS["H100"],
 ) -> TrainingPlan:
-    """What these settings take on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
+    """Cost of these settings on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
     sizes, workload = sizes or Sizes(), workload or Workload()
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else workload.samples * train.epochs
@@ -172,18 +172,18 @@ def check(
     sizes: Sizes | None = None,
     workload: Workload | None = None,
 ) -> TrainingPlan:
-    """The plan; UserError, with settings that would do, if the memory of a GPU or the batch does not allow it."""
+    """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
     check_batch(train, gpus)
     found = plan(train, gpus, sizes=sizes, workload=workload)
     if found.memory_gb <= gpu_memory_gb:
         return found
     fitting = [
-        told
-        for told, changed, count in _cures(train, gpus)
+        overrides
+        for overrides, changed, count in _alternatives(train, gpus)
         if plan(changed, count, sizes=sizes, workload=workload).memory_gb <= gpu_memory_gb
     ]
-    cure = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
-    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {cure}")
+    hint = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
+    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {hint}")
 
 
 def check_batch(settings: schema.Train, world_size: int) -> None:
@@ -192,18 +192,18 @@ def check_batch(settings: schema.Train, world_size: int) -> None:
     if batch < world_size:
         raise UserError(
             f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
-            f"take at least train.global_batch={world_size}, or at most {batch} GPUs"
+            f"use at least train.global_batch={world_size}, or at most {batch} GPUs"
         )
     if settings.token_budget < settings.max_tokens:
         raise UserError(
             f"train.token_budget={settings.token_budget} does not hold a sample of "
-            f"train.max_tokens={settings.max_tokens}; take at least train.token_budget="
+            f"train.max_tokens={settings.max_tokens}; use at least train.token_budget="
             f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
         )
 
 
-def _cures(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:
-    """Changes worth trying, the mildest first: (in words, settings, GPUs)."""
+def _alternatives(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:
+    """Alternatives to try, the mildest first: (command-line overrides, settings, GPUs)."""
 
     def changed(**values: Any) -> schema.Train:
         return dataclasses.replace(train, **values)
@@ -217,7 +217,7 @@ def _cures(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]
     all_of_them = f"train.zero=3 train.gradient_checkpointing=true train.token_budget={train.max_tokens}"
     tried.append((all_of_them, every, gpus))
     tried += [(f"{all_of_them} on {gpus * times} GPUs", every, gpus * times) for times in (2, 4, 8)]
-    return [(told, new, count) for told, new, count in tried if (new, count) != (train, gpus)]
+    return [(overrides, new, count) for overrides, new, count in tried if (new, count) != (train, gpus)]
 
 
 def _bytes(train: schema.Train) -> int:
@@ -232,7 +232,7 @@ def _learning(train: schema.Train, sizes: Sizes) -> int:
 
 def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
     width, learning = _bytes(train), _learning(train, sizes)
-    weights = width * sizes.total
+    weights: float = width * sizes.total
     if train.zero == 3:  # the shard, and what is gathered while one layer works and the next is fetched
         weights = weights / gpus + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
     gradients = width * learning / (gpus if train.zero >= 2 else 1)

@@ -31,14 +31,14 @@ from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.health import preflight
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.record_index import Measure, describe, survey
-from lumen_hpc.training.samples import Batcher, Micro, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 
 log = logging.getLogger(__name__)
 RESULTS = (
     "training.json", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "restarts.jsonl", "tensorboard", "final", "finished.json",
 )  # fmt: skip
-"""What belongs to one training and is set aside with it; the rest of its folder is about the present job."""
+"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,27 @@ def train(
     should_stop: Callable[[], bool],
     progress: Callable[..., None] = lambda doing="", within=0.0: None,
 ) -> Outcome:
-    """Trains, or goes on training, until the end or until `should_stop`; every rank calls it.
+    """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
     `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
     `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
-    finished returns at once; one that was begun with other settings is moved to `out/earlier/` and begun anew.
-    `progress(doing, within)` hears what this rank does next and in how many seconds it must be heard of again.
-    Raises UserError for settings and records that will not do, and for a folder in which another job trains;
-    loop.Diverged for a loss that goes wrong.
+    finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
+    `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
+    Raises UserError for invalid settings and records, and for a folder in which another job trains;
+    loop.Diverged for a loss that diverges.
     """
     started = time.monotonic()
     _check_folder(out, ranks)
     fingerprint = {**_results(settings), "seed": seed, "records": _records_hash(records), "base": _identity(base)}
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
-    progress("waits for the other ranks")
+    progress("waiting for the other ranks")
     join(ranks, out)
     with _alone(out, ranks):
         if ranks.first:
             _set_aside(out, fingerprint)
         dist.barrier()
-        progress("tries the devices")
+        progress("checking GPUs and interconnect")
         reports = preflight(ranks)
         if ranks.first:
             write_json(out / "preflight.json", reports)
@@ -97,7 +97,7 @@ def train(
             work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
         )
         if finished:
-            progress("writes the final model")
+            progress("writing the final model")
             _export(engine, work, out, done)
         engine.close()
         leave()
@@ -108,7 +108,7 @@ def train(
 def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
     """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
     with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock:
-        told = [""]
+        holder = [""]
         if lock is not None:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,12 +117,12 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
                 lock.flush()
             except BlockingIOError:
                 lock.seek(0)
-                told = [lock.read()]
+                holder = [lock.read()]
             except OSError as error:  # a file system without locks
-                log.warning("%s cannot be locked (%s): see that no other job trains there", out, error)
-        dist.broadcast_object_list(told)
-        if told[0]:
-            raise UserError(f"another training is at work in {out} ({told[0]}): let it end, or cancel it")
+                log.warning("%s cannot be locked (%s): make sure that no other job trains there", out, error)
+        dist.broadcast_object_list(holder)
+        if holder[0]:
+            raise UserError(f"another training is running in {out} ({holder[0]}): wait for its end, or cancel it")
         yield
 
 
@@ -142,7 +142,7 @@ def _work(
     preprocessor = nvila.Preprocessor.open(base)
 
     def counted(record: dict[str, Any]) -> Measure:
-        progress("looks through the records")
+        progress("surveying the records")
         return measure(record, preprocessor)
 
     found = survey(
@@ -157,37 +157,37 @@ def _work(
     )
     if ranks.first:
         log.info("records: %s", describe(found))
-    progress("loads the model")
+    progress("loading the model")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = nvila.load(base, dtype=dtype)
     if settings.max_tokens > model.config.max_length:
         raise UserError(
             f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
-            f"take at most train.max_tokens={model.config.max_length}"
+            f"use at most train.max_tokens={model.config.max_length}"
         )
     learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
     sizes = sizing.Sizes.read(base)
 
-    def flops(micro: Micro) -> float:
+    def flops(micro: Any) -> float:
         return sizing.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
 
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops)
 
 
 def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
-    """The final model in the official layout, and the word that the training is over."""
+    """Writes the final model in the official layout, and `finished.json`."""
     weights = engine.weights()
     if weights is not None:
         learner = work.model
         nvila.save(learner.model, out / "final", learner.export_names(weights))
-        told = {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint}
-        write_json(out / "finished.json", told)
+        summary = {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint}
+        write_json(out / "finished.json", summary)
     dist.barrier()
 
 
 def _results(settings: schema.Train) -> dict[str, Any]:
-    """The settings that decide what is learned; those of speed and place are left out."""
+    """The settings that determine the result; those of speed and location are excluded."""
     values = dataclasses.asdict(settings)
     return {
         f"train.{field.name}": values[field.name]
@@ -204,19 +204,19 @@ def _check_folder(out: Path, ranks: Ranks) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{out} cannot be written to ({error}): training would have nowhere to save") from None
+        raise UserError(f"{out} cannot be written to ({error}): training could not save") from None
 
 
 def _records_hash(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path} is not there: run stage=instruct first")
+        raise UserError(f"{path} does not exist: run stage=instruct first")
     return sha256(path)
 
 
 def _identity(base: Path) -> str:
     """A hash of the base's small files and of the names and sizes of its weights (which may be 15 GB)."""
     if not (base / "config.json").is_file():
-        raise UserError(f"{base} holds no config.json: give the folder of a pretrained NVILA as train.base")
+        raise UserError(f"{base} has no config.json: give the folder of a pretrained NVILA as train.base")
     digest = hashlib.sha256()
     for path in sorted(base.rglob("*")):
         if path.is_file():
@@ -237,7 +237,7 @@ def _finished(out: Path, fingerprint: dict[str, Any]) -> int:
 
 
 def _set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
-    """Rank 0: makes room where another training lies; nothing is deleted."""
+    """Rank 0: moves another training's results to `earlier/`; nothing is deleted."""
     file = out / "training.json"
     if file.exists() and json.loads(file.read_text()) != fingerprint:
         earlier = out / "earlier"
@@ -246,5 +246,5 @@ def _set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
         for name in RESULTS:
             if (out / name).exists():
                 (out / name).rename(place / name)
-        log.warning("%s was trained with other settings or records; it is kept in %s", out, place)
+        log.warning("%s has a training with other settings or records; it is kept in %s", out, place)
     write_json(file, fingerprint)

@@ -87,7 +87,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, saved, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         nvila.save(tiny, saved)
     assert _contents(saved) == before
-    with pytest.raises(UserError, match="never finished"):
+    with pytest.raises(UserError, match="unfinished save"):
         nvila.load(saved.with_name("model.partial"))
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_was_cut_short_is_named(saved):
     with pytest.raises(UserError, match=r"mm_projector/model.safetensors has .* bytes, complete.json says"):
         nvila.load(saved)
     (saved / "complete.json").unlink()
-    with pytest.raises(UserError, match=r"mm_projector/model.safetensors is not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"mm_projector/model.safetensors is not a complete safetensors file"):
         nvila.load(saved)
 
 
@@ -125,13 +125,13 @@ def test_missing_unfit_and_unknown_tensors_are_named(saved):
     (saved / "complete.json").unlink()
     path = saved / "mm_projector" / "model.safetensors"
     whole = load_file(path)
-    for change, words in [
+    for change, message in [
         ({"layers.1.weight": None}, r"lacks the weights of \['mm_projector.layers.1.weight'\]"),
-        ({"layers.1.weight": torch.zeros(3)}, r"mm_projector.layers.1.weight is \(3,\), config.json asks for \(128,\)"),
+        ({"layers.1.weight": torch.zeros(3)}, r"mm_projector.layers.1.weight is \(3,\), config.json needs \(128,\)"),
         ({"layers.9.weight": torch.zeros(3)}, "'mm_projector.layers.9.weight' has no place"),
     ]:
         save_file({name: tensor for name, tensor in (whole | change).items() if tensor is not None}, path)
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             nvila.load(saved)
 
 

@@ -30,7 +30,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "root, words",
+    "root, message",
     [
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad'"),
         ({"chat_template": "vicuna"}, "chat_template='vicuna'"),
@@ -42,17 +42,17 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         ({"image_encoder": '{"start_tokens": "<img>"}'}, "image_encoder"),
     ],
 )
-def test_what_is_not_supported_is_refused_with_its_value(root, words):
-    with pytest.raises(UserError, match=words):
+def test_what_is_not_supported_is_refused_with_its_value(root, message):
+    with pytest.raises(UserError, match=message):
         _changed(cards()["NVILA-8B"], **root)
 
 
-@pytest.mark.parametrize("said", [{"image_mean": [0.48, 0.45, 0.4]}, {"resample": 2}, {"size": {"height": 384}}])
-def test_other_preprocessing_than_the_published_is_refused(said):
+@pytest.mark.parametrize("stored", [{"image_mean": [0.48, 0.45, 0.4]}, {"resample": 2}, {"size": {"height": 384}}])
+def test_other_preprocessing_than_the_published_is_refused(stored):
     config = cards()["NVILA-8B"]
     parts = {"llm": config.llm, "vision_tower": config.vision_tower, "mm_projector": config.mm_projector}
-    files = {"vision_tower/preprocessor_config.json": json.dumps(said).encode()}
-    with pytest.raises(UserError, match=f"preprocessor_config.json says .*{next(iter(said))}"):
+    files = {"vision_tower/preprocessor_config.json": json.dumps(stored).encode()}
+    with pytest.raises(UserError, match=f"preprocessor_config.json has .*{next(iter(stored))}"):
         NVILAConfig(root=config.root, files=files, **parts)
 
 

@@ -8,17 +8,17 @@ from lumen_hpc.nvila.generate import stop_ids
 
 def _slow_answer(model, sample, steps):
     """Greedy decoding without a cache: the whole sequence again for every token; its ids and logits."""
-    made, logits = [], []
+    generated, logits = [], []
     ids = sample.token_ids
     for _ in range(steps):
         longer = nvila.Sample(ids, ids * 0 - 100, ids, ids * 0 - 100, sample.tiles, sample.blocks)
         with torch.no_grad():
             logits.append(model(nvila.pad([longer]), logits="all").logits[0, -1])
-        made.append(int(logits[-1].argmax()))
-        if made[-1] in stop_ids(model):
+        generated.append(int(logits[-1].argmax()))
+        if generated[-1] in stop_ids(model):
             break
-        ids = torch.cat([torch.from_numpy(ids), torch.tensor(made[-1:])]).numpy()
-    return made, torch.stack(logits)
+        ids = torch.cat([torch.from_numpy(ids), torch.tensor(generated[-1:])]).numpy()
+    return generated, torch.stack(logits)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10**6])

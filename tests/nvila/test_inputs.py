@@ -63,17 +63,17 @@ def test_fused_length_is_text_and_pictures(family, records):
 
 
 @pytest.mark.parametrize(
-    "record, words",
+    "record, message",
     [
         (
-            {"id": "q7", "images": ["gone.png"], "conversations": [{"from": "human", "value": "?"}]},
-            "record q7: gone.png",
+            {"id": "q7", "images": ["missing.png"], "conversations": [{"from": "human", "value": "?"}]},
+            "record q7: missing.png",
         ),
         ({"images": [np.zeros((4, 4), np.uint8)]}, "record 0: it has no messages under 'conversations'"),
         ({"conversations": [{"from": "gpt", "value": "No."}]}, "record 0: a conversation needs a message from 'human'"),
     ],
 )
-def test_a_record_that_does_not_fit_is_named(tiny, record, words):
+def test_a_record_that_does_not_fit_is_named(tiny, record, message):
     with pytest.raises(UserError) as error:
         tiny.preprocess([record])
-    assert str(error.value).startswith(words)
+    assert str(error.value).startswith(message)

@@ -91,7 +91,7 @@ def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mod
 
 
 @pytest.mark.parametrize(
-    "picture, words",
+    "picture, message",
     [
         (np.zeros((4, 4), dtype=np.uint16), "uint16"),
         (np.zeros((4, 4, 4), dtype=np.uint8), "(4, 4, 4)"),
@@ -100,8 +100,8 @@ def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mod
         (7, "a int is no picture"),
     ],
 )
-def test_an_unfit_picture_is_refused_by_name(tiny, picture, words):
+def test_an_unfit_picture_is_refused_by_name(tiny, picture, message):
     with pytest.raises(UserError) as error:
         preprocess_images([np.zeros((4, 4), dtype=np.uint8), picture], tiny.config)
-    assert words in str(error.value)
-    assert "nowhere" in words or "image 1" in str(error.value)
+    assert message in str(error.value)
+    assert "nowhere" in message or "image 1" in str(error.value)

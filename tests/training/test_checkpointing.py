@@ -52,7 +52,7 @@ def test_the_newest_whole_checkpoint_is_found_and_old_ones_are_pruned(kept, tmp_
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000006", "step-000009"]
 
 
-def damage(folder, how):
+def corrupt(folder, how):
     file = folder / "deepspeed" / "weights.pt"
     if how == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
@@ -60,7 +60,7 @@ def damage(folder, how):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    elif how == "file gone":
+    elif how == "file missing":
         file.unlink()
     elif how == "no marker":
         (folder / MARKER).unlink()
@@ -73,16 +73,16 @@ def damage(folder, how):
     [
         ("cut short", "weights.pt has"),
         ("one bit", "SHA-256 differs"),
-        ("file gone", "weights.pt is missing"),
-        ("no marker", "not finished"),
+        ("file missing", "weights.pt is missing"),
+        ("no marker", "it is incomplete"),
         ("broken marker", "marker cannot be read"),
     ],
 )
-def test_a_damaged_one_is_passed_over_with_the_reason_and_can_be_written_again(kept, tmp_path, caplog, how, reason):
+def test_a_corrupt_one_is_skipped_with_the_reason_and_can_be_written_again(kept, tmp_path, caplog, how, reason):
     save(kept, 3)
     save(kept, 6)
     kept.finish()
-    damage(tmp_path / "checkpoints" / "step-000006", how)
+    corrupt(tmp_path / "checkpoints" / "step-000006", how)
     with caplog.at_level(logging.WARNING):
         assert kept.latest().step == 3
     assert reason in caplog.text and "step-000006" in caplog.text

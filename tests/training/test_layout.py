@@ -16,8 +16,8 @@ def test_samples_about_the_same_images_share_one_sequence_until_the_budget():
     assert {(s.samples, s.tokens) for s in shared} == {((3, 0, 1), 23), ((2,), 15)}
     tight = sequences([3, 2, 0, 1], groups, prefix, suffix, budget=19, shared=True)
     assert {(s.samples, s.tokens) for s in tight} == {((3, 0), 19), ((1,), 14), ((2,), 15)}
-    apart = sequences([3, 2, 0, 1], groups, prefix, suffix, budget=100, shared=False)
-    assert sorted((s.samples, s.tokens) for s in apart) == [((0,), 13), ((1,), 14), ((2,), 15), ((3,), 16)]
+    separate = sequences([3, 2, 0, 1], groups, prefix, suffix, budget=100, shared=False)
+    assert sorted((s.samples, s.tokens) for s in separate) == [((0,), 13), ((1,), 14), ((2,), 15), ((3,), 16)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])

@@ -128,10 +128,10 @@ def interrupted(out: Path, how: str) -> None:
         for rank in ranks:
             rank.kill()
     (out / "hold").unlink()
-    said = toy.finish(ranks)
+    outputs = toy.finish(ranks)
     if in_save or how == "USR2 twice":
-        assert [rank.returncode for rank in ranks] == [0, 0], said
-        assert all("interrupted at step" in text for text in said)
+        assert [rank.returncode for rank in ranks] == [0, 0], outputs
+        assert all("interrupted at step" in text for text in outputs)
     else:
         assert all(rank.returncode != 0 for rank in ranks)
 
@@ -146,7 +146,7 @@ def until(condition: Any, ranks: list[subprocess.Popen], *, timeout: float = 240
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory) -> tuple[Path, str, Path]:
-    """Runs interrupted in all ways, and then all gone on with; what that said, and the file that was truncated."""
+    """Runs interrupted in all ways and then all resumed; their output, and the file that was truncated."""
     folder = tmp_path_factory.mktemp("interrupted")
     for how in WAYS[:-1]:
         interrupted(folder / how, how)
@@ -154,13 +154,13 @@ def resumed(tmp_path_factory) -> tuple[Path, str, Path]:
     newest = max((folder / "truncated checkpoint" / "checkpoints").glob("step-*"))
     largest = max(newest.rglob("*.pt"), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
-    said = toy.train(*({"out": str(folder / how)} for how in WAYS), world_size=2)
-    return folder, said[0], largest
+    outputs = toy.train(*({"out": str(folder / how)} for how in WAYS), world_size=2)
+    return folder, outputs[0], largest
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_an_interrupted_run_ends_with_the_undisturbed_curve_bit_for_bit(parts, resumed, how):
-    folder, said, truncated = resumed
+    folder, outputs, truncated = resumed
     out = folder / how
     assert toy.metrics(out) == toy.metrics(parts / "fp32-zero1")
     assert Counter(toy.consumed(out)) == ALL
@@ -173,12 +173,12 @@ def test_an_interrupted_run_ends_with_the_undisturbed_curve_bit_for_bit(parts, r
     else:
         assert (restart["step"], restart["lost_steps"]) == lost[how]
     if how == "truncated checkpoint":
-        assert f"{truncated.parents[1]} is passed over" in said and truncated.name in said
+        assert f"{truncated.parents[1]} is skipped" in outputs and truncated.name in outputs
 
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory) -> tuple[Path, list[str]]:
-    """Runs that must stop with a word to their user, and what each rank said."""
+    """Runs that must stop with a message to their user, and each rank's output."""
     folder = tmp_path_factory.mktemp("failed")
 
     def run(name: str, **more: Any) -> dict[str, Any]:
@@ -194,16 +194,16 @@ def failed(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(failed):
-    folder, said = failed
-    for text in said:
+    folder, outputs = failed
+    for text in outputs:
         assert "the loss of step 7 is nan" in text and f"{folder}/poisoned/checkpoints/step-000006" in text
     assert toy.steps(folder / "poisoned") == 6
     assert (folder / "poisoned" / "checkpoints" / "step-000006" / "COMPLETE.json").exists()
 
 
 def test_a_full_disk_on_one_rank_stops_all_at_the_next_step(failed):
-    folder, said = failed
-    for text in said:
+    folder, outputs = failed
+    for text in outputs:
         assert "full cannot be written to" in text and "No space left" in text
         assert f"{folder}/full/checkpoints/step-000003" in text
     assert toy.steps(folder / "full") in (6, 7, 8)
@@ -219,10 +219,10 @@ def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
     # Long enough for the first step on a machine that does other things.
     run = {"out": str(tmp_path), "hangs_at": 5, "settings": {"stuck_after": 12}}
     ranks = toy.launch(toy.__file__, [run], world_size=2)
-    said = toy.finish(ranks)
+    outputs = toy.finish(ranks)
     # Whoever gives up first names the rank; the other may hear the connection break before its own time is up.
     codes = [rank.returncode for rank in ranks]
     assert EXIT_STUCK in codes and 0 not in codes
-    told = said[codes.index(EXIT_STUCK)]
-    assert "no progress for" in told and "the first to stand still was rank 1" in told and "(computes step 5" in told
+    output = outputs[codes.index(EXIT_STUCK)]
+    assert "no progress for" in output and "the first to stop was rank 1" in output and "(computes step 5" in output
     assert time.monotonic() - began < 300

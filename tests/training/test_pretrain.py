@@ -16,7 +16,7 @@ SMALL = Pretrain(patients=12, expert_steps=2, base_steps=2)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def pretrained(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("pretrain")
     beats = []
@@ -24,23 +24,23 @@ def made(tmp_path_factory):
     return folder, paths, beats
 
 
-def test_every_file_is_named_and_there(made):
-    folder, paths, beats = made
+def test_every_file_is_named_and_there(pretrained):
+    folder, paths, beats = pretrained
     assert paths[0] == folder / "expert.safetensors"
     assert (folder / "nvila" / "config.json") in paths
     assert all(path.is_file() for path in paths)
     assert len(beats) == SMALL.expert_steps + SMALL.base_steps
 
 
-def test_the_base_starts_from_the_experts_tower(made):
-    folder, _, _ = made
+def test_the_base_starts_from_the_experts_tower(pretrained):
+    folder, _, _ = pretrained
     tower = dict(load_expert(folder / "expert.safetensors").tower.named_parameters())
     for name, weight in nvila.load(folder / "nvila").vision_tower.named_parameters():
         assert torch.equal(weight, tower[name]), name
 
 
-def test_the_tokenizer_has_whole_words_for_what_the_models_say(made):
-    tokenizer = nvila.load(made[0] / "nvila").tokenizer
+def test_the_tokenizer_has_whole_words_for_what_the_models_say(pretrained):
+    tokenizer = nvila.load(pretrained[0] / "nvila").tokenizer
     for text in ("the level of edema has changed from mild to severe.", "There is no evidence of cardiomegaly.",
                  "Expert models predict: view ap, nodule maybe yes."):  # fmt: skip
         words = text.replace(".", " .").replace(",", " ,").replace(":", " :").split()
@@ -48,9 +48,9 @@ def test_the_tokenizer_has_whole_words_for_what_the_models_say(made):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_the_same_seed_makes_the_same_expert(made, tmp_path):
+def test_the_same_seed_makes_the_same_expert(pretrained, tmp_path):
     pretrain.pretrain(SMALL, Experts(model="phantom"), Instruct(), 5, tmp_path)
-    one, two = (load_expert(folder / "expert.safetensors").state_dict() for folder in (made[0], tmp_path))
+    one, two = (load_expert(folder / "expert.safetensors").state_dict() for folder in (pretrained[0], tmp_path))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

@@ -23,7 +23,7 @@ from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def dataset(tmp_path_factory):
     return tiny.make(tmp_path_factory.mktemp("tiny"), patients=4)
 
 
@@ -35,14 +35,14 @@ def alone(tmp_path):
     leave()
 
 
-def look(made, folder, rows=None, **changes):
-    """The survey of some rows, by default the made ones."""
+def index(dataset, folder, rows=None, **changes):
+    """The survey of some rows, by default the dataset's."""
     folder.mkdir(exist_ok=True)
-    path = made / "records.jsonl"
+    path = dataset / "records.jsonl"
     if rows is not None:
         path = folder / "changed.jsonl"
         write_jsonl(path, rows)
-    prepare = nvila.Preprocessor.open(made / "base")
+    prepare = nvila.Preprocessor.open(dataset / "base")
     return survey(
         Records(path),
         lambda record: measure(record, prepare),
@@ -53,49 +53,49 @@ def look(made, folder, rows=None, **changes):
     )
 
 
-def rows(made):
-    return list(read_jsonl(made / "records.jsonl"))
+def rows(dataset):
+    return list(read_jsonl(dataset / "records.jsonl"))
 
 
 @pytest.mark.parametrize("form", ["resize", "dynamic", "dynamic_s2"])
 def test_counts_from_headers_equal_the_encoded_samples(tmp_path, form):
-    made = tiny.make(tmp_path, patients=2, aspect=form, image=(150, 90))
-    found = look(made, tmp_path / "out", max_tokens=8192)
-    samples = nvila.Preprocessor.open(made / "base")(rows(made), inline=True).samples
+    dataset = tiny.make(tmp_path, patients=2, aspect=form, image=(150, 90))
+    found = index(dataset, tmp_path / "out", max_tokens=8192)
+    samples = nvila.Preprocessor.open(dataset / "base")(rows(dataset), inline=True).samples
     assert (found.prefix + found.suffix).tolist() == [len(sample) for sample in samples]
     assert found.supervised.tolist() == [sample.supervised for sample in samples]
     assert set(found.kinds) == {"diagnostic", "difference", "prediction"}
 
 
-def test_a_packed_group_is_no_longer_than_the_survey_says(made, tmp_path):
-    found = look(made, tmp_path / "out")
-    samples = nvila.Preprocessor.open(made / "base")(rows(made), inline=True).samples
+def test_a_packed_group_is_no_longer_than_the_survey_says(dataset, tmp_path):
+    found = index(dataset, tmp_path / "out")
+    samples = nvila.Preprocessor.open(dataset / "base")(rows(dataset), inline=True).samples
     for group in range(found.groups.max() + 1):
         of = np.flatnonzero(found.groups == group)
-        said = found.prefix[of[0]] + found.suffix[of].sum()
+        estimate = found.prefix[of[0]] + found.suffix[of].sum()
         packed = nvila.packed_length([samples[i] for i in of])
-        assert packed <= said <= packed + 8 * len(of)
+        assert packed <= estimate <= packed + 8 * len(of)
 
 
-def test_a_second_look_reads_what_the_first_wrote_unless_the_records_changed(made, tmp_path):
-    first = look(made, tmp_path / "out")
-    changed = [{**row, "id": row["id"] + "x"} for row in rows(made)]
-    assert look(made, tmp_path / "out", changed).ids.tolist() == first.ids.tolist()
-    assert look(made, tmp_path / "out", changed, version="2").ids.tolist() == [i + "x" for i in first.ids]
+def test_a_second_survey_reads_what_the_first_wrote_unless_the_records_changed(dataset, tmp_path):
+    first = index(dataset, tmp_path / "out")
+    changed = [{**row, "id": row["id"] + "x"} for row in rows(dataset)]
+    assert index(dataset, tmp_path / "out", changed).ids.tolist() == first.ids.tolist()
+    assert index(dataset, tmp_path / "out", changed, version="2").ids.tolist() == [i + "x" for i in first.ids]
 
 
-def test_which_samples_go_together_and_in_what_order_does_not_hang_on_where_the_images_lie(made, tmp_path):
-    here = look(made, tmp_path / "here")
-    names = sorted({image for row in rows(made) for image in row["images"]}, reverse=True)
+def test_which_samples_go_together_and_in_what_order_does_not_hang_on_where_the_images_lie(dataset, tmp_path):
+    here = index(dataset, tmp_path / "here")
+    names = sorted({image for row in rows(dataset) for image in row["images"]}, reverse=True)
     moved = {image: tmp_path / f"{number}{Path(image).suffix}" for number, image in enumerate(names)}
     for image, link in moved.items():
         link.symlink_to(image)
-    there = [{**row, "images": [str(moved[image]) for image in row["images"]]} for row in rows(made)]
-    assert look(made, tmp_path / "there", there).groups.tolist() == here.groups.tolist()
+    there = [{**row, "images": [str(moved[image]) for image in row["images"]]} for row in rows(dataset)]
+    assert index(dataset, tmp_path / "there", there).groups.tolist() == here.groups.tolist()
 
 
-def spoil(made, tmp_path, how):
-    bad = rows(made)
+def spoil(dataset, tmp_path, how):
+    bad = rows(dataset)
     if how == "missing image":
         bad[3]["images"] = ["nowhere/x.png"]
     elif how == "unreadable image":
@@ -121,69 +121,69 @@ REASONS = {
 
 
 @pytest.mark.parametrize("how", REASONS)
-def test_a_bad_record_stops_or_is_left_out_and_never_replaced(made, tmp_path, how):
-    bad = spoil(made, tmp_path, how)
+def test_a_bad_record_stops_or_is_left_out_and_never_replaced(dataset, tmp_path, how):
+    bad = spoil(dataset, tmp_path, how)
     with pytest.raises(UserError, match=r"1 of \d+ records are bad; the first is record 4") as stopped:
-        look(made, tmp_path / "stop", bad)
+        index(dataset, tmp_path / "stop", bad)
     assert REASONS[how] in str(stopped.value) and bad[3]["id"] in str(stopped.value)
-    found = look(made, tmp_path / "skip", bad, on_bad="skip")
+    found = index(dataset, tmp_path / "skip", bad, on_bad="skip")
     assert found.ids.tolist() == [row["id"] for row in bad if row is not bad[3]]
     rejected = [json.loads(line) for line in (tmp_path / "skip" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["id"], row["row"]) for row in rejected] == [(bad[3]["id"], 3)]
     assert REASONS[how] in rejected[0]["reason"]
 
 
-def test_a_line_that_is_no_record_is_named_whatever_the_setting(made, tmp_path):
-    lines = (made / "records.jsonl").read_text().splitlines()
+def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_path):
+    lines = (dataset / "records.jsonl").read_text().splitlines()
     file = tmp_path / "broken.jsonl"
-    for line, said in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ('{"images": []}', "record 5 has no id")):
+    for line, message in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ('{"images": []}', "record 5 has no id")):
         file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             survey(
                 Records(file), lambda record: Measure(1, 1, 1), Ranks(), opening=opening, folder=tmp_path,
                 max_tokens=512, on_bad="skip", version="1",
             )  # fmt: skip
 
 
-def test_nothing_to_train_on_and_doubled_ids_are_refused(made, tmp_path):
+def test_nothing_to_train_on_and_doubled_ids_are_refused(dataset, tmp_path):
     with pytest.raises(UserError, match="no record"):
-        look(made, tmp_path / "none", [])
-    doubled = rows(made)
+        index(dataset, tmp_path / "none", [])
+    doubled = rows(dataset)
     doubled[5]["id"] = doubled[2]["id"]
     with pytest.raises(UserError, match=doubled[2]["id"]):
-        look(made, tmp_path / "doubled", doubled)
+        index(dataset, tmp_path / "doubled", doubled)
 
 
-def test_an_image_that_breaks_after_the_survey_stops_the_training_and_is_named(made, tmp_path):
-    changed = rows(made)
+def test_an_image_that_breaks_after_the_survey_stops_the_training_and_is_named(dataset, tmp_path):
+    changed = rows(dataset)
     image = tmp_path / "image.png"
     image.write_bytes(Path(changed[2]["images"][0]).read_bytes())
     changed[2]["images"] = [str(image)]
-    found = look(made, tmp_path / "out", changed)
-    batcher = Batcher(changed, found, nvila.Preprocessor.open(made / "base"), Pictures())
+    found = index(dataset, tmp_path / "out", changed)
+    batcher = Batcher(changed, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
     assert batcher.build([Shared((2,), 1)]).samples.tolist() == [2] * int(found.supervised[2])
     image.write_bytes(image.read_bytes()[:100])
     with pytest.raises(UserError, match=rf"record {changed[2]['id']}: .*image\.png"):
         batcher.build([Shared((2,), 1)])
 
 
-def test_dicoms_are_counted_and_read_as_their_jpgs(made, tmp_path):
+def test_dicoms_are_counted_and_read_as_their_jpgs(dataset, tmp_path):
     phantom.write(tmp_path / "phantom", Phantom(patients=1, dicom_every=1, size=100), seed=0)
     pairs = [
         (str(file), str(next((tmp_path / "phantom" / "mimic-cxr").rglob(f"{file.stem}.dcm"))))
         for file in (tmp_path / "phantom" / "mimic-cxr-jpg").rglob("*.jpg")
     ]
-    changed = [{**row, "images": list(pair[:1])} for row, pair in zip(rows(made)[:2], pairs)]
-    dicoms = [{**row, "id": row["id"] + "d", "images": list(pair[1:])} for row, pair in zip(rows(made)[:2], pairs)]
-    found = look(made, tmp_path / "out", changed + dicoms)
+    changed = [{**row, "images": list(pair[:1])} for row, pair in zip(rows(dataset)[:2], pairs)]
+    dicoms = [{**row, "id": row["id"] + "d", "images": list(pair[1:])} for row, pair in zip(rows(dataset)[:2], pairs)]
+    found = index(dataset, tmp_path / "out", changed + dicoms)
     assert found.prefix[:2].tolist() == found.prefix[2:].tolist()
-    batcher = Batcher(changed + dicoms, found, nvila.Preprocessor.open(made / "base"), Pictures())
+    batcher = Batcher(changed + dicoms, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
     jpg, dicom = (batcher.build([Shared((i,), 1)]).batch.tiles.float() for i in (0, 2))
     assert (jpg - dicom).abs().mean() < 3  # the JPG was compressed
 
 
-def test_kept_pictures_are_the_same_and_stay_within_their_room(made):
-    paths = sorted({path for row in rows(made) for path in row["images"]})
+def test_kept_pictures_are_the_same_and_stay_within_their_room(dataset):
+    paths = sorted({path for row in rows(dataset) for path in row["images"]})
     pictures = Pictures(cache_gb=3 * 64 * 64 / 2**30)
     for path in [*paths, *paths]:
         assert np.array_equal(pictures.open(path), np.array(Image.open(path)))

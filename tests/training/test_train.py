@@ -25,26 +25,26 @@ MIXTURE = {"diagnostic": 4, "difference": 2, "prediction": 2}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def dataset(tmp_path_factory):
     return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def trained(made, tmp_path_factory):
+def trained(dataset, tmp_path_factory):
     """Names of whole runs, each beside its folder."""
     folder = tmp_path_factory.mktemp("trained")
 
     def run(name, **settings):
-        return tiny.run(folder / name, made, **settings)
+        return tiny.run(folder / name, dataset, **settings)
 
     def start(*runs, world_size):
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
     mixed = run("mixed", mixture=MIXTURE, loss="kinds", steps=3)
     start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), mixed, world_size=2)
-    told = run("told") | {"stop_at": 1}  # to stop before the first step
+    early = run("early") | {"stop_at": 1}  # to stop before the first step
     frozen = run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True)
-    start(run("one"), run("apart", shared_prefix=False), frozen, told, run("short", epochs=0.4), world_size=1)
+    start(run("one"), run("separate", shared_prefix=False), frozen, early, run("short", epochs=0.4), world_size=1)
     return folder
 
 
@@ -60,46 +60,46 @@ def test_two_processes_equal_one(trained, name):
         assert key.endswith("k_proj.bias") or torch.allclose(weights(trained / name)[key], tensor, atol=1e-5), key
 
 
-def test_every_record_is_trained_on_once(trained, made):
-    ids = [row["id"] for row in Records(made / "records.jsonl")]
-    for name in ("one", "zero3", "apart"):
+def test_every_record_is_trained_on_once(trained, dataset):
+    ids = [row["id"] for row in Records(dataset / "records.jsonl")]
+    for name in ("one", "zero3", "separate"):
         assert Counter(toy.consumed(trained / name)) == Counter(ids)
 
 
-def test_it_learns_and_the_loss_is_the_token_mean_over_the_whole_batch(trained, made):
-    rows = toy.metrics(trained / "apart")
+def test_it_learns_and_the_loss_is_the_token_mean_over_the_whole_batch(trained, dataset):
+    rows = toy.metrics(trained / "separate")
     assert rows[-1]["loss"] < rows[0]["loss"]
-    ids = toy.consumed(trained / "apart")[:8]
-    model = nvila.load(made / "base")
-    chosen = [row for row in Records(made / "records.jsonl") if row["id"] in ids]
+    ids = toy.consumed(trained / "separate")[:8]
+    model = nvila.load(dataset / "base")
+    chosen = [row for row in Records(dataset / "records.jsonl") if row["id"] in ids]
     batch = model.preprocess(chosen, inline=True).batch()
     with torch.inference_mode():
         assert rows[0]["loss"] == pytest.approx(float(model(batch).loss), abs=1e-5)
     assert rows[0]["supervised"] == batch.supervised
 
 
-def test_shared_images_give_the_losses_of_separate_samples_in_fewer_tokens(trained, made):
-    one, apart = toy.metrics(trained / "one"), toy.metrics(trained / "apart")
-    assert sum(row["tokens"] for row in one) < 0.7 * sum(row["tokens"] for row in apart)
+def test_shared_images_give_the_losses_of_separate_samples_in_fewer_tokens(trained, dataset):
+    one, separate = toy.metrics(trained / "one"), toy.metrics(trained / "separate")
+    assert sum(row["tokens"] for row in one) < 0.7 * sum(row["tokens"] for row in separate)
 
 
-def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(trained, made):
+def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(trained, dataset):
     for part in ("llm", "vision_tower", "mm_projector"):
-        before = load_file(made / "base" / part / "model.safetensors")
+        before = load_file(dataset / "base" / part / "model.safetensors")
         after = load_file(trained / "frozen" / "final" / part / "model.safetensors")
         assert {k: (v.shape, v.dtype) for k, v in before.items()} == {k: (v.shape, v.dtype) for k, v in after.items()}
         assert all(torch.equal(after[k], v) for k, v in before.items()) == (part == "vision_tower")
     whole = load_file(trained / "one" / "final" / "vision_tower" / "model.safetensors")
-    before = load_file(made / "base" / "vision_tower" / "model.safetensors")
+    before = load_file(dataset / "base" / "vision_tower" / "model.safetensors")
     changed = {k for k, v in before.items() if not torch.equal(whole[k], v)}
     assert any("layers.1." in k for k in changed)
     # The last layer feeds nothing (hidden state -2 is taken), so it stays as it was.
     assert not any("layers.2." in k or "post_layernorm" in k for k in changed)
 
 
-def test_told_to_stop_before_the_first_step_it_leaves_before_it_loads(trained):
-    assert not (trained / "told" / "metrics.jsonl").exists()
-    assert not (trained / "told" / "survey.npz").exists()
+def test_a_stop_before_the_first_step_leaves_before_loading(trained):
+    assert not (trained / "early" / "metrics.jsonl").exists()
+    assert not (trained / "early" / "survey.npz").exists()
 
 
 def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
@@ -108,35 +108,35 @@ def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trai
     assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {"restarts.jsonl"}
 
 
-def test_a_folder_in_which_another_job_trains_is_refused(made, tmp_path):
+def test_a_folder_in_which_another_job_trains_is_refused(dataset, tmp_path):
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); f.write('job 7 on n1'); "
     code += "f.flush(); print(flush=True); input()"
-    words = [sys.executable, "-c", code, str(tmp_path / "training.lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    command = [sys.executable, "-c", code, str(tmp_path / "training.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        with pytest.raises(UserError, match=r"another training is at work in .*\(job 7 on n1\)"):
+        with pytest.raises(UserError, match=r"another training is running in .*\(job 7 on n1\)"):
             train(
-                Train(**tiny.SETTINGS), made / "records.jsonl", made / "base", tmp_path, seed=0,
+                Train(**tiny.SETTINGS), dataset / "records.jsonl", dataset / "base", tmp_path, seed=0,
                 ranks=Ranks(), should_stop=lambda: False,
             )  # fmt: skip
         leave()
         assert not (tmp_path / "training.json").exists()
 
 
-def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, made):
+def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, dataset):
     out = trained / "short"
     first = (out / "final" / "complete.json").stat().st_mtime_ns
-    of_speed = tiny.run(out, made, epochs=0.4, checkpoint_every=1, token_budget=600)
-    toy.train(of_speed, tiny.run(out, made, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
+    of_speed = tiny.run(out, dataset, epochs=0.4, checkpoint_every=1, token_budget=600)
+    toy.train(of_speed, tiny.run(out, dataset, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
     # Had the first of them trained again, or only resumed, it would have written the final model again.
     assert (out / "earlier" / "000" / "final" / "complete.json").stat().st_mtime_ns == first
     assert (out / "final" / "complete.json").stat().st_mtime_ns != first
     assert len(toy.metrics(out)) == len(toy.metrics(out / "earlier" / "000")) == 2
 
 
-def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained, made):
+def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained, dataset):
     settings = Predict(max_new_tokens=8, controls=["swapped", "same", "other_patient", "no_image"])
-    questions = Records(made / "records.jsonl")
+    questions = Records(dataset / "records.jsonl")
     for name in ("zero1", "zero3", "frozen"):
         checkpoint = max((trained / name / "checkpoints").glob("step-*"))
         rows = [
@@ -147,8 +147,8 @@ def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained
             for folder in (trained / name / "final", checkpoint)
         ]
         assert rows[0] == rows[1]
-    asked = [row["question_id"] for row in rows[0] if "control" not in row]
-    assert asked == [questions[i]["id"] for i in range(5, 15)]
+    answered = [row["question_id"] for row in rows[0] if "control" not in row]
+    assert answered == [questions[i]["id"] for i in range(5, 15)]
     assert Counter(row.get("control") for row in rows[0]) == {
         None: 10,
         "no_image": 10,
@@ -158,8 +158,8 @@ def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained
     }
 
 
-def test_shards_of_any_number_hold_the_same_answers(trained, made):
-    questions = Records(made / "records.jsonl")
+def test_shards_of_any_number_hold_the_same_answers(trained, dataset):
+    questions = Records(dataset / "records.jsonl")
 
     def answers(*spans, batch_tokens):
         predictor = open_predictor(trained / "one" / "final", Predict(batch_tokens=batch_tokens), model="lumen")
@@ -169,10 +169,10 @@ def test_shards_of_any_number_hold_the_same_answers(trained, made):
     assert whole == answers(range(5), range(5, 12), batch_tokens=60)
 
 
-def test_a_mixture_with_the_sum_of_kind_means(trained, made):
+def test_a_mixture_with_the_sum_of_kind_means(trained, dataset):
     for row in toy.metrics(trained / "mixed"):
         parts = [row[f"loss_{kind}"] for kind in MIXTURE]
         assert row["loss"] == pytest.approx(sum(parts), abs=1e-6)
-    questions = {row["id"]: row["meta"]["type"] for row in Records(made / "records.jsonl")}
+    questions = {row["id"]: row["meta"]["type"] for row in Records(dataset / "records.jsonl")}
     first = Counter(questions[i] for i in toy.consumed(trained / "mixed")[:8])
     assert first == {"presence": 4, "difference": 2, "prediction": 2}

@@ -1,4 +1,4 @@
-"""A tiny NVILA and records of a few made-up patients, and `train` as a process for each rank.
+"""A tiny NVILA and records of a few invented patients, and `train` as a process for each rank.
 
 `python training_tiny.py JOB.json RANK` is one rank; `training_toy.train(…, script=training_tiny.__file__)` starts all.
 """
@@ -47,8 +47,8 @@ def make(folder: Path, *, patients: int = 8, image: tuple[int, int] = (64, 64), 
         one = "<image>\nThe experts see no edema.\n"
         two = "reference image: <image>\nmain image, 3 days later: <image>\n"
         for k in range(3):
-            asked = f"{one}is there finding {k}?"
-            rows.append(_row(f"{patient}-{k}", "presence", paths[:1], asked, f"no finding {k} is seen."))
+            question = f"{one}is there finding {k}?"
+            rows.append(_row(f"{patient}-{k}", "presence", paths[:1], question, f"no finding {k} is seen."))
         rows.append(_row(f"{patient}-p", "prediction", paths[:1], f"{one}what will change in 3 days?", "nothing will."))
         rows.append(_row(f"{patient}-d", "difference", paths, f"{two}what has changed?", "nothing has changed."))
     write_jsonl(folder / "records.jsonl", rows)
@@ -74,9 +74,9 @@ def _row(name: str, kind: str, images: list[str], question: str, answer: str) ->
     }
 
 
-def run(out: Path, made: Path, **settings: Any) -> dict[str, Any]:
+def run(out: Path, dataset: Path, **settings: Any) -> dict[str, Any]:
     """A run for `training_toy.train`."""
-    return {"out": str(out), "made": str(made), "settings": {**SETTINGS, **settings}}
+    return {"out": str(out), "dataset": str(dataset), "settings": {**SETTINGS, **settings}}
 
 
 def _train(run: dict[str, Any], ranks: Any) -> str:
@@ -85,14 +85,14 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
     from lumen_hpc.config.schema import Train
     from lumen_hpc.training.train import train
 
-    made = Path(run["made"])
+    dataset = Path(run["dataset"])
     known = {field.name for field in dataclasses.fields(Train)}
     assert set(run["settings"]) <= known
     torch.manual_seed(1)
     outcome = train(
         Train(**run["settings"]),
-        made / "records.jsonl",
-        made / "base",
+        dataset / "records.jsonl",
+        dataset / "base",
         Path(run["out"]),
         seed=0,
         ranks=ranks,

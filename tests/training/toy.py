@@ -55,10 +55,10 @@ def finish(ranks: list[subprocess.Popen], *, timeout: float = 500) -> list[str]:
 def train(*runs: dict[str, Any], world_size: int = 1, script: str = __file__) -> list[str]:
     """Runs to the end, and is sure that they ended well."""
     ranks = launch(script, list(runs), world_size=world_size)
-    said = finish(ranks)
-    for rank, text in zip(ranks, said):
+    outputs = finish(ranks)
+    for rank, text in zip(ranks, outputs):
         assert rank.returncode == 0, text
-    return said
+    return outputs
 
 
 def steps(out: Path) -> int:
@@ -200,7 +200,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     out = Path(run["out"])
     stop = Stop()
     hold = out / "hold"
-    watchdog = Watchdog(120, lambda told: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
+    watchdog = Watchdog(120, lambda reason: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
     join(ranks, out, timeout=60)
     really_save = torch.save
