@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.instruct import diff_vqa
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 from lumen_hpc.errors import UserError
@@ -62,7 +61,7 @@ def inputs(task: Task) -> Any:
     run, settings = task.run, task.settings
     models = settings.predict.models
     prepared = run.path("prepare")
-    entities = diff_vqa(task)
+    entities = run.diff_vqa
     known = (entities / "all_diseases.json").exists()
     steps = {
         path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in COST_LOGS})

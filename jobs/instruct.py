@@ -6,7 +6,6 @@ Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
@@ -19,12 +18,6 @@ STAGE = Stage(
     settings=("seed", "data", "instruct", "experts.in_prompt", "experts.thresholds"),
     after=("prepare", "experts", "rewrite"),
 )
-
-
-def diff_vqa(task: Task) -> Path:
-    """Medical-Diff-VQA's folder: the user's, or the one that prepare generated."""
-    data = task.settings.data
-    return Path(data.diff_vqa) if data.source == "mimic" else task.run.path("prepare") / "phantom" / "medical-diff-vqa"
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -41,7 +34,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             settings=task.settings.instruct,
             in_prompt=task.settings.experts.in_prompt,
             thresholds=task.settings.experts.thresholds,
-            diff_vqa=diff_vqa(task),
+            diff_vqa=run.diff_vqa,
         )
         for path in written:
             yield task.artefact(path)

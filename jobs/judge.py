@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.rewrite import open_for
-from lumen_hpc.cluster import estimate
+from lumen_hpc.cluster import engines, estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 
 STAGE = Stage(
@@ -34,8 +33,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     settings = task.settings.judge
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = open_for(task, settings.engine)
-    second = open_for(task, settings.second) if settings.second else None
+    engine = engines.open_for(task, settings.engine)
+    second = engines.open_for(task, settings.second) if settings.second else None
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)

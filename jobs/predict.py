@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.train import base_folder
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.models import MODELS
 
 STAGE = Stage(
     name="predict",
@@ -34,12 +32,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data.records import Records
     from lumen_hpc.serving.predictor import open_predictor
 
-    if MODELS[task.model].trained:
-        weights = task.run.path("train", task.model) / "final"
-    else:
-        weights = base_folder(task.settings, task.run.path("pretrain"), task.run.profile.cache)
     questions = Records(task.run.path("instruct") / "lumen-test.jsonl")
-    predictor = open_predictor(weights, task.settings.predict, model=task.model)
+    predictor = open_predictor(task.run.weights(task.model), task.settings.predict, model=task.model)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         yield from predictor.answer(questions, shard.span(len(questions)))

@@ -8,16 +8,13 @@ of that order. The engine's input depends on the shard alone, so a rerun shard h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lumen_hpc.cluster import estimate
+from lumen_hpc.cluster import engines, estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.config import schema
-from lumen_hpc.weights import locate
 
 if TYPE_CHECKING:
-    from lumen_hpc.language.protocol import Engine
+    pass
 
 STAGE = Stage(
     name="rewrite",
@@ -40,31 +37,10 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     settings = task.settings.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
     order = equal_together(questions)
-    engine = open_for(task, settings.engine)
+    engine = engines.open_for(task, settings.engine)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
         yield from rewrite(part, engine, settings, task.settings.seed)
 
     return process
-
-
-def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
-    """The engine of a language stage on the processes of this job; several processes each run the whole stage."""
-    from lumen_hpc.language.engine import open_engine
-
-    rendezvous = task.folder / f"rendezvous-{task.ranks.job}"
-    return open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
-
-
-def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:
-    """The engine's settings with the model's folder in place of its name, for a model that runs in this process."""
-    if not engine.in_task:
-        return engine
-    return replace(engine, model=str(locate(engine.model, task.run.profile.cache)))
-
-
-def allowed_endpoints(task: Task) -> list[str] | None:
-    """The servers that may see this run's data; None if the data is not restricted."""
-    rules = task.run.profile.data_use
-    return rules.endpoints if task.settings.data.source == "mimic" and rules.restricted else None

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.train import base_folder
 from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import MODELS
 from lumen_hpc.weights import locate
 
 
@@ -29,9 +27,7 @@ def weights(run: Run) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"weights={settings.weights}: no config.json in {folder}; give a checkpoint's folder")
         return folder
-    if not MODELS[settings.model].trained:
-        return base_folder(run.settings, run.path("pretrain"), run.profile.cache)
-    folder = run.path("train", settings.model) / "final"
+    folder = run.weights(settings.model)
     if not folder.is_dir():
         raise UserError(
             f"run {run.folder.name} has no trained {settings.model} yet ({folder} is not there): "

@@ -7,22 +7,11 @@ the one shard, which has a row for each file of the final model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
-from lumen_hpc.config.schema import Settings
 from lumen_hpc.models import MODELS
-from lumen_hpc.weights import locate
-
-
-def base_folder(settings: Settings, pretrain: Path, cache: str) -> Path:
-    """Folder of the pretrained NVILA: `pretrain`'s, a user's, or one staged by `fetch`."""
-    if settings.train.base == "tiny":
-        return pretrain / "nvila"
-    return locate(settings.train.base, cache)
-
 
 STAGE = Stage(
     name="train",
@@ -44,7 +33,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         outcome = train(
             task.settings.train,
             task.run.path("instruct") / f"{task.model}-train.jsonl",
-            base_folder(task.settings, task.run.path("pretrain"), task.run.profile.cache),
+            task.run.base_weights,
             task.folder,
             seed=task.settings.seed,
             ranks=task.ranks,

@@ -78,3 +78,9 @@ def test_every_exception_is_still_needed():
 @pytest.mark.parametrize("word", ["utils", "helpers", "common", "manager", "misc"])
 def test_no_module_is_called(word: str):
     assert not [path for path, _ in _files() if path.stem == word]
+
+
+def test_jobs_do_not_import_each_other():
+    for path, room in _files():
+        if room == "jobs" and path.stem != "__init__":
+            assert "jobs" not in set(_imports(path)), path.relative_to(ROOT)

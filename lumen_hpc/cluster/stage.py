@@ -20,6 +20,8 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.distributed import Ranks as Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256
+from lumen_hpc.models import MODELS
+from lumen_hpc.weights import locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,22 @@ class Run:
     def path(self, stage: str, model: str = "") -> Path:
         """The folder of a step."""
         return self.folder / (f"{stage}-{model}" if model else stage)
+
+    @property
+    def base_weights(self) -> Path:
+        """Folder of the pretrained NVILA: `pretrain`'s, a user's, or one staged by `fetch`."""
+        base = self.settings.train.base
+        return self.path("pretrain") / "nvila" if base == "tiny" else locate(base, self.profile.cache)
+
+    def weights(self, model: str) -> Path:
+        """Folder of a compared model's weights: its training's final ones, or the base of one that is not trained."""
+        return self.path("train", model) / "final" if MODELS[model].trained else self.base_weights
+
+    @property
+    def diff_vqa(self) -> Path:
+        """Medical-Diff-VQA's folder: the user's, or the one that prepare generated."""
+        data = self.settings.data
+        return Path(data.diff_vqa) if data.source == "mimic" else self.path("prepare") / "phantom" / "medical-diff-vqa"
 
     def rows(self, stage: str, model: str = "", shard: Shard | None = None) -> Iterator[dict[str, Any]]:
         """Rows of a finished step in shard order, or of one shard; UserError if a shard is not there."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobs import export_text_llama, judge, rewrite
+from lumen_hpc.cluster import engines
 from lumen_hpc.cluster.stage import Ranks, Run, Shard, Step, Task
 from lumen_hpc.config.profile import DataUse, Profile
 from lumen_hpc.config.schema import EngineSettings, Settings
@@ -81,10 +82,10 @@ def test_restricted_data_is_not_sent_to_a_server_beyond_the_profiles_list(tmp_pa
 
 def test_a_model_is_found_in_the_cache_by_its_hub_name(tmp_path):
     engine = EngineSettings(kind="vllm", model="meta-llama/Llama-3.1-8B-Instruct")
-    placed = rewrite.with_local_model(engine, task(tmp_path, rewrite.STAGE, Settings(), cache=str(tmp_path / "cache")))
+    placed = engines.with_local_model(engine, task(tmp_path, rewrite.STAGE, Settings(), cache=str(tmp_path / "cache")))
     assert placed == replace(engine, model=str(tmp_path / "cache" / "Llama-3.1-8B-Instruct"))
     served = EngineSettings(kind="server", model="meta-llama/Llama-3.1-8B-Instruct")
-    assert rewrite.with_local_model(served, task(tmp_path, rewrite.STAGE, Settings())) == served
+    assert engines.with_local_model(served, task(tmp_path, rewrite.STAGE, Settings())) == served
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_an_engine_that_does_not_fit_the_jobs_processes_is_refused_before_it_is_
     spread = task(tmp_path, judge.STAGE, Settings())
     spread.ranks = Ranks(rank=1, world_size=2)
     with pytest.raises(UserError, match=rf"{message} and this job has 2; nodes x tasks_per_node"):
-        rewrite.open_for(spread, engine)
+        engines.open_for(spread, engine)
 
 
 def test_a_text_model_is_exported_only_where_one_is_named(tmp_path):

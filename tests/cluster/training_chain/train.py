@@ -14,8 +14,6 @@ from lumen_hpc.cluster.stage import Stage, Task
 HELD_AFTER = 12
 """Steps of a process after which it waits for as long as the run's folder has a file `hold` beside it."""
 STAGE: Stage = training.STAGE
-base_folder = training.base_folder
-"""Stage predict asks jobs.train for it."""
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:

@@ -1,0 +1,34 @@
+"""Language engines of a task: the model's folder, the processes of the job, and the servers that may see its data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lumen_hpc.cluster.stage import Task
+from lumen_hpc.config import schema
+from lumen_hpc.weights import locate
+
+if TYPE_CHECKING:
+    from lumen_hpc.language.protocol import Engine
+
+
+def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
+    """The engine of a language stage on the processes of this job; several processes each run the whole stage."""
+    from lumen_hpc.language.engine import open_engine
+
+    rendezvous = task.folder / f"rendezvous-{task.ranks.job}"
+    return open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
+
+
+def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:
+    """The engine's settings with the model's folder in place of its name, for a model that runs in this process."""
+    if not engine.in_task:
+        return engine
+    return replace(engine, model=str(locate(engine.model, task.run.profile.cache)))
+
+
+def allowed_endpoints(task: Task) -> list[str] | None:
+    """The servers that may see this run's data; None if the data is not restricted."""
+    rules = task.run.profile.data_use
+    return rules.endpoints if task.settings.data.source == "mimic" and rules.restricted else None
