@@ -53,6 +53,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
         print(f"{counts['studies']['asked_about']} images: {images}")
+        for warning, count in counts["studies"]["image_warnings"].items():
+            print(f"warning: {count} images: {warning}")
         for name in FILES:
             yield task.artefact(task.folder / name)
 

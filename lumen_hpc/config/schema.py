@@ -93,10 +93,10 @@ class Prepare:
     """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
     max_bad: float = in_range(0.05, 0, 1)
     """With `on_bad=skip`: the share of questions lost to bad rows above which the stage stops anyway."""
-    images: str = choice("read", "read", "exist", "trust")
-    """How a study's image is checked: its header and end are read, its file must be there, or not at all."""
+    images: str = choice("read", "read", "header", "exist", "trust")
+    """How a study's image is checked: so that it can be decoded, by its header and end, by its path, or not at all."""
     image_threads: int = runtime_only(16, low=1)
-    """Image files looked at at a time."""
+    """Image files checked at a time."""
     one_study_per_test_subject: bool = True
     """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
     difference_fraction: float = in_range(1.0, 0, 1)

@@ -7,45 +7,69 @@ TorchXRayVision's models, `film` into an 8-bit image.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lumen_hpc.data.image_headers import (
+    JPEG_START,
+    PNG_START,
+    Size,
+    dicom_header,
+    jpeg_header,
+    open_dicom,
+    png_header,
+)
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
-_SEQUENCE_END = b"\xfe\xff\xdd\xe0"
-_HEADER = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
-_TAIL = 64
-"""Bytes at the end of a file in which its end marker must be; some writers pad after it."""
+_JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
+_SAMPLED_ROWS = 64
+"""Rows of an uncompressed DICOM that `inspect` reads."""
 
 
 class Radiograph(NamedTuple):
     """A decoded image."""
 
     pixels: np.ndarray
-    """uint8 or uint16 [H, W] (int16 from a signed DICOM), bones bright."""
+    """uint8 or uint16 [H, W], bones bright."""
     maximum: int
     """Largest value the format can hold: 255, or 2**BitsStored - 1."""
+
+
+class Inspected(NamedTuple):
+    """A file that `decode` reads."""
+
+    size: Size
+    warning: str = ""
+    """What is odd about its values; empty if nothing is."""
+
+
+FAINT = "BitsStored far above the highest value, so the film decodes dark"
+OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
 
 def decode(path: str | Path) -> Radiograph:
     """The raw pixels of a JPG, PNG or DICOM file; the content decides which it is.
 
     MONOCHROME1 is inverted to bones bright; no window, no rescale (as TorchXRayVision reads DICOMs). A colour image
-    gives its first channel. Raises UserError naming a file that is missing, truncated, without pixels or of a
-    photometric interpretation that is not a radiograph's.
+    gives its first channel; bits of a DICOM above BitsStored are no pixel values and are masked, as pydicom does.
+    Raises UserError naming a file that is missing, truncated, corrupt, without pixels, or whose pixels would be
+    misread (see image_headers).
     """
     path = Path(path)
-    if _is_dicom(_head(path, 132)):
+    if _is_dicom(_head(path)):
         return _decode_dicom(path)
     data = _read(path)
-    if data.startswith(_JPEG_START):
+    if data.startswith(JPEG_START):
+        jpeg_header(path, io.BytesIO(data))
         return Radiograph(_decode_jpeg(path, data), 255)
-    return Radiograph(_decode_other(path, data), 255)
+    if data.startswith(PNG_START):
+        png_header(path, data)
+        return Radiograph(_decode_png(path, data), 255)
+    raise _unknown_kind(path, data)
 
 
 def xrv_input(image: Radiograph, size: int) -> np.ndarray:
@@ -64,20 +88,55 @@ def film(path: str | Path) -> np.ndarray:
     return (image.pixels.astype(np.float32) * np.float32(255 / image.maximum)).round().astype(np.uint8)
 
 
-def check(path: str | Path) -> None:
-    """Checks a file without decoding it: raises UserError if it is missing, truncated or no radiograph.
+def check(path: str | Path) -> Inspected:
+    """Reads a file as far as needed to know that `decode` can read it; raises `decode`'s UserError if it cannot.
 
-    Reads a JPG's first and last bytes, and a DICOM's header and length: 0.1 to 1 ms.
+    A JPEG or PNG, and a compressed DICOM, are decoded (16 ms for 2544 x 3056 px), since their faults show in no other
+    way. An uncompressed DICOM is judged by its header, its length and some rows (1 to 5 ms).
     """
     path = Path(path)
-    head = _head(path, 132)
+    if not _is_dicom(_head(path)):
+        height, width = decode(path).pixels.shape
+        return Inspected(Size(width, height))
+    header, start = dicom_header(path)
+    size = Size(int(header.Columns), int(header.Rows))
+    if start is None or not _is_native(header):
+        return Inspected(size, _oddity(_stored(path, header, start), header.BitsStored))
+    pixels = _stored(path, header, start)
+    sample = pixels[:: max(size.height // _SAMPLED_ROWS, 1)]
+    warning = _oddity(sample, header.BitsStored)
+    return Inspected(size, _oddity(pixels, header.BitsStored) if warning else "")
+
+
+def check_header(path: str | Path) -> Inspected:
+    """Reads a file's header, and its length or end, without its pixels (0.1 to 1 ms); raises UserError as `check`."""
+    path = Path(path)
+    head = _head(path)
     if _is_dicom(head):
-        _check_dicom(path)
-    elif head.startswith(_JPEG_START):
-        if _JPEG_END not in _tail(path):
-            raise UserError(f"{path} is truncated: a JPEG ends with FFD9; fetch the file again")
-    elif not head.startswith(b"\x89PNG"):
-        raise UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {head[:8].hex() or 'nothing'})")
+        header, start = dicom_header(path)
+        if start is not None and _is_native(header):
+            _check_length(path, header, path.stat().st_size - start)
+        elif _SEQUENCE_END not in _tail(path):
+            decode(path)  # deflated, cut off, or with something after the pixels: decoding shows which
+        return Inspected(Size(int(header.Columns), int(header.Rows)))
+    if head.startswith(PNG_START):
+        return Inspected(png_header(path, _read(path)))
+    if not head.startswith(JPEG_START):
+        raise _unknown_kind(path, head)
+    with open(path, "rb") as file:
+        size = jpeg_header(path, file)
+    before, end, _ = _tail(path).rpartition(_JPEG_END)
+    if not end or not any(before[-16:]):
+        decode(path)  # cut off, filled with zeros, or with something after the end: decoding shows which
+    return Inspected(size)
+
+
+def _oddity(pixels: np.ndarray, bits: int) -> str:
+    """A warning for values that leave most of their range unused, or that use bits above it."""
+    highest = int(pixels.max())
+    if highest >= 1 << bits:
+        return OVERLAY
+    return FAINT if bits > 8 and highest < 1 << (bits - 2) else ""
 
 
 def _read(path: Path) -> bytes:
@@ -87,22 +146,27 @@ def _read(path: Path) -> bytes:
         raise _unreadable(path, reason) from None
 
 
-def _head(path: Path, length: int) -> bytes:
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(length)
+            return file.read(132)
     except OSError as reason:
         raise _unreadable(path, reason) from None
 
 
 def _tail(path: Path) -> bytes:
+    """The end of a file, in which its closing marker should be."""
     with open(path, "rb") as file:
-        file.seek(max(file.seek(0, 2) - _TAIL, 0))
+        file.seek(max(file.seek(0, 2) - 64, 0))
         return file.read()
 
 
 def _unreadable(path: Path, reason: OSError) -> UserError:
     return UserError(f"image {path} cannot be read: {reason.strerror or reason}")
+
+
+def _unknown_kind(path: Path, data: bytes) -> UserError:
+    return UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})")
 
 
 def _is_dicom(data: bytes) -> bool:
@@ -112,93 +176,26 @@ def _is_dicom(data: bytes) -> bool:
 def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
     import simplejpeg
 
-    if _JPEG_END not in data[-_TAIL:]:
-        raise UserError(f"{path} is truncated: a JPEG ends with FFD9; fetch the file again")
     try:
         _, _, colour, _ = simplejpeg.decode_jpeg_header(data)
         if colour == "Gray":
             return simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0]
         return np.ascontiguousarray(simplejpeg.decode_jpeg(data, colorspace="RGB")[:, :, 0])
     except ValueError as reason:
-        raise UserError(f"{path} is a corrupt JPEG: {reason}") from None
+        if "premature end" in str(reason).lower():
+            raise UserError(f"{path} is truncated ({reason}); fetch the file again") from None
+        raise UserError(f"{path} is a corrupt JPEG ({reason}); fetch the file again") from None
 
 
-def _decode_other(path: Path, data: bytes) -> np.ndarray:
-    """Anything else that Pillow reads as 8 bits (PNG)."""
-    import io
-
-    from PIL import Image, UnidentifiedImageError
+def _decode_png(path: Path, data: bytes) -> np.ndarray:
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             pixels = np.asarray(image)
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})"
-        ) from None
-    except OSError as reason:
-        raise UserError(f"{path} is corrupt: {reason}") from None
-    if pixels.dtype != np.uint8:
-        raise UserError(f"{path} has pixels of type {pixels.dtype}; 8 bits are read, or a DICOM of any depth")
+    except Exception as reason:  # zlib, struct and Pillow errors of every kind
+        raise UserError(f"{path} is a corrupt PNG ({reason}); fetch the file again") from None
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 0])
-
-
-def _open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        dataset = pydicom.dcmread(file or path, **options)
-        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (without it nothing can be read)
-        return dataset
-    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError) as reason:
-        raise UserError(f"{path} is a corrupt DICOM: {reason}") from None
-
-
-def _check_header(path: Path, dataset) -> None:
-    missing = [name for name in _HEADER if dataset.get(name) in (None, "")]
-    if missing:
-        raise UserError(f"{path} is a DICOM without image: it lacks {', '.join(missing)}")
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UserError(
-            f"{path} has PhotometricInterpretation {dataset.PhotometricInterpretation}; "
-            "a radiograph is MONOCHROME1 or MONOCHROME2"
-        )
-    if (samples := dataset.get("SamplesPerPixel") or 1) != 1:
-        raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
-    if not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
-        raise UserError(
-            f"{path} has BitsStored {dataset.BitsStored} of BitsAllocated {dataset.BitsAllocated}: a corrupt header"
-        )
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise UserError(f"{path} holds {frames} frames; a radiograph is one")
-
-
-def _check_dicom(path: Path) -> None:
-    dataset, start = _dicom_header(path)
-    if start is None:
-        return  # deflated: where its pixels begin is known only after inflating all of it
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        if _SEQUENCE_END not in _tail(path):
-            raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
-    else:
-        _check_length(path, dataset, path.stat().st_size - start)
-
-
-def _dicom_header(path: Path) -> tuple[Any, int | None]:
-    """A DICOM without its pixels, and the offset at which their bytes begin (None in a deflated file)."""
-    with path.open("rb") as file:
-        dataset = _open_dicom(path, file, stop_before_pixels=True)
-        _check_header(path, dataset)
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_deflated:
-            return dataset, None
-        # pydicom leaves the file where the pixels' element begins; its tag, type and length come before its value.
-        start = file.tell()
-        if file.read(4) != (_PIXEL_DATA if syntax.is_little_endian else _PIXEL_DATA_BIG_ENDIAN):
-            raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
-    return dataset, start + (8 if syntax.is_implicit_VR else 12)
 
 
 def _check_length(path: Path, dataset, available: int) -> None:
@@ -208,40 +205,52 @@ def _check_length(path: Path, dataset, available: int) -> None:
 
 
 def _decode_dicom(path: Path) -> Radiograph:
-    dataset, start = _dicom_header(path)
-    maximum = 2**dataset.BitsStored - 1
-    pixels = _stored(path, dataset, start)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        pixels = maximum - pixels
+    header, start = dicom_header(path)
+    maximum = 2**header.BitsStored - 1
+    pixels = _stored(path, header, start)
     if pixels.max() > maximum:
-        raise UserError(f"{path} holds the value {pixels.max()}, more than its BitsStored={dataset.BitsStored} allow")
+        pixels = pixels & pixels.dtype.type(maximum)
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        pixels = maximum - pixels
     return Radiograph(pixels, maximum)
+
+
+def _is_native(header: Any) -> bool:
+    """True for uncompressed little-endian pixels, which can be mapped from the file."""
+    from pydicom import uid
+
+    return header.file_meta.TransferSyntaxUID in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
 
 
 def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
     """The stored values [Rows, Columns]; native pixels mapped from the file, JPEG-lossless by the fastest decoder."""
     from pydicom import uid
 
-    syntax = header.file_meta.TransferSyntaxUID
-    native = syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
-    if start is not None and native and header.BitsAllocated in (8, 16):
+    shape = (int(header.Rows), int(header.Columns))
+    if start is not None and _is_native(header):
         _check_length(path, header, path.stat().st_size - start)
-        kind: np.dtype = np.dtype(f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
-        return np.memmap(str(path), kind, "r", start, (header.Rows, header.Columns)).view(np.ndarray)
-    dataset = _open_dicom(path)
+        kind: np.dtype = np.dtype(f"<u{header.BitsAllocated // 8}")
+        return np.memmap(str(path), kind, "r", start, shape).view(np.ndarray)
+    dataset = open_dicom(path)
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
-    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1) and not dataset.PixelRepresentation:
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         import imagecodecs
         from pydicom.encaps import get_frame
 
         try:
             pixels = imagecodecs.ljpeg_decode(get_frame(dataset.PixelData, 0, number_of_frames=1))
-            if pixels.shape == (dataset.Rows, dataset.Columns):
+            if pixels.shape == shape and pixels.dtype.kind == "u":
                 return pixels
         except (imagecodecs.LjpegError, ValueError):
             pass  # an unusual stream: pydicom's slower decoder gives the same values or the reason
     try:
-        return dataset.pixel_array
+        pixels = dataset.pixel_array
     except Exception as reason:  # each of pydicom's plugins has errors of its own
         raise UserError(f"{path}: its pixels ({syntax.name}) cannot be decoded: {reason}") from None
+    if pixels.shape != shape or pixels.dtype.kind != "u":
+        raise UserError(
+            f"{path}: its pixels ({syntax.name}) are {pixels.dtype} {pixels.shape}, not those of its header"
+        )
+    return pixels

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -60,8 +61,8 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
             questions = read_questions(data.diff_vqa, studies, bad, scratch, reorder=reorder)
         columns = Columns(questions, studies)
         needed = _studies_of(columns, np.ones(len(questions), bool))
-        kinds = _check_images(studies, needed, files, settings, bad)
-        ok = usable(questions, columns, kinds == UNUSABLE, studies, bad)
+        images = _check_images(studies, needed, files, settings, bad)
+        ok = usable(questions, columns, images.kinds == UNUSABLE, studies, bad)
         lines = _Lines(scratch, columns.bytes)
         repeated = repeats(questions, columns, ok, lambda at: orjson.loads(lines[at]), bad)
         bad.verdict(questions.read)
@@ -70,7 +71,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         if not keep.any():
             raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
         used = _studies_of(columns, ok)
-        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, kinds, splits)
+        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits)
         lines.copy(folder / "questions.jsonl", keep)
         lines.copy(folder / "left_out.jsonl", ok & ~keep)
     counts = {
@@ -84,7 +85,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         "release": counting.release(columns, ok, repeated[REPEAT]),
         "splits": {split: counting.split_counts(columns, keep, split) for split in SPLITS},
         "intervals": counting.interval_counts(columns, keep, _same_day(studies, columns, keep)),
-        "studies": _study_counts(studies, files, used, kinds, untimed, agreement),
+        "studies": _study_counts(studies, files, used, images, untimed, agreement),
         "patients_in_two_splits": len(shared),
         "test_images_in_mimic_split": _mimic_splits(studies, columns, keep),
     }
@@ -113,17 +114,31 @@ def _collector_paused() -> Iterator[None]:
 UNUSABLE = -1
 
 
+class _Images:
+    """The image of each study as it was found, by position."""
+
+    def __init__(self, studies: Studies) -> None:
+        self.kinds: np.ndarray = np.zeros(len(studies), np.int8)
+        """int8: index in `files.kinds` of its file; UNUSABLE, with a row in the rejections, without date or image."""
+        self.sizes: np.ndarray = np.zeros((len(studies), 2), np.int32)
+        """int32 [studies, 2]: width and height [px]; 0 where the file was not read."""
+        self.warnings: Counter[str] = Counter()
+
+
 def _check_images(
     studies: Studies, needed: np.ndarray, files: ImageFiles, settings: Prepare, bad: Rejections
-) -> np.ndarray:
-    """int8, one a study: index in `files.kinds` of its file; UNUSABLE, with a row in `bad`, without date or image."""
-    kinds: np.ndarray = np.zeros(len(studies), np.int8)
+) -> _Images:
+    """Looks at the images of the studies that questions are about, as far as `prepare.images` says."""
+    images = _Images(studies)
+    kinds = images.kinds
     dated = studies.day[needed] > 0
     undated = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
     faults = dict.fromkeys(needed[~dated].tolist(), undated)
     if settings.images != "trust":
-        for at, kind, fault in _inspected(studies, needed[dated].tolist(), files, settings):
-            kinds[at] = kind
+        for at, kind, size, warning, fault in _inspected(studies, needed[dated].tolist(), files, settings):
+            kinds[at], images.sizes[at] = kind, size
+            if warning:
+                images.warnings[warning] += 1
             if fault:
                 faults[at] = ("image missing or broken", fault)
         if files.kinds[0] == "dicom" and len(needed) and (kinds[needed] > 0).all():
@@ -133,44 +148,45 @@ def _check_images(
         study = int(studies.study[at])
         bad(studies.place(at), category, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
         kinds[at] = UNUSABLE
-    return kinds
+    return images
 
 
 def _inspected(
     studies: Studies, needed: list[int], files: ImageFiles, settings: Prepare
-) -> Iterator[tuple[int, int, str]]:
-    """(position, index in `files.kinds`, fault of the image or empty), inspected by threads, in order."""
-    from lumen_hpc.data.images import check
+) -> Iterator[tuple[int, int, tuple[int, int], str, str]]:
+    """(position, index in `files.kinds`, size, warning, fault) of each image, inspected by threads, in order."""
+    from lumen_hpc.data.images import check, check_header
 
-    def inspect(at: int) -> tuple[int, int, str]:
+    look = {"read": check, "header": check_header}.get(settings.images)
+
+    def inspect(at: int) -> tuple[int, int, tuple[int, int], str, str]:
         ids = studies.ids(at)
         try:
             kind = files.find(*ids)
-            if settings.images == "read":
-                check(files.path(kind, *ids))
-            return at, kind, ""
+            found = look(files.path(kind, *ids)) if look else None
+            return at, kind, found.size if found else (0, 0), found.warning if found else "", ""
         except UserError as fault:
-            return at, UNUSABLE, str(fault)
+            return at, UNUSABLE, (0, 0), "", str(fault)
 
-    def inspect_all(positions: list[int]) -> list[tuple[int, int, str]]:
+    def inspect_all(positions: list[int]) -> list[tuple[int, int, tuple[int, int], str, str]]:
         return list(map(inspect, positions))
 
     with ThreadPoolExecutor(settings.image_threads) as pool:
-        batches = (needed[start : start + 256] for start in range(0, len(needed), 256))
+        batches = (needed[start : start + 64] for start in range(0, len(needed), 64))
         # A pool queues everything at once, so it gets a few batches at a time.
         while some := list(islice(batches, settings.image_threads)):
             yield from chain.from_iterable(pool.map(inspect_all, some))
 
 
 def _write_studies(
-    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, kinds: np.ndarray, splits: dict[int, int]
+    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, images: _Images, splits: dict[int, int]
 ) -> list[int]:
     """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
     untimed = []
     with atomic(path) as out:
-        columns = (studies.subject, studies.study, studies.day, studies.time, kinds)
+        columns = (studies.subject, studies.study, studies.day, studies.time, images.kinds, images.sizes)
         numbers = zip(*(column[used].tolist() for column in columns), strict=True)
-        for at, (subject, study, day, time, kind) in zip(used.tolist(), numbers, strict=True):
+        for at, (subject, study, day, time, kind, size) in zip(used.tolist(), numbers, strict=True):
             dicom, taken_at = studies.dicom[at], moment(date.fromordinal(day), time)
             if not isinstance(taken_at, datetime):
                 untimed.append(at)
@@ -179,6 +195,7 @@ def _write_studies(
                 "study_id": study,
                 "dicom_id": dicom,
                 "image": files.path(kind, subject, study, dicom),
+                "size": size if size[0] else None,
                 "view": studies.view[at],
                 "taken_at": taken_at,
                 "split": SPLITS[splits[subject]],
@@ -219,19 +236,20 @@ def _study_counts(
     studies: Studies,
     files: ImageFiles,
     used: np.ndarray,
-    kinds: np.ndarray,
+    images: _Images,
     untimed: list[int],
     agreement: dict[str, int],
 ) -> dict:
     """Counts of studies and images, of the files that serve them, and of missing or impossible StudyTimes."""
     impossible = [at for at in untimed if not isnan(studies.time[at])]
     first = [{"study_id": int(studies.study[at]), "StudyTime": float(studies.time[at])} for at in impossible[:NAMED]]
-    served = np.bincount(kinds[used], minlength=len(files.kinds)).tolist()
+    served = np.bincount(images.kinds[used], minlength=len(files.kinds)).tolist()
     return {
         "in_metadata": counting.beside(len(studies), counting.MIMIC_CXR["studies"]),
         "images_in_metadata": counting.beside(studies.images, counting.MIMIC_CXR["images"]),
         "asked_about": len(used),
         "image_files": {kind: count for kind, count in zip(files.kinds, served, strict=True) if count},
+        "image_warnings": dict(images.warnings),
         "images_not_frontal": int((~studies.frontal[used]).sum()),
         "without_time": len(untimed) - len(impossible),
         "impossible_time": {"count": len(impossible), "first": first},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -161,7 +164,7 @@ def test_a_film_from_a_dicom_spreads_its_range_and_a_jpg_stays_as_it_is(tmp_path
     assert np.array_equal(images.film(tmp_path / "film.jpg"), images.decode(tmp_path / "film.jpg").pixels)
 
 
-@pytest.mark.parametrize("look", [images.check, images.decode])
+@pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])
 class TestBadFiles:
     def refused(self, look, path, message):
         with pytest.raises(UserError, match=message) as caught:
@@ -231,8 +234,196 @@ class TestBadFiles:
         pixels = radiograph((20, 20), np.uint16, 4095)
         self.refused(look, dicom(tmp_path / "film.dcm", pixels, NumberOfFrames="2"), "2 frames")
 
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    def test_signed_pixels(self, tmp_path, look, photometric):
+        pixels = radiograph((20, 20), np.int16, 2000)
+        path = dicom(tmp_path / "film.dcm", pixels, photometric=photometric, PixelRepresentation=1)
+        self.refused(look, path, "signed pixels")
 
-def test_values_beyond_the_bits_stored_are_refused_as_the_package_refuses_them(tmp_path):
-    path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), bits=10)
-    with pytest.raises(UserError, match="BitsStored=10"):
-        images.decode(path)
+    @pytest.mark.parametrize("name", ["PixelRepresentation", "BitsStored", "PhotometricInterpretation"])
+    def test_a_missing_header_field(self, tmp_path, look, name):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), **{name: None})
+        self.refused(look, path, f"lacks {name}")
+
+    @pytest.mark.parametrize("name", ["Rows", "Columns"])
+    def test_an_empty_image(self, tmp_path, look, name):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), **{name: 0})
+        self.refused(look, path, "empty image")
+
+    def test_values_in_the_upper_bits(self, tmp_path, look):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095) << 4, HighBit=15)
+        self.refused(look, path, "HighBit 15 with BitsStored 12")
+
+    def test_an_absurd_size(self, tmp_path, look):
+        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), Rows=20000, Columns=20000)
+        self.refused(look, path, "400 megapixels")
+
+    def test_an_absurd_png(self, tmp_path, look):
+        path = png(tmp_path / "film.png", frame(20000, 20000, 8, 0), zlib.compress(bytes(1000)))
+        self.refused(look, path, "400 megapixels")
+
+    def test_an_absurd_jpeg(self, tmp_path, look):
+        path = tmp_path / "film.jpg"
+        data = jpeg(radiograph((40, 40), np.uint8, 255))
+        path.write_bytes(data.replace(struct.pack(">BHH", 8, 40, 40), struct.pack(">BHH", 8, 20000, 20000)))
+        self.refused(look, path, "400 megapixels")
+
+    @pytest.mark.parametrize("mode", ["I;16", "1", "P"])
+    def test_a_png_that_is_not_8_bit_grey(self, tmp_path, look, mode):
+        pixels = radiograph((40, 40), np.uint8, 255)
+        image = Image.fromarray(pixels.astype(np.uint16) if mode == "I;16" else pixels)
+        image.convert(mode).save(tmp_path / "film.png")
+        self.refused(look, tmp_path / "film.png", "palette" if mode == "P" else "bits; 8 bits are read")
+
+    @pytest.mark.parametrize("kept", [0.05, 0.5, 0.99])
+    @pytest.mark.parametrize("filled", [False, True])
+    def test_a_cut_png(self, tmp_path, look, kept, filled):
+        path = tmp_path / "film.png"
+        Image.fromarray(radiograph((600, 500), np.uint8, 255)).save(path)
+        self.refused(look, cut(path, kept, filled), "truncated|corrupt")
+
+    @pytest.mark.parametrize("at", [20, 60, 3000])
+    def test_a_flipped_bit_in_a_png(self, tmp_path, look, at):
+        path = tmp_path / "film.png"
+        Image.fromarray(radiograph((200, 200), np.uint8, 255)).save(path)
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+        self.refused(look, path, "checksum of its I(HDR|DAT) is wrong")
+
+    def test_a_png_whose_pixels_are_no_stream(self, tmp_path, look):
+        if look is images.check_header:
+            pytest.skip("only decoding shows it")
+        self.refused(look, png(tmp_path / "film.png", frame(8, 8, 8, 0), b"no zlib stream"), "corrupt PNG")
+
+    @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+    @pytest.mark.parametrize("kept", [0.3, 0.5, 0.9])
+    @pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+    def test_a_jpeg_whose_tail_is_zero(self, tmp_path, look, options, kept, end):
+        path = tmp_path / "film.jpg"
+        path.write_bytes(jpeg(radiograph((600, 500), np.uint8, 255), **options))
+        cut(path, kept, filled=True)
+        path.write_bytes(path.read_bytes()[: -len(end) or None] + end)
+        self.refused(look, path, "truncated|corrupt")
+
+    def test_a_cut_jpeg_that_was_closed_again(self, tmp_path, look):
+        if look is images.check_header:
+            pytest.skip("only decoding shows it")
+        path = tmp_path / "film.jpg"
+        path.write_bytes(jpeg(radiograph((600, 500), np.uint8, 255))[:60_000] + b"\xff\xd9")
+        self.refused(look, path, "truncated")
+
+    @pytest.mark.parametrize("orientation", range(2, 9))
+    @pytest.mark.parametrize("ending", ["jpg", "png"])
+    def test_an_image_that_exif_turns(self, tmp_path, look, orientation, ending):
+        path = tmp_path / f"film.{ending}"
+        Image.fromarray(radiograph((40, 40), np.uint8, 255)).save(path, exif=turned(orientation))
+        self.refused(look, path, f"EXIF orientation {orientation}")
+
+    def test_a_jpeg_of_four_components(self, tmp_path, look):
+        Image.new("CMYK", (40, 40)).save(tmp_path / "film.jpg")
+        self.refused(look, tmp_path / "film.jpg", "4 components")
+
+    def test_a_tiff(self, tmp_path, look):
+        Image.fromarray(radiograph((40, 40), np.uint8, 255)).save(tmp_path / "film.tif")
+        self.refused(look, tmp_path / "film.tif", "neither JPEG, PNG nor DICOM")
+
+
+def jpeg(pixels, **options):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95, **options)
+    return stream.getvalue()
+
+
+def cut(path, kept, filled):
+    """Cuts a file, or fills the rest of it with zeros, as a broken download leaves it."""
+    data = path.read_bytes()
+    start = data[: int(len(data) * kept)]
+    path.write_bytes(start + bytes(len(data) - len(start)) if filled else start)
+    return path
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def frame(width, height, bits, colour):
+    return struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+
+
+def png(path, header, pixels):
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    body = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+    return path
+
+
+@pytest.mark.parametrize("after", [bytes(200), b"\xff\xd8" * 100, b"text" * 50])
+@pytest.mark.parametrize("look", [images.check, images.check_header])
+def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path, look, after):
+    pixels = radiograph((100, 90), np.uint8, 255)
+    path = tmp_path / "film.jpg"
+    path.write_bytes(jpeg(pixels) + after)
+    assert look(path).size == (90, 100)
+    assert np.abs(images.decode(path).pixels.astype(int) - pixels).max() < 20
+
+
+def test_an_upright_exif_is_no_fault(tmp_path):
+    path = tmp_path / "film.jpg"
+    Image.fromarray(radiograph((40, 50), np.uint8, 255)).save(path, exif=turned(1))
+    assert images.check(path) == images.check_header(path) == ((50, 40), "")
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("codec", [None, "rle"])
+def test_overlays_in_unused_bits_are_masked_as_pydicom_masks_them(tmp_path, codec, photometric):
+    pixels = radiograph((60, 50), np.uint16, 4095)
+    marked = pixels | (np.random.default_rng(0).integers(0, 16, pixels.shape) << 12).astype(np.uint16)
+    compress = pydicom.uid.RLELossless if codec else None
+    path = dicom(tmp_path / "film.dcm", marked, photometric=photometric, compress=compress)
+    assert np.array_equal(images.decode(path).pixels, 4095 - pixels if photometric == "MONOCHROME1" else pixels)
+    assert np.array_equal(pydicom.dcmread(path).pixel_array, pixels)
+    assert images.check(path).warning == ("" if codec else images.OVERLAY)  # pydicom's decoders mask by themselves
+
+
+@pytest.mark.parametrize(("maximum", "warning"), [(4095, images.FAINT), (16000, images.FAINT), (30000, "")])
+def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
+    path = dicom(tmp_path / "film.dcm", radiograph((500, 400), np.uint16, maximum), bits=16)
+    assert images.check(path) == ((400, 500), warning)
+
+
+def test_what_check_passes_decode_reads_whatever_was_done_to_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = radiograph((120, 100), np.uint8, 255)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    stored = radiograph((60, 50), np.uint16, 4095)
+    files = {
+        "film.jpg": jpeg(pixels),
+        "film.png": (tmp_path / "film.png").read_bytes(),
+        "film.dcm": dicom(tmp_path / "film.dcm", stored).read_bytes(),
+        "rle.dcm": dicom(tmp_path / "rle.dcm", stored, compress=pydicom.uid.RLELossless).read_bytes(),
+    }
+    refused = 0
+    for name, whole in files.items():
+        path = tmp_path / name
+        for _ in range(60):
+            data = bytearray(whole)
+            for at in rng.integers(0, len(data), rng.integers(1, 4)):
+                data[at] = rng.integers(256)
+            path.write_bytes(data[: rng.integers(len(data) // 2, len(data) + 1)] if rng.random() < 0.3 else data)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    size = images.check(path).size
+                except UserError as fault:
+                    refused += 1
+                    assert str(path) in str(fault)
+                    with pytest.raises(UserError):
+                        images.decode(path)
+                else:
+                    assert images.decode(path).pixels.shape == (size.height, size.width)
+    assert refused > 60

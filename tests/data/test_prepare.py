@@ -9,13 +9,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lumen_hpc.data import tables
+from lumen_hpc.data.images import FAINT
 from lumen_hpc.data.questions import question_id
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 from tests.data.small_dataset import CHANGED, METADATA, MIMIC_ALL, NEW, QUESTIONS, SPLIT, Dataset
+from tests.data.test_images import dicom
 
 ALL = {"one_study_per_test_subject": False}
 
@@ -60,6 +63,7 @@ def test_studies_say_which_image_and_when(dataset):
         "study_id": 50000011,
         "dicom_id": "aa11",
         "image": str(dataset.image(50000011)),
+        "size": [8, 8],
         "view": "PA",
         "taken_at": "2150-01-01T09:30:15.500000",
         "split": "train",
@@ -83,6 +87,23 @@ def test_counts_stand_beside_the_papers(dataset):
     assert counts["splits"]["test"]["images"] == {"ours": 3, "paper": 4190}
     assert counts["file"]["by_type"]["questions"] == {"ours": 11, "paper": 700703}
     assert counts["test_images_in_mimic_split"]["test"] == 3
+
+
+@pytest.mark.parametrize(("images", "size"), [("read", [8, 8]), ("header", [8, 8]), ("exist", None), ("trust", None)])
+def test_the_size_of_an_image_is_kept_where_its_header_was_read(dataset, images, size):
+    dataset.write().run(images=images, **ALL)
+    assert [study["size"] for study in rows(dataset, "studies")] == [size] * 7
+
+
+def test_odd_values_of_dicoms_are_counted(dataset):
+    tree = dataset.folder / "mimic-cxr"
+    dataset.write()
+    for study in (50000011, 50000012):
+        path = Path(str(dataset.image(study)).replace("mimic-cxr-jpg", "mimic-cxr")).with_suffix(".dcm")
+        path.parent.mkdir(parents=True)
+        dicom(path, np.full((8, 8), 4000, np.uint16), bits=16)
+    counts = dataset.run(replace(dataset.data, mimic_cxr_dicom=str(tree), prefer="dicom"), **ALL)
+    assert counts["studies"]["image_warnings"] == {FAINT: 2}
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "2.1.0"])
