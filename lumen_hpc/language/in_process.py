@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 
 Tokens = list[int]
+PROMPT_DATE = datetime(2024, 7, 26)
+"""Today, for chat templates that print a date (Llama 3.2's, Mistral's): prompts must not depend on the day."""
 
 
 class InProcessEngine(Engine):
@@ -46,7 +49,13 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("the model's tokenizer has no chat template; take an instruction-tuned model")
     templated = [
-        tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+        tokenizer.apply_chat_template(
+            list(conversation),
+            add_generation_prompt=True,
+            tokenize=False,
+            date_string=PROMPT_DATE.strftime("%d %b %Y"),
+            strftime_now=PROMPT_DATE.strftime,
+        )
         for conversation in conversations
     ]
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in templated]

@@ -32,6 +32,8 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        backend.no_truncation()  # a tokenizer.json may store either: answers would be cut, or padded, in silence
+        backend.no_padding()
         for name in (SENTINEL, IMAGE, VIDEO):  # the official loader adds what is missing in this order
             if backend.token_to_id(name) is None:
                 backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
@@ -57,6 +59,12 @@ class Tokenizer:
                 if path.startswith("llm/"):
                     (Path(folder) / Path(path).name).write_bytes(content)
             return cls(AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True).backend_tokenizer)
+
+    @property
+    def largest_text_id(self) -> int:
+        """The largest id that a text can give; the media tokens never reach the embedding."""
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return max((i for name, i in vocabulary.items() if name not in (SENTINEL, IMAGE, VIDEO)), default=-1)
 
     def id(self, name: str) -> int:
         found = self.backend.token_to_id(name)

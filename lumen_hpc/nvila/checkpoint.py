@@ -20,7 +20,7 @@ from lumen_hpc.files import sync_file
 from .chat import Tokenizer
 from .config import PARTS, dump_json, read_config, read_json
 from .model import NVILA
-from .tensors import read_tensors, weight_files
+from .tensors import INDEX, read_tensors, weight_files
 
 COMPLETE = "complete.json"
 SHARD_BYTES = 5_000_000_000
@@ -43,8 +43,10 @@ def load(
     _check_marker(folder)
     with torch.device("meta"):
         model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
+    _check_vocabulary(model)
     parameters = dict(model.named_parameters())
     missing = set(parameters)
+    first: tuple[torch.dtype, Path] | None = None
     for name, tensor, file in read_weights(folder):
         if name not in parameters:
             if name == "llm.lm_head.weight" and config.llm.get("tie_word_embeddings"):
@@ -53,6 +55,12 @@ def load(
         if tensor.shape != parameters[name].shape:
             raise UserError(
                 f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(parameters[name].shape)}"
+            )
+        first = first or (tensor.dtype, file)
+        if dtype is None and (tensor.dtype != first[0] or not tensor.is_floating_point()):
+            raise UserError(
+                f"{file}: {name} is stored as {_named(tensor.dtype)}, {first[1]} holds {_named(first[0])}; "
+                "hint: load with one dtype, as in dtype=torch.bfloat16"
             )
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(device, dtype)))
@@ -65,6 +73,20 @@ def load(
     return model.eval()
 
 
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_vocabulary(model: NVILA) -> None:
+    """Refuse token ids that the embedding has no row for; on a GPU they end in a device-side assertion."""
+    rows = model.llm.config.vocab_size
+    if (largest := model.tokenizer.largest_text_id) >= rows:
+        raise UserError(
+            f"the tokenizer in llm/ has token id {largest}, but vocab_size={rows} in llm/config.json: "
+            "tokenizer and weights belong to different checkpoints"
+        )
+
+
 def _make_buffers(model: NVILA, device: torch.device | str) -> None:
     """Buffers that a model computes and no file holds: rotary frequencies, positions of patches."""
     rotary = model.llm.model.rotary_emb
@@ -73,6 +95,19 @@ def _make_buffers(model: NVILA, device: torch.device | str) -> None:
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
     unset = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     assert not unset, f"never given a value: {unset}"
+
+
+def read_files(folder: str | Path) -> list[Path]:
+    """The files that `load` takes values from, sorted: configuration, tokenizer, weights; strays do not count."""
+    folder = Path(folder)
+    config = read_config(folder)
+    flat = not (folder / "llm").is_dir()
+    paths = {folder / "config.json"} | {folder / (Path(name).name if flat else name) for name in config.files}
+    for part in [""] if flat else PARTS:
+        paths |= {folder / part / "config.json", *weight_files(folder / part)}
+        if (index := folder / part / INDEX).is_file():
+            paths.add(index)
+    return sorted(paths)
 
 
 def read_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
@@ -147,7 +182,7 @@ def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write(folder / "model.safetensors.index.json", dump_json(index))
+        _write(folder / INDEX, dump_json(index))
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

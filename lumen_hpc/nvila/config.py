@@ -23,8 +23,18 @@ ASPECTS = ("resize", "dynamic", "dynamic_s2")
 _NEEDED = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
 """What is read from the parts' `config.json` here; transformers knows the rest."""
 
+_FLAGS = ("dynamic_s2", "s2", "ps3")
+_COUNTS = ("min_tiles", "max_tiles")
+_INDICES = ("mm_vision_select_layer", "s2_resize_output_to_scale_idx")
+GENERATION = "llm/generation_config.json"
+
 Block = tuple[int, int] | None
 """(rows, columns) of the finest scale's tiles of one picture; None for a picture that is a single tile."""
+
+
+def _whole(value: object) -> bool:
+    """True for a whole number; json's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(kw_only=True)
@@ -38,12 +48,43 @@ class NVILAConfig:
     """Small files that travel with the weights (tokenizer, preprocessor, generation settings), by their path."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for part, keys in _NEEDED.items():
-            lacking = [key for key in keys if not isinstance(getattr(self, part).get(key), int)]
+            lacking = [key for key in keys if not _whole(getattr(self, part).get(key))]
             if lacking:
                 raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
         self._check_family()
         self._check_pictures()
+
+    def _check_types(self) -> None:
+        """Refuse values that would be read as something else (`"false"` is true) or fail far from here."""
+        for keys, kind, valid in (
+            (_FLAGS, "true or false", lambda value: value is None or isinstance(value, bool)),
+            (_COUNTS, "a whole number of at least 1", lambda value: _whole(value) and value >= 1),
+            (_INDICES, "a whole number", _whole),
+        ):
+            for key in keys:
+                if key in self.root and not valid(self.root[key]):
+                    raise UserError(f"{key}={json.dumps(self.root[key])} in config.json: it takes {kind}")
+        for part in PARTS:
+            if not isinstance(self.root.get(f"{part}_cfg"), dict | str | None):
+                raise UserError(f"{part}_cfg in config.json is a {type(self.root[f'{part}_cfg']).__name__}: it takes "
+                                f"an object, or the path that VILA writes while it trains")  # fmt: skip
+        tied = self.llm.get("tie_word_embeddings", False)
+        if not isinstance(tied, bool):
+            raise UserError(f"tie_word_embeddings={json.dumps(tied)} in llm/config.json: it takes true or false")
+        for name, values in (("llm/config.json", self.llm), (GENERATION, self.generation)):
+            for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+                ids = values.get(key)
+                if not all(
+                    _whole(i) and i >= 0 for i in (ids if isinstance(ids, list) else [ids] if ids is not None else [])
+                ):
+                    raise UserError(f"{key}={json.dumps(ids)} in {name}: it takes a token id, a whole number")
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """`llm/generation_config.json`, empty where there is none."""
+        return json.loads(self.files.get(GENERATION, b"{}"))
 
     def _check_family(self) -> None:
         """Refuse, with its value, what the official code would compute differently."""
@@ -75,6 +116,15 @@ class NVILAConfig:
             raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
         if self.aspect == "dynamic_s2" and not self.s2:
             raise UserError("image_aspect_ratio='dynamic_s2' in config.json needs dynamic_s2=true beside it")
+        raw = self.root.get("s2_scales")
+        try:
+            readable = min(self.scales) > 0
+        except (ValueError, TypeError):
+            readable = False
+        if not readable:
+            raise UserError(
+                f"s2_scales={json.dumps(raw)} in config.json: it takes sides in pixels, as in '448,896,1344'"
+            )
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
@@ -161,10 +211,15 @@ class NVILAConfig:
             named = {key: name for key in ("torch_dtype", "dtype") if isinstance(values.get(key), str)}
             if isinstance(values.get("model_dtype"), str):
                 named["model_dtype"] = f"torch.{name}"
-            nested = {key: renamed(value) for key, value in values.items() if key.endswith("_cfg") and value}
+            nested = {
+                key: renamed(value) for key, value in values.items() if key.endswith("_cfg") and isinstance(value, dict)
+            }
             return values | nested | named
 
-        return replace(self, root=renamed(self.root), **{part: renamed(getattr(self, part)) for part in PARTS})
+        parts = {part: renamed(getattr(self, part)) for part in PARTS}
+        # VILA writes a part's path here while it trains; the published form is the part's own configuration.
+        inlined = {f"{part}_cfg": parts[part] for part in PARTS if isinstance(self.root.get(f"{part}_cfg"), str)}
+        return replace(self, root=renamed(self.root) | inlined, **parts)
 
     def image_tokens(self, block: Block) -> int:
         """Language-model tokens of one picture, its closing newline included."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,9 +86,8 @@ def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: in
 
 def stop_ids(model: Model) -> set[int]:
     """`<|im_end|>` and the eos tokens of llm/generation_config.json."""
-    settings = json.loads(model.config.files.get("llm/generation_config.json", b"{}"))
-    eos = settings.get("eos_token_id") or []
-    return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos])}
+    eos = model.config.generation.get("eos_token_id")
+    return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])}
 
 
 def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from lumen_hpc.errors import UserError
 
 from .config import read_json
 
+INDEX = "model.safetensors.index.json"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -30,7 +31,7 @@ _DTYPES = {
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, from its index if it has one. Raises UserError naming a missing file."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
         if not files:

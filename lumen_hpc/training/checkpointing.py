@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -236,7 +237,7 @@ class Checkpoints:
 
         The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason.
         """
-        names: list[Any] = [sorted((f.name for f in self._folder.glob("step-*")), reverse=True)]
+        names: list[Any] = [[path.name for path in reversed(_steps(self._folder))]]
         dist.broadcast_object_list(names)  # nodes may see a shared folder at different ages
         for folder in (self._folder / name for name in names[0]):
             checkpoint, reason = _read(folder)
@@ -299,7 +300,13 @@ def newest(folder: Path) -> Path | None:
 
 
 def _marked(folder: Path) -> list[Path]:
-    return sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
+    return [path for path in _steps(folder) if (path / MARKER).is_file()]
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoint folders, `step-<digits>` and nothing else (a user's `step-000003-backup` is theirs), by step."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _read(folder: Path) -> tuple[Checkpoint | None, str | None]:

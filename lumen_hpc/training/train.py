@@ -25,6 +25,7 @@ from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks, join, leave, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
+from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.training import loop, sizing
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
@@ -214,15 +215,14 @@ def _records_hash(path: Path) -> str:
 
 
 def _identity(base: Path) -> str:
-    """A hash of the base's small files and of the names and sizes of its weights (which may be 15 GB)."""
+    """A hash of the small files that `load` reads and of the names and sizes of the weights (which may be 15 GB)."""
     if not (base / "config.json").is_file():
         raise UserError(f"{base} has no config.json: give the folder of a pretrained NVILA as train.base")
     digest = hashlib.sha256()
-    for path in sorted(base.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
-            if path.suffix == ".json":
-                digest.update(path.read_bytes())
+    for path in read_files(base):
+        digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
+        if path.suffix != ".safetensors":
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -178,3 +178,81 @@ def test_loading_needs_the_model_once_not_twice(tmp_path):
     peak = (kilobytes("VmHWM:") - before) * 1024
     assert sum(p.nbytes for p in model.parameters()) > 0.9 * size > 90e6
     assert peak < 1.5 * size
+
+
+def _change(path, **values):
+    (path.parents[path.parent.name in ("llm", "vision_tower", "mm_projector")] / "complete.json").unlink(
+        missing_ok=True
+    )
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values))
+
+
+def test_stored_truncation_and_padding_do_not_touch_an_answer(saved, records):
+    plain = nvila.load(saved).preprocess(records)
+    _change(
+        saved / "llm" / "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 7, "strategy": "LongestFirst", "stride": 0},
+        padding={"strategy": {"Fixed": 900}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                 "pad_type_id": 0, "pad_token": "[PAD]"},
+    )  # fmt: skip
+    for one, other in zip(plain.samples, nvila.load(saved).preprocess(records).samples):
+        assert one.input_ids.tolist() == other.input_ids.tolist()
+        assert one.labels.tolist() == other.labels.tolist()
+
+
+def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
+    published = json.loads((saved / "config.json").read_text())
+    parts = ("llm_cfg", "vision_tower_cfg", "mm_projector_cfg")
+    _change(saved / "config.json", **{key: f"/scratch/run/{key.removesuffix('_cfg')}" for key in parts})
+    again = nvila.save(nvila.load(saved), tmp_path / "again")
+    root = json.loads((again / "config.json").read_text())
+    assert {key: root[key] for key in parts} == {key: published[key] for key in parts}
+    assert root | {key: None for key in parts} == published | {key: None for key in parts}
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.json", {"llm_cfg": 3}, "llm_cfg in config.json is a int"),
+        ("config.json", {"max_tiles": None}, "max_tiles=null in config.json"),
+        ("config.json", {"dynamic_s2": "false"}, 'dynamic_s2="false" in config.json'),
+        ("config.json", {"s2_scales": "448,large"}, "s2_scales="),
+        ("config.json", {"mm_vision_select_layer": "-2"}, "mm_vision_select_layer="),
+        ("llm/config.json", {"eos_token_id": "400"}, 'eos_token_id="400" in llm/config.json'),
+        ("llm/config.json", {"tie_word_embeddings": "no"}, "tie_word_embeddings="),
+        ("llm/generation_config.json", {"eos_token_id": ["400"]}, r'eos_token_id=\["400"\] in llm/generation'),
+    ],
+)
+def test_a_value_of_another_type_is_named_at_load(saved, file, values, message):
+    _change(saved / file, **values)
+    with pytest.raises(UserError, match=message):
+        nvila.load(saved)
+
+
+def test_mixed_stored_dtypes_are_named_unless_one_is_chosen(saved):
+    path = saved / "mm_projector" / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    (saved / "complete.json").unlink()
+    with pytest.raises(UserError, match=r"stored as bfloat16, .* holds float32"):
+        nvila.load(saved)
+    assert {p.dtype for p in nvila.load(saved, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
+
+
+def test_token_ids_beyond_the_embedding_are_named_at_load(saved):
+    path = saved / "llm" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    extra = {"id": 5000, "content": "<extra>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    _change(path, added_tokens=[*content["added_tokens"], extra])
+    with pytest.raises(UserError, match=r"token id \d+, but vocab_size=\d+"):
+        nvila.load(saved)
+
+
+def test_only_the_files_that_load_reads_count(saved):
+    before = checkpoint.read_files(saved)
+    (saved / "llm" / ".nfs0000001").write_text("left by NFS")
+    (saved / "notes.md").write_text("a user's")
+    (saved / "old").mkdir()
+    (saved / "old" / "config.json").write_text("{}")
+    assert checkpoint.read_files(saved) == before
+    assert {path.suffix for path in before} >= {".json", ".safetensors"}

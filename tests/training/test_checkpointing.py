@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import threading
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import checkpointing
-from lumen_hpc.training.checkpointing import MARKER, Checkpoints
+from lumen_hpc.training.checkpointing import MARKER, Checkpoints, newest
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,16 @@ def test_random_generators_go_on_where_they_were(kept):
     kept.finish()
     kept.rng(kept.latest())
     assert (random.random(), np.random.random(), float(torch.rand(()))) == drawn
+
+
+def test_rotation_leaves_every_folder_that_is_not_step_and_digits(kept, tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(kept, 3)
+    kept.finish()
+    own = folder / "step-000003-backup"
+    shutil.copytree(folder / "step-000003", own)
+    for step in (6, 9, 12):
+        save(kept, step)
+    kept.finish()
+    assert (own / MARKER).is_file() and not (folder / "step-000003").exists()
+    assert kept.latest().step == 12 and newest(folder).name == "step-000012"

@@ -66,6 +66,7 @@ def _row(name: str, kind: str, images: list[str], question: str, answer: str) ->
         "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
         "meta": {
             "question_id": name,
+            "question": question.rpartition("\n")[2],
             "type": kind,
             "subject_id": patient,
             "study_id": f"{patient}-main",
