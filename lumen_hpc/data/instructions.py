@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc.config.schema import Instruct
-from lumen_hpc.data import findings_line
+from lumen_hpc.data import findings_line, leaks
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
@@ -223,6 +223,7 @@ def write(
 ) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
+    Raises UserError if a prediction test record shows the image that it asks about (`leaks`).
     `prepared` holds studies.jsonl and questions.jsonl; `in_prompt` and `thresholds` are settings of the experts'
     sentence; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
     """
@@ -242,6 +243,8 @@ def write(
     with ExitStack() as stack:
         streams = {path.name: stack.enter_context(atomic(path)) for path in paths}
         for split, record in records(read_jsonl(prepared / "questions.jsonl"), sources, settings):
+            if split == "test" and kind(record) == "prediction":
+                record = leaks.withhold(record, sources.study(record["meta"]["study_id"], record["id"])["image"])
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
             if split == "test":
                 streams[TEST].write(line)

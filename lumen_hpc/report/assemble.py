@@ -26,6 +26,7 @@ from lumen_hpc.report import (
     slices,
     tables,
 )
+from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import controls
 from lumen_hpc.report.controls import markdown as controls_markdown
 from lumen_hpc.report.identity import COMPOSED, Identity
@@ -109,6 +110,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     all_slices = slices.slices(results, inputs.studies) + slices.experts(results, answers)
     unfit = rewriting.unfit(scores)
     canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
+    compared = comparison(results)
     training = {model: list(rows) for model, rows in inputs.training.items()}
     spent = budgets.budgets(training)
     content = page.Content(
@@ -116,6 +118,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         notes=[
             *inputs.identity.banner,
             *unfit,
+            *([str(compared)] if compared else []),
             *tables.notes(results),
             str(checked),
             *budgets.notes(spent, results.labels(), results.principal),
@@ -124,6 +127,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         identity=inputs.identity,
         labels=results.labels(),
         self_check=str(checked),
+        comparison=str(compared) if compared else "",
         exposure=inputs.exposure,
         budgets=spent,
         figures=page.draw(both, all_slices, control_results, canaries, acceptance, training),

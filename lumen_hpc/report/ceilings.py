@@ -14,6 +14,7 @@ from lumen_hpc.metrics.significance import Column
 from lumen_hpc.report.results import Results
 
 WITHOUT_CUE = "reference and days, without the cue"
+FULL = "reference, days and cue"
 Answers = dict[str, set[tuple[str, ...]]]
 """question_id → the changes that an oracle names."""
 

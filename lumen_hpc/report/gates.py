@@ -67,6 +67,7 @@ def phantom_gates(
         *_diagnostic(results, lumen, ft),
         *_difference(results, lumen, ft),
         *_prediction(results, lumen, oracles),
+        *_leaks(results, oracles),
         *_controls({control.name: control for control in controls if control.model == lumen}),
     ]
 
@@ -103,6 +104,19 @@ def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Ans
         ours, oracle = results.column("change_f1", lumen), ceilings.column(results, answered)
         gap = results.bootstrap.difference(ours, oracle, where).low
     yield Gate("prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True)
+
+
+def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Gate]:
+    """No model can predict better than the oracle that knows all that the future depends on, unless it has seen it."""
+    answered = oracles.get(ceilings.FULL)
+    best = bar = None
+    if answered:
+        where = np.array([question["question_id"] in answered for question in results.questions], bool)
+        bar = results.bootstrap.interval(ceilings.column(results, answered), where).high
+        values = [results.column("change_f1", model).mean(where) for model in results.run_models()]
+        best = max((value for value in values if value is not None), default=None)
+    name = "prediction, change F1 of the best model, at most the full oracle's upper bound"
+    yield Gate(name, best if bar is not None else None, bar if bar is not None else 0.0, at_least=False)
 
 
 def _controls(found: Mapping[str, Control]) -> Iterator[Gate]:

@@ -37,6 +37,8 @@ class Content:
     """Model → its name."""
     self_check: str
     """How far nltk and rouge-score agree with the run's own scores."""
+    comparison: str
+    """Whether the principal model does better than its own readings plus a rule; empty if that was not asked."""
     exposure: str
     """What the experts have seen of the test images before; empty if unknown."""
     budgets: Sequence[Budget]

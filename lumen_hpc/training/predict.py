@@ -12,7 +12,7 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
-from lumen_hpc.data import perturbations, probes
+from lumen_hpc.data import leaks, perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.generate import Answer
@@ -111,6 +111,7 @@ class Predictor:
         window: list[Row] = []
         filled = 0
         for record in records:
+            leaks.refuse(record)
             counted = measure(record, self._model.preprocessor)
             if counted.fault:
                 raise UserError(f"record {record['id']}: {counted.fault}")

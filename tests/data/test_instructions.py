@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lumen_hpc.config.schema import Instruct
-from lumen_hpc.data import instructions
+from lumen_hpc.data import instructions, leaks
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.perturbations import perturb
 from lumen_hpc.data.records import read_jsonl, write_jsonl
@@ -35,9 +37,14 @@ def question(kind, patient, number, text, short, reference=None):
 
 
 @pytest.fixture
-def prepared(tmp_path):
+def prepared(tmp_path, monkeypatch):
     """Five patients of three studies, each with a presence question about the second and a difference."""
     folder = tmp_path / "prepare"
+    monkeypatch.chdir(tmp_path)  # where the studies' relative image paths lead
+    (tmp_path / "images").mkdir()
+    for patient in SPLITS:
+        for n in range(3):
+            Image.effect_noise((16, 16), 40 + 3 * n + patient).save(f"images/{patient}-{n}.jpg")
     write_jsonl(folder / "studies.jsonl", [study(patient, n) for patient in SPLITS for n in range(3)])
     rows = []
     for patient in SPLITS:
@@ -90,6 +97,20 @@ def write(prepared, monkeypatch, **changes):
 
 def prompt_of(record):
     return record["conversations"][0]["value"]
+
+
+def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepared, monkeypatch):
+    patient = next(patient for patient, split in SPLITS.items() if split == "test")
+    records = write(prepared, monkeypatch)["lumen-test"]
+    assert [leaks.KEY in r["meta"] for r in records] == [r["meta"]["type"] == "prediction" for r in records]
+    prediction = next(r for r in records if r["meta"]["type"] == "prediction")
+    leaks.refuse(prediction)
+    Image.open(f"images/{patient}-2.jpg").save("images/another-name.png")
+    with pytest.raises(UserError, match=r"shows the image that it asks about: images/another-name.png"):
+        leaks.refuse({**prediction, "images": ["images/another-name.png"]})
+    shutil.copy(f"images/{patient}-2.jpg", f"images/{patient}-1.jpg")
+    with pytest.raises(UserError, match="its answer would be read off, not predicted"):
+        write(prepared, monkeypatch)
 
 
 def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepared, monkeypatch):

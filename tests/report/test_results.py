@@ -293,7 +293,7 @@ def test_a_model_that_learned_holds_the_gates_and_a_guesser_does_not(truth, skil
     )
     failed = {gate.name for gate in held if not gate.passed and not gate.name.startswith(("swapped", "another"))}
     assert failed >= expected and (expected or not failed)
-    assert len({gate.name for gate in held}) == len(held) == 17
+    assert len({gate.name for gate in held}) == len(held) == 18
 
 
 def test_oracles_know_more_with_the_cue(truth):

@@ -1,0 +1,63 @@
+"""Run-time check that a prediction is made without the image it asks about, by pixels and not by name.
+
+`instruct` notes the digest of the withheld image in each prediction test record (`meta.withheld_pixels`), which no
+model reads; `predict` compares it with every image that it is about to show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data.images import film
+from lumen_hpc.errors import UserError
+
+KEY = "withheld_pixels"
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """A hash of an image's grey levels, uint8 [H, W], and its shape; the same whatever the file's name or format."""
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32]
+
+
+def digest_of(path: str) -> str:
+    """The pixel digest of an image file. Raises UserError for a file that cannot be decoded."""
+    absolute = Path(path).resolve()
+    try:
+        written = absolute.stat().st_mtime_ns
+    except OSError:
+        written = 0  # decoding names the fault
+    return _digest_of(absolute, written)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, written: int) -> str:
+    """`written` makes a file that was replaced another one."""
+    return pixel_digest(film(path))
+
+
+def withhold(record: Mapping[str, Any], path: str, digest: Callable[[str], str] = digest_of) -> dict[str, Any]:
+    """A prediction record that carries the digest of the image at `path`, which it asks about and must not show.
+
+    Raises UserError if it shows it.
+    """
+    meta = {**record["meta"], KEY: digest(path)}
+    sealed = {**record, "meta": meta}
+    refuse(sealed, digest)
+    return sealed
+
+
+def refuse(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> None:
+    """Raises UserError if a record shows the image it asks about, under whatever name; others pass."""
+    withheld = record["meta"].get(KEY)
+    shown = next((path for path in record["images"] if withheld and digest(path) == withheld), None)
+    if shown is not None:
+        raise UserError(
+            f"record {record['id']} shows the image that it asks about: {shown} has the pixels of study "
+            f"{record['meta']['study_id']}; its answer would be read off, not predicted"
+        )

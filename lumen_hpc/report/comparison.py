@@ -1,0 +1,44 @@
+"""Whether a run shows that its model compares images, or whether its separate readings plus a rule do as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lumen_hpc.metrics.significance import Interval
+from lumen_hpc.report.identity import COMPOSED
+from lumen_hpc.report.results import Results
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The principal model's change F1 on difference questions minus that of its own readings plus the rule."""
+
+    gap: Interval
+    label: str
+
+    @property
+    def shown(self) -> bool:
+        """True where the model does better than two separate readings."""
+        return self.gap.low is not None and self.gap.low > 0
+
+    def __str__(self) -> str:
+        bounds = "" if self.gap.low is None else f" [{self.gap.low:+.3f}, {self.gap.high:+.3f}]"
+        verdict = (
+            "it compares the images better than two separate readings do"
+            if self.shown
+            else "this run does not show that it compares the images: two separate readings and a rule do as well"
+        )
+        what = f"{self.label} minus {self.label} + rule, change F1 on difference questions"
+        return f"{what}: {self.gap.value:+.3f}{bounds}; {verdict}."
+
+
+def comparison(results: Results) -> Comparison | None:
+    """None where the run asked the principal model no single-image probes (`predict.controls=[composed]`)."""
+    model = results.principal
+    if model + COMPOSED not in results.samples:
+        return None
+    gap = results.cell("difference", "change_f1", model + COMPOSED, tested=True).difference
+    if gap is None or gap.value is None:
+        return None
+    low, high = (None, None) if gap.low is None or gap.high is None else (-gap.high, -gap.low)
+    return Comparison(Interval(-gap.value, low, high), results.label(model))

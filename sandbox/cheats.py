@@ -1,0 +1,244 @@
+"""Seven answerers for phantom test sets: a real model and six cheats that a report must not be fooled by.
+
+Each answers test records, the same records under controls, and the single-image probes, as `predict` would.
+`benchmarks/cheats.py` scores them on a finished run; tests/report/test_cheats.py holds the report to what it must show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data import perturbations, phantom_ceilings, probes
+from lumen_hpc.data import phantom_questions as asked
+from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_question, render_difference
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.language.sentences import listed, sentence
+from lumen_hpc.metrics.change import Reader
+from lumen_hpc.report import baselines, composed
+
+Row = dict[str, Any]
+Answer = Callable[[Row], str]
+CONTROLS = ("same", "swapped", "other_patient")
+EVERYTHING = (
+    f"Yes. {', '.join(ps.FINDINGS)}, left side, right side, in the left upper lobe, in the right lower lobe, small, "
+    "moderate, large, mild, severe, striped, smooth, PA view, AP view, no abnormality."
+)
+
+
+@dataclass(frozen=True)
+class Cheat:
+    name: str
+    about: str
+    answer: Callable[[World], Answer]
+    """The answerer for a run's data."""
+
+
+@dataclass
+class World:
+    """What cheats may use of a phantom run, some of it what no honest model sees."""
+
+    records: Sequence[Row]
+    """Test records."""
+    learned: Sequence[Row]
+    """`meta` of the training records."""
+    experts: Mapping[str, Mapping[str, float]]
+    findings: Mapping[str, Mapping[str, Mapping[str, str]]]
+    truth: Mapping[str, Row]
+    """study_id → its row of truth.jsonl."""
+    model: Mapping[tuple[str, str, str], str]
+    """(question_id, control or "", reference study or "") → a real model's answer."""
+
+    @classmethod
+    def of(cls, inputs: Any) -> World:
+        """From the report's inputs of a phantom run whose principal model is `lumen`."""
+        own = {
+            (row["question_id"], row.get("control", ""), str(row.get("ref_study_id", ""))): row["answer"]
+            for row in inputs.answers["lumen"]
+        }
+        truth = {str(row["study_id"]): row for row in read_jsonl(Path(inputs.truth))}
+        return cls(inputs.records, list(inputs.learned), inputs.experts, inputs.findings, truth, own)
+
+    def pair(self, record: Row, seen: Callable[[str], ps.Study]) -> tuple[ps.Study, ps.Study]:
+        """The states of the reference and main image that a record is about."""
+        meta = record["meta"]
+        return seen(str(meta["ref_study_id"])), seen(str(meta["study_id"]))
+
+    def states(self, study: str) -> ps.Study:
+        """The true states of a study."""
+        return phantom_ceilings.study_states(self.truth[study])
+
+
+def rows(cheat: Cheat, world: World) -> Iterator[Row]:
+    """Answer rows under the name `lumen`: every test record, its controls and its probes."""
+    answer = cheat.answer(world)
+    levelled = probes.levelled(world.records)
+    for k, record in enumerate(world.records):
+        yield _row(record, answer)
+        for control in CONTROLS:
+            if (changed := perturbations.perturb(control, world.records, k)) is not None:
+                yield _row(changed, answer)
+        for probe in probes.probes(record, levelled):
+            yield _row(probe, answer)
+
+
+def _row(record: Row, answer: Answer) -> Row:
+    meta = record["meta"]
+    shown = {key: meta[key] for key in ("control", "ref_study_id", "study_id")} if "control" in meta else {}
+    return {"question_id": meta["question_id"], "model": "lumen", "answer": answer(record), "tokens": 9,
+            "seconds": 0.0, **shown}  # fmt: skip
+
+
+def _own(record: Row, world: World) -> str:
+    meta = record["meta"]
+    control = meta.get("control", "")
+    return world.model[meta["question_id"], control, str(meta["ref_study_id"]) if control else ""]
+
+
+def _honest(world: World) -> Answer:
+    return lambda record: _own(record, world)
+
+
+def _blind(world: World) -> Answer:
+    """The most frequent training answer to the same question and interval."""
+    texts = baselines.answers([r["meta"] for r in world.records], world.learned, {}, {})["question"]
+    listing = texts[next(r["id"] for r in world.records if r["meta"]["question"] == probes.ABNORMALITIES)]
+
+    def answer(record: Row) -> str:
+        return texts.get(record["meta"]["question_id"], listing)
+
+    return answer
+
+
+def _constant(world: World) -> Answer:
+    return lambda record: EVERYTHING
+
+
+def _experts(world: World) -> Answer:
+    """The experts' words and the interval, no image: changes by rule, the future by frequency."""
+    blind = _blind(world)
+
+    def found(study: str) -> dict[str, str]:
+        return {name: "" for name, p in world.experts[study].items() if p >= 0.5}
+
+    studies = {study: {name: {} for name in found(study)} for study in world.experts}
+    ahead = baselines.answers([r["meta"] for r in world.records], world.learned, studies, {})["prior"]
+
+    def answer(record: Row) -> str:
+        meta = record["meta"]
+        if meta["type"] == "prediction":
+            return ahead[meta["question_id"]]
+        if meta["type"] == "difference":
+            return render_difference(composed.difference(*(found(str(meta[k])) for k in ("ref_study_id", "study_id"))))
+        present = found(str(meta["study_id"]))
+        parsed = parse_question(meta["type"], meta["question"])
+        if meta["question"] == probes.ABNORMALITIES:
+            return f"This image shows {listed(tuple(present)) if present else 'no abnormality'}."
+        if meta["type"] in ("presence", "abnormality") and meta["closed"] and parsed:
+            yes = parsed.finding in present if parsed.finding else bool(present)
+            return sentence(meta["type"], meta["question"], "yes" if yes else "no")
+        return blind(record)
+
+    return answer
+
+
+def _classifier(world: World) -> Answer:
+    """A single-image classifier (1 % of states misread), a rule for changes, and the known transition table."""
+    order = {id: k for k, id in enumerate(sorted(world.truth))}
+
+    def seen(study: str) -> ps.Study:
+        rng = np.random.default_rng([5, order[study]])
+        true = world.states(study)
+        return {f: ps.states(f)[rng.integers(len(ps.states(f)))] if rng.random() < 0.01 else s for f, s in true.items()}
+
+    asking = [r for r in world.records if r["meta"]["type"] == "prediction"]
+    pairs = [(*world.pair(r, seen), r["meta"]["interval_days"], 0) for r in asking]
+    named = phantom_ceilings.answers(pairs, "reference, days and cue")
+    ahead = {r["id"]: _sentence(r, items) for r, items in zip(asking, named, strict=True)}
+
+    def answer(record: Row) -> str:
+        meta = record["meta"]
+        if meta["type"] == "prediction":
+            return ahead[meta["question_id"]]
+        if meta["type"] == "difference":
+            return render_difference(asked.change(*world.pair(record, seen)))
+        return _described(meta, seen(str(meta["study_id"])), world.truth[str(meta["study_id"])]["view"])
+
+    return answer
+
+
+def _future_shown(world: World) -> Answer:
+    """Predictions read off the image that they ask about: the model's own answer to the pair's difference question."""
+    differences = {(str(r["meta"]["ref_study_id"]), str(r["meta"]["study_id"])): r for r in world.records
+                   if r["meta"]["type"] == "difference"}  # fmt: skip
+    reader = Reader.of([record["meta"] for record in world.records])
+
+    def answer(record: Row) -> str:
+        meta = record["meta"]
+        if meta["type"] != "prediction":
+            return _own(record, world)
+        text = _own(differences[str(meta["ref_study_id"]), str(meta["study_id"])], world)
+        change = reader.change(text)
+        return sentence("prediction", meta["question"], render_difference(change or Change()))
+
+    return answer
+
+
+def _future_by_name(world: World) -> Answer:
+    """Everything looked up by the study's identity, as a file name would allow."""
+
+    def answer(record: Row) -> str:
+        meta = record["meta"]
+        if meta["type"] in ("difference", "prediction"):
+            change = render_difference(asked.change(*world.pair(record, world.states)))
+            return sentence(meta["type"], meta["question"], change)
+        return _described(meta, world.states(str(meta["study_id"])), world.truth[str(meta["study_id"])]["view"])
+
+    return answer
+
+
+CHEATS = (
+    Cheat("model", "the run's own principal model", _honest),
+    Cheat("blind", "question and interval only", _blind),
+    Cheat("constant", '"Yes." and a fixed list of everything', _constant),
+    Cheat("experts", "the experts' words and the interval, no image", _experts),
+    Cheat("classifier", "single-image classifier, rule, known transition table; no language model", _classifier),
+    Cheat("future shown", "the future image shown in prediction", _future_shown),
+    Cheat("future by name", "the future looked up by file name", _future_by_name),
+)
+
+
+def _sentence(record: Row, items: set[tuple[str, ...]]) -> str:
+    change = Change(
+        tuple(sorted(item[1] for item in items if item[0] == "new")),
+        tuple(sorted(item[1] for item in items if item[0] == "resolved")),
+        tuple(LevelChange(*item[1:]) for item in sorted(items) if item[0] == "level"),
+    )
+    # A finding named with two changes is read once; the grammar takes each as it comes.
+    return sentence("prediction", record["meta"]["question"], render_difference(change))
+
+
+def _described(meta: Row, study: ps.Study, view: str) -> str:
+    """The answer to a single-image question about these states."""
+    rng, portable = np.random.default_rng(0), view == "AP"
+    kind, question = meta["type"], meta["question"]
+    parsed = parse_question(kind, question)
+    state = study[parsed.finding] if parsed and parsed.finding in study else ps.ABSENT
+    if kind == "view":
+        short = f"{view} view" if not meta["closed"] else "yes" if f"is this {view} view" in question else "no"
+    elif kind == "presence":
+        short = "yes" if state.present else "no"
+    elif kind == "abnormality":
+        every = list(asked.diagnostic(study, portable, rng))
+        short = next((each.answer for each in every if each.question == question), "no")
+    elif kind == "location":
+        short = (f"in the {state.where}" if parsed.finding == "consolidation" else f"{state.where} side") if (
+            state.where) else "left side"  # fmt: skip
+    else:
+        short = (state.level if kind == "level" else state.texture) or "small"
+    return sentence(kind, question, short)

@@ -1,0 +1,67 @@
+"""No cheat passes as a model that learned: a gate catches it, or a row of the page shows it for what it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.cheats import score
+from lumen_hpc.config.schema import Evaluate
+from sandbox.cheats import CHEATS, World, rows
+from tests.report import pretend
+
+LEAK = "prediction, change F1 of the best model, at most the full oracle's upper bound"
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Each cheat's score on 80 pretended patients; the "model" is the classifier, whose answers a good model gives."""
+    path = tmp_path_factory.mktemp("phantom") / "truth.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pretend.truth(80)))
+    inputs = replace(pretend.inputs(patients=80), truth=path)
+    training = pretend.inputs(patients=200, seed=1)
+    inputs = replace(
+        inputs,
+        learned=[record["meta"] for record in training.records],
+        experts={**training.experts, **inputs.experts},
+        findings={**training.findings, **inputs.findings},
+        answers={model: list(each) for model, each in inputs.answers.items()},
+    )
+    good = next(cheat for cheat in CHEATS if cheat.name == "classifier")
+    inputs.answers["lumen"] = list(rows(good, World.of(inputs)))
+    world = World.of(inputs)
+    settings = Evaluate(bootstrap=200, permutations=100)
+    return {cheat.name: score(inputs, settings, 0, cheat.name, list(rows(cheat, world)), ()) for cheat in CHEATS}
+
+
+def test_a_good_model_fails_no_gate(scored):
+    assert scored["model"].failed == ()
+
+
+@pytest.mark.parametrize("name", ["blind", "constant", "experts"])
+def test_an_answerer_that_sees_no_image_is_caught(scored, name):
+    assert {"prediction, change F1", "same image twice: nothing has changed"} & set(scored[name].failed)
+    assert "difference, change F1" in scored[name].failed or "difference, ROUGE-L" in scored[name].failed
+
+
+@pytest.mark.parametrize("name", ["future shown", "future by name"])
+def test_a_leak_of_the_future_is_caught_by_the_full_oracles_bound_alone(scored, name):
+    assert LEAK in scored[name].failed
+    assert LEAK not in scored["model"].failed
+
+
+def test_two_separate_readings_and_a_rule_are_shown_for_what_they_are(scored):
+    assert any("LUMEN + rule" in statement for statement in scored["classifier"].shown)
+
+
+def test_a_list_of_everything_has_its_precision_beside_its_recall(scored):
+    values = scored["constant"].values
+    assert values["diagnostic", "recall"] > 0.8 and values["diagnostic", "precision"] < 0.3
+    assert any("Precision" in statement for statement in scored["constant"].shown)
+    assert values["diagnostic", "finding_f1"] < 0.8 and values["diagnostic", "accuracy_polarity"] < 0.8
+
+
+def test_a_blind_answerer_is_no_better_than_its_row(scored):
+    assert any("Question and interval only" in statement for statement in scored["blind"].shown)
