@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,18 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def foreign(path: Path) -> str:
+    """Why a file or folder may hold what another user wrote; empty if only this user (or root) could write it."""
+    status = path.lstat()
+    if status.st_uid not in (os.getuid(), 0):
+        return f"{path.name} belongs to user {status.st_uid}, not to {os.getuid()}"
+    if stat.S_ISLNK(status.st_mode):
+        return f"{path.name} is a symbolic link"
+    if status.st_mode & stat.S_IWOTH and not (status.st_mode & stat.S_ISVTX):
+        return f"{path.name} may be written by any user (mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
 
 
 @contextmanager

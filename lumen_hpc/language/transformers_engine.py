@@ -25,8 +25,10 @@ class TransformersEngine(InProcessEngine):
 
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(settings.model)
-            self.model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+            self.model = AutoModelForCausalLM.from_pretrained(
+                settings.model, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            ).eval()
         except (OSError, ValueError) as error:
             raise UserError(f"transformers cannot load engine.model={settings.model}: {error}") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -50,6 +50,8 @@ class VLLMEngine(InProcessEngine):
                 self.model = LLM(
                     model=settings.model,
                     dtype=settings.dtype,
+                    load_format="safetensors",  # never pickled weights, which can run code
+                    trust_remote_code=False,
                     max_model_len=settings.max_model_len,
                     tensor_parallel_size=settings.tensor_parallel,
                     pipeline_parallel_size=settings.pipeline_parallel,

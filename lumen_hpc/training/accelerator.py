@@ -1,4 +1,7 @@
-"""DeepSpeed, imported so that it works on any machine; every other module imports it from here."""
+"""DeepSpeed imported so that it works on any machine and reads no pickle that could run code.
+
+Import it from here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,14 @@ import lumen_hpc.torchvision_compat  # noqa: F401  (DeepSpeed looks at transform
 
 NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)
+# DeepSpeed loads with weights_only=False, which runs whatever code a checkpoint's pickle contains; this overrides it.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 import deepspeed  # noqa: E402
+from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
+from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402
 from deepspeed.utils import zero_to_fp32  # noqa: E402
+from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
 
 if NAME == "cpu":
     # Else DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce that gloo does as well here.
@@ -28,6 +36,8 @@ with (
 ):
     import deepspeed.runtime.zero.muon.muon_optimizer
 
+# All that DeepSpeed's checkpoints contain besides tensors and plain values.
+torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
 deepspeed.utils.logger.setLevel("WARNING")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
 

@@ -33,7 +33,7 @@ import torch.distributed as dist
 
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256, sync_folder, write_json
+from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
 
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
@@ -85,7 +85,7 @@ class StagedWriter(CheckpointEngine):
         self._staged.append((_copied(state_dict), Path(path)))
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        return torch.load(path, map_location=map_location, weights_only=False)
+        return torch.load(path, map_location=map_location, weights_only=True)
 
     def commit(self, info: Any) -> bool:
         return True
@@ -123,7 +123,10 @@ class _Hashed:
 
 def rng_state() -> dict[str, Any]:
     """Every generator that training could draw from."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    drawn: Any = np.random.get_state()
+    kind, keys, *rest = drawn
+    numpy = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]  # no array: its pickle would need numpy's own code
+    state = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -132,7 +135,8 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: dict[str, Any]) -> None:
     """The inverse of `rng_state`."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -266,16 +270,21 @@ class Checkpoints:
     def rng(self, checkpoint: Checkpoint) -> None:
         """Puts this rank's generators back, where the number of ranks is the checkpoint's."""
         if checkpoint.world_size == self._ranks.world_size:
-            restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=False))
+            restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=True))
 
 
 def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
     """Runs DeepSpeed's converter, in a process of its own since it forks."""
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    code = (  # DeepSpeed as `accelerator` sets it up: it reads nothing but weights
+        "from lumen_hpc.training import accelerator; from deepspeed.checkpoint import ds_to_universal as tool; "
+        "tool.main(tool.parse_arguments())"
+    )
+    command = [sys.executable, "-c", code, "--inject_missing_state"]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     process = subprocess.Popen(
         [*command, "--input_folder", str(source), "--output_folder", str(target)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME},
+        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, "PYTHONPATH": path},
     )  # fmt: skip
     while True:
         progress(f"converting {source} for another number of ranks")
@@ -326,6 +335,8 @@ def _mismatch(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
         path, (size, digest) = checkpoint.folder / name, checkpoint.files[name]
         if not path.exists():
             return f"{name} is missing"
+        if reason := foreign(path):
+            return reason
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
         if sha256(path) != digest:

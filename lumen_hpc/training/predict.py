@@ -15,6 +15,7 @@ from lumen_hpc.config.schema import Predict
 from lumen_hpc.data import leaks, perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import foreign
 from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
@@ -22,16 +23,18 @@ from lumen_hpc.training.samples import Pictures, measure
 Row = dict[str, Any]
 
 
-def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
+def open_model(folder: Path, *, base: Path | None = None, run: Path | None = None) -> nvila.NVILA:
     """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
 
     A checkpoint holds weights alone; its configuration and tokenizer come from the `base` it was trained from, which
-    it records. bfloat16 on a GPU; as stored elsewhere.
+    it records. bfloat16 on a GPU; as stored elsewhere. Checkpoints are pickles: only those below the folder
+    `run`, in files of this user, are read, and of them weights and plain values alone. Raises UserError for another.
     """
     cuda = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
     if not (folder / MARKER).is_file():
         return nvila.load(folder, dtype=dtype, device=device)
+    _require_own(folder, run)
     from lumen_hpc.training.accelerator import zero_to_fp32
 
     state = json.loads((folder / MARKER).read_text())["state"]
@@ -42,7 +45,7 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     if list((folder / "deepspeed").glob("*optim_states.pt")):
         weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
     else:  # train.zero=0 in float32: every rank has the whole model
-        weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+        weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=True)["module"]
     # Parameters missing from the checkpoint were frozen and equal the base's.
     _, unknown = model.load_state_dict(
         {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False
@@ -50,6 +53,18 @@ def open_model(folder: Path, *, base: Path | None = None) -> nvila.NVILA:
     if unknown:
         raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
     return model
+
+
+def _require_own(checkpoint: Path, run: Path | None) -> None:
+    """Raises UserError unless a checkpoint lies below the folder `run` and its files are this user's."""
+    if run is None or not checkpoint.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            f"{checkpoint} is a training checkpoint, which is read only within the run that wrote it; give a folder in "
+            "the official layout, such as the run's train-MODEL/final"
+        )
+    for path in [checkpoint, *checkpoint.rglob("*")]:
+        if reason := foreign(path):
+            raise UserError(f"{checkpoint} is not read: {reason}")
 
 
 class Answerer(Protocol):
@@ -145,6 +160,6 @@ class Predictor:
         return row
 
 
-def open_predictor(weights: Path, settings: Predict, *, model: str) -> Predictor:
-    """A native predictor with the weights in a folder: a final model, a checkpoint, or a pretrained NVILA."""
-    return Predictor(NativeAnswerer(open_model(weights), settings.batch_tokens), settings, model)
+def open_predictor(weights: Path, settings: Predict, *, model: str, run: Path | None = None) -> Predictor:
+    """A native predictor with the weights in a folder: a final model, a pretrained NVILA, or a checkpoint of `run`."""
+    return Predictor(NativeAnswerer(open_model(weights, run=run), settings.batch_tokens), settings, model)

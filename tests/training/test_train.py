@@ -142,7 +142,7 @@ def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained
         rows = [
             [
                 {k: v for k, v in row.items() if k != "seconds"}
-                for row in open_predictor(folder, settings, model="lumen").answer(questions, range(5, 15))
+                for row in open_predictor(folder, settings, model="lumen", run=trained).answer(questions, range(5, 15))
             ]
             for folder in (trained / name / "final", checkpoint)
         ]
