@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,10 @@ from lumen_hpc import torchvision_compat
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import foreign
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
 from lumen_hpc.language.protocol import Completion, Conversation
+from lumen_hpc.scratch import private_scratch
 
 
 class VLLMEngine(InProcessEngine):
@@ -128,12 +129,16 @@ def prepare_process() -> None:
     Each process has its own compile cache and port, since another process overwrites vLLM's shared defaults. Where
     `torchvision_compat` applies, a child process would lack it, so vLLM inspects its model classes in this process.
     """
-    own = Path(tempfile.gettempdir()) / f"lumen-vllm-{os.getuid()}-{os.getpid()}"
+    if "VLLM_CACHE_ROOT" not in os.environ:
+        os.environ["VLLM_CACHE_ROOT"] = str(private_scratch("vllm"))
+    cache = Path(os.environ["VLLM_CACHE_ROOT"])
+    if cache.exists() and (reason := foreign(cache)):  # vLLM unpickles what lies there
+        raise UserError(f"VLLM_CACHE_ROOT={cache}: {reason}; give a folder of your own, or none")
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     defaults = {
-        "VLLM_CACHE_ROOT": str(own),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),  # else /tmp/torchinductor_USER, which anybody can create
         "VLLM_PORT": str(port),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

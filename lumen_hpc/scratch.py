@@ -1,0 +1,44 @@
+"""Private folders on a node that many users share."""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import foreign
+
+
+def private_scratch(purpose: str) -> Path:
+    """A new node-local folder of mode 0700 that is removed when this process ends.
+
+    It lies in LUMEN_SCRATCH (`profile.scratch`), else in the system's temporary folder. Its name cannot be guessed, so
+    nobody can create it beforehand. What killed processes of this user left on this node is removed too. Raises
+    UserError if the scratch folder is missing, or another user could replace what lies in it.
+    """
+    top = Path(os.environ.get("LUMEN_SCRATCH") or tempfile.gettempdir())
+    if not top.is_dir():
+        raise UserError(f"{top} is not a folder; correct profile.scratch, or TMPDIR")
+    if top.stat().st_mode & stat.S_IWOTH and not top.stat().st_mode & stat.S_ISVTX:
+        raise UserError(f"any user may replace folders in {top}; its sticky bit is missing (chmod +t)")
+    name = f"lumen-{purpose}-{socket.gethostname()}-"
+    for left in top.glob(f"{glob.escape(name)}*"):
+        process = left.name.removeprefix(name).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists() and left.lstat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    folder, owner = Path(tempfile.mkdtemp(prefix=f"{name}{os.getpid()}-", dir=top)), os.getpid()
+    if reason := foreign(folder):
+        raise UserError(f"{folder} is not private: {reason}")
+    atexit.register(_remove, folder, owner)
+    return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork
+        shutil.rmtree(folder, ignore_errors=True)
