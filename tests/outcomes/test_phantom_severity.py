@@ -6,30 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.outcomes import phantom_severity as severity
-
-
-def drawn(count: int, films: int, effect: float, seed: int = 3) -> tuple[list[severity.Known], np.ndarray]:
-    """Films with their outcome, drawn as the phantoms' tables draw them."""
-    rng = np.random.default_rng(seed)
-    known, outcome = [], []
-    for _ in range(count):
-        study = ps.draw_first(rng)
-        burdens = [severity.burden(study)]
-        for _ in range(films - 1):
-            study = ps.draw_next(study, ps.draw_days(rng), rng)
-            burdens.append(severity.burden(study))
-        age, s = rng.normal(60, 15), severity.scaled(burdens[-1]) + rng.normal()
-        trend = burdens[-1] - burdens[-3] if films > 2 else 0
-        labs = {
-            name: marker.mean + marker.spread * (marker.slope * s + rng.normal())
-            for name, marker in severity.MARKERS.items()
-            if rng.random() < 0.8
-        }
-        known.append(severity.Known(age, tuple(burdens), labs))
-        outcome.append(rng.random() < severity.sigmoid(severity.logit(age, s, trend, effect)))
-    return known, np.array(outcome)
+from tests.outcomes.drawn_films import drawn
 
 
 @pytest.mark.parametrize("films", [1, 3])

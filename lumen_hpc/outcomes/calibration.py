@@ -1,0 +1,116 @@
+"""Whether probabilities mean what they say, and what they are good for at a threshold.
+
+Calibration slope and intercept by logistic regression on the logit (Cox, 1958; slope 1 and intercept 0 are perfect),
+recalibration on the validation split, decision curves (Vickers and Elkin, 2006), and operating points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lumen_hpc.proportions import wilson
+
+Array = np.ndarray
+SURE = 1e-6
+"""Probabilities are kept this far from 0 and 1 where their logit is taken."""
+
+
+class Line(NamedTuple):
+    """logit of the outcome = intercept + slope * logit of the prediction."""
+
+    slope: float
+    intercept: float
+
+    def apply(self, probability: Array) -> Array:
+        """Recalibrated probabilities."""
+        return 1 / (1 + np.exp(-(self.intercept + self.slope * logit(probability))))
+
+
+def logit(probability: Array) -> Array:
+    p = np.clip(probability, SURE, 1 - SURE)
+    return np.log(p / (1 - p))
+
+
+def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Line:
+    """Slope and intercept of the recalibration line, by maximum likelihood; NaN where there is no maximum.
+
+    Raises nothing: one class alone, or one prediction alone, has no line.
+    """
+    x, weight = logit(probability), np.ones(len(outcome)) if weights is None else weights
+    y = outcome.astype(float)
+    if len(np.unique(y[weight > 0])) < 2 or np.ptp(x[weight > 0]) < 1e-9:
+        return Line(np.nan, np.nan)
+    design, coefficients = np.stack([np.ones_like(x), x], axis=1), np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ coefficients, -35, 35)))
+        information = design.T @ (design * (weight * p * (1 - p))[:, None])
+        try:
+            step = np.linalg.solve(information, design.T @ (weight * (y - p)))
+        except np.linalg.LinAlgError:  # the predictions separate the outcomes
+            return Line(np.nan, np.nan)
+        coefficients = coefficients + step
+        if np.abs(step).max() < 1e-10:
+            return Line(float(coefficients[1]), float(coefficients[0]))
+    return Line(np.nan, np.nan)
+
+
+def in_the_large(outcome: Array, probability: Array) -> float:
+    """The intercept with the slope held at 1: above 0, risks are said too low. NaN with one class alone."""
+    y, x, shift = outcome.astype(float), logit(probability), 0.0
+    if len(np.unique(y)) < 2:
+        return np.nan
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-(x + shift)))
+        step = (y - p).sum() / (p * (1 - p)).sum()
+        shift += float(np.clip(step, -2, 2))
+        if abs(step) < 1e-12:
+            break
+    return shift
+
+
+def curve(outcome: Array, probability: Array, parts: int = 10) -> list[dict[str, float]]:
+    """Observed against predicted risk in equal parts of the samples: predicted, observed, low, high (Wilson), n."""
+    found = []
+    for part in np.array_split(np.argsort(probability, kind="stable"), min(parts, len(outcome))):
+        events = int(outcome[part].sum())
+        low, high = wilson(events, len(part))
+        found.append({
+            "predicted": float(probability[part].mean()), "observed": events / len(part), "low": low, "high": high,
+            "n": len(part),
+        })  # fmt: skip
+    return found
+
+
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def decision_curve(
+    outcome: Array, probability: Array, thresholds: Sequence[float] = THRESHOLDS
+) -> list[dict[str, float]]:
+    """Net benefit of acting above each threshold, beside acting on everyone (`all`); on nobody it is 0."""
+    n, prevalence, found = len(outcome), float(outcome.mean()), []
+    for threshold in thresholds:
+        odds, above = threshold / (1 - threshold), probability >= threshold
+        benefit = (outcome & above).sum() / n - (~outcome & above).sum() / n * odds
+        found.append({"threshold": threshold, "model": float(benefit), "all": prevalence - (1 - prevalence) * odds})
+    return found
+
+
+def operating_point(outcome: Array, probability: Array, sensitivity: float) -> dict[str, Any]:
+    """At the highest threshold that reaches a sensitivity: threshold, sensitivity, specificity, ppv, npv, and how many
+    patients are flagged for one true case (`number_needed`)."""
+    cases = np.sort(probability[outcome])[::-1]
+    threshold = float(cases[int(np.ceil(sensitivity * len(cases) - 1e-9)) - 1])
+    flagged = probability >= threshold
+    true, false = int((flagged & outcome).sum()), int((flagged & ~outcome).sum())
+    negatives, missed = int((~outcome).sum()), int((~flagged & outcome).sum())
+    spared = negatives - false
+    return {
+        "threshold": threshold, "sensitivity": true / len(cases),
+        "specificity": spared / negatives if negatives else None,
+        "ppv": true / (true + false), "npv": spared / (spared + missed) if spared + missed else None,
+        "number_needed": (true + false) / true,
+    }  # fmt: skip

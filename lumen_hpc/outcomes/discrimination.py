@@ -1,0 +1,110 @@
+"""How well probabilities rank and how large their error is: AUROC, AUPRC and Brier score with intervals over patients.
+
+All take weights, so that one bootstrap serves them: a resample of patients is a weight for every sample. Values are
+those of scikit-learn (`roc_auc_score`, `average_precision_score`, `brier_score_loss`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from lumen_hpc.metrics.significance import Interval
+
+Array = np.ndarray
+BLOCK = 64
+"""Resamples computed at a time."""
+
+
+Measure = Callable[[Array, Array, Array], Array]
+"""(outcome bool [n], probability [n], weights [resamples, n]) → values [resamples], NaN where undefined."""
+
+
+def auroc(outcome: Array, probability: Array, weights: Array) -> Array:
+    """Area under the ROC curve; a tie counts half."""
+    positive, negative = _by_value(outcome, probability, weights)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return _share((positive * below).sum(1), positive.sum(1) * negative.sum(1))
+
+
+def auprc(outcome: Array, probability: Array, weights: Array) -> Array:
+    """Average precision: the step-wise area under the precision-recall curve."""
+    positive, negative = (side[:, ::-1] for side in _by_value(outcome, probability, weights))
+    found, named = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
+    return _share((positive * _share(found, named, 0.0)).sum(1), positive.sum(1))
+
+
+def brier(outcome: Array, probability: Array, weights: Array) -> Array:
+    """Mean squared error of the probabilities."""
+    return _share(weights @ (probability - outcome) ** 2, weights.sum(1))
+
+
+def brier_skill(outcome: Array, probability: Array, weights: Array) -> Array:
+    """1 minus the Brier score over that of the samples' own prevalence; 0 is no skill."""
+    prevalence = _share(weights @ outcome.astype(float), weights.sum(1))
+    return 1 - _share(brier(outcome, probability, weights), prevalence * (1 - prevalence))
+
+
+MEASURES: dict[str, Measure] = {"auroc": auroc, "auprc": auprc, "brier": brier, "brier skill": brier_skill}
+
+
+def _by_value(outcome: Array, probability: Array, weights: Array) -> tuple[Array, Array]:
+    """Weight of the positive and of the negative samples at each distinct probability, rising; [resamples, values]."""
+    order = np.argsort(probability, kind="stable")
+    values = probability[order]
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    sorted_weights = weights[:, order]
+    positive = np.add.reduceat(sorted_weights * outcome[order], starts, axis=1)
+    return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
+
+
+def _share(part: Array, whole: Array, empty: float = np.nan) -> Array:
+    return np.divide(part, whole, out=np.full(np.shape(whole), empty, float), where=whole > 0)
+
+
+class Resamples:
+    """Resamples of patients as weights of samples, drawn once, so that every row of a table sees the same ones."""
+
+    def __init__(self, patients: Sequence[Hashable], count: int, seed: int, confidence: float = 0.95) -> None:
+        names = {name: place for place, name in enumerate(dict.fromkeys(patients))}
+        self._of = np.array([names[name] for name in patients], np.int64)
+        rng, n = np.random.default_rng(seed), len(names)
+        self._drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(count)]).astype(
+            np.uint16
+        )
+        self._tail = (1 - confidence) / 2
+
+    def values(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Array:
+        """The measure in every resample, of the samples where `where` is true; float64 [resamples]."""
+        here = np.ones(len(outcome), bool) if where is None else where
+        y, p, of = outcome[here], probability[here], self._of[here]
+        blocks = (self._drawn[start : start + BLOCK] for start in range(0, len(self._drawn), BLOCK))
+        return np.concatenate([measure(y, p, block[:, of].astype(float)) for block in blocks])
+
+    def interval(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Interval:
+        """The measure and its interval."""
+        drawn = self.values(measure, outcome, probability, where)
+        return self.around(value(measure, outcome, probability, where), drawn)
+
+    def difference(self, measure: Measure, outcome: Array, one: Array, other: Array) -> tuple[Interval, float]:
+        """`one` minus `other`, paired in every resample, and the two-sided p of no difference."""
+        drawn = self.values(measure, outcome, one) - self.values(measure, outcome, other)
+        difference = value(measure, outcome, one) - value(measure, outcome, other)
+        drawn = drawn[np.isfinite(drawn)]
+        tail = (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + len(drawn))
+        return self.around(difference, drawn), float(min(1.0, 2 * tail))
+
+    def around(self, point: float, drawn: Array) -> Interval:
+        """The percentile interval of drawn values around a point estimate."""
+        drawn = drawn[np.isfinite(drawn)]
+        if not np.isfinite(point) or not len(drawn):
+            return Interval(None, None, None)
+        low, high = np.quantile(drawn, [self._tail, 1 - self._tail])
+        return Interval(float(point), float(low), float(high))
+
+
+def value(measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> float:
+    """The measure of the samples as they are; NaN where undefined."""
+    here = np.ones(len(outcome), bool) if where is None else where
+    return float(measure(outcome[here], probability[here], np.ones((1, int(here.sum()))))[0])

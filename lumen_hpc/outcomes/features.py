@@ -1,0 +1,131 @@
+"""States, experts and outcomes as columns: what the competing rows of the prognosis table learn from.
+
+A missing value is NaN; the models that cannot take it impute the training median and keep a column that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.outcomes.panel import PANEL
+
+Array = np.ndarray
+PLACES = ("hospital", "icu", "ed")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The films with a known value of one outcome, in one order."""
+
+    study_id: list[int]
+    patient: list[int]
+    split: Array
+    """str [n]: train, val or test."""
+    outcome: Array
+    """bool [n]"""
+    columns: Mapping[str, Array]
+    """Group of columns → float64 [n, k]: age and sex; laboratory values; experts; experts before."""
+    subgroups: Mapping[str, Sequence[str]]
+    """sex, age band, race: the subgroup of each sample."""
+
+
+def last_films(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[int]:
+    """study_id of each patient's last film with a known outcome among `rows` (of outcomes.jsonl)."""
+    last: dict[int, tuple[str, int]] = {}
+    for row in rows:
+        study = int(row["study_id"])
+        last[row["subject_id"]] = max(last.get(row["subject_id"], ("", 0)), (taken[study], study))
+    return {study for _, study in last.values()}
+
+
+def samples(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, Any]] = ()) -> Samples:
+    """The films of a run with a known value of outcome `name`, one a patient: the last.
+
+    `folder`: what stage outcomes wrote; `studies`: prepare's studies.jsonl; `experts`: rows of stage experts.
+    """
+    taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(studies)}
+    states = {int(row["study_id"]): row["state"] for row in read_jsonl(folder / "states.jsonl")}
+    known = [row for row in read_jsonl(folder / "outcomes.jsonl") if "value" in row["outcomes"][name]]
+    chosen = last_films(known, taken)
+    rows = [row for row in known if int(row["study_id"]) in chosen]
+    ids = [int(row["study_id"]) for row in rows]
+    columns = {
+        "age and sex": np.array([_age_and_sex(states[study]) for study in ids]),
+        "laboratory values": np.array([_laboratory(states[study]) for study in ids]),
+    }
+    if vectors := {int(row["study_id"]): _probabilities(row) for row in experts}:
+        columns["experts"] = np.array([vectors[study] for study in ids])
+        before = _before(studies, taken)
+        blank = np.full(len(next(iter(vectors.values()))), np.nan)
+        columns["experts before"] = np.array([
+            np.concatenate([vectors.get(prior, blank) for prior in before[study]]) for study in ids
+        ])  # fmt: skip
+    groups = {
+        "sex": [states[study]["sex"] or "unknown" for study in ids],
+        "age": [_band(states[study]["age"]) for study in ids],
+        "race": [_race(row["race"]) for row in rows],
+    }
+    return Samples(
+        ids, [row["subject_id"] for row in rows], np.array([row["split"] for row in rows]),
+        np.array([row["outcomes"][name]["value"] for row in rows], bool), columns, groups,
+    )  # fmt: skip
+
+
+def _age_and_sex(state: dict[str, Any]) -> list[float]:
+    age = np.nan if state["age"] is None else float(state["age"])
+    sex = {"F": 1.0, "M": 0.0}.get(state["sex"], np.nan)
+    return [age, sex]
+
+
+def _laboratory(state: dict[str, Any]) -> list[float]:
+    """Value, change and age of each analyte, and the place with the hours there."""
+    found = [float(state["place"] == place) for place in PLACES]
+    found += [state["hours"].get(place, np.nan) for place in PLACES]
+    for analyte in PANEL:
+        value = state["labs"].get(analyte.name, {})
+        found += [np.nan if value.get(key) is None else float(value[key]) for key in ("value", "change", "hours")]
+    return found
+
+
+def _probabilities(row: dict[str, Any]) -> Array:
+    """The experts' probabilities of findings; NaN where a head was not trained for one."""
+    return np.array([np.nan if p is None else p for p in row["pathologies"].values()], float)
+
+
+def _before(studies: Path, taken: Mapping[int, str]) -> dict[int, list[int]]:
+    """study_id → the patient's two films before it, the nearest first; 0 where there is none."""
+    films: dict[int, list[int]] = {}
+    for row in read_jsonl(studies):
+        films.setdefault(row["subject_id"], []).append(int(row["study_id"]))
+    found = {}
+    for of_patient in films.values():
+        of_patient.sort(key=lambda study: (taken[study], study))
+        for place, study in enumerate(of_patient):
+            found[study] = ([0, 0, *of_patient[:place]][-2:])[::-1]
+    return found
+
+
+def _band(age: int | None) -> str:
+    if age is None:
+        return "unknown"
+    return "under 50" if age < 50 else "50 to 69" if age < 70 else "70 and over"
+
+
+def _race(text: str | None) -> str:
+    """The first word of MIMIC-IV's race, which groups its many kinds."""
+    return (text or "unknown").replace("/", " ").split(" ")[0].split("-")[0].lower()
+
+
+def grouped(labels: Sequence[str], smallest: int) -> Iterator[tuple[str, Array]]:
+    """(subgroup, where it is, bool [n]) of every subgroup with at least `smallest` samples."""
+    array = np.array(labels)
+    for label in sorted(set(labels)):
+        where = array == label
+        if where.sum() >= smallest:
+            yield label, where

@@ -1,0 +1,71 @@
+"""AUROC, AUPRC and Brier score equal scikit-learn's, weighted and tied; intervals resample patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from lumen_hpc.outcomes import discrimination
+from lumen_hpc.outcomes.discrimination import Resamples, value
+
+THEIRS = {"auroc": roc_auc_score, "auprc": average_precision_score, "brier": brier_score_loss}
+
+
+def drawn(seed: int, n: int = 300, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    p = rng.random(n).round(1 if ties else 9)
+    return rng.random(n) < p, p, rng
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name", THEIRS)
+def test_each_measure_is_scikit_learn_s(name: str, ties: bool) -> None:
+    for seed in range(20):
+        outcome, p, rng = drawn(seed, 80 + seed, ties)
+        weights = rng.integers(0, 4, (3, len(p))).astype(float)
+        ours = discrimination.MEASURES[name](outcome, p, weights)
+        theirs = [THEIRS[name](outcome, p, sample_weight=weight) for weight in weights]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+def test_one_class_alone_has_no_auroc() -> None:
+    p = np.array([0.1, 0.4])
+    assert np.isnan(value(discrimination.auroc, np.array([True, True]), p))
+    assert Resamples("ab", 10, 0).interval(discrimination.auroc, np.array([True, True]), p) == (None, None, None)
+
+
+def test_a_resample_takes_all_samples_of_a_patient_or_none() -> None:
+    """Every patient has one sample of each class, so that AUROC of a constant rank is the same in every resample."""
+    outcome, p = np.tile([True, False], 50), np.tile([0.9, 0.1], 50)
+    values = Resamples(np.repeat(np.arange(50), 2).tolist(), 200, 0).values(discrimination.brier, outcome, p)
+    np.testing.assert_allclose(values, 0.01)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        outcome = rng.random(150) < 0.4
+        score = rng.normal(size=150) + outcome  # two normals one apart: AUROC = Phi(1 / sqrt 2) = 0.7602
+        found = Resamples(range(150), 200, seed).interval(discrimination.auroc, outcome, score)
+        held += found.low < 0.7602 < found.high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_a_difference_is_paired() -> None:
+    outcome, p, rng = drawn(1, 400)
+    noisy = np.clip(p + rng.normal(scale=0.02, size=400), 0, 1)
+    resamples = Resamples(range(400), 500, 0)
+    paired, chance = resamples.difference(discrimination.auroc, outcome, p, noisy)
+    alone = resamples.interval(discrimination.auroc, outcome, p)
+    assert paired.high - paired.low < (alone.high - alone.low) / 4
+    assert 0 < chance <= 1
+    same, chance = resamples.difference(discrimination.auroc, outcome, p, p)
+    assert same == (0, 0, 0) and chance == 1
+
+
+def test_skill_is_none_for_the_prevalence_and_all_for_the_truth() -> None:
+    outcome, _, _ = drawn(2)
+    assert value(discrimination.brier_skill, outcome, np.full(300, outcome.mean())) == pytest.approx(0)
+    assert value(discrimination.brier_skill, outcome, outcome.astype(float)) == 1
