@@ -40,7 +40,7 @@ def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Lin
     Raises nothing: one class alone, or one prediction alone, has no line.
     """
     x, weight = logit(probability), np.ones(len(outcome)) if weights is None else weights
-    y = outcome.astype(float)
+    y: Array = outcome.astype(float)
     if len(np.unique(y[weight > 0])) < 2 or np.ptp(x[weight > 0]) < 1e-9:
         return Line(np.nan, np.nan)
     design, coefficients = np.stack([np.ones_like(x), x], axis=1), np.zeros(2)
@@ -59,7 +59,8 @@ def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Lin
 
 def in_the_large(outcome: Array, probability: Array) -> float:
     """The intercept with the slope held at 1: above 0, risks are said too low. NaN with one class alone."""
-    y, x, shift = outcome.astype(float), logit(probability), 0.0
+    y: Array = outcome.astype(float)
+    x, shift = logit(probability), 0.0
     if len(np.unique(y)) < 2:
         return np.nan
     for _ in range(100):

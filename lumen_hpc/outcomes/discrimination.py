@@ -100,8 +100,8 @@ class Resamples:
         drawn = drawn[np.isfinite(drawn)]
         if not np.isfinite(point) or not len(drawn):
             return Interval(None, None, None)
-        low, high = np.quantile(drawn, [self._tail, 1 - self._tail])
-        return Interval(float(point), float(low), float(high))
+        low, high = (float(np.quantile(drawn, q)) for q in (self._tail, 1 - self._tail))
+        return Interval(float(point), low, high)
 
 
 def value(measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> float:

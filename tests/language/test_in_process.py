@@ -6,7 +6,10 @@ import pytest
 
 from lumen_hpc.language.in_process import prompts
 
-LLAMA = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}Today: {{ date_string }}\n{{ messages[0]['content'] }}"
+LLAMA = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today: {{ date_string }}\n{{ messages[0]['content'] }}"
+)
 MISTRAL = "{% set today = strftime_now('%Y-%m-%d') %}The current date is {{ today }}.\n{{ messages[0]['content'] }}"
 
 
