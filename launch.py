@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # under -I and -P too: never another, installed copy
 
 from lumen_hpc.errors import UserError
 
@@ -27,11 +30,13 @@ def main(arguments: list[str]) -> int:
     where = "the run's folder"
     try:
         from jobs import PIPELINE
-        from lumen_hpc.cluster import commands
+        from lumen_hpc.cluster import commands, environment
         from lumen_hpc.config.resolve import resolve
 
         request = resolve(arguments)
         where = str(request.folder)
+        if request.verb != "submit" or request.profile.executor == "slurm":
+            environment.drop(report=request.verb == "submit")
         return getattr(commands, request.verb)(request, PIPELINE)
     except UserError as error:
         print(f"lumen: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lumen_hpc.cluster import slurm
 from lumen_hpc.errors import UserError
 
-FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "MaxRSS", "ConsumedEnergyRaw")
+FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "MaxRSS", "ConsumedEnergyRaw", "NodeList")
 NOT_KNOWN = 2**60
 """Slurm's own marks for `no value` lie above it."""
 
@@ -25,6 +25,8 @@ class Usage:
     """Largest resident memory of any of its processes, as sampled; None where the site does not gather it."""
     joules: float | None = None
     """Energy of its nodes; None where the site does not measure it."""
+    node: str = ""
+    """Its nodes; empty if it never started."""
 
 
 def usage(jobs: Iterable[str]) -> dict[str, Usage] | None:
@@ -45,10 +47,11 @@ def read(text: str) -> dict[str, Usage]:
     for line in text.splitlines():
         if line.count("|") != len(FIELDS) - 1:
             continue
-        name, state, code, elapsed, memory, energy = line.split("|")
+        name, state, code, elapsed, memory, energy, nodes = line.split("|")
         job, _, step = name.partition(".")
         if not step:
             found[job] = Usage(state.split()[0], int(code.partition(":")[2] or 0), float(elapsed or 0))
+            found[job].node = "" if nodes == "None assigned" else nodes
         if job not in found or step == "extern":
             continue
         entry = found[job]

@@ -1,28 +1,42 @@
-"""The dependency chain of a submission, as data: which arrays are submitted, and what each waits for.
+"""The dependency chain of a submission, as data: which jobs are submitted, and what each waits for.
 
-Pure, so that a dry run shows exactly what a submission does. A condition names other arrays by label, or jobs of
+Pure, so that a dry run shows exactly what a submission does. A condition names other jobs by label, or jobs of
 earlier submissions by id.
+
+A link is an array that does a step's work: the first one, and its successors. A successor waits until every earlier
+link has failed (afternotok), so that after a success it can never start, whoever may cancel jobs. A gate is a small
+job that starts as soon as one link has succeeded (an OR of afterok); dependants wait for gates alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Step
 from lumen_hpc.config.profile import Profile
+
+Conditions = tuple[tuple[str, str], ...]
+"""(afterok | afternotok | aftercorr | afterany, label or job id)."""
 
 
 @dataclass(frozen=True)
-class Array:
+class Link:
     plan: StepPlan
     packs: tuple[int, ...]
-    link: int
+    number: int
     """0 for the job itself, then its successors in turn."""
     label: str
-    conditions: tuple[tuple[str, str], ...]
-    """(afterok | afterany | aftercorr, label or job id)."""
+    conditions: Conditions
+    """All of them must hold."""
 
-    def dependency(self, ids: dict[str, str]) -> str:
+    @property
+    def step(self) -> Step:
+        return self.plan.step
+
+    def dependency(self, ids: Mapping[str, str]) -> str:
         """sbatch's --dependency, with labels replaced by the ids they got."""
         kinds: dict[str, list[str]] = {}
         for kind, name in self.conditions:
@@ -30,43 +44,89 @@ class Array:
         return ",".join(f"{kind}:{':'.join(names)}" for kind, names in kinds.items())
 
 
-def arrays(plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids: dict[str, list[str]]) -> list[Array]:
-    """Every array of a submission, each after those it waits for.
+@dataclass(frozen=True)
+class Gate:
+    plan: StepPlan
+    packs: tuple[int, ...]
+    label: str
+    conditions: Conditions
+    """One of them must hold."""
 
-    `limit` is the longest array; `upstream_job_ids` the last job ids of steps that earlier submissions still run.
-    A step's successors wait for it by afterany and for the steps it reads by afterok, so that what was
-    cancelled because its input failed is not started again by its own successor. Where shards correspond, a
-    pack starts when the pack it reads has succeeded (aftercorr), which needs a site that removes jobs whose
-    dependency cannot be met: otherwise it would block its own successor for ever.
+    @property
+    def step(self) -> Step:
+        return self.plan.step
+
+    def dependency(self, ids: Mapping[str, str]) -> str:
+        """sbatch's --dependency, with labels replaced by the ids they got; `?` is Slurm's OR."""
+        return "?".join(f"{kind}:{ids.get(name, name)}" for kind, name in self.conditions)
+
+
+def jobs(
+    plans: list[StepPlan], profile: Profile, limit: int, upstream_job_ids: dict[str, list[str]], read: Collection[str]
+) -> list[Link | Gate]:
+    """Every job of a submission, each after those it waits for.
+
+    `limit` is the longest array; `upstream_job_ids` the jobs of earlier submissions that a step's readers wait for;
+    `read` the steps that others read. A step has a gate for each of its arrays if it has successors, and somebody
+    waits for it or the site keeps successors that cannot start.
+    Every link waits for the steps it reads too, so that what was cancelled because its input failed is not started
+    again by its own successor. Where shards correspond, a pack starts when the pack it reads has succeeded
+    (aftercorr), which needs a site that removes jobs whose dependency cannot be met: otherwise it would block its
+    own successor for ever.
     """
-    found: list[Array] = []
-    last: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
+    found: list[Link | Gate] = []
+    ends: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
     chunked: dict[str, int] = {}
     for item in plans:
-        name = item.step.name
+        step = item.step
         chunks = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
-        upstream = next((other for other in plans if other.step.name == item.step.shardwise_after), None)
+        upstream = next((other for other in plans if other.step.name == step.shardwise_after), None)
         pipelined = upstream is not None and len(upstream.packs) == len(item.packs) and profile.kill_on_invalid_dep
-        ends = []
+        inputs = [(other, ("afterok", end)) for other in step.after for end in ends.get(other, [])]
         for number, packs in enumerate(chunks):
-            previous = ""
+            links: list[Link] = []
             for link in range(1 if profile.requeue else 1 + item.resources.successors):
-                conditions = []
-                for other in item.step.after:
-                    if link == 0 and pipelined and other == item.step.shardwise_after and len(packs) > 1:
-                        conditions.append(("aftercorr", _label(other, number, chunked[other], 0)))
-                    else:
-                        conditions += [("afterok", end) for end in last.get(other, [])]
-                if previous:
-                    conditions.append(("afterany", previous))
-                previous = _label(name, number, len(chunks), link)
-                found.append(Array(item, tuple(packs), link, previous, tuple(conditions)))
-            ends.append(previous)
-        chunked[name] = len(chunks)
-        last[name] = last.get(name, []) + ends
+                if link == 0 and pipelined and len(packs) > 1:
+                    corresponding = _label(step.shardwise_after, number, chunked[step.shardwise_after])
+                    conditions = [("aftercorr", corresponding)]
+                    conditions += [condition for other, condition in inputs if other != step.shardwise_after]
+                else:
+                    conditions = [condition for _, condition in inputs]
+                conditions += [("afternotok", earlier.label) for earlier in links]
+                label = _label(step.name, number, len(chunks), "+" * link)
+                links.append(Link(item, tuple(packs), link, label, tuple(conditions)))
+            found += links
+            end = links[-1].label
+            if len(links) > 1 and (step.name in read or not profile.kill_on_invalid_dep):
+                end = _label(step.name, number, len(chunks), " gate")
+                # A task that needs no successor cancels its own: the last link may end without one that succeeds.
+                kinds = ["afterok"] * (len(links) - 1) + ["afterany"]
+                options = tuple((kind, one.label) for kind, one in zip(kinds, links, strict=True))
+                found.append(Gate(item, tuple(packs), end, options))
+            ends.setdefault(step.name, []).append(end)
+        chunked[step.name] = len(chunks)
     return found
 
 
-def _label(step: str, chunk: int, chunks: int, link: int) -> str:
+def _label(step: str, chunk: int, chunks: int, kind: str = "") -> str:
     part = f".{chunk}" if chunks > 1 else ""
-    return f"<{step}{part}{'+' * link}>"
+    return f"<{step}{part}{kind}>"
+
+
+def unreachable(records: Iterable[Mapping[str, Any]], failed: Collection[str]) -> list[str]:
+    """Ids of the recorded jobs that can never start once `failed` ones have failed, directly or through others.
+
+    `records` are the `jobs` of plan.json in the order of submission, those that have not started.
+    """
+    lost = set(failed)
+    found = []
+    for record in records:
+        after = record.get("after", [])
+        if record.get("gate"):
+            dead = bool(after) and all(id_ in lost for _, id_ in after)
+        else:
+            dead = any(kind in ("afterok", "aftercorr") and id_ in lost for kind, id_ in after)
+        if dead and record["id"] not in lost:
+            lost.add(record["id"])
+            found.append(record["id"])
+    return found

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import estimate, graph, plan, preflight, slurm
+from lumen_hpc.cluster import estimate, graph, live, plan, preflight, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -44,15 +44,16 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         from lumen_hpc.cluster import dry_run
 
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
-        dry_run.show(request, run, plans, upstream_job_ids, _console())
+        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console())
         return 0
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
         return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
+    live.require_own(run)
     with submission.writing(run):
-        if swept := submission.sweep(run, pipeline.stages):
+        if swept := live.sweep(run):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
         _print_live(plans)
@@ -61,9 +62,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
         done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
-    for job in done.jobs:
-        link = f" (successor {job['link']})" if job["link"] else ""
-        print(f"{job['step']:<16} job {job['id']}, {len(job['packs'])} task(s){link}")
+    _print_jobs(done.jobs)
     print(f"follow it: python launch.py status run={request.run}")
     return 0
 
@@ -121,6 +120,18 @@ def _announcing(run: Run, stage: str) -> Iterator[None]:
         watcher.join()
 
 
+def _print_jobs(jobs: list[live.JobRecord]) -> None:
+    """A line a step: its job, the successors that stand by, and the gate that its readers wait for."""
+    for first in jobs:
+        if first["link"] or first.get("gate"):
+            continue
+        own = [job for job in jobs if (job["step"], job["packs"]) == (first["step"], first["packs"])]
+        successors = [job["id"] for job in own if job["link"]]
+        more = f"; successors {', '.join(successors)}" if successors else ""
+        more += "".join(f"; gate {job['id']}" for job in own if job.get("gate"))
+        print(f"{first['step']:<16} job {first['id']}, {len(first['packs'])} task(s){more}")
+
+
 def _print_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
@@ -161,7 +172,14 @@ def status(request: Request, pipeline: Pipeline) -> int:
 
     run = existing(request)
     while True:
-        found = run_status.of(run, pipeline.stages)
+        try:
+            found = run_status.of(run, pipeline.stages)
+        except slurm.Unreachable as error:
+            if not request.watch:
+                raise
+            print(f"{error}; trying again", file=sys.stderr, flush=True)
+            time.sleep(5)
+            continue
         if request.json:
             print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
         else:
@@ -177,11 +195,15 @@ def status(request: Request, pipeline: Pipeline) -> int:
 def cancel(request: Request, pipeline: Pipeline) -> int:
     """Cancels a run's queued and running jobs; finished shards stay."""
     run = existing(request)
-    queued = slurm.queue()
-    ids = [job["id"] for record in submission.submissions(run.folder) for job in record["jobs"]
-           if any(name in queued for name in slurm.expand(job["id"], len(job["packs"])))]  # fmt: skip
-    slurm.cancel(ids)
-    print(f"cancelled {len(ids)} job(s) of run {request.run}; what is finished stays")
+    queued = live.queue(run)
+    records = [(record, job) for record in live.submissions(run.folder) for job in record["jobs"]]
+    ids = [job["id"] for record, job in records if live.tasks(record, job, queued)] + live.unrecorded(run, queued)
+    left = slurm.cancel(ids[::-1])  # gates and dependants first, so that nothing starts in between
+    print(f"cancelled {len(ids) - len(left)} job(s) of run {request.run}; what is finished stays")
+    if left:
+        print(f"lumen: not cancelled, still in the queue: {', '.join(left)}", file=sys.stderr)
+        return 1
+    live.mark_cancelled(run)
     return 0
 
 

@@ -9,12 +9,17 @@ from rich.table import Table
 
 from lumen_hpc.cluster import estimate, plan, submit
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Run
+from lumen_hpc.cluster.stage import Pipeline, Run
 from lumen_hpc.config.resolve import Request
 
 
 def show(
-    request: Request, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]], console: Console
+    request: Request,
+    pipeline: Pipeline,
+    run: Run,
+    plans: list[StepPlan],
+    upstream_job_ids: dict[str, list[str]],
+    console: Console,
 ) -> None:
     """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
     view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
@@ -36,7 +41,7 @@ def show(
             if found:
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
     if request.profile.executor == "slurm":
-        for name, text in submit.scripts(request, run, plans, upstream_job_ids):
+        for name, text in submit.scripts(request, pipeline.stages, run, plans, upstream_job_ids):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
 
 

@@ -25,6 +25,11 @@ def steps(stages: Sequence[Stage], settings: Settings, name: str = "") -> list[S
     return known
 
 
+def read(stages: Sequence[Stage], settings: Settings) -> set[str]:
+    """Names of the steps that another step of the run reads."""
+    return {name for step in steps(stages, settings) for name in step.after}
+
+
 def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
     """The steps that `stage=NAME` means: `full`, a stage (every model of it), or one step such as train-lumen.
 

@@ -103,6 +103,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
     submit.record(request, run, submission)
     os.environ |= {
         "PYTHONPATH": str(submission.code),
+        "PYTHONSAFEPATH": "1",  # else the working directory comes first
         "LUMEN_SUBMISSION": submission.name,
         "OMP_NUM_THREADS": str(item.resources.cpus),
         # Threads that wait spin by default: beside anything else on these cores, a step then takes four times as long.
@@ -110,6 +111,8 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
         orphans.LAUNCHER: str(os.getpid()),
         **run.profile.environment,
     }
+    if run.profile.scratch:
+        os.environ["LUMEN_SCRATCH"] = os.path.expandvars(run.profile.scratch)
     executor = submitit.LocalExecutor(folder=folder / "logs")
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))

@@ -7,13 +7,12 @@ Where a job cannot submit (no sbatch on the nodes, the local executor) it fails 
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from lumen_hpc.cluster import lock, manifest, plan, slurm, submit
+from lumen_hpc.cluster import environment, live, lock, manifest, plan, slurm, submit
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Run, Step, Task
 from lumen_hpc.config import saved
@@ -23,9 +22,6 @@ LOOK_S = 2.0
 """How often a waiting task looks at the files."""
 ASK_S = 30.0
 """How often it asks the queue whether the shards are still on their way."""
-JOB_VARIABLES = ("SLURM_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
-"""Variables that describe one job: a job submitted from within it must not inherit them."""
-SITE_VARIABLES = ("SLURM_CONF", "SLURM_LUMEN_USER")
 
 
 def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) -> dict[str, list[int]]:
@@ -79,8 +75,8 @@ def _resubmit(
     """Submits corrupt shards that are not queued or running, each step once."""
     if run.profile.executor != "slurm" or not slurm.installed():
         raise UserError(_describe(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
-    with _without_job_environment():
-        under_way, _ = submit.live(run, graph)
+    with environment.outside_the_job():
+        under_way, _ = live.shards(run, live.queue(run))
         for name, shards in bad.items():
             if set(shards) <= under_way.get(name, set()):
                 continue
@@ -102,7 +98,7 @@ def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submiss
     """Submits what is missing of a step, and of what it reads itself, with the settings and code of this job."""
     request = saved.request(submission / "config.yaml", run.folder)
     with submit.writing(run):
-        under_way, upstream_job_ids = submit.live(run, graph)
+        under_way, upstream_job_ids = live.shards(run, live.queue(run))
         needed = {step.name}
         for other in reversed(graph):
             if other.name in needed:
@@ -123,13 +119,3 @@ def _describe(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str
     records = [line, *line["files"]]
     wrong = next(file for file, row in zip(files, records, strict=True) if not manifest.matches(folder / file, row))
     return f"{folder / wrong}: not the file that {folder / manifest.NAME} records (corrupt or deleted)"
-
-
-@contextmanager
-def _without_job_environment() -> Iterator[None]:
-    taken = [name for name in os.environ if name.startswith(JOB_VARIABLES) and name not in SITE_VARIABLES]
-    kept = {name: os.environ.pop(name) for name in taken}
-    try:
-        yield
-    finally:
-        os.environ |= kept

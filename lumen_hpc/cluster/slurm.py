@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lumen_hpc.errors import UserError
 
@@ -31,6 +35,14 @@ class Job:
     reason: str
     node: str = ""
     start: str = ""
+    user: str = ""
+    """Its owner's numeric id."""
+    name: str = ""
+
+    @property
+    def never_starts(self) -> bool:
+        """Whether Slurm has found that its dependency cannot be met any more."""
+        return "DependencyNeverSatisfied" in self.reason
 
 
 def installed() -> bool:
@@ -38,8 +50,19 @@ def installed() -> bool:
     return shutil.which("sbatch") is not None
 
 
+class Unreachable(UserError):
+    """The controller does not answer now; the same question may be answered later."""
+
+
+NO_ANSWER = re.compile(
+    "Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted|Connection refused|"
+    "Transport endpoint|Unexpected message received",
+    re.IGNORECASE,
+)
+
+
 def ask(*words: str, timeout: int = 60) -> str:
-    """Runs a Slurm command; UserError with its message if it fails."""
+    """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
@@ -47,18 +70,28 @@ def ask(*words: str, timeout: int = 60) -> str:
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
         ) from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
+        raise Unreachable(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
     if done.returncode:
-        raise UserError(f"{' '.join(words[:3])}: {done.stderr.strip() or done.stdout.strip()}")
+        message = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+        raise (Unreachable if NO_ANSWER.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
     return done.stdout
 
 
-def queue() -> dict[str, Job]:
-    """This user's queued and running jobs, a line each array task, by id."""
-    user = os.environ.get("SLURM_LUMEN_USER") or str(os.getuid())
-    text = ask("squeue", "-h", "-r", "-u", user, "-o", "%i|%T|%r|%N|%S")
-    jobs = (Job(*line.split("|")) for line in text.splitlines() if line.count("|") == 4)
+def queue(users: Iterable[str] = ()) -> dict[str, Job]:
+    """The queued and running jobs of this user, and of other users' ids, a line each array task, by id."""
+    ids = dict.fromkeys([str(os.getuid()), *users])
+    text = ask("squeue", "-h", "-a", "-r", "-u", ",".join(ids), "-o", "%i|%T|%r|%N|%S|%U|%j")
+    jobs = (Job(*line.split("|", 6)) for line in text.splitlines() if line.count("|") >= 6)
     return {job.id: job for job in jobs if job.state in LIVE}
+
+
+def log_of(job: str) -> str:
+    """Where a job in the queue writes its output; empty for a job that Slurm does not know."""
+    try:
+        found = re.search(r"StdOut=(\S+)", ask("scontrol", "show", "job", job))
+    except UserError:
+        return ""
+    return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +108,9 @@ class Partition:
 def partitions() -> list[Partition]:
     """A row for each partition and kind of node in it."""
     rows = []
-    for line in ask("sinfo", "-h", "-o", "%P|%D|%c|%G|%l").splitlines():
+    for line in ask("sinfo", "-h", "-a", "-o", "%P|%D|%c|%G|%l").splitlines():
+        if line.count("|") != 4:  # the header of a federation's cluster
+            continue
         name, nodes, cpus, gres, limit = line.split("|")
         gpus = sum(int(number) for number in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres))
         rows.append(
@@ -94,21 +129,59 @@ def minutes(limit: str) -> int:
     return int(days or 0) * 1440 + hours * 60 + mins
 
 
+@functools.cache
 def settings() -> dict[str, str]:
-    """`scontrol show config` as a mapping."""
+    """`scontrol show config` as a mapping, asked once."""
     lines = (line.split("=", 1) for line in ask("scontrol", "show", "config").splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, value in lines}
 
 
+def cluster() -> str:
+    """The cluster's name."""
+    return settings().get("ClusterName", "")
+
+
 def largest_array() -> int:
-    """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0."""
-    return int(settings().get("MaxArraySize", "1001"))
+    """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0; 0 switches arrays off."""
+    return max(1, int(settings().get("MaxArraySize", "1001")))
 
 
-def cancel(ids: list[str]) -> None:
-    """Cancels jobs; those that have ended meanwhile are no error."""
-    if ids:
-        subprocess.run(["scancel", "--quiet", *ids], capture_output=True, timeout=60)
+def cancel(ids: list[str]) -> list[str]:
+    """Cancels jobs; the ids that stay in the queue all the same. Those that have ended meanwhile are no error."""
+    if not ids:
+        return []
+    try:
+        ask("scancel", *ids)
+    except UserError as error:
+        if "Invalid job id" not in str(error) and "already completing" not in str(error):
+            print(f"lumen: {error}", file=sys.stderr)
+        try:
+            left = {name.split("_")[0] for name, job in queue().items() if job.state != "COMPLETING"}
+        except UserError:
+            return ids
+        return [id_ for id_ in ids if id_.split("_")[0] in left]
+    return []
+
+
+def cancel_pending(ids: list[str]) -> bool:
+    """From within a job: cancels those of the jobs that have not started; False if this site's nodes cannot.
+
+    Single tasks of an array must not be running: with `--state`, Slurm 22.05 takes 7_1 for all of array 7.
+    """
+    only = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
+    try:
+        words = ["scancel", "--quiet", *only, *ids]
+        return not ids or subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def submit(script: Path) -> str:
+    """Submits an sbatch script; its job id. Raises UserError with sbatch's message."""
+    answer = ask("sbatch", str(script))
+    if not (found := re.search(r"Submitted batch job (\d+)", answer)):
+        raise UserError(f"sbatch {script}: no job id in its answer: {answer.strip()[:200]}")
+    return found[1]
 
 
 def requeue(job: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.manifest import now
+from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_json
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -52,6 +53,19 @@ def take(run: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def require_submitted(run: Path, code: str) -> None:
+    """Raises UserError unless this process has imported the code that was submitted."""
+    expected = (run / "code" / code).resolve()
+    for name in ("lumen_hpc", "jobs"):
+        module = sys.modules[name]
+        here = Path(str(module.__file__)).resolve().parents[1]
+        if here != expected:
+            raise UserError(
+                f"this task imports {name} from {here}, not from {expected}, the code it was submitted with; "
+                "profile.setup, a module or the container changes PYTHONPATH or PYTHONSAFEPATH"
+            )
 
 
 def provenance(code: Path) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from lumen_hpc.cluster import graph, lock, manifest, plan, slurm, submit, triage
+from lumen_hpc.cluster import graph, live, lock, manifest, plan, reasons, slurm, triage
 from lumen_hpc.cluster.stage import Run, Stage, Step
+
+RUNNING = ("RUNNING", "COMPLETING")
 
 
 @dataclass
@@ -24,49 +27,78 @@ class StepStatus:
     running: int = 0
     """Tasks that run now."""
     queued: int = 0
-    """Tasks that wait in Slurm's queue."""
+    """Tasks that wait in Slurm's queue for their turn, or for what they read."""
+    successors: int = 0
+    """Tasks that stand by in case an earlier one fails; they never start otherwise."""
     eta_seconds: float | None = None
     gpu_hours: float = 0.0
     """Spent on finished shards."""
     failures: list[dict[str, Any]] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    """Why its tasks are pending, where others being first is not all."""
     logs: str = ""
 
 
 def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings include."""
     everything = graph.steps(stages, run.settings)
-    jobs = _jobs(run)
+    tasks = _tasks(run)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
-    return [_step(run, step, everything, jobs.get(step.name, []), here) for step in everything]
+    return [_step(run, step, everything, tasks.get(step.name, []), here) for step in everything]
 
 
-def _jobs(run: Run) -> dict[str, list[slurm.Job]]:
-    """Live jobs of a run by step."""
-    records = list(submit.submissions(run.folder))
-    if not any(record["jobs"] for record in records) or not slurm.installed():
-        return {}
-    queued = slurm.queue()
-    found: dict[str, list[slurm.Job]] = {}
-    for record in records:
+@dataclass
+class _Packed:
+    """A task in the queue and the pack that it would work on."""
+
+    pack: tuple[str, int]
+    """Submission and number."""
+    shards: set[int]
+    link: int
+    job: slurm.Job
+
+
+def _tasks(run: Run) -> dict[str, list[_Packed]]:
+    """Tasks of a run in the queue, by step; gates are not among them."""
+    queued = live.queue(run)
+    found: dict[str, list[_Packed]] = {}
+    for record in live.submissions(run.folder) if queued else ():
         for job in record["jobs"]:
-            names = slurm.expand(job["id"], len(job["packs"]))
-            found.setdefault(job["step"], []).extend(queued[name] for name in names if name in queued)
+            for position, task in {} if job.get("gate") else live.tasks(record, job, queued).items():
+                number = job["packs"][position]
+                shards = set(record["packs"][job["step"]][number])
+                found.setdefault(job["step"], []).append(
+                    _Packed((record["folder"].name, number), shards, job["link"], task)
+                )
     return found
 
 
-def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], here: bool) -> StepStatus:
+def _working(tasks: list[_Packed], missing: Collection[int]) -> list[slurm.Job]:
+    """The tasks that run, or wait to work on missing shards; any other is a successor that stands by."""
+    first: dict[tuple[str, int], _Packed] = {}
+    for task in sorted(tasks, key=lambda task: task.link):
+        if task.shards & set(missing):
+            first.setdefault(task.pack, task)
+    return [task.job for task in tasks if task.job.state in RUNNING or first.get(task.pack) is task]
+
+
+def _step(run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool) -> StepStatus:
     """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive."""
     shards = step.stage.shards(run.settings)
     missing = plan.missing(run, step, everything)
     folder = run.folder / step.name
-    running = sum(job.state in ("RUNNING", "COMPLETING") for job in jobs)
+    jobs = _working(tasks, missing)
+    running = sum(job.state in RUNNING for job in jobs)
     queued = len(jobs) - running
     if here and missing:
         running = len(triage.unended(folder))
     found = StepStatus(step.name, "", shards - len(missing), shards, running, queued, logs=str(folder / "logs"))
+    found.successors = len(tasks) - len(jobs)
     lines = manifest.latest(folder).values()
     found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
     kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()))
+    if not kinds and missing and not jobs and not tasks:
+        kinds = triage.before_work(run, step, missing, _inputs_done(run, step, everything))
     found.failures = [
         {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
     ]
@@ -77,13 +109,16 @@ def _step(run: Run, step: Step, everything: list[Step], jobs: list[slurm.Job], h
         seconds = sorted(line["seconds"] for line in lines)
         if seconds:
             found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running
-    elif any("DependencyNeverSatisfied" in job.reason for job in jobs):
+    elif jobs and all(job.never_starts for job in jobs):
         found.state = "stuck"
         fix = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
         error = "its dependency failed, and this site keeps such jobs queued"
         found.failures.append({"error": error, "count": len(jobs), "fix": fix})
     elif jobs:
         found.state = "queued"
+        found.waits = _waits(jobs)
+        if found.waits and all((why := reasons.explain(job.reason)) and not why.starts for job in jobs):
+            found.state = "stuck"
     else:
         found.state = "failed" if kinds else "waiting"
     return found
@@ -103,17 +138,47 @@ def server(run: Run) -> list[str]:
     return address.lines() if running else []
 
 
+def _inputs_done(run: Run, step: Step, everything: list[Step]) -> bool:
+    return not any(plan.missing(run, other, everything) for other in everything if other.name in step.after)
+
+
+def _waits(jobs: list[slurm.Job]) -> list[str]:
+    """A line for each reason that says more than that others are first."""
+    lines = []
+    for reason, count in Counter(job.reason for job in jobs).items():
+        if why := reasons.explain(reason):
+            ever = "" if why.starts else ", and cannot start as submitted"
+            lines.append(f"{count} task(s) pending ({reason}): {why.meaning}{ever}; fix: {why.fix}")
+    return lines
+
+
 def table(run: Run, found: list[StepStatus], console: Console) -> None:
     """Prints a run's status for people."""
     view = Table(
-        "step", "state", "shards", "running", "queued", "ETA", "GPU-h", title=str(run.folder), title_justify="left"
+        "step",
+        "state",
+        "shards",
+        "running",
+        "queued",
+        "standby",
+        "ETA",
+        "GPU-h",
+        title=str(run.folder),
+        title_justify="left",
     )
     for item in found:
-        counts = (f"{item.done}/{item.shards}", str(item.running or ""), str(item.queued or ""))
+        counts = (
+            f"{item.done}/{item.shards}",
+            str(item.running or ""),
+            str(item.queued or ""),
+            str(item.successors or ""),
+        )
         spent = f"{item.gpu_hours:.2f}" if item.gpu_hours else ""
         view.add_row(item.step, item.state, *counts, spell(item.eta_seconds), spent)
     console.print(view)
     for item in found:
+        for line in item.waits:
+            console.print(f"{item.step}: {line}", markup=False, soft_wrap=True)
         for kind in item.failures:
             where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
             console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False)

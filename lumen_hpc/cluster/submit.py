@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import files
-from lumen_hpc.cluster import chain, graph, lock, manifest, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import chain, graph, live, lock, manifest, plan, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request
@@ -30,6 +31,8 @@ class Submission:
 
     folder: Path
     code: Path
+    cluster: str = ""
+    """Slurm's name of the cluster; empty where there is none."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -38,7 +41,9 @@ class Submission:
 
     def keep(self, plans: list[StepPlan]) -> None:
         """Writes plan.json whole: jobs may be reading it."""
-        text = json.dumps({"packs": {item.step.name: item.packs for item in plans}, "jobs": self.jobs})
+        packs = {item.step.name: item.packs for item in plans}
+        whole = {"code": self.code.name, "user": os.getuid(), "cluster": self.cluster, "packs": packs}
+        text = json.dumps(whole | {"jobs": self.jobs})
         files.write_text(self.folder / "plan.json", text)
 
 
@@ -52,73 +57,6 @@ def open_run(request: Request) -> Run:
             f"{LAYOUT}); go on with that version, or choose another run=NAME"
         )
     return Run(folder, request.settings, request.profile)
-
-
-def live(run: Run, everything: Sequence[Step] = ()) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
-    """Shards, and ids of the last links, that earlier submissions still have queued or running, by step.
-
-    Jobs that can never start are not among them (`doomed`).
-    """
-    shards: dict[str, set[int]] = {}
-    ids: dict[str, list[str]] = {}
-    queued = _queue(run)
-    stuck = set(_doomed(run, everything, queued))
-    for record in submissions(run.folder) if queued else ():
-        jobs = [job for job in record["jobs"] if job["id"] not in stuck]
-        last: dict[str, int] = {}
-        for job in jobs:
-            last[job["step"]] = max(last.get(job["step"], 0), job["link"])
-        for job in jobs:
-            alive = [position for position, name in enumerate(_tasks(job)) if name in queued]
-            for position in alive:
-                packed = record["packs"][job["step"]][job["packs"][position]]
-                shards.setdefault(job["step"], set()).update(packed)
-            if alive and job["link"] == last[job["step"]]:
-                ids.setdefault(job["step"], []).append(job["id"])
-    return shards, ids
-
-
-def sweep(run: Run, stages: Sequence[Stage]) -> int:
-    """Cancels the run's jobs that can never start, where the site does not (kill_on_invalid_dep); how many."""
-    stuck = _doomed(run, graph.steps(stages, run.settings), _queue(run))
-    slurm.cancel(stuck)
-    return len(stuck)
-
-
-def _doomed(run: Run, everything: Sequence[Step], queued: dict[str, slurm.Job]) -> list[str]:
-    """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
-
-    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless configured otherwise.
-    """
-    found: list[str] = []
-    for record in submissions(run.folder) if queued else ():
-        left = [(job, [queued[name] for name in _tasks(job) if name in queued]) for job in record["jobs"]]
-        waiting = [(job, tasks) for job, tasks in left if tasks and all(task.state == "PENDING" for task in tasks)]
-        dead = {
-            job["step"] for job, tasks in waiting if any("DependencyNeverSatisfied" in task.reason for task in tasks)
-        }
-        for step in everything:  # in order, so that what waits for the dead is found in one pass
-            if dead & set(step.after):
-                dead.add(step.name)
-        found += [job["id"] for job, _ in waiting if job["step"] in dead]
-    return found
-
-
-def _queue(run: Run) -> dict[str, slurm.Job]:
-    """The queue, if the run has ever submitted anything to one."""
-    submitted = run.profile.executor == "slurm" and any(record["jobs"] for record in submissions(run.folder))
-    return slurm.queue() if submitted and slurm.installed() else {}
-
-
-def _tasks(job: dict[str, Any]) -> list[str]:
-    """Slurm's names of a job's tasks."""
-    return slurm.expand(job["id"], len(job["packs"]))
-
-
-def submissions(folder: Path) -> Iterator[dict[str, Any]]:
-    """The plan.json of every submission of a run, oldest first."""
-    for path in sorted((folder / "submissions").glob("*/plan.json")):
-        yield {"folder": path.parent, **json.loads(path.read_text())}
 
 
 def prepare_folder(run: Run) -> None:
@@ -142,7 +80,8 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
     top = run.folder / "submissions"
     top.mkdir(exist_ok=True)
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
-    submission = Submission(top / f"{number:04d}", code)
+    cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
+    submission = Submission(top / f"{number:04d}", code, cluster)
     submission.folder.mkdir()
     saved.save(request, submission.folder / "config.yaml")
     submission.keep(plans)
@@ -159,27 +98,57 @@ def submit(
     ids: dict[str, str] = {}
     step = plans[0].step
     try:
-        for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
-            step = array.plan.step
-            ids[array.label] = _submit_array(run, request.profile, pipeline, submission, array, array.dependency(ids))
-            submission.jobs.append(
-                {"step": step.name, "id": ids[array.label], "packs": list(array.packs), "link": array.link}
-            )
+        for job in chain.jobs(
+            plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
+        ):
+            step = job.step
+            dependency = job.dependency(ids)
+            if isinstance(job, chain.Gate):
+                ids[job.label] = _submit_gate(run, request.profile, submission, job, dependency)
+            else:
+                ids[job.label] = _submit_array(run, request.profile, pipeline, submission, job, dependency)
+            submission.jobs.append(_job_record(run, job, ids))
             submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
     except BaseException as error:
-        slurm.cancel(list(ids.values()))
-        shutil.rmtree(submission.folder)
-        for path in _logs(run, plans) - before:
-            path.unlink(missing_ok=True)
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        left = _withdraw(run, submission)
+        outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
+        if not left:
+            shutil.rmtree(submission.folder)
+            for path in _logs(run, plans) - before:
+                path.unlink(missing_ok=True)
+        if not isinstance(error, Exception):
             raise
+        if isinstance(error, UserError):
+            raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
         raise UserError(
-            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; nothing was submitted; "
+            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; {outcome}; "
             f"python launch.py check compares the profile with the cluster"
         ) from None
     record(request, run, submission)
     return submission
+
+
+def _withdraw(run: Run, submission: Submission) -> list[str]:
+    """Cancels what was submitted so far, also what sbatch did not confirm; the ids that stay in the queue."""
+    ids = [job["id"] for job in submission.jobs]
+    left = slurm.cancel(ids[::-1])
+    with suppress(UserError):  # a controller that does not answer: the next submission looks again
+        left += slurm.cancel([id_ for id_ in live.unrecorded(run, slurm.queue()) if id_ not in ids])
+    return left
+
+
+def _job_record(run: Run, job: chain.Link | chain.Gate, ids: dict[str, str]) -> dict[str, Any]:
+    """A job in plan.json; a gate's says what it has to verify."""
+    after = [[kind, ids.get(name, name)] for kind, name in job.conditions]
+    name = sbatch.job_name(run.folder, job.step)
+    row: dict[str, Any] = {"step": job.step.name, "id": ids[job.label], "name": name, "packs": list(job.packs)}
+    if isinstance(job, chain.Link):
+        return row | {"after": after, "link": job.number}
+    shards = sorted(index for pack in job.packs for index in job.plan.packs[pack])
+    config = saved.digest(run.settings, job.step.stage.settings)
+    gate = {"name": f"{name}.gate", "after": after, "link": 0, "gate": True}
+    return row | gate | {"shards": shards, "of": job.plan.shards, "config": config}
 
 
 def record(request: Request, run: Run, submission: Submission) -> None:
@@ -193,15 +162,17 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
 
 
 def _submit_array(
-    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: chain.Array, dependency: str
+    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: chain.Link, dependency: str
 ) -> str:
     import submitit
 
-    step = array.plan.step
+    step = array.step
     folder = run.folder / step.name
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    executor = submitit.SlurmExecutor(folder=logs, python=sbatch.python(profile, step))
+    executor = submitit.SlurmExecutor(
+        folder=logs, python=sbatch.python(profile, profile.resources[step.stage.resources])
+    )
     bad = triage.bad_nodes(folder)
     executor.update_parameters(
         **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
@@ -218,30 +189,33 @@ def _submit_array(
     return job
 
 
+def _submit_gate(run: Run, profile: Profile, submission: Submission, gate: chain.Gate, dependency: str) -> str:
+    name = gate.step.name
+    text = sbatch.gate_text(profile, gate.step, run.folder, submission.code, submission.name, dependency)
+    script = submission.folder / f"{name}-gate.sh"
+    script.write_text(text)
+    job = slurm.submit(script)
+    script.rename(submission.folder / f"{name}-gate-{job}.sh")
+    return job
+
+
 def scripts(
-    request: Request, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
+    request: Request, stages: Sequence[Stage], run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
-    """(label, sbatch script) of every array that a submission would submit; labels stand for future job ids."""
+    """(label, sbatch script) of every job of a submission; labels stand for future job ids."""
     limit = request.profile.max_array_size
     with suppress(UserError):  # a dry run works where no cluster answers; Slurm's own default is used then
         limit = limit or slurm.largest_array()
     limit = limit or 1001
-    for array in chain.arrays(plans, request.profile, limit, upstream_job_ids):
-        name = array.plan.step.name
-        bad = triage.bad_nodes(run.folder / name)
-        given = sbatch.parameters(
-            request.profile,
-            array.plan.step,
-            run.folder,
-            run.folder / "code/<hash>",
-            "<next>",
-            array.dependency({}),
-            bad,
-        )
-        yield (
-            array.label,
-            sbatch.text(request.profile, array.plan.step, run.folder / name / "logs", len(array.packs), **given),
-        )
+    code = run.folder / "code/<hash>"
+    for job in chain.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
+        given = (request.profile, job.step, run.folder, code, "<next>", job.dependency({}))
+        if isinstance(job, chain.Gate):
+            yield job.label, sbatch.gate_text(*given)
+        else:
+            logs = run.folder / job.step.name / "logs"
+            parameters = sbatch.parameters(*given, triage.bad_nodes(logs.parent))
+            yield job.label, sbatch.text(request.profile, job.step, logs, len(job.packs), **parameters)
 
 
 @contextmanager
@@ -262,5 +236,5 @@ def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[Step
     """The plan of a request, and the last live job ids of steps that earlier submissions still run."""
     everything = graph.steps(stages, request.settings, request.stage)
     chosen = graph.select(everything, stages, request.stage)
-    busy, ids = live(run, everything)
+    busy, ids = live.shards(run, live.queue(run))
     return plan.make(run, chosen, everything, busy), ids

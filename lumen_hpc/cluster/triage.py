@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import accounting, manifest
+from lumen_hpc.cluster import accounting, live, manifest, slurm
 from lumen_hpc.cluster.accounting import Usage
+from lumen_hpc.cluster.stage import Run, Step
 
+FULL = "free space on the run's file system (df, quota); finished shards and older checkpoints are safe"
 FIXES: Sequence[tuple[str, str]] = (
+    (
+        r"No space left|Disk quota|inline_container.*unexpected pos|PytorchStreamWriter|file write failed",
+        FULL,
+    ),
     (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
         "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
     ),
     (r"no progress for", "the task hung; see its stacks in the log, then profile.stuck_after_s or train.stuck_after"),
-    (r"No space left|Disk quota", "free space on the run's file system; nothing that was finished is lost"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
     (r"Permission denied", "access rights of the file named"),
+    (r"a line of the setup failed|command not found", "that line of the profile, or the node's environment"),
+    (r"No such file or directory", "that path on the nodes: profile.runs, the container image or Python there"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),
 )
 
 
+FULL_BELOW = 1_000_000
+"""Free bytes of a file system that counts as full."""
 KILLED = ("a task ended without a message (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
 ENDS = {
     "OUT_OF_MEMORY": (
@@ -79,8 +89,9 @@ def clusters(
         kind.log = kind.log or _log(folder, row["job"])
     killed = [row for row in unended(folder) if row["job"] not in live]
     known = usage([row["job"] for row in killed if row["job"]]) or {}
+    full = _full_disk(folder) if killed else ""
     for row in killed:
-        error, helps = _ending(known.get(row["job"]))
+        error, helps = (full, FULL) if full else _ending(known.get(row["job"]))
         kind = found.setdefault(error, Cluster(error, fix=helps))
         kind.nodes.add(row["node"])
         kind.count += 1
@@ -103,6 +114,71 @@ def _ending(usage: Usage | None) -> tuple[str, str]:
     if usage and usage.signal:
         return f"a task was killed by signal {usage.signal}", KILLED[1]
     return KILLED
+
+
+def before_work(
+    run: Run,
+    step: Step,
+    missing: Sequence[int],
+    inputs_done: bool,
+    usage: Callable[[list[str]], Mapping[str, Usage] | None] = accounting.usage,
+) -> list[Cluster]:
+    """Jobs of the newest submission that ended before their work began, by the end of their logs.
+
+    The worker records every attempt; these have a log, or an account of Slurm's, and no attempt. `inputs_done`: where
+    neither exists, a job whose inputs are there should have started.
+    """
+    newest = [
+        (record, job) for record in live.submissions(run.folder) if not record.get("cancelled")
+        for job in record["jobs"] if job["step"] == step.name and not job.get("gate")
+    ]  # fmt: skip
+    if not newest:
+        return []
+    latest = newest[-1][0]["folder"]
+    folder = run.folder / step.name
+    begun = {row["job"] for row in manifest.read(folder / "attempts.jsonl")}
+    names = [
+        name for record, job in newest if record["folder"] == latest
+        for name, pack in zip(slurm.expand(job["id"], len(job["packs"])), job["packs"], strict=True)
+        if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
+    ]  # fmt: skip
+    known = usage(names) or {}
+    found: dict[str, Cluster] = {}
+    for name in names:
+        log = Path(_log(folder, name))
+        account = known.get(name) or known.get(name.split("_")[0])
+        if log.is_file():
+            ending = _last_line(log)
+        elif account and account.node and account.state != "COMPLETED":
+            ending = f"it ended as {account.state} on {account.node} and left no log"
+        elif not account and inputs_done and not known:
+            ending = "it is not in the queue and left no log"
+        else:  # cancelled before it started, as what waits for a failed step is
+            continue
+        kind = found.setdefault(
+            ending, Cluster(f"a job ended before its work began: {ending}", fix=fix(ending), log=str(log))
+        )
+        kind.count += 1
+        kind.nodes |= {account.node} if account and account.node else set()
+        if "left no log" in ending:
+            kind.fix = f"does every node see {folder}? (profile.runs)"
+    return sorted(found.values(), key=lambda kind: -kind.count)
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]]
+    lines = [line for line in lines if line and not re.match(r"srun: |slurmstepd: .*CANCELLED", line)] or lines
+    return lines[-1][:300] if lines else "its log is empty"
+
+
+def _full_disk(folder: Path) -> str:
+    """What to say where the run's file system has no room left, so that a task could not even record its end."""
+    free = shutil.disk_usage(folder).free
+    if free > FULL_BELOW:
+        return ""
+    mount = next(path for path in (folder, *folder.parents) if path.is_mount())
+    return f"the file system {mount} is full ({free / 1e6:.1f} MB free): a task could not write"
 
 
 def _log(folder: Path, job: str) -> str:

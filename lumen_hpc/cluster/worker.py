@@ -10,13 +10,14 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm
+from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
 from lumen_hpc.cluster.manifest import Written
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
@@ -32,25 +33,38 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not."""
     orphans.end_with_launcher(Path(folder))
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
-    shards = json.loads((Path(submission) / "plan.json").read_text())["packs"][name][pack]
+    submitted = json.loads((Path(submission) / "plan.json").read_text())
+    snapshot.require_submitted(run.folder, submitted["code"])
+    shards = submitted["packs"][name][pack]
+    _use_scratch(run.profile.scratch)
     stop = Stop()
+    ranks = _ranks()
     todo = _todo(run, step, everything, shards)
     if not todo:
+        if ranks.rank == 0:
+            _cancel_successors(Path(submission))
         _tidy(keep_log=False)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
-    ranks = _ranks()
     attempts = Attempts(run, step, pack, ranks.rank)
-    attempts.check_budget()
+    todo = attempts.within_budget(todo)
+    if not todo:
+        if ranks.rank == 0:
+            _cancel_successors(Path(submission))
+        sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
         run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
         rank=ranks.rank, world_size=ranks.world_size,
     )  # fmt: skip
     task = Task(run, step, ranks, stop.requested, watchdog.beat)
     attempts.began()
-    ready = _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts)
-    failed = _write(task, todo, everything, attempts, watchdog) if ready else 0
+    if not _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
+        failed = 0
+    else:
+        failed = _write(task, todo, everything, attempts, watchdog)
     watchdog.stop()
-    left = len(_todo(run, step, everything, shards)) if task.ranks.rank == 0 else 0
+    left = set(_todo(run, step, everything, shards)) if ranks.rank == 0 else set()
+    if ranks.rank == 0 and left <= attempts.final_shards():
+        _cancel_successors(Path(submission))
     if failed:
         attempts.ended("failed")
         print(f"{name}: {failed} of {len(todo)} shards failed; see {run.folder / name / 'failures.jsonl'}", flush=True)
@@ -60,13 +74,53 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
         next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
         if not step.stage.successors(run.settings):
             next_one = "nothing goes on by itself"
-        print(f"{name}: stopped by {stop.reason} with {left} shards left; {next_one}", flush=True)
+        print(f"{name}: stopped by {stop.reason} with {len(left)} shards left; {next_one}", flush=True)
         if run.profile.requeue and attempts.job:
             slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
     _tidy(keep_log=True)
     return f"{name}: {len(todo)} shards written"
+
+
+def _use_scratch(setting: str) -> None:
+    """Points temporary files and compile caches at the profile's scratch folder, on every node of the job."""
+    if not setting:
+        return
+    folder = os.environ.get("LUMEN_SCRATCH", "")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder or "/nowhere"):
+            pass
+    except OSError as error:
+        place = f"{socket.gethostname()}, where it is {folder or '(empty)'}"
+        raise UserError(f"profile.scratch={setting} cannot be used on {place}: {error.strerror}") from None
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    for name in ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        os.environ.setdefault(name, f"{folder}/{name.lower()}")
+
+
+def _cancel_successors(submission: Path) -> None:
+    """Cancels this task's own successors, if this node may: whatever they were queued for cannot come any more.
+
+    Otherwise the successors of an array start, find nothing to do, and have cost their turn in the queue.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    own = array or os.environ.get("SLURM_JOB_ID")
+    if not own or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
+    jobs = json.loads((submission / "plan.json").read_text())["jobs"]
+    here = next((job for job in jobs if job["id"] == own), None)
+    if here is None:  # the submitting command is still at it: Slurm's dependencies have to do
+        return
+    later = [
+        job["id"] for job in jobs
+        if (job["step"], job["packs"]) == (here["step"], here["packs"]) and job["link"] > here["link"]
+    ]  # fmt: skip
+    names = [f"{id_}_{task}" if task else id_ for id_ in later]
+    if slurm.cancel_pending(names):
+        for name in names:
+            (submission.parents[1] / here["step"] / "logs" / f"{name}_submitted.pkl").unlink(missing_ok=True)
 
 
 def _tidy(keep_log: bool) -> None:
@@ -209,9 +263,16 @@ def _ranks() -> Ranks:
 
     here = JobEnvironment()
     return Ranks(
-        rank=here.global_rank, world_size=here.num_tasks, local_rank=here.local_rank, master_addr=here.hostnames[0],
+        rank=here.global_rank, world_size=here.num_tasks, local_rank=_device(here.local_rank),
+        master_addr=here.hostnames[0],
         job=f"{here.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}",
     )  # fmt: skip
+
+
+def _device(local_rank: int) -> int:
+    """The GPU of a process among those that it sees: a site may show each process its own alone (--gpus-per-task)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("ROCR_VISIBLE_DEVICES", ""))
+    return 0 if visible and "," not in visible else local_rank
 
 
 class Stop:
@@ -236,7 +297,7 @@ class Attempts:
         self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
         self.rank = rank
         self.job = _job()
-        earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if row["pack"] == pack]
+        earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if self._is_earlier(row)]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
         self.earlier = earlier
         resources = run.profile.resources[step.stage.resources]
@@ -247,8 +308,15 @@ class Attempts:
         self.waited = 0.0
         """Seconds spent waiting for corrupt input to be written again."""
 
-    def check_budget(self) -> None:
-        """Gives up once this submission's chain has spent its crashes or preemptions."""
+    def _is_earlier(self, row: dict[str, Any]) -> bool:
+        """Whether a line is of an earlier attempt at this pack: another rank of this one may have written already."""
+        return row["pack"] == self.pack and row.get("try") != _try()
+
+    def within_budget(self, todo: list[int]) -> list[int]:
+        """The shards worth another try: none once this submission's chain has spent its crashes or preemptions.
+
+        The same for each rank, however late it asks.
+        """
         chain = [row for row in self.earlier if row["chain"] == _chain()]
         ended = {row["attempt"]: row["event"] for row in chain if row["event"] != "began"}
         outcomes = [ended.get(row["attempt"], "killed") for row in chain if row["event"] == "began"]
@@ -257,10 +325,19 @@ class Attempts:
         if crashes > self.profile.crashes or stops > self.profile.preemptions:
             print(f"pack {self.pack}: {crashes} crashes and {stops} interruptions; the budget is "
                   f"{self.profile.crashes} and {self.profile.preemptions}", flush=True)  # fmt: skip
-            sys.exit(EXIT_FAILED)
-        if any(row.get("final") for row in manifest.read(self.folder / "failures.jsonl") if row["chain"] == _chain()):
+            return []
+        final = self.final_shards(before=True)
+        if final & set(todo):
             print("an input error does not go away by trying again; see failures.jsonl", flush=True)
-            sys.exit(EXIT_FAILED)
+        return [index for index in todo if index not in final]
+
+    def final_shards(self, before: bool = False) -> set[int]:
+        """Shards of this pack that failed for their input in this chain; only in earlier attempts if `before`."""
+        rows = [row for row in manifest.read(self.folder / "failures.jsonl") if row["chain"] == _chain()]
+        return {
+            index for row in rows if row.get("final") and row["pack"] == self.pack
+            and (not before or self._is_earlier(row)) for index in row["shards"]
+        }  # fmt: skip
 
     def began(self) -> None:
         self._record("began", **self.requested)
@@ -275,7 +352,7 @@ class Attempts:
         print(text, file=sys.stderr, flush=True)
         row = {
             "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
-            "node": socket.gethostname(), "error": f"{type(error).__name__}: {str(error)[:500]}",
+            "try": _try(), "node": socket.gethostname(), "error": f"{type(error).__name__}: {str(error)[:500]}",
             "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
         }  # fmt: skip
         manifest.append(self.folder / "failures.jsonl", row)
@@ -291,7 +368,7 @@ class Attempts:
             return
         row = {
             "pack": self.pack, "attempt": self.number, "event": event, "chain": _chain(), "job": self.job,
-            "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
+            "try": _try(), "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
         }  # fmt: skip
         manifest.append(self.folder / "attempts.jsonl", row)
 
@@ -299,6 +376,11 @@ class Attempts:
 def _job() -> str:
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _try() -> str:
+    """One start of a job, the same for all its ranks: a requeued job keeps its id."""
+    return f"{_job() or os.environ.get('SUBMITIT_LOCAL_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def _chain() -> str:

@@ -108,7 +108,7 @@ class Profile:
     container: Container = field(default_factory=Container)
     """Container that jobs run in."""
     scratch: str = ""
-    """Node-local folder for compile caches and staged checkpoints; empty means TMPDIR."""
+    """Node-local folder for temporary files and compile caches, e.g. /local/$SLURM_JOB_ID; empty means TMPDIR."""
     kill_on_invalid_dep: bool = True
     """Pass --kill-on-invalid-dep=yes; some sites forbid it."""
     requeue: bool = False

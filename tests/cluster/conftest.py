@@ -59,10 +59,20 @@ class Site:
     checkout: Path
     cluster: Cluster
     runs: Path
+    prefix: tuple[str, ...] = ()
+    """Words before the command, as `srun` when started from within an allocation."""
 
     def launch(self, *words: str, code: int = 0) -> str:
         """`python launch.py …`; the test fails unless it exits with `code`. Returns what it printed."""
-        command = [sys.executable, "launch.py", *words, "profile=test", f"runs={self.runs}", f"experts.shards={SHARDS}"]
+        command = [
+            *self.prefix,
+            sys.executable,
+            "launch.py",
+            *words,
+            "profile=test",
+            f"runs={self.runs}",
+            f"experts.shards={SHARDS}",
+        ]
         done = subprocess.run(
             command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True, timeout=300
         )
@@ -143,6 +153,11 @@ class RunOnDisk:
     def leftovers(self) -> list[Path]:
         """Half-written files."""
         return list(self.folder.rglob("*.tmp"))
+
+
+def submitted(run: RunOnDisk) -> list[dict]:
+    """Every job of the run's submissions."""
+    return [job for plan in run.folder.glob("submissions/*/plan.json") for job in json.loads(plan.read_text())["jobs"]]
 
 
 ALL = {"numbers-0", "total-0", *(f"{step}-{k}" for step in ("squares", "checks") for k in range(SHARDS))}

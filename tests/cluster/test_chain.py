@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from datetime import datetime
 
 import pytest
 
-from tests.cluster.conftest import ALL, SHARDS, RunOnDisk, Site, assert_whole
+from sandbox.slurm import Cluster
+from tests.cluster.conftest import ALL, SHARDS, RunOnDisk, Site, assert_whole, submitted
 
 
 def position(run: RunOnDisk, line: str) -> int:
@@ -94,6 +97,50 @@ def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> No
         "total-0",
         *(f"checks-{shard}" for shard in range(SHARDS)),
     }
+
+
+def test_on_a_full_partition_dependants_start_at_once_and_successors_never_run(site: Site, cluster: Cluster) -> None:
+    run = site.run("crowded")
+    hold = run.steer("hold-squares-0")
+    elsewhere = ("partition=cpu", "gpus=0", "tasks=1")  # other packs than squares', so that it waits for the gate
+    words = [f"profile.resources.judge.{word}" for word in elsewhere]
+    site.submit("crowded", "profile.resources.gpu.successors=3", "profile.resources.train.gpus=0", *words)
+    site.wait(lambda: "squares-0" in run.begun(), 180, "squares-0 to begin")
+    others = ("sbatch", "-p", "h100", "--gpus-per-node=1", "-n1", "--mem=1", "-t", "30", "-o", "/dev/null")
+    for _ in range(24):  # more than the partition's 12 GPUs: some wait and take what becomes free
+        cluster.run(*others, "--wrap", "sleep 1000")
+    table = json.loads(site.launch("status", "run=crowded", "json=true"))
+    squares = next(step for step in table["steps"] if step["step"] == "squares")
+    assert squares["queued"] == 0 and squares["successors"] >= 3, squares
+    hold.unlink()
+    site.wait_until_left("crowded", 120)
+    jobs = {job["id"]: job for job in submitted(run)}
+    fields = ("-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobName,JobID,Start,End,NodeList")
+    rows = [line.split("|") for line in cluster.run("sacct", *fields).stdout.splitlines()]
+    nodes = {job: node for _, job, _, _, node in rows if jobs[job.split("_")[0]]["link"]}
+    assert nodes and set(nodes.values()) == {"None assigned"}, nodes
+    times = {job: (name, start, end) for name, job, start, end, node in rows if job not in nodes}
+    squares_end = max(end for name, _, end in times.values() if name == "crowded.squares")
+    checks_start = min(start for name, start, _ in times.values() if name == "crowded.checks")
+    waited = datetime.fromisoformat(checks_start) - datetime.fromisoformat(squares_end)
+    assert waited.total_seconds() <= 10
+
+
+def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    run = site.run("one-pack")
+    fault = run.steer("fail-squares-5")
+    hold = run.steer("hold-squares-0")  # the first array is still running when the fault is repaired
+    site.submit("one-pack", "profile.resources.gpu.successors=2")
+    site.wait(lambda: "failed" in run.events("squares"), 180, "a pack to fail")
+    fault.unlink()
+    hold.unlink()
+    site.wait_until_left("one-pack")
+    assert_whole(run, undisturbed)
+    attempts = [json.loads(line) for line in (run.folder / "squares" / "attempts.jsonl").read_text().splitlines()]
+    (failed,) = [row["pack"] for row in attempts if row["event"] == "failed"]
+    later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
+    ran = cluster.run("sacct", "-n", "-P", "-X", "-j", ",".join(later), "-o", "JobID,Start,State").stdout.splitlines()
+    assert [line.split("|")[0].split("_")[1] for line in ran if "COMPLETED" in line] == [str(failed)], ran
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,19 @@ byte, and nothing that was done may have been computed again."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox.slurm import Cluster
-from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole
+from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole, submitted
 
 
 def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:
@@ -59,19 +61,85 @@ def test_a_failed_shard_stops_what_depends_on_it_and_a_rerun_does_only_that_shar
     assert not done & set(run.begun() - tries)
 
 
-def test_jobs_that_a_site_keeps_though_they_can_never_start_are_cleared_by_a_rerun(
+KEEPS_DEAD_JOBS = "profile.kill_on_invalid_dep=false"
+
+
+def test_a_site_that_keeps_jobs_that_can_never_start_is_swept_by_the_gates(site: Site) -> None:
+    run = site.run("swept")
+    run.steer("fail-squares-5")
+    site.submit("swept", KEEPS_DEAD_JOBS)
+    site.wait_until_left("swept", 120)
+    assert "squares-4" in run.ends() and "checks-4" not in run.begun()
+
+
+def test_where_nodes_cannot_cancel_jobs_a_rerun_clears_those_that_can_never_start(
     site: Site, undisturbed: RunOnDisk
 ) -> None:
     run = site.run("kept")
     fault = run.steer("fail-squares-5")
-    site.submit("kept", "profile.kill_on_invalid_dep=false")
+    words = (KEEPS_DEAD_JOBS, "profile.setup=['export PATH=/nowhere']")
+    site.submit("kept", *words)
     site.wait(lambda: any("NeverSatisfied" in reason for *_, reason in site.jobs("kept")), 180, "a stuck job")
+    site.wait(lambda: not site.running("kept", "squares"), 180, "squares to end")
+    site.wait(lambda: "stuck" in site.launch("status", "run=kept", code=1), 60, "status to say so")
     stuck = {id_ for id_, *_ in site.jobs("kept")}
     fault.unlink()
-    site.submit("kept", "profile.kill_on_invalid_dep=false")
+    site.submit("kept", *words)
     assert not stuck & {id_ for id_, *_ in site.jobs("kept")}
+    site.wait(lambda: "total-0" in run.ends(), 180, "the end of total")
+    site.launch("cancel", "run=kept")  # successors that can never start, which nobody removes here
     site.wait_until_left("kept")
     assert_whole(run, undisturbed)
+
+
+def test_nothing_but_the_profile_decides_what_a_job_gets(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+    inherited = {
+        "SBATCH_ACCOUNT": "nobody", "SBATCH_PARTITION": "nowhere", "SBATCH_TIMELIMIT": "0:01", "SBATCH_EXPORT": "NONE",
+        "SBATCH_JOB_NAME": "mine", "SLURM_EXPORT_ENV": "NONE", "SLURM_GPU_BIND": "single:1", "SQUEUE_STATES": "RUNNING",
+    }  # fmt: skip
+    cluster_with_them = copy(cluster)
+    cluster_with_them.environment = cluster.environment | inherited
+    within = replace(site, cluster=cluster_with_them, prefix=("srun", "-p", "cpu", "-n1", "-c2", "--export=ALL"))
+    output = within.submit("inherited")
+    assert "ignored, because the profile decides: SBATCH_ACCOUNT, SBATCH_EXPORT" in output
+    assert "its variables are not passed to the new jobs" in output
+    assert all(name.startswith("inherited.") for _, name, *_ in site.jobs("inherited"))
+    site.wait_until_left("inherited")
+    assert_whole(site.run("inherited"), undisturbed)
+
+
+def test_a_setup_line_that_fails_stops_the_job_and_is_named(site: Site) -> None:
+    wrong = "profile.setup=['source /no/such/file  # a comment']"
+    site.submit("unset", "profile.modules=[cuda/12.8]", wrong, "profile.resources.cpu.successors=0")
+    site.wait_until_left("unset")
+    (log,) = (site.run("unset").folder / "numbers" / "logs").glob("*.out")
+    assert "a line of the setup failed (exit 127): profile.modules: module load cuda/12.8" in log.read_text()
+    site.submit("unset", wrong, "profile.resources.cpu.successors=0")
+    site.wait_until_left("unset")
+    log = max((site.run("unset").folder / "numbers" / "logs").glob("*.out"), key=lambda path: path.stat().st_mtime)
+    assert "profile.setup: source /no/such/file" in log.read_text()
+    assert site.run("unset").begun() == Counter()
+
+
+def test_an_edit_after_submission_does_not_reach_the_jobs(
+    checkout: Path, cluster: Cluster, undisturbed: RunOnDisk, tmp_path: Path
+) -> None:
+    own = shutil.copytree(checkout, tmp_path / "checkout")
+    site = Site(own, cluster, tmp_path / "runs")
+    run = begin_and_hold(site, "edited", "squares-5")
+    for name in ("total", "checks"):
+        (own / "jobs" / f"{name}.py").write_text("raise RuntimeError('edited')\n")
+    release(run)
+    site.wait_until_left("edited")
+    assert_whole(run, undisturbed)
+
+
+def test_scratch_is_where_temporary_files_go(site: Site, tmp_path: Path) -> None:
+    site.submit("scratch", f"profile.scratch={tmp_path}/$SLURM_JOB_ID", stage="numbers")
+    site.wait_until_left("scratch")
+    assert [path.name for path in tmp_path.iterdir()] == [
+        job["id"] for job in submitted(site.run("scratch")) if not job["link"] and not job.get("gate")
+    ]
 
 
 def test_kill_9_of_a_task(site: Site, undisturbed: RunOnDisk) -> None:

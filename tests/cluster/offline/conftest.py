@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.config.schema import Settings
 
 
@@ -30,3 +33,58 @@ def stages() -> list[Stage]:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run", Settings(), Profile())
+
+
+SBATCH = """\
+#!/bin/sh
+# Stands in for sbatch: keeps each script, numbers jobs; refuses job $REFUSE_AT, accepts $LOST_AT without a word.
+n=$(ls "$FAKE" | grep -c '^script' || true)
+[ "$n" = "${LOST_AT:-none}" ] && {
+    echo "$((1000 + n))|PENDING|Priority||N/A|$(id -u)|r.answer-a" > "$FAKE/queue"
+    touch "$FAKE/script-$n"
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }
+[ "$n" = "${REFUSE_AT:-none}" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
+cp "$1" "$FAKE/script-$n"
+echo "Submitted batch job $((1000 + n))"
+"""
+
+
+SCANCEL = """\
+#!/bin/sh
+[ -n "$NO_SCANCEL" ] && { echo "scancel: error: Kill job error on job id $1: Access/permission denied" >&2; exit 1; }
+echo "$@" >> "$FAKE/cancelled"
+"""
+
+SCONTROL = """\
+#!/bin/sh
+echo "ClusterName = ${CLUSTER:-here}"
+echo "MaxArraySize = ${ARRAY:-1001}"
+cat "$FAKE/job-$3" 2>/dev/null || true
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose sbatch, scancel, squeue and srun come before the real ones in PATH, and record their calls."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    scripts = {
+        "sbatch": SBATCH,
+        "scancel": SCANCEL,
+        "squeue": '#!/bin/sh\necho "$@" >> "$FAKE/asked"\ncat "$FAKE/queue" 2>/dev/null || true\n',
+        "scontrol": SCONTROL,
+        "srun": "#!/bin/sh\n",
+    }
+    for name, text in scripts.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    slurm.settings.cache_clear()
+    return tmp_path
+
+
+@pytest.fixture
+def request_here(tmp_path: Path) -> Request:
+    words = ["stage=full", "profile=h100", "recipe=demo", "predict.shards=4", "run=r", f"runs={tmp_path / 'runs'}"]
+    return resolve([*words, "profile.max_array_size=1000"])

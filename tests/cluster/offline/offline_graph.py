@@ -1,10 +1,12 @@
-"""Finished shards without a worker."""
+"""Finished shards without a worker, and submissions to a stand-in for Slurm."""
 
 from __future__ import annotations
 
-from lumen_hpc.cluster import manifest
+import jobs
+from lumen_hpc.cluster import manifest, submit
 from lumen_hpc.cluster.plan import inputs
-from lumen_hpc.cluster.stage import Run, Shard, Step
+from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
+from lumen_hpc.config.resolve import Request
 from lumen_hpc.config.saved import digest
 
 
@@ -30,3 +32,10 @@ def finish(run: Run, step: Step, graph: list[Step], shards: list[int] | None = N
             "node": "n1",
         }
         manifest.append(folder / manifest.NAME, line)
+
+
+def submit_chain(request: Request, stages: list[Stage]) -> tuple[Run, list[dict]]:
+    run = submit.open_run(request)
+    submit.prepare_folder(run)
+    plans, upstream_job_ids = submit.make(request, stages, run)
+    return run, submit.submit(request, Pipeline(tuple(stages), jobs.run_pack), run, plans, upstream_job_ids).jobs

@@ -66,33 +66,70 @@ def test_corresponding_packs_hold_the_same_shards(run: Run, stages: list[Stage])
     assert plans["answer-a"].packs == plans["score-a"].packs
 
 
-def test_the_chain_pipelines_and_guards_its_successors(run: Run, stages: list[Stage]):
+def _jobs(run: Run, stages: list[Stage], limit: int = 1000) -> dict[str, chain.Link | chain.Gate]:
     steps = graph.steps(stages, run.settings)
     plans = plan.make(run, steps, steps, {})
-    arrays = {array.label: array for array in chain.arrays(plans, run.profile, 1000, {})}
-    assert arrays["<score-a>"].conditions == (("afterok", "<first+>"), ("aftercorr", "<answer-a>"))
-    assert arrays["<score-a+>"].conditions == (
-        ("afterok", "<first+>"),
-        ("afterok", "<answer-a+>"),
-        ("afterany", "<score-a>"),
-    )
-    assert arrays["<score-a+>"].dependency({"<first+>": "7"}) == "afterok:7:<answer-a+>,afterany:<score-a>"
+    return {job.label: job for job in chain.jobs(plans, run.profile, limit, {}, graph.read(stages, run.settings))}
+
+
+def test_the_chain_pipelines_and_its_successors_start_after_failures_only(run: Run, stages: list[Stage]):
+    run.profile.resources["gpu"].successors = 2
+    jobs = _jobs(run, stages)
+    assert jobs["<score-a>"].conditions == (("aftercorr", "<answer-a>"), ("afterok", "<first gate>"))
+    inputs = (("afterok", "<first gate>"), ("afterok", "<answer-a gate>"))
+    assert jobs["<score-a+>"].conditions == (*inputs, ("afternotok", "<score-a>"))
+    assert jobs["<score-a++>"].conditions == (*inputs, ("afternotok", "<score-a>"), ("afternotok", "<score-a+>"))
+    ids = {"<first gate>": "7", "<answer-a gate>": "8", "<score-a>": "9"}
+    assert jobs["<score-a+>"].dependency(ids) == "afterok:7:8,afternotok:9"
+
+
+def test_a_gate_opens_after_any_link_and_dependants_wait_for_gates_alone(run: Run, stages: list[Stage]):
+    run.profile.resources["gpu"].successors = 2
+    jobs = _jobs(run, stages)
+    gate = jobs["<answer-a gate>"]
+    ids = {"<answer-a>": "1", "<answer-a+>": "2", "<answer-a++>": "3"}
+    assert gate.dependency(ids) == "afterok:1?afterok:2?afterany:3"
+    waited_for = {label for kind, label in jobs["<last>"].conditions if kind == "afterok"}
+    assert waited_for == {f"<{step} gate>" for step in ("answer-a", "answer-b", "score-a", "score-b")}
+
+
+def test_only_a_step_with_successors_that_somebody_waits_for_has_a_gate(run: Run, stages: list[Stage]):
+    assert "<last gate>" not in _jobs(run, stages)
+    run.profile.kill_on_invalid_dep = False  # successors that cannot start would stay in the queue
+    assert "<last gate>" in _jobs(run, stages)
+    run.profile.resources["cpu"].successors = 0
+    jobs = _jobs(run, stages)
+    assert "<first gate>" not in jobs and ("afterok", "<first>") in jobs["<answer-a>"].conditions
+    run.profile.requeue = True
+    assert all(isinstance(job, chain.Link) and job.number == 0 for job in _jobs(run, stages).values())
 
 
 def test_a_site_that_keeps_dead_jobs_gets_no_aftercorr(run: Run, stages: list[Stage]):
     run.profile.kill_on_invalid_dep = False
-    steps = graph.steps(stages, run.settings)
-    arrays = chain.arrays(plan.make(run, steps, steps, {}), run.profile, 1000, {})
-    assert all(kind != "aftercorr" for array in arrays for kind, _ in array.conditions)
+    assert all(kind != "aftercorr" for job in _jobs(run, stages).values() for kind, _ in job.conditions)
 
 
-def test_arrays_are_split_by_the_largest_index(run: Run, stages: list[Stage]):
+def test_arrays_are_split_by_the_largest_index_and_each_part_has_its_gate(run: Run, stages: list[Stage]):
     run.settings.predict.shards = 7
     run.profile.resources["gpu"].tasks = 7
-    steps = graph.steps(stages, run.settings)
-    arrays = chain.arrays(plan.make(run, steps, steps, {}), run.profile, 3, {})
-    sizes = [len(array.packs) for array in arrays if array.plan.step.name == "answer-a" and array.link == 0]
-    assert sizes == [3, 3, 1]
+    jobs = _jobs(run, stages, limit=3)
+    assert [len(jobs[f"<answer-a.{part}>"].packs) for part in range(3)] == [3, 3, 1]
+    assert {("afterok", f"<answer-a.{part} gate>") for part in range(3)} <= set(jobs["<last>"].conditions)
+
+
+def test_what_can_never_start_after_a_failure_is_found_through_links_and_gates():
+    records = [
+        {"id": "1", "after": []},
+        {"id": "2", "after": [["afternotok", "1"]]},
+        {"id": "3", "after": [["afterok", "1"], ["afterany", "2"]], "gate": True},
+        {"id": "4", "after": [["aftercorr", "1"]]},
+        {"id": "5", "after": [["afterok", "3"], ["afternotok", "4"]]},
+        {"id": "6", "after": [["afterok", "4"], ["afterany", "5"]], "gate": True},
+        {"id": "7", "after": [["afterok", "6"]]},
+    ]
+    assert chain.unreachable(records, ["3"]) == ["5"], "4 may succeed for some of its packs"
+    assert chain.unreachable(records, ["6"]) == ["7"]
+    assert chain.unreachable(records[3:], ["4", "5"]) == ["6", "7"]
 
 
 def test_a_run_of_another_version_is_refused(run: Run):

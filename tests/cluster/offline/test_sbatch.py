@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import jobs
-from lumen_hpc.cluster import preflight, sbatch, slurm, submit
-from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
+from lumen_hpc.cluster import live, preflight, sbatch, slurm, submit
+from lumen_hpc.cluster.stage import Stage, Step
 from lumen_hpc.config.profile import Container
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
+from tests.cluster.offline.offline_graph import submit_chain
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +29,9 @@ def _scripts(stages: list[Stage], **profile: object) -> str:
         setattr(request.profile, key, value)
     run = submit.open_run(request)
     plans, upstream_job_ids = submit.make(request, stages, run)
-    text = "".join(f"=== {label}\n{script}" for label, script in submit.scripts(request, run, plans, upstream_job_ids))
+    text = "".join(
+        f"=== {label}\n{script}" for label, script in submit.scripts(request, stages, run, plans, upstream_job_ids)
+    )
     return text.replace(sys.executable, "PYTHON")
 
 
@@ -63,59 +66,17 @@ def test_the_scripts_of_a_site_with_everything_set(stages: list[Stage]):
     _compare(text, "everything.txt")
 
 
-SBATCH = """\
-#!/bin/sh
-# Stands in for sbatch: keeps each script, numbers jobs, refuses from job $REFUSE_AT on.
-n=$(ls "$FAKE" | grep -c '^script' || true)
-[ "$n" = "${REFUSE_AT:-none}" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
-cp "$1" "$FAKE/script-$n"
-echo "Submitted batch job $((1000 + n))"
-"""
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose sbatch, scancel, squeue and srun come before the real ones in PATH, and record their calls."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    scripts = {
-        "sbatch": SBATCH,
-        "scancel": '#!/bin/sh\necho "$@" >> "$FAKE/cancelled"\n',
-        "squeue": '#!/bin/sh\ncat "$FAKE/queue" 2>/dev/null || true\n',
-        "srun": "#!/bin/sh\n",
-    }
-    for name, text in scripts.items():
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def request_here(tmp_path: Path) -> Request:
-    words = ["stage=full", "profile=h100", "recipe=demo", "predict.shards=4", "run=r", f"runs={tmp_path / 'runs'}"]
-    return resolve([*words, "profile.max_array_size=1000"])
-
-
-def _submit(request: Request, stages: list[Stage]) -> tuple[Run, list[dict]]:
-    run = submit.open_run(request)
-    submit.prepare_folder(run)
-    plans, upstream_job_ids = submit.make(request, stages, run)
-    return run, submit.submit(request, Pipeline(tuple(stages), jobs.run_pack), run, plans, upstream_job_ids).jobs
-
-
 def test_a_submission_is_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
     run = submit.open_run(request_here)
     plans, upstream_job_ids = submit.make(request_here, stages, run)
-    shown = dict(submit.scripts(request_here, run, plans, upstream_job_ids))
-    _, jobs = _submit(request_here, stages)
+    shown = dict(submit.scripts(request_here, stages, run, plans, upstream_job_ids))
+    _, jobs = submit_chain(request_here, stages)
     ids = {label: job["id"] for label, job in zip(shown, jobs)}
     code = next((run.folder / "code").iterdir()).name
     for (label, text), number in zip(shown.items(), range(len(jobs))):
         for name, job in ids.items():
             text = text.replace(name, job)
-        text = text.replace("'<next>'", "0001").replace(f"'{run.folder}/code/<hash>'", f"{run.folder}/code/{code}")
+        text = text.replace("<next>", "0001").replace(f"'{run.folder}/code/<hash>'", f"{run.folder}/code/{code}")
         submitted = (fake / f"script-{number}").read_text()
         assert _unquoted(submitted) == _unquoted(text), label
 
@@ -129,33 +90,33 @@ def test_what_went_in_before_a_refusal_is_cancelled(
 ):
     monkeypatch.setenv("REFUSE_AT", "3")
     with pytest.raises(UserError, match="invalid partition specified: nowhere") as caught:
-        _submit(request_here, stages)
+        submit_chain(request_here, stages)
     assert "\n" not in str(caught.value)
-    assert (fake / "cancelled").read_text().split() == ["--quiet", "1000", "1001", "1002"]
-    assert list(submit.live(submit.open_run(request_here))[0]) == []
+    assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000"]
+    assert list(live.submissions(request_here.folder)) == []
 
 
 def test_a_second_submission_waits_for_the_first(fake: Path, request_here: Request, stages: list[Stage]):
-    _, jobs = _submit(request_here, stages)
+    _, jobs = submit_chain(request_here, stages)
     lines = []
     for job in jobs:
-        names = slurm.expand(job["id"], len(job["packs"]))
-        lines += [f"{name}|PENDING|Dependency||N/A" for name in names]
+        names = slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+        lines += [f"{name}|PENDING|Dependency||N/A|{os.getuid()}|{job['name']}" for name in names]
     (fake / "queue").write_text("\n".join(lines))
-    _, again = _submit(request_here, stages)
+    _, again = submit_chain(request_here, stages)
     assert again == [], "everything is queued already"
     ended = {job["id"] for job in jobs if job["step"].startswith("score")}
     (fake / "queue").write_text("\n".join(line for line in lines if line.split("|")[0].split("_")[0] not in ended))
-    _, again = _submit(request_here, stages)
+    _, again = submit_chain(request_here, stages)
     assert {job["step"] for job in again} == {"score-a", "score-b"}
-    last_answer = max(int(job["id"]) for job in jobs if job["step"] == "answer-a")
+    gate = next(job["id"] for job in jobs if job["step"] == "answer-a" and job.get("gate"))
     first_score = next(job["id"] for job in again)
     script = (fake / f"script-{int(first_score) - 1000}").read_text()
-    assert f"afterok:{last_answer}" in script.replace(" ", "") or f":{last_answer}" in script
+    assert re.search(rf"#SBATCH --dependency='?afterok:[\d:]*\b{gate}\b", script)
 
 
 def test_jobs_import_from_the_snapshot_only(fake: Path, request_here: Request, stages: list[Stage]):
-    run, _ = _submit(request_here, stages)
+    run, _ = submit_chain(request_here, stages)
     code = next((run.folder / "code").iterdir())
     assert {"lumen_hpc", "jobs", "launch.py"} <= {path.name for path in code.iterdir()}
     found = subprocess.run(
@@ -170,7 +131,7 @@ def test_jobs_import_from_the_snapshot_only(fake: Path, request_here: Request, s
 
 
 def test_provenance_says_where_a_submission_came_from(fake: Path, request_here: Request, stages: list[Stage]):
-    run, _ = _submit(request_here, stages)
+    run, _ = submit_chain(request_here, stages)
     row = json.loads((run.folder / "provenance.json").read_text())[0]
     assert row["code"] == next((run.folder / "code").iterdir()).name
     assert {"submitted", "host", "python", "packages"} <= set(row)

@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
-from lumen_hpc.cluster import accounting, manifest, triage
+import pytest
+
+from lumen_hpc.cluster import accounting, manifest, reasons, triage
+from lumen_hpc.cluster.accounting import Usage
+from lumen_hpc.cluster.stage import Run, Stage, Step
 
 
 def _failed(folder: Path, shards: list[int], error: str, node: str = "n1", **more: object) -> None:
@@ -53,8 +61,8 @@ def test_slurm_is_asked_how_a_task_ended_that_recorded_nothing(tmp_path: Path):
         row = {"pack": pack, "attempt": 1, "event": "began", "chain": "0001", "job": job, "node": "n2"}
         manifest.append(tmp_path / "attempts.jsonl", row)
     accounted = accounting.read(
-        "7_0|OUT_OF_MEMORY|0:125|61||\n7_0.batch|OUT_OF_MEMORY|0:125|61|1000K|\n"
-        + "7_1|CANCELLED by 1000|0:15|9||\n7_2|FAILED|0:9|9||\n7_3|RUNNING|0:0|9||\n"
+        "7_0|OUT_OF_MEMORY|0:125|61|||n1\n7_0.batch|OUT_OF_MEMORY|0:125|61|1000K||n1\n"
+        + "7_1|CANCELLED by 1000|0:15|9|||n1\n7_2|FAILED|0:9|9|||n1\n7_3|RUNNING|0:0|9|||n1\n"
     )
     requested: list[str] = []
 
@@ -74,6 +82,90 @@ def test_memory_and_energy_come_from_a_jobs_steps_and_marks_for_no_value_are_non
         "5.0|COMPLETED|0:0|90|1.5G|500", "6_3|COMPLETED|0:0|8||18446744073709551614", "6_3.batch|COMPLETED|0:0|8||0",
         "6_[4-9]|PENDING|0:0|0||",
     )  # fmt: skip
-    found = accounting.read("\n".join(lines))
+    found = accounting.read("\n".join(f"{line}|n1" for line in lines))
     assert (found["5"].peak_bytes, found["5"].joules, found["5"].seconds) == (1.5 * 2**30, 700, 100)
     assert (found["6_3"].peak_bytes, found["6_3"].joules) == (None, None)
+
+
+def _submitted(run: Run, step: Step, **job: object) -> None:
+    """One submission of one job with one pack."""
+    folder = run.folder / "submissions" / "0001"
+    folder.mkdir(parents=True)
+    record = {"step": step.name, "id": "7", "packs": [0], "link": 0, **job}
+    (folder / "plan.json").write_text(json.dumps({"packs": {step.name: [[0]]}, "jobs": [record]}))
+    (run.folder / step.name / "logs").mkdir(parents=True)
+
+
+def _accounted(state: str, node: str) -> Callable[[list[str]], dict[str, Usage]]:
+    return lambda jobs: {job: Usage(state, 0, 1.0, node=node) for job in jobs}
+
+
+@pytest.mark.parametrize(
+    ("log", "error", "fix"),
+    [
+        ("lumen: a line of the setup failed (exit 1): profile.modules: module load x", "module load x", "profile"),
+        ("/bin/bash: line 20: apptainer: command not found", "apptainer: command not found", "environment"),
+        ("x\nModuleNotFoundError: No module named 'lumen_hpc'\n", "No module named 'lumen_hpc'", "profile.setup"),
+        ("", "its log is empty", "log"),
+    ],
+)
+def test_a_job_that_ended_before_its_work_is_a_failure_with_the_end_of_its_log(
+    run: Run, stages: list[Stage], log: str, error: str, fix: str
+):
+    step = Step(stages[0])
+    _submitted(run, step)
+    (run.folder / step.name / "logs" / "7_0_log.out").write_text(log)
+    (kind,) = triage.before_work(run, step, [0], True, _accounted("FAILED", "n1"))
+    assert error in kind.error and fix in kind.fix and kind.log.endswith("7_0_log.out")
+
+
+def test_a_job_that_left_no_log_where_it_ran_is_a_failure_and_one_that_never_ran_is_not(run: Run, stages: list[Stage]):
+    step = Step(stages[0])
+    _submitted(run, step)
+    (kind,) = triage.before_work(run, step, [0], True, _accounted("FAILED", "n1"))
+    assert "left no log" in kind.error and "see" in kind.fix and kind.nodes == {"n1"}
+    assert triage.before_work(run, step, [0], True, _accounted("CANCELLED", "")) == []
+    assert triage.before_work(run, step, [0], True, lambda jobs: None), "no account, but nothing it waits for"
+    assert triage.before_work(run, step, [0], False, lambda jobs: None) == [], "what it reads is not there"
+    manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
+    assert triage.before_work(run, step, [0], True, _accounted("FAILED", "n1")) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "RuntimeError: [enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0",
+        "OSError: [Errno 122] Disk quota exceeded",
+        "RuntimeError: PytorchStreamWriter failed writing file data/0: file write failed",
+    ],
+)
+def test_a_full_disk_is_not_taken_for_anything_else(error: str):
+    assert triage.fix(error) == triage.FULL
+
+
+def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
+    manifest.append(tmp_path / "attempts.jsonl", row)
+    monkeypatch.setattr(triage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    (kind,) = triage.clusters(tmp_path, [0], usage=lambda jobs: None)
+    assert re.search(r"the file system /.* is full", kind.error) and kind.fix == triage.FULL
+
+
+@pytest.mark.parametrize(
+    ("reason", "starts"),
+    [
+        ("PartitionTimeLimit", False), ("QOSMaxGRESPerJob", False), ("AssocMaxWallDurationPerJobLimit", False),
+        ("AssocGrpCPUMinutesLimit", True), ("QOSGrpGRES", True), ("QOSMaxJobsPerUserLimit", True),
+        ("AssocGrpGRES", True), ("JobHeldUser", True), ("ReqNodeNotAvail, UnavailableNodes:n3", True),
+    ],
+)  # fmt: skip
+def test_a_pending_reason_says_what_it_means_and_whether_the_job_can_ever_start(reason: str, starts: bool):
+    found = reasons.explain(reason)
+    assert found and found.starts == starts and found.fix
+
+
+@pytest.mark.parametrize("reason", ["None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit"])
+def test_waiting_for_others_needs_no_explanation(reason: str):
+    assert reasons.explain(reason) is None

@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
-from lumen_hpc.cluster.worker import Stop
+import pytest
+
+from lumen_hpc.cluster import snapshot, worker
+from lumen_hpc.cluster.stage import Run, Stage, Step
+from lumen_hpc.cluster.worker import Attempts, Stop
+from lumen_hpc.errors import UserError
 
 
 def test_signals_only_set_a_flag_and_the_first_is_the_reason() -> None:
@@ -17,3 +24,87 @@ def test_signals_only_set_a_flag_and_the_first_is_the_reason() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def step(run: Run, stages: list[Stage], monkeypatch: pytest.MonkeyPatch) -> Step:
+    monkeypatch.setenv("LUMEN_SUBMISSION", "0001")
+    return Step(stages[1])
+
+
+def start(monkeypatch: pytest.MonkeyPatch, job: str, restart: int = 0) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+
+
+def test_a_late_rank_does_not_take_its_own_attempt_for_a_killed_one(
+    run: Run, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.profile.crashes = 0
+    start(monkeypatch, "7")
+    first = Attempts(run, step, 0, rank=0)
+    assert first.within_budget([0, 1]) == [0, 1]
+    first.began()
+    late = Attempts(run, step, 0, rank=1)
+    assert (late.number, late.within_budget([0, 1])) == (first.number, [0, 1])
+
+    start(monkeypatch, "8")
+    second = Attempts(run, step, 0, rank=0)
+    assert (second.number, second.within_budget([0, 1])) == (2, [])
+    start(monkeypatch, "7", restart=1)  # requeued: the same job, another attempt
+    assert Attempts(run, step, 0, rank=1).number == 2
+
+
+@pytest.mark.parametrize("crashes", [0, 1, 2])
+def test_a_pack_is_given_up_after_exactly_its_crashes(
+    run: Run, step: Step, monkeypatch: pytest.MonkeyPatch, crashes: int
+) -> None:
+    run.profile.crashes = crashes
+    for attempt in range(crashes + 1):
+        start(monkeypatch, str(attempt))
+        attempts = Attempts(run, step, 0, rank=0)
+        assert attempts.within_budget([0]) == [0]
+        attempts.began()
+    start(monkeypatch, "99")
+    assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
+
+
+def test_an_input_error_ends_the_tries_at_its_own_shards_only(
+    run: Run, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, "7")
+    attempts = Attempts(run, step, 0, rank=0)
+    attempts.began()
+    attempts.failure([1], UserError("row 5 has no image"))
+    assert attempts.final_shards() == {1}
+    attempts.ended("failed")
+    start(monkeypatch, "8")
+    assert Attempts(run, step, 0, rank=0).within_budget([1, 2]) == [2]
+    assert Attempts(run, step, 1, rank=0).within_budget([1, 2]) == [1, 2], "another pack"
+
+
+@pytest.mark.parametrize(("visible", "device"), [("0,1,2,3", 3), ("GPU-5f", 0), (None, 3), ("", 3)])
+def test_a_rank_that_sees_one_gpu_uses_it(monkeypatch: pytest.MonkeyPatch, visible: str | None, device: int) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert worker._device(3) == device
+
+
+def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
+    import jobs  # noqa: F401
+
+    with pytest.raises(UserError, match=r"imports lumen_hpc from .*, not from .*/code/abc"):
+        snapshot.require_submitted(tmp_path, "abc")
+
+
+def test_a_scratch_folder_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LUMEN_SCRATCH", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"profile\.scratch=\$LOCAL cannot be used on .*File exists"):
+        worker._use_scratch("$LOCAL")
+    monkeypatch.setenv("LUMEN_SCRATCH", "")
+    with pytest.raises(UserError, match=r"where it is \(empty\)"):
+        worker._use_scratch("$LOCAL")

@@ -1,0 +1,82 @@
+"""The job that dependants of a step wait for: `python -m lumen_hpc.cluster.gate RUN_FOLDER SUBMISSION_FOLDER`.
+
+It starts as soon as one link of the step has succeeded, or after the last one (chain.py). It verifies that the manifest
+has a line for every shard of its packs. Then it cancels the links that are left, and succeeds; or it cancels what
+waits for it, and fails. Where nodes may not cancel jobs, Slurm alone decides the same: a link that follows a success
+can never start, and neither can what waits for a gate that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.cluster import manifest, slurm
+
+PATIENCE_S = 5.0
+"""How long a network file system may take to show this node what another has written."""
+
+
+def main(folder: Path, submission: Path) -> int:
+    """Exit code of the gate that runs as this job."""
+    own = _record(submission, os.environ["SLURM_JOB_ID"])
+    step, shards = own["step"], own["shards"]
+    if missing := _missing(folder / step, own):
+        print(
+            f"{step}: {len(missing)} of {len(shards)} shards are missing; launch.py status says why",
+            flush=True,
+        )
+        slurm.cancel_pending(_dependants(folder, own["id"]))
+        return 1
+    links = [id_ for _, id_ in own["after"]]
+    slurm.cancel_pending(links)
+    logs = folder / step / "logs"
+    for name in [
+        f"{own['id']}_0_log.out",
+        *(path.name for id_ in links for path in logs.glob(f"{id_}_*submitted.pkl")),
+    ]:
+        (logs / name).unlink(missing_ok=True)
+    return 0
+
+
+def _record(submission: Path, job: str) -> dict[str, Any]:
+    """This job's entry in plan.json, which the submitting command may be writing still."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        for record in json.loads((submission / "plan.json").read_text())["jobs"]:
+            if record["id"] == job:
+                return record
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{submission / 'plan.json'} has no job {job}: its submission was not completed")
+        time.sleep(0.2)
+
+
+def _missing(folder: Path, own: dict[str, Any]) -> list[int]:
+    """Shards without a line. Files are verified, and written again if corrupt, by the tasks that read them."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        lines = manifest.latest(folder)
+        expected = (own["of"], own["config"])
+        missing = [
+            index for index in own["shards"]
+            if index not in lines or (lines[index]["of"], lines[index]["config"]) != expected
+        ]  # fmt: skip
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.5)
+
+
+def _dependants(folder: Path, gate: str) -> list[str]:
+    """Jobs of the run that can never start once the gate has failed, the last ones first."""
+    from lumen_hpc.cluster import chain, live
+
+    records = [job for record in live.submissions(folder) for job in record["jobs"]]
+    return chain.unreachable(records, [gate])[::-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

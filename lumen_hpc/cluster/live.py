@@ -1,0 +1,149 @@
+"""The jobs of a run's submissions that are in the queue now: whose they are, which shards they hold, what is stuck."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc import files
+from lumen_hpc.cluster import chain, slurm
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.errors import UserError
+
+JobRecord = dict[str, Any]
+"""A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
+
+
+def submissions(folder: Path) -> Iterator[dict[str, Any]]:
+    """The plan.json of every submission of a run, oldest first; UserError for one that cannot be read."""
+    for path in sorted((folder / "submissions").glob("*/plan.json")):
+        try:
+            yield {"folder": path.parent, **json.loads(path.read_text())}
+        except ValueError:
+            raise UserError(
+                f"{path}: empty or not JSON (a full disk?); its jobs are not known: "
+                f"look for them in squeue, cancel them, and remove {path.parent}"
+            ) from None
+
+
+def queue(run: Run) -> dict[str, slurm.Job]:
+    """The queue of those who submitted to this run on this cluster; empty if nobody did."""
+    records = [record for record in submissions(run.folder) if record["jobs"]]
+    if run.profile.executor != "slurm" or not records or not slurm.installed():
+        return {}
+    return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
+
+
+def tasks(record: dict[str, Any], job: JobRecord, queued: dict[str, slurm.Job]) -> dict[int, slurm.Job]:
+    """A job's tasks in the queue, by the position of their pack among the job's.
+
+    Another cluster's, another user's or another job of the same number is none of them.
+    """
+    if not queued or (record.get("cluster") or slurm.cluster()) != slurm.cluster():
+        return {}
+    names = slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+    found = {position: queued[name] for position, name in enumerate(names) if name in queued}
+    owner, title = str(record.get("user", "")), job.get("name", "")
+    return {position: task for position, task in found.items() if owner in ("", task.user) and title in ("", task.name)}
+
+
+def shards(run: Run, queued: dict[str, slurm.Job]) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
+    """Shards that earlier submissions still have queued or running, and the jobs to wait for, by step.
+
+    Jobs that can never start are not among them (`stuck`).
+    """
+    held: dict[str, set[int]] = {}
+    ends: dict[str, list[str]] = {}
+    lost = set(stuck(run, queued))
+    for record in submissions(run.folder) if queued else ():
+        jobs = [job for job in record["jobs"] if job["id"] not in lost]
+        alive = [(job, found) for job in jobs if (found := tasks(record, job, queued))]
+        gated = {job["step"] for job in record["jobs"] if job.get("gate")}
+        last: dict[str, int] = {}
+        for job in record["jobs"]:
+            last[job["step"]] = max(last.get(job["step"], 0), job["link"])
+        for job, found in alive:
+            step = job["step"]
+            if not job.get("gate"):
+                for position in found:
+                    held.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
+            if job.get("gate") or (step not in gated and job["link"] == last[step]):
+                ends.setdefault(step, []).append(job["id"])
+    return held, ends
+
+
+def stuck(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+    """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
+
+    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless configured otherwise.
+    """
+    waiting = [
+        (job, found)
+        for record in (submissions(run.folder) if queued else ())
+        for job in record["jobs"]
+        if (found := tasks(record, job, queued)) and all(task.state == "PENDING" for task in found.values())
+    ]
+    dead = [job["id"] for job, found in waiting if any(task.never_starts for task in found.values())]
+    return dead + chain.unreachable([job for job, _ in waiting], dead)
+
+
+def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+    """Ids of queued jobs of this run that no plan.json has: sbatch accepted them, but its answer was lost."""
+    known = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
+    ids = {
+        name.split("_")[0] for name, job in queued.items()
+        if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
+    }  # fmt: skip
+    return sorted(id_ for id_ in ids - known if slurm.log_of(id_).startswith(f"{run.folder}/"))
+
+
+def sweep(run: Run) -> int:
+    """Cancels this user's jobs of the run that can never start or that no submission knows; how many."""
+    queued = queue(run)
+    dead = [*stuck(run, queued)[::-1], *unrecorded(run, queued)]
+    return len(dead) - len(slurm.cancel(dead))
+
+
+def require_own(run: Run) -> None:
+    """Raises UserError while jobs of another user, or of another cluster, may still write to the run."""
+    queued: dict[str, slurm.Job] | None = None
+    for record in submissions(run.folder):
+        jobs = [job["id"] for job in record["jobs"]]
+        if not jobs or record.get("cancelled") or run.profile.executor != "slurm" or not slurm.installed():
+            continue
+        if record.get("cluster") and record["cluster"] != slurm.cluster():
+            raise UserError(
+                f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_listed(jobs)}), this is "
+                f"{slurm.cluster()}; go on there, or first: python launch.py cancel run={run.folder.name}, there"
+            )
+        if str(record.get("user", os.getuid())) != str(os.getuid()):
+            queued = queue(run) if queued is None else queued
+            if alive := [job["id"] for job in record["jobs"] if tasks(record, job, queued)]:
+                raise UserError(
+                    f"{run.folder}: {owner(record)} has jobs {_listed(alive)} of this run in the queue; "
+                    "only their owner can go on with it or cancel them"
+                )
+
+
+def mark_cancelled(run: Run) -> None:
+    """Records in this cluster's submissions that none of their jobs is left, for other clusters to see."""
+    for record in submissions(run.folder):
+        if record["jobs"] and record.get("cluster") == slurm.cluster():
+            folder = record.pop("folder")
+            files.write_text(folder / "plan.json", json.dumps(record | {"cancelled": True}))
+
+
+def owner(record: dict[str, Any]) -> str:
+    """The name of who submitted."""
+    try:
+        return pwd.getpwuid(int(record["user"])).pw_name
+    except (KeyError, ValueError):
+        return f"user {record.get('user', '?')}"
+
+
+def _listed(ids: list[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -1,0 +1,63 @@
+"""Why a job is pending, by Slurm's reason: what it means, whether it can ever start, and what would change that."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    meaning: str
+    starts: bool
+    """False if the job cannot start as it was submitted."""
+    fix: str = ""
+
+
+REASONS: tuple[tuple[str, Reason], ...] = (
+    (
+        "PartitionTimeLimit",
+        Reason("its time limit is longer than the partition's", False, "a smaller profile.resources.KIND.time_min"),
+    ),
+    (
+        "PartitionNodeLimit",
+        Reason("it asks for more nodes than the partition allows", False, "fewer profile.resources.KIND.nodes"),
+    ),
+    (
+        r"PartitionConfig|BadConstraints|ReqNodeNotAvail\(May be reserved",
+        Reason("no node fits what it asks for", False, "python launch.py check compares the profile with the cluster"),
+    ),
+    (
+        r"(QOS|Assoc)Max\w*(PerJob|PerNode)\w*|(QOS|Assoc)MaxWallDuration\w*|QOSMin\w+",
+        Reason("it asks for more than its qos or account allows one job", False, "a smaller request, or another qos"),
+    ),
+    (
+        r"InvalidAccount|InvalidQOS|AssocNotFound",
+        Reason("its account or qos is not valid any more", False, "profile.account and profile.resources.KIND.qos"),
+    ),
+    (
+        r"(QOS|Assoc)(Grp|Max)\w*Minutes\w*|(QOS|Assoc)(Grp|Max)\w*RunMin\w*|\w*BillingMinutes",
+        Reason("the budget of its account or qos is spent", True, "it starts once there is budget again, or never"),
+    ),
+    (
+        r"(QOS|Assoc)(Grp|Max)\w+",
+        Reason("its account, qos or user runs as much as is allowed at once", True, "it starts when others end"),
+    ),
+    ("JobHeldAdmin", Reason("an administrator holds it", True, "ask them")),
+    ("JobHeldUser", Reason("it is held", True, "scontrol release JOB")),
+    (
+        "launch failed requeued held",
+        Reason("its start failed on a node, and Slurm holds it", True, "scontrol release JOB"),
+    ),
+    ("PartitionDown|PartitionInactive", Reason("its partition is closed now", True, "wait, or another partition")),
+    ("ReqNodeNotAvail|NodeDown", Reason("nodes that it needs are down, reserved or drained", True, "wait")),
+    ("Reservation", Reason("its reservation has not begun or is over", True, "the dates of the reservation")),
+    ("Licenses", Reason("it waits for a licence", True, "wait")),
+    ("BeginTime", Reason("it waits for its time of beginning, as after a requeue", True, "wait")),
+)
+"""Reasons that say more than that others are first."""
+
+
+def explain(reason: str) -> Reason | None:
+    """The first that matches; None for a job that merely waits for its turn or for what it reads."""
+    return next((found for pattern, found in REASONS if re.match(pattern, reason)), None)

@@ -1,0 +1,179 @@
+"""Answers of Slurm's commands that a real cluster cannot be made to give, at the subprocess boundary."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import jobs
+from lumen_hpc.cluster import commands, live, preflight, sbatch, slurm, status
+from lumen_hpc.cluster.stage import Pipeline, Stage
+from lumen_hpc.config import saved
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.errors import UserError
+from tests.cluster.offline.offline_graph import submit_chain
+
+
+def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = "Priority") -> None:
+    """Every job of a submission is pending."""
+    lines = []
+    for job in jobs:
+        for name in slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"])):
+            lines.append(f"{name}|PENDING|{reason}||N/A|{os.getuid() if user is None else user}|{job['name']}")
+    (fake / "queue").write_text("\n".join(lines))
+
+
+def test_hidden_partitions_are_seen(fake: Path):
+    slurm.queue()
+    assert "-a" in (fake / "asked").read_text().split()
+
+
+def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LOST_AT", "3")
+    (fake / "job-1003").write_text(f"StdOut={request_here.folder}/answer-a/logs/1003_0_log.out\n")
+    with pytest.raises(UserError, match=r"Socket timed out.*nothing was submitted"):
+        submit_chain(request_here, stages)
+    assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000", "1003"]
+
+
+def test_a_job_of_the_same_name_of_another_run_is_left_alone(fake: Path, request_here: Request, stages: list[Stage]):
+    run, _ = submit_chain(request_here, stages)
+    (fake / "queue").write_text(f"77|PENDING|Priority||N/A|{os.getuid()}|r.answer-a")
+    (fake / "job-77").write_text("StdOut=/elsewhere/r/answer-a/logs/77_0_log.out\n")
+    assert live.unrecorded(run, slurm.queue()) == []
+    (fake / "job-77").write_text(f"StdOut={run.folder}/answer-a/logs/77_0_log.out\n")
+    assert live.unrecorded(run, slurm.queue()) == ["77"]
+
+
+def test_jobs_that_cannot_be_cancelled_are_named_and_the_exit_code_is_1(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    _, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    monkeypatch.setenv("NO_SCANCEL", "1")
+    assert commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack)) == 1
+    output = capsys.readouterr()
+    assert "cancelled 0 job(s)" in output.out and "permission denied" in output.err
+    assert all(job["id"] in output.err.splitlines()[-1] for job in submitted)
+
+
+def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REFUSE_AT", "2")
+    monkeypatch.setenv("NO_SCANCEL", "1")
+    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
+    (fake / "queue").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"):
+        submit_chain(request_here, stages)
+    assert [record["jobs"] != [] for record in live.submissions(request_here.folder)] == [True]
+
+
+def test_a_second_user_sees_who_owns_the_run(fake: Path, request_here: Request, stages: list[Stage]):
+    run, submitted = submit_chain(request_here, stages)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"user": 1}))  # daemon, on every Linux
+    live.require_own(run)
+    _queue(fake, submitted, user=1)
+    with pytest.raises(UserError, match="daemon has jobs 1000, 1001"):
+        live.require_own(run)
+    _queue(fake, submitted)  # jobs of these numbers that are mine are others
+    assert live.shards(run, live.queue(run)) == ({}, {})
+
+
+def test_another_cluster_on_the_same_file_system_must_cancel_first(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    monkeypatch.setenv("CLUSTER", "there")
+    slurm.settings.cache_clear()
+    assert live.shards(run, live.queue(run)) == ({}, {}), "a stranger's jobs of the same numbers"
+    with pytest.raises(UserError, match=r"submitted on cluster here .* this is there"):
+        live.require_own(run)
+    monkeypatch.setenv("CLUSTER", "here")
+    slurm.settings.cache_clear()
+    commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    monkeypatch.setenv("CLUSTER", "there")
+    slurm.settings.cache_clear()
+    live.require_own(run)
+
+
+def test_a_controller_that_does_not_answer_is_waited_for_by_watch(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    submit_chain(request_here, stages)
+    squeue = fake / "bin" / "squeue"
+    working = squeue.read_text()
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n")
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    with pytest.raises(slurm.Unreachable):
+        commands.status(request_here, pipeline)
+    request_here.watch = True
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: squeue.write_text(working))
+    commands.status(request_here, pipeline)
+    assert "Unable to contact slurm controller; trying again" in capsys.readouterr().err
+
+
+def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted, reason="PartitionTimeLimit")
+    first, *_ = status.of(run, stages)
+    assert first.state == "stuck" and "cannot start as submitted" in first.waits[0]
+    _queue(fake, submitted, reason="QOSGrpGRES")
+    first, *_ = status.of(run, stages)
+    assert first.state == "queued" and "starts when others end" in first.waits[0]
+
+
+def test_the_header_of_a_federation_is_no_partition(fake: Path):
+    tool = fake / "bin" / "sinfo"
+    tool.write_text("#!/bin/sh\necho 'CLUSTER: one'; echo 'gpu*|4|64|gpu:h100:4|1-00:00:00'\n")
+    tool.chmod(0o755)
+    (partition,) = slurm.partitions()
+    assert (partition.name, partition.default, partition.gpus) == ("gpu", True, 4)
+
+
+def test_a_cluster_without_arrays_gets_single_jobs(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ARRAY", "0")
+    assert slurm.largest_array() == 1
+    request_here.profile.max_array_size = 0
+    _, submitted = submit_chain(request_here, stages)
+    assert {len(job["packs"]) for job in submitted} == {1}
+
+
+def test_a_plan_or_config_that_a_full_disk_left_empty_is_one_line(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    run, _ = submit_chain(request_here, stages)
+    (folder,) = run.folder.glob("submissions/*")
+    (folder / "plan.json").write_text("")
+    with pytest.raises(UserError, match=r"plan\.json: empty or not JSON"):
+        live.queue(run)
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=r"config\.yaml: .*lacks stage, recipe, profile, settings"):
+        saved.load(folder / "config.yaml")
+    with pytest.raises(UserError, match=r"config\.yaml: .*lacks"):
+        resolve([f"config={folder / 'config.yaml'}"])
+
+
+def test_options_without_a_value_are_flags():
+    profile = resolve(
+        ["stage=full", "profile=h100", "profile.additional={overcommit: true, hint: nomultithread}"]
+    ).profile
+    assert sbatch._additional(profile, True) | {"overcommit": True, "hint": "nomultithread"} == (
+        sbatch._additional(profile, True)
+    )
+
+
+def test_a_site_without_accounting_for_this_user_is_not_a_traceback(fake: Path):
+    assert list(preflight._accounting(Profile()))
