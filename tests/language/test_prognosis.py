@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lumen_hpc.errors import UserError
@@ -21,6 +23,40 @@ def test_there_are_a_hundred_distinct_questions_each_with_one_slot():
 def test_no_question_speaks_of_another_image():
     words = ("main image", "follow-up", "second image", "later image", "next image", "reference")
     assert [question for question in templates() if any(word in question.lower() for word in words)] == []
+
+
+# A question about some of the changes only, or about findings that are there already.
+PARTIAL = (
+    r"findings? (in|of|on|seen)|(present|current|existing|these|the) (findings|abnormalities|disease)|"
+    r"\bnew findings|expected to change in severity over|which (findings|abnormalities)"
+)
+# The words by which a question allows that nothing changes: it says so, asks whether, or asks how things will stand.
+OPEN = (
+    r"if (any|anything|so)\b|if there are any|whether and how|stay the same|compared? with|"
+    r"\b(course|outlook|prognosis|evolution|evolved?|forecast|prediction|trajectory|develop|developed|development|behave|"
+    r"project|future of|lies ahead|bring|hold|suggest|become of|anticipated for|expect(ed)? (of|at))\b"
+)
+
+
+def test_every_question_fits_every_answer_it_can_get():
+    """Answers name new, resolved and changed findings together, or say that no change is expected."""
+    assert [q for q in templates() if re.search(PARTIAL, q, re.IGNORECASE)] == []
+    assert [q for q in templates() if not re.search(OPEN, q, re.IGNORECASE)] == []
+    parts = {"new": r"\b(appear|new|come)\b|develop,", "resolved": r"\b(resolved?|clear|go)\b"}
+    for question in templates():
+        named = [part for part, words in parts.items() if re.search(words, question, re.IGNORECASE)]
+        assert len(named) != 1, f"asks for {named} only: {question}"
+
+
+@pytest.mark.parametrize("question", [
+    "What new findings could arise in this patient in the next {days} days?",
+    "Which of the findings seen here are expected to resolve, worsen or appear within {days} days?",
+    "Which findings are expected to change in severity over {days} days?",
+    "How will the findings in this image evolve in {days} days?",
+    "What will have changed in this radiograph after {days} days?",
+])  # fmt: skip
+def test_a_question_for_a_part_or_for_a_change_taken_for_granted_is_recognised(question):
+    assert re.search(PARTIAL, question, re.IGNORECASE) or not re.search(OPEN, question, re.IGNORECASE)
 
 
 def test_the_interval_is_the_pairs_own():

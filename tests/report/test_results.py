@@ -281,7 +281,8 @@ def truth(tmp_path_factory):
 
 @pytest.mark.parametrize("skill, expected", [
     # The pretended run answers one control only: the other controls' gates cannot be measured, and so fail.
-    (0.99, set()),
+    # Nobody predicts 99 % of these changes without having seen them: that is a leak, by the oracle's own bound.
+    (0.99, {"prediction, change F1 of the best model, at most the full oracle's upper bound"}),
     (0.3, {"difference, change F1", "prediction, change F1", "closed questions, share right", 
           "where questions, LUMEN minus FT"}),
 ])  # fmt: skip
@@ -292,7 +293,7 @@ def test_a_model_that_learned_holds_the_gates_and_a_guesser_does_not(truth, skil
         results, controls(results, inputs.answers, inputs.findings), ceilings.oracles(results, truth)
     )
     failed = {gate.name for gate in held if not gate.passed and not gate.name.startswith(("swapped", "another"))}
-    assert failed >= expected and (expected or not failed)
+    assert failed >= expected and (skill < 0.9 or failed == expected)
     assert len({gate.name for gate in held}) == len(held) == 18
 
 
