@@ -29,6 +29,6 @@ class GrammarEngine(Engine):
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         """The choices are scores; all probability is on the one that fits."""
-        given = map(prompting.material, conversations)
+        given = map(prompting.quoted_material, conversations)
         scores = [str(facts.score(it["Type"], it["Question"], it["Reference"], it["Answer"])) for it in given]
         return [Completion(score, 0, tuple(float(choice == score) for choice in choices)) for score in scores]

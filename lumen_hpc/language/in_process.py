@@ -9,6 +9,7 @@ from typing import Any
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
+from lumen_hpc.plain_text import PlainText
 
 Tokens = list[int]
 PROMPT_DATE = datetime(2024, 7, 26)
@@ -44,20 +45,14 @@ class InProcessEngine(Engine):
 def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int) -> list[Tokens]:
     """Token ids of each conversation in the model's own chat template, up to the start of the assistant's turn.
 
-    Raises UserError for a model without a chat template, or a conversation that leaves no room for `max_tokens`.
+    Control tokens in the messages become plain text: a message cannot open or close a turn. Raises UserError for a
+    model without a chat template, or a conversation that leaves no room for `max_tokens`.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("the model's tokenizer has no chat template; take an instruction-tuned model")
-    templated = [
-        tokenizer.apply_chat_template(
-            list(conversation),
-            add_generation_prompt=True,
-            tokenize=False,
-            date_string=PROMPT_DATE.strftime("%d %b %Y"),
-            strftime_now=PROMPT_DATE.strftime,
-        )
-        for conversation in conversations
-    ]
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    plain = PlainText(added)
+    templated = [_templated(tokenizer, _plain(conversation, plain)) for conversation in conversations]
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in templated]
     longest = max(map(len, encoded), default=0)
     if longest + max_tokens > max_model_len:
@@ -65,7 +60,35 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
             f"a conversation of {longest} tokens leaves no room for {max_tokens} more within "
             f"engine.max_model_len={max_model_len}; raise it"
         )
+    specials = {number for number in added.values() if tokenizer.added_tokens_decoder[number].special}
+    expected: dict[tuple[str, ...], int] = {}  # control tokens of the template alone, by its roles
+    for conversation, tokens in zip(conversations, encoded, strict=True):
+        roles = tuple(message["role"] for message in conversation)
+        if roles not in expected:
+            empty = [{"role": role, "content": "text"} for role in roles]
+            text = _templated(tokenizer, empty)
+            expected[roles] = _count(tokenizer.encode(text, add_special_tokens=False), specials)
+        if _count(tokens, specials) != expected[roles]:
+            raise UserError("a message contains a control token of the model in a form that is not recognized")
     return encoded
+
+
+def _templated(tokenizer: Any, conversation: list[dict[str, str]]) -> str:
+    return tokenizer.apply_chat_template(
+        conversation,
+        add_generation_prompt=True,
+        tokenize=False,
+        date_string=PROMPT_DATE.strftime("%d %b %Y"),
+        strftime_now=PROMPT_DATE.strftime,
+    )
+
+
+def _plain(conversation: Conversation, plain: PlainText) -> list[dict[str, str]]:
+    return [{**message, "content": plain(message["content"])} for message in conversation]
+
+
+def _count(tokens: Tokens, specials: set[int]) -> int:
+    return sum(token in specials for token in tokens)
 
 
 def most_probable(

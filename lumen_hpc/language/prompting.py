@@ -6,6 +6,7 @@ same in every conversation of a type.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -37,11 +38,9 @@ def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[
     prompt = read("judge")
     messages = [_message("system", prompt["system"])]
     for example_kind, example_question, example_reference, example_answer, score in prompt["examples"]:
-        material = _material(
-            example_kind, question=example_question, reference=example_reference, answer=example_answer
-        )
+        material = _quoted(example_kind, example_question, example_reference, example_answer)
         messages += [_message("user", material), _message("assistant", score)]
-    return [*messages, _message("user", _material(kind, question=question, reference=reference, answer=answer))]
+    return [*messages, _message("user", _quoted(kind, question, reference, answer))]
 
 
 def material(conversation) -> dict[str, str]:
@@ -51,6 +50,19 @@ def material(conversation) -> dict[str, str]:
     """
     lines = (line.partition(":") for line in conversation[-1]["content"].splitlines())
     return {label: text.strip() for label, _, text in lines}
+
+
+def quoted_material(conversation) -> dict[str, str]:
+    """As `material`, of a conversation of `judging`, whose texts are quoted."""
+    return {label: json.loads(text) if text[:1] == '"' else text for label, text in material(conversation).items()}
+
+
+def _quoted(kind: str, question: str, reference: str, answer: str) -> str:
+    """The material of a judgement, each text a JSON string: its end cannot be imitated from within."""
+    fields = {"question": question, "reference": reference, "answer": answer}
+    return _material(
+        kind, **{name: json.dumps(" ".join(text.split()), ensure_ascii=False) for name, text in fields.items()}
+    )
 
 
 def _material(kind: str, **fields: str) -> str:

@@ -17,6 +17,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.language.http_client import FAILURES, Client, StatusError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
+from lumen_hpc.plain_text import PlainText
 
 KEY = "LUMEN_API_KEY"
 """The environment variable that holds the server's key; it is never read from, or written to, a file."""
@@ -24,6 +25,9 @@ RETRIES = 4
 """Tries after the first, with growing pauses between them."""
 CONCURRENT = 64
 """Concurrent requests; the server batches them."""
+
+
+_PLAIN = PlainText()
 
 
 class ServerEngine(Engine):
@@ -100,7 +104,7 @@ class ServerEngine(Engine):
 
     def _request(self, conversation: Conversation | list[Mapping[str, str]], **parameters: Any) -> _Reply:
         """Sends one request. Its errors never contain the request's text, which may be restricted."""
-        request = {"model": self.settings.model, "messages": list(map(dict, conversation)), **parameters}
+        request = {"model": self.settings.model, "messages": self._plain(conversation), **parameters}
         try:
             return _Reply(self.client.post("/chat/completions", request))
         except UserError:  # the address was refused
@@ -123,6 +127,11 @@ class ServerEngine(Engine):
                 f"the server at {self._host} does not answer ({type(error).__name__}); start it, or correct "
                 "engine.endpoint, and submit again: finished shards stay"
             ) from None
+
+    @staticmethod
+    def _plain(conversation: Conversation | list[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Messages whose control tokens are plain text: the server's tokenizer would parse them."""
+        return [{**message, "content": _PLAIN(message["content"])} for message in conversation]
 
     @property
     def _host(self) -> str:

@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import PlainText
 
 IGNORE = -100
 """Label of a token that takes no part in the loss."""
@@ -40,6 +41,8 @@ class Tokenizer:
         self.image, self.sentinel, self.end = self.id(IMAGE), self.id(SENTINEL), self.id(END)
         self.pad = next(i for i in map(backend.token_to_id, (PAD, "<|endoftext|>", END)) if i is not None)
         self.newline = self.encode("\n")[0]
+        added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        self._plain = PlainText(name for name in added if name != IMAGE)
 
     @classmethod
     def from_files(cls, files: dict[str, bytes]) -> Tokenizer:
@@ -65,6 +68,13 @@ class Tokenizer:
         """The largest id that a text can give; the media tokens never reach the embedding."""
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         return max((i for name, i in vocabulary.items() if name not in (SENTINEL, IMAGE, VIDEO)), default=-1)
+
+    def plain(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with control tokens as plain text, so that none opens or closes a turn; `<image>` stays.
+
+        The number of `<image>` is checked against the pictures by `place_images`.
+        """
+        return [message | {"value": self._plain(message["value"])} for message in messages]
 
     def id(self, name: str) -> int:
         found = self.backend.token_to_id(name)
@@ -134,10 +144,12 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and labels of a conversation whose images are placed: two int64 arrays [tokens].
 
-    An answer's tokens and its `<|im_end|>` are their own labels; all others are -100, and so are all of a prompt for
-    `generation`, which ends with an open assistant turn. `official_labels` repeats the official matching against a
-    template: the first bare newline in an answer is not supervised, but the newline after `<|im_end|>` is.
+    Control tokens in the messages become plain text. An answer's tokens and its `<|im_end|>` are their own labels; all
+    others are -100, and so are all of a prompt for `generation`, which ends with an open assistant turn.
+    `official_labels` repeats the official matching against a template: the first bare newline in an answer is not
+    supervised, but the newline after `<|im_end|>` is.
     """
+    messages = tokenizer.plain(messages)
     text, spans = render(messages, generation=generation)
     encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     ids = np.array(encoding.ids, dtype=np.int64)

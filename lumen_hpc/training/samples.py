@@ -114,6 +114,7 @@ def measure(record: Record, preprocessor: Preprocessor) -> Measure:
 
 def _shared_tokens(messages: Sequence[dict[str, str]], preprocessor: Preprocessor) -> int:
     """Tokens before the last line of the human turn, which is the question; `<image>` counts as one."""
+    messages = preprocessor.tokenizer.plain(messages)
     text, _ = render(messages, generation=False)
     question = messages[0]["value"].strip()
     opening = question.rpartition("\n")[0]
