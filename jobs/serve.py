@@ -11,12 +11,16 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
 from lumen_hpc.weights import locate
+
+if TYPE_CHECKING:
+    from lumen_hpc.serving.supervisor import Address
 
 
 def weights(run: Run) -> Path:
@@ -101,7 +105,7 @@ def serve(task: Task) -> None:
                 host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
             )  # fmt: skip
-            with supervisor.published(task.folder, address):
+            with _page(task, address) as address, supervisor.published(task.folder, address):
                 shown = f"python launch.py status run={task.run.folder.name}"
                 print(f"ready at {address.url}; {shown} shows the key", flush=True)
                 while not task.should_stop():
@@ -111,3 +115,32 @@ def serve(task: Task) -> None:
             print("asked to stop: the time limit is near, or the job was cancelled; answers may end", flush=True)
         finally:
             server.stop()
+
+
+def _experts(task: Task) -> Callable[[bytes], str] | None:
+    """What fills the experts' words of the page, for a model of this run that was trained with them."""
+    settings = task.settings
+    if not settings.instruct.expert_text or settings.serve.weights:
+        return None
+    from lumen_hpc.serving.experts import ExpertWords
+
+    return ExpertWords(settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
+
+
+@contextmanager
+def _page(task: Task, address: Address) -> Iterator[Address]:
+    """The page beside the server, if it is asked for; yields the address with the page's own."""
+    from dataclasses import replace
+
+    from lumen_hpc.serving import page, supervisor
+
+    settings = task.settings.serve
+    if not settings.page:
+        yield address
+        return
+    port = supervisor.free_port(address.host, settings.page_port, "serve.page_port")
+    key = supervisor.new_key()
+    longest = task.settings.predict.max_new_tokens
+    app = page.application(address.url, address.key, key, address.model, answer_tokens=longest, experts=_experts(task))
+    with page.serving(app, address.host, port):
+        yield replace(address, page=f"http://{address.host}:{port}/?key={key}")

@@ -51,15 +51,23 @@ def folder(request, folders) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
+    return make_pictures()
+
+
+def make_pictures() -> list[Image.Image]:
     """Three seeded pictures of unlike shapes, the last in colour."""
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)) for size in [(90, 60), (64, 64), (50, 120, 3)]]
 
 
 @pytest.fixture(scope="session")
-def records(pictures) -> list[dict]:
+def records() -> list[dict]:
+    return make_records()
+
+
+def make_records() -> list[dict]:
     """Questions about one, two and three images and none; two of them about the same images."""
-    a, b, c = pictures
+    a, b, c = make_pictures()
 
     def ask(images: list, question: str) -> dict:
         return {"images": images, "conversations": [{"from": "human", "value": question}]}

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +17,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.packing import PICTURE
 
 pytest.importorskip("vllm")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _log_probabilities(model: nvila.NVILA, sample: nvila.Sample, answer: list[int]) -> torch.Tensor:
@@ -65,6 +73,29 @@ def test_the_flat_layout_answers_alike(folders, records, open_vllm, tmp_path, fa
     assert [a.ids for a in open_vllm(tmp_path / "flat").generate(records, max_new_tokens=12)] == [
         a.ids for a in expected
     ]
+
+
+@pytest.mark.parametrize("family", ["dynamic_s2"])
+def test_two_processes_that_share_the_language_model_answer_alike(folders, records, family):
+    """Tensor parallelism over the CPU's gloo; tower and projector are whole in both."""
+    native = nvila.load(folders[family], dtype=torch.float32)
+    expected = native.generate(native.preprocess(records, generation=True, inline=True), max_new_tokens=8)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "tests.serving.tensor_parallel_worker", str(folders[family])]
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            words, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    printed = [rank.communicate(timeout=400)[0] for rank in ranks]
+    found = [line for line in printed[0].splitlines() if line.startswith("ids ")]
+    assert found, printed[0][-2000:]
+    assert json.loads(found[0][4:]) == [answer.ids for answer in expected]
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 
 import launch
 from lumen_hpc import nvila
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.serving.supervisor import read_address
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +33,13 @@ def served(folders, tmp_path_factory):
     pytest.importorskip("vllm")
     runs = tmp_path_factory.mktemp("runs")
     (runs / "pictures").mkdir()
-    words = [f"weights={folders['dynamic']}", f"serve.images=[{runs / 'pictures'}]", "serve.max_images=2"]
+    words = [
+        f"weights={folders['dynamic']}",
+        f"serve.images=[{runs / 'pictures'}]",
+        "serve.max_images=2",
+        "page=true",
+        "predict.max_new_tokens=12",
+    ]
     out = runs / "printed.txt"
     with out.open("w") as printed:
         process = subprocess.Popen(
@@ -126,7 +134,7 @@ def test_without_the_key_nothing_is_answered(served):
 
 def test_the_key_is_in_one_private_file_and_on_the_screen_only(served, capsys):
     address, runs, printed = served
-    assert address.key in printed and address.url in printed
+    assert address.key in printed and address.url in printed and address.page in printed
     assert launch.main(["status", "run=try", f"runs={runs}"]) == 0
     assert address.key in capsys.readouterr().out
     holding = [
@@ -140,7 +148,12 @@ def test_the_key_is_in_one_private_file_and_on_the_screen_only(served, capsys):
 
 def test_it_listens_on_loopback_alone(served):
     address = served[0]
-    hexport = f"{address.port:04X}"
+    _only_loopback(address.port)
+    _only_loopback(int(address.page.split(":")[2].split("/")[0]))
+
+
+def _only_loopback(port: int) -> None:
+    hexport = f"{port:04X}"
     listening = [
         line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
     ]
@@ -170,3 +183,29 @@ def test_what_would_stop_it_is_said_before_anything_starts(folders, tmp_path, ca
     assert launch.main(["stage=serve", f"runs={tmp_path}", *[word.format(**names) for word in words]]) == 2
     assert message.format(**names) in capsys.readouterr().err
     assert not (tmp_path / "try").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no `chromium` on the PATH: the page goes unseen here")
+def test_the_page_beside_it_asks_this_server(served, client, pictures, tmp_path):
+    from playwright.sync_api import expect, sync_playwright
+
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    pictures[0].save(one)
+    pictures[1].save(two)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(served[0].page)
+        for name, file in (("reference", one), ("main", two)):
+            page.locator(f"[data-name={name}] input[type=file]").set_input_files(file)
+            page.locator(f"[data-name={name}] .about", has_text=file.name).wait_for()
+        page.locator("#interval").fill("7")
+        page.locator("#ask").click()
+        expect(page.locator("#answers .chips")).to_have_count(1, timeout=60_000)
+        shown = page.locator("#answers .text").inner_text()
+        browser.close()
+    text = (
+        "reference image: <image>\nmain image, 7 days later: <image>\nwhat has changed compared to the reference image?"
+    )
+    expected = _ask(client, [_text(text), _url(pictures[0]), _url(pictures[1])])
+    assert shown.split() == strip(expected.choices[0].message.content).split()

@@ -1,0 +1,31 @@
+"""The experts' sentence about an image that the page was given, as the run's training had it (section 2.3)."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from lumen_hpc.config.schema import Experts
+from lumen_hpc.experts.confidence import sentence
+from lumen_hpc.experts.models import open_expert
+
+
+class ExpertWords:
+    """The experts of a run, loaded once; called with an image file's bytes."""
+
+    def __init__(self, settings: Experts, *, cache: str, pretrained: Path) -> None:
+        """As `experts.models.open_expert`; raises UserError for weights that are missing."""
+        self._settings = replace(settings, workers=0, batch_size=1)
+        self._expert = open_expert(self._settings, cache=cache, pretrained=pretrained)
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self, data: bytes) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".dcm" if data[128:132] == b"DICM" else ".img") as file:
+            file.write(data)
+            file.flush()
+            study = {"study_id": "", "dicom_id": "", "image": file.name}
+            with self._one_at_a_time:
+                (row,) = self._expert.predict([study])
+        return sentence(row, self._settings.in_prompt, self._settings.thresholds)

@@ -1,0 +1,227 @@
+"use strict";
+
+// One film: its file, decoded by the server as in training, and how it is looked at. The view changes nothing that is asked.
+class Film {
+  constructor(root, changed) {
+    this.root = root;
+    this.name = root.dataset.name;
+    this.title = root.querySelector("h2").textContent;
+    this.canvas = root.querySelector("canvas");
+    this.changed = changed;
+    this.url = null;
+    this.taken = null;
+    this.x = this.y = 0;
+    for (const part of ["zoom", "level", "window"]) {
+      this[part] = root.querySelector(`.${part}`);
+      this[part].addEventListener("input", () => this.draw());
+    }
+    root.querySelector(".reset").addEventListener("click", () => this.reset());
+    root.querySelector("input[type=file]").addEventListener("change", (event) => this.take(event.target.files[0]));
+    root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("over"); });
+    root.addEventListener("dragleave", () => root.classList.remove("over"));
+    root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      root.classList.remove("over");
+      this.take(event.dataTransfer.files[0]);
+    });
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (event.buttons) this.move(event.movementX, event.movementY);
+    });
+    this.canvas.addEventListener("wheel", (event) => {
+      if (!this.grey) return;
+      event.preventDefault();
+      this.scale(event.deltaY < 0 ? 0.25 : -0.25);
+    }, { passive: false });
+  }
+
+  get experts() { return this.root.querySelector(".experts textarea").value; }
+
+  async take(file) {
+    if (!file) return;
+    fault("");
+    const reply = await fetch("picture", { method: "POST", body: file });
+    const read = await reply.json();
+    if (!reply.ok) return fault(`${file.name}: ${read.error}`);
+    const image = new Image();
+    image.src = read.url;
+    await image.decode();
+    this.url = read.url;
+    this.taken = read.taken;
+    this.root.querySelector(".experts textarea").value = read.experts || "";
+    const off = document.createElement("canvas");
+    const shrink = Math.min(1, 2048 / Math.max(image.width, image.height));
+    [off.width, off.height] = [Math.round(image.width * shrink), Math.round(image.height * shrink)];
+    const context = off.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, off.width, off.height);
+    this.off = off;
+    this.grey = context.getImageData(0, 0, off.width, off.height);
+    const day = read.taken ? `, taken ${read.taken}` : "";
+    this.root.querySelector(".about").textContent = `${file.name}: ${read.width} × ${read.height} px${day}`;
+    this.canvas.setAttribute("aria-label", `${this.title}: ${file.name}${day}`);
+    this.reset();
+    this.changed();
+  }
+
+  reset() {
+    this.zoom.value = 1; this.level.value = 128; this.window.value = 256;
+    this.x = this.y = 0;
+    this.draw();
+  }
+
+  scale(step) { this.zoom.value = Number(this.zoom.value) + step; this.draw(); }
+
+  move(dx, dy) { this.x += dx; this.y += dy; this.draw(); }
+
+  key(event) {
+    const moves = { ArrowLeft: [20, 0], ArrowRight: [-20, 0], ArrowUp: [0, 20], ArrowDown: [0, -20] };
+    if (moves[event.key]) this.move(...moves[event.key]);
+    else if (event.key === "+" || event.key === "=") this.scale(0.25);
+    else if (event.key === "-") this.scale(-0.25);
+    else if (event.key === "0") this.reset();
+    else return;
+    event.preventDefault();
+  }
+
+  draw() {
+    if (!this.grey) return;
+    const low = Number(this.level.value) - Number(this.window.value) / 2;
+    const table = new Uint8ClampedArray(256).map((_, value) => (value - low) / Number(this.window.value) * 255);
+    const shown = new ImageData(this.grey.width, this.grey.height);
+    for (let place = 0; place < shown.data.length; place += 4) {
+      for (let channel = 0; channel < 3; channel++) {
+        shown.data[place + channel] = table[this.grey.data[place + channel]];
+      }
+      shown.data[place + 3] = 255;
+    }
+    this.off.getContext("2d").putImageData(shown, 0, 0);
+    const context = this.canvas.getContext("2d");
+    const { width, height } = this.canvas;
+    const fit = Math.min(width / this.off.width, height / this.off.height) * Number(this.zoom.value);
+    const [w, h] = [this.off.width * fit, this.off.height * fit];
+    context.clearRect(0, 0, width, height);
+    context.drawImage(this.off, (width - w) / 2 + this.x, (height - h) / 2 + this.y, w, h);
+  }
+}
+
+const find = (id) => document.getElementById(id);
+const fault = (text) => { find("fault").textContent = text; };
+const films = {};
+for (const root of document.querySelectorAll(".film")) films[root.dataset.name] = new Film(root, fillInterval);
+
+function fillInterval() {
+  const { reference, main } = films;
+  if (reference.taken && main.taken) {
+    find("interval").value = Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000);
+  }
+}
+
+let questions = {};
+const kind = () => document.querySelector("input[name=kind]:checked").value;
+
+function listQuestions() {
+  const list = find("questions");
+  list.replaceChildren(...questions[kind()].map((text) => new Option(text, text)));
+  find("question").value = list.value;
+  for (const id of ["swapped", "same"]) find(id).disabled = kind() !== "difference";
+}
+
+async function start() {
+  questions = await (await fetch("questions")).json();
+  listQuestions();
+}
+document.querySelectorAll("input[name=kind]").forEach((input) => input.addEventListener("change", listQuestions));
+find("questions").addEventListener("change", () => { find("question").value = find("questions").value; });
+
+// The images keep the experts' words that belong to them, as in the report's controls.
+const AS = {
+  given: ["reference", "main", "As given"],
+  swapped: ["main", "reference", "Images swapped"],
+  same: ["reference", "reference", "Same image twice"],
+};
+let running = null;
+
+async function ask(how) {
+  if (running) return;
+  fault("");
+  const [before, after, title] = AS[how];
+  const shown = { reference: films[before], main: films[after] };
+  const interval = find("interval").value;
+  const body = {
+    kind: kind(), question: find("question").value, interval: interval === "" ? null : Math.round(Number(interval)),
+    images: Object.fromEntries(Object.entries(shown).map(([name, film]) => [name, film.url || ""])),
+    experts: Object.fromEntries(Object.entries(shown).map(([name, film]) => [name, film.experts])),
+  };
+  running = new AbortController();
+  busy(true);
+  let card = null;
+  try {
+    const reply = await fetch("ask", { method: "POST", body: JSON.stringify(body), signal: running.signal });
+    if (!reply.ok) return fault((await reply.json()).error);
+    card = newCard(title, body.question.replace("{days}", interval));
+    for await (const event of events(reply.body)) {
+      if (event.error) fault(event.error);
+      if (event.text) card.querySelector(".text").textContent += event.text;
+      if (event.facts) {
+        card.querySelector(".text").textContent = event.answer; // without the findings line, if there was one
+        finish(card, event.facts);
+      }
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") fault("the server does not answer any more");
+  } finally {
+    running = null;
+    busy(false);
+  }
+}
+
+function busy(on) {
+  for (const id of ["ask", "swapped", "same"]) find(id).disabled = on || (id !== "ask" && kind() !== "difference");
+  find("stop").hidden = !on;
+  if (on) find("said").textContent = "The model answers …";
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
+}
+
+function newCard(title, question) {
+  const card = document.createElement("li");
+  for (const [tag, name, text] of [["h3", "title", title], ["p", "asked", question], ["p", "text", ""]]) {
+    const part = document.createElement(tag);
+    part.className = name;
+    part.textContent = text;
+    card.append(part);
+  }
+  find("answers").prepend(card);
+  return card;
+}
+
+function finish(card, facts) {
+  const chips = document.createElement("ul");
+  chips.className = "chips";
+  chips.setAttribute("aria-label", "Facts read from the answer");
+  for (const fact of facts.length ? facts : [{ finding: "", change: "no fact was read", level: "" }]) {
+    const chip = document.createElement("li");
+    chip.className = fact.change.replaceAll(" ", "-");
+    const change = fact.change === "nothing" ? "nothing has changed" : fact.change;
+    chip.textContent = [fact.finding, change, fact.level].filter(Boolean).join(" · ");
+    chips.append(chip);
+  }
+  card.append(chips);
+  find("said").textContent = `${card.querySelector(".title").textContent}: ${card.querySelector(".text").textContent}`;
+}
+
+find("form").addEventListener("submit", (event) => { event.preventDefault(); ask("given"); });
+find("swapped").addEventListener("click", () => ask("swapped"));
+find("same").addEventListener("click", () => ask("same"));
+find("stop").addEventListener("click", () => running && running.abort());
+start();

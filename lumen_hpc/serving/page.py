@@ -1,0 +1,258 @@
+"""The page beside the server: two radiographs, a question, the streamed answer and the facts read from it.
+
+Everything it shows comes from this process: no font, script or image from elsewhere, and a policy that forbids them.
+It asks the model's server with the job's key, which the browser never sees; the page has a key of its own, which the
+address carries once and a cookie keeps.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import io
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.instructions import prompt
+from lumen_hpc.data.phantom_questions import DIFFERENCE
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.prognosis import templates
+
+from .facts import read_facts
+from .media import picture
+
+LARGEST = 128 * 2**20
+"""Bytes of an image file that are taken."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+QUESTIONS = {
+    "diagnostic": [
+        "what abnormalities are seen in this image?",
+        "is there evidence of any abnormalities in this image?",
+        "is there evidence of pleural effusion in this image?",
+        "is there pneumothorax?",
+        "what level is the pleural effusion?",
+        "which view is this image taken?",
+    ],
+    "difference": [DIFFERENCE],
+    "prediction": list(templates()),
+}
+"""Questions of the dataset and of section 2.4, by kind; `{days}` takes the interval."""
+SHOWN = {"diagnostic": ("main",), "difference": ("reference", "main"), "prediction": ("reference",)}
+"""The images a kind of question shows, as in training."""
+
+
+@dataclass
+class Ask:
+    """One question as the page sends it."""
+
+    kind: str
+    question: str
+    images: dict[str, str]
+    """`reference` and `main`: data URLs."""
+    experts: dict[str, str] = field(default_factory=dict)
+    """The experts' sentence of each image; empty for none."""
+    interval: int | None = None
+    """Days from the reference to the main image."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in SHOWN:
+            raise UserError(f"kind={self.kind!r}: takes one of {', '.join(SHOWN)}")
+        if not self.question.strip():
+            raise UserError("ask something first: the question is empty")
+        if "{days}" in self.question and self.interval is None:
+            raise UserError("this question needs the days between the images")
+        if lacking := [name for name in SHOWN[self.kind] if not self.images.get(name)]:
+            names = {"reference": "the earlier radiograph", "main": "the radiograph"}
+            raise UserError(f"{names[lacking[0]]} is missing: this kind of question is about it")
+
+    def content(self) -> list[dict[str, Any]]:
+        """The message's parts: the text of training with its `<image>` marks, then the images in that order."""
+        shown = [{"study_id": name} for name in SHOWN[self.kind]]
+        asked = self.question.strip().replace("{days}", str(self.interval))
+        question = {"type": self.kind, "interval_days": self.interval, "question": asked}
+        experts = {name: text.strip() for name, text in self.experts.items()}
+        parts: list[dict[str, Any]] = [{"type": "text", "text": prompt(shown, question, experts)}]
+        for name in SHOWN[self.kind]:
+            parts.append({"type": "image_url", "image_url": {"url": self.images[name]}})
+        return parts
+
+
+def application(
+    url: str,
+    key: str,
+    page_key: str,
+    model: str,
+    *,
+    answer_tokens: int = 256,
+    experts: Callable[[bytes], str] | None = None,
+) -> Starlette:
+    """The page's web application.
+
+    url, key: the model's server. page_key: what the page's own address carries. experts: from an image file to the
+    sentence that stands behind the image in the prompt; None leaves it to the user.
+    """
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
+    here = Path(__file__).parent
+
+    async def index(request: Request) -> Response:
+        if _same(request.query_params.get("key", ""), page_key):
+            opened = RedirectResponse("/", 303, headers=HEADERS)
+            opened.set_cookie("page", page_key, httponly=True, samesite="strict")
+            return opened
+        text = (here / "page.html").read_text().replace("{model}", model)
+        return Response(text, media_type="text/html", headers=HEADERS)
+
+    async def style(request: Request) -> Response:
+        return Response((here / "page.css").read_bytes(), media_type="text/css", headers=HEADERS)
+
+    async def script(request: Request) -> Response:
+        return Response((here / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
+
+    async def read(request: Request) -> Response:
+        if int(request.headers.get("content-length", LARGEST + 1)) > LARGEST:
+            return _error(f"the file is larger than {LARGEST >> 20} MiB", 413)
+        data = await request.body()
+        try:
+            found = await run_in_threadpool(decoded, data)
+            if experts:
+                found["experts"] = await run_in_threadpool(experts, data)
+            return JSONResponse(found, headers=HEADERS)
+        except UserError as error:
+            return _error(str(error))
+
+    async def questions(request: Request) -> Response:
+        return JSONResponse(QUESTIONS, headers=HEADERS)
+
+    async def ask(request: Request) -> Response:
+        try:
+            asked = Ask(**await request.json())
+        except UserError as error:
+            return _error(str(error))
+        except (TypeError, ValueError):
+            return _error("the request is not one of this page's")
+        return StreamingResponse(_answer(client, model, asked, answer_tokens), media_type="application/x-ndjson",
+                                 headers=HEADERS)  # fmt: skip
+
+    app = Starlette(
+        routes=[
+            Route("/", index),
+            Route("/page.css", style),
+            Route("/page.js", script),
+            Route("/questions", questions),
+            Route("/picture", read, methods=["POST"]),
+            Route("/ask", ask, methods=["POST"]),
+        ]
+    )
+    app.add_middleware(RequirePageKey, key=page_key)
+    return app
+
+
+async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> AsyncIterator[bytes]:
+    """Lines of JSON: `{"text"}` for each piece of the answer, then `{"answer", "facts"}`; or `{"error"}`."""
+    from openai import APIError
+
+    whole = ""
+    try:
+        stream = await client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": asked.content()}], stream=True, max_tokens=answer_tokens
+        )
+        async for event in stream:
+            if event.choices and (piece := event.choices[0].delta.content):
+                whole += piece
+                yield _line({"text": piece})
+        yield _line({"answer": strip(whole), "facts": read_facts(whole, asked.kind)})
+    except APIError as error:
+        yield _line({"error": error.message})
+
+
+def decoded(data: bytes) -> dict[str, Any]:
+    """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, and the day it was taken.
+
+    The same decoding as in training. Raises UserError for what cannot be read.
+    """
+    image = picture(data)
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return {"url": url, "width": image.width, "height": image.height, "taken": taken_on(data)}
+
+
+def taken_on(data: bytes) -> str | None:
+    """The day an image was taken, as its DICOM header or its Exif block says; None if neither does."""
+    if data[128:132] == b"DICM":
+        import pydicom
+
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        said = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
+    else:
+        exif = Image.open(io.BytesIO(data)).getexif()
+        said = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
+    try:
+        return date.fromisoformat(said).isoformat()
+    except ValueError:
+        return None
+
+
+class RequirePageKey:
+    """ASGI middleware: nothing without the page's key, in the address of `/` or in the cookie."""
+
+    def __init__(self, app: Any, key: str) -> None:
+        self._app, self._key = app, key
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            request = Request(scope)
+            first = request.url.path == "/" and _same(request.query_params.get("key", ""), self._key)
+            if not first and not _same(request.cookies.get("page", ""), self._key):
+                refused = Response("open the address that the server printed, its key included", 401, headers=HEADERS)
+                return await refused(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+@contextmanager
+def serving(app: Starlette, host: str, port: int):
+    """Serve the page in a thread for the time of the block."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def _same(given: str, key: str) -> bool:
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
+def _error(message: str, status: int = 400) -> Response:
+    return JSONResponse({"error": message}, status, headers=HEADERS)
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,321 @@
+"""The page in a real browser, before a model's server that is scripted: what it shows, sends, and never asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from lumen_hpc.data.images import film
+from lumen_hpc.errors import UserError
+from lumen_hpc.serving import page
+from lumen_hpc.serving.facts import read_facts
+from lumen_hpc.serving.media import picture, read
+from lumen_hpc.serving.supervisor import free_port
+
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH: the page goes unseen here")
+ANSWERS = {
+    "given": "The main image has an additional finding of pleural effusion than the reference image.",
+    "swapped": "The main image is missing the finding of pleural effusion than the reference image.",
+    "same": "Nothing has changed.",
+}
+
+
+class Model:
+    """An OpenAI-compatible server that answers by the order of the grey levels it is shown, word by word."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.refuse = ""
+        self.app = Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"])])
+
+    async def complete(self, request):
+        body = await request.json()
+        self.asked.append({"body": body, "authorization": request.headers["authorization"]})
+        if self.refuse:
+            return JSONResponse({"error": {"message": self.refuse, "code": 400}}, 400)
+        levels = [np.asarray(image).mean() for image in self.images(-1)]
+        how = "same" if len(set(levels)) < 2 else "given" if levels[0] < levels[1] else "swapped"
+
+        async def stream():
+            for word in ANSWERS[how].split(" "):
+                yield f"data: {json.dumps(_chunk(word + ' '))}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    def parts(self, place: int) -> list[dict]:
+        return self.asked[place]["body"]["messages"][0]["content"]
+
+    def images(self, place: int) -> list[Image.Image]:
+        return [picture(read(part["image_url"]["url"], [])) for part in self.parts(place) if part["type"] != "text"]
+
+
+def _chunk(text: str) -> dict:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "lumen", "choices": [choice]}
+
+
+@contextmanager
+def _listening(app):
+    port = free_port("127.0.0.1", 0)
+    with page.serving(app, "127.0.0.1", port):
+        deadline = time.monotonic() + 30
+        import socket
+
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+
+
+def _words(data: bytes) -> str:
+    return f"Expert models predict: {'no' if data[128:132] == b'DICM' else 'maybe'} edema."
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+@pytest.fixture
+def address(model):
+    with _listening(model.app) as server:
+        app = page.application(f"{server}/v1", "server-key", "page-key", "lumen", experts=_words)
+        with _listening(app) as url:
+            yield url
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A dark and a bright radiograph, the dark one a DICOM of 2 March 2020, the bright one of 9 March in its Exif."""
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    dataset.AcquisitionDate = "20200302"
+    dataset.save_as(tmp_path / "dark.dcm")
+    bright = Image.fromarray(np.full((90, 70), 200, np.uint8))
+    exif = bright.getexif()
+    exif[0x0132] = "2020:03:09 10:00:00"
+    bright.save(tmp_path / "bright.jpg", exif=exif)
+    return tmp_path
+
+
+@pytest.fixture
+def browser_page(address):
+    """The page opened with its key; a complaint of the browser or a request elsewhere fails the test."""
+    from playwright.sync_api import sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text)
+                if message.type in ("error", "warning") and "400 (Bad Request)" not in message.text
+                else None
+            ),
+        )
+        opened.on(
+            "request",
+            lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
+        )
+        opened.goto(f"{address}/?key=page-key")
+        opened.locator("#questions option").first.wait_for(state="attached")
+        yield opened
+        browser.close()
+    assert complaints == []
+
+
+def _load(opened, files) -> None:
+    for name, file in (("reference", "dark.dcm"), ("main", "bright.jpg")):
+        opened.locator(f"[data-name={name}] input[type=file]").set_input_files(files / file)
+        opened.locator(f"[data-name={name}] .about", has_text=file).wait_for()
+
+
+def _answered(opened, count: int) -> str:
+    expect(opened.locator("#answers .chips")).to_have_count(count)
+    return opened.locator("#answers li .text").first.inner_text()
+
+
+@needs_chromium
+def test_two_files_are_asked_about_as_in_training_and_the_facts_stand_beside(browser_page, files, model):
+    _load(browser_page, files)
+    assert browser_page.locator("#interval").input_value() == "7"
+    words = browser_page.locator("[data-name=main] .experts textarea")
+    assert words.input_value() == "Expert models predict: maybe edema."
+    words.fill("")  # editable: left out, it leaves the prompt
+    browser_page.locator("#ask").click()
+    assert _answered(browser_page, 1) == ANSWERS["given"]
+    assert browser_page.locator("#answers .chips li").all_inner_texts() == ["pleural effusion · new"]
+    assert model.parts(-1)[0]["text"] == (
+        "reference image: <image>\nExpert models predict: no edema.\nmain image, 7 days later: <image>\n"
+        "what has changed compared to the reference image?"
+    )
+    dark, bright = model.images(-1)
+    assert np.array_equal(dark, film(files / "dark.dcm")) and np.array_equal(bright, film(files / "bright.jpg"))
+    assert model.asked[-1]["authorization"] == "Bearer server-key"
+    assert "server-key" not in browser_page.content()
+
+
+@needs_chromium
+def test_the_controls_are_one_click_each(browser_page, files, model):
+    _load(browser_page, files)
+    for count, (how, chip) in enumerate(
+        {"swapped": "pleural effusion · resolved", "same": "nothing has changed"}.items(), start=1
+    ):
+        browser_page.locator(f"#{how}").click()
+        assert _answered(browser_page, count) == ANSWERS[how]
+        assert browser_page.locator("#answers li .chips").first.inner_text() == chip
+    assert browser_page.locator("#answers h3").all_inner_texts() == ["Same image twice", "Images swapped"]
+
+
+@needs_chromium
+def test_it_works_by_keyboard_and_speaks(browser_page, files):
+    _load(browser_page, files)
+    browser_page.locator("#question").focus()
+    browser_page.keyboard.press("Tab")
+    assert browser_page.evaluate("document.activeElement.id") == "ask"
+    browser_page.keyboard.press("Enter")
+    _answered(browser_page, 1)
+    assert ANSWERS["given"] in browser_page.locator("#said").inner_text()
+    assert browser_page.locator("#said").get_attribute("aria-live") == "polite"
+
+
+@needs_chromium
+def test_zoom_and_window_change_the_view_and_not_what_is_asked(browser_page, files, model):
+    _load(browser_page, files)
+    canvas = browser_page.locator("[data-name=reference] canvas")
+    before = canvas.evaluate("c => c.toDataURL()")
+    canvas.focus()
+    for key in ("+", "+", "ArrowLeft"):
+        browser_page.keyboard.press(key)
+    zoomed = canvas.evaluate("c => c.toDataURL()")
+    browser_page.locator("[data-name=reference] .window").fill("40")
+    windowed = canvas.evaluate("c => c.toDataURL()")
+    assert len({before, zoomed, windowed}) == 3
+    browser_page.locator("#ask").click()
+    _answered(browser_page, 1)
+    assert np.array_equal(model.images(-1)[0], film(files / "dark.dcm"))
+    browser_page.locator("[data-name=reference] .reset").click()
+    assert canvas.evaluate("c => c.toDataURL()") == before
+
+
+@needs_chromium
+def test_bad_input_is_one_line_on_the_page(browser_page, files, model):
+    fault = browser_page.locator("#fault")
+    browser_page.locator("#ask").click()
+    expect(fault).not_to_be_empty()
+    assert fault.inner_text() == "the earlier radiograph is missing: this kind of question is about it"
+    (files / "notes.txt").write_text("no image")
+    browser_page.locator("[data-name=main] input[type=file]").set_input_files(files / "notes.txt")
+    expect(fault).to_have_text("notes.txt: the image cannot be read: give a whole JPG, PNG or DICOM file")
+    _load(browser_page, files)
+    model.refuse = "This model's maximum context length is 64 tokens."
+    browser_page.locator("#ask").click()
+    expect(fault).to_contain_text("maximum context length is 64 tokens")
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_accessible_and_says_not_for_clinical_use(browser_page, files, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    browser_page.emulate_media(color_scheme=scheme)
+    _load(browser_page, files)
+    browser_page.locator("#ask").click()
+    _answered(browser_page, 1)
+    found = Axe().run(browser_page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+    assert browser_page.locator("header .warning").is_visible()
+    assert browser_page.get_by_text("Not for clinical use").count() == 2
+
+
+def test_nothing_is_answered_without_the_pages_key(address):
+    import urllib.error
+    import urllib.request
+
+    for path in ("/", "/?key=wrong", "/page.js", "/questions"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(address + path, timeout=5)
+        assert caught.value.code == 401
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(f"{address}/ask", b"{}"), timeout=5)
+    assert caught.value.code == 401
+
+
+def test_the_policy_forbids_every_other_origin():
+    policy = page.HEADERS["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'") and "http" not in policy
+    assert not re.search(r"https?://", (page.Path(page.__file__).parent / "page.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "facts"),
+    [
+        ("diagnostic", "There is a moderate pleural effusion.", [("pleural effusion", "present", "moderate")]),
+        ("difference", ANSWERS["given"], [("pleural effusion", "new", "")]),
+        ("difference", ANSWERS["same"], [("", "nothing", "")]),
+        ("difference", "The level of pleural effusion has changed from small to severe.",
+         [("pleural effusion", "worse", "small → severe")]),
+        ("prediction", "I like trains.", []),
+    ],
+)  # fmt: skip
+def test_facts_are_the_readers(kind, answer, facts):
+    assert [tuple(fact.values()) for fact in read_facts(answer, kind)] == facts
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "other"}, "takes one of diagnostic, difference, prediction"),
+        ({"question": "  "}, "the question is empty"),
+        ({"question": "What in {days} days?", "interval": None}, "needs the days"),
+        ({"images": {"reference": "data:…"}}, "the radiograph is missing"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused(given, message):
+    good = {"kind": "difference", "question": "What?", "images": {"reference": "data:…", "main": "data:…"}}
+    with pytest.raises(UserError, match=message):
+        page.Ask(**good | given)
+
+
+def test_a_prediction_never_shows_the_later_image():
+    asked = page.Ask("prediction", "What in {days} days?", {"reference": "data:a", "main": "data:b"}, {}, 30)
+    text, *images = asked.content()
+    assert text["text"] == "<image>\nWhat in 30 days?"
+    assert [image["image_url"]["url"] for image in images] == ["data:a"]
+
+
+def test_the_experts_words_are_those_of_training(tmp_path):
+    from lumen_hpc.config.schema import Experts
+    from lumen_hpc.experts import phantom_expert
+    from lumen_hpc.experts.confidence import sentence
+    from lumen_hpc.serving.experts import ExpertWords
+    from tests.experts.test_phantom_expert import VISION
+
+    phantom_expert.save_expert(phantom_expert.blank_expert(VISION, width=32), tmp_path / "expert.safetensors")
+    settings = Experts(model="phantom")
+    path = tmp_path / "film.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    predictor = phantom_expert.open_predictor(tmp_path / "expert.safetensors", settings)
+    (row,) = predictor.predict([{"study_id": "s", "dicom_id": "d", "image": str(path)}])
+    words = ExpertWords(settings, cache="", pretrained=tmp_path)(path.read_bytes())
+    assert words == sentence(row, settings.in_prompt, settings.thresholds) != ""
