@@ -27,7 +27,7 @@ STAGE = Stage(
     paper="",
     about="text Llama out of Llama-Vision",
     resources="cpu",
-    settings=("rewrite.engine.model", "judge.engine.model"),
+    settings=("rewrite.engine.model", "judge.engine.model", "judge.second.model"),
     enabled=lambda settings: bool(text_models(settings)),
 )
 

@@ -33,8 +33,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     settings = task.settings.judge
     records = {row["meta"]["question_id"]: row for row in read_jsonl(task.run.path("instruct") / "lumen-test.jsonl")}
-    engine = engines.open_for(task, settings.engine)
-    second = engines.open_for(task, settings.second) if settings.second else None
+    engine, second = engines.open_judges(task)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import estimate, graph, live, plan, preflight, slurm
+from lumen_hpc.cluster import estimate, graph, live, plan, preflight, ready, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -58,6 +58,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
         _print_live(plans)
         _within_budget(request, plans)
+        _require_ready(request, plans)
         if not any(item.packs for item in plans):
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
@@ -82,6 +83,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     local.require_possible(request)
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
+    _require_ready(request, plans)
     with submission.writing(run), _announcing(run, request.stage):
         try:
             local.run_all(request, pipeline, run, plans, console)
@@ -130,6 +132,10 @@ def _print_jobs(jobs: list[live.JobRecord]) -> None:
         more = f"; successors {', '.join(successors)}" if successors else ""
         more += "".join(f"; gate {job['id']}" for job in own if job.get("gate"))
         print(f"{first['step']:<16} job {first['id']}, {len(first['packs'])} task(s){more}")
+
+
+def _require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
+    ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
 
 
 def _print_live(plans: Sequence[StepPlan]) -> None:

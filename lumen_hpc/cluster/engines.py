@@ -12,6 +12,9 @@ from lumen_hpc.weights import locate
 if TYPE_CHECKING:
     from lumen_hpc.language.protocol import Engine
 
+MOST_GPU_MEMORY = 0.9
+"""Share of a GPU's memory that the models of one process take together."""
+
 
 def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
     """The engine of a language stage on the processes of this job; several processes each run the whole stage."""
@@ -19,6 +22,19 @@ def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
 
     rendezvous = task.folder / f"rendezvous-{task.ranks.job}"
     return open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
+
+
+def open_judges(task: Task) -> tuple[Engine, Engine | None]:
+    """The judge, and the second where there is one; two vLLM models in one process share its GPUs' memory."""
+    judge = task.settings.judge
+    first, second = judge.engine, judge.second
+    if second is None:
+        return open_for(task, first), None
+    if first.kind == second.kind == "vllm" and (total := first.gpu_memory + second.gpu_memory) > MOST_GPU_MEMORY:
+        first, second = (
+            replace(engine, gpu_memory=engine.gpu_memory * MOST_GPU_MEMORY / total) for engine in (first, second)
+        )
+    return open_for(task, first), open_for(task, second)
 
 
 def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.EngineSettings:

@@ -10,38 +10,29 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from lumen_hpc.cluster import slurm
+from lumen_hpc.cluster import ready, slurm
+from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile, Resources
-from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.engine import misfit
-from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.language.gate import check_endpoint
-from lumen_hpc.outcomes.layout import OPTIONAL, TABLES
-from lumen_hpc.weights import locate, locate_experts
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
 """Free space that a run needs: checkpoints of an 8B training are 113 GB each, two are kept."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    level: str
-    """ok, warn or bad."""
-    message: str
-    fix: str = ""
-
-
 def check_all(run: Run) -> Iterator[CheckResult]:
     """Everything that can be known before submission, worst not first but in the order of the chain."""
-    yield from _data(run.settings)
+    yield from ready.data(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
-    yield from _models(run.settings, run.profile)
+    yield from ready.models(run.settings, run.profile)
+    yield from ready.containers(run.profile)
+    yield from ready.sizes(run.settings)
     yield from processes(run.settings, run.profile)
     if run.profile.executor == "slurm":
         yield from _cluster(run.profile)
@@ -95,34 +86,6 @@ def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
         raise UserError(f"{result.message}; {result.fix}")
 
 
-def _data(settings: Settings) -> Iterator[CheckResult]:
-    data = settings.data
-    if data.source == "phantom":
-        yield CheckResult("ok", f"data: {data.phantom.patients} phantom patients, written by stage prepare")
-        return
-    required = [
-        ("data.mimic_cxr", data.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
-        ("data.diff_vqa", data.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
-    ]
-    if data.mimic_iv:
-        tables = tuple(f"{table}.csv*" for table in TABLES if table not in OPTIONAL)
-        required.append(("data.mimic_iv", data.mimic_iv, tables))
-    for key, name, patterns in required:
-        folder = Path(name).expanduser()
-        if not name or not folder.is_dir():
-            yield CheckResult(
-                "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
-            )
-            continue
-        missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
-        if missing:
-            yield CheckResult(
-                "bad", f"{key}={folder} lacks {', '.join(missing)}", "download the dataset's tables from PhysioNet"
-            )
-        else:
-            yield CheckResult("ok", f"{key}={folder}")
-
-
 def _folder(folder: Path, name: str, room_gb: float) -> Iterator[CheckResult]:
     top = folder
     while not top.exists():
@@ -154,36 +117,6 @@ def _locks(folder: Path) -> bool:
         except OSError:
             return False
         return False
-
-
-def _models(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
-    cache = Path(profile.cache).expanduser()
-    if settings.train.base != "tiny":
-        yield _weights("train.base", settings.train.base, cache, "config.json")
-    if settings.experts.model == "xrv":
-        folder = locate_experts(settings.experts.weights, cache)
-        if not folder.is_dir() or not any(folder.iterdir()):
-            yield CheckResult(
-                "bad",
-                f"experts.weights: no weights in {folder}",
-                "python launch.py stage=fetch, on a node with internet",
-            )
-    engines: list[tuple[str, EngineSettings]] = [
-        ("rewrite.engine", settings.rewrite.engine),
-        ("judge.engine", settings.judge.engine),
-    ]
-    for key, engine in engines:
-        if engine.kind in ("vllm", "transformers"):
-            yield _weights(f"{key}.model", original(engine.model), cache, "config.json")
-
-
-def _weights(key: str, name: str, cache: Path, proof: str) -> CheckResult:
-    folder = locate(name, cache)
-    if (folder / proof).is_file():
-        return CheckResult("ok", f"{key}: {folder}")
-    return CheckResult(
-        "bad", f"{key}={name}: neither a folder nor staged as {folder}", "python launch.py stage=fetch says how"
-    )
 
 
 def _cluster(profile: Profile) -> Iterator[CheckResult]:

@@ -107,6 +107,8 @@ class Profile:
     """Environment variables of every job."""
     container: Container = field(default_factory=Container)
     """Container that jobs run in."""
+    node_paths: list[str] = list_of()
+    """Folders that the nodes see and this machine does not: what lies in them is not looked for at submission."""
     scratch: str = ""
     """Node-local folder for temporary files and compile caches, e.g. /local/$SLURM_JOB_ID; empty means TMPDIR."""
     kill_on_invalid_dep: bool = True

@@ -132,6 +132,10 @@ def _make_absolute(settings: Settings) -> None:
         given = getattr(getattr(settings, section), name)
         if given:
             setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(given)))
+    for holder, name in ((settings.train, "base"), *((engine, "model") for engine in settings.engines().values())):
+        given = getattr(holder, name)  # a folder, or a hub name, which may look like a relative path
+        if given.startswith((".", "~")) or os.path.isdir(given):
+            setattr(holder, name, os.path.abspath(os.path.expanduser(given)))
     settings.serve.images = [os.path.abspath(os.path.expanduser(folder)) for folder in settings.serve.images]
 
 

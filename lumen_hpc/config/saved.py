@@ -27,7 +27,7 @@ def digest(settings: Settings, keys: tuple[str, ...]) -> str:
     for key in keys:
         value: Any = settings
         for part in key.split("."):
-            value = getattr(value, part)
+            value = None if value is None else getattr(value, part)
         chosen[key] = _determining(value)
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 

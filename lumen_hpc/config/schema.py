@@ -151,7 +151,7 @@ class EngineSettings:
     """What generates: vLLM in process, transformers, an OpenAI-compatible server, or the grammar's fixed sentences."""
     model: str = ""
     """Folder or hub name of the language model."""
-    endpoint: str = ""
+    endpoint: str = runtime_only("")
     """With `kind=server`: the base URL; its key is read from LUMEN_API_KEY."""
     dtype: str = choice("bfloat16", "bfloat16", "float16", "float32", "auto")
     """Weights' number format."""
@@ -247,7 +247,7 @@ class Train:
     """Steps between checkpoints."""
     keep_checkpoints: int = runtime_only(2, low=1)
     """Complete checkpoints kept."""
-    workers: int = runtime_only(4)
+    workers: int = runtime_only(4, low=1)
     """Threads a rank that decode images ahead."""
     cache_images_gb: float = runtime_only(0.0)
     """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""

@@ -1,0 +1,162 @@
+"""Whether what a run reads from outside is there: datasets, weights, images of containers, and sizes that fit.
+
+`check` shows all of it; a submission refuses what its own steps need, before anything is created. Paths under
+`profile.node_paths` are on the nodes alone and are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lumen_hpc.cluster import estimate
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.errors import UserError
+from lumen_hpc.language.export_text_llama import original
+from lumen_hpc.models import Workload
+from lumen_hpc.outcomes.layout import OPTIONAL, TABLES
+from lumen_hpc.weights import locate, locate_experts
+
+TEXT_TOKENS = 200
+"""Room for the texts of a record beside its images."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    level: str
+    """ok, warn or bad."""
+    message: str
+    fix: str = ""
+
+
+def require(settings: Settings, profile: Profile, stages: Collection[str]) -> None:
+    """Raises UserError for the first thing that these stages need and this machine does not see."""
+    for result in needed(settings, profile, stages):
+        if result.level == "bad":
+            raise UserError(f"{result.message}; fix: {result.fix}")
+
+
+def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Iterator[CheckResult]:
+    """What these stages read from outside the run."""
+    if "prepare" in stages:
+        yield from data(settings, profile)
+    yield from models(settings, profile, stages)
+    if stages and profile.executor == "slurm":
+        yield from containers(profile)
+    yield from sizes(settings, stages)
+
+
+def on_nodes_only(path: Path, profile: Profile) -> bool:
+    """Whether the profile declares that only the nodes see this path."""
+    return any(path.absolute().is_relative_to(Path(top).expanduser()) for top in profile.node_paths)
+
+
+def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
+    """The dataset's folders and their tables."""
+    where = settings.data
+    if where.source == "phantom":
+        yield CheckResult("ok", f"data: {where.phantom.patients} phantom patients, written by stage prepare")
+        return
+    required = [
+        ("data.mimic_cxr", where.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
+        ("data.diff_vqa", where.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
+    ]
+    if where.mimic_iv:
+        tables = tuple(f"{table}.csv*" for table in TABLES if table not in OPTIONAL)
+        required.append(("data.mimic_iv", where.mimic_iv, tables))
+    for key, name, patterns in required:
+        folder = Path(name).expanduser()
+        if name and on_nodes_only(folder, profile):
+            yield CheckResult("ok", f"{key}={folder}: on the nodes (profile.node_paths)")
+            continue
+        if not name or not folder.is_dir():
+            yield CheckResult(
+                "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
+            )
+            continue
+        missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+        if missing:
+            yield CheckResult(
+                "bad", f"{key}={folder} lacks {', '.join(missing)}", "download the dataset's tables from PhysioNet"
+            )
+        else:
+            yield CheckResult("ok", f"{key}={folder}")
+
+
+def models(settings: Settings, profile: Profile, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
+    """Weights that these stages load; all that the settings name if None."""
+
+    def loads(*names: str) -> bool:
+        return stages is None or bool(set(names) & set(stages))
+
+    if settings.train.base != "tiny" and loads("train", "predict"):
+        yield _weights("train.base", settings.train.base, profile)
+    folder = locate_experts(settings.experts.weights, profile.cache)
+    looked_at = settings.experts.model == "xrv" and loads("experts") and not on_nodes_only(folder, profile)
+    if looked_at and (not folder.is_dir() or not any(folder.iterdir())):
+        fix = "python launch.py stage=fetch, on a node with internet"
+        yield CheckResult("bad", f"experts.weights: no weights in {folder}", fix)
+    for key, engine in settings.engines().items():
+        if engine.in_task and loads(key.split(".")[0]):
+            yield _weights(f"{key}.model", engine.model, profile)
+        elif engine.kind == "server" and not engine.endpoint and loads(key.split(".")[0]):
+            yield CheckResult("bad", f"{key}.kind=server without {key}.endpoint", f"{key}.endpoint=http://HOST:PORT/v1")
+
+
+def _weights(key: str, name: str, profile: Profile) -> CheckResult:
+    if not name:
+        return CheckResult("bad", f"{key} is empty", f"{key}=FOLDER, or a name that stage=fetch stages")
+    folders = [locate(one, profile.cache) for one in dict.fromkeys((name, original(name)))]
+    for folder in folders:
+        if on_nodes_only(folder, profile):
+            return CheckResult("ok", f"{key}: {folder}, on the nodes (profile.node_paths)")
+        if (folder / "config.json").is_file():
+            return CheckResult("ok", f"{key}: {folder}")
+    return CheckResult(
+        "bad", f"{key}={name}: neither a folder nor staged as {folders[-1]}", "python launch.py stage=fetch says how"
+    )
+
+
+def containers(profile: Profile) -> Iterator[CheckResult]:
+    """The image, where it is a file, and the mounts' outer sides."""
+    container = profile.container
+    if container.kind == "none":
+        return
+    key = "profile.container.image"
+    if not container.image:
+        yield CheckResult("bad", f"{key} is empty", f"{key}=FILE")
+    elif container.image.startswith(("/", ".", "~")):
+        image = Path(container.image).expanduser()
+        if not on_nodes_only(image, profile) and not image.exists():
+            yield CheckResult(
+                "bad", f"{key}={image}: not there", "its path, or profile.node_paths if nodes alone see it"
+            )
+    for mount in container.mounts:
+        outer = Path(mount.split(":")[0])
+        if "$" not in mount and not on_nodes_only(outer, profile) and not outer.exists():
+            yield CheckResult("bad", f"profile.container.mounts: {outer}: not there", "its path, or profile.node_paths")
+
+
+def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
+    """Values that do not fit one another, found here rather than after a model was loaded."""
+    counts = estimate.counts(settings)
+    for stage, shards, rows, name in (
+        ("experts", settings.experts.shards, counts.images, "images"),
+        ("rewrite", settings.rewrite.shards, counts.questions, "questions"),
+        ("predict", settings.predict.shards, counts.test_questions, "test questions"),
+    ):
+        if (stages is None or stage in stages) and shards > max(1, rows):
+            yield CheckResult("bad", f"{stage}.shards={shards}: there are about {rows} {name}", f"at most {rows}")
+    train = settings.train
+    known = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
+    if (stages is None or "train" in stages) and known and train.on_bad == "stop":
+        tokens = settings.instruct.max_images * Workload.image_tokens
+        if tokens + TEXT_TOKENS > train.max_tokens:
+            yield CheckResult(
+                "bad",
+                f"instruct.max_images={settings.instruct.max_images}: up to {tokens} image tokens a record, "
+                f"train.max_tokens={train.max_tokens}",
+                f"train.max_tokens={tokens + TEXT_TOKENS} or more, fewer images, or train.on_bad=skip",
+            )

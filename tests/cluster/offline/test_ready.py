@@ -1,0 +1,112 @@
+"""Wrong words are refused at launch: exit code 2, one line, and nothing is created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import launch
+from lumen_hpc.cluster import engines, ready
+from lumen_hpc.cluster.stage import Run, Stage, Step, Task
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.schema import EngineSettings, Settings
+
+MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["stage=prepare", *MIMIC], "data.mimic_cxr=/no/such/folder is not a folder"),
+        (["stage=full", "train.base=org/absent"], "train.base=org/absent: neither a folder nor staged"),
+        (["stage=full", "train.base=/no/such/model"], "train.base=/no/such/model"),
+        (["stage=full", "experts.model=xrv", "experts.weights=/no/such"], "no weights in /no/such"),
+        (["stage=full", "rewrite.engine.kind=vllm"], "rewrite.engine.model is empty"),
+        (["stage=full", "judge.second.kind=transformers", "judge.second.model=a/b"], "judge.second.model=a/b"),
+        (["stage=full", "judge.engine.kind=server"], "judge.engine.kind=server without judge.engine.endpoint"),
+        (["stage=full", "train.workers=0"], "train.workers=0: must be at least 1"),
+        (["stage=full", "data.phantom.patients=2", "predict.shards=50"], "predict.shards=50: there are about"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_it_is_refused_before_anything_is_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], expected: str
+) -> None:
+    place = [f"runs={tmp_path / 'runs'}", "run=r", f"profile.cache={tmp_path / 'cache'}"]
+    assert launch.main(["profile=local", "recipe=demo", *words, *place]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_fit_a_sample_are_refused() -> None:
+    request = resolve(["stage=full", "train.base=org/NVILA-8B", "instruct.max_images=3"])
+    bad = [result.message for result in ready.sizes(request.settings, {"train"}) if result.level == "bad"]
+    assert bad == ["instruct.max_images=3: up to 9219 image tokens a record, train.max_tokens=1024"]
+    assert list(ready.sizes(request.settings, {"predict"})) == []
+
+
+def test_what_only_the_nodes_see_is_declared_and_not_looked_for() -> None:
+    words = ["stage=full", *MIMIC, "train.base=/no/such/model", "rewrite.engine.kind=vllm",
+             "rewrite.engine.model=/no/such/llama-text"]  # fmt: skip
+    request = resolve([*words, "profile.node_paths=[/no/such]"])
+    ready.require(request.settings, request.profile, {"prepare", "train", "rewrite"})
+
+
+def test_a_container_image_is_looked_for(tmp_path: Path) -> None:
+    words = ["stage=full", "profile=h100", "recipe=demo", "profile.container.kind=apptainer"]
+    image = tmp_path / "lumen.sif"
+    request = resolve([*words, f"profile.container.image={image}", "profile.container.mounts=['/no/such:/x']"])
+    bad = [result.message for result in ready.containers(request.profile) if result.level == "bad"]
+    assert [str(image) in bad[0], "/no/such" in bad[1]] == [True, True]
+    image.touch()
+    assert len(list(ready.containers(request.profile))) == 1
+
+
+def test_steps_that_do_not_load_a_model_do_not_ask_for_it() -> None:
+    request = resolve(["stage=full", "train.base=org/absent", "recipe=demo"])
+    assert [result for result in ready.models(request.settings, request.profile, {"instruct"})] == []
+
+
+def test_a_model_given_as_a_relative_folder_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["train.base=base", "rewrite.engine.model=./llama", "judge.engine.model=org/name"]
+    settings = resolve(["stage=full", *words]).settings
+    assert settings.train.base == str(tmp_path / "base")
+    assert settings.rewrite.engine.model == str(tmp_path / "llama")
+    assert settings.judge.engine.model == "org/name", "a name on the hub"
+
+
+@pytest.mark.parametrize(
+    ("words", "stale"),
+    [
+        (["experts.in_prompt=[pathologies]", "experts.thresholds=[.1,.2,.3]"], {"instruct", "pretrain"}),
+        (["rewrite.engine.endpoint=http://localhost:1/v1", "judge.engine.endpoint=http://localhost:1/v1"], set()),
+        (["judge.second.model=a/b"], {"judge", "export_text_llama"}),
+        (["experts.batch_size=1", "experts.trust_unknown_weights=true"], set()),
+        (["experts.extra=[age]"], {"experts"}),
+    ],
+)
+def test_only_what_changes_a_stages_output_makes_its_shards_stale(words: list[str], stale: set[str]) -> None:
+    from jobs import PIPELINE
+
+    before, after = resolve(["stage=full"]).settings, resolve(["stage=full", *words]).settings
+    keys = {stage.name: stage.settings for stage in PIPELINE.stages}
+    assert {name for name, read in keys.items() if saved.digest(before, read) != saved.digest(after, read)} == stale
+
+
+@pytest.mark.parametrize(("second", "shares"), [("vllm", (0.45, 0.45)), ("transformers", (0.9, 0.9))])
+def test_two_judges_in_one_process_share_the_gpus_memory(
+    run: Run, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, second: str, shares: tuple[float, float]
+) -> None:
+    settings = Settings()
+    settings.judge.engine = EngineSettings(kind="vllm", model="a")
+    settings.judge.second = EngineSettings(kind=second, model="b")
+    monkeypatch.setattr(engines, "open_for", lambda task, engine: engine.gpu_memory)
+    task = Task(Run(run.folder, settings, run.profile), Step(stages[0]))
+    assert engines.open_judges(task) == pytest.approx(shares)
