@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.slurm_trivial import DatatroveStep, Restarted, write
+from benchmarks.slurm_trivial import DatatroveStep, Noted, Restarted, write
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTITION = "cpu"
+PARTITION, GPU_PARTITION = "cpu", "h100"
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -126,6 +126,21 @@ class Datatrove:
         wait_until(lambda: len(begun(times)) == 2, limit_s, "datatrove's requeued job")
         return begun(times)[1] - interrupted
 
+    def chained(self, times: Path) -> dict[str, bool]:
+        """Two tasks and one that waits for them by `depends`, a GPU each; their jobs, all of which work."""
+        from datatrove.executor import SlurmPipelineExecutor
+
+        def executor(name: str, tasks: int, seconds: float, **more: Any) -> Any:
+            return SlurmPipelineExecutor(
+                pipeline=[Noted(str(times), seconds)], tasks=tasks, time="00:10:00", partition=GPU_PARTITION,
+                mem_per_cpu_gb=1, logging_dir=str(self.folder / name), job_name=name, sbatch_args={"gpus-per-node": 1},
+                env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}", **more)  # fmt: skip
+
+        first = executor("first", 2, 1.0)
+        second = executor("second", 1, 0.0, depends=first)
+        second.run()
+        return {str(first.job_id): True, str(second.job_id): True}
+
     def _script(self, shards: int) -> Callable[[], object]:
         return script("datatrove", self.folder.parent, shards, self.packs)
 
@@ -167,6 +182,16 @@ class Submitit:
 
     def bookkeeping(self, shards: int) -> int:
         return files_below(self.folder / str(shards) / "logs")
+
+    def chained(self, times: Path) -> dict[str, bool]:
+        """Two tasks and one that waits for them by afterok, a GPU each; their jobs, all of which work."""
+        first = self.executor("first")
+        first.update_parameters(slurm_partition=GPU_PARTITION, slurm_gpus_per_node=1)
+        job = first.map_array(Noted(str(times), 1.0), [0, 1])[0].job_id.split("_")[0]
+        second = self.executor("second")
+        second.update_parameters(slurm_partition=GPU_PARTITION, slurm_gpus_per_node=1,
+                                 slurm_additional_parameters={"dependency": f"afterok:{job}"})  # fmt: skip
+        return {job: True, second.submit(Noted(str(times), 0.0), 0).job_id: True}
 
     def restart(self, limit_s: float) -> float:
         times = self.folder / "restart.txt"

@@ -12,6 +12,10 @@ pip install --no-deps -r benchmarks/slurm_peers.txt.
 - missing: one call on 10,000 shards of which 137 lack. Ours compares sizes, times and hashes with the manifest; the
   peers look for the name of an empty marker.
 - restart: from the interruption (each project's documented signal) until the work goes on.
+- end to dependant: from the end of a step's last task until the work of its dependant begins, while other users' jobs
+  keep every GPU taken. Ours has successors and a gate between the steps; the peers' is Slurm's plain afterok, without
+  anything that would continue after an interruption.
+- idle node-seconds: of the jobs of that chain that did no work, by Slurm's account; our gate is one.
 - files: all that is left beside the outputs (logs, scripts, manifests, markers), for each task that ran.
 """
 
@@ -33,7 +37,10 @@ from sandbox.slurm import Cluster, why_not
 ABSENT = set(range(0, 10_000, 73))
 """137 of 10,000."""
 AIMS = {"100 shards": 4.0, "1000 shards": 9.0, "submit 1000": 0.3, "no-op rerun of 1000": 0.3,
-        "137 missing of 10,000": 0.05, "restart": 1.0, "files a task": 1.0}  # fmt: skip
+        "137 missing of 10,000": 0.05, "restart": 1.0, "end to dependant": 5.0, "idle node-seconds": 3.0,
+        "files a task": 1.0}  # fmt: skip
+GPUS = 12
+"""Of the whole cluster."""
 CPUS_A_NODE = 16
 """Enough that Slurm's pace decides, few enough that a hundred unpacked tasks at once do not swamp this machine."""
 Figures = dict[str, float]
@@ -47,11 +54,14 @@ class Ours:
     def __init__(self, folder: Path):
         self.runs = folder / "runs"
         self.checkout = checkout.make(folder / "checkout", Path(__file__).parent / "slurm_stage")
+        self.pair = checkout.make(folder / "pair", Path(__file__).parent / "slurm_pair")
 
-    def launch(self, run: str, shards: int, *more: str) -> float:
+    def launch(self, run: str, shards: int, *more: str, checkout: Path | None = None) -> float:
         words = ["stage=full", "profile=test", f"runs={self.runs}", f"run={run}", f"experts.shards={shards}", *more]
         command = [sys.executable, "launch.py", *words]
-        return timed(lambda: subprocess.run(command, cwd=self.checkout, check=True, stdout=subprocess.DEVNULL))
+        return timed(
+            lambda: subprocess.run(command, cwd=checkout or self.checkout, check=True, stdout=subprocess.DEVNULL)
+        )
 
     def shards(self, shards: int, limit_s: float) -> tuple[float, float]:
         """Seconds to submit, and until the last shard is there."""
@@ -81,6 +91,14 @@ class Ours:
                               env=os.environ | {"PYTHONPATH": str(self.checkout)})  # fmt: skip
         return float(done.stdout)
 
+    def chained(self, times: Path) -> dict[str, bool]:
+        """Two steps with successors and a gate, a GPU a task; their jobs, and whether they do work."""
+        words = (f"profile.environment.LUMEN_BENCHMARK_TIMES={times}", "profile.resources.gpu.successors=4")
+        self.launch("pair", 2, *words, checkout=self.pair)
+        plans = (self.runs / "pair" / "submissions").glob("*/plan.json")
+        jobs = [job for plan in plans for job in json.loads(plan.read_text())["jobs"]]
+        return {job["id"]: job["link"] == 0 and not job.get("gate") for job in jobs}
+
     def restart(self, limit_s: float) -> float:
         """From the parent's end, which is its interruption here, to its queued successor's first work."""
         times = self.runs / "restart.txt"
@@ -90,6 +108,28 @@ class Ours:
         slurm("scancel", "--batch", "--signal=USR2", *queued("--states=RUNNING"))
         wait_until(lambda: len(begun(times)) == 2, limit_s, "our successor")
         return begun(times)[1] - interrupted
+
+
+def chaining(contender: Ours | Datatrove | Submitit, folder: Path) -> Figures:
+    """A step and its dependant on a cluster whose GPUs others keep taken."""
+    times = folder / f"chained-{contender.name.split(',')[0]}.txt"
+    taken = ("sbatch", "--partition=h100", "--gpus-per-node=1", "--ntasks=1", "--mem=1", "--output=/dev/null")
+    others = [slurm(*taken, "--parsable", "--wrap", "sleep 3").strip() for _ in range(GPUS)]
+    jobs = contender.chained(times)
+    others += [slurm(*taken, "--parsable", "--wrap", "sleep 3").strip() for _ in range(8 * GPUS)]
+    wait_until(lambda: len(begun(times)) == 3, 120, f"{contender.name}, chained")
+    *ends, start = begun(times)
+    wait_until(lambda: not jobs.keys() & {name.split("_")[0] for name in queued()}, 60, "the chain to end")
+    slurm("scancel", *others)
+    time.sleep(2)  # accounting follows
+    idle = 0
+    fields = ("--noheader", "--parsable2", "--allocations", "--format=JobID,ElapsedRaw,AllocNodes,NodeList")
+    for line in slurm("sacct", f"--jobs={','.join(jobs)}", *fields).splitlines():
+        job, seconds, nodes, where = line.split("|")
+        if where != "None assigned" and not jobs[job.split("_")[0]]:
+            idle += int(seconds) * int(nodes)
+    settle()
+    return {"end to dependant": start - max(ends), "idle node-seconds": idle}
 
 
 def queued(*which: str) -> list[str]:
@@ -113,6 +153,7 @@ def measure_ours(folder: Path) -> dict[str, Figures]:
     found["137 missing of 10,000"] = ours.missing(10_000)
     found["restart"] = ours.restart(60)
     settle()
+    found |= chaining(ours, folder)
     return {ours.name: found}
 
 
@@ -128,6 +169,7 @@ def measure_datatrove(folder: Path, quick: bool) -> dict[str, Figures]:
     by_hand["137 missing of 10,000"] = packed.missing(10_000, ABSENT)
     by_hand["restart"] = packed.restart(300)
     settle()
+    by_hand |= chaining(packed, folder)
     found = {packed.name: by_hand}
     if not quick:
         single = Datatrove(folder)
@@ -147,6 +189,7 @@ def measure_submitit(folder: Path, quick: bool) -> dict[str, Figures]:
     settle()
     found["restart"] = peer.restart(300)
     settle()
+    found |= chaining(peer, folder)
     if not quick:
         _, found["1000 shards"] = peer.shards(1000, 1200)
         settle()

@@ -26,6 +26,18 @@ class DatatroveStep:
         write(self.folder, rank)
 
 
+class Noted:
+    """Works for a while, then adds the time to a file: as a function, or as a step of a datatrove pipeline."""
+
+    def __init__(self, times: str, seconds: float):
+        self.times, self.seconds = times, seconds
+
+    def __call__(self, *_: object) -> None:
+        time.sleep(self.seconds)
+        with open(self.times, "a") as times:
+            print(time.time(), file=times)
+
+
 class Restarted:
     """Writes when it first began, waits to be interrupted, and when it begins again writes that and ends.
 

@@ -73,11 +73,12 @@ def test_a_site_that_keeps_jobs_that_can_never_start_is_swept_by_the_gates(site:
 
 
 def test_where_nodes_cannot_cancel_jobs_a_rerun_clears_those_that_can_never_start(
-    site: Site, undisturbed: RunOnDisk
+    site: Site, undisturbed: RunOnDisk, tmp_path: Path
 ) -> None:
     run = site.run("kept")
     fault = run.steer("fail-squares-5")
-    words = (KEEPS_DEAD_JOBS, "profile.setup=['export PATH=/nowhere']")
+    (tmp_path / "srun").symlink_to(str(shutil.which("srun")))
+    words = (KEEPS_DEAD_JOBS, f"profile.setup=['export PATH={tmp_path}']")
     site.submit("kept", *words)
 
     def checks_are_stuck() -> bool:
