@@ -118,6 +118,8 @@ def test_a_setup_line_that_fails_stops_the_job_and_is_named(site: Site) -> None:
     site.wait_until_left("unset")
     (log,) = (site.run("unset").folder / "numbers" / "logs").glob("*.out")
     assert "a line of the setup failed (exit 127): profile.modules: module load cuda/12.8" in log.read_text()
+    shown = site.launch("status", "run=unset", code=1)
+    assert "a job ended before its work began" in shown and "module load cuda/12.8" in shown and str(log) in shown
     site.submit("unset", wrong, "profile.resources.cpu.successors=0")
     site.wait_until_left("unset")
     log = max((site.run("unset").folder / "numbers" / "logs").glob("*.out"), key=lambda path: path.stat().st_mtime)

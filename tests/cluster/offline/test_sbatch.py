@@ -166,6 +166,18 @@ def test_a_dry_run_writes_nothing_and_imports_nothing_heavy(tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("flag", ["-P", "-I"])
+def test_another_installed_copy_is_never_taken_for_the_checkout(tmp_path: Path, flag: str):
+    (tmp_path / "lumen_hpc").mkdir()
+    (tmp_path / "lumen_hpc" / "__init__.py").write_text("raise RuntimeError('another copy')\n")
+    words = ["stage=full", "recipe=demo", "profile=local", "dry_run=true", f"runs={tmp_path / 'runs'}"]
+    done = subprocess.run(
+        [sys.executable, flag, str(ROOT / "launch.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_sbatch_parameters_are_ones_that_submitit_knows(stages: list[Stage]):
     from submitit.slurm.slurm import _get_default_parameters
 

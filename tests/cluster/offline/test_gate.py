@@ -1,0 +1,72 @@
+"""A gate verifies its step and cancels what is left, at the subprocess boundary; tests/cluster has the real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.cluster import gate, graph
+from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config.resolve import Request
+from tests.cluster.offline.offline_graph import finish, submit_chain
+
+
+@pytest.fixture
+def submitted(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Run, dict[str, list[str]], Path]:
+    """A submission, whose gate of `first` is this process; its job ids by step, links first; its folder."""
+    monkeypatch.setattr(gate, "PATIENCE_S", 0.0)
+    run, jobs = submit_chain(request_here, stages)
+    ids: dict[str, list[str]] = {}
+    for job in jobs:
+        ids.setdefault(job["step"], []).append(job["id"])
+    monkeypatch.setenv("SLURM_JOB_ID", ids["first"][-1])
+    return run, ids, next((run.folder / "submissions").iterdir())
+
+
+def test_a_whole_step_opens_the_gate_and_its_other_links_go(
+    fake: Path, submitted: tuple[Run, dict[str, list[str]], Path], stages: list[Stage]
+) -> None:
+    run, ids, folder = submitted
+    steps = graph.steps(stages, run.settings)
+    finish(run, steps[0], steps)
+    logs = run.folder / "first" / "logs"
+    own, pickle = logs / f"{ids['first'][-1]}_0_log.out", logs / f"{ids['first'][1]}_submitted.pkl"
+    own.touch()
+    assert pickle.exists()
+    assert gate.main(run.folder, folder) == 0
+    assert (fake / "cancelled").read_text().split() == ["--quiet", "--state=PENDING", *ids["first"][:-1]]
+    assert not own.exists() and not pickle.exists()
+
+
+def test_a_step_that_is_not_whole_keeps_it_shut_and_what_waits_for_it_goes(
+    fake: Path, submitted: tuple[Run, dict[str, list[str]], Path], capsys: pytest.CaptureFixture
+) -> None:
+    run, ids, folder = submitted
+    assert gate.main(run.folder, folder) == 1
+    assert "first: 1 of 1 shards are missing" in capsys.readouterr().out
+    dependants = [id_ for step in ids if step != "first" for id_ in ids[step]]
+    assert sorted((fake / "cancelled").read_text().split()[2:]) == sorted(dependants)
+
+
+def test_shards_of_other_settings_do_not_count(
+    submitted: tuple[Run, dict[str, list[str]], Path], stages: list[Stage]
+) -> None:
+    run, _, folder = submitted
+    steps = graph.steps(stages, run.settings)
+    run.settings.seed += 1
+    finish(run, steps[0], steps)
+    assert gate.main(run.folder, folder) == 1
+
+
+def test_where_nodes_have_no_scancel_the_gate_decides_all_the_same(
+    fake: Path, submitted: tuple[Run, dict[str, list[str]], Path], stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _, folder = submitted
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert gate.main(run.folder, folder) == 1
+    steps = graph.steps(stages, run.settings)
+    finish(run, steps[0], steps)
+    assert gate.main(run.folder, folder) == 0
