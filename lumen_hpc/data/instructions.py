@@ -143,6 +143,7 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
             "ref_study_id",
         )
     }
+    sizes = [study.get("size") for study in shown]  # so that training need not open the files to count tokens
     return {
         "id": question["question_id"],
         "images": [study["image"] for study in shown],
@@ -150,7 +151,7 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
             {"from": "human", "value": prompt(shown, question, sources.experts)},
             {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
         ],
-        "meta": {**meta, "long_answer": answer},
+        "meta": {**meta, "long_answer": answer, **({"sizes": sizes} if all(sizes) else {})},
     }
 
 

@@ -102,6 +102,11 @@ def shown_images(record: Row) -> list[Shown]:
     ]
 
 
+def without_sizes(meta: Row) -> Row:
+    """A record's meta for other images than its own."""
+    return {key: value for key, value in meta.items() if key != "sizes"}
+
+
 def _with_images(record: Row, shown: Sequence[Shown], control: str, **studies: Any) -> Row:
     lines = [line for image in shown for line in (image.name + IMAGE, *image.sentences)]
     human, *rest = record["conversations"]
@@ -109,5 +114,5 @@ def _with_images(record: Row, shown: Sequence[Shown], control: str, **studies: A
         **record,
         "images": [image.path for image in shown],
         "conversations": [{**human, "value": "\n".join([*lines, record["meta"]["question"]])}, *rest],
-        "meta": {**record["meta"], "control": control, **studies},
+        "meta": {**without_sizes(record["meta"]), "control": control, **studies},
     }

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from lumen_hpc.data.diff_vqa import parse_question
-from lumen_hpc.data.perturbations import IMAGE, Row, shown_images
+from lumen_hpc.data.perturbations import IMAGE, Row, shown_images, without_sizes
 
 CONTROL = "composed"
 ABNORMALITIES = "what abnormalities are seen in this image?"
@@ -49,5 +49,5 @@ def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
                     {"from": "human", "value": "\n".join([IMAGE, *image.sentences, question])},
                     *record["conversations"][1:],
                 ],
-                "meta": {**meta, **probed, "closed": False, "ref_study_id": None, "study_id": study},
+                "meta": {**without_sizes(meta), **probed, "closed": False, "ref_study_id": None, "study_id": study},
             }

@@ -94,7 +94,7 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
         try:
             picture = Image.open(picture)
             picture.load()  # decodes here, where an error can be named
-        except (OSError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"{where}: cannot be read as an image ({error})") from None
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):

@@ -22,6 +22,9 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
+IMAGE = "<image>"
+"""What stands for an image in the first turn."""
+
 log = logging.getLogger(__name__)
 
 
@@ -65,15 +68,25 @@ def kind(record: dict[str, Any]) -> str:
 
 
 def fault(record: dict[str, Any]) -> str:
-    """A record's fault, whatever the model: a missing image, an empty turn; empty if none."""
-    turns = record.get("conversations") or []
-    if [turn.get("from") for turn in turns[:2]] != ["human", "gpt"]:
+    """A record's fault, whatever the model: a field of another type, an empty turn, a missing image; empty if none."""
+    meta, images, turns = record.get("meta"), record.get("images"), record.get("conversations")
+    if not isinstance(meta, dict) or not isinstance(meta.get("type"), str):
+        return "it has no meta.type"
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        return "its images are not a list of paths"
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return "its conversations are not a list of turns"
+    if len(turns) < 2 or [turn.get("from") for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
         return "it is not a human turn with an answer"
-    if not turns[1].get("value", "").strip():
-        return "its answer is empty"
-    if not turns[0].get("value", "").strip():
-        return "its question is empty"
-    if missing := [image for image in record.get("images", []) if not Path(image).is_file()]:
+    for number, turn in enumerate(turns):
+        name = "answer" if number % 2 else "question"
+        if not isinstance(turn.get("value"), str):
+            return f"its {name} is not text (turn {number + 1})"
+        if not turn["value"].replace(IMAGE, "").strip():
+            return f"its {name} is empty (turn {number + 1})"
+        if number and IMAGE in turn["value"]:
+            return f"{IMAGE} is in turn {number + 1}; the first turn alone shows images"
+    if missing := [image for image in images if not Path(image).is_file()]:
         return f"image {missing[0]} is missing"
     return ""
 
@@ -104,12 +117,14 @@ def survey(
         assert kept is not None
         return kept
     share = range(len(records) * ranks.rank // ranks.world_size, len(records) * (ranks.rank + 1) // ranks.world_size)
-    mine, broken = [], ""
+    mine, broken, row = [], "", share.start
     try:
         for row in share:
             mine.append(_entry(row, records[row], measure, opening, max_tokens))
-    except UserError as error:  # sent to the others, which would otherwise wait for this rank
-        broken = str(error)
+    except Exception as error:  # sent to the others, which would otherwise wait for this rank, and see it disconnect
+        broken = str(error) if isinstance(error, UserError) else f"record {row + 1}: {type(error).__name__}: {error}"
+        if not isinstance(error, UserError):
+            log.exception("rank %d cannot measure record %d", ranks.rank, row + 1)
     parts: list[Any] = [None] * ranks.world_size
     dist.all_gather_object(parts, (mine, broken))
     if broken := next((message for _, message in parts if message), ""):
@@ -141,8 +156,9 @@ def _entry(
     max_tokens: int,
 ) -> tuple:
     """(row, id, kind, opening, prefix, suffix, supervised, fault). Raises UserError for a line that is no record."""
-    if not record.get("id") or "type" not in record.get("meta", {}):
-        raise UserError(f"record {row + 1} has no id or no meta.type: it is not an instruction record (docs/data.md)")
+    name = record.get("id")
+    if not isinstance(name, str | int) or name == "":
+        raise UserError(f"record {row + 1} has no id: it is not an instruction record (docs/data.md)")
     wrong = fault(record)
     counted = Measure(fault=wrong) if wrong else measure(record)
     wrong = counted.fault
@@ -151,8 +167,9 @@ def _entry(
         wrong = f"it has {total} tokens, more than train.max_tokens={max_tokens}"
     if not wrong and not counted.supervised:
         wrong = "its answer has no token"
-    begins = hashlib.sha256((record["id"] if wrong else opening(record)).encode()).hexdigest()[:16]
-    return row, record["id"], kind(record), begins, counted.prefix, counted.suffix, counted.supervised, wrong
+    begins = hashlib.sha256((str(name) if wrong else opening(record)).encode()).hexdigest()[:16]
+    group = "" if wrong else kind(record)
+    return row, str(name), group, begins, counted.prefix, counted.suffix, counted.supervised, wrong
 
 
 def _judge(entries: list[tuple], total: int, on_bad: str, folder: Path, ranks: Ranks) -> list[tuple]:

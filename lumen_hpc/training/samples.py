@@ -66,7 +66,7 @@ def _grey(path: str) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             return np.array(image) if image.mode == "L" else None
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
@@ -81,7 +81,7 @@ def size_of(path: str) -> tuple[int, int]:
             return int(header.Columns), int(header.Rows)
         with Image.open(path) as image:
             return image.size
-    except (OSError, AttributeError, ValueError) as error:
+    except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
@@ -98,10 +98,17 @@ def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[tuple[int, 
 
 
 def measure(record: Record, preprocessor: Preprocessor) -> Measure:
-    """A record's tokens, from its text and its images' headers; a file that cannot be read is its fault."""
+    """A record's tokens, from its text and the sizes of its images: `meta.sizes`, else from the files' headers.
+
+    A file that cannot be read is the record's fault.
+    """
     config, tokenizer = preprocessor.config, preprocessor.tokenizer
     try:
-        blocks = [placeholders(size_of(path), config) for path in record["images"]]
+        sizes = record["meta"].get("sizes") or [None] * len(record["images"])
+        blocks = [
+            placeholders(tuple(size) if size else size_of(path), config)
+            for path, size in zip(record["images"], sizes, strict=True)
+        ]
         messages = place_images(record["conversations"], [len(b) for b in blocks], config.aspect, inline=True)
         ids, labels = encode(messages, tokenizer)
         counts = [config.image_tokens(block) for picture in blocks for block in picture]

@@ -137,6 +137,15 @@ def test_images_stand_reference_first_with_their_distance_and_their_experts(prep
     }  # fmt: skip
 
 
+def test_sizes_are_kept_with_their_images_and_not_with_others(prepared, monkeypatch):
+    rows = list(read_jsonl(prepared / "studies.jsonl"))
+    write_jsonl(prepared / "studies.jsonl", ({**row, "size": [row["study_id"], 9]} for row in rows))
+    records = write(prepared, monkeypatch)["lumen-test"]
+    presence, difference, prediction = (record["meta"]["sizes"] for record in records[:3])
+    assert (presence, difference, prediction) == ([[41, 9]], [[41, 9], [42, 9]], [[41, 9]])
+    assert "sizes" not in perturb("other_patient", records, 1)["meta"]
+
+
 def test_a_prediction_never_sees_the_image_it_asks_about(prepared, monkeypatch):
     for most in (2, 3, 5):
         for record in write(prepared, monkeypatch, settings=Instruct(max_images=most))["lumen-test"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from lumen_hpc.data import phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.errors import UserError
+from lumen_hpc.training import samples
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import Measure, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
@@ -106,16 +109,70 @@ def spoil(dataset, tmp_path, how):
         bad[3]["conversations"][1]["value"] = " \n"
     elif how == "no answer":
         del bad[3]["conversations"][1]
+    elif how == "absurd image":
+        file = tmp_path / "absurd.png"
+        file.write_bytes(png_of(20000, 20000))
+        bad[3]["images"] = [str(file)]
+        bad[3]["meta"].pop("sizes", None)
+    elif how in FIELDS:
+        FIELDS[how](bad[3])
     else:
         bad[3]["conversations"][0]["value"] += " and so on" * 300
     return bad
 
 
+def png_of(width, height):
+    """A PNG's header without its pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def turn(number, value):
+    return lambda record: record["conversations"][number].update(value=value)
+
+
+def further(question, answer):
+    return lambda record: record["conversations"].extend(
+        [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    )
+
+
+FIELDS = {
+    "answer null": turn(1, None),
+    "answer a number": turn(1, 4),
+    "question null": turn(0, None),
+    "question of images alone": turn(0, "<image>\n"),
+    "image in an answer": turn(1, "As <image> shows, yes."),
+    "image in a later question": further("and <image> here?", "yes"),
+    "later answer empty": further("and here?", " "),
+    "later answer null": further("and here?", None),
+    "images null": lambda record: record.update(images=None),
+    "images a number": lambda record: record.update(images=[3]),
+    "meta null": lambda record: record.update(meta=None),
+    "type null": lambda record: record.update(meta={"type": None}),
+    "conversations null": lambda record: record.update(conversations=None),
+    "conversations of text": lambda record: record.update(conversations=["what?", "this"]),
+}
 REASONS = {
     "missing image": "nowhere/x.png is missing",
     "unreadable image": "broken.png: cannot be read",
     "empty answer": "its answer is empty",
     "no answer": "not a human turn with an answer",
+    "absurd image": "absurd.png: cannot be read",
+    "answer null": "its answer is not text (turn 2)",
+    "answer a number": "its answer is not text (turn 2)",
+    "question null": "its question is not text (turn 1)",
+    "question of images alone": "its question is empty (turn 1)",
+    "image in an answer": "<image> is in turn 2",
+    "image in a later question": "<image> is in turn 3",
+    "later answer empty": "its answer is empty (turn 4)",
+    "later answer null": "its answer is not text (turn 4)",
+    "images null": "its images are not a list of paths",
+    "images a number": "its images are not a list of paths",
+    "meta null": "it has no meta.type",
+    "type null": "it has no meta.type",
+    "conversations null": "its conversations are not a list of turns",
+    "conversations of text": "its conversations are not a list of turns",
     "too long": "more than train.max_tokens=512",
 }
 
@@ -143,6 +200,30 @@ def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_pat
                 Records(file), lambda record: Measure(1, 1, 1), Ranks(), opening=opening, folder=tmp_path,
                 max_tokens=512, on_bad="skip", version="1",
             )  # fmt: skip
+
+
+def test_an_unforeseen_error_names_its_record_to_every_rank(dataset, tmp_path):
+    def failing(record):
+        if record["id"] == name:
+            raise KeyError("tokenizer")
+        return Measure(1, 1, 1)
+
+    name = rows(dataset)[2]["id"]
+    with pytest.raises(UserError, match="record 3: KeyError: 'tokenizer'"):
+        survey(
+            rows(dataset), failing, Ranks(), opening=opening, folder=tmp_path, max_tokens=512, on_bad="skip",
+            version="1",
+        )  # fmt: skip
+
+
+def test_sizes_in_a_record_replace_the_reading_of_headers(dataset, tmp_path, monkeypatch):
+    plain = index(dataset, tmp_path / "plain")
+    sized = rows(dataset)
+    for row in sized:
+        row["meta"]["sizes"] = [list(samples.size_of(image)) for image in row["images"]]
+    monkeypatch.setattr(samples, "size_of", None)
+    found = index(dataset, tmp_path / "sized", sized)
+    assert (found.prefix.tolist(), found.suffix.tolist()) == (plain.prefix.tolist(), plain.suffix.tolist())
 
 
 def test_nothing_to_train_on_and_doubled_ids_are_refused(dataset, tmp_path):
