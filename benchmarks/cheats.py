@@ -11,10 +11,13 @@ single-image probes; the other models' answers stay. `caught by` names the gates
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.report import baselines, ceilings, composed, gates
@@ -58,7 +61,8 @@ def score(
         if texts := composed.answers(each, results.reader):
             results.add_model(model + COMPOSED, texts)
     rule = results.cell("difference", "change_f1", "lumen" + COMPOSED).value
-    for model, texts in baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.experts).items():
+    learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.pathologies)
+    for model, texts in learned.items():
         results.add_model(model, texts)
     oracles = ceilings.oracles(results, Path(inputs.truth))
     checks = gates.phantom_gates(results, controls(results, everyone, inputs.findings), oracles)

@@ -11,7 +11,11 @@ interval alone, and the paper's Wilcoxon test, which takes questions as independ
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

@@ -83,7 +83,7 @@ def inputs(task: Task) -> Any:
         image=picture,
         findings=read_findings(entities) if known else {},
         learned=_learned(run),
-        experts={str(row["study_id"]): row["pathologies"] for row in run.rows("experts")},
+        experts={str(row["study_id"]): row for row in run.rows("experts")},
         identity=identify(settings),
         exposure=exposure(settings),
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,

@@ -62,7 +62,7 @@ class World:
             for row in inputs.answers["lumen"]
         }
         truth = {str(row["study_id"]): row for row in read_jsonl(Path(inputs.truth))}
-        return cls(inputs.records, list(inputs.learned), inputs.experts, inputs.findings, truth, own)
+        return cls(inputs.records, list(inputs.learned), inputs.pathologies, inputs.findings, truth, own)
 
     def pair(self, record: Row, seen: Callable[[str], ps.Study]) -> tuple[ps.Study, ps.Study]:
         """The states of the reference and main image that a record is about."""

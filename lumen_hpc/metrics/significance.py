@@ -95,6 +95,16 @@ class Interval(NamedTuple):
     high: float | None
 
 
+class Scale(NamedTuple):
+    """The least and the most that a measure can be."""
+
+    least: float
+    most: float
+
+
+UNIT = Scale(0.0, 1.0)
+
+
 class Contrast(NamedTuple):
     """Two measures of the same samples to be compared: `one` minus `other` where `where` is true (bool [n])."""
 
@@ -184,38 +194,38 @@ class ClusterBootstrap:
             row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
         self._confidence = confidence
 
-    def interval(self, column: Column, where: np.ndarray | None = None) -> Interval:
+    def interval(self, column: Column, where: np.ndarray | None = None, scale: Scale = UNIT) -> Interval:
         """The measure over the samples where `where` (bool [n]) is true, and its interval.
 
-        A measure of exactly 0 or 1 has nothing to resample, so its interval is the exact one (`exact_bound`).
+        A measure at an end of its `scale` has nothing to resample, so its interval is the exact one (`exact_bound`).
         """
         sums = self._clusters.sums(column, where)
         value = column.mean(slice(None) if where is None else where)
-        return self._exact(value, sums) or self._bounds(value, self._resampled(sums))
+        return self._exact(value, sums, scale) or self._bounds(value, self._resampled(sums))
 
-    def difference(self, one: Column, other: Column, where: np.ndarray | None = None) -> Interval:
+    def difference(self, one: Column, other: Column, where: np.ndarray | None = None, scale: Scale = UNIT) -> Interval:
         """`one` minus `other` on the same samples, paired in every resample.
 
-        Where both are exactly 0 or 1, the bounds are those of their exact intervals.
+        Where both are at an end of their `scale`, the bounds are those of their exact intervals.
         """
         here = slice(None) if where is None else where
         ours, theirs = one.mean(here), other.mean(here)
         value = None if ours is None or theirs is None else ours - theirs
         sums = [self._clusters.sums(column, where) for column in (one, other)]
-        first, second = (self._exact(v, s) for v, s in zip((ours, theirs), sums, strict=True))
+        first, second = (self._exact(v, s, scale) for v, s in zip((ours, theirs), sums, strict=True))
         if first and second and None not in (first.low, second.low):
             return Interval(value, first.low - second.high, first.high - second.low)  # type: ignore[operator]
         return self._bounds(value, self._resampled(sums[0]) - self._resampled(sums[1]))
 
-    def _exact(self, value: float | None, sums: np.ndarray) -> Interval | None:
-        """The exact interval of a measure that is 0 or 1 in every patient; None for any other."""
+    def _exact(self, value: float | None, sums: np.ndarray, scale: Scale) -> Interval | None:
+        """The exact interval of a measure that is at one end of its scale in every patient; None for any other."""
         part, whole = sums[sums[:, 1] > 0].T
         if value is None or self._clusters.count < 2 or not len(whole):
             return None
-        bound = exact_bound(len(whole), self._confidence)
-        if not part.any():
-            return Interval(value, 0.0, bound)
-        return Interval(value, 1 - bound, 1.0) if np.array_equal(part, whole) else None
+        bound = (scale.most - scale.least) * exact_bound(len(whole), self._confidence)
+        if np.array_equal(part, scale.least * whole):
+            return Interval(value, scale.least, scale.least + bound)
+        return Interval(value, scale.most - bound, scale.most) if np.array_equal(part, scale.most * whole) else None
 
     def _resampled(self, sums: np.ndarray) -> np.ndarray:
         used = np.flatnonzero(sums[:, 1])

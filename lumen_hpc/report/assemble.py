@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,14 +67,19 @@ class Inputs:
     """The phantoms' truth.jsonl, where the data are phantoms: the oracles and gates read it."""
     learned: Iterable[dict] = ()
     """`meta` of training records (instruct/lumen-train.jsonl), which baselines learn from; none leaves those out."""
-    experts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """study_id → the experts' probability of each finding; none leaves their baseline out."""
+    experts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """study_id → its expert row (`pathologies`, and `age` and `race` where those experts ran)."""
     identity: Identity = field(default_factory=Identity)
     """The run's own names, and where it departs from the paper."""
     exposure: str = ""
     """What the experts have seen of the test images before."""
     run: Mapping[str, str] = field(default_factory=dict)
     """Name, commit, seed, …: shown at the foot of the page."""
+
+    @property
+    def pathologies(self) -> dict[str, Mapping[str, float]]:
+        """study_id → the experts' calibrated probability of each finding."""
+        return {study: row["pathologies"] for study, row in self.experts.items()}
 
 
 def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[gates.Gate]]:
@@ -96,7 +102,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
     )
     if settings.baselines:
-        learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.experts)
+        learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.pathologies)
         for name, texts in learned.items():
             results.add_model(name, texts)
     for model, rows in answers.items():
@@ -107,7 +113,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     checks = gates.phantom_gates(results, control_results, oracles) if settings.gates else []
     both = tables.tables(results)
-    all_slices = slices.slices(results, inputs.studies) + slices.experts(results, answers)
+    all_slices = slices.slices(results, inputs.studies, inputs.experts) + slices.experts(results, answers)
     unfit = rewriting.unfit(scores)
     canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     compared = comparison(results)

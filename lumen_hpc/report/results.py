@@ -13,12 +13,14 @@ from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, Problems, join
 from lumen_hpc.metrics.samples import CHANGING, Samples
 from lumen_hpc.metrics.significance import (
+    UNIT,
     ClusterBootstrap,
     ClusterPermutation,
     Column,
     Contrast,
     Interval,
     Paired,
+    Scale,
     holm,
     wilcoxon,
 )
@@ -29,6 +31,7 @@ from lumen_hpc.report.identity import COMPOSED, Identity
 
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
 # A micro average has no per-sample value to test; each answer's own F1 stands in.
+_SCALES = {"judge": Scale(1.0, 10.0), "judge_expected": Scale(1.0, 10.0)}
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
 
 
@@ -167,7 +170,7 @@ class Results:
         n = int((where & column.applies()).sum())
         if measure in _TESTED_BY:
             n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
-        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where))
+        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, _SCALES.get(measure, UNIT)))
         if not tested or model in (self.principal, REFERENCE) or cell.value is None:
             return cell
         own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
@@ -175,7 +178,8 @@ class Results:
         if not both.any():
             return cell
         test = wilcoxon(own.values()[both], other.values()[both])
-        difference = self.bootstrap.difference(column, self.column(measure, self.principal), both)
+        other_column, scale = self.column(measure, self.principal), _SCALES.get(measure, UNIT)
+        difference = self.bootstrap.difference(column, other_column, both, scale)
         return replace(cell, difference=difference, test=test)
 
     def tested(self, cells: Sequence[Cell]) -> list[Cell]:

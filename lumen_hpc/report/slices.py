@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,15 @@ class Slice:
     """Fewer questions than `Evaluate.small`: read with care."""
 
 
-def slices(results: Results, studies: Iterable[dict]) -> list[Slice]:
-    """Slices by type, interval, number of changes, view, and sex and age where `studies` know them."""
-    about = {str(row["study_id"]): row for row in studies}
+def slices(
+    results: Results, studies: Iterable[dict], experts: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Slice]:
+    """Slices by type, interval, number of changes and view, and by sex, age and race where they are known.
+
+    `studies` may know sex and age; `experts` (study_id → its expert row) predict age and race, as the model is told.
+    """
+    predicted = experts or {}
+    about = {str(row["study_id"]): row | _predicted(predicted.get(str(row["study_id"]), {})) for row in studies}
     result = []
     for by, keys in _groupings(results, about).items():
         for block, measures in _MEASURES.items():
@@ -87,8 +94,16 @@ def _groupings(results: Results, about: dict[str, dict]) -> dict[str, np.ndarray
         "view": [str(study.get("view") or "") for study in of],
         "sex": [str(study.get("sex") or "") for study in of],
         "age (years)": [_bin(study.get("age"), _YEARS) for study in of],
+        "age by the expert (years)": [_bin(study.get("expert_age"), _YEARS) for study in of],
+        "race by the expert": [str(study.get("expert_race") or "") for study in of],
     }
     return {by: np.array(groups, object) for by, groups in columns.items() if any(groups)}
+
+
+def _predicted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Age and likeliest race of an expert row; absent where that expert did not run."""
+    race = row.get("race") or {}
+    return {"expert_age": row.get("age"), "expert_race": max(race, key=lambda name: race[name]) if race else None}
 
 
 def _in_order(groups: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from lumen_hpc.metrics.significance import (
     ClusterPermutation,
     Column,
     Contrast,
+    Scale,
     exact_bound,
     holm,
     wilcoxon,
@@ -123,6 +124,11 @@ def test_a_measure_of_exactly_0_or_1_has_clopper_pearsons_interval_over_patients
     gap = bootstrap.difference(mean(np.ones(4 * patients)), mean(np.ones(4 * patients)))
     assert gap.value == 0 and gap.low == pytest.approx(-gap.high) and gap.high == pytest.approx(1 - exact.low)
     assert exact_bound(patients, 0.95) == pytest.approx(1 - exact.low)
+
+
+def test_a_judge_that_always_gives_1_of_10_has_the_exact_interval_of_that_scale():
+    interval = ClusterBootstrap(range(40), 50, 0).interval(mean(np.ones(40)), scale=Scale(1, 10))
+    assert interval == (1.0, 1.0, pytest.approx(1 + 9 * exact_bound(40, 0.95)))
 
 
 def test_one_patient_has_no_interval_and_nothing_has_no_value():

@@ -41,7 +41,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "steps": {f"predict-{model}": _LOGS for model in skill},
         "image": pictures.get,
         "learned": [record["meta"] for record in records],
-        "experts": {study: {name: 0.9 for name in named} for study, named in findings.items()},
+        "experts": {study: {"pathologies": {name: 0.9 for name in named}} for study, named in findings.items()},
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip
 

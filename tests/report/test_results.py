@@ -238,6 +238,15 @@ def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
     assert not any(each.by in groups for each in slices.slices(results, inputs.studies))
 
 
+def test_age_and_race_are_sliced_as_the_experts_predict_them_since_the_model_is_told_so(inputs, results):
+    race = [{"Asian": 0.1, "Black": 0.7, "White": 0.2}, {"Asian": 0.1, "Black": 0.1, "White": 0.8}]
+    experts = {row["study_id"]: {"pathologies": {}, "age": 30 + 60 * (k % 2), "race": race[k % 2]}
+               for k, row in enumerate(inputs.studies[1::2])}  # fmt: skip
+    found = slices.slices(results, inputs.studies, experts)
+    assert {each.group for each in found if each.by == "race by the expert"} == {"Black", "White"}
+    assert {each.group for each in found if each.by == "age by the expert (years)"} == {"under 40", "80 and over"}
+
+
 def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
     asked = [row for row in inputs.answers["lumen"] if not row.get("control")][:60]
     off = [row | {"control": "no_experts", "answer": "no idea"} for row in asked]
