@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,10 +57,14 @@ def join(line: str, sentence: str) -> str:
     return line + SEPARATOR + sentence
 
 
-def strip(answer: str) -> str:
-    """The answer without its findings line; an answer without one is returned unchanged."""
+def strip(answer: str, names: Sequence[str] = FINDINGS) -> str:
+    """The answer without its findings line; an answer without one is returned unchanged.
+
+    Only a line that a model was trained to write is taken off: every one of `names` in its order, each with a few words
+    and an outcome. A word too many is forgiven; `the edema is worse; the effusion is new` is an answer and stays.
+    """
     line, separator, sentence = answer.partition(";")
-    return sentence.lstrip() if separator and _LOOKS_LIKE_A_LINE.fullmatch(line) else answer
+    return sentence.lstrip() if separator and _line(tuple(names)).fullmatch(line) else answer
 
 
 def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | None:
@@ -118,7 +123,13 @@ def _outcome(name: str, before: Findings, after: Findings) -> str:
     return "worse" if later > earlier else "better"
 
 
-_LOOKS_LIKE_A_LINE = re.compile(rf"[a-z ]+ (?:{'|'.join(OUTCOMES)}) ?")
+@cache
+def _line(names: tuple[str, ...]) -> re.Pattern:
+    """The form of a line: each finding, one to five words about its states, its outcome."""
+    others = "|".join(map(re.escape, names))
+    words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,5}}?"
+    entries = (rf"{re.escape(name)}{words} (?:{'|'.join(OUTCOMES)})" for name in names)
+    return re.compile(r"\s*" + " ".join(entries) + r"\s*")
 
 
 def _pattern(name: str) -> re.Pattern:

@@ -6,18 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings
-from lumen_hpc.data.findings_line import parse, strip
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 
 _SHOWN = 5
-
-
-def without_findings_line(answer: str) -> str:
-    """The answer without its findings line (`instruct.findings_first`), if it opens with a complete one.
-
-    Nothing else is taken off: a semicolon in anybody's answer is no findings line.
-    """
-    return strip(answer) if parse(answer) else answer
 
 
 class Problems:
@@ -83,7 +75,7 @@ def join(
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)
         else:
-            given[model][id] = without_findings_line(_field(row, "answer", f"the answer to {id}"))
+            given[model][id] = strip(_field(row, "answer", f"the answer to {id}"))
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(questions)} questions; "

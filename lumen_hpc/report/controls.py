@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen_hpc.data.diff_vqa import Change
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.metrics.change import facts, tally
-from lumen_hpc.metrics.join import without_findings_line
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -108,7 +108,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claimed = results.reader.change(without_findings_line(row["answer"]), results.questions[i]["type"])
+        claimed = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
         claims = facts(claimed) if claimed else set()
         for measure, expected in (
             ("shown", _shown(name, row, truth, findings)),

@@ -226,3 +226,27 @@ def test_controls_change_images_and_their_sentences_and_nothing_else(prepared, m
     for control in ("swapped", "same", "other_patient"):
         assert perturb(control, records, 0) is None and perturb(control, records, 2) is None
     assert "control" not in difference["meta"] and swapped["conversations"][1] == difference["conversations"][1]
+
+
+LINE = (
+    "pleural effusion small no resolved consolidation yes smooth no resolved cardiomegaly no yes new nodule no no same "
+    "edema no no same"
+)
+
+
+@pytest.mark.parametrize("answer, stripped", [
+    (f"{LINE} ; Edema is new.", "Edema is new."),
+    (LINE.replace("small no", "large small small") + " ; Edema is new.", "Edema is new."),  # a word too many
+    ("the pleural effusion is worse; the edema is new", None),
+    ("edema no no same ; Edema is new.", None),  # one finding of five
+    (f"{LINE} and so on; Edema is new.", None),
+    ("follow-up: consolidation is new; edema is worse", None),
+])  # fmt: skip
+def test_only_the_line_that_a_model_was_trained_to_write_is_stripped(answer, stripped):
+    assert strip(answer) == (stripped or answer)
+
+
+def test_a_line_of_other_findings_is_known_by_their_names():
+    line = "air-space opacity mild severe worse pleural effusion no small new"
+    assert strip(f"{line} ; x", ("air-space opacity", "pleural effusion")) == "x"
+    assert strip(f"{line} ; x") == f"{line} ; x"
