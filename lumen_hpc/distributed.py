@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import ipaddress
 import json
+import os
+import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.files import write_json
+from lumen_hpc.files import foreign, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,8 @@ class Ranks:
     local_rank: int = 0
     master_addr: str = "127.0.0.1"
     """Host of rank 0, as the other nodes resolve it."""
+    nodes: int = 1
+    """Nodes of the job."""
     job: str = ""
     """Name shared by the ranks of this attempt and by no earlier one."""
 
@@ -30,46 +37,103 @@ class Ranks:
         return self.rank == 0
 
 
-def _port(file: Path, job: str, timeout: float) -> int:
-    """The port that rank 0 published for this job; polls, since a shared file system shows it late."""
+@dataclass(frozen=True)
+class _Meeting:
+    """What rank 0 publishes for the ranks of one attempt, in a file that only this user can read."""
+
+    job: str
+    address: str
+    port: int
+    nonce: str
+    """Secret of this attempt: the names of all keys in the store start with it, and ranks sign in with it."""
+
+    def signature(self, rank: int) -> str:
+        """What a rank writes to sign in: only who has read the file can write it."""
+        return hmac.new(self.nonce.encode(), f"{self.job}/{rank}".encode(), "sha256").hexdigest()
+
+    @property
+    def prefix(self) -> str:
+        return hashlib.sha256(self.nonce.encode()).hexdigest()[:32]
+
+
+def _published(file: Path, job: str, timeout: float) -> _Meeting:
+    """What rank 0 published for this job; polls, since a shared file system shows it late."""
     deadline = time.monotonic() + timeout
+    refusal = ""
     while time.monotonic() < deadline:
         try:
-            place = json.loads(file.read_text())
-            if place["job"] == job:
-                return place["port"]
-        except (OSError, ValueError, KeyError):
+            meeting = _Meeting(**json.loads(file.read_text()))
+            refusal = foreign(file)
+            if meeting.job == job and not refusal:
+                return meeting
+        except (OSError, ValueError, TypeError):
             pass
         time.sleep(0.05)
     raise TimeoutError(
         f"rank 0 did not open the rendezvous of job {job} in {timeout:.0f} s (looked in {file}): "
-        "its node did not start, or the folder is not shared between the nodes"
+        + (refusal or "its node did not start, or the folder is not shared between the nodes")
     )
+
+
+def _serve(ranks: Ranks, file: Path, limit: timedelta) -> tuple[Any, _Meeting]:
+    """Opens rank 0's store on one interface and publishes it; returns both."""
+    import torch.distributed as dist
+
+    address = _own_address(ranks)
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.bind((address, 0))
+    listener.listen(2 * ranks.world_size + 16)
+    port = listener.getsockname()[1]
+    store = dist.TCPStore(
+        address, port, ranks.world_size, is_master=True, wait_for_workers=False, timeout=limit,
+        master_listen_fd=listener.detach(),
+    )  # fmt: skip
+    meeting = _Meeting(ranks.job, address, port, secrets.token_hex(16))
+    write_json(file, asdict(meeting), private=True)
+    return store, meeting
+
+
+def _own_address(ranks: Ranks) -> str:
+    """The address of this host at which the other ranks reach rank 0: loopback where all run on one node."""
+    if ranks.nodes == 1:
+        return "127.0.0.1"
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(ranks.master_addr, None, type=socket.SOCK_STREAM)]
+    if outside := [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_loopback]:
+        return outside[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # the name is in /etc/hosts as loopback
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the system for the interface of its default route
+            return probe.getsockname()[0]
+        except OSError:
+            return found[0]
 
 
 def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = 7200.0) -> None:
     """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
 
-    Rank 0 serves a store on a port assigned by the system (never a guess) and publishes it in `folder`,
-    which all nodes share. After `timeout` seconds a TimeoutError names the missing ranks.
-    `collective_timeout` [s] is long, since ranks may wait while one converts a checkpoint; the watchdog
-    detects a stuck training step.
+    Rank 0 serves a store on one interface (loopback on one node), on a port assigned by the system, and publishes it in
+    a private file of `folder`, which all nodes share, with a nonce: without it nobody counts as a rank. After `timeout`
+    seconds a TimeoutError names the missing ranks. `collective_timeout` [s] is long, since ranks may wait while one
+    converts a checkpoint; the watchdog detects a stuck training step.
     """
     import torch
     import torch.distributed as dist
 
     limit = timedelta(seconds=timeout)
+    if ranks.nodes == 1:  # else both listen on the node's outer interfaces
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     if ranks.world_size == 1:
         store = dist.HashStore()
     else:
         file = folder / "rendezvous.json"
         if ranks.first:
-            store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, is_master=True, wait_for_workers=False, timeout=limit)
-            write_json(file, {"job": ranks.job, "port": store.port})
+            opened, meeting = _serve(ranks, file, limit)
         else:
-            port = _port(file, ranks.job, timeout)
-            store = dist.TCPStore(ranks.master_addr, port, ranks.world_size, is_master=False, timeout=limit)
-        _assemble(store, ranks, timeout)
+            meeting = _published(file, ranks.job, timeout)
+            opened = dist.TCPStore(meeting.address, meeting.port, ranks.world_size, is_master=False, timeout=limit)
+        store = dist.PrefixStore(meeting.prefix, opened)
+        _assemble(store, ranks, meeting, timeout)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(ranks.local_rank)
@@ -80,6 +144,38 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeo
         world_size=ranks.world_size,
         timeout=timedelta(seconds=collective_timeout),
     )
+
+
+def gather_json(value: Any, group: Any = None) -> list[Any]:
+    """Every rank's value, in order; all ranks of the group call it.
+
+    The values travel as JSON: torch's own `all_gather_object` unpickles what arrives, and a pickle can run code. Tuples
+    arrive as lists.
+    """
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(lengths, torch.tensor([len(content)], device=device), group=group)
+    longest = max(int(length) for length in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(content)] = content
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded, group=group)
+    return [json.loads(part[: int(length)].cpu().numpy().tobytes()) for part, length in zip(parts, lengths)]
+
+
+def broadcast_json(value: Any) -> Any:
+    """Rank 0's value on every rank, as JSON; all ranks call it."""
+    return gather_json(value if _rank() == 0 else None)[0]
+
+
+def _rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank()
 
 
 def on_any_rank(flag: bool) -> bool:
@@ -103,18 +199,23 @@ def leave() -> None:
     time.sleep(0.2)
 
 
-def _assemble(store: Any, ranks: Ranks, timeout: float) -> None:
-    """Waits until every rank has registered; a TimeoutError names the missing ones."""
-    store.set(f"here/{ranks.rank}", socket.gethostname())
+def _assemble(store: Any, ranks: Ranks, meeting: _Meeting, timeout: float) -> None:
+    """Waits until every rank has registered; a TimeoutError names the missing ones. A stranger does not count."""
+    store.set(f"here/{ranks.rank}", f"{meeting.signature(ranks.rank)} {socket.gethostname()}")
+    hosts: dict[int, str] = {}
     deadline = time.monotonic() + timeout
     while True:
-        missing = [r for r in range(ranks.world_size) if not store.check([f"here/{r}"])]
-        if not missing:
+        for rank in set(range(ranks.world_size)) - hosts.keys():
+            if store.check([f"here/{rank}"]):
+                signature, _, host = store.get(f"here/{rank}").decode(errors="replace").partition(" ")
+                if hmac.compare_digest(signature.encode(), meeting.signature(rank).encode()):
+                    hosts[rank] = host
+        if len(hosts) == ranks.world_size:
             return
         if time.monotonic() > deadline:
-            here = sorted({store.get(f"here/{r}").decode() for r in range(ranks.world_size) if r not in missing})
+            missing = [rank for rank in range(ranks.world_size) if rank not in hosts]
             raise TimeoutError(
                 f"ranks {missing} of {ranks.world_size} did not reach the rendezvous in {timeout:.0f} s; "
-                f"those that did are on {', '.join(here)}"
+                f"those that did are on {', '.join(sorted(set(hosts.values())))}"
             )
         time.sleep(0.02)

@@ -35,17 +35,17 @@ def foreign(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike, *, sync_name: bool = True) -> Iterator[BinaryIO]:
+def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = False) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` whole or not at all: `.tmp` beside it, fsync, rename, fsync of the folder.
 
     An exception inside the block leaves whatever was at `path` as it was, and no `.tmp` behind. `sync_name=False`
-    leaves the fsync of the folder to a caller who writes many files.
+    leaves the fsync of the folder to a caller who writes many files. A `private` file has mode 0600 from the start.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb", buffering=1 << 20) as stream:
+        with open(partial, "wb", buffering=1 << 20, opener=_private if private else None) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -57,15 +57,19 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True) -> Iterator[Binar
         sync_folder(path.parent)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic(path) as stream:
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def write_text(path: str | os.PathLike, text: str, *, private: bool = False) -> None:
+    """Writes a text file, whole or not at all; `private`: with mode 0600."""
+    with atomic(path, private=private) as stream:
         stream.write(text.encode())
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes one readable JSON value, whole or not at all."""
-    with atomic(path) as stream:
+def write_json(path: str | os.PathLike, value: Any, *, private: bool = False) -> None:
+    """Writes one readable JSON value, whole or not at all; `private`: with mode 0600."""
+    with atomic(path, private=private) as stream:
         stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

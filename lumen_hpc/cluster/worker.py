@@ -264,7 +264,7 @@ def _ranks() -> Ranks:
     here = JobEnvironment()
     return Ranks(
         rank=here.global_rank, world_size=here.num_tasks, local_rank=_device(here.local_rank),
-        master_addr=here.hostnames[0],
+        master_addr=here.hostnames[0], nodes=here.num_nodes,
         job=f"{here.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}",
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lumen_hpc import torchvision_compat
 from lumen_hpc.config import schema
-from lumen_hpc.distributed import Ranks, join
+from lumen_hpc.distributed import Ranks, gather_json, join
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
@@ -78,13 +78,10 @@ class VLLMEngine(InProcessEngine):
         self.model.reset_prefix_cache()
         if self.ranks.world_size == 1:
             return
-        from torch import distributed
         from vllm.distributed.parallel_state import get_world_group
 
-        digests: list = [None] * self.ranks.world_size
         own = hashlib.sha256(json.dumps(list(map(list, conversations))).encode()).hexdigest()
-        distributed.all_gather_object(digests, own, group=get_world_group().cpu_group)
-        if len(set(digests)) > 1:
+        if len(set(gather_json(own, group=get_world_group().cpu_group))) > 1:
             raise UserError(
                 f"the {self.ranks.world_size} processes of this job hold different conversations: they do not see the "
                 "same files; submit again once all nodes see the same shared file system"

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
@@ -189,9 +189,7 @@ class Checkpoints:
             return
         self._thread.join()
         self._thread = None
-        failures: list[str] = [""] * self._ranks.world_size
-        dist.all_gather_object(failures, self._failure)
-        if failure := next((message for message in failures if message), ""):
+        if failure := next((message for message in gather_json(self._failure) if message), ""):
             raise unwritable(self._folder, failure)
 
     def abandon(self, grace: float = 60.0) -> None:
@@ -241,15 +239,12 @@ class Checkpoints:
 
         The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason.
         """
-        names: list[Any] = [[path.name for path in reversed(_steps(self._folder))]]
-        dist.broadcast_object_list(names)  # nodes may see a shared folder at different ages
-        for folder in (self._folder / name for name in names[0]):
+        names = broadcast_json([path.name for path in reversed(_steps(self._folder))])  # nodes may see different ages
+        for folder in (self._folder / name for name in names):
             checkpoint, reason = _read(folder)
             if checkpoint is not None:
                 reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)
-            reasons: list[str | None] = [None] * self._ranks.world_size
-            dist.all_gather_object(reasons, reason)
-            found = next((r for r in reasons if r), None)
+            found = next((r for r in gather_json(reason) if r), None)
             if not found:
                 return checkpoint
             if self._ranks.first:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks
+from lumen_hpc.distributed import Ranks, gather_json
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def preflight(
         tflops = _product(size or (8192 if cuda else 256))
     except (RuntimeError, ArithmeticError) as error:  # sent to the others, which would otherwise wait for this rank
         fault = f"{type(error).__name__}: {error}"
-    faults: list[str] = [""] * ranks.world_size
-    dist.all_gather_object(faults, fault)
-    if not any(faults):
+    if not any(gather_json(fault)):
         bandwidth = _all_reduce(megabytes or (256 if cuda else 4), ranks.world_size)
     mine = Report(
         ranks.rank,
@@ -105,8 +103,7 @@ def preflight(
         bandwidth,
         fault,
     )
-    reports: list[Report] = [mine] * ranks.world_size
-    dist.all_gather_object(reports, mine)
+    reports = [Report(**report) for report in gather_json(asdict(mine))]
     if bad := faulty(reports, slow=slow if cuda else 0.0):
         raise RuntimeError("the preflight found bad devices; exclude these nodes and submit again: " + "; ".join(bad))
     return [asdict(report) for report in reports]

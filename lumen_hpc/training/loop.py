@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from lumen_hpc.config import schema
-from lumen_hpc.distributed import Ranks, on_any_rank
+from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
@@ -176,9 +176,8 @@ class Loop:
             journal.restarted(
                 step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name if resumed else "none"
             )
-        recent = [losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None]
-        dist.broadcast_object_list(recent)
-        self.recent.extend(recent[0] or [])
+        recent = losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None
+        self.recent.extend(broadcast_json(recent) or [])
         stop = False
         began = time.perf_counter()
         with Prefetcher(self._layouts(), self.work.batcher, workers=self.settings.workers) as prefetcher:

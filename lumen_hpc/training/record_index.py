@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from lumen_hpc.data.records import write_jsonl
-from lumen_hpc.distributed import Ranks
+from lumen_hpc.distributed import Ranks, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
@@ -111,9 +110,7 @@ def survey(
     file = folder / "survey.npz"
     version = hashlib.sha256(f"{version} {max_tokens} {on_bad}".encode()).hexdigest()
     kept = _kept(file, version)
-    known: list[bool] = [True] * ranks.world_size
-    dist.all_gather_object(known, kept is not None)
-    if all(known):
+    if all(gather_json(kept is not None)):
         assert kept is not None
         return kept
     share = range(len(records) * ranks.rank // ranks.world_size, len(records) * (ranks.rank + 1) // ranks.world_size)
@@ -125,8 +122,7 @@ def survey(
         broken = str(error) if isinstance(error, UserError) else f"record {row + 1}: {type(error).__name__}: {error}"
         if not isinstance(error, UserError):
             log.exception("rank %d cannot measure record %d", ranks.rank, row + 1)
-    parts: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(parts, (mine, broken))
+    parts = gather_json((mine, broken))
     if broken := next((message for _, message in parts if message), ""):
         raise UserError(broken)
     entries = [entry for part, _ in parts for entry in part]

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from lumen_hpc import nvila
 from lumen_hpc.config import schema
 from lumen_hpc.data.records import Records
-from lumen_hpc.distributed import Ranks, join, leave, on_any_rank
+from lumen_hpc.distributed import Ranks, broadcast_json, join, leave, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
@@ -109,7 +109,7 @@ def train(
 def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
     """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
     with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock:
-        holder = [""]
+        holder = ""
         if lock is not None:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,12 +118,11 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
                 lock.flush()
             except BlockingIOError:
                 lock.seek(0)
-                holder = [lock.read()]
+                holder = lock.read()
             except OSError as error:  # a file system without locks
                 log.warning("%s cannot be locked (%s): make sure that no other job trains there", out, error)
-        dist.broadcast_object_list(holder)
-        if holder[0]:
-            raise UserError(f"another training is running in {out} ({holder[0]}): wait for its end, or cancel it")
+        if holder := broadcast_json(holder):
+            raise UserError(f"another training is running in {out} ({holder}): wait for its end, or cancel it")
         yield
 
 
