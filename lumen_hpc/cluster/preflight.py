@@ -53,15 +53,27 @@ def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[Che
                 yield CheckResult(
                     "bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data"
                 )
-    data = settings.data
-    for place in (folder, *(Path(name) for name in (data.mimic_cxr, data.diff_vqa, data.mimic_iv) if name)):
-        inside = [Path(top).expanduser().resolve() for top in rules.folders]
-        if inside and not any(place.expanduser().resolve().is_relative_to(top) for top in inside):
+    inside = [Path(top).expanduser().resolve() for top in rules.folders]
+    for place in _restricted_places(settings, folder) if inside else ():
+        target = place.resolve()
+        if not any(target.is_relative_to(top) for top in inside):
             yield CheckResult(
                 "bad",
-                f"{place} lies outside the folders where restricted data may be",
+                f"{place}{f' leads to {target}, which' * (target != place)} lies outside the folders where restricted "
+                "data may be",
                 f"choose one under {', '.join(rules.folders)} (profile.data_use.folders)",
             )
+
+
+def _restricted_places(settings: Settings, folder: Path) -> Iterator[Path]:
+    """The run's folder, every data folder, and what lies two levels below it: any of them may be a link elsewhere."""
+    data = settings.data
+    yield folder.expanduser().absolute()
+    for name in (data.mimic_cxr, data.mimic_cxr_dicom, data.diff_vqa, data.mimic_iv):
+        if name:
+            top = Path(name).expanduser().absolute()
+            yield top
+            yield from (place for pattern in ("*", "*/*") for place in sorted(top.glob(pattern)) if place.is_symlink())
 
 
 def processes(settings: Settings, profile: Profile, stage: str = "full") -> Iterator[CheckResult]:

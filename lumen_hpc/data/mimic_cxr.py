@@ -7,6 +7,8 @@ Medical-Diff-VQA. Memory: about 160 bytes a study, and the same for each image w
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -30,6 +32,7 @@ _COLUMNS = (
 _FRONTAL = {"postero-anterior": "PA", "antero-posterior": "AP"}
 _ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SPLIT_NUMBER = {name: number for number, name in enumerate(MIMIC_SPLITS) if name}
 
 
@@ -143,11 +146,17 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
         row=block.rows.astype(np.uint32),
         line=block.lines.astype(np.uint32),
     )
-    good = (images.study >= 0) & (images.subject >= 0) & np.array(list(map(bool, dicom)), bool)
+    named = np.fromiter((_ID.fullmatch(name) is not None for name in dicom), bool, len(dicom))
+    good = (images.study >= 0) & (images.subject >= 0) & named
     if good.all():
         return images
     for at in np.flatnonzero(~good).tolist():
-        bad(block.place(file, at), "bad id", "dicom_id is missing, or subject_id or study_id is not a whole number")
+        reason = (
+            "subject_id or study_id is not a whole number"
+            if named[at]
+            else "dicom_id is missing, or has other characters than letters, digits, '-' and '_'"  # it becomes a path
+        )
+        bad(block.place(file, at), "bad id", reason)
     return images.take(np.flatnonzero(good))
 
 
@@ -269,10 +278,24 @@ class ImageFiles:
         patient = f"p{subject_id}"
         return f"{root}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{ending}"
 
+    @staticmethod
+    def _is_own(path: str, root: str) -> bool:
+        """True for a file of the tree; raises UserError for a link that leads out of it, to who knows whose file."""
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return False
+        if not stat.S_ISLNK(mode):
+            return stat.S_ISREG(mode)
+        target = os.path.realpath(path)
+        if os.path.commonpath([target, os.path.realpath(root)]) != os.path.realpath(root):
+            raise UserError(f"image {path} is a link that leads out of {root}; name the tree that holds the file")
+        return os.path.isfile(target)
+
     def find(self, subject_id: int, study_id: int, dicom_id: str) -> int:
         """The kind of the first file that exists; raises UserError naming every path tried."""
         paths = [self.path(kind, subject_id, study_id, dicom_id) for kind in range(len(self.kinds))]
         for kind, path in enumerate(paths):
-            if os.path.isfile(path):
+            if self._is_own(path, self._roots[kind][0]):
                 return kind
         raise UserError(f"image missing: {' and '.join(paths)}")

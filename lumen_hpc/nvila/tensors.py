@@ -34,6 +34,8 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
         files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        if outside := [file for file in files if file.parent != folder]:
+            raise UserError(f"{index} names {outside[0]}, which does not lie beside it")
         if not files:
             raise UserError(f"{index} names no files under 'weight_map'")
     elif (folder / "model.safetensors").is_file() or not any(folder.glob("model-*-of-*.safetensors")):
