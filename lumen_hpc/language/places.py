@@ -1,18 +1,15 @@
-"""Sides and places in a tagged text: `the left and right lower lobes` is two places, on two sides."""
+"""Sides and places in phrases: `the left and right lower lobes` is two places, on two sides."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.words import Tag
+from lumen_hpc.language.parsing import Phrase
 
 Place = tuple[str, frozenset[str]]
 """(left, right or "", the places named with it); `bilateral` is both sides."""
-
-LOCAL = ("side", "place", "weak")
-_INSIDE = (*LOCAL, "filler", "and", "or", "comma", "to")
 
 
 @dataclass(slots=True)
@@ -23,9 +20,14 @@ class _Part:
     """It has a head word of its own, such as lung."""
 
 
-def places(tags: Sequence[Tag]) -> frozenset[Place]:
-    """The places that tags name; a side alone and a place alone in one text belong together."""
-    found = {place for run in _runs(tags) for part in _parts(run) for place in _spelled(part)}
+def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
+    """The places that phrases name; a side alone and a place alone in one text belong together.
+
+    That a `finding` of the pleura is in the pleural space is no place.
+    """
+    found = {place for phrase in phrases for part in _parts(phrase) for place in _spelled(part)}
+    if finding.startswith("pleural"):
+        found = {(side, where - {"pleura"}) for side, where in found} - {("", frozenset())}
     sides = {place for place in found if place[0] and not place[1]}
     bare = {place for place in found if place[1] and not place[0]}
     if sides and bare and found == sides | bare:
@@ -33,29 +35,24 @@ def places(tags: Sequence[Tag]) -> frozenset[Place]:
     return frozenset(found - {place for place in sides if any(other[0] == place[0] and other[1] for other in found)})
 
 
-def _runs(tags: Sequence[Tag]) -> Iterator[list[Tag]]:
-    run: list[Tag] = []
-    for tag in (*tags, Tag("end", "")):
-        if tag.kind in _INSIDE:
-            run.append(tag)
-        elif run:
-            yield run
-            run = []
-
-
-def _parts(run: list[Tag]) -> list[_Part]:
-    """A run cut at its separators; a side or a head word said once holds for its neighbours too."""
+def _parts(phrase: Phrase) -> list[_Part]:
+    """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
     parts = [_Part()]
-    for tag in run:
-        if tag.kind in ("and", "or", "comma"):
+    explicit = any(word.roles.get("side") in ("left", "right") for word in phrase.leaves())
+    for word in phrase.leaves():
+        if word.roles.keys() & {"and", "or", "comma"}:
             parts.append(_Part())
-        elif tag.kind == "weak":
+        elif "both" in word.roles and explicit:
+            continue  # both the left and the right
+        elif word.roles.keys() & {"side", "both", "bothways"}:
+            side = word.roles.get("side", "both")
+            parts[-1].sides |= {"left", "right"} if side == "both" else {side}
+        elif "weak" in word.roles:
             parts[-1].headed = True
-        elif tag.kind == "side":
-            parts[-1].sides |= {"left", "right"} if tag.value == "both" else {tag.value}
-        elif tag.kind == "place":
-            parts[-1].sides |= {"left", "right"} if tag.value.startswith("both ") else set()
-            parts[-1].places.add(tag.value.removeprefix("both "))
+        elif "place" in word.roles:
+            place = word.roles["place"]
+            parts[-1].sides |= {"left", "right"} if place.startswith("both ") else set()
+            parts[-1].places.add(place.removeprefix("both "))
     parts = [part for part in parts if part.sides or part.places]
     for earlier, later in itertools.pairwise(parts):
         if later.places and not later.sides:

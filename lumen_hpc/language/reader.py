@@ -1,34 +1,22 @@
-"""Reads what a sentence about a chest radiograph says: findings with their state, side, place, level, type and change.
+"""Reads what a text about a chest radiograph says: findings with their state, side, place, level, type and change.
 
-Rules, no model. A text is cut at separators into units of one finding each with the cues around it; cues before a
-list hold for the rest of the list, cues after a list for what comes before. What cannot be read for certain becomes
-a problem, and the fact check passes no text with a problem. The words are vocabulary.yaml's.
+Two readings of one grammar (grammar.yaml). The strict one, for what may enter a training record, takes a sentence only
+if every word of it has its place in one complete parse; what it cannot read for certain becomes a problem. The lenient
+one, for scoring what a model says, reads what it can and leaves out the rest.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from lumen_hpc.language.places import LOCAL, Place, places
-from lumen_hpc.language.statements import CHANGES, NOW, Levels, Statement, level_changes, rise, statements_of
-from lumen_hpc.language.units import (
-    ANY,
-    CUES,
-    Unit,
-    merged,
-    pieces_of,
-    sentences_of,
-    settled,
-    source,
-    spread_denied,
-    spread_predicates,
-    spread_role,
-    told,
-    unit_of,
-)
-from lumen_hpc.language.words import Tag, tags
+from lumen_hpc.language import parsing
+from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Item, Telling, items_of, telling
+from lumen_hpc.language.levels import Levels, rise
+from lumen_hpc.language.parsing import Clause, Phrase
+from lumen_hpc.language.places import Place, places
+from lumen_hpc.language.words import Names, Word, tidied, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +24,8 @@ class State:
     """What a text says of one finding."""
 
     status: str
-    """present or absent; of a change new, gone, same, level, up, down or changed; not-… for its denial."""
-    levels: frozenset[tuple[str, ...]] = frozenset()
+    """present or absent; of a change new, gone, same, level, up, down or changed; not-… for its denial; stated."""
+    levels: Levels = frozenset()
     """(level,); of a level change every way to read `from … to …` as (before, after)."""
     types: frozenset[str] = frozenset()
     places: frozenset[Place] = frozenset()
@@ -52,56 +40,67 @@ class Facts:
     """False: the text says that it is not this view."""
     places: frozenset[Place]
     """All places named, whichever finding they belong to."""
-    unknown: frozenset[str]
     numbers: frozenset[str]
     counts: frozenset[str]
     """Number words."""
     lead: str
     """yes or no, where the text opens with it; else empty."""
     foretold: bool
-    """Every sentence about a finding speaks of the future."""
-    expectation: bool
-    """Some word of expectation, possibility or doubt is there."""
-    later_image: bool
-    """The later image is spoken of."""
+    """Of every finding it says something of the future."""
     problems: tuple[str, ...]
+    """Why what was read is not certain."""
+    unread: tuple[str, ...]
+    """What has no place in a complete parse: unknown words, and whole sentences."""
 
 
 @lru_cache(maxsize=1 << 14)
-def read(text: str, kind: str, names: tuple[str, ...] = ()) -> Facts:
-    """What a text says, as an answer to a question of this type.
-
-    The type decides between the readings of a few words: `appears small` is no change in a diagnostic answer, and
-    `now` is the reference image's time in a prediction. `names`: findings beyond the vocabulary.
-    """
-    found = settled(tags(text, names), kind)
+def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Facts:
+    """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
+    found = words(tidied(text) if lenient else text, names)
     lead = ""
-    if found and (found[0].kind == "yes" or (found[0].value == "no" and len(found) > 1 and found[1].kind in _ENDS)):
-        lead = found[0].value
-        found = found[2:] if len(found) > 1 and found[1].kind in _ENDS else found[1:]
+    if found and (found[0].text == "yes" or (found[0].text == "no" and (len(found) == 1 or _ends(found[1])))):
+        lead = found[0].text
+        found = found[2:] if len(found) > 1 and _ends(found[1]) else found[1:]
     reading = _Reading(kind)
-    for sentence in sentences_of(found):
-        reading.add(sentence)
+    for sentence in _sentences(found):
+        reading.add(sentence, lenient)
     return reading.facts(found, lead)
 
 
-SIDES = "it says both that a finding is on both sides and that it is on one"
-_CONFUSED = "it confuses the two images"
-_OPEN = "it leaves open which of several things it means"
-_ALL = ("neither", "none", "both", "all", "both of which", "these", "they", "their")
+def _ends(word: Word) -> bool:
+    return word.text in (",", ".", ";", ":")
 
 
-def _of_all(piece: list[Tag]) -> bool:
-    """Whether a piece without a finding speaks of all findings before it, as in `which were not seen before`."""
-    values = [tag.value for tag in piece]
-    plural = "which" in values[:1] and {"are", "were", "have"} & set(values[1:2])
-    return bool(plural) or values[0] in _ALL or values[-1] in _ALL[:2] or "neither" in values
+def _sentences(found: list[Word]) -> Iterator[list[Word]]:
+    sentence: list[Word] = []
+    for word in found:
+        if "stop" not in word.roles:
+            sentence.append(word)
+        elif sentence:
+            yield sentence
+            sentence = []
+    if sentence:
+        yield sentence
 
 
-_UNLIKE = {"stated": "new", "absent": "gone"}
-"""What a statement about the main image says of the change where it is `unlike the reference image`."""
-_ENDS = ("comma", "stop")
-_PRONOUNS = ("it", "its", "this", "these", "they", "their", "both of which", "which", "both", "neither", "none", "all")
+_DENIALS = ("absent", "notevent", "notplace")
+_INHERITS = ("S ", "holder do", "holder Shows neither", "(holder | S)", "none", "(having", "(upadj")
+
+
+@dataclass(slots=True)
+class Said:
+    """All that a text says of one finding; times are then (the reference image), now (the main image) and ""."""
+
+    there: dict[str, set[bool]] = field(default_factory=lambda: {"then": set(), "now": set(), "": set()})
+    levels: dict[str, list[str]] = field(default_factory=lambda: {"then": [], "now": [], "": []})
+    events: set[str] = field(default_factory=set)
+    readings: Levels = frozenset()
+    types: frozenset[str] = frozenset()
+    places: list[Phrase] = field(default_factory=list)
+    present: bool = False
+    foretold: bool = False
+    named: bool = False
+    """It is named, not only implied by an adjective such as `abnormal`."""
 
 
 class _Reading:
@@ -109,253 +108,306 @@ class _Reading:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.changing = kind in ("difference", "prediction")
-        self.sentences: list[list[Unit]] = []
-        self.findings: dict[str, State] = {}
+        self.said: dict[str, Said] = {}
         self.views: dict[str, bool] = {}
-        self.denied: list[Tag] = []
-        self.kept: list[Tag] = []
+        self.places: list[Phrase] = []
+        self.denied: list[Phrase] = []
         self.problems: list[str] = []
-        self.foretold = True
+        self.unread: list[str] = []
+        self.subjects: list[Item] = []
+        self.last: Clause | None = None
+        self.told: Telling | None = None
 
-    def add(self, sentence: list[Tag]) -> None:
-        """Cuts one sentence into units, and gives pieces without a finding to the unit they speak of."""
-        negation = itertools.accumulate((tag.kind == "no" or tag.value.startswith("no ") for tag in sentence), max)
-        if any(tag.kind == "or" and not denied for tag, denied in zip(sentence, negation, strict=True)):
-            self.problems.append(_OPEN)
-        lead: list[Tag] = []
-        units: list[Unit] = []
-        of_all = False
-        for joined, piece in pieces_of(sentence):
-            kinds = {tag.kind for tag in piece}
-            if "view" in kinds and "finding" not in kinds:
-                self._view(piece)
-                continue
-            if "no" in kinds and kinds & {"side", "place"} and kinds <= {"no", "filler", *LOCAL} and units:
-                self.denied += piece
-                continue
-            self.kept += [Tag(joined[-1], ""), *piece]
-            names = dict.fromkeys(tag.value for tag in piece if tag.kind == "finding")
-            if "normal" in kinds and names:
-                self.problems.append("it calls something normal beside a finding")
-            if len(names) > 1:
-                self.problems.append("two findings stand side by side without a word between that sets them apart")
-            if names or "any" in kinds or "normal" in kinds:
-                units.append(unit_of(next(iter(names), ANY), joined, lead, piece))
-                lead = []
-            elif units:
-                of_all = _of_all(piece) or (of_all and joined == ["comma"])
-                told(units, [Tag(joined[-1], ""), *piece], of_all)
-            elif self.sentences and piece[0].value in _PRONOUNS:
-                told(self.sentences[-1], [Tag("stop", ""), *lead, *piece], _of_all(piece))
-                lead = []
-            elif [tag.kind for tag in piece] == ["reference"]:
-                lead.append(Tag("reference", "reference image"))
-            else:
-                lead += piece
-        if not units and any(tag.kind in CUES for tag in lead):
-            units.append(Unit(ANY, ["stop"], lead))
-        if units:
-            spread_role(units)
-            self.sentences.append(units)
-            future = next((i for i, tag in enumerate(sentence) if tag.kind == "future"), None)
-            perfect = any(
-                tag.value in ("has", "have") and following.kind in CHANGES
-                for tag, following in itertools.pairwise(sentence[:future])
-            )
-            past = future is not None and sentence[future - 1 : future] and sentence[future - 1].kind == "past"
-            self.foretold &= future is not None and not perfect and not past
+    def add(self, sentence: list[Word], lenient: bool) -> None:
+        """Reads one sentence, clause by clause."""
+        if unknown := [word.text for word in sentence if not word.roles]:
+            self.unread.append(f"unknown words: {', '.join(dict.fromkeys(unknown))}")
+            if not lenient:
+                return
+        phrases = parsing.phrases_of([word for word in sentence if word.roles])
+        if self.kind == "prediction" and any(
+            True for phrase in phrases for word in phrase.leaves() if "main" in word.roles
+        ):
+            self.problems.append("it speaks of a later image")
+        parses = parsing.strict(phrases)
+        if not parses:
+            self.unread.append("no complete parse")
+            if not lenient:
+                return
+            parses = [parsing.lenient(phrases)]
+        if len({tuple(clause.start for clause in parse) for parse in parses}) > 1:
+            self.problems.append("it can be read in more than one way")
+        for clause in parses[0]:
+            self.clause(clause)
 
-    def _view(self, piece: list[Tag]) -> None:
-        said = sum(tag.kind == "no" for tag in piece) % 2 == 0
-        for tag in piece:
-            if tag.kind == "view" and self.views.setdefault(tag.value, said) != said:
-                self.problems.append(f"it says of the {tag.value} view both that it is and that it is not")
+    def clause(self, clause: Clause) -> None:
+        """Takes in what one clause says."""
+        if clause.rule == "likewise" and self.last is not None:
+            rest = [part for part in self.last.parts if part.kind not in NOUNS]
+            clause = replace(clause, rule=self.last.rule, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
+        for place in Phrase("", "", clause.parts).all("Loc", "Place", "NotPlace"):
+            (self.denied if place.kind == "NotPlace" else self.places).append(place)
+        if clause.rule in ("view", "notview"):
+            self.view(clause)
+        else:
+            items = items_of(clause, self.subjects if clause.row.startswith(_INHERITS) else ())
+            if clause.rule == "unchanged" or (not items and not clause.row.startswith("S")):
+                items = [Item(ANY, Phrase("Any", ""))]
+            if not items:
+                self.problems.append("it has no subject")
+            if self.kind not in CHANGING:
+                _plain(items)
+            said = telling(clause)
+            if clause.row.startswith("Nots (") and self.told is not None and not said.time:
+                said.time, said.unlike = self.told.time, self.told.unlike  # `shows a but no b`
+            if clause.rule in ("follows", "supplants") and len(items) > 1:
+                for item in items:
+                    item.event = "new" if (item is items[0]) == (clause.rule == "supplants") else "gone"
+            for item in items:
+                self.tell(said, item)
+            self.told = said
+            self.subjects = items
+        self.last = clause
 
-    def _states(self, units: list[Unit]) -> None:
-        """Settles what one sentence says of its findings, in lists too."""
-        for ahead, unit in itertools.pairwise(units):
-            if "or" in unit.joined and unit.cues[1] and ahead.cues[1]:
-                self.problems.append(_OPEN)
-        spread_denied(units)
-        self._spread_negation(units)
-        spread_predicates(units)
-        own = [None if unit.bare else self._state(unit) for unit in units]
-        unlike = any(tag.kind == "unlike" for unit in units[:1] for tag in unit.before)
-        for i, unit in enumerate(units):
-            ahead, behind = source(units, i, -1), source(units, i, +1)
-            state = own[i]
-            if unit.bare:
-                if i and "likewise" in unit.joined:
-                    state = self.findings[units[i - 1].finding]
-                else:
-                    state = self._listed(
-                        unit, units[i + 1 : i + 2], *(own[j] for j in (ahead, behind) if j is not None)
-                    )
-                state = replace(state, types=self._state(unit).types, levels=state.levels | self._state(unit).levels)
-                if (unit.on_reference or unit.led_by_reference) and state.status in ("new", "gone"):
-                    self.problems.append(_CONFUSED)
-            elif ahead is not None and unit.inherits(own[ahead].status, units[ahead]):
-                state = replace(state, status=own[ahead].status)
-            if unlike or (len(units) == 1 and any(tag.kind == "unlike" for tag in unit.after)):
-                if any(tag.kind == "reference" for tag in (*unit.before, *unit.after)):
-                    self.problems.append(_CONFUSED)
-                state = replace(state, status=_UNLIKE.get(state.status, state.status))
-            state = replace(state, places=places([*unit.before, *unit.after]))
-            if self.findings.setdefault(unit.finding, state) != state:
-                self.problems.append(f"it says two things of {unit.finding}")
+    def view(self, clause: Clause) -> None:
+        said = clause.rule == "view"
+        for phrase in clause.parts:
+            for view in phrase.roles("view") if phrase.kind == "View" else ():
+                if self.views.setdefault(view, said) != said:
+                    self.problems.append(f"it says of the {view} view both that it is and that it is not")
 
-    def _listed(self, unit: Unit, following: list[Unit], *said: State) -> State:
-        """The state that a list gives to a finding of which nothing else is said."""
-        if not said:
-            expected = self.kind == "prediction" and any(tag.kind == "future" for tag in unit.after)
-            return State("new" if expected else "stated" if self.changing else "present")
-        if len({state.status for state in said}) > 1:
-            bound = [len(joined) == 1 and joined[0] != "comma" for joined in (unit.joined, following[0].joined)]
-            if bound[0] == bound[1]:
-                self.problems.append(f"{unit.finding} stands between two statements that differ")
-            return said[0] if bound[0] else said[1]
-        return said[0]
+    def tell(self, told: Telling, item: Item) -> None:
+        """Adds what a clause says of one finding."""
+        said = self.said.setdefault(item.name, Said())
+        time = self.time(told, item)
+        said.named |= bool(item.phrase.parts)
+        if told.future and self.kind != "prediction":
+            self.problems.append("it speaks of what may be")
+        if told.lasting and self.kind not in CHANGING:
+            self.problems.append("it speaks of another time")
+        if told.row in ("S Be", "S NotBe (Loc | lie)?") and told.empty:
+            self.problems.append("it breaks off")
+        weak = item.phrase.roles("plain") or (self.kind not in CHANGING and item.phrase.roles("newadj"))
+        if told.rule in _DENIALS and (told.sure or weak):
+            self.problems.append("its denial is weakened")
+        if (
+            item.name != ANY
+            and not item.taken_up
+            and item.organ != (told.diseased or told.normal)
+            and not (item.organ and item.there)
+        ):
+            self.problems.append("it does not say what an organ is")
+        for when, there in item.there.items():
+            said.there["then" if self.kind == "prediction" else when].add(there)
+        for when, levels in item.levels.items():
+            said.levels[self.when(when)] += levels
+        said.readings |= item.readings | told.readings
+        said.types |= item.types | told.types
+        said.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"] + told.places
+        said.foretold |= told.future
+        if (
+            said.levels[""]
+            and (told.to or (told.levels and (told.become or time == "now")))
+            and told.rule in ("level", "event")
+        ):
+            said.levels["then"] += said.levels[""]
+            said.levels[""] = []
+        if told.to:
+            said.levels["now"].append(told.to)
+        if told.before:
+            said.levels["then"].append(told.before)
+        said.levels[time if not told.become else "now"] += told.levels
+        getattr(self, f"_{told.rule}")(told, item, said, time)
 
-    def _spread_negation(self, units: list[Unit]) -> None:
-        """`No a, b or c`: the no before a list holds for all of it, up to a predicate."""
-        negated, now = False, []
-        for unit in units:
-            before, after = unit.cues
-            negated &= not {"but", "stop"} & set(unit.joined)
-            if negated and not before:
-                if after and "or" not in unit.joined:
-                    self.problems.append(f"it is unclear whether the no before {unit.finding} holds for it")
-                unit.before[:0] = [Tag("no", "no"), *now]
-                before = ["no"]
-            if before:
-                now = [tag for tag in unit.before if tag.kind == "main" and tag.value in NOW]
-                negated = before == ["no"] or before == ["seen", "no"] or before == ["no", "seen"]
-            negated &= not after
+    def time(self, told: Telling, item: Item) -> str:
+        time = told.time
+        if self.kind == "prediction":
+            if told.future:
+                return "now"
+            return "then" if time in ("", "now") else time
+        if not time and told.past:
+            return "then"
+        if time == "both":
+            self.problems += ["it speaks of both images at once"] if told.rule != "unchanged" else []
+            return ""
+        return time
 
-    def _state(self, unit: Unit) -> State:
-        """What one unit says of its finding by itself."""
-        sequence = [*unit.before, Tag("finding", unit.finding), *unit.after]
-        sequence, readings, swapped = level_changes(sequence)
-        if swapped:
-            self.problems.append("it gives the levels of the two images the other way round")
-        statements = [statement for statement in statements_of(sequence) if statement.predicate or statement.role]
-        types = frozenset(tag.value for tag in sequence if tag.kind == "type")
-        if any(statement.no > 1 for statement in statements) or unit.cues[0].count("no") > 1:
+    def when(self, time: str) -> str:
+        return "then" if time == "now" and self.kind == "prediction" else time
+
+    # One method a rule of grammar.yaml's clauses.
+
+    def _there(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        if item.event:
+            said.events.add(item.event)
+        elif told.newly:
+            said.events.add("new")
+        elif told.still:
+            said.events.add("same")
+        elif told.events or told.unlike:
+            said.events |= told.events or {"new"}
+        else:
+            said.there[time].add(True)
+            said.present |= told.present and self.kind == "difference"
+        if (item.event or told.newly) and time == "then":
+            self.problems.append("it confuses the two images")
+
+    def _absent(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        if item.there.get(time) is False:
             self.problems.append("it denies a denial")
-        if any(statement.no and (statement.levels or readings) for statement in statements) and self.changing:
-            self.problems.append("it denies a level")
-        status, levels = (self._changed if self.changing else self._present)(statements, readings)
-        return State(status, levels, types)
+        if item.event:
+            said.events.add(f"not-{item.event}")
+        elif self.kind == "difference" and (told.missing or told.unlike):
+            said.events.add("gone")
+        else:
+            said.there[time].add(False)
+            said.present |= told.present and self.kind == "difference"
 
-    def _present(self, statements: list[Statement], readings: Levels) -> tuple[str, Levels]:
-        if any(statement.role == "reference" for statement in statements):
-            self.problems.append("it speaks of another image")
-        events = {("not-" if s.no else "") + event for s in statements for event in s.events}
-        said = {bool(s.no) for s in statements if s.predicate and not s.events}
-        if len(events) > 1 or len(said) > 1:
-            self.problems.append("it says both that a finding is there and that it is not")
-        levels = frozenset((level,) for s in statements for level in s.levels)
-        if events or readings:
-            return min(events, default="level"), levels | readings
-        return "absent" if True in said else "present", levels
+    def _gone(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        said.events.add("gone" if time != "then" and not item.event else "unclear")
 
-    def _changed(self, statements: list[Statement], readings: Levels) -> tuple[str, Levels]:
-        events = {event for s in statements for event in s.said_events}
-        told_there = [s for s in statements if s.role == "reference" and (s.lead or not readings)]
-        changes = {"new", "gone"}
-        if self.kind == "difference":
-            changes |= {"up", "down", "not-new", "not-gone", *(["changed"] if readings else [])}
-        if any(changes & set(s.said_events) for s in told_there):
-            self.problems.append(_CONFUSED)
-        there = {role: set() for role in ("reference", "main", "")}
-        levels = {role: [] for role in ("reference", "main", "")}
-        roles, ahead, foretold = any(s.role for s in statements), any(s.future for s in statements), False
-        for s in statements:
-            role = s.role or ("reference" if s.past and roles else "")
-            foretold |= s.future
-            if self.kind == "prediction" and not role and (s.future or not foretold):
-                role = "main" if s.future else "reference" if s.states_presence and ahead else ""
-            if s.states_presence:
-                there[role].add(not s.no)
-            if s.levels:
-                levels[role if role or not any(t.role == "main" for t in statements) else "reference"] += s.levels
-        readings, events = self._levels(levels, readings, events)
-        status = self._event(events, there)
-        if self.kind == "prediction" and status == "stated" and not there["reference"] and not readings:
-            status = "new"  # a nodule is expected
-        if not readings and not there["reference"] and any(s.now and s.states_presence for s in statements):
-            status = {"stated": "new", "absent": "gone"}.get(status, status)
-        return status, readings
+    def _event(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        said.events |= self.events(told, item, said)
+        if item.event and not told.events:
+            said.events.add(item.event)
+        if time == "then" or (item.event and told.events and item.event not in told.events):
+            said.events.add("unclear")
 
-    def _levels(self, levels: dict[str, list[str]], readings: Levels, events: set[str]) -> tuple[Levels, set[str]]:
-        """Levels told one image at a time count as a change between them; direction words must agree with it."""
-        if levels["reference"] and levels["main"]:
-            readings |= {(" to ".join(levels["reference"]), " to ".join(levels["main"]))}
-            levels = {"": levels[""]}
-        stray = frozenset((level,) for told in levels.values() for level in told)
-        if readings:
+    def _notevent(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        for event in self.events(told, item, said):
+            stays = {"same": "changed" if told.adjective else "gone", "changed": "same"}
+            said.events.add(stays.get(event, f"not-{event}"))
+
+    def events(self, told: Telling, item: Item, said: Said) -> set[str]:
+        """The change that a verb or adjective tells; of `go` or `subside` a change of level where it names one."""
+        events = set(told.events)
+        if "third" in told.row and not events & {"same", "changed"}:
+            return {"unclear"}  # `edema resolves` tells a habit, not a change
+        if len(events) > 1:
+            events -= {"gone"} if said.readings or told.to else events - {"gone"}
+        if told.become and (told.diseased or told.normal or not told.levels):
+            events.add("gone" if told.normal else "new")
+        if told.newly:
+            events &= {"new"}
+        return events if events or told.levels or item.event else {"unclear"}
+
+    def _level(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        said.events |= {item.event} - {""}
+        if told.events or told.become:
+            changing = self.kind in CHANGING
+            said.events |= self.events(told, item, said) if changing else {"changed"}
+
+    _notplace = _absent
+
+    def _ranges(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        said.levels[time].append(" to ".join(min(told.readings)))
+        said.readings -= told.readings
+
+    def _unchanged(self, told: Telling, item: Item, said: Said, time: str) -> None:
+        fitting = {"sameadj": {"same"}, "newadj": {"new", "gone"}, "no Change turned": {"new"}}
+        fit = next((events for words, events in fitting.items() if words in told.row), {"changed"})
+        said.events.add("same" if told.events == fit or ("newadj" not in told.row and not told.events) else "unclear")
+
+    _place = _type = _follows = _supplants = _there
+
+    # What it comes to.
+
+    def state(self, name: str, said: Said) -> State:
+        levels: Levels = frozenset((level,) for levels in said.levels.values() for level in levels)
+        where = places(said.places, name)
+        if self.kind in CHANGING:
+            status, levels = self.changed(said)
+        else:
+            there = set().union(*said.there.values())
+            if said.there["then"] or said.levels["then"] or said.foretold:
+                self.problems.append("it speaks of another time")
+            if len(there) > 1 or len(said.events) > 1:
+                self.problems.append("it says two things of one finding")
+            status = min(said.events, default="present" if there != {False} else "absent")
+            levels |= said.readings
+        return State(status, levels, said.types, where)
+
+    def changed(self, said: Said) -> tuple[str, Levels]:
+        events, levels, read = set(said.events), said.levels, said.readings
+        if levels["then"] and (levels["now"] or levels[""]):
+            now = levels["now"] or levels[""]
+            read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
+            levels = {"": levels[""] if levels["now"] else []}
+        stray: Levels = frozenset((level,) for told in levels.values() for level in told)
+        if read:
             for event, sign in (("up", 1), ("down", -1)):
-                if event in events and all(rise(*reading) == -sign for reading in readings):
+                if event in events and all(rise(*reading) == -sign for reading in read):
                     self.problems.append("its direction is not that of its levels")
             events = events - {"up", "down", "changed"} | {"level"}
-        return readings | stray, events
+        return self.event(events, said), read | stray
 
-    def _event(self, events: set[str], there: dict[str, set[bool]]) -> str:
-        """The one event that fits all statements about a finding."""
-        before, now = there["reference"], there["main"]
+    def event(self, events: set[str], said: Said) -> str:
+        """The one event that fits all that is said of a finding."""
+        there = said.there
         if events == {"not-new", "not-gone"}:
             return "same"
-        if len(before) > 1 or len(now) > 1 or len(events - {"changed"}) > 1:
+        if any(len(told) > 1 for told in there.values()) or len(events) > 1:
             self.problems.append("it says two things of one finding")
-        event = min(events - {"changed"}, default="changed" if events else "")
-        confused = {"new": True in before or False in now, "gone": False in before or True in now}
-        if confused.get(event):
-            self.problems.append(_CONFUSED)
+            events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
+        event = min(events, default="")
+        now = there["now"] | there[""]
+        if (event == "new" and (True in there["then"] or False in now)) or (
+            event == "gone" and (False in there["then"] or True in now)
+        ):
+            self.problems.append("it confuses the two images")
         if event:
             return event
-        if before and now:
+        if there["then"] and now:
             return {(False, True): "new", (True, False): "gone", (True, True): "same"}.get(
-                (min(before), min(now)), "absent"
+                (min(there["then"]), min(now)), "absent"
             )
-        everything = before | now | there[""]
-        return "stated" if everything != {False} else "absent"
+        if said.present or (self.kind == "prediction" and there["now"] == {True}):
+            return "new" if True in now else "gone"
+        return "stated" if True in now | there["then"] else "absent"
 
-    def facts(self, found: list[Tag], lead: str) -> Facts:
-        for units in merged(self.sentences):
-            self._states(units)
-        self._any()
-        named = places(self.kept)
-        denied = places(self.denied)
-        if denied and (not named or denied & named):
+    def facts(self, found: list[Word], lead: str) -> Facts:
+        """What the whole text says."""
+        findings = {name: self.state(name, said) for name, said in self.said.items()}
+        others = [state.status for name, state in findings.items() if name != ANY]
+        if ANY in findings and others and findings[ANY].status in others and not self.said[ANY].named:
+            del findings[ANY]
+        where, denied = places(self.places), places(self.denied)
+        if denied and (not where or denied & where):
             self.problems.append("it denies a place")
-        if self.kind == "view" and any(tag.kind in ("reference", "side") for tag in found):
-            self.problems.append("it speaks of more than the view of this image")
-        if any(tag.kind == "backwards" for tag in found):
-            self.problems.append("it compares the reference image with the main image, not the other way round")
-        sides = {tag.value for tag in self.kept if tag.kind == "side"}
-        if len(self.findings) == 1 and "both" in sides and len(sides) == 2:
-            self.problems.append(SIDES)
-        if True in self.views.values():
-            self.views = {view: said for view, said in self.views.items() if said}
-        kinds = {tag.kind for tag in found}
         return Facts(
-            findings=self.findings,
+            findings=findings,
             views=self.views,
-            places=named,
-            unknown=frozenset(tag.value for tag in found if tag.kind == "unknown"),
-            numbers=frozenset(tag.value for tag in found if tag.kind == "number"),
-            counts=frozenset(tag.value for tag in found if tag.kind == "count"),
+            places=frozenset().union(*(state.places for state in findings.values())) or where,
+            numbers=frozenset(_numbers(found)),
+            counts=frozenset(word.text for word in found if "count" in word.roles),
             lead=lead,
-            foretold=self.foretold and bool(self.sentences),
-            expectation="future" in kinds,
-            later_image=bool(kinds & {"main", "backwards"}),
+            foretold=all(said.foretold for said in self.said.values()),
             problems=tuple(dict.fromkeys(self.problems)),
+            unread=tuple(dict.fromkeys(self.unread)),
         )
 
-    def _any(self) -> None:
-        """`The findings are …` adds nothing to the findings it announces."""
-        said = self.findings.get(ANY)
-        others = [state.status for name, state in self.findings.items() if name != ANY]
-        if said and others and said.status in ("present", "changed", *others):
-            del self.findings[ANY]
+
+def _plain(items: list[Item]) -> None:
+    """`Additional` tells no change where there is one image."""
+    if {word for item in items for word in item.phrase.roles("newadj")} == {"additional"}:
+        for item in items:
+            item.event = "" if item.event == "new" else item.event
+
+
+def places_in(text: str) -> frozenset[Place]:
+    """The places that a text names, whatever is said of them."""
+    phrases = parsing.phrases_of([word for word in words(text) if word.roles])
+    return places([part for phrase in phrases for part in [phrase, *phrase.all("Loc")] if part.kind == "Loc"])
+
+
+@lru_cache(maxsize=1 << 12)
+def numbers_of(text: str) -> frozenset[str]:
+    """The numbers in a text, those of hours, months and years with their unit."""
+    return frozenset(_numbers(words(text)))
+
+
+def _numbers(found: list[Word]) -> Iterator[str]:
+    for word, following in zip(found, [*found, None][1:], strict=True):
+        if "number" in word.roles:
+            unit = following.text.split()[0] if following is not None and "days" in following.roles else "days"
+            yield word.text if unit.startswith("day") else f"{word.text} {unit}"

@@ -1,11 +1,11 @@
-"""Cuts a text into tags: the finding, side, cue or separator that its words stand for (vocabulary.yaml)."""
+"""Cuts a text into words and set phrases, each with the roles it can play in a sentence (vocabulary.yaml)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,156 +13,202 @@ import yaml
 
 from lumen_hpc.language.durations import in_days
 
-SEPARATORS = ("comma", "and", "or", "but", "likewise", "stop")
+LONGEST = 4000
+"""Characters of a text that are read; no answer of the dataset has a tenth of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
-    kind: str
-    """finding, any, level, side, place, type, view, a cue, a separator, number, filler, or unknown."""
-    value: str
-    """The canonical name, or the words themselves."""
+class Word:
+    """A word or set phrase."""
+
+    text: str
+    roles: dict[str, str]
+    """The roles it can play, with what it stands for in each; empty for an unknown word."""
+    sign: str
+    """One character for its set of roles: the grammar's patterns are matched over these."""
 
 
-def tags(text: str, names: tuple[str, ...] = ()) -> list[Tag]:
-    """A text's tags in order; at each place the longest entry of the vocabulary wins, then the earlier one.
-
-    `names` are findings beyond the vocabulary, in the singular or plural; of two words, also turned round.
-    """
-    return _tagged(normal(text), names)
+Names = tuple[tuple[str, str], ...]
+"""(role, words) of names that a question or short answer uses beyond the vocabulary."""
 
 
-def _tagged(words: str, names: tuple[str, ...] = ()) -> list[Tag]:
-    extra = [("finding", name, re.compile(f"(?:{_wordings(normal(name))})(?:e?s)?(?= |$)")) for name in names]
-    found, position = [], 0
-    while position < len(words):
-        candidates = (
-            (match.end(), kind, value or match[0])
-            for kind, value, pattern in (*extra, *_by_first_letter()[words[position]])
-            if (match := pattern.match(words, position))
-        )
-        end, kind, value = max(candidates, key=lambda candidate: candidate[0], default=(0, "", ""))
-        if not kind:
-            end = words.find(" ", position) % (len(words) + 1)
-            kind, value = "unknown", words[position:end]
-        found.append(Tag(kind, value))
-        position = end + 1
+def words(text: str, names: Names = ()) -> list[Word]:
+    """The words of a text, longest set phrase first."""
+    tokens = normal(text).split()
+    table = lexicon()
+    phrases, lengths = (table.phrases, table.lengths) if not names else _with_names(names)
+    found, i = [], 0
+    while i < len(tokens):
+        for n in lengths.get(tokens[i], (1,)):
+            phrase = " ".join(tokens[i : i + n])
+            if word := phrases.get(phrase):
+                break
+        else:
+            n, word = 1, _unlisted(tokens[i])
+        found.append(word)
+        i += n
     return found
 
 
-def _wordings(name: str) -> str:
-    """`hypertension pulmonary` is also said the other way round."""
-    words = name.split()
-    return "|".join(re.escape(" ".join(order)) for order in ((words, words[::-1]) if len(words) == 2 else (words,)))
-
-
 def normal(text: str) -> str:
-    """Lower case, hyphens as blanks, contractions and turns of phrase in plain words, one blank between words."""
-    text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    text = text.replace("-", " ")
-    text = re.sub(r"\b(?:can't|can not)\b", "cannot", text)
-    text = re.sub(r"\bwon't\b", "will not", text)
+    """Lower case, hyphens as blanks, contractions in full, punctuation apart, spans of time in days.
+
+    A character that is neither a letter, a digit nor punctuation of a plain sentence stands alone, unknown to all.
+    """
+    text = text[:LONGEST].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = re.sub(r"(?<=[a-z0-9])[-\N{NON-BREAKING HYPHEN}](?=[a-z])", " ", text)
+    text = re.sub(r"\bcan't\b|\bcannot\b", "can not", text)
+    text = text.replace("won't", "will not")
     text = re.sub(r"n't\b", " not", text)
-    text = re.sub(r"\bvs\.", "vs", text)
-    text = re.sub(r"([.,;:!?])", r" \1 ", re.sub(r"[()]", " , ", text))
-    text = " ".join(re.sub(r"[^a-z0-9.,;:!?]", " ", text).split())
-    text = _joined(in_days(text))
-    for pattern, plain in _rewordings():
-        text = pattern.sub(plain, text)
-    return " ".join(text.split())
+    text = re.sub(r"\b(there|it|that|here)'s\b", r"\1 is", text)
+    text = re.sub(r"(?<=[a-z])'s?(?= |$|[.,;:])", lambda found: "s" if "s" in found[0] else "", text)
+    text = re.sub(r"\b(vs)\.|\bi\. ?e\.", lambda found: found[1] or "ie", text)
+    text = re.sub(r"[^a-z0-9 ]", r" \g<0> ", text)
+    return " ".join(in_days(" ".join(text.split())).split())
 
 
-def _joined(words: str) -> str:
-    """`The heart, previously mild, is enlarged` as `the cardiomegaly, previously mild, is present`."""
-    for split in _split() * 2:  # of two images it may be told twice
-        words = split.pattern.sub(split.joined, words)
-    return words
+def tidied(text: str) -> str:
+    """A text as plain sentences for the lenient reading: bullets and lines as sentences, slashes as `and`."""
+    text = re.sub(r"\s*[\n\r]+\s*(?:[-*\N{BULLET}+]|\d+[.)])?\s*", " . ", f"\n{text[:LONGEST]}")
+    text = re.sub(r"[/&+]", " and ", re.sub(r"[?!\N{BULLET}*]", " . ", text))
+    return re.sub(r"[^\w\s.,;:()'\N{RIGHT SINGLE QUOTATION MARK}-]", " ", text).lstrip(" .")
 
 
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    phrases: dict[str, Word]
+    lengths: dict[str, tuple[int, ...]]
+    """Numbers of words of the phrases that begin with a word, the longest first."""
+    signs: dict[frozenset[str], str]
+
+    def signs_of(self, role: str) -> str:
+        """The signs of all words that can play a role."""
+        return "".join(sign for roles, sign in self.signs.items() if role in roles)
+
+
+@cache
+def lexicon() -> Lexicon:
+    roles: dict[str, dict[str, str]] = {}
+    for role, value, phrase in _entries():
+        given = roles.setdefault(phrase, {})
+        given[role] = f"{given[role]}/{value}" if role in given and value not in ("", given[role]) else value or phrase
+    sets = dict.fromkeys(
+        [
+            frozenset(),
+            *(frozenset([role]) for role in ("finding", "lvl", "type", "place", "number")),
+            *(frozenset(r) for r in roles.values()),
+        ]
+    )
+    signs = {kinds: chr(0xE000 + i) for i, kinds in enumerate(sets)}
+    phrases = {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in roles.items()}
+    return Lexicon(phrases, _lengths(phrases), signs)
+
+
+def _lengths(phrases: dict[str, Word]) -> dict[str, tuple[int, ...]]:
+    lengths: dict[str, set[int]] = {}
+    for phrase in phrases:
+        first, *rest = phrase.split()
+        lengths.setdefault(first, {1}).add(1 + len(rest))
+    return {first: tuple(sorted(found, reverse=True)) for first, found in lengths.items()}
+
+
+@lru_cache(maxsize=256)
+def _with_names(names: Names) -> tuple[dict[str, Word], dict[str, tuple[int, ...]]]:
+    """The vocabulary with more names, in the singular or plural; a finding of two words also turned round."""
+    table = lexicon()
+    phrases = dict(table.phrases)
+    for role, name in names:
+        given = normal(name).split()
+        for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
+            for ending in ("", "s", "es") if given else ():
+                phrase = " ".join(order) + ending
+                phrases[phrase] = Word(phrase, {role: name}, table.signs[frozenset([role])])
+    return phrases, _lengths(phrases)
+
+
+def _unlisted(token: str) -> Word:
+    signs = lexicon().signs
+    if token.isdigit() and token.isascii():
+        return Word(token, {"number": token}, signs[frozenset(["number"])])
+    return Word(token, {}, signs[frozenset()])
+
+
+@cache
+def vocabulary() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
+
+
+def _entries() -> Iterator[tuple[str, str, str]]:
+    """(role, what it stands for or "", phrase) of every entry of vocabulary.yaml."""
+    snippets = vocabulary()["snippets"]
+    for role, group in vocabulary()["words"].items():
+        for value, pattern in (group if isinstance(group, dict) else {"": group}).items():
+            for name, text in snippets.items():
+                pattern = pattern.replace(f"{{{name}}}", text)
+            for phrase in spelled(pattern):
+                yield role, value, phrase
+    for finding, (organ, diseased) in vocabulary()["organs"].items():
+        yield from (("organ", finding, phrase) for phrase in spelled(organ))
+        yield from (("diseased", "", phrase) for phrase in spelled(diseased))
+    for event, verbs in vocabulary()["verbs"].items():
+        for verb in verbs.split(", "):
+            for form, phrase in _inflected(*verb.split("/")):
+                yield form, event, phrase
+
+
+def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
+    """(form, phrase) of a verb: base, -s, past, participle and -ing, the past and participle where irregular."""
+    verb, _, rest = base.partition(" ")
+    stem = verb.removesuffix("e")
+    past = irregular[:2] or (f"{verb[:-1]}ied" if re.search("[^aeiou]y$", verb) else f"{stem}ed",)
+    ing = irregular[2] if len(irregular) > 2 else f"{stem}ing"
+    third = re.sub("([^aeiou])y$", r"\1ie", verb) if not re.search("(s|x|z|ch|sh|o)$", verb) else f"{verb}e"
+    for form, words in (("base", (verb,)), ("third", (f"{third}s",)), ("done", past), ("going", (ing,))):
+        for word in words:
+            yield form, f"{word} {rest}".strip()
+
+
+def spelled(pattern: str) -> list[str]:
+    """Every phrase that a pattern of words, `(a|b)`, `[ab]` and `?` stands for."""
+    phrases, rest = _alternatives(pattern, 0)
+    assert rest == len(pattern), pattern
+    return list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
+
+
+def _alternatives(pattern: str, i: int) -> tuple[list[str], int]:
+    done: list[str] = []
+    now = [""]
+    while i < len(pattern) and pattern[i] != ")":
+        if pattern[i] == "|":
+            done, now, i = done + now, [""], i + 1
+            continue
+        if pattern[i] == "(":
+            choice, i = _alternatives(pattern, i + 1)
+            i += 1
+        elif pattern[i] == "[":
+            end = pattern.index("]", i)
+            choice, i = list(pattern[i + 1 : end]), end + 1
+        else:
+            choice, i = [pattern[i]], i + 1
+        if pattern[i : i + 1] == "?":
+            choice, i = ["", *choice], i + 1
+        now = [head + tail for head in now for tail in choice]
+    return done + now, i
+
+
+@lru_cache(maxsize=1 << 12)
+def unknown(text: str) -> tuple[str, ...]:
+    """The words of a text that the vocabulary does not hold."""
+    return tuple(word.text for word in words(text) if not word.roles)
+
+
+@lru_cache(maxsize=1 << 12)
 def knows(name: str) -> bool:
     """True if the vocabulary has a finding for the whole of this name, attributes like sides aside."""
-    kinds = [tag.kind for tag in tags(name)]
-    return "unknown" not in kinds and "finding" in kinds
+    found = words(name)
+    return all(word.roles for word in found) and any("finding" in word.roles for word in found)
 
 
 def equal(name: str) -> str:
     """The finding that a finding is another name for, or itself."""
-    return _vocabulary()["equal"].get(name, name)
-
-
-@cache
-def _vocabulary() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
-
-
-@cache
-def _rewordings() -> list[tuple[re.Pattern, str]]:
-    return [(re.compile(pattern), plain) for pattern, plain in _vocabulary()["rewordings"]]
-
-
-_BREAKS = r"[.;:!?]|but|or|nor|with|without|while|whereas|though|although|and(?! (?:is|was|has|had|will|now)\b)"
-_WITHIN = rf"(?P<gap>(?:(?! (?:{_BREAKS})(?= |$)) \S+)+?)"
-_HEALTHY = r"(?:(?:of|in) )?normal(?: in)?(?: size| sized)?|within normal limits"
-_RECOVERED = r"(?:(?:return|revert)(?:ed|s|ing)?|(?:(?:gone|went|go|come|came) )?back) to normal(?: in)?(?: size)?"
-_OTHERS = r"(?= |$)(?! (?:heart|cardi|mediast|silhouette))"
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """A finding told as a subject and what it is."""
-
-    name: str
-    pattern: re.Pattern
-    stands: str
-    """present, absent or resolved"""
-
-    def joined(self, found: re.Match) -> str:
-        """The finding's name with the rest of the clause, unless another finding is told of in between."""
-        other = any(tag.kind == "finding" and tag.value != self.name for tag in _tagged(found["gap"].strip()))
-        return found[0] if other else f"{self.name}{found['gap']} {self.stands}"
-
-
-@cache
-def _split() -> list[_Split]:
-    found = []
-    for name, (subject, predicate) in _vocabulary()["split"].items():
-        for told, stands in ((predicate, "present"), (_RECOVERED, "resolved"), (_HEALTHY, "absent")):
-            pattern = re.compile(rf"\b(?:{subject}|{name}){_WITHIN} (?:{told}){_OTHERS}")
-            found.append(_Split(name, pattern, stands))
-    return found
-
-
-@cache
-def _by_first_letter() -> dict[str, list[tuple[str, str, re.Pattern]]]:
-    """The vocabulary as (kind, canonical name or "", pattern), under every character an entry can begin with."""
-    table: dict[str, list] = {character: [] for character in "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?"}
-    for kind, name, pattern in _entries():
-        plain = pattern[0].isalpha() and pattern[1:2] not in ("?", "*")
-        for character in pattern[0] if plain else table:
-            table[character].append((kind, name, re.compile(f"(?:{pattern})(?= |$)")))
-    return table
-
-
-def _entries() -> Iterator[tuple[str, str, str]]:
-    """Every alternative of every entry of vocabulary.yaml on its own, so that the longest can be told."""
-    snippets = _vocabulary()["snippets"]
-    for kind, group in _vocabulary().items():
-        if kind in ("snippets", "rewordings", "split", "equal"):
-            continue
-        named = group if isinstance(group, dict) else {"": group}
-        for name, patterns in named.items():
-            for alternative in _alternatives("|".join([patterns] if isinstance(patterns, str) else patterns)):
-                for snippet, text in snippets.items():
-                    alternative = alternative.replace(f"{{{snippet}}}", text)
-                yield kind, name, alternative
-
-
-def _alternatives(pattern: str) -> Iterator[str]:
-    """Splits a regular expression at its outermost bars."""
-    depth = start = 0
-    for i, character in enumerate(pattern):
-        depth += (character == "(") - (character == ")")
-        if character == "|" and not depth:
-            yield pattern[start:i]
-            start = i + 1
-    yield pattern[start:]
+    return vocabulary()["equal"].get(name, name)

@@ -1,8 +1,8 @@
 """What an answer claims, as facts that can be counted: changes between two images, and findings of one.
 
-References are read by the dataset's grammar. Answers are read by it too, and where they leave it, by the reader
-that checks the rewrites (`language.reader`): here what it finds doubtful still counts as said, since a score gives
-partial credit where a check refuses. Findings and levels go by that reader's names for them, so that `effusions`
+References are read by the dataset's grammar. Answers are read by it too, and where they leave it, by the lenient
+reading of the grammar that checks the rewrites (`language.reader`): what it cannot read is left out, since a score
+gives partial credit where a check refuses. Findings and levels go by that reader's names for them, so that `effusions`
 are a pleural effusion; sides and places are no part of a fact. An answer that cannot be read claims nothing. No
 weights: an error counts one, whatever it is about.
 """
@@ -11,17 +11,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from lumen_hpc.data.diff_vqa import LEVELS, Change, GrammarError, LevelChange, parse_difference, parse_findings
+from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.reader import read
-from lumen_hpc.language.units import ANY
-from lumen_hpc.language.words import knows, tags
+from lumen_hpc.language.words import knows, words
 
 KINDS = ("new", "resolved", "level")
 Fact = tuple[str, ...]
 """("new", finding), ("resolved", finding) or ("level", finding, before, after)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Change):
+    """What an answer says has changed, levels that it does not name included."""
+
+    worse: tuple[str, ...] = ()
+    """Findings that it says are worse, without saying from which level to which."""
+    better: tuple[str, ...] = ()
 
 
 class Tally(NamedTuple):
@@ -56,14 +66,16 @@ def facts(change: Change) -> set[Fact]:
 @lru_cache(maxsize=4096)
 def named(finding: str) -> str:
     """The name that the reader uses for a finding: its own for one it knows, else the words in lower case."""
-    return next((tag.value for tag in tags(finding) if tag.kind == "finding" and knows(finding)), finding.lower())
+    return next(
+        (w.roles["finding"] for w in words(finding) if "finding" in w.roles and knows(finding)), finding.lower()
+    )
 
 
 @lru_cache(maxsize=4096)
 def levelled(level: str) -> str:
     """The reader's word for a level of one word; any other in lower case."""
-    found = tags(level)
-    return found[0].value if [tag.kind for tag in found] == ["level"] else " ".join(level.lower().split())
+    found = words(level)
+    return found[0].roles["lvl"] if len(found) == 1 and "lvl" in found[0].roles else " ".join(level.lower().split())
 
 
 def direction(change: Change) -> str | None:
@@ -71,6 +83,9 @@ def direction(change: Change) -> str | None:
     ways = {1} if change.new else set()
     ways |= {-1} if change.resolved else set()
     ways |= {level.direction for level in change.levels}
+    if isinstance(change, Claim):
+        ways |= {1} if change.worse else set()
+        ways |= {-1} if change.better else set()
     if ways >= {1, -1}:
         return "mixed"
     return "worse" if 1 in ways else "better" if -1 in ways else None if ways else "same"
@@ -81,7 +96,7 @@ class Reader:
 
     def __init__(self, names: Iterable[str]) -> None:
         """`names`: findings beyond the language reader's vocabulary; those within it are known anyway."""
-        self._names = tuple(sorted({name.lower() for name in names if name and not knows(name)}))
+        self._names = tuple(sorted({("finding", name.lower()) for name in names if name and not knows(name)}))
 
     @classmethod
     def of(cls, references: Iterable[dict]) -> Reader:
@@ -99,9 +114,8 @@ class Reader:
 
     def findings(self, text: str) -> set[str]:
         """The findings that a text about one image says are there."""
-        # `edema without effusion` is two statements, which the reader wants apart.
-        said = read(text.replace(" without ", ", no "), "abnormality", self._names).findings
-        return {name for name, state in said.items() if state.status == "present" and name != ANY}
+        found = read(text, "abnormality", self._names, lenient=True).findings
+        return {name for name, state in found.items() if state.status == "present" and name != ANY}
 
     def change(self, text: str, kind: str = "difference") -> Change | None:
         """The change that a text claims; None if it claims neither a change of a finding nor that there is none.
@@ -111,16 +125,19 @@ class Reader:
         try:
             return parse_difference(text)
         except GrammarError:
-            said = read(text, kind, self._names).findings
+            found = read(text, kind, self._names, lenient=True).findings
         by_status: dict[str, list[str]] = {}
-        for name, state in said.items():
-            by_status.setdefault(state.status, []).append(name)
-        change = Change(
-            new=tuple(name for name in by_status.get("new", ()) if name != ANY),
-            resolved=tuple(name for name in by_status.get("gone", ()) if name != ANY),
-            levels=tuple(_level_change(name, said[name].levels) for name in by_status.get("level", ()) if name != ANY),
+        for name, state in found.items():
+            if name != ANY or state.status in _UNCHANGED:
+                by_status.setdefault(state.status, []).append(name)
+        claim = Claim(
+            new=tuple(by_status.get("new", ())),
+            resolved=tuple(by_status.get("gone", ())),
+            levels=tuple(_level_change(name, found[name].levels) for name in by_status.get("level", ())),
+            worse=tuple(by_status.get("up", ())),
+            better=tuple(by_status.get("down", ())),
         )
-        return change if change or by_status.keys() & _UNCHANGED else None
+        return claim if by_status.keys() & {"new", "gone", "level", "up", "down", *_UNCHANGED} else None
 
     def level(self, text: str) -> str:
         """The level that a text names, the longest known word for one; empty if it names none."""
@@ -128,10 +145,13 @@ class Reader:
         return found[0] if found else ""
 
 
-def _level_change(name: str, readings: Iterable[tuple[str, str]]) -> LevelChange:
+def _level_change(name: str, readings: Iterable[tuple[str, ...]]) -> LevelChange:
     """One reading of `from … to …`, cut where the dataset's grammar cuts it."""
-    before, after = min(readings)
-    (change,) = parse_difference(f"the level of {name} has changed from {before} to {after}.").levels
+    before, after = min(reading for reading in readings if len(reading) == 2)
+    try:
+        (change,) = parse_difference(f"the level of {name} has changed from {before} to {after}.").levels
+    except GrammarError:
+        return LevelChange(name, before, after)
     return change
 
 

@@ -11,6 +11,7 @@ import re
 from lumen_hpc.data.diff_vqa import parse_question
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.reader import read
+from lumen_hpc.language.words import knows
 from lumen_hpc.metrics.change import named
 from lumen_hpc.metrics.recall import words
 
@@ -33,23 +34,28 @@ def strict(answer: str) -> str | None:
 
 
 def stated(kind: str, question: str, answer: str) -> str | None:
-    """`first_yes_no`, and for a sentence without either word, whether it denies or affirms what was asked.
+    """Whether an answer affirms or denies what was asked: by its opening `Yes` or `No`, else by what it says.
 
-    Long answers (paper, section 2.2) affirm without saying yes: `There is evidence of edema in this image.` What
-    passes the fact check as yes or no is that; else a word of negation decides. A sentence about another finding
-    answers nothing: None. `kind` is the question's type; of a question outside the dataset's templates the subject is
-    not known, and any sentence counts.
+    Long answers (paper, section 2.2) may affirm without saying yes: `There is evidence of edema in this image.` A
+    sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
+    dataset's templates the subject is not known, so any sentence counts, and a word of negation decides.
     """
-    if word := first_yes_no(answer):
-        return word
     parsed = parse_question(kind, question)
-    if parsed is not None:
-        for word in ("yes", "no"):
-            if not check(kind, question, word, answer):
-                return word
-        finding = named(parsed.finding) if parsed.finding else None
-        facts = read(answer, kind, (finding,) if finding else ())
-        subjects = facts.views if kind == "view" else facts.findings
-        if not subjects or (finding and finding not in subjects):
-            return None
-    return ("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None
+    if parsed is None:
+        return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
+    finding = named(parsed.finding) if parsed.finding else None
+    facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
+    if facts.lead:
+        return facts.lead
+    for reply in ("yes", "no"):
+        if not check(kind, question, reply, answer):
+            return reply
+    if kind == "view":
+        asked = "PA" if "PA" in parsed.template else "AP"
+        claims = [there == (view == asked) for view, there in facts.views.items() if there or view == asked]
+    else:
+        states = facts.findings.values() if finding is None else [facts.findings.get(finding)]
+        claims = [state.status == "present" for state in states if state and state.status in ("present", "absent")]
+    if not claims:
+        return strict(answer)
+    return "yes" if any(claims) else "no"

@@ -61,9 +61,9 @@ def questions():
 
 
 def named(text: str) -> set[str]:
-    """Findings, sides and levels in a text by plain search, independent of the fact check."""
-    vocabulary = yaml.safe_load(Path(words.__file__).with_name("vocabulary.yaml").read_text())
-    plain = [name for group in ("finding", "level") for name in vocabulary[group]] + ["left", "right"]
+    """Findings, sides and levels in a text by plain search: another reading than the fact check's."""
+    vocabulary = yaml.safe_load(Path(words.__file__).with_name("vocabulary.yaml").read_text())["words"]
+    plain = [name for group in ("finding", "lvl") for name in vocabulary[group]] + ["left", "right"]
     return {name for name in plain if re.search(rf"\b{name}(?:e?s|ly)?\b", text.lower().replace("-", " "))}
 
 

@@ -1,0 +1,241 @@
+"""Parses sentences by the tables of grammar.yaml: words into phrases, phrases into clauses, clauses into a sentence.
+
+A cascade of patterns, each over one character a word or phrase. Every word of a sentence belongs to exactly one
+phrase and every phrase to one clause, or there is no parse. The time is bounded: a sentence has at most `LONGEST`
+phrases, and no pattern nests a repetition in another over the same phrases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from lumen_hpc.language.words import Word, lexicon
+
+LONGEST = 60
+"""Phrases of a sentence that is read."""
+
+
+@dataclass(slots=True)
+class Phrase:
+    """A word or phrase of a sentence, with its parts."""
+
+    kind: str
+    sign: str
+    parts: Sequence[Phrase] = ()
+    word: Word | None = None
+    adjuncts: list[Phrase] = field(default_factory=list)
+    """Phrases of place, time and comparison that stood beside it."""
+
+    def leaves(self) -> Iterator[Word]:
+        """Its words in order, without those of its adjuncts."""
+        if self.word is not None:
+            yield self.word
+        for part in self.parts:
+            yield from part.leaves()
+
+    def all(self, *kinds: str) -> Iterator[Phrase]:
+        """The outermost phrases of these kinds in it, adjuncts included."""
+        for part in (*self.parts, *self.adjuncts):
+            if part.kind in kinds:
+                yield part
+                yield from Phrase("", "", part.adjuncts).all(*kinds)
+            else:
+                yield from part.all(*kinds)
+
+    def roles(self, role: str) -> list[str]:
+        """What its words stand for in a role, in order."""
+        return [word.roles[role] for word in self.leaves() if role in word.roles]
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    rule: str
+    """The meaning of the table row that it fits."""
+    row: str
+    """The row itself."""
+    parts: Sequence[Phrase]
+    start: int
+    """The number of phrases before it in its sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    phrases: list[tuple[str, str, re.Pattern]]
+    adjuncts: frozenset[str]
+    clauses: re.Pattern
+    rows: list[tuple[str, str]]
+    joints: re.Pattern
+    signs: dict[str, str]
+
+
+@cache
+def grammar() -> Grammar:
+    table = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8"))
+    signs = {kind: chr(0xF000 + i) for i, kind in enumerate(dict.fromkeys(table["phrases"]))}
+    short = table["short"]
+
+    def compiled(pattern: str) -> str:
+        def one(found: re.Match) -> str:
+            name = found[0]
+            if name in short:
+                return f"(?:{compiled(short[name])})"
+            if name in signs:
+                return signs[name]
+            characters = lexicon().signs_of(name)
+            if not characters:
+                raise ValueError(f"grammar.yaml: no word and no phrase is called {name}")
+            return characters if len(characters) == 1 else f"[{characters}]"
+
+        return re.sub(r"[A-Za-z]+", one, re.sub(r"\((?!\?)", "(?:", pattern)).replace(" ", "")
+
+    phrases = [
+        (kind, signs[kind], re.compile("|".join(compiled(row) for row in rows) or "(?!)"))
+        for kind, rows in table["phrases"].items()
+    ]
+    rows = [(rule, row) for rule, given in table["clauses"].items() for row in given]
+    lead, tail = compiled(table["lead"]), compiled(table["tail"])
+    heads: dict[str, list[str]] = {}
+    for i, (_, row) in enumerate(rows):
+        head, _, rest = row.partition(" ") if re.match(r"[A-Za-z]+ ", row) else ("", "", row)
+        heads.setdefault(head, []).append(f"(?P<r{i}>{compiled(rest)})")
+    clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())
+    return Grammar(
+        phrases,
+        frozenset(table["adjuncts"]),
+        re.compile(f"(?:{lead})?(?:{clauses})(?:{tail})"),
+        rows,
+        re.compile(compiled(table["joints"])),
+        signs,
+    )
+
+
+def phrases_of(words: Sequence[Word]) -> list[Phrase]:
+    """The words of a sentence as phrases; each stage of the table builds on those before it."""
+    found = [Phrase("word", word.sign, word=word) for word in words]
+    signs = "".join(word.sign for word in words)
+    table = grammar()
+    for kind, sign, pattern in table.phrases:
+        built: list[Phrase] = []
+        end = 0
+        for match in pattern.finditer(signs):
+            built += found[end : match.start()]
+            end = match.end()
+            built.append(Phrase(kind, sign, found[match.start() : end]))
+        if end:
+            found = built + found[end:]
+            signs = "".join(phrase.sign for phrase in found)
+        if kind == "Adjuncts":
+            found = _attached(found)
+            signs = "".join(phrase.sign for phrase in found)
+    return found
+
+
+_MARKS = (",", "and", "but", "or", "while", "whereas", "although")
+
+
+def _attached(found: list[Phrase]) -> list[Phrase]:
+    """The phrases without their adjuncts and the commas that set those off; each is kept by a neighbour."""
+    adjuncts = grammar().adjuncts
+    kept: list[Phrase] = []
+    waiting: list[Phrase] = []
+    i = 0
+    while i < len(found):
+        phrase = found[i]
+        if phrase.kind not in adjuncts:
+            phrase.adjuncts += waiting
+            waiting = []
+            kept.append(phrase)
+            i += 1
+            continue
+        first = not kept or _mark(kept[-1])
+        opened = bool(kept) and _mark(kept[-1]) == ","
+        i += 1
+        if first and not (opened and len(kept) > 1):
+            waiting.append(phrase)  # at the head of a clause, with a comma of its own
+            if i < len(found) and _mark(found[i]) == ",":
+                i += 1
+        elif opened:
+            at = i
+            while at < len(found) and found[at].kind in adjuncts:
+                at += 1
+            if at == len(found):
+                kept.pop()
+            elif _mark(found[at]) == ",":
+                kept.pop()
+                if at == i:
+                    i += 1
+            (waiting if kept and _mark(kept[-1]) else kept[-1].adjuncts).append(phrase)
+        else:
+            kept[-1].adjuncts.append(phrase)
+    if waiting and kept:
+        kept[-1].adjuncts += waiting
+    return kept
+
+
+def _mark(phrase: Phrase) -> str:
+    return phrase.word.text if phrase.word is not None and phrase.word.text in _MARKS else ""
+
+
+def strict(found: list[Phrase]) -> list[list[Clause]]:
+    """Every way to read all phrases of a sentence as clauses, of those with the fewest clauses.
+
+    Of as many clauses, those count that part where a comma or more than `and` stands between them.
+    """
+    if len(found) > LONGEST:
+        return []
+    signs = "".join(phrase.sign for phrase in found)
+    table = grammar()
+    joints = [(match.start(), match.end()) for match in table.joints.finditer(signs)]
+    starts = [(0, 0), *((0, end) for start, end in joints if not start), *(joint for joint in joints if joint[0])]
+    ends = [*(start for start, _ in joints if start), len(signs)]
+    best: dict[int, tuple[tuple[int, int], list[list[Clause]]]] = {0: ((0, 0), [[]])}
+    for joint, start in starts:
+        if joint not in best:
+            continue
+        (clauses, bare), parses = best[joint]
+        cost = (clauses + 1, bare + (found[joint:start] != [] and _mark(found[joint]) == "and" and start - joint == 1))
+        for end in ends:
+            match = table.clauses.fullmatch(signs, start, end) if end > start else None
+            if match is None or (end in best and best[end][0] < cost):
+                continue
+            rule, row = table.rows[int(str(match.lastgroup)[1:])]
+            longer = [[*parse, Clause(rule, row, found[start:end], start)] for parse in parses]
+            known = best[end][1] if end in best and best[end][0] == cost else []
+            best[end] = (cost, [*known, *longer][:4])
+    return best[len(signs)][1] if len(signs) in best else []
+
+
+_DENIALS = ("no", "not", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence", "unlikely")
+
+
+def lenient(found: list[Phrase]) -> list[Clause]:
+    """The clauses that cover most of a sentence, the rest left out.
+
+    A clause beside a denial that is left out is left out with it, since it may be what was denied.
+    """
+    return [clause for at in range(0, len(found), LONGEST) for clause in _covered(found[at : at + LONGEST])]
+
+
+def _covered(found: list[Phrase]) -> list[Clause]:
+    signs = "".join(phrase.sign for phrase in found)
+    table = grammar()
+    best: list[tuple[float, list[Clause]]] = [(0, []), *((-1, []) for _ in found)]
+    for start in range(len(found)):
+        score, clauses = best[start]
+        best[start + 1] = max(best[start + 1], (score, clauses), key=lambda cover: cover[0])
+        for end in range(start + 1, len(found) + 1):
+            if match := table.clauses.fullmatch(signs, start, end):
+                rule, row = table.rows[int(str(match.lastgroup)[1:])]
+                cover = (score + end - start - 0.5, [*clauses, Clause(rule, row, found[start:end], start)])
+                best[end] = max(best[end], cover, key=lambda cover: cover[0])
+    clauses = best[-1][1]
+    read = {i for clause in clauses for i in range(clause.start, clause.start + len(clause.parts))}
+    denied = {i for i, phrase in enumerate(found) if i not in read and any(phrase.roles(role) for role in _DENIALS)}
+    beside = {i + step for i in denied for step in (-1, 1)}
+    return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]
