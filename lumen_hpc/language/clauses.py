@@ -111,6 +111,8 @@ def _item(phrase: Phrase) -> Item:
 def _modify(item: Item, mod: Phrase) -> None:
     """`Seen on the reference image`, `previously mild`, `neither of which was present before`."""
     time = time_of(mod.parts) or ("then" if mod.roles("was") else "")
+    if time == "both":
+        time, item.event = "", "unclear"
     levels = [level_of(part) for part in mod.parts if part.kind == "Level"]
     negations = sum(bool(mod.roles(role)) for role in ("not", "neither", "none", "nolonger"))
     negations += bool(mod.roles("normal")) + any(part.kind == "Absent" for part in mod.parts)
@@ -193,9 +195,11 @@ def telling(clause: Clause) -> Telling:
             continue
         for word in part.leaves():
             for role, value in word.roles.items():
-                if role != "diseased" or part.kind not in ("Did", "NotDid"):
+                if role != "diseased" or part.kind not in ("Did", "NotDid", "Done"):
                     roles.setdefault(role, []).append(value)
-    verbs = [v for part in others if part.kind in ("Did", "NotDid") for r in ("done", "base") for v in part.roles(r)]
+    verbs = [
+        v for part in others if part.kind in ("Did", "NotDid", "Done") for r in ("done", "base") for v in part.roles(r)
+    ]
     played = [form for form, rows in _FORMS.items() if any(row in clause.row for row in rows)]
     bare = [part for part in others if part.word is not None and "diseased" not in part.word.roles]
     verbs += [verb for part in bare for form in played for verb in part.roles(form)]
@@ -217,8 +221,11 @@ def telling(clause: Clause) -> Telling:
         levels=[level[kind] for kind in ("Level", "Degree") if kind in level],
         types=frozenset(roles.get("type", ())),
         diseased="diseased" in roles,
-        normal="normal" in roles or any("normal" in w.text for p in others if p.kind == "Did" for w in p.leaves()),
-        newly=any(p.roles("newly") for p in others if p.kind in ("Be", "Did", "Shows") or "newly" in clause.row),
+        normal="normal" in roles
+        or any("normal" in w.text for p in others if p.kind in ("Did", "Done") for w in p.leaves()),
+        newly=any(
+            p.roles("newly") for p in others if p.kind in ("Be", "Did", "Done", "Shows") or "newly" in clause.row
+        ),
         still="still" in roles,
         present="now" in roles,
         unlike=any(part.kind == "Unlike" for part in others),

@@ -16,7 +16,7 @@ from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Item, Telling, item
 from lumen_hpc.language.levels import Levels, rise
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.places import Place, places
-from lumen_hpc.language.words import Names, Word, tidied, words
+from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
         lead = found[0].text
         found = found[2:] if len(found) > 1 and _ends(found[1]) else found[1:]
     reading = _Reading(kind)
+    if len(text) > LONGEST:
+        reading.unread.append(f"longer than {LONGEST:,} characters")
     for sentence in _sentences(found):
         reading.add(sentence, lenient)
     return reading.facts(found, lead)
@@ -83,8 +85,18 @@ def _sentences(found: list[Word]) -> Iterator[list[Word]]:
         yield sentence
 
 
+_PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither"}
 _DENIALS = ("absent", "notevent", "notplace")
-_INHERITS = ("S ", "holder do", "holder Shows neither", "(holder | S)", "none", "(having", "(upadj")
+_INHERITS = (
+    "S ",
+    "holder do",
+    "holder Shows neither",
+    "(holder | S)",
+    "(Ref | Main | Img | it",
+    "none",
+    "(having",
+    "(upadj",
+)
 
 
 @dataclass(slots=True)
@@ -142,7 +154,10 @@ class _Reading:
 
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
-        if clause.rule == "likewise" and self.last is not None:
+        if clause.rule == "likewise" and self.last is None:
+            self.problems.append("it likens to nothing")
+            return
+        if clause.rule == "likewise":
             rest = [part for part in self.last.parts if part.kind not in NOUNS]
             clause = replace(clause, rule=self.last.rule, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
         for place in Phrase("", "", clause.parts).all("Loc", "Place", "NotPlace"):
@@ -150,7 +165,7 @@ class _Reading:
         if clause.rule in ("view", "notview"):
             self.view(clause)
         else:
-            items = items_of(clause, self.subjects if clause.row.startswith(_INHERITS) else ())
+            items = items_of(clause, self.subjects if self.takes_up(clause) else ())
             if clause.rule == "unchanged" or (not items and not clause.row.startswith("S")):
                 items = [Item(ANY, Phrase("Any", ""))]
             if not items:
@@ -168,6 +183,11 @@ class _Reading:
             self.told = said
             self.subjects = items
         self.last = clause
+
+    def takes_up(self, clause: Clause) -> bool:
+        """Whether a clause without findings speaks of those of the clause before; across sentences by pronoun alone."""
+        pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
+        return clause.row.startswith(_INHERITS) and (clause.start > 0 or pronoun)
 
     def view(self, clause: Clause) -> None:
         said = clause.rule == "view"
@@ -221,15 +241,15 @@ class _Reading:
 
     def time(self, told: Telling, item: Item) -> str:
         time = told.time
+        if time == "both":
+            self.problems += ["it speaks of both images at once"] if told.rule != "unchanged" else []
+            time = ""
         if self.kind == "prediction":
             if told.future:
                 return "now"
             return "then" if time in ("", "now") else time
         if not time and told.past:
             return "then"
-        if time == "both":
-            self.problems += ["it speaks of both images at once"] if told.rule != "unchanged" else []
-            return ""
         return time
 
     def when(self, time: str) -> str:

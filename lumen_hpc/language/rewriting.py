@@ -2,6 +2,7 @@
 
 Equal (type, question, short answer) are requested once. A sentence that fails the check is requested again with
 another seed; after the last attempt the grammar's own sentence replaces it. No unchecked sentence reaches a row.
+An answer to a closed question opens with `Yes,` or `No,`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
 from lumen_hpc.language.prognosis import predictions
 from lumen_hpc.language.protocol import Engine
-from lumen_hpc.language.sentences import sentence
+from lumen_hpc.language.sentences import opened, sentence
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ def answer(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> 
             if reasons:
                 request.rejected.append("; ".join(reasons))
             else:
-                request.long_answer, request.source = text, engine.source
+                request.long_answer, request.source = opened(request.short_answer, text), engine.source
         pending = [request for request in pending if not request.long_answer]
     for request in pending:
         request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"

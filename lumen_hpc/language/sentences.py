@@ -6,7 +6,16 @@ A difference keeps the dataset's own clauses, so that `diff_vqa.parse_difference
 
 from __future__ import annotations
 
-from lumen_hpc.data.diff_vqa import Change, parse_difference, parse_findings, parse_question, render_difference
+import re
+
+from lumen_hpc.data.diff_vqa import (
+    Change,
+    is_closed,
+    parse_difference,
+    parse_findings,
+    parse_question,
+    render_difference,
+)
 from lumen_hpc.errors import UserError
 
 
@@ -59,6 +68,21 @@ def _yes(answer: str) -> bool:
     return answer.lower() == "yes"
 
 
+def _opening(answer: str) -> str:
+    return "Yes, " if _yes(answer) else "No, "
+
+
+def opened(short_answer: str, text: str) -> str:
+    """A long answer to a closed question with `Yes,` or `No,` before it where it does not open so (section 2.2).
+
+    The paper's example keeps them, and the accuracy of close-ended questions reads them.
+    """
+    if not is_closed(short_answer) or re.match(rf"{short_answer.strip()}\b", text, re.IGNORECASE):
+        return text
+    first = text[:1].lower() if text[1:2].islower() or text[1:2] == " " else text[:1]
+    return f"{_opening(short_answer.strip())}{first}{text[1:]}"
+
+
 def _where(answer: str) -> str:
     """A location answer as the end of `The finding is …`: the dataset gives adjectives, sides and whole phrases."""
     words = answer.lower().split()
@@ -81,21 +105,27 @@ _BY_TEMPLATE = {
     "what abnormalities are seen in this image?": lambda finding, place, answer: _seen(None, answer),
     "what abnormalities are seen in the {location}?": lambda finding, place, answer: _seen(place, answer),
     "is there evidence of any abnormalities in this image?": lambda finding, place, answer: (
-        f"There is {'' if _yes(answer) else 'no '}evidence of abnormalities in this image."
+        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}evidence of abnormalities in this image."
     ),
     "is there evidence of {finding} in this image?": lambda finding, place, answer: (
-        f"There is {'' if _yes(answer) else 'no '}evidence of {finding} in this image."
+        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}evidence of {finding} in this image."
     ),
     "is the {finding} bilateral?": lambda finding, place, answer: (
-        f"The {finding} is {'' if _yes(answer) else 'not '}bilateral."
+        f"{_opening(answer)}the {finding} is {'' if _yes(answer) else 'not '}bilateral."
     ),
     "is there {finding} in the {location}?": lambda finding, place, answer: (
-        f"There is {'' if _yes(answer) else 'no '}{finding} in the {place}."
+        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}{finding} in the {place}."
     ),
-    "is there {finding}?": lambda finding, place, answer: f"There is {'' if _yes(answer) else 'no '}{finding}.",
+    "is there {finding}?": lambda finding, place, answer: (
+        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}{finding}."
+    ),
     "which view is this image taken?": lambda finding, place, answer: f"This image is taken in the {answer}.",
-    "is this PA view?": lambda finding, place, answer: f"This image is {'' if _yes(answer) else 'not '}a PA view.",
-    "is this AP view?": lambda finding, place, answer: f"This image is {'' if _yes(answer) else 'not '}an AP view.",
+    "is this PA view?": lambda finding, place, answer: (
+        f"{_opening(answer)}this image is {'' if _yes(answer) else 'not '}a PA view."
+    ),
+    "is this AP view?": lambda finding, place, answer: (
+        f"{_opening(answer)}this image is {'' if _yes(answer) else 'not '}an AP view."
+    ),
     "where in the image is the {finding} located?": lambda finding, place, answer: (
         f"The {finding} is {_where(answer)}."
     ),

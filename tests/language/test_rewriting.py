@@ -51,7 +51,7 @@ def test_an_unfaithful_sentence_is_requested_again_with_another_seed_and_its_rea
 def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
     (row,) = rewrite([question(1)], Scripted("Edema is seen."), Rewrite(attempts=3), seed=0)
     assert (row["source"], row["attempts"], len(row["rejected"])) == ("fallback", 3, 3)
-    assert row["long_answer"] == "There is no evidence of edema in this image."
+    assert row["long_answer"] == "No, there is no evidence of edema in this image."
 
 
 def test_equal_questions_are_requested_once_and_variants_separately():
