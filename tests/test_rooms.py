@@ -84,3 +84,11 @@ def test_jobs_do_not_import_each_other():
     for path, room in _files():
         if room == "jobs" and path.stem != "__init__":
             assert "jobs" not in set(_imports(path)), path.relative_to(ROOT)
+
+
+def test_tests_and_benchmarks_do_not_import_each_other():
+    for top, other in (("tests", "benchmarks"), ("benchmarks", "tests")):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    assert node.module.split(".")[0] != other, f"{path.relative_to(ROOT)} imports {node.module}"

@@ -12,6 +12,7 @@ ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
 NOUNS = ("N", "Turn", "Any", "Change")
+VERBS = ("Did", "NotDid", "Done")
 ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": "up", "downadj": "down"}
 
 
@@ -195,7 +196,7 @@ def telling(clause: Clause) -> Telling:
             continue
         for word in part.leaves():
             for role, value in word.roles.items():
-                if role != "diseased" or part.kind not in ("Did", "NotDid", "Done"):
+                if role != "diseased" or part.kind not in VERBS:
                     roles.setdefault(role, []).append(value)
     verbs = [
         v for part in others if part.kind in ("Did", "NotDid", "Done") for r in ("done", "base") for v in part.roles(r)

@@ -64,7 +64,7 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     reading = _Reading(kind)
     if len(text) > LONGEST:
         reading.unread.append(f"longer than {LONGEST:,} characters")
-    for sentence in _sentences(found):
+    for sentence in sentences_of(found):
         reading.add(sentence, lenient)
     return reading.facts(found, lead)
 
@@ -73,7 +73,8 @@ def _ends(word: Word) -> bool:
     return word.text in (",", ".", ";", ":")
 
 
-def _sentences(found: list[Word]) -> Iterator[list[Word]]:
+def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
+    """The words of a text cut at its full stops and semicolons."""
     sentence: list[Word] = []
     for word in found:
         if "stop" not in word.roles:
@@ -191,6 +192,9 @@ class _Reading:
 
     def view(self, clause: Clause) -> None:
         said = clause.rule == "view"
+        told = telling(clause)
+        if told.future or told.time:
+            self.problems.append("it speaks of another time")
         for phrase in clause.parts:
             for view in phrase.roles("view") if phrase.kind == "View" else ():
                 if self.views.setdefault(view, said) != said:
@@ -203,6 +207,11 @@ class _Reading:
         said.named |= bool(item.phrase.parts)
         if told.future and self.kind != "prediction":
             self.problems.append("it speaks of what may be")
+        turning = told.events or told.newly or told.readings or item.event or told.rule in ("gone", "unchanged")
+        if told.time == "then" and (told.future or (turning and self.kind == "difference")):
+            self.problems.append("it confuses the two images")
+        if told.past and (told.future or (told.rule == "there" and turning)):
+            self.problems.append("it speaks of the past")
         if told.lasting and self.kind not in CHANGING:
             self.problems.append("it speaks of another time")
         if told.row in ("S Be", "S NotBe (Loc | lie)?") and told.empty:
@@ -225,11 +234,8 @@ class _Reading:
         said.types |= item.types | told.types
         said.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"] + told.places
         said.foretold |= told.future
-        if (
-            said.levels[""]
-            and (told.to or (told.levels and (told.become or time == "now")))
-            and told.rule in ("level", "event")
-        ):
+        later = told.to or told.readings or (told.levels and (told.become or time == "now"))
+        if later and said.levels[""] and told.rule in ("level", "event"):
             said.levels["then"] += said.levels[""]
             said.levels[""] = []
         if told.to:
@@ -269,15 +275,13 @@ class _Reading:
         else:
             said.there[time].add(True)
             said.present |= told.present and self.kind == "difference"
-        if (item.event or told.newly) and time == "then":
-            self.problems.append("it confuses the two images")
 
     def _absent(self, told: Telling, item: Item, said: Said, time: str) -> None:
         if item.there.get(time) is False:
             self.problems.append("it denies a denial")
         if item.event:
             said.events.add(f"not-{item.event}")
-        elif self.kind == "difference" and (told.missing or told.unlike):
+        elif self.kind == "difference" and ((told.missing and time != "then") or told.unlike):
             said.events.add("gone")
         else:
             said.there[time].add(False)
@@ -355,6 +359,8 @@ class _Reading:
             levels = {"": levels[""] if levels["now"] else []}
         stray: Levels = frozenset((level,) for told in levels.values() for level in told)
         if read:
+            if any(level not in {before for before, *_ in read} for level in levels.get("then", ())):
+                self.problems.append("its level before is not that of its change")
             for event, sign in (("up", 1), ("down", -1)):
                 if event in events and all(rise(*reading) == -sign for reading in read):
                     self.problems.append("its direction is not that of its levels")

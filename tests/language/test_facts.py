@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.fact_check import CASES, measured
 from lumen_hpc.data.diff_vqa import TEMPLATES, Change, LevelChange, render_difference
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.sentences import sentence
+from sandbox.fact_cases import CASES, measured
 from tests.realcxr import TABLE, needed
 
 DIFFERENCE = "what has changed compared to the reference image?"

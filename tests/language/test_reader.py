@@ -1,0 +1,242 @@
+"""The reader by kinds of wording: what is refused beside its faithful neighbours, and that a reading never fails."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.fact_check import CASES
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.language import parsing
+from lumen_hpc.language.facts import check, score
+from lumen_hpc.language.reader import read, sentences_of
+from lumen_hpc.language.sentences import sentence
+from lumen_hpc.language.words import lexicon, words
+from lumen_hpc.metrics.change import Reader, direction, facts
+from lumen_hpc.metrics.closed import stated
+
+DIFFERENCE = "what has changed compared to the reference image?"
+ASKED = {
+    "new": ("difference", DIFFERENCE, "the main image has an additional finding of edema than the reference image. "),
+    "gone": ("difference", DIFFERENCE, "the main image is missing the finding of edema than the reference image. "),
+    "level": ("difference", DIFFERENCE, "the level of edema has changed from mild to severe. "),
+    "same": ("difference", DIFFERENCE, "nothing has changed."),
+    "yes": ("presence", "is there edema?", "yes"),
+    "no": ("presence", "is there edema?", "no"),
+    "list": ("abnormality", "what abnormalities are seen in this image?", "edema"),
+    "place": ("location", "where is the edema?", "left lung"),
+    "mild": ("level", "what level is the edema?", "mild"),
+    "view": ("view", "which view is this image taken?", "AP view"),
+    "soon": (
+        "prediction",
+        "What changes can be expected in 30 days?",
+        "the main image has an additional finding of edema than the reference image. ",
+    ),
+}
+KINDS = yaml.safe_load(Path(__file__).with_name("reader_kinds.yaml").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind['kind']} ({kind['asked']})")
+def test_a_kind_of_unfaithful_wording_is_refused_and_its_neighbours_pass(kind):
+    passed = [text for text in kind["faithful"] + kind["unfaithful"] if not check(*ASKED[kind["asked"]], text)]
+    assert passed == kind["faithful"]
+
+
+SLOTS = {
+    "negation": [
+        (rf"\b{verb}\b(?! not)", f"{verb} {adverb}not")
+        for verb in ("is", "are", "has", "have", "will", "was")
+        for adverb in ("", "clearly ", "still ", "now ", "certainly ")
+    ],
+    "negation after an adverb": [
+        (rf"\b{verb}\b(?! not)", f"{verb} not {adverb}")
+        for verb in ("is", "are", "has", "have")
+        for adverb in ("yet", "fully", "entirely", "clearly", "always", "only")
+    ],
+    "aspect": [
+        (r"\b(has|have) (\w+)ed\b", r"is \2ing"),
+        (r"\bhas been\b", "is being"),
+        (r"\b(has|have) ", r"\1 almost "),
+    ],
+    "tense": [(r"\bis\b", "was"), (r"\bis\b", "used to be"), (r"\bare\b", "were"), (r"\bis\b", "will be")],
+    "mood": [
+        (r"\.$", "?"),
+        (r"^", "If "),
+        (r"^", "Perhaps "),
+        (r"\bis\b", "may be"),
+        (r"\bis\b", "seems"),
+        (r"\bhas\b", "may have"),
+    ],
+    "degree": [
+        (r"\b(edema|pneumonia|nodule|effusion)\b", rf"{word} \1")
+        for word in ("severe", "mild", "significant", "some", "only")
+    ],
+    "place": [(r"\b(edema|pneumonia|nodule)\b", rf"{word} \1") for word in ("left", "right", "apical")]
+    + [(r"\.$", " on the left."), (r"\.$", " in part of the lung."), (r"\bleft\b", "right")],
+    "image": [
+        ("main image", "reference image"),
+        ("reference image", "main image"),
+        (r"\.$", " on the reference image."),
+    ],
+    "quantity": [(r"^", "Not all "), (r"\b(edema|pneumonia|nodule)\b", r"several \1s"), (r"\bno\b", "little")],
+    "conjunction": [
+        (r"\.$", " and other findings."),
+        (r"\.$", ", or a nodule."),
+        (r"\.$", " but not certainly."),
+        (" and ", " or "),
+    ],
+}
+SENTENCES = [(*asked, text) for asked in ASKED.values() for text in (sentence(*asked),)]
+SENTENCES += [(*ASKED[kind["asked"]], text) for kind in KINDS for text in kind["faithful"]]
+TRUE_ALL_THE_SAME = re.compile(
+    r"was taken in|was an? AP|was present on the reference image but absent|was present on the main image but not"
+    r"|(?:change was|images were)|(?:will|may) be (?:expected|likely)"
+    r"|mild edema (?:has|is|of|in)|level of (?:the )?mild edema|left (?:edema|lung) (?:is|on)|lung on the"
+    r"|reference image on the reference|(?:clearing of|resolution of|is) the edema on|Resolved edema on"
+    r"|up from mild on the reference"
+)
+"""A tense that changes nothing, a level or side told twice, the edema on the old image."""
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_sentence_with_one_slot_turned_is_refused(slot):
+    tried, passed = 0, []
+    for kind, question, short_answer, text in SENTENCES:
+        for old, new in SLOTS[slot]:
+            turned = re.sub(old, new, text, count=1)
+            if turned == text or TRUE_ALL_THE_SAME.search(turned):
+                continue
+            tried += 1
+            if not check(kind, question, short_answer, turned):
+                passed.append((short_answer, turned))
+    assert tried >= 20
+    assert passed == []
+
+
+def _read_by_rules() -> Counter:
+    """How many sentences of the cases and the table each row of the clauses reads."""
+    used: Counter = Counter()
+    texts = [case["long_answer"] for case in read_jsonl(CASES)] + [text for *_, text in SENTENCES]
+    texts += [text for kind in KINDS for text in kind["unfaithful"]]
+    for given in (given for text in dict.fromkeys(texts) for given in sentences_of(words(text))):
+        for parse in parsing.strict(parsing.phrases_of(given)):
+            used.update({(clause.rule, clause.row) for clause in parse})
+    return used
+
+
+def test_every_row_of_the_grammar_reads_some_sentence():
+    used = _read_by_rules()
+    assert [row for row in parsing.grammar().rows if not used[row]] == []
+
+
+def test_every_role_of_a_word_has_a_place_in_the_grammar():
+    table = Path(parsing.__file__).with_name("grammar.yaml").read_text()
+    roles = {role for kinds in lexicon().signs for role in kinds}
+    assert {role for role in roles if not re.search(rf"\b{role}\b", table)} == {"stop"}
+
+
+LENIENT = [
+    (
+        "The moderate pleural effusion has increased from small to severe.",
+        {("level", "pleural effusion", "small", "severe")},
+    ),
+    ("I cannot determine any change.", None),
+    ("I am not able to compare the images.", None),
+    ("There is new edema and pneumonia. Edema is seen in both lungs.", {("new", "edema"), ("new", "pneumonia")}),
+    ("Edema and pneumonia have resolved. The edema was severe.", {("resolved", "edema"), ("resolved", "pneumonia")}),
+    ("Edema has changed from moderate to mild. Mild edema remains.", {("level", "edema", "moderate", "mild")}),
+    ("The main image has additional findings of edema, pneumonia, and", {("new", "edema"), ("new", "pneumonia")}),
+    ("- New edema\n- Resolved pneumonia", {("new", "edema"), ("resolved", "pneumonia")}),
+    ("New: edema/pneumonia. Resolved: nodule", {("new", "edema"), ("new", "pneumonia"), ("resolved", "nodule")}),
+    ("Nothing has really changed.", set()),
+    ("The edema has worsened.", set()),
+]
+
+
+@pytest.mark.parametrize("text, claimed", LENIENT)
+def test_an_answer_in_the_wild_claims_what_it_says(text, claimed):
+    change = Reader([]).change(text)
+    assert (None if change is None else facts(change)) == claimed
+
+
+def test_a_change_without_levels_has_a_direction():
+    assert [direction(Reader([]).change(f"The edema {verb}.")) for verb in ("has worsened", "is better")] == [
+        "worse",
+        "better",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- Edema\n- Pneumonia\n- Atelectasis", "edema/pneumonia/atelectasis", "edema & pneumonia & atelectasis",
+     "1. Edema\n2. Pneumonia\n3. Atelectasis", "The image shows edema, pneumonia, atelectasis and"],
+)  # fmt: skip
+def test_a_list_in_the_wild_names_all_its_findings(text):
+    assert Reader([]).findings(text) == {"edema", "pneumonia", "atelectasis"}
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("No pneumothorax, but there is a pleural effusion.", "yes"),
+        ("No doubt there is a pleural effusion.", "yes"),
+        ("There is no question that there is a pleural effusion.", "yes"),
+        ("Edema: no. Pleural effusion: yes.", "yes"),
+        ("Pleural effusion: no. Edema: yes.", "no"),
+        ("There is no pneumothorax. There is an effusion.", "yes"),
+        ("Neither edema nor effusion.", "no"),
+        ("I don't think there is an effusion.", None),
+        ("There is edema.", None),
+        ("I can't tell.", None),
+    ],
+)
+def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):
+    assert stated("presence", "is there evidence of pleural effusion in this image?", text) == answer
+
+
+def test_no_answer_ends_a_reading():
+    draw = random.Random(14)
+    cases = draw.sample(list(read_jsonl(CASES)), 400)
+    reader = Reader([])
+    for case in cases:
+        given = case["long_answer"].split()
+        i = draw.randrange(len(given))
+        for turned in (
+            given[:i] + given[i + 1 :],
+            given[: i + 1] + given[i:],
+            draw.sample(given, len(given)),
+            given[:i],
+        ):
+            text = " ".join(turned)
+            kind = case["type"] if case["type"] in ("difference", "prediction") else "difference"
+            if change := reader.change(text, kind):
+                assert isinstance(facts(change), set) and direction(change) in (
+                    "worse",
+                    "better",
+                    "mixed",
+                    "same",
+                    None,
+                )
+            reader.findings(text)
+            stated(case["type"], case["question"], text)
+            assert 1 <= score(case["type"], case["question"], case["long_answer"], text) <= 10
+            check(case["type"], case["question"], case["short_answer"], text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["edema, ", "edema and ", "the ", "left ", "mild ", "from mild to moderate to ", "no edema or ", "now also newly ",
+     "which was seen before, ", "of the left lung and ", "both of the left ", ", ", "(PA) ", "one hundred and twenty "],
+)  # fmt: skip
+def test_long_texts_are_read_in_bounded_time(piece):
+    text = (piece * 28_000)[:28_000]
+    started = time.process_time()
+    assert read(text, "difference").unread
+    read(text, "difference", lenient=True)
+    assert time.process_time() - started < 5
