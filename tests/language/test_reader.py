@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.fact_check import CASES
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language import parsing
 from lumen_hpc.language.facts import check, score
@@ -20,6 +19,7 @@ from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import lexicon, words
 from lumen_hpc.metrics.change import Reader, direction, facts
 from lumen_hpc.metrics.closed import stated
+from sandbox.fact_cases import CASES
 
 DIFFERENCE = "what has changed compared to the reference image?"
 ASKED = {

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.significance import NULLS, rejections
 from lumen_hpc.metrics.significance import (
     ClusterBootstrap,
     ClusterPermutation,
@@ -15,6 +14,7 @@ from lumen_hpc.metrics.significance import (
     holm,
     wilcoxon,
 )
+from sandbox.null_data import NULLS, rejections
 
 
 def mean(values) -> Column:

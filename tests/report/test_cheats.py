@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.cheats import score
 from lumen_hpc.config.schema import Evaluate
+from sandbox.cheat_scores import score
 from sandbox.cheats import CHEATS, World, rows
 from tests.report import pretend
 

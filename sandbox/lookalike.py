@@ -1,6 +1,6 @@
 """A full-size stand-in for Medical-Diff-VQA, built from real follow-up findings.
 
-    python -m benchmarks.lookalike FOLDER [QUESTIONS] [1.0.0|1.0.1]
+    python -m sandbox.lookalike FOLDER [QUESTIONS] [1.0.0|1.0.1]
 
 Patients, the order of their radiographs, views and findings are the NIH ChestX-ray14 table's, which the
 torchxrayvision package ships (112,120 images of 30,805 patients). Dates, sides, levels and types are not in that
