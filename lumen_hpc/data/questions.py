@@ -1,18 +1,18 @@
 """Medical-Diff-VQA's questions: one pass checks each row, adds its id and interval, and writes it as JSON.
 
-The pass works on blocks of rows, column by column, since a file has 700,000 of them. A block with a fault is
-halved until the bad row is alone.
+The pass works on blocks of rows, column by column, since a file has 700,000 of them.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -90,9 +90,50 @@ def read_questions(
 class _Fault(Exception):
     """A bad row: its kind, by which it is counted, and the reason."""
 
+    columns = (255, False, 0, 0, b"")
+    """In place of a form's; as int8, the type is -1."""
+
     def __init__(self, kind: str, reason: str):
         super().__init__(kind, reason)
         self.kind, self.reason = kind, reason
+
+
+@dataclass(eq=False)
+class _Rows:
+    """The rows of a block in columns; in ids and positions, -1 is what cannot be read or found."""
+
+    forms: list[_Form | _Fault]
+    tail: list[bytes]
+    type: np.ndarray
+    """int8, as `closed` and `split`."""
+    closed: np.ndarray
+    split: np.ndarray
+    text_hash: np.ndarray
+    """uint64"""
+    study_id: np.ndarray
+    """int64, as all that follow."""
+    subject_id: np.ndarray
+    ref_id: np.ndarray
+    """0 for a question about one image."""
+    main: np.ndarray
+    """Position of the study in Studies."""
+    reference: np.ndarray
+    reordered: np.ndarray
+    row: np.ndarray
+    line: np.ndarray
+
+    @property
+    def pair(self) -> np.ndarray:
+        """bool: difference questions."""
+        return self.type == _DIFFERENCE
+
+    def without(self, positions: Iterable[int]) -> _Rows:
+        """The other rows."""
+        keep: np.ndarray = np.ones(len(self.type), bool)
+        keep[list(positions)] = False
+        columns: Any = (getattr(self, column.name) for column in fields(self))
+        kept: list[Any] = [list(compress(c, keep)) if isinstance(c, list) else c[keep] for c in columns]
+        return _Rows(*kept)
 
 
 class _Reader:
@@ -105,83 +146,105 @@ class _Reader:
         """Writes a block's rows; a row with a fault goes to `bad`."""
         if not len(block.rows):
             return
-        try:
-            self._write(block)
-        except _Fault as fault:
-            if len(block.rows) == 1:
-                self.bad.question(block.place(self.questions.file, 0), fault.kind, fault.reason, text=_readable(block))
-                return
-            half = len(block.rows) // 2
-            self.take(block.part(slice(half)))
-            self.take(block.part(slice(half, None)))
+        rows = self._parsed(block)
+        faults = self._faults(rows)
+        if self.reorder:
+            self._exchange(rows, block, faults)
+        for at, fault in sorted(faults.items()):
+            self.bad.question(block.place(self.questions.file, at), *fault, text=_readable(block, at))
+        self._write(rows.without(faults) if faults else rows)
 
-    def _write(self, block: Block) -> None:
-        """Writes all rows of a block, or raises _Fault before anything is written."""
+    def _parsed(self, block: Block) -> _Rows:
         study, subject, ref, rest = block.columns
         forms = list(map(self.forms.__getitem__, rest))
         *codes, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
         types, closed, splits = (np.frombuffer(bytes(column), np.int8) for column in codes)
-        reordered: np.ndarray = np.zeros(len(rest), np.int8)
-        study_id, subject_id = _numbers("study_id", study), _numbers("subject_id", subject)
         pairs = np.flatnonzero(types == _DIFFERENCE)
-        ref_id = _numbers("ref_id", [ref[at].removesuffix(b".0") for at in pairs.tolist()])
-        main, of_pair = self._positions(study_id), self._positions(ref_id)
-        self._same_patient(main, subject_id)
-        self._same_patient(of_pair, subject_id[pairs])
-        if (main[pairs] == of_pair).any():
-            raise _Fault("bad pair", f"study {study_id[0]} is compared with itself")
+        ref_id: np.ndarray = np.zeros(len(rest), np.int64)
+        ref_id[pairs] = whole_numbers([ref[at].removesuffix(b".0") for at in pairs.tolist()])
+        reference: np.ndarray = np.full(len(rest), -1)
+        reference[pairs] = self.studies.positions(ref_id[pairs])
+        study_id = whole_numbers(study)
+        return _Rows(
+            forms, tails, types, closed, splits, np.array(hashes, np.uint64), study_id, whole_numbers(subject), ref_id,
+            self.studies.positions(study_id), reference, np.zeros(len(rest), np.int64), block.rows, block.lines,
+        )  # fmt: skip
 
-        if self.reorder:
-            later = self._earlier_main(main[pairs], of_pair)
-            backwards = pairs[later]
-            main[backwards], of_pair[later] = of_pair[later], main[backwards]
-            study_id[backwards], ref_id[later] = ref_id[later], study_id[backwards]
-            reordered[backwards] = 1
-            for at in backwards.tolist():
-                forms[at] = self.reordered_forms[rest[at]]
-        reference: np.ndarray = np.full(len(main), -1)
-        refs: np.ndarray = np.zeros(len(main), np.int64)
-        days: np.ndarray = np.zeros(len(main), np.int64)
-        reference[pairs], refs[pairs] = of_pair, ref_id
-        days[pairs] = self.studies.day[main[pairs]] - self.studies.day[of_pair]
-        for at, reference_id, interval in zip(pairs.tolist(), ref_id.tolist(), days[pairs].tolist(), strict=True):
-            form = forms[at]
-            tails[at] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
+    def _faults(self, rows: _Rows) -> dict[int, tuple[str, str]]:
+        """Position → kind and reason, of the first fault of each bad row."""
+        owner = self.studies.subject
+        checks: tuple[tuple[np.ndarray, Callable[[int], tuple[str, str]]], ...] = (
+            (rows.type < 0, lambda at: _kind_and_reason(rows.forms[at])),
+            (rows.study_id < 0, lambda at: ("bad id", "study_id is missing or not a whole number")),
+            (rows.subject_id < 0, lambda at: ("bad id", "subject_id is missing or not a whole number")),
+            (rows.pair & (rows.ref_id < 0), lambda at: ("bad id", "ref_id is missing or not a whole number")),
+            (rows.main < 0, lambda at: self._unknown(int(rows.study_id[at]))),
+            (rows.pair & (rows.reference < 0), lambda at: self._unknown(int(rows.ref_id[at]))),
+            (owner[rows.main] != rows.subject_id, lambda at: self._another(rows.main[at], rows.subject_id[at])),
+            (
+                rows.pair & (owner[rows.reference] != rows.subject_id),
+                lambda at: self._another(rows.reference[at], rows.subject_id[at]),
+            ),
+            (
+                rows.pair & (rows.main == rows.reference),
+                lambda at: ("bad pair", f"study {rows.study_id[at]} is compared with itself"),
+            ),
+        )
+        faults: dict[int, tuple[str, str]] = {}
+        for wrong, fault in checks:
+            for at in np.flatnonzero(wrong).tolist():
+                if at not in faults:
+                    faults[at] = fault(at)
+        return faults
+
+    def _unknown(self, study_id: int) -> tuple[str, str]:
+        return "unknown study", f"study {study_id} is not in {self.studies.file}"
+
+    def _another(self, at: Any, claimed: Any) -> tuple[str, str]:
+        study, owner = self.studies.study[at], self.studies.subject[at]
+        where = f"study {study} belongs to subject {owner} in {self.studies.file}, to subject {claimed} here"
+        return "study of another patient", where
+
+    def _exchange(self, rows: _Rows, block: Block, faults: dict[int, tuple[str, str]]) -> None:
+        """Exchanges the studies, and the answer, of good pairs whose main study is of an earlier day."""
+        main, reference = self.studies.day[rows.main], self.studies.day[rows.reference]
+        for at in np.flatnonzero(rows.pair & (main > 0) & (reference > main)).tolist():
+            if at in faults:
+                continue
+            form = rows.forms[at] = self.reordered_forms[block.columns[3][at]]
+            if isinstance(form, _Fault):
+                faults[at] = _kind_and_reason(form)
+            rows.main[at], rows.reference[at] = rows.reference[at], rows.main[at]
+            rows.study_id[at], rows.ref_id[at] = rows.ref_id[at], rows.study_id[at]
+            rows.reordered[at] = 1
+
+    def _write(self, rows: _Rows) -> None:
+        """Writes good rows."""
+        if not len(rows.type):
+            return
+        pairs = np.flatnonzero(rows.pair)
+        days: np.ndarray = np.zeros(len(rows.type), np.int64)
+        days[pairs] = self.studies.day[rows.main[pairs]] - self.studies.day[rows.reference[pairs]]
+        for at, reference_id, interval in zip(
+            pairs.tolist(), rows.ref_id[pairs].tolist(), days[pairs].tolist(), strict=True
+        ):
+            form = cast(_Form, rows.forms[at])
+            rows.tail[at] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
         # Rows of a study are adjacent, so its ids are formatted once for all of them.
-        runs = np.flatnonzero(np.diff(main, prepend=-1))
-        texts = [_IDS % ids for ids in zip(subject_id[runs].tolist(), study_id[runs].tolist(), strict=True)]
-        ids = _ids(study_id, refs, hashes)
+        runs = np.flatnonzero(np.diff(rows.main, prepend=-1))
+        texts = [_IDS % ids for ids in zip(rows.subject_id[runs].tolist(), rows.study_id[runs].tolist(), strict=True)]
+        ids = _ids(rows.study_id, rows.ref_id, rows.text_hash)
         digits = ids.astype(">u8").tobytes().hex(" ", 8).encode().split()
-        heads = list(chain.from_iterable(map(repeat, texts, np.diff(runs, append=len(main)).tolist())))
-        lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, tails)))
+        heads = list(chain.from_iterable(map(repeat, texts, np.diff(runs, append=len(days)).tolist())))
+        lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, rows.tail)))
         self.out.write(b"".join(lines))
         for name, values in (
-            ("id", ids), ("main", main), ("reference", reference), ("days", days), ("type", types), ("split", splits),
-            ("closed", closed), ("reordered", reordered), ("row", block.rows), ("line", block.lines),
-            ("bytes", list(map(len, lines))),
+            ("id", ids), ("main", rows.main), ("reference", rows.reference), ("days", days), ("type", rows.type),
+            ("split", rows.split), ("closed", rows.closed), ("reordered", rows.reordered), ("row", rows.row),
+            ("line", rows.line), ("bytes", list(map(len, lines))),
         ):  # fmt: skip
             column = getattr(self.questions, name)
             column.frombytes(np.asarray(values, column.typecode).tobytes())
-
-    def _earlier_main(self, main: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """True for pairs whose main study was taken on an earlier day than the reference."""
-        main, reference = self.studies.day[main], self.studies.day[reference]
-        return (main > 0) & (reference > main)
-
-    def _positions(self, study_ids: np.ndarray) -> np.ndarray:
-        at = self.studies.positions(study_ids)
-        if (at < 0).any():
-            raise _Fault("unknown study", f"study {study_ids[at < 0][0]} is not in {self.studies.file}")
-        return at
-
-    def _same_patient(self, positions: np.ndarray, subject_ids: np.ndarray) -> None:
-        wrong = np.flatnonzero(self.studies.subject[positions] != subject_ids)
-        if wrong.size:
-            at, claimed = positions[wrong[0]], subject_ids[wrong[0]]
-            owner = (
-                f"study {self.studies.study[at]} belongs to subject {self.studies.subject[at]} in {self.studies.file}"
-            )
-            raise _Fault("study of another patient", f"{owner}, to subject {claimed} here")
 
 
 _DIFFERENCE = TYPES.index("difference")
@@ -191,17 +254,14 @@ _PAIR_TAIL = b',"ref_study_id":%d,%b,"interval_days":%d,"split":"%b"}\n'
 _TAIL = b',"ref_study_id":null,%b,"interval_days":null,"split":"%b"}\n'
 
 
-def _readable(block: Block) -> str:
-    """A single row as csv text, for rejected.jsonl."""
-    return b",".join(column[0] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
+def _kind_and_reason(form: _Form | _Fault) -> tuple[str, str]:
+    assert isinstance(form, _Fault)
+    return form.kind, form.reason
 
 
-def _numbers(column: str, texts: Sequence[bytes]) -> np.ndarray:
-    """int64 [n]"""
-    numbers = whole_numbers(texts)
-    if (numbers < 0).any():
-        raise _Fault("bad id", f"{column} is missing or not a whole number")
-    return numbers
+def _readable(block: Block, at: int) -> str:
+    """A row as csv text, for rejected.jsonl."""
+    return b",".join(column[at] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np.ndarray:
@@ -230,16 +290,20 @@ class _Form(NamedTuple):
 
 
 class _Forms(dict):
-    """Forms by the text of a row from its type on; most rows repeat one of a few thousand."""
+    """Forms, or faults, by the text of a row from its type on; most rows repeat one of a few thousand."""
 
     def __init__(self, reordered: bool = False) -> None:
         super().__init__()
         self._reordered = reordered
 
-    def __missing__(self, rest: bytes) -> _Form:
+    def __missing__(self, rest: bytes) -> _Form | _Fault:
         if len(self) == 1 << 14:
             self.clear()  # cheaper than a least-recently-used order
-        form = self[rest] = _form(rest, self._reordered)
+        try:
+            form: _Form | _Fault = _form(rest, self._reordered)
+        except _Fault as fault:
+            form = fault
+        self[rest] = form
         return form
 
 
@@ -249,10 +313,10 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     Raises _Fault for other than four fields of UTF-8, an unknown type or split, an empty text, or an answer that
     its question cannot have.
     """
-    fields = parse_row(rest)
-    if fault := row_fault(fields, 4, lead=len(_COLUMNS) - 4):
+    parsed = parse_row(rest)
+    if fault := row_fault(parsed, 4, lead=len(_COLUMNS) - 4):
         raise _Fault(*fault)
-    type, question, answer, split = fields
+    type, question, answer, split = parsed
     if type not in TYPES:
         raise _Fault("unknown question type", f"question_type {type!r} is none of {', '.join(TYPES)}")
     if split not in SPLITS:

@@ -45,10 +45,6 @@ class Block(NamedTuple):
         """The place of one of the rows."""
         return Place(file, int(self.rows[at]), int(self.lines[at]))
 
-    def part(self, which: slice) -> Block:
-        """Some of the rows."""
-        return Block([column[which] for column in self.columns], self.rows[which], self.lines[which])
-
 
 BLOCK = 4096
 """Rows of a block."""
