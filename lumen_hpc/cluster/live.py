@@ -43,7 +43,7 @@ def tasks(record: dict[str, Any], job: JobRecord, queued: dict[str, slurm.Job]) 
 
     Another cluster's, another user's or another job of the same number is none of them.
     """
-    if not queued or (record.get("cluster") or slurm.cluster()) != slurm.cluster():
+    if not queued or _elsewhere(record):
         return {}
     names = slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
     found = {position: queued[name] for position, name in enumerate(names) if name in queued}
@@ -115,7 +115,7 @@ def require_own(run: Run) -> None:
         jobs = [job["id"] for job in record["jobs"]]
         if not jobs or record.get("cancelled") or run.profile.executor != "slurm" or not slurm.installed():
             continue
-        if record.get("cluster") and record["cluster"] != slurm.cluster():
+        if _elsewhere(record):
             raise UserError(
                 f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_listed(jobs)}), this is "
                 f"{slurm.cluster()}; go on there, or first: python launch.py cancel run={run.folder.name}, there"
@@ -135,6 +135,12 @@ def mark_cancelled(run: Run) -> None:
         if record["jobs"] and record.get("cluster") == slurm.cluster():
             folder = record.pop("folder")
             files.write_text(folder / "plan.json", json.dumps(record | {"cancelled": True}))
+
+
+def _elsewhere(record: dict[str, Any]) -> bool:
+    """Whether another cluster than this one has a submission's jobs."""
+    named = record.get("cluster", "")
+    return bool(named) and slurm.cluster() not in ("", named)
 
 
 def owner(record: dict[str, Any]) -> str:

@@ -137,8 +137,13 @@ def settings() -> dict[str, str]:
 
 
 def cluster() -> str:
-    """The cluster's name."""
-    return settings().get("ClusterName", "")
+    """The cluster's name; empty where users may not ask for the configuration."""
+    try:
+        return settings().get("ClusterName", "")
+    except Unreachable:
+        raise
+    except UserError:
+        return ""
 
 
 def largest_array() -> int:
