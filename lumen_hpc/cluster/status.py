@@ -181,8 +181,8 @@ def table(run: Run, found: list[StepStatus], console: Console) -> None:
             console.print(f"{item.step}: {line}", markup=False, soft_wrap=True)
         for kind in item.failures:
             where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
-            console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False)
-            console.print(f"   fix: {kind['fix']}", markup=False)
+            console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False, soft_wrap=True)
+            console.print(f"   fix: {kind['fix']}", markup=False, soft_wrap=True)
             if kind.get("log"):
                 console.print(f"   log:  {kind['log']}", markup=False, soft_wrap=True)
 
