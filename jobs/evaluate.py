@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,14 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
         folder = task.run.folder / "report"
-        files, checks = assemble.report(inputs(task), settings.evaluate, settings.seed, folder)
+        shown = not task.run.restricted if settings.evaluate.images is None else settings.evaluate.images
+        evaluate, given = replace(settings.evaluate, images=shown), inputs(task)
+        if task.run.restricted and shown:
+            given.identity = replace(given.identity, shows_patients=True)
+        files, checks = assemble.report(given, evaluate, settings.seed, folder)
+        if task.run.restricted:
+            for path in files:
+                path.chmod(0o600)
         for path in files:
             yield {
                 "file": os.path.relpath(path, task.folder),

@@ -46,5 +46,4 @@ def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.Engine
 
 def allowed_endpoints(task: Task) -> list[str] | None:
     """The servers that may see this run's data; None if the data is not restricted."""
-    rules = task.run.profile.data_use
-    return rules.endpoints if task.settings.data.source == "mimic" and rules.restricted else None
+    return task.run.profile.data_use.endpoints if task.run.restricted else None

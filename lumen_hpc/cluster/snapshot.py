@@ -23,14 +23,29 @@ PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "vllm", "vllm-cp
             "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit", "omegaconf")  # fmt: skip
 
 
+CODE = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}
+"""Endings of the code's files."""
+
+
 def files() -> list[Path]:
-    """The files that make up the code, uncommitted ones included, relative to the checkout."""
+    """The files that make up the code, uncommitted ones included, relative to the checkout.
+
+    Hidden files, other files than code (data, keys) and symbolic links are left out: a link's target would be copied
+    into the run's folder, whatever it is.
+    """
     found = []
     for name in TAKEN:
         top = SOURCE / name
         inside = [top] if top.is_file() else sorted(top.rglob("*"))
-        found += [path.relative_to(SOURCE) for path in inside if path.is_file() and "__pycache__" not in path.parts]
+        found += [path.relative_to(SOURCE) for path in inside if _is_code(path)]
     return found
+
+
+def _is_code(path: Path) -> bool:
+    parts = path.relative_to(SOURCE).parts
+    links = any(SOURCE.joinpath(*parts[: depth + 1]).is_symlink() for depth in range(len(parts)))
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+    return path.suffix in CODE and not links and not hidden and path.is_file()
 
 
 def take(run: Path) -> Path:

@@ -100,6 +100,11 @@ class Run:
     settings: Settings
     profile: Profile
 
+    @property
+    def restricted(self) -> bool:
+        """True where the run's data are credentialed: private files, gated servers, no record text in messages."""
+        return self.settings.data.source == "mimic" and self.profile.data_use.restricted
+
     def path(self, stage: str, model: str = "") -> Path:
         """The folder of a step."""
         return self.folder / (f"{stage}-{model}" if model else stage)

@@ -65,7 +65,8 @@ def prepare_folder(run: Run) -> None:
         raise UserError(f"{run.folder}: the variable in profile.runs is not set here; set it, or give runs=FOLDER")
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        if run.settings.data.source == "mimic" and run.profile.data_use.restricted:
+        if run.restricted:
+            os.umask(0o077)  # of what this process writes from now on, and of the jobs: Slurm passes it on
             run.folder.chmod(0o700)
         (run.folder / "layout").write_text(f"{LAYOUT}\n")
     except OSError as error:
@@ -82,7 +83,7 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
     cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
     submission = Submission(top / f"{number:04d}", code, cluster)
-    submission.folder.mkdir()
+    submission.folder.mkdir(mode=0o700)
     saved.save(request, submission.folder / "config.yaml")
     submission.keep(plans)
     return submission

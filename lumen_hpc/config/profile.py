@@ -6,6 +6,7 @@ of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ class Profile:
     """Where restricted data may be and which servers may see it."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
+
+
+_SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"}
+_SECRET_VALUE = re.compile(r"(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)\w|://[^/@\s]+:[^/@\s]+@")
+
+
+def require_no_secret(profile: Profile) -> None:
+    """Raises UserError for a variable of `profile.environment` that looks like a secret, without its value.
+
+    Its value would be written into config.yaml and into the batch scripts of every job.
+    """
+    for name, value in profile.environment.items():
+        if _SECRET_WORDS & set(name.upper().split("_")) or _SECRET_VALUE.search(str(value)):
+            raise UserError(
+                f"profile.environment.{name} looks like a secret, and the profile's values are written into the run's "
+                "files; leave it out and export it in the shell that submits: Slurm passes it on to the jobs"
+            )
 
 
 def names() -> list[str]:

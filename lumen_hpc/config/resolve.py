@@ -107,6 +107,7 @@ def resolve(arguments: list[str]) -> Request:
     _make_absolute(request.settings)
     check(request.settings)
     check(request.profile, "profile.")
+    profiles.require_no_secret(request.profile)
     for kind in request.profile.resources:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")

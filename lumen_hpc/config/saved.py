@@ -47,7 +47,7 @@ def save(request: Request, path: Path) -> None:
         "profile": dataclasses.asdict(request.profile),
         "settings": dataclasses.asdict(request.settings),
     }
-    write_text(path, yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True), private=True)
 
 
 def require_complete(path: Path | str, whole: Any) -> None:

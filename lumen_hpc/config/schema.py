@@ -332,8 +332,8 @@ class Evaluate:
     """Width of the intervals."""
     small: int = 30
     """Slices with fewer samples carry a warning."""
-    images: bool = True
-    """Show images, texts and findings of cases in the page; off for restricted data that must not leave."""
+    images: bool | None = None
+    """Show images, texts and findings of cases in the page; null: unless the data are restricted."""
     cases: int = 500
     """Cases in the page's browser."""
     gates: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
 
     Raises UserError where a model has no answers or no question was answered by every model.
     """
+    settings = replace(settings, images=settings.images is not False)
     answers = {model: list(rows) for model, rows in inputs.answers.items()}
     scores = {model: list(rows) for model, rows in inputs.scores.items()}
     results = Results(

@@ -41,7 +41,7 @@ def cases(results: Results, image: Callable[[str], np.ndarray | None], settings:
             "type": question["type"],
             "days": question.get("interval_days"),
             "findings": sorted(_findings(results, i)) if settings.images else [],
-            "answers": [_answer(results, i, model, settings.images) for model in results.run_models()],
+            "answers": [_answer(results, i, model, bool(settings.images)) for model in results.run_models()],
         }
         if settings.images:
             row |= {"question": question["question"], "short": question["short_answer"].strip(),

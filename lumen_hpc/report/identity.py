@@ -25,6 +25,8 @@ class Identity:
     """`train.base`."""
     judge: str = "grammar"
     """The first judge's engine and model; `grammar` is a rule, not a language model."""
+    shows_patients: bool = False
+    """The page shows images and texts of credentialed data."""
     deviations: tuple[str, ...] = ()
     """Where the run departs from the paper, a sentence each."""
 
@@ -56,6 +58,9 @@ class Identity:
     def banner(self) -> tuple[str, ...]:
         """What a reader must know before any number; empty for the paper's models on the paper's data."""
         lines = []
+        if self.shows_patients:
+            lines.append("This page shows images and texts of credentialed patients: keep it where the data may lie, "
+                         "and pass it to nobody outside the data-use agreement.")  # fmt: skip
         if not self.mimic:
             lines.append("The data are phantoms: generated images, not radiographs. No number here says anything about "
                          "patients, and none compares with a published one.")  # fmt: skip

@@ -1,0 +1,164 @@
+"""Attacks on a run's files: secrets written down, files that others can read, markup that runs."""
+
+from __future__ import annotations
+
+import re
+import stat
+from base64 import b64encode
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.cluster import snapshot, submit
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config import saved
+from lumen_hpc.config.profile import DataUse, Profile
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.schema import Evaluate, Settings
+from lumen_hpc.errors import UserError
+from lumen_hpc.report import assemble
+from tests.report import pretend
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "x"),
+        ("LUMEN_API_KEY", "x"),
+        ("WANDB_API_KEY", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("db_password", "x"),
+        ("HARMLESS", "hf_abcdefgh"),
+        ("PROXY", "http://me:hunter2@proxy.example:3128"),
+    ],
+)
+def test_a_secret_in_the_profiles_environment_is_refused_and_not_repeated(name, value):
+    with pytest.raises(UserError, match=f"profile.environment.{name} looks like a secret") as caught:
+        resolve(["stage=full", f"profile.environment={{{name}: '{value}'}}"])
+    assert "hunter2" not in str(caught.value) and "hf_abc" not in str(caught.value)
+
+
+def test_ordinary_variables_are_accepted():
+    words = ["TOKENIZERS_PARALLELISM: 'false'", "KEYBOARD: us", "HF_HOME: /data", "PROXY: 'http://proxy.example:3128'"]
+    for word in words:
+        resolve(["stage=full", f"profile.environment={{{word}}}"])
+
+
+def test_a_runs_config_is_private(tmp_path):
+    request = resolve(["stage=full", f"runs={tmp_path}"])
+    saved.save(request, tmp_path / "config.yaml")
+    assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
+
+
+@pytest.fixture
+def umask():
+    import os
+
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def restricted(folder: Path, **data_use) -> Run:
+    settings = Settings()
+    settings.data.source = "mimic"
+    return Run(folder, settings, Profile(data_use=DataUse(**data_use)))
+
+
+@pytest.mark.usefixtures("umask")
+def test_everything_that_a_restricted_run_writes_is_private(tmp_path):
+    run = restricted(tmp_path / "run")
+    assert run.restricted
+    submit.prepare_folder(run)
+    (run.folder / "later").write_text("a record")
+    (run.folder / "folder").mkdir()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [run.folder, *run.folder.iterdir()]}
+    assert modes == {"run": 0o700, "layout": 0o600, "later": 0o600, "folder": 0o700}
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_run_without_restricted_data_keeps_the_users_umask(tmp_path):
+    run = restricted(tmp_path / "run", restricted=False)
+    assert not run.restricted
+    submit.prepare_folder(run)
+    assert stat.S_IMODE((run.folder / "layout").stat().st_mode) == 0o644
+
+
+def test_the_snapshot_takes_code_and_neither_links_nor_hidden_files(tmp_path, monkeypatch):
+    source = tmp_path / "checkout"
+    (source / "lumen_hpc" / ".cache").mkdir(parents=True)
+    (source / "jobs").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.py").write_text("SECRET = 1")
+    for name in ("lumen_hpc/a.py", "lumen_hpc/b.yaml", "jobs/c.py", "launch.py"):
+        (source / name).write_text("")
+    for name in ("lumen_hpc/.env", "lumen_hpc/.cache/d.py", "lumen_hpc/id_rsa", "lumen_hpc/patients.csv"):
+        (source / name).write_text("secret")
+    (source / "lumen_hpc" / "link.py").symlink_to(tmp_path / "outside" / "secret.py")
+    (source / "lumen_hpc" / "folder").symlink_to(tmp_path / "outside")
+    monkeypatch.setattr(snapshot, "SOURCE", source)
+    assert sorted(map(str, snapshot.files())) == ["jobs/c.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml"]
+
+
+def test_the_snapshot_of_this_checkout_holds_all_its_code():
+    names = {str(path) for path in snapshot.files()}
+    tops = [snapshot.SOURCE / name for name in ("lumen_hpc", "jobs")]
+    modules = {str(path.relative_to(snapshot.SOURCE)) for top in tops for path in top.rglob("*.py")}
+    assert names >= modules
+    assert names >= {"launch.py", "lumen_hpc/report/page.html", "lumen_hpc/report/page.css", "lumen_hpc/report/page.js"}
+    assert {Path(name).suffix for name in names} <= snapshot.CODE
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    assemble.report(pretend.inputs(patients=6), Evaluate(bootstrap=20), 0, folder)
+    return (folder / "index.html").read_text()
+
+
+def test_the_pages_policy_allows_its_own_parts_alone(page):
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    policy = policy.replace("&#39;", "'")
+    for tag, directive in (("script", "script-src"), ("style", "style-src-elem")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = b64encode(sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'") and "http" not in policy and "connect-src" not in policy
+    assert "script-src 'unsafe" not in policy
+    assert page.index("Content-Security-Policy") < page.index("<style>")
+
+
+def test_the_page_of_a_restricted_run_has_no_images_unless_switched_on(tmp_path):
+    from jobs import evaluate
+
+    shown = []
+
+    def report(given, settings, seed, folder):
+        shown.append((settings.images, given.identity.shows_patients))
+        (folder / "index.html").write_text("page")
+        return [folder / "index.html"], []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lumen_hpc.report.assemble.report", report)
+        patch.setattr(evaluate, "inputs", lambda task: pretend.inputs(patients=1))
+        from lumen_hpc.cluster.stage import Shard, Step, Task
+
+        for images in (None, True, False):
+            for is_restricted in (True, False):
+                run = restricted(tmp_path / f"{images}-{is_restricted}", restricted=is_restricted)
+                run = replace(run, settings=replace(run.settings, evaluate=Evaluate(images=images)))
+                (run.folder / "report").mkdir(parents=True)
+                (run.folder / "evaluate").mkdir()
+                list(evaluate.work(Task(run=run, step=Step(evaluate.STAGE)))(Shard(0, 1)))
+                mode = stat.S_IMODE((run.folder / "report" / "index.html").stat().st_mode)
+                assert mode == 0o600 if is_restricted else mode != 0o600
+    assert shown == [(False, False), (True, False), (True, True), (True, False), (False, False), (False, False)]
+
+
+def test_a_page_that_shows_patients_says_so():
+    from lumen_hpc.report.identity import Identity
+
+    assert any("credentialed" in line for line in Identity(data="mimic", shows_patients=True).banner)
+    assert not any("credentialed" in line for line in Identity(data="mimic").banner)
