@@ -11,6 +11,7 @@ from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.weights import verify
 
 STAGE = Stage(
     name="predict",
@@ -33,7 +34,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.serving.predictor import open_predictor
 
     questions = Records(task.run.path("instruct") / "lumen-test.jsonl")
-    predictor = open_predictor(task.run.weights(task.model), task.settings.predict, model=task.model)
+    weights = verify(task.run.weights(task.model), task.run.profile.cache)
+    predictor = open_predictor(weights, task.settings.predict, model=task.model)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         yield from predictor.answer(questions, shard.span(len(questions)))

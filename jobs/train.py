@@ -12,6 +12,7 @@ from typing import Any
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
 from lumen_hpc.models import MODELS
+from lumen_hpc.weights import verify
 
 STAGE = Stage(
     name="train",
@@ -33,7 +34,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         outcome = train(
             task.settings.train,
             task.run.path("instruct") / f"{task.model}-train.jsonl",
-            task.run.base_weights,
+            verify(task.run.base_weights, task.run.profile.cache),
             task.folder,
             seed=task.settings.seed,
             ranks=task.ranks,

@@ -1,8 +1,16 @@
-"""Where a model's weights lie, by one rule for all stages."""
+"""Where a model's weights lie, by one rule for all stages, and whether they are what was fetched."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import sha256
+
+NOTE = "fetched.json"
+"""In the profile's cache: the revision, hashes, sizes and times of what stage=fetch staged or found there."""
 
 
 def locate(name: str, cache: str | Path) -> Path:
@@ -20,3 +28,53 @@ def locate(name: str, cache: str | Path) -> Path:
 def locate_experts(folder: str, cache: str | Path) -> Path:
     """TorchXRayVision's weights: the folder of `experts.weights`, or `<cache>/torchxrayvision` where that is empty."""
     return Path(folder or Path(cache) / "torchxrayvision").expanduser()
+
+
+def note(folder: Path) -> dict[str, Any]:
+    """What `verify` compares a folder with: {"files": {name: sha256}, "status": {name: [bytes, mtime_ns]}}."""
+    files = _files(folder)
+    return {
+        "files": {name: sha256(path) for name, path in files.items()},
+        "status": {name: _status(path) for name, path in files.items()},
+    }
+
+
+def verify(folder: Path, cache: str | Path) -> Path:
+    """Returns a folder of weights about to be loaded, if it holds what stage=fetch recorded, or it recorded nothing.
+
+    A file whose size and time are the recorded ones is not read again; any other is hashed. Raises UserError for a file
+    that differs, is missing or was added: a new index would lead to other weights.
+    """
+    file = Path(cache).expanduser() / NOTE
+    if folder.parent.resolve() != file.parent.resolve() or not file.exists():
+        return folder
+    notes = json.loads(file.read_text())
+    noted = next((entry for name, entry in notes.items() if name.rsplit("/", 1)[-1] == folder.name), None)
+    if noted is None:
+        return folder
+    found = _files(folder)
+    for name in sorted(found.keys() | noted["files"].keys()):
+        if name not in found:
+            reason = "is missing"
+        elif name not in noted["files"]:
+            reason = "was not fetched"
+        elif noted.get("status", {}).get(name) == _status(found[name]) or sha256(found[name]) == noted["files"][name]:
+            continue
+        else:
+            reason = "has another SHA-256"
+        raise UserError(
+            f"{folder}: {name} {reason}, by {file}; fetch the model again into an empty folder, or record it anew by "
+            f"deleting its entry there and running stage=fetch"
+        )
+    return folder
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {str(path.relative_to(folder)): path for path in paths}
+    return {name: path for name, path in names.items() if not name.startswith(".cache/")}  # the hub client's own
+
+
+def _status(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

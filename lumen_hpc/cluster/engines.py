@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lumen_hpc.cluster.stage import Task
 from lumen_hpc.config import schema
-from lumen_hpc.weights import locate
+from lumen_hpc.weights import locate, verify
 
 if TYPE_CHECKING:
     from lumen_hpc.language.protocol import Engine
@@ -41,7 +41,8 @@ def with_local_model(engine: schema.EngineSettings, task: Task) -> schema.Engine
     """The engine's settings with the model's folder in place of its name, for a model that runs in this process."""
     if not engine.in_task:
         return engine
-    return replace(engine, model=str(locate(engine.model, task.run.profile.cache)))
+    cache = task.run.profile.cache
+    return replace(engine, model=str(verify(locate(engine.model, cache), cache)))
 
 
 def allowed_endpoints(task: Task) -> list[str] | None:

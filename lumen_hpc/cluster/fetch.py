@@ -1,8 +1,8 @@
 """`stage=fetch`: brings every weight that a run's settings name into the profile's cache, from a node with internet.
 
 Not a job: compute nodes are offline. Downloads resume; the revision that the first fetch resolved and each file's
-hash are recorded in `<cache>/fetched.json`, and later fetches require them. Without internet it prints what to copy
-where.
+hash are recorded in `<cache>/fetched.json`; later fetches and every load require them. Without internet it prints what
+to copy where.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from rich.console import Console
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256, write_json
+from lumen_hpc.files import write_json
 from lumen_hpc.language.export_text_llama import original
-from lumen_hpc.weights import locate, locate_experts
+from lumen_hpc.weights import NOTE, locate, locate_experts, note, verify
 
 LICENCES = {
     "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
     "Efficient-Large-Model/": "weights are for non-commercial use; read the model's page",
 }
-NOTE = "fetched.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ def fetch(settings: Settings, cache: Path, console: Console) -> int:
 def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) -> bool:
     noted = notes.get(need.name)
     if need.there and noted:
+        verify(need.folder, cache)
         console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})", markup=False)
         return True
     console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""), markup=False)
@@ -94,16 +94,18 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}", markup=False)
         if need.there:
-            console.print(f"   {need.folder} is there, brought by hand: its revision is not known", markup=False)
+            console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are recorded now")
+            notes[need.name] = {"revision": "unknown", **note(need.folder), "fetched": now()}
+            write_json(cache / NOTE, notes)
         return need.there
-    files = [path for path in sorted(need.folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
-    hashes = {str(path.relative_to(need.folder)): sha256(path) for path in files}
+    found = note(need.folder)
+    hashes = found["files"]
     if noted and noted["files"] != hashes:
         changed = sorted(name for name in hashes if noted["files"].get(name) != hashes[name])
         raise UserError(
             f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} recorded at the first fetch"
         )
-    notes[need.name] = {"revision": revision, "files": hashes, "fetched": now()}
+    notes[need.name] = {"revision": revision, **found, "fetched": now()}
     write_json(cache / NOTE, notes)
     return True
 

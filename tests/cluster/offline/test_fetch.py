@@ -79,7 +79,7 @@ def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(se
             folder.mkdir(parents=True)
             (folder / "config.json").write_text("{}")
     code, output = run(settings, tmp_path)
-    assert code == 0 and output.count("brought by hand") == 3
+    assert code == 0 and output.count("copied by hand") == 3
 
 
 def test_the_demo_names_no_weights(hub, tmp_path):
