@@ -5,7 +5,7 @@ Both read a folder through `nvila.config.read_config`, so the official and the f
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,9 @@ class NVILATokenizer(PreTrainedTokenizerFast):
 
 def stop_ids(config: NVILAConfig) -> list[int]:
     """Ids that end an answer, ascending: `<|im_end|>` and the eos tokens of generation_config.json."""
-    settings = json.loads(config.files.get("llm/generation_config.json", b"{}"))
-    eos = settings.get("eos_token_id") or []
-    return sorted({Tokenizer.from_files(config.files).end, *(eos if isinstance(eos, list) else [eos])})
+    eos = config.generation.get("eos_token_id")
+    others = eos if isinstance(eos, list) else [eos] if eos is not None else []
+    return sorted({Tokenizer.from_files(config.files).end, *others})
 
 
 def stored_dtype(config: NVILAConfig) -> str:
@@ -109,10 +109,25 @@ def chat_template(config: NVILAConfig) -> str:
 
     An image stands where its part stands among the text parts; where the texts have `<image>` themselves, it stands
     there, and another number of them than of images is refused. With `dynamic` a newline follows each image, as the
-    official training has it.
+    official training has it. Control tokens in the texts become plain text.
     """
+    pairs = [(token, f"{token[0]} {token[1:]}") for token in _controls(config)]
+    plain = "".join(f" | replace({_quoted(token)}, {_quoted(text)})" for token, text in pairs)
     mark = IMAGE + "\\n" if config.aspect == "dynamic" else IMAGE
-    return _TEMPLATE.replace("SYSTEM", SYSTEM).replace("START", START).replace("END", END).replace("MARK", mark)
+    template = _TEMPLATE.replace(" | PLAIN", plain).replace("MARK", mark)
+    return template.replace("SYSTEM", SYSTEM).replace("START", START).replace("END", END)
+
+
+def _controls(config: NVILAConfig) -> list[str]:
+    """The tokenizer's control tokens but `<image>`, longest first: what `chat.encode` takes for plain text in data."""
+    added = Tokenizer.from_files(config.files).backend.get_added_tokens_decoder().values()
+    names = {token.content for token in added if token.content != IMAGE and re.search(r"[^\w\s]", token.content)}
+    return sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
+
+
+def _quoted(text: str) -> str:
+    """A Jinja string."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 _TEMPLATE = (
@@ -136,7 +151,7 @@ _TEMPLATE = (
     "{%- if marks != images -%}"
     "{{- raise_exception('the text has ' ~ marks ~ ' <image> but ' ~ images ~ ' images are given') -}}"
     "{%- endif -%}"
-    "{{- 'START' + message['role'] + '\\n' + (turn.text | replace('<image>', 'MARK') | trim) + 'END\\n' -}}"
+    "{{- 'START' + message['role'] + '\\n' + (turn.text | PLAIN | replace('<image>', 'MARK') | trim) + 'END\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'STARTassistant\\n' -}}{%- endif -%}"
 )
