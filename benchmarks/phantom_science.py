@@ -29,7 +29,6 @@ from lumen_hpc.data import findings_line, perturbations, phantom, phantom_ceilin
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, parse_difference
 from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.metrics.change import Reader, facts, tally
-from lumen_hpc.nvila.attention import SpanPlan
 from lumen_hpc.nvila.packing import shared_length
 from lumen_hpc.report import composed
 from lumen_hpc.training import phantom_records, pretrain, sampler
@@ -81,7 +80,7 @@ def loss_of_kinds(model: nvila.NVILA, packed: list, kinds: list[list[str]]) -> t
     """The sum of each kind's mean over its supervised tokens, and these means."""
     batch = nvila.pack(packed)
     embeds, _ = model.embed(batch)
-    hidden = model.decode(embeds, batch.position_ids, SpanPlan(batch.spans, model.kernel)).flatten(0, 1)
+    hidden = model.decode(embeds, batch.position_ids, model.attention_plan(batch)).flatten(0, 1)
     labels, previous = batch.labels.flatten(), batch.previous.flatten()
     learned = ((labels != nvila.chat.IGNORE) & (previous >= 0)).nonzero().squeeze(1)
     nll = F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")

@@ -91,7 +91,7 @@ def make(folder: Path, samples: int, quick: bool) -> None:
 
 
 def settings(**changes: Any) -> Train:
-    known = {"precision": "fp32", "zero": 1, "gradient_checkpointing": False, "global_batch": GLOBAL_BATCH}
+    known = {"precision": "fp32", "zero": 1, "checkpointing": "none", "global_batch": GLOBAL_BATCH}
     sizes = {"max_tokens": 1024, "token_budget": 4096, "workers": 1, "learning_rate": 1e-4, "checkpoint_every": 10**6}
     return Train(**{**known, **sizes, **changes})
 
@@ -110,7 +110,7 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
         folder=out,
         version="benchmark",
     )
-    learner = Learner(nvila.load(folder / "base"), train.tune, gradient_checkpointing=False, zero=train.zero)
+    learner = Learner(nvila.load(folder / "base"), train)
     return loop.Work(learner, Batcher(records, found, prepare, Pictures()), found, out, {})
 
 

@@ -219,8 +219,8 @@ class Train:
     """Largest gradient norm."""
     precision: str = choice("bf16", "bf16", "fp32")
     """Number format of the forward and backward passes."""
-    zero: int = choice(3, 0, 1, 2, 3)
-    """DeepSpeed ZeRO stage."""
+    zero: int | str = choice(3, 0, 1, 2, 3, "auto")
+    """DeepSpeed ZeRO stage; `auto`: the lowest that fits the GPUs' memory, kept for the whole training."""
     max_tokens: int = in_range(8192, 1)
     """Longest sample [tokens]; a longer one is bad input."""
     token_budget: int = runtime_only(16384, low=1)
@@ -241,8 +241,13 @@ class Train:
     """Parts that learn; the others stay frozen."""
     on_bad: str = choice("stop", "stop", "skip")
     """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
-    gradient_checkpointing: bool = runtime_only(True)
-    """Recompute activations in the backward pass."""
+    checkpointing: str = runtime_choice("full", "full", "selective", "none", "auto")
+    """Activations recomputed in the backward pass: all, all but matrix products and attention, none; `auto`: the
+    fewest that fit the GPUs' memory."""
+    attention: str = runtime_choice("auto", "auto", "flash", "flex", "sdpa", "eager")
+    """Attention kernel; `auto`: flash-attention where it is installed, else sdpa. flex: one compiled call a layer."""
+    compiled: bool = runtime_only(False)
+    """Compile the transformer layers (the language model's with train.attention=flex alone)."""
     checkpoint_every: int = runtime_only(200, low=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = runtime_only(2, low=1)

@@ -1,8 +1,9 @@
 """Attention over rows that hold several samples, and over the cache while generating.
 
 A batch says who attends whom by a list of `Span`s instead of a mask of tokens by tokens: the tokens of a span see
-their own span causally and, where it has one, all of a shared prefix. Each span is one call of a causal kernel, so
-padding and packing cost nothing here and no 16k x 16k mask exists. transformers' Qwen2 layers reach this
+their own span causally and, where it has one, all of a shared prefix. On a GPU all spans are one call a layer
+(flash-attention's `varlen`, or FlexAttention, block_mask.py); with sdpa each span is a call of a causal kernel. Padding
+and packing cost nothing either way, and no 16k x 16k mask exists. transformers' Qwen2 layers reach this
 module through its attention registry, which hands the keyword `plan` through untouched.
 """
 
@@ -22,8 +23,10 @@ from transformers import AttentionInterface
 
 from lumen_hpc.errors import UserError
 
+from .block_mask import block_mask_plan
+
 NAME = "lumen_spans"
-KERNELS = ("sdpa", "eager", "flash")
+KERNELS = ("sdpa", "eager", "flash", "flex")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ def check_kernel(kernel: str) -> str:
     return kernel
 
 
+def plan(spans: Sequence[Span], rows: int, length: int, kernel: str, device: torch.device) -> Plan:
+    """The attention of a batch of `rows` rows of `length` tokens, built once for all its layers."""
+    if kernel == "flex":
+        return block_mask_plan(spans, rows, length, device)
+    return SpanPlan(spans, kernel)
+
+
 @dataclass
 class SpanPlan:
     """Attention of a padded, packed or prefix-sharing batch; with `keep`, keys and values are kept for a cache."""
@@ -64,6 +74,7 @@ class SpanPlan:
     kernel: str = "sdpa"
     keep: bool = False
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _varlen: VarlenIndex | None = None
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
@@ -71,7 +82,9 @@ class SpanPlan:
         if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
             from flash_attn import flash_attn_varlen_func
 
-            return spans_varlen(self.spans, q, k, v, scale, flash_attn_varlen_func)
+            if self._varlen is None:  # once a batch, not once a layer
+                self._varlen = VarlenIndex.of(self.spans, q.shape[2], q.device)
+            return spans_varlen(self._varlen, q, k, v, scale, flash_attn_varlen_func)
         return _spans_one_by_one(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
 
 
@@ -125,27 +138,49 @@ def _eager(q, k, v, scale) -> torch.Tensor:
     return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
 
 
-def spans_varlen(spans, q, k, v, scale, varlen) -> torch.Tensor:
+@dataclass(frozen=True)
+class VarlenIndex:
+    """Where the queries and keys of all spans lie in the flattened rows, as flash-attention's `varlen` needs it."""
+
+    queries: torch.Tensor
+    """int64 [covered tokens], and [keys] with every prefix once a span that sees it."""
+    keys: torch.Tensor
+    query_ends: torch.Tensor
+    """int32 [spans + 1], cumulated lengths from 0."""
+    key_ends: torch.Tensor
+    longest: tuple[int, int]
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], length: int, device: torch.device) -> VarlenIndex:
+        """The index of `spans` in rows of `length` tokens."""
+        queries, keys, query_lengths, key_lengths = [], [], [0], [0]
+        for span in spans:
+            base = span.row * length
+            own = torch.arange(base + span.start, base + span.stop)
+            prefix = torch.arange(base + span.prefix[0], base + span.prefix[1])
+            queries.append(own)
+            keys += [prefix, own]
+            query_lengths.append(len(own))
+            key_lengths.append(len(prefix) + len(own))
+        ends = [torch.tensor(x).cumsum(0, dtype=torch.int32) for x in (query_lengths, key_lengths)]
+        at, seen, query_ends, key_ends = (
+            x.to(device, non_blocking=True) for x in (torch.cat(queries), torch.cat(keys), *ends)
+        )
+        return cls(at, seen, query_ends, key_ends, (max(query_lengths), max(key_lengths)))
+
+
+def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen) -> torch.Tensor:
     """All spans in one call of flash-attention's `varlen` function, whose causal mask ends at the bottom right.
 
     A span's keys are its prefix and itself, gathered; so a prefix is copied once a span, but never scored twice.
     """
     rows, heads, length, width = q.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-    queries, keys, query_lengths, key_lengths = [], [], [0], [0]
-    for span in spans:
-        base = span.row * length
-        own = torch.arange(base + span.start, base + span.stop, device=q.device)
-        prefix = torch.arange(base + span.prefix[0], base + span.prefix[1], device=q.device)
-        queries.append(own)
-        keys += [prefix, own]
-        query_lengths.append(len(own))
-        key_lengths.append(len(prefix) + len(own))
-    query_at, key_at = torch.cat(queries), torch.cat(keys)
-    ends = [torch.tensor(x, device=q.device).cumsum(0, dtype=torch.int32) for x in (query_lengths, key_lengths)]
-    longest = max(query_lengths), max(key_lengths)
-    part = varlen(q[query_at], k[key_at], v[key_at], *ends, *longest, softmax_scale=scale, causal=True)
-    return torch.zeros_like(q).index_copy(0, query_at, part).view(rows, length, heads, width)
+    ends = index.query_ends, index.key_ends
+    part = varlen(
+        q[index.queries], k[index.keys], v[index.keys], *ends, *index.longest, softmax_scale=scale, causal=True
+    )
+    return torch.zeros_like(q).index_copy(0, index.queries, part).view(rows, length, heads, width)
 
 
 @dataclass

@@ -17,8 +17,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from lumen_hpc.errors import UserError
 
-from . import attention
-from .attention import Plan, SpanPlan
+from . import attention, layers
+from .attention import Plan
 from .chat import IGNORE, Tokenizer
 from .config import NVILAConfig
 from .generate import Answer, generate
@@ -66,6 +66,8 @@ class NVILA(nn.Module):
         self.kernel = attention.check_kernel(kernel)
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
+        self.tile_multiple = 1
+        """The tower's calls are filled up with blank tiles to this multiple: few shapes for compiled layers."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
         vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
@@ -101,11 +103,16 @@ class NVILA(nn.Module):
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute the activations of each transformer layer in the backward pass (in training mode)."""
-        for part in (self.vision_tower, self.llm):
-            if on:
-                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            else:
-                part.gradient_checkpointing_disable()
+        self.prepare_layers("full" if on else "none")
+
+    def prepare_layers(self, checkpointing: str, **options: Any) -> None:
+        """Choose recomputation and compilation of the transformer layers; options as for `layers.prepare`."""
+        layers.prepare(self, checkpointing, **options)
+
+    def attention_plan(self, batch: Batch) -> Plan:
+        """The batch's attention, built once for all layers."""
+        rows, length = batch.token_ids.shape
+        return attention.plan(batch.spans, rows, length, self.kernel, batch.token_ids.device)
 
     def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]:
         """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
@@ -117,6 +124,7 @@ class NVILA(nn.Module):
             self.config,
             self.tiles_at_once,
             self.sync_tower_calls,
+            self.tile_multiple,
         )
         embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
         if pictures.features:
@@ -140,9 +148,8 @@ class NVILA(nn.Module):
 
         `hidden` is `decode`'s; `logits`, if computed for all places, avoid a second run of the head.
         """
-        labels, previous = batch.labels.flatten(), batch.previous.flatten()
-        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
-        predictors = previous[learned]
+        labels, learned = batch.labels.flatten(), batch.learned
+        predictors = batch.previous.flatten()[learned]
         if logits is None:
             predicted = self.llm.lm_head(hidden.flatten(0, 1)[predictors])
         else:
@@ -173,7 +180,7 @@ class NVILA(nn.Module):
             batch = batch.batch()
         batch = batch.to(self.device)
         embeds, pictures = self.embed(batch)
-        hidden = self.decode(embeds, batch.position_ids, SpanPlan(batch.spans, self.kernel))
+        hidden = self.decode(embeds, batch.position_ids, self.attention_plan(batch))
 
         full = self.llm.lm_head(hidden) if logits == "all" else None
         summed, supervised = self.summed_loss(batch, hidden, full)

@@ -81,11 +81,18 @@ class Batch:
     spans: list[Span]
     lengths: list[int]
     """Length of each sample, in the order given, as if it stood alone [tokens]."""
+    learned: torch.Tensor
+    """int64 [supervised tokens], their flat places; known here, so that a GPU need not be asked for their number."""
 
     @property
     def supervised(self) -> int:
         """Tokens that the loss counts; their sum over processes and micro-batches is the global mean's denominator."""
-        return int(((self.labels != IGNORE) & (self.previous >= 0)).sum())
+        return len(self.learned)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the samples, a shared beginning once, padding left out."""
+        return sum(span.stop - span.start for span in self.spans)
 
     @property
     def attention_mask(self) -> torch.Tensor:
@@ -93,8 +100,14 @@ class Batch:
         return self.token_ids != PADDING
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        names = ("token_ids", "labels", "position_ids", "previous", "tiles")
-        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
+        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in _TENSORS})
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which copies to a GPU need not be waited for."""
+        return replace(self, **{n: getattr(self, n).pin_memory() for n in _TENSORS})
+
+
+_TENSORS = ("token_ids", "labels", "position_ids", "previous", "tiles", "learned")
 
 
 class _Row:
@@ -131,8 +144,8 @@ def pad(samples: Sequence[Sample]) -> Batch:
     return _batch(rows, [[sample] for sample in samples])
 
 
-def pack(groups: Sequence[Sequence[Sample]]) -> Batch:
-    """All samples in one row without padding; the samples of a group share their pictures.
+def pack(groups: Sequence[Sequence[Sample]], *, multiple: int = 1) -> Batch:
+    """All samples in one row, padded only to a multiple of `multiple`; the samples of a group share their pictures.
 
     A group of several is stored as their longest common beginning, once, and what follows it for each. Raises
     UserError if a group's samples do not have the same pictures.
@@ -147,7 +160,7 @@ def pack(groups: Sequence[Sequence[Sample]]) -> Batch:
         prefix = row.add(group[0], 0, shared)
         for sample in group:
             row.add(sample, shared, len(sample), prefix)
-    return _batch([row], groups)
+    return _batch([row], groups, multiple)
 
 
 def packed_length(group: Sequence[Sample]) -> int:
@@ -181,8 +194,9 @@ def shared_length(group: Sequence[Sample]) -> int:
     return shared
 
 
-def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]]) -> Batch:
+def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]], multiple: int = 1) -> Batch:
     longest = max(row.length for row in rows)
+    longest += -longest % multiple
 
     def stacked(parts: Sequence[Sequence[np.ndarray]], fill: int) -> torch.Tensor:
         full: np.ndarray = np.full((len(rows), longest), fill, dtype=np.int64)
@@ -194,10 +208,12 @@ def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]]) -> Batch:
     # A group whose samples share a beginning has its pictures once, else every sample has its own.
     pictured = [s for group in groups for s in (group[:1] if shared_length(group) else group) if len(s.blocks)]
     previous = stacked([row.previous for row in rows], -1)
+    labels = stacked([row.labels for row in rows], IGNORE)
     offsets = torch.arange(len(rows))[:, None] * longest
     return Batch(
         token_ids=stacked([row.ids for row in rows], PADDING),
-        labels=stacked([row.labels for row in rows], IGNORE),
+        labels=labels,
+        learned=((labels != IGNORE) & (previous >= 0)).flatten().nonzero().squeeze(1),
         position_ids=stacked([row.positions for row in rows], 0),
         previous=torch.where(previous >= 0, previous + offsets, -1),
         tiles=join_tiles([s.tiles for s in pictured]) if pictured else torch.zeros(0, 1, 1, 1, dtype=torch.uint8),

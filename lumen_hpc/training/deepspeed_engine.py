@@ -28,7 +28,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -> dict[str, Any]:
-    """DeepSpeed's settings; batch sizes are nominal, since this project counts samples itself."""
+    """DeepSpeed's settings; batch sizes are nominal, since this project counts samples itself.
+
+    `train.zero` is a number here (`sizing.resolve`).
+    """
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -43,6 +46,7 @@ def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -
         config["zero_optimization"] |= {
             "overlap_comm": torch.cuda.is_available(),
             "contiguous_gradients": True,
+            "memory_efficient_linear": False,  # F.linear adds its bias in the product; DeepSpeed's own adds it after
             "stage3_gather_16bit_weights_on_model_save": True,  # the export gathers the whole model
         }
     if train.precision == "bf16":

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
+from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila import NVILA
-from lumen_hpc.nvila.attention import SpanPlan
-from lumen_hpc.nvila.chat import IGNORE
+from lumen_hpc.nvila import NVILA, layers
+from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
+
+TILE_MULTIPLE = 16
+"""Of the tower's calls where its layers are compiled: four shapes at 64 tiles a call."""
 
 
 class Learner(torch.nn.Module):
@@ -23,8 +25,10 @@ class Learner(torch.nn.Module):
     official code, and are saved as they were.
     """
 
-    def __init__(self, model: NVILA, tune: Sequence[str], *, gradient_checkpointing: bool, zero: int) -> None:
+    def __init__(self, model: NVILA, settings: schema.Train) -> None:
+        """`settings` with no `auto` left (`sizing.resolve`); raises UserError for parts that do not exist."""
         super().__init__()
+        tune = settings.tune
         if unknown := sorted(set(tune) - set(model.parts)):
             raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; use some of {sorted(model.parts)}")
         if not tune:
@@ -35,17 +39,21 @@ class Learner(torch.nn.Module):
             model.parts[part].requires_grad_(True)
         for module in _after_selected(model):
             module.requires_grad_(False)
-        model.gradient_checkpointing(gradient_checkpointing)
-        if zero == 3:
+        model.prepare_layers(settings.checkpointing, compiled=settings.compiled)
+        model.tile_multiple = TILE_MULTIPLE if settings.compiled else 1
+        if settings.zero == 3:
             model.sync_tower_calls = _most_calls
+            if settings.compiled:  # a layer is gathered whole, outside its graph
+                deepspeed.utils.set_z3_leaf_modules(
+                    model, list({type(layer) for part in layers.layers(model).values() for layer in part})
+                )
 
     def forward(self, micro: Micro) -> torch.Tensor:
         """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`."""
         batch, model = micro.batch, self.model
         embeds, _ = model.embed(batch)
-        hidden = model.decode(embeds, batch.position_ids, SpanPlan(batch.spans, model.kernel)).flatten(0, 1)
-        labels, previous = batch.labels.flatten(), batch.previous.flatten()
-        learned = ((labels != IGNORE) & (previous >= 0)).nonzero().squeeze(1)
+        hidden = model.decode(embeds, batch.position_ids, model.attention_plan(batch)).flatten(0, 1)
+        labels, previous, learned = batch.labels.flatten(), batch.previous.flatten(), batch.learned
         if not len(learned):  # nothing to learn here, yet every weight must take part as on the other ranks
             return model.llm.lm_head(hidden[:1]).float().sum(-1)[:0]
         return F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")

@@ -92,10 +92,11 @@ def run(
     if found is not None:
         _same_run(found, work.fingerprint)
     other_world = found is not None and found.world_size != ranks.world_size
-    engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=other_world and settings.zero > 0)
+    convert = other_world and int(settings.zero) > 0
+    engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=convert)
     done = 0
     if found is not None:
-        folder = checkpoints.universal(found, progress) if other_world and settings.zero > 0 else found.folder / TAG
+        folder = checkpoints.universal(found, progress) if convert else found.folder / TAG
         engine.load(folder.parent, folder.name)
         checkpoints.rng(found)
         done = found.step

@@ -146,15 +146,29 @@ class Micro:
     tokens: int
 
     def to(self, device: torch.device) -> Micro:
-        return replace(self, batch=self.batch.to(device), samples=self.samples.to(device))
+        return replace(
+            self, batch=self.batch.to(device, non_blocking=True), samples=self.samples.to(device, non_blocking=True)
+        )
+
+    def pin_memory(self) -> Micro:
+        """The same in page-locked memory, from which copies to a GPU need not be waited for."""
+        return replace(self, batch=self.batch.pin_memory(), samples=self.samples.pin_memory())
 
 
 class Batcher:
     """Reads the records of a survey and packs them for the model."""
 
     def __init__(
-        self, records: Sequence[Record], survey: RecordIndex, preprocessor: Preprocessor, pictures: Pictures
+        self,
+        records: Sequence[Record],
+        survey: RecordIndex,
+        preprocessor: Preprocessor,
+        pictures: Pictures,
+        *,
+        multiple: int = 1,
     ) -> None:
+        """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths."""
+        self._multiple = multiple
         self._records, self._survey, self._preprocessor = records, survey, preprocessor
         self._pictures = pictures
 
@@ -167,9 +181,10 @@ class Batcher:
             return Micro(pack([[self._blank()]]), torch.zeros(0, dtype=torch.int64), 0)
         ids = [sample for sequence in packed for sample in sequence.samples]
         samples = dict(zip(ids, self._samples(ids)))
-        batch = pack([[samples[i] for i in sequence.samples] for sequence in packed])
+        batch = pack([[samples[i] for i in sequence.samples] for sequence in packed], multiple=self._multiple)
         counts = torch.tensor([samples[i].supervised for i in ids])
-        return Micro(batch, torch.repeat_interleave(torch.tensor(ids), counts), batch.token_ids.numel())
+        micro = Micro(batch, torch.repeat_interleave(torch.tensor(ids), counts), batch.tokens)
+        return micro.pin_memory() if torch.cuda.is_available() else micro
 
     def _samples(self, ids: list[int]) -> list[Sample]:
         opened: dict[str, Any] = {}

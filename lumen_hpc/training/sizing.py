@@ -19,6 +19,11 @@ from lumen_hpc.models import Workload
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
 """Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
+MEASURED_MFU = {True: 0.275, False: 0.304}
+"""By `train.shared_prefix`: one H200, torch 2.11, 2026-11-26, micro-batches of 16,384 tokens, full recomputation, sdpa.
+
+Other devices, selective recomputation and compiled layers are not measured yet; benchmarks/gpu_speed.py prints theirs.
+"""
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
 
@@ -123,6 +128,8 @@ class TrainingPlan:
     """On all GPUs together, checkpoints left out."""
     checkpoint_gb: float
     gpus: int
+    mfu: float
+    """Model FLOPs over the GPUs' peak that the hours assume."""
 
     @property
     def memory_gb(self) -> float:
@@ -135,7 +142,8 @@ class TrainingPlan:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
         return (
-            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs; "
+            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs at "
+            f"MFU {self.mfu:.2f}; "
             f"{self.checkpoint_gb:.0f} GB a checkpoint"
         )
 
@@ -146,10 +154,15 @@ def plan(
     *,
     sizes: Sizes | None = None,
     workload: Workload | None = None,
-    mfu: float = 0.4,
+    mfu: float = 0.0,
     peak: float = PEAK_FLOPS["H100"],
 ) -> TrainingPlan:
-    """Cost of these settings on `gpus` GPUs at a stated MFU (model FLOPs over the GPUs' peak)."""
+    """Cost of these settings on `gpus` GPUs; `mfu`: model FLOPs over the GPUs' peak, 0 for what was measured.
+
+    An `auto` that no memory decides counts as its most frugal value (ZeRO-3, full recomputation).
+    """
+    train = _frugal(train)
+    mfu = mfu or MEASURED_MFU[train.shared_prefix]
     sizes, workload = sizes or Sizes(), workload or Workload()
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else workload.samples * train.epochs
@@ -161,6 +174,33 @@ def plan(
         hours=flops / (gpus * peak * mfu) / 3600,
         checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9,
         gpus=gpus,
+        mfu=mfu,
+    )
+
+
+def resolve(
+    train: schema.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None,
+    workload: Workload | None = None,
+) -> schema.Train:  # fmt: skip
+    """The settings with every `auto` decided: as little recomputation as fits, then the lowest ZeRO stage.
+
+    Without a GPU (`gpu_memory_gb` 0) nothing is recomputed, at stage 1. Where nothing fits, the most frugal.
+    """
+    checkpointings = ("none", "selective", "full") if train.checkpointing == "auto" else (train.checkpointing,)
+    stages: tuple[int | str, ...] = (1, 2, 3) if train.zero == "auto" else (train.zero,)
+    for checkpointing in checkpointings:
+        for stage in stages:
+            tried = dataclasses.replace(train, checkpointing=checkpointing, zero=stage)
+            if not gpu_memory_gb or plan(tried, gpus, sizes=sizes, workload=workload).memory_gb <= gpu_memory_gb:
+                return tried
+    return _frugal(train)
+
+
+def _frugal(train: schema.Train) -> schema.Train:
+    return dataclasses.replace(
+        train,
+        zero=3 if train.zero == "auto" else train.zero,
+        checkpointing="full" if train.checkpointing == "auto" else train.checkpointing,
     )
 
 
@@ -174,6 +214,7 @@ def check(
 ) -> TrainingPlan:
     """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
     check_batch(train, gpus)
+    train = resolve(train, gpus, gpu_memory_gb, sizes=sizes, workload=workload)
     found = plan(train, gpus, sizes=sizes, workload=workload)
     if found.memory_gb <= gpu_memory_gb:
         return found
@@ -209,12 +250,12 @@ def _alternatives(train: schema.Train, gpus: int) -> list[tuple[str, schema.Trai
         return dataclasses.replace(train, **values)
 
     tried = [
-        ("train.gradient_checkpointing=true", changed(gradient_checkpointing=True), gpus),
+        ("train.checkpointing=full", changed(checkpointing="full"), gpus),
         (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
         ("train.zero=3", changed(zero=3), gpus),
     ]
-    every = changed(zero=3, gradient_checkpointing=True, token_budget=train.max_tokens)
-    all_of_them = f"train.zero=3 train.gradient_checkpointing=true train.token_budget={train.max_tokens}"
+    every = changed(zero=3, checkpointing="full", token_budget=train.max_tokens)
+    all_of_them = f"train.zero=3 train.checkpointing=full train.token_budget={train.max_tokens}"
     tried.append((all_of_them, every, gpus))
     tried += [(f"{all_of_them} on {gpus * times} GPUs", every, gpus * times) for times in (2, 4, 8)]
     return [(overrides, new, count) for overrides, new, count in tried if (new, count) != (train, gpus)]
@@ -233,11 +274,12 @@ def _learning(train: schema.Train, sizes: Sizes) -> int:
 def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
     width, learning = _bytes(train), _learning(train, sizes)
     weights: float = width * sizes.total
-    if train.zero == 3:  # the shard, and what is gathered while one layer works and the next is fetched
+    stage = int(train.zero)
+    if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched
         weights = weights / gpus + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
-    gradients = width * learning / (gpus if train.zero >= 2 else 1)
+    gradients = width * learning / (gpus if stage >= 2 else 1)
     # In float32 the weights are their own master.
-    optimizer = (12 if width == 2 else 8) * learning / (gpus if train.zero >= 1 else 1)
+    optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)
     tokens = train.token_budget
     tiles = tokens / workload.image_tokens * workload.tiles
     patches = tiles * sizes.patches
@@ -246,7 +288,13 @@ def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) ->
         tokens * (8 * sizes.width + 3 * sizes.mlp),
         min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp),
     )
-    if not train.gradient_checkpointing:
+    if train.checkpointing == "selective":  # a layer's input, and the outputs of its products and its attention
+        kv = sizes.width // sizes.heads * sizes.kv_heads
+        saved = width * (
+            tokens * (5 * sizes.width + 2 * kv + 2 * sizes.mlp) * sizes.layers
+            + patches * (7 * sizes.vision_width + sizes.vision_mlp) * sizes.vision_layers
+        )
+    elif train.checkpointing == "none":
         saved = width * (
             tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
             + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers

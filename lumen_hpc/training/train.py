@@ -35,6 +35,8 @@ from lumen_hpc.training.record_index import Measure, describe, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 
 log = logging.getLogger(__name__)
+LENGTHS = 8
+"""Lengths of a micro-batch that compiled layers meet: each is compiled once, at its first appearance."""
 RESULTS = (
     "training.json", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "restarts.jsonl", "tensorboard", "final", "finished.json",
@@ -76,6 +78,7 @@ def train(
     """
     started = time.monotonic()
     _check_folder(out, ranks)
+    settings = _resolved(settings, base, out, ranks)
     fingerprint = {**_results(settings), "seed": seed, "records": _records_hash(records), "base": _identity(base)}
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
@@ -103,6 +106,18 @@ def train(
         engine.close()
         leave()
     return Outcome(finished, done)
+
+
+def _resolved(settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> schema.Train:
+    """The settings with every `auto` decided by this GPU's memory; the ZeRO stage of a begun training stays."""
+    if settings.zero == "auto" and (out / "training.json").is_file():
+        begun = json.loads((out / "training.json").read_text()).get("train.zero")
+        settings = dataclasses.replace(settings, zero=begun if isinstance(begun, int) else "auto")
+    memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9 if torch.cuda.is_available() else 0.0
+    resolved = sizing.resolve(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
+    if resolved != settings and ranks.first:
+        log.info("train.zero=%s, train.checkpointing=%s", resolved.zero, resolved.checkpointing)
+    return resolved
 
 
 @contextmanager
@@ -159,14 +174,15 @@ def _work(
         log.info("records: %s", describe(found))
     progress("loading the model")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    model = nvila.load(base, dtype=dtype)
+    model = nvila.load(base, dtype=dtype, attention=settings.attention)
     if settings.max_tokens > model.config.max_length:
         raise UserError(
             f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
             f"use at most train.max_tokens={model.config.max_length}"
         )
-    learner = Learner(model, settings.tune, gradient_checkpointing=settings.gradient_checkpointing, zero=settings.zero)
-    batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb))
+    learner = Learner(model, settings)
+    multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
+    batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb), multiple=multiple)
     sizes = sizing.Sizes.read(base)
 
     def flops(micro: Any) -> float:
@@ -192,7 +208,7 @@ def _results(settings: schema.Train) -> dict[str, Any]:
     return {
         f"train.{field.name}": values[field.name]
         for field in dataclasses.fields(settings)
-        if not field.metadata.get("how") and field.name != "base"
+        if not field.metadata.get("runtime_only") and field.name != "base"
     }
 
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila.attention import Span, SpanPlan, check_kernel, spans_varlen
+from lumen_hpc.nvila import block_mask
+from lumen_hpc.nvila.attention import Span, SpanPlan, VarlenIndex, check_kernel, plan, spans_varlen
+from lumen_hpc.nvila.block_mask import BLOCK, block_mask_plan
 
 SPANS = [Span(0, 0, 5), Span(0, 5, 7, (0, 5)), Span(0, 7, 10, (0, 5)), Span(1, 0, 4), Span(1, 6, 9)]
 LENGTH = 10
@@ -52,7 +54,8 @@ def _varlen(q, k, v, ends_q, ends_k, most_q, most_k, softmax_scale, causal):
 
 
 def test_one_call_of_flash_attention_covers_all_spans(qkv):
-    out = spans_varlen(SPANS, *qkv, 0.3, _varlen)
+    index = VarlenIndex.of(SPANS, LENGTH, torch.device("cpu"))
+    out = spans_varlen(index, *qkv, 0.3, _varlen)
     assert (out - _dense(*qkv, 0.3)).abs().max() < 1e-6
 
 
@@ -63,3 +66,63 @@ def test_a_kernel_that_cannot_run_here_is_refused():
         assert check_kernel("auto") == "sdpa"
         with pytest.raises(UserError, match="flash-attn and a GPU"):
             check_kernel("flash")
+
+
+LONG = [Span(0, 0, 200), Span(0, 200, 290, (0, 200)), Span(0, 290, 600, (0, 200)), Span(0, 600, 601), Span(1, 3, 400)]
+"""Spans across, along and inside blocks of 128, with uncovered places, in two rows of 700."""
+
+
+def test_the_block_mask_of_spans_is_the_mask_of_tokens_by_tokens():
+    built = block_mask_plan(LONG, 2, 700, torch.device("cpu"))
+    dense = torch.eye(700, dtype=torch.bool).repeat(2, 1, 1)  # an uncovered place sees itself, and its result is zeroed
+    for span in LONG:
+        for place in range(span.start, span.stop):
+            dense[span.row, place, place] = False
+            dense[span.row, place, span.prefix[0] : span.prefix[1]] = True
+            dense[span.row, place, span.start : place + 1] = True
+    rows, queries, keys = (
+        torch.arange(n).view(shape) for n, shape in ((2, (2, 1, 1)), (700, (1, 700, 1)), (700, (700,)))
+    )
+    assert torch.equal(built.mask.mask_mod(rows, torch.tensor(0), queries, keys), dense)
+    padded = torch.eye(768, dtype=torch.bool).repeat(2, 1, 1)
+    padded[:, :700, :700] = dense
+    padded = padded.view(2, 6, BLOCK, 6, BLOCK)
+    partial, full = (_dense_blocks(*parts) for parts in (
+        (built.mask.kv_num_blocks, built.mask.kv_indices), (built.mask.full_kv_num_blocks, built.mask.full_kv_indices)
+    ))  # fmt: skip
+    assert torch.equal(full, padded.all(4).all(2))
+    assert torch.equal(partial | full, padded.any(4).any(2))
+
+
+def _dense_blocks(counts, indices):
+    blocks = torch.zeros(indices.shape, dtype=torch.bool)
+    for row, _, query in torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist():
+        blocks[row, 0, query, indices[row, 0, query, : counts[row, 0, query]].long()] = True
+    return blocks[:, 0]
+
+
+@pytest.mark.parametrize("spans", [SPANS, LONG])
+def test_flex_attention_equals_the_spans_in_value_and_gradient(spans):
+    length = LENGTH if spans is SPANS else 700
+    torch.manual_seed(0)
+    weights = torch.randn(2, length, 4, 8)
+    found = {}
+    for kernel in ("sdpa", "flex"):
+        torch.manual_seed(1)
+        qkv = [torch.randn(2, heads, length, 8, requires_grad=True) for heads in (4, 2, 2)]
+        out = plan(spans, 2, length, kernel, torch.device("cpu")).attend(0, *qkv, 0.3)
+        (out * weights).sum().backward()
+        found[kernel] = [out.detach(), *(x.grad for x in qkv)]
+    for one, other in zip(found["sdpa"], found["flex"]):
+        assert (one - other).abs().max() < 1e-5
+
+
+def test_the_flex_kernel_applies_the_block_mask(monkeypatch):
+    """Forward alone: FlexAttention has no backward pass on a CPU."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 700, 8) for heads in (4, 2, 2))
+    built = plan(LONG, 2, 700, "flex", torch.device("cpu"))
+    expected = built.attend(0, q, k, v, 0.3)
+    monkeypatch.setattr(block_mask, "_compiled", lambda: block_mask.flex_attention)
+    built.dense = None
+    assert (built.attend(0, q, k, v, 0.3) - expected).abs().max() < 1e-5

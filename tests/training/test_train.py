@@ -43,7 +43,7 @@ def trained(dataset, tmp_path_factory):
     mixed = run("mixed", mixture=MIXTURE, loss="kinds", steps=3)
     start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), mixed, world_size=2)
     early = run("early") | {"stop_at": 1}  # to stop before the first step
-    frozen = run("frozen", tune=["projector", "llm"], zero=3, gradient_checkpointing=True)
+    frozen = run("frozen", tune=["projector", "llm"], zero=3, checkpointing="full")
     start(run("one"), run("separate", shared_prefix=False), frozen, early, run("short", epochs=0.4), world_size=1)
     return folder
 
@@ -131,6 +131,7 @@ def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained,
     # Had the first of them trained again, or only resumed, it would have written the final model again.
     assert (out / "earlier" / "000" / "final" / "complete.json").stat().st_mtime_ns == first
     assert (out / "final" / "complete.json").stat().st_mtime_ns != first
+    assert not (out / "earlier" / "001").exists()
     assert len(toy.metrics(out)) == len(toy.metrics(out / "earlier" / "000")) == 2
 
 

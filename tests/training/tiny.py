@@ -20,7 +20,7 @@ SETTINGS = {
     "max_tokens": 512,
     "token_budget": 512,
     "checkpoint_every": 3,
-    "gradient_checkpointing": False,
+    "checkpointing": "none",
     "workers": 1,
     "warmup": 0.1,
 }

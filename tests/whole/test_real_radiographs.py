@@ -48,7 +48,7 @@ def recipe(base: Path, rewriter: Path) -> dict:
         },
         "train": {
             "base": str(base), "steps": 6, "global_batch": 8, "learning_rate": 1e-3, "precision": "fp32", "zero": 1,
-            "gradient_checkpointing": False, "max_tokens": 2048, "workers": 1,
+            "checkpointing": "none", "max_tokens": 2048, "workers": 1,
         },
         "predict": {"shards": 2, "max_new_tokens": 12, "controls": ["same"]},
         "evaluate": {"bootstrap": 50},

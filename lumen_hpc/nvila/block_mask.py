@@ -1,0 +1,93 @@
+"""FlexAttention for packed rows: one call a layer, with the batch's block mask built once.
+
+The mask of a `Span` list is three numbers a query: where its own span starts, and where its prefix starts and stops.
+From these follow both the rule within a block and which blocks are empty, partial or full, without a mask of tokens
+by tokens. All of it is tensors, so a compiled layer takes every batch of one shape without compiling again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+if TYPE_CHECKING:
+    from .attention import Span
+
+BLOCK = 128
+"""Side of a block [tokens], FlexAttention's own default."""
+
+
+@dataclass
+class BlockMaskPlan:
+    """Attention of a batch in one FlexAttention call a layer; places that no span covers give zeros."""
+
+    mask: BlockMask
+    uncovered: torch.Tensor | None
+    """bool [rows, T, 1, 1]; None where spans cover everything."""
+    dense: torch.Tensor | None = None
+    """bool [rows, 1, T, T], on a CPU alone, where FlexAttention has no backward pass: for tests of the same rule."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.dense is None:
+            out = _compiled()(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.dense, scale=scale, enable_gqa=True)
+        out = out.transpose(1, 2)
+        return out if self.uncovered is None else out.masked_fill(self.uncovered, 0)
+
+
+@cache
+def _compiled() -> Any:
+    """The fused kernel; without compilation FlexAttention computes every score."""
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def block_mask_plan(spans: Sequence[Span], rows: int, length: int, device: torch.device) -> BlockMaskPlan:
+    """The plan of `rows` rows of `length` tokens."""
+    padded = -(-length // BLOCK) * BLOCK
+    limits: np.ndarray = np.empty((3, rows, padded), dtype=np.int32)
+    limits[0], limits[1:] = np.arange(padded), 0  # a place that no span covers sees itself: no softmax of nothing
+    uncovered: np.ndarray = np.ones((rows, length), dtype=bool)
+    for span in spans:
+        uncovered[span.row, span.start : span.stop] = False
+        limits[:, span.row, span.start : span.stop] = np.array([[span.start], span.prefix[:1], span.prefix[1:]])
+    start, prefix_start, prefix_stop = torch.from_numpy(limits).to(device, non_blocking=True)
+
+    def visible(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        own = (key >= start[row, query]) & (key <= query)
+        return own | ((key >= prefix_start[row, query]) & (key < prefix_stop[row, query]))
+
+    pairs = _visible_pairs(start, prefix_start, prefix_stop)
+    full = pairs == BLOCK * BLOCK
+    mask = BlockMask.from_kv_blocks(
+        *_blocks((pairs > 0) & ~full), *_blocks(full), BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(length, length)
+    )
+    hidden = torch.from_numpy(uncovered)[:, :, None, None].to(device, non_blocking=True) if uncovered.any() else None
+    dense = None
+    if device.type == "cpu":
+        places = torch.arange(length)
+        dense = visible(torch.arange(rows)[:, None, None, None], places[0], places[:, None], places)
+    return BlockMaskPlan(mask, hidden, dense)
+
+
+def _visible_pairs(start: torch.Tensor, prefix_start: torch.Tensor, prefix_stop: torch.Tensor) -> torch.Tensor:
+    """Visible (query, key) pairs of each block, [rows, query blocks, key blocks]; the limits are [rows, T]."""
+    rows, length = start.shape
+    begin = torch.arange(0, length, BLOCK, device=start.device)
+    after = torch.arange(1, length + 1, device=start.device)[:, None]
+    own = torch.minimum(begin + BLOCK, after) - torch.maximum(begin, start[..., None])
+    prefix = torch.minimum(begin + BLOCK, prefix_stop[..., None]) - torch.maximum(begin, prefix_start[..., None])
+    return (own.clamp_min(0) + prefix.clamp_min(0)).view(rows, -1, BLOCK, len(begin)).sum(2)
+
+
+def _blocks(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool [rows, query blocks, key blocks] → (number a query block, their indices first), with an axis for heads."""
+    order = chosen.int().argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

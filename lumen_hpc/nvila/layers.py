@@ -1,0 +1,93 @@
+"""How the transformer layers run: what the backward pass recomputes, and whether layers are compiled.
+
+Nothing here changes the maths. A layer is compiled as one graph together with its recomputation; under ZeRO-3 the
+layer is the unit that is gathered, so DeepSpeed's hooks stay outside the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import checkpoint as recomputation
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from lumen_hpc.errors import UserError
+
+if TYPE_CHECKING:
+    from .model import NVILA
+
+CHECKPOINTING = ("full", "selective", "none")
+"""What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
+COMPILED_KERNELS = ("flex",)
+"""Attention whose plan is tensors alone. The others' spans are Python data: every batch would compile again."""
+
+
+def layers(model: NVILA) -> dict[str, list[nn.Module]]:
+    """The transformer layers that run, by part."""
+    tower = getattr(model.vision_tower, "vision_model", model.vision_tower).encoder.layers
+    return {
+        "vision_tower": list(tower[: model.config.select_layer % (len(tower) + 1)]),
+        "llm": list(model.llm.model.layers),
+    }
+
+
+def prepare(model: NVILA, checkpointing: str, *, compiled: bool = False, backend: str = "inductor") -> None:
+    """Set recomputation and compilation of every layer; a later call replaces an earlier one.
+
+    `compiled` compiles the tower's layers, and the language model's where its attention allows
+    (`COMPILED_KERNELS`). Recomputation happens in training mode alone. Raises UserError for another `checkpointing`.
+    """
+    if checkpointing not in CHECKPOINTING:
+        raise UserError(f"checkpointing={checkpointing!r}: use one of {CHECKPOINTING}")
+    options: dict[str, Any] = {"use_reentrant": False}
+    if checkpointing == "selective":
+        options["context_fn"] = selective_contexts
+    for part, chosen in layers(model).items():
+        graph = compiled and (part == "vision_tower" or model.kernel in COMPILED_KERNELS)
+        owner = model.vision_tower if part == "vision_tower" else model.llm
+        if checkpointing == "none" or graph:
+            owner.gradient_checkpointing_disable()
+        else:
+            owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        for layer in chosen:
+            layer.__dict__.pop("forward", None)
+            if graph:
+                forward = layer.forward
+                if checkpointing != "none":
+                    forward = _recomputed(layer, forward, options)
+                layer.forward = torch.compile(forward, backend=backend, dynamic=False, fullgraph=True)
+
+
+def _recomputed(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if layer.training and torch.is_grad_enabled():
+            return recomputation.checkpoint(forward, *args, **options, **kwargs)
+        return forward(*args, **kwargs)
+
+    return run
+
+
+def selective_contexts() -> Any:
+    """Contexts of `torch.utils.checkpoint` that keep matrix products and attention and recompute the rest."""
+    return create_selective_checkpoint_contexts(partial(_policy, _kept_operators()))
+
+
+def _policy(kept: frozenset[Any], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@cache
+def _kept_operators() -> frozenset[Any]:
+    """Matrix products and attention kernels; those that this build of torch lacks are left out."""
+    aten = torch.ops.aten
+    kept = {aten.mm.default, aten.addmm.default, torch.ops.higher_order.flex_attention}
+    for name in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"):
+        if hasattr(aten, f"_scaled_dot_product_{name}"):
+            kept.add(getattr(aten, f"_scaled_dot_product_{name}").default)
+    if hasattr(torch.ops, "flash_attn") and hasattr(torch.ops.flash_attn, "_flash_attn_varlen_forward"):
+        kept.add(torch.ops.flash_attn._flash_attn_varlen_forward.default)
+    return frozenset(kept)
