@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--token-budget", type=int, default=16384)
     parser.add_argument("--zero", type=int, default=3)
     parser.add_argument("--rehearse", action="store_true", help="two CPU processes and a tiny model")
+    parser.add_argument("--ranks", type=int, default=2, help="processes of a rehearsal")
     parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--world", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--job", default="", help=argparse.SUPPRESS)
@@ -164,7 +165,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(given.folder or scratch)
         _prepare(given, folder)
-        world_size = 2 if given.rehearse else torch.cuda.device_count()
+        world_size = given.ranks if given.rehearse else torch.cuda.device_count()
         return _start(given, folder, world_size) or verdict(given, folder, world_size)
 
 

@@ -200,6 +200,20 @@ class Instruct:
 
 
 @dataclass(kw_only=True)
+class Adapter:
+    kind: str = choice("none", "none", "lora")
+    """`none`: the parts of `train.tune` learn whole; `lora`: low-rank updates of their linear layers learn."""
+    rank: int = in_range(64, 1)
+    """Rank of an update."""
+    alpha: float = 128.0
+    """An update counts alpha / rank times."""
+    dropout: float = in_range(0.05, 0, 1)
+    """Dropout before an update."""
+    targets: list[str] = field(default_factory=list)
+    """Names of the linear layers with an update (q_proj, fc1, …); empty: all."""
+
+
+@dataclass(kw_only=True)
 class Train:
     base: str = "Efficient-Large-Model/NVILA-8B"
     """Folder of the pretrained NVILA, a hub name that `fetch` has staged, or `tiny` (what `pretrain` makes)."""
@@ -239,6 +253,8 @@ class Train:
     """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number."""
     tune: list[str] = subset_of(PARTS, *PARTS, least=1)
     """Parts that learn; the others stay frozen."""
+    adapter: Adapter = field(default_factory=Adapter)
+    """Learn low-rank adapters instead of whole weights."""
     on_bad: str = choice("stop", "stop", "skip")
     """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
     checkpointing: str = runtime_choice("full", "full", "selective", "none", "auto")

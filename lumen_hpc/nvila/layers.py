@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTING = ("full", "selective", "none")
 """What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
+BACKEND = "inductor" if torch.cuda.is_available() else "aot_eager"
+"""Without a GPU the same graphs are traced, and their operators run as they are."""
 COMPILED_KERNELS = ("flex",)
 """Attention whose plan is tensors alone. The others' spans are Python data: every batch would compile again."""
 
@@ -35,7 +37,7 @@ def layers(model: NVILA) -> dict[str, list[nn.Module]]:
     }
 
 
-def prepare(model: NVILA, checkpointing: str, *, compiled: bool = False, backend: str = "inductor") -> None:
+def prepare(model: NVILA, checkpointing: str, *, compiled: bool = False, backend: Any = BACKEND) -> None:
     """Set recomputation and compilation of every layer; a later call replaces an earlier one.
 
     `compiled` compiles the tower's layers, and the language model's where its attention allows

@@ -75,6 +75,7 @@ class Engine:
     ) -> None:
         """`universal`: the checkpoint to load is in DeepSpeed's universal form."""
         self._ranks = ranks
+        self._adapters_only = train.adapter.kind != "none"
         # DeepSpeed reads these even though torch.distributed is already initialised.
         os.environ.update(LOCAL_RANK=str(ranks.local_rank), RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world_size))
         learning = [p for p in module.parameters() if p.requires_grad]
@@ -111,11 +112,11 @@ class Engine:
 
     def stage(self, folder: Path) -> None:
         """Has DeepSpeed lay out its checkpoint under `folder`, through the staged writer."""
-        self.ds.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        self.ds.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self._adapters_only)
 
     def load(self, folder: Path, tag: str) -> None:
         """Loads weights and optimizer state from `folder/tag`, written by `stage` or converted from it."""
-        path, _ = self.ds.load_checkpoint(str(folder), tag=tag)
+        path, _ = self.ds.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._adapters_only)
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder / tag}")
 

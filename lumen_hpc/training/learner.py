@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, layers
+from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
 
@@ -25,8 +26,11 @@ class Learner(torch.nn.Module):
     official code, and are saved as they were.
     """
 
-    def __init__(self, model: NVILA, settings: schema.Train) -> None:
-        """`settings` with no `auto` left (`sizing.resolve`); raises UserError for parts that do not exist."""
+    def __init__(self, model: NVILA, settings: schema.Train, *, seed: int = 0) -> None:
+        """`settings` with no `auto` left (`sizing.resolve`); `seed`: of new adapters.
+
+        Raises UserError for parts that do not exist.
+        """
         super().__init__()
         tune = settings.tune
         if unknown := sorted(set(tune) - set(model.parts)):
@@ -39,6 +43,8 @@ class Learner(torch.nn.Module):
             model.parts[part].requires_grad_(True)
         for module in _after_selected(model):
             module.requires_grad_(False)
+        if settings.adapter.kind == "lora":
+            adapters.inject(model, settings, seed)
         model.prepare_layers(settings.checkpointing, compiled=settings.compiled)
         model.tile_multiple = TILE_MULTIPLE if settings.compiled else 1
         if settings.zero == 3:

@@ -17,6 +17,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
 
@@ -43,13 +44,16 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
         raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
     if list((folder / "deepspeed").glob("*optim_states.pt")):
-        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
+            str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
+        )
     else:  # train.zero=0 in float32: every rank has the whole model
         weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=True)["module"]
     # Parameters missing from the checkpoint were frozen and equal the base's.
-    _, unknown = model.load_state_dict(
-        {name.removeprefix("model."): tensor for name, tensor in weights.items()}, strict=False
-    )
+    learned, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    if factors:
+        learned = adapters.merge(model.state_dict(), factors, adapters.scale(state["fingerprint"]["train.adapter"]))
+    _, unknown = model.load_state_dict(learned, strict=False)
     if unknown:
         raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
     return model

@@ -172,7 +172,7 @@ def plan(
         memory=_memory(train, gpus, sizes, workload),
         steps=steps,
         hours=flops / (gpus * peak * mfu) / 3600,
-        checkpoint_gb=(_bytes(train) * sizes.total + 12 * _learning(train, sizes)) / 1e9,
+        checkpoint_gb=(_bytes(train) * _saved(train, sizes) + 12 * _learning(train, sizes)) / 1e9,
         gpus=gpus,
         mfu=mfu,
     )
@@ -267,8 +267,23 @@ def _bytes(train: schema.Train) -> int:
 
 
 def _learning(train: schema.Train, sizes: Sizes) -> int:
-    """Parameters that learn."""
-    return sum(count for part, count in sizes.parts.items() if part in train.tune)
+    """Parameters that learn; of adapters, `rank` for each input and output of the tuned parts' linear layers."""
+    if train.adapter.kind == "none":
+        return sum(count for part, count in sizes.parts.items() if part in train.tune)
+    c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
+    r = 3 if sizes.projector.endswith("3x3_fix") else 2
+    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
+    ends = {
+        "vision_tower": (sizes.vision_layers - 1) * (4 * 2 * c + 2 * (c + sizes.vision_mlp)),
+        "projector": 2 * h + (joined + h if r == 2 else joined + 2 * inner + h),
+        "llm": sizes.layers * (2 * 2 * h + 2 * (h + kv) + 3 * (h + sizes.mlp)),
+    }
+    return train.adapter.rank * sum(count for part, count in ends.items() if part in train.tune)
+
+
+def _saved(train: schema.Train, sizes: Sizes) -> int:
+    """Parameters in a checkpoint: all, or the adapters alone."""
+    return sizes.total if train.adapter.kind == "none" else _learning(train, sizes)
 
 
 def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
@@ -329,12 +344,13 @@ def peak_flops(device: str) -> float:
 
 
 def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> float:
-    """Of the weights in a forward and backward pass, 6 a weight and token (2 in a frozen tower), attention left out.
+    """Of the weights in a forward and backward pass: 6 a weight and token, 4 under adapters, 2 in a frozen tower.
 
-    `tokens` of the language model, pictures' included; `tiles` that the tower sees.
+    Attention is left out. `tokens` of the language model, pictures' included; `tiles` that the tower sees.
     """
-    llm = 6 * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
-    tower = (6 if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
+    whole = 6 if train.adapter.kind == "none" else 4  # a frozen weight has no gradient, its input still has
+    llm = whole * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
+    tower = (whole if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
     return llm + tower
 
 

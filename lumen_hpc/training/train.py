@@ -26,7 +26,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json, join, leave, on_any_ran
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
-from lumen_hpc.training import loop, sizing
+from lumen_hpc.training import adapters, loop, sizing
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.health import preflight
@@ -110,6 +110,8 @@ def train(
 
 def _resolved(settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> schema.Train:
     """The settings with every `auto` decided by this GPU's memory; the ZeRO stage of a begun training stays."""
+    if "auto" not in (settings.zero, settings.checkpointing):
+        return settings
     if settings.zero == "auto" and (out / "training.json").is_file():
         begun = json.loads((out / "training.json").read_text()).get("train.zero")
         settings = dataclasses.replace(settings, zero=begun if isinstance(begun, int) else "auto")
@@ -180,7 +182,7 @@ def _work(
             f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
             f"use at most train.max_tokens={model.config.max_length}"
         )
-    learner = Learner(model, settings)
+    learner = Learner(model, settings, seed=fingerprint["seed"])
     multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb), multiple=multiple)
     sizes = sizing.Sizes.read(base)
@@ -196,7 +198,13 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     weights = engine.weights()
     if weights is not None:
         learner = work.model
-        nvila.save(learner.model, out / "final", learner.export_names(weights))
+        state = learner.export_names(weights)
+        base, factors = adapters.split(state)
+        if factors:
+            state = adapters.merge(base, factors, adapters.scale(work.fingerprint["train.adapter"]))
+        final = nvila.save(learner.model, out / "final", state)
+        if factors:
+            adapters.save_peft(factors, schema.Adapter(**work.fingerprint["train.adapter"]), final / adapters.FOLDER)
         summary = {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint}
         write_json(out / "finished.json", summary)
     dist.barrier()
@@ -208,7 +216,9 @@ def _results(settings: schema.Train) -> dict[str, Any]:
     return {
         f"train.{field.name}": values[field.name]
         for field in dataclasses.fields(settings)
-        if not field.metadata.get("runtime_only") and field.name != "base"
+        if not field.metadata.get("runtime_only")
+        and field.name != "base"
+        and (field.name != "adapter" or settings.adapter.kind != "none")
     }
 
 

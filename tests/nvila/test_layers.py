@@ -24,12 +24,12 @@ VARIANTS = [
 ]
 
 
-def step(records, kernel, checkpointing, compiled, backend="aot_eager"):
+def step(records, kernel, checkpointing, compiled):
     """Loss and gradients of a packed batch that shares images and is padded to a multiple."""
     torch._dynamo.reset()
     model = make_family("s2").train()
     model.kernel, model.tile_multiple = kernel, 4 if compiled else 1
-    model.prepare_layers(checkpointing, compiled=compiled, backend=backend)
+    model.prepare_layers(checkpointing, compiled=compiled)
     samples = model.preprocess(records).samples
     batch = nvila.pack([samples[:2], samples[2:3], samples[3:]], multiple=64 if compiled else 1)
     loss = model(batch).loss

@@ -41,7 +41,10 @@ def trained(dataset, tmp_path_factory):
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
     mixed = run("mixed", mixture=MIXTURE, loss="kinds", steps=3)
-    start(run("zero1"), run("zero2", zero=2), run("zero3", zero=3), mixed, world_size=2)
+    fused = {"attention": "flex", "compiled": True}
+    zero2 = run("zero2", zero=2, checkpointing="selective", **fused)
+    auto = run("auto", zero="auto", checkpointing="auto")
+    start(run("zero1"), zero2, run("zero3", zero=3, checkpointing="full", **fused), auto, mixed, world_size=2)
     early = run("early") | {"stop_at": 1}  # to stop before the first step
     frozen = run("frozen", tune=["projector", "llm"], zero=3, checkpointing="full")
     start(run("one"), run("separate", shared_prefix=False), frozen, early, run("short", epochs=0.4), world_size=1)
@@ -52,7 +55,7 @@ def weights(out):
     return nvila.load(out / "final").state_dict()
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "auto"])
 def test_two_processes_equal_one(trained, name):
     assert toy.losses(trained / name) == pytest.approx(toy.losses(trained / "one"), abs=1e-5)
     for key, tensor in weights(trained / "one").items():

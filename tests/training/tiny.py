@@ -83,7 +83,7 @@ def run(out: Path, dataset: Path, **settings: Any) -> dict[str, Any]:
 def _train(run: dict[str, Any], ranks: Any) -> str:
     import torch
 
-    from lumen_hpc.config.schema import Train
+    from lumen_hpc.config.schema import Adapter, Train
     from lumen_hpc.training.train import train
 
     dataset = Path(run["dataset"])
@@ -91,7 +91,7 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
     assert set(run["settings"]) <= known
     torch.manual_seed(1)
     outcome = train(
-        Train(**run["settings"]),
+        Train(**run["settings"] | {"adapter": Adapter(**run["settings"].get("adapter", {}))}),
         dataset / "records.jsonl",
         dataset / "base",
         Path(run["out"]),

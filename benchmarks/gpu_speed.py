@@ -1,0 +1,304 @@
+"""How fast NVILA trains on this GPU: attention, recomputation and compilation, against the plan.
+
+    python benchmarks/gpu_speed.py               # one GPU, no weights needed; under 8 minutes
+    python benchmarks/gpu_speed.py --rehearse    # the same on a CPU at tiny sizes: does the script run?
+
+Random weights at NVILA-8B's widths, as many layers of the language model as fit. Each part is a process with its own
+time limit, so that one that fails or hangs costs its own row only. MFU counts 6 FLOPs a weight and token, neither
+attention nor recomputation, against the dense bf16 peak. gpu_smoke.md says what was measured, where and when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lumen_hpc import nvila
+from lumen_hpc.config.schema import Train
+from lumen_hpc.distributed import Ranks, join
+from lumen_hpc.nvila import attention, cards, layers
+from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.tiny import train_tokenizer
+from lumen_hpc.training.sizing import PEAK_FLOPS, Sizes, Workload, matrix_flops, peak_flops, plan
+
+STEPS = {
+    "as before": ("sdpa", "full", False),
+    "selective": ("sdpa", "selective", False),
+    "one attention call": ("flex", "full", False),
+    "compiled": ("flex", "full", True),
+    "compiled, selective": ("flex", "selective", True),
+    "flash-attention": ("flash", "full", False),
+}
+"""Row of the table: attention, recomputation, compiled."""
+LIMITS = {"step": 100, "parts": 60, "attention": 60, "operators": 60, "resume": 120}
+"""Seconds of each part; a compiled step takes two thirds of it to compile."""
+QUESTIONS = (4, 3, 3, 3)
+"""Questions of each of the four images of a micro-batch: 14,600 tokens and 68 tiles at full size."""
+
+
+class Case:
+    """The model and one micro-batch, as the training makes them."""
+
+    def __init__(self, rehearse: bool, kernel: str, checkpointing: str, compiled: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.train = Train(checkpointing=checkpointing, compiled=compiled, attention=kernel,
+                           precision="bf16" if self.device.type == "cuda" else "fp32")  # fmt: skip
+        tokenizer = train_tokenizer(["Is there an effusion in the left lung? No finding is seen."])
+        self.sizes = self._fitting(rehearse)
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            torch.set_default_dtype(self.dtype)
+            self.model = nvila.NVILA(self._config(rehearse), tokenizer, kernel=kernel)
+            torch.set_default_dtype(torch.float32)
+        self.batch = self._batch(rehearse).to(self.device)
+
+    def _config(self, rehearse: bool) -> Any:
+        sizes = self.sizes
+        vision = {"hidden_size": sizes.vision_width, "intermediate_size": sizes.vision_mlp,
+                  "num_hidden_layers": sizes.vision_layers, "num_attention_heads": 4 if rehearse else 16,
+                  "image_size": sizes.image_size, "patch_size": sizes.patch_size}  # fmt: skip
+        llm = {"hidden_size": sizes.width, "intermediate_size": sizes.mlp, "num_hidden_layers": sizes.layers,
+               "num_attention_heads": sizes.heads, "num_key_value_heads": sizes.kv_heads,
+               "vocab_size": sizes.vocabulary}  # fmt: skip
+        side = sizes.image_size
+        return official_config(vision=vision, llm=llm, scales=(side, 2 * side, 3 * side))
+
+    def _fitting(self, rehearse: bool) -> Sizes:
+        """As many layers of the language model as the plan says fit, AdamW's state included."""
+        if rehearse:
+            return Sizes(vision_width=64, vision_layers=3, vision_mlp=128, image_size=56, width=64, layers=2, mlp=128,
+                         heads=4, kv_heads=2, vocabulary=2048)  # fmt: skip
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+        every = cards.cards()["NVILA-8B"].llm["num_hidden_layers"]
+        sizes = [Sizes(layers=count) for count in range(every, 0, -1)]
+        train = dataclasses.replace(self.train, zero=1, checkpointing="full")  # one model for all rows
+        return next(found for found in sizes if plan(train, 1, sizes=found).memory_gb <= 0.95 * memory)
+
+    def _batch(self, rehearse: bool) -> nvila.Batch:
+        rng = np.random.default_rng(0)
+        shape = (382, 318) if rehearse else (3056, 2544)
+        groups = []
+        for count in QUESTIONS:
+            picture = rng.integers(256, size=shape, dtype=np.uint8)
+            text = " ".join(["effusion lung"] * (10 if rehearse else 60))
+            turns = [[{"from": "human", "value": f"<image>\n{text} {number}?"},
+                      {"from": "gpt", "value": "No finding is seen. " * 6}] for number in range(count)]  # fmt: skip
+            records = [{"images": [picture], "conversations": turn} for turn in turns]
+            groups.append(self.model.preprocess(records, inline=True, exact=False).samples)
+        self.questions = sum(QUESTIONS)
+        multiple = 2048 if self.train.compiled and not rehearse else 128 if self.train.compiled else 1
+        return nvila.pack(groups, multiple=multiple)
+
+    def flops(self, part: str = "") -> float:
+        whole = matrix_flops(self.train, self.sizes, self.batch.tokens, len(self.batch.tiles))
+        tower = matrix_flops(self.train, self.sizes, 0, len(self.batch.tiles))
+        return {"": whole, "tower": tower, "llm": whole - tower}[part]
+
+    def mfu(self, seconds: float, part: str = "") -> float:
+        peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else 0.0
+        return self.flops(part) / seconds / (peak or PEAK_FLOPS["H100"])
+
+    def seconds(self, action: Callable[[], Any], rounds: int = 3) -> float:
+        """The fastest of a few rounds, after two that warm up and compile."""
+        times = []
+        for _ in range(rounds + 2):
+            self.wait()
+            began = time.perf_counter()
+            action()
+            self.wait()
+            times.append(time.perf_counter() - began)
+        return min(times[2:])
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def step(rehearse: bool, row: str) -> dict[str, Any]:
+    """One optimizer step of one micro-batch through the training's own Learner and Engine."""
+    from lumen_hpc.training.checkpointing import StagedWriter
+    from lumen_hpc.training.deepspeed_engine import Engine
+    from lumen_hpc.training.learner import Learner
+    from lumen_hpc.training.samples import Micro
+
+    case = Case(rehearse, *STEPS[row])
+    case.train.zero = 3
+    with tempfile.TemporaryDirectory() as folder:
+        join(Ranks(), Path(folder))
+    engine = Engine(Learner(case.model, case.train), case.train, Ranks(), StagedWriter())
+    micro = Micro(case.batch, torch.zeros(0, dtype=torch.int64), case.batch.tokens)
+    began = time.perf_counter()
+    engine.backward(engine(micro).mean(), last=True)
+    norm = engine.step(0.0)
+    first = time.perf_counter() - began
+    seconds = case.seconds(lambda: (engine.backward(engine(micro).mean(), last=True), engine.step(0.0)))
+    memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+    planned = plan(case.train, 1, sizes=case.sizes, workload=Workload()).memory_gb
+    return {"layers": case.sizes.layers, "ms": 1000 * seconds, "first step s": first, "MFU": case.mfu(seconds),
+            "questions/s": case.questions / seconds, "tokens/s": case.batch.tokens / seconds, "peak GB": memory,
+            "plan GB": planned, "gradient norm": norm}  # fmt: skip
+
+
+def parts(rehearse: bool, row: str) -> dict[str, Any]:
+    """Tower with projector, and the language model's layers, each alone, forward and backward."""
+    case = Case(rehearse, *STEPS[row])
+    case.model.train().prepare_layers(case.train.checkpointing, compiled=case.train.compiled)
+    case.model.tile_multiple = 16 if case.train.compiled else 1
+    embeds = case.model.embed(case.batch)[0].detach().requires_grad_()
+    found = {"attention plan ms": 1000 * case.seconds(lambda: case.model.attention_plan(case.batch))}
+    chosen = case.model.attention_plan(case.batch)
+    actions = {
+        "tower": lambda: case.model.embed(case.batch)[0].sum().backward(),
+        "llm": lambda: case.model.decode(embeds, case.batch.position_ids, chosen).sum().backward(),
+    }
+    for part, action in actions.items():
+        seconds = case.seconds(action)
+        found |= {f"{part} ms": 1000 * seconds, f"{part} MFU": case.mfu(seconds, part)}
+        case.model.zero_grad()
+    return found
+
+
+def attention_of_a_layer(rehearse: bool, row: str) -> dict[str, Any]:
+    """Forward and backward of one layer's attention by every kernel that runs here, and how far from sdpa."""
+    case = Case(rehearse, "sdpa", "none", False)
+    sizes, (rows, length) = case.sizes, case.batch.token_ids.shape
+    found: dict[str, Any] = {}
+    results = {}
+    for kernel in ("sdpa", "flex", "flash"):
+        try:
+            attention.check_kernel(kernel)
+            torch.manual_seed(0)
+            q, k, v = (torch.randn(rows, heads, length, sizes.width // sizes.heads, device=case.device,
+                                   dtype=case.dtype, requires_grad=True)
+                       for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads))  # fmt: skip
+            chosen = attention.plan(case.batch.spans, rows, length, kernel, case.device)
+            weight = torch.randn(rows, length, sizes.heads, sizes.width // sizes.heads, device=case.device)
+
+            def action(chosen=chosen, q=q, k=k, v=v, weight=weight) -> torch.Tensor:
+                out = chosen.attend(0, q, k, v, 0.1)
+                (out * weight).sum().backward()
+                return out
+
+            found[f"{kernel} ms"] = 1000 * case.seconds(action)
+            q.grad = None
+            results[kernel] = (action().detach(), q.grad.clone())
+            found[f"{kernel} off by"] = max(float((a - b).abs().max())
+                                            for a, b in zip(results[kernel], results["sdpa"]))  # fmt: skip
+        except Exception as error:  # a kernel that fails here is what the row says
+            found[f"{kernel}"] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    return found
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[operator._schema.name] += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def operators(rehearse: bool, row: str) -> dict[str, Any]:
+    """Operators of one layer's forward and backward pass, views included: by spans, and in one attention call."""
+    found = {}
+    for kernel in ("sdpa", "flex"):
+        case = Case(True, kernel, "none", False)
+        case.model.train()
+        chosen = case.model.attention_plan(case.batch)
+        embeds, _ = case.model.embed(case.batch)
+        for part, (layer, *_) in layers.layers(case.model).items():
+            width = case.sizes.vision_width if part == "vision_tower" else case.sizes.width
+            x = (
+                torch.randn(4, 16, width, device=case.device, dtype=case.dtype)
+                if part == "vision_tower"
+                else embeds.detach()
+            )
+            x.requires_grad_()
+            extra: dict[str, Any] = {"attention_mask": None}
+            if part == "llm":
+                rotary = case.model.llm.model.rotary_emb(x, case.batch.position_ids)
+                extra |= {"position_embeddings": rotary, "plan": chosen}
+            with _Operators() as seen:
+                layer(x, **extra).sum().backward()
+            found[f"{part}, {kernel}"] = seen.counts.total()
+    return found
+
+
+def resume(rehearse: bool, row: str) -> dict[str, Any]:
+    """A tiny model through the real `train()`, straight and interrupted: gpu_smoke.py's own comparison."""
+    script = Path(__file__).with_name("gpu_smoke.py")
+    done = subprocess.run([sys.executable, str(script), "--rehearse", "--steps", "6", "--ranks", "1"],
+                          capture_output=True, text=True)  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("resumed losses", "FAULT"))]
+    return {"exit": done.returncode, "verdict": "; ".join(lines) or done.stderr[-200:]}
+
+
+PARTS: dict[str, Callable[[bool, str], dict[str, Any]]] = {
+    "step": step,
+    "parts": parts,
+    "attention": attention_of_a_layer,
+    "operators": operators,
+    "resume": resume,
+}
+
+
+def measured(part: str, row: str, rehearse: bool) -> dict[str, Any]:
+    """A part's result from a process of its own, or why there is none."""
+    command = [sys.executable, __file__, "--part", part, "--row", row, *(["--rehearse"] if rehearse else [])]
+    limit = LIMITS[part] * (3 if rehearse else 1)  # a rehearsal may share its cores
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no result in {limit} s"}
+    for line in done.stdout.splitlines():
+        if line.startswith('{"result"'):
+            return json.loads(line)["result"]
+    return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:160]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="a CPU and tiny sizes")
+    parser.add_argument("--part", default="", choices=["", *PARTS], help="one part alone")
+    parser.add_argument("--row", default="as before", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not given.rehearse and not torch.cuda.is_available():
+        parser.error("no GPU here; --rehearse tries the script on a CPU")
+    if given.part:
+        print(json.dumps({"result": PARTS[given.part](given.rehearse, given.row)}), flush=True)
+        return 0
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU (a rehearsal)"
+    print(f"{device}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}", flush=True)
+    failed = []
+    for part in PARTS:
+        rows = {"step": list(STEPS), "parts": ["as before", "compiled"]}.get(part, ["as before"])
+        for row in rows:
+            result = measured(part, row, given.rehearse)
+            shown = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
+                              for key, value in result.items())  # fmt: skip
+            print(f"{part:10} {row if len(rows) > 1 else '':20} {shown}", flush=True)
+            expected = row == "flash-attention"  # needs its package and a GPU
+            failed += [f"{part} {row}"] if "failed" in result and not expected else []
+    print(f"failed: {', '.join(failed)}" if failed else "every part ran")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
