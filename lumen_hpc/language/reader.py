@@ -174,6 +174,8 @@ class _Reading:
             if self.kind not in CHANGING:
                 _plain(items)
             said = telling(clause)
+            if clause.row.startswith("List to"):
+                said.future = self.told is not None and self.told.future  # `a is expected to appear and b to resolve`
             if clause.row.startswith("Nots (") and self.told is not None and not said.time:
                 said.time, said.unlike = self.told.time, self.told.unlike  # `shows a but no b`
             if clause.rule in ("follows", "supplants") and len(items) > 1:
@@ -398,6 +400,8 @@ class _Reading:
         if ANY in findings and others and findings[ANY].status in others and not self.said[ANY].named:
             del findings[ANY]
         where, denied = places(self.places), places(self.denied)
+        if any(place.roles("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
+            self.problems.append("it leaves a place open")
         if denied and (not where or denied & where):
             self.problems.append("it denies a place")
         return Facts(
