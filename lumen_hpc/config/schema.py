@@ -187,6 +187,8 @@ class Rewrite:
     """Longest sentence [tokens]."""
     predictions_per_pair: int = 1
     """Prediction questions drawn from the hundred for each difference pair (section 2.4)."""
+    verify: str = choice("rules", "rules", "rules+llm")
+    """What a sentence must pass: the fact check's rules, or also the rewriter's own yes or no; it loosens no rule."""
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,13 @@ class GrammarEngine(Engine):
         return [Completion(sentence(it["Type"], it["Question"], it["Short answer"]), 0) for it in given]
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
-        """The choices are scores; all probability is on the one that fits."""
-        given = map(prompting.quoted_material, conversations)
-        scores = [str(facts.score(it["Type"], it["Question"], it["Reference"], it["Answer"])) for it in given]
-        return [Completion(score, 0, tuple(float(choice == score) for choice in choices)) for score in scores]
+        """The choices are scores, or yes and no to a sentence; all probability is on the one that fits."""
+        replies = [_reply(prompting.quoted_material(conversation)) for conversation in conversations]
+        return [Completion(reply, 0, tuple(float(choice == reply) for choice in choices)) for reply in replies]
+
+
+def _reply(given: dict[str, str]) -> str:
+    if "Sentence" in given:
+        unfaithful = facts.check(given["Type"], given["Question"], given["Short answer"], given["Sentence"])
+        return "no" if unfaithful else "yes"
+    return str(facts.score(given["Type"], given["Question"], given["Reference"], given["Answer"]))

@@ -33,6 +33,15 @@ def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str
     return [*messages, _message("user", _material(kind, question=question, short_answer=short_answer))]
 
 
+def verifying(kind: str, question: str, short_answer: str, sentence: str) -> list[dict[str, str]]:
+    """The conversation that asks whether a sentence states exactly its short answer (`rewrite.verify`)."""
+    prompt = read("verify")
+    messages = [_message("system", prompt["system"])]
+    for *material, reply in prompt["examples"]:
+        messages += [_message("user", _sentence(*material)), _message("assistant", reply)]
+    return [*messages, _message("user", _sentence(kind, question, short_answer, sentence))]
+
+
 def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[str, str]]:
     """The conversation that requests a score from 1 to 10 (section 2.5)."""
     prompt = read("judge")
@@ -57,9 +66,16 @@ def quoted_material(conversation) -> dict[str, str]:
     return {label: json.loads(text) if text[:1] == '"' else text for label, text in material(conversation).items()}
 
 
+def _sentence(kind: str, question: str, short_answer: str, sentence: str) -> str:
+    return _strings(kind, question=question, short_answer=short_answer, sentence=sentence)
+
+
 def _quoted(kind: str, question: str, reference: str, answer: str) -> str:
-    """The material of a judgement, each text a JSON string: its end cannot be imitated from within."""
-    fields = {"question": question, "reference": reference, "answer": answer}
+    return _strings(kind, question=question, reference=reference, answer=answer)
+
+
+def _strings(kind: str, **fields: str) -> str:
+    """Material of which each text is a JSON string: its end cannot be imitated from within."""
     return _material(
         kind, **{name: json.dumps(" ".join(text.split()), ensure_ascii=False) for name, text in fields.items()}
     )

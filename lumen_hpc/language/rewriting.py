@@ -92,10 +92,14 @@ def answer(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> 
             temperature=rewrite.temperature,
             seed=[_number(request.seed, str(attempt)) for request in pending],
         )
-        for request, completion in zip(pending, completions, strict=True):
-            text = " ".join(completion.text.split())
+        texts = [" ".join(completion.text.split()) for completion in completions]
+        checked = [
+            facts.check(r.type, r.question, r.short_answer, text) for r, text in zip(pending, texts, strict=True)
+        ]
+        if rewrite.verify == "rules+llm":
+            _verified(pending, texts, checked, engine)
+        for request, text, reasons in zip(pending, texts, checked, strict=True):
             request.attempts = attempt
-            reasons = facts.check(request.type, request.question, request.short_answer, text)
             if reasons:
                 request.rejected.append("; ".join(reasons))
             else:
@@ -103,6 +107,24 @@ def answer(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> 
         pending = [request for request in pending if not request.long_answer]
     for request in pending:
         request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"
+
+
+def _verified(requests: list[Request], texts: list[str], checked: list[list[str]], engine: Engine) -> None:
+    """Adds to the rules' reasons where the rewriter's own yes or no disagrees; its yes takes no reason away."""
+    replies = engine.chat(
+        [
+            prompting.verifying(r.type, r.question, r.short_answer, text)
+            for r, text in zip(requests, texts, strict=True)
+        ],
+        max_tokens=1,
+        temperature=0,
+        seed=0,
+        choices=("yes", "no"),
+    )
+    for reply, reasons in zip(replies, checked, strict=True):
+        if (reply.text == "yes") == bool(reasons):
+            verbs = ("accepts", "refuse") if reasons else ("refuses", "accept")
+            reasons.append("the model {} what the rules {}".format(*verbs))
 
 
 def _answerable(question_id: str, kind: str, question: str, short_answer: str) -> None:

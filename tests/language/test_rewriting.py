@@ -104,3 +104,36 @@ def test_the_prompts_own_examples_are_faithful():
     for kind, examples in prompt["examples"].items():
         for asked, short_answer, sentence in examples:
             assert check(kind, asked, short_answer, sentence) == [], sentence
+
+
+class Verifier(Scripted):
+    """Replies yes or no to every sentence, beside its scripted ones."""
+
+    def __init__(self, reply, *texts):
+        super().__init__(*texts)
+        self.reply = reply
+
+    def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
+        if choices is None:
+            return super().chat(conversations, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        assert temperature == 0 and choices == ("yes", "no")
+        return [Completion(self.reply, 1, (1.0, 0.0)) for _ in conversations]
+
+
+def test_a_verifier_that_accepts_everything_does_not_loosen_the_rules():
+    (row,) = rewrite([question(1)], Verifier("yes", "Edema is seen."), Rewrite(attempts=1, verify="rules+llm"), seed=0)
+    assert row["source"] == "fallback"
+    assert row["rejected"][0].endswith("; the model accepts what the rules refuse")
+
+
+def test_only_what_rules_and_verifier_accept_passes():
+    settings = Rewrite(attempts=2, verify="rules+llm")
+    (row,) = rewrite([question(1)], Verifier("no", "No edema is seen."), settings, seed=0)
+    assert (row["source"], row["rejected"]) == ("fallback", ["the model refuses what the rules accept"] * 2)
+    (row,) = rewrite([question(1)], Verifier("yes", "No edema is seen."), settings, seed=0)
+    assert (row["long_answer"], row["source"], row["rejected"]) == ("No edema is seen.", "llm", [])
+
+
+def test_the_rule_engine_stands_in_for_a_verifier():
+    rows = list(rewrite([question(i) for i in range(3)], open_engine(EngineSettings()), Rewrite(verify="rules+llm"), seed=0))
+    assert [row["rejected"] for row in rows] == [[], [], []]
