@@ -1,14 +1,17 @@
-# make demo · make test (test-unit, test-whole, test-cluster) · make lint · make setup · make clean
+# make demo · make demo-outcomes · make test (test-unit, test-whole, test-cluster) · make lint · make setup · make clean
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-unit test-whole test-cluster lint clean
+.PHONY: setup demo demo-outcomes test test-unit test-whole test-cluster lint clean
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV)
 
 demo: setup
 	@$(RUN) launch.py stage=full run=demo
+
+demo-outcomes: setup
+	@$(RUN) launch.py stage=full recipe=demo-outcomes run=demo-outcomes
 
 test: test-unit test-whole test-cluster
 

@@ -16,6 +16,7 @@ from typing import Any
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import trained_on
 
 STAGE = Stage(
     name="evaluate",
@@ -23,7 +24,7 @@ STAGE = Stage(
     about="tables, tests, figures and the report",
     resources="cpu",
     settings=("seed", "evaluate", "predict.models"),
-    after=("prepare", "experts", "rewrite", "instruct", "train-*", "predict-*", "judge-*"),
+    after=("prepare", "outcomes", "experts", "rewrite", "instruct", "train-*", "predict-*", "prognose-*", "judge-*"),
 )
 
 
@@ -43,6 +44,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         if task.run.restricted and shown:
             given.identity = replace(given.identity, shows_patients=True)
         files, checks = assemble.report(given, evaluate, settings.seed, folder)
+        if settings.instruct.outcomes:
+            files += outcomes(task, folder)
         if task.run.restricted:
             for path in files:
                 path.chmod(0o600)
@@ -56,6 +59,29 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             gates.require(checks)
 
     return process
+
+
+def outcomes(task: Task, folder: Path) -> list[Path]:
+    """Writes the page on outcomes; returns its files."""
+    from lumen_hpc.outcomes import evaluation
+    from lumen_hpc.report import prognosis
+
+    run, settings = task.run, task.settings
+    prepared, linked = run.path("prepare"), run.path("outcomes")
+    tables = evaluation.evaluate(
+        linked,
+        prepared / "studies.jsonl",
+        run.rows("experts"),
+        {model: run.rows("prognose", model) for model in trained_on("outcome", settings.predict.models)},
+        settings.instruct.outcomes,
+        resamples=settings.evaluate.bootstrap,
+        seed=settings.seed,
+        confidence=settings.evaluate.confidence,
+        oracles=evaluation.oracles(prepared / "phantom" / "truth.jsonl", linked, settings.data.phantom.effect)
+        if settings.data.source == "phantom"
+        else None,
+    )
+    return prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run))
 
 
 def inputs(task: Task) -> Any:

@@ -6,6 +6,7 @@ Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
@@ -16,8 +17,33 @@ STAGE = Stage(
     about="instruction records for each model and split",
     resources="cpu",
     settings=("seed", "data", "instruct", "experts.in_prompt", "experts.thresholds"),
-    after=("prepare", "experts", "rewrite"),
+    after=("prepare", "outcomes", "experts", "rewrite"),
 )
+
+
+def _clinical(task: Task) -> dict[str, str]:
+    """study_id → the lines of its state; none unless `instruct.clinical` asks for them."""
+    from lumen_hpc.outcomes.questions import lines
+
+    return lines(task.run.path("outcomes") / "states.jsonl", task.settings.instruct.clinical)
+
+
+def _outcomes(task: Task) -> list[Path]:
+    """Writes the records of the models that train on outcomes, and the outcome questions of the test split."""
+    from lumen_hpc.data.instructions import Sources, expert_sentences
+    from lumen_hpc.data.records import read_jsonl
+    from lumen_hpc.outcomes import questions
+
+    run, settings = task.run, task.settings
+    experts = expert_sentences(
+        run.rows("experts"), settings.instruct, settings.experts.in_prompt, settings.experts.thresholds
+    )
+    folder = run.path("outcomes")
+    sources = Sources.join(read_jsonl(run.path("prepare") / "studies.jsonl"), [])
+    texts = questions.Texts(folder / "states.jsonl", experts, settings.instruct.clinical)
+    rows = read_jsonl(folder / "outcomes.jsonl")
+    made = questions.records(rows, sources, texts, settings.instruct, settings.seed)
+    return questions.write(task.folder, made)
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -35,7 +61,10 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             in_prompt=task.settings.experts.in_prompt,
             thresholds=task.settings.experts.thresholds,
             diff_vqa=run.diff_vqa,
+            clinical=_clinical(task),
         )
+        if task.settings.instruct.outcomes:
+            written += _outcomes(task)
         for path in written:
             yield task.artefact(path)
 

@@ -11,6 +11,7 @@ workload, and the report takes the label. To compare another model, add an entry
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -40,7 +41,8 @@ class ComparedModel:
     label: str
     """In tables and figures."""
     trains_on: tuple[str, ...] = ()
-    """Kinds of question whose training records it sees (diagnostic, difference, prediction); empty: not trained."""
+    """Kinds of question whose training records it sees (diagnostic, difference, prediction, outcome); empty: not
+    trained. A model that trains on outcomes is compared only where `predict.models` names it."""
     workload: Workload | None = None
     """What its training reads in the paper; None where it is not trained."""
 
@@ -62,5 +64,16 @@ MODELS: dict[str, ComparedModel] = {
         ComparedModel(
             name="lumen", label="LUMEN", trains_on=("diagnostic", "difference", "prediction"), workload=Workload()
         ),
+        ComparedModel(
+            name="lumen-outcomes",
+            label="LUMEN + outcomes",
+            trains_on=("diagnostic", "difference", "prediction", "outcome"),
+            workload=Workload(samples=428_995 + 4 * 43_381, image_sets=129_231 + 3 * 43_381, text_tokens=300),
+        ),
     )
 }
+
+
+def trained_on(kind: str, names: Iterable[str]) -> list[str]:
+    """Those of the models `names` that train on a kind of question."""
+    return [name for name in names if kind in MODELS[name].trains_on]

@@ -48,7 +48,13 @@ def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
 RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
 """Old name → today's, for one version: `resolve` takes the old one with a warning."""
 PARTS = ("vision_tower", "projector", "llm")
-KINDS = ("diagnostic", "difference", "prediction")
+KINDS = ("diagnostic", "difference", "prediction", "outcome")
+OUTCOMES = (
+    "in_hospital_death", "death_30d", "death_365d", "icu_24h", "icu_48h", "ventilation_24h", "ventilation_48h",
+    "discharge_72h",
+)  # fmt: skip
+"""Outcomes that are yes or no; docs/outcomes.md has their rules."""
+IN_PAPER = tuple(name for name, model in MODELS.items() if "outcome" not in model.trains_on)
 CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
 
 
@@ -199,6 +205,11 @@ class Instruct:
     """Join the experts' words to the instruction (section 2.3)."""
     max_images: int = in_range(2, 2)
     """Images a record: reference(s) first, main last."""
+    clinical: list[str] = subset_of((), "patient", "stay", "labs")
+    """Lines of the state at each film that follow the experts' words: age and sex, where and how long, laboratory
+    values. Needs stage outcomes."""
+    outcomes: list[str] = subset_of((), *OUTCOMES)
+    """Outcomes that are asked about, in records for models that train on them. Needs stage outcomes."""
 
 
 @dataclass(kw_only=True)
@@ -288,7 +299,7 @@ class Train:
 class Predict:
     shards: int = in_range(4, 1)
     """Shards of the test questions, the same for every model."""
-    models: list[str] = subset_of(tuple(MODELS), *MODELS, least=1)
+    models: list[str] = subset_of(IN_PAPER, *MODELS, least=1)
     """Models that answer; `nvila` is the base without fine-tuning."""
     max_new_tokens: int = in_range(256, 1)
     """Longest answer [tokens]."""
@@ -389,6 +400,17 @@ class Settings:
     serve: Serve = field(default_factory=Serve)
     judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        asked = [model for model in self.predict.models if model in MODELS and model not in IN_PAPER]
+        if asked and not self.instruct.outcomes:
+            raise UserError(f"predict.models names {asked[0]}, which needs instruct.outcomes=[icu_48h] or others")
+        tables = self.data.phantom.mimic_iv if self.data.source == "phantom" else self.data.mimic_iv
+        if (self.instruct.outcomes or self.instruct.clinical) and not tables:
+            raise UserError(
+                "instruct.outcomes and instruct.clinical need MIMIC-IV: data.mimic_iv=FOLDER, or "
+                "data.phantom.mimic_iv=true for phantoms"
+            )
 
     def engines(self, stage: str = "full") -> dict[str, EngineSettings]:
         """The language engines that these settings name, by key; only those of `stage` unless it is `full`."""

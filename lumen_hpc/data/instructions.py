@@ -175,7 +175,7 @@ def _names(shown: list[Row], question: Row) -> list[str]:
         if question["type"] == "difference" and study is shown[-1]:
             names.append(f"main image, {distance(question['interval_days'])}: ")
         elif study is anchor:
-            names.append("reference image: ")
+            names.append("current image: " if question["type"] == "outcome" else "reference image: ")
         else:
             names.append(f"earlier image, {distance(_days(anchor, study))}: ")
     return names
@@ -202,13 +202,27 @@ TEST = "lumen-test.jsonl"
 
 
 def files() -> dict[str, tuple[str, ...]]:
-    """Names of the record files of each trained model and split: the kinds of question in each."""
+    """Names of the record files of each trained model and split: the kinds of question in each.
+
+    Those of models that train on outcomes are written by `outcomes/questions.py`.
+    """
     return {
         f"{model.name}-{split}.jsonl": model.trains_on
         for model in MODELS.values()
-        if model.trained
+        if model.trained and "outcome" not in model.trains_on
         for split in ("train", "val")
     }
+
+
+def expert_sentences(
+    experts: Iterable[Row], settings: Instruct, in_prompt: Sequence[str], thresholds: Sequence[float]
+) -> dict[str, str]:
+    """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
+    if not settings.expert_text:
+        return {}
+    from lumen_hpc.experts.confidence import sentence
+
+    return {str(row["study_id"]): sentence(row, in_prompt, thresholds) for row in experts}
 
 
 def write(
@@ -221,24 +235,25 @@ def write(
     in_prompt: Sequence[str],
     thresholds: Sequence[float],
     diff_vqa: Path,
+    clinical: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
     Raises UserError if a prediction test record shows the image that it asks about (`leaks`).
     `prepared` holds studies.jsonl and questions.jsonl; `in_prompt` and `thresholds` are settings of the experts'
-    sentence; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
+    sentence; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`; `clinical` has lines
+    that follow the experts' words, by study_id.
     """
-    sentences = {}
-    if settings.expert_text:
-        from lumen_hpc.experts.confidence import sentence
-
-        sentences = {str(row["study_id"]): sentence(row, in_prompt, thresholds) for row in experts}
+    sentences = expert_sentences(experts, settings, in_prompt, thresholds)
     findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
     sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=sentences, findings=findings)
     if settings.expert_text and (missing := next((s for s in sources.studies if s not in sentences), None)):
         raise UserError(
             f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
+    if clinical:
+        texts = {study: (sentences.get(study), clinical.get(study)) for study in sources.studies}
+        sources.experts = {study: "\n".join(text for text in pair if text) for study, pair in texts.items()}
     kinds = files()
     paths = [folder / name for name in (*kinds, TEST)]
     with ExitStack() as stack:

@@ -39,6 +39,8 @@ class Answer:
     """The answer without special tokens and outer spaces."""
     ids: list[int]
     """Its token ids, with the stop token if one was reached."""
+    yes: float | None = None
+    """Probability of yes against no at the answer's first token; None where neither can be weighed."""
 
 
 @torch.inference_mode()
@@ -55,9 +57,9 @@ def generate(
         raise UserError(f"max_new_tokens={max_new_tokens}: use at least 1")
     answers: dict[int, Answer] = {}
     for chunk in _chunks(_groups(samples), samples, batch_tokens):
-        ids = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
-        for place, tokens in zip([i for group in chunk for i in group], ids):
-            answers[place] = Answer(model.tokenizer.decode(tokens), tokens)
+        found = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
+        for place, (tokens, yes) in zip([i for group in chunk for i in group], found):
+            answers[place] = Answer(model.tokenizer.decode(tokens), tokens, yes)
     return [answers[place] for place in range(len(samples))]
 
 
@@ -90,7 +92,16 @@ def stop_ids(model: Model) -> set[int]:
     return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])}
 
 
-def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[list[int]]:
+def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids of the tokens with which an answer yes, and an answer no, may begin."""
+    yes, no = (
+        {tokenizer.encode(form)[0] for form in (word, word.capitalize(), word.upper(), f" {word}")}
+        for word in ("yes", "no")
+    )
+    return sorted(yes - no), sorted(no - yes)
+
+
+def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
     batch = pack(groups).to(model.device)
     embeds, _ = model.embed(batch)
     plan = SpanPlan(batch.spans, model.kernel, keep=True)
@@ -101,8 +112,13 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     state = hidden[0, last]
     generated: list[torch.Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
+    yes, no = first_tokens(model.tokenizer)
+    weighed: list[float] = []
     for step in range(max_new_tokens):
-        token = model.llm.lm_head(state).float().argmax(-1)
+        logits = model.llm.lm_head(state).float()
+        if step == 0:
+            weighed = torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)).tolist()
+        token = logits.argmax(-1)
         generated.append(token)
         done |= torch.isin(token, stops)
         if done.all() or step == max_new_tokens - 1:
@@ -110,7 +126,8 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
         embeds = model.llm.model.embed_tokens(token)[:, None]
         state = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
         cache.step()
-    return [_until_stop(row, stops.tolist()) for row in torch.stack(generated, dim=1).tolist()]
+    ids = [_until_stop(row, stops.tolist()) for row in torch.stack(generated, dim=1).tolist()]
+    return list(zip(ids, weighed))
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:

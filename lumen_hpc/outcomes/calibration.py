@@ -39,8 +39,9 @@ def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Lin
 
     Raises nothing: one class alone, or one prediction alone, has no line.
     """
-    x, weight = logit(probability), np.ones(len(outcome)) if weights is None else weights
+    x: Array = logit(probability)
     y: Array = outcome.astype(float)
+    weight: Array = np.ones(len(outcome)) if weights is None else weights
     if len(np.unique(y[weight > 0])) < 2 or np.ptp(x[weight > 0]) < 1e-9:
         return Line(np.nan, np.nan)
     design, coefficients = np.stack([np.ones_like(x), x], axis=1), np.zeros(2)

@@ -37,7 +37,7 @@ def judge(
     """
     rows = {**rivals, **models}
     answered = np.all([np.isfinite(p) for p in rows.values()], axis=0)
-    test, val = (answered & (samples.split == split) for split in ("test", "val"))
+    test, val = answered & (samples.split == "test"), samples.split == "val"
     outcome = samples.outcome[test]
     events = int(outcome.sum())
     found: dict[str, Any] = {
@@ -48,8 +48,9 @@ def judge(
         return {**found, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
     drawn = Resamples([patient for patient, here in zip(samples.patient, test) if here], resamples, seed, confidence)
     found["rows"] = {
-        name: {"model": name in models, **_row(outcome, p[test], drawn, (samples.outcome[val], p[val]))}
+        name: {"model": name in models, **_row(outcome, p[test], drawn, (samples.outcome[seen], p[seen]))}
         for name, p in rows.items()
+        for seen in [val & np.isfinite(p)]
     }
     strongest = max(rivals, key=lambda name: found["rows"][name]["auroc"].value or 0)
     found["strongest"] = strongest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.vllm_engine import hide_llvmlite, prepare_process
 from lumen_hpc.nvila import chat
-from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.nvila.generate import Answer, first_tokens
 from lumen_hpc.nvila.inputs import Preprocessor
 from lumen_hpc.nvila.preprocess import Picture, open_picture
 
@@ -74,8 +75,22 @@ class VLLMModel:
             ) from error
 
     def generate(self, records: Sequence[Record], *, max_new_tokens: int = 256) -> list[Answer]:
-        """Greedy answers in the order of the records, whose images stand where their text has `<image>`."""
-        return [Answer(self.preprocessor.tokenizer.decode(ids), ids) for ids, _ in self.ask(records, max_new_tokens)]
+        """Greedy answers in the order of the records, whose images stand where their text has `<image>`.
+
+        `Answer.yes` is there for outcome questions, from the twenty likeliest first tokens.
+        """
+        weighs = any(record.get("meta", {}).get("type") == "outcome" for record in records)
+        found = self.ask(records, max_new_tokens, **({"logprobs": 20} if weighs else {}))
+        decode = self.preprocessor.tokenizer.decode
+        return [Answer(decode(ids), ids, self._yes(output) if weighs else None) for ids, output in found]
+
+    def _yes(self, output: Any) -> float | None:
+        """Probability of yes against no at the first token; None if neither is among the likeliest."""
+        likeliest = {token: math.exp(one.logprob) for token, one in output.outputs[0].logprobs[0].items()}
+        yes, no = (
+            sum(likeliest.get(token, 0.0) for token in side) for side in first_tokens(self.preprocessor.tokenizer)
+        )
+        return yes / (yes + no) if yes + no else None
 
     def ask(self, records: Sequence[Record], max_new_tokens: int, **options: Any) -> list[tuple[list[int], Any]]:
         """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output."""

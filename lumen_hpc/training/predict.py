@@ -157,6 +157,8 @@ class Predictor:
             "tokens": len(answer.ids),
             "seconds": round(seconds, 4),
         }
+        if meta["type"] == "outcome":
+            row["yes"] = None if answer.yes is None else round(answer.yes, 6)
         if text != answer.text:
             row["findings"] = answer.text[: len(answer.text) - len(text)].rstrip(" ;")
         if "control" in meta:

@@ -76,7 +76,7 @@ def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
         (["profile=nowhere"], ["nowhere", "h100"]),
         (["profile.acount=x"], ["acount", "account"]),
         (["profile.resources.gpus.gpus=1"], ["resources.gpus", "gpu"]),
-        (["recipe=nothing"], ["nothing", "demo, lumen"]),
+        (["recipe=nothing"], ["nothing", "demo, demo-outcomes, lumen"]),
         (["statsu"], ["statsu", "did you mean status?"]),
         (["dry_run=perhaps"], ["dry_run=perhaps", "true or false"]),
         (["config=absent.yaml"], ["absent.yaml"]),

@@ -3,7 +3,7 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila.generate import stop_ids
+from lumen_hpc.nvila.generate import first_tokens, stop_ids
 
 
 def _slow_answer(model, sample, steps):
@@ -89,3 +89,13 @@ def test_groups_of_unlike_sizes_share_one_batch(tiny, records):
     asked = [records[0], records[1], {**records[0], "conversations": records[2]["conversations"]}, *records[2:]]
     together = tiny.generate(asked, max_new_tokens=5)
     assert [a.ids for a in together] == [tiny.generate([r], max_new_tokens=5)[0].ids for r in asked]
+
+
+def test_the_probability_of_yes_is_that_of_the_first_token(family, records):
+    """Against the whole sequence's logits: yes over yes and no, summed over their spellings."""
+    inputs = family.preprocess(records, generation=True)
+    yes, no = first_tokens(family.tokenizer)
+    assert yes and no and not set(yes) & set(no)
+    for sample, answer in zip(inputs.samples, family.generate(inputs, max_new_tokens=2)):
+        p = _slow_answer(family, sample, 1)[1][0].double().softmax(0)
+        assert answer.yes == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-5)

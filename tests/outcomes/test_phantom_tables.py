@@ -17,6 +17,7 @@ from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.phantom_tables import film_times, known_films, write_tables
 from lumen_hpc.outcomes.write import write
 
+SPLITS = ("train", "test", "train", "val", "train", "test")
 NOT_IN_TABLES = {"film without a clock time", "laboratory item of another name"}
 
 
@@ -30,11 +31,12 @@ def write_films(folder: Path, patients: int, films: int = 3) -> None:
             if order:
                 days = ps.draw_days(rng)
                 study, day = ps.draw_next(study, days, rng), day + days
-            ids: dict[str, Any] = {"subject_id": 10_000_000 + number * 7, "study_id": 50_000_000 + number * 10 + order}
+            ids: dict[str, Any] = {"subject_id": 10_000_000 + number * 7, "study_id": 50_000_000 + number * 10 + order,
+                                   "split": SPLITS[number % len(SPLITS)]}  # fmt: skip
             found = {name: state.record() for name, state in study.items() if state.present}
-            truth.append({**ids, "order": order + 1, "day": day, "split": "test", "findings": found})
+            truth.append({**ids, "order": order + 1, "day": day, "findings": found})
             taken = np.datetime64("2150-01-01T00:00:00") + np.timedelta64(day * 86_400 + int(rng.integers(86_400)), "s")
-            studies.append({**ids, "split": "test", "taken_at": str(taken)})
+            studies.append({**ids, "taken_at": str(taken)})
     for name, rows in (("truth", truth), ("studies", studies)):
         (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 

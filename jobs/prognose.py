@@ -1,0 +1,48 @@
+"""Each model that trains on outcomes answers the outcome questions of the test split, with its probability of yes.
+
+Reads instruct/outcomes-test.jsonl and the model's final weights; shard k of n answers a contiguous part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from lumen_hpc.cluster import estimate
+from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.models import trained_on
+
+ANSWER_TOKENS = 32
+"""The sentences are short, and the probability of yes is that of the first token."""
+
+
+STAGE = Stage(
+    name="prognose",
+    paper="",
+    about="answers to the outcome questions, with their probability",
+    resources="gpu",
+    settings=("seed", "predict.shards", "train.base"),
+    after=("pretrain", "instruct", "train-{model}"),
+    shards=lambda settings: settings.predict.shards,
+    models=lambda settings: trained_on("outcome", settings.predict.models),
+    volatile=("seconds",),
+    gpu_hours=estimate.predict,
+    load_hours=estimate.small_load,
+)
+
+
+def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+    """Loads the model once; yields an answer row a question."""
+    from lumen_hpc.data.records import Records
+    from lumen_hpc.outcomes.questions import TEST
+    from lumen_hpc.serving.predictor import open_predictor
+
+    questions = Records(task.run.path("instruct") / TEST)
+    settings = replace(task.settings.predict, controls=[], max_new_tokens=ANSWER_TOKENS)
+    predictor = open_predictor(task.run.path("train", task.model) / "final", settings, model=task.model)
+
+    def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        yield from predictor.answer(questions, shard.span(len(questions)))
+
+    return process

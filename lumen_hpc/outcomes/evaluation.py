@@ -1,0 +1,107 @@
+"""A run's outcome answers against what happened: one table an outcome, rivals and models by what they were told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.outcomes import rivals
+from lumen_hpc.outcomes.features import Samples, samples
+from lumen_hpc.outcomes.prognosis import judge
+from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
+from lumen_hpc.outcomes.survival import concordance, kaplan_meier
+
+Array = np.ndarray
+Row = dict[str, Any]
+
+
+def evaluate(
+    folder: Path, studies: Path, experts: Iterable[Row], answers: Mapping[str, Iterable[Row]], outcomes: Sequence[str],
+    *, resamples: int, seed: int, confidence: float = 0.95, oracles: Mapping[str, Mapping[int, float]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """outcome → the table of `prognosis.judge`, with `survival` of the strongest model for deaths.
+
+    `folder`: what stage outcomes wrote; `answers`: model → rows of stage prognose; `oracles` (phantoms): name →
+    probability of intensive care within 48 hours by study_id, shown beside the rows of that outcome.
+    """
+    experts = list(experts)
+    said = {model: _probabilities(rows) for model, rows in answers.items()}
+    found = {}
+    for outcome in outcomes:
+        of_films = samples(folder, studies, outcome, experts)
+        made = {row: rivals.predict(of_films, row, seed) for row in rivals.available(of_films)}
+        opponents = {row: p for row, p in made.items() if p is not None}
+        models = {
+            label: p
+            for model, answered in said.items()
+            for label, p in _by_variant(model, answered, outcome, of_films).items()
+        }
+
+        table = judge(of_films, opponents, models, resamples=resamples, seed=seed, confidence=confidence)
+        if outcome.startswith("death") and "rows" in table:
+            best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
+            table["survival"] = {"row": best, **_survival(folder, of_films, {**opponents, **models}[best])}
+        if oracles and outcome == "icu_48h" and "rows" in table:
+            table["oracles"] = _oracles(of_films, oracles)
+        found[outcome] = table
+    return found
+
+
+def _probabilities(rows: Iterable[Row]) -> dict[str, float]:
+    """question_id → probability of yes, of the answers that have one."""
+    return {row["question_id"]: row["yes"] for row in rows if row.get("yes") is not None}
+
+
+def _by_variant(model: str, answered: Mapping[str, float], outcome: str, of_films: Samples) -> dict[str, Array]:
+    """Row label → probabilities, for each variant that was asked; NaN outside the test split."""
+    found = {}
+    for variant in (*VARIANTS, SHUFFLED):
+        end = "" if variant == "all" else f"/{variant}"
+        p = np.array([answered.get(f"outcome/{outcome}/{study}{end}", np.nan) for study in of_films.study_id])
+        if np.isfinite(p).any():
+            found[model if variant == "all" else f"{model}, {variant}"] = p
+    return found
+
+
+def _survival(folder: Path, of_films: Samples, p: Array) -> dict[str, Any]:
+    """Harrell's concordance on the test patients, and Kaplan-Meier curves of the thirds of risk."""
+    known = {
+        int(row["study_id"]): row["outcomes"]["survival"].get("value") for row in read_jsonl(folder / "outcomes.jsonl")
+    }
+    places = [
+        place for place, study in enumerate(of_films.study_id)
+        if of_films.split[place] == "test" and known[study] and np.isfinite(p[place])
+    ]  # fmt: skip
+    values = [known[of_films.study_id[place]] for place in places]
+    days, died = np.array([v["days"] for v in values], float), np.array([v["died"] for v in values], bool)
+    risk = p[places]
+    curves = []
+    for part in np.array_split(np.argsort(risk, kind="stable"), 3):
+        times, alive = kaplan_meier(days[part], died[part])
+        curves.append({"patients": len(part), "days": times.tolist(), "alive": alive.tolist()})
+    return {"concordance": concordance(days, died, risk), "patients": len(places), "curves": curves}
+
+
+def _oracles(of_films: Samples, oracles: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """AUROC of each oracle on the same test films."""
+    from lumen_hpc.outcomes.discrimination import auroc, value
+
+    found = {}
+    for name, by_study in oracles.items():
+        p = np.array([by_study.get(study, np.nan) for study in of_films.study_id])
+        here = np.isfinite(p) & (of_films.split == "test")
+        found[name] = value(auroc, of_films.outcome, p, here)
+    return found
+
+
+def oracles(truth: Path, folder: Path, effect: float) -> dict[str, dict[int, float]]:
+    """Name → probability of intensive care within 48 hours by study_id, of every oracle of the phantoms."""
+    from lumen_hpc.outcomes.phantom_severity import ORACLES, oracle
+    from lumen_hpc.outcomes.phantom_tables import known_films
+
+    known = known_films(truth, folder / "states.jsonl")
+    return {name: dict(zip(known, oracle(name, list(known.values()), effect).tolist())) for name in ORACLES}

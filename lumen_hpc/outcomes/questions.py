@@ -1,0 +1,258 @@
+"""Outcome questions: yes or no with a horizon, asked in many ways, as instruction records.
+
+A record shows the film, up to `instruct.max_images - 1` priors before it, and the lines of each film's state. Its
+answer is a sentence that opens with yes or no, so that the model's probability of yes can be read at the first token of
+its answer. So that one model can be asked with less information, some training records withhold it (`VARIANTS`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lumen_hpc.config.schema import Instruct
+from lumen_hpc.data.instructions import Sources, kind, prompt
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.files import atomic
+from lumen_hpc.models import MODELS
+from lumen_hpc.outcomes.sentences import clinical
+
+Row = dict[str, Any]
+TEST = "outcomes-test.jsonl"
+
+# {h}: the horizon, as in "within 48 hours".
+_ASKED = {
+    "in_hospital_death": (
+        "Will the patient die before leaving the hospital?",
+        "Is death during this hospital stay expected?",
+        "Is this patient going to die in the hospital?",
+        "Will this hospital stay end in death?",
+        "Is in-hospital death to be expected?",
+        "Does this patient die during the current stay?",
+        "Will the patient die during this admission?",
+        "Is the patient expected to die before discharge?",
+        "Will death occur before discharge from the hospital?",
+        "Is a fatal course of this hospital stay expected?",
+    ),
+    "death": (
+        "Will the patient die {h}?",
+        "Is death expected {h}?",
+        "Does the patient die {h} of this image?",
+        "Is this patient going to die {h}?",
+        "Will death occur {h}?",
+        "Is a fatal course expected {h}?",
+        "Should death be expected {h}?",
+        "Is the patient expected to die {h}?",
+        "Counted from this image, will the patient die {h}?",
+        "Is it likely that the patient dies {h}?",
+    ),
+    "icu": (
+        "Will the patient need intensive care {h}?",
+        "Is admission to intensive care expected {h}?",
+        "Will the patient be moved to intensive care {h}?",
+        "Is this patient going to the intensive care unit {h}?",
+        "Will an ICU admission follow {h}?",
+        "Should intensive care be expected {h}?",
+        "Is a transfer to the ICU expected {h}?",
+        "Does the patient enter intensive care {h}?",
+        "Is the patient expected to need the ICU {h}?",
+        "Counted from this image, will intensive care begin {h}?",
+    ),
+    "ventilation": (
+        "Will the patient need invasive ventilation {h}?",
+        "Is intubation expected {h}?",
+        "Will the patient be intubated {h}?",
+        "Is this patient going to be ventilated invasively {h}?",
+        "Will invasive ventilation begin {h}?",
+        "Should intubation be expected {h}?",
+        "Is the start of invasive ventilation expected {h}?",
+        "Does the patient need a ventilator {h}?",
+        "Is the patient expected to be intubated {h}?",
+        "Counted from this image, will invasive ventilation follow {h}?",
+    ),
+    "discharge": (
+        "Will the patient leave the hospital alive {h}?",
+        "Is discharge expected {h}?",
+        "Will the patient be discharged {h}?",
+        "Is this patient leaving the hospital alive {h}?",
+        "Will this hospital stay end in discharge {h}?",
+        "Should discharge be expected {h}?",
+        "Is the patient expected to leave the hospital {h}?",
+        "Does the patient leave the hospital alive {h}?",
+        "Is the patient well enough to be discharged {h}?",
+        "Counted from this image, will the patient be discharged {h}?",
+    ),
+}
+_HORIZONS = {"24h": "within 24 hours", "48h": "within 48 hours", "72h": "within 72 hours", "30d": "within 30 days",
+             "365d": "within one year"}  # fmt: skip
+_SAID = {
+    "in_hospital_death": ("Yes, death before discharge is expected.", "No, death before discharge is not expected."),
+    "death": ("Yes, death is expected {h}.", "No, death is not expected {h}."),
+    "icu": ("Yes, intensive care is expected {h}.", "No, intensive care is not expected {h}."),
+    "ventilation": ("Yes, invasive ventilation is expected {h}.", "No, invasive ventilation is not expected {h}."),
+    "discharge": ("Yes, discharge is expected {h}.", "No, discharge is not expected {h}."),
+}
+
+VARIANTS: dict[str, tuple[int | None, bool]] = {
+    "all": (None, True),
+    "no laboratory values": (None, False),
+    "two images": (2, True),
+    "one image": (1, True),
+}
+"""Variant → (most images; None: `instruct.max_images`, whether laboratory values are told)."""
+SHUFFLED = "shuffled images"
+"""In the test file alone: everything as in `all`, but with the images of another patient."""
+SHARES = {"all": 0.55, "no laboratory values": 0.15, "two images": 0.15, "one image": 0.15}
+"""Shares of the training records."""
+
+
+def wordings(outcome: str) -> tuple[str, ...]:
+    """Every way in which an outcome is asked."""
+    stem, horizon = _parts(outcome)
+    return tuple(text.format(h=horizon) for text in _ASKED[stem])
+
+
+def sentence(outcome: str, value: bool) -> str:
+    """The long answer to an outcome question."""
+    stem, horizon = _parts(outcome)
+    return _SAID[stem][0 if value else 1].format(h=horizon)
+
+
+def _parts(outcome: str) -> tuple[str, str]:
+    stem, _, horizon = outcome.rpartition("_")
+    return (stem, _HORIZONS[horizon]) if horizon in _HORIZONS else (outcome, "")
+
+
+def lines(states: Path, parts: Sequence[str]) -> dict[str, str]:
+    """study_id → the lines of its state that `instruct.clinical` asks for."""
+    return {str(row["study_id"]): clinical(row["state"], parts) for row in read_jsonl(states)} if parts else {}
+
+
+def after_experts(*texts: str | None) -> str:
+    """What follows an image: the experts' sentence, then the lines of the state."""
+    return "\n".join(text for text in texts if text)
+
+
+class Texts:
+    """What is said after each image, with and without laboratory values."""
+
+    def __init__(self, states: Path, experts: Mapping[str, str], parts: Sequence[str]) -> None:
+        self._experts = experts
+        without = [part for part in parts if part != "labs"]
+        self._lines = {True: lines(states, parts), False: lines(states, without)}
+
+    def of(self, shown: Sequence[Row], labs: bool, images_of: Sequence[Row]) -> dict[str, str]:
+        """study_id → text, for the studies shown; the experts speak of the images, which `images_of` may exchange."""
+        found = {}
+        for study, image in zip(shown, images_of):
+            key = str(study["study_id"])
+            found[key] = after_experts(self._experts.get(str(image["study_id"])), self._lines[labs].get(key))
+        return found
+
+
+def records(
+    outcomes: Iterable[Row], sources: Sources, texts: Texts, settings: Instruct, seed: int
+) -> Iterator[tuple[str, Row]]:
+    """(split, record) of every outcome question with a known value.
+
+    A train or val film has one record an outcome, of a variant drawn by a hash of seed and question; a test film has
+    one of every variant and one with another patient's images. Val films are asked in the test file too. Each draw
+    hangs on ids alone, not on the order of rows.
+    """
+    rows = list(outcomes)
+    strangers = _strangers(rows, seed)
+    for row in rows:
+        study = sources.study(row["study_id"], f"of outcomes.jsonl, study {row['study_id']}")
+        shown = [*sources.priors(study, settings.max_images - 1), study]
+        for outcome in settings.outcomes:
+            value = row["outcomes"][outcome].get("value")
+            if value is None:
+                continue
+            draw = _draw(seed, row["study_id"], outcome)
+            variants = tuple(VARIANTS) if row["split"] == "test" else (_variant(draw),)
+            for variant in variants:
+                most, labs = VARIANTS[variant]
+                part = shown[-most:] if most else shown
+                yield row["split"], _record(row, outcome, value, variant, part, texts.of(part, labs, part), draw)
+            if row["split"] == "val":  # asked as the test films are, to recalibrate on
+                yield "test", _record(row, outcome, value, "all", shown, texts.of(shown, True, shown), draw)
+            if row["split"] == "test" and (other := strangers.get(row["study_id"])):
+                stranger = sources.study(other, "drawn to shuffle images")
+                theirs = [*sources.priors(stranger, len(shown) - 1), stranger]
+                part = shown[-len(theirs) :]
+                record = _record(row, outcome, value, SHUFFLED, part, texts.of(part, True, theirs), draw)
+                yield "test", {**record, "images": [study["image"] for study in theirs]}
+
+
+def _record(
+    row: Row, outcome: str, value: bool, variant: str, shown: list[Row], texts: Mapping[str, str], draw: float
+) -> Row:
+    ways = wordings(outcome)
+    name = f"outcome/{outcome}/{row['study_id']}"
+    question = {"type": "outcome", "question": ways[int(draw * 1e6) % len(ways)], "interval_days": None}
+    answer = sentence(outcome, value)
+    meta = {
+        "question_id": name if variant == "all" else f"{name}/{variant}", "type": "outcome", "outcome": outcome,
+        "variant": variant, "closed": True, "short_answer": "yes" if value else "no", "interval_days": None,
+        "subject_id": row["subject_id"], "study_id": row["study_id"], "ref_study_id": None, "long_answer": answer,
+    }  # fmt: skip
+    return {
+        "id": meta["question_id"],
+        "images": [study["image"] for study in shown],
+        "conversations": [
+            {"from": "human", "value": prompt(shown, question, texts)},
+            {"from": "gpt", "value": answer},
+        ],
+        "meta": meta,
+    }
+
+
+def _draw(*parts: Any) -> float:
+    """A number from 0 to 1 that hangs on `parts` alone."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _variant(draw: float) -> str:
+    for name, share in SHARES.items():
+        draw -= share
+        if draw < 0:
+            return name
+    return "all"
+
+
+def _strangers(rows: Sequence[Row], seed: int) -> dict[Any, Any]:
+    """study_id of each test film → that of another test patient, in a circle of seeded order."""
+    test = sorted(
+        (row for row in rows if row["split"] == "test"), key=lambda row: _draw(seed, "other", row["study_id"])
+    )
+    pairs = zip(test, [*test[1:], *test[:1]])
+    return {one["study_id"]: other["study_id"] for one, other in pairs if one["subject_id"] != other["subject_id"]}
+
+
+def write(folder: Path, made: Iterable[tuple[str, Row]]) -> list[Path]:
+    """Writes the record files of every model that trains on outcomes, from LUMEN's files and the outcome records.
+
+    Needs lumen-{train,val}.jsonl in `folder`. Returns the files written, the test records' last.
+    """
+    split_records: dict[str, list[bytes]] = {"train": [], "val": [], "test": []}
+    for split, record in made:
+        split_records[split].append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    written = []
+    for model in MODELS.values():
+        if "outcome" not in model.trains_on:
+            continue
+        for split in ("train", "val"):
+            written.append(folder / f"{model.name}-{split}.jsonl")
+            with atomic(written[-1]) as out:
+                for record in read_jsonl(folder / f"lumen-{split}.jsonl"):
+                    if kind(record) in model.trains_on:
+                        out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                out.writelines(split_records[split])
+    with atomic(folder / TEST) as out:
+        out.writelines(split_records["test"])
+    return [*written, folder / TEST]

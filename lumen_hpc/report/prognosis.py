@@ -1,0 +1,122 @@
+"""The report's page on outcomes: rivals and models in one table an outcome, figures, subgroups, and TRIPOD+AI's items.
+
+Writes outcomes.html and outcomes.json beside index.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lumen_hpc.files import atomic
+from lumen_hpc.outcomes.outcomes import OUTCOMES
+from lumen_hpc.report import figures
+from lumen_hpc.report.tripod import Tables, number, tripod
+
+_HERE = Path(__file__).parent
+
+
+def write(
+    folder: Path, outcomes: Tables, counts: Mapping[str, Any], settings: Any, run: Mapping[str, str]
+) -> list[Path]:
+    """Writes the page and its numbers into the report's folder; returns both files.
+
+    `outcomes`: what `outcomes.evaluation.evaluate` found; `counts`: counts.json of stage outcomes; `settings`: the
+    run's; `run`: its name and so on.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    page = environment.get_template("outcomes.html").render(
+        css=(_HERE / "page.css").read_text(),
+        run=run,
+        outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},
+        meanings=OUTCOMES,
+        figures={name: _figures(name, table) for name, table in outcomes.items()},
+        tripod=tripod(outcomes, counts, settings),
+    )
+    files = {
+        "outcomes.html": page.encode(),
+        "outcomes.json": orjson.dumps(outcomes, default=list, option=orjson.OPT_INDENT_2),
+    }
+    for name, text in files.items():
+        with atomic(folder / name) as out:
+            out.write(text)
+    return [folder / name for name in files]
+
+
+_ABSENT = {"unjudged": "", "differences": {}, "oracles": {}, "survival": {}}
+
+
+def _figures(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """Caption → SVG: calibration and decision curves of the models (or of the strongest rival), survival."""
+    if "rows" not in table:
+        return {}
+    shown = [label for label, row in table["rows"].items() if row["model"] and "," not in label] + [table["strongest"]]
+    found = {
+        "Calibration: observed against predicted risk in tenths of the patients, Wilson intervals": figures._svg(
+            f"{name} calibration", f"calibration of {', '.join(shown)}", (4.6, 4.2), _calibration(table, shown)
+        ),
+        "Decision curve: net benefit of acting above a threshold": figures._svg(
+            f"{name} decision", f"net benefit of {', '.join(shown)}", (5.2, 3.6), _decision(table, shown)
+        ),
+    }
+    if survival := table.get("survival"):
+        found["Kaplan-Meier curves of the thirds of risk"] = figures._svg(
+            f"{name} survival", "survival of low, middle and high risk", (5.2, 3.6), _survival(survival)
+        )
+    return found
+
+
+def _calibration(table: Mapping[str, Any], shown: list[str]) -> Any:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=figures.FAINT)
+        for label, color in zip(shown, figures._SERIES):
+            parts = table["rows"][label]["calibration"]
+            x, y = [part["predicted"] for part in parts], [part["observed"] for part in parts]
+            error = [
+                [part["observed"] - part["low"] for part in parts],
+                [part["high"] - part["observed"] for part in parts],
+            ]
+            axes.errorbar(x, y, error, color=color, marker="o", markersize=4, linewidth=1, label=label)
+        axes.set_xlabel("predicted risk")
+        axes.set_ylabel("observed risk")
+        axes.legend(frameon=False, fontsize=8)
+
+    return draw
+
+
+def _decision(table: Mapping[str, Any], shown: list[str]) -> Any:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for label, color in zip(shown, figures._SERIES):
+            points = table["rows"][label]["decision"]
+            axes.plot([p["threshold"] for p in points], [p["model"] for p in points], color=color, label=label)
+        axes.plot([p["threshold"] for p in points], [p["all"] for p in points], color=figures.INK, linewidth=0.8,
+                  linestyle="--", label="everyone")  # fmt: skip
+        axes.axhline(0, color=figures.INK, linewidth=0.8)
+        axes.set_ylim(bottom=-0.1)
+        axes.set_xlabel("threshold")
+        axes.set_ylabel("net benefit")
+        axes.legend(frameon=False, fontsize=8)
+
+    return draw
+
+
+def _survival(survival: Mapping[str, Any]) -> Any:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for curve, color, label in zip(survival["curves"], figures._SERIES, ("low", "middle", "high")):
+            axes.step([0, *curve["days"]], [1, *curve["alive"]], where="post", color=color, label=f"{label} risk")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("days after the film")
+        axes.set_ylabel("alive")
+        axes.legend(frameon=False, fontsize=8)
+
+    return draw

@@ -1,0 +1,100 @@
+"""From a run's files to its page on outcomes: the right rows, the oracles beside them, and TRIPOD+AI's items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from lumen_hpc.config import resolve
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.outcomes import evaluation
+from lumen_hpc.outcomes.questions import SHUFFLED
+from lumen_hpc.report import prognosis
+from tests.outcomes.test_phantom_tables import run
+
+ORACLE = "three images and laboratory values"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    run(folder, 900)
+    return folder
+
+
+def answers(folder: Path, oracles: dict[str, dict[int, float]]) -> list[dict[str, Any]]:
+    """A model that knows what the oracle knows, and chance where its images are shuffled."""
+    rng, rows = np.random.default_rng(0), []
+    for study, p in oracles[ORACLE].items():
+        name = f"outcome/icu_48h/{study}"
+        rows.append({"question_id": name, "yes": p})
+        rows.append({"question_id": f"{name}/{SHUFFLED}", "yes": float(rng.random())})
+    rows.append({"question_id": "outcome/icu_48h/0", "yes": None})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    oracles = evaluation.oracles(folder / "truth.jsonl", folder / "out", 1.0)
+    return evaluation.evaluate(
+        folder / "out", folder / "studies.jsonl", (), {"lumen-outcomes": answers(folder, oracles)},
+        ["icu_48h", "death_365d"], resamples=100, seed=0, oracles=oracles,
+    )  # fmt: skip
+
+
+def test_rivals_and_variants_are_rows_of_one_table(found: dict[str, Any]) -> None:
+    rows = found["icu_48h"]["rows"]
+    assert list(rows) == [
+        "prevalence", "age and sex", "laboratory values, regression", "laboratory values, boosting", "lumen-outcomes",
+        f"lumen-outcomes, {SHUFFLED}",
+    ]  # fmt: skip
+    assert rows["lumen-outcomes"]["auroc"].value > rows["laboratory values, regression"]["auroc"].value + 0.05
+    assert abs(rows[f"lumen-outcomes, {SHUFFLED}"]["auroc"].value - 0.5) < 0.12
+    assert found["icu_48h"]["differences"]["lumen-outcomes"]["auroc"].low > 0
+
+
+def test_the_oracle_has_the_same_auroc_as_a_model_that_knows_as_much(found: dict[str, Any]) -> None:
+    assert found["icu_48h"]["oracles"][ORACLE] == found["icu_48h"]["rows"]["lumen-outcomes"]["auroc"].value
+
+
+def test_an_outcome_that_no_model_was_asked_about_has_its_rivals(found: dict[str, Any]) -> None:
+    table = found["death_365d"]
+    assert not any(row["model"] for row in table["rows"].values())
+    assert 0.5 < table["survival"]["concordance"] <= 1
+    low, _, high = (curve["alive"][-1] for curve in table["survival"]["curves"])
+    assert low > high
+
+
+def test_each_patient_counts_once_with_the_last_film(folder: Path, found: dict[str, Any]) -> None:
+    rows = [row for row in read_jsonl(folder / "out" / "outcomes.jsonl") if "value" in row["outcomes"]["icu_48h"]]
+    patients = {row["subject_id"] for row in rows if row["split"] == "test"}
+    assert found["icu_48h"]["patients"] + found["icu_48h"]["unanswered"] == len(patients)
+
+
+def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: dict[str, Any]) -> None:
+    words = ["stage=full", "recipe=demo-outcomes", "instruct.outcomes=[icu_48h,death_365d]"]
+    settings = resolve.resolve(words).settings
+    counts = orjson.loads((folder / "out" / "counts.json").read_bytes())
+    page, numbers = prognosis.write(folder / "report", found, counts, settings, {"name": "a <run>"})
+    text = page.read_text()
+    assert "a &lt;run&gt;" in text and "<script" not in text
+    for name, table in found.items():
+        assert f'id="{name}"' in text
+        assert all(f">{row}</th>" in text for row in table["rows"])
+    assert text.count("<svg") == 5, "two figures an outcome, and survival"
+    items = prognosis.tripod(found, counts, settings)
+    assert all(topic and said for _, topic, said in items) and len({item for item, _, _ in items}) == len(items)
+    assert "overlapping admissions" in dict((item, said) for item, _, said in items)["7"]
+    assert orjson.loads(numbers.read_bytes())["icu_48h"]["patients"] == found["icu_48h"]["patients"]
+
+
+def test_an_outcome_without_events_is_named_on_the_page(folder: Path, tmp_path: Path) -> None:
+    settings = resolve.resolve(["stage=full", "recipe=demo-outcomes"]).settings
+    counts = orjson.loads((folder / "out" / "counts.json").read_bytes())
+    table = {"icu_48h": {"patients": 3, "events": 0, "unanswered": 0, "train": 1, "val": 1, "unjudged": "too few"}}
+    page, _ = prognosis.write(tmp_path, table, counts, settings, {"name": "few"})
+    assert "Not judged: too few." in page.read_text()

@@ -1,0 +1,136 @@
+"""Outcome questions: many wordings, variants that withhold information, and nothing told but what was known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from lumen_hpc.config.schema import OUTCOMES, Instruct
+from lumen_hpc.data.instructions import Sources
+from lumen_hpc.outcomes import questions
+from lumen_hpc.outcomes.outcomes import BINARY
+
+SETTINGS = Instruct(max_images=3, clinical=["patient", "labs"], outcomes=["icu_48h", "death_30d"])
+
+
+def test_the_settings_offer_every_outcome_that_is_yes_or_no() -> None:
+    assert OUTCOMES == BINARY
+
+
+@pytest.mark.parametrize("outcome", BINARY)
+def test_each_outcome_is_asked_in_at_least_ten_ways_with_its_horizon(outcome: str) -> None:
+    asked = questions.wordings(outcome)
+    assert len(set(asked)) >= 10 and all(text.endswith("?") and "{" not in text for text in asked)
+    horizon = outcome.rpartition("_")[2]
+    said = {"24h": "within 24 hours", "48h": "within 48 hours", "72h": "within 72 hours", "30d": "within 30 days",
+            "365d": "within one year"}  # fmt: skip
+    if horizon in said:
+        assert all(said[horizon] in text for text in asked)
+
+
+@pytest.mark.parametrize("outcome", BINARY)
+def test_answers_open_with_yes_or_no_and_differ_between_outcomes(outcome: str) -> None:
+    assert questions.sentence(outcome, True).startswith("Yes, ")
+    assert questions.sentence(outcome, False).startswith("No, ")
+    assert len({questions.sentence(name, True) for name in BINARY}) == len(BINARY)
+
+
+def made(tmp_path: Path, patients: int = 12) -> list[tuple[str, dict[str, Any]]]:
+    """The records of patients with three films each: every third is of the train, val and test split."""
+    studies, states, outcomes = [], [], []
+    for patient in range(patients):
+        for film in range(3):
+            ids = {"subject_id": patient, "study_id": 100 + patient * 10 + film,
+                   "split": ("train", "val", "test")[patient % 3]}  # fmt: skip
+            studies.append({**ids, "image": f"{ids['study_id']}.jpg", "taken_at": f"2150-01-{10 + film}T08:00:00"})
+            value = {"value": 1.5 + film, "unit": "mg/dL", "low": None, "high": None, "level": None, "hours": 2.0,
+                     "change": None}  # fmt: skip
+            states.append({**ids, "state": {
+                "age": 50 + patient, "sex": "F", "place": "hospital", "hours": {"hospital": 4.0},
+                "labs": {"creatinine": value},
+            }})  # fmt: skip
+            known = {"value": patient % 2 == 0} if film else {"unknown": "no reason"}
+            outcomes.append({**ids, "outcomes": {"icu_48h": known, "death_30d": {"value": False}}})
+    path = tmp_path / "states.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in states))
+    experts = {str(row["study_id"]): f"Experts on {row['study_id']}." for row in studies}
+    texts = questions.Texts(path, experts, SETTINGS.clinical)
+    return list(questions.records(outcomes, Sources.join(studies, []), texts, SETTINGS, seed=0))
+
+
+def of(found: list[tuple[str, dict[str, Any]]], study: int, outcome: str = "icu_48h") -> dict[str, dict[str, Any]]:
+    """Variant → record of one test film."""
+    return {
+        record["meta"]["variant"]: record
+        for split, record in found
+        if split == "test" and record["meta"]["study_id"] == study and record["meta"]["outcome"] == outcome
+    }
+
+
+def test_a_record_shows_the_film_its_priors_and_the_state_at_each(tmp_path: Path) -> None:
+    record = of(made(tmp_path), 122)["all"]
+    assert record["images"] == ["120.jpg", "121.jpg", "122.jpg"]
+    asked = record["conversations"][0]["value"].split("\n")
+    assert asked[:-1] == [
+        "earlier image, 2 days before: <image>", "Experts on 120.", "Patient: 52 years old, female.",
+        "Laboratory values: creatinine 1.5 mg/dL (2 hours ago).",
+        "earlier image, 1 day before: <image>", "Experts on 121.", "Patient: 52 years old, female.",
+        "Laboratory values: creatinine 2.5 mg/dL (2 hours ago).",
+        "current image: <image>", "Experts on 122.", "Patient: 52 years old, female.",
+        "Laboratory values: creatinine 3.5 mg/dL (2 hours ago).",
+    ]  # fmt: skip
+    assert asked[-1] in questions.wordings("icu_48h")
+    assert record["conversations"][1]["value"] == "Yes, intensive care is expected within 48 hours."
+
+
+def test_an_unknown_outcome_is_not_asked(tmp_path: Path) -> None:
+    assert of(made(tmp_path), 120) == {} and of(made(tmp_path), 120, "death_30d")
+
+
+def test_each_variant_withholds_what_it_says(tmp_path: Path) -> None:
+    found = of(made(tmp_path), 122)
+    assert set(found) == {*questions.VARIANTS, questions.SHUFFLED}
+    assert "creatinine" not in str(found["no laboratory values"]["conversations"])
+    assert found["one image"]["images"] == ["122.jpg"] and found["two images"]["images"] == ["121.jpg", "122.jpg"]
+    assert len({record["id"] for record in found.values()}) == len(found)
+
+
+def test_shuffled_images_are_another_test_patient_s_and_so_are_the_experts(tmp_path: Path) -> None:
+    found = of(made(tmp_path), 122)[questions.SHUFFLED]
+    strangers = {int(image.removesuffix(".jpg")) for image in found["images"]}
+    assert all((study - 100) // 10 % 3 == 2 and (study - 100) // 10 != 2 for study in strangers)
+    text = found["conversations"][0]["value"]
+    assert "Experts on 122." not in text and f"Experts on {max(strangers)}." in text
+    assert "creatinine 3.5" in text, "the laboratory values stay"
+
+
+def test_records_do_not_hang_on_the_order_of_rows_or_on_other_patients(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    few = {record["id"]: record for split, record in made(tmp_path, 12) if split != "test"}
+    more = {record["id"]: record for split, record in made(tmp_path / "more", 18) if split != "test"}
+    assert few.items() <= more.items()
+
+
+def test_training_records_are_of_every_variant(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    train = [record for split, record in made(tmp_path / "many", 120) if split == "train"]
+    counted = {name: sum(r["meta"]["variant"] == name for r in train) / len(train) for name in questions.VARIANTS}
+    assert counted == pytest.approx(questions.SHARES, abs=0.12)
+
+
+def test_the_files_hold_lumen_s_records_and_the_outcome_s(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        row = {"id": f"d-{split}", "meta": {"type": "difference"}}
+        (tmp_path / f"lumen-{split}.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    written = questions.write(tmp_path, made(tmp_path))
+    assert [path.name for path in written] == [
+        "lumen-outcomes-train.jsonl", "lumen-outcomes-val.jsonl", "outcomes-test.jsonl",
+    ]  # fmt: skip
+    train = [orjson.loads(line) for line in written[0].read_bytes().splitlines()]
+    assert train[0]["id"] == "d-train" and {row["meta"]["type"] for row in train[1:]} == {"outcome"}
+    test = [orjson.loads(line)["meta"] for line in written[2].read_bytes().splitlines()]
+    splits = {meta["subject_id"] % 3 for meta in test}
+    assert splits == {1, 2}, "val is asked too, to recalibrate on"
