@@ -63,7 +63,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 def outcomes(task: Task, folder: Path) -> list[Path]:
     """Writes the page on outcomes; returns its files."""
+    from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import evaluation
+    from lumen_hpc.outcomes.questions import TEST
     from lumen_hpc.report import prognosis
 
     run, settings = task.run, task.settings
@@ -81,7 +83,9 @@ def outcomes(task: Task, folder: Path) -> list[Path]:
         if settings.data.source == "phantom"
         else None,
     )
-    return prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run))
+    answers = {model: run.rows("prognose", model) for model in trained_on("timeline", settings.predict.models)}
+    scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
+    return prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
 
 
 def inputs(task: Task) -> Any:

@@ -6,6 +6,7 @@ Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def _clinical(task: Task) -> dict[str, str]:
 
 def _outcomes(task: Task) -> list[Path]:
     """Writes the records of the models that train on outcomes, and the outcome questions of the test split."""
+    from lumen_hpc.data import timelines
+    from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.instructions import Sources, expert_sentences
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import questions
@@ -43,6 +46,11 @@ def _outcomes(task: Task) -> list[Path]:
     texts = questions.Texts(folder / "states.jsonl", experts, settings.instruct.clinical)
     rows = read_jsonl(folder / "outcomes.jsonl")
     made = questions.records(rows, sources, texts, settings.instruct, settings.seed)
+    if settings.instruct.timelines:
+        known = read_findings(run.diff_vqa)
+        sources.experts = {s: texts.of([study], True, [study])[s] for s, study in sources.studies.items()}
+        studies = list(sources.studies.values())
+        made = chain(made, timelines.records(studies, known, sources, settings.instruct, settings.seed))
     return questions.write(task.folder, made)
 
 

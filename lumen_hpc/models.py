@@ -41,8 +41,8 @@ class ComparedModel:
     label: str
     """In tables and figures."""
     trains_on: tuple[str, ...] = ()
-    """Kinds of question whose training records it sees (diagnostic, difference, prediction, outcome); empty: not
-    trained. A model that trains on outcomes is compared only where `predict.models` names it."""
+    """Kinds of question whose training records it sees (diagnostic, difference, prediction, outcome,
+    timeline); empty: not trained. A model that trains on outcomes is compared only where `predict.models` names it."""
     workload: Workload | None = None
     """What its training reads in the paper; None where it is not trained."""
 
@@ -67,7 +67,7 @@ MODELS: dict[str, ComparedModel] = {
         ComparedModel(
             name="lumen-outcomes",
             label="LUMEN + outcomes",
-            trains_on=("diagnostic", "difference", "prediction", "outcome"),
+            trains_on=("diagnostic", "difference", "prediction", "outcome", "timeline"),
             workload=Workload(samples=428_995 + 4 * 43_381, image_sets=129_231 + 3 * 43_381, text_tokens=300),
         ),
     )

@@ -48,7 +48,7 @@ def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
 RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
 """Old name → today's, for one version: `resolve` takes the old one with a warning."""
 PARTS = ("vision_tower", "projector", "llm")
-KINDS = ("diagnostic", "difference", "prediction", "outcome")
+KINDS = ("diagnostic", "difference", "prediction", "outcome", "timeline")
 OUTCOMES = (
     "in_hospital_death", "death_30d", "death_365d", "icu_24h", "icu_48h", "ventilation_24h", "ventilation_48h",
     "discharge_72h",
@@ -210,6 +210,8 @@ class Instruct:
     values. Needs stage outcomes."""
     outcomes: list[str] = subset_of((), *OUTCOMES)
     """Outcomes that are asked about, in records for models that train on them. Needs stage outcomes."""
+    timelines: bool = False
+    """Ask those models about three and more visits too: since when, getting worse, at its worst."""
 
 
 @dataclass(kw_only=True)
@@ -405,6 +407,10 @@ class Settings:
         asked = [model for model in self.predict.models if model in MODELS and model not in IN_PAPER]
         if asked and not self.instruct.outcomes:
             raise UserError(f"predict.models names {asked[0]}, which needs instruct.outcomes=[icu_48h] or others")
+        if self.instruct.timelines and not (asked and self.instruct.max_images > 2):
+            raise UserError(
+                "instruct.timelines needs instruct.max_images=3 or more, and lumen-outcomes among the models"
+            )
         tables = self.data.phantom.mimic_iv if self.data.source == "phantom" else self.data.mimic_iv
         if (self.instruct.outcomes or self.instruct.clinical) and not tables:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.data.timelines import read
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.features import Samples, samples
 from lumen_hpc.outcomes.prognosis import judge
 from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
 from lumen_hpc.outcomes.survival import concordance, kaplan_meier
+from lumen_hpc.proportions import wilson
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -95,6 +98,33 @@ def _oracles(of_films: Samples, oracles: Mapping[str, Mapping[int, float]]) -> d
         p = np.array([by_study.get(study, np.nan) for study in of_films.study_id])
         here = np.isfinite(p) & (of_films.split == "test")
         found[name] = value(auroc, of_films.outcome, p, here)
+    return found
+
+
+def timeline_scores(records: Iterable[Row], answers: Mapping[str, Iterable[Row]]) -> list[dict[str, Any]]:
+    """Share of timeline questions answered right, a row for each model, kind and variant, with Wilson's interval.
+
+    An answer is right if it reads as the short answer does. `constant` is the share that the most frequent answer of
+    the kind would have: what can be had without looking. `records`: those of outcomes-test.jsonl.
+    """
+    asked = [record["meta"] for record in records if record["meta"]["type"] == "timeline"]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for meta in asked:
+        groups.setdefault((meta["kind"], meta["variant"]), []).append(meta)
+    found = []
+    for model, rows in answers.items():
+        said = {row["question_id"]: row["answer"] for row in rows}
+        for (kind, variant), metas in sorted(groups.items()):
+            answered = [meta for meta in metas if meta["question_id"] in said]
+            short = [read(meta["short_answer"]) for meta in answered]
+            right = sum(read(said[meta["question_id"]]) == true for meta, true in zip(answered, short))
+            if answered:
+                low, high = wilson(right, len(answered))
+                found.append({
+                    "model": model, "kind": kind, "variant": variant, "n": len(answered),
+                    "right": (right / len(answered), low, high),
+                    "constant": Counter(short).most_common(1)[0][1] / len(answered),
+                })  # fmt: skip
     return found
 
 

@@ -5,13 +5,14 @@ Writes outcomes.html and outcomes.json beside index.html.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.files import atomic
 from lumen_hpc.outcomes.outcomes import OUTCOMES
 from lumen_hpc.report import figures
@@ -21,12 +22,13 @@ _HERE = Path(__file__).parent
 
 
 def write(
-    folder: Path, outcomes: Tables, counts: Mapping[str, Any], settings: Any, run: Mapping[str, str]
-) -> list[Path]:
+    folder: Path, outcomes: Tables, counts: Mapping[str, Any], settings: Settings, run: Mapping[str, str],
+    timelines: Sequence[Mapping[str, Any]] = (),
+) -> list[Path]:  # fmt: skip
     """Writes the page and its numbers into the report's folder; returns both files.
 
     `outcomes`: what `outcomes.evaluation.evaluate` found; `counts`: counts.json of stage outcomes; `settings`: the
-    run's; `run`: its name and so on.
+    run's; `run`: its name and so on; `timelines`: what `outcomes.evaluation.timeline_scores` found.
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -37,12 +39,13 @@ def write(
         run=run,
         outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},
         meanings=OUTCOMES,
+        timelines=timelines,
         figures={name: _figures(name, table) for name, table in outcomes.items()},
         tripod=tripod(outcomes, counts, settings),
     )
     files = {
         "outcomes.html": page.encode(),
-        "outcomes.json": orjson.dumps(outcomes, default=list, option=orjson.OPT_INDENT_2),
+        "outcomes.json": orjson.dumps({**outcomes, "timelines": timelines}, default=list, option=orjson.OPT_INDENT_2),
     }
     for name, text in files.items():
         with atomic(folder / name) as out:

@@ -98,3 +98,16 @@ def test_an_outcome_without_events_is_named_on_the_page(folder: Path, tmp_path: 
     table = {"icu_48h": {"patients": 3, "events": 0, "unanswered": 0, "train": 1, "val": 1, "unjudged": "too few"}}
     page, _ = prognosis.write(tmp_path, table, counts, settings, {"name": "few"})
     assert "Not judged: too few." in page.read_text()
+
+
+def test_timeline_answers_are_scored_by_their_reading_beside_the_constant_answer() -> None:
+    metas = [
+        {"question_id": f"t{k}", "type": "timeline", "kind": "since when", "variant": "all", "short_answer": short}
+        for k, short in enumerate(("9 days before", "9 days before", "taken now", "30 days before"))
+    ]
+    said = ("Edema has been seen since the image 9 days before.", "since 30 days before", "the current image", "yes")
+    rows = [{"question_id": f"t{k}", "answer": answer} for k, answer in enumerate(said)]
+    records = [{"meta": meta} for meta in (*metas, {"type": "outcome"})]
+    (score,) = evaluation.timeline_scores(records, {"lumen-outcomes": rows})
+    assert score["n"] == 4 and score["right"][0] == 0.5 and score["constant"] == 0.5
+    assert score["right"][1] < 0.5 < score["right"][2]

@@ -1,0 +1,182 @@
+"""Timeline questions: what a finding did over three and more visits, from the dataset's own entities.
+
+    since when     Since when is pleural effusion seen?                     21 days before
+    getting worse  Has pleural effusion got worse over the last three images?   yes
+    worst          Which image shows pleural effusion at its worst?         taken now
+
+Images are named by their distance from the current one, as the prompt names them. A short answer and its sentence have
+one reading (`read`), so that sentences are checked and answers scored by it. A question is asked only where the answer
+is known and is one: levels without severity, ties for the worst, and two images of one day ask nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from lumen_hpc.config.schema import Instruct
+from lumen_hpc.data.diff_vqa import severity
+from lumen_hpc.data.findings_line import Findings
+from lumen_hpc.data.instructions import Sources, prompt
+
+Row = dict[str, Any]
+VISITS = 3
+"""Fewest images of a timeline."""
+
+
+class Timeline(NamedTuple):
+    """One question about a finding over a patient's images."""
+
+    kind: str
+    """since when, getting worse, or worst."""
+    finding: str
+    question: str
+    short_answer: str
+
+
+QUESTIONS = {
+    "since when": (
+        "Since when is {f} seen?",
+        "Since which image is {f} present?",
+        "When did the present {f} first appear?",
+        "How long has {f} been seen?",
+    ),
+    "getting worse": (
+        "Has {f} got worse over the last three images?",
+        "Has {f} been getting worse over the last three images?",
+        "Over the last three images, did {f} get worse?",
+        "Is {f} worsening over the last three images?",
+    ),
+    "worst": (
+        "Which image shows {f} at its worst?",
+        "On which image is {f} at its worst?",
+        "Where in the timeline is {f} worst?",
+        "At which image was {f} most severe?",
+    ),
+}
+_SENTENCES = {
+    "since when": "{f} has been seen since the image {at}.",
+    "worst": "{f} is at its worst on the image {at}.",
+    "yes": "Yes, {f} has got worse over the last three images.",
+    "no": "No, {f} has not got worse over the last three images.",
+}
+_AT = re.compile(r"(?:(?P<number>\d+) days? before|(?P<now>current image|taken now))", re.IGNORECASE)
+
+
+def timelines(findings: Sequence[Findings], days: Sequence[int]) -> Iterator[Timeline]:
+    """Every question that these images answer, oldest first; `days` of each before the last, which is 0.
+
+    Nothing below three images, or where two images are of one day.
+    """
+    if len(findings) < VISITS or len(set(days)) < len(days):
+        return
+    for finding in sorted({name for found in findings for name in found}):
+        ranks = [_rank(found, finding) for found in findings]
+        present = [rank != 0 for rank in ranks]
+        if present[-1]:
+            first = len(present) - 1
+            while first and present[first - 1]:
+                first -= 1
+            yield _asked("since when", finding, _at(days[first]))
+        known = [rank for rank in ranks if rank is not None]
+        if len(known) < len(ranks):
+            continue
+        one, two, three = known[-VISITS:]
+        if any(present[-VISITS:]):
+            yield _asked("getting worse", finding, "yes" if one <= two <= three and one < three else "no")
+        if known.count(max(known)) == 1:
+            yield _asked("worst", finding, _at(days[known.index(max(known))]))
+
+
+def sentence(timeline: Timeline) -> str:
+    """The long answer."""
+    form = timeline.short_answer if timeline.kind == "getting worse" else timeline.kind
+    text = _SENTENCES[form].format(f=timeline.finding, at=timeline.short_answer)
+    return text[0].upper() + text[1:]
+
+
+def read(answer: str) -> str | None:
+    """The one thing that an answer says: yes, no, a number of days before, or 0 for the current image; else None."""
+    opening = re.match(r"\s*(yes|no)\b", answer, re.IGNORECASE)
+    times = {match["number"] or "0" for match in _AT.finditer(answer)}
+    if opening and not times:
+        return opening[1].lower()
+    return times.pop() if len(times) == 1 and not opening else None
+
+
+def check(timeline: Timeline, long_answer: str) -> list[str]:
+    """Reasons why a long answer is not faithful to its short one; empty if it is."""
+    said, short = read(long_answer), read(timeline.short_answer)
+    reasons = []
+    if said is None or said != short:
+        reasons.append(f"says {said or 'nothing clear'}, not {short}")
+    if timeline.finding.lower() not in long_answer.lower():
+        reasons.append(f"does not name {timeline.finding}")
+    negated = bool(re.search(r"\b(?:not|never|no longer|without)\b", long_answer, re.IGNORECASE))
+    if negated != (short == "no"):
+        reasons.append("denies what the short answer says" if negated else "does not deny")
+    return reasons
+
+
+def records(
+    studies: Sequence[Row], findings: Mapping[str, Findings], sources: Sources, settings: Instruct, seed: int
+) -> Iterator[tuple[str, Row]]:
+    """(split, record) of every timeline question of every study with at least two priors among those shown.
+
+    Shown are up to `settings.max_images` images, oldest first, the oldest left out first. Each question takes one of
+    its wordings by a hash of its name. A test question is also asked with the current image alone (`variant`).
+    """
+    for study in studies:
+        shown = [*sources.priors(study, settings.max_images - 1), study]
+        days = [(_day(study) - _day(one)).days for one in shown]
+        for timeline in timelines([findings.get(str(one["study_id"]), {}) for one in shown], days):
+            yield study["split"], _record(study, shown, timeline, "all", sources, seed)
+            if study["split"] == "test":
+                yield "test", _record(study, [study], timeline, "one image", sources, seed)
+
+
+def _record(study: Row, shown: list[Row], timeline: Timeline, variant: str, sources: Sources, seed: int) -> Row:
+    name = f"timeline/{timeline.kind}/{timeline.finding}/{study['study_id']}"
+    ways = QUESTIONS[timeline.kind]
+    draw = int(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).hexdigest(), 16)
+    text = ways[draw % len(ways)].format(f=timeline.finding)
+    asked = {"type": "outcome", "question": text, "interval_days": None}  # named as outcome questions name images
+    answer = sentence(timeline)
+    meta = {
+        "question_id": name if variant == "all" else f"{name}/{variant}", "type": "timeline", "kind": timeline.kind,
+        "variant": variant, "closed": timeline.kind == "getting worse", "short_answer": timeline.short_answer,
+        "interval_days": None, "subject_id": study["subject_id"], "study_id": study["study_id"], "ref_study_id": None,
+        "long_answer": answer,
+    }  # fmt: skip
+    return {
+        "id": meta["question_id"],
+        "images": [one["image"] for one in shown],
+        "conversations": [
+            {"from": "human", "value": prompt(shown, asked, sources.experts)},
+            {"from": "gpt", "value": answer},
+        ],
+        "meta": meta,
+    }
+
+
+def _asked(kind: str, finding: str, answer: str) -> Timeline:
+    return Timeline(kind, finding, QUESTIONS[kind][0].format(f=finding), answer)
+
+
+def _at(days: int) -> str:
+    return "taken now" if days == 0 else f"{days} day{'s' * (days != 1)} before"
+
+
+def _rank(findings: Findings, finding: str) -> float | None:
+    """0 for absent, the severity of its level, None where its words give none; present without any level is 1."""
+    if finding not in findings:
+        return 0.0
+    level = findings[finding].get("level", "")
+    return severity(level) if level else 1.0
+
+
+def _day(study: Row) -> Any:
+    return datetime.fromisoformat(study["taken_at"]).date()
