@@ -155,10 +155,10 @@ class _Reading:
 
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
-        if clause.rule == "likewise" and self.last is None:
-            self.problems.append("it likens to nothing")
-            return
         if clause.rule == "likewise":
+            if self.last is None:
+                self.problems.append("it likens to nothing")
+                return
             rest = [part for part in self.last.parts if part.kind not in NOUNS]
             clause = replace(clause, rule=self.last.rule, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
         for place in Phrase("", "", clause.parts).all("Loc", "Place", "NotPlace"):
