@@ -87,7 +87,7 @@ def facts(type: str, answer: str) -> Any:
         return change_items(parse_difference(text))
     if type == "abnormality" and not is_closed(text):
         return frozenset(parse_findings(text))
-    return text.rstrip(".")
+    return frozenset(re.split(r"\s*,\s*", text.rstrip(".")))
 
 
 def change_items(change: Change) -> frozenset[tuple[str, ...]]:

@@ -81,4 +81,5 @@ def test_facts_are_equal_in_any_order_of_findings_and_clauses():
     assert facts("difference", one) == facts("difference", two) != facts("difference", other)
     assert facts("difference", "nothing has changed.") < facts("difference", one)
     assert facts("abnormality", "edema, nodule") == facts("abnormality", "nodule and edema")
+    assert facts("location", "left base, right apex") == facts("location", "Right apex , left base.")
     assert facts("presence", "yes") == facts("presence", " Yes ") != facts("presence", "no")
