@@ -1,7 +1,7 @@
 """Which text can answer a question of Medical-Diff-VQA: the gold answers of all seven types, and of predictions.
 
-The vocabulary is open, so this refuses what no answer of a type looks like: missing values of pandas and JSON,
-Python's own notation, numbers, control characters, and yes or no where a name is due.
+The vocabulary is open, so this refuses only what no answer of its type looks like: missing values of pandas and JSON,
+Python's notation, numbers, control characters, and yes or no in place of a name.
 """
 
 from __future__ import annotations

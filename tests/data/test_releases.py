@@ -66,7 +66,7 @@ def test_of_two_answers_about_an_area_the_one_with_fewer_facts_is_its_own(datase
     assert [row["short_answer"] for row in rows(dataset.out, "questions") if row["ref_study_id"]] == [EDEMA]
 
 
-def test_other_questions_may_carry_a_reference_that_means_nothing(dataset):
+def test_the_ref_id_of_other_questions_is_ignored(dataset):
     for row, reference in zip(dataset.tables[QUESTIONS][1:], (50000012, "50000011.0", "nan", 50000012, "?", 1, "")):
         row[2] = reference
     counts = dataset.write().run(**ALL)
@@ -113,7 +113,7 @@ def test_a_pair_in_both_orders_becomes_one_question_when_reordered(dataset):
     assert counts["left_out"] == {"repeat of a question": 1} and accounted(counts)
 
 
-def test_ordered_pairs_without_repeats_need_no_word(dataset):
+def test_ordered_pairs_without_repeats_print_nothing(dataset):
     dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)
     counts = dataset.write().run(**ALL)
     assert counts["release"]["recognised"] == "1.0.1" and release_lines(counts["release"]) == []
