@@ -63,12 +63,15 @@ class Watchdog:
                 "at": at,
                 "limit": limit,
             }
-            beats = [own]
-            if self._folder and self._world_size > 1:
+            shared = bool(self._folder) and self._world_size > 1
+            if shared:
                 with contextlib.suppress(OSError):  # a full disk is no reason to stop watching
                     self._write(own)
-                beats += self._others()
             now = time.time()
+            if now < at + limit:
+                continue
+            # Only a late rank reads the others' beats: all ranks reading all would be quadratic in their number.
+            beats = [own, *(self._others() if shared else [])]
             if any(now < beat["at"] + beat["limit"] for beat in beats):
                 continue
             print(f"{socket.gethostname()}, rank {self._rank}: stacks:", file=sys.stderr)

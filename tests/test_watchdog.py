@@ -67,3 +67,23 @@ def test_a_task_that_makes_progress_is_left_alone():
         dog.beat(f"step {step}")
         time.sleep(0.05)
     dog.stop()
+
+
+def test_beats_are_read_by_late_ranks_alone(tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(Watchdog, "_others", lambda self: reads.append(self._rank) or [])
+    place = {"folder": tmp_path, "job": "7", "world_size": 8, "interval": 0.01}
+    dogs = [Watchdog(60, lambda reason: None, rank=rank, **place) for rank in range(8)]
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("rank-*.json"))) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert reads == []
+    dogs[3].beat("computes step 1", within=0.05)
+    while 3 not in reads:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for dog in dogs:
+        dog.stop()
+    assert set(reads) == {3}
