@@ -292,12 +292,38 @@ class Stop:
         return bool(self.reason)
 
 
+def describe(error: BaseException, restricted: bool) -> tuple[str, str]:
+    """An error's message and its traceback, as they may be logged."""
+    if not restricted or _speaks_of_no_record(error):
+        return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    own = isinstance(error, UserError)
+    message = f"{type(error).__name__}: {error if own else 'the message is left out: the data are restricted'}"
+    frames = traceback.format_list(traceback.extract_tb(error.__traceback__))
+    return message, "".join(["Traceback (most recent call last):\n", *frames, message, "\n"])
+
+
+_OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError"}
+
+
+def _speaks_of_no_record(error: BaseException) -> bool:
+    """True for errors of files, memory, devices and the network, and for this project's own RuntimeErrors."""
+    if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        return False  # its traceback would show the other error too
+    frames = traceback.extract_tb(error.__traceback__)
+    own_code = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).resolve().parents[1])
+    return (
+        isinstance(error, OSError | MemoryError | ImportError)
+        or type(error).__name__ in _OF_THE_MACHINE
+        or (type(error) is RuntimeError and own_code)
+    )
+
+
 class Attempts:
     """The history of one pack: lines of `attempts.jsonl` and `failures.jsonl` in the step's folder."""
 
     def __init__(self, run: Run, step: Step, pack: int, rank: int) -> None:
         self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
-        self.rank = rank
+        self.rank, self.restricted = rank, run.restricted
         self.job = _job()
         earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if self._is_earlier(row)]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
@@ -349,12 +375,16 @@ class Attempts:
         self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
 
     def failure(self, shards: list[int], error: Exception) -> None:
-        """Records a failure with its traceback; the log has it too."""
-        text = "".join(traceback.format_exception(error))
+        """Records a failure with its traceback; the log has it too.
+
+        With restricted data, only a UserError keeps its message, which by rule carries ids and no text of a record; of
+        any other error, such as a KeyError by a text, the type and the places in the code remain.
+        """
+        message, text = describe(error, self.restricted)
         print(text, file=sys.stderr, flush=True)
         row = {
             "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
-            "try": _try(), "node": socket.gethostname(), "error": f"{type(error).__name__}: {str(error)[:500]}",
+            "try": _try(), "node": socket.gethostname(), "error": message[:600],
             "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
         }  # fmt: skip
         manifest.append(self.folder / "failures.jsonl", row)

@@ -157,10 +157,10 @@ def parse_difference(text: str) -> Change:
         clause = _CLAUSE.match(text, position)
         if clause is None:
             raise GrammarError(
-                f"difference answer outside the grammar at {_shorten(text[position:])!r}; expected `the main image has "
-                "(an additional finding|additional findings) of … than the reference image.`, `the main image is "
-                "missing the (finding|findings) of … than the reference image.`, `the level of … has changed from … "
-                f"to ….` or `{NO_CHANGE}` alone"
+                f"difference answer outside the grammar at character {position + 1} of {len(text)}; expected "
+                "`the main image has (an additional finding|additional findings) of … than the reference image.`, "
+                "`the main image is missing the (finding|findings) of … than the reference image.`, "
+                f"`the level of … has changed from … to ….` or `{NO_CHANGE}` alone"
             )
         if clause["new"]:
             new += _names(clause["new"])
@@ -237,13 +237,15 @@ def _template_pattern(template: str) -> re.Pattern:
 def _names(text: str) -> tuple[str, ...]:
     names = _SEPARATOR.split(text)
     if not all(names):
-        raise GrammarError(f"a list of findings with an empty item: {_shorten(text)!r}")
+        raise GrammarError(f"a list of findings, {len(text)} characters, has an empty item")
     return tuple(names)
 
 
 def _valid_name(name: str) -> str:
     if name != " ".join(name.split()) or "." in name or len(_SEPARATOR.split(name)) != 1 or not name:
-        raise GrammarError(f"{name!r} cannot stand in an answer: a name has no comma, full stop or `and`")
+        raise GrammarError(
+            f"a name of {len(name)} characters cannot stand in an answer: a name has no comma, full stop or `and`"
+        )
     return name
 
 
@@ -255,10 +257,6 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _unique(items: list | tuple) -> tuple:
     return tuple(dict.fromkeys(items))
-
-
-def _shorten(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _level_words(level: str) -> list[str]:

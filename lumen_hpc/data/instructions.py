@@ -96,7 +96,9 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
         elif question["type"] == "difference":
             yield from _pair(question, sources, settings)
         else:
-            raise UserError(f"question {question['question_id']} has the unknown type {question['type']!r}")
+            raise UserError(
+                f"question {question['question_id']} has an unknown type of {len(str(question['type']))} characters"
+            )
 
 
 def kind(record: Row) -> str:

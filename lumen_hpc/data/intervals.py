@@ -36,7 +36,7 @@ def taken_on(study_date: str) -> date:
             return date.fromisoformat(digits)
     except ValueError:
         pass
-    raise UserError(f"StudyDate {study_date!r} is not a date; expected YYYYMMDD or YYYY-MM-DD")
+    raise UserError(f"StudyDate, {len(study_date)} characters, is not a date; expected YYYYMMDD or YYYY-MM-DD")
 
 
 def study_time(text: str) -> float:

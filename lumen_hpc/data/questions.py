@@ -318,9 +318,9 @@ def _form(rest: bytes, reordered: bool) -> _Form:
         raise _Fault(*fault)
     type, question, answer, split = parsed
     if type not in TYPES:
-        raise _Fault("unknown question type", f"question_type {type!r} is none of {', '.join(TYPES)}")
+        raise _Fault("unknown question type", f"question_type, {len(type)} characters, is none of {', '.join(TYPES)}")
     if split not in SPLITS:
-        raise _Fault("unknown split", f"split {split!r} is none of {', '.join(SPLITS)}")
+        raise _Fault("unknown split", f"split, {len(split)} characters, is none of {', '.join(SPLITS)}")
     for name, text in (("question", question), ("answer", answer)):
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")

@@ -123,7 +123,9 @@ class Table:
         where = f"{self.path.name} row 0 (line 1)"
         if isinstance(header, NotCsv):
             raise UserError(f"{where}: the header is not csv ({header.reason})")
-        printed = f"the header has {_printable(', '.join(header)) or 'nothing'}"
+        # Not the header's own words: where the header is missing, this is a record.
+        known = ", ".join(name for name in self.columns if name in header)
+        printed = f"the header has {len(header)} columns, of those needed {known or 'none'}"
         if missing := [name for name in self.columns if name not in header]:
             raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}")
         if repeated := [name for name in self.columns if header.count(name) > 1]:
@@ -264,11 +266,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _printable(text: str, width: int = 200) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= width else text[:width] + "…"
 
 
 def whole_numbers(texts: Sequence[Any]) -> np.ndarray:

@@ -43,7 +43,7 @@ class Tables:
         path = self._paths[table.split("/")[1]]
         header = _header(path)
         if lacking := [column for column in TABLES[table] if column not in header]:
-            raise UserError(f"{path}: no column {lacking[0]}; the header has {', '.join(header)}")
+            raise UserError(f"{path}: no column {lacking[0]}; the header has {len(header)} columns")
         columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
         return (
             f"read_csv({_quoted(str(path))}, header = true, auto_detect = false, columns = {{{columns}}}, "

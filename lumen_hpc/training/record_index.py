@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -119,9 +120,10 @@ def survey(
         for row in share:
             mine.append(_entry(row, records[row], measure, opening, max_tokens))
     except Exception as error:  # sent to the others, which would otherwise wait for this rank, and see it disconnect
-        broken = str(error) if isinstance(error, UserError) else f"record {row + 1}: {type(error).__name__}: {error}"
+        broken = str(error) if isinstance(error, UserError) else f"record {row + 1}: {type(error).__name__}"
         if not isinstance(error, UserError):
-            log.exception("rank %d cannot measure record %d", ranks.rank, row + 1)
+            places = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
+            log.error("rank %d cannot measure record %d:\n%s", ranks.rank, row + 1, places)
     parts = gather_json((mine, broken))
     if broken := next((message for _, message in parts if message), ""):
         raise UserError(broken)

@@ -162,3 +162,26 @@ def test_a_page_that_shows_patients_says_so():
 
     assert any("credentialed" in line for line in Identity(data="mimic", shows_patients=True).banner)
     assert not any("credentialed" in line for line in Identity(data="mimic").banner)
+
+
+def test_markup_that_reaches_the_page_neither_runs_nor_sends(tmp_path, page):
+    playwright = pytest.importorskip("playwright.sync_api")
+    attack = (
+        "<script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">"
+        '<img src="http://127.0.0.1:9/leak"><form action="http://127.0.0.1:9/"></form>'
+    )
+    (tmp_path / "index.html").write_text(page.replace("<main", f"{attack}<main", 1))
+    with playwright.sync_playwright() as driver:
+        try:
+            browser = driver.chromium.launch()
+        except playwright.Error:
+            pytest.skip("no Chromium is installed")
+        opened = browser.new_page()
+        sent = []
+        opened.on("requestfinished", lambda request: sent.append(request.url))
+        opened.goto((tmp_path / "index.html").as_uri())
+        opened.wait_for_timeout(300)
+        assert "attacked" not in opened.title()
+        assert [url for url in sent if not url.startswith(("file:", "data:"))] == []
+        assert opened.locator("#count").inner_text()  # the page's own script ran
+        browser.close()

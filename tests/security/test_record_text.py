@@ -1,0 +1,205 @@
+"""A marker planted in every text of the restricted data, and a search for it in all that a failing stage leaves."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate, experts, instruct, judge, predict, prepare, rewrite, train
+from lumen_hpc.cluster import plan, worker
+from lumen_hpc.cluster.stage import Run, Step
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.data.records import write_jsonl
+from lumen_hpc.errors import UserError
+from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, SPLIT, Dataset
+
+MARKER = "Zebrowski"
+"""As a patient's name would look."""
+DATA = {"rejected.jsonl"}
+"""Files that hold the data themselves, by design, in the run's private folder."""
+
+
+class Quiet:
+    """A watchdog that never barks."""
+
+    def beat(self, *_: object, **__: object) -> None:
+        pass
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    settings = Settings()
+    settings.data.source = "mimic"
+    settings.prepare.images = "none"
+    settings.rewrite.shards = 1
+    return Run(tmp_path / "run", settings, Profile())
+
+
+@pytest.fixture
+def fail(run, monkeypatch, capsys, caplog) -> Callable[..., str]:
+    """Runs one shard of a stage as its job would; returns all that it printed, logged and wrote, and it must fail."""
+
+    def failing(stage, model: str = "") -> str:
+        monkeypatch.setattr(plan, "inputs", lambda *_: {index: "inputs" for index in range(64)})
+        step = Step(stage.STAGE, model)
+        attempts = worker.Attempts(run, step, 0, 0)
+        (run.folder / step.name).mkdir(parents=True, exist_ok=True)
+        task = worker.Task(run, step)
+        assert worker._write(task, [0], [step], attempts, Quiet()) == 1, "the stage was meant to fail"
+        printed = capsys.readouterr()
+        files = [path for path in (run.folder / step.name).rglob("*") if path.is_file() and path.name not in DATA]
+        left = "\n".join(path.read_bytes().decode(errors="replace") for path in files)
+        assert "failures.jsonl" in {path.name for path in files}
+        return f"{printed.out}\n{printed.err}\n{caplog.text}\n{left}"
+
+    return failing
+
+
+def rows(**fields: object) -> list[dict]:
+    """A question whose texts hold the marker."""
+    row = {
+        "question_id": "q1", "subject_id": 1, "study_id": 2, "ref_study_id": None, "type": "presence",
+        "question": f"is there {MARKER}?", "short_answer": f"yes {MARKER}", "closed": False, "interval_days": None,
+        "split": "test",
+    }  # fmt: skip
+    return [row | fields]
+
+
+CELLS = [
+    *((QUESTIONS, column) for column in range(7)),
+    *((METADATA, column) for column in (0, 1, 2, 7, 8, 10)),
+    *((SPLIT, column) for column in range(4)),
+    *((MIMIC_ALL, column) for column in (0, 1, 2, 5)),
+]
+
+
+@pytest.mark.parametrize(("table", "column"), CELLS)
+def test_prepare_names_the_column_and_not_the_text(run, fail, tmp_path, table, column):
+    dataset = Dataset(tmp_path / "data")
+    dataset.tables[table][1][column] = MARKER
+    dataset.tables[QUESTIONS][2][5] = "the answer is outside the grammar"  # so that it fails in any case
+    dataset.write()
+    run.settings.data.mimic_cxr, run.settings.data.diff_vqa = dataset.data.mimic_cxr, dataset.data.diff_vqa
+    assert MARKER not in fail(prepare)
+
+
+@pytest.mark.parametrize("table", [QUESTIONS, METADATA, SPLIT, MIMIC_ALL])
+def test_prepare_prints_no_record_where_the_header_is_missing(run, fail, tmp_path, table):
+    dataset = Dataset(tmp_path / "data")
+    dataset.tables[table][0] = [MARKER] * len(dataset.tables[table][0])
+    dataset.write()
+    run.settings.data.mimic_cxr, run.settings.data.diff_vqa = dataset.data.mimic_cxr, dataset.data.diff_vqa
+    assert MARKER not in fail(prepare)
+
+
+@pytest.mark.parametrize(
+    "defect", [{}, {"type": MARKER}, {"type": "difference"}, {"question": 5}, {"short_answer": None}]
+)
+def test_rewrite_names_the_question_and_not_its_text(run, fail, defect):
+    write_jsonl(run.folder / "prepare" / "questions.jsonl", rows(**defect))
+    assert MARKER not in fail(rewrite)
+
+
+def test_rewrite_with_a_broken_line_of_json(run, fail):
+    path = run.folder / "prepare" / "questions.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(f'{{"question_id": "{MARKER}, \n')
+    assert MARKER not in fail(rewrite)
+
+
+def test_instruct_names_the_question_and_not_its_text(run, fail):
+    write_jsonl(run.folder / "prepare" / "questions.jsonl", rows(type=MARKER))
+    write_jsonl(run.folder / "prepare" / "studies.jsonl", [{"study_id": 2, "subject_id": 1, "image": MARKER}])
+    assert MARKER not in fail(instruct)
+
+
+def record(**fields: object) -> dict:
+    meta = rows()[0] | {"long_answer": f"There is {MARKER}."}
+    turns = [{"from": "human", "value": f"<image>\n{MARKER}?"}, {"from": "gpt", "value": MARKER}]
+    return {"id": "q1", "images": ["/nowhere/x.jpg"], "conversations": turns, "meta": meta} | fields
+
+
+@pytest.mark.parametrize("engine", ["grammar", "server"])
+def test_judge_prints_no_answer(run, fail, monkeypatch, engine):
+    monkeypatch.setattr("lumen_hpc.language.server_engine.RETRIES", 0)
+    run.settings.judge.engine = EngineSettings(kind=engine, model="m", endpoint="http://127.0.0.1:9/v1")
+    run.profile.data_use.endpoints = ["http://127.0.0.1:9"]
+    run.settings.predict.shards = 1
+    write_jsonl(run.folder / "instruct" / "lumen-test.jsonl", [record()])
+    answer = {"question_id": "q1", "model": "lumen", "answer": MARKER if engine == "server" else {MARKER: MARKER}}
+    write_jsonl(run.folder / "predict-lumen" / "shard-00000-of-00001.jsonl", [answer])
+    assert MARKER not in fail(judge, "lumen")
+
+
+@pytest.mark.parametrize("defect", [{}, {"conversations": [{"from": MARKER, "value": MARKER}]}, {"meta": {MARKER: 1}}])
+def test_predict_names_the_record_and_not_its_text(run, fail, monkeypatch, defect):
+    from lumen_hpc.nvila.tiny import make_tiny
+    from lumen_hpc.training.predict import NativeAnswerer, Predictor
+
+    model = make_tiny(["is there edema?"])
+    monkeypatch.setattr(
+        "lumen_hpc.serving.predictor.open_predictor",
+        lambda weights, settings, model=model, **_: Predictor(NativeAnswerer(tiny, 1024), settings, "nvila"),
+    )
+    tiny = model
+    run.settings.predict.shards = 1
+    write_jsonl(run.folder / "instruct" / "lumen-test.jsonl", [record(**defect)])
+    assert MARKER not in fail(predict, "nvila")
+
+
+@pytest.mark.parametrize("stage", [evaluate, experts, train])
+def test_the_other_stages_print_no_record_of_theirs(run, fail, stage):
+    write_jsonl(run.folder / "instruct" / "lumen-test.jsonl", [{MARKER: MARKER}])
+    write_jsonl(run.folder / "instruct" / "lumen-train.jsonl", [{MARKER: MARKER}])
+    (run.folder / "prepare").mkdir(parents=True)
+    for name in ("studies.jsonl", "questions.jsonl"):
+        write_jsonl(run.folder / "prepare" / name, [{MARKER: MARKER, "study_id": MARKER, "image": MARKER}])
+    run.settings.train.base = str(run.folder)
+    assert MARKER not in fail(stage, "lumen" if stage is train else "")
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised(KeyError(MARKER)),
+        raised(ValueError(f"invalid literal: {MARKER}")),
+        raised(RuntimeError(MARKER)),
+        raised(UnicodeDecodeError("utf-8", MARKER.encode(), 0, 1, MARKER)),
+        raised(UserError("question q1 is wrong"), KeyError(MARKER)),
+        raised(OSError("no space"), KeyError(MARKER)),
+    ],
+)
+def test_an_unforeseen_error_keeps_its_type_and_its_places_only(error):
+    assert MARKER in "".join(traceback.format_exception(error)), "the attack must work without the guard"
+    message, text = worker.describe(error, restricted=True)
+    assert MARKER not in message + text.replace("MARKER", "")
+    assert type(error).__name__ in message and Path(__file__).name in text
+    message, _ = worker.describe(error, restricted=False)
+    assert "left out" not in message
+
+
+def test_errors_of_the_machine_keep_their_message():
+    message, _ = worker.describe(raised(OSError(28, "No space left on device")), restricted=True)
+    assert "No space left" in message
+    message, _ = worker.describe(raised(UserError("question q1 has no long answer")), restricted=True)
+    assert "q1" in message
+
+
+def test_the_record_of_a_failure_has_the_guarded_text(run):
+    attempts = worker.Attempts(run, Step(prepare.STAGE), 0, 0)
+    (run.folder / "prepare").mkdir(parents=True)
+    attempts.failure([0], raised(KeyError(MARKER)))
+    row = json.loads((run.folder / "prepare" / "failures.jsonl").read_text())
+    assert row["error"].startswith("KeyError: the message is left out") and not row["final"]
