@@ -1,11 +1,14 @@
-# make demo · make demo-outcomes · make test (test-unit, test-whole, test-cluster) · make lint · make setup · make clean
+# make demo · make demo-outcomes · make test (test-unit, test-whole, test-cluster) · make lint · make audit · make setup · make clean
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-outcomes test test-unit test-whole test-cluster lint clean
+.PHONY: setup demo demo-outcomes test test-unit test-whole test-cluster lint audit clean
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV)
+
+audit: setup
+	$(RUN) scripts/audit.py requirements/cpu.lock
 
 demo: setup
 	@$(RUN) launch.py stage=full run=demo

@@ -1,0 +1,65 @@
+"""Lists the licences of a lock's packages, and asks pip-audit for their known vulnerabilities where it is installed.
+
+    python scripts/audit.py [requirements/cpu.lock]
+
+Licences come from the installed packages, without network. pip-audit needs a vulnerability database: without one, the
+script says so. Exits 1 for a known vulnerability, a package without a licence, or one that is not the lock's version.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+UNKNOWN = "unknown"
+
+
+def licence(name: str) -> str:
+    """An installed package's licence: its expression, its classifiers, or the first line of its licence field."""
+    about = metadata.metadata(name)
+    if expression := about.get("License-Expression"):
+        return expression
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in about.get_all("Classifier", []) if text.startswith("License ::")
+    ]
+    stated = (about.get("License") or "").strip().splitlines()
+    files = [str(path) for path in metadata.files(name) or [] if re.search(r"(?i)licen[cs]e|copying", path.name)]
+    return ", ".join(classifiers) or (stated[0][:80] if stated else f"see {files[0]}" if files else UNKNOWN)
+
+
+def main(lock: Path) -> int:
+    faults = 0
+    for line in lock.read_text().splitlines():
+        pinned = re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line)
+        if pinned is None:
+            continue
+        name, version = pinned.groups()
+        try:
+            installed, text = metadata.version(name), licence(name)
+        except metadata.PackageNotFoundError:
+            print(f"{name:40} {version:20} not installed")
+            continue
+        fault = text == UNKNOWN or installed.partition("+")[0] != version.partition("+")[0]
+        faults += fault
+        print(f"{name:40} {installed:20} {text}{' <-- the lock says ' + version if installed != version else ''}")
+    if importlib.util.find_spec("pip_audit") is None:
+        print("vulnerabilities: not checked, pip-audit is not installed (pip install pip-audit)")
+        return int(bool(faults))
+    done = subprocess.run(
+        [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "-r", str(lock)],
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout + done.stderr)
+    if "ConnectionError" in done.stderr or "ServiceError" in done.stderr:
+        print("vulnerabilities: not checked, no vulnerability database can be reached from here")
+        return int(bool(faults))
+    return int(bool(faults or done.returncode))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "requirements/cpu.lock")))
