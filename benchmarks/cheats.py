@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumen_hpc.config.schema import Evaluate
-from sandbox.cheat_scores import Scored, score
+from sandbox.cheat_scores import COLUMNS, Scored, score
 from sandbox.cheats import CHEATS, World, rows
 
 
@@ -31,7 +31,11 @@ def main() -> None:
     chosen = parser.parse_args()
     inputs, settings, seed = run_inputs(chosen.run)
     world = World.of(inputs)
-    scored = []
+    scored: list[Scored] = []
+    head = ("answerer", "difference F1 / ROUGE-L", "prediction F1 / BLEU-4 / ROUGE-L / judge",
+            "recall / precision / accuracy / polarity / finding F1", "gates passed", "caught by",
+            "shown by")  # fmt: skip
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for cheat in CHEATS:
         answers = list(rows(cheat, world))
         scores = judged(inputs, answers) if chosen.judge else ()
@@ -68,14 +72,17 @@ def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:
 
 
 def line(one: Scored, model: Scored) -> str:
-    """An answerer as lines of text."""
-    cells = "  ".join(f"{block[:4]}.{measure} {value:.3f}" if value is not None else f"{block[:4]}.{measure} –"
-                      for (block, measure), value in one.values.items())  # fmt: skip
+    """An answerer as a row of a Markdown table."""
+
+    def cells(*columns: tuple[str, str]) -> str:
+        return " / ".join("–" if one.values[c] is None else f"{one.values[c]:.3f}" for c in columns)
+
     caught = [gate for gate in one.failed if gate not in model.failed]
-    return "\n".join([
-        f"{one.name}", f"    {cells}", f"    caught by {len(caught)} gates: {'; '.join(caught) or 'none'}",
-        f"    shown by: {'; '.join(one.shown) or 'nothing'}",
-    ])  # fmt: skip
+    named = "; ".join(caught[:2]) + (f"; and {len(caught) - 2} more" if len(caught) > 2 else "")
+    parts = (one.name, cells(*COLUMNS[:2]), cells(*COLUMNS[2:6]), cells(*COLUMNS[6:]),
+             f"{one.gates - len(one.failed)} of {one.gates}", named or "none",
+             "; ".join(one.shown) or "nothing")  # fmt: skip
+    return f"| {' | '.join(parts)} |"
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Scored:
     """Gates that it fails."""
     shown: tuple[str, ...]
     """What the page says that tells it from a model that learned."""
+    gates: int
+    """Gates that it was held to."""
 
 
 def score(
@@ -55,7 +57,7 @@ def score(
     checks = gates.phantom_gates(results, controls(results, everyone, inputs.findings), oracles)
     values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
     failed = tuple(gate.name for gate in checks if not gate.passed)
-    return Scored(name, values, failed, tuple(_statements(results, values, rule)))
+    return Scored(name, values, failed, tuple(_statements(results, values, rule)), len(checks))
 
 
 def _statements(results: Results, values: dict, rule: float | None) -> list[str]:
@@ -64,14 +66,15 @@ def _statements(results: Results, values: dict, rule: float | None) -> list[str]
     compared = comparison(results)
     if compared and not compared.shown:
         own = values["difference", "change_f1"]
-        found.append(f"row LUMEN + rule: change F1 {rule:.3f} by separate readings, the model {own:.3f}")
+        found.append(f"row LUMEN + rule: separate readings reach {rule:.3f}, the model {own:.3f}")
     for name in ("persistence", "question", "prior", "experts+rule"):
-        if name not in results.samples:
-            continue
+        level = []
         for block in ("difference", "prediction"):
-            cell = results.cell(block, "change_f1", name, tested=True)
-            if cell.difference and cell.difference.high is not None and cell.difference.high >= 0:
-                found.append(f"row {results.label(name)}: no worse at {block} change F1 ({cell.value:.3f})")
+            cell = results.cell(block, "change_f1", name, tested=True) if name in results.samples else None
+            if cell and cell.difference and cell.difference.high is not None and cell.difference.high >= 0:
+                level.append(f"{block} ({cell.value:.3f})")
+        if level:
+            found.append(f"row {results.label(name)}: as good at {' and '.join(level)}")
     recall, precision = values["diagnostic", "recall"], values["diagnostic", "precision"]
     if recall and precision is not None and precision < 0.5:
         found.append(f"column Precision: {precision:.3f} beside recall {recall:.3f}")

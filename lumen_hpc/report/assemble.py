@@ -27,6 +27,7 @@ from lumen_hpc.report import (
     slices,
     tables,
 )
+from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import controls
 from lumen_hpc.report.controls import markdown as controls_markdown
@@ -118,6 +119,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     unfit = rewriting.unfit(scores)
     canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
     compared = comparison(results)
+    case = case_figure(results, inputs.image) if settings.images else None
     training = {model: list(rows) for model, rows in inputs.training.items()}
     spent = budgets.budgets(training)
     content = page.Content(
@@ -137,7 +139,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         comparison=str(compared) if compared else "",
         exposure=inputs.exposure,
         budgets=spent,
-        figures=page.draw(both, all_slices, control_results, canaries, acceptance, training),
+        figures=page.draw(both, all_slices, control_results, canaries, acceptance, training)
+        | ({"figure-1": case} if case else {}),
         gates=checks,
         ceilings=ceilings.scores(results, oracles),
         controls=control_results,

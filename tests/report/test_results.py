@@ -19,6 +19,7 @@ from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
 from lumen_hpc.report import cases, ceilings, composed, costs, figures, gates, rewriting, slices, tables
 from lumen_hpc.report.assemble import report
+from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.controls import Control, controls
 from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.results import Results, questions
@@ -113,6 +114,19 @@ def test_the_files_say_the_same(results, written):
     with_p = [row for row in rows if row["wilcoxon_p"]]
     assert with_p and all(row["p"] and row["minus_principal_low"] for row in with_p)
     assert all(0 <= int(row["wilcoxon_untied"]) <= int(row["wilcoxon_n"]) for row in with_p)  # never a p without n
+
+
+def test_figure_1_shows_one_case_with_four_questions_and_every_models_own_answers(inputs, results, written):
+    svg = case_figure(results, inputs.image)
+    assert svg == (written / "figures" / "figure-1.svg").read_text()
+    root = xml.etree.ElementTree.fromstring(svg)
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert [t for t in texts if t in ("Open question", "Closed question", "Difference", "Prediction")] == [
+        "Open question", "Closed question", "Difference", "Prediction"]  # fmt: skip
+    for who in ("Reference answer", "tiny NVILA", "tiny NVILA-FT", "LUMEN (tiny NVILA)"):
+        assert texts.count(who) == 4
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}image"))) == 2
+    assert case_figure(results, lambda path: None) is None
 
 
 def test_figures_are_whole_svg_with_a_title_and_a_description(written):
