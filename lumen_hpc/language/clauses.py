@@ -115,6 +115,9 @@ def _modify(item: Item, mod: Phrase) -> None:
     if time == "both":
         time, item.event = "", "unclear"
     levels = [level_of(part) for part in mod.parts if part.kind == "Level"]
+    if general := [_item(part).event for part in mod.parts if part.kind == "Any"]:
+        item.event = general[0] or "unclear"  # …, which is a new finding
+        return
     negations = sum(bool(mod.roles(role)) for role in ("not", "neither", "none", "nolonger"))
     negations += bool(mod.roles("normal")) + any(part.kind == "Absent" for part in mod.parts)
     denied = negations > 0

@@ -11,7 +11,8 @@ from dataclasses import replace
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.clauses import CHANGING
-from lumen_hpc.language.reader import Facts, State, numbers_of, places_in, read
+from lumen_hpc.language.findings import State
+from lumen_hpc.language.reader import Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import Names, equal, knows, unknown, words
 

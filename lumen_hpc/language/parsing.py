@@ -102,6 +102,7 @@ def grammar() -> Grammar:
     lead, tail = compiled(table["lead"]), compiled(table["tail"])
     heads: dict[str, list[str]] = {}
     for i, (_, row) in enumerate(rows):
+        row = row.removeprefix("~")
         head, _, rest = row.partition(" ") if re.match(r"[A-Za-z]+ ", row) else ("", "", row)
         heads.setdefault(head, []).append(f"(?P<r{i}>{compiled(rest)})")
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())

@@ -101,6 +101,11 @@ class Results:
         self.samples = {
             model: Samples(self.questions, texts, self.reader) for model, texts in self.joined.answers.items()
         }
+        for model, samples in self.samples.items():
+            unread = samples.columns["change_read"]
+            for i in np.flatnonzero((unread.whole > 0) & (unread.part == 0)):
+                kind = f"answers of {model} without a readable claim about change (they count as wrong)"
+                self.problems.add(kind, self.questions[i]["question_id"])
         self.types = np.array([row["type"] for row in self.questions], object)
         self._add_scores(scores)
         clusters = [row.get("subject_id", row["question_id"]) for row in self.questions]

@@ -135,7 +135,6 @@ def test_only_what_rules_and_verifier_accept_passes():
 
 
 def test_the_rule_engine_stands_in_for_a_verifier():
-    rows = list(
-        rewrite([question(i) for i in range(3)], open_engine(EngineSettings()), Rewrite(verify="rules+llm"), seed=0)
-    )
+    asked = [question(i) for i in range(3)]
+    rows = list(rewrite(asked, open_engine(EngineSettings()), Rewrite(verify="rules+llm"), seed=0))
     assert [row["rejected"] for row in rows] == [[], [], []]

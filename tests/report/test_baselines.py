@@ -24,8 +24,8 @@ def test_majority_is_the_types_most_frequent_answer_and_question_only_that_of_th
     learned += [row(f"m{k}", "presence", "is there nodule?", "yes") for k in range(3)]
     asked = [row("q", "presence", "is there nodule?", "yes"), row("r", "presence", "is there hernia?", "yes")]
     found = answers(asked, learned, {}, {})
-    assert found["majority"] == {"q": "There is no nodule.", "r": "There is no hernia."}
-    assert found["question"] == {"q": "There is nodule.", "r": "There is no hernia."}, (
+    assert found["majority"] == {"q": "No, there is no nodule.", "r": "No, there is no hernia."}
+    assert found["question"] == {"q": "Yes, there is nodule.", "r": "No, there is no hernia."}, (
         "an unseen question: its template"
     )
 
