@@ -167,6 +167,7 @@ class Telling:
     before: str
     levels: list[str]
     types: frozenset[str]
+    seen: bool
     diseased: bool
     normal: bool
     newly: bool
@@ -224,6 +225,7 @@ def telling(clause: Clause) -> Telling:
         before=level.get("From", ""),
         levels=[level[kind] for kind in ("Level", "Degree") if kind in level],
         types=frozenset(roles.get("type", ())),
+        seen="seen" in roles,
         diseased="diseased" in roles,
         normal="normal" in roles
         or any("normal" in w.text for p in others if p.kind in ("Did", "Done") for w in p.leaves()),
@@ -240,5 +242,5 @@ def telling(clause: Clause) -> Telling:
         and not any(adjunct for part in clause.parts for adjunct in part.all("Place", "OnImg", "Comp")),
         sure=bool({"clearly", "completely"} & roles.keys()),
         adjective=bool(ADJECTIVES.keys() & roles.keys()),
-        places=[place for part in others for place in (part, *part.adjuncts) if place.kind in ("Loc", "Place")],
+        places=[p for p in Phrase("", "", others).all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"],
     )

@@ -9,7 +9,7 @@ from lumen_hpc.language.levels import Levels, rise
 from lumen_hpc.language.parsing import Phrase
 from lumen_hpc.language.places import Place, places
 
-_DENIALS = ("absent", "notevent", "notplace")
+_DENIALS = ("absent", "notevent", "notplace", "unchanged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class Finding:
             "it speaks of both images at once": told.time == "both" and told.rule != "unchanged",
             "it speaks of the past": told.past and (told.future or (told.rule == "there" and turning)),
             "it speaks of another time": told.lasting and not changing,
+            "it is still so that it changed": told.still and bool(told.events - {"same"}),
             "it breaks off": told.empty and told.row in ("S Be", "S NotBe (Loc | lie)?"),
             "its denial is weakened": weak and told.rule in _DENIALS,
             "it does not say what an organ is": organ and self.name != ANY and not item.taken_up,
@@ -139,7 +140,7 @@ class Finding:
             return {"unclear"}  # `edema resolves` tells a habit, not a change
         if len(events) > 1:
             events -= {"gone"} if self.readings or told.to else events - {"gone"}
-        if told.become and (told.diseased or told.normal or not told.levels):
+        if told.become and (told.seen or told.diseased or told.normal):
             events.add("gone" if told.normal else "new")
         if told.newly:
             events &= {"new"}
@@ -158,6 +159,8 @@ class Finding:
         self.readings -= told.readings
 
     def _unchanged(self, told: Telling, item: Item, time: str) -> None:
+        if told.become:
+            self.events.add("unclear")
         fitting = {"sameadj": {"same"}, "newadj": {"new", "gone"}, "no Change turned": {"new"}}
         fit = next((events for words, events in fitting.items() if words in told.row), {"changed"})
         self.events.add("same" if told.events == fit or ("newadj" not in told.row and not told.events) else "unclear")

@@ -105,6 +105,9 @@ class _Reading:
             True for phrase in phrases for word in phrase.leaves() if "main" in word.roles
         ):
             self.problems.append("it speaks of a later image")
+        elsewhen = {"prediction": (), "difference": ("Span",)}.get(self.kind, ("Span", "Comp"))
+        if elsewhen and any(True for _ in Phrase("", "", phrases).all(*elsewhen)):
+            self.problems.append("it speaks of another time")
         parses = parsing.strict(phrases)
         if not parses:
             self.unread.append("no complete parse")
