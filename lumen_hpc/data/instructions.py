@@ -145,7 +145,6 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
             "ref_study_id",
         )
     }
-    sizes = [study.get("size") for study in shown]  # so that training need not open the files to count tokens
     return {
         "id": question["question_id"],
         "images": [study["image"] for study in shown],
@@ -153,8 +152,14 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
             {"from": "human", "value": prompt(shown, question, sources.experts)},
             {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
         ],
-        "meta": {**meta, "long_answer": answer, **({"sizes": sizes} if all(sizes) else {})},
+        "meta": {**meta, "long_answer": answer, **image_sizes(shown)},
     }
+
+
+def image_sizes(shown: Sequence[Row]) -> dict[str, Any]:
+    """`sizes` of the images, where all are known, so that training need not open the files to count tokens."""
+    sizes = [study.get("size") for study in shown]
+    return {"sizes": sizes} if all(sizes) else {}
 
 
 def prompt(shown: list[Row], question: Row, experts: Mapping[str, str]) -> str:

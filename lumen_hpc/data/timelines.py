@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data.diff_vqa import severity
 from lumen_hpc.data.findings_line import Findings
-from lumen_hpc.data.instructions import Sources, prompt
+from lumen_hpc.data.instructions import Sources, image_sizes, prompt
 
 Row = dict[str, Any]
 VISITS = 3
@@ -149,7 +149,7 @@ def _record(study: Row, shown: list[Row], timeline: Timeline, variant: str, sour
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "timeline", "kind": timeline.kind,
         "variant": variant, "closed": timeline.kind == "getting worse", "short_answer": timeline.short_answer,
         "interval_days": None, "subject_id": study["subject_id"], "study_id": study["study_id"], "ref_study_id": None,
-        "long_answer": answer,
+        "long_answer": answer, "question": text, **image_sizes(shown),
     }  # fmt: skip
     return {
         "id": meta["question_id"],

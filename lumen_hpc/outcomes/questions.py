@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc.config.schema import Instruct
-from lumen_hpc.data.instructions import Sources, kind, prompt
+from lumen_hpc.data.instructions import Sources, image_sizes, kind, prompt
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
@@ -185,7 +185,8 @@ def records(
                 theirs = [*sources.priors(stranger, len(shown) - 1), stranger]
                 part = shown[-len(theirs) :]
                 record = _record(row, outcome, value, SHUFFLED, part, texts.of(part, True, theirs), draw)
-                yield "test", {**record, "images": [study["image"] for study in theirs]}
+                meta = {**{k: v for k, v in record["meta"].items() if k != "sizes"}, **image_sizes(theirs)}
+                yield "test", {**record, "images": [study["image"] for study in theirs], "meta": meta}
 
 
 def _record(
@@ -199,6 +200,7 @@ def _record(
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "outcome", "outcome": outcome,
         "variant": variant, "closed": True, "short_answer": "yes" if value else "no", "interval_days": None,
         "subject_id": row["subject_id"], "study_id": row["study_id"], "ref_study_id": None, "long_answer": answer,
+        "question": question["question"], **image_sizes(shown),
     }  # fmt: skip
     return {
         "id": meta["question_id"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import PIPELINE
-from lumen_hpc.cluster import graph, preflight
+from lumen_hpc.cluster import graph, preflight, ready
 from lumen_hpc.config import resolve
 from tests.outcomes import small_mimic_iv as small
 
@@ -39,6 +39,7 @@ def test_mimic_iv_is_read_only_from_folders_for_restricted_data(tmp_path: Path, 
 
 def test_check_names_the_table_that_is_not_there(tmp_path: Path) -> None:
     folder = small.write(tmp_path / "iv", small.tables(), without="icu/icustays")
-    settings = resolve.resolve(["stage=full", "data=mimic", f"data.mimic_iv={folder}"]).settings
-    (message,) = [found.message for found in preflight._data(settings) if found.message.startswith("data.mimic_iv")]
+    request = resolve.resolve(["stage=full", "data=mimic", f"data.mimic_iv={folder}"])
+    found = [result.message for result in ready.data(request.settings, request.profile)]
+    (message,) = [text for text in found if text.startswith("data.mimic_iv")]
     assert message.endswith("lacks icu/icustays.csv*")
