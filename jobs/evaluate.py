@@ -45,7 +45,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             given.identity = replace(given.identity, shows_patients=True)
         files, checks = assemble.report(given, evaluate, settings.seed, folder)
         if settings.instruct.outcomes:
-            files += outcomes(task, folder)
+            written, held = outcomes(task, folder)
+            files, checks = [*files, *written], [*checks, *held]
         if task.run.restricted:
             for path in files:
                 path.chmod(0o600)
@@ -55,18 +56,19 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
                 "bytes": path.stat().st_size,
                 "sha256": sha256(path),
             }
-        if settings.evaluate.gates:
+        if checks:
             gates.require(checks)
 
     return process
 
 
-def outcomes(task: Task, folder: Path) -> list[Path]:
-    """Writes the page on outcomes; returns its files."""
+def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
+    """Writes the page on outcomes; returns its files and the gates with their results."""
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
     from lumen_hpc.report import prognosis
+    from lumen_hpc.report.outcome_gates import outcome_gates
 
     run, settings = task.run, task.settings
     prepared, linked = run.path("prepare"), run.path("outcomes")
@@ -85,7 +87,10 @@ def outcomes(task: Task, folder: Path) -> list[Path]:
     )
     answers = {model: run.rows("prognose", model) for model in trained_on("timeline", settings.predict.models)}
     scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
-    return prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
+    files = prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
+    gated = "icu_48h" in tables and settings.evaluate.outcome_gates
+    held = [gate for model in answers for gate in outcome_gates(tables["icu_48h"], model)] if gated else []
+    return files, held
 
 
 def inputs(task: Task) -> Any:

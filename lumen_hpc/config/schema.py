@@ -372,6 +372,8 @@ class Evaluate:
     """Show images, texts and findings of cases in the page; null: unless the data are restricted."""
     cases: int = 500
     """Cases in the page's browser."""
+    outcome_gates: bool = False
+    """Hold a phantom run's outcomes to a model that learned: above laboratory values, near its oracle, calibrated."""
     gates: bool = False
     """Hold a phantom run to the numbers of a model that learned; a run of full length fails without them."""
 

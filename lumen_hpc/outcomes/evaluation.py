@@ -44,7 +44,8 @@ def evaluate(
             for label, p in _by_variant(model, answered, outcome, of_films).items()
         }
 
-        table = judge(of_films, opponents, models, resamples=resamples, seed=seed, confidence=confidence)
+        pairs = [(model, other) for model in answers for other in _others(model)]
+        table = judge(of_films, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
         if outcome.startswith("death") and "rows" in table:
             best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
             table["survival"] = {"row": best, **_survival(folder, of_films, {**opponents, **models}[best])}
@@ -52,6 +53,12 @@ def evaluate(
             table["oracles"] = _oracles(of_films, oracles)
         found[outcome] = table
     return found
+
+
+def _others(model: str) -> list[str]:
+    """Rows that say what a model gains, and from what: laboratory values alone, and itself with less."""
+    variants = [f"{model}, {variant}" for variant in (*VARIANTS, SHUFFLED) if variant != "all"]
+    return ["laboratory values, regression", "laboratory values, boosting", *variants]
 
 
 def _probabilities(rows: Iterable[Row]) -> dict[str, float]:

@@ -7,7 +7,7 @@ subgroup and the gap between the best and the worst; and the paired difference t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,14 @@ FEWEST_EVENTS = 5
 
 def judge(
     samples: Samples, rivals: Mapping[str, Array], models: Mapping[str, Array], *, resamples: int, seed: int,
-    confidence: float = 0.95,
+    confidence: float = 0.95, pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """The whole table of one outcome.
 
     `rivals` and `models`: row → probability of every sample, NaN where a model gave none; a row is judged on the test
     patients for whom all rows have one, so that every row sees the same. `strongest` names the rival with the highest
-    AUROC on the test split itself: the hardest choice for a model to beat. `unjudged` says why there are no rows.
+    AUROC on the test split itself: the hardest choice for a model to beat. `pairs` are further rows to compare, each
+    against the other. `unjudged` says why there are no rows.
     """
     rows = {**rivals, **models}
     answered = np.all([np.isfinite(p) for p in rows.values()], axis=0)
@@ -60,6 +61,11 @@ def judge(
     corrected = holm([pair["p"] for pair in found["differences"].values()])
     for pair, p in zip(found["differences"].values(), corrected):
         pair["p (Holm)"] = p
+    found["pairs"] = [
+        {"row": one, "against": other, **_differences(outcome, rows[one][test], rows[other][test], drawn)}
+        for one, other in pairs
+        if one in rows and other in rows
+    ]
     found["subgroups"] = {
         name: {kind: _subgroups(outcome, rows[name][test], _part(labels, test), drawn)
                for kind, labels in samples.subgroups.items()}

@@ -1,0 +1,43 @@
+"""The acceptance checks of a phantom run with outcomes: its model predicts, and comes near its oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumen_hpc.report.gates import Gate
+
+ORACLE = "three images and laboratory values"
+NEAR = 0.05
+"""AUROC that a model may stay below the oracle of its information."""
+SLOPES = (0.8, 1.2)
+
+
+def outcome_gates(table: Mapping[str, Any], model: str) -> list[Gate]:
+    """The gates of one outcome's table (`outcomes.evaluation.evaluate`) for a model that was asked with everything.
+
+    Each difference is held by the lower bound of its interval. What the run did not measure fails.
+    """
+    row = table.get("rows", {}).get(model, {})
+    reached = row["auroc"][0] if row else None
+    slope = row["slope"][0] if row else None
+    ceiling = table.get("oracles", {}).get(ORACLE)
+    missed = None if reached is None or ceiling is None else ceiling - reached
+    gains = {
+        "laboratory values, regression": "over laboratory values (regression)",
+        "laboratory values, boosting": "over laboratory values (boosting)",
+        f"{model}, two images": "from a third visit",
+    }
+    return [
+        *(Gate(f"AUROC gained {name}, lower bound", _low(table, model, other), 0.0, strictly=True)
+          for other, name in gains.items()),
+        Gate("AUROC below the oracle", missed, NEAR, at_least=False),
+        Gate("calibration slope", slope, SLOPES[0]),
+        Gate("calibration slope", slope, SLOPES[1], at_least=False),
+    ]  # fmt: skip
+
+
+def _low(table: Mapping[str, Any], model: str, other: str) -> float | None:
+    """Lower bound of the paired difference of AUROC; None where it was not measured."""
+    found = [pair for pair in table.get("pairs", []) if (pair["row"], pair["against"]) == (model, other)]
+    return found[0]["auroc"][1] if found else None
