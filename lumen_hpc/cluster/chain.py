@@ -76,41 +76,41 @@ def jobs(
     """
     found: list[Link | Gate] = []
     ends: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
-    chunked: dict[str, int] = {}
+    parts_of: dict[str, int] = {}
     for item in plans:
         step = item.step
-        chunks = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
+        parts = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
         upstream = next((other for other in plans if other.step.name == step.shardwise_after), None)
         pipelined = upstream is not None and len(upstream.packs) == len(item.packs) and profile.kill_on_invalid_dep
         inputs = [(other, ("afterok", end)) for other in step.after for end in ends.get(other, [])]
-        for number, packs in enumerate(chunks):
+        for number, packs in enumerate(parts):
             links: list[Link] = []
             for link in range(1 if profile.requeue else 1 + item.resources.successors):
                 if link == 0 and pipelined and len(packs) > 1:
-                    corresponding = _label(step.shardwise_after, number, chunked[step.shardwise_after])
+                    corresponding = _label(step.shardwise_after, number, parts_of[step.shardwise_after])
                     conditions = [("aftercorr", corresponding)]
                     conditions += [condition for other, condition in inputs if other != step.shardwise_after]
                 else:
                     conditions = [condition for _, condition in inputs]
                 conditions += [("afternotok", earlier.label) for earlier in links]
-                label = _label(step.name, number, len(chunks), "+" * link)
+                label = _label(step.name, number, len(parts), "+" * link)
                 links.append(Link(item, tuple(packs), link, label, tuple(conditions)))
             found += links
             end = links[-1].label
             if len(links) > 1 and (step.name in read or not profile.kill_on_invalid_dep):
-                end = _label(step.name, number, len(chunks), " gate")
+                end = _label(step.name, number, len(parts), " gate")
                 # A task that needs no successor cancels its own: the last link may end without one that succeeds.
                 kinds = ["afterok"] * (len(links) - 1) + ["afterany"]
                 options = tuple((kind, one.label) for kind, one in zip(kinds, links, strict=True))
                 found.append(Gate(item, tuple(packs), end, options))
             ends.setdefault(step.name, []).append(end)
-        chunked[step.name] = len(chunks)
+        parts_of[step.name] = len(parts)
     return found
 
 
-def _label(step: str, chunk: int, chunks: int, kind: str = "") -> str:
-    part = f".{chunk}" if chunks > 1 else ""
-    return f"<{step}{part}{kind}>"
+def _label(step: str, part: int, parts: int, kind: str = "") -> str:
+    suffix = f".{part}" if parts > 1 else ""
+    return f"<{step}{suffix}{kind}>"
 
 
 def unreachable(records: Iterable[Mapping[str, Any]], failed: Collection[str]) -> list[str]:
