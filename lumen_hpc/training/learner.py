@@ -18,6 +18,9 @@ from lumen_hpc.training.samples import Micro
 TILE_MULTIPLE = 16
 """Of the tower's calls where its layers are compiled: four shapes at 64 tiles a call."""
 
+ONE_CALL = 1 << 20
+"""Tiles a call under ZeRO-3 where layers are compiled: DeepSpeed reduces a layer's gradients once for every call."""
+
 
 class Learner(torch.nn.Module):
     """NVILA whose `tune`d parts learn.
@@ -50,6 +53,7 @@ class Learner(torch.nn.Module):
         if settings.zero == 3:
             model.sync_tower_calls = _most_calls
             if settings.compiled:  # a layer is gathered whole, outside its graph
+                model.tiles_at_once = ONE_CALL
                 deepspeed.utils.set_z3_leaf_modules(
                     model, list({type(layer) for part in layers.layers(model).values() for layer in part})
                 )

@@ -80,7 +80,10 @@ def trained(tmp_path_factory):
 
     stopped = run("resumed", checkpoint_every=2) | {"stop_at": 3}
     toy.train(run("whole", checkpoint_every=2), stopped, run("resumed", checkpoint_every=2), script=tiny.__file__)
-    toy.train(run("zero3", zero=3), run("zero2", zero=2), world_size=2, script=tiny.__file__)
+    moved = run("moved", zero=3, checkpoint_every=2)
+    pair = run("zero3", zero=3), run("zero2", zero=2), moved | {"stop_at": 3}
+    toy.train(*pair, world_size=2, script=tiny.__file__)
+    toy.train(moved, script=tiny.__file__)  # from two processes to one
     return folder
 
 
@@ -92,8 +95,8 @@ def test_a_resumed_training_is_bit_equal(trained):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3"])
-def test_two_processes_equal_one(trained, name):
+@pytest.mark.parametrize("name", ["zero2", "zero3", "moved"])
+def test_two_processes_and_a_change_of_their_number_equal_one(trained, name):
     assert toy.losses(trained / name) == pytest.approx(toy.losses(trained / "whole"), abs=1e-5)
 
 
