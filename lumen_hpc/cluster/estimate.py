@@ -73,7 +73,7 @@ def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb:
 
 
 def train(settings: Settings, model: str) -> float:
-    """By the arithmetic of lumen_hpc/training/sizing.py at 40 % MFU."""
+    """By the arithmetic of lumen_hpc/training/sizing.py at the MFU measured on a GPU."""
     found = training(settings, model, 4)
     return found.gpu_hours if found else 0.0
 
