@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import stat
 from base64 import b64encode
 from dataclasses import replace
@@ -20,6 +21,8 @@ from lumen_hpc.config.schema import Evaluate, Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.report import assemble
 from tests.report import pretend
+
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.mark.parametrize(
@@ -164,24 +167,25 @@ def test_a_page_that_shows_patients_says_so():
     assert not any("credentialed" in line for line in Identity(data="mimic").banner)
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH")
 def test_markup_that_reaches_the_page_neither_runs_nor_sends(tmp_path, page):
     playwright = pytest.importorskip("playwright.sync_api")
     attack = (
         "<script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">"
         '<img src="http://127.0.0.1:9/leak"><form action="http://127.0.0.1:9/"></form>'
     )
-    (tmp_path / "index.html").write_text(page.replace("<main", f"{attack}<main", 1))
+    attacked = page.replace("<main", f"{attack}<main", 1)
+    without = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", attacked)
     with playwright.sync_playwright() as driver:
-        try:
-            browser = driver.chromium.launch()
-        except playwright.Error:
-            pytest.skip("no Chromium is installed")
-        opened = browser.new_page()
-        sent = []
-        opened.on("requestfinished", lambda request: sent.append(request.url))
-        opened.goto((tmp_path / "index.html").as_uri())
-        opened.wait_for_timeout(300)
-        assert "attacked" not in opened.title()
-        assert [url for url in sent if not url.startswith(("file:", "data:"))] == []
-        assert opened.locator("#count").inner_text()  # the page's own script ran
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for text, is_defended in ((attacked, True), (without, False)):
+            (tmp_path / "index.html").write_text(text)
+            opened, sent = browser.new_page(), []
+            opened.on("requestfailed", lambda request, sent=sent: sent.append((request.url, request.failure)))
+            opened.goto((tmp_path / "index.html").as_uri())
+            opened.wait_for_timeout(300)
+            assert ("attacked" not in opened.title()) == is_defended
+            leaks = [failure for url, failure in sent if "/leak" in url]
+            assert all("csp" in str(failure).lower() for failure in leaks) == is_defended
+            assert opened.locator("#count").inner_text()  # the page's own script ran
         browser.close()
