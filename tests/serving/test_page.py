@@ -23,6 +23,7 @@ from lumen_hpc.serving.facts import read_facts
 from lumen_hpc.serving.media import picture, read
 from lumen_hpc.serving.supervisor import free_port
 
+expect.set_options(timeout=60_000)  # a machine under load answers late
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH: the page goes unseen here")
 ANSWERS = {
@@ -124,6 +125,7 @@ def browser_page(address):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page()
+        opened.set_default_timeout(60_000)
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.on(
             "console",
