@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lumen_hpc.data.diff_vqa import parse_difference
+from lumen_hpc.language.sentences import sentence
 from lumen_hpc.report.baselines import ABOUT, answers, interval
 from tests.report import pretend
 
@@ -24,10 +25,10 @@ def test_majority_is_the_types_most_frequent_answer_and_question_only_that_of_th
     learned += [row(f"m{k}", "presence", "is there nodule?", "yes") for k in range(3)]
     asked = [row("q", "presence", "is there nodule?", "yes"), row("r", "presence", "is there hernia?", "yes")]
     found = answers(asked, learned, {}, {})
-    assert found["majority"] == {"q": "No, there is no nodule.", "r": "No, there is no hernia."}
-    assert found["question"] == {"q": "Yes, there is nodule.", "r": "No, there is no hernia."}, (
-        "an unseen question: its template"
-    )
+    no = {id: sentence("presence", f"is there {name}?", "no") for id, name in (("q", "nodule"), ("r", "hernia"))}
+    assert found["majority"] == no
+    yes = sentence("presence", "is there nodule?", "yes")
+    assert found["question"] == {"q": yes, "r": no["r"]}, "an unseen question: its template"
 
 
 def test_question_only_knows_how_far_ahead_a_prediction_is():
