@@ -107,6 +107,7 @@ def files(tmp_path):
     from pydicom.data import get_testdata_file
 
     dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    dataset.PixelRepresentation = 0  # a CT's signed values; a radiograph's are unsigned
     dataset.AcquisitionDate = "20200302"
     dataset.save_as(tmp_path / "dark.dcm")
     bright = Image.fromarray(np.full((90, 70), 200, np.uint8))
