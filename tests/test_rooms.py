@@ -23,7 +23,17 @@ FLOORS = (
     ("data",),
     ("nvila",),
     ("config",),
-    ("distributed", "watchdog", "weights", "models", "proportions", "plain_text", "scratch", "torchvision_compat"),
+    (
+        "distributed",
+        "watchdog",
+        "weights",
+        "models",
+        "proportions",
+        "registry",
+        "plain_text",
+        "scratch",
+        "torchvision_compat",
+    ),
     ("files", "errors"),
 )
 """From the top down. A room may import rooms of lower floors, and itself."""

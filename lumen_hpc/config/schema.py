@@ -13,6 +13,7 @@ from typing import Any
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
+from lumen_hpc.registry import ENGINES, EXPERTS
 
 
 def in_range(default: Any, low: float, high: float = math.inf) -> Any:
@@ -125,7 +126,7 @@ class Outcomes:
 class Experts:
     shards: int = in_range(4, 1)
     """Shards of the studies."""
-    model: str = choice("xrv", "xrv", "phantom")
+    model: str = choice("xrv", *EXPERTS)
     """TorchXRayVision's models, or the small expert that stage `pretrain` trains on phantoms."""
     pathologies: list[str] = list_of("densenet121-res224-all")
     """TorchXRayVision weights to average; heads that a model was not trained for are masked."""
@@ -153,7 +154,7 @@ class Experts:
 
 @dataclass(kw_only=True)
 class EngineSettings:
-    kind: str = choice("grammar", "vllm", "transformers", "server", "grammar")
+    kind: str = choice("grammar", *ENGINES)
     """What generates: vLLM in process, transformers, an OpenAI-compatible server, or the grammar's fixed sentences."""
     model: str = ""
     """Folder or hub name of the language model."""

@@ -22,6 +22,8 @@ from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
+from lumen_hpc.registry import EXPERTS, implementation
+from lumen_hpc.weights import locate_experts
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
 """Input size of each further expert [px]."""
@@ -41,16 +43,16 @@ def open_expert(settings: Experts, *, cache: str, pretrained: Path) -> Expert:
     `cache` is the profile's folder of staged weights, `pretrained` the folder of stage `pretrain`. Raises UserError
     for weights that are missing, unknown or differ from the fetched ones.
     """
-    if settings.model == "phantom":
-        from lumen_hpc.experts.phantom_expert import open_predictor
-
-        return open_predictor(pretrained / "expert.safetensors", settings)
-    folder = Path(settings.weights or Path(cache) / "torchxrayvision").expanduser()
-    return TorchXRayVision(settings, folder)
+    return implementation(EXPERTS[settings.model]).open(settings, cache=cache, pretrained=pretrained)
 
 
 class TorchXRayVision:
     """The 18 conditions (one model, or several averaged), age, race and view."""
+
+    @classmethod
+    def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> TorchXRayVision:
+        """The models from the folder of their weights; see `open_expert`."""
+        return cls(settings, locate_experts(settings.weights, cache))
 
     def __init__(self, settings: Experts, folder: Path) -> None:
         import torchxrayvision

@@ -162,6 +162,11 @@ def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
 class PhantomPredictor:
     """The phantom expert behind the experts' protocol (`models.Expert`)."""
 
+    @classmethod
+    def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> PhantomPredictor:
+        """The expert that stage `pretrain` wrote; see `models.open_expert`."""
+        return open_predictor(pretrained / "expert.safetensors", settings)
+
     def __init__(self, expert: PhantomExpert, batch_size: int) -> None:
         self._expert, self._batch_size = expert.eval(), batch_size
 

@@ -9,6 +9,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.protocol import Engine
+from lumen_hpc.registry import ENGINES, implementation
 
 SINGLE_PROCESS = Ranks()
 
@@ -28,25 +29,12 @@ def open_engine(
     """
     if problem := misfit(settings, ranks.world_size):
         raise UserError("; ".join(problem))
-    if settings.kind == "grammar":
-        from lumen_hpc.language.grammar import GrammarEngine
-
-        return GrammarEngine()
-    if not settings.model:
+    if settings.kind not in ENGINES:
+        raise UserError(f"engine kind '{settings.kind}' is unknown; it is one of {', '.join(ENGINES)}")
+    if not settings.model and settings.kind != "grammar":
         raise UserError(f"engine.model is empty; engine.kind={settings.kind} needs a folder or a staged model's name")
-    if settings.kind == "vllm":
-        from lumen_hpc.language.vllm_engine import VLLMEngine
-
-        return VLLMEngine(settings, ranks, rendezvous)
-    if settings.kind == "transformers":
-        from lumen_hpc.language.transformers_engine import TransformersEngine
-
-        return TransformersEngine(settings)
-    if settings.kind == "server":
-        from lumen_hpc.language.server_engine import ServerEngine
-
-        return ServerEngine(settings, allowed_endpoints)
-    raise UserError(f"engine kind '{settings.kind}' is unknown; it is one of vllm, transformers, server, grammar")
+    engine: type[Engine] = implementation(ENGINES[settings.kind])
+    return engine.open(settings, allowed_endpoints=allowed_endpoints, ranks=ranks, rendezvous=rendezvous)
 
 
 def misfit(

@@ -6,8 +6,10 @@ It answers the same conversations as the other engines, reading the labelled lin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.language import facts, prompting
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.language.sentences import sentence
@@ -17,6 +19,13 @@ class GrammarEngine(Engine):
     """Sentences by `sentences.sentence`, scores by `facts.score`; temperature and seed change nothing."""
 
     source = "fallback"
+
+    @classmethod
+    def open(
+        cls, settings: schema.EngineSettings, *, allowed_endpoints: Sequence[str] | None, ranks: Ranks, rendezvous: Path
+    ) -> GrammarEngine:
+        """See `Engine.open`."""
+        return cls()
 
     def __init__(self) -> None:
         super().__init__(schema.EngineSettings(kind="grammar", model="grammar"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages of the form {"role": "system"|"user"|"assistant", "content": text}."""
@@ -38,6 +39,13 @@ class Engine(ABC):
         self.settings = settings
         self.name = Path(settings.model).name
         """This engine's name in records: the model's name without its parent folders."""
+
+    @classmethod
+    def open(
+        cls, settings: schema.EngineSettings, *, allowed_endpoints: Sequence[str] | None, ranks: Ranks, rendezvous: Path
+    ) -> Engine:
+        """The engine with its model loaded; the arguments are those of `engine.open_engine`, which calls it."""
+        return cls(settings)
 
     def chat(
         self,

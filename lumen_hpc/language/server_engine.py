@@ -9,10 +9,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.gate import check_endpoint
 from lumen_hpc.language.http_client import FAILURES, Client, StatusError
@@ -32,6 +34,13 @@ _PLAIN = PlainText()
 
 class ServerEngine(Engine):
     """One model on a server; requests run concurrently and completions keep their order."""
+
+    @classmethod
+    def open(
+        cls, settings: schema.EngineSettings, *, allowed_endpoints: Sequence[str] | None, ranks: Ranks, rendezvous: Path
+    ) -> ServerEngine:
+        """See `Engine.open`."""
+        return cls(settings, allowed_endpoints)
 
     def __init__(self, settings: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
         super().__init__(settings)

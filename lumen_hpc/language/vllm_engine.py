@@ -35,6 +35,13 @@ class VLLMEngine(InProcessEngine):
     that shard alone, not on the shards that this process computed before.
     """
 
+    @classmethod
+    def open(
+        cls, settings: schema.EngineSettings, *, allowed_endpoints: Sequence[str] | None, ranks: Ranks, rendezvous: Path
+    ) -> VLLMEngine:
+        """See `Engine.open`."""
+        return cls(settings, ranks, rendezvous)
+
     def __init__(self, settings: schema.EngineSettings, ranks: Ranks, rendezvous: Path) -> None:
         super().__init__(settings)
         self.ranks = ranks
