@@ -151,7 +151,7 @@ def _times(parts: Sequence[Phrase]) -> Iterator[str]:
 
 
 @dataclass(slots=True)
-class Telling:
+class Predicate:
     """What a clause says of the findings it names."""
 
     rule: str
@@ -191,7 +191,7 @@ _FORMS = {"third": ("third",), "done": ("done", "turned"), "base": ("base",)}
 FUTURE = ("modal", "expected", "bound", "unlikely", "foresee", "forecast", "likely")
 
 
-def telling(clause: Clause) -> Telling:
+def predicate_of(clause: Clause) -> Predicate:
     """What a clause says beside the findings it names."""
     others = [part for part in clause.parts if part.kind not in NOUNS and part.kind != "Mod"]
     roles: dict[str, list[str]] = {}
@@ -212,7 +212,7 @@ def telling(clause: Clause) -> Telling:
     verbs += [_item(part).event for part in clause.parts if part.kind == "Any"]
     events = {event for verb in verbs if verb for event in verb.split("/")}
     level = {part.kind: level_of(part) for part in others if part.kind in ("Level", "To", "From", "Degree")}
-    return Telling(
+    return Predicate(
         rule=clause.rule,
         row=clause.row,
         time=time_of(others),

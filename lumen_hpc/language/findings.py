@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.clauses import ANY, CHANGING, Item, Telling
+from lumen_hpc.language.clauses import ANY, CHANGING, Item, Predicate
 from lumen_hpc.language.levels import Levels, rise
 from lumen_hpc.language.parsing import Phrase
 from lumen_hpc.language.places import Place, places
@@ -44,126 +44,136 @@ class Finding:
     problems: list[str] = field(default_factory=list)
     """Why what is said is not certain."""
 
-    def tell(self, told: Telling, item: Item) -> None:
+    def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
-        self.problems += self.doubts(told, item)
-        time = self.time(told)
+        self.problems += self.doubts(predicate, item)
+        time = self.time(predicate)
         self.named |= bool(item.phrase.parts)
-        self.foretold |= told.future
-        self.readings |= item.readings | told.readings
-        self.types |= item.types | told.types
-        self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"] + told.places
+        self.foretold |= predicate.future
+        self.readings |= item.readings | predicate.readings
+        self.types |= item.types | predicate.types
+        self.places += [
+            p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"
+        ] + predicate.places
         for when, there in item.there.items():
             self.there["then" if self.kind == "prediction" else when].add(there)
         for when, levels in item.levels.items():
             self.levels["then" if when == "now" and self.kind == "prediction" else when] += levels
-        later = told.to or told.readings or (told.levels and (told.become or time == "now"))
-        if later and self.levels[""] and told.rule in ("level", "event"):
+        later = predicate.to or predicate.readings or (predicate.levels and (predicate.become or time == "now"))
+        if later and self.levels[""] and predicate.rule in ("level", "event"):
             self.levels["then"] += self.levels[""]  # a moderate effusion has shrunk to small
             self.levels[""] = []
-        self.levels["now"] += [told.to] if told.to else []
-        self.levels["then"] += [told.before] if told.before else []
-        self.levels["now" if told.become else time] += told.levels
-        getattr(self, f"_{told.rule}")(told, item, time)
+        self.levels["now"] += [predicate.to] if predicate.to else []
+        self.levels["then"] += [predicate.before] if predicate.before else []
+        self.levels["now" if predicate.become else time] += predicate.levels
+        getattr(self, f"_{predicate.rule}")(predicate, item, time)
 
-    def doubts(self, told: Telling, item: Item) -> list[str]:
+    def doubts(self, predicate: Predicate, item: Item) -> list[str]:
         """Why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
         changing = self.kind in CHANGING
-        turning = told.events or told.newly or told.readings or item.event or told.rule in ("gone", "unchanged")
-        weak = told.sure or item.phrase.roles("plain") or (not changing and item.phrase.roles("newadj"))
-        organ = item.organ != (told.diseased or told.normal) and not (item.organ and item.there)
+        turning = (
+            predicate.events
+            or predicate.newly
+            or predicate.readings
+            or item.event
+            or predicate.rule in ("gone", "unchanged")
+        )
+        weak = predicate.sure or item.phrase.roles("plain") or (not changing and item.phrase.roles("newadj"))
+        organ = item.organ != (predicate.diseased or predicate.normal) and not (item.organ and item.there)
         reasons = {
-            "it speaks of what may be": told.future and self.kind != "prediction",
-            "it confuses the two images": told.time == "then"
-            and (told.future or (turning and self.kind == "difference")),
-            "it speaks of both images at once": told.time == "both" and told.rule != "unchanged",
-            "it speaks of the past": told.past and (told.future or (told.rule == "there" and turning)),
-            "it speaks of another time": told.lasting and not changing,
-            "it is still so that it changed": told.still and bool(told.events - {"same"}),
-            "it breaks off": told.empty and told.row in ("S Be", "S NotBe (Loc | lie)?"),
-            "its denial is weakened": weak and told.rule in _DENIALS,
+            "it speaks of what may be": predicate.future and self.kind != "prediction",
+            "it confuses the two images": predicate.time == "then"
+            and (predicate.future or (turning and self.kind == "difference")),
+            "it speaks of both images at once": predicate.time == "both" and predicate.rule != "unchanged",
+            "it speaks of the past": predicate.past and (predicate.future or (predicate.rule == "there" and turning)),
+            "it speaks of another time": predicate.lasting and not changing,
+            "it is still so that it changed": predicate.still and bool(predicate.events - {"same"}),
+            "it breaks off": predicate.empty and predicate.row in ("S Be", "S NotBe (Loc | lie)?"),
+            "its denial is weakened": weak and predicate.rule in _DENIALS,
             "it does not say what an organ is": organ and self.name != ANY and not item.taken_up,
         }
         return [reason for reason, holds in reasons.items() if holds]
 
-    def time(self, told: Telling) -> str:
+    def time(self, predicate: Predicate) -> str:
         """The image that a clause speaks of."""
         if self.kind == "prediction":
-            return "now" if told.future else "then"
-        return told.time.replace("both", "") or ("then" if told.past else "")
+            return "now" if predicate.future else "then"
+        return predicate.time.replace("both", "") or ("then" if predicate.past else "")
 
     # One method a rule of grammar.yaml's clauses.
 
-    def _there(self, told: Telling, item: Item, time: str) -> None:
+    def _there(self, predicate: Predicate, item: Item, time: str) -> None:
         if item.event:
             self.events.add(item.event)
-        elif told.newly:
+        elif predicate.newly:
             self.events.add("new")
-        elif told.still:
+        elif predicate.still:
             self.events.add("same")
-        elif told.events or told.unlike:
-            self.events |= told.events or {"new"}
+        elif predicate.events or predicate.unlike:
+            self.events |= predicate.events or {"new"}
         else:
             self.there[time].add(True)
-            self.present |= told.present and self.kind == "difference"
+            self.present |= predicate.present and self.kind == "difference"
 
-    def _absent(self, told: Telling, item: Item, time: str) -> None:
+    def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
         if item.there.get(time) is False:
             self.problems.append("it denies a denial")
         if item.event:
             self.events.add(f"not-{item.event}")
-        elif self.kind == "difference" and ((told.missing and time != "then") or told.unlike):
+        elif self.kind == "difference" and ((predicate.missing and time != "then") or predicate.unlike):
             self.events.add("gone")
         else:
             self.there[time].add(False)
-            self.present |= told.present and self.kind == "difference"
+            self.present |= predicate.present and self.kind == "difference"
 
-    def _gone(self, told: Telling, item: Item, time: str) -> None:
+    def _gone(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events.add("gone" if time != "then" and not item.event else "unclear")
 
-    def _event(self, told: Telling, item: Item, time: str) -> None:
-        self.events |= self.changes(told, item)
-        if item.event and not told.events:
+    def _event(self, predicate: Predicate, item: Item, time: str) -> None:
+        self.events |= self.changes(predicate, item)
+        if item.event and not predicate.events:
             self.events.add(item.event)
-        if time == "then" or (item.event and told.events and item.event not in told.events):
+        if time == "then" or (item.event and predicate.events and item.event not in predicate.events):
             self.events.add("unclear")
 
-    def _notevent(self, told: Telling, item: Item, time: str) -> None:
-        for event in self.changes(told, item):
-            stays = {"same": "changed" if told.adjective else "gone", "changed": "same"}
+    def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
+        for event in self.changes(predicate, item):
+            stays = {"same": "changed" if predicate.adjective else "gone", "changed": "same"}
             self.events.add(stays.get(event, f"not-{event}"))
 
-    def changes(self, told: Telling, item: Item) -> set[str]:
+    def changes(self, predicate: Predicate, item: Item) -> set[str]:
         """The change that a verb or adjective tells; of `go` or `subside` a change of level where it names one."""
-        events = set(told.events)
-        if "third" in told.row and not events & {"same", "changed"}:
+        events = set(predicate.events)
+        if "third" in predicate.row and not events & {"same", "changed"}:
             return {"unclear"}  # `edema resolves` tells a habit, not a change
         if len(events) > 1:
-            events -= {"gone"} if self.readings or told.to else events - {"gone"}
-        if told.become and (told.seen or told.diseased or told.normal):
-            events.add("gone" if told.normal else "new")
-        if told.newly:
+            events -= {"gone"} if self.readings or predicate.to else events - {"gone"}
+        if predicate.become and (predicate.seen or predicate.diseased or predicate.normal):
+            events.add("gone" if predicate.normal else "new")
+        if predicate.newly:
             events &= {"new"}
-        return events if events or told.levels or item.event else {"unclear"}
+        return events if events or predicate.levels or item.event else {"unclear"}
 
-    def _level(self, told: Telling, item: Item, time: str) -> None:
+    def _level(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
-        if told.events or told.become:
+        if predicate.events or predicate.become:
             changing = self.kind in CHANGING
-            self.events |= self.changes(told, item) if changing else {"changed"}
+            self.events |= self.changes(predicate, item) if changing else {"changed"}
 
     _notplace = _absent
 
-    def _ranges(self, told: Telling, item: Item, time: str) -> None:
-        self.levels[time].append(" to ".join(min(told.readings)))
-        self.readings -= told.readings
+    def _ranges(self, predicate: Predicate, item: Item, time: str) -> None:
+        self.levels[time].append(" to ".join(min(predicate.readings)))
+        self.readings -= predicate.readings
 
-    def _unchanged(self, told: Telling, item: Item, time: str) -> None:
-        if told.become:
+    def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
+        if predicate.become:
             self.events.add("unclear")
         fitting = {"sameadj": {"same"}, "newadj": {"new", "gone"}, "no Change turned": {"new"}}
-        fit = next((events for words, events in fitting.items() if words in told.row), {"changed"})
-        self.events.add("same" if told.events == fit or ("newadj" not in told.row and not told.events) else "unclear")
+        fit = next((events for words, events in fitting.items() if words in predicate.row), {"changed"})
+        self.events.add(
+            "same" if predicate.events == fit or ("newadj" not in predicate.row and not predicate.events) else "unclear"
+        )
 
     _place = _type = _follows = _supplants = _there
 
@@ -189,7 +199,7 @@ class Finding:
             now = levels["now"] or levels[""]
             read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
             levels = {"": levels[""] if levels["now"] else []}
-        stray: Levels = frozenset((level,) for told in levels.values() for level in told)
+        stray: Levels = frozenset((level,) for predicate in levels.values() for level in predicate)
         if read:
             if any(level not in {before for before, *_ in read} for level in levels.get("then", ())):
                 self.problems.append("its level before is not that of its change")
@@ -204,7 +214,7 @@ class Finding:
         there = self.there
         if events == {"not-new", "not-gone"}:
             return "same"
-        if any(len(told) > 1 for told in there.values()) or len(events) > 1:
+        if any(len(predicate) > 1 for predicate in there.values()) or len(events) > 1:
             self.problems.append("it says two things of one finding")
             events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
         event = min(events, default="")

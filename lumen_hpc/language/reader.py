@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
-from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Item, Telling, items_of, telling
+from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Item, Predicate, items_of, predicate_of
 from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.places import Place, places
@@ -84,7 +84,7 @@ class _Reading:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.said: dict[str, Finding] = {}
+        self.findings: dict[str, Finding] = {}
         self.views: dict[str, bool] = {}
         self.places: list[Phrase] = []
         self.denied: list[Phrase] = []
@@ -92,7 +92,7 @@ class _Reading:
         self.unread: list[str] = []
         self.subjects: list[Item] = []
         self.last: Clause | None = None
-        self.told: Telling | None = None
+        self.predicate: Predicate | None = None
 
     def add(self, sentence: list[Word], lenient: bool) -> None:
         """Reads one sentence, clause by clause."""
@@ -139,17 +139,19 @@ class _Reading:
                 self.problems.append("it has no subject")
             if self.kind not in CHANGING:
                 _plain(items)
-            said = telling(clause)
+            predicate = predicate_of(clause)
             if clause.row.startswith("List to"):
-                said.future |= self.told is not None and self.told.future  # `a is expected to appear and b to resolve`
-            if clause.row.startswith("Nots (") and self.told is not None and not said.time:
-                said.time, said.unlike = self.told.time, self.told.unlike  # `shows a but no b`
+                predicate.future |= (
+                    self.predicate is not None and self.predicate.future
+                )  # `a is expected to appear and b to resolve`
+            if clause.row.startswith("Nots (") and self.predicate is not None and not predicate.time:
+                predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike  # `shows a but no b`
             if clause.rule in ("follows", "supplants") and len(items) > 1:
                 for item in items:
                     item.event = "new" if (item is items[0]) == (clause.rule == "supplants") else "gone"
             for item in items:
-                self.said.setdefault(item.name, Finding(item.name, self.kind)).tell(said, item)
-            self.told = said
+                self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)
+            self.predicate = predicate
             self.subjects = items
         self.last = clause
 
@@ -159,21 +161,21 @@ class _Reading:
         return clause.row.startswith(_TAKES_UP) and (clause.start > 0 or pronoun)
 
     def view(self, clause: Clause) -> None:
-        said = clause.rule == "view"
-        told = telling(clause)
-        if told.future or told.time:
+        affirmed = clause.rule == "view"
+        predicate = predicate_of(clause)
+        if predicate.future or predicate.time:
             self.problems.append("it speaks of another time")
         for phrase in clause.parts:
             for view in phrase.roles("view") if phrase.kind == "View" else ():
-                if self.views.setdefault(view, said) != said:
+                if self.views.setdefault(view, affirmed) != affirmed:
                     self.problems.append(f"it says of the {view} view both that it is and that it is not")
 
     def facts(self, found: list[Word], lead: str) -> Facts:
         """What the whole text says."""
-        findings = {name: said.state() for name, said in self.said.items()}
-        self.problems += [problem for said in self.said.values() for problem in said.problems]
+        findings = {name: finding.state() for name, finding in self.findings.items()}
+        self.problems += [problem for finding in self.findings.values() for problem in finding.problems]
         others = [state.status for name, state in findings.items() if name != ANY]
-        if ANY in findings and others and findings[ANY].status in others and not self.said[ANY].named:
+        if ANY in findings and others and findings[ANY].status in others and not self.findings[ANY].named:
             del findings[ANY]
         where, denied = places(self.places), places(self.denied)
         if any(place.roles("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
@@ -187,7 +189,7 @@ class _Reading:
             numbers=frozenset(_numbers(found)),
             counts=frozenset(word.text for word in found if "count" in word.roles),
             lead=lead,
-            foretold=all(said.foretold for said in self.said.values()),
+            foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(dict.fromkeys(self.problems)),
             unread=tuple(dict.fromkeys(self.unread)),
         )
