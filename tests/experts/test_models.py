@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,19 @@ def _rows(settings: Experts, studies: list[dict]) -> list[dict]:
     return list(open_expert(settings, cache="", pretrained=Path()).predict(iter(studies)))
 
 
-def test_rows_equal_the_library_on_its_own_preprocessing(folder: Path, studies: list[dict]):
+def test_weights_load_beside_a_training_which_forbids_pickled_code(
+    folder: Path, studies: list[dict], monkeypatch: pytest.MonkeyPatch
+):
+    settings = Experts(extra=[], trust_unknown_weights=True, weights=str(folder), workers=0)
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    assert len(list(open_expert(settings, cache="", pretrained=folder).predict(studies[:1]))) == 1
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+
+
+def test_rows_equal_the_library_on_its_own_preprocessing(
+    folder: Path, studies: list[dict], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # for the library's own loading below
     import torchxrayvision as xrv
 
     rows = _rows(_settings(folder, "densenet121-res224-all"), studies)

@@ -418,7 +418,7 @@ def test_cases_are_drawn_evenly_and_within_the_budget(results, monkeypatch, inpu
     assert len(found.rows) == 30 and len(set(types)) == 8
     assert max(map(types.count, types)) - min(map(types.count, types)) <= 1
     monkeypatch.setattr(cases, "BUDGET", 1)
-    assert len(cases.cases(results, inputs.image, Evaluate(cases=30), 0).images) == 1
+    assert len(cases.cases(results, inputs.image, Evaluate(cases=30, images=True), 0).images) == 1
 
 
 def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():

@@ -44,7 +44,7 @@ def checkpoint(tmp_path, witness) -> Path:
     torch.save({"module": Payload(witness)}, folder / "deepspeed" / "mp_rank_00_model_states.pt")
     base = tmp_path / "base"
     nvila.save(make_tiny(["is there edema?"]), base)
-    marker = {"step": 1, "world_size": 1, "state": {"base": str(base)}, "files": {}}
+    marker = {"step": 1, "world_size": 1, "state": {"base": str(base), "fingerprint": {}}, "files": {}}
     (folder / MARKER).write_text(json.dumps(marker))
     return folder
 

@@ -11,17 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lumen_hpc.distributed import Ranks, join, leave
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import checkpointing
 from lumen_hpc.training.checkpointing import MARKER, Checkpoints, newest
 
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path):
-    join(Ranks(), tmp_path)
-    yield
-    leave()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture
