@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -182,7 +183,21 @@ def _join(ranks: Ranks, rendezvous: Path) -> None:
     os.environ.update({name: str(value) for name, value in variables.items()})
     if not distributed.is_initialized():  # a second judge uses the processes of the first
         rendezvous.mkdir(parents=True, exist_ok=True)
+        if ranks.local_rank == 0:
+            _remove_stale_segments()
         join(ranks, rendezvous)
         distributed.barrier()
         if ranks.first:
             shutil.rmtree(rendezvous)
+
+
+def _remove_stale_segments() -> None:
+    """Removes shared memory that a killed job of this user left on this node.
+
+    On CPUs vLLM gives the segments of every external_launcher job the same names and fails where they exist
+    (EEXIST). A living job has them mapped, and keeps them when their names go.
+    """
+    for segment in Path("/dev/shm").glob("-tp:*-cpushm_*"):
+        with contextlib.suppress(OSError):
+            if segment.stat().st_uid == os.getuid():
+                segment.unlink()
