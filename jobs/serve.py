@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
 from lumen_hpc.weights import locate
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def weights(run: Run) -> Path:
             raise UserError(f"weights={settings.weights}: no config.json in {folder}; give a checkpoint's folder")
         return folder
     folder = run.weights(settings.model)
-    if not folder.is_dir():
+    if MODELS[settings.model].trained and not folder.is_dir():
         raise UserError(
             f"run {run.folder.name} has no trained {settings.model} yet ({folder} is not there): "
             f"run stage=train first, or give weights=FOLDER"

@@ -23,18 +23,25 @@ Conditions = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Link:
+class _Queued:
+    """What a link and a gate share: a job for some packs of a step, and what it waits for."""
+
     plan: StepPlan
     packs: tuple[int, ...]
-    number: int
-    """0 for the job itself, then its successors in turn."""
     label: str
     conditions: Conditions
-    """All of them must hold."""
 
     @property
     def step(self) -> Step:
         return self.plan.step
+
+
+@dataclass(frozen=True)
+class Link(_Queued):
+    """A step's array, or one of its successors; all of its conditions must hold."""
+
+    number: int
+    """0 for the job itself, then its successors in turn."""
 
     def dependency(self, ids: Mapping[str, str]) -> str:
         """sbatch's --dependency, with labels replaced by the ids they got."""
@@ -45,16 +52,8 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Gate:
-    plan: StepPlan
-    packs: tuple[int, ...]
-    label: str
-    conditions: Conditions
-    """One of them must hold."""
-
-    @property
-    def step(self) -> Step:
-        return self.plan.step
+class Gate(_Queued):
+    """What a step's readers wait for; one of its conditions must hold."""
 
     def dependency(self, ids: Mapping[str, str]) -> str:
         """sbatch's --dependency, with labels replaced by the ids they got; `?` is Slurm's OR."""
@@ -94,7 +93,7 @@ def jobs(
                     conditions = [condition for _, condition in inputs]
                 conditions += [("afternotok", earlier.label) for earlier in links]
                 label = _label(step.name, number, len(parts), "+" * link)
-                links.append(Link(item, tuple(packs), link, label, tuple(conditions)))
+                links.append(Link(item, tuple(packs), label, tuple(conditions), number=link))
             found += links
             end = links[-1].label
             if len(links) > 1 and (step.name in read or not profile.kill_on_invalid_dep):

@@ -117,15 +117,15 @@ def listening_host(listen: str) -> str:
     return "127.0.0.1" if listen == "loopback" else socket.gethostbyname(socket.gethostname())
 
 
-def free_port(host: str, wanted: int, setting: str = "serve.port") -> int:
-    """`wanted`, or a free port if it is 0. Raises UserError if it is taken."""
+def free_port(host: str, requested: int, setting: str = "serve.port") -> int:
+    """`requested`, or a free port if it is 0. Raises UserError if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, wanted))
+            probe.bind((host, requested))
         except OSError as error:
             raise UserError(
-                f"{setting}={wanted} cannot be used on {host}: {error.strerror}; 0 takes a free one"
+                f"{setting}={requested} cannot be used on {host}: {error.strerror}; 0 takes a free one"
             ) from None
         return probe.getsockname()[1]
 
