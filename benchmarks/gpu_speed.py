@@ -34,7 +34,8 @@ from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila import attention, cards, layers
 from lumen_hpc.nvila.config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
-from lumen_hpc.training.sizing import PEAK_FLOPS, Sizes, Workload, matrix_flops, peak_flops, plan
+from lumen_hpc.training.sizing import Sizes, Workload, matrix_flops, plan
+from lumen_hpc.training.speed import PEAK_FLOPS, peak_flops
 
 STEPS = {
     "as before": ("sdpa", "full", False),

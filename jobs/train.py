@@ -12,6 +12,7 @@ from typing import Any
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
 from lumen_hpc.models import MODELS
+from lumen_hpc.training import speed
 from lumen_hpc.weights import verify
 
 STAGE = Stage(
@@ -23,6 +24,7 @@ STAGE = Stage(
     after=("pretrain", "instruct"),
     models=lambda settings: [model for model in settings.predict.models if MODELS[model].trained],
     gpu_hours=estimate.train,
+    progress=lambda settings, folder: speed.of_run(folder, settings.train),
 )
 
 

@@ -37,9 +37,14 @@ def show(
     resources = request.profile.resources["train"]
     for item in plans:
         if item.step.stage.resources == "train" and item.step.model and item.missing:
-            found = estimate.training(request.settings, item.step.model, resources.gpus * resources.nodes or 1)
+            found = estimate.training(
+                request.settings, item.step.model, resources.gpus * resources.nodes or 1,
+                gpu_memory_gb=request.profile.gpu_memory_gb, own=item.progress,
+            )  # fmt: skip
             if found:
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
+            if item.progress:
+                console.print(f"{item.step.name}: {item.progress}", soft_wrap=True)
     if request.profile.executor == "slurm":
         for name, text in submit.scripts(request, pipeline.stages, run, plans, upstream_job_ids):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.models import MODELS
 from lumen_hpc.training import sizing
+from lumen_hpc.training.speed import Progress
 
 IMAGES_PER_SECOND = 500
 """Experts are bound by decoding: 63 JPEG/s a core (benchmarks/images.py) on 8 cores."""
@@ -58,11 +59,19 @@ def rewrite_load(settings: Settings) -> float:
     return _load_hours(settings.rewrite.engine)
 
 
-def training(settings: Settings, model: str, gpus: int) -> sizing.TrainingPlan | None:
-    """Memory, steps and hours of one model's training; None for the demo's tiny one, and for a model of no registry."""
+def training(
+    settings: Settings, model: str, gpus: int, *, gpu_memory_gb: float = 0.0, own: Progress | None = None
+) -> sizing.TrainingPlan | None:
+    """Memory, steps and hours of one model's training; None for the demo's tiny one, and for a model of no registry.
+
+    With the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has measured itself.
+    """
     if settings.train.base == "tiny" or model not in MODELS:
         return None
-    return sizing.plan(settings.train, gpus, workload=MODELS[model].workload)
+    train, workload = settings.train, MODELS[model].workload
+    if gpu_memory_gb:
+        train = sizing.resolve(train, gpus, gpu_memory_gb, workload=workload)
+    return sizing.plan(train, gpus, workload=workload, own=own)
 
 
 def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float) -> None:

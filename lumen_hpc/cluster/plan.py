@@ -14,6 +14,7 @@ from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
+from lumen_hpc.training.speed import Progress
 
 PACK_SECONDS = 1800
 """Work a task is given once a pilot shard's time is known: long against its start-up, short against its loss."""
@@ -40,11 +41,13 @@ class StepPlan:
     """GPU-hours of the whole step's shards by the stage's own arithmetic."""
     load_hours: float = 0.0
     """Hours a task loads before its first shard, by the same."""
+    progress: Progress | None = None
+    """What the step's one shard has measured so far."""
 
     @property
     def measured(self) -> bool:
-        """True if the cost rests on a finished shard."""
-        return self.shard_seconds is not None
+        """True if the cost rests on a finished shard, or on the steps of one under way."""
+        return self.shard_seconds is not None or self.progress is not None
 
     @property
     def gpu_hours(self) -> float | None:
@@ -54,6 +57,8 @@ class StepPlan:
         loading = self.load_hours * len(self.packs) * self.gpus
         if self.shard_seconds is not None:
             return self.shard_seconds * len(self.missing) * self.gpus / 3600 + loading
+        if self.progress is not None:
+            return self.progress.gpu_hours + loading
         return None if self.estimate is None else self.estimate * len(self.missing) / self.shards + loading
 
 
@@ -113,6 +118,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
             resources = replace(resources, successors=0)
         plan = StepPlan(step, shards, unfinished_shards, [], resources, shard_seconds=_pilot(run, step))
         plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
+        plan.progress = step.stage.progress(run.settings, run.folder / step.name)
         plan.load_hours = step.stage.load_hours(run.settings)
         plan.live = sorted(live.get(step.name, set()) & set(unfinished_shards))
         plan.missing = [index for index in unfinished_shards if index not in set(plan.live)]

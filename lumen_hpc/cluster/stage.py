@@ -21,6 +21,7 @@ from lumen_hpc.distributed import Ranks as Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256
 from lumen_hpc.models import MODELS
+from lumen_hpc.training.speed import Progress
 from lumen_hpc.weights import locate
 
 
@@ -58,6 +59,8 @@ class Stage:
     """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
     gpu_hours: Callable[[Settings, str], float] | None = None
     """GPU-hours of the whole step's shards, for a model, expected before anything was measured."""
+    progress: Callable[[Settings, Path], Progress | None] = lambda settings, folder: None
+    """How far and how fast a shard under way is, by what the step's folder holds; None where that says nothing."""
     load_hours: Callable[[Settings], float] = lambda settings: 0.0
     """Hours by the clock that a task holds its GPUs before its first shard."""
 

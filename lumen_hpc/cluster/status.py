@@ -36,6 +36,8 @@ class StepStatus:
     failures: list[dict[str, Any]] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     """Why its tasks are pending, where others being first is not all."""
+    progress: str = ""
+    """How far and how fast the shard under way is, by its own measurement."""
     logs: str = ""
 
 
@@ -102,6 +104,8 @@ def _step(run: Run, step: Step, everything: list[Step], tasks: list[_Packed], he
     found.failures = [
         {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
     ]
+    own = step.stage.progress(run.settings, folder) if missing else None
+    found.progress = str(own or "")
     if not missing:
         found.state = "done"
     elif running:
@@ -109,6 +113,8 @@ def _step(run: Run, step: Step, everything: list[Step], tasks: list[_Packed], he
         seconds = sorted(line["seconds"] for line in lines)
         if seconds:
             found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running
+        elif own:
+            found.eta_seconds = own.eta_seconds
     elif jobs and all(job.never_starts for job in jobs):
         found.state = "stuck"
         fix = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
@@ -177,6 +183,8 @@ def table(run: Run, found: list[StepStatus], console: Console) -> None:
         view.add_row(item.step, item.state, *counts, spell(item.eta_seconds), spent)
     console.print(view)
     for item in found:
+        if item.progress:
+            console.print(f"{item.step}: {item.progress}", markup=False, soft_wrap=True)
         for line in item.waits:
             console.print(f"{item.step}: {line}", markup=False, soft_wrap=True)
         for kind in item.failures:

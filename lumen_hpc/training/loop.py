@@ -24,7 +24,8 @@ from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.layout import Shared, layout, sequences
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
-from lumen_hpc.training.sizing import check_batch, peak_flops
+from lumen_hpc.training.sizing import check_batch
+from lumen_hpc.training.speed import peak_flops
 
 
 class Diverged(UserError):
@@ -300,6 +301,8 @@ class Loop:
             "checkpoint_stall": round(stall, 6),
             "tokens_per_s": round(metrics["tokens"] / whole, 1),
             "micro_batches": len(micros),
+            "gpus": self.ranks.world_size,
+            "steps": self.plan.steps,
             "eta_s": round((self.plan.steps - self.done) * statistics.mean(self.seconds), 1),
             "time": round(time.time(), 3),
         }

@@ -16,14 +16,8 @@ from typing import Any
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
+from lumen_hpc.training import activations, speed
 
-PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
-"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
-MEASURED_MFU = {True: 0.275, False: 0.304}
-"""By `train.shared_prefix`: one H200, torch 2.11, 2026-11-26, micro-batches of 16,384 tokens, full recomputation, sdpa.
-
-Other devices, selective recomputation and compiled layers are not measured yet; benchmarks/gpu_speed.py prints theirs.
-"""
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
 
@@ -130,6 +124,8 @@ class TrainingPlan:
     gpus: int
     mfu: float
     """Model FLOPs over the GPUs' peak that the hours assume."""
+    source: str = ""
+    """Where that MFU is from."""
 
     @property
     def memory_gb(self) -> float:
@@ -143,8 +139,7 @@ class TrainingPlan:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
         return (
             f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs at "
-            f"MFU {self.mfu:.2f}; "
-            f"{self.checkpoint_gb:.0f} GB a checkpoint"
+            f"MFU {self.mfu:.2f}{f' ({self.source})' if self.source else ''}; {self.checkpoint_gb:.0f} GB a checkpoint"
         )
 
 
@@ -154,27 +149,35 @@ def plan(
     *,
     sizes: Sizes | None = None,
     workload: Workload | None = None,
-    mfu: float = 0.0,
-    peak: float = PEAK_FLOPS["H100"],
+    device: str = "H100",
+    own: speed.Progress | None = None,
 ) -> TrainingPlan:
-    """Cost of these settings on `gpus` GPUs; `mfu`: model FLOPs over the GPUs' peak, 0 for what was measured.
+    """Cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
 
-    An `auto` that no memory decides counts as its most frugal value (ZeRO-3, full recomputation).
+    `own`: what the run itself has measured, which then counts instead. An `auto` that no memory decides counts as its
+    most frugal value (ZeRO-3, full recomputation).
     """
     train = _frugal(train)
-    mfu = mfu or MEASURED_MFU[train.shared_prefix]
+    known = speed.nearest(
+        device, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
+    )
+    mfu = known.mfu
     sizes, workload = sizes or Sizes(), workload or Workload()
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else workload.samples * train.epochs
     steps = math.ceil(samples / step_samples)
-    flops = samples * _flops(train, sizes, workload)
+    hours = samples * _flops(train, sizes, workload) / (gpus * speed.peak_flops(device) * mfu) / 3600
+    source = str(known)
+    if own is not None:
+        hours, mfu, source = own.seconds * steps * own.gpus / gpus / 3600, own.mfu, "measured in this run"
     return TrainingPlan(
         memory=_memory(train, gpus, sizes, workload),
         steps=steps,
-        hours=flops / (gpus * peak * mfu) / 3600,
+        hours=hours,
         checkpoint_gb=(_bytes(train) * _saved(train, sizes) + 12 * _learning(train, sizes)) / 1e9,
         gpus=gpus,
         mfu=mfu,
+        source=source,
     )
 
 
@@ -297,25 +300,8 @@ def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) ->
     optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)
     tokens = train.token_budget
     tiles = tokens / workload.image_tokens * workload.tiles
-    patches = tiles * sizes.patches
-    saved = width * (tokens * sizes.width * sizes.layers + patches * sizes.vision_width * sizes.vision_layers)
-    in_layer = width * max(
-        tokens * (8 * sizes.width + 3 * sizes.mlp),
-        min(64, tiles) * sizes.patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp),
-    )
-    if train.checkpointing == "selective":  # a layer's input, and the outputs of its products and its attention
-        kv = sizes.width // sizes.heads * sizes.kv_heads
-        saved = width * (
-            tokens * (5 * sizes.width + 2 * kv + 2 * sizes.mlp) * sizes.layers
-            + patches * (7 * sizes.vision_width + sizes.vision_mlp) * sizes.vision_layers
-        )
-    elif train.checkpointing == "none":
-        saved = width * (
-            tokens * (8 * sizes.width + 3 * sizes.mlp) * sizes.layers
-            + patches * (8 * sizes.vision_width + 2 * sizes.vision_mlp) * sizes.vision_layers
-        )
-        in_layer = 0
-    joined = 2 * width * patches * sizes.vision_width * sizes.scales
+    saved, in_layer = _activations(train, sizes, tokens, tiles)
+    joined = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
     supervised = (
         tokens
         / (workload.image_tokens * workload.images / _sharing(train, workload) + workload.text_tokens)
@@ -332,15 +318,33 @@ def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) ->
     return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
 
 
+def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> tuple[float, float]:
+    """Bytes that all layers keep for the backward pass, and that one of them takes while it is recomputed."""
+    frozen = "vision_tower" not in train.tune  # it keeps nothing: no gradient passes through it
+    rank = 0 if train.adapter.kind == "none" else train.adapter.rank
+
+    def layers(checkpointing: str) -> tuple[float, float]:
+        kv = sizes.width // sizes.heads * sizes.kv_heads
+        llm = activations.language_layer(
+            checkpointing, width=sizes.width, kv=kv, mlp=sizes.mlp, size=_bytes(train), rank=rank
+        )
+        tower = activations.vision_layer(
+            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes(train), rank=rank
+        )
+        return tokens * llm, sizes.patches * tower
+
+    llm, tile = layers(train.checkpointing)
+    saved = llm * sizes.layers + (0.0 if frozen else tile * tiles * sizes.vision_layers)
+    if train.checkpointing == "none":
+        return saved, 0.0
+    llm, tile = layers("none")
+    return saved, max(llm, min(64, tiles) * tile)
+
+
 def _sharing(train: schema.Train, workload: Workload) -> float:
     """Samples that share one set of images."""
     most = workload.samples / workload.image_sets
     return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
-
-
-def peak_flops(device: str) -> float:
-    """The device's dense bf16 peak; 0 if it is not known."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
 
 
 def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> float:

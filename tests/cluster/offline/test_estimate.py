@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from jobs import experts, judge, predict, rewrite
-from lumen_hpc.cluster import estimate, graph, plan
-from lumen_hpc.cluster.stage import Run, Stage
+from jobs import experts, judge, predict, rewrite, train
+from lumen_hpc.cluster import dry_run, estimate, graph, plan, status
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.profile import Resources
+from lumen_hpc.config.resolve import Request
 from lumen_hpc.config.schema import EngineSettings, Settings
 from tests.cluster.offline.offline_graph import finish
 
@@ -40,6 +44,33 @@ def test_a_measured_shard_replaces_the_work_and_leaves_the_loading(run: Run, sta
     item = plan.make(run, [steps[1]], steps, {})[0]
     assert (len(item.missing), len(item.packs)) == (3, 2)
     assert item.gpu_hours == pytest.approx(3 * 2 * 1.0 + 2 * 2 * 0.5)
+
+
+def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(run: Run):
+    run.settings.predict.models = ["lumen"]
+    run.profile.resources["train"] = Resources(gpus=4)
+    stage = replace(train.STAGE, after=())
+    pipeline = Pipeline((stage,), lambda *_: "")
+    request = Request(stage="train", run="run", settings=run.settings, profile=run.profile)
+
+    def shown() -> tuple[str, plan.StepPlan, status.StepStatus]:
+        step = graph.steps([stage], run.settings)[0]
+        plans = plan.make(run, [step], [step], {})
+        console = Console(file=io.StringIO(), width=300)
+        dry_run.show(request, pipeline, run, plans, {}, console)
+        return console.file.getvalue(), plans[0], status.of(run, [stage])[0]
+
+    before, planned, state = shown()
+    assert "MFU 0.28 (measured on one H200, 2026-11-26" in before and "~" in before and not state.progress
+    folder = run.folder / "train-lumen"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"train.zero": 3}))
+    rows = [{"step": step, "timing": {"seconds": 9.0, "gpus": 4, "steps": 4030, "mfu": 0.4}} for step in range(1, 31)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after, planned, state = shown()
+    assert planned.measured and planned.gpu_hours == pytest.approx(4000 * 9.0 * 4 / 3600)
+    assert "MFU 0.40 (measured in this run)" in after
+    assert state.progress == "step 30 of 4030, 9 s a step on 4 GPUs, MFU 0.40, measured in this run"
 
 
 def test_a_second_judge_is_loaded_and_asked_as_well():

@@ -1,0 +1,37 @@
+"""What a transformer layer keeps for its backward pass, in bytes a token, by `train.checkpointing`.
+
+Only the standard library. The numbers follow the tensors that torch saves for each layer as it is run without
+compilation; tests/training/test_activations.py counts them on small layers and holds this to 10 %. Compiled layers keep
+less, since their compiler recomputes what is cheap.
+"""
+
+from __future__ import annotations
+
+
+def language_layer(checkpointing: str, *, width: int, kv: int, mlp: int, size: int, rank: int = 0) -> float:
+    """Of a Qwen2 layer; `kv`: width of its keys, `size`: bytes of a number, `rank`: of adapters, 0 without them."""
+    if checkpointing == "full":  # its input
+        return size * width
+    outputs = 3 * width + 2 * kv + 2 * mlp  # of its products: q, o, down; k, v; gate, up
+    if checkpointing == "selective":  # its input and its attention as well; an adapter has two products of its own
+        return size * (2 * width + outputs + (outputs + 7 * rank if rank else 0))
+    norms = 2 * (4 if rank else 4 + size) * width  # RMSNorm computes in float32; a frozen one keeps less
+    attention = size * (2 * width + 2 * kv)
+    inputs = size * (3 * width + mlp)  # of its products; gate, silu(gate) and up make the rest of the MLP
+    if rank:  # each adapter reads its own copy after dropout, and dropout keeps its mask
+        inputs = (size + 1) * (6 * width + mlp) + size * 7 * rank
+    return norms + attention + inputs + size * 3 * mlp
+
+
+def vision_layer(checkpointing: str, *, width: int, mlp: int, size: int, rank: int = 0) -> float:
+    """Of a SigLIP layer."""
+    if checkpointing == "full":
+        return size * width
+    outputs = 5 * width + mlp  # q, k, v, out, fc2; fc1
+    if checkpointing == "selective":
+        return size * (2 * width + outputs + (outputs + 6 * rank if rank else 0))
+    kept = 2 * width + 3 * width + width + mlp  # inputs of the norms; q, k, v; attention; input of GELU
+    inputs = 2 * width + mlp  # of q, k and v; of fc1; of fc2. `out` reads what attention kept
+    if rank:
+        return size * (kept + 6 * rank) + (size + 1) * (5 * width + mlp)
+    return size * (kept + inputs)

@@ -1,0 +1,149 @@
+"""How fast a training runs: what was measured on GPUs before, and what a run's own metrics.jsonl says.
+
+Only the standard library, so that a login node can read it. MFU counts 6 FLOPs a weight and token, neither attention
+nor recomputation, against the dense bf16 peak. Add a row to `MEASUREMENTS` from the table that
+`python benchmarks/gpu_speed.py` prints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.config import schema
+
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
+"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
+RECENT = 20
+"""Steps at the end of metrics.jsonl whose median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """MFU of a training on one GPU, micro-batches of 16,384 tokens."""
+
+    device: str
+    shared_prefix: bool
+    checkpointing: str
+    compiled: bool
+    mfu: float
+    date: str
+
+    def __str__(self) -> str:
+        layers = "compiled" if self.compiled else "plain"
+        return f"measured on one {self.device}, {self.date}: {layers} layers, {self.checkpointing} recomputation"
+
+
+MEASUREMENTS = (
+    Measurement(
+        device="H200", shared_prefix=True, checkpointing="full", compiled=False, mfu=0.275, date="2026-11-26"
+    ),
+    Measurement(
+        device="H200", shared_prefix=False, checkpointing="full", compiled=False, mfu=0.304, date="2026-11-26"
+    ),
+)  # fmt: skip
+"""torch 2.11, sdpa, half of NVILA-8B's language-model layers. Selective recomputation, compiled layers and adapters
+have not been measured on a GPU yet."""
+
+
+def peak_flops(device: str) -> float:
+    """The device's dense bf16 peak; 0 if it is not known."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
+
+
+def nearest(device: str, *, shared_prefix: bool, checkpointing: str, compiled: bool) -> Measurement:
+    """The measurement most like these settings: sharing counts first, then the device, then how layers run."""
+
+    def likeness(row: Measurement) -> tuple[bool, ...]:
+        same_layers = (row.checkpointing == checkpointing, row.compiled == compiled)
+        return (row.shared_prefix == shared_prefix, row.device == device, *same_layers)
+
+    return max(MEASUREMENTS, key=likeness)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is and how fast it was lately, by its own metrics.jsonl."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    """Steps in all."""
+    seconds: float
+    """Of a step by the clock, the median of the last ones."""
+    gpus: int
+    """Processes that trained."""
+    mfu: float = 0.0
+    """0 where the device's peak is not known."""
+
+    @property
+    def eta_seconds(self) -> float:
+        return self.seconds * (self.steps - self.step)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of the steps that are left."""
+        return self.eta_seconds * self.gpus / 3600
+
+    def __str__(self) -> str:
+        mfu = f", MFU {self.mfu:.2f}" if self.mfu else ""
+        return (
+            f"step {self.step} of {self.steps}, {self.seconds:.3g} s a step on {self.gpus} GPUs{mfu}, "
+            "measured in this run"
+        )
+
+
+def of_run(folder: Path, train: schema.Train) -> Progress | None:
+    """Progress of the training in `folder`; None before its second step, whose time no longer includes the start.
+
+    None also where the settings are no longer those of that training: it would start anew.
+    """
+    if not _same(folder, train):
+        return None
+    rows = _last_rows(folder / "metrics.jsonl", RECENT)
+    if not rows or rows[-1]["step"] < 2:
+        return None
+    last = rows[-1]["timing"]
+    if not {"gpus", "steps"} <= last.keys():  # written before these were recorded
+        return None
+    steady = [row["timing"] for row in rows if row["step"] > 1 and row["timing"].get("gpus") == last["gpus"]]
+    return Progress(
+        step=rows[-1]["step"],
+        steps=last["steps"],
+        seconds=statistics.median(timing["seconds"] for timing in steady),
+        gpus=last["gpus"],
+        mfu=statistics.median(timing.get("mfu", 0.0) for timing in steady),
+    )
+
+
+def _same(folder: Path, train: schema.Train) -> bool:
+    """Whether the training in `folder` has these settings; an `auto` stands for whatever was chosen."""
+    try:
+        begun = json.loads((folder / "training.json").read_text())
+    except (OSError, ValueError):
+        return False
+    now = {f"train.{name}": value for name, value in dataclasses.asdict(train).items()}
+    begun.setdefault("train.adapter", now["train.adapter"] if train.adapter.kind == "none" else None)
+    return all(now.get(key) in (value, "auto") for key, value in begun.items() if key in now)
+
+
+def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """The last whole lines of a JSONL file; none if there is no file. A line still being written is left out."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096 * count))
+            lines = file.read().splitlines(keepends=True)[-count - 1 :]
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) and line.endswith(b"\n") else []
+        except ValueError:
+            continue
+    return rows[-count:]
