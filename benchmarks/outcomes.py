@@ -48,7 +48,7 @@ def write(folder: Path, share: float) -> Path:
         COPY (
             WITH drawn AS (
                 SELECT i, 10000000 + i * {patients} // {rows} AS subject_id, {stay} AS charted,
-                       (random() * 15.99)::INTEGER AS k, random() < 0.35 AS of_panel, random() AS v
+                       floor(random() * 16)::INTEGER AS k, random() < 0.35 AS of_panel, random() AS v
                 FROM range({rows}) AS t(i))
             SELECT i AS labevent_id, subject_id, CASE WHEN v > 0.25 THEN 20000000 + subject_id % 1000000 END AS hadm_id,
                    i // 8 AS specimen_id, CASE WHEN of_panel THEN itemid ELSE 52000 + k * 7 END AS itemid,
@@ -58,7 +58,7 @@ def write(folder: Path, share: float) -> Path:
                    round(low + v * (high - low), 1) AS valuenum, unit AS valueuom, low AS ref_range_lower,
                    high AS ref_range_upper, CASE WHEN v > 0.7 THEN 'abnormal' END AS flag, 'ROUTINE' AS priority,
                    CASE WHEN v > 0.8 THEN '___' END AS comments
-            FROM drawn JOIN panel USING (k) ORDER BY subject_id
+            FROM drawn JOIN panel USING (k)
         ) TO '{folder}/iv/hosp/labevents.csv.gz' {out}""")
     database.execute(f"""
         COPY (SELECT 10000000 + i AS subject_id, 'F' AS gender, 60 AS anchor_age, 2150 AS anchor_year,

@@ -23,6 +23,11 @@ _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Lossless, hierarchical and arithmetic ones."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a length."""
+_FRAME_OF_JPEG_LS, _CODESTREAM = 0xF7, b"\xff\x4f\xff\x51"
+_DICOM_PREAMBLE = 144
+"""Bytes before a DICOM's meta information is counted: 128, the magic word, and the element with its length."""
+_MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
+"""Bytes of the largest film and of the other elements."""
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
 _PNG_COLOURS = {0: "grey", 2: "colour", 4: "grey with transparency", 6: "colour with transparency"}
 _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
@@ -138,15 +143,50 @@ def _checked_size(path: Path, width: int, height: int) -> Size:
 
 
 def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
-    """pydicom's dataset of a file; UserError for one that is not a DICOM or is corrupt."""
+    """pydicom's dataset of a file; UserError for one that is not a DICOM, is corrupt, or would inflate without end."""
     import pydicom
 
     try:
+        _check_deflated(path)
         dataset = pydicom.dcmread(file or path, **options)
         dataset.file_meta.TransferSyntaxUID  # noqa: B018  (without it nothing can be read)
         return dataset
+    except UserError:
+        raise
     except Exception as reason:  # pydicom raises nearly every kind of error on corrupt bytes
         raise UserError(f"{path} is a corrupt DICOM: {reason or type(reason).__name__}") from None
+
+
+def _check_deflated(path: Path) -> None:
+    """Raises UserError for a deflated file that inflates to more than any film needs: pydicom inflates it whole."""
+    from pydicom.filereader import read_file_meta_info
+
+    meta = read_file_meta_info(path)
+    if not meta.TransferSyntaxUID.is_deflated:
+        return
+    with path.open("rb") as file:
+        file.seek(_DICOM_PREAMBLE + meta.FileMetaInformationGroupLength)
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        pending = file.read(1 << 20)
+        while pending and size <= _MOST_INFLATED:
+            size += len(inflate.decompress(pending, 1 << 24))
+            pending = inflate.unconsumed_tail or file.read(1 << 20)
+    if size > _MOST_INFLATED:
+        raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; a film has at most so much")
+
+
+def frame_size(frame: bytes) -> Size | None:
+    """The size of the picture in an encapsulated frame: JPEG, JPEG-LS or JPEG 2000; None for another coding."""
+    if frame.startswith(_CODESTREAM) and len(frame) >= 24:
+        width, height, left, top = struct.unpack(">4I", frame[8:24])
+        return Size(width - left, height - top)
+    at = 2
+    while frame.startswith(JPEG_START) and at + 9 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _FRAMES | _OTHER_FRAMES | {_FRAME_OF_JPEG_LS}:
+            height, width = struct.unpack(">HH", frame[at + 5 : at + 9])
+            return Size(width, height)
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
 
 
 def dicom_header(path: Path) -> tuple[Any, int | None]:

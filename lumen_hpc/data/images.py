@@ -18,6 +18,7 @@ from lumen_hpc.data.image_headers import (
     PNG_START,
     Size,
     dicom_header,
+    frame_size,
     jpeg_header,
     open_dicom,
     png_header,
@@ -235,12 +236,12 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     syntax = header.file_meta.TransferSyntaxUID
+    frame = _frame(path, dataset, shape) if syntax.is_encapsulated else b""
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         import imagecodecs
-        from pydicom.encaps import get_frame
 
         try:
-            pixels = imagecodecs.ljpeg_decode(get_frame(dataset.PixelData, 0, number_of_frames=1))
+            pixels = imagecodecs.ljpeg_decode(frame)
             if pixels.shape == shape and pixels.dtype.kind == "u":
                 return pixels
         except (imagecodecs.LjpegError, ValueError):
@@ -254,3 +255,17 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
             f"{path}: its pixels ({syntax.name}) are {pixels.dtype} {pixels.shape}, not those of its header"
         )
     return pixels
+
+
+def _frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
+    """The encapsulated frame. Raises UserError if its picture has another size: a decoder would allocate by it."""
+    from pydicom.encaps import get_frame
+
+    try:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    except Exception as reason:  # items cut off or out of order
+        raise UserError(f"{path}: its pixels cannot be read: {reason}") from None
+    size = frame_size(frame)
+    if size and size != Size(shape[1], shape[0]):
+        raise UserError(f"{path}: its pixels are {size.width} x {size.height} px, not those of its header")
+    return frame

@@ -38,16 +38,23 @@ class Tables:
     def scan(self, table: str) -> str:
         """SQL that reads a table: every column as text, empty fields as null.
 
-        Raises UserError for a column that is not there. Rows that cannot be read wait in `rejects` (`count_rejects`).
+        Raises UserError for a column that is not there. Rows that cannot be read wait in `reject_errors`
+        (`count_rejects`). A field may span lines; one that holds whole rows, between two stray quotes, ends the query.
         """
         path = self._paths[table.split("/")[1]]
         header = _header(path)
         if lacking := [column for column in TABLES[table] if column not in header]:
             raise UserError(f"{path}: no column {lacking[0]}; the header has {len(header)} columns")
         columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
+        spans = " OR ".join(f"contains({_name(column)}, chr(10))" for column in header)
+        joins = " OR ".join(f"regexp_matches({_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
+        message = f"'{table}: a stray quote joins rows into one, the row that begins with '"
         return (
-            f"read_csv({_quoted(str(path))}, header = true, auto_detect = false, columns = {{{columns}}}, "
-            """delim = ',', quote = '"', escape = '"', nullstr = '', store_rejects = true, rejects_limit = 0)"""
+            f"(SELECT * FROM read_csv({_quoted(_literal(path))}, header = true, auto_detect = false, "
+            f"columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', nullstr = '', store_rejects = true, "
+            f"rejects_limit = 0) WHERE CASE WHEN {spans} THEN CASE WHEN {joins} "
+            f"THEN error({message} || coalesce(TRY_CAST({_name(header[0])} AS BIGINT)::VARCHAR, 'no number')) "
+            "ELSE true END ELSE true END)"
         )
 
     def rows(self, table: str, select: str) -> Iterator[tuple[Any, ...]]:
@@ -75,6 +82,11 @@ class Tables:
         """Counts and names the lines that the last scan could not read."""
         lines = self.database.execute("SELECT DISTINCT line, error_type FROM reject_errors ORDER BY line").fetchall()
         for line, error in lines:
+            if error == "UNQUOTED VALUE":
+                raise UserError(
+                    f"data.mimic_iv={self.folder}: {table}, row {line - 1}: a quote that is never closed takes the "
+                    "rows after it; download the file again"
+                )
             reason = "number of fields" if error in WIDTH else str(error).lower()
             self._faults("row unreadable", table, row=line - 1, reason=reason)  # row 1 is the first below the header
         self.database.execute("DELETE FROM reject_errors")
@@ -82,11 +94,12 @@ class Tables:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Turns what DuckDB says of a broken file into a UserError."""
+    """Turns what DuckDB says of a broken file into a UserError: its first line, since others may quote a row."""
     try:
         yield
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
-        raise UserError(f"data.mimic_iv={folder}: {str(error).splitlines()[0]}; download the file again") from None
+        message = str(error).splitlines()[0].removeprefix("Invalid Input Error: ")
+        raise UserError(f"data.mimic_iv={folder}: {message}; download the file again") from None
 
 
 @contextmanager
@@ -95,7 +108,7 @@ def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.Duc
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as place:
         settings: dict[str, Any] = {
             "memory_limit": f"{memory_gb}GB", "threads": threads, "preserve_insertion_order": False,
-            "temp_directory": place, "autoinstall_known_extensions": False,
+            "temp_directory": place, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
         }  # fmt: skip
         database = duckdb.connect(str(Path(place) / "scratch.duckdb"), config=settings)
         try:
@@ -113,5 +126,16 @@ def _header(path: Path) -> list[str]:
             raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
 
 
+def _literal(path: Path) -> str:
+    """A path as read_csv takes it: a folder's name may hold what would be a pattern of names."""
+    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in str(path))
+
+
+def _name(column: str) -> str:
+    """A column's name in SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
 def _quoted(text: str) -> str:
+    """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"

@@ -133,6 +133,9 @@ def _quoted(text: str) -> str:
 _TEMPLATE = (
     "{%- if messages[0]['role'] != 'system' -%}{{- 'STARTsystem\\nSYSTEMEND\\n' -}}{%- endif -%}"
     "{%- for message in messages -%}"
+    "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
+    '{{- raise_exception("a message\'s role is system, user or assistant") -}}'
+    "{%- endif -%}"
     "{%- set turn = namespace(text='', marked=false) -%}"
     "{%- if message['content'] is string -%}{%- set turn.text = message['content'] -%}"
     "{%- else -%}"

@@ -18,10 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
 from lumen_hpc.data.images import film
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.preprocess import open_picture
 
+LARGEST = 128 * 2**20
+"""Bytes of an image file that are taken."""
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path."""
@@ -30,7 +33,8 @@ FOLDERS = "LUMEN_SERVE_IMAGES"
 def picture(data: bytes, where: str = "the image") -> Image.Image:
     """The bytes of a JPG, PNG or DICOM as training sees them: mode L, or RGB where there is colour.
 
-    Raises UserError for what is none of these, is cut short or has more than 8 bits outside a DICOM.
+    Raises UserError for what is none of these, is cut short, has more than 8 bits outside a DICOM, or is stored turned
+    (EXIF): prepare refuses the same files.
     """
     if data[128:132] == b"DICM":
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, gone after the block
@@ -40,8 +44,15 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
                 return Image.fromarray(film(file.name))
             except UserError as error:
                 raise UserError(str(error).replace(file.name, where)) from None
+    named = Path(where)
+    if data.startswith(JPEG_START):
+        jpeg_header(named, io.BytesIO(data))
+    elif data.startswith(PNG_START):
+        png_header(named, data)
+    else:
+        raise UserError(f"{where} cannot be read: give a whole JPG, PNG or DICOM file")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])  # Pillow's other readers start programs (EPS)
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise UserError(f"{where} cannot be read: give a whole JPG, PNG or DICOM file") from None
@@ -60,6 +71,8 @@ def read(url: str, folders: list[Path]) -> bytes:
         head, _, body = url.partition(",")
         if not head.endswith(";base64"):
             raise UserError("an image in the request must be a base64 data URL: data:image/png;base64,…")
+        if len(body) > LARGEST * 4 // 3:
+            raise UserError(f"the image is larger than {LARGEST >> 20} MiB")
         try:
             return base64.b64decode(body, validate=True)
         except binascii.Error:
@@ -67,11 +80,18 @@ def read(url: str, folders: list[Path]) -> bytes:
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise UserError("images come as base64 data URLs or file:// paths; this server fetches no addresses")
-    path = Path(unquote(parts.path)).resolve()
+    try:
+        path = Path(unquote(parts.path)).resolve()
+    except (ValueError, RuntimeError, OSError):  # a NUL byte; links in a circle; a name too long
+        raise UserError("the file:// path of an image is no path") from None
     if not any(path.is_relative_to(folder.resolve()) for folder in folders):
         allowed = ", ".join(map(str, folders)) or "none"
         raise UserError(f"{path} lies outside the folders of serve.images ({allowed})")
     try:
+        if not path.is_file():  # a pipe would wait for ever, a device has no end
+            raise UserError(f"{path} is no file" if path.exists() else f"{path} cannot be read: No such file")
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is larger than {LARGEST >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import html
 import io
 import json
 import threading
@@ -33,10 +34,8 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.prognosis import templates
 
 from .facts import read_facts
-from .media import picture
+from .media import LARGEST, picture
 
-LARGEST = 128 * 2**20
-"""Bytes of an image file that are taken."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -75,6 +74,13 @@ class Ask:
     """Days from the reference to the main image."""
 
     def __post_init__(self) -> None:
+        texts = [self.kind, self.question]
+        for part in (self.images, self.experts):
+            if not isinstance(part, dict):
+                raise TypeError("images and experts go by the names of the images")
+            texts += [*part, *part.values()]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.interval, int | None):
+            raise TypeError("a text or a number is of another type")
         if self.kind not in SHOWN:
             raise UserError(f"kind={self.kind!r}: takes one of {', '.join(SHOWN)}")
         if not self.question.strip():
@@ -121,7 +127,7 @@ def application(
             opened = RedirectResponse("/", 303, headers=HEADERS)
             opened.set_cookie("page", page_key, httponly=True, samesite="strict")
             return opened
-        text = (here / "page.html").read_text().replace("{model}", model)
+        text = (here / "page.html").read_text().replace("{model}", html.escape(model))
         return Response(text, media_type="text/html", headers=HEADERS)
 
     async def style(request: Request) -> Response:
@@ -131,7 +137,7 @@ def application(
         return Response((here / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
 
     async def read(request: Request) -> Response:
-        if int(request.headers.get("content-length", LARGEST + 1)) > LARGEST:
+        if _too_long(request, LARGEST):
             return _error(f"the file is larger than {LARGEST >> 20} MiB", 413)
         data = await request.body()
         try:
@@ -146,11 +152,13 @@ def application(
         return JSONResponse(QUESTIONS, headers=HEADERS)
 
     async def ask(request: Request) -> Response:
+        if _too_long(request, 3 * LARGEST):  # two images in base64
+            return _error("the request is too long", 413)
         try:
             asked = Ask(**await request.json())
         except UserError as error:
             return _error(str(error))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return _error("the request is not one of this page's")
         return StreamingResponse(_answer(client, model, asked, answer_tokens), media_type="application/x-ndjson",
                                  headers=HEADERS)  # fmt: skip
@@ -244,6 +252,11 @@ def serving(app: Starlette, host: str, port: int):
     finally:
         server.should_exit = True
         thread.join(timeout=10)
+
+
+def _too_long(request: Request, most: int) -> bool:
+    """Whether a request announces more bytes than `most`, or does not say how many."""
+    return int(request.headers.get("content-length", most + 1)) > most
 
 
 def _same(given: str, key: str) -> bool:

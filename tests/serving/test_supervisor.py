@@ -150,7 +150,7 @@ def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training()
     from pydicom.data import get_testdata_file
 
     deep = _png((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
-    with pytest.raises(UserError, match="more than 8 bits a pixel"):
+    with pytest.raises(UserError, match="a PNG of 16 bits"):
         media.picture(deep)
     path = get_testdata_file("RG1_UNCR.dcm") or get_testdata_file("CT_small.dcm")
     with open(path, "rb") as file:
@@ -159,7 +159,7 @@ def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training()
 
 @pytest.mark.parametrize("data", [b"", b"no image", _png(np.zeros((40, 40), np.uint8))[:45]])
 def test_what_is_no_image_is_said_in_one_line(data):
-    with pytest.raises(UserError, match="cannot be read: give a whole JPG, PNG or DICOM file"):
+    with pytest.raises(UserError, match="the image (is truncated|cannot be read: give a whole JPG, PNG or DICOM)"):
         media.picture(data)
 
 

@@ -1,0 +1,131 @@
+"""Attacks through a folder of MIMIC-IV: names that are SQL or patterns, rows that hide others, text in messages."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.tables import scratch
+from lumen_hpc.outcomes.write import FILES, write
+from tests.outcomes import small_mimic_iv as small
+
+MARKER = "Zebulon Quatermain"
+
+
+def run(folder: Path, mimic_iv: Path) -> dict[str, bytes]:
+    write(folder, small.studies(folder.parent / f"{folder.name}.studies.jsonl"), mimic_iv, memory_gb=0.5)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("expected")
+    return run(folder / "out", small.write(folder / "iv", small.tables(), compressed=False))
+
+
+@pytest.mark.parametrize("name", ["iv[12]", "iv*", "iv?", "it's", 'a"b', "iv'); DROP TABLE films; --"])
+def test_a_folder_whose_name_is_a_pattern_or_sql_is_read_alone(tmp_path, expected, name):
+    """`iv[12]` also matches its neighbour `iv1`."""
+    for neighbour in ("iv1", "ivx"):
+        small.write(tmp_path / neighbour, small.tables(), compressed=False)
+        labs = tmp_path / neighbour / "hosp" / "labevents.csv"
+        labs.write_text(labs.read_text().replace("mg/dL", "g/L"))
+    folder = small.write(tmp_path / name, small.tables(), compressed=False)
+    assert run(tmp_path / "out", folder) == expected
+
+
+@pytest.mark.parametrize("column", ["x') UNION SELECT 1 --", "it's", 'quo"te', "a b", "{}", "x}", "select"])
+def test_a_column_whose_name_is_sql_is_a_name(tmp_path, expected, column):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    head, *rows = path.read_text().splitlines()
+    quoted = '"' + column.replace('"', '""') + '"'
+    path.write_text("\n".join([f"{head},{quoted}", *(f"{row},1" for row in rows)]) + "\n")
+    assert run(tmp_path / "out", folder) == expected
+
+
+@pytest.mark.parametrize("table", ["hosp/labevents", "hosp/admissions", "icu/icustays"])
+def test_two_stray_quotes_cannot_hide_the_rows_between_them(tmp_path, table):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / f"{table}.csv"
+    head, first, *rows, last = path.read_text().splitlines()
+    cut = first.rindex(",") + 1  # the first row's last field begins with a quote; the last row's ends with one
+    path.write_text("\n".join([head, first[:cut] + '"' + first[cut:], *rows, last + '"']) + "\n")
+    # Between them a quoted field can close the quote, and then another one stays open: named as well.
+    joined, unclosed = (
+        f"{table}: a stray quote joins rows into one, the row that begins with",
+        f"{table}, row 1: a quote",
+    )
+    with pytest.raises(UserError, match=f"{joined}|{unclosed}"):
+        run(tmp_path / "out", folder)
+
+
+def test_a_quote_that_is_never_closed_cannot_hide_the_rows_after_it(tmp_path):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    lines = path.read_text().splitlines()
+    cut = lines[5].rindex(",") + 1
+    lines[5] = lines[5][:cut] + '"' + lines[5][cut:]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"hosp/labevents, row 5: a quote that is never closed"):
+        run(tmp_path / "out", folder)
+
+
+def test_a_comment_of_two_lines_is_a_comment(tmp_path, expected):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    with path.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[*head, "remark"], *([*row, "seen,\nsent on"] for row in rows)])
+    assert run(tmp_path / "out", folder) == expected
+
+
+@pytest.mark.parametrize("broken", ["value", "bytes", "fields", "line", "gzip"])
+def test_no_text_of_a_row_reaches_a_message_or_a_file(tmp_path, broken):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    head, *rows = path.read_text().splitlines()
+    width = head.count(",") + 1
+    columns = head.split(",")
+    marked = [MARKER if column not in ("subject_id", "itemid") else None for column in columns]
+    kept = rows[0].split(",")
+    row = ",".join(mark or old for mark, old in zip(marked, kept))
+    bad = {
+        "value": row.encode(),
+        "bytes": row.encode() + b"\xff\xfe",
+        "fields": ",".join([MARKER] * (width + 3)).encode(),
+        "line": row.encode() + MARKER.encode() * 200_000,
+        "gzip": row.encode(),
+    }[broken]
+    content = "\n".join([head, *rows]).encode() + b"\n" + bad + b"\n"
+    if broken == "gzip":
+        path.unlink()
+        path = path.with_suffix(".csv.gz")
+        content = gzip.compress(content)[:-9]
+    path.write_bytes(content)
+    message = ""
+    try:
+        run(tmp_path / "out", folder)
+    except UserError as error:
+        message = str(error)
+    found = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and MARKER.encode() in file.read_bytes()]
+    assert found == [] and MARKER not in message
+    assert broken != "gzip" or "download the file again" in message
+
+
+def test_the_scratch_database_loads_no_extension_and_is_private(tmp_path):
+    with scratch(tmp_path, 0.5, 1) as database:
+        (place,) = tmp_path.iterdir()
+        assert os.stat(place).st_mode & 0o077 == 0
+        with pytest.raises(duckdb.Error):
+            database.execute("SELECT * FROM read_csv('https://localhost:1/x.csv')")
+        for name in ("autoinstall_known_extensions", "autoload_known_extensions"):
+            assert database.execute(f"SELECT current_setting('{name}')").fetchone() == (False,)
+    assert list(tmp_path.iterdir()) == []
