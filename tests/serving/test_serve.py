@@ -112,7 +112,7 @@ def test_an_image_by_path_is_the_same_as_in_the_request(client, served, pictures
         ([_image("file:///etc/hostname")], "outside the folders of serve.images"),
         ([_image("https://example.org/a.png")], "fetches no addresses"),
         ([_url(Image.new("L", (9, 9)))] * 3, r"At most 2 image"),
-        ([_url(Image.fromarray(np.zeros((9, 9), np.uint16)))], "more than 8 bits a pixel"),
+        ([_url(Image.fromarray(np.zeros((9, 9), np.uint16)))], "a PNG of 16 bits"),
         ([_url(Image.new("L", (9, 9))), _text("<image> <image>")], "2 <image> but 1 images are given"),
         ([_text("word " * 2000)], "maximum context length is 1024 tokens"),
     ],
