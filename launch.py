@@ -19,9 +19,26 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # under -I and -
 
 from lumen_hpc.errors import UserError
 
+OLDEST = (3, 11)
+
 
 def main(arguments: list[str]) -> int:
     """Parses a command line and carries it out; returns the exit code."""
+    try:
+        return _main(arguments)
+    except ImportError as error:
+        if error.name and error.name.split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST:
+            raise
+        old = f", and it is Python {sys.version.split()[0]}, not 3.11 or newer" * (sys.version_info < OLDEST)
+        print(
+            f"lumen: {sys.executable} lacks a package that this command needs ({error}){old}; `make setup` makes an "
+            "environment: then .venv/bin/python launch.py …",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _main(arguments: list[str]) -> int:
     if {"-h", "--help", "help"} & set(arguments) or not arguments:
         from lumen_hpc.cluster import commands
 

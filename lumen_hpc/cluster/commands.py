@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import estimate, graph, live, plan, preflight, ready, slurm
+from lumen_hpc.cluster import changes, estimate, graph, live, plan, preflight, ready, slurm
 from lumen_hpc.cluster import submit as submission
+from lumen_hpc.cluster.changes import Changes
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Pipeline, Run
-from lumen_hpc.config import reference, saved
+from lumen_hpc.cluster.stage import Pipeline, Run, Step
+from lumen_hpc.config import reference, saved, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
@@ -33,19 +34,21 @@ def submit(request: Request, pipeline: Pipeline) -> int:
 
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     stage = graph.on_request(pipeline.stages, request.stage)
+    changed = changes.of(request, pipeline)
     if stage:
-        _take_settings(request)
+        _require_own_settings(request, changed)
     run = submission.open_run(request)
     if stage:
         stage.require(run)
-    _require_fit(request, pipeline)
-    preflight.require_processes(request.settings, request.profile, request.stage)
+    _require_sound(request, pipeline)
+    print(announcement(request, pipeline), *changed.lines(), sep="\n", flush=True)
     if request.dry_run:
         from lumen_hpc.cluster import dry_run
 
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
         dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console())
         return 0
+    changes.require_confirmed(request, changed)
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
         return _run_here(request, pipeline, run)
@@ -56,6 +59,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         if swept := live.sweep(run):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
+        changes.require_still(request, changed, plans)
         _print_live(plans)
         _within_budget(request, plans)
         _require_ready(request, plans)
@@ -68,12 +72,42 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     return 0
 
 
-def _take_settings(request: Request) -> None:
+def announcement(request: Request, pipeline: Pipeline) -> str:
+    """What runs where, in a line: a forgotten profile shows here."""
+    count = len(_chosen(request, pipeline))
+    data = "phantoms" if request.settings.data.source == "phantom" else "MIMIC-CXR"
+    name = Path(request.profile.name).stem
+    if request.profile.executor == "slurm":
+        where = "would submit to Slurm" if request.dry_run else "submitting to Slurm"
+    else:
+        where = "would run on this machine" if request.dry_run else "running on this machine"
+    return f"{name} profile: {where}, {count} step{'s' * (count != 1)}, {data}, run {request.folder}"
+
+
+def _require_own_settings(request: Request, changed: Changes) -> None:
     """A stage on request runs with its run's own settings, but for those of its section on the command line."""
-    asked = request.settings.serve
-    if (request.folder / "config.yaml").is_file() or not asked.weights:
-        request.settings = existing(request).settings
-        request.settings.serve = asked
+    if request.recorded is None and not request.settings.serve.weights:
+        existing(request)
+    if changed.settings:
+        key, old, _ = changed.settings[0]
+        raise UserError(
+            f"{key}: stage={request.stage} takes run {request.run} as it is ({key}={old}); only serve.… can be given"
+        )
+
+
+def _require_sound(request: Request, pipeline: Pipeline) -> None:
+    """Refuses settings and recipes that cannot be meant, before anything is created."""
+    steps = _chosen(request, pipeline)
+    unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
+    unread.require_read(request.settings, request.anew)
+    _require_fit(request, steps)
+    preflight.require_processes(request.settings, request.profile, request.stage)
+
+
+def _chosen(request: Request, pipeline: Pipeline) -> list[Step]:
+    return graph.select(
+        graph.steps(pipeline.stages, request.settings, request.stage), pipeline.stages, request.stage or "full"
+    )
 
 
 def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
@@ -144,10 +178,8 @@ def _print_live(plans: Sequence[StepPlan]) -> None:
             print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
 
 
-def _require_fit(request: Request, pipeline: Pipeline) -> None:
-    everything = graph.steps(pipeline.stages, request.settings, request.stage)
-    chosen = graph.select(everything, pipeline.stages, request.stage)
-    models = [step.model for step in chosen if step.stage.name == "train"]
+def _require_fit(request: Request, steps: Sequence[Step]) -> None:
+    models = [step.model for step in steps if step.stage.name == "train"]
     resources = request.profile.resources["train"]
     estimate.require_fit(request.settings, models, resources.gpus * resources.nodes, request.profile.gpu_memory_gb)
 
@@ -199,18 +231,50 @@ def status(request: Request, pipeline: Pipeline) -> int:
 
 
 def cancel(request: Request, pipeline: Pipeline) -> int:
-    """Cancels a run's queued and running jobs; finished shards stay."""
+    """Cancels a run's queued and running jobs, or one stage's with what waits for it; finished shards stay."""
     run = existing(request)
+    names = _with_dependants(run, pipeline, request.stage)
     queued = live.queue(run)
     records = [(record, job) for record in live.submissions(run.folder) for job in record["jobs"]]
-    ids = [job["id"] for record, job in records if live.tasks(record, job, queued)] + live.unrecorded(run, queued)
+    alive = [job for record, job in records if live.tasks(record, job, queued)]
+    ids = [job["id"] for job in alive if names is None or job["step"] in names]
+    ids += live.unrecorded(run, queued) if names is None else []
+    what = f"run {request.run}" + (f", stage={request.stage}" if request.stage else "")
+    if request.dry_run:
+        for job in alive:
+            if job["id"] in ids:
+                print(f"{job['step']:<16} job {job['id']}")
+        print(f"would cancel {len(ids)} job(s) of {what}; nothing was cancelled")
+        return 0
     left = slurm.cancel(ids[::-1])  # gates and dependants first, so that nothing starts in between
-    print(f"cancelled {len(ids) - len(left)} job(s) of run {request.run}; what is finished stays")
+    print(f"cancelled {len(ids) - len(left)} job(s) of {what}; what is finished stays")
+    if names is not None and (
+        others := sorted({job["step"] for job in alive} & (names - _named(run, pipeline, request.stage)))
+    ):
+        print(f"among them, because they wait for it: {', '.join(others)}")
     if left:
         print(f"lumen: not cancelled, still in the queue: {', '.join(left)}", file=sys.stderr)
         return 1
-    live.mark_cancelled(run)
+    if names is None:
+        live.mark_cancelled(run)
     return 0
+
+
+def _named(run: Run, pipeline: Pipeline, stage: str) -> set[str]:
+    """The steps that `stage=NAME` means."""
+    everything = graph.steps(pipeline.stages, run.settings, stage)
+    return {step.name for step in graph.select(everything, pipeline.stages, stage)}
+
+
+def _with_dependants(run: Run, pipeline: Pipeline, stage: str) -> set[str] | None:
+    """The steps that `stage=NAME` means and all that wait for them; None, which is everything, for the whole run."""
+    if stage in ("", "full"):
+        return None
+    names = _named(run, pipeline, stage)
+    for step in graph.steps(pipeline.stages, run.settings, stage):
+        if names & set(step.after):
+            names.add(step.name)
+    return names
 
 
 def logs(request: Request, pipeline: Pipeline) -> int:

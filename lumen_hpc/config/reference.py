@@ -9,13 +9,13 @@ import itertools
 from typing import Any
 
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.resolve import NO_OPTION, Request
 from lumen_hpc.config.schema import Settings
 
 
 def documentation() -> list[tuple[str, str, str]]:
     """(key, default, docstring) of every option, setting and profile key, for `--help`."""
-    rows = _documented(Request, "", skip=("settings", "profile", "verb"))
+    rows = _documented(Request, "", skip=NO_OPTION)
     rows += _documented(Settings, "")
     return rows + _documented(Profile, "profile.")
 

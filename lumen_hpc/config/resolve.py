@@ -1,7 +1,7 @@
 """From a command line to a `Request`: settings and profile, merged, checked and with absolute paths.
 
-`resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < command line, in OmegaConf's
-struct mode, so that a typo fails with the valid keys that are like it.
+`resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < what earlier command lines gave the
+same run < command line, in OmegaConf's struct mode, so that a typo fails with the valid keys that are like it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config import profile as profiles
+from lumen_hpc.config import remembered
 from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.schema import RENAMED, Settings
-from lumen_hpc.config.validate import check, read_yaml, require_fits, similar
+from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 VERBS = ("check", "status", "cancel", "logs")
 RESOURCE_KINDS = tuple(Profile().resources)
+DEFAULT_RECIPE, DEFAULT_RUNS = Profile().recipe, Profile().runs
+_OF_ITS_NAME = {"name", "about", "runs", "cache", "recipe", "defaults"}
+"""Profile keys that a run does not keep: they belong to the profile, or to the command."""
+TAKES = {
+    "submit": ("stage", "recipe", "config", "dry_run", "confirm", "scripts"),
+    "check": ("stage", "recipe", "config", "json"),
+    "status": ("stage", "watch", "json"),
+    "cancel": ("stage", "dry_run"),
+    "logs": ("stage",),
+}
+"""Options that a verb honours, beside run and runs; any other is refused."""
 SHORTHANDS = {
     "data": "data.source",
     "profile": "profile.name",
@@ -52,13 +65,23 @@ class Request:
     config: str = ""
     """A resolved config.yaml to repeat, instead of a recipe."""
     dry_run: bool = False
-    """Print the plan and submit nothing."""
+    """Print the plan and submit nothing; cancel: print what would be cancelled."""
+    scripts: bool = False
+    """dry_run: print every sbatch script too."""
+    confirm: bool = False
+    """Go on although settings given anew make finished work run again."""
     watch: bool = False
     """status: print again every few seconds until the run ends."""
     json: bool = False
     """status, check: one JSON object on stdout, for scripts."""
     settings: Settings = field(default_factory=Settings)
     profile: Profile = field(default_factory=Profile)
+    given: dict[str, Any] = field(default_factory=dict)
+    """What command lines gave this run so far, by dotted key; `profile.` keys too. The run's config.yaml keeps it."""
+    anew: tuple[str, ...] = ()
+    """Dotted keys of the settings on this command line."""
+    recorded: dict[str, Any] | None = None
+    """The settings in the run's config.yaml; None for a new run."""
 
     @property
     def folder(self) -> Path:
@@ -66,14 +89,72 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-OPTIONS = {i.name: i.type for i in dataclasses.fields(Request) if i.name not in ("settings", "profile", "verb")}
+NO_OPTION = ("verb", "settings", "profile", "given", "anew", "recorded")
+OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
 
 
 def resolve(arguments: list[str]) -> Request:
     """Reads a command line.
 
+    A run that exists goes on with its own recipe, profile and settings; what is given anew comes on top.
     Raises UserError for an unknown word, key or profile, or a value of the wrong type or outside its choices.
     """
+    request, words = _read(arguments)
+    own, of_site = _dots(words, of_profile=False), _dots(words, of_profile=True)
+    whole = _config(request)
+    name, profile_yaml, chosen = _profile(request, words, whole)
+    known = _known(request, of_site, profile_yaml)
+    goes_on = known if whole is None else None
+    if goes_on and not chosen and goes_on.profile != name:
+        name, profile_yaml = goes_on.profile, profiles.read(goes_on.profile, f"{goes_on.file}: its profile")
+    named_recipe = request.recipe
+    request.recipe = request.recipe or (goes_on.recipe if goes_on else str(profile_yaml.get("recipe", DEFAULT_RECIPE)))
+    given = _given_before(goes_on, name) if goes_on else {}
+
+    if whole is not None:
+        sources = [(request.config, whole.settings)]
+    elif goes_on and not named_recipe and not _recipe_file(goes_on.recipe).is_file():
+        sources = [(str(goes_on.file), OmegaConf.create(goes_on.settings))]
+    else:
+        sources = _base(request.recipe, name, profile_yaml)
+    earlier = str(known.file) if known else ""
+    sources += [(earlier, remembered.nested(given, of_profile=False)), ("command line", own)]
+    request.settings = merged(Settings, sources)
+    site = [(earlier, remembered.nested(given, of_profile=True)), ("command line", of_site)]
+    request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *site])
+    for key in ("runs", "cache"):
+        setattr(request.profile, key, os.path.expandvars(os.path.expanduser(getattr(request.profile, key))))
+    _make_absolute(request.settings)
+    check(request.settings)
+    check(request.profile, "profile.")
+    profiles.require_no_secret(request.profile)
+    for kind in request.profile.resources:
+        if kind not in RESOURCE_KINDS:
+            raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
+    if whole is not None:
+        given = _beyond_base(request.recipe, request.profile.name, whole.settings, whole.profile)
+    request.given = (
+        given | _values(request.settings, own) | {f"profile.{key}": value for key, value in _leaves(of_site)}
+    )
+    request.anew = tuple(key for key, _ in _leaves(own))
+    request.recorded = known.settings if known else None
+    return request
+
+
+def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tuple[str, DictConfig, bool]:
+    """The profile's name and YAML, and whether the command or the environment chose it."""
+    named, environment = _given(words, "profile.name"), os.environ.get("LUMEN_PROFILE", "")
+    if whole is not None and not named:
+        return request.config, whole.profile, True
+    name = named or environment or "local"
+    origin = f"{'profile' if named else 'LUMEN_PROFILE'}={name}"
+    if name.endswith((".yaml", ".yml")):
+        name = os.path.abspath(os.path.expanduser(name))
+    return name, profiles.read(name, origin), bool(named or environment)
+
+
+def _read(arguments: list[str]) -> tuple[Request, list[str]]:
+    """The request with its verb and options alone, and settings as a dotlist."""
     words = [argument for argument in arguments if "=" not in argument]
     if unknown := [word for word in words if word not in VERBS]:
         hint = similar(unknown[0], VERBS)
@@ -82,42 +163,84 @@ def resolve(arguments: list[str]) -> Request:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
     options, dotlist = _split([argument for argument in arguments if "=" in argument])
     request = Request(verb=words[0] if words else "submit", **options)
+    for option in options:
+        if option not in (*TAKES[request.verb], "run", "runs"):
+            verb = "a submission" if request.verb == "submit" else request.verb
+            takes = ", ".join(("run", "runs", *TAKES[request.verb]))
+            raise UserError(
+                f"{option}={options[option]}: {verb} has no use for it; it takes {takes}".replace("True", "true")
+            )
+    for name in ("recipe", "config"):
+        value = getattr(request, name)
+        if value.endswith((".yaml", ".yml")):
+            setattr(request, name, os.path.abspath(os.path.expanduser(value)))
+    return request, dotlist
 
-    saved = _saved(request)
-    given = _given(dotlist, "profile.name")
-    name = given or os.environ.get("LUMEN_PROFILE") or "local"
-    if saved is not None and not given:
-        name, profile_yaml = request.config, saved.profile
-    else:
-        profile_yaml = profiles.read(name, f"{'profile' if given else 'LUMEN_PROFILE'}={name}")
-    request.recipe = request.recipe or str(profile_yaml.get("recipe", Profile().recipe))
 
-    if saved is not None:
-        sources = [(request.config, saved.settings)]
-    else:
-        sources = [
-            (f"recipe {request.recipe}", _recipe(request.recipe)),
-            (f"profile {name}, `defaults:`", profile_yaml.get("defaults")),
-        ]
-    request.settings = merged(Settings, [*sources, ("command line", _dots(dotlist, of_profile=False))])
-    site = [(f"profile {name}", profile_yaml), ("command line", _dots(dotlist, of_profile=True))]
-    request.profile = merged(Profile, site)
-    for name in ("runs", "cache"):
-        setattr(request.profile, name, os.path.expandvars(os.path.expanduser(getattr(request.profile, name))))
-    _make_absolute(request.settings)
-    check(request.settings)
-    check(request.profile, "profile.")
-    profiles.require_no_secret(request.profile)
-    for kind in request.profile.resources:
-        if kind not in RESOURCE_KINDS:
-            raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
-    request.run = request.run or Path(request.recipe).stem
+def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:
+    """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
+    request.run = request.run or Path(request.recipe or str(profile_yaml.get("recipe", DEFAULT_RECIPE))).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
         raise UserError(
             f"run={request.run}: a run's name is one folder's, of letters, digits, `.`, `_` and `-`; "
             "choose another root with runs=FOLDER"
         )
-    return request
+    runs = request.runs or str(of_site.get("runs") or profile_yaml.get("runs") or DEFAULT_RUNS)
+    folder = Path(os.path.expandvars(os.path.expanduser(runs))).absolute() / request.run
+    known = remembered.read(folder) if request.verb in ("submit", "check") else None
+    if known:
+        request.runs = str(folder.parent)
+    return known
+
+
+def _given_before(known: Remembered, profile: str) -> dict[str, Any]:
+    """What command lines gave the run, without the words about another profile.
+
+    For a config.yaml of a version that kept no such list: all that its recipe and profile do not say.
+    """
+    if known.given is None:
+        return _beyond_base(known.recipe, known.profile, known.settings)
+    same = profile == known.profile
+    return {key: value for key, value in known.given.items() if same or not key.startswith("profile.")}
+
+
+def _beyond_base(recipe: str, profile: str, settings: Any, site: Any = None) -> dict[str, Any]:
+    """The values in which whole settings, and a whole profile, differ from what their names make today."""
+    try:
+        profile_yaml = profiles.read(profile)
+        base = merged(Settings, _base(recipe, profile, profile_yaml))
+        base_site = merged(Profile, [(profile, profile_yaml)])
+    except UserError:  # a recipe or profile that is not here: everything is kept
+        base, base_site = Settings(), Profile()
+    usual = dict(leaves(dataclasses.asdict(base)))
+    found = {key: value for key, value in leaves(_plain(settings)) if key not in usual or usual[key] != value}
+    usual = dict(leaves(dataclasses.asdict(base_site)))
+    kept = [(key, value) for key, value in leaves(_plain(site or {})) if key.split(".")[0] not in _OF_ITS_NAME]
+    return found | {f"profile.{key}": value for key, value in kept if key not in usual or usual[key] != value}
+
+
+def _base(recipe: str, profile: str, profile_yaml: DictConfig) -> list[tuple[str, Any]]:
+    """The sources below a command line, without a run."""
+    defaults = (f"profile {profile}, `defaults:`", profile_yaml.get("defaults"))
+    return [(f"recipe {recipe}", _recipe(recipe)), defaults]
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(values) if isinstance(values, DictConfig) else values  # type: ignore[return-value]
+
+
+def _leaves(values: DictConfig) -> list[tuple[str, Any]]:
+    return list(leaves(_plain(values)))
+
+
+def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
+    """The keys of a command line with their final values: paths are absolute there. A server's are not kept."""
+    found = {}
+    for key, value in _leaves(own):
+        key = RENAMED.get(key, key)
+        if not key.startswith("serve."):
+            found[key] = remembered.value_at(settings, key, value)
+    return found
 
 
 def _make_absolute(settings: Settings) -> None:
@@ -178,7 +301,7 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
     return found
 
 
-def _saved(request: Request) -> DictConfig | None:
+def _config(request: Request) -> DictConfig | None:
     if not request.config:
         return None
     path = Path(request.config).expanduser()
@@ -189,17 +312,27 @@ def _saved(request: Request) -> DictConfig | None:
         raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks {', '.join(absent)})")
     if request.recipe:
         raise UserError(f"recipe={request.recipe}: config={request.config} holds every setting; give one of the two")
+    if not request.run:
+        here = path.parent.name
+        raise UserError(
+            f"config={request.config}: say under which name: run=NEW repeats these settings as a new run; "
+            f"run={here} without config= goes on with run {here} itself"
+        )
     request.stage = request.stage or str(whole.stage)
-    request.recipe = request.recipe or str(whole.recipe)
+    request.recipe = str(whole.recipe)
     return whole
 
 
 def _recipe(name: str) -> Any:
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    path = _recipe_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
         raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
     return read_yaml(path)
+
+
+def _recipe_file(name: str) -> Path:
+    return Path(name).expanduser() if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
 
 
 def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request, merged
@@ -39,13 +40,19 @@ def _determining(value: Any) -> Any:
     return value
 
 
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as config.yaml holds them."""
+    return dataclasses.asdict(settings)
+
+
 def save(request: Request, path: Path) -> None:
     """Writes the resolved settings and profile so that `config=PATH` repeats them."""
     whole = {
         "stage": request.stage,
         "recipe": request.recipe,
+        "given": request.given,
         "profile": dataclasses.asdict(request.profile),
-        "settings": dataclasses.asdict(request.settings),
+        "settings": plain(request.settings),
     }
     write_text(path, yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True), private=True)
 
@@ -71,6 +78,7 @@ def request(path: Path, folder: Path) -> Request:
         run=folder.name,
         runs=str(folder.parent),
         recipe=str(whole.recipe),
+        given=dict(OmegaConf.to_container(whole.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
         settings=merged(Settings, [(str(path), whole.settings)]),
         profile=merged(Profile, [(str(path), whole.profile)]),
     )

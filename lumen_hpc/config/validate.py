@@ -40,7 +40,7 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
     `prefix` is what keys are called in `source` beyond their names here; `also` are further words that it knows.
     """
     empty = OmegaConf.structured(kind)
-    for key, value in _leaves(OmegaConf.to_container(values)):
+    for key, value in leaves(OmegaConf.to_container(values)):
         expected = _type_at(kind, key)
         if expected is None:
             names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
@@ -100,11 +100,11 @@ def similar(word: str, valid: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of everything that is not a mapping with entries."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -12,6 +12,7 @@ import csv
 import gzip
 import hashlib
 import io
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged C
             "Pneumothorax", "Support Devices")  # fmt: skip
 _CHEXPERT_OF = {"pleural effusion": "Pleural Effusion", "nodule": "Lung Lesion"}
 JPEG_QUALITY = 95
+MARK = "phantom.json"
+"""Says which phantoms a folder holds: seed and settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +92,25 @@ def patients(seed: int, settings: Phantom) -> Iterator[list[Film]]:
         yield patient(seed, number, settings, "test" if left <= test else "val" if left <= test + val else "train")
 
 
-def write(folder: str | Path, settings: Phantom, seed: int) -> Path:
+def write(folder: str | Path, settings: Phantom, seed: int, replace: bool = False) -> Path:
     """Generate the official layout under `folder`, unless it already holds exactly these phantoms; returns `folder`.
 
-    Raises UserError for an invalid setting, or a folder that holds other phantoms.
+    `replace`: other phantoms there are removed first. Raises UserError for an invalid setting, or a folder that holds
+    other phantoms.
     """
     folder = Path(folder)
     check(settings, "data.phantom.")
     identity = {"seed": seed, "format": 1, **asdict(settings)}
-    mark = folder / "phantom.json"
+    mark = folder / MARK
     if mark.exists():
         if orjson.loads(mark.read_bytes()) == identity:
             return folder
-        raise UserError(f"{folder} holds phantoms of other settings or another seed; remove it or name another folder")
+        if not replace:
+            raise UserError(
+                f"{folder} holds phantoms of other settings or another seed; remove it or name another folder"
+            )
+        mark.unlink()  # first: what a kill leaves must not look whole
+        shutil.rmtree(folder)
     with ExitStack() as stack:
         tables = _Tables(folder, stack)
         count = 0

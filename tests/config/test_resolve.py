@@ -103,7 +103,7 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
 def test_a_saved_config_repeats_the_run(tmp_path: Path):
     request = resolve(["stage=train", "profile=h100", "recipe=demo", "train.clip=0.5", "profile.account=us"])
     saved.save(request, tmp_path / "config.yaml")
-    again = resolve([f"config={tmp_path / 'config.yaml'}"])
+    again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
     assert again.settings == request.settings
     assert again.stage == "train"
     assert saved.load(tmp_path / "config.yaml") == (request.settings, request.profile)
@@ -130,7 +130,7 @@ def test_every_setting_is_documented():
 def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_path: Path):
     first = resolve(["stage=train", "profile=h100", "profile.resources.gpu.tasks=3", "train.clip=0.5"])
     saved.save(first, tmp_path / "config.yaml")
-    again = resolve([f"config={tmp_path / 'config.yaml'}"])
+    again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
     assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
 
 

@@ -1,0 +1,125 @@
+"""What a command changes in a run that exists: settings that differ from its own, and finished work that runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumen_hpc.cluster import graph, manifest
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Pipeline, Run, Step
+from lumen_hpc.config import remembered, saved
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.errors import UserError
+
+SHOWN = 60
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True)
+class Redone:
+    """A step whose finished shards do not count under the new settings."""
+
+    step: str
+    shards: int
+    hours: float
+    """By the clock, summed over its shards."""
+    gpu_hours: float
+    now: bool
+    """Part of what this command runs."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    run: str
+    settings: list[tuple[str, Any, Any]]
+    """(key, old, new)."""
+    redone: list[Redone] = field(default_factory=list)
+    stale: frozenset[str] = frozenset()
+    """Steps whose shards, finished or not, are other ones under the new settings."""
+
+    def lines(self) -> Iterator[str]:
+        """The changes, for people; nothing where there are none."""
+        if not self.settings:
+            return
+        yield f"run {self.run} goes on with its own settings, but for:"
+        yield from (f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in self.settings)
+        now = [item.step for item in self.redone if item.now]
+        later = [item.step for item in self.redone if not item.now]
+        if now:
+            yield f"finished steps that run again: {', '.join(now)}"
+        if later:
+            yield f"finished steps that go out of date: {', '.join(later)}"
+        yield f"finished work lost: {self.cost()}" if self.redone else "no finished work is lost"
+
+    def cost(self) -> str:
+        """Hours of the work that is lost."""
+        hours, gpu_hours = sum(item.hours for item in self.redone), sum(item.gpu_hours for item in self.redone)
+        return f"{hours:.2g} h" + (f", {gpu_hours:.2g} GPU-hours" if gpu_hours else "")
+
+
+def of(request: Request, pipeline: Pipeline) -> Changes:
+    """The changes that a request makes; none for a new run."""
+    if request.recorded is None:
+        return Changes(request.run, [])
+    new = Run(request.folder, request.settings, request.profile)
+    found = remembered.differences(request.recorded, saved.plain(request.settings))
+    if not found:
+        return Changes(request.run, [])
+    old = Run(request.folder, *saved.load(request.folder / "config.yaml"))
+    everything = graph.steps(pipeline.stages, new.settings, request.stage)
+    chosen = {step.name for step in graph.select(everything, pipeline.stages, request.stage)}
+    redone: list[Redone] = []
+    stale: set[str] = set()
+    for step in everything:
+        if step.stage.on_request:
+            continue
+        if stale & set(step.after) or _differs(step, old, new):
+            stale.add(step.name)
+            if lost := _lost(step, old, step.name in chosen):
+                redone.append(lost)
+    return Changes(request.run, found, redone, frozenset(stale))
+
+
+def require_confirmed(request: Request, changes: Changes) -> None:
+    """Raises UserError where finished work would be lost without confirm=true."""
+    if changes.redone and not request.confirm:
+        raise UserError(
+            f"run={request.run}: these settings redo finished work ({changes.cost()}); add confirm=true to do so, "
+            "leave the settings out to go on as before, or choose another run=NAME to keep both"
+        )
+
+
+def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan]) -> None:
+    """Raises UserError while steps are queued or running with settings that the request changes."""
+    if busy := sorted(item.step.name for item in plans if item.live and item.step.name in changes.stale):
+        raise UserError(
+            f"run={request.run}: {', '.join(busy)} queued or running with the run's earlier settings; wait for the "
+            f"end, or first: python launch.py cancel run={request.run}"
+        )
+
+
+def _differs(step: Step, old: Run, new: Run) -> bool:
+    stage = step.stage
+    return stage.shards(old.settings) != stage.shards(new.settings) or saved.digest(
+        old.settings, stage.settings
+    ) != saved.digest(new.settings, stage.settings)
+
+
+def _lost(step: Step, old: Run, now: bool) -> Redone | None:
+    digest, count = saved.digest(old.settings, step.stage.settings), step.stage.shards(old.settings)
+    lines = [
+        line
+        for line in manifest.latest(old.folder / step.name).values()
+        if line["config"] == digest and line["of"] == count
+    ]
+    if not lines:
+        return None
+    seconds, gpu_seconds = sum(line["seconds"] for line in lines), sum(line["gpu_seconds"] for line in lines)
+    return Redone(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else "(empty)" if value == "" else str(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

@@ -1,0 +1,94 @@
+"""What a run's folder remembers of the command lines that made it: recipe, profile, and every value that they gave.
+
+A run goes on with its own settings. They are made anew from its recipe, its profile's `defaults:` and those values, so
+that an edited recipe or profile shows as a difference from the settings that `config.yaml` records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.errors import UserError
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: ten times faster than OmegaConf's."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    file: Path
+    """The run's config.yaml."""
+    recipe: str
+    profile: str
+    """Its name, or its path."""
+    settings: dict[str, Any]
+    """Every setting, resolved."""
+    given: dict[str, Any] | None
+    """What command lines gave, by dotted key; None where an older version wrote the file."""
+
+
+def read(folder: Path) -> Remembered | None:
+    """What the run in `folder` remembers; None where there is no run, UserError for a file that is none of a run's."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        whole = yaml.load(path.read_bytes(), Loader=LOADER)
+        return Remembered(
+            path, str(whole["recipe"]), str(whole["profile"]["name"]), whole["settings"], whole.get("given")
+        )
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError):
+        raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
+
+
+def nested(given: dict[str, Any], of_profile: bool) -> DictConfig:
+    """The given settings, or the profile's keys without their prefix, as a configuration to merge."""
+    found = OmegaConf.create()
+    for key, value in given.items():
+        if key.startswith("profile.") == of_profile:
+            OmegaConf.update(found, key.removeprefix("profile."), value, force_add=True)
+    return found
+
+
+def value_at(settings: Settings, key: str, otherwise: Any) -> Any:
+    """The value of a dotted key; `otherwise` where the settings have none there."""
+    value: Any = settings
+    for part in key.split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif dataclasses.is_dataclass(value) and hasattr(value, part):
+            value = getattr(value, part)
+        else:
+            return otherwise
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def differences(
+    before: dict[str, Any], after: dict[str, Any], kind: type = Settings, prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of settings that differ.
+
+    A server's settings belong to no run; a key that only one version of this package knows makes no difference.
+    """
+    if before == after:
+        return []
+    found: list[tuple[str, Any, Any]] = []
+    for name, inner in typing.get_type_hints(kind).items():
+        if name not in before or name not in after or prefix + name == "serve":
+            continue
+        old, new = before[name], after[name]
+        section = typing.get_args(inner)[0] if isinstance(inner, types.UnionType) else inner
+        if dataclasses.is_dataclass(section) and old is not None and new is not None:
+            found += differences(old, new, section, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif old != new:
+            found.append((prefix + name, old, new))
+    return found

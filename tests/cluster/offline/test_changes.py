@@ -1,0 +1,95 @@
+"""A run that exists: what a command changes is shown, and finished work is redone only with confirm=true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import launch
+from jobs import PIPELINE
+from lumen_hpc.cluster import changes, graph, manifest
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> list[str]:
+    """The words of a run of which every step is done, each in half an hour."""
+    words = ["run=first", f"runs={tmp_path / 'runs'}"]
+    request = resolve(["stage=full", *words, "train.steps=9"])
+    for step in graph.steps(PIPELINE.stages, request.settings):
+        count = step.stage.shards(request.settings)
+        config = saved.digest(request.settings, step.stage.settings)
+        for shard in range(count):
+            line = {"shard": shard, "of": count, "config": config, "seconds": 1800 / count, "gpu_seconds": 3600 / count}
+            manifest.append(request.folder / step.name / manifest.NAME, line)
+    saved.save(request, request.folder / "config.yaml")
+    return words
+
+
+def test_the_same_settings_change_nothing(finished: list[str]) -> None:
+    assert list(changes.of(resolve(["stage=full", *finished]), PIPELINE).lines()) == []
+
+
+def test_a_new_value_is_shown_with_what_it_costs(finished: list[str]) -> None:
+    request = resolve(["stage=train", *finished, "train.clip=2.0"])
+    lines = list(changes.of(request, PIPELINE).lines())
+    assert "  train.clip: 1.0 -> 2.0" in lines
+    assert "finished steps that run again: train-ft, train-lumen" in lines
+    (later,) = [line for line in lines if "out of date" in line]
+    assert "predict-lumen" in later and "predict-nvila" not in later and "evaluate" in later
+    assert lines[-1] == "finished work lost: 3.5 h, 7 GPU-hours"  # two trainings, predictions, judgements, evaluate
+
+
+def test_speed_alone_loses_nothing(finished: list[str]) -> None:
+    request = resolve(["stage=full", *finished, "train.workers=2"])
+    found = changes.of(request, PIPELINE)
+    assert list(found.lines())[-1] == "no finished work is lost"
+    changes.require_confirmed(request, found)
+
+
+def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert launch.main(["stage=full", *finished, "seed=3"]) == 2
+    printed = capsys.readouterr()
+    assert "  seed: 0 -> 3" in printed.out and "add confirm=true" in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+    request = resolve(["stage=full", *finished, "seed=3", "confirm=true"])
+    changes.require_confirmed(request, changes.of(request, PIPELINE))
+
+
+def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert launch.main(["stage=serve", *finished, "train.clip=2.0"]) == 2
+    assert "train.clip: stage=serve takes run first as it is (train.clip=1.0)" in capsys.readouterr().err
+
+
+def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["stage=full", f"runs={tmp_path}", "dry_run=true"]
+    assert launch.main(words) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"local profile: would run on this machine, 14 steps, phantoms, run {tmp_path}/demo"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.mimic_cxr=/data"], "data.mimic_cxr: nothing would read it, because data=phantom generates its own"),
+        (["data=mimic"], "recipe=demo does not fit data=mimic: experts.model=phantom"),
+        (["data=mimic", "recipe=lumen", "data.phantom.size=64"], "data.phantom.size: nothing would read it"),
+        (["rewrite.engine.model=/llama"], "rewrite.engine.model: nothing would read it"),
+        (["train.epochs=2"], "train.epochs: nothing would read it, because train.steps"),
+    ],
+)
+def test_what_nothing_reads_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    assert launch.main(["stage=full", f"runs={tmp_path / 'runs'}", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []

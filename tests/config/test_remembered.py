@@ -1,0 +1,117 @@
+"""A run goes on with the settings of its earlier command lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.config import remembered, saved
+from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    return ["stage=full", "run=first", f"runs={tmp_path / 'runs'}"]
+
+
+def submitted(words: list[str]) -> Request:
+    request = resolve(words)
+    request.folder.mkdir(parents=True, exist_ok=True)
+    saved.save(request, request.folder / "config.yaml")
+    return request
+
+
+def test_a_run_goes_on_without_its_earlier_words(words: list[str]) -> None:
+    first = submitted([*words, "train.steps=9", "train.mixture.difference=1", "predict.models=[lumen]"])
+    again = resolve(words)
+    assert (again.settings, again.profile) == (first.settings, first.profile)
+    assert again.recorded is not None
+    assert remembered.differences(again.recorded, again.recorded) == []
+
+
+def test_what_is_given_anew_comes_on_top_and_is_remembered_too(words: list[str]) -> None:
+    submitted([*words, "train.steps=9", "train.clip=2.0"])
+    submitted([*words, "train.clip=3.0"])
+    train = resolve(words).settings.train
+    assert (train.steps, train.clip) == (9, 3.0)
+
+
+def test_a_run_goes_on_with_its_own_recipe_and_profile(words: list[str]) -> None:
+    submitted([*words, "profile=h100", "recipe=demo", "profile.account=us", "train.steps=9"])
+    again = resolve(words)
+    assert (again.profile.name, again.profile.account, again.recipe) == ("h100", "us", "demo")
+    assert again.settings.train.steps == 9
+    elsewhere = resolve([*words, "profile=perlmutter"])
+    assert elsewhere.profile.account != "us", "words about one site say nothing about another"
+
+
+def test_an_edited_recipe_is_a_difference_not_ignored(words: list[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {clip: 1.0}\n")
+    submitted([*words, f"recipe={recipe}", "train.steps=9"])
+    recipe.write_text("train: {clip: 4.0}\n")
+    again = resolve(words)
+    assert again.recorded is not None
+    found = remembered.differences(again.recorded, saved.plain(again.settings))
+    assert found == [("train.clip", 1.0, 4.0)]
+    recipe.unlink()
+    assert resolve(words).settings.train.clip == 1.0, "a recipe that is gone: the run's own record"
+
+
+def test_relative_paths_stay_what_they_were(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    submitted([*words, "recipe=lumen", "data.mimic_cxr=cxr"])
+    monkeypatch.chdir("/")
+    assert resolve(words).settings.data.mimic_cxr == str(tmp_path / "cxr")
+
+
+def test_a_servers_own_settings_are_not_kept(words: list[str]) -> None:
+    submitted([*words, "serve.port=8001", "model=ft"])
+    assert resolve(words).settings.serve.model == "lumen"
+
+
+def test_a_file_of_an_older_version_keeps_all_that_its_recipe_does_not_say(words: list[str]) -> None:
+    first = submitted([*words, "train.steps=9"])
+    path = first.folder / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("given:", "unknown:"))
+    assert resolve(words).settings == first.settings
+
+
+def test_a_repeated_config_is_remembered_by_its_new_run(words: list[str], tmp_path: Path) -> None:
+    first = submitted([*words, "train.steps=9", "profile.account=us"])
+    other = [f"runs={tmp_path / 'runs'}", "run=second"]
+    submitted([f"config={first.folder / 'config.yaml'}", *other])
+    again = resolve(["stage=full", *other])
+    assert (again.settings, again.profile) == (first.settings, first.profile)
+
+
+def test_a_config_without_a_name_is_refused_with_both_choices(words: list[str]) -> None:
+    first = submitted(words)
+    with pytest.raises(UserError, match=r"run=NEW repeats .* run=first without config= goes on"):
+        resolve([f"config={first.folder / 'config.yaml'}"])
+
+
+def test_sections_that_come_and_go_are_differences() -> None:
+    before = {"judge": {"second": None}, "train": {"mixture": {"diagnostic": 1, "difference": 2}}}
+    after = {"judge": {"second": {"kind": "vllm"}}, "train": {"mixture": {"diagnostic": 1}}}
+    assert remembered.differences(before, after) == [
+        ("train.mixture", {"diagnostic": 1, "difference": 2}, {"diagnostic": 1}),
+        ("judge.second", None, {"kind": "vllm"}),
+    ]
+    assert remembered.differences({"train": {"old": 1}}, {"train": {"new": 2}}) == [], "keys of another version"
+
+
+def test_a_corrupt_file_is_named(words: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("settings: [\n")
+    with pytest.raises(UserError, match=r"config\.yaml: not a config\.yaml of a run"):
+        resolve(words)
