@@ -233,6 +233,8 @@ def status(request: Request, pipeline: Pipeline) -> int:
 def cancel(request: Request, pipeline: Pipeline) -> int:
     """Cancels a run's queued and running jobs, or one stage's with what waits for it; finished shards stay."""
     run = existing(request)
+    if run.profile.executor == "local":
+        raise UserError(f"run {request.run} has no jobs: it runs on this machine, and Ctrl-C where it runs ends it")
     names = _with_dependants(run, pipeline, request.stage)
     queued = live.queue(run)
     records = [(record, job) for record in live.submissions(run.folder) for job in record["jobs"]]

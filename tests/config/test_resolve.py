@@ -93,6 +93,21 @@ def test_a_wrong_word_is_named_with_what_to_write(words: list[str], expected: li
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "takes"),
+    [
+        (["status", "dry_run=true"], "dry_run=true: status has no use for it; it takes run, runs, stage, watch, json"),
+        (["logs", "json=true"], "json=true: logs has no use for it"),
+        (["check", "watch=true"], "watch=true: check"),
+        (["stage=full", "watch=true"], "watch=true: a submission"),
+        (["cancel", "confirm=true"], "confirm=true: cancel"),
+    ],
+)
+def test_an_option_that_a_verb_does_not_honour_is_refused(words: list[str], takes: str):
+    with pytest.raises(UserError, match=re.escape(takes)):
+        resolve(words)
+
+
 def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
     profile = tmp_path / "round.yaml"
     profile.write_text(f"extends: {profile}\n")

@@ -117,6 +117,18 @@ def test_writing_again_keeps_the_folder_but_other_settings_are_refused(folder):
         phantom.write(folder, SETTINGS, seed=5)
 
 
+def test_replacing_leaves_the_new_phantoms_alone(tmp_path):
+    large, small = Phantom(patients=6, dicom_every=2), Phantom(patients=3, dicom_every=0)
+    phantom.write(tmp_path / "one", large, seed=1)
+    phantom.write(tmp_path / "one", small, seed=2, replace=True)
+    fresh = phantom.write(tmp_path / "two", small, seed=2)
+    files = [
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+        for top in (tmp_path / "one", fresh)
+    ]
+    assert files[0] == files[1]
+
+
 def test_a_dicom_shows_its_jpg(folder):
     listed = [row for row in metadata(folder) if film_path(folder, row, "mimic-cxr", "dcm").exists()]
     assert len(listed) == SETTINGS.patients * SETTINGS.studies // SETTINGS.dicom_every

@@ -63,6 +63,22 @@ def test_jobs_that_cannot_be_cancelled_are_named_and_the_exit_code_is_1(
     assert all(job["id"] in output.err.splitlines()[-1] for job in submitted)
 
 
+def test_one_stage_is_cancelled_with_what_waits_for_it(
+    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
+):
+    _, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    request_here.stage, request_here.dry_run = "answer-b", True
+    assert commands.cancel(request_here, pipeline) == 0
+    assert "nothing was cancelled" in capsys.readouterr().out and not (fake / "cancelled").exists()
+    request_here.dry_run = False
+    assert commands.cancel(request_here, pipeline) == 0
+    steps = {job["id"]: job["step"] for job in submitted}
+    assert {steps[id_] for id_ in (fake / "cancelled").read_text().split()} == {"answer-b", "score-b", "last"}
+    assert "because they wait for it: last, score-b" in capsys.readouterr().out
+
+
 def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ):
