@@ -27,7 +27,7 @@ STAGE = Stage(
     after=("prepare", "pretrain"),
     shards=lambda settings: settings.experts.shards,
     gpu_hours=estimate.experts,
-    load_hours=estimate.small_load,
+    load_hours=estimate.experts_load,
 )
 
 

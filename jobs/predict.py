@@ -24,7 +24,7 @@ STAGE = Stage(
     models=lambda settings: settings.predict.models,
     volatile=("seconds",),
     gpu_hours=estimate.predict,
-    load_hours=estimate.small_load,
+    load_hours=estimate.predict_load,
 )
 
 

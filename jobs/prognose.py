@@ -28,7 +28,7 @@ STAGE = Stage(
     models=lambda settings: trained_on("outcome", settings.predict.models),
     volatile=("seconds",),
     gpu_hours=estimate.predict,
-    load_hours=estimate.small_load,
+    load_hours=estimate.predict_load,
 )
 
 

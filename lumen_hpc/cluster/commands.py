@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,9 @@ from lumen_hpc.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from lumen_hpc.cluster.ready import CheckResult
+    from lumen_hpc.cluster.status import StepStatus
 
 
 def submit(request: Request, pipeline: Pipeline) -> int:
@@ -46,8 +48,9 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         from lumen_hpc.cluster import dry_run
 
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
-        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console())
+        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), _refusals(request, plans))
         return 0
+    ready.require_set(request.profile, request.runs)
     changes.require_confirmed(request, changed)
     preflight.require_allowed(request.settings, request.profile, run.folder)
     if request.profile.executor == "local":
@@ -137,13 +140,13 @@ def _announcing(run: Run, stage: str) -> Iterator[None]:
     if stage != "serve":
         yield
         return
-    from lumen_hpc.cluster import status as run_status
+    from lumen_hpc.cluster.status import server
 
     over = threading.Event()
 
     def announce() -> None:
         while not over.wait(0.5):
-            if lines := run_status.server(run):
+            if lines := server(run):
                 print(*lines, "Ctrl-C ends it", sep="\n", flush=True)
                 return
 
@@ -170,6 +173,17 @@ def _print_jobs(jobs: list[live.JobRecord]) -> None:
 
 def _require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
     ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
+
+
+def _refusals(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
+    """What would stop the submission of these plans."""
+    stages = {item.step.stage.name for item in plans if item.packs}
+    found = [
+        *ready.variables(request.profile, request.runs),
+        *ready.needed(request.settings, request.profile, stages),
+        *preflight.data_use(request.settings, request.profile, request.folder),
+    ]
+    return [result for result in dict.fromkeys(found) if result.level == "bad"]
 
 
 def _print_live(plans: Sequence[StepPlan]) -> None:
@@ -205,29 +219,27 @@ def check(request: Request, pipeline: Pipeline) -> int:
 
 
 def status(request: Request, pipeline: Pipeline) -> int:
-    """Prints where a run stands; 1 if a step of it has failed."""
+    """Prints where a run, or one stage of it, stands; 1 if a step of it has failed."""
     from lumen_hpc.cluster import status as run_status
+    from lumen_hpc.cluster import status_table
 
+    if request.watch and request.json:
+        raise UserError("watch=true and json=true: one of the two")
     run = existing(request)
-    while True:
-        try:
-            found = run_status.of(run, pipeline.stages)
-        except slurm.Unreachable as error:
-            if not request.watch:
-                raise
-            print(f"{error}; trying again", file=sys.stderr, flush=True)
-            time.sleep(5)
-            continue
-        if request.json:
-            print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
-        else:
-            run_status.table(run, found, _console())
-            for line in run_status.server(run):
-                print(line)
-        moving = any(item.running or item.queued for item in found)
-        if not request.watch or not moving:
-            return int(any(item.state in ("failed", "stuck") for item in found))
-        time.sleep(5)
+
+    def look() -> list[StepStatus]:
+        return [item for item in run_status.of(run, pipeline.stages) if item.step in names]
+
+    names = _named(run, pipeline, request.stage or "full")
+    if request.watch and not request.json:
+        found = status_table.watch(run, look, _console())
+    else:
+        found = look()
+    if request.json:
+        print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
+    elif not request.watch:
+        status_table.show(run, found, _console())
+    return int(any(item.state in ("failed", "stuck") for item in found))
 
 
 def cancel(request: Request, pipeline: Pipeline) -> int:
@@ -280,19 +292,16 @@ def _with_dependants(run: Run, pipeline: Pipeline, stage: str) -> set[str] | Non
 
 
 def logs(request: Request, pipeline: Pipeline) -> int:
-    """Prints the paths of a run's logs, newest first; of one stage with stage=NAME."""
+    """Prints the end of the log that matters now, of one stage with stage=NAME, and where the others are."""
+    from lumen_hpc.cluster import logs as run_logs
+    from lumen_hpc.cluster import status as run_status
+
     run = existing(request)
-    names = [step.name for step in graph.steps(pipeline.stages, run.settings)]
-    if request.stage:
-        names = [
-            step.name
-            for step in graph.select(
-                graph.steps(pipeline.stages, run.settings, request.stage), pipeline.stages, request.stage
-            )
-        ]
-    files = [path for name in names for path in (run.folder / name / "logs").glob("*.out")]
-    for path in sorted(files, key=lambda path: -path.stat().st_mtime):
-        print(path)
+    names = _named(run, pipeline, request.stage or "full")
+    steps = [item for item in run_status.of(run, pipeline.stages) if item.step in names]
+    steps += [run_status.StepStatus(name, "", 0, 0) for name in names - {item.step for item in steps}]
+    for line in run_logs.lines(run.folder, steps):
+        print(line)
     return 0
 
 

@@ -1,14 +1,16 @@
-"""`dry_run=true`: the plan of a submission, printed. Nothing is written or submitted."""
+"""`dry_run=true [scripts=true]`: the plan of a submission, printed. Nothing is written or submitted."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from lumen_hpc.cluster import estimate, plan, submit
 from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run
 from lumen_hpc.config.resolve import Request
 
@@ -20,8 +22,9 @@ def show(
     plans: list[StepPlan],
     upstream_job_ids: dict[str, list[str]],
     console: Console,
+    refusals: Sequence[CheckResult] = (),
 ) -> None:
-    """Prints steps, packing, waves, GPU-hours and, for Slurm, every sbatch script with its dependencies."""
+    """Prints steps, packing, waves, GPU-hours and what would be refused; with scripts=true every sbatch script too."""
     view = Table("step", "section", "shards", "to do", "tasks", "waves", "asks for", "GPU-h", box=None, pad_edge=False)
     for item in plans:
         resources = item.resources
@@ -30,7 +33,6 @@ def show(
         counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
         asks = f"{resources.nodes} x {resources.gpus} GPU, {resources.time_min} min"
         view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
-    console.print(f"run {run.folder}", soft_wrap=True)
     console.print(view)
     total = plan.total_gpu_hours(plans)
     console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
@@ -45,7 +47,13 @@ def show(
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
             if item.progress:
                 console.print(f"{item.step.name}: {item.progress}", soft_wrap=True)
-    if request.profile.executor == "slurm":
+    for result in refusals:
+        console.print(
+            f"a submission would be refused: {result.message}; fix: {result.fix}", markup=False, soft_wrap=True
+        )
+    if request.profile.executor == "slurm" and not request.scripts:
+        console.print("scripts=true prints every sbatch script too")
+    if request.profile.executor == "slurm" and request.scripts:
         for name, text in submit.scripts(request, pipeline.stages, run, plans, upstream_job_ids):
             console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
 

@@ -43,7 +43,9 @@ def counts(settings: Settings) -> Counts:
 
 
 def experts(settings: Settings, model: str) -> float:
-    """Every image once through every expert."""
+    """Every image once through every expert; nothing for the phantoms' small one."""
+    if settings.experts.model == "phantom":
+        return 0.0
     return counts(settings).images / IMAGES_PER_SECOND / 3600
 
 
@@ -88,14 +90,21 @@ def train(settings: Settings, model: str) -> float:
 
 
 def predict(settings: Settings, model: str) -> float:
-    """Two images (6,146 tokens) a question, and 40 tokens of answer."""
+    """Two images (6,146 tokens) a question, and 40 tokens of answer; nothing for the demo's tiny model."""
+    if settings.train.base == "tiny":
+        return 0.0
     questions = counts(settings).test_questions * (1 + len(settings.predict.controls))
     return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
 
 
-def small_load(settings: Settings) -> float:
-    """The experts, or an NVILA-8B: one model that a GPU holds."""
-    return LOAD_HOURS["small"]
+def experts_load(settings: Settings) -> float:
+    """The experts' weights."""
+    return LOAD_HOURS["small"] * (settings.experts.model != "phantom")
+
+
+def predict_load(settings: Settings) -> float:
+    """An NVILA-8B: one model that a GPU holds."""
+    return LOAD_HOURS["small"] * (settings.train.base != "tiny")
 
 
 def judge(settings: Settings, model: str) -> float:

@@ -30,6 +30,15 @@ def submissions(folder: Path) -> Iterator[dict[str, Any]]:
             ) from None
 
 
+def newest(folder: Path) -> dict[str, dict[int, str]]:
+    """The last submission that took on each shard, by step."""
+    found: dict[str, dict[int, str]] = {}
+    for record in submissions(folder):
+        for step, packs in record["packs"].items():
+            found.setdefault(step, {}).update({shard: record["folder"].name for pack in packs for shard in pack})
+    return found
+
+
 def queue(run: Run) -> dict[str, slurm.Job]:
     """The queue of those who submitted to this run on this cluster; empty if nobody did."""
     records = [record for record in submissions(run.folder) if record["jobs"]]

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lumen_hpc.cluster import manifest, orphans, submit, triage
+from lumen_hpc.cluster import live, manifest, orphans, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config.resolve import Request
@@ -143,7 +143,8 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     folder = run.folder / item.step.name
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
-        raise Failed(_why(item, triage.clusters(folder, item.missing), str(one.jobs[0].paths.stderr)))
+        kinds = triage.clusters(folder, item.missing, newest=live.newest(run.folder).get(item.step.name))
+        raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.attempt + 1)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,15 +28,18 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 
 def check_all(run: Run) -> Iterator[CheckResult]:
     """Everything that can be known before submission, worst not first but in the order of the chain."""
+    unset = list(ready.variables(run.profile, str(run.folder.parent)))
+    yield from unset
     yield from ready.data(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
-    yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
+    if not unset:
+        yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile)
     yield from ready.containers(run.profile)
     yield from ready.sizes(run.settings)
     yield from processes(run.settings, run.profile)
     if run.profile.executor == "slurm":
-        yield from _cluster(run.profile)
+        yield from cluster(run.profile)
     else:
         yield CheckResult("ok", "profile runs on this machine, without Slurm")
 
@@ -131,7 +135,8 @@ def _locks(folder: Path) -> bool:
         return False
 
 
-def _cluster(profile: Profile) -> Iterator[CheckResult]:
+def cluster(profile: Profile) -> Iterator[CheckResult]:
+    """Partitions, limits, accounts and qos of the profile against the live cluster; `why_refused` asks it too."""
     try:
         partitions = slurm.partitions()
         live = slurm.settings()
@@ -146,7 +151,17 @@ def _cluster(profile: Profile) -> Iterator[CheckResult]:
         yield CheckResult(
             "bad", f"profile.max_array_size={profile.max_array_size}: this cluster allows {largest}", "leave it at 0"
         )
-    yield from _accounting(profile)
+    yield from _accounting(profile, "associations" in live.get("AccountingStorageEnforce", ""))
+
+
+def why_refused(profile: Profile) -> str:
+    """What of the profile does not fit the cluster, after Slurm refused a job of it; empty where nothing is found."""
+    try:
+        slurm.partitions()
+    except UserError:
+        return ""
+    found = [result for result in cluster(profile) if result.level == "bad"]
+    return "; ".join(f"{result.message} (fix: {result.fix})" for result in found)
 
 
 def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
@@ -178,12 +193,12 @@ def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition
     yield from bad or [CheckResult("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
 
 
-def _accounting(profile: Profile) -> Iterator[CheckResult]:
+def _accounting(profile: Profile, enforced: bool = False) -> Iterator[CheckResult]:
+    """`enforced`: the cluster runs nothing of users without an association."""
+    user = pwd.getpwuid(os.getuid()).pw_name
     qos_names = {resources.qos for resources in profile.resources.values() if resources.qos}
     try:
-        lines = slurm.ask(
-            "sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=Account,QOS"
-        )
+        lines = slurm.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,QOS")
     except UserError:
         yield CheckResult(
             "warn", "no accounting answers: account and qos were not checked", "status works from the queue alone"
@@ -191,6 +206,11 @@ def _accounting(profile: Profile) -> Iterator[CheckResult]:
         return
     accounts = {line.split("|")[0] for line in lines.splitlines() if "|" in line}
     qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
+    if not accounts and enforced:
+        yield CheckResult(
+            "bad", f"user {user} has no account on this cluster", "ask its administrators for an association"
+        )
+        return
     charged = {resources.account or profile.account for resources in profile.resources.values()} - {""}
     for name in sorted(charged - accounts):
         yield CheckResult("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")

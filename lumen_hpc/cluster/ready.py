@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,22 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
     if stages and profile.executor == "slurm":
         yield from containers(profile)
     yield from sizes(settings, stages)
+
+
+def variables(profile: Profile, runs: str = "") -> Iterator[CheckResult]:
+    """Variables of the profile's folders that are not set in this shell; `runs`: the folder of runs that counts."""
+    for key, folder in (("profile.runs", runs or profile.runs), ("profile.cache", profile.cache)):
+        if names := re.findall(r"\$\{?(\w+)", folder):
+            other = " or give runs=FOLDER" if key == "profile.runs" else f" or give {key}=FOLDER"
+            yield CheckResult(
+                "bad", f"{key}={folder}: ${names[0]} is not set in this shell", f"export {names[0]}=…,{other}"
+            )
+
+
+def require_set(profile: Profile, runs: str = "") -> None:
+    """Raises UserError for the first variable of the profile's folders that is not set."""
+    for result in variables(profile, runs):
+        raise UserError(f"{result.message}; fix: {result.fix}")
 
 
 def on_nodes_only(path: Path, profile: Profile) -> bool:

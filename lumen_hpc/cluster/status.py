@@ -8,9 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lumen_hpc.cluster import graph, live, lock, manifest, plan, reasons, slurm, triage
 from lumen_hpc.cluster.stage import Run, Stage, Step
 
@@ -40,13 +37,21 @@ class StepStatus:
     """How far and how fast the shard under way is, by its own measurement."""
     logs: str = ""
 
+    @property
+    def todo(self) -> str:
+        """The first thing to do about a step that does not go on by itself; empty for any other."""
+        if self.state not in ("failed", "stuck"):
+            return ""
+        return str(self.failures[0]["fix"]) if self.failures else (self.waits or [""])[0].partition("fix: ")[2]
+
 
 def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings include."""
     everything = graph.steps(stages, run.settings)
     tasks = _tasks(run)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
-    return [_step(run, step, everything, tasks.get(step.name, []), here) for step in everything]
+    newest = live.newest(run.folder)
+    return [_step(run, step, everything, tasks.get(step.name, []), here, newest.get(step.name)) for step in everything]
 
 
 @dataclass
@@ -84,8 +89,13 @@ def _working(tasks: list[_Packed], missing: Collection[int]) -> list[slurm.Job]:
     return [task.job for task in tasks if task.job.state in RUNNING or first.get(task.pack) is task]
 
 
-def _step(run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool) -> StepStatus:
-    """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive."""
+def _step(
+    run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool, newest: dict[int, str] | None
+) -> StepStatus:
+    """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive.
+
+    `newest`: the last submission of each shard; what failed before it is past.
+    """
     shards = step.stage.shards(run.settings)
     missing = plan.missing(run, step, everything)
     folder = run.folder / step.name
@@ -98,7 +108,7 @@ def _step(run: Run, step: Step, everything: list[Step], tasks: list[_Packed], he
     found.successors = len(tasks) - len(jobs)
     lines = manifest.latest(folder).values()
     found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
-    kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()))
+    kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()), newest=newest)
     if not kinds and missing and not jobs and not tasks:
         kinds = triage.before_work(run, step, missing, _inputs_done(run, step, everything))
     found.failures = [
@@ -156,49 +166,3 @@ def _waits(jobs: list[slurm.Job]) -> list[str]:
             ever = "" if why.starts else ", and cannot start as submitted"
             lines.append(f"{count} task(s) pending ({reason}): {why.meaning}{ever}; fix: {why.fix}")
     return lines
-
-
-def table(run: Run, found: list[StepStatus], console: Console) -> None:
-    """Prints a run's status for people."""
-    view = Table(
-        "step",
-        "state",
-        "shards",
-        "running",
-        "queued",
-        "standby",
-        "ETA",
-        "GPU-h",
-        title=str(run.folder),
-        title_justify="left",
-    )
-    for item in found:
-        counts = (
-            f"{item.done}/{item.shards}",
-            str(item.running or ""),
-            str(item.queued or ""),
-            str(item.successors or ""),
-        )
-        spent = f"{item.gpu_hours:.2f}" if item.gpu_hours else ""
-        view.add_row(item.step, item.state, *counts, spell(item.eta_seconds), spent)
-    console.print(view)
-    for item in found:
-        if item.progress:
-            console.print(f"{item.step}: {item.progress}", markup=False, soft_wrap=True)
-        for line in item.waits:
-            console.print(f"{item.step}: {line}", markup=False, soft_wrap=True)
-        for kind in item.failures:
-            where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
-            console.print(f"{item.step}: {kind['count']}x {kind['error']}{where}", markup=False, soft_wrap=True)
-            console.print(f"   fix: {kind['fix']}", markup=False, soft_wrap=True)
-            if kind.get("log"):
-                console.print(f"   log:  {kind['log']}", markup=False, soft_wrap=True)
-
-
-def spell(seconds: float | None) -> str:
-    """A duration for people: 45 s, 12 min, 3.5 h."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import files
-from lumen_hpc.cluster import chain, graph, live, lock, manifest, plan, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import chain, graph, live, lock, manifest, plan, preflight, sbatch, slurm, snapshot, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import saved
@@ -61,8 +61,6 @@ def open_run(request: Request) -> Run:
 
 def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data is restricted."""
-    if "$" in str(run.folder):
-        raise UserError(f"{run.folder}: the variable in profile.runs is not set here; set it, or give runs=FOLDER")
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         if run.restricted:
@@ -122,9 +120,9 @@ def submit(
         if isinstance(error, UserError):
             raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
+        why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
         raise UserError(
-            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; {outcome}; "
-            f"python launch.py check compares the profile with the cluster"
+            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; {outcome}; {why}"
         ) from None
     record(request, run, submission)
     return submission

@@ -67,19 +67,21 @@ def clusters(
     missing: Sequence[int],
     live: Collection[str] = (),
     usage: Callable[[list[str]], Mapping[str, Usage] | None] = accounting.usage,
+    newest: Mapping[int, str] | None = None,
 ) -> list[Cluster]:
     """Failures of shards that are still missing, the most frequent kind first.
 
-    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that recorded nothing themselves.
+    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that recorded nothing themselves. `newest`
+    is the last submission of each shard: a failure in an earlier one is past, its cause may be repaired.
     """
-    unexplained = set(missing)
+    unexplained, last = set(missing), newest or {}
     if not unexplained:
         return []
     found: dict[str, Cluster] = {}
     for row in reversed(manifest.read(folder / "failures.jsonl")):
-        shards = unexplained & set(row["shards"])
-        if row["shards"] and not shards:  # done meanwhile, or explained by a later failure
-            continue
+        shards = {index for index in unexplained & set(row["shards"]) if _is_of(row, last.get(index, ""))}
+        if not shards and (row["shards"] or not _is_of(row, max(last.values(), default=""))):
+            continue  # done meanwhile, explained by a later failure, or of an earlier submission
         unexplained = unexplained - shards
         key = re.sub(r"0x[0-9a-f]+|\d+", "#", row["error"])
         kind = found.setdefault(key, Cluster(row["error"], fix=fix(row["error"], bool(row.get("final")))))
@@ -87,7 +89,7 @@ def clusters(
         kind.nodes.add(row["node"])
         kind.count += 1
         kind.log = kind.log or _log(folder, row["job"])
-    killed = [row for row in unended(folder) if row["job"] not in live]
+    killed = [row for row in unended(folder) if row["job"] not in live and _is_of(row, max(last.values(), default=""))]
     known = usage([row["job"] for row in killed if row["job"]]) or {}
     full = _full_disk(folder) if killed else ""
     for row in killed:
@@ -97,6 +99,11 @@ def clusters(
         kind.count += 1
         kind.log = _log(folder, row["job"])
     return sorted(found.values(), key=lambda kind: -kind.count)
+
+
+def _is_of(row: Mapping[str, Any], submission: str) -> bool:
+    """Whether a line is of this submission or a later one; one without a name is of none, and counts."""
+    return not row.get("chain") or str(row["chain"]) >= submission
 
 
 def unended(folder: Path) -> list[dict[str, Any]]:

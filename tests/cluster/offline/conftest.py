@@ -59,6 +59,7 @@ SCONTROL = """\
 #!/bin/sh
 echo "ClusterName = ${CLUSTER:-here}"
 echo "MaxArraySize = ${ARRAY:-1001}"
+echo "AccountingStorageEnforce = associations,limits,qos"
 cat "$FAKE/job-$3" 2>/dev/null || true
 """
 
@@ -74,6 +75,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "squeue": '#!/bin/sh\necho "$@" >> "$FAKE/asked"\ncat "$FAKE/queue" 2>/dev/null || true\n',
         "scontrol": SCONTROL,
         "srun": "#!/bin/sh\n",
+        "sinfo": '#!/bin/sh\nprintf "h100*|3|96|gpu:h100:4|1-00:00:00\\ncpu|3|96|(null)|1-00:00:00\\n"\n',
+        "sacctmgr": '#!/bin/sh\n[ -n "$ACCOUNTS" ] || exit 1; [ "$ACCOUNTS" = none ] || echo "$ACCOUNTS|normal"\n',
     }
     for name, text in scripts.items():
         (tools / name).write_text(text)

@@ -41,6 +41,22 @@ def test_it_is_refused_before_anything_is_created(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_variable_that_is_not_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("SCRATCH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    words = ["profile=local", "recipe=demo", "run=r", "profile.runs=$SCRATCH/runs"]
+    assert launch.main(["stage=full", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "profile.runs=$SCRATCH/runs: $SCRATCH is not set in this shell" in line
+    assert launch.main(["check", *words]) == 2
+    assert "$SCRATCH is not set" in capsys.readouterr().out
+    assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
+    assert "a submission would be refused: profile.runs=$SCRATCH/runs" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_images_that_cannot_fit_a_sample_are_refused() -> None:
     request = resolve(["stage=full", "train.base=org/NVILA-8B", "instruct.max_images=3"])
     bad = [result.message for result in ready.sizes(request.settings, {"train"}) if result.level == "bad"]

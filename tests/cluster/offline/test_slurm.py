@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, live, preflight, sbatch, slurm, status
+from lumen_hpc.cluster import commands, live, preflight, sbatch, slurm, status, status_table
 from lumen_hpc.cluster.stage import Pipeline, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
@@ -40,6 +40,24 @@ def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
     with pytest.raises(UserError, match=r"Socket timed out.*nothing was submitted"):
         submit_chain(request_here, stages)
     assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000", "1003"]
+
+
+@pytest.mark.parametrize(
+    ("accounts", "why"),
+    [
+        ("none", "has no account on this cluster (fix: ask its administrators"),
+        ("us", "partition=nowhere: not on this cluster (fix: one of cpu, h100)"),
+    ],
+)
+def test_a_refusal_names_what_of_the_profile_does_not_fit(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, accounts: str, why: str
+):
+    monkeypatch.setenv("REFUSE_AT", "0")
+    monkeypatch.setenv("ACCOUNTS", accounts)
+    request_here.profile.resources["gpu"].partition = "nowhere" if accounts == "us" else ""
+    with pytest.raises(UserError) as caught:
+        submit_chain(request_here, stages)
+    assert why in str(caught.value) and "nothing was submitted" in str(caught.value)
 
 
 def test_a_job_of_the_same_name_of_another_run_is_left_alone(fake: Path, request_here: Request, stages: list[Stage]):
@@ -132,7 +150,7 @@ def test_a_controller_that_does_not_answer_is_waited_for_by_watch(
     with pytest.raises(slurm.Unreachable):
         commands.status(request_here, pipeline)
     request_here.watch = True
-    monkeypatch.setattr(commands.time, "sleep", lambda seconds: squeue.write_text(working))
+    monkeypatch.setattr(status_table.time, "sleep", lambda seconds: squeue.write_text(working))
     commands.status(request_here, pipeline)
     assert "Unable to contact slurm controller; trying again" in capsys.readouterr().err
 

@@ -33,6 +33,17 @@ def test_failures_of_shards_that_are_done_meanwhile_are_past(tmp_path: Path):
     assert triage.clusters(tmp_path, [2]) == [] == triage.clusters(tmp_path, [])
 
 
+def test_failures_of_an_earlier_submission_are_past_once_the_shard_was_submitted_again(tmp_path: Path):
+    _failed(tmp_path, [1, 2], "RuntimeError: repaired", chain="0001")
+    _failed(tmp_path, [], "TimeoutError: hung", chain="0001")
+    row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7_0", "node": "n2"}
+    manifest.append(tmp_path / "attempts.jsonl", row)
+    assert len(triage.clusters(tmp_path, [1, 2], newest={1: "0001", 2: "0001"})) == 3
+    (kind,) = triage.clusters(tmp_path, [1, 2], newest={1: "0002", 2: "0001"})
+    assert kind.shards == {2}, "shard 1 was submitted again, and nothing is known of it yet"
+    assert triage.clusters(tmp_path, [1, 2], newest={1: "0002", 2: "0002"}) == []
+
+
 def test_a_task_killed_from_outside_is_told(tmp_path: Path):
     for pack, event in ((0, "began"), (1, "began"), (1, "done")):
         row = {"pack": pack, "attempt": 1, "event": event, "chain": "0001", "job": "7_0", "node": "n2"}

@@ -1,0 +1,62 @@
+"""`python launch.py logs run=NAME [stage=NAME]`: the end of the log that matters now, and where the others are.
+
+That is the newest log of a step that failed, else of one that runs, else of any; with its `.err` where it has one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lumen_hpc.cluster.status import StepStatus
+
+LAST = 30
+"""Lines that are shown of a log."""
+PATTERNS = ("*.out", "*.err", "server-*.log")
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The logs of a step's folder that are not empty."""
+    found = [(path.stat(), path) for pattern in PATTERNS for path in (folder / "logs").glob(pattern)]
+    return [path for stat, path in sorted(found, key=lambda pair: -pair[0].st_mtime_ns) if stat.st_size]
+
+
+def relevant(folder: Path, steps: Sequence[StepStatus]) -> list[str]:
+    """Names of the steps to look at first: those that failed, else those that run, else all that have logs."""
+    for states in (("failed", "stuck"), ("running",)):
+        names = [item.step for item in steps if item.state in states and newest_first(folder / item.step)]
+        if names:
+            return names
+    return [item.step for item in steps if newest_first(folder / item.step)]
+
+
+def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
+    """What the verb prints."""
+    names = relevant(folder, steps)
+    known = {kind["log"] for item in steps if item.step in names for kind in item.failures if kind.get("log")}
+    found = sorted(
+        (path for name in names for path in newest_first(folder / name)),
+        key=lambda path: (str(path) not in known, -path.stat().st_mtime_ns),
+    )
+    if not found:
+        yield f"no log yet in {folder}: no task of {', '.join(item.step for item in steps[:3])} … has begun"
+        return
+    first = found[0]
+    group = first.stem.removesuffix("_log")
+    shown = [
+        first,
+        *(path for path in found[1:] if path.parent == first.parent and path.stem.removesuffix("_log") == group),
+    ]
+    for path in shown:
+        yield f"==> {path} <=="
+        yield from ending(path)
+    if others := [path for path in found if path not in shown]:
+        yield f"{len(others)} more, newest first:"
+        yield from (f"  {path}" for path in others[:10])
+
+
+def ending(path: Path) -> list[str]:
+    """The last lines of a log; of a line that redraws itself, what it showed last."""
+    with path.open(errors="replace", newline="\n") as stream:
+        return [line.rstrip("\n").rpartition("\r")[2] for line in deque(stream, LAST)]
