@@ -1,9 +1,9 @@
 """The job that dependants of a step wait for: `python -m lumen_hpc.cluster.gate RUN_FOLDER SUBMISSION_FOLDER`.
 
-It starts as soon as one link of the step has succeeded, or after the last one (chain.py). It verifies that the manifest
-has a line for every shard of its packs. Then it cancels the links that are left, and succeeds; or it cancels what
-waits for it, and fails. Where nodes may not cancel jobs, Slurm alone decides the same: a link that follows a success
-can never start, and neither can what waits for a gate that failed.
+It starts as soon as one link of the step has succeeded, or after the last one (dependencies.py). It verifies that the
+manifest has a line for every shard of its packs. Then it cancels the links that are left, and succeeds; or it cancels
+what waits for it, and fails. Where nodes may not cancel jobs, Slurm alone decides the same: a link that follows a
+success can never start, and neither can what waits for a gate that failed.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def _missing(folder: Path, own: dict[str, Any]) -> list[int]:
 
 def _dependants(folder: Path, gate: str) -> list[str]:
     """Jobs of the run that can never start once the gate has failed, the last ones first."""
-    from lumen_hpc.cluster import chain, live
+    from lumen_hpc.cluster import dependencies, live
 
     records = [job for record in live.submissions(folder) for job in record["jobs"]]
-    return chain.unreachable(records, [gate])[::-1]
+    return dependencies.unreachable(records, [gate])[::-1]
 
 
 if __name__ == "__main__":

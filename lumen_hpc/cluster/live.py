@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import files
-from lumen_hpc.cluster import chain, slurm
+from lumen_hpc.cluster import dependencies, slurm
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
 
@@ -97,7 +97,7 @@ def stuck(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
         if (found := tasks(record, job, queued)) and all(task.state == "PENDING" for task in found.values())
     ]
     dead = [job["id"] for job, found in waiting if any(task.never_starts for task in found.values())]
-    return dead + chain.unreachable([job for job, _ in waiting], dead)
+    return dead + dependencies.unreachable([job for job, _ in waiting], dead)
 
 
 def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:

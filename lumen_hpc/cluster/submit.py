@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import files
-from lumen_hpc.cluster import chain, graph, live, lock, manifest, plan, preflight, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import dependencies, graph, live, lock, manifest, plan, preflight, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import saved
@@ -97,12 +98,12 @@ def submit(
     ids: dict[str, str] = {}
     step = plans[0].step
     try:
-        for job in chain.jobs(
+        for job in dependencies.jobs(
             plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
         ):
             step = job.step
             dependency = job.dependency(ids)
-            if isinstance(job, chain.Gate):
+            if isinstance(job, Gate):
                 ids[job.label] = _submit_gate(run, request.profile, submission, job, dependency)
             else:
                 ids[job.label] = _submit_array(run, request.profile, pipeline, submission, job, dependency)
@@ -137,12 +138,12 @@ def _withdraw(run: Run, submission: Submission) -> list[str]:
     return left
 
 
-def _job_record(run: Run, job: chain.Link | chain.Gate, ids: dict[str, str]) -> dict[str, Any]:
+def _job_record(run: Run, job: Link | Gate, ids: dict[str, str]) -> dict[str, Any]:
     """A job in plan.json; a gate's says what it has to verify."""
     after = [[kind, ids.get(name, name)] for kind, name in job.conditions]
     name = sbatch.job_name(run.folder, job.step)
     row: dict[str, Any] = {"step": job.step.name, "id": ids[job.label], "name": name, "packs": list(job.packs)}
-    if isinstance(job, chain.Link):
+    if isinstance(job, Link):
         return row | {"after": after, "link": job.number}
     shards = sorted(index for pack in job.packs for index in job.plan.packs[pack])
     config = saved.digest(run.settings, job.step.stage.settings)
@@ -161,7 +162,7 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
 
 
 def _submit_array(
-    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: chain.Link, dependency: str
+    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: Link, dependency: str
 ) -> str:
     import submitit
 
@@ -188,7 +189,7 @@ def _submit_array(
     return job
 
 
-def _submit_gate(run: Run, profile: Profile, submission: Submission, gate: chain.Gate, dependency: str) -> str:
+def _submit_gate(run: Run, profile: Profile, submission: Submission, gate: Gate, dependency: str) -> str:
     name = gate.step.name
     text = sbatch.gate_text(profile, gate.step, run.folder, submission.code, submission.name, dependency)
     script = submission.folder / f"{name}-gate.sh"
@@ -207,9 +208,9 @@ def scripts(
         limit = limit or slurm.largest_array()
     limit = limit or 1001
     code = run.folder / "code/<hash>"
-    for job in chain.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
+    for job in dependencies.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
         given = (request.profile, job.step, run.folder, code, "<next>", job.dependency({}))
-        if isinstance(job, chain.Gate):
+        if isinstance(job, Gate):
             yield job.label, sbatch.gate_text(*given)
         else:
             logs = run.folder / job.step.name / "logs"

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lumen_hpc.cluster import chain, graph, plan, submit
+from lumen_hpc.cluster import dependencies, graph, plan, submit
+from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.stage import Run, Shard, Stage
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish
@@ -66,10 +67,12 @@ def test_corresponding_packs_hold_the_same_shards(run: Run, stages: list[Stage])
     assert plans["answer-a"].packs == plans["score-a"].packs
 
 
-def _jobs(run: Run, stages: list[Stage], limit: int = 1000) -> dict[str, chain.Link | chain.Gate]:
+def _jobs(run: Run, stages: list[Stage], limit: int = 1000) -> dict[str, Link | Gate]:
     steps = graph.steps(stages, run.settings)
     plans = plan.make(run, steps, steps, {})
-    return {job.label: job for job in chain.jobs(plans, run.profile, limit, {}, graph.read(stages, run.settings))}
+    return {
+        job.label: job for job in dependencies.jobs(plans, run.profile, limit, {}, graph.read(stages, run.settings))
+    }
 
 
 def test_the_chain_pipelines_and_its_successors_start_after_failures_only(run: Run, stages: list[Stage]):
@@ -101,7 +104,7 @@ def test_only_a_step_with_successors_that_somebody_waits_for_has_a_gate(run: Run
     jobs = _jobs(run, stages)
     assert "<first gate>" not in jobs and ("afterok", "<first>") in jobs["<answer-a>"].conditions
     run.profile.requeue = True
-    assert all(isinstance(job, chain.Link) and job.number == 0 for job in _jobs(run, stages).values())
+    assert all(isinstance(job, Link) and job.number == 0 for job in _jobs(run, stages).values())
 
 
 def test_a_site_that_keeps_dead_jobs_gets_no_aftercorr(run: Run, stages: list[Stage]):
@@ -127,9 +130,9 @@ def test_what_can_never_start_after_a_failure_is_found_through_links_and_gates()
         {"id": "6", "after": [["afterok", "4"], ["afterany", "5"]], "gate": True},
         {"id": "7", "after": [["afterok", "6"]]},
     ]
-    assert chain.unreachable(records, ["3"]) == ["5"], "4 may succeed for some of its packs"
-    assert chain.unreachable(records, ["6"]) == ["7"]
-    assert chain.unreachable(records[3:], ["4", "5"]) == ["6", "7"]
+    assert dependencies.unreachable(records, ["3"]) == ["5"], "4 may succeed for some of its packs"
+    assert dependencies.unreachable(records, ["6"]) == ["7"]
+    assert dependencies.unreachable(records[3:], ["4", "5"]) == ["6", "7"]
 
 
 def test_a_run_of_another_version_is_refused(run: Run):
