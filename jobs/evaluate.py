@@ -34,7 +34,7 @@ COST_LOGS = ("manifest", "attempts", "metrics", "restarts")
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row with the digest of each file of the report; raises GateFailed after the last of them."""
-    from lumen_hpc.report import assemble, gates
+    from lumen_hpc.report import acceptance, assemble
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
@@ -57,7 +57,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
                 "sha256": sha256(path),
             }
         if checks:
-            gates.require(checks)
+            acceptance.require(checks)
 
     return process
 
@@ -67,8 +67,8 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
-    from lumen_hpc.report import prognosis
-    from lumen_hpc.report.outcome_gates import outcome_gates
+    from lumen_hpc.report import outcomes_page
+    from lumen_hpc.report.outcome_acceptance import outcome_criteria
 
     run, settings = task.run, task.settings
     prepared, linked = run.path("prepare"), run.path("outcomes")
@@ -87,9 +87,9 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     )
     answers = {model: run.rows("prognose", model) for model in trained_on("timeline", settings.predict.models)}
     scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
-    files = prognosis.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
+    files = outcomes_page.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
-    held = [gate for model in answers for gate in outcome_gates(tables["icu_48h"], model)] if gated else []
+    held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []
     return files, held
 
 

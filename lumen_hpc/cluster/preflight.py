@@ -19,8 +19,8 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.endpoints import check_endpoint
 from lumen_hpc.language.engine import misfit
-from lumen_hpc.language.gate import check_endpoint
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
 """Free space that a run needs: checkpoints of an 8B training are 113 GB each, two are kept."""

@@ -227,7 +227,7 @@ def expert_sentences(
     """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
     if not settings.expert_text:
         return {}
-    from lumen_hpc.experts.confidence import sentence
+    from lumen_hpc.experts.confidence_words import sentence
 
     return {str(row["study_id"]): sentence(row, in_prompt, thresholds) for row in experts}
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.config.schema import Data
-from lumen_hpc.data.intervals import study_time, taken_on
 from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.data.study_times import study_time, taken_on
 from lumen_hpc.data.tables import Block, Place, Table, find_table, whole_numbers
 from lumen_hpc.errors import UserError
 

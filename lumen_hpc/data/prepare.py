@@ -24,11 +24,11 @@ import orjson
 
 from lumen_hpc.config.schema import Data, Prepare
 from lumen_hpc.data import counts as counting
-from lumen_hpc.data.intervals import moment
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.selection import REPEAT, Columns, patients, repeats, select, usable
+from lumen_hpc.data.study_times import moment
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 

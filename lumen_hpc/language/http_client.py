@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.gate import PORTS
+from lumen_hpc.language.endpoints import PORTS
 
 MOST_BYTES = 64 << 20
 """Longest answer that the client reads."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
-from lumen_hpc.language.prognosis import predictions
+from lumen_hpc.language.prediction_questions import predictions
 from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import opened, sentence
 

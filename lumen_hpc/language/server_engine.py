@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.gate import check_endpoint
+from lumen_hpc.language.endpoints import check_endpoint
 from lumen_hpc.language.http_client import FAILURES, Client, StatusError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.plain_text import PlainText

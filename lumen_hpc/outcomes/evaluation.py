@@ -13,8 +13,8 @@ from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.timelines import read
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.features import Samples, samples
-from lumen_hpc.outcomes.prognosis import judge
 from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
+from lumen_hpc.outcomes.scoring import score
 from lumen_hpc.outcomes.survival import concordance, kaplan_meier
 from lumen_hpc.proportions import wilson
 
@@ -26,7 +26,7 @@ def evaluate(
     folder: Path, studies: Path, experts: Iterable[Row], answers: Mapping[str, Iterable[Row]], outcomes: Sequence[str],
     *, resamples: int, seed: int, confidence: float = 0.95, oracles: Mapping[str, Mapping[int, float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """outcome → the table of `prognosis.judge`, with `survival` of the strongest model for deaths.
+    """outcome → the table of `scoring.score`, with `survival` of the strongest model for deaths.
 
     `folder`: what stage outcomes wrote; `answers`: model → rows of stage prognose; `oracles` (phantoms): name →
     probability of intensive care within 48 hours by study_id, shown beside the rows of that outcome.
@@ -45,7 +45,7 @@ def evaluate(
         }
 
         pairs = [(model, other) for model in answers for other in _others(model)]
-        table = judge(of_films, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
+        table = score(of_films, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
         if outcome.startswith("death") and "rows" in table:
             best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
             table["survival"] = {"row": best, **_survival(folder, of_films, {**opponents, **models}[best])}

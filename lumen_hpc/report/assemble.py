@@ -21,12 +21,12 @@ from lumen_hpc.report import (
     ceilings,
     composed,
     costs,
-    gates,
     page,
     rewriting,
     slices,
     tables,
 )
+from lumen_hpc.report.acceptance import Criterion, phantom_criteria
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import controls
@@ -83,7 +83,7 @@ class Inputs:
         return {study: row["pathologies"] for study, row in self.experts.items()}
 
 
-def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[gates.Gate]]:
+def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple[list[Path], list[Criterion]]:
     """Writes the report into `folder`; returns its files and the gates with their results.
 
     Raises UserError where a model has no answers or no question was answered by every model.
@@ -113,7 +113,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
             results.add_model(model + COMPOSED, texts)
     control_results = controls(results, answers, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
-    checks = gates.phantom_gates(results, control_results, oracles) if settings.gates else []
+    checks = phantom_criteria(results, control_results, oracles) if settings.gates else []
     both = tables.tables(results)
     all_slices = slices.slices(results, inputs.studies, inputs.experts) + slices.experts(results, answers)
     unfit = rewriting.unfit(scores)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lumen_hpc.config.schema import Experts
-from lumen_hpc.experts.confidence import sentence
+from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.experts.models import open_expert
 
 

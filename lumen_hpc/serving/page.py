@@ -31,7 +31,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.prognosis import templates
+from lumen_hpc.language.prediction_questions import templates
 
 from .facts import read_facts
 from .media import LARGEST, picture

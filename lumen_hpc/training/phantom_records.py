@@ -17,7 +17,7 @@ from lumen_hpc.data import findings_line, instructions
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data.diff_vqa import is_closed
 from lumen_hpc.data.phantom import Film
-from lumen_hpc.language import prognosis
+from lumen_hpc.language import prediction_questions
 from lumen_hpc.language.sentences import sentence
 
 Row = dict[str, Any]
@@ -80,5 +80,5 @@ def _rewrites(question_rows: list[Row], predictions_per_pair: int, seed: int) ->
         long = sentence(question["type"], question["question"], question["short_answer"])
         yield {"question_id": question["question_id"], "long_answer": long}
         if question["type"] == "difference":
-            for row in prognosis.predictions(question, predictions_per_pair, seed):
+            for row in prediction_questions.predictions(question, predictions_per_pair, seed):
                 yield row | {"long_answer": sentence("prediction", row["question"], question["short_answer"])}

@@ -18,8 +18,8 @@ import torch
 from lumen_hpc.config.schema import Experts, Instruct, Pretrain
 from lumen_hpc.data.phantom import Film
 from lumen_hpc.experts import phantom_expert as experts
-from lumen_hpc.experts.confidence import sentence
-from lumen_hpc.language import prognosis
+from lumen_hpc.experts.confidence_words import sentence
+from lumen_hpc.language.prediction_questions import filled, templates
 from lumen_hpc.nvila import NVILA, Sample, pack, save
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import phantom_records
@@ -73,7 +73,7 @@ def texts(timelines: Sequence[Sequence[Film]], settings: Experts, instruct: Inst
     every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
     for record in phantom_records.records(timelines, every, seed):
         yield from (turn["value"] for turn in record["conversations"])
-    yield from (prognosis.filled(template, days) for template in prognosis.templates() for days in range(1, 10))
+    yield from (filled(template, days) for template in templates() for days in range(1, 10))
     for p in (0.1, 0.3, 0.6, 0.9):
         probabilities = {key: [1 - p, p] for key in experts.ATTRIBUTES}
         yield sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)

@@ -79,7 +79,7 @@ def expert(patient, number):
 
 def write(prepared, monkeypatch, **changes):
     """The written files: name → rows."""
-    confidence = pytest.importorskip("lumen_hpc.experts.confidence")
+    confidence = pytest.importorskip("lumen_hpc.experts.confidence_words")
     monkeypatch.setattr(confidence, "sentence", lambda row, experts, bounds: row["sentence"])
     folder = prepared.parent / "instruct"
     experts = [expert(patient, n) for patient in SPLITS for n in range(3)]

@@ -14,7 +14,7 @@ from PIL import Image
 from lumen_hpc.config.schema import Experts
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
-from lumen_hpc.experts.confidence import sentence, word
+from lumen_hpc.experts.confidence_words import sentence, word
 from lumen_hpc.experts.models import open_expert, trained_heads
 
 

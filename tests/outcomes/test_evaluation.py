@@ -13,7 +13,7 @@ from lumen_hpc.config import resolve
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes import evaluation
 from lumen_hpc.outcomes.questions import SHUFFLED
-from lumen_hpc.report import prognosis
+from lumen_hpc.report import outcomes_page
 from tests.outcomes.test_phantom_tables import run
 
 ORACLE = "three images and laboratory values"
@@ -79,14 +79,14 @@ def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: 
     words = ["stage=full", "recipe=demo-outcomes", "instruct.outcomes=[icu_48h,death_365d]"]
     settings = resolve.resolve(words).settings
     counts = orjson.loads((folder / "out" / "counts.json").read_bytes())
-    page, numbers = prognosis.write(folder / "report", found, counts, settings, {"name": "a <run>"})
+    page, numbers = outcomes_page.write(folder / "report", found, counts, settings, {"name": "a <run>"})
     text = page.read_text()
     assert "a &lt;run&gt;" in text and "<script" not in text
     for name, table in found.items():
         assert f'id="{name}"' in text
         assert all(f">{row}</th>" in text for row in table["rows"])
     assert text.count("<svg") == 5, "two figures an outcome, and survival"
-    items = prognosis.tripod(found, counts, settings)
+    items = outcomes_page.tripod(found, counts, settings)
     assert all(topic and said for _, topic, said in items) and len({item for item, _, _ in items}) == len(items)
     assert "overlapping admissions" in dict((item, said) for item, _, said in items)["7"]
     assert orjson.loads(numbers.read_bytes())["icu_48h"]["patients"] == found["icu_48h"]["patients"]
@@ -96,7 +96,7 @@ def test_an_outcome_without_events_is_named_on_the_page(folder: Path, tmp_path: 
     settings = resolve.resolve(["stage=full", "recipe=demo-outcomes"]).settings
     counts = orjson.loads((folder / "out" / "counts.json").read_bytes())
     table = {"icu_48h": {"patients": 3, "events": 0, "unanswered": 0, "train": 1, "val": 1, "unjudged": "too few"}}
-    page, _ = prognosis.write(tmp_path, table, counts, settings, {"name": "few"})
+    page, _ = outcomes_page.write(tmp_path, table, counts, settings, {"name": "few"})
     assert "Not judged: too few." in page.read_text()
 
 

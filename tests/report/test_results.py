@@ -17,7 +17,8 @@ from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, rende
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
-from lumen_hpc.report import cases, ceilings, composed, costs, figures, gates, rewriting, slices, tables
+from lumen_hpc.report import cases, ceilings, composed, costs, figures, rewriting, slices, tables
+from lumen_hpc.report.acceptance import Criterion, GateFailed, phantom_criteria, require
 from lumen_hpc.report.assemble import report
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.controls import Control, controls
@@ -280,10 +281,14 @@ def test_a_handful_of_patients_is_said_first(results):
 
 
 def test_gates_name_what_fails():
-    held = [gates.Gate("one", 0.5, 0.4), gates.Gate("two", 0.5, 0.4, at_least=False), gates.Gate("three", None, 0.1)]
-    with pytest.raises(gates.GateFailed, match=r"2 of 3 gates.*two: 0.500, bar ≤ 0.400; three: not measured"):
-        gates.require(held)
-    gates.require(held[:1])
+    held = [
+        Criterion("one", 0.5, 0.4),
+        Criterion("two", 0.5, 0.4, at_least=False),
+        Criterion("three", None, 0.1),
+    ]
+    with pytest.raises(GateFailed, match=r"2 of 3 gates.*two: 0.500, bar ≤ 0.400; three: not measured"):
+        require(held)
+    require(held[:1])
 
 
 @pytest.mark.parametrize("value, bar, kind, passed", [
@@ -291,7 +296,7 @@ def test_gates_name_what_fails():
     (0.49, 0.5, {}, False), (float("nan"), 0.5, {}, False),
 ])  # fmt: skip
 def test_a_gate_is_its_comparison(value, bar, kind, passed):
-    assert gates.Gate("g", value, bar, **kind).passed is passed
+    assert Criterion("g", value, bar, **kind).passed is passed
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +317,7 @@ def truth(tmp_path_factory):
 def test_a_model_that_learned_holds_the_gates_and_a_guesser_does_not(truth, skill, expected):
     inputs = pretend.inputs(patients=60, skill={"nvila": 0.1, "ft": 0.97, "lumen": skill})
     results = results_of(inputs)
-    held = gates.phantom_gates(
+    held = phantom_criteria(
         results, controls(results, inputs.answers, inputs.findings), ceilings.oracles(results, truth)
     )
     failed = {gate.name for gate in held if not gate.passed and not gate.name.startswith(("swapped", "another"))}

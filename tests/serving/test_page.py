@@ -310,7 +310,7 @@ def test_a_prediction_never_shows_the_later_image():
 def test_the_experts_words_are_those_of_training(tmp_path):
     from lumen_hpc.config.schema import Experts
     from lumen_hpc.experts import phantom_expert
-    from lumen_hpc.experts.confidence import sentence
+    from lumen_hpc.experts.confidence_words import sentence
     from lumen_hpc.serving.experts import ExpertWords
     from tests.experts.test_phantom_expert import VISION
 

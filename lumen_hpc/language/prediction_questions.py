@@ -12,7 +12,7 @@ from lumen_hpc.language import prompting
 
 def templates() -> tuple[str, ...]:
     """The hundred questions, each with one `{days} days` slot."""
-    return tuple(prompting.read("prognosis")["questions"])
+    return tuple(prompting.read("prediction")["questions"])
 
 
 def predictions(question: dict, count: int, seed: int) -> Iterator[dict]:

@@ -6,8 +6,8 @@ import pytest
 
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.endpoints import check_endpoint
 from lumen_hpc.language.engine import open_engine
-from lumen_hpc.language.gate import check_endpoint
 
 LOCAL = ["http://localhost:8000", "http://127.0.0.1:8000/v1", "https://llm.site.example:8443/v1"]
 

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
-from lumen_hpc.outcomes.prognosis import judge
+from lumen_hpc.outcomes.scoring import score
 from tests.outcomes.drawn_films import samples
 
 
@@ -53,7 +53,7 @@ def test_the_oracle_beats_the_strongest_rival_and_is_calibrated(made: tuple) -> 
     found, known, rows = made
     labs = {name: p for name, p in rows.items() if "experts" not in name}
     models = {"oracle": oracle("three images and laboratory values", known, 1.0)}
-    table = judge(found, labs, models, resamples=300, seed=0)
+    table = score(found, labs, models, resamples=300, seed=0)
     assert table["strongest"].startswith("laboratory values")
     difference = table["differences"]["oracle"]
     assert difference["auroc"].low > 0.05 and difference["p (Holm)"] < 0.01
@@ -67,7 +67,7 @@ def test_the_oracle_beats_the_strongest_rival_and_is_calibrated(made: tuple) -> 
 def test_subgroups_have_their_gap_and_small_ones_no_row(made: tuple) -> None:
     found, known, rows = made
     few = {name: rows[name] for name in ("prevalence", "age and sex")}
-    table = judge(found, few, {"oracle": oracle("image", known, 1.0)}, resamples=200, seed=0)
+    table = score(found, few, {"oracle": oracle("image", known, 1.0)}, resamples=200, seed=0)
     sexes = table["subgroups"]["oracle"]["sex"]
     assert set(sexes["parts"]) == {"F", "M"} and sexes["gap"]["auroc"].low < 0.1
     assert sum(part["patients"] for part in sexes["parts"].values()) == table["patients"]
@@ -79,7 +79,7 @@ def test_recalibration_on_val_repairs_the_slope(made: tuple) -> None:
     found, known, rows = made
     p = oracle("three images and laboratory values", known, 1.0)
     extreme = 1 / (1 + np.exp(-2.5 * np.log(p / (1 - p))))
-    table = judge(found, {"prevalence": rows["prevalence"]}, {"extreme": extreme}, resamples=200, seed=0)
+    table = score(found, {"prevalence": rows["prevalence"]}, {"extreme": extreme}, resamples=200, seed=0)
     row, test = table["rows"]["extreme"], found.split == "test"
     assert row["slope"].value == pytest.approx(0.4, abs=0.1)
     assert row["recalibrated"]["slope"] == pytest.approx(1, abs=0.25)
@@ -91,14 +91,14 @@ def test_rows_are_judged_on_the_patients_that_all_of_them_answered(made: tuple) 
     found, known, rows = made
     p = oracle("image", known, 1.0)
     p[np.flatnonzero(found.split == "test")[:7]] = np.nan
-    table = judge(found, {"prevalence": rows["prevalence"]}, {"image": p}, resamples=50, seed=0)
+    table = score(found, {"prevalence": rows["prevalence"]}, {"image": p}, resamples=50, seed=0)
     assert table["unanswered"] == 7 and table["patients"] == (found.split == "test").sum() - 7
 
 
 def test_without_events_nothing_is_judged() -> None:
     found, _ = samples(60, 0.0, seed=2)
     found.outcome[:] = False
-    assert "rows" not in judge(found, {"prevalence": np.zeros(60)}, {}, resamples=10, seed=0)
+    assert "rows" not in score(found, {"prevalence": np.zeros(60)}, {}, resamples=10, seed=0)
 
 
 def test_where_nothing_drives_the_outcome_nothing_is_found() -> None:
@@ -111,6 +111,6 @@ def test_where_nothing_drives_the_outcome_nothing_is_found() -> None:
         found, _ = samples(900, 0.0, seed=100 + seed)
         labs = rivals.predict(found, "laboratory values, regression", seed)
         images = rivals.predict(found, "experts of three images and laboratory values", seed)
-        table = judge(found, {"labs": labs}, {"images": images}, resamples=300, seed=seed)
+        table = score(found, {"labs": labs}, {"images": images}, resamples=300, seed=seed)
         discoveries += table["differences"]["images"]["auroc"].low > 0
     assert discoveries <= 2

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumen_hpc.data.intervals import clock, interval_days, study_time, taken_at, taken_on
+from lumen_hpc.data.study_times import clock, interval_days, study_time, taken_at, taken_on
 from lumen_hpc.errors import UserError
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault

@@ -9,8 +9,8 @@ import pytest
 
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
-from lumen_hpc.outcomes.prognosis import judge
-from lumen_hpc.report.outcome_gates import ORACLE, outcome_gates
+from lumen_hpc.outcomes.scoring import score
+from lumen_hpc.report.outcome_acceptance import ORACLE, outcome_criteria
 from tests.outcomes.drawn_films import samples
 
 MODEL = "lumen-outcomes"
@@ -27,9 +27,9 @@ def failed(made: tuple, full: np.ndarray, two: np.ndarray) -> list[str]:
     found, _, labs = made
     models = {MODEL: full, f"{MODEL}, two images": two}
     pairs = [(MODEL, other) for other in (*labs, f"{MODEL}, two images")]
-    table: dict[str, Any] = judge(found, labs, models, resamples=200, seed=0, pairs=pairs)
+    table: dict[str, Any] = score(found, labs, models, resamples=200, seed=0, pairs=pairs)
     table["oracles"] = {ORACLE: 0.9}
-    return [gate.name for gate in outcome_gates(table, MODEL) if not gate.passed]
+    return [gate.name for gate in outcome_criteria(table, MODEL) if not gate.passed]
 
 
 def test_an_oracle_passes(made: tuple) -> None:
@@ -51,4 +51,4 @@ def test_an_overconfident_model_fails_on_its_slope_alone(made: tuple) -> None:
 
 
 def test_what_was_not_measured_fails() -> None:
-    assert not any(gate.passed for gate in outcome_gates({}, MODEL))
+    assert not any(gate.passed for gate in outcome_criteria({}, MODEL))

@@ -1,4 +1,4 @@
-"""Probabilities of an outcome judged as a prognostic model is judged, beside every rival, on the test split.
+"""Scores of an outcome's probabilities, as prognostic models are scored, beside every rival, on the test split.
 
 Each row: AUROC, AUPRC and Brier score with intervals over patients; calibration slope and intercept, before and after
 recalibration on the val split; the calibration and decision curves; operating points at fixed sensitivity; each
@@ -25,7 +25,7 @@ FEWEST_EVENTS = 5
 """With fewer events, or non-events, nothing is judged."""
 
 
-def judge(
+def score(
     samples: Samples, rivals: Mapping[str, Array], models: Mapping[str, Array], *, resamples: int, seed: int,
     confidence: float = 0.95, pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The acceptance checks of a phantom run: each gate a number, its bar, and whether it passed."""
+"""The acceptance criteria of a phantom run, called gates in the report: each a number, its bar, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lumen_hpc.report.results import COMPOSED, Results
 
 
 @dataclass(frozen=True)
-class Gate:
+class Criterion:
     name: str
     value: float | None
     """What was measured; None where the run cannot measure it, which fails the gate."""
@@ -44,20 +44,20 @@ class GateFailed(UserError):
     """The run finished, but its numbers are not those of a model that learned."""
 
 
-def require(gates: Sequence[Gate]) -> None:
+def require(gates: Sequence[Criterion]) -> None:
     """Raises GateFailed naming every gate that failed."""
     failed = [str(gate) for gate in gates if not gate.passed]
     if failed:
         raise GateFailed(f"{len(failed)} of {len(gates)} gates of the demo failed: {'; '.join(failed)}")
 
 
-def phantom_gates(
+def phantom_criteria(
     results: Results,
     controls: Sequence[Control],
     oracles: Mapping[str, ceilings.Answers],
     lumen: str = "lumen",
     ft: str = "ft",
-) -> list[Gate]:
+) -> list[Criterion]:
     """The gates of a phantom run of full length; bars from three seeds of 300 unseen patients each.
 
     A model whose predictions beat the oracle that sees reference and days, but not the cue, has read the cue in
@@ -72,7 +72,7 @@ def phantom_gates(
     ]
 
 
-def _diagnostic(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
+def _diagnostic(results: Results, lumen: str, ft: str) -> Iterator[Criterion]:
     closed = results.column("accuracy_polarity", lumen).applies()
     asked = {
         "closed": ("accuracy_polarity", closed, 0.95),
@@ -81,32 +81,34 @@ def _diagnostic(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
     }
     for name, (measure, where, bar) in asked.items():
         ours, theirs = (results.column(measure, model).mean(where) for model in (lumen, ft))
-        yield Gate(f"{name} questions, share right", ours, bar)
-        yield Gate(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
+        yield Criterion(f"{name} questions, share right", ours, bar)
+        yield Criterion(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
 
 
-def _difference(results: Results, lumen: str, ft: str) -> Iterator[Gate]:
+def _difference(results: Results, lumen: str, ft: str) -> Iterator[Criterion]:
     f1 = results.cell("difference", "change_f1", lumen)
-    yield Gate("difference, change F1", f1.value, 0.75)
-    yield Gate("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
-    yield Gate("difference, ROUGE-L", results.cell("difference", "rouge_l", lumen).value, 0.85)
+    yield Criterion("difference, change F1", f1.value, 0.75)
+    yield Criterion("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
+    yield Criterion("difference, ROUGE-L", results.cell("difference", "rouge_l", lumen).value, 0.85)
     ruled = ft + COMPOSED
     rule = results.cell("difference", "change_f1", ruled).value if ruled in results.samples else None
-    yield Gate("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
+    yield Criterion("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
 
 
-def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Gate]:
-    yield Gate("prediction, change F1", results.cell("prediction", "change_f1", lumen).value, 0.60)
+def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
+    yield Criterion("prediction, change F1", results.cell("prediction", "change_f1", lumen).value, 0.60)
     answered = oracles.get(ceilings.WITHOUT_CUE)
     gap = None
     if answered:
         where = np.array([question["question_id"] in answered for question in results.questions], bool)
         ours, oracle = results.column("change_f1", lumen), ceilings.column(results, answered)
         gap = results.bootstrap.difference(ours, oracle, where).low
-    yield Gate("prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True)
+    yield Criterion(
+        "prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True
+    )
 
 
-def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Gate]:
+def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
     """No model can predict better than the oracle that knows all that the future depends on, unless it has seen it."""
     answered = oracles.get(ceilings.FULL)
     best = bar = None
@@ -116,18 +118,19 @@ def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterato
         values = [results.column("change_f1", model).mean(where) for model in results.run_models()]
         best = max((value for value in values if value is not None), default=None)
     name = "prediction, change F1 of the best model, at most the full oracle's upper bound"
-    yield Gate(name, best if bar is not None else None, bar if bar is not None else 0.0, at_least=False)
+    yield Criterion(name, best if bar is not None else None, bar if bar is not None else 0.0, at_least=False)
 
 
-def _controls(found: Mapping[str, Control]) -> Iterator[Gate]:
+def _controls(found: Mapping[str, Control]) -> Iterator[Criterion]:
     def value(name: str, measure: str) -> float | None:
         return found[name].values.get(measure) if name in found else None
 
-    yield Gate("same image twice: nothing has changed", value("same", "nothing"), 0.88)
-    yield Gate("swapped order: F1 against the swapped truth", value("swapped", "shown"), 0.68)
-    yield Gate("swapped order: F1 against the original truth", value("swapped", "original"), 0.08, at_least=False)
-    yield Gate("another's prior: F1 against that pair's truth", value("other_patient", "shown"), 0.62)
-    yield Gate("another's prior: F1 against their own truth", value("other_patient", "original"), 0.32, at_least=False)
+    swapped, other = "swapped order: F1 against the", "another's prior: F1 against"
+    yield Criterion("same image twice: nothing has changed", value("same", "nothing"), 0.88)
+    yield Criterion(f"{swapped} swapped truth", value("swapped", "shown"), 0.68)
+    yield Criterion(f"{swapped} original truth", value("swapped", "original"), 0.08, at_least=False)
+    yield Criterion(f"{other} that pair's truth", value("other_patient", "shown"), 0.62)
+    yield Criterion(f"{other} their own truth", value("other_patient", "original"), 0.32, at_least=False)
 
 
 def _minus(one: float | None, other: float | None) -> float | None:

@@ -1,11 +1,11 @@
-"""The acceptance checks of a phantom run with outcomes: its model predicts, and comes near its oracle."""
+"""The acceptance criteria of a phantom run with outcomes: its model predicts, and comes near its oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lumen_hpc.report.gates import Gate
+from lumen_hpc.report.acceptance import Criterion
 
 ORACLE = "three images and laboratory values"
 NEAR = 0.05
@@ -13,7 +13,7 @@ NEAR = 0.05
 SLOPES = (0.8, 1.2)
 
 
-def outcome_gates(table: Mapping[str, Any], model: str) -> list[Gate]:
+def outcome_criteria(table: Mapping[str, Any], model: str) -> list[Criterion]:
     """The gates of one outcome's table (`outcomes.evaluation.evaluate`) for a model that was asked with everything.
 
     Each difference is held by the lower bound of its interval. What the run did not measure fails.
@@ -29,11 +29,11 @@ def outcome_gates(table: Mapping[str, Any], model: str) -> list[Gate]:
         f"{model}, two images": "from a third visit",
     }
     return [
-        *(Gate(f"AUROC gained {name}, lower bound", _low(table, model, other), 0.0, strictly=True)
+        *(Criterion(f"AUROC gained {name}, lower bound", _low(table, model, other), 0.0, strictly=True)
           for other, name in gains.items()),
-        Gate("AUROC below the oracle", missed, NEAR, at_least=False),
-        Gate("calibration slope", slope, SLOPES[0]),
-        Gate("calibration slope", slope, SLOPES[1], at_least=False),
+        Criterion("AUROC below the oracle", missed, NEAR, at_least=False),
+        Criterion("calibration slope", slope, SLOPES[0]),
+        Criterion("calibration slope", slope, SLOPES[1], at_least=False),
     ]  # fmt: skip
 
 

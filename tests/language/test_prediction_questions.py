@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.prognosis import filled, predictions, templates
+from lumen_hpc.language.prediction_questions import filled, predictions, templates
 
 
 def difference(days, question_id="q1"):
