@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lumen_hpc.cluster import manifest
-from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.shards import Shard, write_shard
 
 
 def main(folder: Path, shards: int, absent: list[int]) -> None:
@@ -20,7 +20,7 @@ def main(folder: Path, shards: int, absent: list[int]) -> None:
         shard = Shard(index, shards)
         if index in missing:
             continue
-        written = manifest.write_shard(folder, shard, [{"shard": index}])
+        written = write_shard(folder, shard, [{"shard": index}])
         line = {
             "shard": index, "of": shards, "rows": written.rows, "sha256": written.sha256, "content": written.content,
             "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": [], "inputs": "0" * 16, "config": "1" * 16,

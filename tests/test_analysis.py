@@ -10,7 +10,7 @@ import pytest
 
 import lumen_hpc
 from lumen_hpc.cluster import manifest
-from lumen_hpc.cluster.shards import Shard
+from lumen_hpc.cluster.shards import Shard, write_shard
 from lumen_hpc.cluster.submit import LAYOUT
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
@@ -39,7 +39,7 @@ def step(folder: Path, rows: list[dict[str, Any]], files: tuple[Path, ...] = (),
     """Writes a step as a worker would: shards, a manifest line each, and files beside them."""
     for index in range(shards):
         shard = Shard(index, shards)
-        written = manifest.write_shard(folder, shard, rows[index::shards])
+        written = write_shard(folder, shard, rows[index::shards])
         beside = [
             {
                 "file": str(path.relative_to(folder.parent)) if path.parent == folder else f"../report/{path.name}",

@@ -1,4 +1,4 @@
-"""Shards on disk: written whole or not at all, and recorded, with their digest, by a line of `manifest.jsonl`.
+"""What has finished: a line of `manifest.jsonl` a shard, with its digest, and whether the shard still matches it.
 
 A shard is done when its file matches its line, and the line's `of`, `config` and `inputs` are today's. A file
 whose size and time are those of its line is taken to match; any other is hashed again. Everything else is missing.
@@ -7,61 +7,23 @@ whose size and time are those of its line is taken to match; any other is hashed
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from lumen_hpc.cluster.shards import Shard
-from lumen_hpc.files import atomic, sha256, sync_file
+from lumen_hpc.cluster.shards import Shard, encode
+from lumen_hpc.files import sha256, sync_file
 
 NAME = "manifest.jsonl"
-
-
-@dataclass(frozen=True)
-class Written:
-    rows: int
-    sha256: str
-    content: str
-    """Hash of the rows without the stage's volatile fields."""
-    bytes: int
-    mtime_ns: int
 
 
 def now() -> str:
     """This moment, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def write_shard(folder: Path, shard: Shard, rows: Iterable[dict[str, Any]], volatile: tuple[str, ...] = ()) -> Written:
-    """Writes a shard as .tmp, syncs its bytes and renames it, so that its name always means a whole shard."""
-    final = folder / shard.file
-    sha, content, count = hashlib.sha256(), hashlib.sha256(), 0
-    with atomic(final, sync_name=False) as stream:  # `settle` makes many names durable at once
-        for row in rows:
-            line = _line(row)
-            stream.write(line)
-            sha.update(line)
-            if volatile:
-                content.update(_line({key: value for key, value in row.items() if key not in volatile}))
-            count += 1
-    stat = final.stat()
-    digest = sha.hexdigest()
-    return Written(count, digest, content.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
-
-
-def sweep(folder: Path, shards: Iterable[Shard]) -> None:
-    """Removes what a killed writer left of these shards. Whoever calls it is their only writer now."""
-    names = {shard.file for shard in shards}
-    for left in folder.glob("shard-*.tmp"):
-        if left.name.rsplit(".", 2)[0] in names:
-            left.unlink(missing_ok=True)
 
 
 def settle(folder: Path) -> None:
@@ -84,7 +46,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
         if end:
             stream.seek(end - 1)
             torn = stream.read(1) != b"\n"
-        os.write(stream.fileno(), (b"\n" if torn else b"") + _line(row))
+        os.write(stream.fileno(), (b"\n" if torn else b"") + encode(row))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -157,7 +119,3 @@ def matches(path: Path, line: dict[str, Any]) -> bool:
     if stat.st_size != line["bytes"]:
         return False
     return stat.st_mtime_ns == line.get("mtime_ns") or sha256(path) == line["sha256"]
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -6,25 +6,24 @@ import atexit
 import importlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
-from lumen_hpc.cluster.manifest import Written
+from lumen_hpc.cluster.attempts import Attempts
+from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.errors import UserError
 from lumen_hpc.watchdog import Watchdog
 
-EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STUCK = 1, 75, 76
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 75
 SETTLE_SECONDS = 1.0
 """How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
 
@@ -180,7 +179,7 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
     count = step.stage.shards(task.settings)
     known = plan.inputs(task.run, step, everything)
     if task.ranks.rank == 0:
-        manifest.sweep(task.folder, [Shard(index, count) for index in todo])
+        sweep(task.folder, [Shard(index, count) for index in todo])
     begin = settled = time.monotonic()
     try:
         process = importlib.import_module(f"jobs.{step.stage.name}").work(task)
@@ -199,7 +198,7 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
                 for _ in rows:
                     pass
                 continue
-            written = manifest.write_shard(task.folder, shard, rows, step.stage.volatile)
+            written = write_shard(task.folder, shard, rows, step.stage.volatile)
         except Interrupted:
             break
         except Exception as error:
@@ -290,131 +289,3 @@ class Stop:
 
     def requested(self) -> bool:
         return bool(self.reason)
-
-
-def describe(error: BaseException, restricted: bool) -> tuple[str, str]:
-    """An error's message and its traceback, as they may be logged."""
-    if not restricted or _speaks_of_no_record(error):
-        return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-    own = isinstance(error, UserError)
-    message = f"{type(error).__name__}: {error if own else 'the message is left out: the data are restricted'}"
-    frames = traceback.format_list(traceback.extract_tb(error.__traceback__))
-    return message, "".join(["Traceback (most recent call last):\n", *frames, message, "\n"])
-
-
-_OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError"}
-
-
-def _speaks_of_no_record(error: BaseException) -> bool:
-    """True for errors of files, memory, devices and the network, and for this project's own RuntimeErrors."""
-    if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
-        return False  # its traceback would show the other error too
-    frames = traceback.extract_tb(error.__traceback__)
-    own_code = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).resolve().parents[1])
-    return (
-        isinstance(error, OSError | MemoryError | ImportError)
-        or type(error).__name__ in _OF_THE_MACHINE
-        or (type(error) is RuntimeError and own_code)
-    )
-
-
-class Attempts:
-    """The history of one pack: lines of `attempts.jsonl` and `failures.jsonl` in the step's folder."""
-
-    def __init__(self, run: Run, step: Step, pack: int, rank: int) -> None:
-        self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
-        self.rank, self.restricted = rank, run.restricted
-        self.job = _job()
-        earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if self._is_earlier(row)]
-        self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
-        self.earlier = earlier
-        resources = run.profile.resources[step.stage.resources]
-        self.requested = {
-            "cpus": resources.cpus * resources.tasks_per_node * resources.nodes,
-            "gpus": resources.gpus * resources.nodes,
-        }
-        self.waited = 0.0
-        """Seconds spent waiting for corrupt input to be written again."""
-
-    def _is_earlier(self, row: dict[str, Any]) -> bool:
-        """Whether a line is of an earlier attempt at this pack: another rank of this one may have written already."""
-        return row["pack"] == self.pack and row.get("try") != _try()
-
-    def within_budget(self, todo: list[int]) -> list[int]:
-        """The shards worth another try: none once this submission's chain has spent its crashes or preemptions.
-
-        The same for each rank, however late it asks.
-        """
-        chain = [row for row in self.earlier if row["chain"] == _chain()]
-        ended = {row["attempt"]: row["event"] for row in chain if row["event"] != "began"}
-        outcomes = [ended.get(row["attempt"], "killed") for row in chain if row["event"] == "began"]
-        crashes = sum(outcome in ("failed", "stuck", "killed") for outcome in outcomes)
-        stops = sum(outcome == "interrupted" for outcome in outcomes)
-        if crashes > self.profile.crashes or stops > self.profile.preemptions:
-            print(f"pack {self.pack}: {crashes} crashes and {stops} interruptions; the budget is "
-                  f"{self.profile.crashes} and {self.profile.preemptions}", flush=True)  # fmt: skip
-            return []
-        final = self.final_shards(before=True)
-        if final & set(todo):
-            print("an input error does not go away by trying again; see failures.jsonl", flush=True)
-        return [index for index in todo if index not in final]
-
-    def final_shards(self, before: bool = False) -> set[int]:
-        """Shards of this pack that failed for their input in this chain; only in earlier attempts if `before`."""
-        rows = [row for row in manifest.read(self.folder / "failures.jsonl") if row["chain"] == _chain()]
-        return {
-            index for row in rows if row.get("final") and row["pack"] == self.pack
-            and (not before or self._is_earlier(row)) for index in row["shards"]
-        }  # fmt: skip
-
-    def began(self) -> None:
-        self._record("began", **self.requested)
-
-    def ended(self, event: str) -> None:
-        waited = {"waited": round(self.waited, 3)} if self.waited else {}
-        self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
-
-    def failure(self, shards: list[int], error: Exception) -> None:
-        """Records a failure with its traceback; the log has it too.
-
-        With restricted data, only a UserError keeps its message, which by rule carries ids and no text of a record; of
-        any other error, such as a KeyError by a text, the type and the places in the code remain.
-        """
-        message, text = describe(error, self.restricted)
-        print(text, file=sys.stderr, flush=True)
-        row = {
-            "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
-            "try": _try(), "node": socket.gethostname(), "error": message[:600],
-            "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
-        }  # fmt: skip
-        manifest.append(self.folder / "failures.jsonl", row)
-
-    def stuck(self, reason: str) -> None:
-        """Ends the process of a task that makes no progress; its successor may try again."""
-        self.failure([], TimeoutError(reason))
-        self.ended("stuck")
-        os._exit(EXIT_STUCK)
-
-    def _record(self, event: str, **more: Any) -> None:
-        if self.rank != 0:
-            return
-        row = {
-            "pack": self.pack, "attempt": self.number, "event": event, "chain": _chain(), "job": self.job,
-            "try": _try(), "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
-        }  # fmt: skip
-        manifest.append(self.folder / "attempts.jsonl", row)
-
-
-def _job() -> str:
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
-
-
-def _try() -> str:
-    """One start of a job, the same for all its ranks: a requeued job keeps its id."""
-    return f"{_job() or os.environ.get('SUBMITIT_LOCAL_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-
-
-def _chain() -> str:
-    """The submission that this job belongs to: budgets count within it."""
-    return os.environ.get("LUMEN_SUBMISSION", "")

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Run, Shard, Step, Task
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
@@ -40,7 +41,7 @@ def write(run, name, model="", rows=None):
     stage = importlib.import_module(f"jobs.{name}")
     task = Task(run, Step(stage.STAGE, model))
     task.folder.mkdir(parents=True, exist_ok=True)
-    written = manifest.write_shard(task.folder, Shard(0, 1), stage.work(task)(Shard(0, 1)) if rows is None else rows)
+    written = write_shard(task.folder, Shard(0, 1), stage.work(task)(Shard(0, 1)) if rows is None else rows)
     line = {"shard": 0, "of": 1, "rows": written.rows, "seconds": 1.5, "gpu_seconds": 0.0, "node": "here"}
     manifest.append(task.folder / manifest.NAME, line)
     return task

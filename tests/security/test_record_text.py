@@ -11,6 +11,8 @@ import pytest
 
 from jobs import evaluate, experts, instruct, judge, predict, prepare, rewrite, train
 from lumen_hpc.cluster import plan, worker
+from lumen_hpc.cluster.attempts import Attempts
+from lumen_hpc.cluster.redaction import describe
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import EngineSettings, Settings
@@ -47,7 +49,7 @@ def fail(run, monkeypatch, capsys, caplog) -> Callable[..., str]:
     def failing(stage, model: str = "") -> str:
         monkeypatch.setattr(plan, "inputs", lambda *_: {index: "inputs" for index in range(64)})
         step = Step(stage.STAGE, model)
-        attempts = worker.Attempts(run, step, 0, 0)
+        attempts = Attempts(run, step, 0, 0)
         (run.folder / step.name).mkdir(parents=True, exist_ok=True)
         task = worker.Task(run, step)
         assert worker._write(task, [0], [step], attempts, Quiet()) == 1, "the stage was meant to fail"
@@ -183,22 +185,22 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
 )
 def test_an_unforeseen_error_keeps_its_type_and_its_places_only(error):
     assert MARKER in "".join(traceback.format_exception(error)), "the attack must work without the guard"
-    message, text = worker.describe(error, restricted=True)
+    message, text = describe(error, restricted=True)
     assert MARKER not in message + text.replace("MARKER", "")
     assert type(error).__name__ in message and Path(__file__).name in text
-    message, _ = worker.describe(error, restricted=False)
+    message, _ = describe(error, restricted=False)
     assert "left out" not in message
 
 
 def test_errors_of_the_machine_keep_their_message():
-    message, _ = worker.describe(raised(OSError(28, "No space left on device")), restricted=True)
+    message, _ = describe(raised(OSError(28, "No space left on device")), restricted=True)
     assert "No space left" in message
-    message, _ = worker.describe(raised(UserError("question q1 has no long answer")), restricted=True)
+    message, _ = describe(raised(UserError("question q1 has no long answer")), restricted=True)
     assert "q1" in message
 
 
 def test_the_record_of_a_failure_has_the_guarded_text(run):
-    attempts = worker.Attempts(run, Step(prepare.STAGE), 0, 0)
+    attempts = Attempts(run, Step(prepare.STAGE), 0, 0)
     (run.folder / "prepare").mkdir(parents=True)
     attempts.failure([0], raised(KeyError(MARKER)))
     row = json.loads((run.folder / "prepare" / "failures.jsonl").read_text())

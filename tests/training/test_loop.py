@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from lumen_hpc.cluster.worker import EXIT_STUCK
+from lumen_hpc.cluster.attempts import EXIT_STUCK
 from tests.training import toy
 
 ALL = Counter({f"s{i}": 2 for i in range(toy.SAMPLES)})

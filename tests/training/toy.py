@@ -109,7 +109,8 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     import numpy as np
     import torch
 
-    from lumen_hpc.cluster.worker import EXIT_STUCK, Stop
+    from lumen_hpc.cluster.attempts import EXIT_STUCK
+    from lumen_hpc.cluster.worker import Stop
     from lumen_hpc.config.schema import Train
     from lumen_hpc.distributed import join, leave
     from lumen_hpc.training import loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jobs
 from lumen_hpc.cluster import manifest, submit
 from lumen_hpc.cluster.plan import inputs
+from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.config.saved import digest
@@ -16,7 +17,7 @@ def finish(run: Run, step: Step, graph: list[Step], shards: list[int] | None = N
     for index in range(count) if shards is None else shards:
         folder = run.folder / step.name
         rows = [{"row": index, "seconds": seconds}]
-        written = manifest.write_shard(folder, Shard(index, count), rows, step.stage.volatile)
+        written = write_shard(folder, Shard(index, count), rows, step.stage.volatile)
         line = {
             "shard": index,
             "of": count,

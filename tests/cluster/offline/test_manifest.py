@@ -7,25 +7,9 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.cluster import graph, manifest, plan
+from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Run, Shard, Stage
 from tests.cluster.offline.offline_graph import finish
-
-
-@pytest.mark.parametrize(("total", "count"), [(10, 3), (3, 7), (0, 2), (1000, 64)])
-def test_shards_cover_everything_once_in_order(total: int, count: int):
-    parts = [list(Shard(index, count).of(range(total), total)) for index in range(count)]
-    assert [item for part in parts for item in part] == list(range(total))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_a_failed_shard_leaves_no_file(tmp_path: Path):
-    def rows():
-        yield {"a": 1}
-        raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError):
-        manifest.write_shard(tmp_path, Shard(0, 1), rows())
-    assert list(tmp_path.iterdir()) == []
 
 
 def _append_many(path: Path, who: int) -> None:
@@ -97,7 +81,7 @@ def test_a_changed_setting_makes_only_its_stages_stale(run: Run, answered: list)
 def test_a_corresponding_shard_goes_stale_alone(run: Run, answered: list):
     step = next(step for step in answered if step.name == "answer-a")
     folder = run.folder / step.name
-    written = manifest.write_shard(folder, Shard(1, 4), [{"row": "another"}], step.stage.volatile)
+    written = write_shard(folder, Shard(1, 4), [{"row": "another"}], step.stage.volatile)
     line = {**manifest.latest(folder)[1], "content": written.content, "sha256": written.sha256}
     manifest.append(folder / manifest.NAME, {**line, "bytes": written.bytes, "mtime_ns": written.mtime_ns})
     assert _missing(run, answered, "answer-a") == []

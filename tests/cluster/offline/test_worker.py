@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.cluster import snapshot, worker
+from lumen_hpc.cluster.attempts import Attempts
 from lumen_hpc.cluster.stage import Run, Stage, Step
-from lumen_hpc.cluster.worker import Attempts, Stop
+from lumen_hpc.cluster.worker import Stop
 from lumen_hpc.errors import UserError
 
 

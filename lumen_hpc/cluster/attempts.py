@@ -1,0 +1,121 @@
+"""The attempts at a pack: each beginning, end and failure is recorded, and the budget of crashes is held.
+
+The lines are in `attempts.jsonl` and `failures.jsonl` of the step's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from typing import Any
+
+from lumen_hpc.cluster import manifest, redaction
+from lumen_hpc.cluster.stage import Run, Step
+from lumen_hpc.errors import UserError
+
+EXIT_STUCK = 76
+
+
+class Attempts:
+    """The history of one pack: lines of `attempts.jsonl` and `failures.jsonl` in the step's folder."""
+
+    def __init__(self, run: Run, step: Step, pack: int, rank: int) -> None:
+        self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
+        self.rank, self.restricted = rank, run.restricted
+        self.job = _job()
+        earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if self._is_earlier(row)]
+        self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
+        self.earlier = earlier
+        resources = run.profile.resources[step.stage.resources]
+        self.requested = {
+            "cpus": resources.cpus * resources.tasks_per_node * resources.nodes,
+            "gpus": resources.gpus * resources.nodes,
+        }
+        self.waited = 0.0
+        """Seconds spent waiting for corrupt input to be written again."""
+
+    def _is_earlier(self, row: dict[str, Any]) -> bool:
+        """Whether a line is of an earlier attempt at this pack: another rank of this one may have written already."""
+        return row["pack"] == self.pack and row.get("try") != _try()
+
+    def within_budget(self, todo: list[int]) -> list[int]:
+        """The shards worth another try: none once this submission's chain has spent its crashes or preemptions.
+
+        The same for each rank, however late it asks.
+        """
+        chain = [row for row in self.earlier if row["chain"] == _chain()]
+        ended = {row["attempt"]: row["event"] for row in chain if row["event"] != "began"}
+        outcomes = [ended.get(row["attempt"], "killed") for row in chain if row["event"] == "began"]
+        crashes = sum(outcome in ("failed", "stuck", "killed") for outcome in outcomes)
+        stops = sum(outcome == "interrupted" for outcome in outcomes)
+        if crashes > self.profile.crashes or stops > self.profile.preemptions:
+            print(f"pack {self.pack}: {crashes} crashes and {stops} interruptions; the budget is "
+                  f"{self.profile.crashes} and {self.profile.preemptions}", flush=True)  # fmt: skip
+            return []
+        final = self.final_shards(before=True)
+        if final & set(todo):
+            print("an input error does not go away by trying again; see failures.jsonl", flush=True)
+        return [index for index in todo if index not in final]
+
+    def final_shards(self, before: bool = False) -> set[int]:
+        """Shards of this pack that failed for their input in this chain; only in earlier attempts if `before`."""
+        rows = [row for row in manifest.read(self.folder / "failures.jsonl") if row["chain"] == _chain()]
+        return {
+            index for row in rows if row.get("final") and row["pack"] == self.pack
+            and (not before or self._is_earlier(row)) for index in row["shards"]
+        }  # fmt: skip
+
+    def began(self) -> None:
+        self._record("began", **self.requested)
+
+    def ended(self, event: str) -> None:
+        waited = {"waited": round(self.waited, 3)} if self.waited else {}
+        self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
+
+    def failure(self, shards: list[int], error: Exception) -> None:
+        """Records a failure with its traceback; the log has it too.
+
+        With restricted data, only a UserError keeps its message, which by rule carries ids and no text of a record; of
+        any other error, such as a KeyError by a text, the type and the places in the code remain.
+        """
+        message, text = redaction.describe(error, self.restricted)
+        print(text, file=sys.stderr, flush=True)
+        row = {
+            "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
+            "try": _try(), "node": socket.gethostname(), "error": message[:600],
+            "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
+        }  # fmt: skip
+        manifest.append(self.folder / "failures.jsonl", row)
+
+    def stuck(self, reason: str) -> None:
+        """Ends the process of a task that makes no progress; its successor may try again."""
+        self.failure([], TimeoutError(reason))
+        self.ended("stuck")
+        os._exit(EXIT_STUCK)
+
+    def _record(self, event: str, **more: Any) -> None:
+        if self.rank != 0:
+            return
+        row = {
+            "pack": self.pack, "attempt": self.number, "event": event, "chain": _chain(), "job": self.job,
+            "try": _try(), "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
+        }  # fmt: skip
+        manifest.append(self.folder / "attempts.jsonl", row)
+
+
+def _job() -> str:
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _try() -> str:
+    """One start of a job, the same for all its ranks: a requeued job keeps its id."""
+    return f"{_job() or os.environ.get('SUBMITIT_LOCAL_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+def _chain() -> str:
+    """The submission that this job belongs to: budgets count within it."""
+    return os.environ.get("LUMEN_SUBMISSION", "")

@@ -1,0 +1,34 @@
+"""Error messages as they may be logged: without a record's text where the data are restricted."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from lumen_hpc.errors import UserError
+
+
+def describe(error: BaseException, restricted: bool) -> tuple[str, str]:
+    """An error's message and its traceback, as they may be logged."""
+    if not restricted or _speaks_of_no_record(error):
+        return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    own = isinstance(error, UserError)
+    message = f"{type(error).__name__}: {error if own else 'the message is left out: the data are restricted'}"
+    frames = traceback.format_list(traceback.extract_tb(error.__traceback__))
+    return message, "".join(["Traceback (most recent call last):\n", *frames, message, "\n"])
+
+
+_OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError"}
+
+
+def _speaks_of_no_record(error: BaseException) -> bool:
+    """True for errors of files, memory, devices and the network, and for this project's own RuntimeErrors."""
+    if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        return False  # its traceback would show the other error too
+    frames = traceback.extract_tb(error.__traceback__)
+    own_code = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).resolve().parents[1])
+    return (
+        isinstance(error, OSError | MemoryError | ImportError)
+        or type(error).__name__ in _OF_THE_MACHINE
+        or (type(error) is RuntimeError and own_code)
+    )
