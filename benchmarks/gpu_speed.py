@@ -32,7 +32,7 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila import attention, cards, layers
-from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training.sizing import Sizes, Workload, matrix_flops, plan
 from lumen_hpc.training.speed import PEAK_FLOPS, peak_flops

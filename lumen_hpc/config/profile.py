@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lumen_hpc.config.schema import choice, in_range, list_of
+from lumen_hpc.config.fields import choice, in_range, list_of
 from lumen_hpc.config.validate import read_yaml
 from lumen_hpc.errors import UserError
 

@@ -21,7 +21,7 @@ from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import remembered
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.remembered import Remembered
-from lumen_hpc.config.schema import RENAMED, Settings
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
@@ -46,6 +46,9 @@ SHORTHANDS = {
     "weights": "serve.weights",
     "page": "serve.page",
 }
+
+RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
+"""Old name of a setting → today's; the old one is taken, with a warning, for one version."""
 
 
 @dataclass(kw_only=True)

@@ -1,53 +1,19 @@
 """Every setting of a run: one dataclass a section, a docstring under each field.
 
 `python launch.py --help` prints this file; `lumen_hpc/config/resolve.py` says how a value gets here
-(dataclass default < recipe < profile's `defaults:` < command line). A field whose metadata say
-`runtime_only` changes how a stage runs, never what it writes, so changing it leaves finished shards valid.
+(dataclass default < recipe < profile's `defaults:` < command line). What a field takes is said by its constructor
+(fields.py).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
 
+from lumen_hpc.config.fields import choice, in_range, list_of, runtime_choice, runtime_only, subset_of
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
 from lumen_hpc.registry import ENGINES, EXPERTS
 
-
-def in_range(default: Any, low: float, high: float = math.inf) -> Any:
-    """A number from `low` to `high`; any other number need only not be negative."""
-    return field(default=default, metadata={"range": (low, high)})
-
-
-def runtime_only(default: Any, low: float = 0, high: float = math.inf) -> Any:
-    """A field that changes speed or place, not results; it takes no part in a shard's `config` hash."""
-    return field(default=default, metadata={"runtime_only": True, "range": (low, high)})
-
-
-def runtime_choice(value: Any, *choices: Any) -> Any:
-    """A `choice` that changes speed or place, not results."""
-    return field(default=value, metadata={"runtime_only": True, "choices": choices})
-
-
-def list_of(*values: Any) -> Any:
-    """A list-valued field with these defaults."""
-    return field(default_factory=lambda: list(values))
-
-
-def choice(value: Any, *choices: Any) -> Any:
-    """A field that takes one of `choices`; `validate.check` refuses anything else."""
-    return field(default=value, metadata={"choices": choices})
-
-
-def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
-    """A list-valued field that takes some of `choices`, each once, and at least so many."""
-    return field(default_factory=lambda: list(values), metadata={"choices": choices, "least": least})
-
-
-RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
-"""Old name → today's, for one version: `resolve` takes the old one with a warning."""
 PARTS = ("vision_tower", "projector", "llm")
 KINDS = ("diagnostic", "difference", "prediction", "outcome", "timeline")
 OUTCOMES = (

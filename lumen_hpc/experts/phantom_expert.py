@@ -29,7 +29,7 @@ from lumen_hpc.data import images, phantom
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
-from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import tower_hidden
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from .config import NVILAConfig, official_config
+from .config import NVILAConfig
+from .new_config import official_config
 
 _SIGLIP = {
     "hidden_size": 1152,
