@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,6 @@ STAGE = Stage(
     settings=("seed", "evaluate", "predict.models"),
     after=("prepare", "outcomes", "experts", "rewrite", "instruct", "train-*", "predict-*", "prognose-*", "judge-*"),
 )
-
-
-COST_LOGS = ("manifest", "attempts", "metrics", "restarts")
-"""Files of a step's folder that its cost is computed from."""
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -98,7 +94,7 @@ def inputs(task: Task) -> Any:
     from lumen_hpc.data.findings_line import read_findings
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.report.assemble import Inputs
-    from lumen_hpc.report.costs import StepLogs
+    from lumen_hpc.report.costs import StepLogs, job_ids
     from lumen_hpc.report.identity import exposure, identify
 
     run, settings = task.run, task.settings
@@ -107,7 +103,7 @@ def inputs(task: Task) -> Any:
     entities = run.diff_vqa
     known = (entities / "all_diseases.json").exists()
     steps = {
-        path.name: StepLogs(**{name: manifest.read(path / f"{name}.jsonl") for name in COST_LOGS})
+        path.name: StepLogs.open(path, manifest.read)
         for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
@@ -122,7 +118,7 @@ def inputs(task: Task) -> Any:
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
         steps=steps,
-        accounted=accounting.usage(jobs) if (jobs := _jobs(steps)) else None,
+        accounted=accounting.usage(jobs) if (jobs := job_ids(steps)) else None,
         image=picture,
         findings=read_findings(entities) if known else {},
         learned=_learned(run),
@@ -161,11 +157,6 @@ def _about(run: Run) -> dict[str, str]:
     known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
     about = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
     return about | known | ({"packages": packages} if packages else {})
-
-
-def _jobs(steps: Mapping[str, Any]) -> list[str]:
-    """Ids of the jobs that the steps ran in; none where there was no Slurm."""
-    return [row["job"] for step in steps.values() for row in step.attempts if row["job"]]
 
 
 def _json(path: Path) -> Any:

@@ -194,12 +194,11 @@ class OpenRun:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """A row a step: shards, wall time [s], CPU- and GPU-hours, attempts, wasted seconds (report/costs.py)."""
-        names = ("manifest", "attempts", "metrics", "restarts")
         logs = {
-            path.parent.name: costs.StepLogs(**{name: manifest.read(path.parent / f"{name}.jsonl") for name in names})
+            path.parent.name: costs.StepLogs.open(path.parent, manifest.read)
             for path in sorted(self.folder.glob(f"*/{manifest.NAME}"))
         }
-        jobs = [row["job"] for step in logs.values() for row in step.attempts if row["job"]]
+        jobs = costs.job_ids(logs)
         return pd.DataFrame(costs.costs(logs, accounting.usage(jobs) if jobs else None))
 
     def _shards(self, stage: str, model: str = "") -> list[Path]:

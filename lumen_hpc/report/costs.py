@@ -6,8 +6,9 @@ Slurm's accounting of their jobs where the site keeps one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 Row = dict[str, Any]
@@ -51,13 +52,23 @@ class Cost:
 
 @dataclass(frozen=True)
 class StepLogs:
-    """What one step's folder holds."""
+    """The logs in one step's folder that its cost is computed from, each a JSONL file of the field's name."""
 
     manifest: Sequence[Row] = ()
     attempts: Sequence[Row] = ()
     metrics: Sequence[Row] = ()
     """A training's steps, those that a restart undid left out."""
     restarts: Sequence[Row] = ()
+
+    @classmethod
+    def open(cls, folder: Path, read: Callable[[Path], list[Row]]) -> StepLogs:
+        """The logs of a step's folder; `read` gives the whole lines of a file, none if it is not there."""
+        return cls(**{log.name: read(folder / f"{log.name}.jsonl") for log in fields(cls)})
+
+
+def job_ids(steps: Mapping[str, StepLogs]) -> list[str]:
+    """Ids of the jobs that the steps ran in; none where there was no Slurm."""
+    return [row["job"] for logs in steps.values() for row in logs.attempts if row["job"]]
 
 
 @dataclass
