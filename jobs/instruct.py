@@ -22,6 +22,13 @@ STAGE = Stage(
 )
 
 
+def _expert_sentences(task: Task) -> dict[str, str]:
+    """study_id → the experts' sentence about it; none where `instruct.expert_text` is off."""
+    from lumen_hpc.experts.confidence_words import sentences
+
+    return sentences(task.run.rows("experts"), task.settings.experts) if task.settings.instruct.expert_text else {}
+
+
 def _clinical(task: Task) -> dict[str, str]:
     """study_id → the lines of its state; none unless `instruct.clinical` asks for them."""
     from lumen_hpc.outcomes.questions import lines
@@ -33,17 +40,14 @@ def _outcomes(task: Task) -> list[Path]:
     """Writes the records of the models that train on outcomes, and the outcome questions of the test split."""
     from lumen_hpc.data import timelines
     from lumen_hpc.data.findings_line import read_findings
-    from lumen_hpc.data.instructions import Sources, expert_sentences
+    from lumen_hpc.data.instructions import Sources
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import questions
 
     run, settings = task.run, task.settings
-    experts = expert_sentences(
-        run.rows("experts"), settings.instruct, settings.experts.in_prompt, settings.experts.thresholds
-    )
     folder = run.path("outcomes")
     sources = Sources.join(read_jsonl(run.path("prepare") / "studies.jsonl"), [])
-    texts = questions.Texts(folder / "states.jsonl", experts, settings.instruct.clinical)
+    texts = questions.Texts(folder / "states.jsonl", _expert_sentences(task), settings.instruct.clinical)
     rows = read_jsonl(folder / "outcomes.jsonl")
     made = questions.records(rows, sources, texts, settings.instruct, settings.seed)
     if settings.instruct.timelines:
@@ -63,11 +67,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         written = instructions.write(
             task.folder,
             prepared=run.path("prepare"),
-            experts=run.rows("experts"),
+            experts=_expert_sentences(task),
             rewrites=run.rows("rewrite"),
             settings=task.settings.instruct,
-            in_prompt=task.settings.experts.in_prompt,
-            thresholds=task.settings.experts.thresholds,
             diff_vqa=run.diff_vqa,
             clinical=_clinical(task),
         )

@@ -221,45 +221,31 @@ def files() -> dict[str, tuple[str, ...]]:
     }
 
 
-def expert_sentences(
-    experts: Iterable[Row], settings: Instruct, in_prompt: Sequence[str], thresholds: Sequence[float]
-) -> dict[str, str]:
-    """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
-    if not settings.expert_text:
-        return {}
-    from lumen_hpc.experts.confidence_words import sentence
-
-    return {str(row["study_id"]): sentence(row, in_prompt, thresholds) for row in experts}
-
-
 def write(
     folder: Path,
     *,
     prepared: Path,
     rewrites: Iterable[Row],
-    experts: Iterable[Row],
+    experts: Mapping[str, str],
     settings: Instruct,
-    in_prompt: Sequence[str],
-    thresholds: Sequence[float],
     diff_vqa: Path,
     clinical: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
     Raises UserError if a prediction test record shows the image that it asks about (`leaks`).
-    `prepared` holds studies.jsonl and questions.jsonl; `in_prompt` and `thresholds` are settings of the experts'
-    sentence; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`; `clinical` has lines
-    that follow the experts' words, by study_id.
+    `prepared` holds studies.jsonl and questions.jsonl; `experts` has the experts' sentences by study_id, none where
+    `settings.expert_text` is off; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`;
+    `clinical` has lines that follow the experts' sentence, by study_id.
     """
-    sentences = expert_sentences(experts, settings, in_prompt, thresholds)
     findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
-    sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=sentences, findings=findings)
-    if settings.expert_text and (missing := next((s for s in sources.studies if s not in sentences), None)):
+    sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=experts, findings=findings)
+    if settings.expert_text and (missing := next((s for s in sources.studies if s not in experts), None)):
         raise UserError(
             f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
     if clinical:
-        texts = {study: (sentences.get(study), clinical.get(study)) for study in sources.studies}
+        texts = {study: (experts.get(study), clinical.get(study)) for study in sources.studies}
         sources.experts = {study: "\n".join(text for text in pair if text) for study, pair in texts.items()}
     kinds = files()
     paths = [folder / name for name in (*kinds, TEST)]

@@ -74,21 +74,19 @@ def rewrites():
 
 
 def expert(patient, number):
-    return {"study_id": 10 * patient + number, "sentence": f"words about {patient}-{number}."}
+    """(study_id, the experts' sentence about it)."""
+    return str(10 * patient + number), f"words about {patient}-{number}."
 
 
-def write(prepared, monkeypatch, **changes):
+def write(prepared, **changes):
     """The written files: name → rows."""
-    confidence = pytest.importorskip("lumen_hpc.experts.confidence_words")
-    monkeypatch.setattr(confidence, "sentence", lambda row, experts, bounds: row["sentence"])
     folder = prepared.parent / "instruct"
-    experts = [expert(patient, n) for patient in SPLITS for n in range(3)]
-    arguments = {"rewrites": rewrites(), "experts": experts, "settings": Instruct(), **changes}
+    settings = changes.pop("settings", Instruct())
+    sentences = dict(expert(patient, n) for patient in SPLITS for n in range(3)) if settings.expert_text else {}
+    arguments = {"rewrites": rewrites(), "experts": sentences, "settings": settings, **changes}
     paths = instructions.write(
         folder,
         prepared=prepared,
-        in_prompt=["pathologies"],
-        thresholds=[0.25, 0.5, 0.75],
         diff_vqa=prepared.parent,
         **arguments,
     )
@@ -99,9 +97,9 @@ def prompt_of(record):
     return record["conversations"][0]["value"]
 
 
-def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepared, monkeypatch):
+def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepared):
     patient = next(patient for patient, split in SPLITS.items() if split == "test")
-    records = write(prepared, monkeypatch)["lumen-test"]
+    records = write(prepared)["lumen-test"]
     assert [leaks.KEY in r["meta"] for r in records] == [r["meta"]["type"] == "prediction" for r in records]
     prediction = next(r for r in records if r["meta"]["type"] == "prediction")
     leaks.refuse(prediction)
@@ -110,11 +108,11 @@ def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepare
         leaks.refuse({**prediction, "images": ["images/another-name.png"]})
     shutil.copy(f"images/{patient}-2.jpg", f"images/{patient}-1.jpg")
     with pytest.raises(UserError, match="its answer would be read off, not predicted"):
-        write(prepared, monkeypatch)
+        write(prepared)
 
 
-def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepared, monkeypatch):
-    files = write(prepared, monkeypatch)
+def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepared):
+    files = write(prepared)
     kinds = {name: [row["meta"]["type"] for row in rows] for name, rows in files.items()}
     assert kinds["ft-train"] == ["presence"] * 2 and kinds["ft-val"] == ["presence"]
     assert kinds["lumen-train"] == ["presence", "difference", "prediction"] * 2
@@ -122,8 +120,8 @@ def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepare
     assert kinds["lumen-test"] == ["presence", "difference", "prediction"] * 2
 
 
-def test_images_stand_reference_first_with_their_distance_and_their_experts(prepared, monkeypatch):
-    presence, difference, prediction = write(prepared, monkeypatch)["lumen-val"]
+def test_images_stand_reference_first_with_their_distance_and_their_experts(prepared):
+    presence, difference, prediction = write(prepared)["lumen-val"]
     assert prompt_of(presence) == "<image>\nwords about 3-1.\nis there edema?"
     assert difference["images"] == ["images/3-1.jpg", "images/3-2.jpg"]
     assert prompt_of(difference) == (
@@ -137,28 +135,26 @@ def test_images_stand_reference_first_with_their_distance_and_their_experts(prep
     }  # fmt: skip
 
 
-def test_sizes_are_kept_with_their_images_and_not_with_others(prepared, monkeypatch):
+def test_sizes_are_kept_with_their_images_and_not_with_others(prepared):
     rows = list(read_jsonl(prepared / "studies.jsonl"))
     write_jsonl(prepared / "studies.jsonl", ({**row, "size": [row["study_id"], 9]} for row in rows))
-    records = write(prepared, monkeypatch)["lumen-test"]
+    records = write(prepared)["lumen-test"]
     presence, difference, prediction = (record["meta"]["sizes"] for record in records[:3])
     assert (presence, difference, prediction) == ([[41, 9]], [[41, 9], [42, 9]], [[41, 9]])
     assert "sizes" not in perturb("other_patient", records, 1)["meta"]
 
 
-def test_a_prediction_never_sees_the_image_it_asks_about(prepared, monkeypatch):
+def test_a_prediction_never_sees_the_image_it_asks_about(prepared):
     for most in (2, 3, 5):
-        for record in write(prepared, monkeypatch, settings=Instruct(max_images=most))["lumen-test"]:
+        for record in write(prepared, settings=Instruct(max_images=most))["lumen-test"]:
             if record["meta"]["type"] == "prediction":
                 patient = record["meta"]["subject_id"]
                 assert f"images/{patient}-2.jpg" not in record["images"]
                 assert f"words about {patient}-2" not in prompt_of(record)
 
 
-def test_more_images_are_earlier_ones_of_the_same_patient(prepared, monkeypatch):
-    _, difference, prediction = write(prepared, monkeypatch, settings=Instruct(max_images=3, expert_text=False))[
-        "lumen-val"
-    ]
+def test_more_images_are_earlier_ones_of_the_same_patient(prepared):
+    _, difference, prediction = write(prepared, settings=Instruct(max_images=3, expert_text=False))["lumen-val"]
     assert prompt_of(difference) == (
         "earlier image, 10 days before: <image>\nreference image: <image>\nmain image, 10 days later: <image>\n"
         "what has changed?"
@@ -168,8 +164,8 @@ def test_more_images_are_earlier_ones_of_the_same_patient(prepared, monkeypatch)
     assert prompt_of(prediction).startswith("earlier image, 10 days before: <image>\nreference image: <image>\n")
 
 
-def test_findings_come_first_and_are_stripped_again(prepared, monkeypatch):
-    files = write(prepared, monkeypatch, settings=Instruct(findings_first=True))
+def test_findings_come_first_and_are_stripped_again(prepared):
+    files = write(prepared, settings=Instruct(findings_first=True))
     presence, difference, prediction = files["lumen-val"]
     answers = [record["conversations"][1]["value"] for record in (presence, difference, prediction)]
     assert answers[0] == "There is edema."
@@ -178,8 +174,8 @@ def test_findings_come_first_and_are_stripped_again(prepared, monkeypatch):
     assert [strip(text) for text in answers] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
 
 
-def test_a_plain_llava_reader_reads_them(prepared, monkeypatch):
-    for rows in write(prepared, monkeypatch).values():
+def test_a_plain_llava_reader_reads_them(prepared):
+    for rows in write(prepared).values():
         for record in rows:
             turns = record["conversations"]
             assert [turn["from"] for turn in turns] == ["human", "gpt"]
@@ -194,20 +190,20 @@ def test_distances_are_readable():
     assert {days: instructions.distance(days) for days in expected} == expected
 
 
-def test_missing_inputs_are_named_and_nothing_is_written(prepared, monkeypatch):
+def test_missing_inputs_are_named_and_nothing_is_written(prepared):
     with pytest.raises(UserError, match=r"presence-1-1 has no long answer.*stage=rewrite"):
-        write(prepared, monkeypatch, rewrites=[])
+        write(prepared, rewrites=[])
     with pytest.raises(UserError, match="study 10 has no expert prediction"):
-        write(prepared, monkeypatch, experts=[])
+        write(prepared, experts={})
     rows = list(read_jsonl(prepared / "studies.jsonl"))
     write_jsonl(prepared / "studies.jsonl", rows[1:4] + rows[5:])
     with pytest.raises(UserError, match="presence-2-1 is about study 21"):
-        write(prepared, monkeypatch)
+        write(prepared)
     assert not list((prepared.parent / "instruct").iterdir())
 
 
-def test_controls_change_images_and_their_sentences_and_nothing_else(prepared, monkeypatch):
-    records = write(prepared, monkeypatch)["lumen-test"]
+def test_controls_change_images_and_their_sentences_and_nothing_else(prepared):
+    records = write(prepared)["lumen-test"]
     difference = records[1]
     swapped = perturb("swapped", records, 1)
     assert swapped["images"] == difference["images"][::-1]
