@@ -122,9 +122,9 @@ def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
         if found := _PATH.search(content):
             raise UserError(f"{path.name} holds a path of this machine: {found[0].decode()}; nothing was published")
     joined = {path: content.decode(errors="replace") for path, content in texts.items()}
-    for sentence in {text.strip() for text in sentences}:
+    for sentence in {given.strip() for given in sentences}:
         if len(sentence) < 30:
             continue
-        for path, content in joined.items():
-            if sentence in content:
+        for path, text in joined.items():
+            if sentence in text:
                 raise UserError(f"{path.name} holds a text of a training record ({len(sentence)} characters)")

@@ -6,6 +6,8 @@ products with the keys, and what they add to the values is cut off again, so the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ from vllm.config import VllmConfig
 def pad_narrow_heads(layers: nn.ModuleList, vllm_config: VllmConfig) -> None:
     """Replace the attention of each decoder layer whose heads its backend does not support; others stay."""
     for layer in layers:
-        attention = getattr(getattr(layer, "self_attn", None), "attn", None)
+        attention: Any = getattr(getattr(layer, "self_attn", None), "attn", None)
         backend = getattr(attention, "attn_backend", None)
         if backend is None or backend.supports_head_size(attention.head_size):
             continue
