@@ -1,8 +1,8 @@
 """Every setting of a run: one dataclass a section, a docstring under each field.
 
 `python launch.py --help` prints this file; `lumen_hpc/config/resolve.py` says how a value gets here
-(dataclass default < recipe < profile's `defaults:` < command line). What a field takes is said by its constructor
-(fields.py).
+(dataclass default < recipe < profile's `defaults:` < command line). A field's constructor (fields.py) says what
+it takes.
 """
 
 from __future__ import annotations

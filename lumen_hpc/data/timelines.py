@@ -109,10 +109,10 @@ def read(answer: str) -> str | None:
 
 def check(timeline: Timeline, long_answer: str) -> list[str]:
     """Reasons why a long answer is not faithful to its short one; empty if it is."""
-    said, short = read(long_answer), read(timeline.short_answer)
+    long, short = read(long_answer), read(timeline.short_answer)
     reasons = []
-    if said is None or said != short:
-        reasons.append(f"says {said or 'nothing clear'}, not {short}")
+    if long is None or long != short:
+        reasons.append(f"says {long or 'nothing clear'}, not {short}")
     if timeline.finding.lower() not in long_answer.lower():
         reasons.append(f"does not name {timeline.finding}")
     negated = bool(re.search(r"\b(?:not|never|no longer|without)\b", long_answer, re.IGNORECASE))

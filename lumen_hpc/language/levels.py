@@ -18,17 +18,17 @@ def level_of(phrase: Phrase) -> str:
 
 def readings(phrase: Phrase) -> Levels:
     """Every way to read `from A to B to C` as (before, after)."""
-    told: dict[str, list[str]] = {"from": [], "to": []}
+    ends: dict[str, list[str]] = {"from": [], "to": []}
     marker = first = ""
     for part in phrase.parts:
-        if part.word is not None and part.word.text in told:
+        if part.word is not None and part.word.text in ends:
             marker = part.word.text
             first = first or marker
         elif part.kind in ("Rank", "Level"):
-            told[marker].append(level_of(part))
-    if first == "to" or len(told["from"]) > 1:
-        return frozenset({(" to ".join(told["from"]), " to ".join(told["to"]))})
-    chain = [*told["from"], *told["to"]]
+            ends[marker].append(level_of(part))
+    if first == "to" or len(ends["from"]) > 1:
+        return frozenset({(" to ".join(ends["from"]), " to ".join(ends["to"]))})
+    chain = [*ends["from"], *ends["to"]]
     return frozenset((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
 
 

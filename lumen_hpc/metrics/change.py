@@ -43,7 +43,7 @@ class Tally(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """F1 of one answer; 1 where there is nothing to say and nothing is said."""
+        """F1 of one answer; 1 where neither it nor its reference claims anything."""
         whole = 2 * self.hits + self.extra + self.missed
         return 2 * self.hits / whole if whole else 1.0
 

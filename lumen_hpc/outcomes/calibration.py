@@ -59,7 +59,7 @@ def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Lin
 
 
 def in_the_large(outcome: Array, probability: Array) -> float:
-    """The intercept with the slope held at 1: above 0, risks are said too low. NaN with one class alone."""
+    """The intercept with the slope held at 1: above 0, the stated risks are too low. NaN with one class alone."""
     y: Array = outcome.astype(float)
     x, shift = logit(probability), 0.0
     if len(np.unique(y)) < 2:

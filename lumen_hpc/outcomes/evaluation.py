@@ -1,4 +1,4 @@
-"""A run's outcome answers against what happened: one table an outcome, rivals and models by what they were told."""
+"""A run's outcome answers against what happened: one table an outcome, rivals and models by what they were given."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate(
     probability of intensive care within 48 hours by study_id, shown beside the rows of that outcome.
     """
     experts = list(experts)
-    said = {model: _probabilities(rows) for model, rows in answers.items()}
+    probabilities = {model: _probabilities(rows) for model, rows in answers.items()}
     found = {}
     for outcome in outcomes:
         of_films = samples(folder, studies, outcome, experts)
@@ -40,7 +40,7 @@ def evaluate(
         opponents = {row: p for row, p in made.items() if p is not None}
         models = {
             label: p
-            for model, answered in said.items()
+            for model, answered in probabilities.items()
             for label, p in _by_variant(model, answered, outcome, of_films).items()
         }
 
@@ -120,11 +120,11 @@ def timeline_scores(records: Iterable[Row], answers: Mapping[str, Iterable[Row]]
         groups.setdefault((meta["kind"], meta["variant"]), []).append(meta)
     found = []
     for model, rows in answers.items():
-        said = {row["question_id"]: row["answer"] for row in rows}
+        texts = {row["question_id"]: row["answer"] for row in rows}
         for (kind, variant), metas in sorted(groups.items()):
-            answered = [meta for meta in metas if meta["question_id"] in said]
+            answered = [meta for meta in metas if meta["question_id"] in texts]
             short = [read(meta["short_answer"]) for meta in answered]
-            right = sum(read(said[meta["question_id"]]) == true for meta, true in zip(answered, short))
+            right = sum(read(texts[meta["question_id"]]) == true for meta, true in zip(answered, short))
             if answered:
                 low, high = wilson(right, len(answered))
                 found.append({

@@ -70,7 +70,7 @@ def outcomes_of(history: History, film: Film) -> dict[str, Value]:
 
 
 def _late(history: History, film: Film) -> str:
-    """Why nothing can be said of a patient after this film; empty where it can."""
+    """Why a patient's outcomes after this film are unknown; empty where they are not."""
     if not history.known:
         return NO_PATIENT
     return DEAD if history.death and history.death < film.at.date() else ""

@@ -89,7 +89,7 @@ _ASKED = {
 }
 _HORIZONS = {"24h": "within 24 hours", "48h": "within 48 hours", "72h": "within 72 hours", "30d": "within 30 days",
              "365d": "within one year"}  # fmt: skip
-_SAID = {
+_ANSWERS = {
     "in_hospital_death": ("Yes, death before discharge is expected.", "No, death before discharge is not expected."),
     "death": ("Yes, death is expected {h}.", "No, death is not expected {h}."),
     "icu": ("Yes, intensive care is expected {h}.", "No, intensive care is not expected {h}."),
@@ -103,7 +103,7 @@ VARIANTS: dict[str, tuple[int | None, bool]] = {
     "two images": (2, True),
     "one image": (1, True),
 }
-"""Variant → (most images; None: `instruct.max_images`, whether laboratory values are told)."""
+"""Variant → (most images; None: `instruct.max_images`, whether with laboratory values)."""
 SHUFFLED = "shuffled images"
 """In the test file alone: everything as in `all`, but with the images of another patient."""
 SHARES = {"all": 0.55, "no laboratory values": 0.15, "two images": 0.15, "one image": 0.15}
@@ -119,7 +119,7 @@ def wordings(outcome: str) -> tuple[str, ...]:
 def sentence(outcome: str, value: bool) -> str:
     """The long answer to an outcome question."""
     stem, horizon = _parts(outcome)
-    return _SAID[stem][0 if value else 1].format(h=horizon)
+    return _ANSWERS[stem][0 if value else 1].format(h=horizon)
 
 
 def _parts(outcome: str) -> tuple[str, str]:
@@ -138,7 +138,7 @@ def after_experts(*texts: str | None) -> str:
 
 
 class Texts:
-    """What is said after each image, with and without laboratory values."""
+    """The text that follows each image, with and without laboratory values."""
 
     def __init__(self, states: Path, experts: Mapping[str, str], parts: Sequence[str]) -> None:
         self._experts = experts

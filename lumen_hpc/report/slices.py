@@ -36,7 +36,7 @@ def slices(
 ) -> list[Slice]:
     """Slices by type, interval, number of changes and view, and by sex, age and race where they are known.
 
-    `studies` may know sex and age; `experts` (study_id → its expert row) predict age and race, as the model is told.
+    `studies` may know sex and age; `experts` (study_id → its expert row) predict age and race, as the prompt has them.
     """
     predicted = experts or {}
     about = {str(row["study_id"]): row | _predicted(predicted.get(str(row["study_id"]), {})) for row in studies}

@@ -36,8 +36,8 @@ def _data(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> It
     yield "7", "Data preparation", f"named and counted, never dropped in silence: {faults or 'no faults'}"
     yield "8a", "Outcome", "; ".join(OUTCOMES[name] for name in outcomes)
     images, lines = settings.instruct.max_images, ", ".join(settings.instruct.clinical) or "nothing"
-    told = f"up to {images} images; lines of {lines}; the panel has {len(PANEL)} laboratory values"
-    yield "9a", "Predictors", f"{told}; nothing recorded or known after the film"
+    inputs = f"up to {images} images; lines of {lines}; the panel has {len(PANEL)} laboratory values"
+    yield "9a", "Predictors", f"{inputs}; nothing recorded or known after the film"
     sizes = [
         f"{name}: {t['train']} to learn, {t['val']} to recalibrate, {t['patients']} to test, {t['events']} events there"
         for name, t in outcomes.items()

@@ -37,7 +37,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
     (EXIF): prepare refuses the same files.
     """
     if data[128:132] == b"DICM":
-        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, gone after the block
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, removed after the block
             file.write(data)
             file.flush()
             try:

@@ -37,7 +37,7 @@ def model_card(
     """Markdown with the hub's front matter.
 
     `counts`: prepare's counts.json; `tables`, `controls`: Markdown of the report, empty where the run has none;
-    `provenance`: the last submission's. Numbers come from the run alone: what it lacks is said to be missing.
+    `provenance`: the last submission's. Numbers come from the run alone: what it lacks is called missing.
     """
     base = settings.train.base if not settings.train.base.startswith(("/", "~")) else "a local NVILA"
     label = MODELS[model].label

@@ -178,7 +178,7 @@ async function ask(how) {
 function busy(on) {
   for (const id of ["ask", "swapped", "same"]) find(id).disabled = on || (id !== "ask" && kind() !== "difference");
   find("stop").hidden = !on;
-  if (on) find("said").textContent = "The model answers …";
+  if (on) find("status").textContent = "The model answers …";
 }
 
 async function* events(body) {
@@ -217,7 +217,7 @@ function finish(card, facts) {
     chips.append(chip);
   }
   card.append(chips);
-  find("said").textContent = `${card.querySelector(".title").textContent}: ${card.querySelector(".text").textContent}`;
+  find("status").textContent = `${card.querySelector(".title").textContent}: ${card.querySelector(".text").textContent}`;
 }
 
 find("form").addEventListener("submit", (event) => { event.preventDefault(); ask("given"); });

@@ -213,12 +213,12 @@ def taken_on(data: bytes) -> str | None:
         import pydicom
 
         header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        said = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
+        day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
     else:
         exif = Image.open(io.BytesIO(data)).getexif()
-        said = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
+        day = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
     try:
-        return date.fromisoformat(said).isoformat()
+        return date.fromisoformat(day).isoformat()
     except ValueError:
         return None
 

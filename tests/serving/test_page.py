@@ -198,8 +198,8 @@ def test_it_works_by_keyboard_and_speaks(browser_page, files):
     assert browser_page.evaluate("document.activeElement.id") == "ask"
     browser_page.keyboard.press("Enter")
     _answered(browser_page, 1)
-    assert ANSWERS["given"] in browser_page.locator("#said").inner_text()
-    assert browser_page.locator("#said").get_attribute("aria-live") == "polite"
+    assert ANSWERS["given"] in browser_page.locator("#status").inner_text()
+    assert browser_page.locator("#status").get_attribute("aria-live") == "polite"
 
 
 @needs_chromium
