@@ -30,7 +30,7 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row with the digest of each file of the report; raises GateFailed after the last of them."""
-    from lumen_hpc.report import acceptance, assemble
+    from lumen_hpc.report import assemble, criteria
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
@@ -53,7 +53,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
                 "sha256": sha256(path),
             }
         if checks:
-            acceptance.require(checks)
+            criteria.require(checks)
 
     return process
 
@@ -64,7 +64,7 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
     from lumen_hpc.report import outcomes_page
-    from lumen_hpc.report.outcome_acceptance import outcome_criteria
+    from lumen_hpc.report.outcome_criteria import outcome_criteria
 
     run, settings = task.run, task.settings
     prepared, linked = run.path("prepare"), run.path("outcomes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.config.schema import Evaluate
-from lumen_hpc.report import acceptance, baselines, ceilings, composed
+from lumen_hpc.report import baselines, ceilings, composed, criteria
 from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import controls
 from lumen_hpc.report.results import COMPOSED, Results, questions
@@ -54,7 +54,7 @@ def score(
     for model, texts in learned.items():
         results.add_model(model, texts)
     oracles = ceilings.oracles(results, Path(inputs.truth))
-    checks = acceptance.phantom_criteria(results, controls(results, everyone, inputs.findings), oracles)
+    checks = criteria.phantom_criteria(results, controls(results, everyone, inputs.findings), oracles)
     values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
     failed = tuple(gate.name for gate in checks if not gate.passed)
     return Scored(name, values, failed, tuple(_statements(results, values, rule)), len(checks))

@@ -18,10 +18,10 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from lumen_hpc.data.answers import MISSING, expected_answer
 from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, render_difference
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.data.short_answers import MISSING, expected_answer
 from lumen_hpc.data.tables import Block, Place, Table, find_table, parse_row, row_fault, whole_numbers
 
 SPLITS = ("train", "val", "test")

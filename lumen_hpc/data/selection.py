@@ -8,11 +8,11 @@ from hashlib import blake2b
 import numpy as np
 
 from lumen_hpc.config.schema import Prepare
-from lumen_hpc.data.answers import facts
 from lumen_hpc.data.diff_vqa import TEMPLATES, TYPES
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.questions import SPLITS, Questions
 from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.data.short_answers import facts
 from lumen_hpc.errors import UserError
 
 DIFFERENCE = TYPES.index("difference")

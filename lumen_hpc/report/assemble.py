@@ -26,11 +26,11 @@ from lumen_hpc.report import (
     slices,
     tables,
 )
-from lumen_hpc.report.acceptance import Criterion, phantom_criteria
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import controls
 from lumen_hpc.report.controls import markdown as controls_markdown
+from lumen_hpc.report.criteria import Criterion, phantom_criteria
 from lumen_hpc.report.identity import COMPOSED, Identity
 from lumen_hpc.report.results import Results, questions
 from lumen_hpc.report.self_check import self_check

@@ -15,13 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lumen_hpc.report import costs, figures, tables
-from lumen_hpc.report.acceptance import Criterion
 from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.budgets import Budget
 from lumen_hpc.report.cases import Cases
 from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
+from lumen_hpc.report.criteria import Criterion
 from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.rewriting import Acceptance, Share
 from lumen_hpc.report.slices import Slice

@@ -14,7 +14,7 @@ from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.data import perturbations
 from lumen_hpc.data.records import Records
-from lumen_hpc.report.acceptance import GateFailed
+from lumen_hpc.report.criteria import GateFailed
 
 
 @pytest.fixture(scope="module")

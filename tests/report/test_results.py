@@ -18,10 +18,10 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
 from lumen_hpc.report import cases, ceilings, composed, costs, figures, rewriting, slices, tables
-from lumen_hpc.report.acceptance import Criterion, GateFailed, phantom_criteria, require
 from lumen_hpc.report.assemble import report
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.controls import Control, controls
+from lumen_hpc.report.criteria import Criterion, GateFailed, phantom_criteria, require
 from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.results import Results, questions
 from tests.report import pretend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lumen_hpc.report.acceptance import Criterion
+from lumen_hpc.report.criteria import Criterion
 
 ORACLE = "three images and laboratory values"
 NEAR = 0.05

@@ -10,7 +10,7 @@ import pytest
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.scoring import score
-from lumen_hpc.report.outcome_acceptance import ORACLE, outcome_criteria
+from lumen_hpc.report.outcome_criteria import ORACLE, outcome_criteria
 from tests.outcomes.drawn_films import samples
 
 MODEL = "lumen-outcomes"

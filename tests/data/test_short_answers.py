@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from lumen_hpc.data.answers import expected_answer, facts
+from lumen_hpc.data.short_answers import expected_answer, facts
 from tests.realcxr import TABLE, needed
 
 QUESTION = {
