@@ -64,7 +64,7 @@ def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:
     meta = {record["meta"]["question_id"]: record["meta"] for record in inputs.records}
     items = [
         {"question_id": row["question_id"], "model": "lumen", "type": (m := meta[row["question_id"]])["type"],
-         "question": m["question"], "short_answer": m["short_answer"], "reference": m["long_answer"],
+         "question": m["question"], "short_answer": m["short_answer"], "long_answer": m["long_answer"],
          "answer": row["answer"]}
         for row in answers if not row.get("control") and row["question_id"] in meta
     ]  # fmt: skip

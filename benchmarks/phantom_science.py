@@ -32,10 +32,10 @@ from lumen_hpc.metrics.change import Reader, facts, tally
 from lumen_hpc.nvila.packing import shared_length
 from lumen_hpc.report import composed
 from lumen_hpc.training import phantom_records, pretrain, sampler
-from lumen_hpc.training.deepspeed_engine import learning_rate
+from lumen_hpc.training.deepspeed_engine import rate_at
 
 Row = dict[str, Any]
-PEAK, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0
+LEARNING_RATE, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0
 MIXTURE = {"diagnostic": 24, "difference": 8, "prediction": 6}
 FT_MIXTURE = {"diagnostic": 24}
 TOGETHER = 3
@@ -50,7 +50,7 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
     """Trains projector and language model; the tower stays as the expert left it."""
     model.vision_tower.requires_grad_(False)
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=PEAK, betas=BETAS, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=BETAS, weight_decay=DECAY)
     groups, kinds = pretrain.image_groups(records), np.array([kind(record) for record in records])
     order = sampler.mixed(groups, kinds, mixture, steps=steps, together=TOGETHER, seed=seed)
     recent: dict[str, list[float]] = defaultdict(list)
@@ -66,7 +66,7 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, CLIP)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK, WARMUP)
+            group["lr"] = rate_at(step, steps, LEARNING_RATE, WARMUP)
         optimizer.step()
         for name, value in by_kind.items():
             recent[name].append(value)

@@ -1,4 +1,4 @@
-"""Section 2.5: a language model scores each answer against its reference, 1 to 10, with canaries among them.
+"""Section 2.5: a language model scores each answer against the long answer, 1 to 10, with canaries among them.
 
 Shard k reads shard k of the same model's answers, so it starts as soon as that shard is written.
 """
@@ -54,6 +54,6 @@ def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "type": meta["type"],
         "question": meta["question"],
         "short_answer": meta["short_answer"],
-        "reference": meta["long_answer"],
+        "long_answer": meta["long_answer"],
         "answer": strip(answer["answer"]),
     }

@@ -235,7 +235,7 @@ def _described(meta: Row, study: ps.Study, view: str) -> str:
         short = "yes" if state.present else "no"
     elif kind == "abnormality":
         every = list(asked.diagnostic(study, portable, rng))
-        short = next((each.answer for each in every if each.question == question), "no")
+        short = next((each.short_answer for each in every if each.question == question), "no")
     elif kind == "location":
         short = (f"in the {state.where}" if parsed.finding == "consolidation" else f"{state.where} side") if (
             state.where) else "left side"  # fmt: skip

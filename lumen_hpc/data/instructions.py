@@ -33,7 +33,7 @@ class Sources:
 
     studies: dict[str, Row]
     """study_id → study."""
-    answers: dict[str, str]
+    long_answers: dict[str, str]
     """question_id → long answer."""
     predictions: dict[str, list[Row]]
     """question_id of a difference question → the prediction rows derived from it."""
@@ -46,14 +46,14 @@ class Sources:
     @classmethod
     def join(cls, studies: Iterable[Row], rewrites: Iterable[Row], **more: Any) -> Sources:
         """Indexes the rows of `prepare` and `rewrite`; `more`: experts and findings."""
-        answers: dict[str, str] = {}
+        long_answers: dict[str, str] = {}
         predictions: dict[str, list[Row]] = {}
         for row in rewrites:
             if row.get("type") == "prediction":
                 predictions.setdefault(row["source_question_id"], []).append(row)
             else:
-                answers[row["question_id"]] = row["long_answer"]
-        return cls({str(row["study_id"]): row for row in studies}, answers, predictions, **more)
+                long_answers[row["question_id"]] = row["long_answer"]
+        return cls({str(row["study_id"]): row for row in studies}, long_answers, predictions, **more)
 
     def study(self, study_id: Any, question_id: str) -> Row:
         """A study; raises UserError naming the question if it is missing."""
@@ -62,10 +62,10 @@ class Sources:
         except KeyError:
             raise UserError(f"question {question_id} is about study {study_id}, which studies.jsonl lacks") from None
 
-    def answer(self, question_id: str) -> str:
+    def long_answer(self, question_id: str) -> str:
         """A question's long answer; raises UserError if the rewrite stage has none."""
         try:
-            return self.answers[question_id]
+            return self.long_answers[question_id]
         except KeyError:
             raise UserError(f"question {question_id} has no long answer: hint: run stage=rewrite again") from None
 
@@ -92,7 +92,7 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
     for question in questions:
         if question["type"] in DIAGNOSTIC:
             study = sources.study(question["study_id"], question["question_id"])
-            yield question["split"], _record(question, [study], sources.answer(question["question_id"]), sources)
+            yield question["split"], _record(question, [study], sources.long_answer(question["question_id"]), sources)
         elif question["type"] == "difference":
             yield from _pair(question, sources, settings)
         else:
@@ -114,9 +114,9 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     # In a reversed pair the main image is older than the reference; it must not appear twice, nor in a prediction.
     older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
     before, after = (sources.findings.get(str(study["study_id"]), {}) for study in (reference, main))
-    answer = sources.answer(question["question_id"])
+    long_answer = sources.long_answer(question["question_id"])
     line = findings_line.difference_line(before, after) if settings.findings_first else ""
-    yield question["split"], _record(question, [*older, reference, main], answer, sources, line=line)
+    yield question["split"], _record(question, [*older, reference, main], long_answer, sources, line=line)
     line = findings_line.prediction_line(before, after) if settings.findings_first else ""
     for row in sources.predictions.get(question["question_id"], []):
         prediction = {
@@ -130,7 +130,7 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
         yield question["split"], _record(prediction, shown, row["long_answer"], sources, line=line)
 
 
-def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, line: str = "") -> Row:
+def _record(question: Row, shown: list[Row], long_answer: str, sources: Sources, *, line: str = "") -> Row:
     meta = {
         key: question[key]
         for key in (
@@ -150,9 +150,9 @@ def _record(question: Row, shown: list[Row], answer: str, sources: Sources, *, l
         "images": [study["image"] for study in shown],
         "conversations": [
             {"from": "human", "value": prompt(shown, question, sources.experts)},
-            {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
+            {"from": "gpt", "value": findings_line.join(line, long_answer) if line else long_answer},
         ],
-        "meta": {**meta, "long_answer": answer, **image_sizes(shown)},
+        "meta": {**meta, "long_answer": long_answer, **image_sizes(shown)},
     }
 
 

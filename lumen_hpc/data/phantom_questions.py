@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
     type: str
     question: str
-    answer: str
+    short_answer: str
 
 
 def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Iterator[Asked]:

@@ -281,7 +281,7 @@ def _text_hash(type: str, question: str) -> int:
 
 
 class _Form(NamedTuple):
-    """What follows from a row's type, question, answer and split alone."""
+    """What follows from a row's type, question, short answer and split alone."""
 
     columns: tuple[int, bool, int, int, bytes]
     """Type, closed, split, hash of the text, and the end of the JSON line of a question about one image."""
@@ -316,27 +316,27 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     parsed = parse_row(rest)
     if fault := row_fault(parsed, 4, lead=len(_COLUMNS) - 4):
         raise _Fault(*fault)
-    type, question, answer, split = parsed
+    type, question, short_answer, split = parsed
     if type not in TYPES:
         raise _Fault("unknown question type", f"question_type, {len(type)} characters, is none of {', '.join(TYPES)}")
     if split not in SPLITS:
         raise _Fault("unknown split", f"split, {len(split)} characters, is none of {', '.join(SPLITS)}")
-    for name, text in (("question", question), ("answer", answer)):
+    for name, text in (("question", question), ("answer", short_answer)):
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")
     if question.strip().lower() in MISSING or not question.strip().isprintable():
         raise _Fault("not a question", "the question is a missing value or has control characters")
-    if expected := expected_answer(type, question, answer):
+    if expected := expected_answer(type, question, short_answer):
         # The answer is a patient's: it goes to rejected.jsonl, not into a message.
         raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {expected}")
     if reordered:
         try:
-            answer = render_difference(parse_difference(answer).reversed())
+            short_answer = render_difference(parse_difference(short_answer).reversed())
         except GrammarError:
             reason = "the answer of this reversed pair cannot be written for the other order"
             raise _Fault("answer outside the grammar", reason) from None
-    closed = is_closed(answer)
-    row = {"type": type, "question": question, "short_answer": answer, "closed": closed}
+    closed = is_closed(short_answer)
+    row = {"type": type, "question": question, "short_answer": short_answer, "closed": closed}
     json, split_name = orjson.dumps(row)[1:-1], split.encode()
     tail = _TAIL % (json, split_name)
     return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, split_name)

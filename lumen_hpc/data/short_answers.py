@@ -1,4 +1,4 @@
-"""Which text can answer a question of Medical-Diff-VQA: the gold answers of all seven types, and of predictions.
+"""Which text can be the short answer to a question of Medical-Diff-VQA, of all seven types and of predictions.
 
 The vocabulary is open, so this refuses only what no answer of its type looks like: missing values of pandas and JSON,
 Python's notation, numbers, control characters, and yes or no in place of a name.
@@ -28,13 +28,13 @@ _NOTATION = frozenset('[]{}<|="\\`')
 """Characters of lists, objects and markup."""
 
 
-def expected_answer(type: str, question: str, answer: str) -> str:
-    """What the answer should be, if `answer` cannot answer this question; else empty.
+def expected_answer(type: str, question: str, short_answer: str) -> str:
+    """What the short answer should be, if `short_answer` cannot answer this question; else empty.
 
     `type`: one of the seven, or prediction.
     """
-    text = " ".join(answer.split())
-    if not answer.strip("\n\t ").isprintable():
+    text = " ".join(short_answer.split())
+    if not short_answer.strip("\n\t ").isprintable():
         return "text without control characters"
     if type in ("difference", "prediction"):
         return _expected_change(text)
@@ -77,12 +77,12 @@ def _expected_findings(text: str) -> str:
     return "" if all(map(is_name, findings)) and text != "None" else "a list of findings"
 
 
-def facts(type: str, answer: str) -> Any:
-    """What a valid answer states: equal for answers that differ only in order, spaces or capitals.
+def facts(type: str, short_answer: str) -> Any:
+    """What a valid short answer states: equal for those that differ only in order, spaces or capitals.
 
     A frozenset for a list and a change: `<` then says that one answer states less than the other.
     """
-    text = " ".join(answer.split()).lower()
+    text = " ".join(short_answer.split()).lower()
     if type in ("difference", "prediction"):
         return change_items(parse_difference(text))
     if type == "abnormality" and not is_closed(text):

@@ -116,16 +116,16 @@ def make_films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndar
 
 
 def train(
-    expert: PhantomExpert, pixels: np.ndarray, labels: np.ndarray, *, steps: int, batch: int = 64, peak: float = 1.5e-3,
-    seed: int = 0,
+    expert: PhantomExpert, pixels: np.ndarray, labels: np.ndarray, *, steps: int, batch: int = 64,
+    learning_rate: float = 1.5e-3, seed: int = 0,
 ) -> Iterator[dict]:  # fmt: skip
     """Fits the expert; yields {"step", "loss"} after every step.
 
     `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
     films, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
-    optimizer = torch.optim.AdamW(expert.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(expert.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     draw = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         chosen = torch.randint(len(films), (batch,), generator=draw)

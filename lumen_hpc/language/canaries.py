@@ -73,7 +73,7 @@ class Canary:
 def make_canaries(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
     """Up to `count` canaries of each kind from a shard's items, drawn by the seed.
 
-    `items`: rows with type, question, short_answer and reference. A kind for which the shard has too little material
+    `items`: rows with type, question, short_answer and long_answer. A kind for which the shard has too little material
     (no answer names a side, for instance) yields fewer canaries or none; `verdict` counts them.
     """
     draw = random.Random(f"canaries:{seed}")
@@ -88,20 +88,20 @@ def make_canaries(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
 
 def _canary(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
     if kind == "identity":
-        return Canary(kind, item, item["reference"])
+        return Canary(kind, item, item["long_answer"])
     if kind == "side":
-        swapped = swapped_sides(item["reference"])
+        swapped = swapped_sides(item["long_answer"])
         return Canary(kind, item, swapped) if swapped else None
     if kind in ("shuffled", "padded", "injected"):
         other = next((other for other in others if _unrelated(item, other)), None)
         if other is None:
             return None
         if kind == "shuffled":
-            return Canary(kind, item, other["reference"])
+            return Canary(kind, item, other["long_answer"])
         if kind == "injected":
             order = INJECTIONS[zlib.crc32(item["question_id"].encode()) % len(INJECTIONS)]
-            return Canary(kind, item, order.format(answer=other["reference"]), bare=other["reference"])
-        return Canary(kind, item, PADDING.format(answer=other["reference"]), bare=other["reference"])
+            return Canary(kind, item, order.format(answer=other["long_answer"]), bare=other["long_answer"])
+        return Canary(kind, item, PADDING.format(answer=other["long_answer"]), bare=other["long_answer"])
     try:
         answer = _opposite(item) if kind == "opposite" else _paraphrase(item)
     except UserError:
@@ -123,7 +123,7 @@ def _unrelated(item: dict, other: dict) -> bool:
     """True if another item asks about other things, so that its reference shares no fact with this one's."""
     if other["type"] == item["type"]:
         return False
-    mine = f"{item['question']} {item['short_answer']} {item['reference']}".lower()
+    mine = f"{item['question']} {item['short_answer']} {item['long_answer']}".lower()
     theirs = parse_question(other["type"], other["question"])
     if theirs is None or theirs.finding is None:
         return other["type"] == "view"

@@ -1,4 +1,4 @@
-"""Scores answers against their references, 1 to 10 (section 2.5), with canaries among them."""
+"""Scores answers against the long answers, 1 to 10 (section 2.5), with canaries among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def score(
 ) -> Iterator[dict]:
     """Judges a shard of answers, and `judge.canaries` canaries of each kind derived from the same shard.
 
-    `items`: {"question_id", "model", "type", "question", "short_answer", "reference" (the long answer), "answer"}.
+    `items`: {"question_id", "model", "type", "question", "short_answer", "long_answer", "answer"}.
     Yields {"question_id", "model", "score" (int 1-10), "expected_score" (Σ s·p(s)), "judge"} for each item in order,
     then the same with "canary" (its kind) and "passed" for each canary; with a second judge, the same again by it.
     The `question` is the bare question, as the dataset words it. Temperature is 0, equal material is judged once, and
@@ -64,7 +64,7 @@ def agreement(rows: Iterable[dict]) -> dict:
 
 
 def _scores(judge: Engine, items: list[dict], mixed: list[Canary], seed: int) -> dict[tuple, Completion]:
-    """The judge's completion for every distinct (type, question, reference, answer) of the shard."""
+    """The judge's completion for every distinct (type, question, long answer, answer) of the shard."""
     answers = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in mixed]
     answers += [(canary.item, canary.bare) for canary in mixed if canary.bare]
     keys = list(dict.fromkeys(_key(item, answer) for item, answer in answers))
@@ -75,7 +75,7 @@ def _scores(judge: Engine, items: list[dict], mixed: list[Canary], seed: int) ->
 
 
 def _key(item: dict, answer: str) -> tuple[str, str, str, str]:
-    return item["type"], item["question"], item["reference"], answer
+    return item["type"], item["question"], item["long_answer"], answer
 
 
 def _expected(completion: Completion) -> float:

@@ -42,14 +42,14 @@ def verifying(kind: str, question: str, short_answer: str, sentence: str) -> lis
     return [*messages, _message("user", _sentence(kind, question, short_answer, sentence))]
 
 
-def judging(kind: str, question: str, reference: str, answer: str) -> list[dict[str, str]]:
+def judging(kind: str, question: str, long_answer: str, answer: str) -> list[dict[str, str]]:
     """The conversation that requests a score from 1 to 10 (section 2.5)."""
     prompt = read("judge")
     messages = [_message("system", prompt["system"])]
-    for example_kind, example_question, example_reference, example_answer, score in prompt["examples"]:
-        material = _quoted(example_kind, example_question, example_reference, example_answer)
+    for example_kind, example_question, example_long_answer, example_answer, score in prompt["examples"]:
+        material = _quoted(example_kind, example_question, example_long_answer, example_answer)
         messages += [_message("user", material), _message("assistant", score)]
-    return [*messages, _message("user", _quoted(kind, question, reference, answer))]
+    return [*messages, _message("user", _quoted(kind, question, long_answer, answer))]
 
 
 def material(conversation) -> dict[str, str]:
@@ -70,8 +70,8 @@ def _sentence(kind: str, question: str, short_answer: str, sentence: str) -> str
     return _strings(kind, question=question, short_answer=short_answer, sentence=sentence)
 
 
-def _quoted(kind: str, question: str, reference: str, answer: str) -> str:
-    return _strings(kind, question=question, reference=reference, answer=answer)
+def _quoted(kind: str, question: str, long_answer: str, answer: str) -> str:
+    return _strings(kind, question=question, reference=long_answer, answer=answer)
 
 
 def _strings(kind: str, **fields: str) -> str:

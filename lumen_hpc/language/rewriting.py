@@ -64,7 +64,7 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
                 _answerable(row["question_id"], *key[:3])
                 requests[key] = Request(*key[:3], seed=_number(seed, *map(str, key)))
             rows.append((row, requests[key]))
-    answer(list(requests.values()), engine, rewrite)
+    fill(list(requests.values()), engine, rewrite)
     for row, request in rows:
         yield row | request.row()
 
@@ -80,7 +80,7 @@ def equality(kind: str, question: str, short_answer: str) -> int:
     return _hash(kind, question, short_answer)
 
 
-def answer(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> None:
+def fill(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> None:
     """Fills every request: up to `rewrite.attempts` batched attempts of the engine, then the grammar's sentence."""
     pending = requests
     for attempt in range(1, rewrite.attempts + 1):

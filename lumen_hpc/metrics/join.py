@@ -41,7 +41,7 @@ class Problems:
 
 @dataclass(frozen=True)
 class Joined:
-    """Questions that every model answered, in the order of the references, and each model's answers to them."""
+    """Questions that every model answered, in their order, and each model's answers to them."""
 
     questions: list[dict]
     answers: dict[str, list[str]]
@@ -49,28 +49,28 @@ class Joined:
 
 
 def join(
-    references: Iterable[dict],
+    questions: Iterable[dict],
     answers: Iterable[dict],
     *,
     models: Iterable[str] = (),
 ) -> Joined:
-    """Joins `answers` ({question_id, answer[, model]}) to `references` (question rows with `long_answer`).
+    """Joins `answers` ({question_id, answer[, model]}) to `questions` (rows with `short_answer` and `long_answer`).
 
     Only questions that all models answered are kept, so that all numbers are over the same questions; the
-    others, answers to unknown questions, doubled ids and references outside the grammar are counted. `models`
+    others, answers to unknown questions, doubled ids and short answers outside the grammar are counted. `models`
     are those expected. Raises UserError if a field is missing, an expected model has no answer, or no question
     is left.
     """
     problems = Problems()
-    questions = _questions(references, problems)
-    if not questions:
+    by_id = _questions(questions, problems)
+    if not by_id:
         raise UserError("the references hold no question")
     given: dict[str, dict[str, str]] = {model: {} for model in models}
     for row in answers:
         id, model = _field(row, "question_id", "an answer"), str(row.get("model") or "model")
         if row.get("control"):
             problems.add("answers under a control (left out)", id)
-        elif id not in questions:
+        elif id not in by_id:
             problems.add("answers without a question", id)
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)
@@ -78,22 +78,23 @@ def join(
             given[model][id] = strip(_field(row, "answer", f"the answer to {id}"))
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
-        raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(questions)} questions; "
+        raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(by_id)} questions; "
                         "are the files of one run, and is `question_id` the same in both?")  # fmt: skip
-    common = [id for id in questions if all(id in texts for texts in given.values())]
+    common = [id for id in by_id if all(id in texts for texts in given.values())]
     for model, texts in given.items():
-        for id in questions:
+        for id in by_id:
             if id not in texts:
                 problems.add(f"questions without an answer of {model} (left out for every model)", id)
     if not common:
         raise UserError(f"no question was answered by all of {', '.join(given)}; score them one at a time")
-    rows = [questions[id] for id in common]
+    rows = [by_id[id] for id in common]
     return Joined(rows, {model: [texts[id] for id in common] for model, texts in given.items()}, problems)
 
 
-def _questions(references: Iterable[dict], problems: Problems) -> dict[str, dict]:
+def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
+    """The questions by id, each with `closed`."""
     questions: dict[str, dict] = {}
-    for row in references:
+    for row in rows:
         id = _field(row, "question_id", "a reference")
         if id in questions:
             problems.add("doubled questions (the first is kept)", id)

@@ -41,20 +41,20 @@ MEASURES = {
 class Samples:
     """One model's answers to questions, scored: `columns[measure]` over the questions in their order."""
 
-    def __init__(self, references: Sequence[dict], answers: Sequence[str], reader: Reader | None = None) -> None:
-        """Scores `answers[i]` to `references[i]` (question rows with their `long_answer`, which may be missing).
+    def __init__(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader | None = None) -> None:
+        """Scores `answers[i]` to `questions[i]` (rows with their `long_answer`, which may be missing).
 
-        `reader` knows the findings' names; by default those of the references.
+        `reader` knows the findings' names; by default those of the questions.
         """
-        if len(references) != len(answers):
-            raise ValueError(f"{len(answers)} answers for {len(references)} questions")
-        self.types = np.array([row["type"] for row in references], object)
+        if len(questions) != len(answers):
+            raise ValueError(f"{len(answers)} answers for {len(questions)} questions")
+        self.types = np.array([row["type"] for row in questions], object)
         self.columns: dict[str, Column] = {}
-        self._texts(references, answers)
-        self._closed(references, answers)
-        reader = reader or Reader.of(references)
-        self._changes(references, answers, reader)
-        self._findings(references, answers, reader)
+        self._texts(questions, answers)
+        self._closed(questions, answers)
+        reader = reader or Reader.of(questions)
+        self._changes(questions, answers, reader)
+        self._findings(questions, answers, reader)
 
     def __len__(self) -> int:
         return len(self.types)
@@ -71,10 +71,10 @@ class Samples:
         scores["bleu4_corpus"] = corpus_bleu(self._matches[long], self._lengths[long]) if long.any() else None
         return scores
 
-    def _texts(self, references: Sequence[dict], answers: Sequence[str]) -> None:
-        short = [row["short_answer"] for row in references]
-        long = [row.get("long_answer") or "" for row in references]
-        open_ended = np.array([not row["closed"] for row in references], bool)
+    def _texts(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
+        short = [row["short_answer"] for row in questions]
+        long = [row.get("long_answer") or "" for row in questions]
+        open_ended = np.array([not row["closed"] for row in questions], bool)
         has_long = np.array([bool(text) for text in long], bool)
         scores = lexical(answers, long)
         self._matches, self._lengths = scores.matches, scores.lengths
@@ -94,8 +94,8 @@ class Samples:
         ]
         self._mean("exact", same, everywhere)
 
-    def _closed(self, references: Sequence[dict], answers: Sequence[str]) -> None:
-        where = np.array([row["closed"] for row in references], bool)
+    def _closed(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
+        where = np.array([row["closed"] for row in questions], bool)
         rules: dict[str, Callable[[dict, str], str | None]] = {
             "accuracy": lambda row, answer: closed.first_yes_no(answer),
             "accuracy_strict": lambda row, answer: closed.strict(answer),
@@ -104,26 +104,26 @@ class Samples:
         for name, rule in rules.items():
             right = [
                 row["closed"] and rule(row, answer) == row["short_answer"].strip().lower()
-                for row, answer in zip(references, answers, strict=True)
+                for row, answer in zip(questions, answers, strict=True)
             ]
             self._mean(name, right, where)
 
-    def _changes(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+    def _changes(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         n = len(answers)
         tallies = {kind: np.zeros((n, 3)) for kind in KINDS}
         macro, right, has_direction, read, where = (np.zeros(n) for _ in range(5))
-        for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
+        for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
             expected = _reference(parse_difference, row["short_answer"]) if row["type"] in CHANGING else None
             if expected is None:
                 continue
-            given = reader.change(answer, row["type"])
-            claims, true = facts(given) if given else set(), facts(expected)
+            claim = reader.change(answer, row["type"])
+            claims, true = facts(claim) if claim else set(), facts(expected)
             for kind in KINDS:
                 tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
-            where[i], read[i] = 1, given is not None
-            macro[i] = tally(claims, true).f1 if given is not None else 0.0
+            where[i], read[i] = 1, claim is not None
+            macro[i] = tally(claims, true).f1 if claim is not None else 0.0
             if way := direction(expected):
-                has_direction[i], right[i] = 1, given is not None and direction(given) == way
+                has_direction[i], right[i] = 1, claim is not None and direction(claim) == way
         hits, extra, missed = np.sum(list(tallies.values()), axis=0).T
         self.columns["change_f1"] = _f1(hits, extra, missed)
         self.columns["change_precision"] = Column(hits, hits + extra)
@@ -134,9 +134,9 @@ class Samples:
         self._mean("direction", right, has_direction)
         self._mean("change_read", read, where)
 
-    def _findings(self, references: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+    def _findings(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         tallies, macro, where = np.zeros((len(answers), 3)), np.zeros(len(answers)), np.zeros(len(answers))
-        for i, (row, answer) in enumerate(zip(references, answers, strict=True)):
+        for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
             listed = row["type"] == "abnormality" and not row["closed"]
             expected = _reference(parse_findings, row["short_answer"]) if listed else None
             if expected is not None:

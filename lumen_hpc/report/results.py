@@ -80,7 +80,7 @@ class Results:
 
     def __init__(
         self,
-        references: Sequence[dict],
+        questions: Sequence[dict],
         answers: Iterable[dict],
         scores: Iterable[dict],
         settings: Evaluate,
@@ -93,13 +93,13 @@ class Results:
 
         Raises UserError where a model has no answers, or no question is answered by all.
         """
-        self.joined: Joined = join(references, answers, models=models)
+        self.joined: Joined = join(questions, answers, models=models)
         self.questions, self.settings = self.joined.questions, settings
         self.identity = identity or Identity()
         self.principal = "lumen" if "lumen" in self.joined.answers else models[-1]
-        self.reader = Reader.of(references)
+        self.reader = Reader.of(questions)
         self.samples = {
-            model: Samples(self.questions, texts, self.reader) for model, texts in self.joined.answers.items()
+            model: Samples(self.questions, answers, self.reader) for model, answers in self.joined.answers.items()
         }
         for model, samples in self.samples.items():
             unread = samples.columns["change_read"]
@@ -117,22 +117,22 @@ class Results:
     def problems(self) -> Problems:
         return self.joined.problems
 
-    def add_model(self, model: str, texts: dict[str, str]) -> None:
+    def add_model(self, model: str, answers: dict[str, str]) -> None:
         """Adds answers (by question id) to some of the questions; the model's measures apply to these alone.
 
         Of a composed baseline, difference questions without an answer are counted as problems.
         """
-        self.samples[model] = self.scored(texts)
-        self.joined.answers[model] = [texts.get(row["question_id"], "") for row in self.questions]
+        self.samples[model] = self.scored(answers)
+        self.joined.answers[model] = [answers.get(row["question_id"], "") for row in self.questions]
         for row in self.questions if model.endswith(COMPOSED) else ():
-            if row["type"] == "difference" and row["question_id"] not in texts:
+            if row["type"] == "difference" and row["question_id"] not in answers:
                 kind = f"difference questions without an answer of {model} (its row is over the others)"
                 self.problems.add(kind, row["question_id"])
 
-    def scored(self, texts: dict[str, str]) -> Samples:
+    def scored(self, answers: dict[str, str]) -> Samples:
         """Answers (by question id) to some of the questions, scored; measures apply to these alone."""
-        answered = np.array([row["question_id"] in texts for row in self.questions], bool)
-        samples = Samples(self.questions, [texts.get(row["question_id"], "") for row in self.questions], self.reader)
+        answered = np.array([row["question_id"] in answers for row in self.questions], bool)
+        samples = Samples(self.questions, [answers.get(row["question_id"], "") for row in self.questions], self.reader)
         for name, column in samples.columns.items():
             samples.columns[name] = Column(column.part * answered, column.whole * answered)
         return samples

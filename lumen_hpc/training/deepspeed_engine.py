@@ -16,15 +16,15 @@ from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.checkpointing import TAG, StagedWriter
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over `warmup` of the steps, then a cosine to zero; `step` counts from 0.
+def rate_at(step: int, steps: int, learning_rate: float, warmup: float) -> float:
+    """The rate of a step (from 0): a linear warm-up to `learning_rate` over `warmup` of the steps, a cosine to zero.
 
     The first step already learns, and so does the last.
     """
     warm = math.ceil(steps * warmup)
     if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return learning_rate * (step + 1) / warm
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Engine:
         # DeepSpeed averages over ranks; ours is a sum.
         self.ds.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
-        """Clips, updates and clears; returns the gradient norm before clipping."""
+    def step(self, rate: float) -> float:
+        """Clips, updates at this learning rate and clears; returns the gradient norm before clipping."""
         for group in self.ds.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = rate
         self.ds.step()
         return float(self.ds.get_global_grad_norm() or 0.0)
 

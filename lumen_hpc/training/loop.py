@@ -19,7 +19,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
-from lumen_hpc.training.deepspeed_engine import Engine, learning_rate
+from lumen_hpc.training.deepspeed_engine import Engine, rate_at
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.layout import Shared, layout, sequences
 from lumen_hpc.training.prefetcher import Prefetcher
@@ -255,7 +255,7 @@ class Loop:
         per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
         self._check(loss)
-        rate = learning_rate(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
+        rate = rate_at(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
         norm = self.engine.step(rate)
         self._check(norm, "gradient norm")
         self.recent.append(loss)

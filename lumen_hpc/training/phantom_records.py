@@ -70,7 +70,7 @@ def _question(film: Film, asked: questions.Asked, name: str, reference: Film | N
     return {
         "question_id": name, "subject_id": str(film.subject_id), "study_id": str(film.study_id),
         "ref_study_id": str(reference.study_id) if reference else None, "type": asked.type,
-        "question": asked.question, "short_answer": asked.answer.strip(), "closed": is_closed(asked.answer),
+        "question": asked.question, "short_answer": asked.short_answer.strip(), "closed": is_closed(asked.short_answer),
         "interval_days": film.day - reference.day if reference else None, "split": film.split,
     }  # fmt: skip
 

@@ -113,8 +113,8 @@ class Predictor:
             began = time.perf_counter()
             answers = self._generate(window)
             share = (time.perf_counter() - began) / len(window)
-            for record, answer in zip(window, answers):
-                yield self._row(record, answer, share)
+            for record, generated in zip(window, answers):
+                yield self._row(record, generated, share)
 
     def _asked(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
         for index in span:
@@ -142,25 +142,25 @@ class Predictor:
         if window:
             yield window
 
-    def _generate(self, records: list[Row]) -> list[Any]:
+    def _generate(self, records: list[Row]) -> list[Answer]:
         opened = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
         shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
         return self._model.generate(shown, max_new_tokens=self._settings.max_new_tokens)
 
-    def _row(self, record: Row, answer: Any, seconds: float) -> Row:
-        text = strip(answer.text)
+    def _row(self, record: Row, generated: Answer, seconds: float) -> Row:
+        answer = strip(generated.text)
         meta = record["meta"]
         row = {
             "question_id": meta["question_id"],
             "model": self._name,
-            "answer": text,
-            "tokens": len(answer.ids),
+            "answer": answer,
+            "tokens": len(generated.ids),
             "seconds": round(seconds, 4),
         }
         if meta["type"] == "outcome":
-            row["yes"] = None if answer.yes is None else round(answer.yes, 6)
-        if text != answer.text:
-            row["findings"] = answer.text[: len(answer.text) - len(text)].rstrip(" ;")
+            row["yes"] = None if generated.yes is None else round(generated.yes, 6)
+        if answer != generated.text:
+            row["findings"] = generated.text[: len(generated.text) - len(answer)].rstrip(" ;")
         if "control" in meta:
             row |= {key: meta[key] for key in ("control", "ref_study_id", "study_id")}
         return row

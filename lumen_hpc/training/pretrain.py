@@ -23,7 +23,7 @@ from lumen_hpc.language.prediction_questions import filled, templates
 from lumen_hpc.nvila import NVILA, Sample, pack, save
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import phantom_records
-from lumen_hpc.training.deepspeed_engine import learning_rate
+from lumen_hpc.training.deepspeed_engine import rate_at
 from lumen_hpc.training.sampler import plain
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
 QUESTIONS, TOGETHER = 96, 6
 """Questions a step of the base, and of one image."""
-PEAK, WARMUP, CLIP = 3e-3, 0.2, 1.0
+LEARNING_RATE, WARMUP, CLIP = 3e-3, 0.2, 1.0
 
 
 def pretrain(
@@ -92,7 +92,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
     """Diagnostic instruction with the tower frozen; yields the loss of every step."""
     model.vision_tower.requires_grad_(False)
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
     groups = image_groups(records)
     order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
@@ -105,7 +105,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, CLIP)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, order.steps, PEAK, WARMUP)
+            group["lr"] = rate_at(step, order.steps, LEARNING_RATE, WARMUP)
         optimizer.step()
         yield loss.item()
     model.requires_grad_(True).eval()

@@ -66,8 +66,8 @@ def test_the_judge_sees_the_bare_question_and_the_answer_without_its_findings_li
     }
     item = judge.item({"question_id": "q", "model": "lumen", "answer": "The edema has resolved."}, record)
     assert item["question"] == DIFFERENCE
-    assert item["reference"] == NEW_EDEMA.strip() and item["answer"] == "The edema has resolved."
-    assert set(item) == {"question_id", "model", "type", "question", "short_answer", "reference", "answer"}
+    assert item["long_answer"] == NEW_EDEMA.strip() and item["answer"] == "The edema has resolved."
+    assert set(item) == {"question_id", "model", "type", "question", "short_answer", "long_answer", "answer"}
 
 
 def test_restricted_data_is_not_sent_to_a_server_beyond_the_profiles_list(tmp_path, questions):

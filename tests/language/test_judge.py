@@ -49,7 +49,7 @@ def items():
             "type": kind,
             "question": question,
             "short_answer": short_answer,
-            "reference": reference,
+            "long_answer": reference,
             "answer": reference,
         }
 
@@ -89,7 +89,7 @@ def test_the_rule_based_judge_passes_every_canary_on_phantoms_ground_truth(tmp_p
     for row in rewrite(questions, engine, Rewrite(), seed=0):
         assert row["rejected"] == []
         item = known[row.get("source_question_id", row["question_id"])] | row
-        truths.append(item | {"model": "truth", "reference": row["long_answer"], "answer": row["long_answer"]})
+        truths.append(item | {"model": "truth", "long_answer": row["long_answer"], "answer": row["long_answer"]})
     rows = list(score(truths, engine, Judge(canaries=40), seed=0))
     assert {row["score"] for row in rows if "canary" not in row} == {10}
     kinds = verdict(rows)["grammar"]["kinds"]

@@ -56,7 +56,7 @@ def _records(films, rng):
     before, after = films[:2]
     asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.study, after.portable, rng)]
     change = phantom_questions.difference(before.study, after.study)
-    asked += [("pair", *change), ("future", "prediction", "what will change?", change.answer)]
+    asked += [("pair", *change), ("future", "prediction", "what will change?", change.short_answer)]
     for k, (kind, type, question, short) in enumerate(asked):
         long = sentence(type, question, short)
         images = {"pair": [before, after], "future": [before], "diagnostic": [after]}[kind]

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.nvila import attention, layers
-from lumen_hpc.nvila.config import official_config
+from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training import activations, adapters
 

@@ -58,13 +58,13 @@ def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_zero():
-    from lumen_hpc.training.deepspeed_engine import learning_rate
+    from lumen_hpc.training.deepspeed_engine import rate_at
 
-    rates = [learning_rate(step, 100, 2.0, 0.03) for step in range(100)]
+    rates = [rate_at(step, 100, 2.0, 0.03) for step in range(100)]
     assert rates[:3] == pytest.approx([2 / 3, 4 / 3, 2.0])
     assert rates[3] == 2.0 and rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
     assert 0 < rates[-1] < 0.01
-    assert all(rate > 0 for rate in (learning_rate(0, 1, 2.0, 0.0), learning_rate(0, 1, 2.0, 1.0)))
+    assert all(rate > 0 for rate in (rate_at(0, 1, 2.0, 0.0), rate_at(0, 1, 2.0, 1.0)))
 
 
 def test_a_batch_that_gives_some_gpus_nothing_is_refused_with_what_works():
