@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc import files
-from lumen_hpc.cluster import dependencies, graph, live, lock, manifest, plan, preflight, sbatch, slurm, snapshot, triage
+from lumen_hpc.cluster import (
+    dependencies,
+    graph,
+    live,
+    lock,
+    manifest,
+    plan,
+    preflight,
+    sbatch,
+    slurm,
+    snapshot,
+    triage,
+)
 from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage

@@ -159,7 +159,7 @@ def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training()
 
 @pytest.mark.parametrize("data", [b"", b"no image", _png(np.zeros((40, 40), np.uint8))[:45]])
 def test_what_is_no_image_is_said_in_one_line(data):
-    with pytest.raises(UserError, match="the image (is truncated|cannot be read: give a whole JPG, PNG or DICOM)"):
+    with pytest.raises(UserError, match=r"the image (is truncated|cannot be read: give a whole JPG, PNG or DICOM)"):
         media.picture(data)
 
 
