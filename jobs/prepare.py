@@ -13,6 +13,7 @@ from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 from lumen_hpc.config.schema import Data, Settings
+from lumen_hpc.data.demographics import table as patients
 
 FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")
 
@@ -23,7 +24,8 @@ def external(settings: Settings) -> list[str]:
     if data.source == "phantom":
         return []
     folders = [Path(folder).expanduser() for folder in (data.mimic_cxr, data.diff_vqa) if folder]
-    return [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
+    tables = [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
+    return [*tables, str(patients(data.mimic_iv))] if data.mimic_iv else tables
 
 
 STAGE = Stage(
@@ -55,6 +57,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
         print(f"{counts['studies']['asked_about']} images: {images}")
+        if not data.mimic_iv:
+            print("sex and age of the patients are unknown: MIMIC-CXR has neither; data.mimic_iv=FOLDER gives them")
         for warning, count in counts["studies"]["image_warnings"].items():
             print(f"warning: {count} images: {warning}")
         for name in FILES:

@@ -32,6 +32,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "view": ("VARCHAR", "PA or AP"),
         "taken_at": ("TIMESTAMP", "when the film was taken, shifted per patient"),
         "split": ("VARCHAR", "train, val or test"),
+        "sex": ("VARCHAR", "F or M, of MIMIC-IV; missing without data.mimic_iv"),
+        "age": ("BIGINT", "years when the film was taken, of MIMIC-IV; missing without data.mimic_iv"),
     },
     "questions": {
         "question_id": ("VARCHAR", "stable hash"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
@@ -24,6 +24,7 @@ import orjson
 
 from lumen_hpc.config.schema import Data, Prepare
 from lumen_hpc.data import counts as counting
+from lumen_hpc.data.demographics import UNKNOWN, Person, people
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
@@ -71,7 +72,8 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         if not keep.any():
             raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
         used = _studies_of(columns, ok)
-        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits)
+        persons = people(data.mimic_iv, set(studies.subject[used].tolist())) if data.mimic_iv else {}
+        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits, persons)
         lines.copy(folder / "questions.jsonl", keep)
         lines.copy(folder / "left_out.jsonl", ok & ~keep)
     counts = {
@@ -85,7 +87,8 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         "release": counting.release(columns, ok, repeated[REPEAT]),
         "splits": {split: counting.split_counts(columns, keep, split) for split in SPLITS},
         "intervals": counting.interval_counts(columns, keep, _same_day(studies, columns, keep)),
-        "studies": _study_counts(studies, files, used, images, untimed, agreement),
+        "studies": _study_counts(studies, files, used, images, untimed, agreement)
+        | {"with_sex_and_age": sum(None not in persons.get(at, UNKNOWN) for at in studies.subject[used].tolist())},
         "patients_in_two_splits": len(shared),
         "test_images_in_mimic_split": _mimic_splits(studies, columns, keep),
     }
@@ -179,8 +182,9 @@ def _inspected(
 
 
 def _write_studies(
-    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, images: _Images, splits: dict[int, int]
-) -> list[int]:
+    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, images: _Images, splits: dict[int, int],
+    persons: Mapping[int, Person],
+) -> list[int]:  # fmt: skip
     """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
     untimed = []
     with atomic(path) as out:
@@ -188,6 +192,7 @@ def _write_studies(
         numbers = zip(*(column[used].tolist() for column in columns), strict=True)
         for at, (subject, study, day, time, kind, size) in zip(used.tolist(), numbers, strict=True):
             dicom, taken_at = studies.dicom[at], moment(date.fromordinal(day), time)
+            person = persons.get(subject, UNKNOWN)
             if not isinstance(taken_at, datetime):
                 untimed.append(at)
             row = {
@@ -199,6 +204,8 @@ def _write_studies(
                 "view": studies.view[at],
                 "taken_at": taken_at,
                 "split": SPLITS[splits[subject]],
+                "sex": person.sex,
+                "age": person.age(taken_at.year),
             }
             out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     return untimed

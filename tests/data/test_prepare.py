@@ -67,6 +67,8 @@ def test_studies_say_which_image_and_when(dataset):
         "view": "PA",
         "taken_at": "2150-01-01T09:30:15.500000",
         "split": "train",
+        "sex": None,
+        "age": None,
     }
     assert studies[50000012]["view"] == "AP"
     assert studies[50000021]["taken_at"] == "2160-02-29T00:00:05"
