@@ -16,7 +16,7 @@ from typing import Any
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import trained_on
+from lumen_hpc.models import repeats, trained_on
 
 STAGE = Stage(
     name="evaluate",
@@ -110,6 +110,7 @@ def inputs(task: Task) -> Any:
     return Inputs(
         records=list(read_jsonl(run.path("instruct") / "lumen-test.jsonl")),
         answers={model: run.rows("predict", model) for model in models},
+        repeats={model: run.rows("predict", model) for model in repeats(models, settings.train.seeds)},
         scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},
         studies=read_jsonl(prepared / "studies.jsonl"),
         rewrites=run.rows("rewrite"),

@@ -7,10 +7,12 @@ contiguous part, the same part for every model, so that judge can follow shard b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.models import repeats, training_number
 from lumen_hpc.weights import verify
 
 STAGE = Stage(
@@ -21,7 +23,10 @@ STAGE = Stage(
     settings=("seed", "predict.max_new_tokens", "predict.controls", "predict.shards", "train.base"),
     after=("pretrain", "instruct", "train-{model}"),
     shards=lambda settings: settings.predict.shards,
-    models=lambda settings: settings.predict.models,
+    models=lambda settings: [
+        *settings.predict.models,
+        *repeats(settings.predict.models, settings.train.seeds),
+    ],
     volatile=("seconds",),
     gpu_hours=estimate.predict,
     load_hours=estimate.predict_load,
@@ -30,12 +35,16 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Loads the model once; yields an answer row a question."""
+    from lumen_hpc.data import probes
     from lumen_hpc.data.records import Records
     from lumen_hpc.serving.predictor import open_predictor
 
     questions = Records(task.run.path("instruct") / "lumen-test.jsonl")
     weights = verify(task.run.weights(task.model), task.run.profile.cache)
-    predictor = open_predictor(weights, task.settings.predict, model=task.model)
+    settings = task.settings.predict
+    if training_number(task.model):  # the spread needs the answers alone
+        settings = replace(settings, controls=[control for control in settings.controls if control == probes.CONTROL])
+    predictor = open_predictor(weights, settings, model=task.model)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         yield from predictor.answer(questions, shard.span(len(questions)))

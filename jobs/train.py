@@ -11,7 +11,7 @@ from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
-from lumen_hpc.models import MODELS
+from lumen_hpc.models import MODELS, compared, repeats, training_number
 from lumen_hpc.training import speed
 from lumen_hpc.weights import verify
 
@@ -22,7 +22,10 @@ STAGE = Stage(
     resources="train",
     settings=("seed", "train"),
     after=("pretrain", "instruct"),
-    models=lambda settings: [model for model in settings.predict.models if MODELS[model].trained],
+    models=lambda settings: [
+        *(model for model in settings.predict.models if MODELS[model].trained),
+        *repeats(settings.predict.models, settings.train.seeds),
+    ],
     gpu_hours=estimate.train,
     progress=lambda settings, folder: speed.of_run(folder, settings.train),
 )
@@ -35,10 +38,10 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         outcome = train(
             task.settings.train,
-            task.run.path("instruct") / f"{task.model}-train.jsonl",
+            task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl",
             verify(task.run.base_weights, task.run.profile.cache),
             task.folder,
-            seed=task.settings.seed,
+            seed=task.settings.seed + training_number(task.model),
             ranks=task.ranks,
             should_stop=task.should_stop,
             progress=task.progress,

@@ -51,6 +51,9 @@ class ComparedModel:
         return bool(self.trains_on)
 
 
+AGAIN = "@"
+"""Between a model's name and the number of a further training of it."""
+
 MODELS: dict[str, ComparedModel] = {
     model.name: model
     for model in (
@@ -72,6 +75,22 @@ MODELS: dict[str, ComparedModel] = {
         ),
     )
 }
+
+
+def compared(model: str) -> ComparedModel:
+    """The entry of a model or of one of its further trainings (`lumen@1`); KeyError for a name of neither."""
+    return MODELS[model.partition(AGAIN)[0]]
+
+
+def training_number(model: str) -> int:
+    """0 for a model's own training, 1 for `lumen@1`; a training's seed is the run's plus this number."""
+    return int(model.partition(AGAIN)[2] or 0)
+
+
+def repeats(names: Iterable[str], seeds: int) -> list[str]:
+    """The further trainings of those of the models `names` that train, where each has `seeds` of them."""
+    trained = [name for name in names if MODELS[name].trained]
+    return [f"{name}{AGAIN}{number}" for number in range(1, seeds) for name in trained]
 
 
 def trained_on(kind: str, names: Iterable[str]) -> list[str]:

@@ -7,10 +7,10 @@ own CPU decoding rates, and each stands beside its source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lumen_hpc.config.schema import EngineSettings, Settings
-from lumen_hpc.models import MODELS
+from lumen_hpc.models import AGAIN, MODELS, Workload, compared
 from lumen_hpc.training import sizing
 from lumen_hpc.training.speed import Progress
 
@@ -36,10 +36,33 @@ class Counts:
 def counts(settings: Settings) -> Counts:
     """Sizes of the data: the paper's, or what the phantom settings make."""
     if settings.data.source == "mimic":
-        return Counts(129_231 + 4_190, 428_995 + 13_688 + 2 * (43_381 + 1_369), 13_688 + 1_369 + 3_936)
+        share, each = _differences(settings), 1 + settings.rewrite.predictions_per_pair
+        asked = round(each * share * (43_381 + 1_369))
+        return Counts(129_231 + 4_190, 428_995 + 13_688 + asked, 13_688 + round(each * share * 1_369))
     phantom = settings.data.phantom
     images = phantom.patients * phantom.studies
     return Counts(images, 12 * images, int(12 * images * phantom.test_fraction))
+
+
+PAPER_FRACTION = 0.33
+"""`prepare.difference_fraction` that keeps about as many difference questions as the paper has."""
+
+
+def _differences(settings: Settings) -> float:
+    """How many times the paper's difference questions these settings keep."""
+    return settings.prepare.difference_fraction / PAPER_FRACTION
+
+
+def workload(settings: Settings, model: str) -> Workload | None:
+    """What a model's training reads with these settings; None where it is not trained."""
+    entry = compared(model)
+    if entry.workload is None or settings.data.source != "mimic":
+        return entry.workload
+    kept, pairs = _differences(settings), 43_381
+    more = round(pairs * (kept - 1)) if "difference" in entry.trains_on else 0
+    ahead = round(pairs * (kept * settings.rewrite.predictions_per_pair - 1)) if "prediction" in entry.trains_on else 0
+    samples, image_sets = entry.workload.samples + more + ahead, entry.workload.image_sets + more
+    return replace(entry.workload, samples=samples, image_sets=image_sets)
 
 
 def experts(settings: Settings, model: str) -> float:
@@ -68,19 +91,19 @@ def training(
 
     With the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has measured itself.
     """
-    if settings.train.base == "tiny" or model not in MODELS:
+    if settings.train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
         return None
-    train, workload = settings.train, MODELS[model].workload
+    train, read = settings.train, workload(settings, model)
     if gpu_memory_gb:
-        train = sizing.resolve(train, gpus, gpu_memory_gb, workload=workload)
-    return sizing.plan(train, gpus, workload=workload, own=own)
+        train = sizing.resolve(train, gpus, gpu_memory_gb, workload=read)
+    return sizing.plan(train, gpus, workload=read, own=own)
 
 
 def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
     if gpus and gpu_memory_gb and settings.train.base != "tiny":
         for model in models:
-            sizing.check(settings.train, gpus, gpu_memory_gb, workload=MODELS[model].workload)
+            sizing.check(settings.train, gpus, gpu_memory_gb, workload=workload(settings, model))
 
 
 def train(settings: Settings, model: str) -> float:

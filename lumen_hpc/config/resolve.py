@@ -41,6 +41,7 @@ TAKES = {
 """Options that a verb honours, beside run and runs; any other is refused."""
 SHORTHANDS = {
     "data": "data.source",
+    "seeds": "train.seeds",
     "profile": "profile.name",
     "model": "serve.model",
     "weights": "serve.weights",

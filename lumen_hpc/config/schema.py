@@ -229,6 +229,9 @@ class Train:
     """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean."""
     mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
     """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
+    seeds: int = runtime_only(1, low=1)
+    """Trainings of each model, each with a seed of its own; the tables show the spread between them. `seeds=3` for
+    short."""
     steps: int = 0
     """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs a number."""
     loss_limit: float = 10.0
@@ -314,7 +317,7 @@ class Serve:
 class Judge:
     engine: EngineSettings = field(default_factory=EngineSettings)
     second: EngineSettings | None = None
-    """A second judge of another family; agreement is reported."""
+    """A second judge of another family; agreement is reported. A vLLM model takes the first one's GPUs."""
     canaries: int = 10
     """Canaries of each kind mixed into every judge shard."""
 

@@ -23,6 +23,7 @@ from lumen_hpc.report import (
     costs,
     page,
     rewriting,
+    seeds,
     slices,
     tables,
 )
@@ -46,6 +47,8 @@ class Inputs:
     """Test records (instruct/lumen-test.jsonl)."""
     answers: Mapping[str, Rows]
     """Model → its answer rows, with those of controls (they carry `control`)."""
+    repeats: Mapping[str, Rows] = field(default_factory=dict)
+    """Further training of a model (`lumen@1`) → its answer rows."""
     scores: Mapping[str, Rows] = field(default_factory=dict)
     """Model → the judge's rows, with the canaries (they carry `canary`)."""
     studies: Rows = ()
@@ -115,6 +118,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     checks = phantom_criteria(results, control_results, oracles) if settings.gates else []
     both = tables.tables(results)
+    between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
     all_slices = slices.slices(results, inputs.studies, inputs.experts) + slices.experts(results, answers)
     unfit = rewriting.unfit(scores)
     canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
@@ -124,6 +128,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     spent = budgets.budgets(training)
     content = page.Content(
         tables=both,
+        seeds=between,
         notes=[
             *inputs.identity.banner,
             *unfit,
@@ -167,9 +172,10 @@ def _write(folder: Path, content: page.Content) -> list[Path]:
     """The report's files, each written whole or not at all."""
     files = {
         "index.html": page.render(content),
-        "tables.md": tables.markdown(content.tables, content.notes),
+        "tables.md": tables.markdown(content.tables, content.notes, seeds.markdown(content.seeds, content.labels)),
         "controls.md": controls_markdown(content.controls),
         "tables.csv": tables.comma_separated(content.tables),
+        **({"seeds.csv": seeds.comma_separated(content.seeds)} if content.seeds else {}),
         "tables.tex": tables.latex(content.tables),
         "gates.json": json.dumps([vars(gate) | {"passed": gate.passed} for gate in content.gates], indent=2),
         **{f"figures/{name}.svg": svg for name, svg in content.figures.items()},

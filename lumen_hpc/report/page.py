@@ -24,6 +24,7 @@ from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.criteria import Criterion
 from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.rewriting import Acceptance, Share
+from lumen_hpc.report.seeds import Spread
 from lumen_hpc.report.slices import Slice
 from lumen_hpc.report.tables import MEASURES, Table
 
@@ -54,6 +55,8 @@ class Content:
     """Oracle → its change F1 on the prediction questions (phantoms only)."""
     controls: Sequence[Control]
     slices: Sequence[Slice]
+    seeds: Sequence[Spread]
+    """The spread between several trainings of a model; empty where each was trained once."""
     canaries: Sequence[Share]
     unfit: Sequence[str]
     """A line for every judge that failed them."""

@@ -147,8 +147,11 @@ def text(cell: Cell, alpha: float) -> str:
     return f"{cell.value:.3f}{star(cell, alpha)}{bounds}"
 
 
-def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Each table, with published numbers in a column after each of ours where they compare; differences; notes."""
+def markdown(tables: Sequence[Table], notes: Sequence[str], *more: str) -> str:
+    """Each table, with published numbers in a column after each of ours where they compare; differences; notes.
+
+    `more`: tables in Markdown that stand before the notes; an empty one is left out.
+    """
     parts = []
     for table in tables:
         head = ["model", "n"]
@@ -162,6 +165,7 @@ def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
             lines.append(_row(row))
         parts.append("\n".join(lines))
         parts.append(_differences(table))
+    parts += [text for text in more if text]
     return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
 

@@ -215,3 +215,7 @@ def test_a_renamed_setting_is_taken_under_its_old_name_with_a_warning(capsys):
         0.3,
     ]
     assert "command line: experts.told is called experts.in_prompt now" in capsys.readouterr().err
+
+
+def test_seeds_is_short_for_the_trainings_of_each_model():
+    assert resolve(["seeds=3"]).settings.train.seeds == 3

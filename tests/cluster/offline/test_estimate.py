@@ -11,8 +11,9 @@ from jobs import experts, judge, predict, rewrite, train
 from lumen_hpc.cluster import dry_run, estimate, graph, plan, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.profile import Resources
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.models import MODELS, Workload
 from tests.cluster.offline.offline_graph import finish
 
 JUDGE = EngineSettings(kind="vllm", model="large", tensor_parallel=4, pipeline_parallel=2)
@@ -86,3 +87,25 @@ def test_engines_outside_the_task_cost_it_no_gpu(kind: str):
     settings = Settings()
     settings.judge.engine = EngineSettings(kind=kind)
     assert estimate.judge(settings, "lumen") == estimate.judge_load(settings) == 0
+
+
+def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_theirs():
+    def priced(*words: str) -> tuple[int, int, int]:
+        settings = resolve(["recipe=lumen", *words]).settings
+        trained = estimate.workload(settings, "lumen")
+        assert trained is not None
+        return trained.samples, trained.image_sets, estimate.counts(settings).test_questions
+
+    paper = Workload()
+    assert priced() == (paper.samples, paper.image_sets, 13_688 + 2 * 1_369)
+    samples, image_sets, asked = priced("prepare.difference_fraction=1.0", "rewrite.predictions_per_pair=3")
+    assert image_sets == pytest.approx(129_231 + 43_381 / 0.33, abs=1)
+    assert samples == pytest.approx(428_995 + 4 * 43_381 / 0.33, abs=2)
+    assert asked == pytest.approx(13_688 + 4 * 1_369 / 0.33, abs=1)
+    ft = estimate.workload(resolve(["recipe=lumen", "prepare.difference_fraction=1.0"]).settings, "ft@1")
+    assert ft == MODELS["ft"].workload
+
+
+def test_a_further_training_costs_as_much_as_the_first():
+    settings = resolve(["recipe=lumen", "seeds=2"]).settings
+    assert estimate.train(settings, "lumen@1") == estimate.train(settings, "lumen") > 0

@@ -1,0 +1,99 @@
+"""The spread between trainings of the same model with other seeds (`train.seeds`): what the intervals do not hold.
+
+An interval over patients says how the numbers of this one training would move on other patients. How far another
+training with the same recipe would land is another question, which only further trainings answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+
+from lumen_hpc.metrics.significance import Column
+from lumen_hpc.models import compared
+from lumen_hpc.report import composed
+from lumen_hpc.report.identity import COMPOSED
+from lumen_hpc.report.results import Results
+
+MEASURES = {
+    "difference": ("bleu4", "rouge_l", "change_f1"),
+    "prediction": ("bleu4", "rouge_l", "change_f1"),
+    "diagnostic": ("accuracy_polarity", "finding_f1", "rouge_l"),
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One measure of one model over its trainings."""
+
+    model: str
+    block: str
+    measure: str
+    values: tuple[float, ...]
+    """The run's own training first."""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of a training, n - 1 in the denominator."""
+        return stdev(self.values)
+
+
+def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spread]:
+    """Every headline measure of the models that were trained several times, and of their composed baselines.
+
+    `repeats`: further training (`lumen@1`) → its answer rows; all on the questions of `results`.
+    """
+    columns: dict[str, list[dict[str, Column]]] = {}
+    for name, rows in repeats.items():
+        model = compared(name).name
+        plain = {row["question_id"]: row["answer"] for row in rows if not row.get("control")}
+        columns.setdefault(model, []).append(results.scored(plain).columns)
+        if texts := composed.answers(rows, results.reader):
+            columns.setdefault(model + COMPOSED, []).append(results.scored(texts).columns)
+    nowhere = Column(np.zeros(len(results.questions)), np.zeros(len(results.questions)))
+    found = []
+    for model in (model for model in results.models() if model in columns):
+        for block, measures in MEASURES.items():
+            where = results.where(block)
+            for measure in measures:
+                every = [results.column(measure, model), *(each.get(measure, nowhere) for each in columns[model])]
+                values = [value for each in every if (value := each.mean(where)) is not None]
+                if len(values) > 1:
+                    found.append(Spread(model, block, measure, tuple(values)))
+    return found
+
+
+def markdown(found: Sequence[Spread], labels: Mapping[str, str]) -> str:
+    """The spreads as a table; empty where no model was trained twice."""
+    if not found:
+        return ""
+    head = ("model", "questions", "measure", "trainings", "mean", "standard deviation", "lowest", "highest")
+    lines = ["## Between trainings", "", _row(head), _row(["---"] * len(head))]
+    for each in found:
+        numbers = (each.mean, each.deviation, min(each.values), max(each.values))
+        lines.append(_row([labels.get(each.model, each.model), each.block, each.measure, str(len(each.values)),
+                           *(f"{number:.3f}" for number in numbers)]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def comma_separated(found: Sequence[Spread]) -> str:
+    """One line a measure and training."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["model", "block", "measure", "training", "value"])
+    for each in found:
+        writer.writerows([each.model, each.block, each.measure, k, value] for k, value in enumerate(each.values))
+    return stream.getvalue()
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
