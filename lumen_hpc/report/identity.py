@@ -105,8 +105,12 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (not instruct.expert_text, "Instructions: without the experts' predictions (2.3)."),
         (instruct.findings_first, "Instructions: change answers open with a line of each finding's state, which is "
                                   "removed before scoring; the paper has none (2.4)."),
-        (True, "Instructions: a prediction question shows the reference image only. The paper speaks of two-image "
-               "input, but the later image holds the answer (2.4)."),
+        (instruct.max_images == 2, "Instructions: a prediction question shows the reference image only. The paper "
+                                   "speaks of two-image input, but the later image holds the answer; "
+                                   "`instruct.max_images=3` adds the image before the reference (2.4)."),
+        (instruct.max_images > 2, "Instructions: a prediction question shows the reference image and up to "
+                                  f"{instruct.max_images - 2} before it, never the later one, which holds the "
+                                  "answer; a difference question shows these and the main image, the paper two (2.4)."),
         (_engine(rewrite.engine) == "grammar", "Long answers: templates of a grammar, not sentences of "
                                                f"{PAPER_REWRITER} (2.2)."),
         (_engine(rewrite.engine) != "grammar" and PAPER_REWRITER not in rewrite.engine.model,

@@ -48,12 +48,12 @@ def run(settings: Settings, cache: Path) -> tuple[int, str]:
 def test_what_was_fetched_is_noted_and_not_fetched_again(settings, hub, tmp_path):
     code, output = run(settings, tmp_path)
     names = [name for name, _ in hub]
-    assert code == 0 and names[0] == "Efficient-Large-Model/NVILA-8B" and len(names) == 3
+    assert code == 0 and names[0] == "Efficient-Large-Model/NVILA-8B" and len(names) == 4
     assert all(not name.endswith("-text") for name in names), "the text Llama is derived from the official one"
     assert "licence" in output and "every weight" in output
     assert set(json.loads((tmp_path / fetch.NOTE).read_text())) == set(names)
     code, output = run(settings, tmp_path)
-    assert code == 0 and len(hub) == 3 and output.count("revision a1") == 3
+    assert code == 0 and len(hub) == 4 and output.count("revision a1") == 4
 
 
 def test_a_file_that_differs_from_the_first_fetch_is_refused(settings, hub, tmp_path):
@@ -79,7 +79,7 @@ def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(se
             folder.mkdir(parents=True)
             (folder / "config.json").write_text("{}")
     code, output = run(settings, tmp_path)
-    assert code == 0 and output.count("copied by hand") == 3
+    assert code == 0 and output.count("copied by hand") == 4
 
 
 def test_the_demo_names_no_weights(hub, tmp_path):
