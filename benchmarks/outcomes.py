@@ -26,7 +26,7 @@ def write(folder: Path, share: float) -> Path:
     """The look-alike: studies.jsonl and MIMIC-IV's tables."""
     import duckdb
 
-    from lumen_hpc.outcomes.layout import Writer
+    from lumen_hpc.outcomes.mimic_iv import Writer
     from lumen_hpc.outcomes.panel import PANEL
 
     rows, patients, films = (int(count * share) for count in (ROWS, PATIENTS, FILMS))

@@ -23,7 +23,7 @@ from PIL import Image
 from lumen_hpc import nvila
 from lumen_hpc.data.records import Records
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.serving.engine import VLLMModel
+from lumen_hpc.serving.vllm_answerer import VLLMModel
 from lumen_hpc.training.predict import NativeAnswerer, open_model
 
 QUESTIONS = ("What has changed?", "Is there a pneumothorax?", "What will change in 3 days?")

@@ -34,7 +34,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Loads the experts once; yields one prediction row for each study."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.experts.models import open_expert
+    from lumen_hpc.experts.protocol import open_expert
 
     studies = Records(task.run.path("prepare") / "studies.jsonl")
     expert = open_expert(task.settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))

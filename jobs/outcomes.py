@@ -24,7 +24,7 @@ def external(settings: Settings) -> list[str]:
     """MIMIC-IV's tables; phantoms have none outside the run."""
     if settings.data.source == "phantom" or not settings.data.mimic_iv:
         return []
-    from lumen_hpc.outcomes.layout import files
+    from lumen_hpc.outcomes.mimic_iv import files
 
     return [str(path) for path in files(settings.data.mimic_iv)]
 

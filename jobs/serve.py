@@ -82,7 +82,7 @@ def serve(task: Task) -> None:
 
     from lumen_hpc.nvila.config import read_config
     from lumen_hpc.serving import supervisor
-    from lumen_hpc.serving.checkpoint import chat_template, stored_dtype
+    from lumen_hpc.serving.hf_checkpoint import chat_template, stored_dtype
 
     settings, folder = task.settings.serve, weights(task.run)
     config = read_config(folder)
@@ -123,7 +123,7 @@ def _experts(task: Task) -> Callable[[bytes], str] | None:
     settings = task.settings
     if not settings.instruct.expert_text or settings.serve.weights:
         return None
-    from lumen_hpc.serving.experts import ExpertWords
+    from lumen_hpc.serving.expert_words import ExpertWords
 
     return ExpertWords(settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
 

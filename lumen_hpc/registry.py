@@ -1,6 +1,6 @@
 """What settings choose by name, and where the class behind each name is: experts and language engines.
 
-To add an expert, write a class with `open` and `predict` (`lumen_hpc.experts.models.Expert`) and name it in EXPERTS:
+To add an expert, write a class with `open` and `predict` (`lumen_hpc.experts.protocol.Expert`) and name it in EXPERTS:
 
     EXPERTS = {..., "mine": "my_package.expert:MyExpert"}
 
@@ -14,7 +14,7 @@ To add an expert, write a class with `open` and `predict` (`lumen_hpc.experts.mo
 
 An engine (for rewriting or judging) is a subclass of `lumen_hpc.language.protocol.Engine`, named in ENGINES in the same
 way; canaries then tell whether it is fit to judge. Compared models are in lumen_hpc/models.py, outcomes in
-lumen_hpc/outcomes/outcomes.py (OUTCOMES), measures in lumen_hpc/metrics/samples.py (MEASURES).
+lumen_hpc/outcomes/outcomes.py (OUTCOMES), measures in lumen_hpc/metrics/measures.py (MEASURES).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import importlib
 from typing import Any
 
 EXPERTS = {
-    "xrv": "lumen_hpc.experts.models:TorchXRayVision",
+    "xrv": "lumen_hpc.experts.torchxrayvision:TorchXRayVision",
     "phantom": "lumen_hpc.experts.phantom_expert:PhantomPredictor",
 }
 """`experts.model` → class. TorchXRayVision's models, and the small expert that stage `pretrain` trains on phantoms."""

@@ -9,7 +9,7 @@ import pytest
 
 from lumen_hpc import registry
 from lumen_hpc.config.schema import EngineSettings, Experts
-from lumen_hpc.experts.models import open_expert
+from lumen_hpc.experts.protocol import open_expert
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.grammar import GrammarEngine
 

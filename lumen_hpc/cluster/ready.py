@@ -17,7 +17,7 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
-from lumen_hpc.outcomes.layout import OPTIONAL, TABLES
+from lumen_hpc.outcomes.mimic_iv import OPTIONAL, TABLES
 from lumen_hpc.weights import locate, locate_experts
 
 TEXT_TOKENS = 200

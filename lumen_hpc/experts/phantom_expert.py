@@ -164,7 +164,7 @@ class PhantomPredictor:
 
     @classmethod
     def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> PhantomPredictor:
-        """The expert that stage `pretrain` wrote; see `models.open_expert`."""
+        """The expert that stage `pretrain` wrote; see `protocol.open_expert`."""
         return open_predictor(pretrained / "expert.safetensors", settings)
 
     def __init__(self, expert: PhantomExpert, batch_size: int) -> None:

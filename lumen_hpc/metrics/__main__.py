@@ -20,7 +20,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, join
 from lumen_hpc.metrics.lexical import TOKENIZERS
-from lumen_hpc.metrics.samples import MEASURES, Samples
+from lumen_hpc.metrics.measures import MEASURES, Samples
 
 _SHOWN = ("bleu4", "rouge_l", "recall", "accuracy", "change_f1", "finding_f1")
 

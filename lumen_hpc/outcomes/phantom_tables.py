@@ -20,7 +20,7 @@ import numpy as np
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.data.phantom_ceilings import study_states
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.outcomes.layout import Writer
+from lumen_hpc.outcomes.mimic_iv import Writer
 from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.phantom_severity import MARKERS, burden, logit, scaled, sigmoid
 

@@ -19,7 +19,7 @@ from lumen_hpc.data.instructions import Sources, image_sizes, kind, prompt
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
-from lumen_hpc.outcomes.sentences import clinical
+from lumen_hpc.outcomes.state_lines import clinical
 
 Row = dict[str, Any]
 TEST = "outcomes-test.jsonl"

@@ -19,7 +19,7 @@ import duckdb
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.outcomes.faults import Faults
-from lumen_hpc.outcomes.layout import TABLES, files
+from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 

@@ -21,8 +21,8 @@ from lumen_hpc.report import (
     ceilings,
     composed,
     costs,
+    language_checks,
     page,
-    rewriting,
     seeds,
     slices,
     tables,
@@ -120,8 +120,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     both = tables.tables(results)
     between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
     all_slices = slices.slices(results, inputs.studies, inputs.experts) + slices.experts(results, answers)
-    unfit = rewriting.unfit(scores)
-    canaries, acceptance = rewriting.canaries(scores), rewriting.acceptance(inputs.rewrites)
+    unfit = language_checks.unfit(scores)
+    canaries, acceptance = language_checks.canaries(scores), language_checks.acceptance(inputs.rewrites)
     compared = comparison(results)
     case = case_figure(results, inputs.image) if settings.images else None
     training = {model: list(rows) for model, rows in inputs.training.items()}

@@ -11,8 +11,8 @@ from typing import Any
 from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
+from lumen_hpc.report.language_checks import Share
 from lumen_hpc.report.results import Cell
-from lumen_hpc.report.rewriting import Share
 from lumen_hpc.report.slices import Slice
 from lumen_hpc.report.tables import Table, published
 

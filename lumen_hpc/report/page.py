@@ -23,7 +23,7 @@ from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.criteria import Criterion
 from lumen_hpc.report.identity import Identity
-from lumen_hpc.report.rewriting import Acceptance, Share
+from lumen_hpc.report.language_checks import Acceptance, Share
 from lumen_hpc.report.seeds import Spread
 from lumen_hpc.report.slices import Slice
 from lumen_hpc.report.tables import MEASURES, Table

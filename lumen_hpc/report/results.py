@@ -11,7 +11,7 @@ from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, GrammarError, parse_difference
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, Problems, join
-from lumen_hpc.metrics.samples import CHANGING, Samples
+from lumen_hpc.metrics.measures import CHANGING, Samples
 from lumen_hpc.metrics.significance import (
     UNIT,
     ClusterBootstrap,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lumen_hpc.metrics.samples import MEASURES as DEFINITIONS
+from lumen_hpc.metrics.measures import MEASURES as DEFINITIONS
 from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Cell, Results

@@ -50,7 +50,7 @@ def export(source: Path, target: Path, card: str) -> list[Path]:
 
 def small_files(config: NVILAConfig) -> dict[str, bytes]:
     """Everything but weights and card: configuration, tokenizer, preprocessing, chat template."""
-    from .checkpoint import chat_template
+    from .hf_checkpoint import chat_template
 
     moved = {path.split("/", 1)[1]: content for path, content in config.files.items()}
     return moved | {

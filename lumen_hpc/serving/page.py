@@ -33,7 +33,7 @@ from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.prediction_questions import templates
 
-from .facts import read_facts
+from .answer_facts import read_facts
 from .media import LARGEST, picture
 
 HEADERS = {

@@ -17,7 +17,7 @@ def register() -> None:
 
     import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers, which looks at torchvision)
 
-    from .checkpoint import CONFIGS, NVILATokenizer
+    from .hf_checkpoint import CONFIGS, NVILATokenizer
 
     for config in CONFIGS:
         AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -28,7 +28,7 @@ def open_predictor(weights: Path, settings: Predict, *, model: str) -> predict.P
         return predict.open_predictor(weights, settings, model=model)
     import torch
 
-    from .engine import VLLMModel
+    from .vllm_answerer import VLLMModel
 
     dtype = "bfloat16" if torch.cuda.is_available() else ""
     answerer = VLLMModel(weights, dtype=dtype, answer_tokens=settings.max_new_tokens, gpu_memory=settings.gpu_memory)

@@ -72,7 +72,7 @@ def _require_own(checkpoint: Path, run: Path | None) -> None:
 
 
 class Answerer(Protocol):
-    """What predicting needs of an engine: `NativeAnswerer`, or `serving.engine.VLLMModel`."""
+    """What predicting needs of an engine: `NativeAnswerer`, or `serving.vllm_answerer.VLLMModel`."""
 
     @property
     def preprocessor(self) -> nvila.Preprocessor: ...

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.outcomes.layout import Writer
+from lumen_hpc.outcomes.mimic_iv import Writer
 from lumen_hpc.outcomes.panel import PANEL
 
 FILM = datetime(2150, 3, 10, 12, 30, 15)

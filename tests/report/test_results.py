@@ -17,7 +17,7 @@ from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, rende
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.significance import Interval, wilcoxon
-from lumen_hpc.report import cases, ceilings, composed, costs, figures, rewriting, slices, tables
+from lumen_hpc.report import cases, ceilings, composed, costs, figures, language_checks, slices, tables
 from lumen_hpc.report.assemble import report
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.controls import Control, controls
@@ -395,7 +395,7 @@ def test_a_training_wastes_only_the_steps_after_its_last_checkpoint_and_its_star
 
 def test_a_judge_that_fails_its_canaries_is_named_unfit():
     rows = [{"judge": name, "canary": "opposite", "passed": name == "good"} for name in ["good", "bad"] * 5]
-    (line,) = rewriting.unfit({"lumen": rows})
+    (line,) = language_checks.unfit({"lumen": rows})
     assert line.startswith("Judge bad is unfit") and "0 of 5 opposite" in line
 
 
@@ -405,13 +405,13 @@ def test_acceptance_and_canaries_are_shares_with_intervals():
         {"source": "llm", "attempts": 2, "rejected": ["side"]},
         {"source": "fallback", "attempts": 3, "rejected": ["side: left; unknown words: foo"] * 3},
     ]
-    accepted = rewriting.acceptance([row | {"type": "prediction"} for row in rows])
+    accepted = language_checks.acceptance([row | {"type": "prediction"} for row in rows])
     assert (accepted.accepted[0].k, accepted.first_try[0].k, accepted.accepted[0].n) == (9, 8, 10)
     assert accepted.reasons == (("side", 2), ("unknown words", 1))
     low, high = accepted.accepted[0].bounds
     assert 0.55 < low < 0.65 and 0.97 < high < 1
-    assert rewriting.acceptance([]) is None
-    (share,) = rewriting.canaries(
+    assert language_checks.acceptance([]) is None
+    (share,) = language_checks.canaries(
         {"m": [{"canary": "opposite", "passed": p, "judge": "j"} for p in (True, True, False)]}
     )
     assert (share.name, share.of, share.k, share.n) == ("opposite", "j", 2, 3)

@@ -301,7 +301,7 @@ def test_a_role_cannot_forge_a_turn(tmp_path, role):
     from lumen_hpc import nvila
     from lumen_hpc.nvila.config import read_config
     from lumen_hpc.nvila.tiny import make_tiny
-    from lumen_hpc.serving.checkpoint import chat_template
+    from lumen_hpc.serving.hf_checkpoint import chat_template
 
     def refuse(message):
         raise ValueError(message)

@@ -84,7 +84,7 @@ def make_records() -> list[dict]:
 @pytest.fixture
 def open_vllm():
     """Opens a checkpoint in vLLM, in float32 with small cache blocks; closed after the test."""
-    from lumen_hpc.serving.engine import VLLMModel
+    from lumen_hpc.serving.vllm_answerer import VLLMModel
 
     opened = []
 

@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    from lumen_hpc.serving.engine import VLLMModel
+    from lumen_hpc.serving.vllm_answerer import VLLMModel
     from tests.serving.conftest import make_records
 
     options = {"tensor_parallel": 2, "distributed_executor_backend": "external_launcher"}

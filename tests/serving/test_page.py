@@ -19,7 +19,7 @@ from starlette.routing import Route
 from lumen_hpc.data.images import film
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
-from lumen_hpc.serving.facts import read_facts
+from lumen_hpc.serving.answer_facts import read_facts
 from lumen_hpc.serving.media import picture, read
 from lumen_hpc.serving.supervisor import free_port
 
@@ -311,7 +311,7 @@ def test_the_experts_words_are_those_of_training(tmp_path):
     from lumen_hpc.config.schema import Experts
     from lumen_hpc.experts import phantom_expert
     from lumen_hpc.experts.confidence_words import sentence
-    from lumen_hpc.serving.experts import ExpertWords
+    from lumen_hpc.serving.expert_words import ExpertWords
     from tests.experts.test_phantom_expert import VISION
 
     phantom_expert.save_expert(phantom_expert.blank_expert(VISION, width=32), tmp_path / "expert.safetensors")

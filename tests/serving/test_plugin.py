@@ -41,7 +41,7 @@ def test_a_folder_opens_as_a_configuration_that_travels_to_workers(folders):
 
 
 def test_a_hub_name_is_refused_with_the_way_to_stage_it():
-    from lumen_hpc.serving.checkpoint import NVILAFolderConfig
+    from lumen_hpc.serving.hf_checkpoint import NVILAFolderConfig
 
     with pytest.raises(UserError, match="opens from a folder; stage it with stage=fetch"):
         NVILAFolderConfig.from_dict({}, name_or_path="Efficient-Large-Model/NVILA-8B")

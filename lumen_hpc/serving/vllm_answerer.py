@@ -48,7 +48,7 @@ class VLLMModel:
         prepare_process()
         from vllm import LLM
 
-        from .checkpoint import stop_ids, stored_dtype
+        from .hf_checkpoint import stop_ids, stored_dtype
         from .plugin import register
 
         register()

@@ -9,7 +9,7 @@ from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.__main__ import main
 from lumen_hpc.metrics.join import join
-from lumen_hpc.metrics.samples import MEASURES, Samples
+from lumen_hpc.metrics.measures import MEASURES, Samples
 
 NEW_EDEMA = "the main image has an additional finding of edema than the reference image. "
 

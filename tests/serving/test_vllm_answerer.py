@@ -99,7 +99,7 @@ def test_two_processes_that_share_the_language_model_answer_alike(folders, recor
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
-    from lumen_hpc.serving.engine import VLLMModel
+    from lumen_hpc.serving.vllm_answerer import VLLMModel
 
     with pytest.raises(UserError, match=f"no checkpoint folder at {tmp_path}/none"):
         VLLMModel(tmp_path / "none")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from lumen_hpc.config.schema import Experts
 from lumen_hpc.experts.confidence_words import sentence
-from lumen_hpc.experts.models import open_expert
+from lumen_hpc.experts.protocol import open_expert
 
 
 class ExpertWords:
     """The experts of a run, loaded once; called with an image file's bytes."""
 
     def __init__(self, settings: Experts, *, cache: str, pretrained: Path) -> None:
-        """As `experts.models.open_expert`; raises UserError for weights that are missing."""
+        """As `experts.protocol.open_expert`; raises UserError for weights that are missing."""
         self._settings = replace(settings, workers=0, batch_size=1)
         self._expert = open_expert(self._settings, cache=cache, pretrained=pretrained)
         self._one_at_a_time = threading.Lock()

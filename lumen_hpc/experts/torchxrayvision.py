@@ -1,8 +1,8 @@
-"""Experts behind one small protocol: studies in, one row of calibrated predictions a study out.
+"""TorchXRayVision's models as experts: pathologies, age, race and view.
 
-TorchXRayVision's outputs are used as they are: its pathology models already apply the sigmoid and put each
-operating point at 0.5, its race model gives log-probabilities, its view model logits, its age model years. A head that
-was not trained, or has no operating point, always gives exactly 0.5; it is left out, not averaged in.
+Their outputs are used as they are: the pathology models already apply the sigmoid and put each operating point at 0.5,
+the race model gives log-probabilities, the view model logits, the age model years. A head that was not trained, or has
+no operating point, always gives exactly 0.5; it is left out, not averaged in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,28 +22,10 @@ from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
-from lumen_hpc.registry import EXPERTS, implementation
 from lumen_hpc.weights import locate_experts
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
 """Input size of each further expert [px]."""
-
-
-class Expert(Protocol):
-    """Anything that predicts from studies."""
-
-    def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row for each study, in order: study_id, dicom_id, expert, pathologies, and age, race, view if run."""
-        ...
-
-
-def open_expert(settings: Experts, *, cache: str, pretrained: Path) -> Expert:
-    """Loads the experts that `settings.model` names.
-
-    `cache` is the profile's folder of staged weights, `pretrained` the folder of stage `pretrain`. Raises UserError
-    for weights that are missing, unknown or differ from the fetched ones.
-    """
-    return implementation(EXPERTS[settings.model]).open(settings, cache=cache, pretrained=pretrained)
 
 
 class TorchXRayVision:
@@ -51,7 +33,7 @@ class TorchXRayVision:
 
     @classmethod
     def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> TorchXRayVision:
-        """The models from the folder of their weights; see `open_expert`."""
+        """The models from the folder of their weights; see `protocol.open_expert`."""
         return cls(settings, locate_experts(settings.weights, cache))
 
     def __init__(self, settings: Experts, folder: Path) -> None:

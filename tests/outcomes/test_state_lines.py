@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lumen_hpc.outcomes.sentences import clinical
+from lumen_hpc.outcomes.state_lines import clinical
 from tests.outcomes.conftest import Small
 
 PARTS = ("patient", "stay", "labs")

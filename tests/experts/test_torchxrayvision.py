@@ -15,7 +15,8 @@ from lumen_hpc.config.schema import Experts
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
 from lumen_hpc.experts.confidence_words import sentence, word
-from lumen_hpc.experts.models import open_expert, trained_heads
+from lumen_hpc.experts.protocol import open_expert
+from lumen_hpc.experts.torchxrayvision import trained_heads
 
 
 @pytest.mark.parametrize(
