@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Samples:
     columns: Mapping[str, Array]
     """Group of columns → float64 [n, k]: age and sex; laboratory values; experts; experts before."""
     subgroups: Mapping[str, Sequence[str]]
-    """sex, age band, race: the subgroup of each sample."""
+    """sex, age band, race, and how long before the film the one before it was taken: the subgroup of each sample."""
 
 
 def last_films(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[int]:
@@ -59,9 +60,9 @@ def samples(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, 
         "age and sex": np.array([_age_and_sex(states[study]) for study in ids]),
         "laboratory values": np.array([_laboratory(states[study]) for study in ids]),
     }
+    before = _before(studies, taken)
     if vectors := {int(row["study_id"]): _probabilities(row) for row in experts}:
         columns["experts"] = np.array([vectors[study] for study in ids])
-        before = _before(studies, taken)
         blank = np.full(len(next(iter(vectors.values()))), np.nan)
         columns["experts before"] = np.array([
             np.concatenate([vectors.get(prior, blank) for prior in before[study]]) for study in ids
@@ -70,6 +71,7 @@ def samples(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, 
         "sex": [states[study]["sex"] or "unknown" for study in ids],
         "age": [_band(states[study]["age"]) for study in ids],
         "race": [_race(row["race"]) for row in rows],
+        "film before": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
     }
     return Samples(
         ids, [row["subject_id"] for row in rows], np.array([row["split"] for row in rows]),
@@ -115,6 +117,14 @@ def _band(age: int | None) -> str:
     if age is None:
         return "unknown"
     return "under 50" if age < 50 else "50 to 69" if age < 70 else "70 and over"
+
+
+def _interval(taken: str, before: str | None) -> str:
+    """How long before a film the one before it was taken."""
+    if before is None:
+        return "none"
+    days = (datetime.fromisoformat(taken) - datetime.fromisoformat(before)) / timedelta(days=1)
+    return "up to 3 days" if days <= 3 else "3 to 30 days" if days <= 30 else "over 30 days"
 
 
 def _race(text: str | None) -> str:

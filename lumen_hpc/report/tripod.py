@@ -52,7 +52,11 @@ def _methods(settings: Settings) -> Iterator[Item]:
     train, evaluate = settings.train, settings.evaluate
     built = f"{train.steps or 'all'} steps, learning rate {train.learning_rate}, seed {settings.seed}"
     yield "12c", "Analysis: model building", f"{built}; rivals take their one free setting from val"
-    yield "12d", "Analysis: heterogeneity", "subgroups of sex, age and race, the largest gap with its interval"
+    yield (
+        "12d",
+        "Analysis: heterogeneity",
+        "subgroups of sex, age, race and time since the film before, the largest gap with its interval",
+    )
     measures = "AUROC, AUPRC, Brier score, calibration slope and intercept, decision curves"
     intervals = f"{evaluate.confidence:.0%} intervals from {evaluate.bootstrap} resamples of patients"
     yield "12e", "Analysis: performance measures", f"{measures}; {intervals}"

@@ -12,6 +12,7 @@ import pytest
 from lumen_hpc.config import resolve
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes import evaluation
+from lumen_hpc.outcomes.features import samples
 from lumen_hpc.outcomes.questions import SHUFFLED
 from lumen_hpc.report import outcomes_page
 from tests.outcomes.test_phantom_tables import run
@@ -111,3 +112,21 @@ def test_timeline_answers_are_scored_by_their_reading_beside_the_constant_answer
     (score,) = evaluation.timeline_scores(records, {"lumen-outcomes": rows})
     assert score["n"] == 4 and score["right"][0] == 0.5 and score["constant"] == 0.5
     assert score["right"][1] < 0.5 < score["right"][2]
+
+
+def test_the_film_before_is_the_patients_own_and_its_distance_a_subgroup(folder: Path, found: dict[str, Any]) -> None:
+    by_patient: dict[int, list[str]] = {}
+    for row in read_jsonl(folder / "studies.jsonl"):
+        by_patient.setdefault(row["subject_id"], []).append(row["taken_at"])
+    of_films = samples(folder / "out", folder / "studies.jsonl", "icu_48h")
+    taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(folder / "studies.jsonl")}
+    expected = []
+    for study, patient in zip(of_films.study_id, of_films.patient):
+        earlier = [np.datetime64(other) for other in by_patient[patient] if other < taken[study]]
+        days = (np.datetime64(taken[study]) - max(earlier)) / np.timedelta64(1, "D") if earlier else None
+        expected.append("none" if days is None else ["up to 3 days", "3 to 30 days", "over 30 days"][
+            int(days > 3) + int(days > 30)
+        ])  # fmt: skip
+    assert of_films.subgroups["film before"] == expected and len(set(expected)) > 1
+    parts = found["icu_48h"]["subgroups"]["lumen-outcomes"]["film before"]["parts"]
+    assert set(parts) <= set(expected) and all(part["patients"] >= 20 for part in parts.values())
