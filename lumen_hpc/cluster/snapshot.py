@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +29,53 @@ CODE = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}
 """Endings of the code's files."""
 
 
-def files() -> list[Path]:
-    """The files that make up the code, uncommitted ones included, relative to the checkout.
+def files() -> list[str]:
+    """The files that make up the code, relative to the checkout; of a git work tree, the tracked ones as they are now.
 
     Hidden files, other files than code (data, keys) and symbolic links are left out: a link's target would be copied
-    into the run's folder, whatever it is.
+    into the run's folder, whatever it is. Untracked code is left out too, and named on stderr.
     """
-    found = []
-    for name in TAKEN:
-        top = SOURCE / name
-        inside = [top] if top.is_file() else sorted(top.rglob("*"))
-        found += [path.relative_to(SOURCE) for path in inside if _is_code(path)]
-    return found
+    tracked, untracked = _listed_by_git()
+    if names := [name for name in untracked if _is_code(name)]:
+        _report_untracked(", ".join(names))
+    return sorted(name for name in (tracked or _below(TAKEN)) if _is_code(name))
 
 
-def _is_code(path: Path) -> bool:
-    parts = path.relative_to(SOURCE).parts
-    links = any(SOURCE.joinpath(*parts[: depth + 1]).is_symlink() for depth in range(len(parts)))
-    hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-    return path.suffix in CODE and not links and not hidden and path.is_file()
+@functools.cache
+def _report_untracked(names: str) -> None:
+    print(f"lumen: not tracked by git, so left out of what jobs run: {names}; git add what they need", file=sys.stderr)
+
+
+def _listed_by_git() -> tuple[list[str], list[str]]:
+    """Tracked and untracked files; none where the checkout is no work tree, or git does not answer for this user."""
+    if not (SOURCE / ".git").exists():
+        return [], []
+    listed = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *TAKEN).split("\0")
+    marked = dict.fromkeys(line for line in listed if line)  # a file in conflict is listed three times
+    return [line[2:] for line in marked if line[0] != "?"], [line[2:] for line in marked if line[0] == "?"]
+
+
+def _below(tops: Iterable[str]) -> Iterator[str]:
+    """Files below the tops, in no order; neither links nor hidden folders are entered."""
+    for top in tops:
+        if (SOURCE / top).is_file():
+            yield top
+            continue
+        for entry in os.scandir(SOURCE / top):
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                yield from _below([f"{top}/{entry.name}"])
+            elif entry.is_file(follow_symlinks=False):
+                yield f"{top}/{entry.name}"
+
+
+def _is_code(name: str) -> bool:
+    parts = name.split("/")
+    whole = str(SOURCE)
+    if os.path.splitext(name)[1] not in CODE or any(part.startswith(".") or part == "__pycache__" for part in parts):
+        return False
+    return not any(os.path.islink("/".join([whole, *parts[:depth]])) for depth in range(1, len(parts) + 1)) and (
+        os.path.isfile(f"{whole}/{name}")
+    )
 
 
 def take(run: Path) -> Path:
@@ -59,10 +89,11 @@ def take(run: Path) -> Path:
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
+        for top in {os.path.dirname(name) for name in contents}:
+            (partial / top).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():  # what was hashed, even if somebody edits meanwhile
-            target = partial / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            with open(f"{partial}/{name}", "wb", buffering=0) as stream:
+                stream.write(content)
         partial.replace(folder)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,16 +116,18 @@ def require_submitted(run: Path, code: str) -> None:
 
 def provenance(code: Path) -> dict[str, Any]:
     """Git state, package versions, host and time of a submission."""
-    diff = _git("diff", "HEAD")
+    commands = [_start_git("rev-parse", "HEAD"), _start_git("diff", "HEAD")]
+    versions = _versions()
+    commit, diff = map(_answer, commands)
     return {
         "submitted": now(),
         "host": socket.gethostname(),
         "user": os.environ.get("USER", ""),
         "python": platform.python_version(),
         "code": code.name,
-        "git_commit": _git("rev-parse", "HEAD").strip() or None,
+        "git_commit": commit.strip() or None,
         "git_diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-        "packages": _versions(),
+        "packages": versions,
     }
 
 
@@ -119,8 +152,25 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*words: str) -> str:
+    return _answer(_start_git(*words))
+
+
+def _start_git(*words: str) -> subprocess.Popen[str] | None:
+    command = ["git", "-C", str(SOURCE), *words]
     try:
-        done = subprocess.run(["git", "-C", str(SOURCE), *words], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
+        return None
+
+
+def _answer(git: subprocess.Popen[str] | None) -> str:
+    """What git printed; empty where there is no git, or no work tree that this user may read."""
+    if git is None:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    try:
+        text, _ = git.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        git.kill()
+        git.wait()
+        return ""
+    return text if git.returncode == 0 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import stat
+import subprocess
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
@@ -89,7 +90,9 @@ def test_a_run_without_restricted_data_keeps_the_users_umask(tmp_path):
     assert stat.S_IMODE((run.folder / "layout").stat().st_mode) == 0o644
 
 
-def test_the_snapshot_takes_code_and_neither_links_nor_hidden_files(tmp_path, monkeypatch):
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A checkout with code, and with what nobody means to copy."""
     source = tmp_path / "checkout"
     (source / "lumen_hpc" / ".cache").mkdir(parents=True)
     (source / "jobs").mkdir()
@@ -102,11 +105,45 @@ def test_the_snapshot_takes_code_and_neither_links_nor_hidden_files(tmp_path, mo
     (source / "lumen_hpc" / "link.py").symlink_to(tmp_path / "outside" / "secret.py")
     (source / "lumen_hpc" / "folder").symlink_to(tmp_path / "outside")
     monkeypatch.setattr(snapshot, "SOURCE", source)
-    assert sorted(map(str, snapshot.files())) == ["jobs/c.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml"]
+    return source
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+
+
+def test_the_snapshot_takes_code_and_neither_links_nor_hidden_files(checkout):
+    assert snapshot.files() == ["jobs/c.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml"]
+
+
+def test_the_snapshot_of_a_work_tree_takes_tracked_code_as_it_is_now(checkout, tmp_path, capsys):
+    git(checkout, "init")
+    (checkout / ".gitignore").write_text("ignored.py\n")
+    (checkout / "lumen_hpc" / "deleted.py").write_text("")
+    git(checkout, "add", "--all", "--force")
+    git(checkout, "commit", "-m", "all")
+    (checkout / "lumen_hpc" / "deleted.py").unlink()
+    (checkout / "lumen_hpc" / "a.py").write_text("CHANGED = 1")
+    (checkout / "lumen_hpc" / "patients.py").write_text("NAMES = ['Zebrowski']")
+    (checkout / "lumen_hpc" / "ignored.py").write_text("PASSWORD = 1")
+    (checkout / "jobs" / "staged.py").write_text("")
+    git(checkout, "add", "jobs/staged.py")
+    code = snapshot.take(tmp_path / "run")
+    names = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+    assert names == {"jobs/c.py", "jobs/staged.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml"}
+    assert (code / "lumen_hpc" / "a.py").read_text() == "CHANGED = 1"
+    assert "left out of what jobs run: lumen_hpc/patients.py;" in capsys.readouterr().err
+
+
+def test_where_git_does_not_answer_all_code_is_taken(checkout, monkeypatch):
+    git(checkout, "init")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert snapshot.files() == ["jobs/c.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml"]
 
 
 def test_the_snapshot_of_this_checkout_holds_all_its_code():
-    names = {str(path) for path in snapshot.files()}
+    names = set(snapshot.files())
     tops = [snapshot.SOURCE / name for name in ("lumen_hpc", "jobs")]
     modules = {str(path.relative_to(snapshot.SOURCE)) for top in tops for path in top.rglob("*.py")}
     assert names >= modules
