@@ -39,7 +39,7 @@ MODULES = (
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
-    """Runs one pack of a step on its node: what submitit pickles, with nothing but names."""
+    """Runs one pack of a step on this machine: what submitit pickles, with nothing but names."""
     from lumen_hpc.cluster import worker
 
     return worker.run_pack(PIPELINE, folder, submission, step, pack)

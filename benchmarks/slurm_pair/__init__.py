@@ -7,7 +7,7 @@ from lumen_hpc.cluster.stage import Pipeline
 
 
 def run_pack(folder: str, submission: str, step: str, pack: int) -> str:
-    """As in the project's own jobs/: what submitit pickles."""
+    """As in the project's own jobs/."""
     from lumen_hpc.cluster import worker
 
     return worker.run_pack(PIPELINE, folder, submission, step, pack)

@@ -59,9 +59,11 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
     live.require_own(run)
     with submission.writing(run):
-        if swept := live.sweep(run):
+        queued = live.queue(run)
+        if swept := live.sweep(run, queued):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
-        plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
+            queued = live.queue(run)
+        plans, upstream_job_ids = submission.make(request, pipeline.stages, run, queued)
         changes.require_still(request, changed, plans)
         _print_live(plans)
         _within_budget(request, plans)

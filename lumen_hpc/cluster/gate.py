@@ -32,14 +32,8 @@ def main(folder: Path, submission: Path) -> int:
         )
         slurm.cancel_pending(_dependants(folder, own["id"]))
         return 1
-    links = [id_ for _, id_ in own["after"]]
-    slurm.cancel_pending(links)
-    logs = folder / step / "logs"
-    for name in [
-        f"{own['id']}_0_log.out",
-        *(path.name for id_ in links for path in logs.glob(f"{id_}_*submitted.pkl")),
-    ]:
-        (logs / name).unlink(missing_ok=True)
+    slurm.cancel_pending([id_ for _, id_ in own["after"]])
+    (folder / step / "logs" / f"{own['id']}_0_log.out").unlink(missing_ok=True)
     return 0
 
 

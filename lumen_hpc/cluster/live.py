@@ -110,9 +110,8 @@ def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
     return sorted(id_ for id_ in ids - known if slurm.log_of(id_).startswith(f"{run.folder}/"))
 
 
-def sweep(run: Run) -> int:
+def sweep(run: Run, queued: dict[str, slurm.Job]) -> int:
     """Cancels this user's jobs of the run that can never start or that no submission knows; how many."""
-    queued = queue(run)
     dead = [*stuck(run, queued)[::-1], *unrecorded(run, queued)]
     return len(dead) - len(slurm.cancel(dead))
 

@@ -1,9 +1,10 @@
-"""From a profile and a step to sbatch parameters: pure, so a dry run and the golden files show what is submitted."""
+"""From a profile and a step to an sbatch script: pure, so a dry run and the golden files show what is submitted."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,29 +17,33 @@ REQUIRE = """\
 lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $2"; exit 1; }; }"""
 
 
-def parameters(
+def text(
     profile: Profile,
     step: Step,
     run: Path,
     code: Path,
     submission: str,
+    packs: Sequence[int],
     dependency: str = "",
     exclude: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """submitit's parameters for one job or array of a step."""
+) -> str:
+    """The sbatch script of one job of a step, or of an array if there are several packs (task.py)."""
     resources = profile.resources[step.stage.resources]
     srun = needs_srun(profile, resources)
-    found = _site(profile, resources, job_name(run, step), dependency, srun)
-    found |= {
-        "gpus_per_node": resources.gpus or None,
-        "exclusive": resources.exclusive or None,
-        "exclude": ",".join(exclude) or None,
-        "array_parallelism": profile.throttle or 1_000_000,
-        "signal_delay_s": profile.signal_before_s,
-        "setup": _setup(profile, code, submission),
-        "additional_parameters": _additional(profile, srun),
+    flags: dict[str, Any] = {
+        "gpus-per-node": resources.gpus,
+        "exclusive": resources.exclusive,
+        "exclude": ",".join(exclude),
+        "signal": f"{'' if srun else 'B:'}USR2@{profile.signal_before_s}",  # without srun, the script is the work
+        "requeue" if profile.requeue else "no-requeue": True,
     }
-    return {key: value for key, value in found.items() if value is not None or key == "wckey"}
+    name = "%j"
+    if len(packs) > 1:
+        flags["array"] = f"0-{len(packs) - 1}%{min(len(packs), profile.throttle or len(packs))}"
+        name = "%A_%a"
+    flags |= _site(profile, resources, job_name(run, step), dependency)
+    command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
+    return _script(profile, resources, flags, _setup(profile, code, submission), command, _logs(run, step), name)
 
 
 def job_name(run: Path, step: Step) -> str:
@@ -52,39 +57,38 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
     resources = replace(
         cpu, nodes=1, tasks_per_node=1, cpus=1, mem_gb=min(cpu.mem_gb, 1), time_min=min(cpu.time_min, GATE_MINUTES)
     )
-    srun = needs_srun(profile, resources)
-    given = _site(profile, resources, f"{job_name(run, step)}.gate", dependency, srun)
-    additional = {
-        key: value for key, value in _additional(profile, srun).items() if key not in ("no-requeue", "signal")
-    }
-    given |= {"setup": _setup(profile, code, submission), "additional_parameters": additional | {"requeue": True}}
-    given = {key: value for key, value in given.items() if value is not None or key == "wckey"}
-    arguments = shlex.join([str(run), str(run / "submissions" / submission)])
-    command = f"{python(profile, resources)} -u -m lumen_hpc.cluster.gate {arguments}"
-    return _script(command, run / step.name / "logs", given)
+    flags = _site(profile, resources, f"{job_name(run, step)}.gate", dependency)
+    flags |= {"requeue": True, "no-requeue": False, "signal": ""}
+    command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
+    return _script(profile, resources, flags, _setup(profile, code, submission), command, _logs(run, step), "%j")
 
 
-def _site(profile: Profile, resources: Resources, name: str, dependency: str, srun: bool) -> dict[str, Any]:
-    """What every job has."""
-    return {
-        "job_name": name,
-        "partition": resources.partition or None,
-        "qos": resources.qos or None,
-        "constraint": resources.constraint or None,
-        "account": resources.account or profile.account or None,
+def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
+    """What every job asks for; what the profile's `additional` says comes last."""
+    flags: dict[str, Any] = {
+        "job-name": name,
+        "partition": resources.partition,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "account": resources.account or profile.account,
         "time": resources.time_min,
         "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks_per_node,
-        "cpus_per_task": resources.cpus,
-        "mem": f"{resources.mem_gb}GB" if resources.mem_gb else None,
-        "dependency": dependency or None,
-        "use_srun": srun,
-        "mail_user": profile.mail_user or None,
-        "mail_type": profile.mail_type or None,
-        "wckey": None,
-        "stderr_to_stdout": True,
-        "srun_args": _srun(profile, resources) if srun else None,
+        "ntasks-per-node": resources.tasks_per_node,
+        "cpus-per-task": resources.cpus,
+        "mem": f"{resources.mem_gb}GB" if resources.mem_gb else "",
+        "dependency": dependency,
+        "mail-user": profile.mail_user,
+        "mail-type": profile.mail_type,
+        "open-mode": "append",
+        "kill-on-invalid-dep": "yes" if profile.kill_on_invalid_dep else "",
     }
+    without_value = {"", "true"}  # as in `overcommit: true`
+    more = {key.replace("_", "-"): value for key, value in profile.additional.items()}
+    return flags | {key: value.lower() in without_value or value for key, value in more.items()}
+
+
+def _logs(run: Path, step: Step) -> Path:
+    return run / step.name / "logs"
 
 
 def request(profile: Profile, step: Step) -> str:
@@ -120,17 +124,21 @@ def python(profile: Profile, resources: Resources) -> str:
     return start if needs_srun(profile, resources) else f"exec {start}"
 
 
-def text(profile: Profile, step: Step, folder: Path, tasks: int, **given: Any) -> str:
-    """The sbatch script that submitit would submit for these parameters."""
-    start = python(profile, profile.resources[step.stage.resources])
-    command = f"{start} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _script(command, folder, given | ({"map_count": tasks} if tasks > 1 else {}))
+def _script(
+    profile: Profile, resources: Resources, flags: dict[str, Any], setup: list[str], command: list[str], logs: Path,
+    name: str,
+) -> str:  # fmt: skip
+    """An sbatch script; `command` is a module and its arguments, `name` Slurm's pattern for the job in its log's."""
+    flags = flags | {"output": str(logs / f"{name}_0_log.out")}
+    start = f"{python(profile, resources)} -u -m {shlex.join(command)}"
+    if needs_srun(profile, resources):
+        start = f"{shlex.join(_srun(profile, resources, logs / f'{name}_%t_log.out'))} {start}"
+    header = [_flag(key, value) for key, value in sorted(flags.items()) if value not in ("", 0, False)]
+    return "\n".join(["#!/bin/bash", *header, "", *setup, "", start, ""])
 
 
-def _script(command: str, folder: Path, given: dict[str, Any]) -> str:
-    from submitit.slurm import slurm as submitit_slurm
-
-    return submitit_slurm._make_sbatch_string(command=command, folder=folder, **given)
+def _flag(key: str, value: Any) -> str:
+    return f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"
 
 
 def _setup(profile: Profile, code: Path, submission: str) -> list[str]:
@@ -153,24 +161,14 @@ def _required(line: str, key: str) -> list[str]:
     return [line, f"lumen_require $? {shlex.quote(f'{key}: {line}')}"]
 
 
-def _srun(profile: Profile, resources: Resources) -> list[str]:
+def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
-    words = [f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
+    words = ["srun", "--unbuffered", "--output", str(log), f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
-        passed = ["PYTHONPATH", "PYTHONSAFEPATH", "SUBMITIT_EXECUTOR", "LUMEN_SUBMISSION", *profile.environment]
+        passed = ["PYTHONPATH", "PYTHONSAFEPATH", "LUMEN_SUBMISSION", *profile.environment]
         passed += ["LUMEN_SCRATCH"] if profile.scratch else []
         words.append(f"--container-env={','.join(passed)}")  # else the image's own values win
         words.append(f"--container-image={profile.container.image}")
         if profile.container.mounts:
             words.append(f"--container-mounts={','.join(profile.container.mounts)}")
     return words
-
-
-def _additional(profile: Profile, srun: bool) -> dict[str, Any]:
-    extra: dict[str, Any] = {"requeue" if profile.requeue else "no-requeue": True}
-    if profile.kill_on_invalid_dep:
-        extra["kill-on-invalid-dep"] = "yes"
-    if not srun:  # the batch script is the work itself
-        extra["signal"] = f"B:USR2@{profile.signal_before_s}"
-    flags = {"", "true"}  # as in `overcommit: true`
-    return extra | {key: True if value.lower() in flags else value for key, value in profile.additional.items()}

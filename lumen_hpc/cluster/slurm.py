@@ -30,7 +30,7 @@ LIVE = {
 @dataclass(frozen=True)
 class Job:
     id: str
-    """As submitit names it: 123, or 123_4 in an array."""
+    """123, or 123_4 in an array."""
     state: str
     reason: str
     node: str = ""
@@ -181,11 +181,20 @@ def cancel_pending(ids: list[str]) -> bool:
         return False
 
 
+class Refused(UserError):
+    """sbatch does not take a script; the message is its own."""
+
+
 def submit(script: Path) -> str:
-    """Submits an sbatch script; its job id. Raises UserError with sbatch's message."""
-    answer = ask("sbatch", str(script))
+    """Submits an sbatch script; its job id. Raises Refused, or Unreachable."""
+    try:
+        answer = ask("sbatch", str(script))
+    except Unreachable:
+        raise
+    except UserError as error:
+        raise Refused(plain(error)) from None
     if not (found := re.search(r"Submitted batch job (\d+)", answer)):
-        raise UserError(f"sbatch {script}: no job id in its answer: {answer.strip()[:200]}")
+        raise Refused(f"no job id in the answer of sbatch: {answer.strip()[:200]}")
     return found[1]
 
 
@@ -200,6 +209,6 @@ def expand(job: str, count: int) -> list[str]:
 
 
 def plain(error: Exception) -> str:
-    """sbatch's own message in a failed submission."""
-    messages = re.findall(r"sbatch: error: (.*)", str(error))
-    return " ".join(dict.fromkeys(messages)) or str(error).strip().splitlines()[-1]
+    """sbatch's own messages in a failed submission."""
+    messages = re.split(r"sbatch: (?:error: )?", str(error).partition(": ")[2])
+    return " ".join(dict.fromkeys(message.strip() for message in messages if message.strip())) or str(error)

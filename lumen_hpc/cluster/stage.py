@@ -71,7 +71,7 @@ class Pipeline:
 
     stages: tuple[Stage, ...]
     run_pack: Callable[[str, str, str, int], str]
-    """(run folder, submission folder, step, pack): importable by name, since submitit pickles it."""
+    """(run folder, submission folder, step, pack): what a local run starts; Slurm starts task.py."""
 
 
 @dataclass(frozen=True)

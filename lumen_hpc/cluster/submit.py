@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,7 @@ def submit(
             plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
         ):
             step = job.step
-            dependency = job.dependency(ids)
-            if isinstance(job, Gate):
-                ids[job.label] = _submit_gate(run, request.profile, submission, job, dependency)
-            else:
-                ids[job.label] = _submit_array(run, request.profile, pipeline, submission, job, dependency)
+            ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
             submission.jobs.append(_job_record(run, job, ids))
             submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
     except BaseException as error:
@@ -128,14 +123,14 @@ def submit(
             shutil.rmtree(submission.folder)
             for path in _logs(run, plans) - before:
                 path.unlink(missing_ok=True)
-        if not isinstance(error, Exception):
+        if not isinstance(error, UserError):
             raise
-        if isinstance(error, UserError):
+        if not isinstance(error, slurm.Refused):
             raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
         why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
         raise UserError(
-            f"Slurm refused step {step.name} ({requested}): {slurm.plain(error)}; {outcome}; {why}"
+            f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}"
         ) from None
     record(request, run, submission)
     return submission
@@ -173,42 +168,25 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
     return {path for item in plans for path in (run.folder / item.step.name / "logs").glob("*")}
 
 
-def _submit_array(
-    run: Run, profile: Profile, pipeline: Pipeline, submission: Submission, array: Link, dependency: str
+def _script(run: Run, profile: Profile, submission: str, code: Path, job: Link | Gate, after: str) -> str:
+    """A job's sbatch script, as submitted and as a dry run shows it."""
+    if isinstance(job, Gate):
+        return sbatch.gate_text(profile, job.step, run.folder, code, submission, after)
+    bad = triage.bad_nodes(run.folder / job.step.name)
+    return sbatch.text(profile, job.step, run.folder, code, submission, job.packs, after, bad)
+
+
+def _submit_job(
+    run: Run, profile: Profile, submission: Submission, job: Link | Gate, ids: dict[str, str]
 ) -> str:
-    import submitit
-
-    step = array.step
-    folder = run.folder / step.name
-    logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    executor = submitit.SlurmExecutor(
-        folder=logs, python=sbatch.python(profile, profile.resources[step.stage.resources])
-    )
-    bad = triage.bad_nodes(folder)
-    executor.update_parameters(
-        **sbatch.parameters(profile, step, run.folder, submission.code, submission.name, dependency, bad)
-    )
-    with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what its exception says as well
-        jobs = [
-            executor.submit(pipeline.run_pack, str(run.folder), str(submission.folder), step.name, p)
-            for p in array.packs
-        ]
-    job = jobs[0].job_id.split("_")[0]
-    for link in logs.glob(".submission_file_*.sh"):  # submitit's, to the script that it has renamed
-        link.unlink()
-    (logs / f"{job}_submission.sh").rename(submission.folder / f"{step.name}-{job}.sh")
-    return job
-
-
-def _submit_gate(run: Run, profile: Profile, submission: Submission, gate: Gate, dependency: str) -> str:
-    name = gate.step.name
-    text = sbatch.gate_text(profile, gate.step, run.folder, submission.code, submission.name, dependency)
-    script = submission.folder / f"{name}-gate.sh"
-    script.write_text(text)
-    job = slurm.submit(script)
-    script.rename(submission.folder / f"{name}-gate-{job}.sh")
-    return job
+    """Submits a job's script, which then bears its id; that id."""
+    (run.folder / job.step.name / "logs").mkdir(parents=True, exist_ok=True)
+    name = f"{job.step.name}-gate" if isinstance(job, Gate) else job.step.name
+    script = submission.folder / f"{name}.sh"
+    script.write_text(_script(run, profile, submission.name, submission.code, job, job.dependency(ids)))
+    id_ = slurm.submit(script)
+    script.rename(submission.folder / f"{name}-{id_}.sh")
+    return id_
 
 
 def scripts(
@@ -221,13 +199,7 @@ def scripts(
     limit = limit or 1001
     code = run.folder / "code/<hash>"
     for job in dependencies.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
-        given = (request.profile, job.step, run.folder, code, "<next>", job.dependency({}))
-        if isinstance(job, Gate):
-            yield job.label, sbatch.gate_text(*given)
-        else:
-            logs = run.folder / job.step.name / "logs"
-            parameters = sbatch.parameters(*given, triage.bad_nodes(logs.parent))
-            yield job.label, sbatch.text(request.profile, job.step, logs, len(job.packs), **parameters)
+        yield job.label, _script(run, request.profile, "<next>", code, job, job.dependency({}))
 
 
 @contextmanager
@@ -244,9 +216,14 @@ def writing(run: Run) -> Iterator[None]:
         raise
 
 
-def make(request: Request, stages: Sequence[Stage], run: Run) -> tuple[list[StepPlan], dict[str, list[str]]]:
-    """The plan of a request, and the last live job ids of steps that earlier submissions still run."""
+def make(
+    request: Request, stages: Sequence[Stage], run: Run, queued: dict[str, slurm.Job] | None = None
+) -> tuple[list[StepPlan], dict[str, list[str]]]:
+    """The plan of a request, and the last live job ids of steps that earlier submissions still run.
+
+    `queued` is the queue, where the caller has asked for it.
+    """
     everything = graph.steps(stages, request.settings, request.stage)
     chosen = graph.select(everything, stages, request.stage)
-    busy, ids = live.shards(run, live.queue(run))
+    busy, ids = live.shards(run, live.queue(run) if queued is None else queued)
     return plan.make(run, chosen, everything, busy), ids

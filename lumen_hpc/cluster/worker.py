@@ -28,8 +28,11 @@ SETTLE_SECONDS = 1.0
 """How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
 
 
-def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int) -> str:
-    """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not."""
+def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int, ranks: Ranks | None = None) -> str:
+    """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not.
+
+    `ranks` says which process of a job of Slurm this is; None: whatever submitit says, on this machine.
+    """
     orphans.end_with_launcher(Path(folder))
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
     if run.restricted:
@@ -39,17 +42,18 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     shards = submitted["packs"][name][pack]
     _use_scratch(run.profile.scratch)
     stop = Stop()
-    ranks = _ranks()
+    on_slurm, ranks = ranks is not None, ranks or _local_ranks()
     todo = _todo(run, step, everything, shards)
     if not todo:
-        if ranks.rank == 0:
+        if on_slurm and ranks.rank == 0:
             _cancel_successors(Path(submission))
-        _tidy(keep_log=False)
+        if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
+            atexit.register((run.folder / name / "logs" / f"{_job()}_0_log.out").unlink, missing_ok=True)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack, ranks.rank)
     todo = attempts.within_budget(todo)
     if not todo:
-        if ranks.rank == 0:
+        if on_slurm and ranks.rank == 0:
             _cancel_successors(Path(submission))
         sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
@@ -64,7 +68,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
         failed = _write(task, todo, everything, attempts, watchdog)
     watchdog.stop()
     left = set(_todo(run, step, everything, shards)) if ranks.rank == 0 else set()
-    if ranks.rank == 0 and left <= attempts.final_shards():
+    if on_slurm and ranks.rank == 0 and left <= attempts.final_shards():
         _cancel_successors(Path(submission))
     if failed:
         attempts.ended("failed")
@@ -80,7 +84,6 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
             slurm.requeue(attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
-    _tidy(keep_log=True)
     return f"{name}: {len(todo)} shards written"
 
 
@@ -107,9 +110,7 @@ def _cancel_successors(submission: Path) -> None:
     Otherwise the successors of an array start, find nothing to do, and have cost their turn in the queue.
     """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    own = array or os.environ.get("SLURM_JOB_ID")
-    if not own or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        return
+    own = array or os.environ["SLURM_JOB_ID"]
     jobs = json.loads((submission / "plan.json").read_text())["jobs"]
     here = next((job for job in jobs if job["id"] == own), None)
     if here is None:  # the submitting command is still at it: Slurm's dependencies have to do
@@ -118,27 +119,7 @@ def _cancel_successors(submission: Path) -> None:
         job["id"] for job in jobs
         if (job["step"], job["packs"]) == (here["step"], here["packs"]) and job["link"] > here["link"]
     ]  # fmt: skip
-    names = [f"{id_}_{task}" if task else id_ for id_ in later]
-    if slurm.cancel_pending(names):
-        for name in names:
-            (submission.parents[1] / here["step"] / "logs" / f"{name}_submitted.pkl").unlink(missing_ok=True)
-
-
-def _tidy(keep_log: bool) -> None:
-    """Removes this task's pickles when it ends, and the log of one that found nothing to do.
-
-    submitit's results are no record here, and small files add up. Jobs of several processes keep theirs, since one
-    process may end before another has read what was submitted.
-    """
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        return
-    from submitit import JobEnvironment
-
-    here = JobEnvironment()
-    if here.num_tasks == 1:
-        paths = here.paths
-        for path in (paths.submitted_pickle, paths.result_pickle, *(() if keep_log else (paths.stdout,))):
-            atexit.register(path.unlink, missing_ok=True)
+    slurm.cancel_pending([f"{id_}_{task}" if task else id_ for id_ in later])
 
 
 def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
@@ -257,20 +238,19 @@ def _code() -> str:
     return Path(__file__).resolve().parents[2].name
 
 
-def _ranks() -> Ranks:
+def _local_ranks() -> Ranks:
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return Ranks()
     from submitit import JobEnvironment
 
     here = JobEnvironment()
     return Ranks(
-        rank=here.global_rank, world_size=here.num_tasks, local_rank=_device(here.local_rank),
-        master_addr=here.hostnames[0], nodes=here.num_nodes,
-        job=f"{here.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}",
+        rank=here.global_rank, world_size=here.num_tasks, local_rank=device(here.local_rank),
+        master_addr=here.hostnames[0], nodes=here.num_nodes, job=f"{here.job_id}-0",
     )  # fmt: skip
 
 
-def _device(local_rank: int) -> int:
+def device(local_rank: int) -> int:
     """The GPU of a process among those that it sees: a site may show each process its own alone (--gpus-per-task)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("ROCR_VISIBLE_DEVICES", ""))
     return 0 if visible and "," not in visible else local_rank

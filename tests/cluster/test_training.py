@@ -94,7 +94,7 @@ def ranks_of(out: Path, cluster: Cluster) -> dict[str, int]:
                 words = (process / "cmdline").read_text().split("\0")
             except (OSError, UnicodeDecodeError):
                 continue
-            if "SLURM_PROCID" in environment and "submitit.core._submit" in words and str(out.parent) in str(words):
+            if "SLURM_PROCID" in environment and "lumen_hpc.cluster.task" in words and str(out.parent) in str(words):
                 found[environment["SLURMD_NODENAME"]] = int(process.name)
     return found
 

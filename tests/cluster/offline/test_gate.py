@@ -32,13 +32,11 @@ def test_a_whole_step_opens_the_gate_and_its_other_links_go(
     run, ids, folder = submitted
     steps = graph.steps(stages, run.settings)
     finish(run, steps[0], steps)
-    logs = run.folder / "first" / "logs"
-    own, pickle = logs / f"{ids['first'][-1]}_0_log.out", logs / f"{ids['first'][1]}_submitted.pkl"
+    own = run.folder / "first" / "logs" / f"{ids['first'][-1]}_0_log.out"
     own.touch()
-    assert pickle.exists()
     assert gate.main(run.folder, folder) == 0
     assert (fake / "cancelled").read_text().split() == ["--quiet", "--state=PENDING", *ids["first"][:-1]]
-    assert not own.exists() and not pickle.exists()
+    assert not own.exists()
 
 
 def test_a_step_that_is_not_whole_keeps_it_shut_and_what_waits_for_it_goes(

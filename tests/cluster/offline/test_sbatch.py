@@ -16,6 +16,7 @@ from lumen_hpc.cluster.stage import Stage, Step
 from lumen_hpc.config.profile import Container
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
+from tests.cluster.offline.conftest import stage
 from tests.cluster.offline.offline_graph import submit_chain
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -178,12 +179,13 @@ def test_another_installed_copy_is_never_taken_for_the_checkout(tmp_path: Path, 
     assert done.returncode == 0, done.stderr
 
 
-def test_sbatch_parameters_are_ones_that_submitit_knows(stages: list[Stage]):
-    from submitit.slurm.slurm import _get_default_parameters
-
-    request = resolve(["stage=full", "profile=h100"])
-    given = sbatch.parameters(request.profile, Step(stages[0]), Path("/r"), Path("/c"), "0001")
-    assert set(given) <= set(_get_default_parameters())
+def test_what_the_profile_adds_comes_last():
+    words = ["{mem: 5G, signal: USR1@9, overcommit: true, hint: nomultithread, cpus_per_gpu: '4'}"]
+    profile = resolve(["stage=full", "profile=h100", f"profile.additional={words[0]}"]).profile
+    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    flags = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert {"mem=5G", "signal=USR1@9", "overcommit", "hint=nomultithread", "cpus-per-gpu=4"} <= set(flags)
+    assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
 
 
 @pytest.mark.parametrize("profile", ["slurm", "h100", "jean_zay", "perlmutter", "local"])

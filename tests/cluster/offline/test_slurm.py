@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, live, preflight, sbatch, slurm, status, status_table
+from lumen_hpc.cluster import commands, live, preflight, slurm, status, status_table
 from lumen_hpc.cluster.stage import Pipeline, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
@@ -198,15 +198,6 @@ def test_a_plan_or_config_that_a_full_disk_left_empty_is_one_line(
         saved.load(folder / "config.yaml")
     with pytest.raises(UserError, match=r"config\.yaml: .*lacks"):
         resolve([f"config={folder / 'config.yaml'}"])
-
-
-def test_options_without_a_value_are_flags():
-    profile = resolve(
-        ["stage=full", "profile=h100", "profile.additional={overcommit: true, hint: nomultithread}"]
-    ).profile
-    assert sbatch._additional(profile, True) | {"overcommit": True, "hint": "nomultithread"} == (
-        sbatch._additional(profile, True)
-    )
 
 
 def test_a_site_without_accounting_for_this_user_is_not_a_traceback(fake: Path):

@@ -90,7 +90,7 @@ def test_a_rank_that_sees_one_gpu_uses_it(monkeypatch: pytest.MonkeyPatch, visib
         monkeypatch.delenv(name, raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert worker._device(3) == device
+    assert worker.device(3) == device
 
 
 def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
