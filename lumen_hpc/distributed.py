@@ -202,20 +202,32 @@ def leave() -> None:
 def _assemble(store: Any, ranks: Ranks, meeting: _Meeting, timeout: float) -> None:
     """Waits until every rank has registered; a TimeoutError names the missing ones. A stranger does not count."""
     store.set(f"here/{ranks.rank}", f"{meeting.signature(ranks.rank)} {socket.gethostname()}")
-    hosts: dict[int, str] = {}
+    keys = [f"here/{rank}" for rank in range(ranks.world_size)]
     deadline = time.monotonic() + timeout
     while True:
-        for rank in set(range(ranks.world_size)) - hosts.keys():
-            if store.check([f"here/{rank}"]):
-                signature, _, host = store.get(f"here/{rank}").decode(errors="replace").partition(" ")
-                if hmac.compare_digest(signature.encode(), meeting.signature(rank).encode()):
-                    hosts[rank] = host
-        if len(hosts) == ranks.world_size:
-            return
-        if time.monotonic() > deadline:
+        late = time.monotonic() > deadline
+        if whole := store.check(keys):  # one call a round, however many ranks
+            entries = dict(enumerate(store.multi_get(keys)))
+        elif late:
+            entries = {rank: store.get(key) for rank, key in enumerate(keys) if store.check([key])}
+        if whole or late:
+            hosts = _signed_in(entries, meeting)
+            if len(hosts) == ranks.world_size:
+                return
+        if late:
             missing = [rank for rank in range(ranks.world_size) if rank not in hosts]
             raise TimeoutError(
                 f"ranks {missing} of {ranks.world_size} did not reach the rendezvous in {timeout:.0f} s; "
                 f"those that did are on {', '.join(sorted(set(hosts.values())))}"
             )
         time.sleep(0.02)
+
+
+def _signed_in(entries: dict[int, bytes], meeting: _Meeting) -> dict[int, str]:
+    """The host of each rank that has signed in with the secret."""
+    hosts = {}
+    for rank, entry in entries.items():
+        signature, _, host = entry.decode(errors="replace").partition(" ")
+        if hmac.compare_digest(signature.encode(), meeting.signature(rank).encode()):
+            hosts[rank] = host
+    return hosts
