@@ -2,6 +2,7 @@
 
 A shard is done when its file matches its line, and the line's `of`, `config` and `inputs` are today's. A file
 whose size and time are those of its line is taken to match; any other is hashed again. Everything else is missing.
+What was hashed again, as in a copied or restored run, is noted in `verified.jsonl` with the time that the file has now.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lumen_hpc.cluster.shards import Shard, encode
 from lumen_hpc.files import sha256, sync_file
 
 NAME = "manifest.jsonl"
+VERIFIED = "verified.jsonl"
 
 
 def now() -> str:
@@ -75,8 +78,13 @@ def finished_count(folder: Path) -> int:
     return rows[-1]["of"] if rows else 0
 
 
-def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None]) -> list[int]:
-    """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet."""
+def missing(
+    folder: Path, count: int, config: str, inputs: Sequence[str | None], seen: set[tuple[int, str, int]] | None = None
+) -> list[int]:
+    """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet.
+
+    `seen` are lines whose files need not be looked at again; those that match are added to it.
+    """
     try:
         here = os.open(folder, os.O_RDONLY)  # names are looked up from it: half the time of whole paths
     except FileNotFoundError:
@@ -88,6 +96,9 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
         line = lines.get(index)
         if line is None or line["of"] != count or line["config"] != config or line["inputs"] != inputs[index]:
             return False
+        key = (index, line["sha256"], line["mtime_ns"])
+        if seen is not None and key in seen:
+            return True
         name = f"shard-{index:05d}{ending}"
         try:
             stat = os.stat(name, dir_fd=here)
@@ -96,7 +107,11 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
         as_written = stat.st_mtime_ns == line["mtime_ns"] and stat.st_size == line["bytes"]
         if not as_written and not matches(folder / name, line):
             return False
-        return not line["files"] or all(matches(folder / file["file"], file) for file in line["files"])
+        if line["files"] and not all(matches(folder / file["file"], file, folder) for file in line["files"]):
+            return False
+        if seen is not None:
+            seen.add(key)
+        return True
 
     try:
         return [index for index in range(count) if not is_done(index)]
@@ -107,15 +122,39 @@ def missing(folder: Path, count: int, config: str, inputs: Sequence[str | None])
 def verified(folder: Path, line: dict[str, Any]) -> bool:
     """True if a line's shard and the files beside it match the digests that it records."""
     shard = folder / Shard(line["shard"], line["of"]).file
-    return matches(shard, line) and all(matches(folder / file["file"], file) for file in line["files"])
+    return matches(shard, line) and all(matches(folder / file["file"], file, folder) for file in line["files"])
 
 
-def matches(path: Path, line: dict[str, Any]) -> bool:
-    """True if a file is the one that a manifest line, or a row of its `files`, records."""
+def matches(path: Path, line: dict[str, Any], folder: Path | None = None) -> bool:
+    """True if a file is the one that a manifest line, or a row of its `files`, records.
+
+    `folder` is its step's, where it is not the file's own: what was hashed again is noted there.
+    """
     try:
         stat = path.stat()
     except OSError:
         return False
     if stat.st_size != line["bytes"]:
         return False
-    return stat.st_mtime_ns == line.get("mtime_ns") or sha256(path) == line["sha256"]
+    return stat.st_mtime_ns == line.get("mtime_ns") or _hashed(path, stat, line["sha256"], folder or path.parent)
+
+
+_known: dict[Path, tuple[int, set[tuple[str, int, str]]]] = {}
+"""What `verified.jsonl` of a folder says, and its size then."""
+
+
+def _hashed(path: Path, stat: os.stat_result, sha: str, folder: Path) -> bool:
+    """Whether a file of another time than its line's has that hash; read once for each time that it has."""
+    notes = folder / VERIFIED
+    entry = (os.path.relpath(path, folder), stat.st_mtime_ns, sha)
+    size = notes.stat().st_size if notes.exists() else 0
+    if folder not in _known or _known[folder][0] != size:
+        _known[folder] = (size, {(row["file"], row["mtime_ns"], row["sha256"]) for row in read(notes)})
+    if entry in _known[folder][1]:
+        return True
+    if sha256(path) != sha:
+        return False
+    with suppress(OSError):  # a run that this user may only read is hashed again by every command
+        append(notes, dict(zip(("file", "mtime_ns", "sha256"), entry, strict=True)))
+        _known[folder] = (notes.stat().st_size, _known[folder][1] | {entry})
+    return True

@@ -117,5 +117,7 @@ def _describe(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str
     line = manifest.latest(folder)[shards[0]]
     files = [Shard(shards[0], count).file, *(file["file"] for file in line["files"])]
     records = [line, *line["files"]]
-    wrong = next(file for file, row in zip(files, records, strict=True) if not manifest.matches(folder / file, row))
+    wrong = next(
+        file for file, row in zip(files, records, strict=True) if not manifest.matches(folder / file, row, folder)
+    )
     return f"{folder / wrong}: not the file that {folder / manifest.NAME} records (corrupt or deleted)"

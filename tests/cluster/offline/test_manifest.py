@@ -71,6 +71,39 @@ def test_a_file_that_was_only_touched_is_still_done(run: Run, answered: list):
     assert _missing(run, answered, "answer-a") == []
 
 
+def test_a_copied_run_is_hashed_once_and_a_later_corruption_is_still_seen(
+    run: Run, answered: list, monkeypatch: pytest.MonkeyPatch
+):
+    hashed: list[str] = []
+    whole = manifest.sha256
+    monkeypatch.setattr(manifest, "sha256", lambda path: hashed.append(path.name) or whole(path))
+    shards = sorted((run.folder / "answer-a").glob("shard-*"))
+    for shard in shards:
+        os.utime(shard, (1, 1))
+    assert _missing(run, answered, "answer-a") == []
+    assert hashed == [shard.name for shard in shards]
+    manifest._known.clear()  # as in another command
+    assert _missing(run, answered, "answer-a") == []
+    assert len(hashed) == len(shards), "hashed a second time"
+    content = shards[2].read_bytes()
+    shards[2].write_bytes(content.replace(b"2", b"7"))
+    os.utime(shards[3], (2, 2))
+    assert _missing(run, answered, "answer-a") == [2]
+    assert hashed[len(shards) :] == [shards[2].name, shards[3].name]
+
+
+def test_a_copied_artefact_is_noted_in_the_folder_of_its_step(run: Run, answered: list):
+    folder = run.folder / "answer-a"
+    artefact = folder / "final" / "weights"
+    artefact.parent.mkdir()
+    artefact.write_text("weights")
+    row = {"file": "final/weights", "bytes": 7, "sha256": manifest.sha256(artefact), "mtime_ns": 1}
+    manifest.append(folder / manifest.NAME, manifest.latest(folder)[1] | {"files": [row]})
+    assert _missing(run, answered, "answer-a") == []
+    (note,) = manifest.read(folder / manifest.VERIFIED)
+    assert note["file"] == "final/weights" and not (folder / "final" / manifest.VERIFIED).exists()
+
+
 def test_a_changed_setting_makes_only_its_stages_stale(run: Run, answered: list):
     run.settings.train.learning_rate *= 2
     assert all(plan.missing(run, step, answered) == [] for step in answered)
