@@ -223,7 +223,7 @@ class OpenRun:
         for line in manifest.latest(folder).values():
             for row in line["files"]:
                 if row["file"] == name:
-                    if not manifest.matches(folder / name, row):
+                    if not manifest.matches(folder / name, row, folder):
                         raise UserError(
                             f"{(folder / name).resolve()}: not the file that stage {stage} wrote; run it again"
                         )

@@ -10,9 +10,10 @@ hostname namespace of its own, so that `hostname` says n1, n2, … as on a real 
 schedule them and to set CUDA_VISIBLE_DEVICES.
 Ports are drawn at random, so that several clusters can run side by side.
 
-Partitions: `h100` (default) and `cpu` are never preempted; `preempt` gives way to both. Timings that stock Slurm
-leaves in minutes (dead nodes, scheduling cycles) are set to seconds; everything else is stock: MaxArraySize is 1001,
-a requeued job waits two minutes, and dependants of a failed job stay in the queue unless the job says otherwise.
+Partitions: `h100` (default) and `cpu` are never preempted; `preempt` gives way to both; `private` is hidden, and open
+to two groups alone. Timings that stock Slurm leaves in minutes (dead nodes, scheduling cycles) are set to seconds;
+everything else is stock: MaxArraySize is 1001, a requeued job waits two minutes, and dependants of a failed job stay
+in the queue unless the job says otherwise.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from sandbox import neighbour
 
 PACKAGES = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd", "mariadb-install-db", "unshare")
@@ -84,6 +87,7 @@ AccountingStoragePort={accounting_port}
 PartitionName=h100    Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
 PartitionName=cpu     Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
 PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 MaxTime=1-00:00:00 DefaultTime=10
+PartitionName=private Nodes=ALL Hidden=YES AllowGroups=root,{neighbour} PreemptMode=OFF MaxTime=60 DefaultTime=10
 """
 WITH_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
@@ -274,6 +278,7 @@ class Cluster:
             "controller_port": controller_port,
             "accounting_port": accounting_port,
             "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING,
+            "neighbour": neighbour.NAME,
         }
         nodes = "".join(NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, node_ports))
         # Nodes come before the partitions, which say Nodes=ALL.

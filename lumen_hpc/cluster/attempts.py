@@ -25,7 +25,7 @@ class Attempts:
     def __init__(self, run: Run, step: Step, pack: int, rank: int) -> None:
         self.folder, self.profile, self.pack = run.folder / step.name, run.profile, pack
         self.rank, self.restricted = rank, run.restricted
-        self.job = _job()
+        self.job = job_id()
         earlier = [row for row in manifest.read(self.folder / "attempts.jsonl") if self._is_earlier(row)]
         self.number = 1 + sum(1 for row in earlier if row["event"] == "began")
         self.earlier = earlier
@@ -106,14 +106,15 @@ class Attempts:
         manifest.append(self.folder / "attempts.jsonl", row)
 
 
-def _job() -> str:
+def job_id() -> str:
+    """This job as Slurm's logs name it: 123, or 123_4 in an array; empty on a machine without Slurm."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _try() -> str:
     """One start of a job, the same for all its ranks: a requeued job keeps its id."""
-    return f"{_job() or os.environ.get('SUBMITIT_LOCAL_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return f"{job_id() or os.environ.get('SUBMITIT_LOCAL_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def _chain() -> str:

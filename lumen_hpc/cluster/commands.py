@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -233,14 +234,24 @@ def status(request: Request, pipeline: Pipeline) -> int:
         return [item for item in run_status.of(run, pipeline.stages) if item.step in names]
 
     names = _named(run, pipeline, request.stage or "full")
-    if request.watch and not request.json:
+    owner, queue_known = live.user_name(run.folder.stat().st_uid), True
+    if request.watch:
+        run = dataclasses.replace(run, seen={})
         found = status_table.watch(run, look, _console())
     else:
-        found = look()
+        try:
+            found = look()
+        except slurm.Unreachable as error:
+            print(f"lumen: {error}; the queue is unknown: this is what the files say", file=sys.stderr)
+            queue_known = False
+            found = [item for item in run_status.by_files(run, pipeline.stages) if item.step in names]
     if request.json:
-        print(json.dumps({"run": str(run.folder), "steps": [dataclasses.asdict(item) for item in found]}))
+        steps = [dataclasses.asdict(item) for item in found]
+        print(json.dumps({"run": str(run.folder), "owner": owner, "queue_known": queue_known, "steps": steps}))
     elif not request.watch:
         status_table.show(run, found, _console())
+        if run.folder.stat().st_uid != os.getuid():
+            print(f"the jobs of this run are {owner}'s: only {owner} can go on with it or cancel them")
     return int(any(item.state in ("failed", "stuck") for item in found))
 
 

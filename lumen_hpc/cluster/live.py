@@ -153,10 +153,16 @@ def _elsewhere(record: dict[str, Any]) -> bool:
 
 def owner(record: dict[str, Any]) -> str:
     """The name of who submitted."""
+    user = str(record.get("user", "?"))
+    return user_name(int(user)) if user.isdigit() else f"user {user}"
+
+
+def user_name(uid: int) -> str:
+    """A user's name, as this machine knows it."""
     try:
-        return pwd.getpwuid(int(record["user"])).pw_name
-    except (KeyError, ValueError):
-        return f"user {record.get('user', '?')}"
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _listed(ids: list[str]) -> str:

@@ -133,7 +133,8 @@ def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
     """Shards of a step that are not done, by what it would read today."""
     count = step.stage.shards(run.settings)
     digest = saved.digest(run.settings, step.stage.settings)
-    return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, graph))
+    seen = None if run.seen is None else run.seen.setdefault(step.name, set())
+    return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, graph), seen)
 
 
 def _require_finished(run: Run, step: Step, name: str, graph: list[Step]) -> None:

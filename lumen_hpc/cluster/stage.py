@@ -102,6 +102,8 @@ class Run:
     folder: Path
     settings: Settings
     profile: Profile
+    seen: dict[str, set[tuple[int, str, int]]] | None = field(default=None, compare=False)
+    """Lines of manifests, by step, whose files a command that looks again and again has verified; else None."""
 
     @property
     def restricted(self) -> bool:

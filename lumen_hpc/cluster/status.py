@@ -18,7 +18,7 @@ RUNNING = ("RUNNING", "COMPLETING")
 class StepStatus:
     step: str
     state: str
-    """done, running, queued, failed, stuck or waiting."""
+    """done, running, queued, failed, stuck or waiting; unknown where only the queue could tell."""
     done: int
     shards: int
     running: int = 0
@@ -52,6 +52,34 @@ def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     here = run.profile.executor == "local" and lock.is_held(run.folder)
     newest = live.newest(run.folder)
     return [_step(run, step, everything, tasks.get(step.name, []), here, newest.get(step.name)) for step in everything]
+
+
+def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
+    """What the files say alone, while the queue is unknown: what is done, and the failures on record of what is not."""
+    everything = graph.steps(stages, run.settings)
+    newest = live.newest(run.folder)
+    steps = []
+    for step in everything:
+        folder = run.folder / step.name
+        found, missing = _counted(run, step, everything)
+        alive = {row["job"] for row in triage.unended(folder)}  # for all that is known
+        found.failures = _described(triage.clusters(folder, missing, alive, newest=newest.get(step.name)))
+        found.state = "done" if not missing else "unknown"
+        steps.append(found)
+    return steps
+
+
+def _counted(run: Run, step: Step, everything: list[Step]) -> tuple[StepStatus, list[int]]:
+    """A step's status without its state, and its missing shards."""
+    shards, folder = step.stage.shards(run.settings), run.folder / step.name
+    missing = plan.missing(run, step, everything)
+    found = StepStatus(step.name, "", shards - len(missing), shards, logs=str(folder / "logs"))
+    found.gpu_hours = sum(line["gpu_seconds"] for line in manifest.latest(folder).values()) / 3600
+    return found, missing
+
+
+def _described(kinds: list[triage.Cluster]) -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds]
 
 
 @dataclass
@@ -96,31 +124,25 @@ def _step(
 
     `newest`: the last submission of each shard; what failed before it is past.
     """
-    shards = step.stage.shards(run.settings)
-    missing = plan.missing(run, step, everything)
+    found, missing = _counted(run, step, everything)
     folder = run.folder / step.name
     jobs = _working(tasks, missing)
     running = sum(job.state in RUNNING for job in jobs)
-    queued = len(jobs) - running
+    found.queued = len(jobs) - running
     if here and missing:
         running = len(triage.unended(folder))
-    found = StepStatus(step.name, "", shards - len(missing), shards, running, queued, logs=str(folder / "logs"))
-    found.successors = len(tasks) - len(jobs)
-    lines = manifest.latest(folder).values()
-    found.gpu_hours = sum(line["gpu_seconds"] for line in lines) / 3600
+    found.running, found.successors = running, len(tasks) - len(jobs)
     kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()), newest=newest)
     if not kinds and missing and not jobs and not tasks:
         kinds = triage.before_work(run, step, missing, _inputs_done(run, step, everything))
-    found.failures = [
-        {**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds
-    ]
+    found.failures = _described(kinds)
     own = step.stage.progress(run.settings, folder) if missing else None
     found.progress = str(own or "")
     if not missing:
         found.state = "done"
     elif running:
         found.state = "running"
-        seconds = sorted(line["seconds"] for line in lines)
+        seconds = sorted(line["seconds"] for line in manifest.latest(folder).values())
         if seconds:
             found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running
         elif own:
@@ -147,10 +169,12 @@ def server(run: Run) -> list[str]:
     address = read_address(run.folder / "serve")
     if address is None:
         return []
-    if address.job and slurm.installed():
-        running = any(job.id.split("_")[0] == address.job for job in slurm.queue().values())
-    else:
-        running = alive(address)
+    if not address.job or not slurm.installed():
+        return address.lines() if alive(address) else []
+    try:
+        running = any(name.split("_")[0] == address.job for name in slurm.queue())
+    except slurm.Unreachable:  # the queue is unknown, and the address is on record
+        running = True
     return address.lines() if running else []
 
 

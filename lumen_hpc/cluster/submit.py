@@ -26,6 +26,7 @@ from lumen_hpc.cluster import (
     triage,
 )
 from lumen_hpc.cluster.dependencies import Gate, Link
+from lumen_hpc.cluster.live import user_name
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import saved
@@ -60,8 +61,9 @@ class Submission:
 
 
 def open_run(request: Request) -> Run:
-    """The run as the request sees it; nothing is created."""
+    """The run as the request sees it; nothing is created. UserError if it is another user's and closed to this one."""
     folder = request.folder
+    _require_open(folder)
     version = folder / "layout"
     if version.exists() and version.read_text().strip() != str(LAYOUT):
         raise UserError(
@@ -69,6 +71,24 @@ def open_run(request: Request) -> Run:
             f"{LAYOUT}); go on with that version, or choose another run=NAME"
         )
     return Run(folder, request.settings, request.profile)
+
+
+def _require_open(folder: Path) -> None:
+    """Raises UserError, with the owner's name, where this user may not look into the run."""
+    for path in (folder, folder / "config.yaml", folder / "submissions"):
+        try:
+            status = path.stat()
+            closed = not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # some folder above the run
+            path = next(parent for parent in path.parents if os.access(parent.parent, os.X_OK))
+            status, closed = path.stat(), True
+        if closed:
+            raise UserError(
+                f"{path}: belongs to {user_name(status.st_uid)}, and you may not read it: only its owner can see, "
+                "continue or cancel the run; choose another run=NAME or runs=FOLDER"
+            )
 
 
 def prepare_folder(run: Run) -> None:
@@ -129,9 +149,7 @@ def submit(
             raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
         why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
-        raise UserError(
-            f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}"
-        ) from None
+        raise UserError(f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}") from None
     record(request, run, submission)
     return submission
 
@@ -176,9 +194,7 @@ def _script(run: Run, profile: Profile, submission: str, code: Path, job: Link |
     return sbatch.text(profile, job.step, run.folder, code, submission, job.packs, after, bad)
 
 
-def _submit_job(
-    run: Run, profile: Profile, submission: Submission, job: Link | Gate, ids: dict[str, str]
-) -> str:
+def _submit_job(run: Run, profile: Profile, submission: Submission, job: Link | Gate, ids: dict[str, str]) -> str:
     """Submits a job's script, which then bears its id; that id."""
     (run.folder / job.step.name / "logs").mkdir(parents=True, exist_ok=True)
     name = f"{job.step.name}-gate" if isinstance(job, Gate) else job.step.name

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
-from lumen_hpc.cluster.attempts import Attempts
+from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
@@ -48,7 +48,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
         if on_slurm and ranks.rank == 0:
             _cancel_successors(Path(submission))
         if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
-            atexit.register((run.folder / name / "logs" / f"{_job()}_0_log.out").unlink, missing_ok=True)
+            atexit.register((run.folder / name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack, ranks.rank)
     todo = attempts.within_budget(todo)

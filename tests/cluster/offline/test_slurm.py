@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, live, preflight, slurm, status, status_table
-from lumen_hpc.cluster.stage import Pipeline, Stage
+from lumen_hpc.cluster import commands, graph, live, manifest, preflight, slurm, status, status_table
+from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
-from tests.cluster.offline.offline_graph import submit_chain
+from tests.cluster.offline.offline_graph import finish, submit_chain
 
 
 def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = "Priority") -> None:
@@ -139,20 +140,48 @@ def test_another_cluster_on_the_same_file_system_must_cancel_first(
     live.require_own(run)
 
 
-def test_a_controller_that_does_not_answer_is_waited_for_by_watch(
+def test_while_the_controller_does_not_answer_status_shows_the_files_and_watch_goes_on(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    submit_chain(request_here, stages)
+    run, _ = submit_chain(request_here, stages)
+    steps = graph.steps(stages, run.settings)
+    finish(run, steps[0], steps)
+    began = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "1003_0", "node": "n1"}
+    manifest.append(run.folder / "answer-a" / "attempts.jsonl", began)
     squeue = fake / "bin" / "squeue"
     working = squeue.read_text()
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n")
     pipeline = Pipeline(tuple(stages), jobs.run_pack)
-    with pytest.raises(slurm.Unreachable):
-        commands.status(request_here, pipeline)
-    request_here.watch = True
+    request_here.json = True
+    assert commands.status(request_here, pipeline) == 0
+    output = capsys.readouterr()
+    shown = json.loads(output.out)
+    assert [step["state"] for step in shown["steps"]] == ["done", *["unknown"] * 5] and not shown["queue_known"]
+    assert shown["steps"][1]["failures"] == [], "a task that may well be running"
+    assert "Unable to contact slurm controller; the queue is unknown: this is what the files say" in output.err
+    request_here.json, request_here.watch = False, True
     monkeypatch.setattr(status_table.time, "sleep", lambda seconds: squeue.write_text(working))
     commands.status(request_here, pipeline)
     assert "Unable to contact slurm controller; trying again" in capsys.readouterr().err
+
+
+def test_watch_looks_at_the_files_of_a_line_once(run: Run, stages: list[Stage], monkeypatch: pytest.MonkeyPatch):
+    steps = graph.steps(stages, run.settings)
+    for step in steps[:2]:
+        finish(run, step, steps, [0, 1] if step.stage.name == "answer" else None)
+    watched = dataclasses.replace(run, seen={})
+    looked: list[str] = []
+    stat = os.stat
+    spy = lambda name, **more: (looked.append(str(name)) if "shard-" in str(name) else None, stat(name, **more))[1]  # noqa: E731
+    monkeypatch.setattr(manifest.os, "stat", spy)
+    first = [item.done for item in status.of(watched, stages)]
+    assert set(looked) == {Shard(0, 1).file, Shard(0, 4).file, Shard(1, 4).file}
+    looked.clear()
+    finish(run, steps[1], steps, [2])
+    looked.clear()
+    second = [item.done for item in status.of(watched, stages)]
+    assert (first[:2], second[:2]) == ([1, 2], [1, 3])
+    assert looked == [Shard(2, 4).file]
 
 
 def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(

@@ -1,0 +1,56 @@
+"""A second, ordinary user of this machine, who tries to see and to disturb what the first one does. It takes root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+NAME = "lumen-neighbour"
+NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)))
+"""What the user has to read in order to run this Python."""
+
+
+@contextmanager
+def present() -> Iterator[None]:
+    """The user exists, and is removed afterwards if this call created it."""
+    if NAME in (entry.pw_name for entry in pwd.getpwall()):
+        yield
+        return
+    subprocess.run(["useradd", "--no-create-home", "--user-group", NAME], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["userdel", NAME], capture_output=True)
+
+
+def run(*command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a command as the user, who may read the interpreter of this process wherever it lies."""
+    with tempfile.TemporaryDirectory() as aside:
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _enter(Path(aside)), "sh"]
+        given = {**environment, "USER": NAME, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([*enter, *command], cwd=folder, env=given, capture_output=True, text=True, timeout=300)
+
+
+def _enter(aside: Path) -> str:
+    """Shell lines that become the user, with closed folders replaced by open ones that hold what is needed."""
+    hidden: dict[Path, list[str]] = {}
+    for name in NEEDED:
+        if closed := next(
+            (path for path in reversed(Path(name).parents) if not path.stat().st_mode & stat.S_IXOTH), None
+        ):
+            hidden.setdefault(closed, []).append(name)
+    lines = ["set -e"]
+    places = {name: aside / str(number) for number, name in enumerate(NEEDED)}
+    for closed, names in hidden.items():
+        lines += [f"mkdir {places[name]}; mount --bind {shlex.quote(name)} {places[name]}" for name in names]
+        lines.append(f"mount -t tmpfs -o mode=755 none {shlex.quote(str(closed))}")
+        lines += [f"mkdir -p {shlex.quote(name)}; mount --bind {places[name]} {shlex.quote(name)}" for name in names]
+    return "\n".join([*lines, f'exec setpriv --reuid={NAME} --regid={NAME} --init-groups -- "$@"'])
