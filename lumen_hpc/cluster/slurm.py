@@ -80,7 +80,11 @@ def ask(*words: str, timeout: int = 60) -> str:
 def queue(users: Iterable[str] = ()) -> dict[str, Job]:
     """The queued and running jobs of this user, and of other users' ids, a line each array task, by id."""
     ids = dict.fromkeys([str(os.getuid()), *users])
-    text = ask("squeue", "-h", "-a", "-r", "-u", ",".join(ids), "-o", "%i|%T|%r|%N|%S|%U|%j")
+    return _queued("-u", ",".join(ids))
+
+
+def _queued(*which: str) -> dict[str, Job]:
+    text = ask("squeue", "-h", "-a", "-r", *which, "-o", "%i|%T|%r|%N|%S|%U|%j")
     jobs = (Job(*line.split("|", 6)) for line in text.splitlines() if line.count("|") >= 6)
     return {job.id: job for job in jobs if job.state in LIVE}
 
@@ -160,12 +164,18 @@ def cancel(ids: list[str]) -> list[str]:
     except UserError as error:
         if "Invalid job id" not in str(error) and "already completing" not in str(error):
             print(f"lumen: {error}", file=sys.stderr)
-        try:
-            left = {name.split("_")[0] for name, job in queue().items() if job.state != "COMPLETING"}
-        except UserError:
-            return ids
+        left = _still_queued(ids)
         return [id_ for id_ in ids if id_.split("_")[0] in left]
     return []
+
+
+def _still_queued(ids: list[str]) -> set[str]:
+    """The jobs among these, whoever owns them, that have not ended; all where Slurm does not tell."""
+    try:
+        found = _queued("-j", ",".join(ids))
+    except UserError as error:
+        return set() if "Invalid job id" in str(error) else {id_.split("_")[0] for id_ in ids}
+    return {name.split("_")[0] for name, job in found.items() if job.state != "COMPLETING"}
 
 
 def cancel_pending(ids: list[str]) -> bool:
