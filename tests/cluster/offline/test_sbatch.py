@@ -154,7 +154,7 @@ def test_restricted_data_meets_allowed_servers_only(tmp_path: Path, endpoint: st
 
 def test_a_dry_run_writes_nothing_and_imports_nothing_heavy(tmp_path: Path):
     """On a login node: no torch, transformers or vllm, no Slurm, no folder left."""
-    words = ["stage=full", "profile=h100", "dry_run=true", f"runs={tmp_path / 'runs'}"]
+    words = ["stage=full", "profile=h100", "dry_run=true", "scripts=true", f"runs={tmp_path / 'runs'}"]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import launch; code = launch.main({words!r});"
         "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'numpy', 'pandas'} & set(sys.modules);"
