@@ -33,7 +33,13 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Trains until done or until a stop is requested; yields one row a file of the final model."""
+    from lumen_hpc.nvila.prompt_form import PromptForm
     from lumen_hpc.training.train import train
+
+    instruct = task.settings.instruct
+    form = PromptForm.trained(
+        findings_line=instruct.findings_first, expert_text=instruct.expert_text, clinical=bool(instruct.clinical)
+    )
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         outcome = train(
@@ -45,6 +51,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             ranks=task.ranks,
             should_stop=task.should_stop,
             progress=task.progress,
+            form=form,
         )
         if not outcome.finished:
             raise Interrupted(f"saved at step {outcome.step}")

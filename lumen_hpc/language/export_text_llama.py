@@ -99,7 +99,7 @@ def _llama_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
 
 def _write_tensors(source: Path, folder: Path, number: dict[str, int], rows: int, shard_bytes: int) -> set[str]:
     """Streams the text tensors into numbered files with an index; returns their names."""
-    from safetensors.torch import save_file
+    from lumen_hpc.nvila.tensors import write_tensors
 
     where: dict[str, str] = {}
     batch: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def _write_tensors(source: Path, folder: Path, number: dict[str, int], rows: int
         if batch:
             files += 1
             file = f"model-{files:05d}.safetensors"
-            save_file(batch, folder / file, metadata={"format": "pt"})
+            write_tensors(batch, folder / file)
             where.update(dict.fromkeys(batch, file))
             batch, pending = {}, 0
 

@@ -121,6 +121,15 @@ def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect
     return placed
 
 
+def with_placeholders(messages: Sequence[Message], pictures: int) -> list[Message]:
+    """The messages; where none has `<image>`, a line of it for each picture opens the first human one."""
+    placed = list(messages)
+    first = next((place for place, message in enumerate(placed) if message["from"] in ("human", "user")), None)
+    if first is not None and not any(IMAGE in message["value"] for message in placed):
+        placed[first] = placed[first] | {"value": f"{IMAGE}\n" * pictures + placed[first]["value"]}
+    return placed
+
+
 def render(messages: Sequence[Message], *, generation: bool) -> tuple[str, list[tuple[int, int]]]:
     """ChatML text of a conversation and the (start, stop) characters of each answer with its `<|im_end|>`."""
     text, spans = "", []

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from lumen_hpc.errors import UserError
@@ -20,7 +19,7 @@ from lumen_hpc.files import sync_file
 from .chat import Tokenizer
 from .config import PARTS, dump_json, read_config, read_json
 from .model import NVILA
-from .tensors import INDEX, read_tensors, weight_files
+from .tensors import INDEX, read_tensors, weight_files, write_tensors
 
 COMPLETE = "complete.json"
 SHARD_BYTES = 5_000_000_000
@@ -177,8 +176,7 @@ def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.
     for place, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{place:05d}-of-{len(shards):05d}.safetensors"
         content = {official: tensors[name].detach().to("cpu").contiguous() for official, name in shard.items()}
-        save_file(content, folder / file, metadata={"format": "pt"})
-        sync_file(folder / file)
+        write_tensors(content, folder / file)
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

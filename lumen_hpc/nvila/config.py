@@ -15,6 +15,8 @@ from typing import Any
 
 from lumen_hpc.errors import UserError
 
+from .prompt_form import KEY, PromptForm
+
 PARTS = ("llm", "vision_tower", "mm_projector")
 PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
 """Projector types and how many patches each side of a downsampling block has."""
@@ -55,6 +57,7 @@ class NVILAConfig:
                 raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
         self._check_family()
         self._check_pictures()
+        PromptForm.read(self.root)
 
     def _check_types(self) -> None:
         """Refuse values that would be read as something else (`"false"` is true) or fail far from here."""
@@ -137,6 +140,15 @@ class NVILAConfig:
         other = {key: stored[key] for key, value in ours.items() if stored.get(key, value) != value}
         if other:
             raise UserError(f"{name} has {other}; supported is { {key: ours[key] for key in other} }")
+
+    @property
+    def prompt_form(self) -> PromptForm:
+        """How the prompts of its training were written; the official form where the checkpoint has no note."""
+        return PromptForm.read(self.root)
+
+    def with_prompt_form(self, form: PromptForm) -> NVILAConfig:
+        """The same, with another note."""
+        return replace(self, root=self.root | {KEY: form.note()})
 
     # -- how pictures are cut -------------------------------------------------------------------------------------
     @property

@@ -87,7 +87,7 @@ class Preprocessor:
         generation: bool = False,
         exact: bool = True,
         official_tiles: bool = False,
-        inline: bool = False,
+        inline: bool | None = None,
         official_labels: bool = False,
     ) -> Inputs:
         """Encode records.
@@ -97,7 +97,8 @@ class Preprocessor:
         one decoded set.
 
         generation: end with an open assistant turn; a last message from `gpt` is left out. exact: PIL's pixels, or
-        within 2 grey levels and faster. inline: pictures stand where the text has `<image>`, else in front.
+        within 2 grey levels and faster. inline: pictures stand where the text has `<image>` (True), or all in front
+        (False, the official order); None: as the checkpoint was trained (`config.prompt_form`).
         official_tiles: one tile a picture where a record has several, as the official `generate_content`.
         official_labels: with the official newline bug. Raises UserError naming what does not fit.
         """
@@ -114,7 +115,10 @@ class Preprocessor:
                 cut = decoded[key][0]
                 aspect = "resize" if single else self.config.aspect
                 messages = _turns(record, generation)
-                messages = chat.place_images(messages, cut.per_picture, aspect, inline)
+                placed_inline = self.config.prompt_form.inline if inline is None else inline
+                if inline is None and placed_inline:
+                    messages = chat.with_placeholders(messages, len(pictures))
+                messages = chat.place_images(messages, cut.per_picture, aspect, placed_inline)
                 ids, labels = chat.encode(
                     messages, self.tokenizer, generation=generation, official_labels=official_labels
                 )

@@ -193,7 +193,11 @@ class NVILA(nn.Module):
         return output
 
     def generate(self, records: Sequence[dict[str, Any]] | Inputs, **options: Any) -> list[Answer]:
-        """Greedy answers to records or inputs; options as for `lumen_hpc.nvila.generate.generate`."""
+        """Greedy answers to records or inputs; options as for `lumen_hpc.nvila.generate.generate`.
+
+        Records are written as in the checkpoint's training (`config.prompt_form`); give the inputs of
+        `preprocess(records, generation=True, …)` for another form.
+        """
         inputs = records if isinstance(records, Inputs) else self.preprocess(records, generation=True)
         if not inputs.generation:
             raise UserError("these inputs contain answers: build prompts with preprocess(records, generation=True)")

@@ -7,12 +7,15 @@ Format: 8 bytes of header length, a json header (dtype, shape, offsets), the dat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import sync_file
 
 from .config import read_json
 
@@ -75,3 +78,12 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             stored.seek(8 + length + begin)
             stored.readinto(memoryview(raw.numpy()))
             yield name, raw.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file, synced, with the mode of any new file (safetensors itself gives it 0600)."""
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(mode)
+    sync_file(file)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import VIDEO, Tokenizer
 from lumen_hpc.nvila.config import PARTS, NVILAConfig, dump_json, read_config
-from lumen_hpc.nvila.tensors import read_tensors, weight_files
+from lumen_hpc.nvila.tensors import read_tensors, weight_files, write_tensors
 
 REMOTE_CODE = "Efficient-Large-Model/NVILA-8B-hf"
 """The hub's repository whose code reads this layout; `auto_map` names it, nothing is downloaded here."""
@@ -97,7 +96,7 @@ def _write_weights(source: Path, target: Path) -> None:
     for place, (part, file) in enumerate(files, start=1):
         name = f"model-{place:05d}-of-{len(files):05d}.safetensors"
         tensors: dict[str, torch.Tensor] = {f"{part}.{key}": tensor for key, tensor in read_tensors(file)}
-        save_file(tensors, target / name, metadata={"format": "pt"})
+        write_tensors(tensors, target / name)
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -18,6 +18,7 @@ from torch import nn
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, layers
+from lumen_hpc.nvila.tensors import write_tensors
 
 _FACTOR = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
 FOLDER = "adapter"
@@ -98,13 +99,11 @@ def scale(adapter: Mapping[str, Any]) -> float:
 
 def save_peft(factors: Mapping[str, Mapping[str, torch.Tensor]], adapter: schema.Adapter, folder: Path) -> None:
     """Write the adapters as peft's `PeftModel.from_pretrained` reads them."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"base_model.model.{layer}.lora_{factor}.weight": tensor.detach().cpu().contiguous()
         for layer, pair in factors.items()
         for factor, tensor in pair.items()
     }
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, folder / "adapter_model.safetensors")
     _config(sorted(factors), adapter).save_pretrained(str(folder))

@@ -17,6 +17,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
@@ -43,6 +44,7 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     if not base.is_dir():
         raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
+    model.config = model.config.with_prompt_form(PromptForm.trained())
     if list((folder / "deepspeed").glob("*optim_states.pt")):
         weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
             str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]

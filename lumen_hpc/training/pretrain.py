@@ -21,6 +21,7 @@ from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.language.prediction_questions import filled, templates
 from lumen_hpc.nvila import NVILA, Sample, pack, save
+from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import phantom_records
 from lumen_hpc.training.deepspeed_engine import rate_at
@@ -64,6 +65,7 @@ def pretrain(
         progress()
         if number % 20 == 0:
             log.info("base step %d: loss %.3f", number, loss)
+    model.config = model.config.with_prompt_form(PromptForm.trained(expert_text=instruct.expert_text))
     save(model, folder / "nvila")
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
 

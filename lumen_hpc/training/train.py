@@ -26,6 +26,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json, join, leave, on_any_ran
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
+from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters, loop, sizing
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
@@ -66,12 +67,14 @@ def train(
     ranks: Ranks,
     should_stop: Callable[[], bool],
     progress: Callable[..., None] = lambda doing="", within=0.0: None,
+    form: PromptForm | None = None,
 ) -> Outcome:
     """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
     `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
     `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
     finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
+    `form` is the records' and is noted in `final/`; None: what every training here has.
     `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
     Raises UserError for invalid settings and records, and for a folder in which another job trains;
     loop.Diverged for a loss that diverges.
@@ -96,7 +99,7 @@ def train(
             leave()
             kept = newest(out / FOLDER)
             return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
-        work = _work(settings, records, base, out, fingerprint, ranks, progress)
+        work = _work(settings, records, base, out, fingerprint, ranks, progress, form or PromptForm.trained())
         engine, done, finished = loop.run(
             work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
         )
@@ -151,6 +154,7 @@ def _work(
     fingerprint: dict[str, Any],
     ranks: Ranks,
     progress: Callable[..., None],
+    form: PromptForm,
 ) -> loop.Work:
     rows = Records(records)
     if torch.cuda.is_available():
@@ -177,6 +181,7 @@ def _work(
     progress("loading the model")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = nvila.load(base, dtype=dtype, attention=settings.attention)
+    model.config = model.config.with_prompt_form(form)  # saved with the final model
     if settings.max_tokens > model.config.max_length:
         raise UserError(
             f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.prompt_form import PromptForm
 
 
 def test_a_preprocessor_needs_no_weights_and_can_be_sent_to_another_process(tiny, records, tmp_path):
@@ -25,6 +27,51 @@ def test_records_with_the_same_pictures_share_one_decoded_set(tiny, records, tmp
     for given in (records[:2], by_path):
         one, two = tiny.preprocess(given).samples
         assert one.tiles is two.tiles
+
+
+@pytest.fixture
+def trained(tiny, tmp_path):
+    """A checkpoint whose note says that it was trained here."""
+    tiny.config = tiny.config.with_prompt_form(PromptForm.trained(findings_line=True))
+    return nvila.load(nvila.save(tiny, tmp_path / "trained"))
+
+
+def test_a_trained_checkpoint_is_asked_in_its_own_form_by_default(trained, records):
+    assert trained.config.prompt_form == PromptForm.trained(findings_line=True)
+    asked = [{**records[2], "conversations": [{"from": "human", "value": "before: <image>\nafter: <image>\nWhat?"}]}]
+    inline, front = (trained.preprocess(asked, generation=True, inline=choice).input_ids for choice in (True, False))
+    assert not torch.equal(inline, front)
+    assert torch.equal(trained.preprocess(asked, generation=True).input_ids, inline)
+    assert trained.generate(asked, max_new_tokens=8) == trained.generate(
+        trained.preprocess(asked, generation=True, inline=True), max_new_tokens=8
+    )
+
+
+def test_a_base_checkpoint_keeps_the_official_order(tiny, records):
+    asked = [{**records[2], "conversations": [{"from": "human", "value": "before: <image>\nafter: <image>\nWhat?"}]}]
+    front = tiny.preprocess(asked, generation=True, inline=False).input_ids
+    assert torch.equal(tiny.preprocess(asked, generation=True).input_ids, front)
+
+
+def test_a_text_without_image_puts_each_picture_on_a_line_before_it_as_training_did(trained, records):
+    marked = [{**records[0], "conversations": [{"from": "human", "value": "<image>\nIs there a pneumothorax?"}]}]
+    assert torch.equal(
+        trained.preprocess(records[:1], generation=True).input_ids,
+        trained.preprocess(marked, generation=True, inline=True).input_ids,
+    )
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ({"inline": "yes"}, 'prompt_form.inline="yes"'),
+        ([], "prompt_form in config.json is a list"),
+        ({"image_order": 3}, "takes text"),
+    ],
+)
+def test_a_note_of_another_type_is_refused_by_name(note, message, tiny):
+    with pytest.raises(UserError, match=message):
+        replace(tiny.config, root=tiny.config.root | {"prompt_form": note})
 
 
 def test_official_tiles_are_single_where_there_are_several_pictures(family, records):

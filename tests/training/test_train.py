@@ -15,6 +15,7 @@ from lumen_hpc.config.schema import Predict, Train
 from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.train import RESULTS, train
 from tests.training import tiny, toy
@@ -98,6 +99,22 @@ def test_the_final_model_has_the_official_names_and_frozen_parts_are_untouched(t
     assert any("layers.1." in k for k in changed)
     # The last layer feeds nothing (hidden state -2 is taken), so it stays as it was.
     assert not any("layers.2." in k or "post_layernorm" in k for k in changed)
+
+
+def test_the_final_model_says_how_it_was_trained_and_answers_that_way(trained, dataset):
+    model = nvila.load(trained / "one" / "final")
+    assert model.config.prompt_form == PromptForm.trained()
+    rows = Records(dataset / "records.jsonl")
+    asked = [rows[place] for place in range(0, len(rows), 3)]
+    expected = open_predictor(trained / "one" / "final", Predict(max_new_tokens=12), model="lumen").answer(
+        asked, range(len(asked))
+    )
+    assert [answer.text for answer in model.generate(asked, max_new_tokens=12)] == [row["answer"] for row in expected]
+
+
+def test_final_weights_have_the_mode_of_other_files(trained):
+    modes = {path.stat().st_mode for path in (trained / "one" / "final").rglob("*") if path.is_file()}
+    assert modes == {(trained / "one" / "metrics.jsonl").stat().st_mode}
 
 
 def test_a_stop_before_the_first_step_leaves_before_loading(trained):

@@ -1,0 +1,56 @@
+"""How the prompts of a checkpoint's training were written: a note in its config.json, which `preprocess` follows.
+
+A published base has no such note; its prompts have the official form, all pictures in front of the first message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lumen_hpc.errors import UserError
+
+KEY = "prompt_form"
+"""The note's key in the root config.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptForm:
+    """The form of a checkpoint's prompts and answers; the defaults are the official code's."""
+
+    inline: bool = False
+    """Pictures stand where the text has `<image>`; else all open the first human message."""
+    image_order: str = "as given"
+    """The order of the pictures."""
+    findings_line: bool = False
+    """Answers about two studies begin with a line of each finding's state (`instruct.findings_first`)."""
+    expert_text: bool = False
+    """The experts' words follow each picture (`instruct.expert_text`)."""
+    clinical: bool = False
+    """Lines of the clinical state follow each picture (`instruct.clinical`)."""
+
+    @classmethod
+    def trained(cls, **more: bool) -> PromptForm:
+        """The form of every training here; `more`: what the instruction settings chose."""
+        return cls(inline=True, image_order="references, then the main image", **more)
+
+    @classmethod
+    def read(cls, root: Mapping[str, Any]) -> PromptForm:
+        """From a root config.json; keys of later versions are passed over. Raises UserError for a value of no use."""
+        note = root.get(KEY, {})
+        if not isinstance(note, dict):
+            raise UserError(f"{KEY} in config.json is a {type(note).__name__}: it takes an object")
+        values = {field.name: note[field.name] for field in dataclasses.fields(cls) if field.name in note}
+        for name, value in values.items():
+            kind = type(getattr(cls, name))
+            if type(value) is not kind:
+                takes = "true or false" if kind is bool else "text"
+                raise UserError(f"{KEY}.{name}={json.dumps(value)} in config.json: it takes {takes}")
+        return cls(**values)
+
+    def note(self) -> dict[str, Any]:
+        """The value that config.json keeps."""
+        return dataclasses.asdict(self)
