@@ -3,6 +3,7 @@
 
   python launch.py stage=NAME|full [KEY=VALUE ...]   submit what is missing (dry_run=true only shows it)
   python launch.py check | status | cancel | logs    run=NAME
+  python launch.py ask run=NAME image=FILE [reference=FILE days=N] "what has changed?"
   python launch.py --help                            every setting
 
 Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.

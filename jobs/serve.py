@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumen_hpc.cluster import asking
 from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import MODELS
-from lumen_hpc.weights import locate
 
 if TYPE_CHECKING:
     from lumen_hpc.serving.supervisor import Address
@@ -27,18 +26,7 @@ if TYPE_CHECKING:
 def weights(run: Run) -> Path:
     """The folder that is served. Raises UserError if it is not there, or the model is not trained yet."""
     settings = run.settings.serve
-    if settings.weights:
-        folder = locate(settings.weights, run.profile.cache)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"weights={settings.weights}: no config.json in {folder}; give a checkpoint's folder")
-        return folder
-    folder = run.weights(settings.model)
-    if MODELS[settings.model].trained and not folder.is_dir():
-        raise UserError(
-            f"run {run.folder.name} has no trained {settings.model} yet ({folder} is not there): "
-            f"run stage=train first, or give weights=FOLDER"
-        )
-    return folder
+    return asking.given(run, settings.weights) if settings.weights else asking.trained(run, settings.model)
 
 
 def require(run: Run) -> None:

@@ -10,18 +10,21 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
 
-from lumen_hpc.cluster import accounting, manifest
+from lumen_hpc.cluster import accounting, asking, manifest
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.report import costs
+
+if TYPE_CHECKING:
+    from lumen_hpc.serving.ask import TrainedModel
 
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "studies": {
@@ -202,6 +205,13 @@ class OpenRun:
         }
         jobs = costs.job_ids(logs)
         return pd.DataFrame(costs.costs(logs, accounting.usage(jobs) if jobs else None))
+
+    def model(self, name: str) -> TrainedModel:
+        """A compared model, loaded on this machine; `.ask(question, image=…)` answers about image files.
+
+        Raises UserError for a model that this run has not trained.
+        """
+        return asking.open_model(self._run, name)
 
     def _shards(self, stage: str, model: str = "") -> list[Path]:
         """A finished step's shards, verified."""

@@ -329,6 +329,16 @@ def existing(request: Request) -> Run:
     return Run(run.folder, settings, profile)
 
 
+def ask(request: Request, pipeline: Pipeline) -> int:
+    """Answers one question about one or two images with a run's model, on this machine."""
+    from lumen_hpc.cluster import asking
+
+    asked = request.settings.serve
+    if not asked.weights:
+        return asking.ask(request, existing(request))
+    return asking.ask(request, submission.open_run(request))
+
+
 def help_text(usage: str) -> None:
     """Prints the usage, then every option, setting and profile key with its default and meaning."""
     from rich.table import Table

@@ -26,7 +26,7 @@ from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, si
 from lumen_hpc.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-VERBS = ("check", "status", "cancel", "logs")
+VERBS = ("check", "status", "cancel", "logs", "ask")
 RESOURCE_KINDS = tuple(Profile().resources)
 DEFAULT_RECIPE, DEFAULT_RUNS = Profile().recipe, Profile().runs
 _OF_ITS_NAME = {"name", "about", "runs", "cache", "recipe", "defaults"}
@@ -37,6 +37,7 @@ TAKES = {
     "status": ("stage", "watch", "json"),
     "cancel": ("stage", "dry_run"),
     "logs": ("stage",),
+    "ask": ("image", "reference", "days", "json"),
 }
 """Options that a verb honours, beside run and runs; any other is refused."""
 SHORTHANDS = {
@@ -77,7 +78,15 @@ class Request:
     watch: bool = False
     """status: print again every few seconds until the run ends."""
     json: bool = False
-    """status, check: one JSON object on stdout, for scripts."""
+    """status, check, ask: one JSON object on stdout, for scripts."""
+    image: str = ""
+    """ask: the radiograph that is asked about, a JPG, PNG or DICOM file."""
+    reference: str = ""
+    """ask: an earlier radiograph of the same patient."""
+    days: str = ""
+    """ask: days from the reference to the image; without, as the files' own dates say."""
+    question: str = ""
+    """ask: the words behind the verb."""
     settings: Settings = field(default_factory=Settings)
     profile: Profile = field(default_factory=Profile)
     given: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +102,7 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-NO_OPTION = ("verb", "settings", "profile", "given", "anew", "recorded")
+NO_OPTION = ("verb", "question", "settings", "profile", "given", "anew", "recorded")
 OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
 
 
@@ -159,6 +168,7 @@ def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tu
 
 def _read(arguments: list[str]) -> tuple[Request, list[str]]:
     """The request with its verb and options alone, and settings as a dotlist."""
+    arguments, question = _question(arguments)
     words = [argument for argument in arguments if "=" not in argument]
     if unknown := [word for word in words if word not in VERBS]:
         hint = similar(unknown[0], VERBS)
@@ -166,7 +176,7 @@ def _read(arguments: list[str]) -> tuple[Request, list[str]]:
     if len(words) > 1:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
     options, dotlist = _split([argument for argument in arguments if "=" in argument])
-    request = Request(verb=words[0] if words else "submit", **options)
+    request = Request(verb=words[0] if words else "submit", question=question, **options)
     for option in options:
         if option not in (*TAKES[request.verb], "run", "runs"):
             verb = "a submission" if request.verb == "submit" else request.verb
@@ -179,6 +189,13 @@ def _read(arguments: list[str]) -> tuple[Request, list[str]]:
         if value.endswith((".yaml", ".yml")):
             setattr(request, name, os.path.abspath(os.path.expanduser(value)))
     return request, dotlist
+
+
+def _question(arguments: list[str]) -> tuple[list[str], str]:
+    """The words without those of a question behind the verb `ask`, and the question."""
+    start = arguments.index("ask") + 1 if "ask" in arguments else len(arguments)
+    asked = [word for word in arguments[start:] if not re.match(r"[\w.]+=", word)]
+    return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
 
 
 def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:

@@ -12,6 +12,7 @@ import binascii
 import io
 import os
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -60,6 +61,22 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
         return open_picture(image)
     except UserError as error:
         raise UserError(str(error).replace("image 0", where)) from None
+
+
+def taken_on(data: bytes) -> str | None:
+    """The day an image was taken, as its DICOM header or its Exif block says; None if neither does."""
+    if data[128:132] == b"DICM":
+        import pydicom
+
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
+    else:
+        exif = Image.open(io.BytesIO(data)).getexif()
+        day = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
+    try:
+        return date.fromisoformat(day).isoformat()
+    except ValueError:
+        return None
 
 
 def read(url: str, folders: list[Path]) -> bytes:

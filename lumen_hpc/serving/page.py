@@ -16,11 +16,9 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -34,7 +32,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.prediction_questions import templates
 
 from .answer_facts import read_facts
-from .media import LARGEST, picture
+from .media import LARGEST, picture, taken_on
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
@@ -205,22 +203,6 @@ def decoded(data: bytes) -> dict[str, Any]:
     image.save(out, "PNG", compress_level=1)
     url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     return {"url": url, "width": image.width, "height": image.height, "taken": taken_on(data)}
-
-
-def taken_on(data: bytes) -> str | None:
-    """The day an image was taken, as its DICOM header or its Exif block says; None if neither does."""
-    if data[128:132] == b"DICM":
-        import pydicom
-
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
-    else:
-        exif = Image.open(io.BytesIO(data)).getexif()
-        day = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
-    try:
-        return date.fromisoformat(day).isoformat()
-    except ValueError:
-        return None
 
 
 class RequirePageKey:

@@ -1,0 +1,83 @@
+"""A run's model, opened on this machine to be asked: `python launch.py ask` and `open_run(…).model(…)`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
+from lumen_hpc.weights import locate, verify
+
+if TYPE_CHECKING:
+    from lumen_hpc.serving.ask import TrainedModel
+
+
+def trained(run: Run, model: str) -> Path:
+    """Folder of a compared model's weights. Raises UserError if the run does not compare it, or has not trained it."""
+    if model not in MODELS:
+        raise UserError(f"model={model}: the models are {', '.join(MODELS)}")
+    folder = run.weights(model)
+    if MODELS[model].trained and not folder.is_dir():
+        raise UserError(
+            f"run {run.folder.name} has no trained {model} yet ({folder} is not there): "
+            f"run stage=train first, or give weights=FOLDER"
+        )
+    return folder
+
+
+def given(run: Run, weights: str) -> Path:
+    """Folder of the checkpoint that `weights` names. Raises UserError if it is none."""
+    folder = locate(weights, run.profile.cache)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"weights={weights}: no config.json in {folder}; give a checkpoint's folder")
+    return folder
+
+
+def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
+    """A run's model, or the checkpoint in `weights`, with the experts whose words its prompts had in training."""
+    from lumen_hpc.serving.ask import TrainedModel
+    from lumen_hpc.training.predict import open_model
+
+    folder = given(run, weights) if weights else verify(trained(run, model), run.profile.cache)
+    opened = open_model(folder, run=run.folder)
+    settings = run.settings
+    form = opened.config.prompt_form
+    if form.clinical or (settings.instruct.clinical and not weights):
+        raise UserError(f"{model} was trained with lines of the clinical state, which a question here cannot have")
+    experts = None
+    if form.expert_text if weights else settings.instruct.expert_text:
+        from lumen_hpc.serving.experts import ExpertWords
+
+        experts = ExpertWords(settings.experts, cache=run.profile.cache, pretrained=run.path("pretrain"))
+    return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
+
+
+def ask(request: Request, run: Run) -> int:
+    """Prints the answer; with json=true an object with the findings line and the prompt too."""
+    if not request.image:
+        raise UserError("say about which image: image=FILE (JPG, PNG or DICOM), and reference=FILE for an earlier one")
+    if not request.question:
+        raise UserError('ask a question, such as: python launch.py ask image=FILE "what has changed?"')
+    days = None
+    if request.days:
+        try:
+            days = int(request.days)
+        except ValueError:
+            raise UserError(f"days={request.days}: takes a whole number of days") from None
+    for name in ("image", "reference"):
+        path = getattr(request, name)
+        if path and not Path(path).expanduser().is_file():
+            raise UserError(f"{name}={path}: there is no such file")
+    print(f"loading {request.settings.serve.weights or request.settings.serve.model} …", file=sys.stderr, flush=True)
+    model = open_model(run, request.settings.serve.model, request.settings.serve.weights)
+    reply = model.ask(request.question, image=request.image, reference=request.reference or None, days=days)
+    if request.json:
+        print(json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt}))
+    else:
+        print(reply.answer)
+    return 0

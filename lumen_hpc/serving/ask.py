@@ -1,0 +1,91 @@
+"""One question to a model about one or two radiographs, in the form of its training.
+
+From Python: `lumen_hpc.open_run("runs/demo").model("lumen").ask("what has changed?", image=…, reference=…, days=…)`;
+at the terminal: `python launch.py ask run=demo model=lumen image=… reference=… days=… "what has changed?"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from lumen_hpc import nvila
+from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.instructions import prompt
+from lumen_hpc.errors import UserError
+from lumen_hpc.serving.media import picture, taken_on
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's answer to one question; as text it is the answer alone."""
+
+    answer: str
+    findings: str
+    """The findings line that the model wrote before its answer, where it was trained to; else empty."""
+    prompt: str
+    """The human turn as the model read it; `<image>` stands where a picture stood."""
+
+    def __str__(self) -> str:
+        return self.answer
+
+
+class TrainedModel:
+    """A model that answers questions about image files."""
+
+    def __init__(
+        self, model: nvila.NVILA, *, experts: Callable[[bytes], str] | None = None, max_new_tokens: int = 256
+    ) -> None:
+        """`experts`: from an image file's bytes to the words that follow the picture; None where none were trained."""
+        self.nvila = model
+        self._experts, self._max_new_tokens = experts, max_new_tokens
+
+    def ask(
+        self, question: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None
+    ) -> Reply:
+        """The greedy answer to a question about `image`, or about what changed in it since `reference`.
+
+        Files are JPG, PNG or DICOM, decoded as in training. `days` are those from the reference to the image; without
+        them the dates in the files count, and where these have none the prompt calls the distance unknown. Raises
+        UserError for an empty question, a file that cannot be read, and `days` without a reference.
+        """
+        if not question.strip():
+            raise UserError('ask a question, such as "what has changed?"')
+        if days is not None and reference is None:
+            raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
+        paths = {"reference": Path(reference)} if reference is not None else {}
+        files = {name: _bytes(name, path) for name, path in {**paths, "main": Path(image)}.items()}
+        if reference is not None and days is None:
+            days = _days_between(*files.values())
+        shown = [{"study_id": name} for name in files]
+        kind = "diagnostic" if reference is None else "difference"
+        asked = {"type": kind, "interval_days": days, "question": question.strip()}
+        words = {name: self._experts(data) for name, data in files.items()} if self._experts else {}
+        text = prompt(shown, asked, words)
+        record = {
+            "images": [picture(data, where=name) for name, data in files.items()],
+            "conversations": [{"from": "human", "value": text}],
+        }
+        inputs = self.nvila.preprocess([record], generation=True, inline=True)
+        [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
+        sentence = strip(answer.text)
+        return Reply(sentence, answer.text[: len(answer.text) - len(sentence)].rstrip(" ;"), text)
+
+
+def _bytes(name: str, path: Path) -> bytes:
+    option = "image" if name == "main" else name
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"{option}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
+
+
+def _days_between(reference: bytes, image: bytes) -> int | None:
+    """Days between the dates in the files; None where one has none."""
+    taken = [taken_on(data) for data in (reference, image)]
+    if not all(taken):
+        return None
+    before, after = (date.fromisoformat(str(day)) for day in taken)
+    return (after - before).days

@@ -1,0 +1,130 @@
+"""`ask`: one question about image files, in the prompt form of training, from Python and at the terminal."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch
+from lumen_hpc import nvila
+from lumen_hpc.config.schema import Predict
+from lumen_hpc.errors import UserError
+from lumen_hpc.serving.ask import TrainedModel
+from lumen_hpc.training.predict import open_predictor
+from tests.data.test_images import dicom
+from tests.training import tiny
+
+DIFFERENCE = "what has changed?"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """`base/`, a small model, and images of a few patients."""
+    return tiny.make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def model(made):
+    return TrainedModel(nvila.load(made / "base"), max_new_tokens=8)
+
+
+def _predicted(made, images: list[str], prompt: str) -> str:
+    """The answer of stage `predict` to a record."""
+    record = {
+        "id": "q",
+        "images": images,
+        "conversations": [{"from": "human", "value": prompt}],
+        "meta": {"question_id": "q", "type": "difference", "subject_id": "1", "study_id": "2", "ref_study_id": "3"},
+    }
+    settings = Predict(max_new_tokens=8, models=["nvila"])
+    [row] = open_predictor(made / "base", settings, model="nvila").answer([record], [0])
+    return row["answer"]
+
+
+def test_two_images_are_asked_about_as_the_training_records_are(made, model):
+    images = [str(made / "0-reference.png"), str(made / "0-main.png")]
+    reply = model.ask(DIFFERENCE, image=images[1], reference=images[0], days=3)
+    assert reply.prompt == "reference image: <image>\nmain image, 3 days later: <image>\nwhat has changed?"
+    assert reply.answer == _predicted(made, images, reply.prompt)
+    swapped = model.ask(DIFFERENCE, image=images[0], reference=images[1], days=-3)
+    assert "main image, 3 days before: <image>" in swapped.prompt
+    assert swapped.answer == _predicted(made, images[::-1], swapped.prompt)
+
+
+def test_one_image_is_asked_about_as_the_training_records_are(made, model):
+    image = str(made / "1-main.png")
+    reply = model.ask("is there finding 0?", image=image)
+    assert reply.prompt == "<image>\nis there finding 0?"
+    assert str(reply) == reply.answer == _predicted(made, [image], reply.prompt)
+
+
+def test_the_experts_words_follow_their_picture(made):
+    heard = TrainedModel(nvila.load(made / "base"), experts=lambda data: f"{len(data)} bytes.", max_new_tokens=1)
+    paths = [made / "0-reference.png", made / "0-main.png"]
+    reply = heard.ask(DIFFERENCE, image=paths[1], reference=paths[0], days=1)
+    first, second = (path.stat().st_size for path in paths)
+    assert reply.prompt == (
+        f"reference image: <image>\n{first} bytes.\nmain image, 1 day later: <image>\n{second} bytes.\n{DIFFERENCE}"
+    )
+
+
+def test_a_dicom_is_decoded_as_in_training_and_gives_its_date(made, model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (80, 64)).astype(np.uint16)
+    before = dicom(tmp_path / "before.dcm", pixels, StudyDate="21480228")
+    after = dicom(tmp_path / "after.dcm", pixels[::-1].copy(), StudyDate="21480301")
+    reply = model.ask(DIFFERENCE, image=after, reference=before)
+    assert "main image, 2 days later: <image>" in reply.prompt  # 2148 is a leap year
+    assert reply.answer == _predicted(made, [str(before), str(after)], reply.prompt)
+    undated = model.ask(DIFFERENCE, image=made / "0-main.png", reference=before)
+    assert "at an unknown distance in time" in undated.prompt
+
+
+def test_a_jpg_is_read_too(model, tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "film.jpg")
+    assert model.ask("is there finding 0?", image=tmp_path / "film.jpg").prompt.startswith("<image>")
+
+
+def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    for words, message in (
+        ({"question": " ", "image": made / "0-main.png"}, "ask a question"),
+        ({"question": "what?", "image": made / "0-main.png", "days": 2}, "days=2: they are counted from an earlier"),
+        ({"question": "what?", "image": tmp_path / "none.png"}, "none.png: No such file"),
+        ({"question": "what?", "image": tmp_path / "broken.png"}, "main cannot be read: give a whole JPG"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.ask(**words)
+
+
+def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
+    words = ["ask", f"runs={tmp_path}", "run=none", f"weights={made / 'base'}", "predict.max_new_tokens=8"]
+    images = [f"image={made / '0-main.png'}", f"reference={made / '0-reference.png'}", "days=3"]
+    assert launch.main([*words, *images, "what", "has changed?", "json=true"]) == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert reply["prompt"] == "reference image: <image>\nmain image, 3 days later: <image>\nwhat has changed?"
+    for wrong, message in (
+        ([*words, "what?"], "image=FILE"),
+        ([*words, *images], "ask a question"),
+        ([*words, *images[:2], "days=soon", "what?"], "days=soon: takes a whole number"),
+        ([*words, "image=/nowhere.png", "what?"], "image=/nowhere.png: there is no such file"),
+        (["ask", f"runs={tmp_path}", "run=none", *images, "what?"], "run=none: there is no"),
+        (["status", *images], "this belongs to a question"),
+    ):
+        assert launch.main(wrong) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_trained_the_model_says_so(tmp_path):
+    from lumen_hpc.cluster.asking import open_model
+    from lumen_hpc.cluster.stage import Run
+    from lumen_hpc.config.profile import Profile
+    from lumen_hpc.config.schema import Settings
+
+    run = Run(tmp_path / "early", Settings(), Profile())
+    with pytest.raises(UserError, match="run early has no trained lumen yet"):
+        open_model(run, "lumen")
+    with pytest.raises(UserError, match="model=lumne: the models are nvila, ft, lumen"):
+        open_model(run, "lumne")
