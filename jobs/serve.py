@@ -93,6 +93,7 @@ def serve(task: Task) -> None:
             address = supervisor.Address(
                 host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
+                ends=float(os.environ.get("SLURM_JOB_END_TIME", 0)),
             )  # fmt: skip
             with _page(task, address) as address, supervisor.published(task.folder, address):
                 shown = f"python launch.py status run={task.run.folder.name}"

@@ -279,8 +279,8 @@ class Predict:
     """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
     `composed` asks about each image of a pair alone, for the baseline FT + rule."""
     engine: str = runtime_choice("auto", "auto", "native", "vllm")
-    """What generates the answers: this package's own code (`native`, the reference), `vllm`, or `auto`: vLLM where it
-    is installed beside a GPU. Equal answers in float32; in bfloat16 near ties may fall otherwise."""
+    """What generates the answers: this package's own code (`native`, the reference) or `vllm`; `auto` is native until
+    vLLM has been tried on a GPU. Equal answers in float32; in bfloat16 near ties may fall otherwise."""
     batch_tokens: int = runtime_only(32768, low=1)
     """Prompt tokens generated from at a time."""
     gpu_memory: float = runtime_only(0.9, high=1)

@@ -11,15 +11,14 @@ from lumen_hpc.training import predict
 
 
 def uses_vllm(engine: str) -> bool:
-    """Whether `predict.engine` means vLLM here; UserError if it is named and not installed."""
+    """Whether `predict.engine` means vLLM; UserError if it is named and not installed.
+
+    `auto` is the native engine everywhere: the plugin has been tried with vLLM's CPU build alone.
+    """
     installed = importlib.util.find_spec("vllm") is not None
     if engine == "vllm" and not installed:
         raise UserError("predict.engine=vllm: vLLM is not installed here; install extra `gpu` or `cpu`, or take native")
-    if engine != "auto":
-        return engine == "vllm"
-    import torch
-
-    return installed and torch.cuda.is_available()
+    return engine == "vllm"
 
 
 def open_predictor(weights: Path, settings: Predict, *, model: str) -> predict.Predictor:

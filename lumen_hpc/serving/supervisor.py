@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +49,8 @@ class Address:
     model: str = ""
     page: str = ""
     """Address of the page in a browser, its key included; empty without one."""
+    ends: float = 0.0
+    """When the job's time limit ends it, in seconds since 1970; 0 where there is none."""
 
     @property
     def url(self) -> str:
@@ -68,6 +71,9 @@ class Address:
     def lines(self) -> list[str]:
         """What a user needs, a line each."""
         found = [f"server   {self.url}  (model {self.model}, on {self.node})", f"key      {self.key}"]
+        if self.ends:
+            hours, minutes = divmod(max(int(self.ends - time.time()), 0) // 60, 60)
+            found.append(f"until    {datetime.fromtimestamp(self.ends):%Y-%m-%d %H:%M}, in {hours} h {minutes} min")
         if self.page:
             found.append(f"page     {self.page}")
         if self.ssh:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,7 @@ def test_a_server_hands_over_near_its_time_limit_and_ends_when_cancelled(site: S
     assert first is not None and first.host == "127.0.0.1" and first.node.startswith("n")
     assert stat.S_IMODE((folder / "server.json").stat().st_mode) == 0o600
     shown = site.launch("status", "run=served")
+    assert first.ends > time.time() and f"until    {datetime.fromtimestamp(first.ends):%Y-%m-%d %H:%M}, in " in shown
     assert first.key in shown and first.url in shown and f"-J {first.login} {first.node}" in shown
     answer = _ask(first)
 

@@ -32,12 +32,10 @@ def test_both_engines_write_the_same_rows(tmp_path, aspect):
     assert rows("vllm") == native
 
 
-def test_auto_is_native_without_a_gpu(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_auto_is_native_and_vllm_is_taken_where_it_is_named(monkeypatch):
+    monkeypatch.setattr(predictor.importlib.util, "find_spec", lambda name: object())
     assert not predictor.uses_vllm("auto")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert predictor.uses_vllm("vllm")
     monkeypatch.setattr(predictor.importlib.util, "find_spec", lambda name: None)
     assert not predictor.uses_vllm("auto")
     with pytest.raises(UserError, match=r"predict\.engine=vllm: vLLM is not installed"):

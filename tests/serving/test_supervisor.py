@@ -6,9 +6,11 @@ import asyncio
 import base64
 import io
 import json
+import re
 import shlex
 import socket
 import stat
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +44,12 @@ def test_the_tunnel_reaches_loopback_through_the_node_and_a_nodes_address_throug
     assert _address(host="10.0.0.7", login="login1").ssh == "ssh -N -L 8000:10.0.0.7:8000 login1"
     assert _address().ssh == ""
     assert not any("ssh" in line for line in _address().lines())
+
+
+def test_the_end_of_a_job_with_a_time_limit_is_shown():
+    shown = "\n".join(_address(ends=time.time() + 7290).lines())
+    assert re.search(r"until    20\d\d-\d\d-\d\d \d\d:\d\d, in 2 h 1 min", shown)
+    assert "until" not in "\n".join(_address().lines())
 
 
 def test_a_server_never_listens_on_all_interfaces():
