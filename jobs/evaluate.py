@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import repeats, trained_on
 
@@ -127,6 +128,7 @@ def inputs(task: Task) -> Any:
         identity=identify(settings),
         exposure=exposure(settings),
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
+        settings=_changed(settings, run.restricted),
         run=_about(run),
     )
 
@@ -158,6 +160,22 @@ def _about(run: Run) -> dict[str, str]:
     known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
     about = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
     return about | known | ({"packages": packages} if packages else {})
+
+
+def _changed(settings: Settings, restricted: bool) -> dict[str, str]:
+    """Settings that differ from their defaults, by dotted key; of restricted data, without paths."""
+    found: dict[str, str] = {}
+
+    def collect(values: Any, defaults: Any, key: str) -> None:
+        for name, value in values.items():
+            default = defaults.get(name) if isinstance(defaults, dict) else None
+            if isinstance(value, dict) and value:
+                collect(value, default, f"{key}{name}.")
+            elif value != default and not (restricted and "/" in str(value)):
+                found[key + name] = str(value)
+
+    collect(asdict(settings), asdict(Settings()), "")
+    return found
 
 
 def _json(path: Path) -> Any:

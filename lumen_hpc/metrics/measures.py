@@ -50,6 +50,10 @@ class Samples:
             raise ValueError(f"{len(answers)} answers for {len(questions)} questions")
         self.types = np.array([row["type"] for row in questions], object)
         self.columns: dict[str, Column] = {}
+        self.directions: dict[int, tuple[str, str | None]] = {}
+        """Question → the reference's direction of change, and the answer's; None for one that could not be read."""
+        self.listed: dict[int, tuple[set[str], set[str]]] = {}
+        """Open abnormality question → the findings that the answer names, and those of the reference."""
         self._texts(questions, answers)
         self._closed(questions, answers)
         reader = reader or Reader.of(questions)
@@ -123,7 +127,8 @@ class Samples:
             where[i], read[i] = 1, claim is not None
             macro[i] = tally(claims, true).f1 if claim is not None else 0.0
             if way := direction(expected):
-                has_direction[i], right[i] = 1, claim is not None and direction(claim) == way
+                self.directions[i] = (way, direction(claim) if claim is not None else None)
+                has_direction[i], right[i] = 1, self.directions[i] == (way, way)
         hits, extra, missed = np.sum(list(tallies.values()), axis=0).T
         self.columns["change_f1"] = _f1(hits, extra, missed)
         self.columns["change_precision"] = Column(hits, hits + extra)
@@ -140,7 +145,8 @@ class Samples:
             listed = row["type"] == "abnormality" and not row["closed"]
             expected = _reference(parse_findings, row["short_answer"]) if listed else None
             if expected is not None:
-                counted = tally({(name,) for name in reader.findings(answer)}, {(named(name),) for name in expected})
+                self.listed[i] = (reader.findings(answer), {named(name) for name in expected})
+                counted = tally(*({(name,) for name in names} for names in self.listed[i]))
                 tallies[i], macro[i], where[i] = counted, counted.f1, 1
         self.columns["finding_f1"] = _f1(*tallies.T)
         self._mean("finding_f1_macro", macro, where)

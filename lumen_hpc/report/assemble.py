@@ -21,6 +21,7 @@ from lumen_hpc.report import (
     ceilings,
     composed,
     costs,
+    findings,
     language_checks,
     page,
     seeds,
@@ -77,6 +78,8 @@ class Inputs:
     """The run's own names, and where it departs from the paper."""
     exposure: str = ""
     """What the experts have seen of the test images before."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings that differ from their defaults, by dotted key."""
     run: Mapping[str, str] = field(default_factory=dict)
     """Name, commit, seed, …: shown at the foot of the page."""
 
@@ -118,8 +121,9 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     checks = phantom_criteria(results, control_results, oracles) if settings.gates else []
     both = tables.tables(results)
+    studies = list(inputs.studies)
     between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
-    all_slices = slices.slices(results, inputs.studies, inputs.experts) + slices.experts(results, answers)
+    all_slices = slices.slices(results, studies, inputs.experts) + slices.experts(results, answers)
     unfit = language_checks.unfit(scores)
     canaries, acceptance = language_checks.canaries(scores), language_checks.acceptance(inputs.rewrites)
     compared = comparison(results)
@@ -157,7 +161,11 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         costs=costs.costs(inputs.steps, inputs.accounted),
         accounted=inputs.accounted is not None,
         counts=inputs.counts,
-        cases=cases.cases(results, inputs.image, settings, seed),
+        detections=findings.detections(results, least=1 if settings.images else settings.small),
+        confusions=findings.confusions(results),
+        cases=cases.cases(results, inputs.image, settings, seed, studies),
+        small=settings.small,
+        settings=inputs.settings,
         problems=results.problems.lines(),
         run=inputs.run,
         restricted=not settings.images,

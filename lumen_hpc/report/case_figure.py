@@ -9,7 +9,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from lumen_hpc.report.cases import thumbnail
+from lumen_hpc.report.cases import picture
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Results
 
@@ -44,7 +44,7 @@ def case_figure(results: Results, image: Callable[[str], np.ndarray | None]) -> 
         return None
     models = [model for model in results.run_models() if not model.endswith(COMPOSED)]
     turns = [_turn(results, title, i, models) for title, i in chosen.items()]
-    return _svg([thumbnail(film) for film in films if film is not None], turns, results.questions[chosen["difference"]])
+    return _svg([picture(film) for film in films if film is not None], turns, results.questions[chosen["difference"]])
 
 
 def _case(results: Results) -> dict[str, int] | None:

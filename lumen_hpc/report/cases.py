@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.metrics.change import facts
 from lumen_hpc.report.results import Results
 
-SIDE = 320  # px: a thumbnail that still shows an effusion
+SIDES = (2048, 1024, 640, 320)
+"""Longest side of the page's images [px]: the largest with which all fit; at 320 an effusion still shows."""
+SAMPLED = 12
+"""Images from which the size of all is judged."""
 BUDGET = 24 << 20  # bytes of images in one page, so that it opens from disk at once
 _SHOWN = ("judge", "rouge_l", "bleu4", "change_f1_macro", "finding_f1_macro", "accuracy_polarity", "recall_clipped")
 
@@ -28,13 +32,28 @@ class Cases:
     """Questions that the rows were drawn from."""
     without_image: int = 0
     """Images left out, missing or past the budget."""
+    side: int = SIDES[-1]
+    """Longest side of the images [px]; larger ones are reduced to it."""
 
 
-def cases(results: Results, image: Callable[[str], np.ndarray | None], settings: Evaluate, seed: int) -> Cases:
-    """A seeded draw of `settings.cases` questions, evenly over the types; ids and scores alone if images are off."""
+def cases(
+    results: Results,
+    image: Callable[[str], np.ndarray | None],
+    settings: Evaluate,
+    seed: int,
+    studies: Iterable[dict] = (),
+) -> Cases:
+    """A seeded draw of `settings.cases` questions, evenly over the types; ids and scores alone if images are off.
+
+    `studies` say when and in which view an image was taken.
+    """
     result = Cases([], total=len(results.questions))
+    drawn = _draw(results.types, settings.cases, seed)
+    paths = [path for i in drawn for path in results.questions[i].get("images", [])[-2:]] if settings.images else []
+    result.side = _side(list(dict.fromkeys(paths)), image)
+    taken = {row["image"]: row for row in studies if "image" in row} if settings.images else {}
     spent = 0
-    for i in _draw(results.types, settings.cases, seed):
+    for i in drawn:
         question = results.questions[i]
         row = {
             "id": question["question_id"],
@@ -45,13 +64,14 @@ def cases(results: Results, image: Callable[[str], np.ndarray | None], settings:
         }
         if settings.images:
             row |= {"question": question["question"], "short": question["short_answer"].strip(),
-                    "reference": question.get("long_answer") or "", "images": []}  # fmt: skip
+                    "reference": question.get("long_answer") or "", "images": [], "films": []}  # fmt: skip
             for path in question.get("images", [])[-2:]:
                 if path not in result.images and spent < BUDGET and (pixels := image(path)) is not None:
-                    result.images[path] = thumbnail(pixels)
+                    result.images[path] = picture(pixels, result.side)
                     spent += len(result.images[path])
                 result.without_image += path not in result.images
                 row["images"].append(path if path in result.images else None)
+                row["films"].append(_film(taken.get(path, {})))
         row["answers"] = [answer for answer in row["answers"] if answer]
         result.rows.append(row)
     names = {path: f"i{k}" for k, path in enumerate(result.images)}
@@ -61,14 +81,29 @@ def cases(results: Results, image: Callable[[str], np.ndarray | None], settings:
     return result
 
 
-def thumbnail(pixels: np.ndarray) -> str:
-    """Grey levels, uint8 [H, W], as a small JPEG data URI."""
+def _side(paths: Sequence[str], image: Callable[[str], np.ndarray | None]) -> int:
+    """The largest side with which the images of these files fit into the page's budget, judged from a few of them."""
+    some = [pixels for path in paths[:: max(1, len(paths) // SAMPLED)] if (pixels := image(path)) is not None]
+    for side in SIDES[:-1] if some else ():
+        if sum(len(picture(pixels, side)) for pixels in some) / len(some) * len(paths) <= BUDGET:
+            return side
+    return SIDES[-1]
+
+
+def _film(study: Mapping[str, Any]) -> str:
+    """When and in which view an image was taken, as far as it is known."""
+    taken = str(study.get("taken_at") or "")[:16].replace("T", " ")
+    return ", ".join(part for part in (study.get("view"), taken) if part)
+
+
+def picture(pixels: np.ndarray, side: int = SIDES[-1]) -> str:
+    """Grey levels, uint8 [H, W], as a JPEG data URI of at most `side` px."""
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((SIDE, SIDE))
+    film = Image.fromarray(pixels)
+    film.thumbnail((side, side))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82)
+    film.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
 
 

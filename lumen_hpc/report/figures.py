@@ -24,6 +24,10 @@ _MARKERS = "osD^vP"
 _UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "precision", "accuracy", "accuracy_polarity", "finding_f1")
 
 
+VALIDATION = "validation_loss"
+"""Key of the loss on validation records in a row of metrics.jsonl, where a step has one."""
+
+
 def headline(table: Table, models: Mapping[str, str]) -> str | None:
     """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, published values hollow.
 
@@ -104,6 +108,9 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
             color = _color(model, models)
             panel.plot(steps, losses, color=color, alpha=0.25, linewidth=0.8)
             panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=models[model])
+            held_out = [(row["step"], row[VALIDATION]) for row in rows if row.get(VALIDATION) is not None]
+            if held_out:
+                panel.plot(*zip(*held_out, strict=True), "D", color=color, markerfacecolor="none", markersize=6)
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
         panel.set_yscale("log")

@@ -43,16 +43,26 @@
   options(form.elements.model, models.map(([model]) => model), (model) => labels[model]);
   const principal = models.at(-1)[0];
   form.elements.model.value = principal;
+  for (const [other] of models.slice(0, -1)) {
+    for (const [better, worse] of [[principal, other], [other, principal]]) {
+      form.elements.compare.append(element("option", { value: JSON.stringify([better, worse]) }, `${labels[better]} right, ${labels[worse]} wrong`));
+    }
+  }
+  const compared = (row, pair) => {
+    if (!pair) return true;
+    const [better, worse] = JSON.parse(pair);
+    return answerOf(row, better)?.outcome === "right" && answerOf(row, worse)?.outcome === "wrong";
+  };
   for (const row of rows) {
     row.words = [row.id, row.question, row.short, row.reference, ...row.answers.map((answer) => answer.text)].join(" ").toLowerCase();
   }
 
   const filter = () => {
-    const { type, finding, model, outcome, words } = Object.fromEntries(new FormData(form));
+    const { type, finding, model, outcome, compare, words } = Object.fromEntries(new FormData(form));
     const terms = words.toLowerCase().split(/\s+/).filter(Boolean);
     found = rows.filter((row) =>
       (!type || row.type === type) && (!finding || row.findings.includes(finding)) &&
-      (!outcome || answerOf(row, model)?.outcome === outcome) && terms.every((word) => row.words.includes(word)));
+      (!outcome || answerOf(row, model)?.outcome === outcome) && compared(row, compare) && terms.every((word) => row.words.includes(word)));
     page = 0;
     byId("count").textContent = `${found.length} of ${rows.length} cases`;
     turn();
@@ -107,9 +117,17 @@
   const films = (row) => {
     const names = row.images.length > 1 ? ["Reference image", "Main image"] : [row.type === "prediction" ? "Reference image" : "Image"];
     return element("div", { class: "films" }, ...row.images.map((image, k) => element("figure", {},
-      image ? element("img", { src: images[image], alt: `${names[k]}: chest radiograph`, loading: "lazy" })
+      image ? larger(row, k, names, element("img", { src: images[image], alt: `${names[k]}: chest radiograph`, loading: "lazy" }))
             : element("div", { class: "absent" }, "image left out"),
-      element("figcaption", {}, names[k]))));
+      element("figcaption", {}, names[k], row.films[k] ? element("span", { class: "taken" }, row.films[k]) : ""))));
+  };
+  const larger = (row, k, names, image) => {
+    const button = element("button", { type: "button", class: "larger", "aria-label": `${names[k]}: larger, with zoom and window` }, image);
+    button.addEventListener("click", () => {
+      const shown = row.images.map((each, place) => [names[place], images[each]]).filter(([, source]) => source);
+      document.dispatchEvent(new CustomEvent("view", { detail: shown }));
+    });
+    return button;
   };
   const answerBlock = (title, text, scores, kind) => element("div", { class: `answer ${kind}` },
     element("h4", {}, title), element("p", {}, text), element("p", { class: "scores" }, scores));

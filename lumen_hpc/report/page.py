@@ -14,7 +14,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lumen_hpc.report import costs, figures, tables
+from lumen_hpc.report import costs, figures, findings, tables
 from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.budgets import Budget
 from lumen_hpc.report.cases import Cases
@@ -22,6 +22,7 @@ from lumen_hpc.report.controls import ABOUT, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.criteria import Criterion
+from lumen_hpc.report.findings import Confusion, Detection
 from lumen_hpc.report.identity import Identity
 from lumen_hpc.report.language_checks import Acceptance, Share
 from lumen_hpc.report.seeds import Spread
@@ -67,8 +68,14 @@ class Content:
     accounted: bool
     """True if Slurm's accounting of the jobs was available."""
     counts: Mapping
+    detections: Sequence[Detection]
+    confusions: Sequence[Confusion]
+    small: int
+    """Numbers on fewer questions carry a warning."""
     cases: Cases
     problems: Sequence[str]
+    settings: Mapping[str, str]
+    """Those that differ from their defaults."""
     run: Mapping[str, str]
     restricted: bool
     """True where images and texts were left out on purpose."""
@@ -106,7 +113,7 @@ def render(content: Content) -> str:
         "energy": _energy,
         "code": _code,
     }
-    css, js = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text()
+    css, js = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text() + (_HERE / "viewer.js").read_text()
     return environment.get_template("page.html").render(
         **vars(content),
         css=css,
@@ -131,6 +138,9 @@ def render(content: Content) -> str:
         star=tables.star,
         baselines=BASELINES,
         counts_of=tables.counts,
+        few=_few(content),
+        ways=findings.ABOUT,
+        directions=(*findings.DIRECTIONS, findings.UNREAD),
         control_about=ABOUT,
         control_rows=by_measure(content.controls),
         asked_under=_asked(content.controls),
@@ -152,7 +162,8 @@ def _policy(css: str, js: str) -> str:
 
 
 _CONTENTS = {
-    "results": "Results", "gates": "Gates and ceilings", "controls": "Image-reliance controls", "slices": "Slices",
+    "results": "Results", "gates": "Gates and ceilings", "controls": "Image-reliance controls",
+    "findings": "Findings", "slices": "Slices",
     "training": "Training", "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
 }  # fmt: skip
 _TILES = (
@@ -186,6 +197,12 @@ def _tiles(content: Content) -> list[dict]:
             {"name": "checks passed", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
         )
     return tiles
+
+
+def _few(content: Content) -> int:
+    """Numbers of the tables that stand on fewer questions than `evaluate.small`."""
+    cells = [cell for table in content.tables for _, cells in table.rows for cell in cells]
+    return sum(cell.value is not None and cell.n < content.small for cell in cells)
 
 
 def _asked(controls: Sequence[Control]) -> dict[str, dict[str, int]]:

@@ -30,7 +30,14 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         records += _records(films, rng)
         for film in films:
             pictures[str(film.study_id)] = film.pixels
-            studies.append({"study_id": str(film.study_id), "view": "AP" if film.portable else "PA"})
+            studies.append(
+                {
+                    "study_id": str(film.study_id),
+                    "view": "AP" if film.portable else "PA",
+                    "image": str(film.study_id),
+                    "taken_at": "2150-08-10T23:55:25",
+                }
+            )
             findings[str(film.study_id)] = _findings(film.study)
     answers = {model: list(_answers(records, model, p, findings, rng)) for model, p in skill.items()}
     return Inputs(**{
@@ -42,6 +49,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "image": pictures.get,
         "learned": [record["meta"] for record in records],
         "experts": {study: {"pathologies": {name: 0.9 for name in named}} for study, named in findings.items()},
+        "settings": {"train.learning_rate": "0.001"},
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip
 

@@ -1,0 +1,140 @@
+"""Finding by finding: sensitivity and specificity, and worse, better or the same against the reference.
+
+Sensitivity is the share of questions where the finding is there that the model answered so, specificity the share
+where it is not; an answer that cannot be read is wrong either way. Intervals are over patients, as in the tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.metrics.change import named
+from lumen_hpc.metrics.significance import Column
+from lumen_hpc.report.results import Results
+
+ASKED, LISTED = "asked for", "listed"
+ABOUT = {
+    ASKED: "is there …? (answered yes or no)",
+    LISTED: "what abnormalities are seen? (named among the findings)",
+}
+_WHOLE = ("is there evidence of {finding} in this image?", "is there {finding}?")
+DIRECTIONS = ("worse", "better", "mixed", "same")
+UNREAD = "not read"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of n questions with its interval over patients; no value where n is 0."""
+
+    n: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How one model finds one finding, by one way of asking."""
+
+    way: str
+    finding: str
+    model: str
+    sensitivity: Share
+    specificity: Share
+    small: bool
+    """Either stands on fewer questions than `Evaluate.small`."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each direction of change was answered with each."""
+
+    block: str
+    model: str
+    counts: tuple[tuple[str, tuple[int, ...]], ...]
+    """For each true direction, the answers: `DIRECTIONS`, then those that could not be read."""
+
+
+def detections(results: Results, *, least: int = 1) -> list[Detection]:
+    """Every finding and model, both ways of asking; findings with fewer than `least` questions are left out.
+
+    Sorted by way, finding and model, in the order of the tables.
+    """
+    models = results.run_models()
+    found = []
+    for way, truth in ((ASKED, _asked(results)), (LISTED, _listed(results, models))):
+        for finding in sorted(truth):
+            there, right = truth[finding]
+            if (there != 0).sum() < least:
+                continue
+            for model in models:
+                seen, spared = (_share(results, right[model], there == side) for side in (1, -1))
+                if seen.n or spared.n:
+                    small = min(seen.n, spared.n) < results.settings.small
+                    found.append(Detection(way, finding, model, seen, spared, small))
+    return found
+
+
+Truth = dict[str, tuple[np.ndarray, dict[str, Column]]]
+"""Finding → (1 there, -1 not there, 0 not asked, for every question; each model's column: right of asked)."""
+
+
+def _asked(results: Results) -> Truth:
+    """Closed questions whether a finding is there; of an image as a whole, since a place changes the question."""
+    there: dict[str, np.ndarray] = {}
+    for i, row in enumerate(results.questions):
+        parsed = parse_question("presence", row["question"]) if row["type"] == "presence" and row["closed"] else None
+        if parsed and parsed.finding and parsed.template in _WHOLE:
+            sides = there.setdefault(named(parsed.finding), np.zeros(len(results.questions), int))
+            sides[i] = 1 if row["short_answer"].strip().lower() == "yes" else -1
+    right = {model: results.column("accuracy_polarity", model) for model in results.run_models()}
+    return {finding: (sides, right) for finding, sides in there.items()}
+
+
+def _listed(results: Results, models: Sequence[str]) -> Truth:
+    """Open questions what is seen; a finding that the reference names nowhere is none that could be missed."""
+    listed = {model: results.samples[model].listed for model in models}
+    true = {i: pair[1] for of_model in listed.values() for i, pair in of_model.items()}
+    truth: Truth = {}
+    for finding in sorted(set().union(*true.values()) if true else ()):
+        there: np.ndarray = np.zeros(len(results.questions), int)
+        for i, names in true.items():
+            there[i] = 1 if finding in names else -1
+        right = {}
+        for model, answers in listed.items():
+            answered = results.column("finding_f1_macro", model).applies()
+            part, whole = np.zeros(len(there)), np.zeros(len(there))
+            for i, (given, names) in answers.items():
+                whole[i] = answered[i]
+                part[i] = answered[i] and (finding in given) == (finding in names)
+            right[model] = Column(part, whole)
+        truth[finding] = (there, right)
+    return truth
+
+
+def _share(results: Results, right: Column, where: np.ndarray) -> Share:
+    n = int((where & right.applies()).sum())
+    if not n:
+        return Share(0, None, None, None)
+    value, low, high = results.bootstrap.interval(right, where)
+    return Share(n, value, low, high)
+
+
+def confusions(results: Results) -> list[Confusion]:
+    """A table of directions a block (difference, prediction) and model; models that answered none are left out."""
+    found = []
+    for block in ("difference", "prediction"):
+        here = results.where(block)
+        for model in results.run_models():
+            answered = here & results.column("direction", model).applies()
+            pairs = Counter(results.samples[model].directions[i] for i in np.flatnonzero(answered))
+            if pairs:
+                columns = (*DIRECTIONS, None)
+                counts = [(true, tuple(pairs[true, given] for given in columns)) for true in DIRECTIONS]
+                found.append(Confusion(block, model, tuple(row for row in counts if any(row[1]))))
+    return found
