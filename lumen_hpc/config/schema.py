@@ -309,6 +309,8 @@ class Serve:
     """GPUs that share each layer of the language model; profile.resources.gpu.gpus must be as many."""
     gpu_memory: float = in_range(0.9, 0, 1)
     """Share of GPU memory vLLM may take."""
+    cpu_offload_gb: float = in_range(0.0, 0)
+    """Weights that vLLM keeps in main memory instead, for each GPU [GiB]; slower, for a model that does not fit."""
     successor: bool = False
     """Hand over to the queued successor jobs at the time limit; without it the server ends there."""
 

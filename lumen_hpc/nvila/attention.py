@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -74,7 +74,7 @@ class SpanPlan:
     kernel: str = "sdpa"
     keep: bool = False
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    _varlen: VarlenIndex | None = None
+    _varlen: dict[torch.device, VarlenIndex] = field(default_factory=dict)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
@@ -82,9 +82,9 @@ class SpanPlan:
         if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
             from flash_attn import flash_attn_varlen_func
 
-            if self._varlen is None:  # once a batch, not once a layer
-                self._varlen = VarlenIndex.of(self.spans, q.shape[2], q.device)
-            return spans_varlen(self._varlen, q, k, v, scale, flash_attn_varlen_func)
+            if q.device not in self._varlen:  # once a batch, not once a layer
+                self._varlen[q.device] = VarlenIndex.of(self.spans, q.shape[2], q.device)
+            return spans_varlen(self._varlen[q.device], q, k, v, scale, flash_attn_varlen_func)
         return _spans_one_by_one(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
 
 
@@ -183,6 +183,20 @@ def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen) -> torch.Tensor:
     return torch.zeros_like(q).index_copy(0, index.queries, part).view(rows, length, heads, width)
 
 
+class Step(NamedTuple):
+    """Tensors of one step of generation, on one device; N branches."""
+
+    group: torch.Tensor
+    slot: torch.Tensor
+    own_lengths: torch.Tensor
+    every: torch.Tensor
+    """[N], 0 to N - 1."""
+    no_prefix: torch.Tensor
+    """bool [N, 1, 1, P], True for padding of a prefix."""
+    no_own: torch.Tensor
+    """bool [N, 1, 1, used], True for places that are not filled yet."""
+
+
 @dataclass
 class CachePlan:
     """One step of generation: one query token for each of N branches; branches of a group share their prefix.
@@ -211,8 +225,16 @@ class CachePlan:
         """Recompute what follows from `own_lengths`, the tokens before this step's."""
         self._used = int(self.own_lengths.max()) + 1
         places = torch.arange(self._used, device=self.group.device)
-        self._no_own = (places > self.own_lengths[:, None])[:, None, None]
-        self._all = torch.arange(len(self.group), device=self.group.device)
+        no_own = (places > self.own_lengths[:, None])[:, None, None]
+        every = torch.arange(len(self.group), device=self.group.device)
+        step = Step(self.group, self.slot, self.own_lengths, every, self._no_prefix, no_own)
+        self._steps = {self.group.device: step}
+
+    def _on(self, device: torch.device) -> Step:
+        """This step's places where a layer runs; a model may be spread over several devices (`placement`)."""
+        if device not in self._steps:
+            self._steps[device] = Step(*(tensor.to(device) for tensor in self._steps[self.group.device]))
+        return self._steps[device]
 
     def step(self) -> None:
         """Count the query token of the step that is done."""
@@ -220,31 +242,32 @@ class CachePlan:
         self._update()
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        here = self._on(q.device)
         keys, values = self.own[layer]
-        keys[self._all, :, self.own_lengths] = k[:, :, 0]
-        values[self._all, :, self.own_lengths] = v[:, :, 0]
+        keys[here.every, :, here.own_lengths] = k[:, :, 0]
+        values[here.every, :, here.own_lengths] = v[:, :, 0]
         keys, values = keys[:, :, : self._used], values[:, :, : self._used]
         prefix_keys, prefix_values = self.prefix[layer]
         n, heads, _, width = q.shape
         kv_heads = keys.shape[1]
         q = q.view(n, kv_heads, heads // kv_heads, width)
-        on_prefix = self._by_branch(self._by_group(q) @ prefix_keys.transpose(2, 3))
-        on_prefix = on_prefix.masked_fill(self._no_prefix, -torch.inf)
-        on_own = (q @ keys.transpose(2, 3)).masked_fill(self._no_own, -torch.inf)
+        on_prefix = self._by_branch(self._by_group(q, here) @ prefix_keys.transpose(2, 3), here)
+        on_prefix = on_prefix.masked_fill(here.no_prefix, -torch.inf)
+        on_own = (q @ keys.transpose(2, 3)).masked_fill(here.no_own, -torch.inf)
         weights = (torch.cat([on_prefix, on_own], dim=-1) * scale).softmax(-1, dtype=torch.float32).to(q.dtype)
         to_prefix, to_own = weights.split([prefix_keys.shape[2], self._used], dim=-1)
-        out = self._by_branch(self._by_group(to_prefix) @ prefix_values) + to_own @ values
+        out = self._by_branch(self._by_group(to_prefix, here) @ prefix_values, here) + to_own @ values
         return out.reshape(n, 1, heads, width)
 
-    def _by_group(self, x: torch.Tensor) -> torch.Tensor:
+    def _by_group(self, x: torch.Tensor, here: Step) -> torch.Tensor:
         """[N, kv heads, heads a kv head, d] -> [groups, kv heads, slots·heads a kv head, d]."""
         grouped = x.new_zeros(len(self.prefix_lengths), self._slots, *x.shape[1:])
-        grouped[self.group, self.slot] = x
+        grouped[here.group, here.slot] = x
         return grouped.transpose(1, 2).flatten(2, 3)
 
-    def _by_branch(self, x: torch.Tensor) -> torch.Tensor:
+    def _by_branch(self, x: torch.Tensor, here: Step) -> torch.Tensor:
         """Undo `_by_group`."""
-        return x.unflatten(2, (self._slots, -1)).transpose(1, 2)[self.group, self.slot]
+        return x.unflatten(2, (self._slots, -1)).transpose(1, 2)[here.group, here.slot]
 
 
 def _attention(module, q, k, v, attention_mask, *, scaling, plan: Plan, **_) -> tuple[torch.Tensor, None]:

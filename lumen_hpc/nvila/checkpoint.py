@@ -7,8 +7,9 @@ and it is checked when they are read.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +17,9 @@ from torch import nn
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sync_file
 
+from . import placement
 from .chat import Tokenizer
-from .config import PARTS, dump_json, read_config, read_json
+from .config import PARTS, NVILAConfig, dump_json, read_config, read_json
 from .model import NVILA
 from .tensors import INDEX, read_tensors, weight_files, write_tensors
 
@@ -30,12 +32,17 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     attention: str = "auto",
+    memory: Mapping[placement.Device, int | str] | None = None,
 ) -> NVILA:
     """Read a checkpoint: the official layout, or the flat one of `NVILA-8B-hf`.
 
     dtype: the weights' format, None as stored. attention: `sdpa`, `eager`, `flash`, or `auto` (flash where it can
     run, else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model plus one tensor.
-    The model is in evaluation mode. Raises UserError naming a file or tensor that is missing, cut short or unfit.
+    The model is in evaluation mode.
+
+    memory: for a model that one device cannot hold, how much of it each may take, as in `{0: "20GiB", "cpu": "60GiB",
+    "disk": "1TB"}`, in that order (`placement`); `device` does not count then. `device="auto"`: the same, by what is
+    free. Raises UserError naming a file or tensor that is missing, cut short or unfit.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -43,6 +50,11 @@ def load(
     with torch.device("meta"):
         model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
     _check_vocabulary(model)
+    if device == "auto":
+        memory = memory or placement.free_memory()
+    placed = placement.layout(model, dtype or _stored_dtype(config), memory) if memory else None
+    first_device = device if placed is None else _torch_device(placed[placement.FIXED[0]])
+    on_disk: dict[str, dict[str, Any]] = {}
     parameters = dict(model.named_parameters())
     missing = set(parameters)
     first: tuple[torch.dtype, Path] | None = None
@@ -61,15 +73,34 @@ def load(
                 f"{file}: {name} is stored as {_named(tensor.dtype)}, {first[1]} holds {_named(first[0])}; "
                 "hint: load with one dtype, as in dtype=torch.bfloat16"
             )
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(device, dtype)))
         missing.discard(name)
+        kept_on = first_device if placed is None else placement.device_of(name, placed)
+        if kept_on == "disk":
+            flat = not (folder / "llm").is_dir()
+            on_disk[name] = placement.stored(name, file, flat, dtype or tensor.dtype)
+            kept_on = "meta"
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(_torch_device(kept_on), dtype)))
     if config.llm.get("tie_word_embeddings"):
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
     if missing:
         raise UserError(f"{folder} lacks the weights of {sorted(missing)[:3]}{' …' if len(missing) > 3 else ''}")
-    _make_buffers(model, device)
-    return model.eval()
+    _make_buffers(model, first_device, on_disk)
+    model.eval()
+    if placed is not None:
+        model.requires_grad_(False)
+        placement.dispatch(model, placed, on_disk)
+    return model
+
+
+def _torch_device(device: Any) -> torch.device:
+    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+
+
+def _stored_dtype(config: NVILAConfig) -> torch.dtype:
+    """The weights' format as llm/config.json names it, float32 where it names none."""
+    name = config.llm.get("torch_dtype") or config.llm.get("dtype") or "float32"
+    return getattr(torch, name)
 
 
 def _named(dtype: torch.dtype) -> str:
@@ -86,13 +117,17 @@ def _check_vocabulary(model: NVILA) -> None:
         )
 
 
-def _make_buffers(model: NVILA, device: torch.device | str) -> None:
+def _make_buffers(model: NVILA, device: torch.device | str, on_disk: Collection[str] = ()) -> None:
     """Buffers that a model computes and no file holds: rotary frequencies, positions of patches."""
     rotary = model.llm.model.rotary_emb
     model.llm.model.rotary_emb = type(rotary)(config=rotary.config).to(device)
     embeddings = getattr(model.vision_tower, "vision_model", model.vision_tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    unset = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    unset = [
+        name
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if tensor.is_meta and name not in on_disk
+    ]
     assert not unset, f"never given a value: {unset}"
 
 

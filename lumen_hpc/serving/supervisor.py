@@ -155,6 +155,7 @@ def arguments(settings: Serve, folder: Path, template: Path, dtype: str, host: s
     ]  # fmt: skip
     if gpu:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory)]
+        words += ["--cpu-offload-gb", str(settings.cpu_offload_gb)] if settings.cpu_offload_gb else []
     if importlib.util.find_spec("triton") is None:
         words.append("--enforce-eager")
     return words
@@ -220,7 +221,8 @@ _CAUSES = (
      "serve.max_model_len: lower serve.max_model_len, raise serve.gpu_memory or serve.tensor_parallel"),
     ("larger than the maximum number of tokens that can be stored in KV cache", "serve.max_model_len does not fit into "
      "the GPU's memory: lower it, or raise serve.gpu_memory or serve.tensor_parallel"),
-    ("out of memory", "the GPU's memory is too small: lower serve.max_model_len, or raise serve.tensor_parallel"),
+    ("out of memory", "the GPU's memory is too small: lower serve.max_model_len, or raise serve.tensor_parallel "
+     "or serve.cpu_offload_gb"),
     ("address already in use", "serve.port is taken: 0 takes a free one"),
     ("is greater than the derived max_model_len", "serve.max_model_len is longer than the model can read: lower it"),
 )  # fmt: skip

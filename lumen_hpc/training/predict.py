@@ -16,7 +16,9 @@ from lumen_hpc.data import leaks, perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
+from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.nvila.placement import device_for
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
@@ -29,13 +31,14 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
 
     A checkpoint holds weights alone; its configuration and tokenizer come from the `base` it was trained from, which
-    it records. bfloat16 on a GPU; as stored elsewhere. Checkpoints are pickles: only those below the folder
+    it records. bfloat16 on a GPU; as stored elsewhere. Weights that the first GPU cannot hold are spread over all of
+    them, main memory and disk (nvila/placement.py). Checkpoints are pickles: only those below the folder
     `run`, in files of this user, are read, and of them weights and plain values alone. Raises UserError for another.
     """
     cuda = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
     if not (folder / MARKER).is_file():
-        return nvila.load(folder, dtype=dtype, device=device)
+        return nvila.load(folder, dtype=dtype, device=_device(folder))
     _require_own(folder, run)
     from lumen_hpc.training.accelerator import zero_to_fp32
 
@@ -59,6 +62,12 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     if unknown:
         raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
     return model
+
+
+def _device(folder: Path) -> str:
+    """Where a checkpoint's weights go; their size is counted as on disk, where an 8B model has bfloat16."""
+    needed = sum(file.stat().st_size for file in read_files(folder) if file.suffix == ".safetensors")
+    return device_for(needed, [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())])
 
 
 def _require_own(checkpoint: Path, run: Path | None) -> None:

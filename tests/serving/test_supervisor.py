@@ -11,6 +11,7 @@ import shlex
 import socket
 import stat
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,11 @@ def test_what_is_no_image_is_said_in_one_line(data):
 def test_settings_reach_the_server(tmp_path):
     settings = Serve(max_images=2, max_model_len=512, tensor_parallel=4, gpu_memory=0.5)
     words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True)
+    assert "--cpu-offload-gb" not in words
+    offloading = supervisor.arguments(
+        replace(settings, cpu_offload_gb=4.0), tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True
+    )
+    assert offloading[offloading.index("--cpu-offload-gb") + 1] == "4.0"
     given = dict(zip(words[1::2], words[2::2]))
     assert json.loads(given["--limit-mm-per-prompt"]) == {"image": 2}
     assert (given["--max-model-len"], given["--tensor-parallel-size"]) == ("512", "4")
