@@ -55,8 +55,8 @@ class TrainedModel:
             raise UserError('ask a question, such as "what has changed?"')
         if days is not None and reference is None:
             raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
-        paths = {"reference": Path(reference)} if reference is not None else {}
-        files = {name: _bytes(name, path) for name, path in {**paths, "main": Path(image)}.items()}
+        given = {"image": image} if reference is None else {"reference": reference, "image": image}
+        files = {name: _bytes(name, Path(path)) for name, path in given.items()}
         if reference is not None and days is None:
             days = _days_between(*files.values())
         shown = [{"study_id": name} for name in files]
@@ -65,7 +65,7 @@ class TrainedModel:
         words = {name: self._experts(data) for name, data in files.items()} if self._experts else {}
         text = prompt(shown, asked, words)
         record = {
-            "images": [picture(data, where=name) for name, data in files.items()],
+            "images": [picture(data, where=f"{name}={given[name]}") for name, data in files.items()],
             "conversations": [{"from": "human", "value": text}],
         }
         inputs = self.nvila.preprocess([record], generation=True, inline=True)
@@ -75,11 +75,10 @@ class TrainedModel:
 
 
 def _bytes(name: str, path: Path) -> bytes:
-    option = "image" if name == "main" else name
     try:
         return path.expanduser().read_bytes()
     except OSError as error:
-        raise UserError(f"{option}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
+        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
 
 
 def _days_between(reference: bytes, image: bytes) -> int | None:
