@@ -42,7 +42,7 @@ from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training import loop
+from lumen_hpc.training import loop, sampler
 from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.learner import Learner
@@ -158,7 +158,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     train = settings(steps=steps + 2)
     job = work(folder, out, train)
     job = dataclasses.replace(job, batcher=Built(job.batcher))
-    plan = loop.make_sampler(job.survey, train, 0)
+    plan = sampler.make(job.survey.groups, job.survey.kinds, train, 0)
     checkpoints = loop.Checkpoints(out / "bare", Ranks(), keep=1)
     alone = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
     runner = loop.Loop(job, train, Ranks(), plan, alone, checkpoints, 0)

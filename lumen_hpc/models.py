@@ -22,8 +22,8 @@ class Workload:
     samples: int = 428_995 + 2 * 43_381
     image_sets: int = 129_231 + 43_381
     """Sequences if all questions about the same images share them."""
-    images: float = 1.09
-    """Images a sample."""
+    pairs: int = 43_381
+    """Samples of two images, each pair with its own sequence; the others have one image."""
     tiles: int = 17
     """Tiles the tower sees an image (dynamic_s2 on a 2544 × 3056 radiograph)."""
     image_tokens: int = 3073
@@ -32,6 +32,11 @@ class Workload:
     """Text tokens a sample, experts' words included."""
     answer_tokens: int = 30
     """Supervised tokens a sample."""
+
+    @property
+    def images(self) -> float:
+        """Images a sample."""
+        return 1 + self.pairs / self.samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ MODELS: dict[str, ComparedModel] = {
             name="ft",
             label="NVILA-8B-FT",
             trains_on=("diagnostic",),
-            workload=Workload(samples=428_995, image_sets=129_231, images=1.0),
+            workload=Workload(samples=428_995, image_sets=129_231, pairs=0),
         ),
         ComparedModel(
             name="lumen", label="LUMEN", trains_on=("diagnostic", "difference", "prediction"), workload=Workload()
@@ -71,7 +76,9 @@ MODELS: dict[str, ComparedModel] = {
             name="lumen-outcomes",
             label="LUMEN + outcomes",
             trains_on=("diagnostic", "difference", "prediction", "outcome", "timeline"),
-            workload=Workload(samples=428_995 + 4 * 43_381, image_sets=129_231 + 3 * 43_381, text_tokens=300),
+            workload=Workload(
+                samples=428_995 + 4 * 43_381, image_sets=129_231 + 3 * 43_381, pairs=2 * 43_381, text_tokens=300
+            ),
         ),
     )
 }

@@ -36,15 +36,12 @@ def show(
     console.print(view)
     total = plan.total_gpu_hours(plans)
     console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
-    resources = request.profile.resources["train"]
     for item in plans:
         if item.step.stage.resources == "train" and item.step.model and item.missing:
-            found = estimate.training(
-                request.settings, item.step.model, resources.gpus * resources.nodes or 1,
-                gpu_memory_gb=request.profile.gpu_memory_gb, own=item.progress,
-            )  # fmt: skip
-            if found:
+            if found := estimate.training(run, item.step.model, own=item.progress):
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
+            if warning := estimate.idle(run, item.step.model):
+                console.print(f"{item.step.name}: {warning}", soft_wrap=True)
             if item.progress:
                 console.print(f"{item.step.name}: {item.progress}", soft_wrap=True)
     for result in refusals:

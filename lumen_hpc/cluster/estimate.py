@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.models import AGAIN, MODELS, Workload, compared
-from lumen_hpc.training import sizing
+from lumen_hpc.training import occupancy, sizing
 from lumen_hpc.training.speed import Progress
 
 IMAGES_PER_SECOND = 500
@@ -24,6 +25,9 @@ JUDGED_PER_GPU_HOUR = 3 * 18_993 / (8 * 0.32)
 """Llama-3.1-405B FP8 on 8 GPUs with a cached rubric: 19 minutes for three models' answers."""
 LOAD_HOURS = {"small": 0.03, "large": 0.17}
 """Opening a model of 16 GB, and of 400 GB, from a parallel file system, by the clock."""
+
+EFFICIENT = 0.8
+"""Share of its GPUs' time below which a training is warned about."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +66,21 @@ def workload(settings: Settings, model: str) -> Workload | None:
     more = round(pairs * (kept - 1)) if "difference" in entry.trains_on else 0
     ahead = round(pairs * (kept * settings.rewrite.predictions_per_pair - 1)) if "prediction" in entry.trains_on else 0
     samples, image_sets = entry.workload.samples + more + ahead, entry.workload.image_sets + more
-    return replace(entry.workload, samples=samples, image_sets=image_sets)
+    return replace(entry.workload, samples=samples, image_sets=image_sets, pairs=entry.workload.pairs + more)
 
 
-def experts(settings: Settings, model: str) -> float:
+def experts(run: Run, model: str) -> float:
     """Every image once through every expert; nothing for the phantoms' small one."""
-    if settings.experts.model == "phantom":
+    if run.settings.experts.model == "phantom":
         return 0.0
-    return counts(settings).images / IMAGES_PER_SECOND / 3600
+    return counts(run.settings).images / IMAGES_PER_SECOND / 3600
 
 
-def rewrite(settings: Settings, model: str) -> float:
+def rewrite(run: Run, model: str) -> float:
     """About 40 tokens a sentence, generated 1.2 times on average."""
-    if settings.rewrite.engine.kind == "grammar":
+    if run.settings.rewrite.engine.kind == "grammar":
         return 0.0
-    return 1.2 * 40 * counts(settings).questions / WORDS_PER_SECOND / 3600
+    return 1.2 * 40 * counts(run.settings).questions / WORDS_PER_SECOND / 3600
 
 
 def rewrite_load(settings: Settings) -> float:
@@ -84,19 +88,54 @@ def rewrite_load(settings: Settings) -> float:
     return _load_hours(settings.rewrite.engine)
 
 
-def training(
-    settings: Settings, model: str, gpus: int, *, gpu_memory_gb: float = 0.0, own: Progress | None = None
-) -> sizing.TrainingPlan | None:
-    """Memory, steps and hours of one model's training; None for the demo's tiny one, and for a model of no registry.
+def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.TrainingPlan | None:
+    """Memory, steps and hours of one model's training on the profile's GPUs; None for a tiny or unregistered model.
 
-    With the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has measured itself.
+    Where the profile has the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has
+    measured itself.
     """
-    if settings.train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
+    train, resources = run.settings.train, run.profile.resources["train"]
+    if train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
         return None
-    train, read = settings.train, workload(settings, model)
-    if gpu_memory_gb:
-        train = sizing.resolve(train, gpus, gpu_memory_gb, workload=read)
-    return sizing.plan(train, gpus, workload=read, own=own)
+    gpus, read = resources.gpus * resources.nodes or 1, workload(run.settings, model)
+    if memory := run.profile.gpu_memory_gb:
+        train = sizing.resolve(train, gpus, memory, workload=read)
+    return sizing.plan(train, gpus, workload=read, own=own, steps=_steps(run, model))
+
+
+def _steps(run: Run, model: str) -> occupancy.Steps | None:
+    """Steps of the record index, where a training of this model has made one."""
+    return occupancy.recorded(run.path("train", model) / "survey.npz", run.settings.train, run.settings.seed)
+
+
+def idle(run: Run, model: str) -> str:
+    """A warning, with settings that help, where much of the GPUs' time would not compute; empty where it does."""
+    found = training(run, model)
+    if found is None or found.occupancy.efficiency >= EFFICIENT:
+        return ""
+    train, used, read = run.settings.train, found.occupancy, workload(run.settings, model)
+    steps = _steps(run, model)
+    tried = [
+        (f"{count} GPUs take {{}}", train, count, steps) for k in range(1, 8) if (count := found.gpus >> k)
+    ], [
+        (f"train.global_batch={batch} takes {{}}, but is another training", replace(train, global_batch=batch),
+         found.gpus, None)
+        for k in range(1, 6) if not train.mixture and (batch := train.global_batch << k)
+    ]  # fmt: skip
+    fixes = []
+    for alternatives in tried:
+        for text, changed, gpus, known in alternatives:
+            plan = sizing.plan(changed, gpus, workload=read, steps=known)
+            if plan.occupancy.efficiency >= EFFICIENT:
+                fixes.append(text.format(f"{plan.hours:.1f} h and {plan.gpu_hours:.0f} GPU-hours"))
+                break
+    share = used.tokens / found.gpus
+    alone = f", and the longest sample alone has {used.longest_sample:,.0f}" if used.longest_sample > share else ""
+    return (
+        f"warning: {found.gpus} GPUs use {used.efficiency:.0%} of their {found.gpu_hours:.0f} GPU-hours: the "
+        f"{used.samples:.0f} samples of a step are {used.sequences:.0f} sequences, {share:,.0f} tokens a GPU{alone}"
+        + (f". fix: {'; '.join(fixes)}" if fixes else "")
+    )
 
 
 def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
@@ -106,17 +145,17 @@ def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb:
             sizing.check(settings.train, gpus, gpu_memory_gb, workload=workload(settings, model))
 
 
-def train(settings: Settings, model: str) -> float:
+def train(run: Run, model: str) -> float:
     """By the arithmetic of lumen_hpc/training/sizing.py at the MFU measured on a GPU."""
-    found = training(settings, model, 4)
+    found = training(run, model)
     return found.gpu_hours if found else 0.0
 
 
-def predict(settings: Settings, model: str) -> float:
+def predict(run: Run, model: str) -> float:
     """Two images (6,146 tokens) a question, and 40 tokens of answer; nothing for the demo's tiny model."""
-    if settings.train.base == "tiny":
+    if run.settings.train.base == "tiny":
         return 0.0
-    questions = counts(settings).test_questions * (1 + len(settings.predict.controls))
+    questions = counts(run.settings).test_questions * (1 + len(run.settings.predict.controls))
     return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
 
 
@@ -130,10 +169,10 @@ def predict_load(settings: Settings) -> float:
     return LOAD_HOURS["small"] * (settings.train.base != "tiny")
 
 
-def judge(settings: Settings, model: str) -> float:
+def judge(run: Run, model: str) -> float:
     """Every answer once for each judge."""
-    judges = sum(engine.in_task for engine in settings.engines("judge").values())
-    return judges * counts(settings).test_questions / JUDGED_PER_GPU_HOUR
+    judges = sum(engine.in_task for engine in run.settings.engines("judge").values())
+    return judges * counts(run.settings).test_questions / JUDGED_PER_GPU_HOUR
 
 
 def judge_load(settings: Settings) -> float:

@@ -117,7 +117,7 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         if not step.stage.successors(run.settings):
             resources = replace(resources, successors=0)
         plan = StepPlan(step, shards, unfinished_shards, [], resources, shard_seconds=_pilot(run, step))
-        plan.estimate = step.stage.gpu_hours(run.settings, step.model) if step.stage.gpu_hours else None
+        plan.estimate = step.stage.gpu_hours(run, step.model) if step.stage.gpu_hours else None
         plan.progress = step.stage.progress(run.settings, run.folder / step.name)
         plan.load_hours = step.stage.load_hours(run.settings)
         plan.live = sorted(live.get(step.name, set()) & set(unfinished_shards))

@@ -57,7 +57,7 @@ class Stage:
     """Files outside the run whose change makes the stage's shards stale."""
     volatile: tuple[str, ...] = ()
     """Fields of its rows that differ from try to try (timings); later stages' `inputs` do not see them."""
-    gpu_hours: Callable[[Settings, str], float] | None = None
+    gpu_hours: Callable[[Run, str], float] | None = None
     """GPU-hours of the whole step's shards, for a model, expected before anything was measured."""
     progress: Callable[[Settings, Path], Progress | None] = lambda settings, folder: None
     """How far and how fast a shard under way is, by what the step's folder holds; None where that says nothing."""

@@ -21,7 +21,7 @@ from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
 from lumen_hpc.training.deepspeed_engine import Engine, rate_at
 from lumen_hpc.training.journal import Journal, losses
-from lumen_hpc.training.layout import Shared, layout, sequences
+from lumen_hpc.training.layout import Shared, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.sizing import check_batch
@@ -86,7 +86,7 @@ def run(
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
-    plan = make_sampler(work.survey, settings, seed)
+    plan = sampling.make(work.survey.groups, work.survey.kinds, settings, seed)
     check_batch(settings, ranks.world_size)
     checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=settings.keep_checkpoints)
     found = checkpoints.latest()
@@ -110,28 +110,6 @@ def run(
         checkpoints.abandon()
         raise
     return engine, loop.done, finished
-
-
-def make_sampler(survey: RecordIndex, settings: schema.Train, seed: int) -> sampling.Sampler:
-    """The order of samples under these settings."""
-    max_run_length = settings.questions_per_image if settings.shared_prefix else 1
-    if settings.mixture:
-        return sampling.mixed(
-            survey.groups,
-            survey.kinds,
-            dict(settings.mixture),
-            steps=settings.steps,
-            max_run_length=max_run_length,
-            seed=seed,
-        )
-    return sampling.plain(
-        survey.groups,
-        global_batch=settings.global_batch,
-        epochs=settings.epochs,
-        steps=settings.steps,
-        max_run_length=max_run_length,
-        seed=seed,
-    )
 
 
 def _same_run(found: Checkpoint, fingerprint: dict[str, Any]) -> None:
@@ -211,15 +189,16 @@ class Loop:
         survey, settings = self.work.survey, self.settings
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
-            items = sequences(
+            ranks = lay_out(
                 ids,
                 survey.groups,
                 survey.prefix,
                 survey.suffix,
+                world_size=self.ranks.world_size,
                 budget=settings.token_budget,
                 shared=settings.shared_prefix,
             )
-            yield ids, layout(items, self.ranks.world_size, settings.token_budget)[self.ranks.rank]
+            yield ids, ranks[self.ranks.rank]
 
     def _weights(self, ids: list[int]) -> torch.Tensor:
         """[kinds] float32: the weight of a supervised token of each kind in this step's loss."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 
 
@@ -81,6 +82,18 @@ class Sampler:
         """Samples taken before `step`."""
         done = step * sum(count for _, count in self.streams)
         return done if self.total is None else min(done, self.total)
+
+
+def make(groups: np.ndarray, kinds: np.ndarray, settings: schema.Train, seed: int) -> Sampler:
+    """The order of samples under these settings; `groups` and `kinds` [samples] as in the record index."""
+    longest = settings.questions_per_image if settings.shared_prefix else 1
+    if settings.mixture:
+        mixture = dict(settings.mixture)
+        return mixed(groups, kinds, mixture, steps=settings.steps, max_run_length=longest, seed=seed)
+    return plain(
+        groups, global_batch=settings.global_batch, epochs=settings.epochs, steps=settings.steps,
+        max_run_length=longest, seed=seed,
+    )  # fmt: skip
 
 
 def plain(

@@ -17,6 +17,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
 from lumen_hpc.training import activations, speed
+from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, stated
 
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
@@ -123,7 +124,9 @@ class TrainingPlan:
     checkpoint_gb: float
     gpus: int
     mfu: float
-    """Model FLOPs over the GPUs' peak that the hours assume."""
+    """Model FLOPs over the GPUs' peak that the hours assume while a GPU computes."""
+    occupancy: Occupancy
+    """Of sampled steps: the hours follow from their longest rank."""
     source: str = ""
     """Where that MFU is from."""
 
@@ -139,7 +142,8 @@ class TrainingPlan:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
         return (
             f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs at "
-            f"MFU {self.mfu:.2f}{f' ({self.source})' if self.source else ''}; {self.checkpoint_gb:.0f} GB a checkpoint"
+            f"MFU {self.mfu:.2f}{f' ({self.source})' if self.source else ''} and an efficiency of "
+            f"{self.occupancy.efficiency:.2f}; {self.checkpoint_gb:.0f} GB a checkpoint"
         )
 
 
@@ -151,11 +155,13 @@ def plan(
     workload: Workload | None = None,
     device: str = "H100",
     own: speed.Progress | None = None,
+    steps: Steps | None = None,
 ) -> TrainingPlan:
     """Cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
 
-    `own`: what the run itself has measured, which then counts instead. An `auto` that no memory decides counts as its
-    most frugal value (ZeRO-3, full recomputation).
+    The hours follow from the layout of `steps`, by default of the mixture that `workload` states. `own`: what the run
+    itself has measured, which then counts instead. An `auto` that no memory decides counts as its most frugal value
+    (ZeRO-3, full recomputation).
     """
     train = _frugal(train)
     known = speed.nearest(
@@ -163,22 +169,30 @@ def plan(
     )
     mfu = known.mfu
     sizes, workload = sizes or Sizes(), workload or Workload()
+    steps = steps or stated(train, workload)
+    used = occupancy(steps, train, gpus)
     step_samples = sum(train.mixture.values()) or train.global_batch
-    samples = train.steps * step_samples if train.steps else workload.samples * train.epochs
-    steps = math.ceil(samples / step_samples)
-    hours = samples * _flops(train, sizes, workload) / (gpus * speed.peak_flops(device) * mfu) / 3600
-    source = str(known)
+    samples = train.steps * step_samples if train.steps else steps.samples * train.epochs
+    work = used.path * _flops(train, sizes, workload, used.samples / used.sequences)  # of the longest rank in a step
+    seconds, source = work / (speed.peak_flops(device) * mfu), str(known)
     if own is not None:
-        hours, mfu, source = own.seconds * steps * own.gpus / gpus / 3600, own.mfu, "measured in this run"
+        seconds = own.seconds * used.path / occupancy(steps, train, own.gpus).path
+        mfu, source = own.mfu, "measured in this run"
     return TrainingPlan(
         memory=_memory(train, gpus, sizes, workload),
-        steps=steps,
-        hours=hours,
+        steps=math.ceil(samples / step_samples),
+        hours=samples / step_samples * seconds / 3600,
         checkpoint_gb=(_bytes(train) * _saved(train, sizes) + 12 * _learning(train, sizes)) / 1e9,
         gpus=gpus,
         mfu=mfu,
+        occupancy=used,
         source=source,
     )
+
+
+def memory_gb(train: schema.Train, gpus: int, *, sizes: Sizes | None = None, workload: Workload | None = None) -> float:
+    """Memory that these settings, without an `auto`, take of a GPU [GB]."""
+    return sum(_memory(train, gpus, sizes or Sizes(), workload or Workload()).values())
 
 
 def resolve(
@@ -194,7 +208,7 @@ def resolve(
     for checkpointing in checkpointings:
         for stage in stages:
             tried = dataclasses.replace(train, checkpointing=checkpointing, zero=stage)
-            if not gpu_memory_gb or plan(tried, gpus, sizes=sizes, workload=workload).memory_gb <= gpu_memory_gb:
+            if not gpu_memory_gb or memory_gb(tried, gpus, sizes=sizes, workload=workload) <= gpu_memory_gb:
                 return tried
     return _frugal(train)
 
@@ -224,7 +238,7 @@ def check(
     fitting = [
         overrides
         for overrides, changed, count in _alternatives(train, gpus)
-        if plan(changed, count, sizes=sizes, workload=workload).memory_gb <= gpu_memory_gb
+        if memory_gb(changed, count, sizes=sizes, workload=workload) <= gpu_memory_gb
     ]
     hint = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
     raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {hint}")
@@ -358,9 +372,12 @@ def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
     return llm + tower
 
 
-def _flops(train: schema.Train, sizes: Sizes, workload: Workload) -> float:
-    """Of a sample's forward and backward passes, attention included; recomputation is not counted."""
-    images = workload.images / _sharing(train, workload)
+def _flops(train: schema.Train, sizes: Sizes, workload: Workload, sharing: float) -> float:
+    """Of a token's forward and backward passes, tower and attention included; recomputation is not counted.
+
+    `sharing`: samples that share one set of images.
+    """
+    images = workload.images / sharing
     tokens = images * workload.image_tokens + workload.text_tokens
     length = workload.images * workload.image_tokens + workload.text_tokens
     tiles = images * workload.tiles
@@ -368,4 +385,4 @@ def _flops(train: schema.Train, sizes: Sizes, workload: Workload) -> float:
     backward = 3 if "vision_tower" in train.tune else 1
     between_patches = 4 * backward * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
     projector = 6 * images * workload.image_tokens * sizes.mm_projector
-    return matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector
+    return (matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector) / tokens

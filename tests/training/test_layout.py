@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lumen_hpc.training.layout import Shared, layout, sequences
+from lumen_hpc.training.layout import Shared, critical_path, lay_out, layout, sequences
 
 RNG = np.random.default_rng(0)
+
+
+def a_step(images: int, samples: int, *, longest: int = 12) -> tuple[list[int], list[int], list[int]]:
+    """Groups, shared and own tokens of a step about so many images, the first with the most questions."""
+    groups = [0] * longest + [1 + k % (images - 1) for k in range(samples - longest)]
+    return groups, [3000] * samples, RNG.integers(100, 220, size=samples).tolist()
 
 
 def test_samples_about_the_same_images_share_one_sequence_until_the_budget():
@@ -48,3 +54,37 @@ def test_a_short_last_batch_leaves_some_ranks_an_empty_micro_batch():
 def test_one_sequence_over_the_budget_stands_alone():
     ranks = layout([Shared((0,), 500), Shared((1,), 10)], 1, 100)
     assert [[s.tokens for s in micro] for micro in ranks[0]] == [[500], [10]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16, 32, 64, 128])
+def test_samples_are_spread_over_ranks_only_where_that_shortens_the_step(world_size):
+    groups, prefix, suffix = a_step(41, 128)
+    batch = list(range(128))
+    together = layout(sequences(batch, groups, prefix, suffix, budget=16384, shared=True), world_size, 16384)
+    found = lay_out(batch, groups, prefix, suffix, world_size=world_size, budget=16384, shared=True)
+    placed = [sample for rank in found for micro in rank for item in micro for sample in item.samples]
+    assert sorted(placed) == batch
+    assert len(found) == world_size and len({len(rank) for rank in found}) == 1
+    for item in (item for rank in found for micro in rank for item in micro):
+        assert item.tokens == prefix[item.samples[0]] + sum(suffix[i] for i in item.samples)
+        assert len({groups[i] for i in item.samples}) == 1
+    if found != together:
+        assert critical_path(found) < 0.99 * critical_path(together)
+    if world_size <= 8:
+        assert found == together
+    if world_size >= 64:  # the image with 12 questions decided; two questions and their image are what is left
+        assert critical_path(found) < 0.8 * critical_path(together)
+
+
+def test_a_sample_longer_than_all_groups_leaves_them_together():
+    groups, prefix, suffix = a_step(41, 128)
+    pair = [*prefix[:-1], 6000]
+    found = lay_out(range(128), groups, pair, suffix, world_size=64, budget=16384, shared=True)
+    items = sequences(range(128), groups, pair, suffix, budget=16384, shared=True)
+    assert found == layout(items, 64, 16384)
+
+
+def test_samples_that_share_nothing_are_laid_out_alone():
+    groups, prefix, suffix = a_step(41, 128)
+    found = lay_out(range(128), groups, prefix, suffix, world_size=64, budget=16384, shared=False)
+    assert {len(item.samples) for rank in found for micro in rank for item in micro} == {1}

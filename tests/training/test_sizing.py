@@ -41,7 +41,7 @@ def test_the_paper_s_run_takes_what_the_arithmetic_of_16_bytes_a_weight_says():
     assert zero3.checkpoint_gb == pytest.approx(113, abs=1)
     assert 25 < zero3.hours < 36 and zero3.mfu == 0.304
     assert plan(Train(), 4).hours < zero3.hours / 1.9  # questions share their images
-    assert plan(Train(), 8).hours == pytest.approx(plan(Train(), 4).hours / 2)
+    assert plan(Train(), 4).hours / 2 < plan(Train(), 8).hours < plan(Train(), 4).hours / 1.9
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do():

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from lumen_hpc.cluster import dry_run, estimate, graph, plan, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.profile import Resources
 from lumen_hpc.config.resolve import Request, resolve
-from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.models import MODELS, Workload
 from tests.cluster.offline.offline_graph import finish
 
@@ -33,12 +34,12 @@ def test_every_task_that_loads_a_model_pays_for_it(run: Run, stage: Stage):
     assert (len(one.packs), len(four.packs)) == (1, 4)
     assert one.load_hours > 0
     assert four.gpu_hours - one.gpu_hours == pytest.approx(3 * 8 * one.load_hours)
-    assert one.gpu_hours == pytest.approx(stage.gpu_hours(run.settings, "lumen") + 8 * one.load_hours)
+    assert one.gpu_hours == pytest.approx(stage.gpu_hours(run, "lumen") + 8 * one.load_hours)
 
 
 def test_a_measured_shard_replaces_the_work_and_leaves_the_loading(run: Run, stages: list[Stage]):
     run.profile.resources["gpu"] = Resources(gpus=2, tasks=2)
-    stages[1] = replace(stages[1], gpu_hours=lambda settings, model: 100.0, load_hours=lambda settings: 0.5)
+    stages[1] = replace(stages[1], gpu_hours=lambda run, model: 100.0, load_hours=lambda settings: 0.5)
     steps = graph.steps(stages, run.settings)
     finish(run, steps[0], steps)
     finish(run, steps[1], steps, [0], seconds=3600.0)
@@ -74,19 +75,18 @@ def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(
     assert state.progress == "step 30 of 4030, 9 s a step on 4 GPUs, MFU 0.40, measured in this run"
 
 
-def test_a_second_judge_is_loaded_and_asked_as_well():
-    settings = Settings()
+def test_a_second_judge_is_loaded_and_asked_as_well(run: Run):
+    settings = run.settings
     settings.judge.engine = JUDGE
-    alone = estimate.judge(settings, "lumen"), estimate.judge_load(settings)
+    alone = estimate.judge(run, "lumen"), estimate.judge_load(settings)
     settings.judge.second = JUDGE
-    assert (estimate.judge(settings, "lumen"), estimate.judge_load(settings)) == pytest.approx([2 * x for x in alone])
+    assert (estimate.judge(run, "lumen"), estimate.judge_load(settings)) == pytest.approx([2 * x for x in alone])
 
 
 @pytest.mark.parametrize("kind", ["grammar", "server"])
-def test_engines_outside_the_task_cost_it_no_gpu(kind: str):
-    settings = Settings()
-    settings.judge.engine = EngineSettings(kind=kind)
-    assert estimate.judge(settings, "lumen") == estimate.judge_load(settings) == 0
+def test_engines_outside_the_task_cost_it_no_gpu(run: Run, kind: str):
+    run.settings.judge.engine = EngineSettings(kind=kind)
+    assert estimate.judge(run, "lumen") == estimate.judge_load(run.settings) == 0
 
 
 def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_theirs():
@@ -106,6 +106,34 @@ def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_th
     assert ft == MODELS["ft"].workload
 
 
-def test_a_further_training_costs_as_much_as_the_first():
-    settings = resolve(["recipe=lumen", "seeds=2"]).settings
-    assert estimate.train(settings, "lumen@1") == estimate.train(settings, "lumen") > 0
+def test_a_further_training_costs_as_much_as_the_first(run: Run):
+    run = replace(run, settings=resolve(["recipe=lumen", "seeds=2"]).settings)
+    assert estimate.train(run, "lumen@1") == estimate.train(run, "lumen") > 0
+
+
+def test_a_training_on_more_gpus_than_its_batch_fills_is_warned_about_with_what_helps(run: Run):
+    run.settings.train.base = "somewhere"
+    run.profile.resources["train"] = Resources(nodes=1, gpus=4)
+    assert estimate.idle(run, "lumen") == ""
+    four = estimate.train(run, "lumen")
+    run.profile.resources["train"] = Resources(nodes=16, gpus=4)
+    warning = estimate.idle(run, "lumen")
+    assert "64 GPUs use 4" in warning and "16 GPUs take" in warning and "train.global_batch=" in warning
+    assert estimate.train(run, "lumen") > 2 * four
+
+
+def test_the_record_index_of_a_training_replaces_the_stated_mixture(run: Run):
+    run.settings.train.base = "somewhere"
+    run.profile.resources["train"] = Resources(nodes=1, gpus=4)
+    stated = estimate.train(run, "lumen")
+    folder = run.path("train", "lumen")
+    folder.mkdir(parents=True)
+    samples = np.arange(6400)
+    np.savez(
+        folder / "survey.npz",
+        groups=samples // 4, kinds=np.full(6400, "diagnostic"), prefix=np.full(6400, 3100), suffix=np.full(6400, 100),
+    )  # fmt: skip
+    found = estimate.training(run, "lumen")
+    assert found is not None and found.steps == 50
+    assert found.gpu_hours < stated / 50
+    assert found.occupancy.sequences == pytest.approx(32, abs=1)

@@ -1,0 +1,158 @@
+"""How much of a training's GPU time computes: the layout of sampled steps, measured by its critical path.
+
+The steps are drawn from the record index where a training has made one, else from the paper's mixture of questions.
+The second needs the standard library alone, so that a login node can do it before anything is submitted.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lumen_hpc.config import schema
+from lumen_hpc.errors import UserError
+from lumen_hpc.models import Workload
+from lumen_hpc.training.layout import critical_path, lay_out, sequences
+
+SAMPLED = 32
+"""Steps that are laid out: the mean of their critical paths is within about 3 % of that of all."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sampled steps, each with a number for every sample: its images, the tokens that can be shared, the others."""
+
+    groups: tuple[tuple[int, ...], ...]
+    prefix: tuple[tuple[int, ...], ...]
+    suffix: tuple[tuple[int, ...], ...]
+    samples: int = 0
+    """Of the whole training set."""
+    recorded: bool = False
+    """From a record index, not from the paper's mixture."""
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+        return iter(zip(self.groups, self.prefix, self.suffix))
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Mean of the sampled steps on one number of GPUs."""
+
+    gpus: int
+    path: float
+    """Tokens of the longest rank, its micro-steps added: what a step takes."""
+    tokens: float
+    """Tokens of a step if no image is computed twice."""
+    computed: float
+    """Tokens that all ranks compute."""
+    sequences: float
+    """Sequences a step has if questions about the same images stay together."""
+    longest_sample: float
+    """Tokens of a step's longest sample, which no layout can divide."""
+    samples: float
+    """Samples a step."""
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the GPUs' time that must be computed: what no image computed twice, and no waiting, would take."""
+        return self.tokens / (self.gpus * self.path)
+
+    @property
+    def busy(self) -> float:
+        """Share of the GPUs' time in which they compute, images again included."""
+        return self.computed / (self.gpus * self.path)
+
+    @property
+    def bound(self) -> float:
+        """The efficiency that no layout of whole samples can exceed."""
+        return min(1.0, self.tokens / (self.gpus * self.longest_sample))
+
+
+def occupancy(steps: Steps, train: schema.Train, gpus: int) -> Occupancy:
+    """Lays the sampled steps out on `gpus` GPUs, as training does."""
+    return _occupancy(steps, gpus, train.token_budget, train.shared_prefix)
+
+
+@lru_cache(maxsize=256)
+def _occupancy(steps: Steps, gpus: int, budget: int, shared: bool) -> Occupancy:
+    sums = [0.0] * 6
+    for groups, prefix, suffix in steps:
+        batch = range(len(groups))
+        together = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
+        ranks = lay_out(batch, groups, prefix, suffix, world_size=gpus, budget=budget, shared=shared)
+        sums[0] += critical_path(ranks)
+        sums[1] += sum(item.tokens for item in together)
+        sums[2] += sum(item.tokens for rank in ranks for micro in rank for item in micro)
+        sums[3] += len(together)
+        sums[4] += max(map(sum, zip(prefix, suffix)))
+        sums[5] += len(batch)
+    path, tokens, computed, count, longest, samples = (total / len(steps.groups) for total in sums)
+    return Occupancy(gpus, path, tokens, computed, count, longest, samples)
+
+
+def recorded(index: Path, train: schema.Train, seed: int) -> Steps | None:
+    """Steps of a training's own record index in the sampler's order; None where there is none, or numpy is missing."""
+    try:
+        import numpy as np
+
+        from lumen_hpc.training import sampler
+
+        with np.load(index) as kept:
+            groups, kinds, prefix, suffix = (kept[name] for name in ("groups", "kinds", "prefix", "suffix"))
+        order = sampler.make(groups, kinds, train, seed)
+    except (ImportError, OSError, ValueError, KeyError, UserError):  # training itself says what is wrong
+        return None
+    # A short last step is none that represents the others.
+    whole = max(1, order.consumed(order.steps) // len(order.batch(0)))
+    chosen = [order.batch(step * whole // SAMPLED) for step in range(min(SAMPLED, whole))]
+    numbers = [tuple(tuple(column[step].tolist()) for step in chosen) for column in (groups, prefix, suffix)]
+    return Steps(numbers[0], numbers[1], numbers[2], len(groups), recorded=True)
+
+
+def stated(train: schema.Train, workload: Workload) -> Steps:
+    """Steps of the paper's mixture: images with a varying number of questions, in the sampler's order."""
+    kinds = tuple(sorted(train.mixture.items()))
+    return _stated(workload, train.global_batch, kinds, train.questions_per_image if train.shared_prefix else 1)
+
+
+@lru_cache(maxsize=64)
+def _stated(workload: Workload, global_batch: int, mixture: tuple[tuple[str, int], ...], most: int) -> Steps:
+    draw = random.Random(0)
+    pair_share = workload.pairs / workload.image_sets
+    asked = (workload.samples - workload.pairs) / (workload.image_sets - workload.pairs)
+    # Kinds that the records lack take no part (sampler.mixed): (share of pairs, questions an image, samples a step).
+    streams = [(pair_share, asked, global_batch)]
+    if mixture:
+        of = {"diagnostic": (0.0, asked), "difference": (1.0, 1.0), "prediction": (0.0, 1.0)}
+        streams = [(*of[kind], count) for kind, count in mixture if workload.pairs or kind == "diagnostic"]
+    steps: list[list[tuple[int, int]]] = [[] for _ in range(SAMPLED)]  # (group, images) of each sample
+    number = 0
+    for pairs, questions, count in streams:
+        stream: list[tuple[int, int]] = []
+        while len(stream) < SAMPLED * count:
+            number += 1
+            pair = draw.random() < pairs
+            times = 1 if pair else 1 + _poisson(questions - 1, draw)
+            stream += [(number, 1 + pair)] * min(times, most or times)
+        for k, step in enumerate(steps):
+            step += stream[k * count : (k + 1) * count]
+    return Steps(
+        tuple(tuple(group for group, _ in step) for step in steps),
+        tuple(tuple(images * workload.image_tokens for _, images in step) for step in steps),
+        tuple((workload.text_tokens,) * len(step) for step in steps),
+        workload.samples,
+    )
+
+
+def _poisson(mean: float, draw: random.Random) -> int:
+    """A Poisson number (Knuth's product of uniform numbers)."""
+    count, left = 0, math.exp(-mean)
+    product = draw.random()
+    while product > left:
+        count += 1
+        product *= draw.random()
+    return count
