@@ -102,7 +102,7 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
     prepare = nvila.Preprocessor.open(folder / "base")
     found = survey(
         records,
-        lambda record: measure(record, prepare),
+        lambda some: measure(some, prepare),
         Ranks(),
         opening=opening,
         max_tokens=train.max_tokens,

@@ -42,9 +42,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     )
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        records = task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl"
+        digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
         outcome = train(
             task.settings.train,
-            task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl",
+            records,
             verify(task.run.base_weights, task.run.profile.cache),
             task.folder,
             seed=task.settings.seed + training_number(task.model),
@@ -52,6 +54,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             should_stop=task.should_stop,
             progress=task.progress,
             form=form,
+            records_hash=digests.get(records.name, ""),
         )
         if not outcome.finished:
             raise Interrupted(f"saved at step {outcome.step}")

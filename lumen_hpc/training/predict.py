@@ -142,7 +142,7 @@ class Predictor:
         filled = 0
         for record in records:
             leaks.refuse(record)
-            counted = measure(record, self._model.preprocessor)
+            (counted,) = measure([record], self._model.preprocessor)
             if counted.fault:
                 raise UserError(f"record {record['id']}: {counted.fault}")
             if window and filled + counted.prefix > 4 * self._settings.batch_tokens:

@@ -1,7 +1,8 @@
 """Index of all training records, built before training reads any: lengths, kinds, image groups, faults.
 
 The sample order, the layout over GPUs and the loss's denominators all follow from it, so the ranks need not
-exchange them. It is built once, each rank taking its share, and stored with the training's results.
+exchange them. It is built once, in blocks that the ranks share and that a stopped job leaves to its successor, and
+stored with the training's results.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ import hashlib
 import json
 import logging
 import traceback
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lumen_hpc.data.records import write_jsonl
-from lumen_hpc.distributed import Ranks, gather_json
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
 IMAGE = "<image>"
 """What stands for an image in the first turn."""
+BLOCK = 4096
+"""Records that are measured, and saved, at a time."""
+PARTS = "survey"
+"""Folder of the blocks of an unfinished survey."""
 
 log = logging.getLogger(__name__)
 
@@ -86,14 +94,20 @@ def fault(record: dict[str, Any]) -> str:
             return f"its {name} is empty (turn {number + 1})"
         if number and IMAGE in turn["value"]:
             return f"{IMAGE} is in turn {number + 1}; the first turn alone shows images"
-    if missing := [image for image in images if not Path(image).is_file()]:
+    if missing := [image for image in images if not _is_file(image)]:
         return f"image {missing[0]} is missing"
     return ""
 
 
+@lru_cache(maxsize=1 << 18)
+def _is_file(path: str) -> bool:
+    """Asked once an image, since several questions show it."""
+    return Path(path).is_file()
+
+
 def survey(
     records: Sequence[dict[str, Any]],
-    measure: Callable[[dict[str, Any]], Measure],
+    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
     ranks: Ranks,
     *,
     opening: Callable[[dict[str, Any]], str],
@@ -101,39 +115,51 @@ def survey(
     on_bad: str,
     folder: Path,
     version: str,
-) -> RecordIndex:
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[..., None] = lambda doing: None,
+) -> RecordIndex | None:
     """Measures every record, the ranks sharing the work; a UserError names the first bad one, or they are left out.
 
-    `measure` counts a record's tokens; `opening` is equal for records that can share their images;
+    `measure` counts the tokens of some records at a time; `opening` is equal for records that can share their images;
     `version` names everything that the counts depend on (records, tokenizer).
     With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons.
+    Returns None if a rank was asked to stop; the next survey goes on from the blocks that were measured.
     """
     file = folder / "survey.npz"
     version = hashlib.sha256(f"{version} {max_tokens} {on_bad}".encode()).hexdigest()
-    kept = _kept(file, version)
-    if all(gather_json(kept is not None)):
-        assert kept is not None
-        return kept
-    share = range(len(records) * ranks.rank // ranks.world_size, len(records) * (ranks.rank + 1) // ranks.world_size)
-    mine, broken, row = [], "", share.start
-    try:
-        for row in share:
-            mine.append(_entry(row, records[row], measure, opening, max_tokens))
-    except Exception as error:  # sent to the others, which would otherwise wait for this rank, and see it disconnect
-        broken = str(error) if isinstance(error, UserError) else f"record {row + 1}: {type(error).__name__}"
-        if not isinstance(error, UserError):
-            places = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
-            log.error("rank %d cannot measure record %d:\n%s", ranks.rank, row + 1, places)
-    parts = gather_json((mine, broken))
-    if broken := next((message for _, message in parts if message), ""):
+    # The others look the file up once it is there: some file systems remember for a while that it was not.
+    if broadcast_json(ranks.first and _kept(file, version) is not None):
+        return _kept(file, version)
+    blocks = range(-(-len(records) // BLOCK))
+    broken, stopped = "", False
+    for block in blocks[ranks.rank :: ranks.world_size]:
+        if stopped := should_stop():
+            break
+        progress(f"surveys records from {block * BLOCK + 1}")
+        if _read(_part(folder, block), version) is not None:
+            continue
+        rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
+        try:
+            columns = _measured(records, rows, measure, opening, max_tokens)
+        except UserError as error:  # sent to the others, which would otherwise wait for this rank
+            broken = str(error)
+            break
+        _write(_part(folder, block), version, columns)
+    reports = gather_json((broken, stopped))
+    if broken := next((message for message, _ in reports if message), ""):
         raise UserError(broken)
-    entries = [entry for part, _ in parts for entry in part]
-    good = _judge(entries, len(records), on_bad, folder, ranks)
-    rows, ids, kinds, openings, *tokens = (np.array(column) for column in zip(*(entry[:7] for entry in good)))
-    found = RecordIndex(rows, ids, kinds, numbered(openings), *tokens)
+    if any(stopped for _, stopped in reports):
+        return None
     if ranks.first:
-        with atomic(file) as stream:
-            np.savez(stream, version=version, **vars(found))
+        try:
+            _join(folder, file, version, len(records), on_bad)
+        except UserError as error:
+            broken = str(error)
+    if broken := broadcast_json(broken):
+        raise UserError(broken)
+    found = _kept(file, version)
+    if found is None:
+        raise UserError(f"{file} cannot be read back: is the folder shared between the nodes?")
     return found
 
 
@@ -146,64 +172,147 @@ def numbered(names: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _entry(
-    row: int,
-    record: dict[str, Any],
-    measure: Callable[[dict[str, Any]], Measure],
+def _measured(
+    records: Sequence[dict[str, Any]],
+    rows: Sequence[int],
+    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
     opening: Callable[[dict[str, Any]], str],
     max_tokens: int,
-) -> tuple:
-    """(row, id, kind, opening, prefix, suffix, supervised, fault). Raises UserError for a line that is no record."""
-    name = record.get("id")
-    if not isinstance(name, str | int) or name == "":
-        raise UserError(f"record {row + 1} has no id: it is not an instruction record (docs/data.md)")
-    wrong = fault(record)
-    counted = Measure(fault=wrong) if wrong else measure(record)
-    wrong = counted.fault
+) -> dict[str, np.ndarray]:
+    """Columns of one block, a row a record; `faults` is empty for a good one.
+
+    Raises UserError for a line that is no record, and naming the record at which `measure` itself fails.
+    """
+    block, row = [], rows[0]
+    try:
+        for row in rows:
+            block.append(records[row])
+            name = block[-1].get("id")
+            if not isinstance(name, str | int) or name == "":
+                raise UserError(f"record {row + 1} has no id: it is not an instruction record (docs/data.md)")
+        faults = [fault(record) for record in block]
+        sound = [record for record, wrong in zip(block, faults) if not wrong]
+        measures = iter(_each(sound, measure, [row for row, wrong in zip(rows, faults) if not wrong]))
+        counted = [Measure(fault=wrong) if wrong else next(measures) for wrong in faults]
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unforeseen(row, error) from None
+    faults = [_unfit(measure, max_tokens) for measure in counted]
+    begins = [
+        str(record["id"]) if wrong else opening(record) for record, wrong in zip(block, faults)
+    ]  # fmt: skip
+    return {
+        "rows": np.array(rows, dtype=np.int64),
+        "ids": np.array([str(record["id"]) for record in block]),
+        "kinds": np.array(["" if wrong else kind(record) for record, wrong in zip(block, faults)]),
+        "groups": np.array([int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) for text in begins], np.uint64),
+        **{
+            name: np.array([getattr(m, name) for m in counted], np.int64) for name in ("prefix", "suffix", "supervised")
+        },
+        "faults": np.array(faults),
+    }
+
+
+def _each(
+    records: Sequence[dict[str, Any]],
+    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
+    rows: Sequence[int],
+) -> list[Measure]:
+    """Measures of some records; where that fails, one by one, to name the record that it fails at."""
+    try:
+        return measure(records)
+    except Exception:
+        for row, record in zip(rows, records):
+            try:
+                measure([record])
+            except Exception as error:
+                raise _unforeseen(row, error) from None
+        raise
+
+
+def _unforeseen(row: int, error: Exception) -> UserError:
+    """What the user sees of an error in this project's code; the log says where it was raised."""
+    places = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
+    log.error("record %d cannot be measured:\n%s", row + 1, places)
+    return UserError(f"record {row + 1}: {type(error).__name__}")
+
+
+def _unfit(counted: Measure, max_tokens: int) -> str:
+    """A measured record's fault; empty if none."""
     total = counted.prefix + counted.suffix
-    if not wrong and total > max_tokens:
-        wrong = f"it has {total} tokens, more than train.max_tokens={max_tokens}"
-    if not wrong and not counted.supervised:
-        wrong = "its answer has no token"
-    begins = hashlib.sha256((str(name) if wrong else opening(record)).encode()).hexdigest()[:16]
-    group = "" if wrong else kind(record)
-    return row, str(name), group, begins, counted.prefix, counted.suffix, counted.supervised, wrong
+    if counted.fault:
+        return counted.fault
+    if total > max_tokens:
+        return f"it has {total} tokens, more than train.max_tokens={max_tokens}"
+    return "" if counted.supervised else "its answer has no token"
 
 
-def _judge(entries: list[tuple], total: int, on_bad: str, folder: Path, ranks: Ranks) -> list[tuple]:
-    """The good entries; bad ones stop the training or are listed."""
-    bad = [entry for entry in entries if entry[7]]
-    ids: set[str] = set()
-    for entry in entries:
-        if entry[1] in ids:
-            raise UserError(f"record {entry[0] + 1} has the id {entry[1]} of an earlier one: ids must differ")
-        ids.add(entry[1])
-    if bad and on_bad == "stop":
-        row, name, *_, reason = bad[0]
-        raise UserError(
-            f"{len(bad)} of {total} records are bad; the first is record {row + 1} ({name}): {reason}. "
-            "fix: repair them, or leave them out with train.on_bad=skip"
-        )
-    if not entries:
+def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> None:
+    """Rank 0: the blocks become the index; bad records stop the training or are listed."""
+    if not total:
         raise UserError("there is no record to train on")
-    if len(bad) == total:
-        raise UserError(f"none of the {total} records can be trained on; the first: {bad[0][7]}")
-    if ranks.first:
-        if bad:
-            log.warning("%d of %d records are left out; %s says why", len(bad), total, folder / "rejected.jsonl")
-        write_jsonl(folder / "rejected.jsonl", ({"id": entry[1], "row": entry[0], "reason": entry[7]} for entry in bad))
-    return [entry for entry in entries if not entry[7]]
+    parts = [_part(folder, block) for block in range(-(-total // BLOCK))]
+    read = [_read(part, version) for part in parts]
+    if missing := next((part for part, columns in zip(parts, read) if columns is None), None):
+        raise UserError(f"{missing}, which another rank wrote, cannot be read: is the folder shared between the nodes?")
+    columns = {name: np.concatenate([part[name] for part in read if part]) for name in read[0] or {}}
+    _judge(columns, on_bad, folder)
+    good = columns.pop("faults") == ""
+    columns = {name: column[good] for name, column in columns.items()}
+    _write(file, version, {**columns, "groups": numbered(columns["groups"])})
+    for part in parts:
+        part.unlink()
+    with suppress(OSError):  # another survey's blocks, of other records, may lie there
+        (folder / PARTS).rmdir()
 
 
-def _kept(file: Path, version: str) -> RecordIndex | None:
-    """An earlier survey of the same records by the same model."""
+def _judge(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
+    """Refuses doubled ids, and bad records unless they are to be left out; those are listed."""
+    ids, faults = columns["ids"], columns["faults"]
+    _, first = np.unique(ids, return_index=True)
+    if len(first) < len(ids):
+        again = int(np.setdiff1d(np.arange(len(ids)), first)[0])
+        raise UserError(f"record {again + 1} has the id {ids[again]} of an earlier one: ids must differ")
+    bad = np.flatnonzero(faults != "").tolist()
+    if bad and on_bad == "stop":
+        raise UserError(
+            f"{len(bad)} of {len(ids)} records are bad; the first is record {bad[0] + 1} ({ids[bad[0]]}): "
+            f"{faults[bad[0]]}. fix: repair them, or leave them out with train.on_bad=skip"
+        )
+    if len(bad) == len(ids):
+        raise UserError(f"none of the {len(ids)} records can be trained on; the first: {faults[0]}")
+    if bad:
+        log.warning("%d of %d records are left out; %s says why", len(bad), len(ids), folder / "rejected.jsonl")
+    rejected = ({"id": str(ids[row]), "row": row, "reason": str(faults[row])} for row in bad)
+    write_jsonl(folder / "rejected.jsonl", rejected)
+
+
+def _part(folder: Path, block: int) -> Path:
+    return folder / PARTS / f"{block:06d}.npz"
+
+
+def _write(file: Path, version: str, columns: dict[str, np.ndarray]) -> None:
+    with atomic(file) as stream:
+        np.savez(stream, allow_pickle=False, version=np.array(version), **columns)
+
+
+def _read(file: Path, version: str) -> dict[str, np.ndarray] | None:
+    """Columns of the same records by the same model; None where there are none."""
     try:
         with np.load(file) as kept:
             if str(kept["version"]) != version:
                 return None
-            return RecordIndex(**{field.name: kept[field.name] for field in fields(RecordIndex)})
-    except (OSError, ValueError, KeyError):
+            return {name: kept[name] for name in kept.files if name != "version"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _kept(file: Path, version: str) -> RecordIndex | None:
+    """An earlier survey of the same records by the same model."""
+    columns = _read(file, version) or {}
+    names = {field.name for field in fields(RecordIndex)}
+    return RecordIndex(**columns) if columns.keys() == names else None
 
 
 def describe(found: RecordIndex) -> str:

@@ -16,9 +16,8 @@ from PIL import Image
 from lumen_hpc.data.images import film
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
-from lumen_hpc.nvila.chat import IGNORE, IMAGE, encode, place_images, render
+from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
-from lumen_hpc.nvila.packing import expand
 from lumen_hpc.nvila.preprocess import best_grid
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import Measure, RecordIndex
@@ -97,37 +96,54 @@ def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[tuple[int, 
     return [(rows, columns)]
 
 
-def measure(record: Record, preprocessor: Preprocessor) -> Measure:
-    """A record's tokens, from its text and the sizes of its images: `meta.sizes`, else from the files' headers.
+def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measure]:
+    """The records' tokens, from their texts and the sizes of their images: `meta.sizes`, else the files' headers.
 
-    A file that cannot be read is the record's fault.
+    All texts are encoded at once, by as many threads as there are cores. A file that cannot be read, or a text whose
+    `<image>` are not those of its images, is the record's fault.
     """
-    config, tokenizer = preprocessor.config, preprocessor.tokenizer
-    try:
-        sizes = record["meta"].get("sizes") or [None] * len(record["images"])
-        blocks = [
-            placeholders(tuple(size) if size else size_of(path), config)
-            for path, size in zip(record["images"], sizes, strict=True)
-        ]
-        messages = place_images(record["conversations"], [len(b) for b in blocks], config.aspect, inline=True)
-        ids, labels = encode(messages, tokenizer)
-        counts = [config.image_tokens(block) for picture in blocks for block in picture]
-        _, labels = expand(ids, labels, tokenizer.image, tokenizer.newline, counts)
-    except UserError as error:
-        return Measure(fault=str(error))
-    prefix = _shared_tokens(messages, preprocessor) + sum(count - 1 for count in counts)
-    return Measure(prefix, len(labels) - prefix, int((labels[1:] != IGNORE).sum()))
+    tokenizer = preprocessor.tokenizer
+    measures: list[Measure] = []
+    texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
+    for number, record in enumerate(records):
+        measures.append(Measure())
+        try:
+            counts, messages = _placed(record, preprocessor.config)
+            messages = tokenizer.plain(messages)
+            text, spans = render(messages, generation=False)
+            question = messages[0]["value"].strip()
+            end = text.index(question) + len(question.rpartition("\n")[0])  # of what questions can share
+            texts.append((number, text, end, spans, sum(counts) - len(counts)))
+        except UserError as error:
+            measures[number] = Measure(fault=str(error))
+    encodings = tokenizer.backend.encode_batch([text for _, text, *_ in texts], add_special_tokens=False)
+    for (number, _, end, spans, more), encoding in zip(texts, encodings):
+        prefix = _first_from(encoding, end) + more
+        supervised = sum(_first_from(encoding, stop) - _first_from(encoding, begin) for begin, stop in spans)
+        measures[number] = Measure(prefix, len(encoding) + more - prefix, supervised)
+    return measures
 
 
-def _shared_tokens(messages: Sequence[dict[str, str]], preprocessor: Preprocessor) -> int:
-    """Tokens before the last line of the human turn, which is the question; `<image>` counts as one."""
-    messages = preprocessor.tokenizer.plain(messages)
-    text, _ = render(messages, generation=False)
-    question = messages[0]["value"].strip()
-    opening = question.rpartition("\n")[0]
-    end = text.index(question) + len(opening)
-    offsets = preprocessor.tokenizer.backend.encode(text, add_special_tokens=False).offsets
-    return sum(stop <= end for _, stop in offsets)
+def _placed(record: Record, config: NVILAConfig) -> tuple[list[int], list[dict[str, str]]]:
+    """Tokens that each `<image>` becomes, and the messages with them in their places."""
+    sizes = record["meta"].get("sizes") or [None] * len(record["images"])
+    blocks = [
+        placeholders(tuple(size) if size else size_of(path), config)
+        for path, size in zip(record["images"], sizes, strict=True)
+    ]
+    messages = place_images(record["conversations"], [len(b) for b in blocks], config.aspect, inline=True)
+    return [config.image_tokens(block) for picture in blocks for block in picture], messages
+
+
+def _first_from(encoding: Any, character: int) -> int:
+    """Number of tokens before the first that starts at `character` or later, or that reaches beyond it.
+
+    Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
+    """
+    token = encoding.char_to_token(character)
+    if token is not None and encoding.token_to_chars(token)[0] == character:
+        return token
+    return sum(stop <= character for _, stop in encoding.offsets)  # it lies within a token, or in none
 
 
 def opening(record: Record) -> str:

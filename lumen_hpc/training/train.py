@@ -32,14 +32,14 @@ from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.health import preflight
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.record_index import Measure, describe, survey
+from lumen_hpc.training.record_index import describe, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 
 log = logging.getLogger(__name__)
 LENGTHS = 8
 """Lengths of a micro-batch that compiled layers meet: each is compiled once, at its first appearance."""
 RESULTS = (
-    "training.json", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
+    "training.json", "survey", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "restarts.jsonl", "tensorboard", "final", "finished.json",
 )  # fmt: skip
 """Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
@@ -68,10 +68,12 @@ def train(
     should_stop: Callable[[], bool],
     progress: Callable[..., None] = lambda doing="", within=0.0: None,
     form: PromptForm | None = None,
+    records_hash: str = "",
 ) -> Outcome:
     """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
-    `records`: an instruction file (JSONL). `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
+    `records`: an instruction file (JSONL); where its hash is known, `records_hash`, no rank reads all of it for that.
+    `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
     `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
     finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
     `form` is the records' and is noted in `final/`; None: what every training here has.
@@ -82,7 +84,12 @@ def train(
     started = time.monotonic()
     _check_folder(out, ranks)
     settings = _resolved(settings, base, out, ranks)
-    fingerprint = {**_results(settings), "seed": seed, "records": _records_hash(records), "base": _identity(base)}
+    fingerprint = {
+        **_results(settings),
+        "seed": seed,
+        "records": records_hash or _records_hash(records),
+        "base": _identity(base),
+    }
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
     progress("waiting for the other ranks")
@@ -95,11 +102,14 @@ def train(
         reports = preflight(ranks)
         if ranks.first:
             write_json(out / "preflight.json", reports)
-        if on_any_rank(should_stop()):
+        work = None
+        if not on_any_rank(should_stop()):
+            form = form or PromptForm.trained()
+            work = _work(settings, records, base, out, fingerprint, ranks, should_stop, progress, form)
+        if work is None:
             leave()
             kept = newest(out / FOLDER)
             return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
-        work = _work(settings, records, base, out, fingerprint, ranks, progress, form or PromptForm.trained())
         engine, done, finished = loop.run(
             work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
         )
@@ -153,29 +163,31 @@ def _work(
     out: Path,
     fingerprint: dict[str, Any],
     ranks: Ranks,
+    should_stop: Callable[[], bool],
     progress: Callable[..., None],
     form: PromptForm,
-) -> loop.Work:
+) -> loop.Work | None:
+    """Everything that the loop works on; None if a stop was requested during the survey."""
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
         sizing.check(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
 
-    def counted(record: dict[str, Any]) -> Measure:
-        progress("surveying the records")
-        return measure(record, preprocessor)
-
     found = survey(
         rows,
-        counted,
+        lambda some: measure(some, preprocessor),
         ranks,
         opening=opening,
         max_tokens=settings.max_tokens,
         on_bad=settings.on_bad,
         folder=out,
         version=f"{fingerprint['records']} {fingerprint['base']}",
+        should_stop=should_stop,
+        progress=progress,
     )
+    if found is None:
+        return None
     if ranks.first:
         log.info("records: %s", describe(found))
     progress("loading the model")

@@ -38,7 +38,7 @@ def test_spread_samples_have_the_loss_and_gradients_of_samples_together(tmp_path
     dataset = tiny.make(tmp_path, patients=2)
     prepare = nvila.Preprocessor.open(dataset / "base")
     index = survey(
-        Records(dataset / "records.jsonl"), lambda record: measure(record, prepare), Ranks(), opening=opening,
+        Records(dataset / "records.jsonl"), lambda some: measure(some, prepare), Ranks(), opening=opening,
         max_tokens=512, on_bad="stop", folder=tmp_path / "out", version="1",
     )  # fmt: skip
     batch, columns = np.arange(len(index)).tolist(), (index.groups, index.prefix, index.suffix)

@@ -17,7 +17,8 @@ from lumen_hpc.data import phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.training import samples
+from lumen_hpc.nvila import chat
+from lumen_hpc.training import record_index, samples
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import Measure, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
@@ -42,7 +43,7 @@ def index(dataset, folder, rows=None, **changes):
     prepare = nvila.Preprocessor.open(dataset / "base")
     return survey(
         Records(path),
-        lambda record: measure(record, prepare),
+        lambda some: measure(some, prepare),
         Ranks(),
         opening=opening,
         folder=folder,
@@ -79,6 +80,69 @@ def test_a_second_survey_reads_what_the_first_wrote_unless_the_records_changed(d
     changed = [{**row, "id": row["id"] + "x"} for row in rows(dataset)]
     assert index(dataset, tmp_path / "out", changed).ids.tolist() == first.ids.tolist()
     assert index(dataset, tmp_path / "out", changed, version="2").ids.tolist() == [i + "x" for i in first.ids]
+
+
+def one_by_one(record, prepare):
+    """Tokens by the encoding's own list of offsets: what can be shared, the others, those of answers."""
+    messages = prepare.tokenizer.plain(
+        chat.place_images(record["conversations"], [1] * len(record["images"]), "", True)
+    )
+    ids, labels = chat.encode(messages, prepare.tokenizer)
+    text, _ = chat.render(messages, generation=False)
+    question = messages[0]["value"].strip()
+    end = text.index(question) + len(question.rpartition("\n")[0])
+    offsets = prepare.tokenizer.backend.encode(text, add_special_tokens=False).offsets
+    prefix = sum(stop <= end for _, stop in offsets)
+    return prefix, len(ids) - prefix, int((labels[1:] != chat.IGNORE).sum())
+
+
+def test_texts_encoded_at_once_count_as_each_alone(dataset):
+    prepare = nvila.Preprocessor.open(dataset / "base")
+    odd = rows(dataset)
+    odd[0]["conversations"][1]["value"] = "  ünïcödé 😀 肺 e\u0301dema,\n\ntwo paragraphs  "
+    odd[1]["conversations"][0]["value"] = "<image>\n\n  is there\tan <|im_end|> 😀\n肺 edema? "
+    odd[2]["conversations"] += [{"from": "human", "value": "and here?"}, {"from": "gpt", "value": "no\u00a0."}]
+    odd[3]["conversations"][0]["value"] = "<image>one line"
+    found = samples.measure(odd, prepare)
+    blocks = [samples._placed(record, prepare.config)[0] for record in odd]
+    for record, counted, counts in zip(odd, found, blocks):
+        prefix, suffix, supervised = one_by_one(record, prepare)
+        more = sum(counts) - len(counts)
+        assert (counted.prefix, counted.suffix, counted.supervised) == (prefix + more, suffix, supervised)
+
+
+def test_a_stopped_survey_goes_on_from_the_blocks_that_it_measured(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_index, "BLOCK", 3)
+    whole = index(dataset, tmp_path / "whole")
+    assert not (tmp_path / "whole" / record_index.PARTS).exists()
+    measured: list[str] = []
+
+    def counting(some):
+        measured.extend(record["id"] for record in some)
+        return samples.measure(some, nvila.Preprocessor.open(dataset / "base"))
+
+    def begun(should_stop):
+        return survey(
+            Records(dataset / "records.jsonl"), counting, Ranks(), opening=opening, folder=tmp_path / "out",
+            max_tokens=512, on_bad="stop", version="1", should_stop=should_stop,
+        )  # fmt: skip
+
+    assert begun(lambda: len(measured) >= 6) is None and len(measured) == 6
+    again = begun(lambda: False)
+    assert measured == [row["id"] for row in rows(dataset)]  # none twice
+    for name, column in vars(whole).items():
+        assert np.array_equal(getattr(again, name), column), name
+
+
+def test_a_block_of_other_records_or_cut_off_is_measured_again(dataset, tmp_path):
+    part = tmp_path / "out" / record_index.PARTS / "000000.npz"
+    part.parent.mkdir(parents=True)
+    whole = index(dataset, tmp_path / "whole")
+    np.savez(part, version="another", rows=np.zeros(3))
+    assert index(dataset, tmp_path / "out").ids.tolist() == whole.ids.tolist()
+    part.parent.mkdir()
+    part.write_bytes(b"PK cut off")
+    assert index(dataset, tmp_path / "out", version="2").ids.tolist() == whole.ids.tolist()
 
 
 def test_which_samples_go_together_and_in_what_order_does_not_hang_on_where_the_images_lie(dataset, tmp_path):
@@ -191,16 +255,16 @@ def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_pat
         file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
         with pytest.raises(UserError, match=message):
             survey(
-                Records(file), lambda record: Measure(1, 1, 1), Ranks(), opening=opening, folder=tmp_path,
+                Records(file), lambda some: [Measure(1, 1, 1)] * len(some), Ranks(), opening=opening, folder=tmp_path,
                 max_tokens=512, on_bad="skip", version="1",
             )  # fmt: skip
 
 
 def test_an_unforeseen_error_names_its_record_to_every_rank(dataset, tmp_path):
-    def failing(record):
-        if record["id"] == name:
+    def failing(some):
+        if any(record["id"] == name for record in some):
             raise KeyError("tokenizer")
-        return Measure(1, 1, 1)
+        return [Measure(1, 1, 1)] * len(some)
 
     name = rows(dataset)[2]["id"]
     with pytest.raises(UserError, match="record 3: KeyError"):
