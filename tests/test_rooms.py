@@ -33,6 +33,7 @@ FLOORS = (
         "plain_text",
         "scratch",
         "torchvision_compat",
+        "transformers_compat",
     ),
     ("files", "errors"),
 )

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lumen_hpc.cluster import ready, slurm
+from lumen_hpc.cluster import import_cost, ready, slurm
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile, Resources
@@ -36,6 +36,7 @@ def check_all(run: Run) -> Iterator[CheckResult]:
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile)
     yield from ready.containers(run.profile)
+    yield from import_cost.check(run.profile)
     yield from ready.sizes(run.settings)
     yield from processes(run.settings, run.profile)
     if run.profile.executor == "slurm":

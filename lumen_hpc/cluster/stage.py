@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.shards import Shard as Shard  # jobs take the whole contract from here
 from lumen_hpc.config.profile import Profile
@@ -143,7 +145,15 @@ class Run:
         for path in found:
             with path.open("rb") as lines:
                 for line in lines:
-                    yield json.loads(line)
+                    yield _row(line)
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """A row of a shard; NaN and infinities, which JSON lacks and Python writes, are read too."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """NVILA on today's transformers: the official checkpoint in and out. docs/nvila.md begins with its four calls."""
 
-import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers, which looks at torchvision)
+import lumen_hpc.torchvision_compat
+import lumen_hpc.transformers_compat  # noqa: F401  (both before transformers)
 
 from .checkpoint import load, save
 from .inputs import Inputs, Preprocessor

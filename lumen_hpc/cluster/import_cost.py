@@ -1,0 +1,65 @@
+"""What it costs the file system that every rank of a training imports Python's packages."""
+
+from __future__ import annotations
+
+import itertools
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lumen_hpc.cluster.ready import CheckResult
+from lumen_hpc.config.profile import Profile
+
+OPENS, STATS = 10_000, 62_000
+"""Of one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
+LIMIT = 60.0
+"""Seconds that the processes of a training may keep one metadata server busy before it is worth a warning."""
+SAMPLE = 300
+"""Files that are opened to measure."""
+REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs")
+"""Beginnings of the names of file systems that several nodes share."""
+
+
+def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/proc/mounts")) -> Iterator[CheckResult]:
+    """Measures the opening of the packages' files where they lie on a shared file system, and warns if it is slow."""
+    folder = folder or Path(sysconfig.get_paths()["purelib"])
+    kind = file_system(folder, mounts)
+    if profile.container.kind != "none" or not kind.startswith(REMOTE):
+        return
+    files = list(itertools.islice(folder.rglob("*.py"), SAMPLE))
+    if not files:
+        return
+    began = time.perf_counter()
+    for file in files:
+        file.stat()
+        with file.open("rb") as stream:
+            stream.read(1)
+    each = (time.perf_counter() - began) / len(files)
+    resources = profile.resources["train"]
+    ranks = resources.nodes * max(resources.gpus, 1)
+    seconds = each * OPENS * ranks
+    found = (
+        f"Python's packages lie on {kind} ({folder}), {1000 * each:.2f} ms to open a file: the {ranks} processes of a "
+        f"training open {OPENS * ranks:,} files at their start, about {seconds:.0f} s of one metadata server's time"
+    )
+    if seconds > LIMIT:
+        fix = "hold the environment in a container image or on the nodes (docs/sites.md, The Python environment)"
+        yield CheckResult("warn", found, fix)
+    else:
+        yield CheckResult("ok", found)
+
+
+def file_system(folder: Path, mounts: Path) -> str:
+    """The kind of file system that a folder lies on, as the kernel calls it; empty if that is not known."""
+    place, best, kind = folder.resolve(), -1, ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, point, name, *_ = line.split()
+        top = Path(point.replace("\\040", " "))
+        if place.is_relative_to(top) and len(top.parts) > best:
+            best, kind = len(top.parts), name
+    return kind

@@ -1,0 +1,77 @@
+"""Makes the import of transformers cheaper; import this module before it. With transformers imported, it does nothing.
+
+transformers reads the 1,600 files of its models at import, twice: for the package and for `transformers.models`. It
+executes its own package a second time, for its processors. Here the second reading takes the first one's result, and
+the processors take the package that is there. Its generation and detection code imports scikit-learn and SciPy, and
+with them pandas, for functions that nothing here uses: it is told that the two are not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+NAME = "transformers.utils.import_utils"
+"""The module of transformers that reads its files and looks for other packages."""
+
+
+def _adapt(module: ModuleType) -> None:
+    """Changes the module where it has what is expected; another release of transformers is left alone."""
+    read = getattr(module, "create_import_structure_from_path", None)
+    if read is not None:
+        known: dict[str, Any] = {}
+
+        def read_once(path: Any) -> Any:
+            folder = os.path.dirname(path) if os.path.isfile(path) else os.fspath(path)
+            if folder not in known:
+                known[folder] = read(folder)
+            return known[folder]
+
+        module.create_import_structure_from_path = read_once  # type: ignore[attr-defined]
+    again = getattr(module, "direct_transformers_import", None)
+    if again is not None:
+
+        def package(path: Any, file: str = "__init__.py") -> ModuleType:
+            there = sys.modules.get("transformers")
+            own = there is not None and os.path.dirname(there.__file__ or "") == os.fspath(path).rstrip(os.sep)
+            return there if there is not None and own else again(path, file)
+
+        module.direct_transformers_import = package  # type: ignore[attr-defined]
+    for name in ("is_sklearn_available", "is_scipy_available"):
+        if hasattr(module, name):
+            setattr(module, name, lambda: False)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != NAME:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Adapting(spec.loader)
+        return spec
+
+
+class _Adapting(Loader):
+    """Loads a module as its own loader does, then adapts it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _adapt(module)
+
+
+if NAME not in sys.modules:
+    sys.meta_path.insert(0, _Finder())
