@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,29 @@ def _files() -> Iterator[tuple[Path, str]]:
         yield path, parts[1] if parts[0] == "lumen_hpc" else parts[0]
 
 
+def _module(dotted: str) -> Path | None:
+    """The file of a module of the project; None if there is none."""
+    path = ROOT.joinpath(*dotted.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
 def _imports(path: Path) -> Iterator[str]:
-    """Rooms that a file imports, wherever in it."""
+    """Modules of the project that a file imports, wherever in it; `from package import module` is that module."""
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            is_top = node.module == "lumen_hpc"
-            names = [f"lumen_hpc.{alias.name}" for alias in node.names] if is_top else [node.module]
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        for name in names:
-            first, _, rest = name.partition(".")
-            if first == "lumen_hpc" and rest:
-                yield rest.split(".")[0]
-            elif first in ("jobs", "launch"):
-                yield first
+        elif isinstance(node, ast.ImportFrom):
+            here = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
+            source = ".".join([*here, *filter(None, [node.module])])
+            names = [f"{source}.{alias.name}" if _module(f"{source}.{alias.name}") else source for alias in node.names]
+        yield from (name for name in names if name.split(".")[0] in ("lumen_hpc", "jobs", "launch"))
+
+
+def _rooms(path: Path) -> set[str]:
+    """Rooms that a file imports."""
+    dotted = [name.split(".") for name in _imports(path)]
+    return {parts[1] if parts[0] == "lumen_hpc" else parts[0] for parts in dotted if parts != ["lumen_hpc"]}
 
 
 def test_imports_run_downwards():
@@ -71,10 +80,26 @@ def test_imports_run_downwards():
         if room == "__init__":
             continue
         assert room in floor, f"{path.relative_to(ROOT)}: room {room} has no floor; add it to FLOORS"
-        for other in _imports(path):
+        for other in _rooms(path):
             if other != room and floor[other] <= floor[room]:
                 upwards[room, other].add(str(path.relative_to(ROOT)))
     assert not upwards, f"imports that run up: {dict(upwards)}"
+
+
+def test_every_module_that_is_imported_exists():
+    for path, _ in _files():
+        for name in _imports(path):
+            assert _module(name), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    order = TopologicalSorter(
+        {path: [_module(name) for name in _imports(path)] for path, _ in _files() if path.stem != "__init__"}
+    )
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' → '.join(str(path.relative_to(ROOT)) for path in error.args[1])}")
 
 
 @pytest.mark.parametrize("word", ["utils", "helpers", "common", "manager", "misc"])
@@ -85,7 +110,7 @@ def test_no_module_is_called(word: str):
 def test_jobs_do_not_import_each_other():
     for path, room in _files():
         if room == "jobs" and path.stem != "__init__":
-            assert "jobs" not in set(_imports(path)), path.relative_to(ROOT)
+            assert "jobs" not in _rooms(path), path.relative_to(ROOT)
 
 
 def test_tests_and_benchmarks_do_not_import_each_other():

@@ -24,19 +24,10 @@ from transformers import AttentionInterface
 from lumen_hpc.errors import UserError
 
 from .block_mask import block_mask_plan
+from .spans import Span
 
 NAME = "lumen_spans"
 KERNELS = ("sdpa", "eager", "flash", "flex")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Tokens start..stop of a row; they attend themselves causally and all of `prefix` (start, stop) of that row."""
-
-    row: int
-    start: int
-    stop: int
-    prefix: tuple[int, int] = (0, 0)
 
 
 class Plan(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,8 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from lumen_hpc.errors import UserError
 
-if TYPE_CHECKING:
-    from .model import NVILA
+from .config import NVILAConfig
 
 CHECKPOINTING = ("full", "selective", "none")
 """What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
@@ -28,7 +27,16 @@ COMPILED_KERNELS = ("flex",)
 """Attention whose plan is tensors alone. The others' spans are Python data: every batch would compile again."""
 
 
-def layers(model: NVILA) -> dict[str, list[nn.Module]]:
+class Layered(Protocol):
+    """What is asked of a model (`model.NVILA`)."""
+
+    config: NVILAConfig
+    kernel: str
+    vision_tower: Any
+    llm: Any
+
+
+def layers(model: Layered) -> dict[str, list[nn.Module]]:
     """The transformer layers that run, by part."""
     tower = getattr(model.vision_tower, "vision_model", model.vision_tower).encoder.layers
     return {
@@ -37,7 +45,7 @@ def layers(model: NVILA) -> dict[str, list[nn.Module]]:
     }
 
 
-def prepare(model: NVILA, checkpointing: str, *, compiled: bool = False, backend: Any = BACKEND) -> None:
+def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backend: Any = BACKEND) -> None:
     """Set recomputation and compilation of every layer; a later call replaces an earlier one.
 
     `compiled` compiles the tower's layers, and the language model's where its attention allows

@@ -15,10 +15,10 @@ import torch
 
 from lumen_hpc.errors import UserError
 
-from .attention import Span
 from .chat import IGNORE
 from .config import Block
 from .preprocess import join_tiles
+from .spans import Span
 
 
 @dataclass

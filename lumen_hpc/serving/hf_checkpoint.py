@@ -15,7 +15,8 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import END, IMAGE, PAD, START, SYSTEM, Tokenizer
 from lumen_hpc.nvila.config import NVILAConfig, read_config
 
-from .plugin import ARCHITECTURE
+ARCHITECTURE = "NVILAForConditionalGeneration"
+"""The model's class, in vLLM's registry and in a checkpoint's configuration."""
 
 
 class NVILAFolderConfig(PretrainedConfig):

@@ -7,8 +7,6 @@ run's `final/`) or in the flat one of `NVILA-8B-hf`. Where the package is on the
 
 from __future__ import annotations
 
-ARCHITECTURE = "NVILAForConditionalGeneration"
-
 
 def register() -> None:
     """Register configuration, tokenizer and model with transformers and vLLM; more than once does no harm."""
@@ -17,7 +15,7 @@ def register() -> None:
 
     import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers, which looks at torchvision)
 
-    from .hf_checkpoint import CONFIGS, NVILATokenizer
+    from .hf_checkpoint import ARCHITECTURE, CONFIGS, NVILATokenizer
 
     for config in CONFIGS:
         AutoConfig.register(config.model_type, config, exist_ok=True)
