@@ -51,7 +51,7 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
         raise UserError(f"{model} was trained with lines of the clinical state, which a question here cannot have")
     experts = None
     if form.expert_text if weights else settings.instruct.expert_text:
-        from lumen_hpc.serving.experts import ExpertWords
+        from lumen_hpc.serving.expert_words import ExpertWords
 
         experts = ExpertWords(settings.experts, cache=run.profile.cache, pretrained=run.path("pretrain"))
     return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
