@@ -3,6 +3,8 @@
 answers.jsonl:     {"question_id", "answer"[, "model"]}
 references.jsonl:  {"question_id", "type", "question", "short_answer", "long_answer", "closed"}
 
+A run's own files do too: `python -m lumen_hpc.metrics runs/demo/predict-* runs/demo/instruct/lumen-test.jsonl`.
+
 One JSON object goes to stdout (values 0 to 1, null where a measure applies to nothing, a block per type under
 `types`; with several models a block per model under `models`), a table and what did not fit to stderr.
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -29,16 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lumen_hpc.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("answers", help="JSON lines of answers")
-    parser.add_argument("references", help="JSON lines of questions with their answers")
+    parser.add_argument("answers", nargs="+", type=Path, help="JSON lines of answers, or a step's folder of shards")
+    parser.add_argument("references", help="JSON lines of questions with their answers, or a run's test records")
     chosen = parser.parse_args(arguments)
     try:
-        joined = join(read_jsonl(chosen.references), read_jsonl(chosen.answers))
+        answers = (row for path in chosen.answers for file in files(path) for row in read_jsonl(file))
+        joined = join(references(read_jsonl(chosen.references)), answers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; give the two files' paths", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}; give the paths of answers and references", file=sys.stderr)
         return 2
     blocks = score(joined)
     for line in _table(blocks):
@@ -50,6 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
     result |= {"problems": joined.problems.as_dict(), "definitions": MEASURES | TOKENIZERS}
     sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
     return 0
+
+
+def references(rows: Iterable[dict]) -> Iterator[dict]:
+    """Question rows; an instruction record's (`instruct/lumen-test.jsonl`) is its `meta`."""
+    return (row.get("meta", row) if isinstance(row, dict) else row for row in rows)
+
+
+def files(path: Path) -> list[Path]:
+    """A file itself, or the shards of a step's folder. Raises UserError for a folder without a whole set of them."""
+    if not path.is_dir():
+        return [path]
+    shards = sorted(path.glob("shard-*-of-*.jsonl"))
+    counts = {shard.stem.rsplit("-", 1)[1] for shard in shards}
+    if len(counts) != 1 or len(shards) != int(*counts):
+        found = ", ".join(shard.name for shard in shards) or "none"
+        raise UserError(f"{path}: no whole set of shards ({found}); finish the stage, or name the files themselves")
+    return shards
 
 
 def score(joined: Joined) -> dict[str, dict]:

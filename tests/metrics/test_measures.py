@@ -195,3 +195,24 @@ def test_values_are_per_sample_and_nan_elsewhere():
     values = Samples(QUESTIONS, ["yes"] * len(QUESTIONS)).columns["accuracy"].values()
     assert np.isnan(values[[0, 1, 4, 5]]).all()
     assert values[[2, 3]].tolist() == [1, 0]
+
+
+def test_a_runs_own_folders_and_test_records_are_scored(files, tmp_path, capsys):
+    records = [{"id": row["question_id"], "images": ["x.jpg"], "meta": row} for row in QUESTIONS]
+    given = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
+    folders = []
+    for model in ("ft", "lumen"):
+        folders.append(tmp_path / f"predict-{model}")
+        folders[-1].mkdir()
+        rows = [row | {"model": model} for row in given]
+        for shard in range(2):
+            files(f"predict-{model}/shard-0000{shard}-of-00002.jsonl", rows[shard::2])
+        files(f"predict-{model}/manifest.jsonl", [{"shard": 0}])
+    words = [*map(str, folders), files("lumen-test.jsonl", records)]
+    assert main(words) == 0
+    blocks = json.loads(capsys.readouterr().out)["models"]
+    assert {name: block["n"] for name, block in blocks.items()} == dict.fromkeys(("ft", "lumen"), len(QUESTIONS))
+    assert blocks["lumen"]["rouge_l"] == 1
+    (folders[0] / "shard-00001-of-00002.jsonl").unlink()
+    assert main(words) == 2
+    assert "predict-ft: no whole set of shards (shard-00000-of-00002.jsonl)" in capsys.readouterr().err
