@@ -180,7 +180,7 @@ class OpenRun:
         plain = self.answers[self.answers["control"].isna()].drop(columns=["control"])
         judged = self.scores[self.scores["canary"].isna()].drop(columns=["canary", "passed"])
         frame = self.samples.merge(plain, on=["question_id", "model"], how="left", validate="one_to_one")
-        first = judged.drop_duplicates(["question_id", "model"])
+        first = judged.drop_duplicates(["question_id", "model"]).rename(columns={"judge": "judged_by"})
         frame = frame.merge(first, on=["question_id", "model"], how="left", validate="one_to_one")
         records = self.records.drop(columns=["type"])
         return frame.merge(records, on="question_id", how="left", validate="many_to_one")

@@ -90,7 +90,9 @@ def folder(tmp_path: Path) -> Path:
         step(run / f"predict-{model}", answers + controls, shards=2)
         scores = [{"question_id": id, "model": model, "judge": "j", "score": 4, "expected_score": 4.5} for id in ids]
         step(run / f"judge-{model}", [*scores, {**scores[0], "canary": "wrong side", "passed": True}])
-        samples += [{"question_id": id, "type": "difference", "model": model, "bleu4": 0.25} for id in ids]
+        samples += [
+            {"question_id": id, "type": "difference", "model": model, "bleu4": 0.25, "judge": 4.0} for id in ids
+        ]
     write_jsonl(run / "report" / "samples.jsonl", samples)
     step(run / "evaluate", [], (run / "report" / "samples.jsonl",))
     return run
@@ -109,6 +111,7 @@ def test_frames_hold_what_the_stages_wrote(folder: Path):
 def test_results_join_a_row_a_question_and_model(folder: Path):
     results = lumen_hpc.open_run(folder).results
     assert len(results) == 8 and not results["answer"].isna().any()
+    assert set(results["judge"]) == {4.0} and set(results["judged_by"]) == {"j"}
     assert (
         set(results["score"]) == {4} and set(results["bleu4"]) == {0.25} and set(results["long_answer"]) == {"Nothing."}
     )

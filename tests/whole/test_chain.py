@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+
+import lumen_hpc
+from lumen_hpc.serving.supervisor import read_address
+from sandbox import notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -93,6 +98,76 @@ def test_status_and_json_agree_that_it_is_done(runs: Path):
     assert launch(runs, "status").returncode == 0
     told = json.loads(launch(runs, "status", "json=true").stdout)
     assert {step["state"] for step in told["steps"]} == {"done"}
+
+
+def _answered(run: Path, per_type: int) -> list[tuple[dict, dict]]:
+    """Test records of every type, each with the row that the run's LUMEN answered."""
+    rows = {row["question_id"]: row for row in _rows(run / "predict-lumen") if not row.get("control")}
+    taken: dict[str, list[tuple[dict, dict]]] = {}
+    for line in (run / "instruct/lumen-test.jsonl").open():
+        record = json.loads(line)
+        pairs = taken.setdefault(record["meta"]["type"], [])
+        if len(pairs) < per_type:
+            pairs.append((record, rows[record["id"]]))
+    return [pair for pairs in taken.values() for pair in pairs]
+
+
+def _whole(row: dict) -> str:
+    """An answer with the findings line that the model wrote before it."""
+    return f"{row['findings']} ; {row['answer']}" if row.get("findings") else row["answer"]
+
+
+def test_asked_at_the_terminal_and_from_python_lumen_answers_as_in_the_run(runs: Path):
+    record, row = next(pair for pair in _answered(runs / "small", 1) if pair[0]["meta"]["type"] == "difference")
+    reference, image = record["images"]
+    question, days = record["meta"]["question"], record["meta"]["interval_days"]
+    words = [f"image={image}", f"reference={reference}", f"days={days}", question, "json=true"]
+    done = launch(runs, "ask", "model=lumen", *words)
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(done.stdout)
+    assert reply["prompt"] == record["conversations"][0]["value"]
+    assert (reply["answer"], reply["findings"]) == (row["answer"], row.get("findings", ""))
+    model = lumen_hpc.open_run(runs / "small").model("lumen")
+    assert model.ask(question, image=image, reference=reference, days=days).answer == row["answer"]
+
+
+def test_the_notebook_of_the_docs_runs_on_any_run(runs: Path, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(runs / "small")
+    code = [cell for cell in notebook.execute(notebook.cells(), tmp_path)["cells"] if cell["cell_type"] == "code"]
+    assert code and all(cell["outputs"] for cell in code)
+    assert code[-1]["outputs"][-1]["data"]["text/plain"] == ["True"], "the model answers as it did in the run"
+
+
+@pytest.mark.timeout(900)
+def test_served_lumen_answers_the_plain_client_as_in_the_run(runs: Path):
+    pytest.importorskip("vllm")
+    from openai import OpenAI
+
+    log = runs / "serve.log"
+    with log.open("w") as printed:
+        process = subprocess.Popen(
+            command(runs, "stage=serve", "model=lumen", "serve.max_model_len=1024"),
+            env=environment(), stdout=printed, stderr=printed, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 600
+            while (address := read_address(runs / "small" / "serve")) is None:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.5)
+            client = OpenAI(base_url=address.url, api_key=address.key, max_retries=0)
+            for record, row in _answered(runs / "small", 3):
+                content = [{"type": "text", "text": record["conversations"][0]["value"]}]
+                for path in record["images"]:
+                    data = base64.b64encode(Path(path).read_bytes()).decode()
+                    content.append({"type": "image_url", "image_url": {"url": f"data:image/any;base64,{data}"}})
+                messages = [{"role": "user", "content": content}]
+                reply = client.chat.completions.create(model="lumen", messages=messages, max_tokens=16)
+                assert reply.choices[0].message.content == _whole(row), record["meta"]["type"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(120)
 
 
 def interrupt(runs: Path, path: str, reached: str, how: str) -> int:
