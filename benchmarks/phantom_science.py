@@ -24,7 +24,8 @@ import torch
 from torch.nn import functional as F
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Experts, Instruct, Phantom, Pretrain
+from lumen_hpc.config.data_schema import Phantom, Pretrain
+from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data import findings_line, perturbations, phantom, phantom_ceilings, probes
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, parse_difference
 from lumen_hpc.experts.phantom_expert import load_expert

@@ -24,7 +24,7 @@ SIZES = (70_000, 350_000, 700_703)
 
 
 def ours(folder: Path, out: Path) -> None:
-    from lumen_hpc.config.schema import Data, Prepare
+    from lumen_hpc.config.data_schema import Data, Prepare
     from lumen_hpc.data.prepare import prepare
 
     data = Data(source="mimic", mimic_cxr=f"{folder}/mimic-cxr-jpg", diff_vqa=f"{folder}/medical-diff-vqa")
@@ -32,7 +32,7 @@ def ours(folder: Path, out: Path) -> None:
 
 
 def bad_rows_skipped(folder: Path, out: Path) -> None:
-    from lumen_hpc.config.schema import Data, Prepare
+    from lumen_hpc.config.data_schema import Data, Prepare
     from lumen_hpc.data.prepare import prepare
 
     data = Data(source="mimic", mimic_cxr=f"{folder}/mimic-cxr-jpg", diff_vqa=f"{folder}/medical-diff-vqa")

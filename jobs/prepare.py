@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.config.schema import Data, Settings
+from lumen_hpc.config.data_schema import Data
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.data.demographics import table as patients
 
 FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")

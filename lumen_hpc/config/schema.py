@@ -1,6 +1,6 @@
-"""Every setting of a run: one dataclass a section, a docstring under each field.
+"""Every setting of a run: one dataclass a section, a docstring under each field; those of the data in data_schema.py.
 
-`python launch.py --help` prints this file; `lumen_hpc/config/resolve.py` says how a value gets here
+`python launch.py --help` prints them; `lumen_hpc/config/resolve.py` says how a value gets here
 (dataclass default < recipe < profile's `defaults:` < command line). A field's constructor (fields.py) says what
 it takes.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lumen_hpc.config.data_schema import Data, Outcomes, Prepare, Pretrain
 from lumen_hpc.config.fields import choice, in_range, list_of, runtime_choice, runtime_only, subset_of
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
@@ -23,69 +24,6 @@ OUTCOMES = (
 """Outcomes that are yes or no; docs/outcomes.md has their rules."""
 IN_PAPER = tuple(name for name, model in MODELS.items() if "outcome" not in model.trains_on)
 CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
-
-
-@dataclass(kw_only=True)
-class Phantom:
-    patients: int = in_range(400, 1)
-    """How many phantom patients are generated."""
-    size: int = in_range(64, 64, 2544)
-    """Side of a phantom radiograph [px], 64 to 2544."""
-    dicom_every: int = 10
-    """Every n-th image is written as DICOM too; 0 writes none."""
-    studies: int = in_range(2, 2)
-    """Studies a patient, at least 2."""
-    test_fraction: float = in_range(0.15, 0, 0.5)
-    """Share of patients in the test split (half as many go to val)."""
-    mimic_iv: bool = False
-    """Give the phantoms MIMIC-IV tables, for stage outcomes."""
-    effect: float = 1.0
-    """How strongly a hidden severity drives their outcomes; 0: not at all."""
-
-
-@dataclass(kw_only=True)
-class Data:
-    source: str = choice("phantom", "phantom", "mimic")
-    """Where studies come from: generated phantoms, or MIMIC-CXR with Medical-Diff-VQA. `data=mimic` for short."""
-    mimic_cxr: str = ""
-    """Folder with `files/` (JPG) and the metadata and split csv files of MIMIC-CXR-JPG."""
-    mimic_cxr_dicom: str = ""
-    """Optional second tree of `files/` with DICOMs."""
-    diff_vqa: str = ""
-    """Folder of Medical-Diff-VQA: mimic_pair_questions.csv and mimic_all.csv."""
-    mimic_iv: str = ""
-    """Optional folder of MIMIC-IV, 2.x or 3.x, with `hosp/` and `icu/` (and `ed/`): outcomes and laboratory values."""
-    prefer: str = choice("jpg", "jpg", "dicom")
-    """Which file is read where a study has both."""
-    phantom: Phantom = field(default_factory=Phantom)
-
-
-@dataclass(kw_only=True)
-class Prepare:
-    on_bad: str = choice("stop", "stop", "skip")
-    """A bad row stops the stage, or goes to rejected.jsonl with its reason."""
-    max_bad: float = in_range(0.05, 0, 1)
-    """With `on_bad=skip`: the share of questions lost to bad rows above which the stage stops anyway."""
-    images: str = choice("read", "read", "header", "exist", "trust")
-    """How a study's image is checked: so that it can be decoded, by its header and end, by its path, or not at all."""
-    image_threads: int = runtime_only(16, low=1)
-    """Image files checked at a time."""
-    one_study_per_test_subject: bool = True
-    """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
-    difference_fraction: float = in_range(1.0, 0, 1)
-    """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
-    reversed_pairs: str = choice("keep", "keep", "reorder")
-    """Difference questions whose main study is the earlier one (half of release 1.0.0): as they are, or as in 1.0.1."""
-    patient_overlap: str = choice("refuse", "refuse", "drop", "allow")
-    """A patient in two splits: stop, drop that patient's training questions, or let it be."""
-
-
-@dataclass(kw_only=True)
-class Outcomes:
-    memory_gb: float = runtime_only(1.0, low=0.25)
-    """Memory that reading MIMIC-IV may take beside Python [GiB]; what does not fit is spilled to the run's folder."""
-    threads: int = runtime_only(2, low=1)
-    """Threads that read MIMIC-IV."""
 
 
 @dataclass(kw_only=True)
@@ -348,16 +286,6 @@ class Evaluate:
     """Hold a phantom run's outcomes to a model that learned: above laboratory values, near its oracle, calibrated."""
     gates: bool = False
     """Hold a phantom run to the numbers of a model that learned; a run of full length fails without them."""
-
-
-@dataclass(kw_only=True)
-class Pretrain:
-    patients: int = in_range(4000, 1)
-    """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
-    expert_steps: int = 500
-    """Steps of the vision expert (tower and projector as a classifier)."""
-    base_steps: int = 120
-    """Steps of diagnostic instruction of the tiny base model."""
 
 
 @dataclass(kw_only=True)

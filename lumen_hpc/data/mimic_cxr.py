@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lumen_hpc.config.schema import Data
+from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import study_time, taken_on
 from lumen_hpc.data.tables import Block, Place, Table, find_table, whole_numbers

@@ -25,7 +25,7 @@ import numpy as np
 import orjson
 from PIL import Image
 
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.config.validate import check
 from lumen_hpc.data import phantom_images as images
 from lumen_hpc.data import phantom_questions as questions

@@ -22,7 +22,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import orjson
 
-from lumen_hpc.config.schema import Data, Prepare
+from lumen_hpc.config.data_schema import Data, Prepare
 from lumen_hpc.data import counts as counting
 from lumen_hpc.data.demographics import UNKNOWN, Person, people
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from lumen_hpc.config.schema import Prepare
+from lumen_hpc.config.data_schema import Prepare
 from lumen_hpc.data.diff_vqa import TEMPLATES, TYPES
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.questions import SPLITS, Questions

@@ -24,7 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (before transformers looks at torchvision)
-from lumen_hpc.config.schema import Experts, Phantom
+from lumen_hpc.config.data_schema import Phantom
+from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images, phantom
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError

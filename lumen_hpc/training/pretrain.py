@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lumen_hpc.config.schema import Experts, Instruct, Pretrain
+from lumen_hpc.config.data_schema import Pretrain
+from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data.phantom import Film
 from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lumen_hpc.config.schema import Data, Prepare
+from lumen_hpc.config.data_schema import Data, Prepare
 from lumen_hpc.data.prepare import prepare
 
 METADATA = "mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv"

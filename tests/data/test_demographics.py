@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lumen_hpc.config.schema import Prepare
+from lumen_hpc.config.data_schema import Prepare
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import findings_line, images, phantom, phantom_ceilings, phantom_images
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.data.diff_vqa import TYPES, parse_difference, parse_question

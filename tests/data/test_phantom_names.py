@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
 from lumen_hpc.data import phantom_states as ps
 

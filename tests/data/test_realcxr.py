@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config.schema import Data, Prepare
+from lumen_hpc.config.data_schema import Data, Prepare
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
 from tests.realcxr import ROOT, TABLE, needed

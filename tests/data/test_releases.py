@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config.schema import Data, Prepare
+from lumen_hpc.config.data_schema import Data, Prepare
 from lumen_hpc.data.counts import release_lines
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.data.prepare import prepare

@@ -6,7 +6,8 @@ import csv
 
 import pytest
 
-from lumen_hpc.config.schema import EngineSettings, Judge, Phantom, Rewrite
+from lumen_hpc.config.data_schema import Phantom
+from lumen_hpc.config.schema import EngineSettings, Judge, Rewrite
 from lumen_hpc.data import phantom
 from lumen_hpc.language.canaries import KINDS, verdict
 from lumen_hpc.language.engine import open_engine

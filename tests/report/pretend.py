@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom, phantom_questions
 from lumen_hpc.data.probes import CONTROL, probes
 from lumen_hpc.language.sentences import sentence

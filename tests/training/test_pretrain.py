@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Experts, Instruct, Phantom, Pretrain
+from lumen_hpc.config.data_schema import Phantom, Pretrain
+from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data import findings_line
 from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.training import phantom_records, pretrain

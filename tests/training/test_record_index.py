@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.distributed import Ranks
