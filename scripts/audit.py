@@ -3,7 +3,8 @@
     python scripts/audit.py [requirements/cpu.lock]
 
 Licences come from the installed packages, without network. pip-audit needs a vulnerability database: without one, the
-script says so. Exits 1 for a known vulnerability, a package without a licence, or one that is not the lock's version.
+script says so. Exits 1 for a known vulnerability, a package without a licence, a copyleft licence that nobody has
+decided on, or a package that is not the lock's version.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from importlib import metadata
 from pathlib import Path
 
 UNKNOWN = "unknown"
+COPYLEFT = {
+    "pycountry": "LGPL-2.1: vLLM's tokenizers import it unchanged; nothing here does",
+    "pylibjpeg-libjpeg": "GPL-3.0: tests alone use it, as an independent decoder of DICOM; no stage needs it",
+}
+"""Packages whose licence binds what is distributed with them, and why that is not this project."""
 
 
 def licence(name: str) -> str:
@@ -43,9 +49,15 @@ def main(lock: Path) -> int:
         except metadata.PackageNotFoundError:
             print(f"{name:40} {version:20} not installed")
             continue
-        fault = text == UNKNOWN or installed.partition("+")[0] != version.partition("+")[0]
+        copyleft = re.search(r"\b[AL]?GPL|General Public License", text) is not None
+        fault = (
+            text == UNKNOWN
+            or (copyleft and name not in COPYLEFT)
+            or installed.partition("+")[0] != version.partition("+")[0]
+        )
         faults += fault
         print(f"{name:40} {installed:20} {text}{' <-- the lock says ' + version if installed != version else ''}")
+    print("copyleft:", *(f"  {name}: {reason}" for name, reason in COPYLEFT.items()), sep="\n")
     if importlib.util.find_spec("pip_audit") is None:
         print("vulnerabilities: not checked, pip-audit is not installed (pip install pip-audit)")
         return int(bool(faults))

@@ -8,6 +8,7 @@ TorchXRayVision's models, `film` into an 8-bit image.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,12 +241,11 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         import imagecodecs
 
-        try:
-            pixels = imagecodecs.ljpeg_decode(frame)
-            if pixels.shape == shape and pixels.dtype.kind == "u":
-                return pixels
-        except (imagecodecs.LjpegError, ValueError):
-            pass  # an unusual stream: pydicom's slower decoder gives the same values or the reason
+        for decode in (imagecodecs.ljpeg_decode, imagecodecs.jpegsof3_decode):  # the second one takes unusual streams
+            with suppress(imagecodecs.LjpegError, imagecodecs.Jpegsof3Error, ValueError):
+                pixels = decode(frame)
+                if pixels.shape == shape and pixels.dtype.kind == "u":
+                    return pixels
     try:
         pixels = dataset.pixel_array
     except Exception as reason:  # each of pydicom's plugins has errors of its own
