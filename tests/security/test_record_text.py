@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate, experts, instruct, judge, predict, prepare, rewrite, train
+from jobs import evaluate, experts, export, instruct, judge, outcomes, predict, prepare, prognose, rewrite, train
 from lumen_hpc.cluster import plan, worker
 from lumen_hpc.cluster.attempts import Attempts
 from lumen_hpc.cluster.redaction import describe
@@ -154,14 +154,53 @@ def test_predict_names_the_record_and_not_its_text(run, fail, monkeypatch, defec
     assert MARKER not in fail(predict, "nvila")
 
 
-@pytest.mark.parametrize("stage", [evaluate, experts, train])
+@pytest.mark.parametrize("defect", [{"conversations": [{"from": MARKER, "value": MARKER}]}, {"meta": {MARKER: 1}}])
+def test_prognose_names_the_question_and_not_its_text(run, fail, monkeypatch, defect):
+    from lumen_hpc.nvila.tiny import make_tiny
+    from lumen_hpc.training.predict import NativeAnswerer, Predictor
+
+    model = make_tiny(["is there edema?"])
+
+    def open_predictor(weights: Path, settings: object, **_: object) -> Predictor:
+        return Predictor(NativeAnswerer(model, 1024), settings, "lumen")
+
+    monkeypatch.setattr("lumen_hpc.serving.predictor.open_predictor", open_predictor)
+    run.settings.predict.shards = 1
+    write_jsonl(run.folder / "instruct" / "outcomes-test.jsonl", [record(**defect)])
+    assert MARKER not in fail(prognose, "lumen-outcomes")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_export_that_would_publish_a_record_does_not_repeat_it(run, fail, monkeypatch, broken):
+    sentence = f"The patient {MARKER} has a small left pleural effusion."
+    card = run.folder / "export-lumen" / "README.md"
+
+    def publish(source: Path, target: Path, text: str) -> list[Path]:
+        card.write_text(f"Trained on: {sentence}")
+        target.mkdir()
+        return [card]
+
+    monkeypatch.setattr("lumen_hpc.nvila.config.read_config", lambda folder: None)
+    monkeypatch.setattr("lumen_hpc.serving.model_card.model_card", lambda *_, **__: "")
+    monkeypatch.setattr("lumen_hpc.serving.export.export", publish)
+    turns = {MARKER: sentence} if broken else [{"from": "gpt", "value": sentence}]
+    write_jsonl(run.folder / "instruct" / "lumen-train.jsonl", [{"id": "q1", "conversations": turns}])
+    try:
+        left = fail(export, "lumen")
+    finally:
+        card.unlink()
+    assert MARKER not in left.replace(f"Trained on: {sentence}", "")
+    assert not list((run.folder / "export-lumen").glob("*-lumen")), broken
+
+
+@pytest.mark.parametrize("stage", [evaluate, experts, outcomes, train])
 def test_the_other_stages_print_no_record_of_theirs(run, fail, stage):
     write_jsonl(run.folder / "instruct" / "lumen-test.jsonl", [{MARKER: MARKER}])
     write_jsonl(run.folder / "instruct" / "lumen-train.jsonl", [{MARKER: MARKER}])
     (run.folder / "prepare").mkdir(parents=True)
     for name in ("studies.jsonl", "questions.jsonl"):
         write_jsonl(run.folder / "prepare" / name, [{MARKER: MARKER, "study_id": MARKER, "image": MARKER}])
-    run.settings.train.base = str(run.folder)
+    run.settings.train.base = run.settings.data.mimic_iv = str(run.folder)
     assert MARKER not in fail(stage, "lumen" if stage is train else "")
 
 
