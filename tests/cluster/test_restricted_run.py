@@ -1,0 +1,172 @@
+"""A restricted run whose every stage fails once with a record in its exception: no text of it leaves the data files,
+and a second user of the cluster sees none of the run."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from lumen_hpc.config.schema import Phantom
+from lumen_hpc.data import phantom
+from sandbox import neighbour
+from sandbox.checkout import ROOT, make
+from sandbox.slurm import Cluster
+from tests.cluster.conftest import Site
+from tests.cluster.test_full_run import RECIPE
+
+MARKER = f"Zebrowski{uuid4().hex[:8]}"
+"""As a patient's name would look, and in no other file of this machine."""
+STEPS = (
+    "prepare", "pretrain", "experts", "rewrite", "instruct", "train-ft", "train-lumen", "predict-nvila", "predict-ft",
+    "predict-lumen", "judge-nvila", "judge-ft", "judge-lumen", "evaluate",
+)  # fmt: skip
+DATA = ("shard-*.jsonl", "rejected.jsonl")
+"""Files that hold records by design. The planted texts reach no other."""
+ATTACK = '''
+
+def _fails_once(work):
+    """The stage, whose first attempt ends in an exception with a record's text, as a library's might."""
+    import json
+    import logging
+    from pathlib import Path
+
+    def attacked(task):
+        control = Path(task.run.folder).with_name(f"control-{task.run.folder.name}")
+        process = work(task)
+
+        def rows(shard):
+            mark = control / f"failed-{task.step.name}"
+            for row in process(shard):
+                if task.ranks.rank == 0 and not mark.exists():
+                    mark.touch()
+                    marker = (control / "marker").read_text()
+                    raise [KeyError, ValueError, RuntimeError, AssertionError][len(task.step.name) % 4](
+                        f"{marker} {json.dumps(row)}"
+                    ) from KeyError(marker)
+                yield row
+
+        return rows
+
+    return attacked
+
+
+work = _fails_once(work)
+'''
+
+
+def plant(folder: Path) -> None:
+    """Texts of the official tables that no stage needs, and every twentieth question, get the marker."""
+    metadata = folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz"
+    with gzip.open(metadata, "rt", newline="") as file:
+        rows = list(csv.reader(file))
+    texts = [rows[0].index(name) for name in ("PerformedProcedureStepDescription", "ProcedureCodeSequence_CodeMeaning",
+                                              "PatientOrientationCodeSequence_CodeMeaning")]  # fmt: skip
+    for row in rows[1:]:
+        for column in texts:
+            row[column] = MARKER
+    with gzip.open(metadata, "wt", newline="") as file:
+        csv.writer(file).writerows(rows)
+    questions = folder / "medical-diff-vqa" / "mimic_pair_questions.csv"
+    with questions.open(newline="") as file:
+        rows = list(csv.reader(file))
+    for number, row in enumerate(rows[1:]):
+        if number % 20 == 7:
+            row[4 + number // 20 % 2] += f" {MARKER}"
+    with questions.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def site(can_run_slurm: None) -> Iterator[Site]:
+    """A cluster and runs in folders that every user may enter, and the project's own stages, which fail once each."""
+    with neighbour.present(), tempfile.TemporaryDirectory(prefix="lumen-restricted-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "runs").mkdir(mode=0o755)
+        shutil.copytree(ROOT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+        for path in (folder / "jobs").glob("[a-z]*.py"):
+            path.write_text(path.read_text() + ATTACK)
+        cluster = Cluster(folder / "slurm", accounting=False).up()
+        try:
+            checkout = make(folder / "checkout", jobs=folder / "jobs")
+            os.utime(checkout / "launch.py")  # the second user looks at what is newer
+            yield Site(checkout, cluster, folder / "runs")
+        finally:
+            cluster.down()
+
+
+@pytest.fixture(scope="module")
+def attacked(site: Site) -> Path:
+    """The run's folder, once every stage has failed and its successor has done the work."""
+    data = site.runs.parent / "data"
+    data.mkdir(mode=0o700)
+    phantom.write(data, Phantom(patients=40, test_fraction=0.2), 0)
+    plant(data)
+    control = site.runs / "control-restricted"
+    control.mkdir(mode=0o700)
+    (control / "marker").write_text(MARKER)
+    words = [
+        "recipe=demo", *RECIPE, "data=mimic", f"data.mimic_cxr={data / 'mimic-cxr-jpg'}", "prepare.on_bad=skip",
+        f"data.diff_vqa={data / 'medical-diff-vqa'}", "prepare.max_bad=0.2",
+        "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}", "train.steps=8", "train.checkpoint_every=4",
+        *(f"profile.resources.{kind}.successors=2" for kind in ("cpu", "gpu", "judge", "train")),
+        "profile.resources.gpu.tasks=1", "profile.resources.judge.tasks=1", "profile.resources.train.nodes=1",
+        "profile.resources.train.gpus=2",
+    ]  # fmt: skip
+    site.submit("restricted", *words)
+    site.wait_until_left("restricted", 1000)
+    return site.runs / "restricted"
+
+
+@pytest.mark.timeout(1500)
+def test_every_stage_has_failed_and_gone_on(site: Site, attacked: Path) -> None:
+    failed = {path.parent.name for path in attacked.glob("*/failures.jsonl")}
+    assert failed == set(STEPS)
+    for step in STEPS:
+        (row, *_) = map(json.loads, (attacked / step / "failures.jsonl").read_text().splitlines())
+        assert "the message is left out: the data are restricted" in row["error"], step
+    status = json.loads(site.launch("status", "run=restricted", "json=true"))
+    assert {step["state"] for step in status["steps"]} == {"done"}, status
+
+
+def test_no_text_of_a_record_is_in_any_log_json_script_or_page(site: Site, attacked: Path) -> None:
+    searched = [path for path in attacked.rglob("*") if path.is_file() and not any(map(path.match, DATA))]
+    kinds = {path.suffix for path in searched} | {path.name.split(".")[0] for path in searched}
+    assert {".out", ".sh", ".yaml", ".json", "failures", "attempts", "metrics", "events", "plan"} <= kinds, kinds
+    leaks = [str(path.relative_to(attacked)) for path in searched if MARKER.encode() in path.read_bytes()]
+    assert leaks == []
+    for words in (["status"], ["status", "json=true"], ["logs"]):
+        assert MARKER not in site.launch(*words, "run=restricted")
+    rejected = (attacked / "prepare" / "rejected.jsonl").read_text()
+    assert MARKER in rejected, "the attack must work: its texts were read"
+
+
+def test_a_second_user_can_read_nothing_of_it_anywhere(site: Site, attacked: Path) -> None:
+    def seen() -> list[str]:
+        recent = f"-type f -newer {site.checkout / 'launch.py'} -size -20M -readable -print0"
+        program = f"find {site.runs.parent} /tmp /dev/shm {recent} 2>/dev/null | xargs -0 -r grep -lF -- {MARKER}"
+        done = neighbour.run("sh", "-c", program, folder=Path("/"), environment=dict(os.environ))
+        return done.stdout.split()
+
+    assert seen() == []
+    with tempfile.NamedTemporaryFile("w", dir="/dev/shm") as planted:
+        planted.write(MARKER)
+        planted.flush()
+        os.chmod(planted.name, 0o644)
+        assert seen() == [planted.name], "the search must find what can be read"
+    inside = neighbour.run("find", str(attacked), folder=Path("/"), environment=dict(os.environ)).stdout.split()
+    assert inside == [str(attacked)], "another user lists the run"
+    modes = subprocess.run(
+        ["find", attacked, "-perm", "/077", "-not", "-type", "l"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert modes == [], "files of the run that its folder alone protects"

@@ -1,0 +1,58 @@
+"""The audit of the lock says what it did not look at, and refuses a licence that nobody has decided on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sandbox.checkout import ROOT
+
+
+@pytest.fixture
+def audit() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SKIPPED = {"name": "torch", "skip_reason": "Dependency not found on PyPI and could not be audited: torch (2.13.0)"}
+SOUND = {"name": "orjson", "version": "3.13.0", "vulns": []}
+VULNERABLE = {"name": "pillow", "version": "1.0", "vulns": [{"id": "CVE-1"}, {"id": "CVE-2"}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "count", "text"),
+    [
+        ([SKIPPED, SKIPPED], 0, "not checked, pip-audit's database knows none"),
+        ([SKIPPED, SOUND], 0, "0 of the 1 packages that pip-audit's database knows; 1 are not in it"),
+        ([SOUND, VULNERABLE], 1, "pillow 1.0: CVE-1, CVE-2"),
+    ],
+)
+def test_packages_that_were_not_audited_are_not_called_sound(audit, capsys, packages, count, text):
+    assert audit.report(packages) == count
+    assert text in capsys.readouterr().out
+
+
+def test_a_copyleft_licence_without_a_decision_is_a_fault(audit, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(audit, "vulnerabilities", lambda lock: 0)
+    lock = tmp_path / "lock"
+    version = audit.metadata.version("pylibjpeg-libjpeg")
+    lock.write_text(f"pylibjpeg-libjpeg=={version}\n")
+    assert audit.main(lock) == 0
+    assert "GPL-3.0: tests alone use it" in capsys.readouterr().out
+    monkeypatch.setattr(audit, "COPYLEFT", {})
+    assert audit.main(lock) == 1
+
+
+def test_no_stage_needs_the_decoder_under_the_gpl():
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [
+        name for name, packages in extras.items() if any(word.startswith("pylibjpeg-libjpeg") for word in packages)
+    ] == ["test"]
