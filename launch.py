@@ -70,5 +70,7 @@ def _main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know less than Unicode
     gc.set_threshold(100_000)  # the default collects often while modules load: a tenth of a submission's time
     sys.exit(main(sys.argv[1:]))

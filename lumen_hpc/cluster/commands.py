@@ -324,7 +324,10 @@ def existing(request: Request) -> Run:
     path = run.folder / "config.yaml"
     if not path.is_file():
         here = sorted(path.parent.name for path in run.folder.parent.glob("*/config.yaml"))
-        raise UserError(f"run={request.run}: there is no {path}; the runs here are {', '.join(here) or '(none)'}")
+        others = (
+            f"the runs here are {', '.join(here)}" if here else "make demo, or stage=full run=NAME, makes a first one"
+        )
+        raise UserError(f"run={request.run}: there is no {path}; {others}")
     settings, profile = saved.load(path)
     return Run(run.folder, settings, profile)
 

@@ -109,7 +109,7 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         ([*words, "what?"], "image=FILE"),
         ([*words, *images], "ask a question"),
         ([*words, *images[:2], "days=soon", "what?"], "days=soon: takes a whole number"),
-        ([*words, "image=/nowhere.png", "what?"], "image=/nowhere.png: there is no such file"),
+        ([*words, "image=/nowhere.png", "what?"], "image=/nowhere.png: No such file or directory; give a JPG"),
         (["ask", f"runs={tmp_path}", "run=none", *images, "what?"], "run=none: there is no"),
         (["status", *images], "status has no use for it"),
     ):

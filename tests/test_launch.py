@@ -1,0 +1,38 @@
+"""The command as a process: another folder, a poor terminal, strangers in the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _launch(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = {key: value for key, value in os.environ.items() if key not in ("LUMEN_PROFILE", "HOME")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *words],
+        cwd=folder, env=known | environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_help_is_printed_where_the_terminal_knows_ascii_alone(tmp_path):
+    done = _launch(tmp_path, "--help", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "data.mimic_cxr" in done.stdout and "python launch.py ask" in done.stdout
+
+
+def test_a_package_of_the_same_name_in_the_users_folder_is_not_taken(tmp_path):
+    (tmp_path / "lumen_hpc").mkdir()
+    (tmp_path / "lumen_hpc" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    done = _launch(tmp_path, "stage=full", "dry_run=true", PYTHONPATH=str(tmp_path), SBATCH_PARTITION="nowhere")
+    assert done.returncode == 0, done.stderr
+    assert f"run {tmp_path}/runs/demo" in done.stdout
+
+
+def test_where_there_is_no_run_yet_it_says_how_to_make_one(tmp_path):
+    done = _launch(tmp_path, "status")
+    assert done.returncode == 2
+    assert done.stderr.endswith("make demo, or stage=full run=NAME, makes a first one\n")
