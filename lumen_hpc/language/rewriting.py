@@ -32,14 +32,16 @@ class Request:
     source: str = ""
     attempts: int = 0
     rejected: list[str] = field(default_factory=list)
+    verified: list[dict] = field(default_factory=list)
 
     def row(self) -> dict:
-        return {
+        row = {
             "long_answer": self.long_answer,
             "source": self.source,
             "attempts": self.attempts,
             "rejected": self.rejected,
         }
+        return row | ({"verified": self.verified} if self.verified else {})
 
 
 def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, seed: int) -> Iterator[dict]:
@@ -47,7 +49,9 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
 
     Yields {"question_id", "long_answer", "source" (llm | fallback), "attempts", "rejected" (one reason for each
     rejected attempt)} for each question in order; after a difference come its predictions, with "source_question_id",
-    "type" and "question" besides. The rows depend on the questions, the engine and the seed alone.
+    "type" and "question" besides. With rewrite.verify=rules+llm a row also has "verified": of each attempt whether the
+    "rules" and the "model" accept it, and its "sentence" where they differ.
+    The rows depend on the questions, the engine and the seed alone.
     Raises UserError with the question's id (never its words) where not even the grammar can form a sentence.
     """
     requests: dict[tuple, Request] = {}
@@ -121,10 +125,13 @@ def _verified(requests: list[Request], texts: list[str], checked: list[list[str]
         seed=0,
         choices=("yes", "no"),
     )
-    for reply, reasons in zip(replies, checked, strict=True):
-        if (reply.text == "yes") == bool(reasons):
-            verbs = ("accepts", "refuse") if reasons else ("refuses", "accept")
-            reasons.append("the model {} what the rules {}".format(*verbs))
+    for request, text, reply, reasons in zip(requests, texts, replies, checked, strict=True):
+        rules, model = not reasons, reply.text == "yes"
+        request.verified.append({"rules": rules, "model": model} | ({"sentence": text} if rules != model else {}))
+        if rules != model:
+            reasons.append(
+                f"the model {'accepts' if model else 'refuses'} what the rules {'accept' if rules else 'refuse'}"
+            )
 
 
 def _answerable(question_id: str, kind: str, question: str, short_answer: str) -> None:

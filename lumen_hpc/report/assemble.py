@@ -125,7 +125,10 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
     all_slices = slices.slices(results, studies, inputs.experts) + slices.experts(results, answers)
     unfit = language_checks.unfit(scores)
-    canaries, acceptance = language_checks.canaries(scores), language_checks.acceptance(inputs.rewrites)
+    canaries, acceptance = (
+        language_checks.canaries(scores),
+        language_checks.acceptance(inputs.rewrites, settings.images),
+    )
     compared = comparison(results)
     case = case_figure(results, inputs.image) if settings.images else None
     training = {model: list(rows) for model, rows in inputs.training.items()}

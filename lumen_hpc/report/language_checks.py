@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from lumen_hpc.language.canaries import FIT, verdict
 from lumen_hpc.proportions import wilson
 
+EXAMPLES = 3
+"""Sentences shown of a type and a kind of disagreement."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -37,20 +40,49 @@ class Acceptance:
     first_try: tuple[Share, ...]
     reasons: tuple[tuple[str, int], ...]
     """(category of reason, rows), the commonest first; the part after a colon may quote a record."""
+    verified: Verified | None = None
+    """Rules and model side by side, where rewrite.verify=rules+llm asked both."""
 
 
-def acceptance(rows: Iterable[dict]) -> Acceptance | None:
-    """Counts rewrite rows ({source, attempts, rejected[, type]}); None if there are none."""
+@dataclass(frozen=True)
+class Verified:
+    """How the fact check and the language model itself judged the same sentences."""
+
+    both: int
+    neither: int
+    rules_alone: int
+    """Sentences that the rules accept and the model refuses."""
+    model_alone: int
+    examples: tuple[tuple[str, str, str], ...]
+    """(type, who accepts it, sentence) of sentences on which they differ; text of records."""
+
+    @property
+    def disagreement(self) -> Share:
+        differ = self.rules_alone + self.model_alone
+        return Share("rules and model differ", "sentences", differ, differ + self.both + self.neither)
+
+
+def acceptance(rows: Iterable[dict], texts: bool = False) -> Acceptance | None:
+    """Counts rewrite rows ({source, attempts, rejected[, type, verified]}); None if there are none.
+
+    `texts`: show sentences on which rules and model differ, which may quote records.
+    """
     total: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     first: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    judged: Counter[tuple[bool, bool]] = Counter()
+    examples: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in rows:
         kind = row.get("type") or "question"
         total[kind] += 1
         passed = row["source"] != "fallback" or not row["rejected"]  # the grammar engine's sentences are no fallback
         accepted[kind] += passed
         first[kind] += passed and not row["rejected"]
+        for seen in row.get("verified", ()):
+            judged[seen["rules"], seen["model"]] += 1
+            if texts and seen["rules"] != seen["model"]:
+                examples[kind, "rules" if seen["rules"] else "model"].setdefault(seen["sentence"])
         reasons.update({part.partition(":")[0] for reason in row["rejected"] for part in reason.split("; ")})
     if not total:
         return None
@@ -58,6 +90,14 @@ def acceptance(rows: Iterable[dict]) -> Acceptance | None:
         tuple(Share("accepted", kind, accepted[kind], n) for kind, n in sorted(total.items())),
         tuple(Share("first try", kind, first[kind], n) for kind, n in sorted(total.items())),
         tuple(reasons.most_common(12)),
+        _verified(judged, examples) if judged else None,
+    )
+
+
+def _verified(judged: Counter, examples: dict[tuple[str, str], dict[str, None]]) -> Verified:
+    shown = [(kind, who, text) for (kind, who), found in sorted(examples.items()) for text in list(found)[:EXAMPLES]]
+    return Verified(
+        judged[True, True], judged[False, False], judged[True, False], judged[False, True], examples=tuple(shown)
     )
 
 

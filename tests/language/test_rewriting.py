@@ -124,6 +124,7 @@ def test_a_verifier_that_accepts_everything_does_not_loosen_the_rules():
     (row,) = rewrite([question(1)], Verifier("yes", "Edema is seen."), Rewrite(attempts=1, verify="rules+llm"), seed=0)
     assert row["source"] == "fallback"
     assert row["rejected"][0].endswith("; the model accepts what the rules refuse")
+    assert row["verified"] == [{"rules": False, "model": True, "sentence": "Edema is seen."}]
 
 
 def test_only_what_rules_and_verifier_accept_passes():
@@ -131,6 +132,7 @@ def test_only_what_rules_and_verifier_accept_passes():
     (row,) = rewrite([question(1)], Verifier("no", "No edema is seen."), settings, seed=0)
     assert (row["source"], row["rejected"]) == ("fallback", ["the model refuses what the rules accept"] * 2)
     (row,) = rewrite([question(1)], Verifier("yes", "No edema is seen."), settings, seed=0)
+    assert row["verified"] == [{"rules": True, "model": True}]
     assert (row["long_answer"], row["source"], row["rejected"]) == ("No edema is seen.", "llm", [])
 
 

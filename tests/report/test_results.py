@@ -417,6 +417,25 @@ def test_acceptance_and_canaries_are_shares_with_intervals():
     assert (share.name, share.of, share.k, share.n) == ("opposite", "j", 2, 3)
 
 
+def test_rules_and_model_side_by_side_show_sentences_only_where_texts_are_allowed():
+    verdicts = [(True, True), (False, False), (False, True), (True, False), (True, False)]
+    rows = [
+        {"source": "llm", "rejected": [], "type": "presence",
+         "verified": [{"rules": rules, "model": model} | ({"sentence": f"Sentence {i}."} if rules != model else {})]}
+        for i, (rules, model) in enumerate(verdicts)
+    ]  # fmt: skip
+    found = rewriting.acceptance(rows, texts=True).verified
+    assert (found.both, found.neither, found.model_alone, found.rules_alone) == (1, 1, 1, 2)
+    assert (found.disagreement.k, found.disagreement.n) == (3, 5)
+    assert found.examples == (
+        ("presence", "model", "Sentence 2."),
+        ("presence", "rules", "Sentence 3."),
+        ("presence", "rules", "Sentence 4."),
+    )
+    assert rewriting.acceptance(rows).verified.examples == ()
+    assert rewriting.acceptance([row | {"verified": []} for row in rows]).verified is None
+
+
 def test_cases_are_drawn_evenly_and_within_the_budget(results, monkeypatch, inputs):
     found = cases.cases(results, inputs.image, Evaluate(cases=30), 0)
     types = [row["type"] for row in found.rows]
