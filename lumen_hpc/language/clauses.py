@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from lumen_hpc.language.levels import Levels, level_of, readings
-from lumen_hpc.language.parsing import Clause, Phrase
+from lumen_hpc.language.attributes import Levels, level_of, readings
+from lumen_hpc.language.parsing import Clause, Phrase, Row
+from lumen_hpc.language.words import Word
 
 ANY = "any finding"
 """An abnormality, whichever."""
@@ -28,12 +29,14 @@ class Item:
     levels: dict[str, list[str]] = field(default_factory=dict)
     readings: Levels = frozenset()
     types: frozenset[str] = frozenset()
-    bare: bool = True
-    """Its phrase says nothing of its own, so what is said of the head of its list may hold for it."""
     taken_up: bool = False
     """It is the subject of the clause before."""
     organ: bool = False
     """It is told as an organ, which is no finding until the clause says what the organ is."""
+
+    def change(self, event: str) -> None:
+        """Adds a change that its phrase tells; two that differ are unclear."""
+        self.event = event if self.event in ("", event) else "unclear"
 
 
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
@@ -52,43 +55,29 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
             for item in items if plural and last else items[-1:]:
                 _modify(item, part)
         elif part.kind in NOUNS:
-            item = _item(part)
-            items.append(item)
-            if not item.bare:
-                head = item
-            elif head is not None and head.event and (head.phrase.kind == "Turn" or not _definite(part)):
-                item.event = head.event
-        elif "no" in clause.parts[i].roles("no"):
+            items.append(_item(part))
+            definite = any(word.text == "the" for word in part.leaves())
+            if items[-1].event or items[-1].there or items[-1].levels:
+                head = items[-1]
+            elif head is not None and (head.phrase.kind == "Turn" or not definite):
+                items[-1].event = head.event  # it says nothing of its own: what the list's first is, it is too
+        elif part.roles("no"):
             head = None
-    if any(item.phrase.kind in ("N", "Turn") for item in items):
-        unclear = any(
-            item.phrase.kind == "Any" and (item.event == "unclear" or False in item.there.values()) for item in items
-        )
-        items = [item for item in items if item.phrase.kind in ("N", "Turn")]
-        for item in items if unclear else ():
-            item.event = "unclear"
+    general = [item for item in items if item.phrase.kind not in ("N", "Turn")]
+    items = [item for item in items if item not in general] or items
+    if items != general and any(item.event == "unclear" or False in item.there.values() for item in general):
+        items = [replace(item, event="unclear") for item in items]
     return items
 
 
-def _definite(phrase: Phrase) -> bool:
-    return any(word.text == "the" for word in phrase.leaves())
-
-
 def _item(phrase: Phrase) -> Item:
-    item = Item(ANY, phrase)
-    if phrase.kind == "Change":
-        item.event = "changed"
-    elif phrase.kind == "Turn":
+    if phrase.kind == "Turn":
         item = _item(next(part for part in phrase.parts if part.kind == "N"))
-        event = phrase.roles("noun")[0]
-        ranges = [readings(part) for part in phrase.parts if part.kind == "Range"]
-        return replace(
-            item,
-            phrase=phrase,
-            event=event if item.event in ("", event) else "unclear",
-            readings=frozenset().union(*ranges),
-            bare=False,
-        )
+        item.phrase = phrase
+        item.readings = frozenset().union(*(readings(part) for part in phrase.parts if part.kind == "Range"))
+        item.change(phrase.roles("noun")[0])
+        return item
+    item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
     time = ""
     for part in phrase.parts:
         roles = part.word.roles if part.word is not None else {}
@@ -96,14 +85,11 @@ def _item(phrase: Phrase) -> Item:
             item.name, item.organ = (part.roles("organ") or part.roles("finding"))[0], part.kind == "Organ"
         elif part.kind in ("Level", "Degree", "Rank"):
             item.levels.setdefault(time, []).append(level_of(part))
-            item.bare = False
         elif "then" in roles or "now" in roles:
             time = "then" if "then" in roles else "now"
             item.there[time] = True
-            item.bare = False
         elif "newadj" in roles or "oldadj" in roles:
-            item.event = "new" if "newadj" in roles else "same"
-            item.bare = False
+            item.change("new" if "newadj" in roles else "same")
         elif "type" in roles:
             item.types |= {roles["type"]}
     return item
@@ -127,120 +113,108 @@ def _modify(item: Item, mod: Phrase) -> None:
         item.event = "unclear"
     else:
         item.there[time] = not denied
-    item.bare = False
 
 
 def time_of(parts: Sequence[Phrase]) -> str:
     """Which image phrases speak of: then (the reference image), now (the main image), or neither."""
-    times = dict.fromkeys(_times(parts))
-    return next(iter(times), "") if len(times) < 2 else "both"
+    times = set(_times(parts))
+    return "both" if len(times) > 1 else min(times, default="")
 
 
 def _times(parts: Sequence[Phrase]) -> Iterator[str]:
     for part in parts:
-        if part.kind in NOUNS or part.kind in ("Mod", "Range", "Unlike"):
-            continue
-        if part.kind in ("Ref", "OnRef"):
+        roles = part.word.roles if part.word is not None else {}
+        if part.kind in ("Ref", "OnRef") or "then" in roles:
             yield "then"
-        elif part.kind in ("Main", "OnMain"):
+        elif part.kind in ("Main", "OnMain") or "now" in roles:
             yield "now"
-        elif part.word is not None and ({"then", "now"} & part.word.roles.keys()):
-            yield "then" if "then" in part.word.roles else "now"
-        else:
+        elif part.kind not in (*NOUNS, "Mod", "Range", "Unlike"):
             yield from _times(part.parts)
+
+
+FUTURE = {"modal", "expected", "bound", "unlikely", "foresee", "forecast", "likely"}
+LEVELS = ("Level", "Degree", "To", "From")
 
 
 @dataclass(slots=True)
 class Predicate:
     """What a clause says of the findings it names."""
 
-    rule: str
-    row: str
+    row: Row
+    roles: dict[str, list[str]]
+    """What its words stand for, by the roles they play in it; those of levels apart."""
     time: str
     future: bool
     past: bool
-    events: frozenset[str]
+    events: set[str]
     """The changes that its verb or adjective can stand for."""
     become: bool
     readings: Levels
-    to: str
-    before: str
-    levels: list[str]
-    types: frozenset[str]
-    seen: bool
-    diseased: bool
-    normal: bool
-    newly: bool
-    still: bool
-    present: bool
-    """It says that this is so now: `there is now a …`."""
-    unlike: bool
-    missing: bool
-    sure: bool
-    """It says how plainly or fully, which weakens a denial: `not clearly seen`."""
-    adjective: bool
-    lasting: bool
-    """It speaks of what is so over time: `remains`, `still`, `now`, `has been`."""
-    empty: bool
-    """Nothing follows its `is`: no place, no time, no image."""
+    levels: dict[str, str]
+    """The levels it names, by the kind of their phrase."""
     places: list[Phrase]
+    unlike: bool
+    general: bool
+    """It speaks of change, whatever has changed."""
+    exclusive: bool
+    """It says that there is nothing else."""
+    broken: bool
+    """Nothing follows its `is`: no place, no time, no image."""
 
-
-_FORMS = {"third": ("third",), "done": ("done", "turned"), "base": ("base",)}
-"""Forms of verbs that are words of their own in a clause, where its row has them."""
-FUTURE = ("modal", "expected", "bound", "unlikely", "foresee", "forecast", "likely")
+    def has(self, *roles: str) -> bool:
+        """Whether one of its words plays one of these roles."""
+        return any(role in self.roles for role in roles)
 
 
 def predicate_of(clause: Clause) -> Predicate:
     """What a clause says beside the findings it names."""
     others = [part for part in clause.parts if part.kind not in NOUNS and part.kind != "Mod"]
+    ranges = [readings(part) for part in others if part.kind == "Range"]
+    levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
     roles: dict[str, list[str]] = {}
+    verbs: list[str] = []
+    general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
     for part in others:
-        if part.kind in ("Level", "To", "From", "Range", "Degree"):
-            continue
-        for word in part.leaves():
-            for role, value in word.roles.items():
-                if role != "diseased" or part.kind not in VERBS:
-                    roles.setdefault(role, []).append(value)
-    verbs = [
-        v for part in others if part.kind in ("Did", "NotDid", "Done") for r in ("done", "base") for v in part.roles(r)
-    ]
-    played = [form for form, rows in _FORMS.items() if any(row in clause.row for row in rows)]
-    bare = [part for part in others if part.word is not None and "diseased" not in part.word.roles]
-    verbs += [verb for part in bare for form in played for verb in part.roles(form)]
-    verbs += [v for role, v in ADJECTIVES.items() if any(p.word and role in p.word.roles for p in others)]
-    verbs += [_item(part).event for part in clause.parts if part.kind == "Any"]
-    events = {event for verb in verbs if verb for event in verb.split("/")}
-    level = {part.kind: level_of(part) for part in others if part.kind in ("Level", "To", "From", "Degree")}
+        for word in part.leaves() if part.kind not in ("Range", *LEVELS) else ():
+            played = _played(word, part, clause.row)
+            for role, value in played.items():
+                roles.setdefault(role, []).append(value)
+            if part.kind in VERBS or part.word is not None:
+                verbs += [played[form] for form in ("third", "done", "base") if form in played]
+                verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
+    events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
+    events |= general if general <= events or not events else {"unclear"}
+    likely = any(part.roles("likely") for part in clause.parts)
+    beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
     return Predicate(
-        rule=clause.rule,
         row=clause.row,
+        roles=roles,
         time=time_of(others),
-        future=any(role in roles for role in FUTURE) and not {"wrong", "so"} & roles.keys(),
+        future=(bool(roles.keys() & FUTURE) or likely) and not {"wrong", "so"} & roles.keys(),
         past=bool({"was", "had", "did"} & roles.keys()) or any(p.kind == "Shows" and p.roles("showed") for p in others),
-        events=frozenset(events - {"become"}),
+        events=events - {"become"},
         become="become" in events,
-        readings=frozenset().union(*(readings(part) for part in others if part.kind == "Range")),
-        to=level.get("To", ""),
-        before=level.get("From", ""),
-        levels=[level[kind] for kind in ("Level", "Degree") if kind in level],
-        types=frozenset(roles.get("type", ())),
-        seen="seen" in roles,
-        diseased="diseased" in roles,
-        normal="normal" in roles
-        or any("normal" in w.text for p in others if p.kind in ("Did", "Done") for w in p.leaves()),
-        newly=any(
-            p.roles("newly") for p in others if p.kind in ("Be", "Did", "Done", "Shows") or "newly" in clause.row
-        ),
-        still="still" in roles,
-        present="now" in roles,
-        unlike=any(part.kind == "Unlike" for part in others),
-        missing="lacks" in roles,
-        lasting=bool({"stay", "remained", "staybase", "still", "now", "then", "newly"} & roles.keys())
-        or ("been" in roles and clause.row.startswith("there")),
-        empty=all(part.kind in ("Be", "NotBe") and not part.adjuncts for part in others)
-        and not any(adjunct for part in clause.parts for adjunct in part.all("Place", "OnImg", "Comp")),
-        sure=bool({"clearly", "completely"} & roles.keys()),
-        adjective=bool(ADJECTIVES.keys() & roles.keys()),
+        readings=frozenset().union(*ranges),
+        levels=levels,
         places=[p for p in Phrase("", "", others).all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"],
+        unlike=any(part.kind == "Unlike" for part in others),
+        general=any(part.kind == "Change" for part in clause.parts),
+        exclusive="nothingbut" in roles or any(part.roles("only") for part in clause.parts if part.kind == "Any"),
+        broken=clause.parts[-1].kind in ("Be", "NotBe") and not clause.parts[-1].adjuncts and not beside,
     )
+
+
+def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
+    """The roles that a word plays in a clause: where it is no part of a phrase, those that the clause's row names."""
+    if part.kind in VERBS:
+        normal = {"normal": word.text} if "normal" in word.text else {}
+        return {role: value for role, value in word.roles.items() if role != "diseased"} | normal
+    if part.word is None:
+        return word.roles
+    named = {role: value for role, value in word.roles.items() if role in row.names}
+    return {"diseased": named["diseased"]} if "diseased" in named else named
+
+
+def _meant(events: list[str], level_named: bool) -> list[str]:
+    """What one verb can stand for here: `subside` and `go` tell a change of level where the level is named."""
+    return [event for event in events if len(events) < 2 or (event == "gone") != level_named]

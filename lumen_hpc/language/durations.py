@@ -11,19 +11,18 @@ _TENS = {word: 10 * number for number, word in enumerate(_TEN.split(), start=2)}
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
 _ORDINAL = {word: number for number, word in enumerate(_ORDINALS.split(), start=1)}
 _ORDINAL |= {"thirtieth": 30, "sixtieth": 60, "ninetieth": 90, "twentieth": 20, "fortieth": 40, "fiftieth": 50}
-_DAYS = {"day": 1, "night": 1, "week": 7, "fortnight": 14}
+_HOURS = {"hour": 1, "day": 24, "night": 24, "week": 7 * 24, "fortnight": 14 * 24}
 
 _SPELLED = rf"(?:{'|'.join(sorted({*_NUMBERS, *_TENS}, key=len, reverse=True))})"
 _NUMBER = (
     rf"(?:an? |one )?(?:hundred(?: and)? )?{_SPELLED}(?: {_SPELLED})?"
     r"|(?:an?|one) hundred|\d+|(?:a )?couple of|an?(?: single)?|single"
 )
-_UNIT = rf"(?P<unit>{'|'.join(_DAYS)}|month|year)s?"
+_UNIT = rf"(?P<unit>{'|'.join(_HOURS)}|month|year)s?"
 _SPAN = re.compile(
     rf"\b(?:(?P<least>{_NUMBER}) (?:to|or) )?(?P<number>{_NUMBER}) (?:more |full |further |additional )?{_UNIT}\b"
 )
 _ONE = re.compile(r"\b(?P<which>next|coming|following|ensuing|upcoming) (?P<unit>day|week|fortnight)\b(?! \d)")
-_HOURS = re.compile(r"\b(?P<number>\d+) hours?\b")
 _NTH = re.compile(
     rf"\b(?:(?P<tens>{'|'.join(_TENS)}) )?(?P<word>{'|'.join(_ORDINAL)}) day\b|\b(?P<figure>\d+)(?:st|nd|rd|th) day\b"
 )
@@ -35,24 +34,20 @@ def in_days(text: str) -> str:
 
     A month and a year have no one number of days and keep their unit; what is vague (`the coming weeks`) stays.
     """
-    text = re.sub(r"\btomorrow\b", "in 1 days", text)
-    text = _HOURS.sub(_hours, text)
+    text = re.sub(r"\b(?:by )?tomorrow\b", "in 1 days", text)
     text = _NTH.sub(_nth, text)
     text = _DAY.sub(lambda found: f"day {_number(found['number'])}", text)
-    text = _ONE.sub(lambda found: f"{found['which']} {_DAYS[found['unit']]} days", text)
+    text = _ONE.sub(lambda found: f"{found['which']} {_HOURS[found['unit']] // 24} days", text)
     return _SPAN.sub(_span, text)
 
 
 def _span(found: re.Match) -> str:
     unit = found["unit"]
-    days, name = (_DAYS[unit], "days") if unit in _DAYS else (1, f"{unit}s")
-    least = f"{_number(found['least']) * days} to " if found["least"] else ""
-    return f"{least}{_number(found['number']) * days} {name}"
-
-
-def _hours(found: re.Match) -> str:
-    days, rest = divmod(int(found["number"]), 24)
-    return found[0] if rest else f"{days} days"
+    numbers = [_number(found[name]) for name in ("least", "number") if found[name]]
+    hours = [number * _HOURS.get(unit, 1) for number in numbers]
+    if unit in _HOURS and not any(number % 24 for number in hours):
+        numbers, unit = [number // 24 for number in hours], "day"
+    return f"{' to '.join(map(str, numbers))} {unit}s"
 
 
 def _nth(found: re.Match) -> str:

@@ -6,6 +6,7 @@ Both the grammar's own sentence and the long answer are read (reader.py), and wh
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
@@ -16,7 +17,7 @@ from lumen_hpc.language.reader import Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import Names, equal, knows, unknown, words
 
-_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+_COUNTS = dict(enumerate(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], start=2))
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 
 
@@ -38,13 +39,11 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
     if not long_answer.strip():
         return ["empty"]
     names = _names(kind, question, short_answer)
-    given, answer = read(own, kind, names), read(_named(kind, question, short_answer, long_answer), kind, names)
-    answer = _renamed(given, answer)
+    given = read(own, kind, names)
+    answer = _renamed(given, read(_named(kind, question, short_answer, long_answer), kind, names))
     if given.problems or given.unread:
         return [f"unreadable short answer: {problem}" for problem in (*given.problems, *given.unread)]
-    if answer.unread:
-        return list(answer.unread)
-    return [
+    return list(answer.unread) or [
         *(f"unclear: {problem}" for problem in answer.problems),
         *_wording(kind, question, short_answer, given, answer),
         *_differences(given, answer, _placed(kind, short_answer)),
@@ -74,7 +73,8 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
         compound = rf"\b({re.escape(short_answer)}) (?={re.escape(parsed.finding)})"
         answer = re.sub(compound, r"\1 type ", answer, flags=re.IGNORECASE)
     elif kind == "presence":
-        answer = re.sub(r"\bunilateral(?:ly)?\b", "not bilateral", answer, flags=re.IGNORECASE)
+        one_side = r"\bunilateral(?:ly)?\b|\bpresent on one side(?: only)?\b"
+        answer = re.sub(one_side, "not bilateral", answer, flags=re.IGNORECASE)
     return _IT.sub(lambda _: f"the {parsed.finding}", answer)
 
 
@@ -89,27 +89,22 @@ def _renamed(given: Facts, answer: Facts) -> Facts:
 
 def _names(kind: str, question: str, short_answer: str) -> Names:
     """Names in a question and its answer that the vocabulary does not hold, with the roles they play."""
-    names: list[tuple[str, str | None]] = []
-    try:
+    findings: list[str | None] = []
+    others: list[tuple[str, str]] = []
+    with suppress(GrammarError):
         if kind in CHANGING:
             change = parse_difference(short_answer)
-            names += [("finding", name) for name in (*change.new, *change.resolved)]
-            for level in change.levels:
-                names += [
-                    ("finding", level.finding),
-                    *(("lvl", word) for word in unknown(f"{level.before} {level.after}")),
-                ]
+            findings += [*change.new, *change.resolved, *(level.finding for level in change.levels)]
+            others += [("lvl", word) for level in change.levels for word in unknown(f"{level.before} {level.after}")]
         elif parsed := parse_question(kind, question):
-            names += [("finding", parsed.finding), *(("place", word) for word in unknown(parsed.location or ""))]
-            if kind == "abnormality" and not is_closed(short_answer):
-                names += [("finding", name) for name in parse_findings(short_answer)]
+            findings.append(parsed.finding)
+            others += [("place", word) for word in unknown(parsed.location or "")]
             role = {"level": "lvl", "type": "type", "location": "place"}.get(kind)
-            names += [(role, word) for word in unknown(short_answer)] if role else []
-    except GrammarError:
-        pass
-    return tuple(
-        dict.fromkeys((role, name.lower()) for role, name in names if name and not (role == "finding" and knows(name)))
-    )
+            others += [(role, word) for word in unknown(short_answer)] if role else []
+            if kind == "abnormality" and not is_closed(short_answer):
+                findings += parse_findings(short_answer)
+    names = [("finding", name) for name in findings if name and not knows(name)] + others
+    return tuple(dict.fromkeys((role, name.lower()) for role, name in names))
 
 
 def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: Facts) -> list[str]:
@@ -163,7 +158,8 @@ def _misplaced(kind: str, question: str, given: Facts, answer: Facts) -> list[st
     """Places must be equal; a difference may also repeat the area that its question asks about."""
     parsed = parse_question(kind, question) if kind == "difference" else None
     area = places_in(parsed.location) if parsed and parsed.location else frozenset()
-    return [] if answer.places in (given.places, given.places | area) else ["side or place"]
+    fit = answer.places in (given.places, given.places | area) and (given.partial or not answer.partial)
+    return [] if fit else ["side or place"]
 
 
 def score(kind: str, question: str, reference: str, answer: str) -> int:
@@ -184,12 +180,8 @@ def score(kind: str, question: str, reference: str, answer: str) -> int:
 
 
 def _atoms(facts: Facts) -> set[tuple]:
-    atoms: set[tuple] = {("view", view, said) for view, said in facts.views.items()}
-    atoms |= {("place", *place) for place in facts.places}
-    for name, state in facts.findings.items():
-        atoms |= {(name, state.status), *((name, level) for level in state.levels)}
-        atoms |= {(name, type_) for type_ in state.types}
-    return atoms
+    atoms = {(name, said) for name, it in facts.findings.items() for said in (it.status, *it.levels, *it.types)}
+    return atoms | {("view", *view) for view in facts.views.items()} | {("place", *place) for place in facts.places}
 
 
 def _contradicted(truth: Facts, claims: Facts) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.clauses import ANY, CHANGING, Item, Predicate
-from lumen_hpc.language.levels import Levels, rise
+from lumen_hpc.language.attributes import Levels, Place, places, rise
+from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate
 from lumen_hpc.language.parsing import Phrase
-from lumen_hpc.language.places import Place, places
 
 _DENIALS = ("absent", "notevent", "notplace", "unchanged")
 
@@ -47,49 +46,53 @@ class Finding:
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
         self.problems += self.doubts(predicate, item)
+        rule, named = predicate.row.rule, predicate.levels
         time = self.time(predicate)
         self.named |= bool(item.phrase.parts)
         self.foretold |= predicate.future
         self.readings |= item.readings | predicate.readings
-        self.types |= item.types | predicate.types
-        self.places += [
-            p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"
-        ] + predicate.places
+        self.types |= item.types | set(predicate.roles.get("type", ()))
+        places = item.phrase.all("Loc", "Place", "NotPlace")
+        self.places += [*(place for place in places if place.kind != "NotPlace"), *predicate.places]
+        future = self.kind == "prediction"
         for when, there in item.there.items():
-            self.there["then" if self.kind == "prediction" else when].add(there)
+            self.there["then" if future else when].add(there)
         for when, levels in item.levels.items():
-            self.levels["then" if when == "now" and self.kind == "prediction" else when] += levels
-        later = predicate.to or predicate.readings or (predicate.levels and (predicate.become or time == "now"))
-        if later and self.levels[""] and predicate.rule in ("level", "event"):
+            self.levels["then" if when == "now" and future else when] += levels
+        stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
+        later = "To" in named or predicate.readings or (stated and (predicate.become or time == "now"))
+        if later and rule in ("level", "event"):
             self.levels["then"] += self.levels[""]  # a moderate effusion has shrunk to small
             self.levels[""] = []
-        self.levels["now"] += [predicate.to] if predicate.to else []
-        self.levels["then"] += [predicate.before] if predicate.before else []
-        self.levels["now" if predicate.become else time] += predicate.levels
-        getattr(self, f"_{predicate.rule}")(predicate, item, time)
+        for when, kind in (("now", "To"), ("then", "From")):
+            self.levels[when] += [named[kind]] if kind in named else []
+        self.levels["now" if predicate.become else time] += stated
+        getattr(self, f"_{rule}")(predicate, item, time)
 
     def doubts(self, predicate: Predicate, item: Item) -> list[str]:
         """Why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
-        changing = self.kind in CHANGING
-        turning = (
-            predicate.events
-            or predicate.newly
-            or predicate.readings
-            or item.event
-            or predicate.rule in ("gone", "unchanged")
-        )
-        weak = predicate.sure or item.phrase.roles("plain") or (not changing and item.phrase.roles("newadj"))
-        organ = item.organ != (predicate.diseased or predicate.normal) and not (item.organ and item.there)
+        has, rule = predicate.has, predicate.row.rule
+        one_image = self.kind not in CHANGING
+        turning = bool(predicate.events or has("newly") or predicate.readings or item.event)
+        turning |= rule in ("gone", "unchanged")
+        lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly")
+        lasting |= (has("been") and (rule == "there" or has("there"))) or bool(item.phrase.roles("interval"))
+        weak = has("clearly", "completely", "newly") or (has("all") and has("no", "nothing"))
+        weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
+        able = has("can") and not has("see", "expected") and "seen" not in predicate.roles.get("seen", ())
+        organ = item.organ != has("diseased", "normal") and not (item.organ and item.there)
+        foretold_then = predicate.time == "then" and predicate.future
         reasons = {
-            "it speaks of what may be": predicate.future and self.kind != "prediction",
-            "it confuses the two images": predicate.time == "then"
-            and (predicate.future or (turning and self.kind == "difference")),
-            "it speaks of both images at once": predicate.time == "both" and predicate.rule != "unchanged",
-            "it speaks of the past": predicate.past and (predicate.future or (predicate.rule == "there" and turning)),
-            "it speaks of another time": predicate.lasting and not changing,
-            "it is still so that it changed": predicate.still and bool(predicate.events - {"same"}),
-            "it breaks off": predicate.empty and predicate.row in ("S Be", "S NotBe (Loc | lie)?"),
-            "its denial is weakened": weak and predicate.rule in _DENIALS,
+            "it speaks of what may be": (predicate.future and self.kind != "prediction") or able,
+            "it confuses the two images": foretold_then
+            or (predicate.time == "then" and turning and self.kind == "difference"),
+            "it speaks of both images at once": predicate.time == "both" and rule != "unchanged",
+            "it speaks of the past": predicate.past and (predicate.future or (rule == "there" and turning)),
+            "it speaks of another time": one_image and lasting,
+            "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
+            "it is still so that it changed": has("still") and bool(predicate.events - {"same"} or item.levels),
+            "it breaks off": predicate.broken and rule in ("there", "notplace"),
+            "its denial is weakened": weak and rule in _DENIALS,
             "it does not say what an organ is": organ and self.name != ANY and not item.taken_up,
         }
         return [reason for reason, holds in reasons.items() if holds]
@@ -105,77 +108,74 @@ class Finding:
     def _there(self, predicate: Predicate, item: Item, time: str) -> None:
         if item.event:
             self.events.add(item.event)
-        elif predicate.newly:
-            self.events.add("new")
-        elif predicate.still:
-            self.events.add("same")
+        elif predicate.has("newly", "still"):
+            self.events.add("new" if predicate.has("newly") else "same")
         elif predicate.events or predicate.unlike:
             self.events |= predicate.events or {"new"}
         else:
-            self.there[time].add(True)
-            self.present |= predicate.present and self.kind == "difference"
+            self.seen(True, predicate, time)
+
+    _place = _type = _follows = _supplants = _there
 
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
-        if item.there.get(time) is False:
-            self.problems.append("it denies a denial")
+        if item.there.get(time) is False or item.levels:
+            self.problems.append("it denies a denial or a level")
         if item.event:
             self.events.add(f"not-{item.event}")
-        elif self.kind == "difference" and ((predicate.missing and time != "then") or predicate.unlike):
+        elif self.kind == "difference" and ((predicate.has("lacks") and time != "then") or predicate.unlike):
             self.events.add("gone")
         else:
-            self.there[time].add(False)
-            self.present |= predicate.present and self.kind == "difference"
+            self.seen(False, predicate, time)
+
+    def seen(self, there: bool, predicate: Predicate, time: str) -> None:
+        self.there[time].add(there)
+        self.present |= predicate.has("now") and self.kind == "difference"
+
+    def _notplace(self, predicate: Predicate, item: Item, time: str) -> None:
+        if self.kind in CHANGING or not predicate.places:
+            self._absent(predicate, item, time)
+        else:
+            self.problems += ["it denies a place of what has a place"] if any(item.phrase.all("Loc")) else []
+            self.events.add("not-placed")
 
     def _gone(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events.add("gone" if time != "then" and not item.event else "unclear")
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events |= self.changes(predicate, item)
-        if item.event and not predicate.events:
-            self.events.add(item.event)
+        self.events |= self.changes(predicate, item) | ({item.event} - {""} if not predicate.events else set())
         if time == "then" or (item.event and predicate.events and item.event not in predicate.events):
             self.events.add("unclear")
 
     def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
+        adjective = predicate.has(*ADJECTIVES)
         for event in self.changes(predicate, item):
-            stays = {"same": "changed" if predicate.adjective else "gone", "changed": "same"}
+            stays = {"same": "changed" if adjective else "gone", "changed": "same"}
             self.events.add(stays.get(event, f"not-{event}"))
 
     def changes(self, predicate: Predicate, item: Item) -> set[str]:
-        """The change that a verb or adjective tells; of `go` or `subside` a change of level where it names one."""
+        """The change that a verb or adjective tells."""
         events = set(predicate.events)
-        if "third" in predicate.row and not events & {"same", "changed"}:
+        if predicate.has("third") and not events & {"same", "changed"}:
             return {"unclear"}  # `edema resolves` tells a habit, not a change
-        if len(events) > 1:
-            events -= {"gone"} if self.readings or predicate.to else events - {"gone"}
-        if predicate.become and (predicate.seen or predicate.diseased or predicate.normal):
-            events.add("gone" if predicate.normal else "new")
-        if predicate.newly:
+        if predicate.become and predicate.has("seen", "diseased", "normal"):
+            events.add("gone" if predicate.has("normal") else "new")
+        if predicate.has("newly"):
             events &= {"new"}
         return events if events or predicate.levels or item.event else {"unclear"}
 
     def _level(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
         if predicate.events or predicate.become:
-            changing = self.kind in CHANGING
-            self.events |= self.changes(predicate, item) if changing else {"changed"}
-
-    _notplace = _absent
+            self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}
 
     def _ranges(self, predicate: Predicate, item: Item, time: str) -> None:
         self.levels[time].append(" to ".join(min(predicate.readings)))
         self.readings -= predicate.readings
 
     def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
-        if predicate.become:
-            self.events.add("unclear")
-        fitting = {"sameadj": {"same"}, "newadj": {"new", "gone"}, "no Change turned": {"new"}}
-        fit = next((events for words, events in fitting.items() if words in predicate.row), {"changed"})
-        self.events.add(
-            "same" if predicate.events == fit or ("newadj" not in predicate.row and not predicate.events) else "unclear"
-        )
-
-    _place = _type = _follows = _supplants = _there
+        denied = {"new"} if predicate.general else {"new", "gone"} if predicate.has("newadj") else {"changed"}
+        fit = predicate.events == ({"same"} if predicate.has("sameadj") else denied) or not predicate.events
+        self.events.add("same" if fit and not predicate.become else "unclear")
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
@@ -217,18 +217,14 @@ class Finding:
         if any(len(predicate) > 1 for predicate in there.values()) or len(events) > 1:
             self.problems.append("it says two things of one finding")
             events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
-        event = min(events, default="")
-        now = there["now"] | there[""]
-        if (event == "new" and (True in there["then"] or False in now)) or (
-            event == "gone" and (False in there["then"] or True in now)
-        ):
+        event, then, now = min(events, default=""), there["then"], there["now"] | there[""]
+        if event in ("new", "gone") and ((event == "gone") in now or (event == "new") in then):
             self.problems.append("it confuses the two images")
         if event:
             return event
-        if there["then"] and now:
-            return {(False, True): "new", (True, False): "gone", (True, True): "same"}.get(
-                (min(there["then"]), min(now)), "absent"
-            )
+        if then and now:
+            turns = {(False, True): "new", (True, False): "gone", (True, True): "same"}
+            return turns.get((min(then), min(now)), "absent")
         if self.present or (self.kind == "prediction" and there["now"] == {True}):
             return "new" if True in now else "gone"
-        return "stated" if True in now | there["then"] else "absent"
+        return "stated" if True in now | then else "absent"

@@ -8,6 +8,7 @@ phrases, and no pattern nests a repetition in another over the same phrases.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -54,11 +55,23 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
-class Clause:
+class Row:
+    """A row of the table of clauses."""
+
     rule: str
-    """The meaning of the table row that it fits."""
-    row: str
-    """The row itself."""
+    """What it says."""
+    marks: frozenset[str]
+    """What the clause before adds to it."""
+    pattern: str
+    takes_up: bool
+    """Its subject may be that of the clause before."""
+    names: frozenset[str]
+    """The roles that its own words can play."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    row: Row
     parts: Sequence[Phrase]
     start: int
     """The number of phrases before it in its sentence."""
@@ -69,9 +82,13 @@ class Grammar:
     phrases: list[tuple[str, str, re.Pattern]]
     adjuncts: frozenset[str]
     clauses: re.Pattern
-    rows: list[tuple[str, str]]
+    rows: list[Row]
     joints: re.Pattern
-    signs: dict[str, str]
+
+    def clause(self, signs: str, found: list[Phrase], start: int, end: int) -> Clause | None:
+        """The phrases from `start` to `end` as a clause."""
+        match = self.clauses.fullmatch(signs, start, end)
+        return Clause(self.rows[int(str(match.lastgroup)[1:])], found[start:end], start) if match else None
 
 
 @cache
@@ -80,40 +97,40 @@ def grammar() -> Grammar:
     signs = {kind: chr(0xF000 + i) for i, kind in enumerate(dict.fromkeys(table["phrases"]))}
     short = table["short"]
 
+    def spelled(pattern: str) -> str:
+        return _NAME.sub(lambda name: f"({spelled(short[name[0]])})" if name[0] in short else name[0], pattern)
+
     def compiled(pattern: str) -> str:
-        def one(found: re.Match) -> str:
-            name = found[0]
-            if name in short:
-                return f"(?:{compiled(short[name])})"
-            if name in signs:
-                return signs[name]
-            characters = lexicon().signs_of(name)
-            if not characters:
-                raise ValueError(f"grammar.yaml: no word and no phrase is called {name}")
-            return characters if len(characters) == 1 else f"[{characters}]"
+        return _NAME.sub(one, re.sub(r"\((?!\?)", "(?:", spelled(pattern))).replace(" ", "")
 
-        return re.sub(r"[A-Za-z]+", one, re.sub(r"\((?!\?)", "(?:", pattern)).replace(" ", "")
+    def one(name: re.Match) -> str:
+        characters = signs.get(name[0]) or lexicon().signs_of(name[0])
+        if not characters:
+            raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
+        return characters if len(characters) == 1 else f"[{characters}]"
 
-    phrases = [
-        (kind, signs[kind], re.compile("|".join(compiled(row) for row in rows) or "(?!)"))
-        for kind, rows in table["phrases"].items()
-    ]
-    rows = [(rule, row) for rule, given in table["clauses"].items() for row in given]
-    lead, tail = compiled(table["lead"]), compiled(table["tail"])
+    around = set(_NAME.findall(spelled(f"{table['lead']} {table['tail']}")))
+    rows: list[Row] = []
     heads: dict[str, list[str]] = {}
-    for i, (_, row) in enumerate(rows):
-        row = row.removeprefix("~")
-        head, _, rest = row.partition(" ") if re.match(r"[A-Za-z]+ ", row) else ("", "", row)
-        heads.setdefault(head, []).append(f"(?P<r{i}>{compiled(rest)})")
+    for name, given in table["clauses"].items():
+        rule, *marks = name.split(", ")
+        for row in given:
+            pattern = row.removeprefix("~")
+            names = around | set(_NAME.findall(spelled(pattern)))
+            head, _, rest = pattern.partition(" ") if re.match(r"[A-Za-z]+ ", pattern) else ("", "", pattern)
+            heads.setdefault(head, []).append(f"(?P<r{len(rows)}>{compiled(rest)})")
+            rows.append(Row(rule, frozenset(marks), row, row.startswith(("S ", "~")), frozenset(names)))
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())
     return Grammar(
-        phrases,
+        [(kind, signs[kind], re.compile("|".join(map(compiled, r)) or "(?!)")) for kind, r in table["phrases"].items()],
         frozenset(table["adjuncts"]),
-        re.compile(f"(?:{lead})?(?:{clauses})(?:{tail})"),
+        re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
         rows,
         re.compile(compiled(table["joints"])),
-        signs,
     )
+
+
+_NAME = re.compile("[A-Za-z]+")
 
 
 def phrases_of(words: Sequence[Word]) -> list[Phrase]:
@@ -145,35 +162,23 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
     adjuncts = grammar().adjuncts
     kept: list[Phrase] = []
     waiting: list[Phrase] = []
-    i = 0
-    while i < len(found):
-        phrase = found[i]
+    rest = deque(found)
+    while rest:
+        phrase = rest.popleft()
         if phrase.kind not in adjuncts:
             phrase.adjuncts += waiting
             waiting = []
             kept.append(phrase)
-            i += 1
             continue
-        first = not kept or _mark(kept[-1])
-        opened = bool(kept) and _mark(kept[-1]) == ","
-        i += 1
-        if first and not (opened and len(kept) > 1):
-            waiting.append(phrase)  # at the head of a clause, with a comma of its own
-            if i < len(found) and _mark(found[i]) == ",":
-                i += 1
-        elif opened:
-            at = i
-            while at < len(found) and found[at].kind in adjuncts:
-                at += 1
-            if at == len(found):
-                kept.pop()
-            elif _mark(found[at]) == ",":
-                kept.pop()
-                if at == i:
-                    i += 1
-            (waiting if kept and _mark(kept[-1]) else kept[-1].adjuncts).append(phrase)
-        else:
-            kept[-1].adjuncts.append(phrase)
+        after = next((_mark(other) for other in rest if other.kind not in adjuncts), ",")
+        opened = len(kept) > 1 and _mark(kept[-1]) == ","
+        between = opened and after == ","
+        if between:
+            kept.pop()
+        at_head = not kept or _mark(kept[-1])
+        if (between or (at_head and not opened)) and rest and _mark(rest[0]) == ",":
+            rest.popleft()
+        (waiting if at_head else kept[-1].adjuncts).append(phrase)
     if waiting and kept:
         kept[-1].adjuncts += waiting
     return kept
@@ -192,9 +197,8 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
         return []
     signs = "".join(phrase.sign for phrase in found)
     table = grammar()
-    joints = [(match.start(), match.end()) for match in table.joints.finditer(signs)]
-    starts = [(0, 0), *((0, end) for start, end in joints if not start), *(joint for joint in joints if joint[0])]
-    ends = [*(start for start, _ in joints if start), len(signs)]
+    starts = [(0, 0), *(match.span() for match in table.joints.finditer(signs))]
+    ends = [*(start for start, _ in starts if start), len(signs)]
     best: dict[int, tuple[tuple[int, int], list[list[Clause]]]] = {0: ((0, 0), [[]])}
     for joint, start in starts:
         if joint not in best:
@@ -202,11 +206,12 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
         (clauses, bare), parses = best[joint]
         cost = (clauses + 1, bare + (found[joint:start] != [] and _mark(found[joint]) == "and" and start - joint == 1))
         for end in ends:
-            match = table.clauses.fullmatch(signs, start, end) if end > start else None
-            if match is None or (end in best and best[end][0] < cost):
+            if end <= start or (end in best and best[end][0] < cost):
                 continue
-            rule, row = table.rows[int(str(match.lastgroup)[1:])]
-            longer = [[*parse, Clause(rule, row, found[start:end], start)] for parse in parses]
+            clause = table.clause(signs, found, start, end)
+            if clause is None:
+                continue
+            longer = [[*parse, clause] for parse in parses]
             known = best[end][1] if end in best and best[end][0] == cost else []
             best[end] = (cost, [*known, *longer][:4])
     return best[len(signs)][1] if len(signs) in best else []
@@ -231,9 +236,8 @@ def _covered(found: list[Phrase]) -> list[Clause]:
         score, clauses = best[start]
         best[start + 1] = max(best[start + 1], (score, clauses), key=lambda cover: cover[0])
         for end in range(start + 1, len(found) + 1):
-            if match := table.clauses.fullmatch(signs, start, end):
-                rule, row = table.rows[int(str(match.lastgroup)[1:])]
-                cover = (score + end - start - 0.5, [*clauses, Clause(rule, row, found[start:end], start)])
+            if clause := table.clause(signs, found, start, end):
+                cover = (score + end - start - 0.5, [*clauses, clause])
                 best[end] = max(best[end], cover, key=lambda cover: cover[0])
     clauses = best[-1][1]
     read = {i for clause in clauses for i in range(clause.start, clause.start + len(clause.parts))}

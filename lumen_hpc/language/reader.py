@@ -7,15 +7,16 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
-from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Item, Predicate, items_of, predicate_of
+from lumen_hpc.language.attributes import Place, places
+from lumen_hpc.language.clauses import ANY, FUTURE, NOUNS, Item, Predicate, items_of, predicate_of
 from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
-from lumen_hpc.language.places import Place, places
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
 
@@ -33,6 +34,8 @@ class Facts:
     """Number words."""
     lead: str
     """yes or no, where the text opens with it; else empty."""
+    partial: bool
+    """It denies every finding, or change, of a part of the image that it does not name, such as `the lungs`."""
     foretold: bool
     """Of every finding it says something of the future."""
     problems: tuple[str, ...]
@@ -45,10 +48,12 @@ class Facts:
 def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Facts:
     """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
     found = words(tidied(text) if lenient else text, names)
-    lead = ""
-    if found and (found[0].text == "yes" or (found[0].text == "no" and (len(found) == 1 or _ends(found[1])))):
-        lead = found[0].text
-        found = found[2:] if len(found) > 1 and _ends(found[1]) else found[1:]
+    lead = found[0].text if found else ""
+    ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
+    if lead == "yes" or (lead == "no" and ended):
+        found = found[2:] if ended else found[1:]
+    else:
+        lead = ""
     reading = _Reading(kind)
     if len(text) > LONGEST:
         reading.unread.append(f"longer than {LONGEST:,} characters")
@@ -57,26 +62,14 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     return reading.facts(found, lead)
 
 
-def _ends(word: Word) -> bool:
-    return word.text in (",", ".", ";", ":")
-
-
 def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
     """The words of a text cut at its full stops and semicolons."""
-    sentence: list[Word] = []
-    for word in found:
-        if "stop" not in word.roles:
-            sentence.append(word)
-        elif sentence:
-            yield sentence
-            sentence = []
-    if sentence:
-        yield sentence
+    for stop, sentence in itertools.groupby(found, lambda word: "stop" in word.roles):
+        if not stop:
+            yield list(sentence)
 
 
 _PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither"}
-_TAKES_UP = ("S ", "~")
-"""How a row of the grammar begins whose subject may be that of the clause before."""
 
 
 class _Reading:
@@ -101,9 +94,8 @@ class _Reading:
             if not lenient:
                 return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
-        if self.kind == "prediction" and any(
-            True for phrase in phrases for word in phrase.leaves() if "main" in word.roles
-        ):
+        main = {word.roles["main"] for phrase in phrases for word in phrase.leaves() if "main" in word.roles}
+        if main and self.kind != "difference" and (self.kind == "prediction" or "later" in main):
             self.problems.append("it speaks of a later image")
         elsewhen = {"prediction": (), "difference": ("Span",)}.get(self.kind, ("Span", "Comp"))
         if elsewhen and any(True for _ in Phrase("", "", phrases).all(*elsewhen)):
@@ -121,54 +113,57 @@ class _Reading:
 
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
-        if clause.rule == "likewise":
-            if self.last is None:
-                self.problems.append("it likens to nothing")
+        if clause.row.rule == "likewise":
+            if self.last is None or not _auxiliaries(clause.parts) & _auxiliaries(self.last.parts):
+                self.problems.append("it likens one thing to another")
                 return
             rest = [part for part in self.last.parts if part.kind not in NOUNS]
-            clause = replace(clause, rule=self.last.rule, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
+            clause = replace(clause, row=self.last.row, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
         for place in Phrase("", "", clause.parts).all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
-        if clause.rule in ("view", "notview"):
+        if clause.row.rule in ("view", "notview"):
             self.view(clause)
         else:
-            items = items_of(clause, self.subjects if self.takes_up(clause) else ())
-            if clause.rule == "unchanged" or (not items and not clause.row.startswith("S")):
-                items = [Item(ANY, Phrase("Any", ""))]
-            if not items:
-                self.problems.append("it has no subject")
-            if self.kind not in CHANGING:
-                _plain(items)
             predicate = predicate_of(clause)
-            if clause.row.startswith("List to"):
-                predicate.future |= (
-                    self.predicate is not None and self.predicate.future
-                )  # `a is expected to appear and b to resolve`
-            if clause.row.startswith("Nots (") and self.predicate is not None and not predicate.time:
-                predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike  # `shows a but no b`
-            if clause.rule in ("follows", "supplants") and len(items) > 1:
-                for item in items:
-                    item.event = "new" if (item is items[0]) == (clause.rule == "supplants") else "gone"
-            for item in items:
+            if self.predicate and "same mood" in clause.row.marks:  # `a is expected to appear and b to resolve`
+                predicate.future |= self.predicate.future
+            if self.predicate and "same image" in clause.row.marks and not predicate.time:  # `shows a but no b`
+                predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike
+            self.predicate, self.subjects = predicate, self.items(clause)
+            for item in self.subjects:
                 self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)
-            self.predicate = predicate
-            self.subjects = items
         self.last = clause
 
-    def takes_up(self, clause: Clause) -> bool:
-        """Whether a clause without findings speaks of those of the clause before; across sentences by pronoun alone."""
+    def items(self, clause: Clause) -> list[Item]:
+        """The findings that a clause speaks of: its own, else those of the clause before, across sentences by pronoun.
+
+        A clause that needs no subject speaks of findings in general.
+        """
+        rule = clause.row.rule
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
-        return clause.row.startswith(_TAKES_UP) and (clause.start > 0 or pronoun)
+        items = items_of(clause, self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ())
+        general = [part.roles("abnormality")[-1] for part in clause.parts if part.kind == "Any"]
+        if rule == "unchanged" and not all(name.endswith("s") for name in general):
+            self.problems.append("it speaks of one finding among several")
+        if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
+            return [Item(ANY, Phrase("Any", ""))]
+        if not items:
+            self.problems.append("it has no subject")
+        more = {word for item in items for word in item.phrase.roles("newadj")} == {"additional"}
+        for i, item in enumerate(items):
+            if rule in ("follows", "supplants") and len(items) > 1:
+                item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
+            elif item.event == "new" and more and self.kind == "abnormality":
+                item.event = ""  # `additional` tells no change where there is one image
+        return items
 
     def view(self, clause: Clause) -> None:
-        affirmed = clause.rule == "view"
-        predicate = predicate_of(clause)
+        affirmed, predicate = clause.row.rule == "view", predicate_of(clause)
+        views = [view for phrase in clause.parts if phrase.kind == "View" for view in phrase.roles("view")]
         if predicate.future or predicate.time:
             self.problems.append("it speaks of another time")
-        for phrase in clause.parts:
-            for view in phrase.roles("view") if phrase.kind == "View" else ():
-                if self.views.setdefault(view, affirmed) != affirmed:
-                    self.problems.append(f"it says of the {view} view both that it is and that it is not")
+        if any(self.views.setdefault(view, affirmed) != affirmed for view in views):
+            self.problems.append("it says of a view both that it is and that it is not")
 
     def facts(self, found: list[Word], lead: str) -> Facts:
         """What the whole text says."""
@@ -189,17 +184,21 @@ class _Reading:
             numbers=frozenset(_numbers(found)),
             counts=frozenset(word.text for word in found if "count" in word.roles),
             lead=lead,
+            partial=ANY in findings and findings[ANY].status in ("absent", "same") and any(map(_unnamed, self.places)),
             foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(dict.fromkeys(self.problems)),
             unread=tuple(dict.fromkeys(self.unread)),
         )
 
 
-def _plain(items: list[Item]) -> None:
-    """`Additional` tells no change where there is one image."""
-    if {word for item in items for word in item.phrase.roles("newadj")} == {"additional"}:
-        for item in items:
-            item.event = "" if item.event == "new" else item.event
+def _auxiliaries(parts: Sequence[Phrase]) -> set[str]:
+    """The roles of a clause's auxiliary verbs, those of the future as one."""
+    roles = {role for part in parts if part.kind not in NOUNS for word in part.leaves() for role in word.roles}
+    return roles & {"be", "have", "do", "show"} | ({"modal"} if roles & FUTURE else set())
+
+
+def _unnamed(place: Phrase) -> bool:
+    return "part" in place.roles("weak") and not any(place.roles(role) for role in ("side", "place", "bothways"))
 
 
 def places_in(text: str) -> frozenset[Place]:

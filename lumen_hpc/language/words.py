@@ -44,7 +44,9 @@ def words(text: str, names: Names = ()) -> list[Word]:
             if word := phrases.get(phrase):
                 break
         else:
-            n, word = 1, _unlisted(tokens[i])
+            number = tokens[i].isdigit() and tokens[i].isascii()
+            roles = {"number": tokens[i]} if number else {}
+            n, word = 1, Word(tokens[i], roles, table.signs[frozenset(roles)])
         found.append(word)
         i += n
     return found
@@ -92,13 +94,8 @@ def lexicon() -> Lexicon:
     for role, value, phrase in _entries():
         given = roles.setdefault(phrase, {})
         given[role] = f"{given[role]}/{value}" if role in given and value not in ("", given[role]) else value or phrase
-    sets = dict.fromkeys(
-        [
-            frozenset(),
-            *(frozenset([role]) for role in ("finding", "lvl", "type", "place", "number")),
-            *(frozenset(r) for r in roles.values()),
-        ]
-    )
+    alone = [frozenset([role]) for role in ("finding", "lvl", "type", "place", "number")]
+    sets = dict.fromkeys([frozenset(), *alone, *map(frozenset, roles.values())])
     signs = {kinds: chr(0xE000 + i) for i, kinds in enumerate(sets)}
     phrases = {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in roles.items()}
     return Lexicon(phrases, _lengths(phrases), signs)
@@ -124,13 +121,6 @@ def _with_names(names: Names) -> tuple[dict[str, Word], dict[str, tuple[int, ...
                 phrase = " ".join(order) + ending
                 phrases[phrase] = Word(phrase, {role: name}, table.signs[frozenset([role])])
     return phrases, _lengths(phrases)
-
-
-def _unlisted(token: str) -> Word:
-    signs = lexicon().signs
-    if token.isdigit() and token.isascii():
-        return Word(token, {"number": token}, signs[frozenset(["number"])])
-    return Word(token, {}, signs[frozenset()])
 
 
 @cache
@@ -170,30 +160,29 @@ def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
 
 def spelled(pattern: str) -> list[str]:
     """Every phrase that a pattern of words, `(a|b)`, `[ab]` and `?` stands for."""
-    phrases, rest = _alternatives(pattern, 0)
-    assert rest == len(pattern), pattern
-    return list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
+    if len(choices := _cut(pattern)) > 1:
+        return list(dict.fromkeys(phrase for choice in choices for phrase in spelled(choice)))
+    if not (part := _CHOICE.search(pattern)):
+        return [" ".join(pattern.split())]
+    before, after = pattern[: part.start()], pattern[part.end() :]
+    choices = part["one"].split("|") if part["one"] else list(part["letters"] or part["letter"])
+    choices = [""] * bool(part["maybe"]) + choices
+    return list(dict.fromkeys(phrase for choice in choices for phrase in spelled(before + choice + after)))
 
 
-def _alternatives(pattern: str, i: int) -> tuple[list[str], int]:
-    done: list[str] = []
-    now = [""]
-    while i < len(pattern) and pattern[i] != ")":
-        if pattern[i] == "|":
-            done, now, i = done + now, [""], i + 1
-            continue
-        if pattern[i] == "(":
-            choice, i = _alternatives(pattern, i + 1)
-            i += 1
-        elif pattern[i] == "[":
-            end = pattern.index("]", i)
-            choice, i = list(pattern[i + 1 : end]), end + 1
+_CHOICE = re.compile(r"(?:\((?P<one>[^()]*)\)|\[(?P<letters>[^]]*)\]|(?P<letter>[\w ])(?=\?))(?P<maybe>\?)?")
+
+
+def _cut(pattern: str) -> list[str]:
+    """A pattern cut at the bars that stand in no bracket."""
+    parts, depth = [""], 0
+    for character in pattern:
+        depth += (character in "([") - (character in ")]")
+        if character == "|" and not depth:
+            parts.append("")
         else:
-            choice, i = [pattern[i]], i + 1
-        if pattern[i : i + 1] == "?":
-            choice, i = ["", *choice], i + 1
-        now = [head + tail for head in now for tail in choice]
-    return done + now, i
+            parts[-1] += character
+    return parts
 
 
 @lru_cache(maxsize=1 << 12)

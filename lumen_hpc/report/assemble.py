@@ -127,7 +127,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     unfit = language_checks.unfit(scores)
     canaries, acceptance = (
         language_checks.canaries(scores),
-        language_checks.acceptance(inputs.rewrites, settings.images),
+        language_checks.acceptance(inputs.rewrites, bool(settings.images)),
     )
     compared = comparison(results)
     case = case_figure(results, inputs.image) if settings.images else None

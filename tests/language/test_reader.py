@@ -126,7 +126,7 @@ def _read_by_rules() -> Counter:
     texts += [text for kind in KINDS for text in kind["unfaithful"]]
     for given in (given for text in dict.fromkeys(texts) for given in sentences_of(words(text))):
         for parse in parsing.strict(parsing.phrases_of(given)):
-            used.update({(clause.rule, clause.row) for clause in parse})
+            used.update({clause.row for clause in parse})
     return used
 
 
