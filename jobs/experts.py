@@ -40,6 +40,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     expert = open_expert(task.settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        yield from expert.predict(studies[index] for index in shard.span(len(studies)))
+        part = shard.span(len(studies))
+        task.expected = len(part)
+        yield from expert.predict(studies[index] for index in part)
 
     return process

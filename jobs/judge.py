@@ -38,6 +38,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         answers = task.run.rows("predict", task.model, shard)
         items = [item(answer, records[answer["question_id"]]) for answer in answers if not answer.get("control")]
+        task.expected = len(items)
         yield from score(items, engine, settings, task.settings.seed, second)
 
     return process

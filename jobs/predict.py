@@ -47,6 +47,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     predictor = open_predictor(weights, settings, model=task.model)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        yield from predictor.answer(questions, shard.span(len(questions)))
+        part = shard.span(len(questions))
+        task.expected = len(part) * (1 + len(task.settings.predict.controls))  # a control leaves some questions out
+        yield from predictor.answer(questions, part)
 
     return process

@@ -41,6 +41,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = [questions[order[index]] for index in shard.span(len(order))]
+        pairs = sum(question["type"] == "difference" for question in part)
+        task.expected = len(part) + pairs * settings.predictions_per_pair
         yield from rewrite(part, engine, settings, task.settings.seed)
 
     return process

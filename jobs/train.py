@@ -55,6 +55,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             progress=task.progress,
             form=form,
             records_hash=digests.get(records.name, ""),
+            held_out=records.with_name(records.name.replace("-train", "-val")),
         )
         if not outcome.finished:
             raise Interrupted(f"saved at step {outcome.step}")

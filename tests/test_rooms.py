@@ -32,6 +32,7 @@ FLOORS = (
         "proportions",
         "registry",
         "plain_text",
+        "progress",
         "scratch",
         "torchvision_compat",
         "transformers_compat",

@@ -169,6 +169,9 @@ class Task:
     """Call it when something was achieved that is not a row (a training step): it feeds the watchdog. `doing` says
     what comes now, `within` how soon the next call must come [s], if sooner than the profile asks."""
 
+    expected: int = 0
+    """Rows that the shard under way will have, where a stage knows it: for the progress bar in its log."""
+
     @property
     def settings(self) -> Settings:
         return self.run.settings

@@ -14,6 +14,7 @@ from rich.text import Text
 from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus, server
+from lumen_hpc.progress import spell
 
 EVERY_S = 5.0
 """How often `watch` looks again."""
@@ -109,12 +110,3 @@ def _details(item: StepStatus) -> list[str]:
         lines += [f"{item.step}: {kind['count']}x {kind['error']}{where}", f"   fix: {kind['fix']}"]
         lines += [f"   log: {kind['log']}"] if kind.get("log") else []
     return lines
-
-
-def spell(seconds: float | None) -> str:
-    """A duration for people: 45 s, 12 min, 3.5 h."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc import progress
 from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
 from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
@@ -175,6 +176,8 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
         files: list[dict[str, Any]] = []
         try:
             rows = _watched(process(shard), task.folder, watchdog, files)
+            if task.ranks.rank == 0:
+                rows = progress.counted(rows, f"{step.name} shard {index + 1} of {count}", lambda: task.expected)
             if task.ranks.rank != 0:
                 for _ in rows:
                     pass

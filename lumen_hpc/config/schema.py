@@ -189,6 +189,8 @@ class Train:
     """Compile the transformer layers (the language model's with train.attention=flex alone)."""
     checkpoint_every: int = runtime_only(200, low=1)
     """Steps between checkpoints."""
+    validate: int = runtime_only(256)
+    """Held-out records whose loss is measured at each checkpoint; 0: none."""
     keep_checkpoints: int = runtime_only(2, low=1)
     """Complete checkpoints kept."""
     workers: int = runtime_only(4, low=1)

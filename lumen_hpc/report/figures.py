@@ -110,7 +110,10 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
             panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=models[model])
             held_out = [(row["step"], row[VALIDATION]) for row in rows if row.get(VALIDATION) is not None]
             if held_out:
-                panel.plot(*zip(*held_out, strict=True), "D", color=color, markerfacecolor="none", markersize=6)
+                name = f"{models[model]}, validation"
+                panel.plot(
+                    *zip(*held_out, strict=True), "D--", color=color, markerfacecolor="none", linewidth=0.8, label=name
+                )
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
         panel.set_yscale("log")

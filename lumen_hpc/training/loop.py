@@ -17,7 +17,9 @@ import torch.distributed as dist
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank
 from lumen_hpc.errors import UserError
+from lumen_hpc.progress import spell
 from lumen_hpc.training import sampler as sampling
+from lumen_hpc.training import validation
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
 from lumen_hpc.training.deepspeed_engine import Engine, rate_at
 from lumen_hpc.training.journal import Journal, losses
@@ -26,6 +28,9 @@ from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.sizing import check_batch
 from lumen_hpc.training.speed import peak_flops
+
+REPORT_S = 15.0
+"""Between two lines of progress in the log, at least."""
 
 
 class Diverged(UserError):
@@ -67,6 +72,8 @@ class Work:
     """Folder of the model that training started from; a checkpoint's reader takes its configuration from there."""
     flops: Callable[[Micro], float] = lambda micro: 0.0
     """Model FLOPs of a micro-batch's forward and backward passes, for the MFU."""
+    held_out: validation.HeldOut | None = None
+    """Records whose loss is measured at checkpoints."""
 
 
 def run(
@@ -148,6 +155,8 @@ class Loop:
         self.stall = 0.0
         self.first = True
         self.flops = 0.0
+        self.reported = -math.inf
+        self.validated = 0.0
 
     def go(self, *, started: float, resumed: Checkpoint | None) -> bool:
         """Steps until the end, or until a rank should stop; True at the end."""
@@ -165,14 +174,20 @@ class Loop:
                 waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros)
                 self.done += 1
+                last = self.done == self.plan.steps
+                due = last or self.done % self.settings.checkpoint_every == 0
+                held_out = self._validate() if due and not stop else {}
                 if journal is not None:
-                    timing = self._timing(time.perf_counter() - began, waited, micros, metrics, started)
+                    timing = self._timing(
+                        time.perf_counter() - began - self.validated, waited, micros, metrics, started
+                    )
+                    metrics |= held_out
+                    self._report(metrics, timing)
                     try:
                         journal.step(self.done, self.work.survey.ids[ids].tolist(), metrics, timing)
                     except OSError as error:
                         raise unwritable(self.work.out / FOLDER, error) from error
-                last = self.done == self.plan.steps
-                if stop or last or self.done % self.settings.checkpoint_every == 0:
+                if stop or due:
                     self.progress(f"saves after step {self.done}")
                     self._save(journal)
                 if stop:
@@ -183,6 +198,33 @@ class Loop:
             journal.close()
         dist.barrier()
         return self.done == self.plan.steps
+
+    def _validate(self) -> dict[str, Any]:
+        """The loss on held-out records, as a row of metrics.jsonl keeps it; every rank calls it."""
+        if self.work.held_out is None:
+            return {}
+        doing = f"measures the validation loss after step {self.done}"
+        self.progress(doing, self.settings.stuck_after)
+        began = time.perf_counter()
+        found = validation.losses(
+            self.work.held_out, self.engine, self.settings, self.ranks,
+            lambda: self.progress(doing, self.settings.stuck_after),
+        )  # fmt: skip
+        self.validated = time.perf_counter() - began
+        return found
+
+    def _report(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+        """A line for the log: at the first and the last step, at a validation loss, and every few seconds between."""
+        last, held_out = self.done == self.plan.steps, metrics.get(validation.LOSS)
+        if not (last or held_out or time.monotonic() - self.reported >= REPORT_S):
+            return
+        self.reported = time.monotonic()
+        shown = f", validation loss {held_out:.4g}" if held_out else ""
+        print(
+            f"step {self.done}/{self.plan.steps}: loss {metrics['loss']:.4g}{shown}, lr {metrics['lr']:.3g}, "
+            f"{timing['tokens_per_s']:.0f} tokens/s" + ("" if last else f", ETA {spell(timing['eta_s'])}"),
+            flush=True,
+        )
 
     def _layouts(self) -> Any:
         """(ids, this rank's micro-batches) of every remaining step."""
@@ -289,6 +331,8 @@ class Loop:
             timing["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
             if peak := peak_flops(torch.cuda.get_device_name()):
                 timing["mfu"] = round(self.flops / whole / peak / self.ranks.world_size, 4)
+        if self.validated:
+            timing["validation"], self.validated = round(self.validated, 3), 0.0
         if self.first:
             timing["start_to_first_step"] = round(time.monotonic() - started, 3)
             self.first = False

@@ -79,6 +79,8 @@ class Progress:
     """Processes that trained."""
     mfu: float = 0.0
     """0 where the device's peak is not known."""
+    validation: tuple[int, float] | None = None
+    """The last step at which held-out records were measured, and their loss."""
 
     @property
     def eta_seconds(self) -> float:
@@ -91,9 +93,10 @@ class Progress:
 
     def __str__(self) -> str:
         mfu = f", MFU {self.mfu:.2f}" if self.mfu else ""
+        held_out = ", validation loss {1:.4g} at step {0}".format(*self.validation) if self.validation else ""
         return (
             f"step {self.step} of {self.steps}, {self.seconds:.3g} s a step on {self.gpus} GPUs{mfu}, "
-            "measured in this run"
+            f"measured in this run{held_out}"
         )
 
 
@@ -117,7 +120,22 @@ def of_run(folder: Path, train: schema.Train) -> Progress | None:
         seconds=statistics.median(timing["seconds"] for timing in steady),
         gpus=last["gpus"],
         mfu=statistics.median(timing.get("mfu", 0.0) for timing in steady),
+        validation=_last_validation(folder / "metrics.jsonl"),
     )
+
+
+def _last_validation(path: Path) -> tuple[int, float] | None:
+    """Step and loss of the last row with a validation loss."""
+    text = path.read_bytes()
+    at = text.rfind(b'"validation_loss":')
+    if at < 0:
+        return None
+    end = text.find(b"\n", at)
+    try:
+        row = json.loads(text[text.rfind(b"\n", 0, at) + 1 : end if end > 0 else None])
+    except ValueError:  # being written
+        return None
+    return row["step"], row["validation_loss"]
 
 
 def _same(folder: Path, train: schema.Train) -> bool:

@@ -27,7 +27,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.prompt_form import PromptForm
-from lumen_hpc.training import adapters, loop, sizing
+from lumen_hpc.training import adapters, loop, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.health import preflight
@@ -69,6 +69,7 @@ def train(
     progress: Callable[..., None] = lambda doing="", within=0.0: None,
     form: PromptForm | None = None,
     records_hash: str = "",
+    held_out: Path | None = None,
 ) -> Outcome:
     """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
@@ -76,6 +77,7 @@ def train(
     `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
     `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
     finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
+    `held_out`: an instruction file whose loss is measured at checkpoints (`train.validate`), into metrics.jsonl.
     `form` is the records' and is noted in `final/`; None: what every training here has.
     `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
     Raises UserError for invalid settings and records, and for a folder in which another job trains;
@@ -105,7 +107,7 @@ def train(
         work = None
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()
-            work = _work(settings, records, base, out, fingerprint, ranks, should_stop, progress, form)
+            work = _work(settings, records, base, out, fingerprint, ranks, should_stop, progress, form, held_out)
         if work is None:
             leave()
             kept = newest(out / FOLDER)
@@ -166,6 +168,7 @@ def _work(
     should_stop: Callable[[], bool],
     progress: Callable[..., None],
     form: PromptForm,
+    held_out: Path | None,
 ) -> loop.Work | None:
     """Everything that the loop works on; None if a stop was requested during the survey."""
     rows = Records(records)
@@ -173,7 +176,19 @@ def _work(
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
         sizing.check(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
-
+    multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
+    held = None
+    if held_out is not None and held_out.is_file() and settings.validate:
+        held = validation.hold_out(
+            validation.spread(Records(held_out), settings.validate),
+            lambda some: measure(some, preprocessor),
+            lambda kept, index: Batcher(kept, index, preprocessor, Pictures(), multiple=multiple),
+            ranks,
+            opening=opening,
+            max_tokens=settings.max_tokens,
+            folder=out / "validation",
+            version=f"{_records_hash(held_out)} {fingerprint['base']}",
+        )
     found = survey(
         rows,
         lambda some: measure(some, preprocessor),
@@ -200,14 +215,13 @@ def _work(
             f"use at most train.max_tokens={model.config.max_length}"
         )
     learner = Learner(model, settings, seed=fingerprint["seed"])
-    multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
     batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb), multiple=multiple)
     sizes = sizing.Sizes.read(base)
 
     def flops(micro: Any) -> float:
         return sizing.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
 
-    return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops)
+    return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops, held)
 
 
 def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:

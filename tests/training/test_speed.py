@@ -30,6 +30,16 @@ def test_a_run_s_own_steps_say_how_fast_it_is(tmp_path):
     assert str(found) == "step 40 of 100, 10 s a step on 4 GPUs, MFU 0.31, measured in this run"
 
 
+def test_the_last_validation_loss_is_reported_however_long_ago(tmp_path):
+    write(tmp_path, [(step, timing(10.0)) for step in range(1, 91)])
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.open()]
+    rows[9] |= {"validation_loss": 2.0}
+    rows[19] |= {"validation_loss": 1.5, "validation_loss_difference": 1.0}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert str(speed.of_run(tmp_path, Train(zero="auto"))).endswith("validation loss 1.5 at step 20")
+
+
 def test_steps_on_another_number_of_gpus_do_not_count(tmp_path):
     write(tmp_path, [(2, timing(10.0)), (3, timing(10.0)), (4, timing(40.0, gpus=1))])
     assert speed.of_run(tmp_path, Train(zero="auto")).seconds == 40.0

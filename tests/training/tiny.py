@@ -98,6 +98,7 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
         seed=0,
         ranks=ranks,
         should_stop=lambda: toy.steps(Path(run["out"])) + 1 >= run.get("stop_at", 10**9),
+        held_out=Path(run["held_out"]) if "held_out" in run else None,
     )
     return str(outcome)
 

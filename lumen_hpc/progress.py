@@ -1,0 +1,49 @@
+"""Progress in words and bars: a bar that redraws on a terminal, and in a log a whole line of it now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+EVERY_S = 30.0
+"""Between two lines of a bar in a log; work that takes less leaves none."""
+
+
+def spell(seconds: float | None) -> str:
+    """A duration for people: 45 s, 12 min, 3.5 h; empty for none."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def counted(
+    rows: Iterable[Any],
+    what: str,
+    total: Callable[[], int] = lambda: 0,
+    *,
+    stream: TextIO | None = None,
+    every_s: float = EVERY_S,
+) -> Iterator[Any]:
+    """The same rows, with a bar on `stream` (stdout).
+
+    `total`: how many are expected, asked at the first row; 0 where it is not known.
+    """
+    from tqdm import tqdm
+
+    stream = stream or sys.stdout
+    bar, began, drawn = None, time.monotonic(), time.monotonic()
+    for count, row in enumerate(rows, 1):
+        if stream.isatty():
+            bar = bar or tqdm(desc=what, total=total() or None, unit=" rows", file=stream, leave=False)
+            bar.update()
+        elif (now := time.monotonic()) - drawn >= every_s:
+            drawn, expected = now, total() or None
+            line = tqdm.format_meter(count, expected, now - began, prefix=what, unit=" rows", ascii=True, ncols=100)
+            print(line, file=stream, flush=True)
+        yield row
+    if bar is not None:
+        bar.close()

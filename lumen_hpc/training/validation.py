@@ -1,0 +1,112 @@
+"""The loss on held-out records, measured at checkpoints and kept in metrics.jsonl; training itself is not touched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks
+from lumen_hpc.errors import UserError
+from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.layout import layout, sequences
+from lumen_hpc.training.record_index import Measure, RecordIndex, survey
+
+log = logging.getLogger(__name__)
+LOSS = "validation_loss"
+"""Its key in a row of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The records that are measured, and what packs them (`loop.Batcher`)."""
+
+    index: RecordIndex
+    batcher: Any
+
+
+def spread(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` records at even distances, or all of them: the same ones at every checkpoint."""
+    if len(records) <= count:
+        return [records[row] for row in range(len(records))]
+    return [records[row * len(records) // count] for row in range(count)]
+
+
+def hold_out(
+    records: Sequence[dict[str, Any]],
+    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
+    batcher: Callable[[Sequence[dict[str, Any]], RecordIndex], Any],
+    ranks: Ranks,
+    *,
+    opening: Callable[[dict[str, Any]], str],
+    max_tokens: int,
+    folder: Path,
+    version: str,
+) -> HeldOut | None:
+    """The usable of these records; None where none is. They never stop a training: bad ones are left out.
+
+    `batcher` makes what packs them; the other arguments are those of `record_index.survey`.
+    """
+    if not records:
+        return None
+    if ranks.first:
+        folder.mkdir(exist_ok=True)
+    dist.barrier()
+    try:
+        index = survey(
+            records, measure, ranks, opening=opening, max_tokens=max_tokens, on_bad="skip", folder=folder,
+            version=f"{version} {len(records)}",
+        )  # fmt: skip
+    except UserError as error:
+        if ranks.first:
+            log.warning("no validation loss: %s", error)
+        return None
+    return HeldOut(index, batcher(records, index)) if index is not None else None
+
+
+def losses(
+    held: HeldOut,
+    engine: Engine,
+    settings: schema.Train,
+    ranks: Ranks,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """`validation_loss`: the mean of a supervised token, and `validation_loss_KIND` of each kind.
+
+    Every rank calls it, and all get the same.
+    """
+    index, device = held.index, engine.ds.device
+    kinds = sorted(set(index.kinds.tolist()))
+    kind_of = torch.tensor([kinds.index(kind) for kind in index.kinds.tolist()], device=device)
+    items = sequences(
+        range(len(index)), index.groups, index.prefix, index.suffix, budget=settings.token_budget,
+        shared=settings.shared_prefix,
+    )  # fmt: skip
+    packs = layout(items, ranks.world_size, settings.token_budget)[ranks.rank]
+    sums = torch.zeros(2, len(kinds), dtype=torch.float64, device=device)
+    # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
+    quiet = nullcontext() if settings.compiled or settings.attention == "flex" else torch.no_grad()
+    engine.ds.eval()
+    try:
+        with ThreadPoolExecutor(settings.workers) as pool, quiet:
+            for micro in pool.map(held.batcher.build, packs):
+                progress()
+                micro = micro.to(device)
+                nll = engine(micro).detach().double()
+                kind = kind_of[micro.samples]
+                sums[0].index_add_(0, kind, nll)
+                sums[1].index_add_(0, kind, torch.ones_like(nll))
+    finally:
+        engine.ds.train()
+    dist.all_reduce(sums)
+    total, count = sums.tolist()
+    found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds, total, count, strict=True) if b}
+    return {LOSS: sum(total) / sum(count), **found}
