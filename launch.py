@@ -2,8 +2,10 @@
 """LUMEN on a cluster: `python launch.py stage=full run=NAME`, from a login node.
 
   python launch.py stage=NAME|full [KEY=VALUE ...]   submit what is missing (dry_run=true only shows it)
-  python launch.py check | status | cancel | logs    run=NAME
+  python launch.py check | status | cancel | logs    run=NAME [stage=NAME]
   python launch.py ask run=NAME image=FILE [reference=FILE days=N] "what has changed?"
+  python launch.py compare runs=FIRST,OTHER          settings, tables and differences of runs
+  python launch.py stage=full KEY=[A,B]              a run for each value
   python launch.py --help                            every setting
 
 Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
@@ -49,8 +51,12 @@ def _main(arguments: list[str]) -> int:
     try:
         from jobs import PIPELINE
         from lumen_hpc.cluster import commands, environment
+        from lumen_hpc.config import sweep
         from lumen_hpc.config.resolve import resolve
 
+        if points := sweep.points(arguments):
+            environment.drop(report=True)
+            return commands.sweep(points, PIPELINE)
         request = resolve(arguments)
         where = str(request.folder)
         if request.verb != "submit" or request.profile.executor == "slurm":

@@ -44,7 +44,7 @@ class Changes:
         if not self.settings:
             return
         yield f"run {self.run} goes on with its own settings, but for:"
-        yield from (f"  {key}: {_short(old)} -> {_short(new)}" for key, old, new in self.settings)
+        yield from (f"  {key}: {short(old)} -> {short(new)}" for key, old, new in self.settings)
         now = [item.step for item in self.redone if item.now]
         later = [item.step for item in self.redone if not item.now]
         if now:
@@ -120,6 +120,7 @@ def _lost(step: Step, old: Run, now: bool) -> Redone | None:
     return Redone(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting's value in a line of its own."""
     text = "none" if value is None else "(empty)" if value == "" else str(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

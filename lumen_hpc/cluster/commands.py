@@ -318,6 +318,28 @@ def logs(request: Request, pipeline: Pipeline) -> int:
     return 0
 
 
+def compare(request: Request, pipeline: Pipeline) -> int:
+    """Prints what two or more runs have different: settings, and the tables with intervals of the differences."""
+    from lumen_hpc.cluster import compare as comparison
+
+    top = request.folder.parent
+    comparison.show(comparison.open_runs(list(request.compared), top), _console())
+    return 0
+
+
+def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
+    """Submits a run for each point of a sweep, all or none where the settings of one are refused; the worst code."""
+    from lumen_hpc.config.resolve import resolve
+
+    requests = [resolve(words) for _, words in points]
+    for request in requests:
+        _require_sound(request, pipeline)
+    print(f"a sweep of {len(points)} runs: {', '.join(name for name, _ in points)}")
+    codes = [submit(request, pipeline) for request in requests]
+    print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}")
+    return max(codes)
+
+
 def existing(request: Request) -> Run:
     """The named run, with the settings of its last submission; UserError if there is none."""
     run = submission.open_run(request)

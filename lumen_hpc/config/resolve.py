@@ -26,7 +26,7 @@ from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, si
 from lumen_hpc.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-VERBS = ("check", "status", "cancel", "logs", "ask")
+VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
 RESOURCE_KINDS = tuple(Profile().resources)
 DEFAULT_RECIPE, DEFAULT_RUNS = Profile().recipe, Profile().runs
 _OF_ITS_NAME = {"name", "about", "runs", "cache", "recipe", "defaults"}
@@ -38,6 +38,7 @@ TAKES = {
     "cancel": ("stage", "dry_run"),
     "logs": ("stage",),
     "ask": ("image", "reference", "days", "json"),
+    "compare": (),
 }
 """Options that a verb honours, beside run and runs; any other is refused."""
 SHORTHANDS = {
@@ -58,13 +59,13 @@ class Request:
     """What one command line asks for."""
 
     verb: str = "submit"
-    """check, status, cancel, logs, or submit when no verb is given."""
+    """check, status, cancel, logs, compare, or submit when no verb is given."""
     stage: str = ""
     """A stage's name, or `full`."""
     run: str = ""
     """Name of the run; its folder is `<runs>/<run>`."""
     runs: str = ""
-    """Folder of runs; the profile's if empty."""
+    """Folder of runs, the profile's if empty; compare: the runs, as in runs=FIRST,OTHER (names or folders)."""
     recipe: str = ""
     """File in lumen_hpc/recipes (without .yaml) or a path; the profile's own if empty."""
     config: str = ""
@@ -89,6 +90,8 @@ class Request:
     """ask: the words behind the verb."""
     settings: Settings = field(default_factory=Settings)
     profile: Profile = field(default_factory=Profile)
+    compared: tuple[str, ...] = ()
+    """compare: names or folders of runs."""
     given: dict[str, Any] = field(default_factory=dict)
     """What command lines gave this run so far, by dotted key; `profile.` keys too. The run's config.yaml keeps it."""
     anew: tuple[str, ...] = ()
@@ -102,7 +105,7 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-NO_OPTION = ("verb", "question", "settings", "profile", "given", "anew", "recorded")
+NO_OPTION = ("verb", "question", "settings", "profile", "compared", "given", "anew", "recorded")
 OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
 
 
@@ -184,6 +187,8 @@ def _read(arguments: list[str]) -> tuple[Request, list[str]]:
             raise UserError(
                 f"{option}={options[option]}: {verb} has no use for it; it takes {takes}".replace("True", "true")
             )
+    if request.verb == "compare":
+        request.compared, request.runs = tuple(name for name in request.runs.split(",") if name), ""
     for name in ("recipe", "config"):
         value = getattr(request, name)
         if value.endswith((".yaml", ".yml")):

@@ -41,7 +41,7 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
     """
     empty = OmegaConf.structured(kind)
     for key, value in leaves(OmegaConf.to_container(values)):
-        expected = _type_at(kind, key)
+        expected = type_at(kind, key)
         if expected is None:
             names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
             raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_listed(names)}?")
@@ -109,7 +109,7 @@ def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _type_at(kind: Any, key: str) -> Any:
+def type_at(kind: Any, key: str) -> Any:
     """The type of a dotted key's value; None for an unknown key."""
     for part in key.split("."):
         if isinstance(kind, types.UnionType):

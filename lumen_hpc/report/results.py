@@ -35,6 +35,11 @@ _SCALES = {"judge": Scale(1.0, 10.0), "judge_expected": Scale(1.0, 10.0)}
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
 
 
+def scale_of(measure: str) -> Scale:
+    """The least and the most that a measure can be."""
+    return _SCALES.get(measure, UNIT)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One measure of one model on one block of questions."""
@@ -175,7 +180,7 @@ class Results:
         n = int((where & column.applies()).sum())
         if measure in _TESTED_BY:
             n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
-        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, _SCALES.get(measure, UNIT)))
+        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, scale_of(measure)))
         if not tested or model in (self.principal, REFERENCE) or cell.value is None:
             return cell
         own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
@@ -183,7 +188,7 @@ class Results:
         if not both.any():
             return cell
         test = wilcoxon(own.values()[both], other.values()[both])
-        other_column, scale = self.column(measure, self.principal), _SCALES.get(measure, UNIT)
+        other_column, scale = self.column(measure, self.principal), scale_of(measure)
         difference = self.bootstrap.difference(column, other_column, both, scale)
         return replace(cell, difference=difference, test=test)
 

@@ -1,0 +1,118 @@
+"""`python launch.py compare runs=a,b`: settings that differ, tables side by side, intervals of the differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lumen_hpc.cluster.changes import short
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config import remembered, saved
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.errors import UserError
+from lumen_hpc.report import run_comparison
+from lumen_hpc.report.run_comparison import Differences, Place, RunResults
+
+
+def open_runs(names: list[str], top: Path) -> list[Run]:
+    """The runs of these names in `top`, or of these paths; UserError for one that is not there or not evaluated."""
+    if len(names) < 2:
+        raise UserError("compare takes two runs or more: compare runs=FIRST,OTHER")
+    runs = []
+    for name in names:
+        folder = Path(name).expanduser().absolute() if "/" in name else top / name
+        if not (folder / "config.yaml").is_file():
+            here = ", ".join(sorted(path.parent.name for path in top.glob("*/config.yaml"))) or "(none)"
+            raise UserError(f"compare: there is no run {folder}; the runs in {top} are {here}")
+        if not (folder / "report" / "tables.csv").is_file():
+            raise UserError(
+                f"compare: run {folder.name} has no report yet: python launch.py stage=full run={folder.name}"
+            )
+        runs.append(Run(folder, *saved.load(folder / "config.yaml")))
+    return runs
+
+
+def show(runs: list[Run], console: Console) -> None:
+    """Prints the comparison of the other runs with the first."""
+    console.print(_settings(runs))
+    results = [read(run) for run in runs]
+    tables = [run_comparison.values(result) for result in results]
+    places = [place for place in tables[0] if any(place in table for table in tables[1:])]
+    found = [run_comparison.differences(results[0], other, places, runs[0].settings.evaluate) for other in results[1:]]
+    for line in _notes(results, found, runs[0].settings.evaluate.confidence):
+        console.print(line, markup=False, soft_wrap=True)
+    for block in dict.fromkeys(block for block, *_ in places):
+        of_block = [place for place in places if place[0] == block]
+        console.print(_table(block, of_block, results, tables, found))
+
+
+def _settings(runs: list[Run]) -> Table:
+    view = Table("settings that differ", *(run.folder.name for run in runs), box=None, pad_edge=False)
+    plain = [saved.plain(run.settings) for run in runs]
+    keys = {key: old for other in plain[1:] for key, old, _ in remembered.differences(plain[0], other)}
+    for key, first in keys.items():
+        others = [remembered.value_at(run.settings, key, None) for run in runs[1:]]
+        view.add_row(key, short(first), *map(short, others))
+    if not keys:
+        view.add_row("(none)")
+    return view
+
+
+def read(run: Run) -> RunResults:
+    """A run's test questions, answers and scores."""
+    models = list(run.settings.predict.models)
+    records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
+    judged = [model for model in models if run.path("judge", model).is_dir()]
+    return RunResults(
+        run.folder.name,
+        {record["meta"]["question_id"]: {**record["meta"], "images": record["images"]} for record in records},
+        [row for model in models for row in run.rows("predict", model) if not row.get("control")],
+        [row for model in judged for row in run.rows("judge", model) if not row.get("canary")],
+        run.folder / "report" / "tables.csv",
+        models,
+    )
+
+
+def _notes(results: list[RunResults], found: list[Differences], confidence: float) -> Iterator[str]:
+    first = results[0]
+    for other, gap in zip(results[1:], found, strict=True):
+        yield (
+            f"{other.name} and {first.name}: {gap.shared} questions in common, of {len(other.questions)} and "
+            f"{len(first.questions)}"
+            + ("" if gap.shared else "; without any, differences have no interval: their values are of other questions")
+        )
+    yield (
+        f"values are those of each run's own report; in brackets the {confidence:.0%} interval over patients of the "
+        f"difference from {first.name} on the questions in common, * where it excludes 0"
+    )
+
+
+def _table(
+    block: str,
+    places: list[Place],
+    results: list[RunResults],
+    tables: list[dict[Place, float]],
+    found: list[Differences],
+) -> Table:
+    view = Table("measure", "model", title=block, title_justify="left", box=None, pad_edge=False)
+    for result in results:
+        view.add_column(result.name, justify="left")
+    for place in sorted(places, key=lambda place: places.index(next(p for p in places if p[2] == place[2]))):
+        cells = [f"{tables[0][place]:.3f}"]
+        for table, gap in zip(tables[1:], found, strict=True):
+            cells.append(_cell(table.get(place), gap, place))
+        view.add_row(place[1].replace("_", " "), place[2], *cells)
+    return view
+
+
+def _cell(value: float | None, gap: Differences, place: Place) -> str:
+    if value is None:
+        return "–"
+    interval = gap.intervals.get(place)
+    if interval is None or interval.value is None or interval.low is None or interval.high is None:
+        return f"{value:.3f}"
+    star = "" if interval.low <= 0 <= interval.high else " *"
+    return f"{value:.3f}  {interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]{star}"

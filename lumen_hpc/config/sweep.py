@@ -1,0 +1,85 @@
+"""Sweeps: a list in a setting that takes one value makes a run of each, `train.learning_rate=[1e-5,2e-5]`.
+
+A setting that is a list by nature (`predict.models=[ft,lumen]`) sweeps nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import typing
+
+import yaml
+
+from lumen_hpc.config.resolve import OPTIONS, SHORTHANDS, Request, resolve
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import type_at
+from lumen_hpc.errors import UserError
+
+MOST = 50
+"""Runs of one command; more are likely a mistake."""
+
+
+def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
+    """(run's name, its command line) of every combination; of a command line without a sweep none."""
+    swept = {index: values for index, word in enumerate(arguments) if (values := _values(word))}
+    if not swept:
+        return []
+    base = resolve([word for index, word in enumerate(arguments) if index not in swept])
+    if base.verb != "submit":
+        key = arguments[next(iter(swept))].partition("=")[0]
+        raise UserError(f"{key}: {base.verb} takes one value; a list makes a run of each on submission alone")
+    if base.config:
+        raise UserError("config= repeats one run; sweep from its settings with recipe= instead")
+    combinations = list(itertools.product(*swept.values()))
+    if len(combinations) > MOST:
+        raise UserError(
+            f"this sweep has {len(combinations)} runs, more than {MOST}: shorter lists, or one after another"
+        )
+    found: list[tuple[str, list[str]]] = []
+    for combination in combinations:
+        words = list(arguments)
+        names = [base.run]
+        for index, value in zip(swept, combination, strict=True):
+            key = arguments[index].partition("=")[0]
+            words[index] = f"{key}={value}"
+            names.append(f"{key.rpartition('.')[2]}-{value}")
+        name = re.sub(r"[^\w.-]", "_", "-".join(names), flags=re.ASCII)
+        own = [word for word in words if not word.startswith("run=")]
+        found.append((name, [*_remembered(base, arguments), *own, f"run={name}"]))
+    return found
+
+
+def _remembered(base: Request, arguments: list[str]) -> list[str]:
+    """The words by which a new run has the settings of run `base`, where that exists; those that are given stay out."""
+    if base.recorded is None:
+        return []
+    named = {SHORTHANDS.get(key, key) for key in (word.partition("=")[0] for word in arguments)}
+    words = [f"recipe={base.recipe}"] if "recipe" not in named else []
+    words += [f"profile={base.profile.name}"] if "profile.name" not in named else []
+    return words + [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in base.given.items()
+        if key not in named
+    ]
+
+
+def _values(word: str) -> list[str]:
+    """The values of a word that sweeps; none of any other."""
+    key, _, text = word.partition("=")
+    key = SHORTHANDS.get(key, key)
+    if not text.startswith("[") or key in OPTIONS or key.startswith(("profile.", "serve.")):
+        return []
+    kind = type_at(Settings, key)
+    if kind is None or typing.get_origin(kind) in (list, dict):
+        return []
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []
+    if not isinstance(values, list) or not values or any(isinstance(value, list | dict) for value in values):
+        raise UserError(f"command line: {word}: a sweep takes a list of values, as in {key}=[1e-5,2e-5]")
+    if len(set(map(str, values))) < len(values):
+        raise UserError(f"command line: {word}: a value comes twice")
+    return [str(value).lower() if isinstance(value, bool) else str(value) for value in values]

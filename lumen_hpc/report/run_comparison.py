@@ -1,0 +1,93 @@
+"""Two runs' measures side by side, with the interval of their difference where both answered the same questions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.errors import UserError
+from lumen_hpc.metrics.significance import Interval
+from lumen_hpc.report.results import Results, scale_of
+
+ASKED = ("question", "short_answer", "long_answer", "type")
+"""Fields in which a question must be the same in both runs, so that its answers may be compared."""
+Place = tuple[str, str, str]
+"""Block, measure, model."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a comparison reads of a run."""
+
+    name: str
+    questions: Mapping[str, Mapping[str, Any]]
+    """`meta` of the test records, by question id."""
+    answers: Sequence[Mapping[str, Any]]
+    """Answer rows of all its models, without controls."""
+    scores: Sequence[Mapping[str, Any]]
+    """Score rows of all its models, without canaries."""
+    tables: Path
+    """Its report/tables.csv."""
+    models: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """`other` minus `first`."""
+
+    shared: int
+    """Questions that both runs asked in the same words, with the same reference, and answered by every model."""
+    intervals: dict[Place, Interval] = field(default_factory=dict)
+
+
+def values(run: RunResults) -> dict[Place, float]:
+    """The values of a run's own tables."""
+    with run.tables.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {
+        (row["block"], row["measure"], row["model"]): float(row["value"])
+        for row in rows
+        if row["value"] and row["model"] in run.models
+    }
+
+
+def differences(first: RunResults, other: RunResults, places: Iterable[Place], settings: Evaluate) -> Differences:
+    """Intervals over patients, drawn for both runs alike; none where no question is shared."""
+    shared = {
+        id_: row
+        for id_, row in first.questions.items()
+        if (same := other.questions.get(id_)) and all(row.get(key) == same.get(key) for key in ASKED)
+    }
+    models = [model for model in first.models if model in other.models]
+    if not shared or not models:
+        return Differences(0)
+    names = [f"{side}/{model}" for side in ("first", "other") for model in models]
+    try:
+        results = Results(
+            [dict(row) for row in shared.values()],
+            _renamed(first.answers, "first", shared) + _renamed(other.answers, "other", shared),
+            _renamed(first.scores, "first", shared) + _renamed(other.scores, "other", shared),
+            settings,
+            0,
+            models=names,
+        )
+    except UserError:  # no question that every model of both has answered
+        return Differences(0)
+    found = {}
+    for block, measure, model in places:
+        pair = f"other/{model}", f"first/{model}"
+        if model in models and all(measure in results.samples[name].columns for name in pair):
+            one, two = (results.column(measure, name) for name in pair)
+            found[block, measure, model] = results.bootstrap.difference(
+                one, two, results.where(block), scale_of(measure)
+            )
+    return Differences(len(results.questions), found)
+
+
+def _renamed(rows: Sequence[Mapping[str, Any]], side: str, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows about shared questions, with the run in the model's name."""
+    return [{**row, "model": f"{side}/{row['model']}"} for row in rows if row["question_id"] in shared]

@@ -1,0 +1,82 @@
+"""`compare`: settings that differ, tables side by side, intervals where both runs answered the same questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import launch
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
+
+
+def run(runs: Path, name: str, right: int, prefix: str = "q", **words: object) -> None:
+    """A finished run of one model: 40 difference questions of 40 patients, of which it answers `right` correctly."""
+    given = [f"{key}={value}" for key, value in words.items()]
+    request = resolve(["stage=full", f"run={name}", f"runs={runs}", "predict.models=[lumen]", *given])
+    folder = request.folder
+    for step in ("instruct", "predict-lumen", "report"):
+        (folder / step).mkdir(parents=True)
+    saved.save(request, folder / "config.yaml")
+    records, answers = [], []
+    for number in range(40):
+        meta = {
+            "question_id": f"{prefix}{number}", "subject_id": number, "type": "difference", "closed": False,
+            "question": "what has changed?", "short_answer": "the pleural effusion has worsened.",
+            "long_answer": "The pleural effusion has worsened.", "interval_days": 3,
+        }  # fmt: skip
+        records.append({"id": meta["question_id"], "images": [], "conversations": [], "meta": meta})
+        text = "The pleural effusion has worsened." if number < right else "Nothing has changed."
+        answers.append({"question_id": meta["question_id"], "model": "lumen", "answer": text})
+    write = lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # noqa: E731
+    write(folder / "instruct" / "lumen-test.jsonl", records)
+    write(folder / "predict-lumen" / "shard-00000-of-00001.jsonl", answers)
+    (folder / "report" / "tables.csv").write_text(
+        "table,block,measure,model,n,value,low,high\n"
+        f"table 1,difference,rouge_l,lumen,40,{right / 40},,\n"
+        "table 1,difference,rouge_l,majority,40,0.1,,\n"
+    )
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+    run(tmp_path, "a", 12)
+    run(tmp_path, "b", 30, **{"train.clip": 2.5})
+    run(tmp_path, "c", 13, prefix="other")
+    return tmp_path
+
+
+def test_settings_tables_and_differences_stand_side_by_side(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert launch.main(["compare", f"runs=a,{runs / 'b'}", f"profile.runs={runs}"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines() if line.startswith("train.clip")] == [
+        ["train.clip", "1.0", "2.5"]
+    ]
+    assert "b and a: 40 questions in common, of 40 and 40" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("rouge l")]
+    gap = float(row.split("+")[1].split()[0])
+    low, high = (float(bound) for bound in row.split("[")[1].split("]")[0].split(","))
+    assert "0.300" in row and "0.750" in row and row.rstrip().endswith("*")
+    assert 0 < low < gap < high and "majority" not in out
+
+
+def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert launch.main(["compare", "runs=a,c", f"profile.runs={runs}"]) == 0
+    out = capsys.readouterr().out
+    assert "c and a: 0 questions in common" in out and "without any" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("rouge l")]
+    assert "[" not in row
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("a", "two runs or more"), ("a,z", "there is no run"), ("a,d", "run d has no report yet")],
+)
+def test_what_cannot_be_compared_is_named(runs: Path, capsys: pytest.CaptureFixture, names: str, message: str) -> None:
+    run(runs, "d", 1)
+    (runs / "d" / "report" / "tables.csv").unlink()
+    assert launch.main(["compare", f"runs={names}", f"profile.runs={runs}"]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,63 @@
+"""A list in a setting that takes one value makes a run of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.sweep import points
+from lumen_hpc.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+
+
+def test_every_combination_is_a_run_with_a_name(tmp_path: Path) -> None:
+    words = ["stage=full", "run=try", f"runs={tmp_path}", "train.learning_rate=[1e-5,2e-5]", "seed=[0,1]"]
+    found = dict(points(words))
+    assert next(iter(found)) == "try-learning_rate-1e-5-seed-0" and len(found) == 4
+    settings = {name: resolve(words).settings for name, words in found.items()}
+    assert {(s.train.learning_rate, s.seed) for s in settings.values()} == {
+        (a, b) for a in (1e-5, 2e-5) for b in (0, 1)
+    }
+    assert all(resolve(words).run == name for name, words in found.items())
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["predict.models=[ft,lumen]", "train.betas=[0.9,0.95]", "train.mixture={}", "train.clip=1.0",
+     "profile.modules=[a,b]", "serve.images=[/a,/b]", "nonsense=[1,2]"],
+)  # fmt: skip
+def test_what_is_a_list_by_nature_sweeps_nothing(word: str) -> None:
+    assert points(["stage=full", word]) == []
+
+
+def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
+    words = ["stage=full", "run=first", f"runs={tmp_path}"]
+    first = resolve([*words, "train.steps=7", "predict.models=[lumen]", "evaluate.images=false"])
+    first.folder.mkdir()
+    saved.save(first, first.folder / "config.yaml")
+    for _, point in points([*words, "train.clip=[1.5,2.5]"]):
+        found = resolve(point)
+        assert found.recorded is None, "a new run"
+        assert (found.settings.train.steps, found.settings.predict.models) == (7, ["lumen"])
+        assert found.settings.train.clip in (1.5, 2.5) and found.settings.evaluate.images is False
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["status", "seed=[0,1]"], "seed: status takes one value"),
+        (["seed=[1,1]"], "a value comes twice"),
+        (["seed=[]"], "takes a list of values"),
+        (["train.learning_rate=[" + ",".join(f"{k}e-6" for k in range(1, 60)) + "]"], "59 runs, more than 50"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        points([*([] if words[0] == "status" else ["stage=full"]), *words])
