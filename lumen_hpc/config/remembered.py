@@ -1,5 +1,6 @@
-"""What a run's folder remembers of the command lines that made it: recipe, profile, and every value that they gave.
+"""What a run's folder remembers of the command lines that made it: recipe, profile, and every setting that they gave.
 
+`profile.` keys are not among them: they say how one submission runs, not what the run is.
 A run goes on with its own settings. They are made anew from its recipe, its profile's `defaults:` and those values, so
 that an edited recipe or profile shows as a difference from the settings that `config.yaml` records.
 """
@@ -50,12 +51,11 @@ def read(folder: Path) -> Remembered | None:
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
 
 
-def nested(given: dict[str, Any], of_profile: bool) -> DictConfig:
-    """The given settings, or the profile's keys without their prefix, as a configuration to merge."""
+def nested(given: dict[str, Any]) -> DictConfig:
+    """The given settings as a configuration to merge."""
     found = OmegaConf.create()
     for key, value in given.items():
-        if key.startswith("profile.") == of_profile:
-            OmegaConf.update(found, key.removeprefix("profile."), value, force_add=True)
+        OmegaConf.update(found, key, value, force_add=True)
     return found
 
 

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import remembered
-from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
@@ -29,8 +29,6 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
 RESOURCE_KINDS = tuple(Profile().resources)
 DEFAULT_RECIPE, DEFAULT_RUNS = Profile().recipe, Profile().runs
-_OF_ITS_NAME = {"name", "about", "runs", "cache", "recipe", "defaults"}
-"""Profile keys that a run does not keep: they belong to the profile, or to the command."""
 TAKES = {
     "submit": ("stage", "recipe", "config", "dry_run", "confirm", "scripts"),
     "check": ("stage", "recipe", "config", "json"),
@@ -93,7 +91,7 @@ class Request:
     compared: tuple[str, ...] = ()
     """compare: names or folders of runs."""
     given: dict[str, Any] = field(default_factory=dict)
-    """What command lines gave this run so far, by dotted key; `profile.` keys too. The run's config.yaml keeps it."""
+    """Settings that command lines gave this run so far, by dotted key; its config.yaml keeps them."""
     anew: tuple[str, ...] = ()
     """Dotted keys of the settings on this command line."""
     recorded: dict[str, Any] | None = None
@@ -125,19 +123,19 @@ def resolve(arguments: list[str]) -> Request:
         name, profile_yaml = goes_on.profile, profiles.read(goes_on.profile, f"{goes_on.file}: its profile")
     named_recipe = request.recipe
     request.recipe = request.recipe or (goes_on.recipe if goes_on else str(profile_yaml.get("recipe", DEFAULT_RECIPE)))
-    given = _given_before(goes_on, name) if goes_on else {}
+    given = _given_before(goes_on) if goes_on else {}
 
+    limits: list[tuple[str, Any]] = []
     if whole is not None:
         sources = [(request.config, whole.settings)]
     elif goes_on and not named_recipe and not _recipe_file(goes_on.recipe).is_file():
         sources = [(str(goes_on.file), OmegaConf.create(goes_on.settings))]
     else:
-        sources = _base(request.recipe, name, profile_yaml)
+        sources, limits = _base(request.recipe, name, profile_yaml)
     earlier = str(known.file) if known else ""
-    sources += [(earlier, remembered.nested(given, of_profile=False)), ("command line", own)]
+    sources += [(earlier, remembered.nested(given)), ("command line", own)]
     request.settings = merged(Settings, sources)
-    site = [(earlier, remembered.nested(given, of_profile=True)), ("command line", of_site)]
-    request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *site])
+    request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, ("command line", of_site)])
     for key in ("runs", "cache"):
         setattr(request.profile, key, os.path.expandvars(os.path.expanduser(getattr(request.profile, key))))
     _make_absolute(request.settings)
@@ -148,10 +146,8 @@ def resolve(arguments: list[str]) -> Request:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
     if whole is not None:
-        given = _beyond_base(request.recipe, request.profile.name, whole.settings, whole.profile)
-    request.given = (
-        given | _values(request.settings, own) | {f"profile.{key}": value for key, value in _leaves(of_site)}
-    )
+        given = _beyond_base(request.recipe, request.profile.name, whole.settings)
+    request.given = given | _values(request.settings, own)
     request.anew = tuple(key for key, _ in _leaves(own))
     request.recorded = known.settings if known else None
     return request
@@ -219,36 +215,32 @@ def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> R
     return known
 
 
-def _given_before(known: Remembered, profile: str) -> dict[str, Any]:
-    """What command lines gave the run, without the words about another profile.
-
-    For a config.yaml of a version that kept no such list: all that its recipe and profile do not say.
-    """
-    if known.given is None:
-        return _beyond_base(known.recipe, known.profile, known.settings)
-    same = profile == known.profile
-    return {key: value for key, value in known.given.items() if same or not key.startswith("profile.")}
+def _given_before(known: Remembered) -> dict[str, Any]:
+    """What command lines gave the run; of a version that kept no such list, all that its recipe does not say."""
+    return _beyond_base(known.recipe, known.profile, known.settings) if known.given is None else known.given
 
 
-def _beyond_base(recipe: str, profile: str, settings: Any, site: Any = None) -> dict[str, Any]:
-    """The values in which whole settings, and a whole profile, differ from what their names make today."""
+def _beyond_base(recipe: str, profile: str, settings: Any) -> dict[str, Any]:
+    """The values in which whole settings differ from what a recipe and a profile make today."""
     try:
-        profile_yaml = profiles.read(profile)
-        base = merged(Settings, _base(recipe, profile, profile_yaml))
-        base_site = merged(Profile, [(profile, profile_yaml)])
+        base = merged(Settings, _base(recipe, profile, profiles.read(profile))[0])
     except UserError:  # a recipe or profile that is not here: everything is kept
-        base, base_site = Settings(), Profile()
+        base = Settings()
     usual = dict(leaves(dataclasses.asdict(base)))
-    found = {key: value for key, value in leaves(_plain(settings)) if key not in usual or usual[key] != value}
-    usual = dict(leaves(dataclasses.asdict(base_site)))
-    kept = [(key, value) for key, value in leaves(_plain(site or {})) if key.split(".")[0] not in _OF_ITS_NAME]
-    return found | {f"profile.{key}": value for key, value in kept if key not in usual or usual[key] != value}
+    return {key: value for key, value in leaves(_plain(settings)) if key not in usual or usual[key] != value}
 
 
-def _base(recipe: str, profile: str, profile_yaml: DictConfig) -> list[tuple[str, Any]]:
-    """The sources below a command line, without a run."""
-    defaults = (f"profile {profile}, `defaults:`", profile_yaml.get("defaults"))
-    return [(f"recipe {recipe}", _recipe(recipe)), defaults]
+def _base(recipe: str, profile: str, profile_yaml: DictConfig) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """The sources of settings below a command line, without a run, and what the recipe lays over the profile."""
+    own, site = _recipe(recipe)
+    defaults = profile_yaml.get("defaults") if site.get("defaults", True) else None
+    settings = [(f"recipe {recipe}", own), (f"profile {profile}, `defaults:`", defaults)]
+    most, limits = site.get("at_most", {}), {}
+    if most:
+        for kind, resources in merged(Profile, [(f"profile {profile}", profile_yaml)]).resources.items():
+            limits[kind] = {name: min(getattr(resources, name), value) for name, value in most.items()}
+    over = [(f"recipe {recipe}, `at_most:`", OmegaConf.create({"resources": limits}))] if limits else []
+    return settings, over
 
 
 def _plain(values: Any) -> dict[str, Any]:
@@ -349,12 +341,18 @@ def _config(request: Request) -> DictConfig | None:
     return whole
 
 
-def _recipe(name: str) -> Any:
+def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
+    """A recipe's settings, and its `site:`, which says what it takes of the profile."""
     path = _recipe_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
         raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
-    return read_yaml(path)
+    own = read_yaml(path)
+    site = own.pop("site", None) or OmegaConf.create()
+    known = [item.name for item in dataclasses.fields(Resources)]
+    if wrong := [*(set(site) - {"defaults", "at_most"}), *(set(site.get("at_most", {})) - set(known))]:
+        raise UserError(f"{path}: site: '{wrong[0]}' is none of defaults, and at_most with some of {', '.join(known)}")
+    return own, site
 
 
 def _recipe_file(name: str) -> Path:

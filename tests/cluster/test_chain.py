@@ -88,7 +88,9 @@ def test_a_changed_setting_reruns_only_the_stages_that_read_it(site: Site) -> No
     site.wait_until_left("changed")
     run = site.run("changed")
     first = run.outputs()
-    site.submit("changed", "judge.canaries=7")
+    assert "judge.canaries: 10 -> 7" in site.launch("stage=full", "run=changed", "judge.canaries=7", code=2)
+    assert site.jobs("changed") == []
+    site.submit("changed", "judge.canaries=7", "confirm=true")
     site.wait_until_left("changed")
     second = run.outputs()
     changed = {path for path in second if first[path] != second[path]}
@@ -155,7 +157,9 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cl
 def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[str], expected: str) -> None:
     output = site.launch("stage=full", "run=refused", *words, code=2)
     assert expected in output
-    assert len(output.strip().splitlines()) == 1, "one clear line, and no traceback"
+    assert [line.startswith("lumen: Slurm refused") for line in output.strip().splitlines()] == [False, True], (
+        "what runs where, and one clear line; no traceback"
+    )
     assert site.jobs("refused") == []
     assert not site.run("refused").folder.exists()
 
@@ -165,6 +169,6 @@ def test_a_refused_rerun_leaves_the_run_as_it_was(site: Site, undisturbed: RunOn
         return {str(path): path.read_bytes() for path in undisturbed.folder.rglob("*") if path.is_file()}
 
     before = files()
-    wrong = ("judge.canaries=7", "profile.resources.judge.partition=nowhere")
+    wrong = ("judge.canaries=7", "confirm=true", "profile.resources.judge.partition=nowhere")
     site.launch("stage=full", "run=undisturbed", *wrong, code=2)
     assert files() == before

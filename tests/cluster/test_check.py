@@ -43,3 +43,14 @@ def test_what_does_not_fit_is_named_with_what_would(cluster: Cluster, word: str,
     code, output = check(cluster, word)
     assert code == 2, output
     assert found in output and fix in output
+
+
+def test_a_smoke_run_fits_a_site_as_it_is(cluster: Cluster) -> None:
+    code, output = check(cluster, "recipe=smoke")
+    assert code == 0, output
+    command = [sys.executable, "launch.py", "stage=full", "profile=h100", "recipe=smoke", "dry_run=true"]
+    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "h100 profile: would submit to Slurm, 14 steps, phantoms" in done.stdout
+    assert "1 x 1 GPU, 30 min" in done.stdout and "4 GPU" not in done.stdout and "refused" not in done.stdout
+    assert cluster.queue() == []

@@ -93,6 +93,31 @@ def test_a_wrong_word_is_named_with_what_to_write(words: list[str], expected: li
     assert "\n" not in str(caught.value)
 
 
+def test_a_smoke_run_takes_the_sites_partitions_and_little_of_them(tmp_path: Path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(
+        "extends: h100\naccount: us\nresources: {gpu: {gpus: 0}}\ndefaults: {judge: {engine: {kind: server}}}\n"
+    )
+    words = ["stage=full", f"profile={profile}"]
+    request = resolve([*words, "recipe=smoke"])
+    resources = request.profile.resources
+    assert {kind: (r.partition, r.nodes, r.gpus, r.tasks_per_node) for kind, r in resources.items()} == {
+        "cpu": ("cpu", 1, 0, 1), "gpu": ("h100", 1, 0, 1), "judge": ("h100", 1, 1, 1), "train": ("h100", 1, 1, 1),
+    }  # fmt: skip
+    assert max(r.time_min for r in resources.values()) == 30 and not resources["train"].exclusive
+    assert request.settings.judge.engine.kind == "grammar" and request.profile.account == "us"
+    wider = resolve([*words, "recipe=smoke", "profile.resources.train.gpus=2"])
+    assert wider.profile.resources["train"].gpus == 2
+    assert resolve(words).profile.resources["train"].gpus == 4, "other recipes take what the profile has"
+
+
+def test_a_recipe_names_what_its_site_section_takes(tmp_path: Path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("site: {at_most: {gpu: 1}}\n")
+    with pytest.raises(UserError, match=r"site: 'gpu' is none of defaults, and at_most with some of partition"):
+        resolve(["stage=full", f"recipe={recipe}"])
+
+
 @pytest.mark.parametrize(
     ("words", "takes"),
     [
