@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from lumen_hpc.cluster import changes, estimate, graph, live, plan, preflight, ready, slurm
 from lumen_hpc.cluster import submit as submission
-from lumen_hpc.cluster.changes import Changes
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
-from lumen_hpc.config import reference, saved, unread
+from lumen_hpc.config import reference, remembered, saved, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
@@ -37,9 +36,9 @@ def submit(request: Request, pipeline: Pipeline) -> int:
 
         return fetch.fetch(request.settings, Path(request.profile.cache), _console())
     stage = graph.on_request(pipeline.stages, request.stage)
-    changed = changes.of(request, pipeline)
     if stage:
-        _require_own_settings(request, changed)
+        _take_settings(request)
+    changed = changes.of(request, pipeline)
     run = submission.open_run(request)
     if stage:
         stage.require(run)
@@ -90,15 +89,21 @@ def announcement(request: Request, pipeline: Pipeline) -> str:
     return f"{name} profile: {where}, {count} step{'s' * (count != 1)}, {data}, run {request.folder}"
 
 
-def _require_own_settings(request: Request, changed: Changes) -> None:
-    """A stage on request runs with its run's own settings, but for those of its section on the command line."""
-    if request.recorded is None and not request.settings.serve.weights:
-        existing(request)
-    if changed.settings:
-        key, old, _ = changed.settings[0]
-        raise UserError(
-            f"{key}: stage={request.stage} takes run {request.run} as it is ({key}={old}); only serve.… can be given"
-        )
+def _take_settings(request: Request) -> None:
+    """A stage on request takes its run as it is recorded, but for the settings of its own section."""
+    if request.recorded is None:
+        if not request.settings.serve.weights:
+            existing(request)
+        return
+    for key, old, _ in remembered.differences(request.recorded, saved.plain(request.settings)):
+        if any(word == key or word.startswith(f"{key}.") for word in request.anew):
+            raise UserError(
+                f"{key}: stage={request.stage} takes run {request.run} as it is ({key}={old}); "
+                "only serve.… can be given"
+            )
+    asked = request.settings.serve
+    request.settings = existing(request).settings
+    request.settings.serve = asked
 
 
 def _require_sound(request: Request, pipeline: Pipeline) -> None:
@@ -107,7 +112,8 @@ def _require_sound(request: Request, pipeline: Pipeline) -> None:
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
     _require_fit(request, steps)
-    preflight.require_processes(request.settings, request.profile, request.stage)
+    if request.verb != "check":  # which lists them itself
+        preflight.require_processes(request.settings, request.profile, request.stage)
 
 
 def _chosen(request: Request, pipeline: Pipeline) -> list[Step]:
@@ -211,14 +217,25 @@ def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
 
 
 def check(request: Request, pipeline: Pipeline) -> int:
-    """Prints what would stop a run on this site, each with its fix; 2 if something would."""
-    found = list(preflight.check_all(submission.open_run(request)))
+    """Prints what would stop a run, or one stage of it, on this site, each with its fix; 2 if something would."""
+    steps = _chosen(request, pipeline)
+    stages = {step.stage.name for step in steps} if request.stage not in ("", "full") else None
+    found = [*_unsound(request, pipeline), *preflight.check_all(submission.open_run(request), stages)]
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))
     else:
         for item in found:
             print(f"{item.level:<5}{item.message}" + (f"\n     fix: {item.fix}" if item.fix else ""))
     return 2 if any(item.level == "bad" for item in found) else 0
+
+
+def _unsound(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
+    """What a submission would refuse of the settings themselves."""
+    try:
+        _require_sound(request, pipeline)
+    except UserError as error:
+        message, _, fix = str(error).rpartition("; ")
+        yield ready.CheckResult("bad", message or str(error), fix if message else "")
 
 
 def status(request: Request, pipeline: Pipeline) -> int:

@@ -10,7 +10,7 @@ import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lumen_hpc.cluster import import_cost, ready, slurm
@@ -26,19 +26,21 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 """Free space that a run needs: checkpoints of an 8B training are 113 GB each, two are kept."""
 
 
-def check_all(run: Run) -> Iterator[CheckResult]:
-    """Everything that can be known before submission, worst not first but in the order of the chain."""
+def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
+    """Everything that can be known before submission, in the order of the chain; of these stages alone if given."""
     unset = list(ready.variables(run.profile, str(run.folder.parent)))
     yield from unset
-    yield from ready.data(run.settings, run.profile)
+    if stages is None or "prepare" in stages:
+        yield from ready.data(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
-    yield from ready.models(run.settings, run.profile)
+    yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
     yield from import_cost.check(run.profile)
-    yield from ready.sizes(run.settings)
-    yield from processes(run.settings, run.profile)
+    yield from ready.sizes(run.settings, stages)
+    for name in ("full",) if stages is None else sorted(stages):
+        yield from processes(run.settings, run.profile, name)
     if run.profile.executor == "slurm":
         yield from cluster(run.profile)
     else:

@@ -69,6 +69,20 @@ def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.Cap
     assert "train.clip: stage=serve takes run first as it is (train.clip=1.0)" in capsys.readouterr().err
 
 
+def test_a_server_of_a_run_whose_recipe_was_edited_takes_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {clip: 1.0}\n")
+    words = ["run=first", f"runs={tmp_path / 'runs'}"]
+    request = resolve(["stage=full", *words, f"recipe={recipe}"])
+    request.folder.mkdir(parents=True)
+    saved.save(request, request.folder / "config.yaml")
+    recipe.write_text("train: {clip: 3.0}\n")
+    assert launch.main(["stage=serve", *words]) == 2
+    assert "no trained lumen yet" in capsys.readouterr().err
+
+
 def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["stage=full", f"runs={tmp_path}", "dry_run=true"]
     assert launch.main(words) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,26 @@ def test_a_variable_that_is_not_set_is_named(
     assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
     assert "a submission would be refused: profile.runs=$SCRATCH/runs" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_of_one_stage_looks_at_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["check", "profile=local", "recipe=demo", f"runs={tmp_path}", "run=r", *MIMIC, "train.base=/no/such/model"]
+    assert launch.main([*words, "stage=instruct"]) == 0
+    out = capsys.readouterr().out
+    assert "data.mimic_cxr" not in out and "train.base" not in out
+    assert launch.main([*words, "stage=prepare"]) == 2
+    assert "bad  data.mimic_cxr=/no/such/folder is not a folder" in capsys.readouterr().out
+    assert launch.main(words) == 2
+    out = capsys.readouterr().out
+    assert "bad  recipe=demo does not fit data=mimic: experts.model=phantom" in out and "train.base" in out
+
+
+def test_python_without_the_packages_says_which_command_sets_them_up() -> None:
+    root = Path(launch.__file__).parent
+    for words in ([], ["stage=full"]):
+        done = subprocess.run([sys.executable, "-S", "launch.py", *words], cwd=root, capture_output=True, text=True)
+        (line,) = done.stderr.strip().splitlines()
+        assert done.returncode == 2 and "`make setup` makes an environment" in line and not done.stdout
 
 
 def test_images_that_cannot_fit_a_sample_are_refused() -> None:
