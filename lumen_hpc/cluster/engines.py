@@ -27,12 +27,9 @@ def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
 def open_judges(task: Task) -> tuple[Engine, Engine | None]:
     """The judge, and the second where there is one; two vLLM models in one process share its GPUs and their memory."""
     judge = task.settings.judge
-    first, second = judge.engine, judge.second
+    first, second = judge.engine, judge.placed_second
     if second is None:
         return open_for(task, first), None
-    if first.kind == second.kind == "vllm" and second.tensor_parallel * second.pipeline_parallel == 1:
-        # every process of the job runs both judges
-        second = replace(second, tensor_parallel=first.tensor_parallel, pipeline_parallel=first.pipeline_parallel)
     if first.kind == second.kind == "vllm" and (total := first.gpu_memory + second.gpu_memory) > MOST_GPU_MEMORY:
         first, second = (
             replace(engine, gpu_memory=engine.gpu_memory * MOST_GPU_MEMORY / total) for engine in (first, second)

@@ -7,7 +7,7 @@ it takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lumen_hpc.config.data_schema import Data, Outcomes, Prepare, Pretrain
 from lumen_hpc.config.fields import choice, in_range, list_of, runtime_choice, runtime_only, subset_of
@@ -263,6 +263,16 @@ class Judge:
     canaries: int = 10
     """Canaries of each kind mixed into every judge shard."""
 
+    @property
+    def placed_second(self) -> EngineSettings | None:
+        """The second judge as it runs: a vLLM model takes the processes of the first, since each runs both."""
+        first, second = self.engine, self.second
+        if second is None or not first.kind == second.kind == "vllm":
+            return second
+        if second.tensor_parallel * second.pipeline_parallel > 1:
+            return second
+        return replace(second, tensor_parallel=first.tensor_parallel, pipeline_parallel=first.pipeline_parallel)
+
 
 @dataclass(kw_only=True)
 class Evaluate:
@@ -327,6 +337,6 @@ class Settings:
         named = {
             "rewrite.engine": self.rewrite.engine,
             "judge.engine": self.judge.engine,
-            "judge.second": self.judge.second,
+            "judge.second": self.judge.placed_second,
         }
         return {key: engine for key, engine in named.items() if engine and stage in ("full", key.split(".")[0])}
