@@ -96,6 +96,8 @@ def _occupancy(steps: Steps, gpus: int, budget: int, shared: bool) -> Occupancy:
 
 def recorded(index: Path, train: schema.Train, seed: int) -> Steps | None:
     """Steps of a training's own record index in the sampler's order; None where there is none, or numpy is missing."""
+    if not index.is_file():  # before anything heavy is imported
+        return None
     try:
         import numpy as np
 
