@@ -30,7 +30,7 @@ def counted(
 ) -> Iterator[Any]:
     """The same rows, with a bar on `stream` (stdout).
 
-    `total`: how many are expected, asked at the first row; 0 where it is not known.
+    `total`: how many are expected, asked once rows come; 0, which is not known, shows nothing in a log.
     """
     from tqdm import tqdm
 
@@ -40,8 +40,8 @@ def counted(
         if stream.isatty():
             bar = bar or tqdm(desc=what, total=total() or None, unit=" rows", file=stream, leave=False)
             bar.update()
-        elif (now := time.monotonic()) - drawn >= every_s:
-            drawn, expected = now, total() or None
+        elif (now := time.monotonic()) - drawn >= every_s and (expected := total()):
+            drawn = now
             line = tqdm.format_meter(count, expected, now - began, prefix=what, unit=" rows", ascii=True, ncols=100)
             print(line, file=stream, flush=True)
         yield row

@@ -24,6 +24,12 @@ def test_a_log_gets_whole_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) ->
     assert all(line.startswith("predict shard 1 of 2: ") and "/12 [" in line and "\r" not in line for line in lines)
 
 
+def test_rows_that_no_stage_counts_leave_no_line() -> None:
+    out = io.StringIO()
+    list(progress.counted(range(3), "train", stream=out, every_s=0.0))
+    assert out.getvalue() == ""
+
+
 def test_short_work_leaves_no_line() -> None:
     out = io.StringIO()
     list(progress.counted(range(100), "experts", stream=out))

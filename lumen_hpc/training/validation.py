@@ -79,7 +79,7 @@ def losses(
     ranks: Ranks,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """`validation_loss`: the mean of a supervised token, and `validation_loss_KIND` of each kind.
+    """`validation_loss`, in the form of the training's own (`train.loss`), and `validation_loss_KIND`, a token's mean.
 
     Every rank calls it, and all get the same.
     """
@@ -109,4 +109,5 @@ def losses(
     dist.all_reduce(sums)
     total, count = sums.tolist()
     found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds, total, count, strict=True) if b}
-    return {LOSS: sum(total) / sum(count), **found}
+    whole = sum(found.values()) if settings.loss == "kinds" else sum(total) / sum(count)
+    return {LOSS: whole, **found}
