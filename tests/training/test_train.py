@@ -128,6 +128,7 @@ def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trai
     assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {
         "restarts.jsonl",
         "survey",
+        "validation",
     }
 
 
