@@ -369,7 +369,8 @@ def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
         (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
     ]
     try:
-        return OmegaConf.to_object(OmegaConf.unsafe_merge(OmegaConf.structured(kind), *(values for _, values in given)))
+        schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
+        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))
     except (OmegaConfBaseException, TypeError) as error:
         for name, values in given:
             here = name == "command line"
