@@ -96,8 +96,7 @@ def missing(
         line = lines.get(index)
         if line is None or line["of"] != count or line["config"] != config or line["inputs"] != inputs[index]:
             return False
-        key = (index, line["sha256"], line["mtime_ns"])
-        if seen is not None and key in seen:
+        if seen is not None and (index, line["sha256"], line["mtime_ns"]) in seen:
             return True
         name = f"shard-{index:05d}{ending}"
         try:
@@ -110,7 +109,7 @@ def missing(
         if line["files"] and not all(matches(folder / file["file"], file, folder) for file in line["files"]):
             return False
         if seen is not None:
-            seen.add(key)
+            seen.add((index, line["sha256"], line["mtime_ns"]))
         return True
 
     try:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from lumen_hpc.config.schema import Phantom
+from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
 from sandbox import neighbour
 from sandbox.checkout import ROOT, make
@@ -30,8 +30,10 @@ STEPS = (
     "prepare", "pretrain", "experts", "rewrite", "instruct", "train-ft", "train-lumen", "predict-nvila", "predict-ft",
     "predict-lumen", "judge-nvila", "judge-ft", "judge-lumen", "evaluate",
 )  # fmt: skip
-DATA = ("shard-*.jsonl", "rejected.jsonl")
-"""Files that hold records by design. The planted texts reach no other."""
+DATA = (
+    "shard-*.jsonl", "prepare/questions.jsonl", "prepare/rejected.jsonl", "prepare/left_out.jsonl", "instruct/*.jsonl",
+)  # fmt: skip
+"""Files that hold records by design. Their texts reach no other."""
 ATTACK = '''
 
 def _fails_once(work):
@@ -116,8 +118,8 @@ def attacked(site: Site) -> Path:
     control.mkdir(mode=0o700)
     (control / "marker").write_text(MARKER)
     words = [
-        "recipe=demo", *RECIPE, "data=mimic", f"data.mimic_cxr={data / 'mimic-cxr-jpg'}", "prepare.on_bad=skip",
-        f"data.diff_vqa={data / 'medical-diff-vqa'}", "prepare.max_bad=0.2",
+        "recipe=demo", "data=mimic", *(word for word in RECIPE if "phantom" not in word), "prepare.on_bad=skip",
+        f"data.mimic_cxr={data / 'mimic-cxr-jpg'}", f"data.diff_vqa={data / 'medical-diff-vqa'}", "prepare.max_bad=0.2",
         "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}", "train.steps=8", "train.checkpoint_every=4",
         *(f"profile.resources.{kind}.successors=2" for kind in ("cpu", "gpu", "judge", "train")),
         "profile.resources.gpu.tasks=1", "profile.resources.judge.tasks=1", "profile.resources.train.nodes=1",
