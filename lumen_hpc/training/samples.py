@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -103,47 +103,57 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
     `<image>` are not those of its images, is the record's fault.
     """
     tokenizer = preprocessor.tokenizer
+    blocks = lru_cache(maxsize=None)(partial(_counts, config=preprocessor.config))  # images have few sizes
     measures: list[Measure] = []
     texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
     for number, record in enumerate(records):
         measures.append(Measure())
         try:
-            counts, messages = _placed(record, preprocessor.config)
+            counts = [blocks(size) for size in _sizes(record)]
+            messages = place_images(
+                record["conversations"], list(map(len, counts)), preprocessor.config.aspect, inline=True
+            )
             messages = tokenizer.plain(messages)
             text, spans = render(messages, generation=False)
             question = messages[0]["value"].strip()
             end = text.index(question) + len(question.rpartition("\n")[0])  # of what questions can share
-            texts.append((number, text, end, spans, sum(counts) - len(counts)))
+            texts.append((number, text, end, spans, sum(sum(tokens) - len(tokens) for tokens in counts)))
         except UserError as error:
             measures[number] = Measure(fault=str(error))
     encodings = tokenizer.backend.encode_batch([text for _, text, *_ in texts], add_special_tokens=False)
     for (number, _, end, spans, more), encoding in zip(texts, encodings):
-        prefix = _first_from(encoding, end) + more
-        supervised = sum(_first_from(encoding, stop) - _first_from(encoding, begin) for begin, stop in spans)
+        prefix = _ended(encoding, end) + more
+        supervised = sum(_begun(encoding, stop) - _begun(encoding, begin) for begin, stop in spans)
         measures[number] = Measure(prefix, len(encoding) + more - prefix, supervised)
     return measures
 
 
-def _placed(record: Record, config: NVILAConfig) -> tuple[list[int], list[dict[str, str]]]:
-    """Tokens that each `<image>` becomes, and the messages with them in their places."""
-    sizes = record["meta"].get("sizes") or [None] * len(record["images"])
-    blocks = [
-        placeholders(tuple(size) if size else size_of(path), config)
-        for path, size in zip(record["images"], sizes, strict=True)
-    ]
-    messages = place_images(record["conversations"], [len(b) for b in blocks], config.aspect, inline=True)
-    return [config.image_tokens(block) for picture in blocks for block in picture], messages
+def _sizes(record: Record) -> list[tuple[int, int]]:
+    """(width, height) of each image [px]."""
+    known = record["meta"].get("sizes") or [None] * len(record["images"])
+    return [tuple(size) if size else size_of(path) for path, size in zip(record["images"], known, strict=True)]
 
 
-def _first_from(encoding: Any, character: int) -> int:
-    """Number of tokens before the first that starts at `character` or later, or that reaches beyond it.
+def _counts(size: tuple[int, int], config: NVILAConfig) -> list[int]:
+    """Tokens that each `<image>` of a picture of this size becomes."""
+    return [config.image_tokens(block) for block in placeholders(size, config)]
 
-    Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
-    """
+
+# Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
+
+
+def _ended(encoding: Any, character: int) -> int:
+    """Tokens that end at a character of the text, or before it."""
     token = encoding.char_to_token(character)
-    if token is not None and encoding.token_to_chars(token)[0] == character:
-        return token
-    return sum(stop <= character for _, stop in encoding.offsets)  # it lies within a token, or in none
+    return sum(stop <= character for _, stop in encoding.offsets) if token is None else token
+
+
+def _begun(encoding: Any, character: int) -> int:
+    """Tokens that begin before a character of the text."""
+    token = encoding.char_to_token(character)
+    if token is None:
+        return sum(start < character for start, _ in encoding.offsets)
+    return token + (encoding.token_to_chars(token)[0] < character)
 
 
 def opening(record: Record) -> str:

@@ -104,10 +104,9 @@ def test_texts_encoded_at_once_count_as_each_alone(dataset):
     odd[2]["conversations"] += [{"from": "human", "value": "and here?"}, {"from": "gpt", "value": "no\u00a0."}]
     odd[3]["conversations"][0]["value"] = "<image>one line"
     found = samples.measure(odd, prepare)
-    blocks = [samples._placed(record, prepare.config)[0] for record in odd]
-    for record, counted, counts in zip(odd, found, blocks):
+    for record, counted in zip(odd, found):
         prefix, suffix, supervised = one_by_one(record, prepare)
-        more = sum(counts) - len(counts)
+        more = sum(sum(samples._counts(size, prepare.config)) - 1 for size in samples._sizes(record))
         assert (counted.prefix, counted.suffix, counted.supervised) == (prefix + more, suffix, supervised)
 
 
