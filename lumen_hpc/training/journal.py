@@ -43,6 +43,23 @@ class Journal:
                 if isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, step)
 
+    def lacks(self, key: str) -> bool:
+        """Whether the last step's row has no such measure."""
+        rows = (self._folder / "metrics.jsonl").read_text().splitlines()
+        return bool(rows) and key not in json.loads(rows[-1])
+
+    def amend(self, measures: dict[str, Any]) -> None:
+        """Adds measures to the last step's row, before its times."""
+        path = self._folder / "metrics.jsonl"
+        *rows, last = path.read_text().splitlines()
+        row = json.loads(last)
+        timing = row.pop("timing")
+        self._metrics.close()
+        files.write_text(
+            path, "".join(f"{text}\n" for text in (*rows, json.dumps({**row, **measures, "timing": timing})))
+        )
+        self._metrics = path.open("a")
+
     def sync(self) -> None:
         """Flushes to disk: a checkpoint must never be newer than the lines before it."""
         for file in (self._metrics, self._consumed):

@@ -165,6 +165,14 @@ class Loop:
             journal.restarted(
                 step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name if resumed else "none"
             )
+        if (
+            self.work.held_out is not None
+            and self._is_due()
+            and broadcast_json(journal is not None and journal.lacks(validation.LOSS))
+        ):  # the stop came at a checkpoint and did not wait for it
+            held_out = self._validate()
+            if journal is not None:
+                journal.amend(held_out)
         recent = losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None
         self.recent.extend(broadcast_json(recent) or [])
         stop = False
@@ -174,8 +182,7 @@ class Loop:
                 waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros)
                 self.done += 1
-                last = self.done == self.plan.steps
-                due = last or self.done % self.settings.checkpoint_every == 0
+                due = self._is_due()
                 held_out = self._validate() if due and not stop else {}
                 if journal is not None:
                     timing = self._timing(
@@ -198,6 +205,10 @@ class Loop:
             journal.close()
         dist.barrier()
         return self.done == self.plan.steps
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint, and a validation loss, belong to the step that was done last."""
+        return self.done == self.plan.steps or (self.done > 0 and self.done % self.settings.checkpoint_every == 0)
 
     def _validate(self) -> dict[str, Any]:
         """The loss on held-out records, as a row of metrics.jsonl keeps it; every rank calls it."""
