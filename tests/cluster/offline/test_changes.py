@@ -107,3 +107,15 @@ def test_what_nothing_reads_is_refused(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_one_submission_a_value(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["stage=full", "run=try", f"runs={tmp_path}", "dry_run=true"]
+    assert launch.main([*words, "train.learning_rate=[1e-5,2e-5]"]) == 0
+    out = capsys.readouterr().out
+    names = ["try-learning_rate-1e-5", "try-learning_rate-2e-5"]
+    assert out.startswith(f"a sweep of 2 runs: {', '.join(names)}\n")
+    assert [out.count(f"run {tmp_path / name}\n") for name in names] == [1, 1]
+    assert f"python launch.py compare runs={','.join(names)}" in out
+    assert launch.main([*words, "train.learning_rate=[1e-5,-1]"]) == 2, "none is submitted where one is refused"
+    assert "a sweep of" not in capsys.readouterr().out and list(tmp_path.iterdir()) == []
