@@ -21,7 +21,7 @@ import numpy as np
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import study_time, taken_on
-from lumen_hpc.data.tables import Block, Place, Table, find_table, whole_numbers
+from lumen_hpc.data.tables import Block, CsvTable, Place, find_table, whole_numbers
 from lumen_hpc.errors import UserError
 
 METADATA = "mimic-cxr-*-metadata"
@@ -115,7 +115,7 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     are not used. A study without date is kept here: it matters only if a question is about it.
     """
     path = find_table(folder, METADATA)
-    table = Table(path, _COLUMNS, bad)
+    table = CsvTable(path, _COLUMNS, bad)
     blocks = [_images(block, path.name, bad) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
         raise UserError(f"{path}: no rows below the header")
@@ -206,7 +206,7 @@ def _day(date: str) -> int:
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
     """Reads MIMIC-CXR's own split, which differs from the questions'; the report shows how far."""
-    table = Table(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
+    table = CsvTable(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
     for block in table.blocks():
         dicom, study, split = block.columns
         at = studies.positions(whole_numbers(study))
@@ -224,7 +224,7 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
 
     The metadata's rule and dates count in any case; a repeated study goes to `bad`.
     """
-    table = Table(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
+    table = CsvTable(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
     seen: np.ndarray = np.zeros(len(studies), bool)
     names = ("rows", "not_in_metadata", "another_image", "another_date", "no_date", "another_patient")
     counts = dict.fromkeys(names, 0)

@@ -22,7 +22,7 @@ from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_differ
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.short_answers import MISSING, expected_answer
-from lumen_hpc.data.tables import Block, Place, Table, find_table, parse_row, row_fault, whole_numbers
+from lumen_hpc.data.tables import Block, CsvTable, Place, find_table, parse_row, row_fault, whole_numbers
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
@@ -79,7 +79,7 @@ def read_questions(
     with them, as release 1.0.1 did. Raises UserError for a missing file or column.
     """
     path = find_table(folder, "mimic_pair_questions")
-    table = Table(path, _COLUMNS, bad.question)
+    table = CsvTable(path, _COLUMNS, bad.question)
     reader = _Reader(studies, bad, Questions(path.name), out, reorder)
     for block in table.packed_blocks(lead=3):
         reader.take(block)

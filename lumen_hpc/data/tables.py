@@ -51,7 +51,7 @@ BLOCK = 4096
 
 
 @dataclass(slots=True)
-class Table:
+class CsvTable:
     """One csv file, read by column names and in blocks; only the requested columns.
 
     A row that is not csv, has another number of fields than the header, or holds NUL bytes or bytes that are not

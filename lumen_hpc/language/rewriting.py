@@ -21,7 +21,7 @@ from lumen_hpc.language.sentences import opened, sentence
 
 
 @dataclass(slots=True)
-class Request:
+class SentenceRequest:
     """One sentence to generate; equal questions share it."""
 
     type: str
@@ -54,7 +54,7 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
     The rows depend on the questions, the engine and the seed alone.
     Raises UserError with the question's id (never its words) where not even the grammar can form a sentence.
     """
-    requests: dict[tuple, Request] = {}
+    requests: dict[tuple, SentenceRequest] = {}
     rows = []
     for question in questions:
         sentences = [({"question_id": question["question_id"]}, question["type"], question["question"])]
@@ -66,7 +66,7 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
             key = (kind, text, question["short_answer"], variant)
             if key not in requests:
                 _answerable(row["question_id"], *key[:3])
-                requests[key] = Request(*key[:3], seed=_number(seed, *map(str, key)))
+                requests[key] = SentenceRequest(*key[:3], seed=_number(seed, *map(str, key)))
             rows.append((row, requests[key]))
     fill(list(requests.values()), engine, rewrite)
     for row, request in rows:
@@ -84,7 +84,7 @@ def equality(kind: str, question: str, short_answer: str) -> int:
     return _hash(kind, question, short_answer)
 
 
-def fill(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> None:
+def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrite) -> None:
     """Fills every request: up to `rewrite.attempts` batched attempts of the engine, then the grammar's sentence."""
     pending = requests
     for attempt in range(1, rewrite.attempts + 1):
@@ -113,7 +113,7 @@ def fill(requests: list[Request], engine: Engine, rewrite: schema.Rewrite) -> No
         request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"
 
 
-def _verified(requests: list[Request], texts: list[str], checked: list[list[str]], engine: Engine) -> None:
+def _verified(requests: list[SentenceRequest], texts: list[str], checked: list[list[str]], engine: Engine) -> None:
     """Adds to the rules' reasons where the rewriter's own yes or no disagrees; its yes takes no reason away."""
     replies = engine.chat(
         [

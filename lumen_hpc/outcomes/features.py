@@ -21,7 +21,7 @@ PLACES = ("hospital", "icu", "ed")
 
 
 @dataclass(frozen=True)
-class Samples:
+class Cohort:
     """The films with a known value of one outcome, in one order."""
 
     study_id: list[int]
@@ -45,7 +45,7 @@ def last_films(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[
     return {study for _, study in last.values()}
 
 
-def samples(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, Any]] = ()) -> Samples:
+def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, Any]] = ()) -> Cohort:
     """The films of a run with a known value of outcome `name`, one a patient: the last.
 
     `folder`: what stage outcomes wrote; `studies`: prepare's studies.jsonl; `experts`: rows of stage experts.
@@ -73,7 +73,7 @@ def samples(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, 
         "race": [_race(row["race"]) for row in rows],
         "film before": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
     }
-    return Samples(
+    return Cohort(
         ids, [row["subject_id"] for row in rows], np.array([row["split"] for row in rows]),
         np.array([row["outcomes"][name]["value"] for row in rows], bool), columns, groups,
     )  # fmt: skip

@@ -36,7 +36,7 @@ class Admission:
 
 
 @dataclass(slots=True)
-class Span:
+class Period:
     """A time with a beginning and perhaps an unknown end."""
 
     begin: datetime
@@ -60,9 +60,9 @@ class History:
     """Whether the patient has a row in patients."""
     admissions: list[Admission] = field(default_factory=list)
     """In the order of admission."""
-    icu: list[Span] = field(default_factory=list)
-    ed: list[Span] = field(default_factory=list)
-    ventilation: list[Span] = field(default_factory=list)
+    icu: list[Period] = field(default_factory=list)
+    ed: list[Period] = field(default_factory=list)
+    ventilation: list[Period] = field(default_factory=list)
     intubations: list[datetime] = field(default_factory=list)
 
     @property
@@ -142,13 +142,13 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
         if begin is None or end is None:
             faults("ICU stay without times", "icustays", subject_id=subject, stay_id=stay_id)
         if begin is not None:
-            histories[subject].icu.append(Span(begin, end or discharges.get(hadm)))
+            histories[subject].icu.append(Period(begin, end or discharges.get(hadm)))
     if tables.has("ed/edstays"):
         for subject, stay_id, begin, end in tables.rows("ed/edstays", f"{ids}, {_times('intime', 'outtime')}"):
             if begin is None or end is None:
                 faults("ED stay without times", "edstays", subject_id=subject, stay_id=stay_id)
             else:
-                histories[subject].ed.append(Span(begin, end))
+                histories[subject].ed.append(Period(begin, end))
     select = f"{ids}, {_times('starttime', 'endtime')}, itemid"
     for subject, stay_id, begin, end, item in tables.rows("icu/procedureevents", select):
         if item not in (str(VENTILATION), str(INTUBATION)):
@@ -159,7 +159,7 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
         if begin is None:
             continue
         if lasts:
-            histories[subject].ventilation.append(Span(begin, end))
+            histories[subject].ventilation.append(Period(begin, end))
         else:
             histories[subject].intubations.append(begin)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumen_hpc.outcomes.features import Samples
+from lumen_hpc.outcomes.features import Cohort
 
 Array = np.ndarray
 
@@ -33,7 +33,7 @@ PENALTIES = (0.003, 0.03, 0.3, 3.0)
 STEPS = (20, 50, 100, 200)
 
 
-def predict(samples: Samples, row: str, seed: int) -> Array | None:
+def predict(cohort: Cohort, row: str, seed: int) -> Array | None:
     """The row's probabilities for all samples; None where its columns are not there.
 
     Learned on the train split; the penalty or number of trees is the one with the least log loss on val.
@@ -41,13 +41,13 @@ def predict(samples: Samples, row: str, seed: int) -> Array | None:
     from threadpoolctl import threadpool_limits
 
     model, groups = ROWS[row]
-    train, val = samples.split == "train", samples.split == "val"
-    outcome = samples.outcome
+    train, val = cohort.split == "train", cohort.split == "val"
+    outcome = cohort.outcome
     if model == "prevalence" or len(set(outcome[train].tolist())) < 2:
         return np.full(len(outcome), outcome[train].mean())
-    if any(group not in samples.columns for group in groups):
+    if any(group not in cohort.columns for group in groups):
         return None
-    x = np.concatenate([samples.columns[group] for group in groups], axis=1)
+    x = np.concatenate([cohort.columns[group] for group in groups], axis=1)
     x = x[:, ~np.isnan(x[train]).all(0)]  # what was never measured says nothing
     with threadpool_limits(1):  # tables this small are slower on many threads
         if model == "regression":
@@ -90,6 +90,6 @@ def _log_loss(outcome: Array, probability: Array) -> float:
     return float(-np.where(outcome, np.log(p), np.log1p(-p)).mean())
 
 
-def available(samples: Samples) -> Sequence[str]:
+def available(cohort: Cohort) -> Sequence[str]:
     """Rows whose columns are there."""
-    return [row for row, (_, groups) in ROWS.items() if all(group in samples.columns for group in groups)]
+    return [row for row, (_, groups) in ROWS.items() if all(group in cohort.columns for group in groups)]

@@ -15,7 +15,7 @@ import numpy as np
 from lumen_hpc.metrics.significance import Interval, holm
 from lumen_hpc.outcomes import calibration, discrimination
 from lumen_hpc.outcomes.discrimination import MEASURES, Resamples
-from lumen_hpc.outcomes.features import Samples, grouped
+from lumen_hpc.outcomes.features import Cohort, grouped
 
 Array = np.ndarray
 SENSITIVITIES = (0.8, 0.9)
@@ -26,7 +26,7 @@ FEWEST_EVENTS = 5
 
 
 def score(
-    samples: Samples, rivals: Mapping[str, Array], models: Mapping[str, Array], *, resamples: int, seed: int,
+    cohort: Cohort, rivals: Mapping[str, Array], models: Mapping[str, Array], *, resamples: int, seed: int,
     confidence: float = 0.95, pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """The whole table of one outcome.
@@ -38,18 +38,18 @@ def score(
     """
     rows = {**rivals, **models}
     answered = np.all([np.isfinite(p) for p in rows.values()], axis=0)
-    test, val = answered & (samples.split == "test"), samples.split == "val"
-    outcome = samples.outcome[test]
+    test, val = answered & (cohort.split == "test"), cohort.split == "val"
+    outcome = cohort.outcome[test]
     events = int(outcome.sum())
     found: dict[str, Any] = {
-        "patients": int(test.sum()), "events": events, "unanswered": int((~answered & (samples.split == "test")).sum()),
-        "train": int((samples.split == "train").sum()), "val": int(val.sum()),
+        "patients": int(test.sum()), "events": events, "unanswered": int((~answered & (cohort.split == "test")).sum()),
+        "train": int((cohort.split == "train").sum()), "val": int(val.sum()),
     }  # fmt: skip
     if min(events, len(outcome) - events) < FEWEST_EVENTS:
         return {**found, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
-    drawn = Resamples([patient for patient, here in zip(samples.patient, test) if here], resamples, seed, confidence)
+    drawn = Resamples([patient for patient, here in zip(cohort.patient, test) if here], resamples, seed, confidence)
     found["rows"] = {
-        name: {"model": name in models, **_row(outcome, p[test], drawn, (samples.outcome[seen], p[seen]))}
+        name: {"model": name in models, **_row(outcome, p[test], drawn, (cohort.outcome[seen], p[seen]))}
         for name, p in rows.items()
         for seen in [val & np.isfinite(p)]
     }
@@ -68,7 +68,7 @@ def score(
     ]
     found["subgroups"] = {
         name: {kind: _subgroups(outcome, rows[name][test], _part(labels, test), drawn)
-               for kind, labels in samples.subgroups.items()}
+               for kind, labels in cohort.subgroups.items()}
         for name in (*models, strongest)
     }  # fmt: skip
     return found

@@ -6,7 +6,7 @@ import numpy as np
 
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.outcomes import phantom_severity as severity
-from lumen_hpc.outcomes.features import Samples
+from lumen_hpc.outcomes.features import Cohort
 from lumen_hpc.outcomes.panel import PANEL
 
 
@@ -32,7 +32,7 @@ def drawn(count: int, films: int, effect: float, seed: int = 3) -> tuple[list[se
     return known, np.array(outcome)
 
 
-def samples(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[Samples, list[severity.Known]]:
+def cohort(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[Cohort, list[severity.Known]]:
     """Samples of `count` patients with three films each, and what the oracles know of them.
 
     `sight` is the noise with which the experts see a film's burden.
@@ -52,4 +52,4 @@ def samples(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[S
     split = np.array(["train", "val", "test"])[np.searchsorted([0.5, 0.65], np.arange(count) / count, side="right")]
     races = np.where(rng.random(count) < 0.97, "white", "other").tolist()
     groups = {"sex": ["F" if s else "M" for s in sex], "race": races}
-    return Samples(list(range(count)), list(range(count)), split, outcome, columns, groups), known
+    return Cohort(list(range(count)), list(range(count)), split, outcome, columns, groups), known

@@ -12,7 +12,7 @@ import pytest
 from lumen_hpc.config import resolve
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes import evaluation
-from lumen_hpc.outcomes.features import samples
+from lumen_hpc.outcomes.features import cohort
 from lumen_hpc.outcomes.questions import SHUFFLED
 from lumen_hpc.report import outcomes_page
 from tests.outcomes.test_phantom_tables import run
@@ -118,7 +118,7 @@ def test_the_film_before_is_the_patients_own_and_its_distance_a_subgroup(folder:
     by_patient: dict[int, list[str]] = {}
     for row in read_jsonl(folder / "studies.jsonl"):
         by_patient.setdefault(row["subject_id"], []).append(row["taken_at"])
-    of_films = samples(folder / "out", folder / "studies.jsonl", "icu_48h")
+    of_films = cohort(folder / "out", folder / "studies.jsonl", "icu_48h")
     taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(folder / "studies.jsonl")}
     expected = []
     for study, patient in zip(of_films.study_id, of_films.patient):

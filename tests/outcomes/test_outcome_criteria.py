@@ -11,14 +11,14 @@ from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.scoring import score
 from lumen_hpc.report.outcome_criteria import ORACLE, outcome_criteria
-from tests.outcomes.drawn_films import samples
+from tests.outcomes.drawn_films import cohort
 
 MODEL = "lumen-outcomes"
 
 
 @pytest.fixture(scope="module")
 def made() -> tuple:
-    found, known = samples(2400, 1.0, seed=4)
+    found, known = cohort(2400, 1.0, seed=4)
     labs = {row: rivals.predict(found, row, 0) for row in rivals.ROWS if row.startswith("laboratory")}
     return found, known, labs
 

@@ -9,12 +9,12 @@ from sklearn.metrics import roc_auc_score
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.scoring import score
-from tests.outcomes.drawn_films import samples
+from tests.outcomes.drawn_films import cohort
 
 
 @pytest.fixture(scope="module")
 def made() -> tuple:
-    found, known = samples(2400, 1.0, seed=1)
+    found, known = cohort(2400, 1.0, seed=1)
     rows = {row: rivals.predict(found, row, seed=0) for row in rivals.ROWS}
     return found, known, rows
 
@@ -96,7 +96,7 @@ def test_rows_are_judged_on_the_patients_that_all_of_them_answered(made: tuple) 
 
 
 def test_without_events_nothing_is_judged() -> None:
-    found, _ = samples(60, 0.0, seed=2)
+    found, _ = cohort(60, 0.0, seed=2)
     found.outcome[:] = False
     assert "rows" not in score(found, {"prevalence": np.zeros(60)}, {}, resamples=10, seed=0)
 
@@ -108,7 +108,7 @@ def test_where_nothing_drives_the_outcome_nothing_is_found() -> None:
     """
     discoveries = 0
     for seed in range(10):
-        found, _ = samples(900, 0.0, seed=100 + seed)
+        found, _ = cohort(900, 0.0, seed=100 + seed)
         labs = rivals.predict(found, "laboratory values, regression", seed)
         images = rivals.predict(found, "experts of three images and laboratory values", seed)
         table = score(found, {"labs": labs}, {"images": images}, resamples=300, seed=seed)
