@@ -3,7 +3,7 @@
 transformers reads the 1,600 files of its models at import, twice: for the package and for `transformers.models`. It
 executes its own package a second time, for its processors. Here the second reading takes the first one's result, and
 the processors take the package that is there. Its generation and detection code imports scikit-learn and SciPy, and
-with them pandas, for functions that nothing here uses: it is told that the two are not installed.
+with them pandas, for functions that nothing here uses: it sees the two as not installed.
 """
 
 from __future__ import annotations

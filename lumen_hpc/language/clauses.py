@@ -32,7 +32,7 @@ class Item:
     taken_up: bool = False
     """It is the subject of the clause before."""
     organ: bool = False
-    """It is told as an organ, which is no finding until the clause says what the organ is."""
+    """It is written as an organ, which is no finding until the clause says what the organ is."""
 
     def change(self, event: str) -> None:
         """Adds a change that its phrase tells; two that differ are unclear."""

@@ -79,7 +79,7 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
 
 
 def _renamed(given: Facts, answer: Facts) -> Facts:
-    """What was said, with a finding's other name put for it where only one of the two names is in play."""
+    """The answer's facts, with a finding's other name put for it where only one of the two names is in play."""
     findings = {}
     for name, state in answer.findings.items():
         other = next((ours for ours in given.findings if ours != name and equal(ours) == equal(name)), name)
@@ -147,7 +147,7 @@ def _differences(given: Facts, answer: Facts, placed: bool) -> list[str]:
 
 
 def _same_levels(ours: State, theirs: State) -> bool:
-    """A change of level must be told, and beside it only the levels that it is between."""
+    """A change of level must be named, and beside it only the levels that it is between."""
     if ours.status != "level":
         return ours.levels == theirs.levels
     between = {(level,) for change in ours.levels for level in change}
@@ -180,7 +180,7 @@ def score(kind: str, question: str, reference: str, answer: str) -> int:
 
 
 def _atoms(facts: Facts) -> set[tuple]:
-    atoms = {(name, said) for name, it in facts.findings.items() for said in (it.status, *it.levels, *it.types)}
+    atoms = {(name, claim) for name, it in facts.findings.items() for claim in (it.status, *it.levels, *it.types)}
     return atoms | {("view", *view) for view in facts.views.items()} | {("place", *place) for place in facts.places}
 
 

@@ -41,7 +41,7 @@ class Finding:
     named: bool = False
     """It is named, not only implied by an adjective such as `abnormal`."""
     problems: list[str] = field(default_factory=list)
-    """Why what is said is not certain."""
+    """Why the claim is not certain."""
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
@@ -210,7 +210,7 @@ class Finding:
         return self.event(events), read | stray
 
     def event(self, events: set[str]) -> str:
-        """The one event that fits all that is said of a finding."""
+        """The one event that fits all claims about a finding."""
         there = self.there
         if events == {"not-new", "not-gone"}:
             return "same"

@@ -202,7 +202,7 @@ def _unnamed(place: Phrase) -> bool:
 
 
 def places_in(text: str) -> frozenset[Place]:
-    """The places that a text names, whatever is said of them."""
+    """The places that a text names, whatever it claims about them."""
     phrases = parsing.phrases_of([word for word in words(text) if word.roles])
     return places([part for phrase in phrases for part in [phrase, *phrase.all("Loc")] if part.kind == "Loc"])
 
