@@ -157,13 +157,14 @@ def test_served_lumen_answers_the_plain_client_as_in_the_run(runs: Path):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.5)
             client = OpenAI(base_url=address.url, api_key=address.key, max_retries=0)
+            longest = lumen_hpc.open_run(runs / "small").settings.predict.max_new_tokens
             for record, row in _answered(runs / "small", 3):
                 content = [{"type": "text", "text": record["conversations"][0]["value"]}]
                 for path in record["images"]:
                     data = base64.b64encode(Path(path).read_bytes()).decode()
                     content.append({"type": "image_url", "image_url": {"url": f"data:image/any;base64,{data}"}})
                 messages = [{"role": "user", "content": content}]
-                reply = client.chat.completions.create(model="lumen", messages=messages, max_tokens=16)
+                reply = client.chat.completions.create(model="lumen", messages=messages, max_tokens=longest)
                 assert reply.choices[0].message.content == _whole(row), record["meta"]["type"]
         finally:
             process.send_signal(signal.SIGINT)
