@@ -100,6 +100,7 @@ def settings_of(given: argparse.Namespace) -> Train:
     same = {"steps": given.steps, "keep_checkpoints": 1, "checkpoint_every": max(1, given.steps // 3)}
     if given.rehearse:
         return Train(global_batch=16, precision="fp32", max_tokens=512, token_budget=512, zero=given.zero, **same)
+    same["checkpointing"] = "full"
     return Train(global_batch=given.global_batch, token_budget=given.token_budget, zero=given.zero, **same)
 
 

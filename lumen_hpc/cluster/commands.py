@@ -204,7 +204,8 @@ def _print_live(plans: Sequence[StepPlan]) -> None:
 def _require_fit(request: Request, steps: Sequence[Step]) -> None:
     models = [step.model for step in steps if step.stage.name == "train"]
     resources = request.profile.resources["train"]
-    estimate.require_fit(request.settings, models, resources.gpus * resources.nodes, request.profile.gpu_memory_gb)
+    gpus, memory = resources.gpus * resources.nodes, request.profile.gpu_memory_gb
+    estimate.require_fit(request.settings, models, gpus, memory, resources.nodes)
 
 
 def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:

@@ -99,8 +99,8 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
         return None
     gpus, read = resources.gpus * resources.nodes or 1, workload(run.settings, model)
     if memory := run.profile.gpu_memory_gb:
-        train = sizing.resolve(train, gpus, memory, workload=read)
-    return sizing.plan(train, gpus, workload=read, own=own, steps=_steps(run, model))
+        train = sizing.resolve(train, gpus, memory, nodes=resources.nodes, workload=read)
+    return sizing.plan(train, gpus, nodes=resources.nodes, workload=read, own=own, steps=_steps(run, model))
 
 
 def _steps(run: Run, model: str) -> occupancy.Steps | None:
@@ -138,11 +138,11 @@ def idle(run: Run, model: str) -> str:
     )
 
 
-def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float) -> None:
+def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float, nodes: int = 1) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
     if gpus and gpu_memory_gb and settings.train.base != "tiny":
         for model in models:
-            sizing.check(settings.train, gpus, gpu_memory_gb, workload=workload(settings, model))
+            sizing.check(settings.train, gpus, gpu_memory_gb, nodes=nodes, workload=workload(settings, model))
 
 
 def train(run: Run, model: str) -> float:

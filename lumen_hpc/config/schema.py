@@ -131,6 +131,8 @@ class Adapter:
     """Dropout before an update."""
     targets: list[str] = field(default_factory=list)
     """Names of the linear layers with an update (q_proj, fc1, …); empty: all."""
+    base_bits: int = choice(16, 16, 8, 4)
+    """Bits of the frozen weights under the updates: 8 or 4 through bitsandbytes (ZeRO stage 1 or 2), 16 as loaded."""
 
 
 @dataclass(kw_only=True)
@@ -180,13 +182,18 @@ class Train:
     """Learn low-rank adapters instead of whole weights."""
     on_bad: str = choice("stop", "stop", "skip")
     """A bad record (missing image, empty answer, too long) stops the stage, or is named, counted and left out."""
-    checkpointing: str = runtime_choice("full", "full", "selective", "none", "auto")
+    node_shards: bool | str = runtime_choice("auto", True, False, "auto")
+    """Under ZeRO-3 on several nodes, keep the weights once more inside each node (DeepSpeed's hierarchical
+    partitioning), so that the backward pass gathers them without the network; `auto`: where the GPUs' memory allows."""
+    checkpointing: str = runtime_choice("auto", "full", "selective", "none", "auto")
     """Activations recomputed in the backward pass: all, all but matrix products and attention, none; `auto`: the
     fewest that fit the GPUs' memory."""
     attention: str = runtime_choice("auto", "auto", "flash", "flex", "sdpa", "eager")
-    """Attention kernel; `auto`: flash-attention where it is installed, else sdpa. flex: one compiled call a layer."""
-    compiled: bool = runtime_only(False)
-    """Compile the transformer layers (the language model's with train.attention=flex alone)."""
+    """Attention kernel; `auto`: flex (one compiled call a layer) with compiled layers, else flash-attention where it is
+    installed, else sdpa."""
+    compiled: bool | str = runtime_choice("auto", True, False, "auto")
+    """Compile the transformer layers (the language model's with train.attention=flex alone); `auto`: on a GPU where
+    compiled attention is tried at the start and equals the plain one."""
     checkpoint_every: int = runtime_only(200, low=1)
     """Steps between checkpoints."""
     validate: int = runtime_only(256)
@@ -203,6 +210,11 @@ class Train:
     def __post_init__(self) -> None:
         if not self.base:
             raise UserError("train.base is empty: takes a folder, a name that stage=fetch has staged, or tiny")
+        if self.adapter.kind != "none" and self.adapter.base_bits < 16 and self.zero not in (1, 2, "auto"):
+            raise UserError(
+                f"train.zero={self.zero} does not take train.adapter.base_bits={self.adapter.base_bits}: "
+                "use train.zero=1, 2 or auto"
+            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"train.betas={self.betas}: takes two numbers from 0 to below 1, as in [0.9, 0.999]")
 

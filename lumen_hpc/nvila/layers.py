@@ -6,6 +6,7 @@ layer is the unit that is gathered, so DeepSpeed's hooks stay outside the graph.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
@@ -16,9 +17,15 @@ from torch.utils import checkpoint as recomputation
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.scratch import private_scratch
+
+from . import attention
 
 from .config import NVILAConfig
 
+SHAPES = 64
+"""Shapes for which a layer may be compiled: eight lengths, a few numbers of tiles, with and without gradients, in both
+parts. torch's own limit of 8 would stop a training at its fifth length."""
 CHECKPOINTING = ("full", "selective", "none")
 """What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
 BACKEND = "inductor" if torch.cuda.is_available() else "aot_eager"
@@ -53,6 +60,8 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
     """
     if checkpointing not in CHECKPOINTING:
         raise UserError(f"checkpointing={checkpointing!r}: use one of {CHECKPOINTING}")
+    if compiled:
+        _allow_shapes()
     options: dict[str, Any] = {"use_reentrant": False}
     if checkpointing == "selective":
         options["context_fn"] = selective_contexts
@@ -70,6 +79,59 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
                 if checkpointing != "none":
                     forward = _recomputed(layer, forward, options)
                 layer.forward = torch.compile(forward, backend=backend, dynamic=False, fullgraph=True)
+
+
+def _allow_shapes() -> None:
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
+    setattr(config, name, max(getattr(config, name), SHAPES))
+    from torch._inductor import config as inductor
+
+    if hasattr(inductor, "deterministic"):  # kernels chosen by a stopwatch would end bit-equal resumes
+        inductor.deterministic = True
+
+
+def use_private_cache() -> None:
+    """Put compiled code where nobody else can: in `profile.scratch`, which the worker has named, or a new folder."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = private_scratch("compile")
+        os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+
+
+def try_compiling(dtype: torch.dtype, *, device: str = "cuda", backend: Any = BACKEND) -> str:
+    """Why layers had better not be compiled here; empty where they can.
+
+    Compiles an MLP and attention over a shared prefix, forward and backward, and compares both with the plain ones.
+    """
+    use_private_cache()
+    spans = [attention.Span(0, 0, 200), attention.Span(0, 200, 300, (0, 200)), attention.Span(0, 300, 384, (0, 200))]
+    torch.manual_seed(0)
+    heads, kv_heads, width = 4, 2, 64
+    x = torch.randn(1, 384, heads * width, device=device, dtype=dtype)
+    project = torch.randn(heads * width, (heads + 2 * kv_heads) * width, device=device, dtype=dtype) * 0.05
+
+    def run(kernel: str, compiled: bool) -> list[torch.Tensor]:
+        plan = attention.plan(spans, 1, x.shape[1], kernel, x.device)
+        weight = project.clone().requires_grad_()
+
+        def layer(weight: torch.Tensor) -> torch.Tensor:
+            y = nn.functional.silu(x @ weight).unflatten(-1, (-1, width)).transpose(1, 2)
+            q, k, v = y.split([heads, kv_heads, kv_heads], dim=1)
+            return plan.attend(0, q, k, v, width**-0.5)
+
+        forward = torch.compile(layer, backend=backend, dynamic=False, fullgraph=True) if compiled else layer
+        out = forward(weight)
+        out.float().square().sum().backward()
+        assert weight.grad is not None
+        return [out.detach().float(), weight.grad.float()]
+
+    try:
+        plain, fused = run("sdpa", False), run("flex", True)
+    except Exception as error:  # whatever a compiler does without its tools
+        return f"layers cannot be compiled here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    apart = max(float((a - b).norm() / a.norm()) for a, b in zip(plain, fused))
+    limit = 1e-2 if dtype == torch.bfloat16 else 1e-4
+    return "" if apart < limit else f"compiled layers differ from plain ones by {apart:.2g} of their size"
 
 
 def _recomputed(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

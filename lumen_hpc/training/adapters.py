@@ -19,6 +19,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, layers
 from lumen_hpc.nvila.tensors import write_tensors
+from lumen_hpc.training import quantisation
 
 _FACTOR = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
 FOLDER = "adapter"
@@ -49,8 +50,14 @@ def target_names(model: NVILA, settings: schema.Train) -> list[str]:
 
 
 def inject(model: NVILA, settings: schema.Train, seed: int) -> None:
-    """Put adapters into the model; they alone learn. Their first values follow from `seed`; they change no output."""
-    config = _config(target_names(model, settings), settings.adapter)
+    """Put adapters into the model; they alone learn. Their first values follow from `seed`; they change no output.
+
+    The layers under them are quantised first where `settings.adapter.base_bits` is 8 or 4.
+    """
+    names = target_names(model, settings)
+    if settings.adapter.base_bits < 16:
+        quantisation.quantise(model, names, settings.adapter.base_bits)
+    config = _config(names, settings.adapter)
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng():
@@ -81,12 +88,16 @@ def split(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
 
 
 def merge(
-    base: Mapping[str, torch.Tensor], factors: Mapping[str, Mapping[str, torch.Tensor]], scale: float
+    base: Mapping[str, torch.Tensor], factors: Mapping[str, Mapping[str, torch.Tensor]], scale: float, bits: int = 16
 ) -> dict[str, torch.Tensor]:
-    """The base's tensors with every adapter added: W + scale·B·A, computed in float32, in the base's format."""
+    """The base's tensors with every adapter added: W + scale·B·A, computed in float32, in the base's format.
+
+    `bits`: what W is rounded to first, for adapters that learned over a quantised base.
+    """
     merged = dict(base)
     for layer, pair in factors.items():
         weight = base[f"{layer}.weight"]
+        weight = weight if bits == 16 else quantisation.rounded(weight, bits)
         update = scale * (pair["B"].to(weight.device).float() @ pair["A"].to(weight.device).float())
         merged[f"{layer}.weight"] = (weight.float() + update).to(weight.dtype)
     return merged

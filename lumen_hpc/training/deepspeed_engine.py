@@ -27,10 +27,10 @@ def rate_at(step: int, steps: int, learning_rate: float, warmup: float) -> float
     return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -> dict[str, Any]:
+def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool, nodes: int = 1) -> dict[str, Any]:
     """DeepSpeed's settings; batch sizes are nominal, since this project counts samples itself.
 
-    `train.zero` is a number here (`sizing.resolve`).
+    `train` has no `auto` about memory left (`sizing.resolve`).
     """
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -49,6 +49,8 @@ def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool) -
             "memory_efficient_linear": False,  # F.linear adds its bias in the product; DeepSpeed's own adds it after
             "stage3_gather_16bit_weights_on_model_save": True,  # the export gathers the whole model
         }
+        if train.node_shards is True and 1 < nodes < world_size:
+            config["zero_optimization"]["zero_hpz_partition_size"] = world_size // nodes
     if train.precision == "bf16":
         config["bf16"] = {"enabled": True}
         config["communication_data_type"] = "fp32"
@@ -90,7 +92,7 @@ class Engine:
             model=module,
             optimizer=optimizer,
             dist_init_required=False,
-            config=deepspeed_config(train, ranks.world_size, universal=universal),
+            config=deepspeed_config(train, ranks.world_size, universal=universal, nodes=ranks.nodes),
         )
         self.ds.checkpoint_engine = writer
 
@@ -130,4 +132,5 @@ class Engine:
         """Ends DeepSpeed, once all ranks are here; another engine may follow in this process."""
         dist.barrier()
         self.ds.destroy()
-        deepspeed.utils.groups._WORLD_GROUP = None  # it would outlive the process group that it copies
+        # They would outlive the process group that they copy, or a part of it.
+        deepspeed.utils.groups._WORLD_GROUP = deepspeed.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch.nn import functional as F
 
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila import NVILA, layers
+from lumen_hpc.nvila import NVILA, Batch, layers
 from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
 
+log = logging.getLogger(__name__)
 TILE_MULTIPLE = 16
 """Of the tower's calls where its layers are compiled: four shapes at 64 tiles a call."""
 
@@ -30,7 +32,7 @@ class Learner(torch.nn.Module):
     """
 
     def __init__(self, model: NVILA, settings: schema.Train, *, seed: int = 0) -> None:
-        """`settings` with no `auto` left (`sizing.resolve`); `seed`: of new adapters.
+        """`settings` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters.
 
         Raises UserError for parts that do not exist.
         """
@@ -48,11 +50,16 @@ class Learner(torch.nn.Module):
             module.requires_grad_(False)
         if settings.adapter.kind == "lora":
             adapters.inject(model, settings, seed)
-        model.prepare_layers(settings.checkpointing, compiled=settings.compiled)
-        model.tile_multiple = TILE_MULTIPLE if settings.compiled else 1
+        self.quantised = settings.adapter.kind != "none" and settings.adapter.base_bits < 16
+        compiled = settings.compiled is True
+        if compiled and self.quantised:
+            raise UserError("train.compiled=true does not compile layers of train.adapter.base_bits=8 or 4; use auto")
+        model.prepare_layers(settings.checkpointing, compiled=compiled)
+        model.tile_multiple = TILE_MULTIPLE if compiled else 1
+        self._shapes: set[tuple[int, int]] | None = set() if compiled else None
         if settings.zero == 3:
             model.sync_tower_calls = _most_calls
-            if settings.compiled:  # a layer is gathered whole, outside its graph
+            if compiled:  # a layer is gathered whole, outside its graph
                 model.tiles_at_once = ONE_CALL
                 deepspeed.utils.set_z3_leaf_modules(
                     model, list({type(layer) for part in layers.layers(model).values() for layer in part})
@@ -61,12 +68,21 @@ class Learner(torch.nn.Module):
     def forward(self, micro: Micro) -> torch.Tensor:
         """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`."""
         batch, model = micro.batch, self.model
+        self._announce(batch)
         embeds, _ = model.embed(batch)
         hidden = model.decode(embeds, batch.position_ids, model.attention_plan(batch)).flatten(0, 1)
         labels, previous, learned = batch.labels.flatten(), batch.previous.flatten(), batch.learned
         if not len(learned):  # nothing to learn here, yet every weight must take part as on the other ranks
             return model.llm.lm_head(hidden[:1]).float().sum(-1)[:0]
         return F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")
+
+    def _announce(self, batch: Batch) -> None:
+        """Logs each shape that compiled layers meet for the first time, since its micro-batch then takes long."""
+        shape = (batch.token_ids.shape[1], -(-len(batch.tiles) // TILE_MULTIPLE) * TILE_MULTIPLE)
+        if self._shapes is not None and shape not in self._shapes:
+            self._shapes.add(shape)
+            if dist.get_rank() == 0:
+                log.info("compiling layers for %d tokens and %d tiles: this micro-batch takes a minute longer", *shape)
 
     def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """State with the names that NVILA itself uses."""

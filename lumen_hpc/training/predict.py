@@ -57,7 +57,8 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     # Parameters missing from the checkpoint were frozen and equal the base's.
     learned, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     if factors:
-        learned = adapters.merge(model.state_dict(), factors, adapters.scale(state["fingerprint"]["train.adapter"]))
+        chosen = state["fingerprint"]["train.adapter"]
+        learned = adapters.merge(model.state_dict(), factors, adapters.scale(chosen), chosen.get("base_bits", 16))
     _, unknown = model.load_state_dict(learned, strict=False)
     if unknown:
         raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")

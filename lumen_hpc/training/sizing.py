@@ -7,6 +7,7 @@ and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, stated
 
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
+QUANTISED_BYTES = {8: 1.002, 4: 0.52}
+"""Of a weight in bitsandbytes' formats, its share of the scales included (a float32 a row; NF4 in blocks of 64)."""
+AUTO_SHARE = 0.9
+"""Of a GPU's memory, what `auto` fills by the plan, which is held to 10 %."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ def plan(
     train: schema.Train,
     gpus: int,
     *,
+    nodes: int = 1,
     sizes: Sizes | None = None,
     workload: Workload | None = None,
     device: str = "H100",
@@ -179,7 +185,7 @@ def plan(
         seconds = own.seconds * used.path / occupancy(steps, train, own.gpus).path
         mfu, source = own.mfu, "measured in this run"
     return TrainingPlan(
-        memory=_memory(train, gpus, sizes, workload),
+        memory=_memory(train, gpus, nodes, sizes, workload),
         steps=math.ceil(samples / step_samples),
         hours=samples / step_samples * seconds / 3600,
         checkpoint_gb=(_bytes(train) * _saved(train, sizes) + 12 * _learning(train, sizes)) / 1e9,
@@ -190,25 +196,32 @@ def plan(
     )
 
 
-def memory_gb(train: schema.Train, gpus: int, *, sizes: Sizes | None = None, workload: Workload | None = None) -> float:
+def memory_gb(
+    train: schema.Train, gpus: int, *, nodes: int = 1, sizes: Sizes | None = None, workload: Workload | None = None
+) -> float:
     """Memory that these settings, without an `auto`, take of a GPU [GB]."""
-    return sum(_memory(train, gpus, sizes or Sizes(), workload or Workload()).values())
+    return sum(_memory(train, gpus, nodes, sizes or Sizes(), workload or Workload()).values())
 
 
 def resolve(
-    train: schema.Train, gpus: int, gpu_memory_gb: float, *, sizes: Sizes | None = None,
+    train: schema.Train, gpus: int, gpu_memory_gb: float, *, nodes: int = 1, sizes: Sizes | None = None,
     workload: Workload | None = None,
 ) -> schema.Train:  # fmt: skip
-    """The settings with every `auto` decided: as little recomputation as fits, then the lowest ZeRO stage.
+    """The settings with every `auto` about memory decided: as little recomputation as fits, then the lowest ZeRO stage.
 
-    Without a GPU (`gpu_memory_gb` 0) nothing is recomputed, at stage 1. Where nothing fits, the most frugal.
+    Stage 3 on several nodes keeps the weights once more inside each where that fits (`train.node_shards`). Without
+    a GPU (`gpu_memory_gb` 0) nothing is recomputed, at stage 1. Where nothing fits, the most frugal.
     """
     checkpointings = ("none", "selective", "full") if train.checkpointing == "auto" else (train.checkpointing,)
     stages: tuple[int | str, ...] = (1, 2, 3) if train.zero == "auto" else (train.zero,)
-    for checkpointing in checkpointings:
-        for stage in stages:
-            tried = dataclasses.replace(train, checkpointing=checkpointing, zero=stage)
-            if not gpu_memory_gb or memory_gb(tried, gpus, sizes=sizes, workload=workload) <= gpu_memory_gb:
+    if train.zero == "auto" and _quantised(train):  # ZeRO-3 would cut quantised weights
+        stages = (1, 2)
+    for checkpointing, stage in itertools.product(checkpointings, stages):
+        several = stage == 3 and 1 < nodes < gpus
+        for node_shards in (several, False) if train.node_shards == "auto" else (train.node_shards,):
+            tried = dataclasses.replace(train, checkpointing=checkpointing, zero=stage, node_shards=node_shards)
+            needed = memory_gb(tried, gpus, nodes=nodes, sizes=sizes, workload=workload)
+            if not gpu_memory_gb or needed <= AUTO_SHARE * gpu_memory_gb:
                 return tried
     return _frugal(train)
 
@@ -216,8 +229,9 @@ def resolve(
 def _frugal(train: schema.Train) -> schema.Train:
     return dataclasses.replace(
         train,
-        zero=3 if train.zero == "auto" else train.zero,
+        zero=(2 if _quantised(train) else 3) if train.zero == "auto" else train.zero,
         checkpointing="full" if train.checkpointing == "auto" else train.checkpointing,
+        node_shards=train.node_shards is True,
     )
 
 
@@ -226,13 +240,14 @@ def check(
     gpus: int,
     gpu_memory_gb: float,
     *,
+    nodes: int = 1,
     sizes: Sizes | None = None,
     workload: Workload | None = None,
 ) -> TrainingPlan:
     """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
     check_batch(train, gpus)
-    train = resolve(train, gpus, gpu_memory_gb, sizes=sizes, workload=workload)
-    found = plan(train, gpus, sizes=sizes, workload=workload)
+    train = resolve(train, gpus, gpu_memory_gb, nodes=nodes, sizes=sizes, workload=workload)
+    found = plan(train, gpus, nodes=nodes, sizes=sizes, workload=workload)
     if found.memory_gb <= gpu_memory_gb:
         return found
     fitting = [
@@ -298,17 +313,37 @@ def _learning(train: schema.Train, sizes: Sizes) -> int:
     return train.adapter.rank * sum(count for part, count in ends.items() if part in train.tune)
 
 
+def _quantised(train: schema.Train) -> bool:
+    return train.adapter.kind != "none" and train.adapter.base_bits < 16
+
+
+def _linear(train: schema.Train, sizes: Sizes) -> int:
+    """Weights of the linear layers that get adapters."""
+    c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
+    r = 3 if sizes.projector.endswith("3x3_fix") else 2
+    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
+    counts = {
+        "vision_tower": (sizes.vision_layers - 1) * (4 * c * c + 2 * c * sizes.vision_mlp),
+        "projector": h * h + (joined * h if r == 2 else joined * inner + inner * h),
+        "llm": sizes.layers * (2 * h * h + 2 * h * kv + 3 * h * sizes.mlp),
+    }
+    return sum(count for part, count in counts.items() if part in train.tune)
+
+
 def _saved(train: schema.Train, sizes: Sizes) -> int:
     """Parameters in a checkpoint: all, or the adapters alone."""
     return sizes.total if train.adapter.kind == "none" else _learning(train, sizes)
 
 
-def _memory(train: schema.Train, gpus: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
+def _memory(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
     width, learning = _bytes(train), _learning(train, sizes)
     weights: float = width * sizes.total
+    if _quantised(train):
+        weights -= (width - QUANTISED_BYTES[train.adapter.base_bits]) * _linear(train, sizes)
     stage = int(train.zero)
     if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched
-        weights = weights / gpus + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
+        own = weights / gpus + (weights * nodes / gpus if train.node_shards is True and nodes > 1 else 0)
+        weights = own + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
     gradients = width * learning / (gpus if stage >= 2 else 1)
     # In float32 the weights are their own master.
     optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)

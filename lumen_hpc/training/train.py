@@ -22,12 +22,13 @@ import torch.distributed as dist
 from lumen_hpc import nvila
 from lumen_hpc.config import schema
 from lumen_hpc.data.records import Records
-from lumen_hpc.distributed import Ranks, broadcast_json, join, leave, on_any_rank
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json, join, leave, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
+from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.prompt_form import PromptForm
-from lumen_hpc.training import adapters, loop, sizing, validation
+from lumen_hpc.training import adapters, loop, quantisation, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.health import preflight
@@ -107,6 +108,7 @@ def train(
         work = None
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()
+            settings = _compiling(settings, ranks, progress)
             work = _work(settings, records, base, out, fingerprint, ranks, should_stop, progress, form, held_out)
         if work is None:
             leave()
@@ -125,16 +127,36 @@ def train(
 
 def _resolved(settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> schema.Train:
     """The settings with every `auto` decided by this GPU's memory; the ZeRO stage of a begun training stays."""
-    if "auto" not in (settings.zero, settings.checkpointing):
-        return settings
     if settings.zero == "auto" and (out / "training.json").is_file():
         begun = json.loads((out / "training.json").read_text()).get("train.zero")
         settings = dataclasses.replace(settings, zero=begun if isinstance(begun, int) else "auto")
     memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9 if torch.cuda.is_available() else 0.0
-    resolved = sizing.resolve(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
+    resolved = sizing.resolve(settings, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
     if resolved != settings and ranks.first:
-        log.info("train.zero=%s, train.checkpointing=%s", resolved.zero, resolved.checkpointing)
+        names = ("zero", "checkpointing", "node_shards")
+        log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
     return resolved
+
+
+def _compiling(settings: schema.Train, ranks: Ranks, progress: Callable[..., None]) -> schema.Train:
+    """The settings with `train.compiled=auto` decided alike on all ranks: plain layers where one cannot compile."""
+    if settings.compiled == "auto":
+        progress("trying the compiler")
+        reason = "there is no GPU"
+        if settings.adapter.base_bits < 16:
+            reason = f"train.adapter.base_bits={settings.adapter.base_bits}"
+        elif torch.cuda.is_available():
+            flexible = settings.attention in ("auto", "flex")
+            reason = layers.try_compiling(torch.bfloat16) if flexible else f"train.attention={settings.attention}"
+        reasons = [reason for reason in gather_json(reason) if reason]
+        if reasons and ranks.first:
+            log.info("plain layers: %s", reasons[0])
+        settings = dataclasses.replace(settings, compiled=not reasons)
+    if settings.compiled and settings.attention == "auto" and torch.cuda.is_available():
+        settings = dataclasses.replace(settings, attention="flex")
+    if settings.compiled:
+        layers.use_private_cache()
+    return settings
 
 
 @contextmanager
@@ -174,7 +196,7 @@ def _work(
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
-        sizing.check(settings, ranks.world_size, memory, sizes=sizing.Sizes.read(base))
+        sizing.check(settings, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
     multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
     held = None
@@ -229,7 +251,7 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     weights = engine.weights()
     if weights is not None:
         learner = work.model
-        state = learner.export_names(weights)
+        state = learner.export_names(quantisation.plain_state(weights, learner) if learner.quantised else weights)
         base, factors = adapters.split(state)
         if factors:
             state = adapters.merge(base, factors, adapters.scale(work.fingerprint["train.adapter"]))

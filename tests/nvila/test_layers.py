@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila import layers
+from lumen_hpc.nvila import attention, layers
+from lumen_hpc.nvila.tiny import make_tiny
 from tests.nvila.conftest import make_family
 
 VARIANTS = [
@@ -92,6 +93,38 @@ def test_a_layer_is_one_graph_and_a_new_batch_does_not_compile_again(records, pa
         for layer in chosen:
             layer(*args, **kwargs)
     assert len(graphs) <= 2 * len(layers.layers(model)), f"compiled {len(graphs)} times"
+
+
+def test_every_length_and_number_of_tiles_compiles_once_for_all_layers_of_a_part():
+    torch._dynamo.reset()
+    model = make_tiny(["a text"], width=32, layers=3, vision_width=32, vision_layers=4).train()
+    model.kernel, graphs = "flex", []
+    model.prepare_layers("full", compiled=True, backend=lambda graph, example: graphs.append(graph) or graph.forward)
+    chosen = layers.layers(model)
+    lengths, tiles = range(128, 9 * 128, 128), range(1, 5)
+    for length in lengths:
+        x = torch.randn(1, length, 32, requires_grad=True)
+        plan = attention.plan([attention.Span(0, 0, 100)], 1, length, "flex", x.device)
+        rotary = model.llm.model.rotary_emb(x, torch.arange(length)[None])
+        for layer in chosen["llm"]:
+            x = layer(x, attention_mask=None, position_embeddings=rotary, plan=plan)
+    for count in tiles:
+        x = torch.randn(count, 16, 32, requires_grad=True)
+        for layer in chosen["vision_tower"]:
+            x = layer(x, attention_mask=None)
+    assert len(graphs) == len(lengths) + len(tiles)
+
+
+def test_a_compiler_is_tried_before_it_is_trusted(monkeypatch):
+    torch._dynamo.reset()
+    assert layers.try_compiling(torch.float32, device="cpu", backend="aot_eager") == ""
+
+    def broken(graph, example):
+        raise RuntimeError("no C compiler\nand more")
+
+    assert "no C compiler" in layers.try_compiling(torch.float32, device="cpu", backend=broken)
+    wrong = lambda graph, example: lambda *inputs: [y * 1.01 for y in graph(*inputs)]  # noqa: E731
+    assert "differ from plain ones by 0.0" in layers.try_compiling(torch.float32, device="cpu", backend=wrong)
 
 
 class Operators(TorchDispatchMode):

@@ -78,13 +78,26 @@ def test_auto_takes_the_least_recomputation_and_the_lowest_stage_that_fit():
     assert chosen(4, 0.0) == (1, "none")  # no GPU
     assert chosen(4, 1000.0) == (1, "none")
     assert chosen(4, 10.0) == (3, "full")  # nothing fits: `check` says so
-    assert chosen(4, 80.0) == (1, "full")
-    assert chosen(4, 70.0) == (2, "full")
-    assert resolve(Train(), 4, 80.0) == Train()
+    assert chosen(4, 90.0) == (1, "full")
+    assert chosen(4, 80.0) == (2, "full")
+    assert chosen(4, 65.0) == (3, "full")
+    assert chosen(64, 200.0) == (1, "selective")
+    fixed = Train(zero=3, checkpointing="full", node_shards=False)
+    assert resolve(fixed, 4, 80.0) == fixed
     for memory in range(20, 300, 10):
         zero, checkpointing = chosen(8, memory)
         found = plan(dataclasses.replace(auto, zero=zero, checkpointing=checkpointing), 8)
         assert found.memory_gb <= memory or (zero, checkpointing) == (3, "full")
+
+
+@pytest.mark.parametrize(("gpus", "nodes", "memory", "kept"), [(8, 2, 80, True), (4, 1, 80, False), (2, 2, 90, False),
+                                                              (8, 2, 45, False)])  # fmt: skip
+def test_weights_are_kept_once_more_inside_each_of_several_nodes_where_they_fit(gpus, nodes, memory, kept):
+    train = Train(zero=3)
+    found = resolve(train, gpus, memory, nodes=nodes)
+    assert found.node_shards is kept
+    more = plan(found, gpus, nodes=nodes).memory["weights"] - plan(train, gpus, nodes=nodes).memory["weights"]
+    assert more == pytest.approx(2 * 8.088 * nodes / gpus if kept else 0, rel=0.01)
 
 
 def test_recomputing_less_takes_more_memory():

@@ -46,6 +46,8 @@ def trained(dataset, tmp_path_factory):
     zero2 = run("zero2", zero=2, checkpointing="selective", **fused)
     auto = run("auto", zero="auto", checkpointing="auto")
     start(run("zero1"), zero2, run("zero3", zero=3, checkpointing="full", **fused), auto, mixed, world_size=2)
+    nodes = run("node_shards", zero=3, node_shards=True, checkpoint_every=2) | {"nodes": 2}
+    start(nodes | {"stop_at": 3}, nodes, world_size=4)
     early = run("early") | {"stop_at": 1}  # to stop before the first step
     frozen = run("frozen", tune=["projector", "llm"], zero=3, checkpointing="full")
     start(run("one"), run("separate", shared_prefix=False), frozen, early, run("short", epochs=0.4), world_size=1)
@@ -56,8 +58,8 @@ def weights(out):
     return nvila.load(out / "final").state_dict()
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "auto"])
-def test_two_processes_equal_one(trained, name):
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "auto", "node_shards"])
+def test_several_processes_equal_one(trained, name):
     assert toy.losses(trained / name) == pytest.approx(toy.losses(trained / "one"), abs=1e-5)
     for key, tensor in weights(trained / "one").items():
         # A key's bias adds the same to every score, so its gradient is rounding alone, and AdamW makes steps of it.

@@ -94,7 +94,8 @@ def each_rank(job_file: str, rank: int, do: Any) -> None:
     job = json.loads(Path(job_file).read_text())
     for number, run in enumerate(job["runs"]):
         Path(run["out"]).mkdir(parents=True, exist_ok=True)
-        ranks = Ranks(rank=rank, world_size=job["world_size"], job=f"{Path(job_file).stem}-{number}")
+        name = f"{Path(job_file).stem}-{number}"
+        ranks = Ranks(rank=rank, world_size=job["world_size"], nodes=run.get("nodes", 1), job=name)
         try:
             print(do(run, ranks), flush=True)
         except UserError as error:

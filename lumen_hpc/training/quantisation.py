@@ -1,0 +1,96 @@
+"""Frozen linear layers in 8 or 4 bits under adapters, through `bitsandbytes` (QLoRA, arXiv 2305.14314).
+
+An 8 B model in bfloat16 takes 16 GB; in 4 bits it fits a 24 GB GPU with its adapters and activations. 8 bits is
+LLM.int8 (arXiv 2208.07339), whose products round their inputs as well; 4 bits is NF4, which rounds weights alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lumen_hpc.errors import UserError
+
+OUTLIER = 6.0
+"""Inputs of at least this size are multiplied in 16 bits by LLM.int8, as its paper has it."""
+
+
+def quantise(model: nn.Module, names: Iterable[str], bits: int) -> None:
+    """Replace linear layers by frozen ones of 8 or 4 bits, on the device on which they will work, one at a time.
+
+    Raises UserError where bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"train.adapter.base_bits={bits} needs the package bitsandbytes; pip install bitsandbytes, or use 16"
+        )
+    for name in names:
+        parent, _, own = name.rpartition(".")
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        setattr(model.get_submodule(parent), own, quantised(layer, bits))
+    setattr(model, f"is_loaded_in_{bits}bit", True)  # what peft asks before it takes its own layer for these
+
+
+def quantised(layer: nn.Linear, bits: int) -> nn.Module:
+    """The layer in 8 or 4 bits; it computes in the format of the given weight."""
+    import bitsandbytes
+
+    bias, dtype = layer.bias is not None, layer.weight.dtype
+    new: nn.Module
+    if bits == 4:
+        new = bitsandbytes.nn.Linear4bit(
+            layer.in_features, layer.out_features, bias, compute_dtype=dtype, quant_type="nf4"
+        )
+    else:
+        new = bitsandbytes.nn.Linear8bitLt(
+            layer.in_features, layer.out_features, bias, has_fp16_weights=False, threshold=OUTLIER
+        )
+    new.load_state_dict(layer.state_dict())
+    if bias:
+        new.bias.data = layer.bias.data.clone()
+    return new.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+
+
+def weight(layer: nn.Module) -> torch.Tensor:
+    """The weight that a quantised layer multiplies by."""
+    from bitsandbytes import functional
+
+    kept: Any = layer.weight
+    if type(kept).__name__ == "Params4bit":
+        return functional.dequantize_4bit(kept.data, kept.quant_state)
+    scales = layer.state.SCB if layer.state.SCB is not None else kept.SCB
+    return functional.int8_vectorwise_dequant(kept.data, scales)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether `quantise` made this layer; peft's, which wraps one, is none."""
+    return type(module).__module__.startswith("bitsandbytes.")
+
+
+def rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+    """What 8 or 4 bits leave of a weight, in its own format and on its own device."""
+    layer = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device=tensor.device, dtype=tensor.dtype)
+    layer.weight.data = tensor
+    return weight(quantised(layer, bits)).to(tensor)
+
+
+def plain_state(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state with the weights that the quantised layers of `model` multiply by, in place of their codes and scales."""
+    layers = {name: module for name, module in model.named_modules() if is_quantised(module)}
+    state = {name: tensor for name, tensor in tensors.items() if not _is_code(name, layers)}
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    return state | {f"{name}.weight": weight(layer).to(dtype).cpu() for name, layer in layers.items()}
+
+
+def _is_code(name: str, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether a tensor of a state is a quantised layer's own, its bias aside."""
+    owner, rest = name, ""
+    while owner and owner not in layers:
+        owner, _, last = owner.rpartition(".")
+        rest = f"{last}.{rest}" if rest else last
+    return bool(owner) and rest != "bias"
