@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Train
-from lumen_hpc.distributed import Ranks, join
+from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.nvila import attention, cards, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
@@ -151,6 +154,8 @@ def step(rehearse: bool, row: str) -> dict[str, Any]:
     seconds = case.seconds(lambda: (engine.backward(engine(micro).mean(), last=True), engine.step(0.0)))
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     planned = plan(case.train, 1, sizes=case.sizes, workload=Workload()).memory_gb
+    engine.close()
+    leave()
     return {"layers": case.sizes.layers, "ms": 1000 * seconds, "first step s": first, "MFU": case.mfu(seconds),
             "questions/s": case.questions / seconds, "tokens/s": case.batch.tokens / seconds, "peak GB": memory,
             "plan GB": planned, "gradient norm": norm}  # fmt: skip
@@ -260,43 +265,68 @@ PARTS: dict[str, Callable[[bool, str], dict[str, Any]]] = {
 }
 
 
-def measured(part: str, row: str, rehearse: bool) -> dict[str, Any]:
-    """A part's result from a process of its own, or why there is none."""
-    command = [sys.executable, __file__, "--part", part, "--row", row, *(["--rehearse"] if rehearse else [])]
+ROWS = {"step": tuple(STEPS), "parts": ("as before", "compiled")}
+
+
+def measured(part: str, rows: Sequence[str], rehearse: bool) -> dict[str, dict[str, Any]]:
+    """Results by row from one process with a time limit; a row without one says why."""
+    command = [sys.executable, __file__, "--part", part, "--rows", *rows, *(["--rehearse"] if rehearse else [])]
     limit = LIMITS[part] * (3 if rehearse else 1)  # a rehearsal may share its cores
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        out, errors = process.communicate(timeout=limit)
+        reason = (errors.strip().splitlines() or ["no output"])[-1][:160]
     except subprocess.TimeoutExpired:
-        return {"failed": f"no result in {limit} s"}
-    for line in done.stdout.splitlines():
-        if line.startswith('{"result"'):
-            return json.loads(line)["result"]
-    return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:160]}
+        os.killpg(process.pid, signal.SIGKILL)  # a part may have started processes of its own
+        out, reason = process.communicate()[0], f"no result in {limit} s"
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"row"')]
+    return {row: {"failed": reason} for row in rows} | {line["row"]: line["result"] for line in lines}
+
+
+def work(part: str, rows: Sequence[str], rehearse: bool) -> None:
+    """A process's task: measures the rows and prints a line each."""
+    for row in rows:
+        try:
+            result = PARTS[part](rehearse, row)
+        except Exception as error:
+            result = {"failed": f"{type(error).__name__}: {str(error)[:160]}"}
+        print(json.dumps({"row": row, "result": result}), flush=True)
+
+
+def show(part: str, results: dict[str, dict[str, Any]]) -> list[str]:
+    """Prints a part's rows; names those that failed and should not have."""
+    for row, result in results.items():
+        shown = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
+                          for key, value in result.items())  # fmt: skip
+        print(f"{part:10} {row if part in ROWS else '':20} {shown}", flush=True)
+    needless = {"flash-attention"}  # needs its package and a GPU
+    return [f"{part} {row}" for row, result in results.items() if "failed" in result and row not in needless]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="a CPU and tiny sizes")
     parser.add_argument("--part", default="", choices=["", *PARTS], help="one part alone")
-    parser.add_argument("--row", default="as before", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", nargs="+", default=["as before"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.rehearse and not torch.cuda.is_available():
         parser.error("no GPU here; --rehearse tries the script on a CPU")
     if given.part:
-        print(json.dumps({"result": PARTS[given.part](given.rehearse, given.row)}), flush=True)
+        work(given.part, given.rows, given.rehearse)
         return 0
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU (a rehearsal)"
     print(f"{device}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}", flush=True)
     failed = []
-    for part in PARTS:
-        rows = {"step": list(STEPS), "parts": ["as before", "compiled"]}.get(part, ["as before"])
-        for row in rows:
-            result = measured(part, row, given.rehearse)
-            shown = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
-                              for key, value in result.items())  # fmt: skip
-            print(f"{part:10} {row if len(rows) > 1 else '':20} {shown}", flush=True)
-            expected = row == "flash-attention"  # needs its package and a GPU
-            failed += [f"{part} {row}"] if "failed" in result and not expected else []
+    if given.rehearse:  # all rows of a part in one process, two parts at a time
+        with ThreadPoolExecutor(2) as pool:
+            results = pool.map(lambda part: measured(part, ROWS.get(part, ("as before",)), True), PARTS)
+            for part, found in zip(PARTS, results):
+                failed += show(part, found)
+    else:  # a process a row: memory and compiled code are its own
+        for part in PARTS:
+            for row in ROWS.get(part, ("as before",)):
+                failed += show(part, measured(part, [row], False))
     print(f"failed: {', '.join(failed)}" if failed else "every part ran")
     return 1 if failed else 0
 

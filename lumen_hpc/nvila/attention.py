@@ -23,7 +23,7 @@ from transformers import AttentionInterface
 
 from lumen_hpc.errors import UserError
 
-from .block_mask import block_mask_plan
+from .block_mask import BlockMaskPlan, block_mask_plan
 from .spans import Span
 
 NAME = "lumen_spans"
@@ -50,11 +50,16 @@ def check_kernel(kernel: str) -> str:
     return kernel
 
 
-def plan(spans: Sequence[Span], rows: int, length: int, kernel: str, device: torch.device) -> Plan:
-    """The attention of a batch of `rows` rows of `length` tokens, built once for all its layers."""
+def plan(
+    spans: Sequence[Span], rows: int, length: int, kernel: str, device: torch.device, *, keep: bool = False
+) -> SpanPlan | BlockMaskPlan:
+    """The attention of a batch of `rows` rows of `length` tokens, built once for all its layers.
+
+    `keep`: keys and values are kept for a cache.
+    """
     if kernel == "flex":
-        return block_mask_plan(spans, rows, length, device)
-    return SpanPlan(spans, kernel)
+        return block_mask_plan(spans, rows, length, device, keep=keep)
+    return SpanPlan(spans, kernel, keep)
 
 
 @dataclass

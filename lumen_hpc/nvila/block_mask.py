@@ -8,7 +8,7 @@ by tokens. All of it is tensors, so a compiled layer takes every batch of one sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,8 +32,13 @@ class BlockMaskPlan:
     """bool [rows, T, 1, 1]; None where spans cover everything."""
     dense: torch.Tensor | None = None
     """bool [rows, 1, T, T], on a CPU alone, where FlexAttention has no backward pass: for tests of the same rule."""
+    keep: bool = False
+    """Keep keys and values for a cache; not for compiled layers, which would be compiled one by one."""
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.keep:
+            self.kept[layer] = (k, v)
         if self.dense is None:
             out = _compiled()(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         else:
@@ -48,8 +53,10 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def block_mask_plan(spans: Sequence[Span], rows: int, length: int, device: torch.device) -> BlockMaskPlan:
-    """The plan of `rows` rows of `length` tokens."""
+def block_mask_plan(
+    spans: Sequence[Span], rows: int, length: int, device: torch.device, *, keep: bool = False
+) -> BlockMaskPlan:
+    """The plan of `rows` rows of `length` tokens; `keep`: keys and values are kept for a cache."""
     padded = -(-length // BLOCK) * BLOCK
     limits: np.ndarray = np.empty((3, rows, padded), dtype=np.int32)
     limits[0], limits[1:] = np.arange(padded), 0  # a place that no span covers sees itself: no softmax of nothing
@@ -73,7 +80,7 @@ def block_mask_plan(spans: Sequence[Span], rows: int, length: int, device: torch
     if device.type == "cpu":
         places = torch.arange(length)
         dense = visible(torch.arange(rows)[:, None, None, None], places[0], places[:, None], places)
-    return BlockMaskPlan(mask, hidden, dense)
+    return BlockMaskPlan(mask, hidden, dense, keep)
 
 
 def _visible_pairs(start: torch.Tensor, prefix_start: torch.Tensor, prefix_stop: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from transformers import Qwen2ForCausalLM
 
 from lumen_hpc.errors import UserError
 
+from . import attention
 from .attention import CachePlan, Plan, SpanPlan
+from .block_mask import BlockMaskPlan
 from .chat import Tokenizer
 from .config import NVILAConfig
 from .packing import PICTURE, Batch, Sample, pack, packed_length, shared_length
@@ -23,6 +25,7 @@ class Model(Protocol):
 
     config: NVILAConfig
     kernel: str
+    length_multiple: int
     llm: Qwen2ForCausalLM
 
     @property
@@ -102,9 +105,10 @@ def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
-    batch = pack(groups).to(model.device)
+    batch = pack(groups, multiple=model.length_multiple).to(model.device)
     embeds, _ = model.embed(batch)
-    plan = SpanPlan(batch.spans, model.kernel, keep=True)
+    rows, length = batch.token_ids.shape
+    plan = attention.plan(batch.spans, rows, length, model.kernel, model.device, keep=True)
     hidden = model.decode(embeds, batch.position_ids, plan)
     cache, last = _cache(plan, groups, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids(model)), device=model.device)
@@ -137,7 +141,7 @@ def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
     return ids
 
 
-def _cache(plan: SpanPlan, groups: list[list[Sample]], room: int) -> tuple[CachePlan, list[int]]:
+def _cache(plan: SpanPlan | BlockMaskPlan, groups: list[list[Sample]], room: int) -> tuple[CachePlan, list[int]]:
     """The prompts' keys and values by group and branch, and each prompt's last place in the packed row.
 
     A sample alone is split after its last picture, so that its long part is stored as a prefix too.

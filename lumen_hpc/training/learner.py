@@ -21,7 +21,8 @@ TILE_MULTIPLE = 16
 """Of the tower's calls where its layers are compiled: four shapes at 64 tiles a call."""
 
 ONE_CALL = 1 << 20
-"""Tiles a call under ZeRO-3 where layers are compiled: DeepSpeed reduces a layer's gradients once for every call."""
+"""Tiles a call of the tower under ZeRO-3. Each call gathers its weights, so all ranks must make equally many: one,
+which needs no agreement in mid-step."""
 
 
 class Learner(torch.nn.Module):
@@ -58,9 +59,9 @@ class Learner(torch.nn.Module):
         model.tile_multiple = TILE_MULTIPLE if compiled else 1
         self._shapes: set[tuple[int, int]] | None = set() if compiled else None
         if settings.zero == 3:
-            model.sync_tower_calls = _most_calls
+            model.tiles_at_once = ONE_CALL
+            model.sync_tower_calls = lambda calls: 1
             if compiled:  # a layer is gathered whole, outside its graph
-                model.tiles_at_once = ONE_CALL
                 deepspeed.utils.set_z3_leaf_modules(
                     model, list({type(layer) for part in layers.layers(model).values() for layer in part})
                 )
@@ -81,7 +82,7 @@ class Learner(torch.nn.Module):
         shape = (batch.token_ids.shape[1], -(-len(batch.tiles) // TILE_MULTIPLE) * TILE_MULTIPLE)
         if self._shapes is not None and shape not in self._shapes:
             self._shapes.add(shape)
-            if dist.get_rank() == 0:
+            if not dist.is_initialized() or dist.get_rank() == 0:
                 log.info("compiling layers for %d tokens and %d tiles: this micro-batch takes a minute longer", *shape)
 
     def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -94,10 +95,3 @@ def _after_selected(model: NVILA) -> list[torch.nn.Module]:
     tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
     layers = tower.encoder.layers
     return [*layers[model.config.select_layer % (len(layers) + 1) :], tower.post_layernorm]
-
-
-def _most_calls(calls: int) -> int:
-    """The most tower calls of any rank, and at least one: under ZeRO-3 each call gathers weights."""
-    most = torch.tensor([max(calls, 1)], device="cuda" if torch.cuda.is_available() else "cpu")
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most)

@@ -253,27 +253,31 @@ class Loop:
             )
             yield ids, ranks[self.ranks.rank]
 
-    def _weights(self, ids: list[int]) -> torch.Tensor:
-        """[kinds] float32: the weight of a supervised token of each kind in this step's loss."""
+    def _weights(self, ids: list[int]) -> list[float]:
+        """[kinds]: the weight of a supervised token of each kind in this step's loss, rounded to float32."""
         counts = torch.zeros(len(self.kinds), dtype=torch.float64)
         survey = self.work.survey
         for sample in ids:
             counts[self.kind_of[survey.kinds[sample]]] += int(survey.supervised[sample])
         if self.settings.loss == "kinds":
-            return (1 / counts.clamp(min=1)).float().to(self.device)
-        return torch.full_like(counts, 1 / float(counts.sum())).float().to(self.device)
+            return (1 / counts.clamp(min=1)).float().tolist()
+        return torch.full_like(counts, 1 / float(counts.sum())).float().tolist()
 
     def _step(self, ids: list[int], micros: list[Micro]) -> tuple[dict, bool]:
-        """Forward, backward, one collective over sums and flags, and the update."""
+        """Forward, backward, one collective over sums and flags, and the update.
+
+        Only two values are read back from a GPU: the collective's sums, and the gradient norm after the update.
+        """
         self.progress(f"computes step {self.done + 1}", self.settings.stuck_after)
         weights = self._weights(ids)
+        on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
         sums = torch.zeros(2 * len(self.kinds) + 4, dtype=torch.float64, device=self.device)
         per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -4]
         for number, micro in enumerate(micros, 1):
             micro = micro.to(self.device)
             nll = self.engine(micro)
             kinds = self.kind_index[micro.samples]
-            self.engine.backward((nll * weights[kinds]).sum(), last=number == len(micros))
+            self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
         self.progress(f"waits for the others in step {self.done + 1}", self.settings.stuck_after)
@@ -285,7 +289,7 @@ class Loop:
         if failed:
             self.checkpoints.finish()
         per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
-        loss = sum(total * weight for total, weight in zip(per_kind, weights.tolist()))
+        loss = sum(total * weight for total, weight in zip(per_kind, weights))
         self._check(loss)
         rate = rate_at(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
         norm = self.engine.step(rate)

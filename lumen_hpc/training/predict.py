@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lumen_hpc.data import leaks, perturbations, probes
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
+from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.nvila.placement import device_for
@@ -24,6 +26,7 @@ from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.samples import Pictures, measure
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -180,4 +183,10 @@ class Predictor:
 
 def open_predictor(weights: Path, settings: Predict, *, model: str, run: Path | None = None) -> Predictor:
     """A native predictor with the weights in a folder: a final model, a pretrained NVILA, or a checkpoint of `run`."""
-    return Predictor(NativeAnswerer(open_model(weights, run=run), settings.batch_tokens), settings, model)
+    loaded = open_model(weights, run=run)
+    if settings.compiled and torch.cuda.is_available():
+        if reason := layers.try_compiling(torch.bfloat16):
+            log.info("plain layers: %s", reason)
+        else:
+            loaded.prepare_generation()
+    return Predictor(NativeAnswerer(loaded, settings.batch_tokens), settings, model)

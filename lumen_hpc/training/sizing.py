@@ -387,7 +387,8 @@ def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
     if train.checkpointing == "none":
         return saved, 0.0
     llm, tile = layers("none")
-    return saved, max(llm, min(64, tiles) * tile)
+    at_once = tiles if train.zero == 3 else min(64, tiles)
+    return saved, max(llm, at_once * tile)
 
 
 def _sharing(train: schema.Train, workload: Workload) -> float:

@@ -42,21 +42,21 @@ def training(cluster: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFa
     return Site(make(folder / "checkout", jobs=folder / "jobs"), cluster, folder / "runs")
 
 
-def submit(site: Site, inputs: Path, run: str, *words: str) -> Path:
-    """Submits a training and returns its folder."""
-    values = {**tiny.SETTINGS, "steps": STEPS, "global_batch": BATCH, "checkpoint_every": EVERY, "zero": 3}
+def submit(site: Site, inputs: Path, run: str, *words: str, **changes: object) -> Path:
+    """Submits a training and returns its folder; `changes` are settings of section `train`."""
+    values = {**tiny.SETTINGS, "steps": STEPS, "global_batch": BATCH, "checkpoint_every": EVERY, "zero": 3, **changes}
     settings = [f"train.{key}={str(value).lower()}" for key, value in values.items()]
     where = (f"recipe={inputs / 'recipe.yaml'}", f"train.base={inputs / 'base'}")
     site.submit(run, *where, "predict.models=[lumen]", "profile.resources.train.successors=3", *settings, *words)
     return site.runs / run / "train-lumen"
 
 
-def held(site: Site, inputs: Path, run: str, *words: str) -> tuple[Path, Path]:
+def held(site: Site, inputs: Path, run: str, *words: str, **changes: object) -> tuple[Path, Path]:
     """A training that waits in mid-run, with a checkpoint written: its folder, and the file that holds it."""
     hold = site.runs / f"{run}.hold"
     hold.parent.mkdir(exist_ok=True)
     hold.touch()
-    out = submit(site, inputs, run, *words)
+    out = submit(site, inputs, run, *words, **changes)
     site.wait(lambda: toy.steps(out) == HELD_AFTER, 240, f"{HELD_AFTER} steps of {run}")
     return out, hold
 
@@ -138,3 +138,49 @@ def test_an_interrupted_training_equals_the_undisturbed_one(
         file = Path("final", part, "model.safetensors")
         assert (out / file).read_bytes() == (whole / file).read_bytes()
     print(f"{how}: lost {sum(r['lost_steps'] for r in restarts)} steps, {sum(r['lost_seconds'] for r in restarts)} s")
+
+
+LORA = {"kind": "lora", "rank": 4, "dropout": 0.0}
+FUSED = {"attention": "flex", "compiled": True, "checkpointing": "selective"}
+SHORT = 6
+"""Steps of the trainings whose layers run in another way."""
+
+
+@pytest.fixture(scope="session")
+def plain(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Losses of one process with plain layers: of whole weights, and of adapters."""
+    folder = tmp_path_factory.mktemp("plain")
+    short = {"steps": SHORT, "global_batch": BATCH}
+    runs = [tiny.run(folder / "whole", inputs, **short), tiny.run(folder / "lora", inputs, adapter=LORA, **short)]
+    toy.train(*runs, script=tiny.__file__)
+    return {name: toy.losses(folder / name) for name in ("whole", "lora")}
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("learns", ["whole", "lora"])
+def test_compiled_layers_and_adapters_on_two_nodes_equal_one_plain_process(
+    training: Site, inputs: Path, plain: dict[str, list[float]], healthy_nodes: None, learns: str, zero: int
+) -> None:
+    adapter = {f"adapter.{key}": value for key, value in LORA.items()} if learns == "lora" else {}
+    run = f"{learns}-zero{zero}"
+    out = submit(training, inputs, run, zero=zero, steps=SHORT, **FUSED, **adapter)
+    ended(training, run)
+    assert toy.losses(out) == pytest.approx(plain[learns], abs=1e-5)
+
+
+def test_a_training_of_auto_settings_is_interrupted_and_equals_the_undisturbed_one(
+    training: Site, cluster: Cluster, inputs: Path, whole: Path, healthy_nodes: None, tmp_path: Path
+) -> None:
+    run = tmp_path.name
+    auto = dict.fromkeys(("zero", "checkpointing", "attention", "compiled", "node_shards"), "auto")
+    out, hold = held(training, inputs, run, **auto)
+    (job,) = training.running(run, "train-lumen")
+    begun = json.loads((out / "training.json").read_text())
+    assert begun["train.zero"] == 1, "the stage is fixed at the first start"
+    cluster.run("scancel", "--signal=USR2", job)
+    training.wait(lambda: job not in training.running(run, "train-lumen"), 120, f"the end of job {job}")
+    hold.unlink()
+    ended(training, run)
+    assert (out / "restarts.jsonl").exists() and json.loads((out / "training.json").read_text()) == begun
+    assert toy.losses(out) == pytest.approx(toy.losses(whole), abs=1e-5)
+    assert Counter(toy.consumed(out)) == IDS
