@@ -123,8 +123,8 @@ def test_a_compiler_is_tried_before_it_is_trusted(monkeypatch):
         raise RuntimeError("no C compiler\nand more")
 
     assert "no C compiler" in layers.try_compiling(torch.float32, device="cpu", backend=broken)
-    wrong = lambda graph, example: lambda *inputs: [y * 1.01 for y in graph(*inputs)]  # noqa: E731
-    assert "differ from plain ones by 0.0" in layers.try_compiling(torch.float32, device="cpu", backend=wrong)
+    wrong = lambda graph, example: lambda *inputs: [y * 1.05 for y in graph(*inputs)]  # noqa: E731
+    assert "differ from plain ones by " in layers.try_compiling(torch.float32, device="cpu", backend=wrong)
 
 
 class Operators(TorchDispatchMode):
