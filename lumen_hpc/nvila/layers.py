@@ -20,7 +20,6 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.scratch import private_scratch
 
 from . import attention
-
 from .config import NVILAConfig
 
 SHAPES = 64
