@@ -268,10 +268,9 @@ PARTS: dict[str, Callable[[bool, str], dict[str, Any]]] = {
 ROWS = {"step": tuple(STEPS), "parts": ("as before", "compiled")}
 
 
-def measured(part: str, rows: Sequence[str], rehearse: bool) -> dict[str, dict[str, Any]]:
-    """Results by row from one process with a time limit; a row without one says why."""
+def measured(part: str, rows: Sequence[str], rehearse: bool, limit: float) -> dict[str, dict[str, Any]]:
+    """Results by row from one process with a time limit [s]; a row without one says why."""
     command = [sys.executable, __file__, "--part", part, "--rows", *rows, *(["--rehearse"] if rehearse else [])]
-    limit = LIMITS[part] * (3 if rehearse else 1)  # a rehearsal may share its cores
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
     try:
@@ -279,7 +278,7 @@ def measured(part: str, rows: Sequence[str], rehearse: bool) -> dict[str, dict[s
         reason = (errors.strip().splitlines() or ["no output"])[-1][:160]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # a part may have started processes of its own
-        out, reason = process.communicate()[0], f"no result in {limit} s"
+        out, reason = process.communicate()[0], f"no result in {limit:g} s"
     lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"row"')]
     return {row: {"failed": reason} for row in rows} | {line["row"]: line["result"] for line in lines}
 
@@ -308,6 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="a CPU and tiny sizes")
     parser.add_argument("--part", default="", choices=["", *PARTS], help="one part alone")
+    parser.add_argument("--limit", type=float, default=0.0, help="most seconds of a process (default: by its part)")
     parser.add_argument("--rows", nargs="+", default=["as before"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.rehearse and not torch.cuda.is_available():
@@ -318,15 +318,20 @@ def main() -> int:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU (a rehearsal)"
     print(f"{device}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}", flush=True)
     failed = []
+
+    def part_of(part: str, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
+        # A rehearsal may share its cores, and has all rows in one process.
+        return measured(part, rows, given.rehearse, given.limit or LIMITS[part] * (4 if given.rehearse else 1))
+
     if given.rehearse:  # all rows of a part in one process, two parts at a time
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(lambda part: measured(part, ROWS.get(part, ("as before",)), True), PARTS)
+            results = pool.map(lambda part: part_of(part, ROWS.get(part, ("as before",))), PARTS)
             for part, found in zip(PARTS, results):
                 failed += show(part, found)
     else:  # a process a row: memory and compiled code are its own
         for part in PARTS:
             for row in ROWS.get(part, ("as before",)):
-                failed += show(part, measured(part, [row], False))
+                failed += show(part, part_of(part, [row]))
     print(f"failed: {', '.join(failed)}" if failed else "every part ran")
     return 1 if failed else 0
 
