@@ -28,6 +28,7 @@ from lumen_hpc.training.samples import Pictures, measure
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def open_model(folder: Path, *, base: Path | None = None, run: Path | None = None) -> nvila.NVILA:
@@ -71,7 +72,12 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
 def _device(folder: Path) -> str:
     """Where a checkpoint's weights go; their size is counted as on disk, where an 8B model has bfloat16."""
     needed = sum(file.stat().st_size for file in read_files(folder) if file.suffix == ".safetensors")
-    return device_for(needed, [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())])
+    free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+    device = device_for(needed, free)
+    if device == "auto":
+        log.warning("%.1f GB of weights, %.1f GB free on GPU 0: layers are spread, which is slower", needed / 1e9,
+                    free[0] / 1e9)  # fmt: skip
+    return device
 
 
 def _require_own(checkpoint: Path, run: Path | None) -> None:

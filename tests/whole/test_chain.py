@@ -73,6 +73,10 @@ def test_the_models_are_trained_and_in_the_official_layout(runs: Path):
     for model in ("ft", "lumen"):
         final = runs / "small" / f"train-{model}" / "final"
         assert {"config.json", "llm", "vision_tower", "mm_projector"} <= {path.name for path in final.iterdir()}
+        form = json.loads((final / "config.json").read_text())["prompt_form"]
+        assert (form["inline"], form["findings_line"], form["expert_text"]) == (True, True, False), (
+            "as the demo's recipe"
+        )
         losses = [json.loads(line)["loss"] for line in (final.parent / "metrics.jsonl").open()]
         assert len(losses) == 4
 
