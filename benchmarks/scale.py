@@ -141,11 +141,12 @@ def answers(folder: Path, size: int) -> None:
         for model, share in right.items()
     }
     scores = {
-        model: [{"question_id": row["id"], "score": (score := draw.randint(1, 10)), "expected_score": score + 0.1}
-                for row in rows]
+        model: [{"question_id": row["id"], "model": model, "judge": "drawn", "score": (score := draw.randint(1, 10)),
+                 "expected_score": score - 0.1} for row in rows]
         for model in right
     }  # fmt: skip
-    kept = {"records": rows, "answers": given, "scores": scores}
+    about = {"name": "scale", "data": "mimic", "seed": "0"}
+    kept = {"records": rows, "answers": given, "scores": scores, "run": about}
     (folder / "inputs.json").write_text(json.dumps(kept))
 
 

@@ -9,6 +9,7 @@ paper's: it treats questions as independent, and on correlated questions it reje
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -137,7 +138,7 @@ class ClusterPermutation:
     smallest p is 1 / (1 + `permutations`). All contrasts see the same permutations.
     """
 
-    _CHUNK = 4096  # permutations at a time: bounds memory at chunk x (patients + 2 x contrasts) x 8 bytes
+    _CHUNK = 4096  # permutations at a time: bounds memory at chunk x (patients + 16 x contrasts) bytes
 
     def __init__(self, names: Sequence[Hashable], permutations: int, seed: int) -> None:
         self._clusters, self._permutations, self._seed = Clusters(names), permutations, seed
@@ -158,10 +159,22 @@ class ClusterPermutation:
         rng = np.random.default_rng([self._seed, 0xF11])
         for start in range(0, self._permutations, self._CHUNK):
             count = min(self._CHUNK, self._permutations - start)
-            exchanged = rng.integers(0, 2, (count, self._clusters.count), np.int8).astype(np.float64) @ moved
+            exchanged = _product(rng.integers(0, 2, (count, self._clusters.count), np.int8), moved)
             gap = np.abs(_ratio(total_one + exchanged) - _ratio(total_other - exchanged))
             extreme += (gap >= observed - 1e-9).sum(0)
         return [(1 + int(count)) / (1 + self._permutations) for count in extreme]
+
+
+_BLOCK = 1 << 20
+"""Numbers that are held as float64 at a time; a whole demo's are fewer."""
+
+
+def _product(counts: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`counts` (integers [n, k]) @ `columns` (float64 [k, m]), without all of `counts` as float64 at once."""
+    rows = max(1, _BLOCK // max(1, counts.shape[1]))
+    if len(counts) <= rows:
+        return counts.astype(np.float64) @ columns
+    return np.concatenate([counts[k : k + rows].astype(np.float64) @ columns for k in range(0, len(counts), rows)])
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -193,6 +206,7 @@ class ClusterBootstrap:
         for row in self._weights:
             row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
         self._confidence = confidence
+        self._kept: dict[bytes, np.ndarray] = {}
 
     def interval(self, column: Column, where: np.ndarray | None = None, scale: Scale = UNIT) -> Interval:
         """The measure over the samples where `where` (bool [n]) is true, and its interval.
@@ -228,9 +242,14 @@ class ClusterBootstrap:
         return Interval(value, scale.most - bound, scale.most) if np.array_equal(part, scale.most * whole) else None
 
     def _resampled(self, sums: np.ndarray) -> np.ndarray:
-        used = np.flatnonzero(sums[:, 1])
-        part, whole = (self._weights[:, used].astype(np.float64) @ sums[used]).T
-        return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+        """The measure in every resample, NaN where it does not apply; kept, since cells and differences share it."""
+        key = hashlib.sha256(sums.tobytes()).digest()
+        if key not in self._kept:
+            used = np.flatnonzero(sums[:, 1])
+            weights = self._weights if len(used) == self._clusters.count else self._weights[:, used]
+            part, whole = _product(weights, sums[used]).T
+            self._kept[key] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+        return self._kept[key]
 
     def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
         resampled = resampled[np.isfinite(resampled)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lumen_hpc.metrics import significance
 from lumen_hpc.metrics.significance import (
     ClusterBootstrap,
     ClusterPermutation,
@@ -180,3 +181,23 @@ def test_a_planted_difference_is_found_and_contrasts_are_tested_together():
     together = ClusterPermutation(np.repeat(range(200), 2), 5000, 1).p(tests)
     assert together[0] == 1 / 5001 and together[1] > 0.01 and together[2] == 1.0
     assert ClusterPermutation(np.repeat(range(200), 2), 5000, 1).p(tests[:1]) == together[:1]
+
+
+def test_many_patients_give_what_one_block_gives(monkeypatch):
+    """Memory is bounded by blocks; the numbers do not depend on them."""
+    rng = np.random.default_rng(3)
+    clusters = rng.integers(200, size=1500).tolist()
+    columns = [significance.Column(rng.random(1500), np.ones(1500)) for _ in range(2)]
+
+    def found():
+        bootstrap = significance.ClusterBootstrap(clusters, 300, seed=0)
+        contrast = significance.Contrast(*columns, np.ones(1500, bool))
+        p = significance.ClusterPermutation(clusters, 500, seed=0).p([contrast])
+        return bootstrap.interval(columns[0]), bootstrap.difference(*columns), p
+
+    whole = found()
+    monkeypatch.setattr(significance, "_BLOCK", 1000)
+    blocks = found()
+    for one, other in zip(whole[:2], blocks[:2]):
+        assert list(one) == pytest.approx(list(other), rel=1e-12)
+    assert whole[2] == blocks[2]
