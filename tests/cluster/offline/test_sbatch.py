@@ -86,6 +86,15 @@ def _unquoted(text: str) -> str:
     return text.replace("'", "")
 
 
+def test_a_submission_leaves_no_file_for_a_task(fake: Path, tmp_path: Path, stages: list[Stage]):
+    words = ["stage=full", "profile=h100", "recipe=demo", "predict.shards=1000", "run=r", f"runs={tmp_path / 'runs'}"]
+    request = resolve([*words, "profile.resources.gpu.tasks=1000", "profile.max_array_size=1001"])
+    run, jobs = submit_chain(request, stages)
+    assert sum(len(job["packs"]) for job in jobs) > 4000
+    files = [path for path in run.folder.rglob("*") if path.is_file() and "code" not in path.parts]
+    assert len(files) == len(jobs) + len(["plan.json", "config.yaml", "config.yaml of the run", "layout", "provenance"])
+
+
 def test_what_went_in_before_a_refusal_is_cancelled(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ):
