@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import severity
@@ -26,7 +26,8 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
     That a `finding` of the pleura is in the pleural space is no place.
     """
-    found = {place for phrase in phrases for part in _parts(phrase) for place in _spelled(part)}
+    parts = [part for phrase in phrases for part in _parts(phrase)]
+    found = {(side, frozenset(part.places)) for part in parts for side in part.sides or {""}}
     if finding.startswith("pleural"):
         found = {(side, where - {"pleura"}) for side, where in found} - {("", frozenset())}
     sides = {place for place in found if place[0] and not place[1]}
@@ -64,11 +65,6 @@ def _parts(phrase: Phrase) -> list[_Part]:
         elif "lobe" in later.places and not earlier.headed and earlier.places <= {"upper", "middle", "lower"}:
             earlier.places.add("lobe")
     return parts
-
-
-def _spelled(part: _Part) -> Iterator[Place]:
-    for side in sorted(part.sides) or [""]:
-        yield side, frozenset(part.places)
 
 
 Levels = frozenset[tuple[str, ...]]

@@ -40,10 +40,7 @@ class Item:
 
 
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
-    """The findings that a clause speaks of, in order, each with what holds for it by its place in a list.
-
-    `subjects`: those of the clause before, which a clause without its own takes up.
-    """
+    """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`."""
     own = any(part.kind in NOUNS for part in clause.parts)
     items = [] if own else [Item(item.name, item.phrase, taken_up=True) for item in subjects]
     head: Item | None = None
@@ -56,17 +53,20 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
                 _modify(item, part)
         elif part.kind in NOUNS:
             items.append(_item(part))
-            definite = any(word.text == "the" for word in part.leaves())
             if items[-1].event or items[-1].there or items[-1].levels:
                 head = items[-1]
-            elif head is not None and (head.phrase.kind == "Turn" or not definite):
+            elif head is not None and (
+                head.phrase.kind == "Turn" or "the" not in {word.text for word in part.leaves()}
+            ):
                 items[-1].event = head.event  # it says nothing of its own: what the list's first is, it is too
         elif part.roles("no"):
             head = None
     general = [item for item in items if item.phrase.kind not in ("N", "Turn")]
     items = [item for item in items if item not in general] or items
-    if items != general and any(item.event == "unclear" or False in item.there.values() for item in general):
-        items = [replace(item, event="unclear") for item in items]
+    for some in general if items != general else ():
+        unclear = some.event == "unclear" or False in some.there.values() or some.levels or some.types
+        events = ["unclear" if unclear else item.event for item in items]
+        items = [replace(i, event=event, there=some.there | i.there) for i, event in zip(items, events, strict=True)]
     return items
 
 
@@ -101,13 +101,12 @@ def _modify(item: Item, mod: Phrase) -> None:
     if time == "both":
         time, item.event = "", "unclear"
     levels = [level_of(part) for part in mod.parts if part.kind == "Level"]
-    if general := [_item(part).event for part in mod.parts if part.kind == "Any"]:
-        item.event = general[0] or "unclear"  # …, which is a new finding
-        return
-    negations = sum(bool(mod.roles(role)) for role in ("not", "neither", "none", "nolonger"))
-    negations += bool(mod.roles("normal")) + any(part.kind == "Absent" for part in mod.parts)
+    general = [_item(part).event for part in mod.parts if part.kind == "Any"]
+    negations = sum(bool(mod.roles(role)) for role in ("not", "neither", "none", "nolonger", "normal", "absent"))
     denied = negations > 0
-    if levels and not denied:
+    if general:
+        item.event = general[0] or "unclear"  # …, which is a new finding
+    elif levels and not denied:
         item.levels.setdefault(time, []).extend(levels)
     elif levels or negations > 1 or item.there.get(time, not denied) == denied:
         item.event = "unclear"
@@ -154,8 +153,10 @@ class Predicate:
     """The levels it names, by the kind of their phrase."""
     places: list[Phrase]
     unlike: bool
-    general: bool
-    """It speaks of change, whatever has changed."""
+    dated: bool
+    """Its levels are those of two images."""
+    alike: bool
+    """It says that something is as on another image."""
     exclusive: bool
     """It says that there is nothing else."""
     broken: bool
@@ -171,7 +172,7 @@ def predicate_of(clause: Clause) -> Predicate:
     others = [part for part in clause.parts if part.kind not in NOUNS and part.kind != "Mod"]
     ranges = [readings(part) for part in others if part.kind == "Range"]
     levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
-    roles: dict[str, list[str]] = {}
+    roles: dict[str, list[str]] = {"Change": []} if any(part.kind == "Change" for part in clause.parts) else {}
     verbs: list[str] = []
     general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
     for part in others:
@@ -198,7 +199,10 @@ def predicate_of(clause: Clause) -> Predicate:
         levels=levels,
         places=[p for p in Phrase("", "", others).all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"],
         unlike=any(part.kind == "Unlike" for part in others),
-        general=any(part.kind == "Change" for part in clause.parts),
+        dated=any(
+            part.roles(time) for part in others if part.kind == "Range" for time in ("ref", "main", "then", "now")
+        ),
+        alike=any(adjunct.roles("as") for adjunct in beside),
         exclusive="nothingbut" in roles or any(part.roles("only") for part in clause.parts if part.kind == "Any"),
         broken=clause.parts[-1].kind in ("Be", "NotBe") and not clause.parts[-1].adjuncts and not beside,
     )

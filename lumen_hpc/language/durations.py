@@ -16,16 +16,14 @@ _HOURS = {"hour": 1, "day": 24, "night": 24, "week": 7 * 24, "fortnight": 14 * 2
 _SPELLED = rf"(?:{'|'.join(sorted({*_NUMBERS, *_TENS}, key=len, reverse=True))})"
 _NUMBER = (
     rf"(?:an? |one )?(?:hundred(?: and)? )?{_SPELLED}(?: {_SPELLED})?"
-    r"|(?:an?|one) hundred|\d+|(?:a )?couple of|an?(?: single)?|single"
+    r"|(?:an?|one) hundred|(?!0)\d+|(?:a )?couple of|an?(?: single)?|single"
 )
 _UNIT = rf"(?P<unit>{'|'.join(_HOURS)}|month|year)s?"
 _SPAN = re.compile(
     rf"\b(?:(?P<least>{_NUMBER}) (?:to|or) )?(?P<number>{_NUMBER}) (?:more |full |further |additional )?{_UNIT}\b"
 )
 _ONE = re.compile(r"\b(?P<which>next|coming|following|ensuing|upcoming) (?P<unit>day|week|fortnight)\b(?! \d)")
-_NTH = re.compile(
-    rf"\b(?:(?P<tens>{'|'.join(_TENS)}) )?(?P<word>{'|'.join(_ORDINAL)}) day\b|\b(?P<figure>\d+)(?:st|nd|rd|th) day\b"
-)
+_NTH = re.compile(rf"\b(?:(?P<tens>{'|'.join(_TENS)}) )?(?P<word>{'|'.join(_ORDINAL)}) day\b")
 _DAY = re.compile(rf"\bday (?P<number>(?:{'|'.join(_TENS)}) (?:{'|'.join(_NUMBERS)})|{_SPELLED})\b")
 
 
@@ -35,7 +33,8 @@ def in_days(text: str) -> str:
     A month and a year have no one number of days and keep their unit; what is vague (`the coming weeks`) stays.
     """
     text = re.sub(r"\b(?:by )?tomorrow\b", "in 1 days", text)
-    text = _NTH.sub(_nth, text)
+    text = _NTH.sub(lambda found: f"day {_TENS.get(found['tens'], 0) + _ORDINAL[found['word']]}", text)
+    text = re.sub(r"\b(\d+)(?:st|nd|rd|th) day\b", r"day \1", text)
     text = _DAY.sub(lambda found: f"day {_number(found['number'])}", text)
     text = _ONE.sub(lambda found: f"{found['which']} {_HOURS[found['unit']] // 24} days", text)
     return _SPAN.sub(_span, text)
@@ -48,12 +47,6 @@ def _span(found: re.Match) -> str:
     if unit in _HOURS and not any(number % 24 for number in hours):
         numbers, unit = [number // 24 for number in hours], "day"
     return f"{' to '.join(map(str, numbers))} {unit}s"
-
-
-def _nth(found: re.Match) -> str:
-    if found["figure"]:
-        return f"day {found['figure']}"
-    return f"day {_TENS.get(found['tens'] or '', 0) + _ORDINAL[found['word']]}"
 
 
 def _number(words: str) -> int:

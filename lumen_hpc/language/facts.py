@@ -15,7 +15,7 @@ from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.language.words import Names, equal, knows, unknown, words
+from lumen_hpc.language.words import Names, knows, unknown, vocabulary, words
 
 _COUNTS = dict(enumerate(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], start=2))
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
@@ -80,9 +80,10 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
 
 def _renamed(given: Facts, answer: Facts) -> Facts:
     """The answer's facts, with a finding's other name put for it where only one of the two names is in play."""
-    findings = {}
+    findings, equal = {}, vocabulary()["equal"]
     for name, state in answer.findings.items():
-        other = next((ours for ours in given.findings if ours != name and equal(ours) == equal(name)), name)
+        alike = (ours for ours in given.findings if ours != name and equal.get(ours, ours) == equal.get(name, name))
+        other = next(alike, name)
         findings[name if {name, other} <= given.findings.keys() or other in answer.findings else other] = state
     return replace(answer, findings=findings)
 
@@ -109,23 +110,24 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
 
 def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: Facts) -> list[str]:
     """What is wrong with the words themselves, whatever they say of findings."""
-    reasons = []
-    if numbers := answer.numbers - numbers_of(question):
-        reasons.append(f"number not in the question: {', '.join(sorted(numbers))}")
-    if answer.counts - {_COUNTS.get(len(answer.findings)), *(("several", "various") * (len(answer.findings) > 1))}:
-        reasons.append(f"another count: {', '.join(sorted(answer.counts))}")
+    numbers = answer.numbers - numbers_of(question)
+    counts = answer.counts - {_COUNTS.get(len(answer.findings))}
+    counts -= {"several", "various"} if len(answer.findings) > 1 else set()
     nothing = all(state.status in ("absent", "same") for state in given.findings.values()) and not given.views
-    if answer.lead and answer.lead != (short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing):
-        reasons.append(f"opening: {answer.lead}")
-    if kind == "prediction" and not answer.foretold:
-        reasons.append("no prediction")
-    return reasons
+    lead = short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing
+    wrong = {
+        f"number not in the question: {', '.join(sorted(numbers))}": numbers,
+        f"another count: {', '.join(sorted(counts))}": counts,
+        f"opening: {answer.lead}": answer.lead not in ("", lead),
+        "no prediction": kind == "prediction" and not answer.foretold,
+    }
+    return [reason for reason, holds in wrong.items() if holds]
 
 
 def _placed(kind: str, short_answer: str) -> bool:
     """True if the findings of a short answer carry places of their own, so that each must keep its own."""
-    listed = kind == "abnormality" or kind in CHANGING
-    return listed and any({"side", "place"} & word.roles.keys() for word in words(short_answer))
+    named = any({"side", "place"} & word.roles.keys() for word in words(short_answer))
+    return named and kind in ("abnormality", *CHANGING)
 
 
 def _differences(given: Facts, answer: Facts, placed: bool) -> list[str]:
@@ -133,17 +135,14 @@ def _differences(given: Facts, answer: Facts, placed: bool) -> list[str]:
     reasons += [f"added: {name}" for name in answer.findings if name not in given.findings]
     for name in given.findings.keys() & answer.findings.keys():
         ours, theirs = given.findings[name], answer.findings[name]
-        if ours.status != theirs.status:
-            reasons.append(f"polarity or change: {name} is {theirs.status}, not {ours.status}")
-        if not _same_levels(ours, theirs):
-            reasons.append(f"level: {name}")
-        if ours.types != theirs.types:
-            reasons.append(f"type: {name}")
-        if placed and ours.places != theirs.places:
-            reasons.append(f"side or place: {name}")
-    if given.views != answer.views:
-        reasons.append("view")
-    return reasons
+        differ = {
+            f"polarity or change: {name} is {theirs.status}, not {ours.status}": ours.status != theirs.status,
+            f"level: {name}": not _same_levels(ours, theirs),
+            f"type: {name}": ours.types != theirs.types,
+            f"side or place: {name}": placed and ours.places != theirs.places,
+        }
+        reasons += [reason for reason, holds in differ.items() if holds]
+    return reasons + ["view"] * (given.views != answer.views)
 
 
 def _same_levels(ours: State, theirs: State) -> bool:
@@ -189,15 +188,14 @@ def _contradicted(truth: Facts, claims: Facts) -> float:
     sides, other_sides = ({side for side, _ in facts.places if side} for facts in (truth, claims))
     if sides and other_sides and not sides & other_sides:
         return 1.0
-    both = truth.findings.keys() & claims.findings.keys()
-    wrong = sum(_contrary(truth.findings[name], claims.findings[name]) for name in both)
+    findings = claims.findings
+    wrong = sum(_contrary(state, findings[name]) for name, state in truth.findings.items() if name in findings)
     wrong += sum(claims.views.get(view, there) != there for view, there in truth.views.items())
     wrong += bool(truth.views) and all(truth.views.values()) and bool(claims.views.keys() - truth.views.keys())
     return wrong / max(1, len(truth.findings) + len(truth.views))
 
 
 def _contrary(ours: State, theirs: State) -> bool:
-    if tuple(sorted((ours.status, theirs.status))) in _OPPOSITE:
-        return True
-    turned = {tuple(reversed(level)) for level in ours.levels if len(level) == 2}
-    return bool(turned & theirs.levels) and not ours.levels & theirs.levels
+    turned = {level[::-1] for level in ours.levels if len(level) == 2} & theirs.levels
+    opposite = tuple(sorted((ours.status, theirs.status))) in _OPPOSITE
+    return opposite or (bool(turned) and not ours.levels & theirs.levels)

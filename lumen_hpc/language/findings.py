@@ -47,13 +47,15 @@ class Finding:
         """Adds what a clause says of the finding."""
         self.problems += self.doubts(predicate, item)
         rule, named = predicate.row.rule, predicate.levels
-        time = self.time(predicate)
+        time = "now" if predicate.future else "then"
+        if self.kind != "prediction":
+            time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
         self.named |= bool(item.phrase.parts)
         self.foretold |= predicate.future
         self.readings |= item.readings | predicate.readings
         self.types |= item.types | set(predicate.roles.get("type", ()))
-        places = item.phrase.all("Loc", "Place", "NotPlace")
-        self.places += [*(place for place in places if place.kind != "NotPlace"), *predicate.places]
+        self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"]
+        self.places += predicate.places
         future = self.kind == "prediction"
         for when, there in item.there.items():
             self.there["then" if future else when].add(there)
@@ -76,32 +78,33 @@ class Finding:
         turning = bool(predicate.events or has("newly") or predicate.readings or item.event)
         turning |= rule in ("gone", "unchanged")
         lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly")
-        lasting |= (has("been") and (rule == "there" or has("there"))) or bool(item.phrase.roles("interval"))
+        lasting |= (
+            predicate.dated
+            or (has("been") and (rule == "there" or has("there")))
+            or bool(item.phrase.roles("interval"))
+        )
         weak = has("clearly", "completely", "newly") or (has("all") and has("no", "nothing"))
         weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
         able = has("can") and not has("see", "expected") and "seen" not in predicate.roles.get("seen", ())
         organ = item.organ != has("diseased", "normal") and not (item.organ and item.there)
-        foretold_then = predicate.time == "then" and predicate.future
+        counts = ("all", "numeral") if self.name == ANY else ("count",)
         reasons = {
             "it speaks of what may be": (predicate.future and self.kind != "prediction") or able,
-            "it confuses the two images": foretold_then
-            or (predicate.time == "then" and turning and self.kind == "difference"),
+            "it confuses the two images": predicate.time == "then"
+            and (predicate.future or (turning and self.kind == "difference")),
             "it speaks of both images at once": predicate.time == "both" and rule != "unchanged",
             "it speaks of the past": predicate.past and (predicate.future or (rule == "there" and turning)),
             "it speaks of another time": one_image and lasting,
             "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
-            "it is still so that it changed": has("still") and bool(predicate.events - {"same"} or item.levels),
+            "it is still so that it changed": (has("still") or predicate.alike)
+            and bool((predicate.events | {item.event}) - {"same", ""} or item.levels),
+            "it is complete and has a level": has("completely") and bool(predicate.readings or predicate.levels),
+            "it counts what it does not name": any(item.phrase.roles(count) for count in counts),
             "it breaks off": predicate.broken and rule in ("there", "notplace"),
             "its denial is weakened": weak and rule in _DENIALS,
             "it does not say what an organ is": organ and self.name != ANY and not item.taken_up,
         }
         return [reason for reason, holds in reasons.items() if holds]
-
-    def time(self, predicate: Predicate) -> str:
-        """The image that a clause speaks of."""
-        if self.kind == "prediction":
-            return "now" if predicate.future else "then"
-        return predicate.time.replace("both", "") or ("then" if predicate.past else "")
 
     # One method a rule of grammar.yaml's clauses.
 
@@ -143,7 +146,8 @@ class Finding:
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= self.changes(predicate, item) | ({item.event} - {""} if not predicate.events else set())
-        if time == "then" or (item.event and predicate.events and item.event not in predicate.events):
+        turns = predicate.events and item.phrase.kind == "Turn"
+        if time == "then" or turns or (item.event and predicate.events and item.event not in predicate.events):
             self.events.add("unclear")
 
     def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
@@ -169,18 +173,18 @@ class Finding:
             self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}
 
     def _ranges(self, predicate: Predicate, item: Item, time: str) -> None:
+        self.events |= {item.event} - {""}
         self.levels[time].append(" to ".join(min(predicate.readings)))
         self.readings -= predicate.readings
 
     def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
-        denied = {"new"} if predicate.general else {"new", "gone"} if predicate.has("newadj") else {"changed"}
+        denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
         fit = predicate.events == ({"same"} if predicate.has("sameadj") else denied) or not predicate.events
         self.events.add("same" if fit and not predicate.become else "unclear")
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
         levels: Levels = frozenset((level,) for levels in self.levels.values() for level in levels)
-        where = places(self.places, self.name)
         if self.kind in CHANGING:
             status, levels = self.changed()
         else:
@@ -191,18 +195,20 @@ class Finding:
                 self.problems.append("it says two things of one finding")
             status = min(self.events, default="present" if there != {False} else "absent")
             levels |= self.readings
-        return State(status, levels, self.types, where)
+        return State(status, levels, self.types, places(self.places, self.name))
 
     def changed(self) -> tuple[str, Levels]:
         events, levels, read = set(self.events), self.levels, self.readings
-        if levels["then"] and (levels["now"] or levels[""]):
-            now = levels["now"] or levels[""]
+        now = levels["now"] or levels[""]
+        if levels["then"] and now:
             read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
             levels = {"": levels[""] if levels["now"] else []}
         stray: Levels = frozenset((level,) for predicate in levels.values() for level in predicate)
         if read:
-            if any(level not in {before for before, *_ in read} for level in levels.get("then", ())):
-                self.problems.append("its level before is not that of its change")
+            ends = {"then": {before for before, *_ in read}, "now": {after for *_, after in read}}
+            stray_ends = any(level not in ends[when or "now"] for when, named in levels.items() for level in named)
+            if stray_ends or any(False in there for there in self.there.values()):
+                self.problems.append("what it says beside its change is not that of its change")
             for event, sign in (("up", 1), ("down", -1)):
                 if event in events and all(rise(*reading) == -sign for reading in read):
                     self.problems.append("its direction is not that of its levels")

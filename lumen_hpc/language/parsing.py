@@ -145,11 +145,10 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
             built += found[end : match.start()]
             end = match.end()
             built.append(Phrase(kind, sign, found[match.start() : end]))
-        if end:
-            found = built + found[end:]
-            signs = "".join(phrase.sign for phrase in found)
+        found = built + found[end:] if end else found
         if kind == "Adjuncts":
             found = _attached(found)
+        if end or kind == "Adjuncts":
             signs = "".join(phrase.sign for phrase in found)
     return found
 
@@ -189,10 +188,7 @@ def _mark(phrase: Phrase) -> str:
 
 
 def strict(found: list[Phrase]) -> list[list[Clause]]:
-    """Every way to read all phrases of a sentence as clauses, of those with the fewest clauses.
-
-    Of as many clauses, those count that part where a comma or more than `and` stands between them.
-    """
+    """Every way to read a sentence as the fewest clauses, of these those parted by a comma or more than `and`."""
     if len(found) > LONGEST:
         return []
     signs = "".join(phrase.sign for phrase in found)
@@ -201,19 +197,16 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     ends = [*(start for start, _ in starts if start), len(signs)]
     best: dict[int, tuple[tuple[int, int], list[list[Clause]]]] = {0: ((0, 0), [[]])}
     for joint, start in starts:
-        if joint not in best:
+        if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
             continue
         (clauses, bare), parses = best[joint]
         cost = (clauses + 1, bare + (found[joint:start] != [] and _mark(found[joint]) == "and" and start - joint == 1))
         for end in ends:
-            if end <= start or (end in best and best[end][0] < cost):
-                continue
-            clause = table.clause(signs, found, start, end)
-            if clause is None:
-                continue
-            longer = [[*parse, clause] for parse in parses]
-            known = best[end][1] if end in best and best[end][0] == cost else []
-            best[end] = (cost, [*known, *longer][:4])
+            worse = end <= start or (end in best and best[end][0] < cost)
+            if not worse and (clause := table.clause(signs, found, start, end)):
+                longer = [[*parse, clause] for parse in parses]
+                known = best[end][1] if end in best and best[end][0] == cost else []
+                best[end] = (cost, [*known, *longer][:4])
     return best[len(signs)][1] if len(signs) in best else []
 
 
@@ -221,14 +214,9 @@ _DENIALS = ("no", "not", "neither", "none", "nothing", "nolonger", "negative", "
 
 
 def lenient(found: list[Phrase]) -> list[Clause]:
-    """The clauses that cover most of a sentence, the rest left out.
-
-    A clause beside a denial that is left out is left out with it, since it may be what was denied.
-    """
-    return [clause for at in range(0, len(found), LONGEST) for clause in _covered(found[at : at + LONGEST])]
-
-
-def _covered(found: list[Phrase]) -> list[Clause]:
+    """The clauses that cover most of a sentence; those beside a denial that none covers are left out with it."""
+    if len(found) > LONGEST:
+        return lenient(found[:LONGEST]) + lenient(found[LONGEST:])
     signs = "".join(phrase.sign for phrase in found)
     table = grammar()
     best: list[tuple[float, list[Clause]]] = [(0, []), *((-1, []) for _ in found)]

@@ -48,12 +48,9 @@ class Facts:
 def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Facts:
     """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
     found = words(tidied(text) if lenient else text, names)
-    lead = found[0].text if found else ""
     ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
-    if lead == "yes" or (lead == "no" and ended):
-        found = found[2:] if ended else found[1:]
-    else:
-        lead = ""
+    lead = found[0].text if found and (found[0].text == "yes" or (found[0].text == "no" and ended)) else ""
+    found = found[(1 + ended) * bool(lead) :]
     reading = _Reading(kind)
     if len(text) > LONGEST:
         reading.unread.append(f"longer than {LONGEST:,} characters")
@@ -135,16 +132,12 @@ class _Reading:
         self.last = clause
 
     def items(self, clause: Clause) -> list[Item]:
-        """The findings that a clause speaks of: its own, else those of the clause before, across sentences by pronoun.
-
-        A clause that needs no subject speaks of findings in general.
-        """
+        """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
         rule = clause.row.rule
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
         items = items_of(clause, self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ())
-        general = [part.roles("abnormality")[-1] for part in clause.parts if part.kind == "Any"]
-        if rule == "unchanged" and not all(name.endswith("s") for name in general):
-            self.problems.append("it speaks of one finding among several")
+        if rule == "unchanged" and (any(map(_some, items)) or any(Phrase("", "", clause.parts).all("Dim"))):
+            self.problems.append("it speaks of some findings, or of something of them")
         if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
             return [Item(ANY, Phrase("Any", ""))]
         if not items:
@@ -173,6 +166,8 @@ class _Reading:
         if ANY in findings and others and findings[ANY].status in others and not self.findings[ANY].named:
             del findings[ANY]
         where, denied = places(self.places), places(self.denied)
+        unnamed = [p for p in self.places if not any(p.roles(role) for role in ("side", "place", "bothways"))]
+        weak = [value for place in unnamed for value in place.roles("weak")]
         if any(place.roles("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
             self.problems.append("it leaves a place open")
         if denied and (not where or denied & where):
@@ -184,21 +179,22 @@ class _Reading:
             numbers=frozenset(_numbers(found)),
             counts=frozenset(word.text for word in found if "count" in word.roles),
             lead=lead,
-            partial=ANY in findings and findings[ANY].status in ("absent", "same") and any(map(_unnamed, self.places)),
+            partial=ANY in findings and findings[ANY].status in ("absent", "same") and "part" in weak,
             foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(dict.fromkeys(self.problems)),
             unread=tuple(dict.fromkeys(self.unread)),
         )
 
 
+def _some(item: Item) -> bool:
+    names = item.phrase.roles("abnormality") if item.phrase.kind == "Any" else []
+    return bool(names) and bool(item.event or item.levels or item.types or not names[-1].endswith("s"))
+
+
 def _auxiliaries(parts: Sequence[Phrase]) -> set[str]:
     """The roles of a clause's auxiliary verbs, those of the future as one."""
     roles = {role for part in parts if part.kind not in NOUNS for word in part.leaves() for role in word.roles}
     return roles & {"be", "have", "do", "show"} | ({"modal"} if roles & FUTURE else set())
-
-
-def _unnamed(place: Phrase) -> bool:
-    return "part" in place.roles("weak") and not any(place.roles(role) for role in ("side", "place", "bothways"))
 
 
 def places_in(text: str) -> frozenset[Place]:

@@ -15,6 +15,7 @@ from lumen_hpc.language.durations import in_days
 
 LONGEST = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
+_LONGEST_PHRASE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,11 @@ def words(text: str, names: Names = ()) -> list[Word]:
     """The words of a text, longest set phrase first."""
     tokens = normal(text).split()
     table = lexicon()
-    phrases, lengths = (table.phrases, table.lengths) if not names else _with_names(names)
+    phrases = _with_names(names) if names else table.phrases
     found, i = [], 0
     while i < len(tokens):
-        for n in lengths.get(tokens[i], (1,)):
-            phrase = " ".join(tokens[i : i + n])
-            if word := phrases.get(phrase):
+        for n in range(min(_LONGEST_PHRASE, len(tokens) - i), 0, -1):
+            if word := phrases.get(" ".join(tokens[i : i + n])):
                 break
         else:
             number = tokens[i].isdigit() and tokens[i].isascii()
@@ -79,8 +79,6 @@ def tidied(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Lexicon:
     phrases: dict[str, Word]
-    lengths: dict[str, tuple[int, ...]]
-    """Numbers of words of the phrases that begin with a word, the longest first."""
     signs: dict[frozenset[str], str]
 
     def signs_of(self, role: str) -> str:
@@ -98,19 +96,11 @@ def lexicon() -> Lexicon:
     sets = dict.fromkeys([frozenset(), *alone, *map(frozenset, roles.values())])
     signs = {kinds: chr(0xE000 + i) for i, kinds in enumerate(sets)}
     phrases = {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in roles.items()}
-    return Lexicon(phrases, _lengths(phrases), signs)
-
-
-def _lengths(phrases: dict[str, Word]) -> dict[str, tuple[int, ...]]:
-    lengths: dict[str, set[int]] = {}
-    for phrase in phrases:
-        first, *rest = phrase.split()
-        lengths.setdefault(first, {1}).add(1 + len(rest))
-    return {first: tuple(sorted(found, reverse=True)) for first, found in lengths.items()}
+    return Lexicon(phrases, signs)
 
 
 @lru_cache(maxsize=256)
-def _with_names(names: Names) -> tuple[dict[str, Word], dict[str, tuple[int, ...]]]:
+def _with_names(names: Names) -> dict[str, Word]:
     """The vocabulary with more names, in the singular or plural; a finding of two words also turned round."""
     table = lexicon()
     phrases = dict(table.phrases)
@@ -120,7 +110,7 @@ def _with_names(names: Names) -> tuple[dict[str, Word], dict[str, tuple[int, ...
             for ending in ("", "s", "es") if given else ():
                 phrase = " ".join(order) + ending
                 phrases[phrase] = Word(phrase, {role: name}, table.signs[frozenset([role])])
-    return phrases, _lengths(phrases)
+    return phrases
 
 
 @cache
@@ -196,8 +186,3 @@ def knows(name: str) -> bool:
     """True if the vocabulary has a finding for the whole of this name, attributes like sides aside."""
     found = words(name)
     return all(word.roles for word in found) and any("finding" in word.roles for word in found)
-
-
-def equal(name: str) -> str:
-    """The finding that a finding is another name for, or itself."""
-    return vocabulary()["equal"].get(name, name)
