@@ -1,7 +1,8 @@
-"""Seven answerers, six of them cheats, scored by a run's own report: which gate catches each, which row shows it.
+"""A model, the best reader there can be, and cheats, scored by a run's own report: which gate or row shows each.
 
     python benchmarks/cheats.py runs/demo                # a finished phantom run; about two minutes
     python benchmarks/cheats.py runs/demo --judge        # with the run's judge too, if that is the grammar's rule
+    python benchmarks/cheats.py runs/demo --ideal        # with the best reader in the place of the models
 
 Each cheat (sandbox/cheats.py) takes the place of the run's principal model and answers its test questions, controls and
 single-image probes; the other models' answers stay. `caught by` names the gates that it fails and the model does not.
@@ -28,8 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished phantom run")
     parser.add_argument("--judge", action="store_true", help="score every cheat's answers by the grammar's rule too")
+    parser.add_argument("--ideal", action="store_true", help="the best reader in the place of the run's models")
     chosen = parser.parse_args()
-    inputs, settings, seed = run_inputs(chosen.run)
+    inputs, settings, seed = run_inputs(chosen.run, ideal=chosen.ideal)
     world = World.of(inputs)
     scored: list[Scored] = []
     head = ("answerer", "difference F1 / ROUGE-L", "prediction F1 / BLEU-4 / ROUGE-L / judge",
@@ -39,19 +41,27 @@ def main() -> None:
     for cheat in CHEATS:
         answers = list(rows(cheat, world))
         scores = judged(inputs, answers) if chosen.judge else ()
-        scored.append(score(inputs, settings, seed, cheat.name, answers, scores))
+        learned = [*inputs.learned, *(r["meta"] for r in inputs.records)] if cheat.learns_test else inputs.learned
+        scored.append(score(replace(inputs, learned=learned), settings, seed, cheat.name, answers, scores))
         print(line(scored[-1], scored[0]), flush=True)
 
 
-def run_inputs(folder: Path) -> tuple[Any, Evaluate, int]:
-    """The report's inputs of a finished run, read once, with its evaluation settings and seed."""
+def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int]:
+    """The report's inputs of a finished run, read once, with its evaluation settings and seed.
+
+    With `ideal`, the best reader there can be (sandbox/cheats.py) answers as `lumen` and `ft`.
+    """
     from jobs import evaluate
     from lumen_hpc.cluster.stage import Run, Step, Task
     from lumen_hpc.config import saved
 
     settings, profile = saved.load(folder / "config.yaml")
     inputs = evaluate.inputs(Task(Run(folder.resolve(), settings, profile), Step(evaluate.STAGE, "")))
-    answers = {model: list(each) for model, each in inputs.answers.items()}
+    answers = {} if ideal else {model: list(each) for model, each in inputs.answers.items()}
+    if ideal:
+        reader = next(cheat for cheat in CHEATS if cheat.name == "ideal reader")
+        read = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, learned=[]))))
+        answers = {model: [row | {"model": model} for row in read] for model in ("ft", "lumen")}
     return replace(inputs, answers=answers, learned=list(inputs.learned), scores={}), settings.evaluate, settings.seed
 
 

@@ -53,7 +53,7 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=BETAS, weight_decay=DECAY)
     groups, kinds = pretrain.image_groups(records), np.array([kind(record) for record in records])
-    order = sampler.mixed(groups, kinds, mixture, steps=steps, together=TOGETHER, seed=seed)
+    order = sampler.mixed(groups, kinds, mixture, steps=steps, max_run_length=TOGETHER, seed=seed)
     recent: dict[str, list[float]] = defaultdict(list)
     start = time.process_time()
     model.train()

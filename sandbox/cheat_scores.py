@@ -54,7 +54,9 @@ def score(
     for model, texts in learned.items():
         results.add_model(model, texts)
     oracles = ceilings.oracles(results, Path(inputs.truth))
-    checks = criteria.phantom_criteria(results, controls(results, everyone, inputs.findings), oracles)
+    undecided = ceilings.undecided(results, Path(inputs.truth))
+    made = controls(results, everyone, inputs.findings)
+    checks = criteria.phantom_criteria(results, made, oracles, undecided, inputs.learned)
     values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
     failed = tuple(gate.name for gate in checks if not gate.passed)
     return Scored(name, values, failed, tuple(_statements(results, values, rule)), len(checks))

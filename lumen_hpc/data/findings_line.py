@@ -6,13 +6,15 @@ Comparing is what a small model finds hard, not seeing: writing the states of bo
 by finding, before the sentence turns one hard comparison into several easy ones. The line is not in the paper;
 `instruct.findings_first` switches it on, and `strip` removes it before any text is scored. A prediction's line
 also gives the texture of the reference finding, the cue that its future depends on. `names` are the findings and
-their order: the phantoms' five by default.
+their order: the phantoms' five by default, a dataset's most frequent ones otherwise; a record's `meta.line` has them.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +23,14 @@ import orjson
 
 from lumen_hpc.data.diff_vqa import severity
 from lumen_hpc.data.phantom_states import FINDINGS
+from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 
 Findings = Mapping[str, Mapping[str, str]]
 """Present findings of one study: name → {"level": …, "type": …}, each only where it is known."""
 
+LOOKS_FILE = "looks.jsonl"
+"""Beside all_diseases.json of generated phantoms: what each image shows of findings that one image cannot tell."""
 OUTCOMES = ("same", "new", "resolved", "worse", "better")
 SEPARATOR = " ; "
 
@@ -35,19 +40,32 @@ class Entry(NamedTuple):
 
     finding: str
     before: str
-    """Level on the reference image, `yes` for a finding without level, `no` for none."""
+    """Level on the reference image, `yes` for a finding without level, `no` for none; or the finding's look."""
     cue: str
     """Texture on the reference image; empty in a difference line, `none` where there is no texture."""
     after: str
     outcome: str
 
 
-def difference_line(before: Findings, after: Findings, names: Sequence[str] = FINDINGS) -> str:
+@dataclass(frozen=True)
+class Seen:
+    """One study as a line gives it."""
+
+    findings: Findings = field(default_factory=dict)
+    looks: Mapping[str, str] = field(default_factory=dict)
+    """Finding → what the image shows of it, where the image alone cannot tell whether it is there."""
+
+    def state(self, name: str) -> str:
+        """The look; else the level of a finding that is there, `yes` without one; `no` for none."""
+        return self.looks.get(name) or (self.findings[name].get("level", "yes") if name in self.findings else "no")
+
+
+def difference_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) -> str:
     """The line of a difference answer."""
     return " ".join(_entry(name, before, after, cue=False) for name in names)
 
 
-def prediction_line(before: Findings, after: Findings, names: Sequence[str] = FINDINGS) -> str:
+def prediction_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) -> str:
     """The line of a prediction answer, with the reference's textures."""
     return " ".join(_entry(name, before, after, cue=True) for name in names)
 
@@ -97,19 +115,34 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
         raise UserError(f"{path} is not Medical-Diff-VQA's list of studies with entities: {defect}") from None
 
 
+FREQUENT, MOST = 0.01, 24
+"""A dataset's line has the findings of this share of its studies, at most so many of them."""
+
+
+def names(findings: Mapping[str, Findings]) -> tuple[str, ...]:
+    """The findings of a dataset's line: its most frequent ones, in that order; the phantoms' where it is theirs."""
+    counts = Counter(name for study in findings.values() for name in study)
+    if counts.keys() <= set(FINDINGS):
+        return FINDINGS
+    frequent = [name for name, count in counts.most_common(MOST) if count >= FREQUENT * len(findings)]
+    return tuple(name for name in frequent if re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", name))
+
+
 def _known(entity: Mapping[str, list[str]]) -> dict[str, str]:
     return {key: entity[key][0] for key in ("level", "type") if entity.get(key)}
 
 
-def _entry(name: str, before: Findings, after: Findings, cue: bool) -> str:
-    words = [name, _state(name, before)]
+def read_looks(diff_vqa: str | Path) -> dict[str, Mapping[str, str]]:
+    """study_id → its looks, from a generated dataset's file; empty where there is none, as in the real one."""
+    path = Path(diff_vqa) / LOOKS_FILE
+    return {row["study_id"]: row["looks"] for row in read_jsonl(path)} if path.exists() else {}
+
+
+def _entry(name: str, before: Seen, after: Seen, cue: bool) -> str:
+    words = [name, before.state(name)]
     if cue:
-        words.append(before.get(name, {}).get("type", "none"))
-    return " ".join([*words, _state(name, after), _outcome(name, before, after)])
-
-
-def _state(name: str, findings: Findings) -> str:
-    return findings[name].get("level", "yes") if name in findings else "no"
+        words.append(before.findings.get(name, {}).get("type", "none"))
+    return " ".join([*words, after.state(name), _outcome(name, before.findings, after.findings)])
 
 
 def _outcome(name: str, before: Findings, after: Findings) -> str:

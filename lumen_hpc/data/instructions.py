@@ -41,11 +41,15 @@ class Sources:
     """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
     findings: Mapping[str, findings_line.Findings] = field(default_factory=dict)
     """study_id → its findings; empty where `instruct.findings_first` is off."""
+    looks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """study_id → its looks (`findings_line.Seen`); phantoms have them."""
+    line: Sequence[str] = findings_line.FINDINGS
+    """The findings of a findings line, in its order."""
     _histories: dict[str, list[str]] | None = None
 
     @classmethod
     def join(cls, studies: Iterable[Row], rewrites: Iterable[Row], **more: Any) -> Sources:
-        """Indexes the rows of `prepare` and `rewrite`; `more`: experts and findings."""
+        """Indexes the rows of `prepare` and `rewrite`; `more`: experts, findings, looks and line."""
         long_answers: dict[str, str] = {}
         predictions: dict[str, list[Row]] = {}
         for row in rewrites:
@@ -61,6 +65,10 @@ class Sources:
             return self.studies[str(study_id)]
         except KeyError:
             raise UserError(f"question {question_id} is about study {study_id}, which studies.jsonl lacks") from None
+
+    def seen(self, study_id: str) -> findings_line.Seen:
+        """A study as a findings line gives it."""
+        return findings_line.Seen(self.findings.get(study_id, {}), self.looks.get(study_id, {}))
 
     def long_answer(self, question_id: str) -> str:
         """A question's long answer; raises UserError if the rewrite stage has none."""
@@ -113,11 +121,11 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     # The pair is always shown, even if max_images is smaller.
     # In a reversed pair the main image is older than the reference; it must not appear twice, nor in a prediction.
     older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
-    before, after = (sources.findings.get(str(study["study_id"]), {}) for study in (reference, main))
+    before, after = (sources.seen(str(study["study_id"])) for study in (reference, main))
     long_answer = sources.long_answer(question["question_id"])
-    line = findings_line.difference_line(before, after) if settings.findings_first else ""
+    line = findings_line.difference_line(before, after, sources.line) if settings.findings_first else ""
     yield question["split"], _record(question, [*older, reference, main], long_answer, sources, line=line)
-    line = findings_line.prediction_line(before, after) if settings.findings_first else ""
+    line = findings_line.prediction_line(before, after, sources.line) if settings.findings_first else ""
     for row in sources.predictions.get(question["question_id"], []):
         prediction = {
             **question,
@@ -152,7 +160,12 @@ def _record(question: Row, shown: list[Row], long_answer: str, sources: Sources,
             {"from": "human", "value": prompt(shown, question, sources.experts)},
             {"from": "gpt", "value": findings_line.join(line, long_answer) if line else long_answer},
         ],
-        "meta": {**meta, "long_answer": long_answer, **image_sizes(shown)},
+        "meta": {
+            **meta,
+            "long_answer": long_answer,
+            **({"line": list(sources.line)} if line else {}),
+            **image_sizes(shown),
+        },
     }
 
 
@@ -239,7 +252,14 @@ def write(
     `clinical` has lines that follow the experts' sentence, by study_id.
     """
     findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
-    sources = Sources.join(read_jsonl(prepared / "studies.jsonl"), rewrites, experts=experts, findings=findings)
+    sources = Sources.join(
+        read_jsonl(prepared / "studies.jsonl"),
+        rewrites,
+        experts=experts,
+        findings=findings,
+        looks=findings_line.read_looks(diff_vqa) if settings.findings_first else {},
+        line=findings_line.names(findings),
+    )
     if settings.expert_text and (missing := next((s for s in sources.studies if s not in experts), None)):
         raise UserError(
             f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"

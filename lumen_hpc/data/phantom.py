@@ -30,6 +30,7 @@ from lumen_hpc.config.validate import check
 from lumen_hpc.data import phantom_images as images
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.data.findings_line import LOOKS_FILE
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
@@ -100,7 +101,7 @@ def write(folder: str | Path, settings: Phantom, seed: int, replace: bool = Fals
     """
     folder = Path(folder)
     check(settings, "data.phantom.")
-    identity = {"seed": seed, "format": 1, **asdict(settings)}
+    identity = {"seed": seed, "format": 2, **asdict(settings)}
     mark = folder / MARK
     if mark.exists():
         if orjson.loads(mark.read_bytes()) == identity:
@@ -147,6 +148,7 @@ class _Tables:
         self._truth = stack.enter_context((folder / "truth.jsonl").open("wb"))
         self._entities = stack.enter_context((vqa / "all_diseases.json").open("wb"))
         self._entities.write(b"[")
+        self._looks = stack.enter_context((vqa / LOOKS_FILE).open("wb"))
         stack.callback(self._entities.write, b"]\n")
         self._separator = b""
 
@@ -167,6 +169,7 @@ class _Tables:
         self._truth.write(orjson.dumps(_truth(film)) + b"\n")
         self._entities.write(self._separator + orjson.dumps(_entity(film)))
         self._separator = b",\n"
+        self._looks.write(orjson.dumps({"study_id": str(film.study_id), "looks": looks(film)}) + b"\n")
 
     def ask(self, films: list[Film], rng: np.random.Generator) -> None:
         for film in films:
@@ -229,7 +232,13 @@ def _truth(film: Film) -> dict:
         "subject_id": film.subject_id, "study_id": film.study_id, "dicom_id": film.dicom_id, "split": film.split,
         "order": film.order, "day": film.day, "view": "AP" if film.portable else "PA",
         "findings": {name: state.record() for name, state in film.study.items() if state.present},
+        "constants": {name: state.constant for name, state in film.study.items() if state.constant},
     }  # fmt: skip
+
+
+def looks(film: Film) -> dict[str, str]:
+    """What a film shows of the findings that a constant of the patient imitates (`phantom_states.look`)."""
+    return {finding: ps.look(finding, film.study[finding]) for finding in ps.CONSTANTS}
 
 
 def _entity(film: Film) -> dict:

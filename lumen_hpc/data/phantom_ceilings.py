@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,22 @@ import orjson
 from lumen_hpc.data import phantom_states as ps
 
 Item = tuple[str, ...]
-Sees = Callable[[ps.State, ps.State], object]
-"""An oracle's view of one finding, from its states before and after."""
+Sees = Callable[[object, object], object]
+"""An oracle's view of one finding, from its appearance (`phantom_states.appearance`) before and after."""
 
+FULL = "reference, days and cue"
 ORACLES: dict[str, tuple[Sees, bool]] = {
     "constant": (lambda before, after: None, False),
     "main image only": (lambda before, after: after, False),
-    "reference and days, without the cue": (lambda before, after: (before.present, before.where, before.level), True),
+    "reference and days, without the cue": (lambda before, after: _without_cue(before), True),
     "reference and cue, without the days": (lambda before, after: before, False),
-    "reference, days and cue": (lambda before, after: before, True),
+    FULL: (lambda before, after: before, True),
 }
 """Name → (its view of a finding, whether it knows the interval)."""
+
+
+def _without_cue(appearance: object) -> object:
+    return replace(appearance, texture="") if isinstance(appearance, ps.State) else appearance
 
 
 def ceilings(folder: str | Path) -> dict[str, float]:
@@ -68,8 +74,9 @@ def read_pairs(folder: str | Path, split: str | None = None) -> Iterator[Pair]:
 
 def study_states(row: dict) -> ps.Study:
     """The states of a row of truth.jsonl."""
-    found = row["findings"]
-    return {f: ps.State(True, **found[f]) if f in found else ps.ABSENT for f in ps.FINDINGS}
+    found, constants = row["findings"], row.get("constants", {})
+    absent = {f: ps.State(constant=constants.get(f, "")) for f in ps.FINDINGS}
+    return {f: ps.State(True, **found[f]) if f in found else absent[f] for f in ps.FINDINGS}
 
 
 def changes(before: ps.Study, after: ps.Study) -> set[Item]:
@@ -86,7 +93,10 @@ def belief(pair: Pair, oracle: str) -> dict[Item, float]:
     # The interval's class is shared by the findings, so the views of all of them are evidence about it.
     tables: dict[str, list[Any]] = {
         kind: [
-            _given(finding, oracle, kind, order).get(sees(before[finding], after[finding])) for finding in ps.FINDINGS
+            _given(finding, oracle, kind, order).get(
+                sees(ps.appearance(finding, before[finding]), ps.appearance(finding, after[finding]))
+            )
+            for finding in ps.FINDINGS
         ]
         for kind in kinds
     }
@@ -104,13 +114,13 @@ def belief(pair: Pair, oracle: str) -> dict[Item, float]:
 def _given(finding: str, oracle: str, kind: str, order: int) -> dict[object, tuple[float, dict[Item, float]]]:
     """seen → (its probability, {change: probability given it}) of one finding over an interval of class `kind`."""
     sees, _ = ORACLES[oracle]
-    start, table, every = _start(finding, order), ps.transition(finding, kind), ps.states(finding)
+    first, table, every = start(finding, order), ps.transition(finding, kind), ps.states(finding)
     seen: dict[object, float] = defaultdict(float)
     joint: dict[object, dict[Item, float]] = defaultdict(lambda: defaultdict(float))
     for i, before in enumerate(every):
         for j, after in enumerate(every):
-            if p := start[i] * table[i, j]:
-                what = sees(before, after)
+            if p := first[i] * table[i, j]:
+                what = sees(ps.appearance(finding, before), ps.appearance(finding, after))
                 seen[what] += p
                 if item := ps.change(finding, before, after):
                     joint[what][item] += p
@@ -118,12 +128,12 @@ def _given(finding: str, oracle: str, kind: str, order: int) -> dict[object, tup
 
 
 @cache
-def _start(finding: str, order: int) -> np.ndarray:
+def start(finding: str, order: int) -> np.ndarray:
     """Probabilities of a finding's states at the study at this position in the timeline."""
     if order == 0:
         return ps.first(finding)
     step = sum(share * ps.transition(finding, kind) for kind, share in ps.DAY_CLASS_SHARE.items())
-    return _start(finding, order - 1) @ step
+    return start(finding, order - 1) @ step
 
 
 def best_threshold(truth: list[set[Item]], beliefs: list[dict[Item, float]]) -> float:

@@ -106,12 +106,12 @@ def _thorax(study: ps.Study, anatomy: Anatomy, x: np.ndarray, y: np.ndarray) -> 
         film += _consolidation(study["consolidation"], x, y)
     if study["pleural effusion"].present:
         film += _effusion(study["pleural effusion"], x, y) * lungs
-    enlarged = study["cardiomegaly"].present
-    heart = _blob(x, y, 0.12, 0.32, anatomy.heart_width * (1.6 if enlarged else 1), 0.32 if enlarged else 0.26, 4)
+    step = ps.heart_size(study["cardiomegaly"])
+    heart = _blob(x, y, 0.12, 0.32, anatomy.heart_width * HEART_WIDTHS[step], HEART_HEIGHTS[step], 4)
     np.maximum(film, heart * 0.62, out=film)
     np.maximum(film, _blob(x, y, 0, 0, 0.09, 2.0, 4) * 0.60, out=film)
-    if study["nodule"].present:
-        at = anatomy.nodule_x * _image_side(study["nodule"].where)
+    for side in ps.spots(study["nodule"]):
+        at = anatomy.nodule_x * _image_side(side)
         film += 0.5 * _blob(x, y, at, anatomy.nodule_y, 0.08, 0.08, 2)
     return film
 
@@ -138,6 +138,8 @@ def _wave(phase: np.ndarray, cycles: float) -> np.ndarray:
     return at
 
 
+HEART_WIDTHS, HEART_HEIGHTS = (0.74, 0.96, 1.25, 1.62), (0.23, 0.26, 0.29, 0.33)
+"""Of the heart by `phantom_states.heart_size`: of the patient's own width, and in half image widths."""
 STRIPES = 8
 """Stripes in a unit length (half an image width): 4 px apart at 64 px."""
 

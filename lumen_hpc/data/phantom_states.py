@@ -8,8 +8,9 @@ tables draw the patients and give the exact ceilings (`phantom_ceilings.py`), so
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -27,6 +28,12 @@ LONG_FROM = 90
 
 PREVALENCE = {"pleural effusion": 0.65, "consolidation": 0.6, "cardiomegaly": 0.35, "nodule": 0.35, "edema": 0.65}
 """Share of first studies with the finding."""
+TOGGLES = {"cardiomegaly": (0.3, 0.45), "nodule": (0.3, 0.45)}
+"""Probability that a finding without level or cue appears, and that it resolves, over more than a day."""
+CONSTANTS = {"cardiomegaly": {"": 1 / 3, "medium": 1 / 3, "large": 1 / 3},
+             "nodule": {"": 0.5, "left": 0.25, "right": 0.25}}  # fmt: skip
+"""What a patient has in every image, with its share of patients: the heart's own size (small if empty), which
+cardiomegaly enlarges by one step, and the side of a spot that looks like a nodule and is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class State:
     """Side (effusion, nodule) or lobe (consolidation)."""
     level: str = ""
     texture: str = ""
+    constant: str = ""
+    """One of CONSTANTS, present or not."""
 
     def record(self) -> dict[str, str]:
         """The non-empty fields besides `present`."""
@@ -51,9 +60,10 @@ ABSENT = State()
 def states(finding: str) -> tuple[State, ...]:
     """Every state of a finding, the absent one first."""
     if finding == "cardiomegaly":
-        return (ABSENT, State(present=True))
+        return tuple(State(present, constant=own) for own in CONSTANTS[finding] for present in (False, True))
     if finding == "nodule":
-        return (ABSENT, *(State(True, side) for side in SIDES))
+        return tuple(state for spot in CONSTANTS[finding] for state in
+                     (State(constant=spot), *(State(True, s, constant=spot) for s in SIDES if s != spot)))  # fmt: skip
     if finding == "consolidation":
         return (ABSENT, *(State(True, place, "", cue) for place in PLACES for cue in TEXTURES))
     where = SIDES if finding == "pleural effusion" else ("",)
@@ -69,7 +79,12 @@ def day_class(days: int) -> str:
 def first(finding: str) -> np.ndarray:
     """Probabilities of `states(finding)` at a patient's first study; float64 [states]."""
     prevalence, every = PREVALENCE[finding], states(finding)
-    return np.array([1 - prevalence] + [prevalence / (len(every) - 1)] * (len(every) - 1))
+    shares = CONSTANTS.get(finding, {"": 1.0})
+    present = Counter(state.constant for state in every if state.present)
+    return np.array([
+        shares[state.constant] * (prevalence / present[state.constant] if state.present else 1 - prevalence)
+        for state in every
+    ])  # fmt: skip
 
 
 @cache
@@ -85,12 +100,12 @@ def transition(finding: str, days: str) -> np.ndarray:
 
 
 def _same_but_texture(one: State, other: State) -> bool:
-    return (one.present, one.where, one.level) == (other.present, other.where, other.level)
+    return replace(one, texture="") == replace(other, texture="")
 
 
 def _next(finding: str, state: State, days: str) -> Iterator[tuple[State, float]]:
     """The next study's (state without texture, probability) pairs."""
-    still = State(state.present, state.where, state.level)
+    still = replace(state, texture="")
     if days == "day":
         yield still, 1.0
     elif finding in LEVELS:
@@ -98,9 +113,10 @@ def _next(finding: str, state: State, days: str) -> Iterator[tuple[State, float]
     elif finding == "consolidation":
         yield from _consolidation(state, still, days)
     else:  # cardiomegaly and nodule come and go
-        toggled = [ABSENT] if state.present else [other for other in states(finding) if other.present]
-        yield still, 0.85
-        yield from ((other, 0.15 / len(toggled)) for other in toggled)
+        alike = [other for other in states(finding) if other.constant == state.constant]
+        toggled, chance = [other for other in alike if other.present != state.present], TOGGLES[finding][state.present]
+        yield still, 1 - chance
+        yield from ((other, chance / len(toggled)) for other in toggled)
 
 
 def _levelled(finding: str, state: State, still: State, days: str) -> Iterator[tuple[State, float]]:
@@ -153,6 +169,35 @@ def draw_days(rng: np.random.Generator) -> int:
 def _draw(finding: str, probabilities: np.ndarray, rng: np.random.Generator) -> State:
     k = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
     return states(finding)[min(k, len(probabilities) - 1)]
+
+
+LOOKS = {"cardiomegaly": ("narrow", "medium", "wide", "widest"), "nodule": ("none", "left", "right", "both")}
+"""What an image shows of the findings that CONSTANTS imitate: the size of the heart, the sides with a spot."""
+
+
+def look(finding: str, state: State) -> str:
+    """One of LOOKS; empty for a finding that nothing imitates."""
+    if finding == "cardiomegaly":
+        return LOOKS[finding][heart_size(state)]
+    if finding == "nodule":
+        found = spots(state)
+        return "both" if len(found) == 2 else found[0] if found else "none"
+    return ""
+
+
+def appearance(finding: str, state: State) -> State | str:
+    """What one image shows of a finding: equal for states that no single image can tell apart."""
+    return look(finding, state) or state
+
+
+def heart_size(state: State) -> int:
+    """0 to 3: cardiomegaly adds one step to the patient's own size."""
+    return list(CONSTANTS["cardiomegaly"]).index(state.constant) + state.present
+
+
+def spots(state: State) -> tuple[str, ...]:
+    """The sides with a spot, a nodule's or one that looks like it."""
+    return tuple(side for side in SIDES if side in (state.where, state.constant))
 
 
 def change(finding: str, before: State, after: State) -> tuple[str, ...] | None:

@@ -43,9 +43,14 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("consolidation", "where"): ps.PLACES,
     **{(finding, "level"): levels for finding, levels in ps.LEVELS.items()},
     **{(finding, "texture"): ps.TEXTURES for finding in _TEXTURED},
+    ("heart", "size"): ("0", "1", "2", "3"),
+    **{("spot", side): ("no", "yes") for side in ps.SIDES},
     ("film", "view"): ("PA", "AP"),
 }
-"""(finding, attribute) → its classes; an attribute of an absent finding has no target."""
+"""(finding, attribute) → its classes; an attribute of an absent finding has no target.
+
+Heart size and spots are what the film shows of cardiomegaly and nodules, which no single film can tell for certain.
+"""
 _SIZES = [len(classes) for classes in ATTRIBUTES.values()]
 UNKNOWN = -100
 Probabilities = Mapping[tuple[str, str], Sequence[float]]
@@ -59,6 +64,10 @@ def targets(study: ps.Study, portable: bool) -> list[int]:
     for (finding, attribute), classes in ATTRIBUTES.items():
         if finding == "film":
             numbers.append(int(portable))
+        elif finding == "heart":
+            numbers.append(ps.heart_size(study["cardiomegaly"]))
+        elif finding == "spot":
+            numbers.append(int(attribute in ps.spots(study["nodule"])))
         elif attribute == "present":
             numbers.append(int(study[finding].present))
         else:

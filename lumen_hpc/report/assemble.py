@@ -109,8 +109,9 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     checked = self_check(
         results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
     )
+    training_meta = list(inputs.learned) if settings.baselines or settings.gates else []
     if settings.baselines:
-        learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.pathologies)
+        learned = baselines.answers(results.questions, training_meta, inputs.findings, inputs.pathologies)
         for name, texts in learned.items():
             results.add_model(name, texts)
     for model, rows in answers.items():
@@ -119,7 +120,10 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
             results.add_model(model + COMPOSED, texts)
     control_results = controls(results, answers, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
-    checks = phantom_criteria(results, control_results, oracles) if settings.gates else []
+    checks: list[Criterion] = []
+    if settings.gates:
+        undecided = ceilings.undecided(results, inputs.truth) if inputs.truth else None
+        checks = phantom_criteria(results, control_results, oracles, undecided, training_meta)
     both = tables.tables(results)
     studies = list(inputs.studies)
     between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
@@ -129,7 +133,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         language_checks.canaries(scores),
         language_checks.acceptance(inputs.rewrites, bool(settings.images)),
     )
-    compared = comparison(results)
+    known = ceilings.scores(results, oracles)
+    compared = comparison(results, known.pop(ceilings.TWO_READINGS, None))
     case = case_figure(results, inputs.image) if settings.images else None
     training = {model: list(rows) for model, rows in inputs.training.items()}
     spent = budgets.budgets(training)
@@ -154,7 +159,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         figures=page.draw(both, all_slices, control_results, canaries, acceptance, training)
         | ({"figure-1": case} if case else {}),
         gates=checks,
-        ceilings=ceilings.scores(results, oracles),
+        ceilings=known,
         controls=control_results,
         slices=all_slices,
         canaries=canaries,

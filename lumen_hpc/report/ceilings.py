@@ -1,38 +1,78 @@
-"""Phantom ceilings: the best prediction possible with given knowledge, on this run's test questions."""
+"""Phantom ceilings: the best answers possible with given knowledge, on this run's test questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lumen_hpc.data import phantom_ceilings
+from lumen_hpc.data import phantom_ceilings, phantom_readings
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.metrics.change import facts, tally
 from lumen_hpc.metrics.significance import Column
 from lumen_hpc.report.results import Results
 
 WITHOUT_CUE = "reference and days, without the cue"
-FULL = "reference, days and cue"
+FULL = phantom_ceilings.FULL
+TWO_READINGS = "two separate readings and a rule, on difference questions"
 Answers = dict[str, set[tuple[str, ...]]]
 """question_id → the changes that an oracle names."""
 
 
 def oracles(results: Results, truth: Path) -> dict[str, Answers]:
-    """What each oracle answers to the run's prediction questions, from the phantoms' truth.jsonl.
+    """What each oracle answers to the run's prediction questions, from the phantoms' truth.jsonl, and what the best
+    two separate readings and a rule answer to its difference questions.
 
     Its threshold is the best one on these very questions, which favours the oracle.
     """
     states = {str(row["study_id"]): row for row in read_jsonl(truth)}
-    asked = [results.questions[i] for i in np.flatnonzero(results.where("prediction"))]
-    asked = [q for q in asked if str(q["study_id"]) in states and str(q["ref_study_id"]) in states]
-    pairs = [_pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in asked]
-    ids = [question["question_id"] for question in asked]
-    return {
+    ids, pairs = _asked(results, states, "prediction")
+    found = {
         name: dict(zip(ids, phantom_ceilings.answers(pairs, name), strict=True))
         for name in (phantom_ceilings.ORACLES if pairs else ())
     }
+    ids, pairs = _asked(results, states, "difference")
+    if pairs:
+        found[TWO_READINGS] = dict(zip(ids, phantom_readings.two_readings(pairs), strict=True))
+    return found
+
+
+def _asked(results: Results, states: Mapping[str, dict], kind: str) -> tuple[list[str], list[phantom_ceilings.Pair]]:
+    """The questions of one kind, and the pair that each is about."""
+    asked = [results.questions[i] for i in np.flatnonzero(results.where(kind))]
+    asked = [q for q in asked if str(q["study_id"]) in states and str(q["ref_study_id"]) in states]
+    pairs = [_pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in asked]
+    return [question["question_id"] for question in asked], pairs
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """The questions about one image that the image cannot answer, since a constant of the patient looks the same."""
+
+    where: np.ndarray
+    """bool [questions]."""
+    guessed: Column
+    """Whether the best guess from the image is right, on the closed ones."""
+
+
+def undecided(results: Results, truth: Path) -> Undecided:
+    """By the states in the phantoms' truth.jsonl."""
+    states = {str(row["study_id"]): row for row in read_jsonl(truth)}
+    where, right, asked = (np.zeros(len(results.questions)) for _ in range(3))
+    for i in np.flatnonzero(results.where("diagnostic")):
+        question = results.questions[i]
+        row = states.get(str(question["study_id"]))
+        if row is None or phantom_readings.decided(
+            question["type"], question["question"], study := phantom_ceilings.study_states(row)
+        ):
+            continue
+        where[i] = 1
+        if question["closed"]:
+            guess = phantom_readings.guess(question["question"], study, row["order"] - 1)
+            asked[i], right[i] = 1, guess == (question["short_answer"].strip() == "yes")
+    return Undecided(where > 0, Column(right, asked))
 
 
 def scores(results: Results, named: Mapping[str, Answers]) -> dict[str, float | None]:

@@ -15,6 +15,8 @@ class Comparison:
 
     gap: Interval
     label: str
+    ceiling: float | None = None
+    """Change F1 of the best two separate readings and a rule on these pairs, where it is known: of phantoms."""
 
     @property
     def shown(self) -> bool:
@@ -29,10 +31,15 @@ class Comparison:
             else "this run does not show that it compares the images: two separate readings and a rule do as well"
         )
         what = f"{self.label} minus {self.label} + rule, change F1 on difference questions"
-        return f"{what}: {self.gap.value:+.3f}{bounds}; {verdict}."
+        known = (
+            f" No reader of one image at a time and no rule reach more than {self.ceiling:.3f} on these pairs."
+            if self.ceiling is not None
+            else ""
+        )
+        return f"{what}: {self.gap.value:+.3f}{bounds}; {verdict}.{known}"
 
 
-def comparison(results: Results) -> Comparison | None:
+def comparison(results: Results, ceiling: float | None = None) -> Comparison | None:
     """None where the run asked the principal model no single-image probes (`predict.controls=[composed]`)."""
     model = results.principal
     if model + COMPOSED not in results.samples:
@@ -41,4 +48,4 @@ def comparison(results: Results) -> Comparison | None:
     if gap is None or gap.value is None:
         return None
     low, high = (None, None) if gap.low is None or gap.high is None else (-gap.high, -gap.low)
-    return Comparison(Interval(-gap.value, low, high), results.label(model))
+    return Comparison(Interval(-gap.value, low, high), results.label(model), ceiling)

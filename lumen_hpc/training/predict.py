@@ -14,7 +14,7 @@ import torch
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
 from lumen_hpc.data import leaks, perturbations, probes
-from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.findings_line import FINDINGS, strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.nvila import layers
@@ -169,8 +169,8 @@ class Predictor:
         return self._model.generate(shown, max_new_tokens=self._settings.max_new_tokens)
 
     def _row(self, record: Row, generated: Answer, seconds: float) -> Row:
-        answer = strip(generated.text)
         meta = record["meta"]
+        answer = strip(generated.text, meta.get("line", FINDINGS))
         row = {
             "question_id": meta["question_id"],
             "model": self._name,

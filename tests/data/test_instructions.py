@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lumen_hpc.config.schema import Instruct
-from lumen_hpc.data import instructions, leaks
+from lumen_hpc.data import findings_line, instructions, leaks
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.perturbations import perturb
 from lumen_hpc.data.records import read_jsonl, write_jsonl
@@ -246,3 +246,20 @@ def test_a_line_of_other_findings_is_known_by_their_names():
     line = "air-space opacity mild severe worse pleural effusion no small new"
     assert strip(f"{line} ; x", ("air-space opacity", "pleural effusion")) == "x"
     assert strip(f"{line} ; x") == f"{line} ; x"
+
+
+def test_a_dataset_has_its_own_findings_line_and_only_that_is_taken_off(prepared):
+    """The five findings of the phantoms are not those of MIMIC: its line has its own, the most frequent first."""
+    studies = [row["study_id"] for row in read_jsonl(prepared / "studies.jsonl")]
+    entities = [
+        {"study_id": str(study), "entity": {"lung opacity": {}} | ({"fracture": {}} if study % 10 else {})}
+        for study in studies
+    ]
+    (prepared.parent / "all_diseases.json").write_text(json.dumps(entities))
+    difference = write(prepared, settings=Instruct(findings_first=True))["lumen-train"][1]
+    assert difference["meta"]["line"] == ["lung opacity", "fracture"]
+    text = difference["conversations"][1]["value"]
+    assert text == "lung opacity yes yes same fracture yes yes same ; Nothing has changed."
+    assert findings_line.strip(text, difference["meta"]["line"]) == "Nothing has changed."
+    assert findings_line.strip(text) == text
+    assert findings_line.names({"1": {"edema": {}, "nodule": {}}}) == findings_line.FINDINGS

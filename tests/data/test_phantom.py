@@ -187,12 +187,12 @@ def test_texture_and_interval_decide_the_future():
 
 def test_ceilings_rise_with_knowledge_and_leave_room_for_the_cue(tmp_path):
     found = phantom_ceilings.ceilings(phantom.write(tmp_path, Phantom(patients=400), seed=0))
-    assert found["constant"] < 0.25
+    assert found["constant"] < 0.3
     assert found["main image only"] < 0.5
     full = found["reference, days and cue"]
-    assert full > 0.72
-    assert full - found["reference and days, without the cue"] > 0.15
-    assert full - found["reference and cue, without the days"] > 0.15
+    assert full > 0.66
+    assert full - found["reference and days, without the cue"] > 0.12
+    assert full - found["reference and cue, without the days"] > 0.12
     assert 0.2 < found["nothing has changed"] < 0.35
 
 
@@ -215,21 +215,28 @@ def test_the_best_threshold_is_the_best_of_all():
 
 def test_findings_lines_are_read_back_and_stripped(folder):
     findings = findings_line.read_findings(folder / "medical-diff-vqa")
+    looks = findings_line.read_looks(folder / "medical-diff-vqa")
     truth = [orjson.loads(line) for line in (folder / "truth.jsonl").read_bytes().splitlines()]
     for first, second in zip(truth, truth[1:]):  # noqa: RUF007
         if first["subject_id"] != second["subject_id"]:
             continue
         before, after = findings[str(first["study_id"])], findings[str(second["study_id"])]
+        seen = [
+            findings_line.Seen(findings[str(row["study_id"])], looks[str(row["study_id"])]) for row in (first, second)
+        ]
         for line, cue in (
-            (findings_line.difference_line(before, after), False),
-            (findings_line.prediction_line(before, after), True),
+            (findings_line.difference_line(*seen), False),
+            (findings_line.prediction_line(*seen), True),
         ):
             answer = findings_line.join(line, "The level of edema has changed.")
             assert findings_line.strip(answer) == "The level of edema has changed."
             for entry in findings_line.parse(answer):
                 known = before.get(entry.finding)
-                assert entry.before == ("no" if known is None else known.get("level", "yes"))
-                assert (entry.after == "no") == (entry.finding not in after)
+                if entry.finding in ps.LOOKS:
+                    assert {entry.before, entry.after} <= set(ps.LOOKS[entry.finding])
+                else:
+                    assert entry.before == ("no" if known is None else known.get("level", "yes"))
+                    assert (entry.after == "no") == (entry.finding not in after)
                 assert bool(entry.cue) == cue
                 assert (entry.outcome == "new") == (known is None and entry.finding in after)
 

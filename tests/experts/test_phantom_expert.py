@@ -33,10 +33,12 @@ def expert():
 def test_targets_cover_each_attribute_except_those_of_absent_findings():
     study = {finding: ps.ABSENT for finding in ps.FINDINGS}
     study["edema"] = ps.State(True, "", "severe", "smooth")
+    study["cardiomegaly"], study["nodule"] = ps.State(constant="medium"), ps.State(constant="left")
     named = dict(zip(phantom.ATTRIBUTES, phantom.targets(study, portable=True), strict=True))
     assert named.pop(("edema", "level")) == 2
     assert named.pop(("edema", "texture")) == ps.TEXTURES.index("smooth")
     assert named.pop(("edema", "present")) == named.pop(("film", "view")) == 1
+    assert (named.pop(("heart", "size")), named.pop(("spot", "left")), named.pop(("spot", "right"))) == (1, 1, 0)
     assert {number for (_, attribute), number in named.items() if attribute == "present"} == {0}
     assert {number for (_, attribute), number in named.items() if attribute != "present"} == {phantom.UNKNOWN}
 
