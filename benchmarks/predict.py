@@ -58,11 +58,13 @@ def main() -> None:
         served = VLLMModel(folder, dtype="bfloat16" if torch.cuda.is_available() else "", max_num_seqs=BATCH)
         best = dict.fromkeys(("native", "vllm"), 0.0)
         answers = {}
-        for _ in range(repeats):
+        for turn in range(1, repeats + 1):
             for name, engine in (("native", native), ("vllm", served)):
                 begun = time.perf_counter()
                 answers[name] = [answer.ids for answer in engine.generate(records, max_new_tokens=tokens)]
-                best[name] = max(best[name], len(records) / (time.perf_counter() - begun))
+                rate = len(records) / (time.perf_counter() - begun)
+                best[name] = max(best[name], rate)
+                print(f"turn {turn}: {name} {rate:.2f} answers/s", flush=True)
     equal = sum(one == other for one, other in zip(answers["native"], answers["vllm"], strict=True))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     length = sum(map(len, answers["native"])) / len(records)
