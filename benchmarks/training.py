@@ -163,7 +163,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     alone = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
     runner = loop.Loop(job, train, Ranks(), plan, alone, checkpoints, 0)
     built = [(ids, [job.batcher.build(packed) for packed in packs]) for ids, packs in runner._layouts()]
-    weights = [runner._weights(ids) for ids, _ in built]
+    weights = [torch.tensor(runner._weights(ids)) for ids, _ in built]
 
     def bare(step: int) -> None:
         micros = built[step][1]

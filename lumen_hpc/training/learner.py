@@ -55,6 +55,9 @@ class Learner(torch.nn.Module):
         compiled = settings.compiled is True
         if compiled and self.quantised:
             raise UserError("train.compiled=true does not compile layers of train.adapter.base_bits=8 or 4; use auto")
+        if compiled and settings.adapter.kind != "none" and settings.zero == 3:
+            # A compiled backward pass meets frozen weights that DeepSpeed has released.
+            raise UserError("train.compiled=true does not compile adapters under train.zero=3; use zero=1, 2 or auto")
         model.prepare_layers(settings.checkpointing, compiled=compiled)
         model.tile_multiple = TILE_MULTIPLE if compiled else 1
         self._shapes: set[tuple[int, int]] | None = set() if compiled else None

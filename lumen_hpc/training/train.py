@@ -145,6 +145,8 @@ def _compiling(settings: schema.Train, ranks: Ranks, progress: Callable[..., Non
         reason = "there is no GPU"
         if settings.adapter.base_bits < 16:
             reason = f"train.adapter.base_bits={settings.adapter.base_bits}"
+        elif settings.adapter.kind != "none" and settings.zero == 3:
+            reason = "adapters under train.zero=3"
         elif torch.cuda.is_available():
             flexible = settings.attention in ("auto", "flex")
             reason = layers.try_compiling(torch.bfloat16) if flexible else f"train.attention={settings.attention}"

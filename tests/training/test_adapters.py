@@ -13,6 +13,7 @@ from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import adapters, sizing
+from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.predict import open_model
 from tests.training import tiny, toy
 
@@ -43,6 +44,11 @@ def test_a_target_that_no_layer_has_is_refused():
     train = Train(adapter=Adapter(**{**LORA, "targets": ["query"]}))
     with pytest.raises(UserError, match=r"targets=\['query'\]"):
         adapters.inject(model(), train, seed=0)
+
+
+def test_compiled_adapters_under_zero3_are_refused():
+    with pytest.raises(UserError, match=r"does not compile adapters under train\.zero=3"):
+        Learner(model(), settings(zero=3, checkpointing="none", compiled=True))
 
 
 def test_merged_and_unmerged_logits_are_equal(tmp_path):
