@@ -32,7 +32,7 @@ from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.training.sizing import Sizes, Workload, plan
-from lumen_hpc.training.train import train
+from lumen_hpc.training.train import fine_tune
 
 QUESTIONS = 3
 """Questions an image, as in LUMEN."""
@@ -82,7 +82,7 @@ def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
     for name, stops in (("whole", [0]), ("resumed", [given.steps // 2, 0])):
         for stop in stops:
             out = folder / name
-            outcome = train(
+            outcome = fine_tune(
                 settings,
                 folder / "records.jsonl",
                 base,

@@ -48,7 +48,7 @@ from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
-from lumen_hpc.training.train import train as run_training
+from lumen_hpc.training.train import fine_tune
 
 MICRO_BATCH, GLOBAL_BATCH = 8, 32
 MIXTURE = {"diagnostic": 0.834, "difference": 0.083, "prediction": 0.083}
@@ -273,7 +273,7 @@ def part(folder: Path, who: str, stop: int) -> None:
         peer(folder, out, stop - 1, save=stop == 2, resume=stop > 2)
         return
     doing = [""]
-    run_training(
+    fine_tune(
         settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
         should_stop=lambda: doing[-1].endswith(f" step {stop}"),
         progress=lambda action, within=0.0: doing.append(action),

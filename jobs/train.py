@@ -34,7 +34,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Trains until done or until a stop is requested; yields one row a file of the final model."""
     from lumen_hpc.nvila.prompt_form import PromptForm
-    from lumen_hpc.training.train import train
+    from lumen_hpc.training.train import fine_tune
 
     instruct = task.settings.instruct
     form = PromptForm.trained(
@@ -44,7 +44,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         records = task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl"
         digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
-        outcome = train(
+        outcome = fine_tune(
             task.settings.train,
             records,
             verify(task.run.base_weights, task.run.profile.cache),

@@ -26,38 +26,38 @@ FOLDER = "adapter"
 """The adapters' folder beside the merged weights."""
 
 
-def target_names(model: NVILA, settings: schema.Train) -> list[str]:
+def target_names(model: NVILA, train: schema.Train) -> list[str]:
     """Names of the linear layers that get an adapter, in the model's order. Raises UserError if there is none."""
     running = {id(layer) for part in layers.layers(model).values() for layer in part}
     roots = {name: module for name, module in model.named_modules() if id(module) in running}
     roots["mm_projector"] = model.mm_projector
     parts = {"mm_projector": "projector"}
-    chosen = set(settings.adapter.targets)
+    chosen = set(train.adapter.targets)
     names = [
         f"{root}.{name}"
         for root, module in roots.items()
-        if parts.get(root, root.split(".")[0]) in settings.tune
+        if parts.get(root, root.split(".")[0]) in train.tune
         for name, child in module.named_modules()
         if isinstance(child, nn.Linear) and (not chosen or name.rpartition(".")[2] in chosen)
     ]
     if not names:
         raise UserError(
-            f"train.adapter.targets={settings.adapter.targets}: no linear layer of {settings.tune} has such a name; "
+            f"train.adapter.targets={train.adapter.targets}: no linear layer of {train.tune} has such a name; "
             "use some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, out_proj, fc1, fc2, "
             "or [] for all"
         )
     return names
 
 
-def inject(model: NVILA, settings: schema.Train, seed: int) -> None:
+def inject(model: NVILA, train: schema.Train, seed: int) -> None:
     """Put adapters into the model; they alone learn. Their first values follow from `seed`; they change no output.
 
-    The layers under them are quantised first where `settings.adapter.base_bits` is 8 or 4.
+    The layers under them are quantised first where `train.adapter.base_bits` is 8 or 4.
     """
-    names = target_names(model, settings)
-    if settings.adapter.base_bits < 16:
-        quantisation.quantise(model, names, settings.adapter.base_bits)
-    config = _config(names, settings.adapter)
+    names = target_names(model, train)
+    if train.adapter.base_bits < 16:
+        quantisation.quantise(model, names, train.adapter.base_bits)
+    config = _config(names, train.adapter)
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng():

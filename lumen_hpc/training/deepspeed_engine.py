@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,6 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.checkpointing import TAG, StagedWriter
-
-
-def rate_at(step: int, steps: int, learning_rate: float, warmup: float) -> float:
-    """The rate of a step (from 0): a linear warm-up to `learning_rate` over `warmup` of the steps, a cosine to zero.
-
-    The first step already learns, and so does the last.
-    """
-    warm = math.ceil(steps * warmup)
-    if step < warm:
-        return learning_rate * (step + 1) / warm
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool, nodes: int = 1) -> dict[str, Any]:

@@ -32,13 +32,13 @@ class Learner(torch.nn.Module):
     official code, and are saved as they were.
     """
 
-    def __init__(self, model: NVILA, settings: schema.Train, *, seed: int = 0) -> None:
-        """`settings` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters.
+    def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0) -> None:
+        """`train` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters.
 
         Raises UserError for parts that do not exist.
         """
         super().__init__()
-        tune = settings.tune
+        tune = train.tune
         if unknown := sorted(set(tune) - set(model.parts)):
             raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; use some of {sorted(model.parts)}")
         if not tune:
@@ -49,19 +49,19 @@ class Learner(torch.nn.Module):
             model.parts[part].requires_grad_(True)
         for module in _after_selected(model):
             module.requires_grad_(False)
-        if settings.adapter.kind == "lora":
-            adapters.inject(model, settings, seed)
-        self.quantised = settings.adapter.kind != "none" and settings.adapter.base_bits < 16
-        compiled = settings.compiled is True
+        if train.adapter.kind == "lora":
+            adapters.inject(model, train, seed)
+        self.quantised = train.adapter.kind != "none" and train.adapter.base_bits < 16
+        compiled = train.compiled is True
         if compiled and self.quantised:
             raise UserError("train.compiled=true does not compile layers of train.adapter.base_bits=8 or 4; use auto")
-        if compiled and settings.adapter.kind != "none" and settings.zero == 3:
+        if compiled and train.adapter.kind != "none" and train.zero == 3:
             # A compiled backward pass meets frozen weights that DeepSpeed has released.
             raise UserError("train.compiled=true does not compile adapters under train.zero=3; use zero=1, 2 or auto")
-        model.prepare_layers(settings.checkpointing, compiled=compiled)
+        model.prepare_layers(train.checkpointing, compiled=compiled)
         model.tile_multiple = TILE_MULTIPLE if compiled else 1
         self._shapes: set[tuple[int, int]] | None = set() if compiled else None
-        if settings.zero == 3:
+        if train.zero == 3:
             model.tiles_at_once = ONE_CALL
             model.sync_tower_calls = lambda calls: 1
             if compiled:  # a layer is gathered whole, outside its graph

@@ -21,11 +21,12 @@ from lumen_hpc.progress import spell
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training import validation
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
-from lumen_hpc.training.deepspeed_engine import Engine, rate_at
+from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.layout import Shared, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
+from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.training.sizing import check_batch
 from lumen_hpc.training.speed import peak_flops
 
@@ -78,7 +79,7 @@ class Work:
 
 def run(
     work: Work,
-    settings: schema.Train,
+    train: schema.Train,
     ranks: Ranks,
     *,
     seed: int,
@@ -93,15 +94,15 @@ def run(
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
-    plan = sampling.make(work.survey.groups, work.survey.kinds, settings, seed)
-    check_batch(settings, ranks.world_size)
-    checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=settings.keep_checkpoints)
+    plan = sampling.make(work.survey.groups, work.survey.kinds, train, seed)
+    check_batch(train, ranks.world_size)
+    checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=train.keep_checkpoints)
     found = checkpoints.latest()
     if found is not None:
         _same_run(found, work.fingerprint)
     other_world = found is not None and found.world_size != ranks.world_size
-    convert = other_world and int(settings.zero) > 0
-    engine = Engine(work.model, settings, ranks, checkpoints.writer, universal=convert)
+    convert = other_world and int(train.zero) > 0
+    engine = Engine(work.model, train, ranks, checkpoints.writer, universal=convert)
     done = 0
     if found is not None:
         folder = checkpoints.universal(found, progress) if convert else found.folder / TAG
@@ -110,7 +111,7 @@ def run(
         done = found.step
     if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
         return engine, done, done == plan.steps
-    loop = Loop(work, settings, ranks, plan, engine, checkpoints, done, should_stop, progress)
+    loop = Loop(work, train, ranks, plan, engine, checkpoints, done, should_stop, progress)
     try:
         finished = loop.go(started=started, resumed=found)
     except BaseException:
@@ -133,7 +134,7 @@ class Loop:
     def __init__(
         self,
         work: Work,
-        settings: schema.Train,
+        train: schema.Train,
         ranks: Ranks,
         plan: sampling.Sampler,
         engine: Engine,
@@ -142,7 +143,7 @@ class Loop:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[..., None] = lambda doing, within=0.0: None,
     ) -> None:
-        self.work, self.settings, self.ranks, self.plan = work, settings, ranks, plan
+        self.work, self.train, self.ranks, self.plan = work, train, ranks, plan
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
         self.should_stop, self.progress = should_stop, progress
         self.device = engine.ds.device
@@ -177,7 +178,7 @@ class Loop:
         self.recent.extend(broadcast_json(recent) or [])
         stop = False
         began = time.perf_counter()
-        with Prefetcher(self._layouts(), self.work.batcher, workers=self.settings.workers) as prefetcher:
+        with Prefetcher(self._layouts(), self.work.batcher, workers=self.train.workers) as prefetcher:
             for ids, micros in prefetcher:
                 waited = time.perf_counter() - began
                 metrics, stop = self._step(ids, micros)
@@ -208,18 +209,18 @@ class Loop:
 
     def _is_due(self) -> bool:
         """Whether a checkpoint, and a validation loss, belong to the step that was done last."""
-        return self.done == self.plan.steps or (self.done > 0 and self.done % self.settings.checkpoint_every == 0)
+        return self.done == self.plan.steps or (self.done > 0 and self.done % self.train.checkpoint_every == 0)
 
     def _validate(self) -> dict[str, Any]:
         """The loss on held-out records, as a row of metrics.jsonl keeps it; every rank calls it."""
         if self.work.held_out is None:
             return {}
         doing = f"measures the validation loss after step {self.done}"
-        self.progress(doing, self.settings.stuck_after)
+        self.progress(doing, self.train.stuck_after)
         began = time.perf_counter()
         found = validation.losses(
-            self.work.held_out, self.engine, self.settings, self.ranks,
-            lambda: self.progress(doing, self.settings.stuck_after),
+            self.work.held_out, self.engine, self.train, self.ranks,
+            lambda: self.progress(doing, self.train.stuck_after),
         )  # fmt: skip
         self.validated = time.perf_counter() - began
         return found
@@ -239,7 +240,7 @@ class Loop:
 
     def _layouts(self) -> Any:
         """(ids, this rank's micro-batches) of every remaining step."""
-        survey, settings = self.work.survey, self.settings
+        survey, train = self.work.survey, self.train
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
             ranks = lay_out(
@@ -248,8 +249,8 @@ class Loop:
                 survey.prefix,
                 survey.suffix,
                 world_size=self.ranks.world_size,
-                budget=settings.token_budget,
-                shared=settings.shared_prefix,
+                budget=train.token_budget,
+                shared=train.shared_prefix,
             )
             yield ids, ranks[self.ranks.rank]
 
@@ -259,7 +260,7 @@ class Loop:
         survey = self.work.survey
         for sample in ids:
             counts[self.kind_of[survey.kinds[sample]]] += int(survey.supervised[sample])
-        if self.settings.loss == "kinds":
+        if self.train.loss == "kinds":
             return (1 / counts.clamp(min=1)).float().tolist()
         return torch.full_like(counts, 1 / float(counts.sum())).float().tolist()
 
@@ -268,7 +269,7 @@ class Loop:
 
         Only two values are read back from a GPU: the collective's sums, and the gradient norm after the update.
         """
-        self.progress(f"computes step {self.done + 1}", self.settings.stuck_after)
+        self.progress(f"computes step {self.done + 1}", self.train.stuck_after)
         weights = self._weights(ids)
         on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
         sums = torch.zeros(2 * len(self.kinds) + 4, dtype=torch.float64, device=self.device)
@@ -280,7 +281,7 @@ class Loop:
             self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
-        self.progress(f"waits for the others in step {self.done + 1}", self.settings.stuck_after)
+        self.progress(f"waits for the others in step {self.done + 1}", self.train.stuck_after)
         flags = [float(self.should_stop()), float(self.checkpoints.failed)]
         own = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
         sums[-4:] = torch.tensor(own, dtype=torch.float64)
@@ -291,7 +292,7 @@ class Loop:
         per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights))
         self._check(loss)
-        rate = rate_at(self.done, self.plan.steps, self.settings.learning_rate, self.settings.warmup)
+        rate = rate_at(self.done, self.plan.steps, self.train.learning_rate, self.train.warmup)
         norm = self.engine.step(rate)
         self._check(norm, "gradient norm")
         self.recent.append(loss)
@@ -307,7 +308,7 @@ class Loop:
         }, stop > 0
 
     def _check(self, value: float, what: str = "loss") -> None:
-        limit = self.settings.loss_limit
+        limit = self.train.loss_limit
         usual = statistics.median(self.recent) if len(self.recent) == self.recent.maxlen else math.inf
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
             return

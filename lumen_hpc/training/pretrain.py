@@ -25,8 +25,8 @@ from lumen_hpc.nvila import NVILA, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import phantom_records
-from lumen_hpc.training.deepspeed_engine import rate_at
 from lumen_hpc.training.sampler import plain
+from lumen_hpc.training.schedule import rate_at
 
 log = logging.getLogger(__name__)
 

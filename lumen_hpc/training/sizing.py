@@ -259,19 +259,19 @@ def check(
     raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {hint}")
 
 
-def check_batch(settings: schema.Train, world_size: int) -> None:
+def check_batch(train: schema.Train, world_size: int) -> None:
     """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
-    batch = sum(settings.mixture.values()) or settings.global_batch
+    batch = sum(train.mixture.values()) or train.global_batch
     if batch < world_size:
         raise UserError(
             f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
             f"use at least train.global_batch={world_size}, or at most {batch} GPUs"
         )
-    if settings.token_budget < settings.max_tokens:
+    if train.token_budget < train.max_tokens:
         raise UserError(
-            f"train.token_budget={settings.token_budget} does not hold a sample of "
-            f"train.max_tokens={settings.max_tokens}; use at least train.token_budget="
-            f"{settings.max_tokens}, or at most train.max_tokens={settings.token_budget}"
+            f"train.token_budget={train.token_budget} does not hold a sample of "
+            f"train.max_tokens={train.max_tokens}; use at least train.token_budget="
+            f"{train.max_tokens}, or at most train.max_tokens={train.token_budget}"
         )
 
 

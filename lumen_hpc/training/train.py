@@ -58,8 +58,8 @@ class Outcome:
         return "finished" if self.finished else f"interrupted at step {self.step}"
 
 
-def train(
-    settings: schema.Train,
+def fine_tune(
+    train: schema.Train,
     records: Path,
     base: Path,
     out: Path,
@@ -86,9 +86,9 @@ def train(
     """
     started = time.monotonic()
     _check_folder(out, ranks)
-    settings = _resolved(settings, base, out, ranks)
+    train = _resolved(train, base, out, ranks)
     fingerprint = {
-        **_results(settings),
+        **_results(train),
         "seed": seed,
         "records": records_hash or _records_hash(records),
         "base": _identity(base),
@@ -108,14 +108,14 @@ def train(
         work = None
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()
-            settings = _compiling(settings, ranks, progress)
-            work = _work(settings, records, base, out, fingerprint, ranks, should_stop, progress, form, held_out)
+            train = _compiling(train, ranks, progress)
+            work = _work(train, records, base, out, fingerprint, ranks, should_stop, progress, form, held_out)
         if work is None:
             leave()
             kept = newest(out / FOLDER)
             return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
         engine, done, finished = loop.run(
-            work, settings, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
+            work, train, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
         )
         if finished:
             progress("writing the final model")
@@ -125,40 +125,40 @@ def train(
     return Outcome(finished, done)
 
 
-def _resolved(settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> schema.Train:
+def _resolved(train: schema.Train, base: Path, out: Path, ranks: Ranks) -> schema.Train:
     """The settings with every `auto` decided by this GPU's memory; the ZeRO stage of a begun training stays."""
-    if settings.zero == "auto" and (out / "training.json").is_file():
+    if train.zero == "auto" and (out / "training.json").is_file():
         begun = json.loads((out / "training.json").read_text()).get("train.zero")
-        settings = dataclasses.replace(settings, zero=begun if isinstance(begun, int) else "auto")
+        train = dataclasses.replace(train, zero=begun if isinstance(begun, int) else "auto")
     memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9 if torch.cuda.is_available() else 0.0
-    resolved = sizing.resolve(settings, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
-    if resolved != settings and ranks.first:
+    resolved = sizing.resolve(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
+    if resolved != train and ranks.first:
         names = ("zero", "checkpointing", "node_shards")
         log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
     return resolved
 
 
-def _compiling(settings: schema.Train, ranks: Ranks, progress: Callable[..., None]) -> schema.Train:
+def _compiling(train: schema.Train, ranks: Ranks, progress: Callable[..., None]) -> schema.Train:
     """The settings with `train.compiled=auto` decided alike on all ranks: plain layers where one cannot compile."""
-    if settings.compiled == "auto":
+    if train.compiled == "auto":
         progress("trying the compiler")
         reason = "there is no GPU"
-        if settings.adapter.base_bits < 16:
-            reason = f"train.adapter.base_bits={settings.adapter.base_bits}"
-        elif settings.adapter.kind != "none" and settings.zero == 3:
+        if train.adapter.base_bits < 16:
+            reason = f"train.adapter.base_bits={train.adapter.base_bits}"
+        elif train.adapter.kind != "none" and train.zero == 3:
             reason = "adapters under train.zero=3"
         elif torch.cuda.is_available():
-            flexible = settings.attention in ("auto", "flex")
-            reason = layers.try_compiling(torch.bfloat16) if flexible else f"train.attention={settings.attention}"
+            flexible = train.attention in ("auto", "flex")
+            reason = layers.try_compiling(torch.bfloat16) if flexible else f"train.attention={train.attention}"
         reasons = [reason for reason in gather_json(reason) if reason]
         if reasons and ranks.first:
             log.info("plain layers: %s", reasons[0])
-        settings = dataclasses.replace(settings, compiled=not reasons)
-    if settings.compiled and settings.attention == "auto" and torch.cuda.is_available():
-        settings = dataclasses.replace(settings, attention="flex")
-    if settings.compiled:
+        train = dataclasses.replace(train, compiled=not reasons)
+    if train.compiled and train.attention == "auto" and torch.cuda.is_available():
+        train = dataclasses.replace(train, attention="flex")
+    if train.compiled:
         layers.use_private_cache()
-    return settings
+    return train
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _work(
-    settings: schema.Train,
+    train: schema.Train,
     records: Path,
     base: Path,
     out: Path,
@@ -198,18 +198,18 @@ def _work(
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
-        sizing.check(settings, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
+        sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
-    multiple = -(-settings.token_budget // (LENGTHS * 128)) * 128 if settings.compiled else 1
+    multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
     held = None
-    if held_out is not None and held_out.is_file() and settings.validate:
+    if held_out is not None and held_out.is_file() and train.validate:
         held = validation.hold_out(
-            validation.spread(Records(held_out), settings.validate),
+            validation.spread(Records(held_out), train.validate),
             lambda some: measure(some, preprocessor),
             lambda kept, index: Batcher(kept, index, preprocessor, Pictures(), multiple=multiple),
             ranks,
             opening=opening,
-            max_tokens=settings.max_tokens,
+            max_tokens=train.max_tokens,
             folder=out / "validation",
             version=f"{_records_hash(held_out)} {fingerprint['base']}",
         )
@@ -218,8 +218,8 @@ def _work(
         lambda some: measure(some, preprocessor),
         ranks,
         opening=opening,
-        max_tokens=settings.max_tokens,
-        on_bad=settings.on_bad,
+        max_tokens=train.max_tokens,
+        on_bad=train.on_bad,
         folder=out,
         version=f"{fingerprint['records']} {fingerprint['base']}",
         should_stop=should_stop,
@@ -230,20 +230,20 @@ def _work(
     if ranks.first:
         log.info("records: %s", describe(found))
     progress("loading the model")
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    model = nvila.load(base, dtype=dtype, attention=settings.attention)
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    model = nvila.load(base, dtype=dtype, attention=train.attention)
     model.config = model.config.with_prompt_form(form)  # saved with the final model
-    if settings.max_tokens > model.config.max_length:
+    if train.max_tokens > model.config.max_length:
         raise UserError(
-            f"train.max_tokens={settings.max_tokens}: {base} takes {model.config.max_length} tokens; "
+            f"train.max_tokens={train.max_tokens}: {base} takes {model.config.max_length} tokens; "
             f"use at most train.max_tokens={model.config.max_length}"
         )
-    learner = Learner(model, settings, seed=fingerprint["seed"])
-    batcher = Batcher(rows, found, preprocessor, Pictures(settings.cache_images_gb), multiple=multiple)
+    learner = Learner(model, train, seed=fingerprint["seed"])
+    batcher = Batcher(rows, found, preprocessor, Pictures(train.cache_images_gb), multiple=multiple)
     sizes = sizing.Sizes.read(base)
 
     def flops(micro: Any) -> float:
-        return sizing.matrix_flops(settings, sizes, micro.tokens, len(micro.batch.tiles))
+        return sizing.matrix_flops(train, sizes, micro.tokens, len(micro.batch.tiles))
 
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops, held)
 
@@ -265,15 +265,15 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     dist.barrier()
 
 
-def _results(settings: schema.Train) -> dict[str, Any]:
+def _results(train: schema.Train) -> dict[str, Any]:
     """The settings that determine the result; those of speed and location are excluded."""
-    values = dataclasses.asdict(settings)
+    values = dataclasses.asdict(train)
     return {
         f"train.{field.name}": values[field.name]
-        for field in dataclasses.fields(settings)
+        for field in dataclasses.fields(train)
         if not field.metadata.get("runtime_only")
         and field.name != "base"
-        and (field.name != "adapter" or settings.adapter.kind != "none")
+        and (field.name != "adapter" or train.adapter.kind != "none")
     }
 
 

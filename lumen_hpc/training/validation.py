@@ -75,7 +75,7 @@ def hold_out(
 def losses(
     held: HeldOut,
     engine: Engine,
-    settings: schema.Train,
+    train: schema.Train,
     ranks: Ranks,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -87,16 +87,16 @@ def losses(
     kinds = sorted(set(index.kinds.tolist()))
     kind_of = torch.tensor([kinds.index(kind) for kind in index.kinds.tolist()], device=device)
     items = sequences(
-        range(len(index)), index.groups, index.prefix, index.suffix, budget=settings.token_budget,
-        shared=settings.shared_prefix,
+        range(len(index)), index.groups, index.prefix, index.suffix, budget=train.token_budget,
+        shared=train.shared_prefix,
     )  # fmt: skip
-    packs = layout(items, ranks.world_size, settings.token_budget)[ranks.rank]
+    packs = layout(items, ranks.world_size, train.token_budget)[ranks.rank]
     sums = torch.zeros(2, len(kinds), dtype=torch.float64, device=device)
     # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
-    quiet = nullcontext() if settings.compiled or settings.attention == "flex" else torch.no_grad()
+    quiet = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()
     engine.ds.eval()
     try:
-        with ThreadPoolExecutor(settings.workers) as pool, quiet:
+        with ThreadPoolExecutor(train.workers) as pool, quiet:
             for micro in pool.map(held.batcher.build, packs):
                 progress()
                 micro = micro.to(device)
@@ -109,5 +109,5 @@ def losses(
     dist.all_reduce(sums)
     total, count = sums.tolist()
     found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds, total, count, strict=True) if b}
-    whole = sum(found.values()) if settings.loss == "kinds" else sum(total) / sum(count)
+    whole = sum(found.values()) if train.loss == "kinds" else sum(total) / sum(count)
     return {LOSS: whole, **found}

@@ -17,7 +17,7 @@ from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training.predict import open_predictor
-from lumen_hpc.training.train import RESULTS, train
+from lumen_hpc.training.train import RESULTS, fine_tune
 from tests.training import tiny, toy
 
 STEPS = 5
@@ -141,7 +141,7 @@ def test_a_folder_in_which_another_job_trains_is_refused(dataset, tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         with pytest.raises(UserError, match=r"another training is running in .*\(job 7 on n1\)"):
-            train(
+            fine_tune(
                 Train(**tiny.SETTINGS), dataset / "records.jsonl", dataset / "base", tmp_path, seed=0,
                 ranks=Ranks(), should_stop=lambda: False,
             )  # fmt: skip

@@ -84,13 +84,13 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
     import torch
 
     from lumen_hpc.config.schema import Adapter, Train
-    from lumen_hpc.training.train import train
+    from lumen_hpc.training.train import fine_tune
 
     dataset = Path(run["dataset"])
     known = {field.name for field in dataclasses.fields(Train)}
     assert set(run["settings"]) <= known
     torch.manual_seed(1)
-    outcome = train(
+    outcome = fine_tune(
         Train(**run["settings"] | {"adapter": Adapter(**run["settings"].get("adapter", {}))}),
         dataset / "records.jsonl",
         dataset / "base",
