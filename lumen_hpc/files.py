@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,14 @@ def foreign(path: Path) -> str:
     if status.st_mode & stat.S_IWOTH and not (status.st_mode & stat.S_ISVTX):
         return f"{path.name} may be written by any user (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""
+
+
+def user_name(uid: int) -> str:
+    """A user's name, as this machine knows it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,26 @@ NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix
 @contextmanager
 def present() -> Iterator[None]:
     """The user exists, and is removed afterwards if this call created it."""
-    if NAME in (entry.pw_name for entry in pwd.getpwall()):
-        yield
-        return
-    subprocess.run(["useradd", "--no-create-home", "--user-group", NAME], check=True, capture_output=True)
+    created = _create()
     try:
         yield
     finally:
-        subprocess.run(["userdel", NAME], capture_output=True)
+        if created:
+            subprocess.run(["userdel", NAME], capture_output=True)
+
+
+def _create(seconds: float = 30.0) -> bool:
+    """Creates the user, waiting while another program holds /etc/passwd; False if it exists."""
+    deadline = time.monotonic() + seconds
+    while NAME not in (entry.pw_name for entry in pwd.getpwall()):
+        words = ["useradd", "--no-create-home", "--user-group", NAME]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode == 0:
+            return True
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"useradd {NAME}: {done.stderr.strip()}")
+        time.sleep(0.5)
+    return False
 
 
 def run(*command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import reference, remembered, saved, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import user_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -252,7 +253,7 @@ def status(request: Request, pipeline: Pipeline) -> int:
         return [item for item in run_status.of(run, pipeline.stages) if item.step in names]
 
     names = _named(run, pipeline, request.stage or "full")
-    owner, queue_known = live.user_name(run.folder.stat().st_uid), True
+    owner, queue_known = user_name(run.folder.stat().st_uid), True
     if request.watch:
         run = dataclasses.replace(run, seen={})
         found = status_table.watch(run, look, _console())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lumen_hpc import files
 from lumen_hpc.cluster import dependencies, slurm
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import user_name
 
 JobRecord = dict[str, Any]
 """A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
@@ -155,14 +155,6 @@ def owner(record: dict[str, Any]) -> str:
     """The name of who submitted."""
     user = str(record.get("user", "?"))
     return user_name(int(user)) if user.isdigit() else f"user {user}"
-
-
-def user_name(uid: int) -> str:
-    """A user's name, as this machine knows it."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
 
 
 def _listed(ids: list[str]) -> str:

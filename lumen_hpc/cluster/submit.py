@@ -26,10 +26,9 @@ from lumen_hpc.cluster import (
     triage,
 )
 from lumen_hpc.cluster.dependencies import Gate, Link
-from lumen_hpc.cluster.live import user_name
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
-from lumen_hpc.config import saved
+from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
@@ -63,7 +62,7 @@ class Submission:
 def open_run(request: Request) -> Run:
     """The run as the request sees it; nothing is created. UserError if it is another user's and closed to this one."""
     folder = request.folder
-    _require_open(folder)
+    remembered.require_open(folder)
     version = folder / "layout"
     if version.exists() and version.read_text().strip() != str(LAYOUT):
         raise UserError(
@@ -71,24 +70,6 @@ def open_run(request: Request) -> Run:
             f"{LAYOUT}); go on with that version, or choose another run=NAME"
         )
     return Run(folder, request.settings, request.profile)
-
-
-def _require_open(folder: Path) -> None:
-    """Raises UserError, with the owner's name, where this user may not look into the run."""
-    for path in (folder, folder / "config.yaml", folder / "submissions"):
-        try:
-            status = path.stat()
-            closed = not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
-        except FileNotFoundError:
-            continue
-        except PermissionError:  # some folder above the run
-            path = next(parent for parent in path.parents if os.access(parent.parent, os.X_OK))
-            status, closed = path.stat(), True
-        if closed:
-            raise UserError(
-                f"{path}: belongs to {user_name(status.st_uid)}, and you may not read it: only its owner can see, "
-                "continue or cancel the run; choose another run=NAME or runs=FOLDER"
-            )
 
 
 def prepare_folder(run: Run) -> None:

@@ -8,6 +8,7 @@ that an edited recipe or profile shows as a difference from the settings that `c
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import user_name
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it: ten times faster than OmegaConf's."""
@@ -40,6 +42,7 @@ class Remembered:
 def read(folder: Path) -> Remembered | None:
     """What the run in `folder` remembers; None where there is no run, UserError for a file that is none of a run's."""
     path = folder / "config.yaml"
+    require_open(folder)
     if not path.is_file():
         return None
     try:
@@ -49,6 +52,24 @@ def read(folder: Path) -> Remembered | None:
         )
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
+
+
+def require_open(folder: Path) -> None:
+    """Raises UserError, with the owner's name, where this user may not look into the run."""
+    for path in (folder, folder / "config.yaml", folder / "submissions"):
+        try:
+            status = path.stat()
+            closed = not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # some folder above the run
+            path = next(parent for parent in path.parents if os.access(parent.parent, os.X_OK))
+            status, closed = path.stat(), True
+        if closed:
+            raise UserError(
+                f"{path}: belongs to {user_name(status.st_uid)}, and you may not read it: only its owner can see, "
+                "continue or cancel the run; choose another run=NAME or runs=FOLDER"
+            )
 
 
 def nested(given: dict[str, Any]) -> DictConfig:
