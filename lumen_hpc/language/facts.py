@@ -108,6 +108,10 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
     return tuple(dict.fromkeys((role, name.lower()) for role, name in names))
 
 
+_CLOSED = ("do ", "does ", "is ", "are ", "will ", "can ", "should ", "would ")
+"""How a question begins that "Yes, …" answers: "Do you expect any change …?"."""
+
+
 def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: Facts) -> list[str]:
     """What is wrong with the words themselves, whatever they say of findings."""
     numbers = answer.numbers - numbers_of(question)
@@ -115,6 +119,8 @@ def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: 
     counts -= {"several", "various"} if len(answer.findings) > 1 else set()
     nothing = all(state.status in ("absent", "same") for state in given.findings.values()) and not given.views
     lead = short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing
+    if kind == "prediction" and not nothing and question.lower().startswith(_CLOSED):
+        lead = "yes"
     wrong = {
         f"number not in the question: {', '.join(sorted(numbers))}": numbers,
         f"another count: {', '.join(sorted(counts))}": counts,
