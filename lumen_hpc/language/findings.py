@@ -102,7 +102,7 @@ class Finding:
             "it counts what it does not name": any(item.phrase.roles(count) for count in counts),
             "it breaks off": predicate.broken and rule in ("there", "notplace"),
             "its denial is weakened": weak and rule in _DENIALS,
-            "it does not say what an organ is": organ and self.name != ANY and not item.taken_up,
+            "it does not say what an organ is": organ and self.name != ANY,
         }
         return [reason for reason, holds in reasons.items() if holds]
 

@@ -163,7 +163,8 @@ class _Reading:
         findings = {name: finding.state() for name, finding in self.findings.items()}
         self.problems += [problem for finding in self.findings.values() for problem in finding.problems]
         others = [state.status for name, state in findings.items() if name != ANY]
-        if ANY in findings and others and findings[ANY].status in others and not self.findings[ANY].named:
+        implied = ANY in findings and others and findings[ANY].status in others and not self.findings[ANY].named
+        if implied and findings[ANY].status != "gone":  # an image that is `now normal` has lost every finding
             del findings[ANY]
         where, denied = places(self.places), places(self.denied)
         unnamed = [p for p in self.places if not any(p.roles(role) for role in ("side", "place", "bothways"))]
