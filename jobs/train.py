@@ -42,12 +42,13 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     )
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
+        weights = verify(task.run.base_weights, task.run.profile.cache)  # before anything else reads the folder
         records = task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl"
         digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
         outcome = fine_tune(
             task.settings.train,
             records,
-            verify(task.run.base_weights, task.run.profile.cache),
+            weights,
             task.folder,
             seed=task.settings.seed + training_number(task.model),
             ranks=task.ranks,
