@@ -93,7 +93,7 @@ def serve(task: Task) -> None:
             address = supervisor.Address(
                 host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
-                ends=float(os.environ.get("SLURM_JOB_END_TIME", 0)),
+                ends=_ends(task),
             )  # fmt: skip
             with _page(task, address) as address, supervisor.published(task.folder, address):
                 shown = f"python launch.py status run={task.run.folder.name}"
@@ -105,6 +105,19 @@ def serve(task: Task) -> None:
             print("asked to stop: the time limit is near, or the job was cancelled; answers may end", flush=True)
         finally:
             server.stop()
+
+
+def _ends(task: Task) -> float:
+    """When the job's time limit ends it [s since 1970]; 0 outside Slurm.
+
+    Slurm before 23.02 does not tell its jobs: the profile's limit is then counted from the start of this process.
+    """
+    import psutil
+
+    if "SLURM_JOB_ID" not in os.environ:
+        return 0.0
+    limit = 60 * task.run.profile.resources[STAGE.resources].time_min
+    return float(os.environ.get("SLURM_JOB_END_TIME") or psutil.Process().create_time() + limit)
 
 
 def _experts(task: Task) -> Callable[[bytes], str] | None:
