@@ -10,6 +10,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lumen_hpc.cluster import manifest, redaction
@@ -106,10 +107,10 @@ class Attempts:
         manifest.append(self.folder / "attempts.jsonl", row)
 
 
-def job_id() -> str:
+def job_id(environment: Mapping[str, str] = os.environ) -> str:
     """This job as Slurm's logs name it: 123, or 123_4 in an array; empty on a machine without Slurm."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array else environment.get("SLURM_JOB_ID", "")
 
 
 def _try() -> str:

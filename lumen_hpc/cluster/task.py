@@ -10,9 +10,11 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lumen_hpc.cluster import worker
+from lumen_hpc.cluster.attempts import job_id
 from lumen_hpc.cluster.stage import Pipeline, Ranks
 
 
@@ -24,17 +26,14 @@ def main(folder: str, submission: str, step: str, first_pack: str) -> None:
     print(worker.run_pack(pipeline, folder, str(place), step, pack, ranks(os.environ)), flush=True)
 
 
-def ranks(environment: os._Environ[str] | dict[str, str]) -> Ranks:
+def ranks(environment: Mapping[str, str]) -> Ranks:
     """Which of the job's processes this is, by what Slurm tells it."""
-    job = environment["SLURM_JOB_ID"]
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return Ranks(
         rank=int(environment.get("SLURM_PROCID", "0")), world_size=int(environment.get("SLURM_NTASKS", "1")),
         local_rank=worker.device(int(environment.get("SLURM_LOCALID", "0"))),
         master_addr=first_host(environment["SLURM_JOB_NODELIST"]),
         nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
-        job=f"{job}-{environment.get('SLURM_RESTART_COUNT', '0')}",
+        job=f"{job_id(environment)}-{environment.get('SLURM_RESTART_COUNT', '0')}",
     )  # fmt: skip
 
 

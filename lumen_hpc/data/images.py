@@ -62,7 +62,7 @@ def decode(path: str | Path) -> Radiograph:
     misread (see image_headers).
     """
     path = Path(path)
-    if _is_dicom(_head(path)):
+    if is_dicom(_head(path)):
         return _decode_dicom(path)
     data = _read(path)
     if data.startswith(JPEG_START):
@@ -97,7 +97,7 @@ def check(path: str | Path) -> Inspected:
     way. An uncompressed DICOM is judged by its header, its length and some rows (1 to 5 ms).
     """
     path = Path(path)
-    if not _is_dicom(_head(path)):
+    if not is_dicom(_head(path)):
         height, width = decode(path).pixels.shape
         return Inspected(Size(width, height))
     header, start = dicom_header(path)
@@ -114,7 +114,7 @@ def check_header(path: str | Path) -> Inspected:
     """Reads a file's header, and its length or end, without its pixels (0.1 to 1 ms); raises UserError as `check`."""
     path = Path(path)
     head = _head(path)
-    if _is_dicom(head):
+    if is_dicom(head):
         header, start = dicom_header(path)
         if start is not None and _is_native(header):
             _check_length(path, header, path.stat().st_size - start)
@@ -171,7 +171,8 @@ def _unknown_kind(path: Path, data: bytes) -> UserError:
     return UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})")
 
 
-def _is_dicom(data: bytes) -> bool:
+def is_dicom(data: bytes) -> bool:
+    """True for a file that begins as a DICOM; `data` holds at least its first 132 bytes."""
     return data[128:132] == b"DICM"
 
 

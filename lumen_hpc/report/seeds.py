@@ -19,6 +19,7 @@ from lumen_hpc.models import compared
 from lumen_hpc.report import composed
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Results
+from lumen_hpc.report.tables import markdown_row
 
 MEASURES = {
     "difference": ("bleu4", "rouge_l", "change_f1"),
@@ -77,10 +78,10 @@ def markdown(found: Sequence[Spread], labels: Mapping[str, str]) -> str:
     if not found:
         return ""
     head = ("model", "questions", "measure", "trainings", "mean", "standard deviation", "lowest", "highest")
-    lines = ["## Between trainings", "", _row(head), _row(["---"] * len(head))]
+    lines = ["## Between trainings", "", markdown_row(head), markdown_row(["---"] * len(head))]
     for each in found:
         numbers = (each.mean, each.deviation, min(each.values), max(each.values))
-        lines.append(_row([labels.get(each.model, each.model), each.block, each.measure, str(len(each.values)),
+        lines.append(markdown_row([labels.get(each.model, each.model), each.block, each.measure, str(len(each.values)),
                            *(f"{number:.3f}" for number in numbers)]))  # fmt: skip
     return "\n".join(lines)
 
@@ -93,7 +94,3 @@ def comma_separated(found: Sequence[Spread]) -> str:
     for each in found:
         writer.writerows([each.model, each.block, each.measure, k, value] for k, value in enumerate(each.values))
     return stream.getvalue()
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

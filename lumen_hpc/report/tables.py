@@ -157,12 +157,17 @@ def markdown(tables: Sequence[Table], notes: Sequence[str], *more: str) -> str:
         head = ["model", "n"]
         for block, measure in table.columns:
             head += [f"{block}: {table.titles[measure]}", *(["published"] if table.comparable else [])]
-        lines = [f"## {table.name.capitalize()}. {table.title}", "", _row(head), _row(["---"] * len(head))]
+        lines = [
+            f"## {table.name.capitalize()}. {table.title}",
+            "",
+            markdown_row(head),
+            markdown_row(["---"] * len(head)),
+        ]
         for model, cells in table.rows:
             row = [table.labels[model], counts(cells)]
             for cell in cells:
                 row += [text(cell, table.alpha), *([_number(published(cell))] if table.comparable else [])]
-            lines.append(_row(row))
+            lines.append(markdown_row(row))
         parts.append("\n".join(lines))
         parts.append(_differences(table))
     parts += [text for text in more if text]
@@ -176,12 +181,12 @@ def _differences(table: Table) -> str:
     lines = [
         f"Difference from {principal} on the questions that both answered:",
         "",
-        _row(head),
-        _row(["---"] * len(head)),
+        markdown_row(head),
+        markdown_row(["---"] * len(head)),
     ]
     for model, cells in table.rows[:-1]:
         if any(cell.difference for cell in cells):
-            lines.append(_row([table.labels[model], *(difference(cell, table.alpha) for cell in cells)]))
+            lines.append(markdown_row([table.labels[model], *(difference(cell, table.alpha) for cell in cells)]))
     return "\n".join(lines)
 
 
@@ -249,5 +254,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lumen_hpc.config.schema import Experts
+from lumen_hpc.data.images import is_dicom
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.experts.protocol import open_expert
 
@@ -22,7 +23,7 @@ class ExpertWords:
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, data: bytes) -> str:
-        with tempfile.NamedTemporaryFile(suffix=".dcm" if data[128:132] == b"DICM" else ".img") as file:
+        with tempfile.NamedTemporaryFile(suffix=".dcm" if is_dicom(data) else ".img") as file:
             file.write(data)
             file.flush()
             study = {"study_id": "", "dicom_id": "", "image": file.name}

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
-from lumen_hpc.data.images import film
+from lumen_hpc.data.images import film, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.preprocess import open_picture
 
@@ -37,7 +37,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
     Raises UserError for what is none of these, is cut short, has more than 8 bits outside a DICOM, or is stored turned
     (EXIF): prepare refuses the same files.
     """
-    if data[128:132] == b"DICM":
+    if is_dicom(data):
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, removed after the block
             file.write(data)
             file.flush()
@@ -65,7 +65,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
 
 def taken_on(data: bytes) -> str | None:
     """The day an image was taken, as its DICOM header or its Exif block says; None if neither does."""
-    if data[128:132] == b"DICM":
+    if is_dicom(data):
         import pydicom
 
         header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
