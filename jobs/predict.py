@@ -20,7 +20,7 @@ STAGE = Stage(
     paper="2.5",
     about="answers to the test questions",
     resources="gpu",
-    settings=("seed", "predict.max_new_tokens", "predict.controls", "predict.shards", "train.base"),
+    settings=("seed", "predict.max_new_tokens", "predict.controls", "predict.shards", "train.base", "train.max_tokens"),
     after=("pretrain", "instruct", "train-{model}"),
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: [
@@ -44,7 +44,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     settings = task.settings.predict
     if training_number(task.model):  # the spread needs the answers alone
         settings = replace(settings, controls=[control for control in settings.controls if control == probes.CONTROL])
-    predictor = open_predictor(weights, settings, model=task.model)
+    limit = task.settings.train.max_tokens
+    predictor = open_predictor(weights, settings, model=task.model, max_tokens=limit)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = shard.span(len(questions))

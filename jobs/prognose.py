@@ -22,7 +22,7 @@ STAGE = Stage(
     paper="",
     about="answers to the outcome questions, with their probability",
     resources="gpu",
-    settings=("seed", "predict.shards", "train.base"),
+    settings=("seed", "predict.shards", "train.base", "train.max_tokens"),
     after=("pretrain", "instruct", "train-{model}"),
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: trained_on("outcome", settings.predict.models),
@@ -40,7 +40,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     questions = Records(task.run.path("instruct") / TEST)
     settings = replace(task.settings.predict, controls=[], max_new_tokens=ANSWER_TOKENS)
-    predictor = open_predictor(task.run.path("train", task.model) / "final", settings, model=task.model)
+    weights, limit = task.run.path("train", task.model) / "final", task.settings.train.max_tokens
+    predictor = open_predictor(weights, settings, model=task.model, max_tokens=limit)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         yield from predictor.answer(questions, shard.span(len(questions)))

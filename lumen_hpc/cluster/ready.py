@@ -169,11 +169,18 @@ def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator
     train = settings.train
     known = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
     if (stages is None or "train" in stages) and known and train.on_bad == "stop":
-        tokens = settings.instruct.max_images * Workload.image_tokens
-        if tokens + TEXT_TOKENS > train.max_tokens:
-            yield CheckResult(
-                "bad",
-                f"instruct.max_images={settings.instruct.max_images}: up to {tokens} image tokens a record, "
-                f"train.max_tokens={train.max_tokens}",
-                f"train.max_tokens={tokens + TEXT_TOKENS} or more, fewer images, or train.on_bad=skip",
-            )
+        most = settings.instruct.max_images
+        needed = 3 if settings.instruct.timelines else 2  # the others are left out of records that are too long
+        for level, images, end in (
+            ("bad", min(most, needed), ""),
+            ("warn", most, ": records that are longer lose their oldest images"),
+        ):
+            tokens = images * Workload.image_tokens
+            if tokens + TEXT_TOKENS > train.max_tokens:
+                yield CheckResult(
+                    level,
+                    f"instruct.max_images={most}: up to {tokens} tokens of {images} images a record, "
+                    f"train.max_tokens={train.max_tokens}{end}",
+                    f"train.max_tokens={tokens + TEXT_TOKENS} or more, fewer images, or train.on_bad=skip",
+                )
+                break

@@ -109,7 +109,8 @@ class Instruct:
     expert_text: bool = True
     """Join the experts' words to the instruction (section 2.3)."""
     max_images: int = in_range(2, 2)
-    """Images a record: reference(s) first, main last."""
+    """Most images a record: priors first, oldest first, main last. Records longer than `train.max_tokens` lose the
+    oldest."""
     clinical: list[str] = subset_of((), "patient", "stay", "labs")
     """Lines of the state at each film that follow the experts' words: age and sex, where and how long, laboratory
     values. Needs stage outcomes."""
@@ -158,7 +159,7 @@ class Train:
     zero: int | str = choice(3, 0, 1, 2, 3, "auto")
     """DeepSpeed ZeRO stage; `auto`: the lowest that fits the GPUs' memory, kept for the whole training."""
     max_tokens: int = in_range(8192, 1)
-    """Longest sample [tokens]; a longer one is bad input."""
+    """Longest sample [tokens]; a longer one loses its oldest priors, and is bad input if it is longer without them."""
     token_budget: int = runtime_only(16384, low=1)
     """Tokens packed into one micro-batch."""
     shared_prefix: bool = True

@@ -25,6 +25,8 @@ from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
 
 Row = dict[str, Any]
+EARLIER = "earlier image, "
+"""How the prompt names an image older than the reference, or than the current image; its distance in time follows."""
 
 
 @dataclass
@@ -197,7 +199,7 @@ def _names(shown: list[Row], question: Row) -> list[str]:
         elif study is anchor:
             names.append("current image: " if question["type"] == "outcome" else "reference image: ")
         else:
-            names.append(f"earlier image, {distance(_days(anchor, study))}: ")
+            names.append(f"{EARLIER}{distance(_days(anchor, study))}: ")
     return names
 
 

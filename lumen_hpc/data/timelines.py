@@ -128,12 +128,17 @@ def records(
 
     Shown are up to `settings.max_images` images, oldest first, the oldest left out first. Each question takes one of
     its wordings by a hash of its name. A test question is also asked with the current image alone (`variant`).
+    `meta.needed_images`: the fewest of the last images that have the same answer.
     """
     for study in studies:
         shown = [*sources.priors(study, settings.max_images - 1), study]
         days = [(_day(study) - _day(one)).days for one in shown]
-        for timeline in timelines([findings.get(str(one["study_id"]), {}) for one in shown], days):
-            yield study["split"], _record(study, shown, timeline, "all", sources, seed)
+        known = [findings.get(str(one["study_id"]), {}) for one in shown]
+        answered = {last: set(timelines(known[-last:], days[-last:])) for last in range(VISITS, len(shown))}
+        for timeline in timelines(known, days):
+            needed = next((last for last, same in answered.items() if timeline in same), len(shown))
+            split, record = study["split"], _record(study, shown, timeline, "all", sources, seed)
+            yield split, {**record, "meta": {**record["meta"], "needed_images": needed}}
             if study["split"] == "test":
                 yield "test", _record(study, [study], timeline, "one image", sources, seed)
 

@@ -21,14 +21,17 @@ def uses_vllm(engine: str) -> bool:
     return engine == "vllm"
 
 
-def open_predictor(weights: Path, settings: Predict, *, model: str) -> predict.Predictor:
-    """A predictor with the weights in a folder, on the engine that the settings name."""
+def open_predictor(weights: Path, settings: Predict, *, model: str, max_tokens: int | None = None) -> predict.Predictor:
+    """A predictor with the weights in a folder, on the engine that the settings name.
+
+    `max_tokens`: as of `predict.Predictor`.
+    """
     if not uses_vllm(settings.engine):
-        return predict.open_predictor(weights, settings, model=model)
+        return predict.open_predictor(weights, settings, model=model, max_tokens=max_tokens)
     import torch
 
     from .vllm_answerer import VLLMModel
 
     dtype = "bfloat16" if torch.cuda.is_available() else ""
     answerer = VLLMModel(weights, dtype=dtype, answer_tokens=settings.max_new_tokens, gpu_memory=settings.gpu_memory)
-    return predict.Predictor(answerer, settings, model)
+    return predict.Predictor(answerer, settings, model, max_tokens)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +26,7 @@ from lumen_hpc.nvila.placement import device_for
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
+from lumen_hpc.training.fitting import Fitted, fit
 from lumen_hpc.training.samples import Pictures, measure
 
 log = logging.getLogger(__name__)
@@ -115,27 +118,32 @@ class NativeAnswerer:
 class Predictor:
     """Answers instruction records with one model."""
 
-    def __init__(self, model: Answerer, settings: Predict, name: str) -> None:
-        """`name`: nvila, ft or lumen, the rows' `model`."""
-        self._model, self._settings, self._name = model, settings, name
+    def __init__(self, model: Answerer, settings: Predict, name: str, max_tokens: int | None = None) -> None:
+        """`name`: nvila, ft or lumen, the rows' `model`.
+
+        `max_tokens`: `train.max_tokens`, beyond which records lose their oldest images as they do in training
+        (`fitting.fit`); None: none are lost.
+        """
+        self._model, self._settings, self._name, self._max_tokens = model, settings, name, max_tokens
         self._pictures = Pictures()
 
     def answer(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
         """Answer rows of the records at the positions `span` of all test records, each followed by its controls.
 
         Rows: {question_id, model, answer, tokens, seconds}; where the model wrote a findings line first, `findings`
-        holds it and `answer` does not. A control's row has `control`, and `ref_study_id` and `study_id` of the images
-        shown. `seconds` is a question's share of its batch. Rows come in the order of the records, a window at a
-        time, so that progress shows and memory holds the images of one window only.
+        holds it and `answer` does not. `images_left_out` is the number of images that a record is too long to show,
+        where it is. A control's row has `control`, and `ref_study_id` and `study_id` of the images shown. `seconds` is
+        a question's share of its batch. Rows come in the order of the records, a window at a time, so that progress
+        shows and memory holds the images of one window only.
         """
         composed = probes.CONTROL in self._settings.controls
         self._levelled = probes.levelled(questions) if composed else ()
         for window in self._windows(self._asked(questions, span)):
             began = time.perf_counter()
-            answers = self._generate(window)
+            answers = self._generate([fitted.record for fitted in window])
             share = (time.perf_counter() - began) / len(window)
-            for record, generated in zip(window, answers):
-                yield self._row(record, generated, share)
+            for fitted, generated in zip(window, answers):
+                yield self._row(fitted, generated, share)
 
     def _asked(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
         for index in span:
@@ -146,20 +154,21 @@ class Predictor:
                 elif (record := perturbations.perturb(control, questions, index)) is not None:
                     yield record
 
-    def _windows(self, records: Iterable[Row]) -> Iterator[list[Row]]:
+    def _windows(self, records: Iterable[Row]) -> Iterator[list[Fitted]]:
         """Runs of records of a few generation batches, enough to sort by length and to share images in."""
-        window: list[Row] = []
+        measured = partial(measure, preprocessor=self._model.preprocessor)
+        window: list[Fitted] = []
         filled = 0
         for record in records:
             leaks.refuse(record)
-            (counted,) = measure([record], self._model.preprocessor)
-            if counted.fault:
-                raise UserError(f"record {record['id']}: {counted.fault}")
-            if window and filled + counted.prefix > 4 * self._settings.batch_tokens:
+            (fitted,) = fit([record], measured, self._max_tokens or sys.maxsize)
+            if fitted.measure.fault:
+                raise UserError(f"record {record['id']}: {fitted.measure.fault}")
+            if window and filled + fitted.measure.prefix > 4 * self._settings.batch_tokens:
                 yield window
                 window, filled = [], 0
-            window.append(record)
-            filled += counted.prefix
+            window.append(fitted)
+            filled += fitted.measure.prefix
         if window:
             yield window
 
@@ -168,8 +177,8 @@ class Predictor:
         shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
         return self._model.generate(shown, max_new_tokens=self._settings.max_new_tokens)
 
-    def _row(self, record: Row, generated: Answer, seconds: float) -> Row:
-        meta = record["meta"]
+    def _row(self, fitted: Fitted, generated: Answer, seconds: float) -> Row:
+        meta = fitted.record["meta"]
         answer = strip(generated.text, meta.get("line", FINDINGS))
         row = {
             "question_id": meta["question_id"],
@@ -182,17 +191,24 @@ class Predictor:
             row["yes"] = None if generated.yes is None else round(generated.yes, 6)
         if answer != generated.text:
             row["findings"] = generated.text[: len(generated.text) - len(answer)].rstrip(" ;")
+        if fitted.left_out:
+            row["images_left_out"] = fitted.left_out
         if "control" in meta:
             row |= {key: meta[key] for key in ("control", "ref_study_id", "study_id")}
         return row
 
 
-def open_predictor(weights: Path, settings: Predict, *, model: str, run: Path | None = None) -> Predictor:
-    """A native predictor with the weights in a folder: a final model, a pretrained NVILA, or a checkpoint of `run`."""
+def open_predictor(
+    weights: Path, settings: Predict, *, model: str, run: Path | None = None, max_tokens: int | None = None
+) -> Predictor:
+    """A native predictor with the weights in a folder: a final model, a pretrained NVILA, or a checkpoint of `run`.
+
+    `max_tokens`: as of `Predictor`.
+    """
     loaded = open_model(weights, run=run)
     if settings.compiled and torch.cuda.is_available():
         if reason := layers.try_compiling(torch.bfloat16):
             log.info("plain layers: %s", reason)
         else:
             loaded.prepare_generation()
-    return Predictor(NativeAnswerer(loaded, settings.batch_tokens), settings, model)
+    return Predictor(NativeAnswerer(loaded, settings.batch_tokens), settings, model, max_tokens)

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
+from lumen_hpc.training.fitting import Fitted, Measure, fit
 
 IMAGE = "<image>"
 """What stands for an image in the first turn."""
@@ -34,19 +35,6 @@ PARTS = "survey"
 """Folder of the blocks of an unfinished survey."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Token counts of one record; with a `fault` the counts are meaningless."""
-
-    prefix: int = 0
-    """Tokens up to the question, which questions about the same images can share."""
-    suffix: int = 0
-    """Tokens of the question and the answer."""
-    supervised: int = 0
-    """Tokens of the answer that the loss counts."""
-    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,8 @@ class RecordIndex:
     """[n] int64: tokens that can be shared, those that cannot, and those of the answer that the loss counts."""
     suffix: np.ndarray
     supervised: np.ndarray
+    images_left_out: np.ndarray
+    """[n] int64: how many of the record's oldest images are not shown (`fitting.fit`)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,11 +112,12 @@ def survey(
 
     `measure` counts the tokens of some records at a time; `opening` is equal for records that can share their images;
     `version` names everything that the counts depend on (records, tokenizer).
-    With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons.
+    With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons. Those that lose their
+    oldest images, so that they fit into `max_tokens`, are listed in `folder/images_left_out.jsonl`.
     Returns None if a rank was asked to stop; the next survey goes on from the blocks that were measured.
     """
     file = folder / "survey.npz"
-    version = hashlib.sha256(f"{version} {max_tokens} {on_bad}".encode()).hexdigest()
+    version = hashlib.sha256(f"{version} {max_tokens} {on_bad} fitted".encode()).hexdigest()
     # The others look the file up once it is there: some file systems remember for a while that it was not.
     if broadcast_json(ranks.first and _kept(file, version) is not None):
         return _kept(file, version)
@@ -192,40 +183,43 @@ def _measured(
                 raise UserError(f"record {row + 1} has no id: it is not an instruction record (docs/data.md)")
         faults = [fault(record) for record in block]
         sound = [record for record, wrong in zip(block, faults) if not wrong]
-        measures = iter(_each(sound, measure, [row for row, wrong in zip(rows, faults) if not wrong]))
-        counted = [Measure(fault=wrong) if wrong else next(measures) for wrong in faults]
+        fitting = partial(fit, measure=measure, max_tokens=max_tokens)
+        good = iter(_each(sound, fitting, [row for row, wrong in zip(rows, faults) if not wrong]))
+        found = [
+            Fitted(record, Measure(fault=wrong), 0) if wrong else next(good) for record, wrong in zip(block, faults)
+        ]
     except UserError:
         raise
     except Exception as error:
         raise _unforeseen(row, error) from None
-    faults = [_unfit(measure, max_tokens) for measure in counted]
-    begins = [
-        str(record["id"]) if wrong else opening(record) for record, wrong in zip(block, faults)
-    ]  # fmt: skip
+    faults = [_unfit(one.measure, max_tokens) for one in found]
+    begins = [str(one.record["id"]) if wrong else opening(one.record) for one, wrong in zip(found, faults)]
     return {
         "rows": np.array(rows, dtype=np.int64),
         "ids": np.array([str(record["id"]) for record in block]),
         "kinds": np.array(["" if wrong else kind(record) for record, wrong in zip(block, faults)]),
         "groups": np.array([int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) for text in begins], np.uint64),
         **{
-            name: np.array([getattr(m, name) for m in counted], np.int64) for name in ("prefix", "suffix", "supervised")
+            name: np.array([getattr(one.measure, name) for one in found], np.int64)
+            for name in ("prefix", "suffix", "supervised")
         },
+        "images_left_out": np.array([one.left_out for one in found], np.int64),
         "faults": np.array(faults),
     }
 
 
 def _each(
     records: Sequence[dict[str, Any]],
-    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
+    fitting: Callable[[Sequence[dict[str, Any]]], list[Fitted]],
     rows: Sequence[int],
-) -> list[Measure]:
-    """Measures of some records; where that fails, one by one, to name the record that it fails at."""
+) -> list[Fitted]:
+    """Some records, fitted; where that fails, one by one, to name the record that it fails at."""
     try:
-        return measure(records)
+        return fitting(records)
     except Exception:
         for row, record in zip(rows, records):
             try:
-                measure([record])
+                fitting([record])
             except Exception as error:
                 raise _unforeseen(row, error) from None
         raise
@@ -240,11 +234,10 @@ def _unforeseen(row: int, error: Exception) -> UserError:
 
 def _unfit(counted: Measure, max_tokens: int) -> str:
     """A measured record's fault; empty if none."""
-    total = counted.prefix + counted.suffix
     if counted.fault:
         return counted.fault
-    if total > max_tokens:
-        return f"it has {total} tokens, more than train.max_tokens={max_tokens}"
+    if counted.total > max_tokens:
+        return f"it has {counted.total} tokens, more than train.max_tokens={max_tokens}"
     return "" if counted.supervised else "its answer has no token"
 
 
@@ -286,6 +279,20 @@ def _judge(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
         log.warning("%d of %d records are left out; %s says why", len(bad), len(ids), folder / "rejected.jsonl")
     rejected = ({"id": str(ids[row]), "row": row, "reason": str(faults[row])} for row in bad)
     write_jsonl(folder / "rejected.jsonl", rejected)
+    _list_fewer_images(columns, folder)
+
+
+def _list_fewer_images(columns: dict[str, np.ndarray], folder: Path) -> None:
+    """Lists the good records that lost their oldest images, each with their number; the log has the sum."""
+    counts = np.where(columns["faults"] == "", columns["images_left_out"], 0)
+    fewer = np.flatnonzero(counts).tolist()
+    file = folder / "images_left_out.jsonl"
+    if fewer:
+        log.warning(
+            "%d of %d records are too long for train.max_tokens and lose their oldest images, %d in all; %s lists them",
+            len(fewer), len(counts), counts.sum(), file,
+        )  # fmt: skip
+    write_jsonl(file, ({"id": str(columns["ids"][row]), "row": row, "images": int(counts[row])} for row in fewer))
 
 
 def _part(folder: Path, block: int) -> Path:

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lumen_hpc.data.fewer_images import without_images
 from lumen_hpc.data.images import film
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
 from lumen_hpc.nvila.preprocess import best_grid
+from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
-from lumen_hpc.training.record_index import Measure, RecordIndex
+from lumen_hpc.training.record_index import RecordIndex
 
 Record = dict[str, Any]
 
@@ -216,7 +218,8 @@ class Batcher:
         opened: dict[str, Any] = {}
         records = []
         for i in ids:
-            record = self._records[int(self._survey.rows[i])]
+            whole = self._records[int(self._survey.rows[i])]
+            record = without_images(whole, int(self._survey.images_left_out[i]))
             pictures = [opened.setdefault(path, self._pictures.open(path)) for path in record["images"]]
             records.append({**record, "images": pictures})
         samples = self._preprocessor(records, inline=True).samples

@@ -41,7 +41,7 @@ LENGTHS = 8
 """Lengths of a micro-batch that compiled layers meet: each is compiled once, at its first appearance."""
 RESULTS = (
     "training.json", "survey", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
-    "restarts.jsonl", "tensorboard", "final", "finished.json",
+    "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json",
 )  # fmt: skip
 """Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
 

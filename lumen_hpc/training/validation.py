@@ -17,8 +17,9 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import layout, sequences
-from lumen_hpc.training.record_index import Measure, RecordIndex, survey
+from lumen_hpc.training.record_index import RecordIndex, survey
 
 log = logging.getLogger(__name__)
 LOSS = "validation_loss"

@@ -19,8 +19,9 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import chat
 from lumen_hpc.training import record_index, samples
+from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
-from lumen_hpc.training.record_index import Measure, survey
+from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 from tests.training import tiny
 

@@ -184,6 +184,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         np.full(SAMPLES, 5),
         suffix,
         suffix,
+        np.zeros(SAMPLES, dtype=int),
     )
     settings = Train(
         **{

@@ -82,8 +82,18 @@ def test_python_without_the_packages_says_which_command_sets_them_up() -> None:
 def test_images_that_cannot_fit_a_sample_are_refused() -> None:
     request = resolve(["stage=full", "train.base=org/NVILA-8B", "instruct.max_images=3"])
     bad = [result.message for result in ready.sizes(request.settings, {"train"}) if result.level == "bad"]
-    assert bad == ["instruct.max_images=3: up to 9219 image tokens a record, train.max_tokens=1024"]
+    assert bad == ["instruct.max_images=3: up to 6146 tokens of 2 images a record, train.max_tokens=1024"]
     assert list(ready.sizes(request.settings, {"predict"})) == []
+
+
+def test_images_that_are_left_out_of_long_records_are_a_warning() -> None:
+    words = ["stage=full", "train.base=org/NVILA-8B", "instruct.max_images=3", "train.max_tokens=8192"]
+    [result] = ready.sizes(resolve(words).settings, {"train"})
+    assert (result.level, result.message) == (
+        "warn",
+        "instruct.max_images=3: up to 9219 tokens of 3 images a record, train.max_tokens=8192: "
+        "records that are longer lose their oldest images",
+    )
 
 
 def test_what_only_the_nodes_see_is_declared_and_not_looked_for() -> None:

@@ -1,0 +1,41 @@
+"""A record without its oldest images, for a sequence that cannot hold all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumen_hpc.data.instructions import EARLIER
+
+Row = dict[str, Any]
+IMAGE = "<image>"
+
+
+def without_oldest(record: Row) -> Row | None:
+    """The record that one image fewer makes; None where none can be left out.
+
+    What goes is the first image that the prompt calls earlier, with the words about it: never a main or current image,
+    nor a reference, nor one of the last `meta.needed_images`, without which a timeline question has another answer.
+    """
+    human, *rest = record["conversations"]
+    opening, *lines = human["value"].split("\n")
+    images, meta = record["images"][1:], record["meta"]
+    earlier = opening.startswith(EARLIER) and opening.count(IMAGE) == 1
+    if not earlier or len(images) < max(1, meta.get("needed_images", 1)):
+        return None
+    while IMAGE not in lines[0]:
+        del lines[0]
+    if len(images) == 1:  # a single image has no name
+        lines[0] = IMAGE
+    if "sizes" in meta:
+        meta = {**meta, "sizes": meta["sizes"][1:]}
+    turns = [{**human, "value": "\n".join(lines)}, *rest]
+    return {**record, "images": images, "conversations": turns, "meta": meta}
+
+
+def without_images(record: Row, count: int) -> Row:
+    """The record without its `count` oldest images, which `without_oldest` has left out before."""
+    for _ in range(count):
+        shorter = without_oldest(record)
+        assert shorter is not None, record["id"]
+        record = shorter
+    return record
