@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import read_yaml
+from lumen_hpc.config.merge import Values, laid_over
+from lumen_hpc.config.yaml_files import read_yaml
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -166,7 +165,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
+def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> Values:
     """The YAML of profile `name` merged over those it extends; UserError, beginning with `origin`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if _seen:
@@ -182,7 +181,5 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     parent = own.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
-    merged = OmegaConf.merge(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
-    assert isinstance(merged, DictConfig)
-    merged.name = name
-    return merged
+    whole = laid_over(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
+    return whole | {"name": name}

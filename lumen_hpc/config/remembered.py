@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
+from lumen_hpc.config import merge, yaml_files
+from lumen_hpc.config.merge import Values
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML was built with it: ten times faster than OmegaConf's."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read(folder: Path) -> Remembered | None:
     if not path.is_file():
         return None
     try:
-        whole = yaml.load(path.read_bytes(), Loader=LOADER)
+        whole = yaml_files.parse(path.read_bytes())
         return Remembered(
             path, str(whole["recipe"]), str(whole["profile"]["name"]), whole["settings"], whole.get("given")
         )
@@ -72,11 +70,11 @@ def require_open(folder: Path) -> None:
             )
 
 
-def nested(given: dict[str, Any]) -> DictConfig:
-    """The given settings as a configuration to merge."""
-    found = OmegaConf.create()
+def nested(given: dict[str, Any]) -> Values:
+    """The given settings, which are by dotted key, as a mapping of sections."""
+    found: Values = {}
     for key, value in given.items():
-        OmegaConf.update(found, key, value, force_add=True)
+        found = merge.laid_over(found, merge.nested(key, value))
     return found
 
 
