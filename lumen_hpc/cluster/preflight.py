@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from lumen_hpc.cluster import ready, slurm
+from lumen_hpc.cluster import import_cost, ready, slurm
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile, Resources
@@ -28,8 +28,6 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 
 def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
     """Everything that can be known before submission, in the order of the chain; of these stages alone if given."""
-    from lumen_hpc.cluster import import_cost  # no submission needs it
-
     unset = list(ready.variables(run.profile, str(run.folder.parent)))
     yield from unset
     if stages is None or "prepare" in stages:

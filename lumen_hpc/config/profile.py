@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.merge import Values, laid_over
-from lumen_hpc.config.yaml_files import read_yaml
+from lumen_hpc.config.validate import read_yaml
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -165,7 +166,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> Values:
+def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
     """The YAML of profile `name` merged over those it extends; UserError, beginning with `origin`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if _seen:
@@ -181,5 +182,7 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> Values:
     parent = own.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
-    whole = laid_over(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
-    return whole | {"name": name}
+    merged = OmegaConf.merge(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
+    assert isinstance(merged, DictConfig)
+    merged.name = name
+    return merged

@@ -1,7 +1,7 @@
 """From a command line to a `Request`: settings and profile, merged, checked and with absolute paths.
 
 `resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < what earlier command lines gave the
-same run < command line; a typo fails with the valid keys that are like it.
+same run < command line, in OmegaConf's struct mode, so that a typo fails with the valid keys that are like it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lumen_hpc.config import merge, remembered, yaml_files
 from lumen_hpc.config import profile as profiles
-from lumen_hpc.config.merge import Misfit, Values, leaves
+from lumen_hpc.config import remembered
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import check, misfit, similar
-from lumen_hpc.config.yaml_files import read_yaml
+from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -128,9 +127,9 @@ def resolve(arguments: list[str]) -> Request:
 
     limits: list[tuple[str, Any]] = []
     if whole is not None:
-        sources = [(request.config, whole["settings"])]
+        sources = [(request.config, whole.settings)]
     elif goes_on and not named_recipe and not _recipe_file(goes_on.recipe).is_file():
-        sources = [(str(goes_on.file), goes_on.settings)]
+        sources = [(str(goes_on.file), OmegaConf.create(goes_on.settings))]
     else:
         sources, limits = _base(request.recipe, name, profile_yaml)
     earlier = str(known.file) if known else ""
@@ -147,18 +146,18 @@ def resolve(arguments: list[str]) -> Request:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
     if whole is not None:
-        given = _beyond_base(request.recipe, request.profile.name, whole["settings"])
+        given = _beyond_base(request.recipe, request.profile.name, whole.settings)
     request.given = given | _values(request.settings, own)
-    request.anew = tuple(key for key, _ in leaves(own))
+    request.anew = tuple(key for key, _ in _leaves(own))
     request.recorded = known.settings if known else None
     return request
 
 
-def _profile(request: Request, words: list[str], whole: Values | None) -> tuple[str, Values, bool]:
+def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tuple[str, DictConfig, bool]:
     """The profile's name and YAML, and whether the command or the environment chose it."""
     named, environment = _given(words, "profile.name"), os.environ.get("LUMEN_PROFILE", "")
     if whole is not None and not named:
-        return request.config, whole["profile"], True
+        return request.config, whole.profile, True
     name = named or environment or "local"
     origin = f"{'profile' if named else 'LUMEN_PROFILE'}={name}"
     if name.endswith((".yaml", ".yml")):
@@ -200,7 +199,7 @@ def _question(arguments: list[str]) -> tuple[list[str], str]:
     return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
 
 
-def _known(request: Request, of_site: Values, profile_yaml: Values) -> Remembered | None:
+def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:
     """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
     request.run = request.run or Path(request.recipe or str(profile_yaml.get("recipe", DEFAULT_RECIPE))).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
@@ -228,10 +227,10 @@ def _beyond_base(recipe: str, profile: str, settings: Any) -> dict[str, Any]:
     except UserError:  # a recipe or profile that is not here: everything is kept
         base = Settings()
     usual = dict(leaves(dataclasses.asdict(base)))
-    return {key: value for key, value in leaves(settings) if key not in usual or usual[key] != value}
+    return {key: value for key, value in leaves(_plain(settings)) if key not in usual or usual[key] != value}
 
 
-def _base(recipe: str, profile: str, profile_yaml: Values) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+def _base(recipe: str, profile: str, profile_yaml: DictConfig) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     """The sources of settings below a command line, without a run, and what the recipe lays over the profile."""
     own, site = _recipe(recipe)
     defaults = profile_yaml.get("defaults") if site.get("defaults", True) else None
@@ -240,14 +239,22 @@ def _base(recipe: str, profile: str, profile_yaml: Values) -> tuple[list[tuple[s
     if most:
         for kind, resources in merged(Profile, [(f"profile {profile}", profile_yaml)]).resources.items():
             limits[kind] = {name: min(getattr(resources, name), value) for name, value in most.items()}
-    over = [(f"recipe {recipe}, `at_most:`", {"resources": limits})] if limits else []
+    over = [(f"recipe {recipe}, `at_most:`", OmegaConf.create({"resources": limits}))] if limits else []
     return settings, over
 
 
-def _values(settings: Settings, own: Values) -> dict[str, Any]:
+def _plain(values: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(values) if isinstance(values, DictConfig) else values  # type: ignore[return-value]
+
+
+def _leaves(values: DictConfig) -> list[tuple[str, Any]]:
+    return list(leaves(_plain(values)))
+
+
+def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
     """The keys of a command line with their final values: paths are absolute there. A server's are not kept."""
     found = {}
-    for key, value in leaves(own):
+    for key, value in _leaves(own):
         key = RENAMED.get(key, key)
         if not key.startswith("serve."):
             found[key] = remembered.value_at(settings, key, value)
@@ -299,21 +306,20 @@ def _given(dotlist: list[str], key: str) -> str:
     return next((pair.split("=", 1)[1] for pair in reversed(dotlist) if pair.startswith(key + "=")), "")
 
 
-def _dots(dotlist: list[str], of_profile: bool) -> Values:
+def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
     """The settings of the command line, or its profile keys without their prefix; KEY= is the empty text."""
-    found: Values = {}
+    found = OmegaConf.create()
     for pair in dotlist:
         if pair.startswith("profile.") != of_profile or pair.startswith("profile.name="):
             continue
-        key, text = pair.removeprefix("profile.").split("=", 1)
         try:
-            found = merge.laid_over(found, merge.nested(key, yaml_files.parse(text) if text else ""))
-        except (yaml.YAMLError, ValueError) as error:
+            found.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
+        except Exception as error:  # whatever YAML or OmegaConf make of it
             raise UserError(f"command line: {pair}: not readable: {str(error).splitlines()[0]}") from None
     return found
 
 
-def _config(request: Request) -> Values | None:
+def _config(request: Request) -> DictConfig | None:
     if not request.config:
         return None
     path = Path(request.config).expanduser()
@@ -330,19 +336,19 @@ def _config(request: Request) -> Values | None:
             f"config={request.config}: say under which name: run=NEW repeats these settings as a new run; "
             f"run={here} without config= goes on with run {here} itself"
         )
-    request.stage = request.stage or str(whole["stage"])
-    request.recipe = str(whole["recipe"])
+    request.stage = request.stage or str(whole.stage)
+    request.recipe = str(whole.recipe)
     return whole
 
 
-def _recipe(name: str) -> tuple[Values, Values]:
+def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
     """A recipe's settings, and its `site:`, which says what it takes of the profile."""
     path = _recipe_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
         raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
     own = read_yaml(path)
-    site = own.pop("site", None) or {}
+    site = own.pop("site", None) or OmegaConf.create()
     known = [item.name for item in dataclasses.fields(Resources)]
     if wrong := [*(set(site) - {"defaults", "at_most"}), *(set(site.get("at_most", {})) - set(known))]:
         raise UserError(f"{path}: site: '{wrong[0]}' is none of defaults, and at_most with some of {', '.join(known)}")
@@ -354,27 +360,34 @@ def _recipe_file(name: str) -> Path:
 
 
 def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
-    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong one's source."""
-    plain = dataclasses.asdict(kind())
-    for name, values in sources:
-        if not values:
-            continue
-        try:
-            plain = merge.fitted(kind, plain, _with_new_names(name, values) if kind is Settings else values)
-        except Misfit as error:
+    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong value's source.
+
+    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only the search for an error
+    goes through them one by one.
+    """
+    given = [
+        (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
+    ]
+    try:
+        schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
+        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))
+    except (OmegaConfBaseException, TypeError) as error:
+        for name, values in given:
             here = name == "command line"
             prefix = "profile." if here and kind is Profile else ""
-            raise misfit(kind, error, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ()) from None
-    return merge.built(kind, plain)
+            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
+        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
 
 
-def _with_new_names(source: str, values: Values) -> Values:
+def _with_new_names(source: str, values: DictConfig) -> DictConfig:
     """The same values under today's names, where a setting was renamed; a rename is reported on stderr."""
-    for key, new in RENAMED.items():
-        section, _, name = key.rpartition(".")
-        if name not in (old := values.get(section) or {}):
-            continue
+    old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
+    if not old:
+        return values
+    values = values.copy()
+    for key, new in old.items():
         print(f"lumen: {source}: {key} is called {new} now; the old name goes with the next version", file=sys.stderr)
-        rest = values | {section: {other: value for other, value in old.items() if other != name}}
-        values = merge.laid_over(rest, merge.nested(new, old[name]))
+        OmegaConf.update(values, new, OmegaConf.select(values, key))
+        section, _, name = key.rpartition(".")
+        OmegaConf.select(values, section).pop(name)
     return values

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request, merged
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.yaml_files import read_yaml
+from lumen_hpc.config.validate import read_yaml
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_text
 
@@ -73,11 +74,11 @@ def request(path: Path, folder: Path) -> Request:
     whole = read_yaml(path)
     require_complete(path, whole)
     return Request(
-        stage=str(whole["stage"]),
+        stage=str(whole.stage),
         run=folder.name,
         runs=str(folder.parent),
-        recipe=str(whole["recipe"]),
-        given=whole.get("given") or {},
-        settings=merged(Settings, [(str(path), whole["settings"])]),
-        profile=merged(Profile, [(str(path), whole["profile"])]),
+        recipe=str(whole.recipe),
+        given=dict(OmegaConf.to_container(whole.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
+        settings=merged(Settings, [(str(path), whole.settings)]),
+        profile=merged(Profile, [(str(path), whole.profile)]),
     )

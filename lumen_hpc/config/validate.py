@@ -8,24 +8,48 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from lumen_hpc.config.merge import Misfit
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from lumen_hpc.errors import UserError
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def misfit(kind: type, error: Misfit, source: str, prefix: str = "", also: Iterable[str] = ()) -> UserError:
-    """What to tell of a value that no field of `kind` takes: an unknown key, or another type.
+def read_yaml(path: Path) -> DictConfig:
+    """A file's mapping; UserError of one line if it has none."""
+    try:
+        found = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, DictConfig):
+        raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")
+    return found
+
+
+def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", also: Iterable[str] = ()) -> None:
+    """Raises UserError for the first value that no field of `kind` takes: an unknown key, or another type.
 
     `prefix` is what keys are called in `source` beyond their names here; `also` are further words that it knows.
     """
-    if error.kind is None:
-        names = [name if name in also else prefix + name for name in _similar_keys(kind, error.key, also)]
-        return UserError(f"{source}: unknown setting '{prefix}{error.key}'; did you mean {_listed(names)}?")
-    shown = "(empty)" if error.value in ("", None) else error.value
-    return UserError(f"{source}: {prefix}{error.key}={shown}: takes {_takes(error.kind)}")
+    empty = OmegaConf.structured(kind)
+    for key, value in leaves(OmegaConf.to_container(values)):
+        expected = type_at(kind, key)
+        if expected is None:
+            names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
+            raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_listed(names)}?")
+        try:
+            OmegaConf.update(empty, key, value, merge=True)
+        except (OmegaConfBaseException, TypeError):
+            shown = "(empty)" if value in ("", None) else value
+            raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(expected)}") from None
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -74,6 +98,15 @@ def similar(word: str, valid: Iterable[str]) -> str:
     """`; did you mean X?` where a valid word is similar."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is not a mapping with entries."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def type_at(kind: Any, key: str) -> Any:
