@@ -13,6 +13,7 @@ ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
 NOUNS = ("N", "Turn", "Any", "Change")
+MODIFIERS = ("Mod", "Front", "Header")
 VERBS = ("Did", "NotDid", "Done")
 ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": "up", "downadj": "down"}
 
@@ -29,6 +30,10 @@ class Item:
     levels: dict[str, list[str]] = field(default_factory=dict)
     readings: Levels = frozenset()
     types: frozenset[str] = frozenset()
+    foretold: bool = False
+    """Its phrase says something of the future."""
+    places: list[Phrase] = field(default_factory=list)
+    """The places that its modifiers name."""
     taken_up: bool = False
     """It is the subject of the clause before."""
     organ: bool = False
@@ -44,10 +49,15 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     own = any(part.kind in NOUNS for part in clause.parts)
     items = [] if own else [Item(item.name, item.phrase, taken_up=True) for item in subjects]
     head: Item | None = None
-    for i, part in enumerate(clause.parts):
-        if part.kind == "Mod":
+    neither = any(part.roles("neither") for part in clause.parts)
+    fronts = [part for part in clause.parts if part.kind == "Front"]
+    for i, part in enumerate([*(part for part in clause.parts if part.kind != "Front"), *fronts]):
+        if part.kind == "Front":
+            for item in items:
+                _modify(item, part)
+        elif part.kind == "Mod":
             texts = {word.text for word in part.leaves()}
-            plural = not {"is", "was"} & texts or bool({"neither", "none"} & texts)
+            plural = not {"is", "was"} & texts or bool({"neither", "none"} & texts) or neither
             last = all(other.kind not in ("N", "Turn") for other in clause.parts[i:])
             for item in items if plural and last else items[-1:]:
                 _modify(item, part)
@@ -64,7 +74,9 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     general = [item for item in items if item.phrase.kind not in ("N", "Turn")]
     items = [item for item in items if item not in general] or items
     for some in general if items != general else ():
-        unclear = some.event == "unclear" or False in some.there.values() or some.levels or some.types
+        for item in items:
+            item.foretold |= some.foretold
+        unclear = some.event == "unclear" or some.there.get("") is False or some.levels or some.types
         events = ["unclear" if unclear else item.event for item in items]
         items = [replace(i, event=event, there=some.there | i.there) for i, event in zip(items, events, strict=True)]
     return items
@@ -88,30 +100,62 @@ def _item(phrase: Phrase) -> Item:
         elif "then" in roles or "now" in roles:
             time = "then" if "then" in roles else "now"
             item.there[time] = True
-        elif "newadj" in roles or "oldadj" in roles:
-            item.change("new" if "newadj" in roles else "same")
+        elif "newadj" in roles or "newly" in roles or "oldadj" in roles:
+            item.change("same" if "oldadj" in roles else "new")
         elif "type" in roles:
             item.types |= {roles["type"]}
     return item
 
 
 def _modify(item: Item, mod: Phrase) -> None:
-    """`Seen on the reference image`, `previously mild`, `neither of which was present before`."""
-    time = time_of(mod.parts) or ("then" if mod.roles("was") else "")
+    """`Seen on the reference image`, `previously mild`, `that was absent before but is seen now`."""
+    item.places += [place for place in Phrase("", "", [mod]).all("Loc", "Place")]
+    claim: list[Phrase] = []
+    for part in [*mod.parts, None]:
+        if part is not None and not (part.roles("and") or part.roles("but")):
+            claim.append(part)
+        elif part is None or any(other.word is None for other in claim):
+            _claim(item, claim)
+            claim = []
+
+
+def _claim(item: Item, parts: Sequence[Phrase]) -> None:
+    """One claim of a modifier: of an image, a level or that the finding is there."""
+    whole = Phrase("", "", parts)
+    past = any(whole.roles(role) for role in (*PAST, "having"))
+    time = time_of(parts) or ("then" if past else "")
+    if any(whole.roles(role) for role in FUTURE):
+        item.foretold = True
+        time = "both" if time == "then" else "now"
     if time == "both":
         time, item.event = "", "unclear"
-    levels = [level_of(part) for part in mod.parts if part.kind == "Level"]
-    general = [_item(part).event for part in mod.parts if part.kind == "Any"]
-    negations = sum(bool(mod.roles(role)) for role in ("not", "neither", "none", "nolonger", "normal", "absent"))
-    denied = negations > 0
+    levels = [level_of(part) for part in parts if part.kind == "Level"]
+    for other in (_item(part) for part in parts if part.kind == "N"):
+        levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
+    general = [_item(part).event for part in parts if part.kind == "Any"]
+    rest = Phrase("", "", [part for part in parts if part.kind != "Any"])
+    negations = sum(bool(rest.roles(role)) for role in _NEGATIONS)
     if general:
-        item.event = general[0] or "unclear"  # …, which is a new finding
-    elif levels and not denied:
+        told = bool(time or negations or rest.roles("seen"))
+        if general[0] or _item(next(part for part in parts if part.kind == "Any")).levels:
+            item.change(general[0] or "unclear")  # …, which is a new finding
+        if not told:
+            return
+    if any(part.word is not None and part.roles("newadj") for part in parts):
+        item.change("new")
+        return
+    denied = negations > 0
+    if levels and not denied:
         item.levels.setdefault(time, []).extend(levels)
-    elif levels or negations > 1 or item.there.get(time, not denied) == denied:
+        return
+    if levels or negations > 1 or item.there.get(time, not denied) == denied:
         item.event = "unclear"
     else:
         item.there[time] = not denied
+
+
+PAST = {"was", "had", "did", "couldnot"}
+_NEGATIONS = ("not", "couldnot", "neither", "none", "nolonger", "normal", "absent", "lacks", "fails")
 
 
 def time_of(parts: Sequence[Phrase]) -> str:
@@ -127,7 +171,7 @@ def _times(parts: Sequence[Phrase]) -> Iterator[str]:
             yield "then"
         elif part.kind in ("Main", "OnMain") or "now" in roles:
             yield "now"
-        elif part.kind not in (*NOUNS, "Mod", "Range", "Unlike"):
+        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "Unlike"):
             yield from _times(part.parts)
 
 
@@ -153,6 +197,8 @@ class Predicate:
     """The levels it names, by the kind of their phrase."""
     places: list[Phrase]
     unlike: bool
+    against: bool
+    """It holds one image against another."""
     dated: bool
     """Its levels are those of two images."""
     alike: bool
@@ -169,7 +215,7 @@ class Predicate:
 
 def predicate_of(clause: Clause) -> Predicate:
     """What a clause says beside the findings it names."""
-    others = [part for part in clause.parts if part.kind not in NOUNS and part.kind != "Mod"]
+    others = [part for part in clause.parts if part.kind not in NOUNS and part.kind not in MODIFIERS]
     ranges = [readings(part) for part in others if part.kind == "Range"]
     levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
     roles: dict[str, list[str]] = {"Change": []} if any(part.kind == "Change" for part in clause.parts) else {}
@@ -184,6 +230,7 @@ def predicate_of(clause: Clause) -> Predicate:
                 verbs += [played[form] for form in ("third", "done", "base") if form in played]
                 verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
     events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
+    general -= {"same"} if events == {"gone"} else set()  # no existing findings have resolved
     events |= general if general <= events or not events else {"unclear"}
     likely = any(part.roles("likely") for part in clause.parts)
     beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
@@ -192,12 +239,15 @@ def predicate_of(clause: Clause) -> Predicate:
         roles=roles,
         time=time_of(others),
         future=(bool(roles.keys() & FUTURE) or likely) and not {"wrong", "so"} & roles.keys(),
-        past=bool({"was", "had", "did"} & roles.keys()) or any(p.kind == "Shows" and p.roles("showed") for p in others),
+        past=bool(PAST & roles.keys()) or any(part.kind == "Shows" and part.roles("showed") for part in others),
         events=events - {"become"},
         become="become" in events,
         readings=frozenset().union(*ranges),
         levels=levels,
         places=[p for p in Phrase("", "", others).all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"],
+        against=any(
+            part.kind == "Unlike" or part.roles("compared") or part.roles("comparing") for part in others + beside
+        ),
         unlike=any(part.kind == "Unlike" for part in others),
         dated=any(
             part.roles(time) for part in others if part.kind == "Range" for time in ("ref", "main", "then", "now")

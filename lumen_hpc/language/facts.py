@@ -13,7 +13,7 @@ from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, p
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.findings import State
-from lumen_hpc.language.reader import Facts, numbers_of, places_in, read
+from lumen_hpc.language.reader import LATER, Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import Names, knows, unknown, vocabulary, words
 
@@ -44,7 +44,7 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
     if given.problems or given.unread:
         return [f"unreadable short answer: {problem}" for problem in (*given.problems, *given.unread)]
     return list(answer.unread) or [
-        *(f"unclear: {problem}" for problem in answer.problems),
+        *(f"unclear: {problem}" for problem in answer.problems if problem != LATER or not _later(kind, question)),
         *_wording(kind, question, short_answer, given, answer),
         *_differences(given, answer, _placed(kind, short_answer)),
         *_misplaced(kind, question, given, answer),
@@ -128,6 +128,11 @@ def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: 
         "no prediction": kind == "prediction" and not answer.foretold,
     }
     return [reason for reason, holds in wrong.items() if holds]
+
+
+def _later(kind: str, question: str) -> bool:
+    """True if a question asks for a prediction of a later image, which its answer may then speak of."""
+    return kind == "prediction" and any(word.roles.get("main") == "later" for word in words(question))
 
 
 def _placed(kind: str, short_answer: str) -> bool:

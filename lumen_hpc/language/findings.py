@@ -51,16 +51,22 @@ class Finding:
         if self.kind != "prediction":
             time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
         self.named |= bool(item.phrase.parts)
-        self.foretold |= predicate.future
+        self.foretold |= predicate.future or item.foretold
         self.readings |= item.readings | predicate.readings
         self.types |= item.types | set(predicate.roles.get("type", ()))
         self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"]
-        self.places += predicate.places
-        future = self.kind == "prediction"
+        self.places += [*item.places, *predicate.places]
+        untold = "then" if self.kind == "prediction" else ""
+        if rule == "there" and (time or self.kind != "prediction"):
+            untold = time
+        if rule == "absent" and item.there.get(""):
+            del item.there[""]  # `no abnormality that can be seen`
+        if item.there and not item.levels.keys() - {""} and "" not in item.there and len(item.there) == 1:
+            untold = min(item.there)  # `the mild edema of the reference image`
         for when, there in item.there.items():
-            self.there["then" if future else when].add(there)
+            self.there[when or untold].add(there)
         for when, levels in item.levels.items():
-            self.levels["then" if when == "now" and future else when] += levels
+            self.levels[when or untold] += levels
         stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
         later = "To" in named or predicate.readings or (stated and (predicate.become or time == "now"))
         if later and rule in ("level", "event"):
@@ -76,7 +82,7 @@ class Finding:
         has, rule = predicate.has, predicate.row.rule
         one_image = self.kind not in CHANGING
         turning = bool(predicate.events or has("newly") or predicate.readings or item.event)
-        turning |= rule in ("gone", "unchanged")
+        turning |= predicate.become or rule in ("gone", "unchanged")
         lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly")
         lasting |= (
             predicate.dated
@@ -85,14 +91,19 @@ class Finding:
         )
         weak = has("clearly", "completely", "newly") or (has("all") and has("no", "nothing"))
         weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
-        able = has("can") and not has("see", "expected") and "seen" not in predicate.roles.get("seen", ())
+        able = has("can") and not has("see", "conclude", "expected", "rated")
+        able &= "seen" not in predicate.roles.get("seen", ())
         organ = item.organ != has("diseased", "normal") and not (item.organ and item.there)
         counts = ("all", "numeral") if self.name == ANY else ("count",)
         reasons = {
-            "it speaks of what may be": (predicate.future and self.kind != "prediction") or able,
+            "it speaks of what may be": ((predicate.future or item.foretold) and self.kind != "prediction") or able,
             "it confuses the two images": predicate.time == "then"
-            and (predicate.future or (turning and self.kind == "difference")),
-            "it speaks of both images at once": predicate.time == "both" and rule != "unchanged",
+            and (predicate.future or predicate.unlike or (turning and self.kind == "difference")),
+            "it speaks of both images at once": predicate.time == "both"
+            and (rule != "unchanged" or self.kind == "prediction"),
+            "it speaks of a later image as if it were seen": self.kind == "prediction"
+            and predicate.time == "now"
+            and not predicate.future,
             "it speaks of the past": predicate.past and (predicate.future or (rule == "there" and turning)),
             "it speaks of another time": one_image and lasting,
             "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
@@ -120,12 +131,19 @@ class Finding:
 
     _place = _type = _follows = _supplants = _there
 
+    def _told(self, predicate: Predicate, item: Item, time: str) -> None:
+        self.events |= {item.event} - {""}  # its modifiers say the rest
+
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
         if item.there.get(time) is False or item.levels:
             self.problems.append("it denies a denial or a level")
         if item.event:
             self.events.add(f"not-{item.event}")
-        elif self.kind == "difference" and ((predicate.has("lacks") and time != "then") or predicate.unlike):
+        elif (self.kind == "difference" and time != "then" and (predicate.has("lacks") or predicate.against)) or (
+            self.kind == "prediction"
+            and predicate.future
+            and ("the" in item.phrase.roles("det") or predicate.has("absent"))
+        ):
             self.events.add("gone")
         else:
             self.seen(False, predicate, time)
@@ -180,7 +198,10 @@ class Finding:
     def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
         denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
         fit = predicate.events == ({"same"} if predicate.has("sameadj") else denied) or not predicate.events
-        self.events.add("same" if fit and not predicate.become else "unclear")
+        if predicate.has("nothing") and predicate.events in ({"new"}, {"gone"}):
+            self.events.add(f"not-{min(predicate.events)}")
+        else:
+            self.events.add("same" if fit and not predicate.become else "unclear")
 
     def state(self) -> State:
         """What it comes to, over the whole text."""

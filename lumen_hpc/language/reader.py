@@ -19,6 +19,9 @@ from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
+LATER = "it speaks of a later image"
+"""A problem, except where the question speaks of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -47,7 +50,7 @@ class Facts:
 @lru_cache(maxsize=1 << 14)
 def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Facts:
     """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
-    found = words(tidied(text) if lenient else text, names)
+    found = words(tidied(text) if lenient else text, names, kind == "prediction")
     ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
     lead = found[0].text if found and (found[0].text == "yes" or (found[0].text == "no" and ended)) else ""
     found = found[(1 + ended) * bool(lead) :]
@@ -66,7 +69,7 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
             yield list(sentence)
 
 
-_PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither"}
+_PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither", "do", "did"}
 
 
 class _Reading:
@@ -93,7 +96,7 @@ class _Reading:
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
         main = {word.roles["main"] for phrase in phrases for word in phrase.leaves() if "main" in word.roles}
         if main and self.kind != "difference" and (self.kind == "prediction" or "later" in main):
-            self.problems.append("it speaks of a later image")
+            self.problems.append(LATER if main == {"later"} else "it speaks of the main image")
         elsewhen = {"prediction": (), "difference": ("Span",)}.get(self.kind, ("Span", "Comp"))
         if elsewhen and any(True for _ in Phrase("", "", phrases).all(*elsewhen)):
             self.problems.append("it speaks of another time")
@@ -126,6 +129,7 @@ class _Reading:
                 predicate.future |= self.predicate.future
             if self.predicate and "same image" in clause.row.marks and not predicate.time:  # `shows a but no b`
                 predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike
+                predicate.against |= predicate.unlike
             self.predicate, self.subjects = predicate, self.items(clause)
             for item in self.subjects:
                 self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)

@@ -33,11 +33,11 @@ Names = tuple[tuple[str, str], ...]
 """(role, words) of names that a question or short answer uses beyond the vocabulary."""
 
 
-def words(text: str, names: Names = ()) -> list[Word]:
-    """The words of a text, longest set phrase first."""
+def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
+    """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
     tokens = normal(text).split()
     table = lexicon()
-    phrases = _with_names(names) if names else table.phrases
+    phrases = _with_names(names, ahead) if names else table.of(ahead)
     found, i = [], 0
     while i < len(tokens):
         for n in range(min(_LONGEST_PHRASE, len(tokens) - i), 0, -1):
@@ -79,7 +79,13 @@ def tidied(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Lexicon:
     phrases: dict[str, Word]
+    ahead: dict[str, Word]
+    """The same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
+
+    def of(self, ahead: bool) -> dict[str, Word]:
+        """The phrases of a text that looks ahead, or of one that does not."""
+        return self.ahead if ahead else self.phrases
 
     def signs_of(self, role: str) -> str:
         """The signs of all words that can play a role."""
@@ -93,17 +99,27 @@ def lexicon() -> Lexicon:
         given = roles.setdefault(phrase, {})
         given[role] = f"{given[role]}/{value}" if role in given and value not in ("", given[role]) else value or phrase
     alone = [frozenset([role]) for role in ("finding", "lvl", "type", "place", "number")]
-    sets = dict.fromkeys([frozenset(), *alone, *map(frozenset, roles.values())])
+    ahead = {
+        text: {_AHEAD.get(role, role): value for role, value in given.items() if role != "then"}
+        for text, given in roles.items()
+    }
+    sets = dict.fromkeys([frozenset(), *alone, *map(frozenset, roles.values()), *map(frozenset, ahead.values())])
     signs = {kinds: chr(0xE000 + i) for i, kinds in enumerate(sets)}
-    phrases = {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in roles.items()}
-    return Lexicon(phrases, signs)
+    phrases, later = (
+        {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in table.items()}
+        for table in (roles, ahead)
+    )
+    return Lexicon(phrases, later, signs)
+
+
+_AHEAD = {"now": "then", "today": "ref"}
 
 
 @lru_cache(maxsize=256)
-def _with_names(names: Names) -> dict[str, Word]:
+def _with_names(names: Names, ahead: bool) -> dict[str, Word]:
     """The vocabulary with more names, in the singular or plural; a finding of two words also turned round."""
     table = lexicon()
-    phrases = dict(table.phrases)
+    phrases = dict(table.of(ahead))
     for role, name in names:
         given = normal(name).split()
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):

@@ -38,6 +38,17 @@ ASKED = {
         "What changes can be expected in 30 days?",
         "the main image has an additional finding of edema than the reference image. ",
     ),
+    "abnormal": ("abnormality", "is there evidence of any abnormalities in this image?", "yes"),
+    "still": (
+        "prediction",
+        "What will have changed in the follow-up image taken 30 days later?",
+        "nothing has changed.",
+    ),
+    "later": (
+        "prediction",
+        "What will have changed in the follow-up image taken 30 days later?",
+        "the main image has an additional finding of edema than the reference image. ",
+    ),
 }
 KINDS = yaml.safe_load(Path(__file__).with_name("reader_kinds.yaml").read_text())
 
@@ -99,7 +110,11 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|(?:change was|images were)|(?:will|may) be (?:expected|likely)"
     r"|mild edema (?:has|is|of|in)|level of (?:the )?mild edema|left (?:edema|lung) (?:is|on)|lung on the"
     r"|reference image on the reference|(?:clearing of|resolution of|is) the edema on|Resolved edema on"
-    r"|up from mild on the reference"
+    r"|up from mild on the reference|not present before on the reference"
+    r"|was (?:now|no longer|edema|the edema|the AP|absent from the main|present in the main|not present in the current)"
+    r"|was present now|There was no new finding, and|The mild edema, which was mild|severe edema has increased, having"
+    r"|left edema has a left|left lung distribution on the left|(?:namely|absence of|main image is) edema on"
+    r"|findings on the reference|current image on"
 )
 """A tense that changes nothing, a level or side told twice, the edema on the old image."""
 
