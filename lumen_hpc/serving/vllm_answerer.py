@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from lumen_hpc.errors import UserError
@@ -77,20 +77,13 @@ class VLLMModel:
     def generate(self, records: Sequence[Record], *, max_new_tokens: int = 256) -> list[Answer]:
         """Greedy answers in the order of the records, whose images stand where their text has `<image>`.
 
-        `Answer.yes` is there for outcome questions, from the twenty likeliest first tokens.
+        `Answer.yes` is there where one of the records is an outcome question.
         """
         weighs = any(record.get("meta", {}).get("type") == "outcome" for record in records)
-        found = self.ask(records, max_new_tokens, **({"logprobs": 20} if weighs else {}))
+        yes, no = first_tokens(self.preprocessor.tokenizer)
+        found = self.ask(records, max_new_tokens, **({"logprob_token_ids": [*yes, *no]} if weighs else {}))
         decode = self.preprocessor.tokenizer.decode
-        return [Answer(decode(ids), ids, self._yes(output) if weighs else None) for ids, output in found]
-
-    def _yes(self, output: Any) -> float | None:
-        """Probability of yes against no at the first token; None if neither is among the likeliest."""
-        likeliest = {token: math.exp(one.logprob) for token, one in output.outputs[0].logprobs[0].items()}
-        yes, no = (
-            sum(likeliest.get(token, 0.0) for token in side) for side in first_tokens(self.preprocessor.tokenizer)
-        )
-        return yes / (yes + no) if yes + no else None
+        return [Answer(decode(ids), ids, _weighed(output, yes, no) if weighs else None) for ids, output in found]
 
     def ask(self, records: Sequence[Record], max_new_tokens: int, **options: Any) -> list[tuple[list[int], Any]]:
         """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output."""
@@ -107,6 +100,13 @@ class VLLMModel:
         requests = [request(records[place], self.preprocessor, opened) for place in order]
         outputs = dict(zip(order, self.llm.generate(requests, sampling, use_tqdm=False)))
         return [(list(outputs[place].outputs[0].token_ids), outputs[place]) for place in range(len(records))]
+
+
+def _weighed(output: Any, yes: Sequence[int], no: Sequence[int]) -> float:
+    """Probability of the tokens `yes` against the tokens `no` at an answer's first place."""
+    first = output.outputs[0].logprobs[0]
+    likelier, other = (torch.tensor([first[token].logprob for token in side]).logsumexp(0) for side in (yes, no))
+    return torch.sigmoid(likelier - other).item()
 
 
 def request(record: Record, preprocessor: Preprocessor, opened: dict[object, Image.Image]) -> dict[str, Any]:

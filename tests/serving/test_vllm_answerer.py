@@ -14,6 +14,7 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.generate import first_tokens
 from lumen_hpc.nvila.packing import PICTURE
 
 pytest.importorskip("vllm")
@@ -61,6 +62,22 @@ def test_the_order_of_the_images_matters(folders, records, open_vllm):
         assert (theirs - _log_probabilities(native, sample, ids)).abs().max() < 1e-4
     changed = _log_probabilities(native, samples[1], first) - _log_probabilities(native, samples[0], first)
     assert changed.abs().max() > 1e-3
+
+
+def test_the_probability_of_yes_is_the_native_one_however_unlikely_both_words_are(folders, records, open_vllm):
+    asked = [record | {"meta": {"type": "outcome"}} for record in records]
+    native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
+    expected = native.generate(native.preprocess(asked, generation=True, inline=True), max_new_tokens=4)
+    model = open_vllm(folders["dynamic_s2"])
+    found = model.generate(asked, max_new_tokens=4)
+    assert [answer.ids for answer in found] == [answer.ids for answer in expected]
+    ours, theirs = (torch.tensor([answer.yes for answer in answers]) for answers in (found, expected))
+    assert (ours - theirs).abs().max() < 1e-4
+    assert theirs.max() - theirs.min() > 1e-3, "the questions differ in it"
+    yes, no = first_tokens(native.tokenizer)
+    likeliest = [set(one.outputs[0].logprobs[0]) for _, one in model.ask(asked, 1, logprobs=20)]
+    assert any(not ({*yes, *no} <= tokens) for tokens in likeliest), "not all of them are among the likeliest"
+    assert [answer.yes for answer in model.generate(records, max_new_tokens=1)] == [None] * len(records)
 
 
 @pytest.mark.parametrize("family", ["dynamic", "dynamic_s2"])
