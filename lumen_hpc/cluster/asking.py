@@ -57,17 +57,10 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
 
 
-def require_readable(name: str, path: Path) -> None:
-    """Raises UserError for an image file that cannot be opened, before a model is loaded."""
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
-
-
 def ask(request: Request, run: Run) -> int:
     """Prints the answer; with json=true an object with the findings line and the prompt too."""
+    from lumen_hpc.serving.media import image_bytes
+
     if not request.image:
         raise UserError("say about which image: image=FILE (JPG, PNG or DICOM), and reference=FILE for an earlier one")
     if not request.question:
@@ -79,9 +72,8 @@ def ask(request: Request, run: Run) -> int:
         except ValueError:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
     for name in ("image", "reference"):
-        path = getattr(request, name)
-        if path:
-            require_readable(name, Path(path).expanduser())
+        if path := getattr(request, name):
+            image_bytes(name, path)  # a file that cannot be read is named before a model is loaded
     print(f"loading {request.settings.serve.weights or request.settings.serve.model} …", file=sys.stderr, flush=True)
     model = open_model(run, request.settings.serve.model, request.settings.serve.weights)
     reply = model.ask(request.question, image=request.image, reference=request.reference or None, days=days)

@@ -8,8 +8,10 @@ from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
+from lumen_hpc.data.mimic_iv_files import require
 from lumen_hpc.errors import UserError
 
+TABLE = "hosp/patients"
 COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year")
 
 
@@ -36,7 +38,7 @@ def people(mimic_iv: str | Path, subjects: Container[int]) -> dict[int, Person]:
 
     Raises UserError if MIMIC-IV's folder has no such table, or the table lacks a column.
     """
-    path = table(mimic_iv)
+    path = require(mimic_iv, TABLE)
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="") as lines:
         rows = csv.DictReader(lines)
@@ -49,15 +51,6 @@ def people(mimic_iv: str | Path, subjects: Container[int]) -> dict[int, Person]:
                 sex = row["gender"] if row["gender"] in ("F", "M") else None
                 found[subject] = Person(sex, _whole(row["anchor_age"]), _whole(row["anchor_year"]))
     return found
-
-
-def table(mimic_iv: str | Path) -> Path:
-    """The table of patients of a MIMIC-IV folder; raises UserError if there is none."""
-    folder = Path(mimic_iv).expanduser() / "hosp"
-    for name in ("patients.csv.gz", "patients.csv"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"data.mimic_iv={mimic_iv}: {folder} holds no patients.csv.gz and no patients.csv")
 
 
 def _whole(text: str | None) -> int | None:

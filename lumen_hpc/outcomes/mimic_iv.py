@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.errors import UserError
+from lumen_hpc.data.mimic_iv_files import find, require
 
 Row = Mapping[str, Any]
 
@@ -55,22 +55,10 @@ NOT_IN_2_0 = {"admit_provider_id", "order_provider_id", "caregiver_id"}
 """Columns that came with release 2.1 and later."""
 
 
-def find(folder: Path, table: str) -> Path | None:
-    """The table's file, csv before csv.gz; None if neither is there."""
-    return next((path for end in ("csv", "csv.gz") if (path := folder / f"{table}.{end}").is_file()), None)
-
-
 def files(folder: str | Path) -> list[Path]:
-    """Every file that the stage reads; UserError naming the first required table that is not there."""
-    folder = Path(folder).expanduser()
-    found = {table: find(folder, table) for table in TABLES}
-    for table, path in found.items():
-        if path is None and table not in OPTIONAL:
-            raise UserError(
-                f"data.mimic_iv={folder}: there is no {table}.csv or .csv.gz; it takes the folder of MIMIC-IV that "
-                "holds hosp/ and icu/"
-            )
-    return [path for path in found.values() if path]
+    """Every file that the stage reads; UserError naming the first required table that is not there, or there twice."""
+    found = [(find if table in OPTIONAL else require)(folder, table) for table in TABLES]
+    return [path for path in found if path]
 
 
 class Writer:

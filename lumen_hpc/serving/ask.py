@@ -15,7 +15,7 @@ from lumen_hpc import nvila
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
-from lumen_hpc.serving.media import picture, taken_on
+from lumen_hpc.serving.media import image_bytes, picture, taken_on
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainedModel:
         if days is not None and reference is None:
             raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
         given = {"image": image} if reference is None else {"reference": reference, "image": image}
-        files = {name: _bytes(name, Path(path)) for name, path in given.items()}
+        files = {name: image_bytes(name, path) for name, path in given.items()}
         if reference is not None and days is None:
             days = _days_between(*files.values())
         shown = [{"study_id": name} for name in files]
@@ -72,13 +72,6 @@ class TrainedModel:
         [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
         sentence = strip(answer.text)
         return Reply(sentence, answer.text[: len(answer.text) - len(sentence)].rstrip(" ;"), text)
-
-
-def _bytes(name: str, path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
 
 
 def _days_between(reference: bytes, image: bytes) -> int | None:

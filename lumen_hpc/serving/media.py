@@ -31,6 +31,14 @@ FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path."""
 
 
+def image_bytes(name: str, path: str | Path) -> bytes:
+    """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
+
+
 def picture(data: bytes, where: str = "the image") -> Image.Image:
     """The bytes of a JPG, PNG or DICOM as training sees them: mode L, or RGB where there is colour.
 

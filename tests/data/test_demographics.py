@@ -47,8 +47,17 @@ def test_without_mimic_iv_they_are_unknown(tmp_path):
     assert counts["studies"]["with_sex_and_age"] == 0
 
 
+def test_a_table_that_is_there_both_packed_and_unpacked_is_refused(tmp_path):
+    hosp = tmp_path / "iv" / "hosp"
+    hosp.mkdir(parents=True)
+    (hosp / "patients.csv.gz").write_bytes(gzip.compress(PATIENTS.encode()))
+    (hosp / "patients.csv").write_text(PATIENTS)
+    with pytest.raises(UserError, match=r"there is .*/patients\.csv and patients\.csv\.gz; remove one of the two"):
+        prepared(Dataset(tmp_path), str(tmp_path / "iv"))
+
+
 def test_a_folder_without_the_table_and_a_table_without_a_column_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"data\.mimic_iv=.*no patients\.csv"):
+    with pytest.raises(UserError, match=r"data\.mimic_iv=.*no hosp/patients\.csv"):
         prepared(Dataset(tmp_path), str(tmp_path))
     (tmp_path / "hosp").mkdir()
     (tmp_path / "hosp" / "patients.csv").write_text("subject_id,gender\n1,F\n")
