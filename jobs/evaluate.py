@@ -64,7 +64,7 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
-    from lumen_hpc.report import outcomes_page
+    from lumen_hpc.report import images_left_out, outcomes_page
     from lumen_hpc.report.outcome_criteria import outcome_criteria
 
     run, settings = task.run, task.settings
@@ -82,9 +82,10 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
         if settings.data.source == "phantom"
         else None,
     )
-    answers = {model: run.rows("prognose", model) for model in trained_on("timeline", settings.predict.models)}
+    answers = {model: list(run.rows("prognose", model)) for model in trained_on("timeline", settings.predict.models)}
     scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
-    files = outcomes_page.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores)
+    notes = images_left_out.note(answers)
+    files = outcomes_page.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores, notes)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
     held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []
     return files, held

@@ -23,12 +23,13 @@ _HERE = Path(__file__).parent
 
 def write(
     folder: Path, outcomes: Tables, counts: Mapping[str, Any], settings: Settings, run: Mapping[str, str],
-    timelines: Sequence[Mapping[str, Any]] = (),
+    timelines: Sequence[Mapping[str, Any]] = (), notes: Sequence[str] = (),
 ) -> list[Path]:  # fmt: skip
     """Writes the page and its numbers into the report's folder; returns both files.
 
     `outcomes`: what `outcomes.evaluation.evaluate` found; `counts`: counts.json of stage outcomes; `settings`: the
-    run's; `run`: its name and so on; `timelines`: what `outcomes.evaluation.timeline_scores` found.
+    run's; `run`: its name and so on; `timelines`: what `outcomes.evaluation.timeline_scores` found; `notes`: sentences
+    that go before all numbers.
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -37,6 +38,7 @@ def write(
     page = environment.get_template("outcomes.html").render(
         css=(_HERE / "page.css").read_text(),
         run=run,
+        notes=notes,
         outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},
         meanings=OUTCOMES,
         timelines=timelines,

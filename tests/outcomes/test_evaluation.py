@@ -80,9 +80,10 @@ def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: 
     words = ["stage=full", "recipe=demo-outcomes", "instruct.outcomes=[icu_48h,death_365d]"]
     settings = resolve.resolve(words).settings
     counts = orjson.loads((folder / "out" / "counts.json").read_bytes())
-    page, numbers = outcomes_page.write(folder / "report", found, counts, settings, {"name": "a <run>"})
+    notes = ["2 images left out"]
+    page, numbers = outcomes_page.write(folder / "report", found, counts, settings, {"name": "a <run>"}, notes=notes)
     text = page.read_text()
-    assert "a &lt;run&gt;" in text and "<script" not in text
+    assert "<p>2 images left out</p>" in text and "a &lt;run&gt;" in text and "<script" not in text
     for name, table in found.items():
         assert f'id="{name}"' in text
         assert all(f">{row}</th>" in text for row in table["rows"])
