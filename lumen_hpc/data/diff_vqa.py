@@ -153,22 +153,21 @@ def parse_difference(text: str) -> Change:
     resolved: list[str] = []
     levels: list[LevelChange] = []
     position = 0
-    while position < len(text):
-        clause = _CLAUSE.match(text, position)
-        if clause is None:
-            raise GrammarError(
-                f"difference answer outside the grammar at character {position + 1} of {len(text)}; expected "
-                "`the main image has (an additional finding|additional findings) of … than the reference image.`, "
-                "`the main image is missing the (finding|findings) of … than the reference image.`, "
-                f"`the level of … has changed from … to ….` or `{NO_CHANGE}` alone"
-            )
-        if clause["new"]:
-            new += _names(clause["new"])
-        elif clause["resolved"]:
-            resolved += _names(clause["resolved"])
-        else:
-            levels.append(_level_change(clause["finding"], clause["levels"]))
-        position = clause.end()
+    for clause in text.split(".")[:-1]:
+        if (known := _clause(clause.lstrip())) is None:
+            break
+        new += known.new
+        resolved += known.resolved
+        levels += known.levels
+        position += len(clause) + 1
+    if position < len(text):
+        start = position + (text[position] == " ")
+        raise GrammarError(
+            f"difference answer outside the grammar at character {start + 1} of {len(text)}; expected "
+            "`the main image has (an additional finding|additional findings) of … than the reference image.`, "
+            "`the main image is missing the (finding|findings) of … than the reference image.`, "
+            f"`the level of … has changed from … to ….` or `{NO_CHANGE}` alone"
+        )
     if not (new or resolved or levels):
         raise GrammarError(f"an empty difference answer; `{NO_CHANGE}` means that there is no change")
     return Change(_unique(new), _unique(resolved), _unique(levels))
@@ -214,9 +213,9 @@ def render_question(question: Question) -> str:
 
 
 _CLAUSE = re.compile(
-    r"(?:the main image has (?:an additional finding|additional findings) of (?P<new>[^.]+?) than the reference image"
-    r"|the main image is missing the findings? of (?P<resolved>[^.]+?) than the reference image"
-    r"|the level of (?P<finding>[^.]+?) has changed from (?P<levels>[^.]+? to [^.]+?))\.\s*",
+    r"the main image has (?:an additional finding|additional findings) of (?P<new>.+) than the reference image"
+    r"|the main image is missing the findings? of (?P<resolved>.+) than the reference image"
+    r"|the level of (?P<finding>.+?) has changed from (?P<levels>.+ to .+)",
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(r"\s*,\s*and\s+|\s*,\s*|\s+and\s+")
@@ -231,6 +230,19 @@ def _template_pattern(template: str) -> re.Pattern:
         pattern.replace(r"\{finding\}", r"(?P<finding>.+?)").replace(r"\{location\}", r"(?P<location>.+?)"),
         re.IGNORECASE,
     )
+
+
+@lru_cache(maxsize=4096)
+def _clause(text: str) -> Change | None:
+    """What one clause of a difference answer states, without its full stop; None if it is none."""
+    clause = _CLAUSE.fullmatch(text)
+    if clause is None:
+        return None
+    if clause["new"]:
+        return Change(new=_names(clause["new"]))
+    if clause["resolved"]:
+        return Change(resolved=_names(clause["resolved"]))
+    return Change(levels=(_level_change(clause["finding"], clause["levels"]),))
 
 
 @lru_cache(maxsize=4096)
@@ -265,7 +277,6 @@ def _level_words(level: str) -> list[str]:
     return known + _LEVEL.sub(" ", level).split()
 
 
-@lru_cache(maxsize=4096)
 def _level_change(finding: str, levels: str) -> LevelChange:
     """A finding and `A to B`, split as in parse_difference."""
     words = levels.split(" to ")

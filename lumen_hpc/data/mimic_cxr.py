@@ -20,7 +20,7 @@ import numpy as np
 
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.study_times import study_time, taken_on
+from lumen_hpc.data.study_times import study_times, taken_on
 from lumen_hpc.data.tables import Block, CsvTable, Place, find_table, whole_numbers
 from lumen_hpc.errors import UserError
 
@@ -142,11 +142,11 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
         view=list(views),
         frontal=np.array(frontal, bool),
         day=np.fromiter(map(_day, date), np.int32, len(date)),
-        time=np.fromiter(map(study_time, time), np.float64, len(time)),
+        time=study_times(time),
         row=block.rows.astype(np.uint32),
         line=block.lines.astype(np.uint32),
     )
-    named = np.fromiter((_ID.fullmatch(name) is not None for name in dicom), bool, len(dicom))
+    named = np.fromiter(map(bool, map(_ID.fullmatch, dicom)), bool, len(dicom))
     good = (images.study >= 0) & (images.subject >= 0) & named
     if good.all():
         return images

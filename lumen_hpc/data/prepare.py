@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import date, datetime
+from datetime import datetime
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
@@ -29,7 +29,7 @@ from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.selection import REPEAT, Columns, patients, repeats, select, usable
-from lumen_hpc.data.study_times import moment
+from lumen_hpc.data.study_times import moments
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
@@ -188,11 +188,10 @@ def _write_studies(
     """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
     untimed = []
     with atomic(path) as out:
-        columns = (studies.subject, studies.study, studies.day, studies.time, images.kinds, images.sizes)
-        numbers = zip(*(column[used].tolist() for column in columns), strict=True)
-        for at, (subject, study, day, time, kind, size) in zip(used.tolist(), numbers, strict=True):
-            dicom, taken_at = studies.dicom[at], moment(date.fromordinal(day), time)
-            person = persons.get(subject, UNKNOWN)
+        columns = (used, studies.subject[used], studies.study[used], images.kinds[used], images.sizes[used])
+        taken = moments(studies.day[used], studies.time[used])
+        for at, subject, study, kind, size, taken_at in zip(*(c.tolist() for c in columns), taken, strict=True):
+            dicom, person = studies.dicom[at], persons.get(subject, UNKNOWN)
             if not isinstance(taken_at, datetime):
                 untimed.append(at)
             row = {

@@ -235,13 +235,14 @@ class _Reader:
         texts = [_IDS % ids for ids in zip(rows.subject_id[runs].tolist(), rows.study_id[runs].tolist(), strict=True)]
         ids = _ids(rows.study_id, rows.ref_id, rows.text_hash)
         digits = ids.astype(">u8").tobytes().hex(" ", 8).encode().split()
-        heads = list(chain.from_iterable(map(repeat, texts, np.diff(runs, append=len(days)).tolist())))
-        lines = list(map(b"".join, zip(repeat(_HEAD), digits, heads, rows.tail)))
-        self.out.write(b"".join(lines))
+        repeats = np.diff(runs, append=len(days))
+        heads = chain.from_iterable(map(repeat, texts, repeats.tolist()))
+        self.out.write(b"".join(chain.from_iterable(zip(repeat(_HEAD), digits, heads, rows.tail))))
+        lengths = len(_HEAD) + 16 + np.repeat(list(map(len, texts)), repeats) + list(map(len, rows.tail))
         for name, values in (
             ("id", ids), ("main", rows.main), ("reference", rows.reference), ("days", days), ("type", rows.type),
             ("split", rows.split), ("closed", rows.closed), ("reordered", rows.reordered), ("row", rows.row),
-            ("line", rows.line), ("bytes", list(map(len, lines))),
+            ("line", rows.line), ("bytes", lengths),
         ):  # fmt: skip
             column = getattr(self.questions, name)
             column.frombytes(np.asarray(values, column.typecode).tobytes())

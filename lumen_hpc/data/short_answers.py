@@ -7,6 +7,7 @@ Python's notation, numbers, control characters, and yes or no in place of a name
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from lumen_hpc.data.diff_vqa import (
@@ -50,6 +51,7 @@ def expected_answer(type: str, question: str, short_answer: str) -> str:
     return "" if all(map(is_name, re.split(r"\s*,\s*", text))) else f"a {type}"
 
 
+@lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """True for a name of a finding, a place, a level or a type: words, and no stand-in for a missing value."""
     if is_closed(text) or text.lower() in MISSING or text.startswith("'"):
