@@ -65,8 +65,10 @@ def moments(days: np.ndarray, numbers: np.ndarray) -> list[date]:
     """
     in_range = (numbers >= 0) & (numbers < 240000)  # not so for NaN
     numbers = np.where(in_range, numbers, 0)
-    whole = numbers.astype(np.int64)
-    hours, minutes, seconds = whole // 10000, whole // 100 % 100, whole % 100
+    whole: np.ndarray = numbers.astype(np.int64)
+    hours: np.ndarray = whole // 10000
+    minutes: np.ndarray = whole // 100 % 100
+    seconds: np.ndarray = whole % 100
     # StudyTime has milliseconds at most; as a binary number, .234 is a little less.
     microseconds = np.minimum(np.rint((numbers - whole) * 1e6), 999_999).astype(np.int64)
     since_1970 = (days.astype(np.int64) - date(1970, 1, 1).toordinal()) * 86_400 + hours * 3600 + minutes * 60 + seconds
