@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings
@@ -57,17 +57,17 @@ def join(
     """Joins `answers` ({question_id, answer[, model]}) to `questions` (rows with `short_answer` and `long_answer`).
 
     Only questions that all models answered are kept, so that all numbers are over the same questions; the
-    others, answers to unknown questions, doubled ids and short answers outside the grammar are counted. `models`
-    are those expected. Raises UserError if a field is missing, an expected model has no answer, or no question
-    is left.
+    others, answers to unknown questions, rows without an id, doubled ids and short answers outside the grammar are
+    counted. `models` are those expected. Raises UserError if no row has an id, another field is missing, an expected
+    model has no answer, or no question is left.
     """
     problems = Problems()
     by_id = _questions(questions, problems)
     if not by_id:
         raise UserError("the references hold no question")
     given: dict[str, dict[str, str]] = {model: {} for model in models}
-    for row in answers:
-        id, model = _field(row, "question_id", "an answer"), str(row.get("model") or "model")
+    for id, row in _with_ids(answers, "answer", problems):
+        model = str(row.get("model") or "model")
         if row.get("control"):
             problems.add("answers under a control (left out)", id)
         elif id not in by_id:
@@ -91,11 +91,24 @@ def join(
     return Joined(rows, {model: [texts[id] for id in common] for model, texts in given.items()}, problems)
 
 
+def _with_ids(rows: Iterable[dict], what: str, problems: Problems) -> Iterator[tuple[str, dict]]:
+    """(question_id, row) of the rows that have one; the others are counted, and refused where all are such."""
+    named, nameless = 0, None
+    for number, row in enumerate(rows, 1):
+        if row.get("question_id") in (None, ""):
+            problems.add(f"{what}s without a question_id (left out)", f"row {number}")
+            nameless = row
+        else:
+            named += 1
+            yield str(row["question_id"]), row
+    if nameless is not None and not named:
+        raise UserError(f"no {what} has a 'question_id'; fields of the last are {', '.join(nameless) or 'none'}")
+
+
 def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
     """The questions by id, each with `closed`."""
     questions: dict[str, dict] = {}
-    for row in rows:
-        id = _field(row, "question_id", "a reference")
+    for id, row in _with_ids(rows, "reference", problems):
         if id in questions:
             problems.add("doubled questions (the first is kept)", id)
             continue

@@ -68,6 +68,8 @@ def kind(record: dict[str, Any]) -> str:
 def fault(record: dict[str, Any]) -> str:
     """A record's fault, whatever the model: a field of another type, an empty turn, a missing image; empty if none."""
     meta, images, turns = record.get("meta"), record.get("images"), record.get("conversations")
+    if not _id(record):
+        return "it has no id"
     if not isinstance(meta, dict) or not isinstance(meta.get("type"), str):
         return "it has no meta.type"
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
@@ -87,6 +89,12 @@ def fault(record: dict[str, Any]) -> str:
     if missing := [image for image in images if not _is_file(image)]:
         return f"image {missing[0]} is missing"
     return ""
+
+
+def _id(record: dict[str, Any]) -> str:
+    """A record's id as text; empty if it has none."""
+    name = record.get("id")
+    return str(name) if isinstance(name, str | int) else ""
 
 
 @lru_cache(maxsize=1 << 18)
@@ -178,9 +186,6 @@ def _measured(
     try:
         for row in rows:
             block.append(records[row])
-            name = block[-1].get("id")
-            if not isinstance(name, str | int) or name == "":
-                raise UserError(f"record {row + 1} has no id: it is not an instruction record (docs/data.md)")
         faults = [fault(record) for record in block]
         sound = [record for record, wrong in zip(block, faults) if not wrong]
         fitting = partial(fit, measure=measure, max_tokens=max_tokens)
@@ -193,10 +198,11 @@ def _measured(
     except Exception as error:
         raise _unforeseen(row, error) from None
     faults = [_unfit(one.measure, max_tokens) for one in found]
-    begins = [str(one.record["id"]) if wrong else opening(one.record) for one, wrong in zip(found, faults)]
+    ids = [_id(record) for record in block]
+    begins = [id if wrong else opening(one.record) for id, one, wrong in zip(ids, found, faults)]
     return {
         "rows": np.array(rows, dtype=np.int64),
-        "ids": np.array([str(record["id"]) for record in block]),
+        "ids": np.array(ids),
         "kinds": np.array(["" if wrong else kind(record) for record, wrong in zip(block, faults)]),
         "groups": np.array([int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) for text in begins], np.uint64),
         **{
@@ -263,15 +269,17 @@ def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> No
 def _judge(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
     """Refuses doubled ids, and bad records unless they are to be left out; those are listed."""
     ids, faults = columns["ids"], columns["faults"]
-    _, first = np.unique(ids, return_index=True)
-    if len(first) < len(ids):
-        again = int(np.setdiff1d(np.arange(len(ids)), first)[0])
+    named = np.flatnonzero(ids != "")
+    _, first = np.unique(ids[named], return_index=True)
+    if len(first) < len(named):
+        again = int(np.setdiff1d(named, named[first])[0])
         raise UserError(f"record {again + 1} has the id {ids[again]} of an earlier one: ids must differ")
     bad = np.flatnonzero(faults != "").tolist()
     if bad and on_bad == "stop":
+        first_bad = f"record {bad[0] + 1}" + (f" ({ids[bad[0]]})" if ids[bad[0]] else "")
         raise UserError(
-            f"{len(bad)} of {len(ids)} records are bad; the first is record {bad[0] + 1} ({ids[bad[0]]}): "
-            f"{faults[bad[0]]}. fix: repair them, or leave them out with train.on_bad=skip"
+            f"{len(bad)} of {len(ids)} records are bad; the first is {first_bad}: {faults[bad[0]]}. "
+            "fix: repair them, or leave them out with train.on_bad=skip"
         )
     if len(bad) == len(ids):
         raise UserError(f"none of the {len(ids)} records can be trained on; the first: {faults[0]}")

@@ -106,6 +106,8 @@ def test_bad_input_is_named_and_counted():
         question("z", "level", "mild", long=""),
     ]
     answers = [*answered(*(row["question_id"] for row in rows)), *answered("stranger")]
+    rows.insert(2, question(None, "view", "AP view"))
+    answers[1:1] = [{"answer": "yes"}, *answered("")]
     joined = join(rows, answers)
     counts = {kind: about["count"] for kind, about in joined.problems.as_dict().items()}
     assert counts == {
@@ -115,7 +117,10 @@ def test_bad_input_is_named_and_counted():
         "questions without a long answer (no long BLEU-4 and ROUGE-L)": 1,
         "doubled answers of model (the first is kept)": 1,
         "answers without a question": 1,
+        "references without a question_id (left out)": 1,
+        "answers without a question_id (left out)": 2,
     }
+    assert joined.problems.as_dict()["answers without a question_id (left out)"]["ids"] == ["row 2", "row 3"]
     assert any("stranger" in line for line in joined.problems.lines())
 
 
@@ -127,6 +132,13 @@ def test_bad_input_is_named_and_counted():
         ([], answered("c1"), (), "the references hold no question"),
         (QUESTIONS, [*answered("c1", model="a"), *answered("c2", model="b")], (), "answered by all of a, b"),
         ([{"question_id": "1", "type": "view"}], [], (), "question 1 has no 'short_answer'"),
+        (
+            QUESTIONS,
+            [{"id": "c1", "answer": "yes"}],
+            (),
+            "no answer has a 'question_id'; fields of the last are id, answer",
+        ),
+        ([{"type": "view"}], answered("c1"), (), "no reference has a 'question_id'"),
         (QUESTIONS, [{"question_id": "c1"}], (), "the answer to c1 has no 'answer'"),
     ],
 )

@@ -248,10 +248,29 @@ def test_a_bad_record_stops_or_is_left_out_and_never_replaced(dataset, tmp_path,
     assert REASONS[how] in rejected[0]["reason"]
 
 
+@pytest.mark.parametrize("without", [[3], [3, 5]])
+def test_a_record_without_an_id_is_a_bad_record_like_any_other(dataset, tmp_path, without):
+    bad = rows(dataset)
+    bad[3].pop("id")
+    bad[without[-1]]["id"] = None
+    with pytest.raises(UserError, match=rf"{len(without)} of \d+ records are bad; the first is record 4: it has no id"):
+        index(dataset, tmp_path / "stop", bad)
+    found = index(dataset, tmp_path / "skip", bad, on_bad="skip")
+    assert found.ids.tolist() == [row["id"] for at, row in enumerate(bad) if at not in without]
+    rejected = [json.loads(line) for line in (tmp_path / "skip" / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["row"], row["reason"]) for row in rejected] == [("", at, "it has no id") for at in without]
+
+
+def test_records_of_which_none_has_an_id_are_refused_whatever_the_setting(dataset, tmp_path):
+    bare = [{key: value for key, value in row.items() if key != "id"} for row in rows(dataset)]
+    with pytest.raises(UserError, match=r"none of the \d+ records can be trained on; the first: it has no id"):
+        index(dataset, tmp_path, bare, on_bad="skip")
+
+
 def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_path):
     lines = (dataset / "records.jsonl").read_text().splitlines()
     file = tmp_path / "broken.jsonl"
-    for line, message in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ('{"images": []}', "record 5 has no id")):
+    for line, message in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ("[]", "line 5: a list where a JSON")):
         file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
         with pytest.raises(UserError, match=message):
             survey(
