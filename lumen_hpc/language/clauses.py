@@ -13,7 +13,7 @@ ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
 NOUNS = ("N", "Turn", "Any", "Change")
-MODIFIERS = ("Mod", "Front", "Header")
+MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done")
 ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": "up", "downadj": "down"}
 
@@ -42,6 +42,15 @@ class Item:
     def change(self, event: str) -> None:
         """Adds a change that its phrase tells; two that differ are unclear."""
         self.event = event if self.event in ("", event) else "unclear"
+
+
+def apart(clause: Clause) -> Clause:
+    """A denial whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
+    *others, last = clause.parts
+    bare = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and last.parts[0].parts[0].roles("in")
+    if clause.row.rule not in ("absent", "gone", "unchanged") or not bare:
+        return clause
+    return clause if time_of(others) else replace(clause, parts=[*others, *last.parts])
 
 
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
@@ -100,8 +109,10 @@ def _item(phrase: Phrase) -> Item:
         elif "then" in roles or "now" in roles:
             time = "then" if "then" in roles else "now"
             item.there[time] = True
-        elif "newadj" in roles or "newly" in roles or "oldadj" in roles:
-            item.change("same" if "oldadj" in roles else "new")
+        elif "newadj" in roles or "oldadj" in roles:
+            item.change("new" if "newadj" in roles else "same")
+        elif part.kind == "Newly":
+            item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
         elif "type" in roles:
             item.types |= {roles["type"]}
     return item
@@ -134,7 +145,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
     general = [_item(part).event for part in parts if part.kind == "Any"]
     rest = Phrase("", "", [part for part in parts if part.kind != "Any"])
-    negations = sum(bool(rest.roles(role)) for role in _NEGATIONS)
+    negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in rest.leaves())
     if general:
         told = bool(time or negations or rest.roles("seen"))
         if general[0] or _item(next(part for part in parts if part.kind == "Any")).levels:
@@ -155,7 +166,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
 
 
 PAST = {"was", "had", "did", "couldnot"}
-_NEGATIONS = ("not", "couldnot", "neither", "none", "nolonger", "normal", "absent", "lacks", "fails")
+_NEGATIONS = {"not", "couldnot", "neither", "none", "nolonger", "normal", "absent", "lacks", "fails"}
 
 
 def time_of(parts: Sequence[Phrase]) -> str:
@@ -239,7 +250,11 @@ def predicate_of(clause: Clause) -> Predicate:
         roles=roles,
         time=time_of(others),
         future=(bool(roles.keys() & FUTURE) or likely) and not {"wrong", "so"} & roles.keys(),
-        past=bool(PAST & roles.keys()) or any(part.kind == "Shows" and part.roles("showed") for part in others),
+        past=bool(PAST & roles.keys())
+        or any(
+            (part.kind == "Shows" and part.roles("showed")) or (part.word is not None and part.roles("appeared"))
+            for part in others
+        ),
         events=events - {"become"},
         become="become" in events,
         readings=frozenset().union(*ranges),

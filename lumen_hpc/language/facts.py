@@ -57,6 +57,9 @@ _IT = re.compile(
 )
 
 
+_ITS = re.compile(r"^\s*its (level|severity|degree|size|type|location)\b", re.IGNORECASE)
+
+
 def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
     """The answer with the finding of its question in the place of a first pronoun, as in `It is small`.
 
@@ -75,6 +78,7 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
     elif kind == "presence":
         one_side = r"\bunilateral(?:ly)?\b|\bpresent on one side(?: only)?\b"
         answer = re.sub(one_side, "not bilateral", answer, flags=re.IGNORECASE)
+    answer = _ITS.sub(lambda found: f"the {found[1]} of the {parsed.finding}", answer)
     return _IT.sub(lambda _: f"the {parsed.finding}", answer)
 
 

@@ -8,6 +8,7 @@ from lumen_hpc.language.attributes import Levels, Place, places, rise
 from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate
 from lumen_hpc.language.parsing import Phrase
 
+_OTHER = {"then": "now", "now": "then"}
 _DENIALS = ("absent", "notevent", "notplace", "unchanged")
 
 
@@ -150,6 +151,8 @@ class Finding:
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
         self.there[time].add(there)
+        if predicate.has("only") and time in _OTHER:
+            self.there[_OTHER[time]].add(not there)
         self.present |= predicate.has("now") and self.kind == "difference"
 
     def _notplace(self, predicate: Predicate, item: Item, time: str) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import Place, places
-from lumen_hpc.language.clauses import ANY, FUTURE, NOUNS, Item, Predicate, items_of, predicate_of
+from lumen_hpc.language.clauses import ANY, FUTURE, NOUNS, Item, Predicate, apart, items_of, predicate_of
 from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
@@ -95,7 +95,8 @@ class _Reading:
                 return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
         main = {word.roles["main"] for phrase in phrases for word in phrase.leaves() if "main" in word.roles}
-        if main and self.kind != "difference" and (self.kind == "prediction" or "later" in main):
+        main -= {"visit"} if self.kind == "prediction" else set()
+        if main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"}):
             self.problems.append(LATER if main == {"later"} else "it speaks of the main image")
         elsewhen = {"prediction": (), "difference": ("Span",)}.get(self.kind, ("Span", "Comp"))
         if elsewhen and any(True for _ in Phrase("", "", phrases).all(*elsewhen)):
@@ -119,6 +120,7 @@ class _Reading:
                 return
             rest = [part for part in self.last.parts if part.kind not in NOUNS]
             clause = replace(clause, row=self.last.row, parts=[p for p in clause.parts if p.kind in NOUNS] + rest)
+        clause = apart(clause)
         for place in Phrase("", "", clause.parts).all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
         if clause.row.rule in ("view", "notview"):

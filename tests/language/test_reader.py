@@ -44,6 +44,12 @@ ASKED = {
         "What will have changed in the follow-up image taken 30 days later?",
         "nothing has changed.",
     ),
+    "replaced": (
+        "prediction",
+        "What will have changed in the follow-up image taken 30 days later?",
+        "the main image has an additional finding of pneumonia than the reference image. "
+        "the main image is missing the finding of edema than the reference image. ",
+    ),
     "later": (
         "prediction",
         "What will have changed in the follow-up image taken 30 days later?",
@@ -114,7 +120,8 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|was (?:now|no longer|edema|the edema|the AP|absent from the main|present in the main|not present in the current)"
     r"|was present now|There was no new finding, and|The mild edema, which was mild|severe edema has increased, having"
     r"|left edema has a left|left lung distribution on the left|(?:namely|absence of|main image is) edema on"
-    r"|findings on the reference|current image on"
+    r"|findings on the reference|current image on|image was missing|was seen only in the main|was new in the main"
+    r"|(?:reference image was|was missing one finding that was) |mild edema appears|left edema appears|: edema on"
 )
 """A tense that changes nothing, a level or side told twice, the edema on the old image."""
 
