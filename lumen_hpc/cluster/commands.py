@@ -369,8 +369,9 @@ def existing(request: Request) -> Run:
             f"the runs here are {', '.join(here)}" if here else "make demo, or stage=full run=NAME, makes a first one"
         )
         raise UserError(f"run={request.run}: there is no {path}; {others}")
-    settings, profile = saved.load(path)
-    return Run(run.folder, settings, profile)
+    run = Run(run.folder, *saved.load(path))
+    submission.keep_private(run)
+    return run
 
 
 def ask(request: Request, pipeline: Pipeline) -> int:

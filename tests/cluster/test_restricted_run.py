@@ -1,5 +1,6 @@
 """A restricted run whose every stage fails once with a record in its exception: no text of it leaves the data files,
-and a second user of the cluster sees none of the run."""
+and a second user of the cluster sees none of the run. Its chain has outcomes and prognose; export and serve follow it,
+and the server is asked about the text too."""
 
 from __future__ import annotations
 
@@ -11,13 +12,20 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from openai import OpenAI, OpenAIError
 
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
+from lumen_hpc.data.study_times import clock, study_time, taken_on
+from lumen_hpc.outcomes import phantom_tables
+from lumen_hpc.serving.supervisor import read_address
 from sandbox import neighbour
 from sandbox.checkout import ROOT, make
 from sandbox.slurm import Cluster
@@ -26,10 +34,12 @@ from tests.cluster.test_full_run import RECIPE
 
 MARKER = f"Zebrowski{uuid4().hex[:8]}"
 """As a patient's name would look, and in no other file of this machine."""
+MODELS = ("nvila", "lumen", "lumen-outcomes")
 STEPS = (
-    "prepare", "pretrain", "experts", "rewrite", "instruct", "train-ft", "train-lumen", "predict-nvila", "predict-ft",
-    "predict-lumen", "judge-nvila", "judge-ft", "judge-lumen", "evaluate",
+    "prepare", "pretrain", "outcomes", "experts", "rewrite", "instruct", "train-lumen", "train-lumen-outcomes",
+    *(f"{stage}-{model}" for stage in ("predict", "judge") for model in MODELS), "prognose-lumen-outcomes", "evaluate",
 )  # fmt: skip
+ON_REQUEST = ("export-lumen", "serve")
 DATA = (
     "shard-*.jsonl", "prepare/questions.jsonl", "prepare/rejected.jsonl", "prepare/left_out.jsonl", "instruct/*.jsonl",
 )  # fmt: skip
@@ -39,7 +49,7 @@ ATTACK = '''
 def _fails_once(work):
     """The stage, whose first attempt ends in an exception with a record's text, as a library's might."""
     import json
-    import logging
+    from itertools import chain
     from pathlib import Path
 
     def attacked(task):
@@ -48,14 +58,15 @@ def _fails_once(work):
 
         def rows(shard):
             mark = control / f"failed-{task.step.name}"
-            for row in process(shard):
+            for row in chain([{}] if task.step.name == "serve" else [], process(shard)):  # a server has no row
                 if task.ranks.rank == 0 and not mark.exists():
                     mark.touch()
                     marker = (control / "marker").read_text()
                     raise [KeyError, ValueError, RuntimeError, AssertionError][len(task.step.name) % 4](
                         f"{marker} {json.dumps(row)}"
                     ) from KeyError(marker)
-                yield row
+                if row:
+                    yield row
 
         return rows
 
@@ -94,6 +105,28 @@ def plant(folder: Path) -> None:
         csv.writer(file).writerows(rows)
 
 
+def film_time(row: dict[str, str]) -> datetime:
+    return datetime.combine(taken_on(row["StudyDate"]), clock(study_time(row["StudyTime"])) or time())
+
+
+def write_mimic_iv(data: Path) -> Path:
+    """MIMIC-IV's tables of these phantoms, with the marker in texts that stage outcomes does not read and in values."""
+    with gzip.open(data / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", "rt", newline="") as file:
+        taken = {int(row["study_id"]): film_time(row) for row in csv.DictReader(file)}
+    folder = phantom_tables.write_tables(data / "mimiciv", data / "truth.jsonl", taken, 0)
+    for table, column, every in (("hosp/admissions", "admission_location", 1), ("hosp/labevents", "comments", 1),
+                                 ("hosp/labevents", "value", 50), ("icu/icustays", "first_careunit", 1)):  # fmt: skip
+        with gzip.open(folder / f"{table}.csv.gz", "rt", newline="") as file:
+            rows = list(csv.reader(file))
+        place = rows[0].index(column)
+        for number, row in enumerate(rows[1:]):
+            if number % every == 0 and len(row) == len(rows[0]):
+                row[place] = MARKER
+        with gzip.open(folder / f"{table}.csv.gz", "wt", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def site(can_run_slurm: None) -> Iterator[Site]:
     """A cluster and runs in folders that every user may enter, and the project's own stages, which fail once each."""
@@ -128,6 +161,8 @@ def attacked(site: Site) -> Path:
     words = [
         "recipe=demo", "data=mimic", *(word for word in RECIPE if "phantom" not in word), "prepare.on_bad=skip",
         f"data.mimic_cxr={data / 'mimic-cxr-jpg'}", f"data.diff_vqa={data / 'medical-diff-vqa'}", "prepare.max_bad=0.2",
+        f"data.mimic_iv={write_mimic_iv(data)}", "instruct.outcomes=[icu_48h]", "instruct.clinical=[patient,stay]",
+        f"predict.models=[{','.join(MODELS)}]",
         "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}", "train.steps=8", "train.checkpoint_every=4",
         *(f"profile.resources.{kind}.successors=2" for kind in ("cpu", "gpu", "judge", "train")),
         "profile.resources.gpu.tasks=1", "profile.resources.judge.tasks=1", "profile.resources.train.nodes=1",
@@ -138,10 +173,41 @@ def attacked(site: Site) -> Path:
     return site.runs / "restricted"
 
 
+@pytest.fixture(scope="module")
+def served(site: Site, attacked: Path) -> Path:
+    """The run's folder, once its model was exported, and served and asked about the marker, each after a failure."""
+    site.submit("restricted", "serve.model=lumen", "profile.resources.cpu.successors=2", stage="export")
+    if find_spec("vllm"):
+        site.submit("restricted", "serve.model=lumen", "serve.max_model_len=512", "serve.successor=true",
+                    "profile.resources.gpu.mem_gb=16", "profile.resources.gpu.successors=2", stage="serve")  # fmt: skip
+        site.wait(lambda: read_address(attacked / "serve") is not None, 400, "the server's address")
+        ask_about_the_marker(attacked / "serve")
+    site.wait(lambda: "done" in site.run("restricted").events("export-lumen"), 300, "the end of the export")
+    site.launch("cancel", "run=restricted")
+    site.wait_until_left("restricted")
+    return attacked
+
+
+def ask_about_the_marker(folder: Path) -> None:
+    """One question that the server answers, and two that it refuses."""
+    address = read_address(folder)
+    assert address is not None
+    client = OpenAI(base_url=address.url, api_key=address.key, max_retries=0)
+
+    def ask(role: Any, text: str) -> Any:
+        messages: Any = [{"role": role, "content": text}]
+        return client.chat.completions.create(model="lumen", messages=messages, max_tokens=4)
+
+    assert ask("user", f"Is {MARKER} normal?").choices
+    for role, text in (("user", MARKER * 999), (MARKER, MARKER)):
+        with pytest.raises(OpenAIError):
+            ask(role, text)
+
+
 @pytest.mark.timeout(1500)
 def test_every_stage_has_failed_and_gone_on(site: Site, attacked: Path) -> None:
     failed = {path.parent.name for path in attacked.glob("*/failures.jsonl")}
-    assert failed == set(STEPS)
+    assert failed == set(STEPS), site.launch("status", "run=restricted", code=1)
     for step in STEPS:
         (row, *_) = map(json.loads, (attacked / step / "failures.jsonl").read_text().splitlines())
         assert "the message is left out: the data are restricted" in row["error"], step
@@ -149,12 +215,23 @@ def test_every_stage_has_failed_and_gone_on(site: Site, attacked: Path) -> None:
     assert {step["state"] for step in status["steps"]} == {"done"}, status
 
 
-def test_no_text_of_a_record_is_in_any_log_json_script_or_page(site: Site, attacked: Path) -> None:
+def test_export_and_server_have_failed_and_gone_on(served: Path) -> None:
+    for step in ON_REQUEST if find_spec("vllm") else ON_REQUEST[:1]:
+        (row,) = map(json.loads, (served / step / "failures.jsonl").read_text().splitlines())
+        assert "the message is left out: the data are restricted" in row["error"], step
+    assert (served / "export-lumen" / "restricted-lumen" / "README.md").is_file()
+
+
+def test_no_text_of_a_record_is_in_any_log_json_script_or_page(site: Site, attacked: Path, served: Path) -> None:
     searched = [path for path in attacked.rglob("*") if path.is_file() and not any(map(path.match, DATA))]
     kinds = {path.suffix for path in searched} | {path.name.split(".")[0] for path in searched}
     assert {".out", ".sh", ".yaml", ".json", "failures", "attempts", "metrics", "events", "plan"} <= kinds, kinds
     leaks = [str(path.relative_to(attacked)) for path in searched if MARKER.encode() in path.read_bytes()]
     assert leaks == []
+    assert list((attacked / "serve" / "logs").glob("server-*.log")) or not find_spec("vllm")
+    of_slurm = [path for path in site.cluster.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "slurmctld.log" for path in of_slurm)
+    assert [str(path) for path in of_slurm if MARKER.encode() in path.read_bytes()] == []
     for words in (["status"], ["status", "json=true"], ["logs"]):
         assert MARKER not in site.launch(*words, "run=restricted")
     rejected = (attacked / "prepare" / "rejected.jsonl").read_text()

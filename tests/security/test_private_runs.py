@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.cluster import snapshot, submit
+from lumen_hpc.cluster import commands, snapshot, submit
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import DataUse, Profile
@@ -88,6 +88,16 @@ def test_a_run_without_restricted_data_keeps_the_users_umask(tmp_path):
     assert not run.restricted
     submit.prepare_folder(run)
     assert stat.S_IMODE((run.folder / "layout").stat().st_mode) == 0o644
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_verb_on_a_restricted_run_writes_private_files_too(tmp_path):
+    words = [f"runs={tmp_path}", "run=mine", "data=mimic", "recipe=lumen", "data.mimic_cxr=/a", "data.diff_vqa=/b"]
+    submitted = resolve(["stage=full", *words])
+    saved.save(submitted, tmp_path / "mine" / "config.yaml")
+    assert commands.existing(resolve(["cancel", *words[:2]])).restricted
+    (tmp_path / "plan.json").write_text("{}")  # as cancel writes it anew
+    assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == 0o600
 
 
 @pytest.fixture
