@@ -45,10 +45,11 @@ class Item:
 
 
 def apart(clause: Clause) -> Clause:
-    """A denial whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
+    """A clause whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
     *others, last = clause.parts
-    bare = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and last.parts[0].parts[0].roles("in")
-    if clause.row.rule not in ("absent", "gone", "unchanged") or not bare:
+    bare = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and last.parts[0].roles("in")
+    turns = any(part.kind == "Turn" for part in others)
+    if clause.row.rule not in ("there", "absent", "gone", "unchanged") or turns or not bare:
         return clause
     return clause if time_of(others) else replace(clause, parts=[*others, *last.parts])
 
@@ -72,7 +73,7 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
                 _modify(item, part)
         elif part.kind in NOUNS:
             items.append(_item(part))
-            if items[-1].event or items[-1].there or items[-1].levels:
+            if part.kind != "Change" and (items[-1].event or items[-1].there or items[-1].levels):
                 head = items[-1]
             elif head is not None and (
                 head.phrase.kind == "Turn" or "the" not in {word.text for word in part.leaves()}
@@ -134,6 +135,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     """One claim of a modifier: of an image, a level or that the finding is there."""
     whole = Phrase("", "", parts)
     past = any(whole.roles(role) for role in (*PAST, "having"))
+    past |= any(part.kind == "Img" for part in parts)  # … that this image does not show
     time = time_of(parts) or ("then" if past else "")
     if any(whole.roles(role) for role in FUTURE):
         item.foretold = True

@@ -118,7 +118,8 @@ _CLOSED = ("do ", "does ", "is ", "are ", "will ", "can ", "should ", "would ")
 
 def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: Facts) -> list[str]:
     """What is wrong with the words themselves, whatever they say of findings."""
-    numbers = answer.numbers - numbers_of(question)
+    asked = numbers_of(question)
+    numbers = answer.numbers - asked - {f"{int(days) // 365} years" for days in asked & {"365", "730", "1095"}}
     counts = answer.counts - {_COUNTS.get(len(answer.findings))}
     counts -= {"several", "various"} if len(answer.findings) > 1 else set()
     nothing = all(state.status in ("absent", "same") for state in given.findings.values()) and not given.views

@@ -39,6 +39,8 @@ class Finding:
     places: list[Phrase] = field(default_factory=list)
     present: bool = False
     foretold: bool = False
+    told: bool = False
+    """A clause says that it is there, or that it is not."""
     named: bool = False
     """It is named, not only implied by an adjective such as `abnormal`."""
     problems: list[str] = field(default_factory=list)
@@ -151,6 +153,7 @@ class Finding:
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
         self.there[time].add(there)
+        self.told = True
         if predicate.has("only") and time in _OTHER:
             self.there[_OTHER[time]].add(not there)
         self.present |= predicate.has("now") and self.kind == "difference"
@@ -248,6 +251,8 @@ class Finding:
             self.problems.append("it says two things of one finding")
             events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
         event, then, now = min(events, default=""), there["then"], there["now"] | there[""]
+        if self.name == ANY and event == "same" and self.told:
+            self.problems.append("it says more than that nothing has changed")
         if event in ("new", "gone") and ((event == "gone") in now or (event == "new") in then):
             self.problems.append("it confuses the two images")
         if event:

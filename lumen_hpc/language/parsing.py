@@ -187,6 +187,11 @@ def _mark(phrase: Phrase) -> str:
     return phrase.word.text if phrase.word is not None and phrase.word.text in _MARKS else ""
 
 
+def _closed(phrase: Phrase) -> bool:
+    """Whether the phrase has taken in the comma that ends it."""
+    return phrase.word is None and [word.text for word in phrase.leaves()][-1] == ","
+
+
 def strict(found: list[Phrase]) -> list[list[Clause]]:
     """Every way to read a sentence as the fewest clauses, of these those parted by a comma or more than `and`."""
     if len(found) > LONGEST:
@@ -200,7 +205,10 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
         if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
             continue
         (clauses, bare), parses = best[joint]
-        cost = (clauses + 1, bare + (found[joint:start] != [] and _mark(found[joint]) == "and" and start - joint == 1))
+        cost = (
+            clauses + 1,
+            bare + (start - joint == 1 and _mark(found[joint]) == "and" and not _closed(found[joint - 1])),
+        )
         for end in ends:
             worse = end <= start or (end in best and best[end][0] < cost)
             if not worse and (clause := table.clause(signs, found, start, end)):

@@ -50,6 +50,12 @@ ASKED = {
         "the main image has an additional finding of pneumonia than the reference image. "
         "the main image is missing the finding of edema than the reference image. ",
     ),
+    "worse": (
+        "prediction",
+        "What will have changed in the follow-up image taken 30 days later?",
+        "the level of edema has changed from mild to severe. ",
+    ),
+    "type": ("type", "what type is the edema?", "interstitial"),
     "later": (
         "prediction",
         "What will have changed in the follow-up image taken 30 days later?",
@@ -122,6 +128,8 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|left edema has a left|left lung distribution on the left|(?:namely|absence of|main image is) edema on"
     r"|findings on the reference|current image on|image was missing|was seen only in the main|was new in the main"
     r"|(?:reference image was|was missing one finding that was) |mild edema appears|left edema appears|: edema on"
+    r"|was unchanged|was mild today|finding of the reference image, was|grade the mild|expect the mild"
+    r"|unchanged from the main"
 )
 """A tense that changes nothing, a level or side told twice, the edema on the old image."""
 
