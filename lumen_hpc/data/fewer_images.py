@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lumen_hpc.data.instructions import EARLIER
+from lumen_hpc.data.perturbations import IMAGE
 
 Row = dict[str, Any]
-IMAGE = "<image>"
 
 
 def without_oldest(record: Row) -> Row | None:
