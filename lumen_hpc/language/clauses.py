@@ -47,7 +47,12 @@ class Item:
 def apart(clause: Clause) -> Clause:
     """A clause whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
     *others, last = clause.parts
-    bare = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and last.parts[0].roles("in")
+    bare = (
+        last.kind == "Mod"
+        and len(last.parts) == 1
+        and last.parts[0].kind in ("OnRef", "OnMain")
+        and last.parts[0].roles("in")
+    )
     turns = any(part.kind == "Turn" for part in others)
     if clause.row.rule not in ("there", "absent", "gone", "unchanged") or turns or not bare:
         return clause
@@ -124,9 +129,9 @@ def _modify(item: Item, mod: Phrase) -> None:
     item.places += [place for place in Phrase("", "", [mod]).all("Loc", "Place")]
     claim: list[Phrase] = []
     for part in [*mod.parts, None]:
-        if part is not None and not (part.roles("and") or part.roles("but")):
+        if part is not None and not (part.word and part.word.roles.keys() & {"and", "but", "comma"}):
             claim.append(part)
-        elif part is None or any(other.word is None for other in claim):
+        elif any(other.word is None for other in claim) or (part is None and claim):
             _claim(item, claim)
             claim = []
 
@@ -165,6 +170,8 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         item.event = "unclear"
     else:
         item.there[time] = not denied
+        if rest.roles("only") and time:
+            item.there["now" if time == "then" else "then"] = denied
 
 
 PAST = {"was", "had", "did", "couldnot"}
@@ -184,7 +191,7 @@ def _times(parts: Sequence[Phrase]) -> Iterator[str]:
             yield "then"
         elif part.kind in ("Main", "OnMain") or "now" in roles:
             yield "now"
-        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "Unlike"):
+        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike"):
             yield from _times(part.parts)
 
 
@@ -235,7 +242,7 @@ def predicate_of(clause: Clause) -> Predicate:
     verbs: list[str] = []
     general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
     for part in others:
-        for word in part.leaves() if part.kind not in ("Range", *LEVELS) else ():
+        for word in part.leaves() if part.kind not in ("Range", "Header", *LEVELS) else ():
             played = _played(word, part, clause.row)
             for role, value in played.items():
                 roles.setdefault(role, []).append(value)
@@ -245,7 +252,8 @@ def predicate_of(clause: Clause) -> Predicate:
     events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
     general -= {"same"} if events == {"gone"} else set()  # no existing findings have resolved
     events |= general if general <= events or not events else {"unclear"}
-    likely = any(part.roles("likely") for part in clause.parts)
+    told = [part for part in clause.parts if part.kind in ("Header", "Change")]
+    likely = any(part.roles("likely") for part in clause.parts) or any(p.roles(role) for p in told for role in FUTURE)
     beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
     return Predicate(
         row=clause.row,
@@ -271,7 +279,8 @@ def predicate_of(clause: Clause) -> Predicate:
         ),
         alike=any(adjunct.roles("as") for adjunct in beside),
         exclusive="nothingbut" in roles or any(part.roles("only") for part in clause.parts if part.kind == "Any"),
-        broken=clause.parts[-1].kind in ("Be", "NotBe") and not clause.parts[-1].adjuncts and not beside,
+        broken=clause.parts[-1].kind in ("Be", "NotBe")
+        and not (clause.parts[-1].adjuncts or beside or time_of(others)),
     )
 
 

@@ -94,7 +94,7 @@ class Finding:
         )
         weak = has("clearly", "completely", "newly") or (has("all") and has("no", "nothing"))
         weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
-        able = has("can") and not has("see", "conclude", "expected", "rated")
+        able = has("can") and not has("see", "conclude", "expected", "rated", "lie")
         able &= "seen" not in predicate.roles.get("seen", ())
         organ = item.organ != has("diseased", "normal") and not (item.organ and item.there)
         counts = ("all", "numeral") if self.name == ANY else ("count",)
@@ -138,18 +138,20 @@ class Finding:
         self.events |= {item.event} - {""}  # its modifiers say the rest
 
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
-        if item.there.get(time) is False or item.levels:
+        if item.there.get(time) is False or item.levels or len(item.there) > 1:
             self.problems.append("it denies a denial or a level")
         if item.event:
             self.events.add(f"not-{item.event}")
-        elif (self.kind == "difference" and time != "then" and (predicate.has("lacks") or predicate.against)) or (
-            self.kind == "prediction"
-            and predicate.future
-            and ("the" in item.phrase.roles("det") or predicate.has("absent"))
-        ):
+        elif self.lost(predicate, item, time):
             self.events.add("gone")
         else:
             self.seen(False, predicate, time)
+
+    def lost(self, predicate: Predicate, item: Item, time: str) -> bool:
+        """Whether a denial tells that the finding was there: `compared with …`, `the edema will not be seen`."""
+        if self.kind == "prediction":
+            return predicate.future and ("the" in item.phrase.roles("det") or predicate.has("absent"))
+        return self.kind == "difference" and time != "then" and (predicate.has("lacks", "Change") or predicate.against)
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
         self.there[time].add(there)
@@ -204,6 +206,7 @@ class Finding:
     def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
         denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
         fit = predicate.events == ({"same"} if predicate.has("sameadj") else denied) or not predicate.events
+        fit |= {"new", "gone"} <= predicate.events and predicate.has("or")
         if predicate.has("nothing") and predicate.events in ({"new"}, {"gone"}):
             self.events.add(f"not-{min(predicate.events)}")
         else:

@@ -69,7 +69,8 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
             yield list(sentence)
 
 
-_PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither", "do", "did"}
+DENIALS = ("absent", "gone", "notevent")
+_PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither", "do", "did", "there"}
 
 
 class _Reading:
@@ -115,7 +116,9 @@ class _Reading:
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
         if clause.row.rule == "likewise":
-            if self.last is None or not _auxiliaries(clause.parts) & _auxiliaries(self.last.parts):
+            alike = self.last and _auxiliaries(clause.parts) & _auxiliaries(self.last.parts)
+            nor = any(part.roles("notso") for part in clause.parts if part.kind not in NOUNS)
+            if self.last is None or not alike or (nor and self.last.row.rule not in DENIALS):
                 self.problems.append("it likens one thing to another")
                 return
             rest = [part for part in self.last.parts if part.kind not in NOUNS]
@@ -142,7 +145,12 @@ class _Reading:
         rule = clause.row.rule
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
         items = items_of(clause, self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ())
-        if rule == "unchanged" and (any(map(_some, items)) or any(Phrase("", "", clause.parts).all("Dim"))):
+        every = any(part.word is not None and part.roles("or") for part in clause.parts)  # no finding has … or changed
+        if (
+            rule == "unchanged"
+            and not every
+            and (any(map(_some, items)) or any(Phrase("", "", clause.parts).all("Dim")))
+        ):
             self.problems.append("it speaks of some findings, or of something of them")
         if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
             return [Item(ANY, Phrase("Any", ""))]

@@ -56,6 +56,11 @@ ASKED = {
         "the level of edema has changed from mild to severe. ",
     ),
     "type": ("type", "what type is the edema?", "interstitial"),
+    "gone both": (
+        "difference",
+        DIFFERENCE,
+        "the main image is missing the findings of edema, and pneumonia than the reference image. ",
+    ),
     "later": (
         "prediction",
         "What will have changed in the follow-up image taken 30 days later?",
@@ -129,7 +134,9 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|findings on the reference|current image on|image was missing|was seen only in the main|was new in the main"
     r"|(?:reference image was|was missing one finding that was) |mild edema appears|left edema appears|: edema on"
     r"|was unchanged|was mild today|finding of the reference image, was|grade the mild|expect the mild"
-    r"|unchanged from the main"
+    r"|unchanged from the main|What has changed was that|(?:showed|show) on the reference|The only change was"
+    r"|main image there was|difference was the absence|was no different|different from the main"
+    r"|(?:not on the main image|pneumonia) on the reference image"
 )
 """A tense that changes nothing, a level or side told twice, the edema on the old image."""
 
