@@ -115,39 +115,43 @@ def instruct(folder: Path, size: int) -> None:
 
 
 def evaluate(folder: Path, size: int) -> None:
+    """As stage evaluate reads a run: its records and every model's answers and scores from files."""
     from lumen_hpc.config.schema import Evaluate
+    from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.report import assemble
 
-    with (folder / "inputs.json").open() as file:
-        given = json.load(file)
-    assemble.report(assemble.Inputs(**given), Evaluate(), 0, folder / "report")
+    inputs = assemble.Inputs(
+        records=read_jsonl(folder / "records.jsonl"),
+        answers={model: read_jsonl(folder / f"{model}.jsonl") for model in RIGHT},
+        scores={model: read_jsonl(folder / f"{model}-scores.jsonl") for model in RIGHT},
+        run={"name": "scale", "data": "mimic", "seed": "0"},
+    )
+    assemble.report(inputs, Evaluate(), 0, folder / "report")
+
+
+RIGHT = {"nvila": 0.2, "ft": 0.7, "lumen": 0.9}
+"""Model → the share of its answers that are right."""
 
 
 def answers(folder: Path, size: int) -> None:
     """Three models' answers to `size` questions, a share of them another question's, with the judge's scores."""
-    from lumen_hpc.data.records import read_jsonl
+    from lumen_hpc.data.records import read_jsonl, write_jsonl
 
     prepared(folder, 3 * size // 2)
     instruct(folder, size)
     rows = list(itertools.islice(read_jsonl(folder / "instruct" / "lumen-train.jsonl"), size))
+    write_jsonl(folder / "records.jsonl", rows)
     draw = random.Random(0)
     texts = [row["meta"]["long_answer"] for row in rows]
-    right = {"nvila": 0.2, "ft": 0.7, "lumen": 0.9}
-    given = {
-        model: [
-            {"question_id": row["id"], "answer": text if draw.random() < share else draw.choice(texts), "tokens": 12}
-            for row, text in zip(rows, texts)
-        ]
-        for model, share in right.items()
-    }
-    scores = {
-        model: [{"question_id": row["id"], "model": model, "judge": "drawn", "score": (score := draw.randint(1, 10)),
-                 "expected_score": score - 0.1} for row in rows]
-        for model in right
-    }  # fmt: skip
-    about = {"name": "scale", "data": "mimic", "seed": "0"}
-    kept = {"records": rows, "answers": given, "scores": scores, "run": about}
-    (folder / "inputs.json").write_text(json.dumps(kept))
+    for model, share in RIGHT.items():
+        answered = (text if draw.random() < share else draw.choice(texts) for text in texts)
+        given = ({"question_id": row["id"], "answer": text, "tokens": 12} for row, text in zip(rows, answered))
+        write_jsonl(folder / f"{model}.jsonl", given)
+        write_jsonl(folder / f"{model}-scores.jsonl", (_judged(row["id"], model, draw.randint(1, 10)) for row in rows))
+
+
+def _judged(question: str, model: str, score: int) -> dict[str, Any]:
+    return {"question_id": question, "model": model, "judge": "drawn", "score": score, "expected_score": score - 0.1}
 
 
 # Training.

@@ -84,7 +84,8 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     )
     answers = {model: list(run.rows("prognose", model)) for model in trained_on("timeline", settings.predict.models)}
     scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
-    notes = images_left_out.note(answers)
+    rows = [row for of_model in answers.values() for row in of_model]
+    notes = images_left_out.note(rows, total=len({row["question_id"] for row in rows if not row.get("control")}))
     files = outcomes_page.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores, notes)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
     held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []
@@ -110,7 +111,7 @@ def inputs(task: Task) -> Any:
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
     return Inputs(
-        records=list(read_jsonl(run.path("instruct") / "lumen-test.jsonl")),
+        records=read_jsonl(run.path("instruct") / "lumen-test.jsonl"),
         answers={model: run.rows("predict", model) for model in models},
         repeats={model: run.rows("predict", model) for model in repeats(models, settings.train.seeds)},
         scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},

@@ -78,16 +78,16 @@ class Samples:
     def _texts(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
         short = [row["short_answer"] for row in questions]
         long = [row.get("long_answer") or "" for row in questions]
-        open_ended = np.array([not row["closed"] for row in questions], bool)
-        has_long = np.array([bool(text) for text in long], bool)
+        open_ended = np.array([not row["closed"] for row in questions], float)
+        has_long = np.array([bool(text) for text in long], float)
         scores = lexical(answers, long)
         self._matches, self._lengths = scores.matches, scores.lengths
         self._mean("bleu4", scores.bleu4, has_long)
         self._mean("rouge_l", scores.rouge_l, has_long)
         # The long answer's recall by the answer's words, sides exchanged, is the answer's precision.
-        self._mean("precision", lexical(long, answers).recall_clipped, has_long & open_ended)
+        self._mean("precision", lexical(long, answers).recall_clipped, has_long * open_ended)
         scores = lexical(answers, short)
-        everywhere: np.ndarray = np.ones(len(answers), bool)
+        everywhere: np.ndarray = np.ones(len(answers))
         self._mean("bleu4_short", scores.bleu4, everywhere)
         self._mean("rouge_l_short", scores.rouge_l, everywhere)
         self._mean("recall", scores.recall, open_ended)
@@ -99,7 +99,7 @@ class Samples:
         self._mean("exact", same, everywhere)
 
     def _closed(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
-        where = np.array([row["closed"] for row in questions], bool)
+        where = np.array([row["closed"] for row in questions], float)
         rules: dict[str, Callable[[dict, str], str | None]] = {
             "accuracy": lambda row, answer: closed.first_yes_no(answer),
             "accuracy_strict": lambda row, answer: closed.strict(answer),
@@ -152,8 +152,8 @@ class Samples:
         self._mean("finding_f1_macro", macro, where)
 
     def _mean(self, name: str, values: Sequence[float] | np.ndarray, where: np.ndarray) -> None:
-        whole = np.asarray(where, float)
-        self.columns[name] = Column(np.asarray(values, float) * whole, whole)
+        """A mean over the samples where `where` is 1; measures of the same samples share that array."""
+        self.columns[name] = Column(np.asarray(values, float) * where, where)
 
 
 def _f1(hits: np.ndarray, extra: np.ndarray, missed: np.ndarray) -> Column:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ Rows = Iterable[dict]
 class Inputs:
     """The parts of a report; a missing one leaves its section empty, and the page says so."""
 
-    records: Sequence[dict]
+    records: Rows
     """Test records (instruct/lumen-test.jsonl)."""
     answers: Mapping[str, Rows]
     """Model → its answer rows, with those of controls (they carry `control`)."""
@@ -96,30 +96,44 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     Raises UserError where a model has no answers or no question was answered by every model.
     """
     settings = replace(settings, images=settings.images is not False)
-    answers = {model: list(rows) for model, rows in inputs.answers.items()}
+    controlled: dict[str, list[dict]] = {model: [] for model in inputs.answers}
+    fewer_images: list[dict] = []
+
+    def answered() -> Iterator[dict]:
+        """Every model's answers, of which the texts alone are kept; those under controls are read again later."""
+        for model, rows in inputs.answers.items():
+            for row in rows:
+                if row.get("images_left_out"):
+                    fewer_images.append(row)
+                if row.get("control"):
+                    controlled[model].append(row)
+                else:
+                    yield row | {"model": model}
+
     scores = {model: list(rows) for model, rows in inputs.scores.items()}
+    asked = questions(inputs.records)
     results = Results(
-        questions(inputs.records),
-        (row | {"model": model} for model, rows in answers.items() for row in rows if not row.get("control")),
+        asked,
+        answered(),
         (row | {"model": model} for model, rows in scores.items() for row in rows if not row.get("canary")),
         settings,
         seed,
-        models=list(answers),
+        models=list(inputs.answers),
         identity=inputs.identity,
     )
     checked = self_check(
         results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
     )
-    training_meta = list(inputs.learned) if settings.baselines or settings.gates else []
+    training_meta = baselines.narrowed(inputs.learned) if settings.baselines or settings.gates else []
     if settings.baselines:
         learned = baselines.answers(results.questions, training_meta, inputs.findings, inputs.pathologies)
         for name, texts in learned.items():
             results.add_model(name, texts)
-    for model, rows in answers.items():
+    for model, rows in controlled.items():
         texts = composed.answers(rows, results.reader)
         if texts:
             results.add_model(model + COMPOSED, texts)
-    control_results = controls(results, answers, inputs.findings)
+    control_results = controls(results, controlled, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     checks: list[Criterion] = []
     if settings.gates:
@@ -128,7 +142,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     both = tables.tables(results)
     studies = list(inputs.studies)
     between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
-    all_slices = slices.slices(results, studies, inputs.experts) + slices.experts(results, answers)
+    all_slices = slices.slices(results, studies, inputs.experts) + slices.experts(results, controlled)
     unfit = language_checks.unfit(scores)
     canaries, acceptance = (
         language_checks.canaries(scores),
@@ -147,7 +161,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
             *unfit,
             *([str(compared)] if compared else []),
             *tables.notes(results),
-            *images_left_out.note(answers),
+            *images_left_out.note(fewer_images, len(asked)),
             str(checked),
             *budgets.notes(spent, results.labels(), results.principal),
             *(f"Departs from the paper: {line}" for line in inputs.identity.deviations),

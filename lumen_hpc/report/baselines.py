@@ -44,6 +44,7 @@ ABOUT = {
 }  # fmt: skip
 """Baseline rows by name, in the order of the tables."""
 
+_READ = ("type", "question", "closed", "short_answer", "interval_days", "ref_study_id", "subject_id")
 _DAYS = (0, 1, 7, 30, 90, 180, 365)
 
 
@@ -68,6 +69,12 @@ def answers(
         found |= {"majority": _majority(questions, rows), "question": _question(questions, rows)}
         found["prior"] = _prior(questions, rows, findings)
     return {name: found[name] for name in ABOUT if found.get(name)}
+
+
+def narrowed(training: Iterable[Row]) -> list[Row]:
+    """`meta` of training records with what baselines and gates read alone: there may be half a million of them."""
+    known: dict[Any, Any] = {}  # one copy of texts that repeat
+    return [{key: known.setdefault(row[key], row[key]) for key in _READ if key in row} for row in training]
 
 
 def interval(days: float | None) -> int:

@@ -7,7 +7,7 @@ where it is not; an answer that cannot be read is wrong either way. Intervals ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,7 @@ def detections(results: Results, *, least: int = 1) -> list[Detection]:
     models = results.run_models()
     found = []
     for way, truth in ((ASKED, _asked(results)), (LISTED, _listed(results, models))):
-        for finding in sorted(truth):
-            there, right = truth[finding]
+        for finding, there, right in truth:
             if (there != 0).sum() < least:
                 continue
             for model in models:
@@ -80,8 +79,8 @@ def detections(results: Results, *, least: int = 1) -> list[Detection]:
     return found
 
 
-Truth = dict[str, tuple[np.ndarray, dict[str, Column]]]
-"""Finding → (1 there, -1 not there, 0 not asked, for every question; each model's column: right of asked)."""
+Truth = Iterator[tuple[str, np.ndarray, dict[str, Column]]]
+"""By name: a finding, 1 there, -1 not there, 0 not asked, for every question; each model's column: right of asked."""
 
 
 def _asked(results: Results) -> Truth:
@@ -93,14 +92,13 @@ def _asked(results: Results) -> Truth:
             sides = there.setdefault(named(parsed.finding), np.zeros(len(results.questions), int))
             sides[i] = 1 if row["short_answer"].strip().lower() == "yes" else -1
     right = {model: results.column("accuracy_polarity", model) for model in results.run_models()}
-    return {finding: (sides, right) for finding, sides in there.items()}
+    yield from ((finding, there[finding], right) for finding in sorted(there))
 
 
 def _listed(results: Results, models: Sequence[str]) -> Truth:
     """Open questions what is seen; a finding that the reference names nowhere is none that could be missed."""
     listed = {model: results.samples[model].listed for model in models}
     true = {i: pair[1] for of_model in listed.values() for i, pair in of_model.items()}
-    truth: Truth = {}
     for finding in sorted(set().union(*true.values()) if true else ()):
         there: np.ndarray = np.zeros(len(results.questions), int)
         for i, names in true.items():
@@ -113,8 +111,7 @@ def _listed(results: Results, models: Sequence[str]) -> Truth:
                 whole[i] = answered[i]
                 part[i] = answered[i] and (finding in given) == (finding in names)
             right[model] = Column(part, whole)
-        truth[finding] = (there, right)
-    return truth
+        yield finding, there, right
 
 
 def _share(results: Results, right: Column, where: np.ndarray) -> Share:

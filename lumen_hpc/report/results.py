@@ -138,6 +138,8 @@ class Results:
         """Answers (by question id) to some of the questions, scored; measures apply to these alone."""
         answered = np.array([row["question_id"] in answers for row in self.questions], bool)
         samples = Samples(self.questions, [answers.get(row["question_id"], "") for row in self.questions], self.reader)
+        if answered.all():
+            return samples
         for name, column in samples.columns.items():
             samples.columns[name] = Column(column.part * answered, column.whole * answered)
         return samples
@@ -222,20 +224,22 @@ class Results:
     def rows(self) -> Iterator[dict]:
         """The per-sample table: a row a question and model, with every measure that applies to it; no texts."""
         for model in self.models():
-            values = {name: column.values() for name, column in self.samples[model].columns.items()}
-            for i, question in enumerate(self.questions):
-                scores = {name: float(value[i]) for name, value in values.items() if np.isfinite(value[i])}
+            columns = self.samples[model].columns
+            table = np.column_stack([column.values() for column in columns.values()])
+            for question, values in zip(self.questions, table, strict=True):
+                # NaN, which is not equal to itself: the measure does not apply.
+                scores = {name: value for name, value in zip(columns, values.tolist(), strict=True) if value == value}
                 if scores:
                     yield {"question_id": question["question_id"], "type": question["type"], "model": model} | scores
 
     def _add_scores(self, scores: Iterable[dict]) -> None:
         """The first judge's scores as measures `judge` and `judge_expected`, on questions judged for every model."""
-        given: dict[str, dict[str, dict]] = {model: {} for model in self.samples}
+        given: dict[str, dict[str, tuple]] = {model: {} for model in self.samples}
         judge = None
         for row in scores:
             judge = judge or row.get("judge")
             if row["model"] in given and row.get("judge") == judge:
-                given[row["model"]][row["question_id"]] = row
+                given[row["model"]][row["question_id"]] = row.get("score"), row.get("expected_score")
         judged = {model: rows for model, rows in given.items() if rows}
         ids = [row["question_id"] for row in self.questions]
         common = np.array([all(id in rows for rows in judged.values()) for id in ids], bool)
@@ -243,8 +247,8 @@ class Results:
             for id, kept in zip(ids, common, strict=True):
                 if not kept:
                     self.problems.add(f"questions that were not judged for every model (of {model})", id)
-            for measure, key in (("judge", "score"), ("judge_expected", "expected_score")):
-                values = [rows[id].get(key) if kept else None for id, kept in zip(ids, common, strict=True)]
+            for place, measure in enumerate(("judge", "judge_expected")):
+                values = [rows[id][place] if kept else None for id, kept in zip(ids, common, strict=True)]
                 has = np.array([value is not None for value in values], float)
                 part = np.array([value or 0.0 for value in values], float)
                 self.samples[model].columns[measure] = Column(part * has, has)

@@ -12,11 +12,11 @@ def test_questions_are_counted_once_for_all_models_and_controls_are_not() -> Non
         {"question_id": "c"},
     ]
     control = {"question_id": "d", "images_left_out": 4, "control": "same"}
-    assert note({"nvila": rows, "lumen": iter([*rows, control])}) == [
+    assert note(iter([*rows, *rows, control]), total=3) == [
         "Images left out: 2 of 3 test questions are too long for `train.max_tokens` and are shown without their oldest "
         "images, 3 in all."
     ]
 
 
 def test_where_all_images_are_shown_nothing_is_said() -> None:
-    assert note({"lumen": [{"question_id": "a"}]}) == note({}) == []
+    assert note([{"question_id": "a"}], total=1) == note([], total=0) == []
