@@ -73,8 +73,12 @@ def answers(
 
 def narrowed(training: Iterable[Row]) -> list[Row]:
     """`meta` of training records with what baselines and gates read alone: there may be half a million of them."""
-    known: dict[Any, Any] = {}  # one copy of texts that repeat
-    return [{key: known.setdefault(row[key], row[key]) for key in _READ if key in row} for row in training]
+    texts: dict[str, str] = {}  # one copy of each
+
+    def kept(value: Any) -> Any:
+        return texts.setdefault(value, value) if isinstance(value, str) else value
+
+    return [{key: kept(row[key]) for key in _READ if key in row} for row in training]
 
 
 def interval(days: float | None) -> int:

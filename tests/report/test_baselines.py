@@ -6,7 +6,7 @@ import pytest
 
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.report.baselines import ABOUT, answers, interval
+from lumen_hpc.report.baselines import ABOUT, answers, interval, narrowed
 from tests.report import pretend
 
 
@@ -29,6 +29,20 @@ def test_majority_is_the_types_most_frequent_answer_and_question_only_that_of_th
     assert found["majority"] == no
     yes = sentence("presence", "is there nodule?", "yes")
     assert found["question"] == {"q": yes, "r": no["r"]}, "an unseen question: its template"
+
+
+def test_narrowed_training_records_teach_the_same_and_hold_no_more_than_is_read():
+    learned = [row(f"l{k}", "presence", "is there edema?", "yes", subject_id=k, sizes=[[8, 8]]) for k in range(3)]
+    learned += [
+        row(f"m{k}", "difference", WHAT, NEW, ref_study_id="r", interval_days=k, subject_id=1) for k in range(3)
+    ]
+    narrow = narrowed(iter(learned))
+    assert narrow == [{key: each[key] for key in narrow[0]} for each in learned]
+    assert {type(each["interval_days"]) for each in narrow} == {type(None), int}, "1 day is not True"
+    assert not narrow[0].keys() & {"question_id", "long_answer", "sizes"}
+    asked = [row("q", "presence", "is there edema?", "yes"), row("d", "difference", WHAT, NEW, ref_study_id="r")]
+    studies = {"r": {"edema": {"level": "mild"}}}
+    assert answers(asked, narrow, studies, {}) == answers(asked, learned, studies, {})
 
 
 def test_question_only_knows_how_far_ahead_a_prediction_is():
