@@ -159,9 +159,10 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             item.change(general[0] or "unclear")  # …, which is a new finding
         if not told:
             return
-    if any(part.word is not None and part.roles("newadj") for part in parts):
+    if any(part.word is not None and part.roles(role) for part in parts for role in ("newadj", "newly")):
         item.change("new")
-        return
+        if not time:
+            return
     denied = negations > 0
     if levels and not denied:
         item.levels.setdefault(time, []).extend(levels)
@@ -174,7 +175,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             item.there["now" if time == "then" else "then"] = denied
 
 
-PAST = {"was", "had", "did", "couldnot"}
+PAST = {"couldbe", "was", "had", "did", "couldnot"}
 _NEGATIONS = {"not", "couldnot", "neither", "none", "nolonger", "normal", "absent", "lacks", "fails"}
 
 

@@ -127,7 +127,7 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|(?:change was|images were)|(?:will|may) be (?:expected|likely)"
     r"|mild edema (?:has|is|of|in)|level of (?:the )?mild edema|left (?:edema|lung) (?:is|on)|lung on the"
     r"|reference image on the reference|(?:clearing of|resolution of|is) the edema on|Resolved edema on"
-    r"|up from mild on the reference|not present before on the reference"
+    r"|up from mild on the reference|not (?:present|there) before on the reference|earlier image on the reference"
     r"|was (?:now|no longer|edema|the edema|the AP|absent from the main|present in the main|not present in the current)"
     r"|was present now|There was no new finding, and|The mild edema, which was mild|severe edema has increased, having"
     r"|left edema has a left|left lung distribution on the left|(?:namely|absence of|main image is) edema on"
