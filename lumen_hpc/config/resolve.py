@@ -315,7 +315,8 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
         try:
             found.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
         except Exception as error:  # whatever YAML or OmegaConf make of it
-            raise UserError(f"command line: {pair}: not readable: {str(error).splitlines()[0]}") from None
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None
     return found
 
 

@@ -123,7 +123,7 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
         kind = _field(row, "type", f"question {id}")
         if not _readable(kind, closed, short):
             problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
-        questions[id] = {**row, "closed": closed}
+        questions[id] = row if row.get("closed") is closed else {**row, "closed": closed}
     return questions
 
 

@@ -110,8 +110,9 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
                 else:
                     yield row | {"model": model}
 
-    scores = {model: list(rows) for model, rows in inputs.scores.items()}
     asked = questions(inputs.records)
+    texts = {row["question_id"]: row["question_id"] for row in asked}
+    scores = {model: [_shared(row, texts) for row in rows] for model, rows in inputs.scores.items()}
     results = Results(
         asked,
         answered(),
@@ -198,6 +199,14 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     files.append(folder / "samples.jsonl")
     write_jsonl(files[-1], results.rows())
     return files, checks
+
+
+def _shared(row: dict, texts: dict[str, str]) -> dict:
+    """The row with its ids and names as the copies in `texts`, which learns new ones: there are many rows of few."""
+    for key in ("question_id", "model", "judge"):
+        if isinstance(row.get(key), str):
+            row[key] = texts.setdefault(row[key], row[key])
+    return row
 
 
 def _write(folder: Path, content: page.Content) -> list[Path]:

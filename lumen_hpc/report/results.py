@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,8 @@ from lumen_hpc.report.identity import COMPOSED, Identity
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
 # A micro average has no per-sample value to test; each answer's own F1 stands in.
 _SCALES = {"judge": Scale(1.0, 10.0), "judge_expected": Scale(1.0, 10.0)}
+_BLOCK = 4096
+"""Questions whose scores are written at a time."""
 _TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
 
 
@@ -71,12 +74,9 @@ class Cell:
 
 def questions(records: Iterable[dict]) -> list[dict]:
     """Question rows with their long answer and images, out of instruction records (`instruct/lumen-test.jsonl`)."""
+    paths: dict[str, str] = {}  # one copy of each: an image has several questions
     return [
-        {
-            "images": record["images"],
-            **record["meta"],
-        }
-        for record in records
+        {"images": [paths.setdefault(path, path) for path in record["images"]], **record["meta"]} for record in records
     ]
 
 
@@ -223,12 +223,13 @@ class Results:
 
     def rows(self) -> Iterator[dict]:
         """The per-sample table: a row a question and model, with every measure that applies to it; no texts."""
-        for model in self.models():
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(self.questions), _BLOCK)]
+        for model, block in itertools.product(self.models(), blocks):
             columns = self.samples[model].columns
-            table = np.column_stack([column.values() for column in columns.values()])
-            for question, values in zip(self.questions, table, strict=True):
+            table = np.column_stack([Column(c.part[block], c.whole[block]).values() for c in columns.values()])
+            for question, values in zip(self.questions[block], table.tolist(), strict=True):
                 # NaN, which is not equal to itself: the measure does not apply.
-                scores = {name: value for name, value in zip(columns, values.tolist(), strict=True) if value == value}
+                scores = {name: value for name, value in zip(columns, values, strict=True) if value == value}
                 if scores:
                     yield {"question_id": question["question_id"], "type": question["type"], "model": model} | scores
 
