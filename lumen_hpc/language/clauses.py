@@ -150,6 +150,8 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     levels = [level_of(part) for part in parts if part.kind == "Level"]
     for other in (_item(part) for part in parts if part.kind == "N"):
         levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
+    if not levels and any(part.kind == "N" for part in parts):
+        return  # cardiomegaly, or enlargement of the heart
     general = [_item(part).event for part in parts if part.kind == "Any"]
     rest = Phrase("", "", [part for part in parts if part.kind != "Any"])
     negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in rest.leaves())
@@ -192,7 +194,7 @@ def _times(parts: Sequence[Phrase]) -> Iterator[str]:
             yield "then"
         elif part.kind in ("Main", "OnMain") or "now" in roles:
             yield "now"
-        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike"):
+        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review"):
             yield from _times(part.parts)
 
 
@@ -243,7 +245,7 @@ def predicate_of(clause: Clause) -> Predicate:
     verbs: list[str] = []
     general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
     for part in others:
-        for word in part.leaves() if part.kind not in ("Range", "Header", *LEVELS) else ():
+        for word in part.leaves() if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
             played = _played(word, part, clause.row)
             for role, value in played.items():
                 roles.setdefault(role, []).append(value)

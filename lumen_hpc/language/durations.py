@@ -33,6 +33,7 @@ def in_days(text: str) -> str:
     A month and a year have no one number of days and keep their unit; what is vague (`the coming weeks`) stays.
     """
     text = re.sub(r"\b(?:by )?tomorrow\b", "in 1 days", text)
+    text = re.sub(r"\btomorrows (follow up |followup |next )?", lambda found: f"1 days {found[1] or 'next '}", text)
     text = _NTH.sub(lambda found: f"day {_TENS.get(found['tens'], 0) + _ORDINAL[found['word']]}", text)
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th) day\b", r"day \1", text)
     text = _DAY.sub(lambda found: f"day {_number(found['number'])}", text)

@@ -112,7 +112,7 @@ def lexicon() -> Lexicon:
     return Lexicon(phrases, later, signs)
 
 
-_AHEAD = {"now": "then", "today": "ref"}
+_AHEAD = {"now": "then", "today": "ref", "todays": "refs"}
 
 
 @lru_cache(maxsize=256)

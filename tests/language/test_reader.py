@@ -134,7 +134,8 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|findings on the reference|current image on|image was missing|was seen only in the main|was new in the main"
     r"|(?:reference image was|was missing one finding that was) |mild edema appears|left edema appears|: edema on"
     r"|was unchanged|was mild today|finding of the reference image, was|grade the mild|expect the mild"
-    r"|unchanged from the main|What has changed was that|(?:showed|show) on the reference|The only change was"
+    r"|unchanged from the main|What (?:has changed was|was different is) that|(?:showed|show) on the reference"
+    r"|The only change was"
     r"|main image there was|difference was the absence|was no different|different from the main"
     r"|(?:not on the main image|pneumonia) on the reference image"
 )
