@@ -254,6 +254,9 @@ def predicate_of(clause: Clause) -> Predicate:
                 verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
     events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
     general -= {"same"} if events == {"gone"} else set()  # no existing findings have resolved
+    events |= {
+        event for part in others if part.kind == "Range" for event in ("up", "down") if part.roles(f"{event}adj")
+    }
     events |= general if general <= events or not events else {"unclear"}
     told = [part for part in clause.parts if part.kind in ("Header", "Change")]
     likely = any(part.roles("likely") for part in clause.parts) or any(p.roles(role) for p in told for role in FUTURE)

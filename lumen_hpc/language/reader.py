@@ -146,11 +146,9 @@ class _Reading:
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
         items = items_of(clause, self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ())
         every = any(part.word is not None and part.roles("or") for part in clause.parts)  # no finding has … or changed
-        if (
-            rule == "unchanged"
-            and not every
-            and (any(map(_some, items)) or any(Phrase("", "", clause.parts).all("Dim")))
-        ):
+        of_them = any(Phrase("", "", clause.parts).all("Dim"))
+        some = (any(map(_some, items)) and rule == "unchanged") or of_them
+        if some and not every and (rule == "unchanged" or (rule == "notevent" and items and items[0].name == ANY)):
             self.problems.append("it speaks of some findings, or of something of them")
         if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
             return [Item(ANY, Phrase("Any", ""))]
