@@ -250,7 +250,7 @@ def predicate_of(clause: Clause) -> Predicate:
             for role, value in played.items():
                 roles.setdefault(role, []).append(value)
             if part.kind in VERBS or part.word is not None:
-                verbs += [played[form] for form in ("third", "done", "base") if form in played]
+                verbs += [played[form] for form in ("third", "done", "base", "going") if form in played]
                 verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
     events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
     general -= {"same"} if events == {"gone"} else set()  # no existing findings have resolved
