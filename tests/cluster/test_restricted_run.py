@@ -23,7 +23,7 @@ from openai import OpenAI, OpenAIError
 
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
-from lumen_hpc.data.study_times import clock, study_time, taken_on
+from lumen_hpc.data.study_times import taken_at
 from lumen_hpc.outcomes import phantom_tables
 from lumen_hpc.serving.supervisor import read_address
 from sandbox import neighbour
@@ -106,7 +106,8 @@ def plant(folder: Path) -> None:
 
 
 def film_time(row: dict[str, str]) -> datetime:
-    return datetime.combine(taken_on(row["StudyDate"]), clock(study_time(row["StudyTime"])) or time())
+    taken = taken_at(row["StudyDate"], row["StudyTime"])
+    return taken if isinstance(taken, datetime) else datetime.combine(taken, time())
 
 
 def write_mimic_iv(data: Path) -> Path:
