@@ -20,7 +20,7 @@ ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": 
 
 @dataclass(slots=True)
 class Item:
-    """A finding where a clause names it, with what its own phrase says of it; times are then, now and "" (untold)."""
+    """A finding where a clause names it, with what its own phrase says of it; times are then, now and "" (none)."""
 
     name: str
     phrase: Phrase
@@ -156,10 +156,10 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     rest = Phrase("", "", [part for part in parts if part.kind != "Any"])
     negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in rest.leaves())
     if general:
-        told = bool(time or negations or rest.roles("seen"))
+        stated = bool(time or negations or rest.roles("seen"))
         if general[0] or _item(next(part for part in parts if part.kind == "Any")).levels:
             item.change(general[0] or "unclear")  # …, which is a new finding
-        if not told:
+        if not stated:
             return
     if any(part.word is not None and part.roles(role) for part in parts for role in ("newadj", "newly")):
         item.change("new")
@@ -258,8 +258,10 @@ def predicate_of(clause: Clause) -> Predicate:
         event for part in others if part.kind == "Range" for event in ("up", "down") if part.roles(f"{event}adj")
     }
     events |= general if general <= events or not events else {"unclear"}
-    told = [part for part in clause.parts if part.kind in ("Header", "Change")]
-    likely = any(part.roles("likely") for part in clause.parts) or any(p.roles(role) for p in told for role in FUTURE)
+    headings = [part for part in clause.parts if part.kind in ("Header", "Change")]
+    likely = any(part.roles("likely") for part in clause.parts) or any(
+        p.roles(role) for p in headings for role in FUTURE
+    )
     beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
     return Predicate(
         row=clause.row,

@@ -39,7 +39,7 @@ class Finding:
     places: list[Phrase] = field(default_factory=list)
     present: bool = False
     foretold: bool = False
-    told: bool = False
+    witnessed: bool = False
     """A clause says that it is there, or that it is not."""
     named: bool = False
     """It is named, not only implied by an adjective such as `abnormal`."""
@@ -59,17 +59,17 @@ class Finding:
         self.types |= item.types | set(predicate.roles.get("type", ()))
         self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"]
         self.places += [*item.places, *predicate.places]
-        untold = "then" if self.kind == "prediction" else ""
+        untimed = "then" if self.kind == "prediction" else ""
         if rule == "there" and (time or self.kind != "prediction"):
-            untold = time
+            untimed = time
         if rule == "absent" and item.there.get(""):
             del item.there[""]  # `no abnormality that can be seen`
         if item.there and not item.levels.keys() - {""} and "" not in item.there and len(item.there) == 1:
-            untold = min(item.there)  # `the mild edema of the reference image`
+            untimed = min(item.there)  # `the mild edema of the reference image`
         for when, there in item.there.items():
-            self.there[when or untold].add(there)
+            self.there[when or untimed].add(there)
         for when, levels in item.levels.items():
-            self.levels[when or untold] += levels
+            self.levels[when or untimed] += levels
         stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
         later = "To" in named or predicate.readings or (stated and (predicate.become or time == "now"))
         if later and rule in ("level", "event"):
@@ -134,7 +134,7 @@ class Finding:
 
     _place = _type = _follows = _supplants = _there
 
-    def _told(self, predicate: Predicate, item: Item, time: str) -> None:
+    def _presented(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}  # its modifiers say the rest
 
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
@@ -155,7 +155,7 @@ class Finding:
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
         self.there[time].add(there)
-        self.told = True
+        self.witnessed = True
         if predicate.has("only") and time in _OTHER:
             self.there[_OTHER[time]].add(not there)
         self.present |= predicate.has("now") and self.kind == "difference"
@@ -254,7 +254,7 @@ class Finding:
             self.problems.append("it says two things of one finding")
             events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
         event, then, now = min(events, default=""), there["then"], there["now"] | there[""]
-        if self.name == ANY and event == "same" and self.told:
+        if self.name == ANY and event == "same" and self.witnessed:
             self.problems.append("it says more than that nothing has changed")
         if event in ("new", "gone") and ((event == "gone") in now or (event == "new") in then):
             self.problems.append("it confuses the two images")

@@ -139,7 +139,7 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|main image there was|difference was the absence|was no different|different from the main"
     r"|(?:not on the main image|pneumonia) on the reference image"
 )
-"""A tense that changes nothing, a level or side told twice, the edema on the old image."""
+"""A tense that changes nothing, a level or side given twice, the edema on the old image."""
 
 
 @pytest.mark.parametrize("slot", SLOTS)
