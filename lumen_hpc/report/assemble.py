@@ -111,8 +111,8 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
                     yield row | {"model": model}
 
     asked = questions(inputs.records)
-    texts = {row["question_id"]: row["question_id"] for row in asked}
-    scores = {model: [_shared(row, texts) for row in rows] for model, rows in inputs.scores.items()}
+    copies = {row["question_id"]: row["question_id"] for row in asked}
+    scores = {model: [_shared(row, copies) for row in rows] for model, rows in inputs.scores.items()}
     results = Results(
         asked,
         answered(),
@@ -201,11 +201,11 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     return files, checks
 
 
-def _shared(row: dict, texts: dict[str, str]) -> dict:
-    """The row with its ids and names as the copies in `texts`, which learns new ones: there are many rows of few."""
+def _shared(row: dict, copies: dict[str, str]) -> dict:
+    """The row with its ids and names as those in `copies`, which learns new ones: there are many rows of few."""
     for key in ("question_id", "model", "judge"):
         if isinstance(row.get(key), str):
-            row[key] = texts.setdefault(row[key], row[key])
+            row[key] = copies.setdefault(row[key], row[key])
     return row
 
 
