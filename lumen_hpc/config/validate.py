@@ -45,8 +45,11 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
         if expected is None:
             names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
             raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_listed(names)}?")
+        one = value
+        for part in reversed(key.split(".")):
+            one = {part: one}
         try:
-            OmegaConf.update(empty, key, value, merge=True)
+            OmegaConf.merge(empty, one)  # unlike OmegaConf.update, it also fills a section whose default is null
         except (OmegaConfBaseException, TypeError):
             shown = "(empty)" if value in ("", None) else value
             raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(expected)}") from None

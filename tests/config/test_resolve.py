@@ -9,7 +9,7 @@ import pytest
 
 from lumen_hpc.config import reference, saved
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.resolve import RECIPES, resolve
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import keys
 from lumen_hpc.errors import UserError
@@ -91,6 +91,13 @@ def test_a_wrong_word_is_named_with_what_to_write(words: list[str], expected: li
         resolve(["stage=full", *words])
     assert all(part in str(caught.value) for part in expected), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", sorted(file.stem for file in RECIPES.glob("*.yaml")))
+def test_a_wrong_word_is_blamed_whatever_the_recipe_sets(recipe: str):
+    for words, expected in (("train.learning_rte=1", "train.learning_rate"), ("evaluate.bootstrap=x", "whole number")):
+        with pytest.raises(UserError, match=f"^command line: .*{expected}"):
+            resolve(["stage=full", f"recipe={recipe}", words])
 
 
 def test_a_smoke_run_takes_the_sites_partitions_and_little_of_them(tmp_path: Path):
