@@ -236,9 +236,6 @@ class Predict:
     vLLM has been tried on a GPU. Equal answers in float32; in bfloat16 near ties may fall otherwise."""
     batch_tokens: int = runtime_only(32768, low=1)
     """Prompt tokens generated from at a time."""
-    compiled: bool = runtime_only(False)
-    """With `engine=native` on a GPU: one attention call a layer and a compiled tower; compiling takes minutes a task,
-    so it pays for thousands of questions a task."""
     gpu_memory: float = runtime_only(0.9, high=1)
     """Share of GPU memory vLLM may take."""
 

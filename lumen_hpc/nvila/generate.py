@@ -25,7 +25,6 @@ class Model(Protocol):
 
     config: NVILAConfig
     kernel: str
-    length_multiple: int
     llm: Qwen2ForCausalLM
 
     @property
@@ -105,7 +104,7 @@ def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
-    batch = pack(groups, multiple=model.length_multiple).to(model.device)
+    batch = pack(groups).to(model.device)
     embeds, _ = model.embed(batch)
     rows, length = batch.token_ids.shape
     plan = attention.plan(batch.spans, rows, length, model.kernel, model.device, keep=True)

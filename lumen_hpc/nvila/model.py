@@ -66,10 +66,6 @@ class NVILA(nn.Module):
         self.kernel = attention.check_kernel(kernel)
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
-        self.tile_multiple = 1
-        """The tower's calls are filled up with blank tiles to this multiple: few shapes for compiled layers."""
-        self.length_multiple = 1
-        """Prompts are padded to this multiple for generation: few shapes for a compiled attention call."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
         vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
@@ -111,15 +107,6 @@ class NVILA(nn.Module):
         """Choose recomputation and compilation of the transformer layers; options as for `layers.prepare`."""
         layers.prepare(self, checkpointing, **options)
 
-    def prepare_generation(self, *, backend: Any = layers.BACKEND) -> None:
-        """Answer prompts by one attention call a layer and a compiled tower; pays where thousands of prompts follow.
-
-        Each length (a multiple of 2,048 tokens) and number of tiles (of 16) compiles at its first batch. The answers
-        are the same.
-        """
-        self.kernel, self.length_multiple, self.tile_multiple = "flex", 2048, 16
-        layers.prepare(self, "none", compiled=True, backend=backend, parts=("vision_tower",))
-
     def attention_plan(self, batch: Batch) -> Plan:
         """The batch's attention, built once for all layers."""
         rows, length = batch.token_ids.shape
@@ -135,7 +122,6 @@ class NVILA(nn.Module):
             self.config,
             self.tiles_at_once,
             self.sync_tower_calls,
-            self.tile_multiple,
         )
         embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
         if pictures.features:

@@ -39,16 +39,11 @@ def tower_hidden(tower: nn.Module, pixels: torch.Tensor, select_layer: int) -> t
     """
     tower = getattr(tower, "vision_model", tower)
     layers = tower.encoder.layers
-    x = tower.embeddings(pixels)
+    # The patches come channels first; a residual stream so laid out costs each layer's norms and sums a copy.
+    x = tower.embeddings(pixels).contiguous()
     for layer in layers[: select_layer % (len(layers) + 1)]:
         x = layer(x, attention_mask=None)
     return x
-
-
-def _filled(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Tiles with blank ones after them, up to a multiple."""
-    missing = -len(pixels) % multiple
-    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
 
 
 def encode(
@@ -59,7 +54,6 @@ def encode(
     config: NVILAConfig,
     tiles_at_once: int,
     sync_tower_calls: Callable[[int], int],
-    tile_multiple: int = 1,
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
 
@@ -72,7 +66,7 @@ def encode(
     pixels = normalise(tiles.to(weight.device), weight.dtype)
     parts = list(pixels.split(tiles_at_once)) if len(pixels) else []
     calls = sync_tower_calls(len(parts))
-    hidden = [tower_hidden(tower, _filled(part, tile_multiple), config.select_layer)[: len(part)] for part in parts]
+    hidden = [tower_hidden(tower, part, config.select_layer) for part in parts]
     blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
     zero = pixels.new_zeros(())
     for _ in range(len(parts), calls):

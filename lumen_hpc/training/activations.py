@@ -2,16 +2,24 @@
 
 Only the standard library. The numbers follow the tensors that torch saves for each layer as it is run without
 compilation; tests/training/test_activations.py counts them on small layers and holds this to 10 %. Compiled layers keep
-less, since their compiler recomputes what is cheap.
+less, since their compiler recomputes what is cheap: their numbers follow the peaks that `benchmarks/gpu_speed.py` read
+on a GPU (gpu_smoke.md), 3 to 5 % below these.
 """
 
 from __future__ import annotations
 
 
-def language_layer(checkpointing: str, *, width: int, kv: int, mlp: int, size: int, rank: int = 0) -> float:
+def language_layer(
+    checkpointing: str, *, width: int, kv: int, mlp: int, size: int, rank: int = 0, compiled: bool = False
+) -> float:
     """Of a Qwen2 layer; `kv`: width of its keys, `size`: bytes of a number, `rank`: of adapters, 0 without them."""
     if checkpointing == "full":  # its input
         return size * width
+    if compiled and not rank:
+        q_k_v_attention = 2 * width + 2 * kv
+        if checkpointing == "selective":  # its input, o, gate and up as well; nothing reads what `down` makes
+            return size * (q_k_v_attention + 2 * width + 2 * mlp)
+        return size * (q_k_v_attention + 2 * width + 3 * mlp)
     outputs = 3 * width + 2 * kv + 2 * mlp  # of its products: q, o, down; k, v; gate, up
     if checkpointing == "selective":  # its input and its attention as well; an adapter has two products of its own
         return size * (2 * width + outputs + (outputs + 7 * rank if rank else 0))
@@ -23,10 +31,14 @@ def language_layer(checkpointing: str, *, width: int, kv: int, mlp: int, size: i
     return norms + attention + inputs + size * 3 * mlp
 
 
-def vision_layer(checkpointing: str, *, width: int, mlp: int, size: int, rank: int = 0) -> float:
+def vision_layer(
+    checkpointing: str, *, width: int, mlp: int, size: int, rank: int = 0, compiled: bool = False
+) -> float:
     """Of a SigLIP layer."""
     if checkpointing == "full":
         return size * width
+    if compiled and not rank and checkpointing == "selective":  # input, q, k, v, attention, out; fc1
+        return size * (6 * width + mlp)
     outputs = 5 * width + mlp  # q, k, v, out, fc2; fc1
     if checkpointing == "selective":
         return size * (2 * width + outputs + (outputs + 6 * rank if rank else 0))

@@ -17,9 +17,6 @@ from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
 
 log = logging.getLogger(__name__)
-TILE_MULTIPLE = 16
-"""Of the tower's calls where its layers are compiled: four shapes at 64 tiles a call."""
-
 ONE_CALL = 1 << 20
 """Tiles a call of the tower under ZeRO-3. Each call gathers its weights, so all ranks must make equally many: one,
 which needs no agreement in mid-step."""
@@ -59,8 +56,7 @@ class Learner(torch.nn.Module):
             # A compiled backward pass meets frozen weights that DeepSpeed has released.
             raise UserError("train.compiled=true does not compile adapters under train.zero=3; use zero=1, 2 or auto")
         model.prepare_layers(train.checkpointing, compiled=compiled)
-        model.tile_multiple = TILE_MULTIPLE if compiled else 1
-        self._shapes: set[tuple[int, int]] | None = set() if compiled else None
+        self._lengths: set[int] | None = set() if compiled else None
         if train.zero == 3:
             model.tiles_at_once = ONE_CALL
             model.sync_tower_calls = lambda calls: 1
@@ -81,12 +77,12 @@ class Learner(torch.nn.Module):
         return F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")
 
     def _announce(self, batch: Batch) -> None:
-        """Logs each shape that compiled layers meet for the first time, since its micro-batch then takes long."""
-        shape = (batch.token_ids.shape[1], -(-len(batch.tiles) // TILE_MULTIPLE) * TILE_MULTIPLE)
-        if self._shapes is not None and shape not in self._shapes:
-            self._shapes.add(shape)
+        """Logs each length that compiled layers meet for the first time, since its micro-batch then takes long."""
+        length = batch.token_ids.shape[1]
+        if self._lengths is not None and length not in self._lengths:
+            self._lengths.add(length)
             if not dist.is_initialized() or dist.get_rank() == 0:
-                log.info("compiling layers for %d tokens and %d tiles: this micro-batch takes a minute longer", *shape)
+                log.info("compiling layers for %d tokens: this micro-batch takes some 15 s longer", length)
 
     def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """State with the names that NVILA itself uses."""

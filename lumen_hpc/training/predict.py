@@ -19,7 +19,6 @@ from lumen_hpc.data import leaks, perturbations, probes
 from lumen_hpc.data.findings_line import FINDINGS, strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
-from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.nvila.placement import device_for
@@ -205,10 +204,4 @@ def open_predictor(
 
     `max_tokens`: as of `Predictor`.
     """
-    loaded = open_model(weights, run=run)
-    if settings.compiled and torch.cuda.is_available():
-        if reason := layers.try_compiling(torch.bfloat16):
-            log.info("plain layers: %s", reason)
-        else:
-            loaded.prepare_generation()
-    return Predictor(NativeAnswerer(loaded, settings.batch_tokens), settings, model, max_tokens)
+    return Predictor(NativeAnswerer(open_model(weights, run=run), settings.batch_tokens), settings, model, max_tokens)

@@ -371,15 +371,17 @@ def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
     """Bytes that all layers keep for the backward pass, and that one of them takes while it is recomputed."""
     frozen = "vision_tower" not in train.tune  # it keeps nothing: no gradient passes through it
     rank = 0 if train.adapter.kind == "none" else train.adapter.rank
+    compiled = train.compiled is True
 
     def layers(checkpointing: str) -> tuple[float, float]:
         kv = sizes.width // sizes.heads * sizes.kv_heads
         llm = activations.language_layer(
-            checkpointing, width=sizes.width, kv=kv, mlp=sizes.mlp, size=_bytes(train), rank=rank
+            checkpointing, width=sizes.width, kv=kv, mlp=sizes.mlp, size=_bytes(train), rank=rank, compiled=compiled
         )
         tower = activations.vision_layer(
-            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes(train), rank=rank
-        )
+            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes(train), rank=rank,
+            compiled=compiled,
+        )  # fmt: skip
         return tokens * llm, sizes.patches * tower
 
     llm, tile = layers(train.checkpointing)

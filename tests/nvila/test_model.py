@@ -3,6 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from lumen_hpc import nvila
+from lumen_hpc.nvila import layers
+from lumen_hpc.nvila.vision import tower_hidden
 
 
 def _gradients(model, batch):
@@ -125,3 +127,13 @@ def test_bfloat16_stays_near_float32(tmp_path, tiny, records, kernel):
     model = nvila.load(tmp_path / "tiny", dtype=torch.bfloat16, attention=kernel)
     inputs = tiny.preprocess(records)
     assert abs(model(inputs).loss.item() - tiny(inputs).loss.item()) < 0.05
+
+
+def test_the_towers_layers_get_tokens_whose_numbers_lie_side_by_side(tiny):
+    """The patch embedding makes channels first, which every norm and sum of the residual stream would pay for."""
+    seen = []
+    for layer in layers.layers(tiny)["vision_tower"]:
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous()))
+    size = tiny.config.image_size
+    tower_hidden(tiny.vision_tower, torch.zeros(2, 3, size, size), tiny.config.select_layer)
+    assert seen and all(seen)

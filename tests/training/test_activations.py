@@ -94,3 +94,24 @@ def test_the_plan_counts_what_a_layer_keeps_to_a_tenth(tokenizer, part, checkpoi
     else:
         planned = activations.vision_layer(checkpointing, width=VISION, mlp=VISION_MLP, size=size, rank=rank)
     assert planned * TOKENS == pytest.approx(counted, rel=0.1)
+
+
+MEASURED_GB = {
+    ("llm", "selective"): 18,
+    ("llm", "none"): 26,
+    ("vision_tower", "selective"): 36,
+    ("vision_tower", "none"): 60,
+}
+"""Peak over that of full recomputation: compiled layers on one H200 in bf16, 2026-11-26 (benchmarks/gpu_smoke.md)."""
+
+
+@pytest.mark.parametrize(("part", "checkpointing"), MEASURED_GB)
+def test_the_plan_of_compiled_layers_is_what_a_gpu_took_to_a_tenth(part, checkpointing):
+    def planned(checkpointing):
+        if part == "llm":  # 14 of NVILA-8B's layers, 13,390 tokens
+            layer = activations.language_layer(checkpointing, width=3584, kv=512, mlp=18944, size=2, compiled=True)
+            return 14 * 13390 * layer
+        return 27 * 68 * 1024 * activations.vision_layer(checkpointing, width=1152, mlp=4304, size=2, compiled=True)
+
+    measured = MEASURED_GB[part, checkpointing]
+    assert (planned(checkpointing) - planned("full")) / 1e9 == pytest.approx(measured, rel=0.1)
