@@ -88,7 +88,7 @@ def serve(task: Task) -> None:
         try:
             print(f"loading {folder} (log: {log})", flush=True)
             beat = lambda: task.progress("loading the model")  # noqa: E731
-            if not server.wait_until_ready(f"http://{host}:{port}/health", task.should_stop, beat):
+            if not server.wait_until_ready(host, port, task.should_stop, beat):
                 return
             address = supervisor.Address(
                 host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
@@ -141,9 +141,8 @@ def _page(task: Task, address: Address) -> Iterator[Address]:
     if not settings.page:
         yield address
         return
-    port = supervisor.free_port(address.host, settings.page_port, "serve.page_port")
     key = supervisor.new_key()
     longest = task.settings.predict.max_new_tokens
     app = page.application(address.url, address.key, key, address.model, answer_tokens=longest, experts=_experts(task))
-    with page.serving(app, address.host, port):
-        yield replace(address, page=f"http://{address.host}:{port}/?key={key}")
+    with supervisor.listen(address.host, settings.page_port, "serve.page_port") as opened, page.serving(app, opened):
+        yield replace(address, page=f"http://{address.host}:{opened.getsockname()[1]}/{key}/")

@@ -164,13 +164,13 @@ def _step(
 
 def server(run: Run) -> list[str]:
     """Lines about the run's server: address, key, tunnel; none where it does not run."""
-    from lumen_hpc.serving.supervisor import alive, read_address
+    from lumen_hpc.serving.supervisor import answers, read_address
 
     address = read_address(run.folder / "serve")
     if address is None:
         return []
     if not address.job or not slurm.installed():
-        return address.lines() if alive(address) else []
+        return address.lines() if answers(address.host, address.port) else []
     try:
         running = any(name.split("_")[0] == address.job for name in slurm.queue())
     except slurm.Unreachable:  # the queue is unknown, and the address is on record

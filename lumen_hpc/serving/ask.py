@@ -57,6 +57,7 @@ class TrainedModel:
             raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
         given = {"image": image} if reference is None else {"reference": reference, "image": image}
         files = {name: image_bytes(name, path) for name, path in given.items()}
+        pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
         if reference is not None and days is None:
             days = _days_between(*files.values())
         shown = [{"study_id": name} for name in files]
@@ -65,7 +66,7 @@ class TrainedModel:
         words = {name: self._experts(data) for name, data in files.items()} if self._experts else {}
         text = prompt(shown, asked, words)
         record = {
-            "images": [picture(data, where=f"{name}={given[name]}") for name, data in files.items()],
+            "images": pictures,
             "conversations": [{"from": "human", "value": text}],
         }
         inputs = self.nvila.preprocess([record], generation=True, inline=True)

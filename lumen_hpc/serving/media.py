@@ -72,7 +72,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
 
 
 def taken_on(data: bytes) -> str | None:
-    """The day an image was taken, as its DICOM header or its Exif block says; None if neither does."""
+    """The day an image that `picture` read was taken, by its DICOM header or Exif block; None if neither has it."""
     if is_dicom(data):
         import pydicom
 

@@ -1,8 +1,8 @@
 """The page beside the server: two radiographs, a question, the streamed answer and the facts read from it.
 
 Everything it shows comes from this process: no font, script or image from elsewhere, and a policy that forbids them.
-It asks the model's server with the job's key, which the browser never sees; the page has a key of its own, which the
-address carries once and a cookie keeps.
+It asks the model's server with the job's key, which the browser never sees. The page has a key of its own, the first
+part of every path: a cookie would go to each port of the same host, and those belong to other users too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hmac
 import html
 import io
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lumen_hpc.data.findings_line import strip
@@ -81,6 +82,10 @@ class Ask:
             raise TypeError("a text or a number is of another type")
         if self.kind not in SHOWN:
             raise UserError(f"kind={self.kind!r}: takes one of {', '.join(SHOWN)}")
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            raise UserError("a text holds half a character (a lone surrogate): type it again") from None
         if not self.question.strip():
             raise UserError("ask something first: the question is empty")
         if "{days}" in self.question and self.interval is None:
@@ -115,16 +120,13 @@ def application(
     url, key: the model's server. page_key: what the page's own address carries. experts: from an image file to the
     sentence that stands behind the image in the prompt; None leaves it to the user.
     """
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-    client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
+    direct = DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False)  # else HTTP_PROXY gets images and key
+    client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=direct)
     here = Path(__file__).parent
 
     async def index(request: Request) -> Response:
-        if _same(request.query_params.get("key", ""), page_key):
-            opened = RedirectResponse("/", 303, headers=HEADERS)
-            opened.set_cookie("page", page_key, httponly=True, samesite="strict")
-            return opened
         text = (here / "page.html").read_text().replace("{model}", html.escape(model))
         return Response(text, media_type="text/html", headers=HEADERS)
 
@@ -206,28 +208,28 @@ def decoded(data: bytes) -> dict[str, Any]:
 
 
 class RequirePageKey:
-    """ASGI middleware: nothing without the page's key, in the address of `/` or in the cookie."""
+    """ASGI middleware: nothing but below `/KEY/`, where KEY is the page's key."""
 
     def __init__(self, app: Any, key: str) -> None:
         self._app, self._key = app, key
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            request = Request(scope)
-            first = request.url.path == "/" and _same(request.query_params.get("key", ""), self._key)
-            if not first and not _same(request.cookies.get("page", ""), self._key):
+            given = scope["path"].removeprefix("/").partition("/")[0]
+            if not hmac.compare_digest(given.encode(errors="replace"), self._key.encode()):
                 refused = Response("open the address that the server printed, its key included", 401, headers=HEADERS)
                 return await refused(scope, receive, send)
+            scope = scope | {"root_path": f"/{self._key}"}
         await self._app(scope, receive, send)
 
 
 @contextmanager
-def serving(app: Starlette, host: str, port: int):
+def serving(app: Starlette, listening: socket.socket):
     """Serve the page in a thread for the time of the block."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, args=[[listening]], daemon=True)
     thread.start()
     try:
         yield
@@ -239,10 +241,6 @@ def serving(app: Starlette, host: str, port: int):
 def _too_long(request: Request, most: int) -> bool:
     """Whether a request announces more bytes than `most`, or does not say how many."""
     return int(request.headers.get("content-length", most + 1)) > most
-
-
-def _same(given: str, key: str) -> bool:
-    return hmac.compare_digest(given.encode(), key.encode())
 
 
 def _error(message: str, status: int = 400) -> Response:

@@ -6,6 +6,7 @@ as the server runs; `status` prints them. The key is new for every job and reach
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import json
 import os
@@ -16,8 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -90,13 +89,16 @@ def read_address(folder: Path) -> Address | None:
         return None
 
 
-def alive(address: Address) -> bool:
-    """Whether a server answers there; only of use on its own node."""
+def answers(host: str, port: int) -> bool:
+    """Whether a healthy server is there; only of use on its own node. It asks no proxy of the environment."""
+    connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
-        with urllib.request.urlopen(f"http://{address.host}:{address.port}/health", timeout=2) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -123,16 +125,19 @@ def listening_host(listen: str) -> str:
     return "127.0.0.1" if listen == "loopback" else socket.gethostbyname(socket.gethostname())
 
 
-def free_port(host: str, requested: int, setting: str = "serve.port") -> int:
-    """`requested`, or a free port if it is 0. Raises UserError if it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, requested))
-        except OSError as error:
-            raise UserError(
-                f"{setting}={requested} cannot be used on {host}: {error.strerror}; 0 takes a free one"
-            ) from None
+def listen(host: str, requested: int, setting: str) -> socket.socket:
+    """A socket that listens at port `requested`, or a free one if it is 0. Raises UserError if it is taken."""
+    try:
+        return socket.create_server((host, requested))
+    except OSError as error:
+        raise UserError(
+            f"{setting}={requested} cannot be used on {host}: {error.strerror}; 0 takes a free one"
+        ) from None
+
+
+def free_port(host: str, requested: int) -> int:
+    """`requested`, or a free port if it is 0, for a server that opens it itself. Raises UserError if it is taken."""
+    with listen(host, requested, "serve.port") as probe:
         return probe.getsockname()[1]
 
 
@@ -185,19 +190,25 @@ class Server:
             env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def wait_until_ready(self, url: str, should_stop: Callable[[], bool], beat: Callable[[], None]) -> bool:
+    def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Callable[[], None]) -> bool:
         """True once it answers; False if a stop was asked meanwhile. Raises UserError if it ends before."""
         while not should_stop():
             self.require_alive()
-            try:
-                with urllib.request.urlopen(url, timeout=2) as reply:
-                    if reply.status == 200:
-                        return True
-            except (urllib.error.URLError, OSError):
-                pass
+            if self._listens(port) and answers(host, port):
+                return True
             beat()
             time.sleep(0.5)
         return False
+
+    def _listens(self, port: int) -> bool:
+        """Whether this very process listens there: its command line shows the port, so another user can be first."""
+        import psutil
+
+        try:
+            opened = psutil.Process(self._process.pid).net_connections("tcp")
+        except psutil.NoSuchProcess:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in opened)
 
     def require_alive(self) -> None:
         """Raises UserError with what the server's log says, and the setting that would help."""

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from PIL import Image
 from lumen_hpc.data.image_headers import MOST_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
-from lumen_hpc.serving import guard, media, page
+from lumen_hpc.serving import guard, media, page, supervisor
+from tests.security.test_servers import serving
 
 
 def png(pixels: np.ndarray, **options) -> bytes:
@@ -187,7 +190,7 @@ def test_a_frame_larger_than_its_header_is_not_decoded(tmp_path, kind):
 def client():
     app = page.application("http://127.0.0.1:1/v1", "server-key", "page-key", "lumen")
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", cookies={"page": "page-key"})
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1/page-key")
 
 
 def send(client: httpx.AsyncClient, method: str, path: str, **options) -> httpx.Response:
@@ -204,6 +207,7 @@ def send(client: httpx.AsyncClient, method: str, path: str, **options) -> httpx.
             for part in (
                 {"question": 7}, {"images": []}, {"images": {"main": 1}}, {"experts": {"main": {}}}, {"experts": "x"},
                 {"interval": "1; drop"}, {"interval": [1]}, {"kind": {"a": 1}}, {"extra": 1}, {"question": " "},
+                {"question": "\ud800"},
             )
         ),
     ],
@@ -225,35 +229,33 @@ def test_a_request_that_is_too_long_or_does_not_say_how_long_is_refused_unread(c
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/questions", "/ask", "/picture", "//", "/../page.py", "/%2e%2e/x"])
-@pytest.mark.parametrize("cookie", ["", "page-ke", "page-key2", "PAGE-KEY", "\u00e9"])
-def test_without_the_pages_key_a_foreign_name_of_the_host_gets_nothing(path, cookie):
-    """DNS rebinding: a stranger's page reaches 127.0.0.1 under its own name, and has no cookie for it."""
+@pytest.mark.parametrize("key", ["", "/page-ke", "/page-key2", "/PAGE-KEY", "//page-key", "/%C3%A9", "/x/page-key"])
+def test_without_the_pages_key_a_foreign_name_of_the_host_gets_nothing(path, key):
+    """DNS rebinding: a stranger's page reaches 127.0.0.1 under its own name, and does not know the key."""
     app = page.application("http://127.0.0.1:1/v1", "server-key", "page-key", "lumen")
     transport = httpx.ASGITransport(app=app)
     client = httpx.AsyncClient(transport=transport, base_url="http://rebound.example")
-    headers = {"cookie": f"page={cookie}".encode(), "origin": "http://rebound.example"}
+    headers = {"cookie": "page=page-key", "origin": "http://rebound.example"}
     for method in ("GET", "POST", "OPTIONS"):
-        reply = send(client, method, path, headers=headers)
+        reply = send(client, method, f"http://rebound.example{key}{path}", headers=headers)
         assert reply.status_code == 401
         assert not any(name.lower().startswith("access-control") for name in reply.headers)
         assert "server-key" not in reply.text and "page-key" not in str(reply.headers) + reply.text
 
 
-def test_the_pages_key_is_a_cookie_that_no_script_and_no_other_site_gets(client):
-    client.cookies.clear()
-    reply = send(client, "GET", "/?key=page-key")
-    cookie = reply.headers["set-cookie"].lower()
-    assert reply.status_code == 303 and "httponly" in cookie and "samesite=strict" in cookie
-    assert reply.headers["location"] == "/"
-    assert "server-key" not in reply.text + str(reply.headers)
+@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/questions"])
+def test_the_pages_key_is_in_no_cookie_and_in_no_text(client, path):
+    """A browser sends a cookie of 127.0.0.1 to each of its ports, and a neighbour may listen on another one."""
+    reply = send(client, "GET", path)
+    assert reply.status_code == 200 and "set-cookie" not in reply.headers
+    assert reply.headers["referrer-policy"] == "no-referrer"
+    assert not any(key in reply.text + str(reply.headers) for key in ("server-key", "page-key"))
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{model}"])
 def test_a_models_name_cannot_bring_a_script_into_the_page(name):
     app = page.application("http://127.0.0.1:1/v1", "server-key", "page-key", name)
-    client = httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1", cookies={"page": "page-key"}
-    )
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1/page-key")
     text = send(client, "GET", "/").text
     assert "<script>alert" not in text and "<img src=x" not in text
 
@@ -263,6 +265,49 @@ def test_the_page_writes_texts_and_never_markup():
     script = (Path(page.__file__).parent / "page.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "srcdoc"):
         assert way not in script
+
+
+QUESTION = {"kind": "difference", "question": "what?", "images": {"main": "data:MARKER", "reference": "data:b"}}
+
+
+def ask_through_the_page(url: str) -> None:
+    app = page.application(url, "server-key", "page-key", "lumen")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1/page-key")
+    assert send(client, "POST", "/ask", json=QUESTION).status_code == 200
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_gets_nothing_from_the_page_or_the_supervisor(monkeypatch, variable):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as proxy, serving() as server:
+        monkeypatch.setenv(variable, proxy.url.removesuffix("/v1"))
+        ask_through_the_page(server.url)
+        assert supervisor.answers(*server.server_address)
+    assert proxy.requests == [] and [path for path, *_ in server.requests] == ["/v1/chat/completions", "/health"]
+
+
+def test_the_page_follows_no_redirect():
+    with serving() as elsewhere, serving(status=307, location=f"{elsewhere.url}/chat/completions") as server:
+        ask_through_the_page(server.url)
+    assert elsewhere.requests == [] and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("owner", ["neighbour", "server"])
+def test_a_neighbour_who_opens_the_port_first_is_not_taken_for_the_server(tmp_path, owner):
+    """The port stands on the server's command line, and a model of 8 B takes minutes to load."""
+    program = "import sys, time; from tests.security.test_servers import serving\n"
+    program += "with serving() as server: print(server.server_address[1], flush=True); time.sleep(60)"
+    with serving() as neighbour, subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        try:
+            server, polls = object.__new__(supervisor.Server), iter([False] * 3 + [True])
+            server._process, port = child, int(child.stdout.readline())  # type: ignore[union-attr]
+            port = neighbour.server_address[1] if owner == "neighbour" else port
+            assert supervisor.answers("127.0.0.1", port)
+            ready = server.wait_until_ready("127.0.0.1", port, lambda: next(polls), lambda: None)
+            assert ready == (owner == "server")
+        finally:
+            child.kill()
 
 
 # ---------------------------------------------------------------------------------------------- the door of the server

@@ -89,12 +89,15 @@ def test_a_jpg_is_read_too(model, tmp_path):
 
 def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (tmp_path / "notes.txt").write_text("no image")
     for words, message in (
         ({"question": " ", "image": made / "0-main.png"}, "ask a question"),
         ({"question": "what?", "image": made / "0-main.png", "days": 2}, "days=2: they are counted from an earlier"),
         ({"question": "what?", "image": tmp_path / "none.png"}, "none.png: No such file"),
         ({"question": "what?", "image": tmp_path / "broken.png"}, r"image=.*broken\.png is truncated"),
-    ):
+        ({"question": "what?", "image": tmp_path / "notes.txt", "reference": tmp_path / "notes.txt"},
+         r"notes\.txt cannot be read: give a whole JPG, PNG or DICOM"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             model.ask(**words)
 

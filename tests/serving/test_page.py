@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,7 +20,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
 from lumen_hpc.serving.answer_facts import read_facts
 from lumen_hpc.serving.media import picture, read
-from lumen_hpc.serving.supervisor import free_port
+from lumen_hpc.serving.supervisor import listen
 
 expect.set_options(timeout=60_000)  # a machine under load answers late
 CHROMIUM = shutil.which("chromium")
@@ -70,17 +69,8 @@ def _chunk(text: str) -> dict:
 
 @contextmanager
 def _listening(app):
-    port = free_port("127.0.0.1", 0)
-    with page.serving(app, "127.0.0.1", port):
-        deadline = time.monotonic() + 30
-        import socket
-
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+    with listen("127.0.0.1", 0, "port") as opened, page.serving(app, opened):
+        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
 
 
 def _words(data: bytes) -> str:
@@ -140,7 +130,7 @@ def browser_page(address):
             "request",
             lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
         )
-        opened.goto(f"{address}/?key=page-key")
+        opened.goto(f"{address}/page-key/")
         opened.locator("#questions option").first.wait_for(state="attached")
         yield opened
         browser.close()

@@ -38,7 +38,7 @@ def test_the_address_is_readable_by_the_user_alone_and_goes_with_the_server(tmp_
 
 
 def test_the_tunnel_reaches_loopback_through_the_node_and_a_nodes_address_through_the_login():
-    page = "http://127.0.0.1:9000/?key=k"
+    page = "http://127.0.0.1:9000/k/"
     assert shlex.split(_address(login="login1", page=page).ssh) == [
         "ssh", "-N", "-L", "8000:127.0.0.1:8000", "-L", "9000:127.0.0.1:9000", "-J", "login1", "n7",
     ]  # fmt: skip
@@ -65,6 +65,8 @@ def test_a_taken_port_is_named():
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=rf"serve\.port={port} cannot be used .*0 takes a free one"):
             supervisor.free_port("127.0.0.1", port)
+        with pytest.raises(UserError, match=rf"serve\.page_port={port} cannot be used"):
+            supervisor.listen("127.0.0.1", port, "serve.page_port")
     assert supervisor.free_port("127.0.0.1", 0) > 0
 
 
