@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -68,6 +69,24 @@ def _imports(path: Path) -> Iterator[str]:
         yield from (name for name in names if name.split(".")[0] in ("lumen_hpc", "jobs", "launch"))
 
 
+@cache
+def _top_level_names(path: Path) -> set[str]:
+    """Names that a module defines or imports when it is imported; inside `if` and `try` too, not inside functions."""
+    names: set[str] = set()
+    statements: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    while statements:
+        node = statements.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        else:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            statements += ast.iter_child_nodes(node)
+    return names
+
+
 def _rooms(path: Path) -> set[str]:
     """Rooms that a file imports."""
     dotted = [name.split(".") for name in _imports(path)]
@@ -91,6 +110,24 @@ def test_every_module_that_is_imported_exists():
     for path, _ in _files():
         for name in _imports(path):
             assert _module(name), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_name_that_is_imported_exists():
+    """`from lumen_hpc.x import name` in code, tests and benchmarks, read without importing anything.
+
+    `from jobs import x` is left out: tests and benchmarks install small stages of their own as `jobs/`.
+    """
+    missing = []
+    for top in ("lumen_hpc", "jobs", "sandbox", "benchmarks", "tests"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.ImportFrom) or node.level or node.module == "jobs":
+                    continue
+                if source := _module(node.module):
+                    names = {alias.name for alias in node.names} - _top_level_names(source)
+                    unknown = [name for name in names if not _module(f"{node.module}.{name}")]
+                    missing += [f"{path.relative_to(ROOT)}: {node.module} has no {name}" for name in unknown]
+    assert not missing, "\n".join(missing)
 
 
 def test_no_files_import_each_other_in_a_circle():
