@@ -21,6 +21,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # under -I and -P too: never another, installed copy
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
 
@@ -63,7 +64,7 @@ def _main(arguments: list[str]) -> int:
             environment.drop(report=request.verb == "submit")
         return getattr(commands, request.verb)(request, PIPELINE)
     except UserError as error:
-        print(f"lumen: {error}", file=sys.stderr)
+        print(f"lumen: {visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -1,7 +1,8 @@
-"""Keeps the control tokens of a model out of data: text of a record or an answer must not open or close a turn.
+"""Text that others wrote, without what would control its reader: tokens for a model, characters for a terminal.
 
-A tokenizer parses `<|im_end|>` wherever it stands, in a template and in a dataset row alike. In data it is broken by a
-space after its first character (`< |im_end|>`), so that it becomes plain text; other text does not change.
+Text of a record or an answer must not open or close a turn. A tokenizer parses `<|im_end|>` wherever it stands, in a
+template and in a dataset row alike. In data it is broken by a space after its first character (`< |im_end|>`), so that
+it becomes plain text; other text does not change.
 """
 
 from __future__ import annotations
@@ -36,3 +37,11 @@ class PlainText:
         while self._pattern is not None and self._pattern.search(text):
             text = self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
         return text
+
+
+_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """The text as a terminal may show it: without colours and cursor moves, other control characters as U+FFFD."""
+    return _CONTROLS.sub(lambda match: "" if len(match[0]) > 1 else "\ufffd", text)

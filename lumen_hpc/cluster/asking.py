@@ -11,6 +11,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
+from lumen_hpc.plain_text import visible
 from lumen_hpc.weights import locate, verify
 
 if TYPE_CHECKING:
@@ -80,5 +81,5 @@ def ask(request: Request, run: Run) -> int:
     if request.json:
         print(json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt}))
     else:
-        print(reply.answer)
+        print(visible(reply.answer))
     return 0

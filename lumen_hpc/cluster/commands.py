@@ -20,6 +20,7 @@ from lumen_hpc.config import reference, remembered, saved, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
+from lumen_hpc.plain_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +136,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
         try:
             local.run_all(request, pipeline, run, plans, console)
         except local.Failed as error:
-            print(f"lumen: {error}")
+            print(f"lumen: {visible(str(error))}")
             return 1
     page = run.folder / "report" / "index.html"
     if request.stage in ("full", "evaluate") and page.exists():
@@ -370,7 +371,7 @@ def existing(request: Request) -> Run:
         )
         raise UserError(f"run={request.run}: there is no {path}; {others}")
     run = Run(run.folder, *saved.load(path))
-    submission.keep_private(run)
+    run.keep_private()
     return run
 
 
@@ -389,15 +390,15 @@ def help_text(usage: str) -> None:
     from rich.table import Table
 
     console = _console()
-    console.print(usage, markup=False)
+    console.print(usage)
     view = Table("key", "default", "meaning", box=None, pad_edge=False)
     for key, default, text in reference.documentation():
         view.add_row(key, default, text)
-    console.print(view, markup=False)
+    console.print(view)
 
 
 def _console() -> Console:
     """The console for tables. rich is imported only here: it would cost a submission a fifth of its time."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)

@@ -43,7 +43,7 @@ def show(runs: list[Run], console: Console) -> None:
     places = [place for place in tables[0] if any(place in table for table in tables[1:])]
     found = [run_comparison.differences(results[0], other, places, runs[0].settings.evaluate) for other in results[1:]]
     for line in _notes(results, found, runs[0].settings.evaluate.confidence):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for block in dict.fromkeys(block for block, *_ in places):
         of_block = [place for place in places if place[0] == block]
         console.print(_table(block, of_block, results, tables, found))

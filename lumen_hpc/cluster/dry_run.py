@@ -45,14 +45,12 @@ def show(
             if item.progress:
                 console.print(f"{item.step.name}: {item.progress}", soft_wrap=True)
     for result in refusals:
-        console.print(
-            f"a submission would be refused: {result.message}; fix: {result.fix}", markup=False, soft_wrap=True
-        )
+        console.print(f"a submission would be refused: {result.message}; fix: {result.fix}", soft_wrap=True)
     if request.profile.executor == "slurm" and not request.scripts:
         console.print("scripts=true prints every sbatch script too")
     if request.profile.executor == "slurm" and request.scripts:
         for name, text in submit.scripts(request, pipeline.stages, run, plans, upstream_job_ids):
-            console.print(f"--- {name} ---\n{text}", markup=False, soft_wrap=True)
+            console.print(f"--- {name} ---\n{text}", soft_wrap=True)
 
 
 def _hours(item: StepPlan) -> str:

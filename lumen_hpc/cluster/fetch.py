@@ -71,9 +71,9 @@ def fetch(settings: Settings, cache: Path, console: Console) -> int:
     else:
         failed_experts = []
     for need in failed:
-        console.print(f"copy by hand: {need.name} (every file of it) to {need.folder}", markup=False, soft_wrap=True)
+        console.print(f"copy by hand: {need.name} (every file of it) to {need.folder}", soft_wrap=True)
     for line in failed_experts:
-        console.print(f"copy by hand: {line}", markup=False, soft_wrap=True)
+        console.print(f"copy by hand: {line}", soft_wrap=True)
     if not failed and not failed_experts:
         console.print("every weight that these settings name is in place")
     return 1 if failed or failed_experts else 0
@@ -83,16 +83,16 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
     noted = notes.get(need.name)
     if need.there and noted:
         verify(need.folder, cache)
-        console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})", markup=False)
+        console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})")
         return True
-    console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""), markup=False)
+    console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""))
     try:
         from huggingface_hub import HfApi, snapshot_download
 
         revision = noted["revision"] if noted else HfApi().model_info(need.name).sha
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
-        console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}", markup=False)
+        console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
         if need.there:
             console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are recorded now")
             notes[need.name] = {"revision": "unknown", **note(need.folder), "fetched": now()}

@@ -60,11 +60,11 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                     fresh = _plan_now(request, pipeline, run, item.step)
                     place = f"[{plans.index(item) + 1}/{len(plans)}] {item.step.name}"
                     if fresh.packs:
-                        console.print(f"{place}: {item.step.stage.about}", markup=False)
+                        console.print(f"{place}: {item.step.stage.about}")
                         bars.start_task(tasks[item.step.name])
                         running.append(_start(request, pipeline, run, fresh, 0))
                     else:
-                        console.print(f"{place}: already done", markup=False)
+                        console.print(f"{place}: already done")
                         bars.update(tasks[item.step.name], completed=item.shards)
                 for one in list(running):
                     bars.update(tasks[one.item.step.name], completed=_written(run, one))
@@ -75,7 +75,7 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                             running.append(again)
                             continue
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
-                        console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s", markup=False)
+                        console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s")
                 time.sleep(0.1)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and running:

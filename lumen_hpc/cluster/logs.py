@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lumen_hpc.cluster.status import StepStatus
+from lumen_hpc.plain_text import visible
 
 LAST = 30
 """Lines that are shown of a log."""
@@ -59,4 +60,4 @@ def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
 def ending(path: Path) -> list[str]:
     """The last lines of a log; of a line that redraws itself, what it showed last."""
     with path.open(errors="replace", newline="\n") as stream:
-        return [line.rstrip("\n").rpartition("\r")[2] for line in deque(stream, LAST)]
+        return [visible(line.rstrip("\n").rpartition("\r")[2]) for line in deque(stream, LAST)]

@@ -62,7 +62,7 @@ def require_none(folder: Path, console: Console) -> None:
                         f"`fuser {folder / LOCK}` names them"
                     ) from None
             if not announced:
-                console.print("waiting for the tasks of an earlier command to end", markup=False)
+                console.print("waiting for the tasks of an earlier command to end")
                 announced = True
             time.sleep(0.1)
     finally:

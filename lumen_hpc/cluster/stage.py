@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,16 @@ class Run:
     def restricted(self) -> bool:
         """True where the run's data are credentialed: private files, gated servers, no record text in messages."""
         return self.settings.data.source == "mimic" and self.profile.data_use.restricted
+
+    def keep_private(self) -> None:
+        """With restricted data, what this process and those it starts write is the owner's alone, and no core file.
+
+        A crash would leave the memory, records included, in whatever folder it happened in. Slurm passes both limits
+        on to the jobs.
+        """
+        if self.restricted:
+            os.umask(0o077)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
     def path(self, stage: str, model: str = "") -> Path:
         """The folder of a step."""

@@ -14,6 +14,7 @@ from rich.text import Text
 from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus, server
+from lumen_hpc.plain_text import visible
 from lumen_hpc.progress import spell
 
 EVERY_S = 5.0
@@ -77,7 +78,7 @@ def _look(look: Callable[[], list[StepStatus]]) -> list[StepStatus]:
 
 
 def _text(shown: list[RenderableType]) -> str:
-    console = Console(highlight=False, width=120)
+    console = Console(highlight=False, markup=False, width=120)
     with console.capture() as capture:
         for part in shown:
             console.print(part, soft_wrap=isinstance(part, Text))
@@ -99,7 +100,7 @@ def parts(run: Run, found: list[StepStatus]) -> list[RenderableType]:
         row = (item.step, item.state, f"{item.done}/{item.shards}", *counts, spell(item.eta_seconds), spent)
         view.add_row(*row, *([Text(item.todo)] if todo else []))
     lines = [line for item in found for line in _details(item)] + server(run)
-    return [view, *map(Text, lines)]
+    return [view, *(Text(visible(line)) for line in lines)]
 
 
 def _details(item: StepStatus) -> list[str]:

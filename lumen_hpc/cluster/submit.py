@@ -72,17 +72,15 @@ def open_run(request: Request) -> Run:
     return Run(folder, request.settings, request.profile)
 
 
-def keep_private(run: Run) -> None:
-    """What this process and its jobs write from now on is the owner's alone, where the run's data is restricted."""
-    if run.restricted:
-        os.umask(0o077)  # Slurm passes it on to the jobs
-
-
 def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data is restricted."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        keep_private(run)
+        if reason := files.foreign(run.folder.resolve()):
+            raise UserError(
+                f"{run.folder}: {reason}; others could change what your jobs run there: choose another run=NAME"
+            )
+        run.keep_private()
         if run.restricted:
             run.folder.chmod(0o700)
         (run.folder / "layout").write_text(f"{LAYOUT}\n")

@@ -36,8 +36,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     """
     orphans.end_with_launcher(Path(folder))
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
-    if run.restricted:
-        os.umask(0o077)
+    run.keep_private()
     submitted = json.loads((Path(submission) / "plan.json").read_text())
     snapshot.require_submitted(run.folder, submitted["code"])
     shards = submitted["packs"][name][pack]

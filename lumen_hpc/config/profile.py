@@ -6,6 +6,7 @@ of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import read_yaml
+from lumen_hpc.config.validate import leaves, read_yaml
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -145,20 +146,24 @@ class Profile:
 
 
 _SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"}
-_SECRET_VALUE = re.compile(r"(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)\w|://[^/@\s]+:[^/@\s]+@")
+_SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)\w{4}|://[^/@\s]+:[^/@\s]+@")
+_ASSIGNED = re.compile(r"\b(\w+)=[\"']?[^\"'$`\s]")
+"""A shell variable that gets a literal value; `$(cat file)` is none."""
 
 
 def require_no_secret(profile: Profile) -> None:
-    """Raises UserError for a variable of `profile.environment` that looks like a secret, without its value.
+    """Raises UserError for a text of the profile that looks like a secret, without its value.
 
-    Its value would be written into config.yaml and into the batch scripts of every job.
+    It would be written into config.yaml, and most of them into the batch scripts of every job.
     """
-    for name, value in profile.environment.items():
-        if _SECRET_WORDS & set(name.upper().split("_")) or _SECRET_VALUE.search(str(value)):
-            raise UserError(
-                f"profile.environment.{name} looks like a secret, and the profile's values are written into the run's "
-                "files; leave it out and export it in the shell that submits: Slurm passes it on to the jobs"
-            )
+    for key, value in leaves(dataclasses.asdict(profile)):
+        for text in map(str, value if isinstance(value, list) else [value]):
+            names = _ASSIGNED.findall(text) if key == "setup" else [key.rpartition(".")[2]]
+            if any(_SECRET_WORDS & set(name.upper().split("_")) for name in names) or _SECRET_VALUE.search(text):
+                raise UserError(
+                    f"profile.{key} looks like a secret, and the profile's values are written into the run's files; "
+                    "leave it out and export it in the shell that submits: Slurm passes it on to the jobs"
+                )
 
 
 def names() -> list[str]:

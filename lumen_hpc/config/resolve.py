@@ -25,6 +25,8 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
+OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
 RESOURCE_KINDS = tuple(Profile().resources)

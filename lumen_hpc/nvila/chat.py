@@ -61,7 +61,13 @@ class Tokenizer:
             for path, content in files.items():
                 if path.startswith("llm/"):
                     (Path(folder) / Path(path).name).write_bytes(content)
-            return cls(AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True).backend_tokenizer)
+            try:
+                opened = AutoTokenizer.from_pretrained(
+                    folder, use_fast=True, local_files_only=True, trust_remote_code=False
+                )
+            except (OSError, ValueError) as error:
+                raise UserError(f"llm/ holds no tokenizer that is read here: {str(error).splitlines()[0]}") from None
+            return cls(opened.backend_tokenizer)
 
     @property
     def largest_text_id(self) -> int:

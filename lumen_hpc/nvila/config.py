@@ -250,11 +250,12 @@ class NVILAConfig:
 def read_config(folder: str | Path) -> NVILAConfig:
     """Read a checkpoint's json and tokenizer files; no weights.
 
-    Raises UserError naming the file that is missing or not json.
+    Raises UserError naming the file that is missing, not json, or a link to a file that is not the checkpoint's.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}: give the folder that holds config.json and llm/")
+    _require_own_files(folder)
     root = read_json(folder / "config.json")
     if "text_config" in root:
         return _read_flat(folder, root)
@@ -262,9 +263,25 @@ def read_config(folder: str | Path) -> NVILAConfig:
     files = {}
     for part in PARTS:
         for path in sorted((folder / part).iterdir()):
-            if path.name != "config.json" and _travels(path):
+            if path.is_file() and path.name != "config.json" and _travels(path):
                 files[f"{part}/{path.name}"] = _small_file(path)
     return NVILAConfig(root=root, files=files, **parts)
+
+
+def _require_own_files(folder: Path) -> None:
+    """Refuse a small file that is a link out of the checkpoint: saving and export would publish what it leads to.
+
+    Links within a folder, and the hub cache's from a snapshot to its blobs, stay with the checkpoint.
+    """
+    blobs = folder.resolve().parent.parent / "blobs"
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        if not path.is_symlink() or not _travels(path):
+            continue
+        target = path.resolve()
+        if target.parent != blobs and not target.is_relative_to(path.parent.resolve()):
+            raise UserError(
+                f"{path} is a link to {target}, which is no file of this checkpoint; if it belongs there, copy it"
+            )
 
 
 def _travels(path: Path) -> bool:

@@ -68,16 +68,20 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             ends = max((entry["data_offsets"][1] for _, entry in entries), default=0)
             if 8 + length + ends != size:
                 raise ValueError(f"{size} bytes where its header says {8 + length + ends}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file} is not a complete safetensors file ({error}): copy it again") from None
         for name, entry in entries:
-            begin, end = entry["data_offsets"]
-            if entry["dtype"] not in _DTYPES:
-                raise UserError(f"{file}: {name} is stored as {entry['dtype']}; use one of {sorted(_DTYPES)}")
-            raw = torch.empty(end - begin, dtype=torch.uint8)
-            stored.seek(8 + length + begin)
-            stored.readinto(memoryview(raw.numpy()))
-            yield name, raw.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+            if str(entry.get("dtype")) not in _DTYPES:
+                raise UserError(f"{file}: {name} is stored as {entry.get('dtype')}; use one of {sorted(_DTYPES)}")
+            try:
+                begin, end = entry["data_offsets"]
+                raw = torch.empty(end - begin, dtype=torch.uint8)
+                stored.seek(8 + length + begin)
+                stored.readinto(memoryview(raw.numpy()))
+                tensor = raw.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+            except (RuntimeError, ValueError, TypeError, KeyError):
+                raise UserError(f"{file}: {name} does not fit its header {entry}: copy the file again") from None
+            yield name, tensor
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -44,6 +46,43 @@ def test_a_secret_in_the_profiles_environment_is_refused_and_not_repeated(name, 
     assert "hunter2" not in str(caught.value) and "hf_abc" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("setup", "['export HF_TOKEN=hunter2']"),
+        ("setup", "['module load x', 'MY_PASSWORD=\"hunter2\" ./login']"),
+        ("setup", "['./login hf_hunter2hunter2']"),
+        ("modules", "['http://me:hunter2@mirror.example/m']"),
+        ("additional", "{comment: 'ghp_hunter2hunter2'}"),
+        ("container.image", "docker://me:hunter2@registry.example/i"),
+        ("defaults", "{judge: {engine: {endpoint: 'http://me:hunter2@n1:8000/v1'}}}"),
+    ],
+)
+def test_a_secret_elsewhere_in_the_profile_is_refused_and_not_repeated(key, value):
+    with pytest.raises(UserError, match=rf"profile\.{key}[\w.]* looks like a secret") as caught:
+        resolve(["stage=full", f"profile.{key}={value}"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_setup_that_reads_a_secret_where_it_lies_is_accepted():
+    resolve(["stage=full", "profile.setup=['export HF_TOKEN=$(cat ~/.token)', 'export X=\"$HF_TOKEN\"', 'set KEY']"])
+
+
+@pytest.mark.parametrize("place", ["recipe", "profile", "command line"])
+def test_a_setting_cannot_bring_a_secret_of_the_environment_into_the_runs_files(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("LUMEN_API_KEY", "hunter2")
+    (tmp_path / "recipe.yaml").write_text("train: {base: 'x-${oc.env:LUMEN_API_KEY}'}\n")
+    (tmp_path / "profile.yaml").write_text("about: '${oc.env:LUMEN_API_KEY}'\n")
+    words = {
+        "recipe": f"recipe={tmp_path}/recipe.yaml",
+        "profile": f"profile={tmp_path}/profile.yaml",
+        "command line": "train.base=${oc.env:LUMEN_API_KEY}",
+    }
+    with pytest.raises(UserError, match=r"interpolation type oc\.env") as caught:
+        resolve(["stage=full", words[place]])
+    assert "hunter2" not in str(caught.value)
+
+
 def test_ordinary_variables_are_accepted():
     words = ["TOKENIZERS_PARALLELISM: 'false'", "KEYBOARD: us", "HF_HOME: /data", "PROXY: 'http://proxy.example:3128'"]
     for word in words:
@@ -80,6 +119,33 @@ def test_everything_that_a_restricted_run_writes_is_private(tmp_path):
     (run.folder / "folder").mkdir()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [run.folder, *run.folder.iterdir()]}
     assert modes == {"run": 0o700, "layout": 0o600, "later": 0o600, "folder": 0o700}
+
+
+@pytest.mark.parametrize("is_restricted", [True, False])
+def test_a_process_of_a_restricted_run_that_crashes_leaves_no_core_file(tmp_path, is_restricted):
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
+    try:
+        submit.prepare_folder(restricted(tmp_path / "run", restricted=is_restricted))
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0 if is_restricted else limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, limits)
+        os.umask(0o022)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("by", ["owner", "mode"])
+def test_nothing_is_submitted_from_a_folder_that_another_user_controls(tmp_path, by):
+    """In a shared profile.runs a stranger creates `lumen` first, and would exchange code/ after the snapshot."""
+    run = restricted(tmp_path / "lumen", restricted=False)
+    run.folder.mkdir()
+    if by == "owner":
+        os.chown(run.folder, 12345, -1)
+    else:
+        run.folder.chmod(0o777)
+    with pytest.raises(UserError, match=r"lumen: lumen (belongs to user 12345|may be written by any user).*run=NAME"):
+        submit.prepare_folder(run)
+    assert list(run.folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("umask")

@@ -15,7 +15,9 @@ from lumen_hpc.config.schema import EngineSettings, Predict
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.language.engine import open_engine
+from lumen_hpc.nvila.tensors import read_tensors
 from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.serving.export import export
 from lumen_hpc.training.checkpointing import MARKER, StagedWriter, restore_rng, rng_state
 from lumen_hpc.training.predict import open_model, open_predictor
 from sandbox.small_models import tiny_llama
@@ -112,6 +114,77 @@ def test_generators_are_saved_without_pickled_code(tmp_path):
     drawn = (random.random(), np.random.random(), float(torch.rand(())))
     restore_rng(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert (random.random(), np.random.random(), float(torch.rand(()))) == drawn
+
+
+TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_offsets": [8, 0]}, {"data_offsets": [-8, 8]}, {"data_offsets": [0, 8, 8]}, {"data_offsets": [0.0, 8.0]},
+        {"data_offsets": [1, 8]}, {"shape": [3]}, {"shape": [1 << 40, 1 << 40]}, {"shape": None}, {"shape": ["2"]},
+        {"dtype": ["F32"]}, {"dtype": None}, {"dtype": "F32", "shape": [[2]]},
+    ],
+)  # fmt: skip
+def test_a_header_that_lies_is_one_line_with_the_files_name(tmp_path, change):
+    header = json.dumps({"a": TENSOR | change, "z": TENSOR}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(UserError, match=r"model\.safetensors(: a | is not a complete)"):
+        list(read_tensors(tmp_path / "model.safetensors"))
+
+
+def test_a_header_nested_without_end_is_one_line(tmp_path):
+    header = b"[" * 200_000
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
+        list(read_tensors(tmp_path / "model.safetensors"))
+
+
+@pytest.fixture
+def nvila_folder(tmp_path) -> Path:
+    folder = nvila.save(make_tiny(["is there edema?"]), tmp_path / "models--org--name" / "snapshots" / "a1")
+    (folder / "complete.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["llm/notes.txt", "llm/added_tokens.json", "config.json", "vision_tower/config.json"])
+def test_a_link_to_a_users_secret_is_not_copied_into_what_is_saved_or_published(nvila_folder, tmp_path, name):
+    """As `git clone` of a repository creates it: `llm/notes.txt -> /home/you/.ssh/id_rsa`."""
+    (tmp_path / "secret").write_text('{"auths": "secret", "hidden_size": 8, "image_size": 8, "patch_size": 8}')
+    (nvila_folder / name).unlink(missing_ok=True)
+    (nvila_folder / name).symlink_to(tmp_path / "secret")
+    for use in (nvila.load, lambda folder: export(folder, tmp_path / "exported", "card")):
+        with pytest.raises(UserError, match=rf"{name} is a link to .*secret, which is no file of this checkpoint"):
+            use(nvila_folder)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_the_links_of_the_hubs_cache_are_the_checkpoints_own(nvila_folder):
+    blobs = nvila_folder.parent.parent / "blobs"
+    blobs.mkdir()
+    for place, path in enumerate(sorted(path for path in nvila_folder.rglob("*") if path.is_file())):
+        path.rename(blobs / str(place))
+        path.symlink_to(os.path.relpath(blobs / str(place), path.parent))
+    nvila.load(nvila_folder)
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(nvila_folder):
+    os.mkfifo(nvila_folder / "llm" / "notes.txt")
+    nvila.load(nvila_folder)
+
+
+def test_a_tokenizer_that_names_code_on_the_hub_is_refused_and_never_asked_about(nvila_folder, monkeypatch):
+    """transformers would ask on the terminal whether to run it."""
+    whole = json.loads((nvila_folder / "llm" / "tokenizer.json").read_text())
+    (nvila_folder / "llm" / "tokenizer.json").unlink()
+    (nvila_folder / "llm" / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    (nvila_folder / "llm" / "merges.txt").write_text("")
+    code = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["org/name--code.T", "org/name--code.T"]}}
+    (nvila_folder / "llm" / "tokenizer_config.json").write_text(json.dumps(code))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked whether to run code"))
+    with pytest.raises(UserError, match=r"llm/ holds no tokenizer that is read"):
+        nvila.load(nvila_folder)
 
 
 def test_a_language_models_pickled_weights_are_not_read(tmp_path, witness):
