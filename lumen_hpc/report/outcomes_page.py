@@ -16,6 +16,7 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.files import atomic
 from lumen_hpc.outcomes.outcomes import OUTCOMES
 from lumen_hpc.report import figures
+from lumen_hpc.report.page import policy
 from lumen_hpc.report.tripod import Tables, number, tripod
 
 _HERE = Path(__file__).parent
@@ -35,8 +36,10 @@ def write(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
+    css = (_HERE / "page.css").read_text()
     page = environment.get_template("outcomes.html").render(
-        css=(_HERE / "page.css").read_text(),
+        css=css,
+        policy=policy(css, js=""),
         run=run,
         notes=notes,
         outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},

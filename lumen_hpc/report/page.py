@@ -118,7 +118,7 @@ def render(content: Content) -> str:
         **vars(content),
         css=css,
         js=js,
-        policy=_policy(css, js),
+        policy=policy(css, js),
         data=_embedded(_browser(content)),
         lead=_lead(content),
         tiles=_tiles(content),
@@ -148,7 +148,7 @@ def render(content: Content) -> str:
     )  # fmt: skip
 
 
-def _policy(css: str, js: str) -> str:
+def policy(css: str, js: str) -> str:
     """The page's Content-Security-Policy: its own script and style by their hashes, inline images, and no network.
 
     Text of a record that became markup after all could neither run nor send anything. The figures style their elements

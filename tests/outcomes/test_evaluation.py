@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,9 @@ def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: 
     page, numbers = outcomes_page.write(folder / "report", found, counts, settings, {"name": "a <run>"}, notes=notes)
     text = page.read_text()
     assert "<p>2 images left out</p>" in text and "a &lt;run&gt;" in text and "<script" not in text
+    (style,) = re.findall("<style>(.*?)</style>", text, re.DOTALL)
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    assert f"style-src-elem &#39;sha256-{digest}" in text and 'content="default-src &#39;none&#39;' in text
     for name, table in found.items():
         assert f'id="{name}"' in text
         assert all(f">{row}</th>" in text for row in table["rows"])
