@@ -6,6 +6,7 @@ is analysed is what the stages wrote. Columns are those of docs/data.md; every c
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -151,7 +152,9 @@ class OpenRun:
         """A row a test record: what every model was asked, and the reference."""
         path = self._artefact("instruct", "lumen-test.jsonl")
         fields = ", ".join(f"{column} {kind}" for column, (kind, _) in COLUMNS["records"].items())
-        rows = duckdb.read_json(str(path), format="newline_delimited", columns={"meta": f"STRUCT({fields})"})
+        rows = duckdb.read_json(
+            glob.escape(str(path)), format="newline_delimited", columns={"meta": f"STRUCT({fields})"}
+        )
         return rows.select("unnest(meta)").df()
 
     @cached_property
@@ -254,6 +257,6 @@ def _require(folder: Path, line: dict[str, Any]) -> None:
 
 def _read(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The rows of JSONL files; without `columns`, with every field that a row has."""
-    paths = [str(file) for file in files]
+    paths = [glob.escape(str(file)) for file in files]  # else `run[12]` would read its neighbour `run1`
     options: dict[str, Any] = {"columns": dict(columns)} if columns else {"union_by_name": True}
     return duckdb.read_json(paths, format="newline_delimited", **options).df()

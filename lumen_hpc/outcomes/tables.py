@@ -7,6 +7,7 @@ so that a value that cannot be cast is seen and counted. Memory is bounded: Duck
 from __future__ import annotations
 
 import csv
+import glob
 import gzip
 import io
 import tempfile
@@ -50,7 +51,7 @@ class Tables:
         joins = " OR ".join(f"regexp_matches({_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
         message = f"'{table}: a stray quote joins rows into one, the row that begins with '"
         return (
-            f"(SELECT * FROM read_csv({_quoted(_literal(path))}, header = true, auto_detect = false, "
+            f"(SELECT * FROM read_csv({_quoted(glob.escape(str(path)))}, header = true, auto_detect = false, "
             f"columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', nullstr = '', store_rejects = true, "
             f"rejects_limit = 0) WHERE CASE WHEN {spans} THEN CASE WHEN {joins} "
             f"THEN error({message} || coalesce(TRY_CAST({_name(header[0])} AS BIGINT)::VARCHAR, 'no number')) "
@@ -124,11 +125,6 @@ def _header(path: Path) -> list[str]:
             return next(csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline="")), [])
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
-
-
-def _literal(path: Path) -> str:
-    """A path as read_csv takes it: a folder's name may hold what would be a pattern of names."""
-    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in str(path))
 
 
 def _name(column: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc import analysis
 from lumen_hpc.cluster import preflight
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
@@ -45,6 +46,16 @@ def test_an_image_that_is_a_link_out_of_its_tree_is_refused(tmp_path):
     outside.rename(inside)
     image.symlink_to(inside)
     assert dataset.run(images="exist")["rejected"]["rows_by_kind"] == {}
+
+
+@pytest.mark.parametrize("name", ["run[12]", "run*", "run?", "it's"])
+def test_a_runs_frames_are_read_from_its_own_files_whatever_its_folder_is_called(tmp_path, name):
+    """`run[12]` also matches its neighbour `run1`."""
+    for folder in ("run1", "runx", name):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text(json.dumps({"of": folder}) + "\n")
+    for columns in (None, {"of": "VARCHAR"}):
+        assert list(analysis._read([tmp_path / name / "rows.jsonl"], columns)["of"]) == [name]
 
 
 @pytest.fixture
