@@ -36,6 +36,11 @@ def given(run: Run, weights: str) -> Path:
     folder = locate(weights, run.profile.cache)
     if not (folder / "config.json").is_file():
         raise UserError(f"weights={weights}: no config.json in {folder}; give a checkpoint's folder")
+    if not (folder / "llm").is_dir() and "text_config" not in (folder / "config.json").read_text(errors="replace"):
+        raise UserError(
+            f"weights={weights}: no NVILA in {folder}: it has neither llm/ (the official layout) nor text_config in "
+            "config.json (the hub's); give an NVILA's folder"
+        )
     return folder
 
 

@@ -7,6 +7,7 @@ read by this package alone, and the model card says so.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -103,14 +104,15 @@ def _write_weights(source: Path, target: Path) -> None:
     (target / "model.safetensors.index.json").write_bytes(dump_json(index))
 
 
-_PATH = re.compile(rb"(?<![\w.:/-])/[A-Za-z0-9_]+/[\w./-]+")
+_PATH = re.compile(rb"(?:(?<![\w.:/-])|file://)/[A-Za-z0-9_]+/[\w./-]+")
 
 
 def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
     """Refuse an export that holds a path of this machine or a sentence of the training data.
 
-    `sentences` are the texts of the run's training records, compared as they stand; those under 30 characters
-    ("Yes.") are everybody's and left out. Weights hold numbers only and are passed over, as is the vocabulary.
+    `sentences` are the texts of the run's training records, compared as they stand and as json writes them; those
+    under 30 characters ("Yes.") are everybody's and left out. Weights hold numbers only and are passed over, as is the
+    vocabulary.
     """
     texts = {
         path: path.read_bytes()
@@ -124,6 +126,7 @@ def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
     for sentence in {given.strip() for given in sentences}:
         if len(sentence) < 30:
             continue
+        forms = {sentence, *(json.dumps(sentence, ensure_ascii=ascii)[1:-1] for ascii in (True, False))}
         for path, text in joined.items():
-            if sentence in text:
+            if any(form in text for form in forms):
                 raise UserError(f"{path.name} holds a text of a training record ({len(sentence)} characters)")

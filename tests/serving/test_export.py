@@ -75,6 +75,22 @@ def test_paths_and_training_texts_are_found(flat):
         require_clean(files, ["A sentence that only the training data has."])
 
 
+@pytest.mark.parametrize("ascii", [True, False])
+def test_a_training_text_is_found_as_json_writes_it(flat, ascii):
+    prompt = 'main image: <image>\n"Größe" of the heart, compared to the reference?'
+    (flat / "generation_config.json").write_text(json.dumps({"stop": prompt}, ensure_ascii=ascii))
+    with pytest.raises(UserError, match=r"generation_config\.json holds a text of a training record"):
+        require_clean(sorted(flat.iterdir()), [prompt])
+
+
+def test_an_address_of_a_file_is_a_path_and_a_web_address_is_none(flat):
+    (flat / "README.md").write_text("See https://example.org/home/someone and docs/serving.md.")
+    require_clean(sorted(flat.iterdir()), [])
+    (flat / "README.md").write_text("file:///home/someone/runs/one")
+    with pytest.raises(UserError, match="holds a path of this machine"):
+        require_clean(sorted(flat.iterdir()), [])
+
+
 def test_paths_of_the_training_machine_do_not_travel(folders, tmp_path):
     import shutil
 

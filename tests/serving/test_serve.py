@@ -166,6 +166,7 @@ def _only_loopback(port: int) -> None:
     [
         (["run=none"], "run=none: there is no"),
         (["run=try", "weights={tmp}/nothing"], "no config.json in {tmp}/nothing; give a checkpoint's folder"),
+        (["run=try", "weights={tmp}/made"], "no NVILA in {tmp}/made: it has neither llm/"),
         (["run=made"], "run made has no trained lumen yet"),
         (["run=made", "model=ft"], "run made has no trained ft yet"),
         (["run=made", "model=other"], "takes one of nvila, ft, lumen"),
@@ -179,6 +180,7 @@ def test_what_would_stop_it_is_said_before_anything_starts(folders, tmp_path, ca
 
     (tmp_path / "made").mkdir()
     saved.save(resolve(["stage=full", "run=made", f"runs={tmp_path}"]), tmp_path / "made" / "config.yaml")
+    (tmp_path / "made" / "config.json").write_text('{"model_type": "qwen2"}')
     names = {"tmp": tmp_path, "model": folders["resize"]}
     assert launch.main(["stage=serve", f"runs={tmp_path}", *[word.format(**names) for word in words]]) == 2
     assert message.format(**names) in capsys.readouterr().err
