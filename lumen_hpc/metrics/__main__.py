@@ -25,6 +25,7 @@ from lumen_hpc.metrics.change import Reader
 from lumen_hpc.metrics.join import Joined, join
 from lumen_hpc.metrics.lexical import TOKENIZERS
 from lumen_hpc.metrics.measures import MEASURES, Samples
+from lumen_hpc.plain_text import visible
 
 _SHOWN = ("bleu4", "rouge_l", "recall", "accuracy", "change_f1", "finding_f1")
 
@@ -40,16 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         answers = (row for path in chosen.answers for file in files(path) for row in read_jsonl(file))
         joined = join(references(read_jsonl(chosen.references)), answers)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; give the paths of answers and references", file=sys.stderr)
         return 2
     blocks = score(joined)
-    for line in _table(blocks):
-        print(line, file=sys.stderr)
-    for line in joined.problems.lines():
-        print(f"note: {line}", file=sys.stderr)
+    for line in [*_table(blocks), *(f"note: {line}" for line in joined.problems.lines())]:
+        print(visible(line), file=sys.stderr)
     alone = len(blocks) == 1
     result = {"model": next(iter(blocks)), **next(iter(blocks.values()))} if alone else {"models": blocks}
     result |= {"problems": joined.problems.as_dict(), "definitions": MEASURES | TOKENIZERS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from lumen_hpc.cluster.status import StepStatus
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.config.schema import Settings
+from lumen_hpc.metrics import __main__ as metrics
 from lumen_hpc.plain_text import visible
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b2J\x08\x7f [bold]kept[/bold] [/x]"
@@ -57,6 +59,16 @@ def test_a_models_answer(tmp_path, monkeypatch, capsys):
     request = Request(verb="ask", question="what?", image=str(tmp_path / "film.png"))
     assert asking.ask(request, Run(tmp_path, Settings(), Profile())) == 0
     shown(capsys.readouterr().out)
+
+
+def test_the_names_in_answers_that_are_scored(tmp_path, capsys):
+    question = {"question_id": "q1", "type": "presence", "question": "is there edema?", "short_answer": "yes",
+                "long_answer": "Yes, there is edema.", "closed": True}  # fmt: skip
+    answers = [{"question_id": "q1", "answer": "yes", "model": ATTACK}, {"question_id": ATTACK, "answer": "yes"}]
+    for name, rows in (("answers", answers), ("references", [question])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert metrics.main([str(tmp_path / "answers"), str(tmp_path / "references")]) == 0
+    shown(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("text", ["[ft, lumen]", "closed [/y] only"])
