@@ -8,13 +8,10 @@ of that order. The engine's input depends on the shard alone, so a rerun shard h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lumen_hpc.cluster import engines, estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-
-if TYPE_CHECKING:
-    pass
 
 STAGE = Stage(
     name="rewrite",

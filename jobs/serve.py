@@ -65,7 +65,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 
 def serve(task: Task) -> None:
-    """Start the server on this node, publish its address, and watch it until a stop is asked."""
+    """Starts the server on this node, publishes its address, and watches it until it is asked to stop."""
     import torch
 
     from lumen_hpc.nvila.config import read_config

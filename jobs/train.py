@@ -60,7 +60,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         )
         if not outcome.finished:
             raise Interrupted(f"saved at step {outcome.step}")
-        if task.ranks.rank == 0:
+        if task.ranks.first:
             for path in sorted((task.folder / "final").rglob("*")):
                 if path.is_file():
                     yield task.artefact(path)

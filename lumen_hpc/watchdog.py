@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Watchdog:
-    """Calls `ended` with the reason when no `beat` has come for `limit` seconds.
+    """Calls `on_stuck` with the reason when no `beat` has come for `limit` seconds.
 
     The ranks of one job write their last beats to a shared folder. A rank waits while any of them is within its limit,
     since the others wait for the one that works; when all are beyond it, each names the rank that stopped first, which
@@ -25,7 +25,7 @@ class Watchdog:
     def __init__(
         self,
         limit: float,
-        ended: Callable[[str], None],
+        on_stuck: Callable[[str], None],
         *,
         folder: Path | None = None,
         job: str = "",
@@ -35,7 +35,7 @@ class Watchdog:
     ) -> None:
         """`limit`: seconds, 0 disables. `folder`: the ranks' beats, read where there are several ranks; `job`: name
         shared by the ranks and by no earlier job. `interval`: longest time between two checks [s]."""
-        self._limit, self._ended, self._folder = limit, ended, folder
+        self._limit, self._on_stuck, self._folder = limit, on_stuck, folder
         self._job, self._rank, self._world_size = job, rank, world_size
         self._interval = interval
         self._over = threading.Event()
@@ -78,7 +78,7 @@ class Watchdog:
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             reason = f"no progress for {now - at:.0f} s ({doing}){self._slowest(beats)}"
             print(f"{reason}: the task ends itself", file=sys.stderr, flush=True)
-            self._ended(reason)
+            self._on_stuck(reason)
             return
 
     def _write(self, beat: dict[str, Any]) -> None:

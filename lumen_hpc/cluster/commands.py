@@ -44,7 +44,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     run = submission.open_run(request)
     if stage:
         stage.require(run)
-    _require_sound(request, pipeline)
+    _require_valid(request, pipeline)
     print(announcement(request, pipeline), *changed.lines(), sep="\n", flush=True)
     if request.dry_run:
         from lumen_hpc.cluster import dry_run
@@ -108,13 +108,13 @@ def _take_settings(request: Request) -> None:
     request.settings.serve = asked
 
 
-def _require_sound(request: Request, pipeline: Pipeline) -> None:
-    """Refuses settings and recipes that cannot be meant, before anything is created."""
+def _require_valid(request: Request, pipeline: Pipeline) -> None:
+    """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
     steps = _chosen(request, pipeline)
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
     _require_fit(request, steps)
-    if request.verb != "check":  # which lists them itself
+    if request.verb != "check":  # `check` lists them itself
         preflight.require_processes(request.settings, request.profile, request.stage)
 
 
@@ -223,7 +223,7 @@ def check(request: Request, pipeline: Pipeline) -> int:
     """Prints what would stop a run, or one stage of it, on this site, each with its fix; 2 if something would."""
     steps = _chosen(request, pipeline)
     stages = {step.stage.name for step in steps} if request.stage not in ("", "full") else None
-    found = [*_unsound(request, pipeline), *preflight.check_all(submission.open_run(request), stages)]
+    found = [*_invalid(request, pipeline), *preflight.check_all(submission.open_run(request), stages)]
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))
     else:
@@ -232,10 +232,10 @@ def check(request: Request, pipeline: Pipeline) -> int:
     return 2 if any(item.level == "bad" for item in found) else 0
 
 
-def _unsound(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
-    """What a submission would refuse of the settings themselves."""
+def _invalid(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
+    """The fault for which a submission would refuse these settings."""
     try:
-        _require_sound(request, pipeline)
+        _require_valid(request, pipeline)
     except UserError as error:
         message, _, fix = str(error).rpartition("; ")
         yield ready.CheckResult("bad", message or str(error), fix if message else "")
@@ -353,7 +353,7 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
 
     requests = [resolve(words) for _, words in points]
     for request in requests:
-        _require_sound(request, pipeline)
+        _require_valid(request, pipeline)
     print(f"a sweep of {len(points)} runs: {', '.join(name for name, _ in points)}")
     codes = [submit(request, pipeline) for request in requests]
     print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}")

@@ -40,7 +40,7 @@ def show(
         if item.step.stage.resources == "train" and item.step.model and item.missing:
             if found := estimate.training(run, item.step.model, own=item.progress):
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
-            if warning := estimate.idle(run, item.step.model):
+            if warning := estimate.idle_warning(run, item.step.model):
                 console.print(f"{item.step.name}: {warning}", soft_wrap=True)
             if item.progress:
                 console.print(f"{item.step.name}: {item.progress}", soft_wrap=True)

@@ -18,7 +18,7 @@ KEPT = {"SLURM_CONF", "SLURM_JWT"}
 
 
 def drop(report: bool = False) -> None:
-    """Removes them from this process's environment; `report` names on stderr those that would have changed the jobs."""
+    """Removes such variables from this process's environment; `report` names on stderr those that would change jobs."""
     dropped = _take()
     if not report:
         return
@@ -31,7 +31,7 @@ def drop(report: bool = False) -> None:
 
 @contextmanager
 def outside_the_job() -> Iterator[None]:
-    """For a job that submits: without them for a while."""
+    """For a job that submits: takes its own variables away for the length of the block."""
     dropped = _take()
     try:
         yield

@@ -17,7 +17,7 @@ from lumen_hpc.training.speed import Progress
 
 IMAGES_PER_SECOND = 500
 """Experts are bound by decoding: 63 JPEG/s a core (benchmarks/images.py) on 8 cores."""
-WORDS_PER_SECOND = 10_000
+OUTPUT_TOKENS_PER_SECOND = 10_000
 """Output tokens of an 8B to 11B model under vLLM with a cached prompt, batch full."""
 PREFILL_TOKENS_PER_SECOND = 20_000
 """Prompt tokens of NVILA-8B: 2 x 8.1e9 operations each at 35 % of 989 TFLOP/s, rounded down."""
@@ -80,7 +80,7 @@ def rewrite(run: Run, model: str) -> float:
     """About 40 tokens a sentence, generated 1.2 times on average."""
     if run.settings.rewrite.engine.kind == "grammar":
         return 0.0
-    return 1.2 * 40 * counts(run.settings).questions / WORDS_PER_SECOND / 3600
+    return 1.2 * 40 * counts(run.settings).questions / OUTPUT_TOKENS_PER_SECOND / 3600
 
 
 def rewrite_load(settings: Settings) -> float:
@@ -108,7 +108,7 @@ def _steps(run: Run, model: str) -> occupancy.Steps | None:
     return occupancy.recorded(run.path("train", model) / "survey.npz", run.settings.train, run.settings.seed)
 
 
-def idle(run: Run, model: str) -> str:
+def idle_warning(run: Run, model: str) -> str:
     """A warning, with settings that help, where much of the GPUs' time would not compute; empty where it does."""
     found = training(run, model)
     if found is None or found.occupancy.efficiency >= EFFICIENT:
@@ -156,7 +156,7 @@ def predict(run: Run, model: str) -> float:
     if run.settings.train.base == "tiny":
         return 0.0
     questions = counts(run.settings).test_questions * (1 + len(run.settings.predict.controls))
-    return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / WORDS_PER_SECOND) / 3600
+    return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / OUTPUT_TOKENS_PER_SECOND) / 3600
 
 
 def experts_load(settings: Settings) -> float:

@@ -11,8 +11,8 @@ from pathlib import Path
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.config.profile import Profile
 
-OPENS, STATS = 10_000, 62_000
-"""Of one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
+OPENS = 10_000
+"""Files opened by one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
 LIMIT = 60.0
 """Seconds that the processes of a training may keep one metadata server busy before it is worth a warning."""
 SAMPLE = 300

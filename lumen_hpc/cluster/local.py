@@ -143,7 +143,7 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     folder = run.folder / item.step.name
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
-        kinds = triage.clusters(folder, item.missing, newest=live.newest(run.folder).get(item.step.name))
+        kinds = triage.failure_kinds(folder, item.missing, newest=live.newest(run.folder).get(item.step.name))
         raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.attempt + 1)
 
@@ -157,7 +157,7 @@ def _stop(jobs: list[Any]) -> None:
         time.sleep(0.1)
 
 
-def _why(item: StepPlan, kinds: list[triage.Cluster], log: str) -> str:
+def _why(item: StepPlan, kinds: list[triage.FailureKind], log: str) -> str:
     lines = [f"{item.step.name}: {len(item.missing)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")

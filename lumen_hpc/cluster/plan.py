@@ -33,16 +33,17 @@ class StepPlan:
     shard_seconds: float | None = None
     """Median time of a finished shard of this step [s]."""
 
-    @property
-    def gpus(self) -> int:
-        return self.resources.gpus * self.resources.nodes
-
     estimate: float | None = None
     """GPU-hours of the whole step's shards by the stage's own arithmetic."""
     load_hours: float = 0.0
     """Hours a task loads before its first shard, by the same."""
     progress: Progress | None = None
     """What the step's one shard has measured so far."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one of its tasks."""
+        return self.resources.gpus * self.resources.nodes
 
     @property
     def measured(self) -> bool:

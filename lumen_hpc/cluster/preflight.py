@@ -1,6 +1,6 @@
 """`launch.py check`: profile and settings against the live cluster and the disks, before anything is submitted.
 
-Each finding says what was looked at, what was found and what would do. Nothing is changed or submitted.
+Each result says what was looked at, what was found and what would fix it. Nothing is changed or submitted.
 """
 
 from __future__ import annotations

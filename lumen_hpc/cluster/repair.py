@@ -33,13 +33,13 @@ def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) 
         folder, count = run.folder / other.name, other.stage.shards(run.settings)
         alone = other.name == step.shardwise_after and count == step.stage.shards(run.settings)
         lines = manifest.latest(folder)
-        lost = [index for index in (shards if alone else range(count)) if not _sound(folder, lines[index])]
+        lost = [index for index in (shards if alone else range(count)) if not _is_intact(folder, lines[index])]
         if lost:
             found[other.name] = lost
     return found
 
 
-def _sound(folder: Path, line: dict) -> bool:
+def _is_intact(folder: Path, line: dict) -> bool:
     if manifest.verified(folder, line):
         return True
     for name in (Shard(line["shard"], line["of"]).file, *(file["file"] for file in line["files"])):
@@ -61,7 +61,7 @@ def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Seq
         task.progress()
         if task.should_stop():
             raise Interrupted("while what it reads was written again")
-        if task.ranks.rank == 0 and time.monotonic() - last_asked >= ASK_S:
+        if task.ranks.first and time.monotonic() - last_asked >= ASK_S:
             last_asked = time.monotonic()
             _resubmit(pipeline, task.run, graph, bad, submission, submitted)
         time.sleep(LOOK_S)

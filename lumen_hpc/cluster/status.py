@@ -63,7 +63,7 @@ def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
         folder = run.folder / step.name
         found, missing = _counted(run, step, everything)
         alive = {row["job"] for row in triage.unended(folder)}  # for all that is known
-        found.failures = _described(triage.clusters(folder, missing, alive, newest=newest.get(step.name)))
+        found.failures = _described(triage.failure_kinds(folder, missing, alive, newest=newest.get(step.name)))
         found.state = "done" if not missing else "unknown"
         steps.append(found)
     return steps
@@ -78,7 +78,7 @@ def _counted(run: Run, step: Step, everything: list[Step]) -> tuple[StepStatus, 
     return found, missing
 
 
-def _described(kinds: list[triage.Cluster]) -> list[dict[str, Any]]:
+def _described(kinds: list[triage.FailureKind]) -> list[dict[str, Any]]:
     return [{**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds]
 
 
@@ -132,7 +132,7 @@ def _step(
     if here and missing:
         running = len(triage.unended(folder))
     found.running, found.successors = running, len(tasks) - len(jobs)
-    kinds = triage.clusters(folder, missing, {job.id for job in jobs} | ({""} if here else set()), newest=newest)
+    kinds = triage.failure_kinds(folder, missing, {job.id for job in jobs} | ({""} if here else set()), newest=newest)
     if not kinds and missing and not jobs and not tasks:
         kinds = triage.before_work(run, step, missing, _inputs_done(run, step, everything))
     found.failures = _described(kinds)

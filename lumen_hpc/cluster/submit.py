@@ -164,7 +164,7 @@ def _job_record(run: Run, job: Link | Gate, ids: dict[str, str]) -> dict[str, An
 def record(request: Request, run: Run, submission: Submission) -> None:
     """Makes a submission the run's current one: its config.yaml, and a line of provenance."""
     saved.save(request, run.folder / "config.yaml")
-    snapshot.note(run.folder, submission.code)
+    snapshot.record_provenance(run.folder, submission.code)
 
 
 def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:

@@ -53,7 +53,9 @@ ENDS = {
 
 
 @dataclass
-class Cluster:
+class FailureKind:
+    """Failures whose messages differ in numbers alone."""
+
     error: str
     shards: set[int] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
@@ -62,13 +64,13 @@ class Cluster:
     fix: str = ""
 
 
-def clusters(
+def failure_kinds(
     folder: Path,
     missing: Sequence[int],
     live: Collection[str] = (),
     usage: Callable[[list[str]], Mapping[str, Usage] | None] = accounting.usage,
     newest: Mapping[int, str] | None = None,
-) -> list[Cluster]:
+) -> list[FailureKind]:
     """Failures of shards that are still missing, the most frequent kind first.
 
     `live` are the ids of jobs that run; `usage` asks Slurm how others ended that recorded nothing themselves. `newest`
@@ -77,14 +79,14 @@ def clusters(
     unexplained, last = set(missing), newest or {}
     if not unexplained:
         return []
-    found: dict[str, Cluster] = {}
+    found: dict[str, FailureKind] = {}
     for row in reversed(manifest.read(folder / "failures.jsonl")):
         shards = {index for index in unexplained & set(row["shards"]) if _is_of(row, last.get(index, ""))}
         if not shards and (row["shards"] or not _is_of(row, max(last.values(), default=""))):
             continue  # done meanwhile, explained by a later failure, or of an earlier submission
         unexplained = unexplained - shards
         key = re.sub(r"0x[0-9a-f]+|\d+", "#", row["error"])
-        kind = found.setdefault(key, Cluster(row["error"], fix=fix(row["error"], bool(row.get("final")))))
+        kind = found.setdefault(key, FailureKind(row["error"], fix=fix(row["error"], bool(row.get("final")))))
         kind.shards |= shards
         kind.nodes.add(row["node"])
         kind.count += 1
@@ -94,7 +96,7 @@ def clusters(
     full = _full_disk(folder) if killed else ""
     for row in killed:
         error, helps = (full, FULL) if full else _ending(known.get(row["job"]))
-        kind = found.setdefault(error, Cluster(error, fix=helps))
+        kind = found.setdefault(error, FailureKind(error, fix=helps))
         kind.nodes.add(row["node"])
         kind.count += 1
         kind.log = _log(folder, row["job"])
@@ -129,7 +131,7 @@ def before_work(
     missing: Sequence[int],
     inputs_done: bool,
     usage: Callable[[list[str]], Mapping[str, Usage] | None] = accounting.usage,
-) -> list[Cluster]:
+) -> list[FailureKind]:
     """Jobs of the newest submission that ended before their work began, by the end of their logs.
 
     The worker records every attempt; these have a log, or an account of Slurm's, and no attempt. `inputs_done`: where
@@ -150,7 +152,7 @@ def before_work(
         if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
     ]  # fmt: skip
     known = usage(names) or {}
-    found: dict[str, Cluster] = {}
+    found: dict[str, FailureKind] = {}
     for name in names:
         log = Path(_log(folder, name))
         account = known.get(name) or known.get(name.split("_")[0])
@@ -163,7 +165,7 @@ def before_work(
         else:  # cancelled before it started, as what waits for a failed step is
             continue
         kind = found.setdefault(
-            ending, Cluster(f"a job ended before its work began: {ending}", fix=fix(ending), log=str(log))
+            ending, FailureKind(f"a job ended before its work began: {ending}", fix=fix(ending), log=str(log))
         )
         kind.count += 1
         kind.nodes |= {account.node} if account and account.node else set()

@@ -45,7 +45,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     on_slurm, ranks = ranks is not None, ranks or _local_ranks()
     todo = _todo(run, step, everything, shards)
     if not todo:
-        if on_slurm and ranks.rank == 0:
+        if on_slurm and ranks.first:
             _cancel_successors(Path(submission))
         if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
             atexit.register((run.folder / name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
@@ -53,7 +53,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     attempts = Attempts(run, step, pack, ranks.rank)
     todo = attempts.within_budget(todo)
     if not todo:
-        if on_slurm and ranks.rank == 0:
+        if on_slurm and ranks.first:
             _cancel_successors(Path(submission))
         sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
@@ -67,8 +67,8 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     else:
         failed = _write(task, todo, everything, attempts, watchdog)
     watchdog.stop()
-    left = set(_todo(run, step, everything, shards)) if ranks.rank == 0 else set()
-    if on_slurm and ranks.rank == 0 and left <= attempts.final_shards():
+    left = set(_todo(run, step, everything, shards)) if ranks.first else set()
+    if on_slurm and ranks.first and left <= attempts.final_shards():
         _cancel_successors(Path(submission))
     if failed:
         attempts.ended("failed")
@@ -159,7 +159,7 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
     step = task.step
     count = step.stage.shards(task.settings)
     known = plan.inputs(task.run, step, everything)
-    if task.ranks.rank == 0:
+    if task.ranks.first:
         sweep(task.folder, [Shard(index, count) for index in todo])
     begin = settled = time.monotonic()
     try:
@@ -175,12 +175,11 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
         files: list[dict[str, Any]] = []
         try:
             rows = _watched(process(shard), task.folder, watchdog, files)
-            if task.ranks.rank == 0:
-                rows = progress.counted(rows, f"{step.name} shard {index + 1} of {count}", lambda: task.expected)
-            if task.ranks.rank != 0:
+            if not task.ranks.first:
                 for _ in rows:
                     pass
                 continue
+            rows = progress.counted(rows, f"{step.name} shard {index + 1} of {count}", lambda: task.expected)
             written = write_shard(task.folder, shard, rows, step.stage.volatile)
         except Interrupted:
             break

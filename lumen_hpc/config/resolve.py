@@ -329,8 +329,7 @@ def _config(request: Request) -> DictConfig | None:
     if not path.is_file():
         raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
     whole = read_yaml(path)
-    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
-        raise UserError(f"config={request.config}: not a config.yaml of a run (it lacks {', '.join(absent)})")
+    require_complete(f"config={request.config}", whole)
     if request.recipe:
         raise UserError(f"recipe={request.recipe}: config={request.config} holds every setting; give one of the two")
     if not request.run:
@@ -342,6 +341,12 @@ def _config(request: Request) -> DictConfig | None:
     request.stage = request.stage or str(whole.stage)
     request.recipe = str(whole.recipe)
     return whole
+
+
+def require_complete(origin: str, whole: DictConfig) -> None:
+    """Raises UserError, beginning with `origin`, for YAML that is not a whole config.yaml of a run."""
+    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
+        raise UserError(f"{origin}: not a config.yaml of a run (it lacks {', '.join(absent)})")
 
 
 def _recipe(name: str) -> tuple[DictConfig, DictConfig]:

@@ -12,10 +12,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request, merged
+from lumen_hpc.config.resolve import Request, merged, require_complete
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import read_yaml
-from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_text
 
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -57,12 +56,6 @@ def save(request: Request, path: Path) -> None:
     write_text(path, yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True), private=True)
 
 
-def require_complete(path: Path | str, whole: Any) -> None:
-    """Raises UserError for a file that is not a whole config.yaml of a run."""
-    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
-        raise UserError(f"{path}: not a config.yaml of a run (it lacks {', '.join(absent)})")
-
-
 def load(path: Path) -> tuple[Settings, Profile]:
     """Settings and profile of what `save` wrote, on the node."""
     saved = request(path, path.parent)
@@ -72,7 +65,7 @@ def load(path: Path) -> tuple[Settings, Profile]:
 def request(path: Path, folder: Path) -> Request:
     """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
     whole = read_yaml(path)
-    require_complete(path, whole)
+    require_complete(str(path), whole)
     return Request(
         stage=str(whole.stage),
         run=folder.name,

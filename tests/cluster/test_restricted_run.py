@@ -59,7 +59,7 @@ def _fails_once(work):
         def rows(shard):
             mark = control / f"failed-{task.step.name}"
             for row in chain([{}] if task.step.name == "serve" else [], process(shard)):  # a server has no row
-                if task.ranks.rank == 0 and not mark.exists():
+                if task.ranks.first and not mark.exists():
                     mark.touch()
                     marker = (control / "marker").read_text()
                     raise [KeyError, ValueError, RuntimeError, AssertionError][len(task.step.name) % 4](

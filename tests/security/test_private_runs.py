@@ -224,7 +224,7 @@ def test_the_snapshot_of_this_checkout_holds_all_its_code():
     modules = {str(path.relative_to(snapshot.SOURCE)) for top in tops for path in top.rglob("*.py")}
     assert names >= modules
     assert names >= {"launch.py", "lumen_hpc/report/page.html", "lumen_hpc/report/page.css", "lumen_hpc/report/page.js"}
-    assert {Path(name).suffix for name in names} <= snapshot.CODE
+    assert {Path(name).suffix for name in names} <= snapshot.SUFFIXES
 
 
 @pytest.fixture(scope="module")

@@ -114,10 +114,10 @@ def test_a_further_training_costs_as_much_as_the_first(run: Run):
 def test_a_training_on_more_gpus_than_its_batch_fills_is_warned_about_with_what_helps(run: Run):
     run.settings.train.base = "somewhere"
     run.profile.resources["train"] = Resources(nodes=1, gpus=4)
-    assert estimate.idle(run, "lumen") == ""
+    assert estimate.idle_warning(run, "lumen") == ""
     four = estimate.train(run, "lumen")
     run.profile.resources["train"] = Resources(nodes=16, gpus=4)
-    warning = estimate.idle(run, "lumen")
+    warning = estimate.idle_warning(run, "lumen")
     assert "64 GPUs use 4" in warning and "16 GPUs take" in warning and "train.global_batch=" in warning
     assert estimate.train(run, "lumen") > 2 * four
 

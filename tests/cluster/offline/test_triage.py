@@ -22,7 +22,7 @@ def test_alike_failures_come_together_with_a_cure(tmp_path: Path):
     for index in range(5):
         _failed(tmp_path, [index], f"OutOfMemoryError: CUDA out of memory. Tried {index} GiB at 0x7f{index}")
     _failed(tmp_path, [9], "UserError: question 12: no image", final=True)
-    first, second = triage.clusters(tmp_path, range(10))
+    first, second = triage.failure_kinds(tmp_path, range(10))
     assert (first.count, sorted(first.shards), second.count) == (5, [0, 1, 2, 3, 4], 1)
     assert "mem_gb" in first.fix and "message says" in second.fix
     assert first.log.endswith("logs/7_1_0_log.out")
@@ -30,7 +30,7 @@ def test_alike_failures_come_together_with_a_cure(tmp_path: Path):
 
 def test_failures_of_shards_that_are_done_meanwhile_are_past(tmp_path: Path):
     _failed(tmp_path, [1], "RuntimeError: x")
-    assert triage.clusters(tmp_path, [2]) == [] == triage.clusters(tmp_path, [])
+    assert triage.failure_kinds(tmp_path, [2]) == [] == triage.failure_kinds(tmp_path, [])
 
 
 def test_failures_of_an_earlier_submission_are_past_once_the_shard_was_submitted_again(tmp_path: Path):
@@ -38,17 +38,17 @@ def test_failures_of_an_earlier_submission_are_past_once_the_shard_was_submitted
     _failed(tmp_path, [], "TimeoutError: hung", chain="0001")
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7_0", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
-    assert len(triage.clusters(tmp_path, [1, 2], newest={1: "0001", 2: "0001"})) == 3
-    (kind,) = triage.clusters(tmp_path, [1, 2], newest={1: "0002", 2: "0001"})
+    assert len(triage.failure_kinds(tmp_path, [1, 2], newest={1: "0001", 2: "0001"})) == 3
+    (kind,) = triage.failure_kinds(tmp_path, [1, 2], newest={1: "0002", 2: "0001"})
     assert kind.shards == {2}, "shard 1 was submitted again, and nothing is known of it yet"
-    assert triage.clusters(tmp_path, [1, 2], newest={1: "0002", 2: "0002"}) == []
+    assert triage.failure_kinds(tmp_path, [1, 2], newest={1: "0002", 2: "0002"}) == []
 
 
 def test_a_task_killed_from_outside_is_told(tmp_path: Path):
     for pack, event in ((0, "began"), (1, "began"), (1, "done")):
         row = {"pack": pack, "attempt": 1, "event": event, "chain": "0001", "job": "7_0", "node": "n2"}
         manifest.append(tmp_path / "attempts.jsonl", row)
-    (kind,) = triage.clusters(tmp_path, [0])
+    (kind,) = triage.failure_kinds(tmp_path, [0])
     assert kind.count == 1 and kind.nodes == {"n2"} and "killed" in kind.error
 
 
@@ -81,7 +81,7 @@ def test_slurm_is_asked_how_a_task_ended_that_recorded_nothing(tmp_path: Path):
         requested.extend(jobs)
         return accounted
 
-    found = {kind.error: kind.fix for kind in triage.clusters(tmp_path, [0], {"7_3"}, usage)}
+    found = {kind.error: kind.fix for kind in triage.failure_kinds(tmp_path, [0], {"7_3"}, usage)}
     assert requested == ["7_0", "7_1", "7_2"], "what runs is no failure"
     assert len(found) == 3 and "mem_gb" in found["a task was killed for exceeding its memory"]
     assert {"a task was cancelled in mid-work", "a task was killed by signal 9"} <= found.keys()
@@ -160,7 +160,7 @@ def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_kill
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
     monkeypatch.setattr(triage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
-    (kind,) = triage.clusters(tmp_path, [0], usage=lambda jobs: None)
+    (kind,) = triage.failure_kinds(tmp_path, [0], usage=lambda jobs: None)
     assert re.search(r"the file system /.* is full", kind.error) and kind.fix == triage.FULL
 
 
