@@ -41,8 +41,10 @@ def main() -> None:
     for cheat in CHEATS:
         answers = list(rows(cheat, world))
         scores = judged(inputs, answers) if chosen.judge else ()
-        learned = [*inputs.learned, *(r["meta"] for r in inputs.records)] if cheat.learns_test else inputs.learned
-        scored.append(score(replace(inputs, learned=learned), settings, seed, cheat.name, answers, scores))
+        learned = (
+            [*inputs.training_meta, *(r["meta"] for r in inputs.records)] if cheat.learns_test else inputs.training_meta
+        )
+        scored.append(score(replace(inputs, training_meta=learned), settings, seed, cheat.name, answers, scores))
         print(line(scored[-1], scored[0]), flush=True)
 
 
@@ -60,9 +62,13 @@ def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int
     answers = {} if ideal else {model: list(each) for model, each in inputs.answers.items()}
     if ideal:
         reader = next(cheat for cheat in CHEATS if cheat.name == "ideal reader")
-        read = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, learned=[]))))
+        read = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, training_meta=[]))))
         answers = {model: [row | {"model": model} for row in read] for model in ("ft", "lumen")}
-    return replace(inputs, answers=answers, learned=list(inputs.learned), scores={}), settings.evaluate, settings.seed
+    return (
+        replace(inputs, answers=answers, training_meta=list(inputs.training_meta), scores={}),
+        settings.evaluate,
+        settings.seed,
+    )
 
 
 def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:

@@ -7,14 +7,13 @@ A demo that fails a gate still writes its report, and then fails.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import accounting, manifest
-from lumen_hpc.cluster.stage import Run, Shard, Stage, Task, sha256
+from lumen_hpc.cluster.stage import Run, Shard, Stage, Task
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import repeats, trained_on
@@ -48,11 +47,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             for path in files:
                 path.chmod(0o600)
         for path in files:
-            yield {
-                "file": os.path.relpath(path, task.folder),
-                "bytes": path.stat().st_size,
-                "sha256": sha256(path),
-            }
+            yield task.artefact(path)
         if checks:
             criteria.require(checks)
 
@@ -125,7 +120,7 @@ def inputs(task: Task) -> Any:
         accounted=accounting.usage(jobs) if (jobs := job_ids(steps)) else None,
         image=picture,
         findings=read_findings(entities) if known else {},
-        learned=_learned(run),
+        training_meta=_training_meta(run),
         experts={str(row["study_id"]): row for row in run.rows("experts")},
         identity=identify(settings),
         exposure=exposure(settings),
@@ -135,8 +130,8 @@ def inputs(task: Task) -> Any:
     )
 
 
-def _learned(run: Run) -> Iterator[dict[str, Any]]:
-    """The `meta` of the training records, one pass over the file; none if the run has not made it."""
+def _training_meta(run: Run) -> Iterator[dict[str, Any]]:
+    """The `meta` of the training records, one pass over the file; none if there is no such file."""
     from lumen_hpc.data.records import read_jsonl
 
     path = run.path("instruct") / "lumen-train.jsonl"
@@ -146,10 +141,10 @@ def _learned(run: Run) -> Iterator[dict[str, Any]]:
 
 def picture(path: str) -> Any:
     """Grey levels of an image file, uint8 [H, W]; None, and counted on the page, if it cannot be read."""
-    from lumen_hpc.data.images import film
+    from lumen_hpc.data.images import grey_levels
 
     try:
-        return film(path)
+        return grey_levels(path)
     except UserError:
         return None
 

@@ -50,13 +50,13 @@ def score(
         if texts := composed.answers(each, results.reader):
             results.add_model(model + COMPOSED, texts)
     rule = results.cell("difference", "change_f1", "lumen" + COMPOSED).value
-    learned = baselines.answers(results.questions, inputs.learned, inputs.findings, inputs.pathologies)
+    learned = baselines.answers(results.questions, inputs.training_meta, inputs.findings, inputs.pathologies)
     for model, texts in learned.items():
         results.add_model(model, texts)
     oracles = ceilings.oracles(results, Path(inputs.truth))
     undecided = ceilings.undecided(results, Path(inputs.truth))
     made = controls(results, everyone, inputs.findings)
-    checks = criteria.phantom_criteria(results, made, oracles, undecided, inputs.learned)
+    checks = criteria.phantom_criteria(results, made, oracles, undecided, inputs.training_meta)
     values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
     failed = tuple(gate.name for gate in checks if not gate.passed)
     return Scored(name, values, failed, tuple(_statements(results, values, rule)), len(checks))

@@ -65,7 +65,7 @@ class World:
             for row in inputs.answers["lumen"]
         }
         truth = {str(row["study_id"]): row for row in read_jsonl(Path(inputs.truth))}
-        return cls(inputs.records, list(inputs.learned), inputs.pathologies, inputs.findings, truth, own)
+        return cls(inputs.records, list(inputs.training_meta), inputs.pathologies, inputs.findings, truth, own)
 
     def pair(self, record: Row, seen: Callable[[str], ps.Study]) -> tuple[ps.Study, ps.Study]:
         """The states of the reference and main image that a record is about."""
@@ -80,12 +80,12 @@ class World:
         """The likeliest states of a study, given its image alone."""
         return phantom_readings.likeliest(self.states(study), self.truth[study]["order"] - 1)
 
-    def ahead(self, seen: Callable[[str], ps.Study], oracle: str = phantom_ceilings.FULL) -> dict[str, set[Item]]:
-        """Prediction question → what an oracle expects of the reference as `seen`."""
+    def ahead(self, seen: Callable[[str], ps.Study]) -> dict[str, set[Item]]:
+        """Prediction question → what the full oracle expects of the reference as `seen`."""
         asking = [record for record in self.records if record["meta"]["type"] == "prediction"]
         orders = [self.truth[str(record["meta"]["ref_study_id"])]["order"] - 1 for record in asking]
         pairs = [(*self.pair(r, seen), r["meta"]["interval_days"], order) for r, order in zip(asking, orders)]
-        return dict(zip((r["id"] for r in asking), phantom_ceilings.answers(pairs, oracle), strict=True))
+        return dict(zip((r["id"] for r in asking), phantom_ceilings.answers(pairs, phantom_ceilings.FULL), strict=True))
 
 
 def rows(cheat: Cheat, world: World) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Inputs:
     """study_id → its findings, where known (all_diseases.json): the truth of the pairs that controls compose."""
     truth: Path | None = None
     """The phantoms' truth.jsonl, where the data are phantoms: the oracles and gates read it."""
-    learned: Iterable[dict] = ()
+    training_meta: Iterable[dict] = ()
     """`meta` of training records (instruct/lumen-train.jsonl), which baselines learn from; none leaves those out."""
     experts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """study_id → its expert row (`pathologies`, and `age` and `race` where those experts ran)."""
@@ -96,26 +96,12 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     Raises UserError where a model has no answers or no question was answered by every model.
     """
     settings = replace(settings, images=settings.images is not False)
-    controlled: dict[str, list[dict]] = {model: [] for model in inputs.answers}
-    fewer_images: list[dict] = []
-
-    def answered() -> Iterator[dict]:
-        """Every model's answers, of which the texts alone are kept; those under controls are read again later."""
-        for model, rows in inputs.answers.items():
-            for row in rows:
-                if row.get("images_left_out"):
-                    fewer_images.append(row)
-                if row.get("control"):
-                    controlled[model].append(row)
-                else:
-                    yield row | {"model": model}
-
     asked = questions(inputs.records)
-    copies = {row["question_id"]: row["question_id"] for row in asked}
-    scores = {model: [_shared(row, copies) for row in rows] for model, rows in inputs.scores.items()}
+    scores = _judged(inputs.scores, asked)
+    answers = _Answers(inputs.answers)
     results = Results(
         asked,
-        answered(),
+        answers.plain(),
         (row | {"model": model} for model, rows in scores.items() for row in rows if not row.get("canary")),
         settings,
         seed,
@@ -125,46 +111,38 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     checked = self_check(
         results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
     )
-    training_meta = baselines.narrowed(inputs.learned) if settings.baselines or settings.gates else []
-    if settings.baselines:
-        learned = baselines.answers(results.questions, training_meta, inputs.findings, inputs.pathologies)
-        for name, texts in learned.items():
-            results.add_model(name, texts)
-    for model, rows in controlled.items():
-        texts = composed.answers(rows, results.reader)
-        if texts:
-            results.add_model(model + COMPOSED, texts)
-    control_results = controls(results, controlled, inputs.findings)
+    training_meta = baselines.narrowed(inputs.training_meta) if settings.baselines or settings.gates else []
+    _add_baselines(results, inputs, training_meta, answers.controlled)
+    control_results = controls(results, answers.controlled, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
     checks: list[Criterion] = []
     if settings.gates:
         undecided = ceilings.undecided(results, inputs.truth) if inputs.truth else None
         checks = phantom_criteria(results, control_results, oracles, undecided, training_meta)
-    both = tables.tables(results)
-    studies = list(inputs.studies)
-    between = seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()})
-    all_slices = slices.slices(results, studies, inputs.experts) + slices.experts(results, controlled)
-    unfit = language_checks.unfit(scores)
-    canaries, acceptance = (
-        language_checks.canaries(scores),
-        language_checks.acceptance(inputs.rewrites, bool(settings.images)),
-    )
     known = ceilings.scores(results, oracles)
     compared = comparison(results, known.pop(ceilings.TWO_READINGS, None))
-    case = case_figure(results, inputs.image) if settings.images else None
     training = {model: list(rows) for model, rows in inputs.training.items()}
     spent = budgets.budgets(training)
+    notes = [
+        *([str(compared)] if compared else []),
+        *tables.notes(results),
+        *images_left_out.note(answers.fewer_images, len(asked)),
+        str(checked),
+        *budgets.notes(spent, results.labels(), results.principal),
+    ]
+    studies = list(inputs.studies)
+    every_slice = slices.slices(results, studies, inputs.experts) + slices.experts(results, answers.controlled)
+    language = _language(scores, inputs.rewrites, bool(settings.images))
+    both = tables.tables(results)
+    case = case_figure(results, inputs.image) if settings.images else None
+    figures = page.draw(both, every_slice, control_results, language["canaries"], language["acceptance"], training)
     content = page.Content(
         tables=both,
-        seeds=between,
+        seeds=seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()}),
         notes=[
             *inputs.identity.banner,
-            *unfit,
-            *([str(compared)] if compared else []),
-            *tables.notes(results),
-            *images_left_out.note(fewer_images, len(asked)),
-            str(checked),
-            *budgets.notes(spent, results.labels(), results.principal),
+            *language["unfit"],
+            *notes,
             *(f"Departs from the paper: {line}" for line in inputs.identity.deviations),
         ],
         identity=inputs.identity,
@@ -173,16 +151,12 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
         comparison=str(compared) if compared else "",
         exposure=inputs.exposure,
         budgets=spent,
-        figures=page.draw(both, all_slices, control_results, canaries, acceptance, training)
-        | ({"figure-1": case} if case else {}),
+        figures=figures | ({"figure-1": case} if case else {}),
         gates=checks,
         ceilings=known,
         controls=control_results,
-        slices=all_slices,
-        canaries=canaries,
-        unfit=unfit,
-        agreement=agreement(row for rows in scores.values() for row in rows),
-        acceptance=acceptance,
+        slices=every_slice,
+        **language,
         costs=costs.costs(inputs.steps, inputs.accounted),
         accounted=inputs.accounted is not None,
         counts=inputs.counts,
@@ -199,6 +173,57 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     files.append(folder / "samples.jsonl")
     write_jsonl(files[-1], results.rows())
     return files, checks
+
+
+class _Answers:
+    """Every model's answer rows, read once: the plain ones are passed on, those of controls are kept."""
+
+    def __init__(self, rows: Mapping[str, Rows]) -> None:
+        self._rows = rows
+        self.controlled: dict[str, list[dict]] = {model: [] for model in rows}
+        """Model → its answers under controls."""
+        self.fewer_images: list[dict] = []
+        """Answers to questions that were too long to show all their images."""
+
+    def plain(self) -> Iterator[dict]:
+        """The answers to the questions as they are."""
+        for model, rows in self._rows.items():
+            for row in rows:
+                if row.get("images_left_out"):
+                    self.fewer_images.append(row)
+                if row.get("control"):
+                    self.controlled[model].append(row)
+                else:
+                    yield row | {"model": model}
+
+
+def _judged(scores: Mapping[str, Rows], asked: Iterable[dict]) -> dict[str, list[dict]]:
+    """Model → the judge's rows, canaries among them; ids are those of the questions, not copies of them."""
+    copies = {row["question_id"]: row["question_id"] for row in asked}
+    return {model: [_shared(row, copies) for row in rows] for model, rows in scores.items()}
+
+
+def _add_baselines(
+    results: Results, inputs: Inputs, training_meta: Sequence[Mapping[str, Any]], controlled: Mapping[str, list[dict]]
+) -> None:
+    """Adds the rows that need no model, and each model's own single-image readings compared by rule."""
+    if results.settings.baselines:
+        rows = baselines.answers(results.questions, training_meta, inputs.findings, inputs.pathologies)
+        for name, texts in rows.items():
+            results.add_model(name, texts)
+    for model, probes in controlled.items():
+        if texts := composed.answers(probes, results.reader):
+            results.add_model(model + COMPOSED, texts)
+
+
+def _language(scores: Mapping[str, list[dict]], rewrites: Rows, texts: bool) -> dict[str, Any]:
+    """The page's parts about the language models; `texts`: sentences of records may be shown."""
+    return {
+        "canaries": language_checks.canaries(scores),
+        "unfit": language_checks.unfit(scores),
+        "agreement": agreement(row for rows in scores.values() for row in rows),
+        "acceptance": language_checks.acceptance(rewrites, texts),
+    }
 
 
 def _shared(row: dict, copies: dict[str, str]) -> dict:

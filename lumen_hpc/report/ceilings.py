@@ -43,7 +43,7 @@ def _asked(results: Results, states: Mapping[str, dict], kind: str) -> tuple[lis
     """The questions of one kind, and the pair that each is about."""
     asked = [results.questions[i] for i in np.flatnonzero(results.where(kind))]
     asked = [q for q in asked if str(q["study_id"]) in states and str(q["ref_study_id"]) in states]
-    pairs = [_pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in asked]
+    pairs = [phantom_ceilings.pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in asked]
     return [question["question_id"] for question in asked], pairs
 
 
@@ -89,8 +89,3 @@ def column(results: Results, answers: Answers) -> Column:
             counted = tally(answers[question["question_id"]], facts(change))
             part[i], whole[i] = 2 * counted.hits, 2 * counted.hits + counted.extra + counted.missed
     return Column(part, whole)
-
-
-def _pair(before: dict, after: dict) -> phantom_ceilings.Pair:
-    states = phantom_ceilings.study_states
-    return states(before), states(after), after["day"] - before["day"], before["order"] - 1

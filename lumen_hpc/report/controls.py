@@ -17,6 +17,7 @@ from lumen_hpc.metrics.change import facts, tally
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
+from lumen_hpc.report.tables import markdown_row
 
 ABOUT = {
     "swapped": "reference and main image swapped",
@@ -84,10 +85,11 @@ def markdown(results: Iterable[Control]) -> str:
     models = list(dict.fromkeys(model for _, _, intervals in found for model in intervals))
     if not found:
         return ""
-    lines = ["| control | measure | " + " | ".join(models) + " |", "|---" * (2 + len(models)) + "|"]
+    head = ["control", "measure", *models]
+    lines = [markdown_row(head), markdown_row(["---"] * len(head))]
     for name, measure, intervals in found:
         cells = [_text(intervals.get(model)) for model in models]
-        lines.append(f"| {ABOUT[name]} | {MEASURES[measure]} | " + " | ".join(cells) + " |")
+        lines.append(markdown_row([ABOUT[name], MEASURES[measure], *cells]))
     return "\n".join(lines) + "\n"
 
 

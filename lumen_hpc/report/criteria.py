@@ -12,6 +12,8 @@ from lumen_hpc.report import ceilings
 from lumen_hpc.report.controls import Control
 from lumen_hpc.report.results import COMPOSED, Results
 
+LUMEN, FT = "lumen", "ft"
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -56,74 +58,72 @@ def phantom_criteria(
     controls: Sequence[Control],
     oracles: Mapping[str, ceilings.Answers],
     undecided: ceilings.Undecided | None = None,
-    learned: Iterable[Mapping] = (),
-    lumen: str = "lumen",
-    ft: str = "ft",
+    training_meta: Iterable[Mapping] = (),
 ) -> list[Criterion]:
     """The gates of a phantom run of full length; bars from three seeds of 300 unseen patients each.
 
     A model whose predictions beat the oracle that sees reference and days, but not the cue, has read the cue in
-    the image (`ceilings.oracles`). `learned`: `meta` of the training records.
+    the image (`ceilings.oracles`). `training_meta`: `meta` of the training records.
     """
     return [
-        *_diagnostic(results, undecided, lumen, ft),
-        *_difference(results, oracles, lumen, ft),
-        *_prediction(results, lumen, oracles),
+        *_diagnostic(results, undecided),
+        *_difference(results, oracles),
+        *_prediction(results, oracles),
         *_leaks(results, oracles),
         *_guesses(results, undecided),
-        *_patients(results, learned),
-        *_controls({control.name: control for control in controls if control.model == lumen}),
+        *_patients(results, training_meta),
+        *_controls({control.name: control for control in controls if control.model == LUMEN}),
     ]
 
 
-def _diagnostic(results: Results, undecided: ceilings.Undecided | None, lumen: str, ft: str) -> Iterator[Criterion]:
+def _diagnostic(results: Results, undecided: ceilings.Undecided | None) -> Iterator[Criterion]:
     """On the questions that one image decides: for the others, see `_guesses`."""
     answerable = ~undecided.where if undecided else np.ones(len(results.questions), bool)
-    closed = results.column("accuracy_polarity", lumen).applies()
+    closed = results.column("accuracy_polarity", LUMEN).applies()
     asked = {
         "closed": ("accuracy_polarity", closed & answerable, 0.93),
         "level": ("exact", results.where("level"), 0.93),
         "where": ("exact", results.where("location") & ~closed & answerable, 0.88),
     }
     for name, (measure, where, bar) in asked.items():
-        ours, theirs = (results.column(measure, model).mean(where) for model in (lumen, ft))
+        ours, theirs = (results.column(measure, model).mean(where) for model in (LUMEN, FT))
         yield Criterion(f"{name} questions, share right", ours, bar)
         yield Criterion(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
 
 
-def _difference(results: Results, oracles: Mapping[str, ceilings.Answers], lumen: str, ft: str) -> Iterator[Criterion]:
-    f1 = results.cell("difference", "change_f1", lumen)
+def _difference(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
+    f1 = results.cell("difference", "change_f1", LUMEN)
     yield Criterion("difference, change F1", f1.value, 0.75)
     yield Criterion("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
-    yield Criterion("difference, ROUGE-L", results.cell("difference", "rouge_l", lumen).value, 0.85)
-    ruled = ft + COMPOSED
+    yield Criterion("difference, ROUGE-L", results.cell("difference", "rouge_l", LUMEN).value, 0.85)
+    ruled = FT + COMPOSED
     rule = results.cell("difference", "change_f1", ruled).value if ruled in results.samples else None
     yield Criterion("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
-    yield from _compared(results, lumen, oracles)
+    yield from _compared(results, oracles)
 
 
-def _compared(results: Results, lumen: str, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
+def _compared(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
     """Better than its own separate readings, which may be poor on purpose, and than the best there can be."""
     where = results.where("difference")
-    ours = results.column("change_f1", lumen)
-    own = results.bootstrap.difference(ours, results.column("change_f1", lumen + COMPOSED), where).low if (
-        lumen + COMPOSED in results.samples) else None  # fmt: skip
+    ours = results.column("change_f1", LUMEN)
+    own = results.bootstrap.difference(ours, results.column("change_f1", LUMEN + COMPOSED), where).low if (
+        LUMEN + COMPOSED in results.samples) else None  # fmt: skip
     yield Criterion("difference, change F1, LUMEN minus LUMEN + rule, lower bound", own, 0.0, strictly=True)
     best = None
     if answered := oracles.get(ceilings.TWO_READINGS):
-        asked = where & np.array([question["question_id"] in answered for question in results.questions], bool)
+        asked = where & _answered(results, answered)
         best = results.bootstrap.difference(ours, ceilings.column(results, answered), asked).low
     name = "difference, change F1, LUMEN minus the best two readings and a rule, lower bound"
     yield Criterion(name, best, 0.0, strictly=True)
 
 
-def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
-    yield Criterion("prediction, change F1", results.cell("prediction", "change_f1", lumen).value, 0.60)
+def _prediction(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
+    yield Criterion("prediction, change F1", results.cell("prediction", "change_f1", LUMEN).value, 0.60)
     answered = oracles.get(ceilings.WITHOUT_CUE)
     gap = None
     if answered:
-        where = np.array([question["question_id"] in answered for question in results.questions], bool)
-        ours, oracle = results.column("change_f1", lumen), ceilings.column(results, answered)
+        where = _answered(results, answered)
+        ours, oracle = results.column("change_f1", LUMEN), ceilings.column(results, answered)
         gap = results.bootstrap.difference(ours, oracle, where).low
     yield Criterion(
         "prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True
@@ -131,11 +131,11 @@ def _prediction(results: Results, lumen: str, oracles: Mapping[str, ceilings.Ans
 
 
 def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
-    """No model can predict better than the oracle that knows all that the future depends on, unless it has seen it."""
+    """Without leaked answers, no model can beat the oracle that knows all that the future depends on."""
     answered = oracles.get(ceilings.FULL)
     best = bar = None
     if answered:
-        where = np.array([question["question_id"] in answered for question in results.questions], bool)
+        where = _answered(results, answered)
         bar = results.bootstrap.interval(ceilings.column(results, answered), where).high
         values = [results.column("change_f1", model).mean(where) for model in results.run_models()]
         best = max((value for value in values if value is not None), default=None)
@@ -144,7 +144,7 @@ def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterato
 
 
 def _guesses(results: Results, undecided: ceilings.Undecided | None) -> Iterator[Criterion]:
-    """No model can answer better than the best guess what its image does not show, unless it was told."""
+    """On what no image shows, no model can beat the best guess without leaked answers."""
     best = bar = None
     if undecided and undecided.guessed.applies().any():
         where = undecided.guessed.applies()
@@ -155,9 +155,9 @@ def _guesses(results: Results, undecided: ceilings.Undecided | None) -> Iterator
     yield Criterion(name, best if bar is not None else None, bar if bar is not None else 0.0, at_least=False)
 
 
-def _patients(results: Results, learned: Iterable[Mapping]) -> Iterator[Criterion]:
+def _patients(results: Results, training_meta: Iterable[Mapping]) -> Iterator[Criterion]:
     """A patient seen in training can be remembered."""
-    trained = {str(row.get("subject_id")) for row in learned}
+    trained = {str(row.get("subject_id")) for row in training_meta}
     tested = {str(question.get("subject_id")) for question in results.questions}
     shared = float(len(trained & tested)) if trained else None
     yield Criterion("patients of the test set among the training's", shared, 0.0, at_least=False)
@@ -174,6 +174,11 @@ def _controls(found: Mapping[str, Control]) -> Iterator[Criterion]:
     # Another patient has a heart and spots of his own: of cardiomegaly and nodules such a pair shows no change.
     yield Criterion(f"{other} that pair's truth", value("other_patient", "shown"), 0.50)
     yield Criterion(f"{other} their own truth", value("other_patient", "original"), 0.32, at_least=False)
+
+
+def _answered(results: Results, answers: ceilings.Answers) -> np.ndarray:
+    """The questions that an oracle answered, bool [questions]."""
+    return np.array([question["question_id"] in answers for question in results.questions], bool)
 
 
 def _minus(one: float | None, other: float | None) -> float | None:

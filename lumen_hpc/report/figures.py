@@ -18,8 +18,8 @@ from lumen_hpc.report.tables import Table, published
 
 # Drawn in these colours, which the page replaces by its own: hex as matplotlib writes it → CSS variable.
 INK, FAINT = "#1b2733", "#c3ccd4"
-_SERIES = ("#0b6e99", "#b3541e", "#5b4a9c", "#3c7a3f", "#8a3b62", "#6b6b14")
-_VARIABLES = {INK: "--ink", FAINT: "--line"} | {color: f"--series-{k}" for k, color in enumerate(_SERIES)}
+SERIES = ("#0b6e99", "#b3541e", "#5b4a9c", "#3c7a3f", "#8a3b62", "#6b6b14")
+_VARIABLES = {INK: "--ink", FAINT: "--line"} | {color: f"--series-{k}" for k, color in enumerate(SERIES)}
 _MARKERS = "osD^vP"
 _UNIT = ("bleu4", "rouge_l", "change_f1", "recall", "precision", "accuracy", "accuracy_polarity", "finding_f1")
 
@@ -58,7 +58,7 @@ def headline(table: Table, models: Mapping[str, str]) -> str | None:
         if k in columns and cells[k].value is not None
     )
     size = (1.7 + 1.35 * len(columns), 1.0 + 0.36 * len(rows))
-    return _svg(f"{table.title}: values with intervals", description, size, draw)
+    return svg(f"{table.title}: values with intervals", description, size, draw)
 
 
 def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) -> str | None:
@@ -89,7 +89,7 @@ def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) 
         for cell in each.cells
         if cell.measure == "change_f1"
     )
-    return _svg(f"Change F1 on {block} questions by interval", description, (6.4, 3.2), draw)
+    return svg(f"Change F1 on {block} questions by interval", description, (6.4, 3.2), draw)
 
 
 def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) -> str | None:
@@ -125,7 +125,7 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
     description = "; ".join(
         f"{models[m]}: {len(r)} steps, from {r[0]['loss']:.2f} to {r[-1]['loss']:.2f}" for m, r in curves.items()
     )
-    return _svg("Training loss", description, (6.4, 3.0), draw)
+    return svg("Training loss", description, (6.4, 3.0), draw)
 
 
 def shares(title: str, values: Sequence[Share]) -> str | None:
@@ -138,14 +138,14 @@ def shares(title: str, values: Sequence[Share]) -> str | None:
         panel = figure.subplots()
         for y, share in enumerate(rows):
             low, high = share.bounds
-            panel.plot([low, high], [y, y], color=_SERIES[0], linewidth=2, solid_capstyle="round")
-            panel.plot([share.value], [y], "o", color=_SERIES[0])
+            panel.plot([low, high], [y, y], color=SERIES[0], linewidth=2, solid_capstyle="round")
+            panel.plot([share.value], [y], "o", color=SERIES[0])
         panel.set_yticks(range(len(rows)), [f"{share.name} · {share.of} (n = {share.n})" for share in rows])
         panel.set_xlim(-0.03, 1.03)
         panel.set_ylim(-0.6, len(rows) - 0.4)
 
     description = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in values)
-    return _svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
+    return svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
 def controlled(controls: Sequence[Control], models: Mapping[str, str]) -> str | None:
@@ -176,7 +176,7 @@ def controlled(controls: Sequence[Control], models: Mapping[str, str]) -> str | 
         for name, measure, by_model in panels
         for model, interval in by_model.items()
     )
-    return _svg("Controls", description, (1.7 + 1.6 * len(panels), 1.4 + 0.36 * len(rows)), draw)
+    return svg("Controls", description, (1.7 + 1.6 * len(panels), 1.4 + 0.36 * len(rows)), draw)
 
 
 # Two short lines for each control, two for each measure: what a panel has room for.
@@ -221,7 +221,7 @@ def _color(model: str, models: Mapping[str, str]) -> str:
     if model in BASELINES:
         return INK
     run = [name for name in reversed(list(models)) if name not in BASELINES]
-    return _SERIES[run.index(model) % len(_SERIES)]
+    return SERIES[run.index(model) % len(SERIES)]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -239,7 +239,7 @@ def _legend(panel: Any) -> None:
     )
 
 
-def _svg(title: str, description: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+def svg(title: str, description: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
     """A figure drawn by `draw` as one <svg> with title and description, its colours as CSS variables."""
     import matplotlib
 

@@ -28,7 +28,7 @@ UNREAD = "not read"
 
 
 @dataclass(frozen=True)
-class Share:
+class Rate:
     """A share of n questions with its interval over patients; no value where n is 0."""
 
     n: int
@@ -44,8 +44,8 @@ class Detection:
     way: str
     finding: str
     model: str
-    sensitivity: Share
-    specificity: Share
+    sensitivity: Rate
+    specificity: Rate
     small: bool
     """Either stands on fewer questions than `Evaluate.small`."""
 
@@ -72,7 +72,7 @@ def detections(results: Results, *, least: int = 1) -> list[Detection]:
             if (there != 0).sum() < least:
                 continue
             for model in models:
-                seen, spared = (_share(results, right[model], there == side) for side in (1, -1))
+                seen, spared = (_rate(results, right[model], there == side) for side in (1, -1))
                 if seen.n or spared.n:
                     small = min(seen.n, spared.n) < results.settings.small
                     found.append(Detection(way, finding, model, seen, spared, small))
@@ -114,12 +114,12 @@ def _listed(results: Results, models: Sequence[str]) -> Truth:
         yield finding, there, right
 
 
-def _share(results: Results, right: Column, where: np.ndarray) -> Share:
+def _rate(results: Results, right: Column, where: np.ndarray) -> Rate:
     n = int((where & right.applies()).sum())
     if not n:
-        return Share(0, None, None, None)
+        return Rate(0, None, None, None)
     value, low, high = results.bootstrap.interval(right, where)
-    return Share(n, value, low, high)
+    return Rate(n, value, low, high)
 
 
 def confusions(results: Results) -> list[Confusion]:

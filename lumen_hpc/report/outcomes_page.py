@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.files import atomic
 from lumen_hpc.outcomes.outcomes import OUTCOMES
 from lumen_hpc.report import figures
-from lumen_hpc.report.page import policy
+from lumen_hpc.report.page import policy, template
 from lumen_hpc.report.tripod import Tables, number, tripod
 
 _HERE = Path(__file__).parent
@@ -32,12 +31,8 @@ def write(
     run's; `run`: its name and so on; `timelines`: what `outcomes.evaluation.timeline_scores` found; `notes`: sentences
     that go before all numbers.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
     css = (_HERE / "page.css").read_text()
-    page = environment.get_template("outcomes.html").render(
+    page = template("outcomes.html", number=number).render(
         css=css,
         policy=policy(css, js=""),
         run=run,
@@ -67,15 +62,15 @@ def _figures(name: str, table: Mapping[str, Any]) -> dict[str, str]:
         return {}
     shown = [label for label, row in table["rows"].items() if row["model"] and "," not in label] + [table["strongest"]]
     found = {
-        "Calibration: observed against predicted risk in tenths of the patients, Wilson intervals": figures._svg(
+        "Calibration: observed against predicted risk in tenths of the patients, Wilson intervals": figures.svg(
             f"{name} calibration", f"calibration of {', '.join(shown)}", (4.6, 4.2), _calibration(table, shown)
         ),
-        "Decision curve: net benefit of acting above a threshold": figures._svg(
+        "Decision curve: net benefit of acting above a threshold": figures.svg(
             f"{name} decision", f"net benefit of {', '.join(shown)}", (5.2, 3.6), _decision(table, shown)
         ),
     }
     if survival := table.get("survival"):
-        found["Kaplan-Meier curves of the thirds of risk"] = figures._svg(
+        found["Kaplan-Meier curves of the thirds of risk"] = figures.svg(
             f"{name} survival", "survival of low, middle and high risk", (5.2, 3.6), _survival(survival)
         )
     return found
@@ -85,7 +80,7 @@ def _calibration(table: Mapping[str, Any], shown: list[str]) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=figures.FAINT)
-        for label, color in zip(shown, figures._SERIES):
+        for label, color in zip(shown, figures.SERIES):
             parts = table["rows"][label]["calibration"]
             x, y = [part["predicted"] for part in parts], [part["observed"] for part in parts]
             error = [
@@ -103,7 +98,7 @@ def _calibration(table: Mapping[str, Any], shown: list[str]) -> Any:
 def _decision(table: Mapping[str, Any], shown: list[str]) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for label, color in zip(shown, figures._SERIES):
+        for label, color in zip(shown, figures.SERIES):
             points = table["rows"][label]["decision"]
             axes.plot([p["threshold"] for p in points], [p["model"] for p in points], color=color, label=label)
         axes.plot([p["threshold"] for p in points], [p["all"] for p in points], color=figures.INK, linewidth=0.8,
@@ -120,7 +115,7 @@ def _decision(table: Mapping[str, Any], shown: list[str]) -> Any:
 def _survival(survival: Mapping[str, Any]) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for curve, color, label in zip(survival["curves"], figures._SERIES, ("low", "middle", "high")):
+        for curve, color, label in zip(survival["curves"], figures.SERIES, ("low", "middle", "high")):
             axes.step([0, *curve["days"]], [1, *curve["alive"]], where="post", color=color, label=f"{label} risk")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("days after the film")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from lumen_hpc.report import costs, figures, findings, tables
@@ -100,21 +100,28 @@ def draw(both: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Cont
     return {name: svg for name, svg in every.items() if svg}
 
 
-def render(content: Content) -> str:
-    """The page as HTML: self-contained, no request leaves it."""
+def template(name: str, **filters: Callable) -> Template:
+    """A page's template in this folder, with its filters; values are escaped, and a missing one is an error."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "label": lambda model: content.labels.get(model, model),
-        "number": _number,
-        "duration": _duration,
-        "bytes": _bytes,
-        "energy": _energy,
-        "code": _code,
-    }
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
+def render(content: Content) -> str:
+    """The page as HTML: self-contained, no request leaves it."""
+    page = template(
+        "page.html",
+        label=lambda model: content.labels.get(model, model),
+        number=_number,
+        duration=_duration,
+        bytes=_bytes,
+        energy=_energy,
+        code=_code,
+    )
     css, js = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text() + (_HERE / "viewer.js").read_text()
-    return environment.get_template("page.html").render(
+    return page.render(
         **vars(content),
         css=css,
         js=js,

@@ -47,7 +47,7 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
         "steps": {f"predict-{model}": _LOGS for model in skill},
         "image": pictures.get,
-        "learned": [record["meta"] for record in records],
+        "training_meta": [record["meta"] for record in records],
         "experts": {study: {"pathologies": {name: 0.9 for name in named}} for study, named in findings.items()},
         "settings": {"train.learning_rate": "0.001"},
         "run": {"name": "pretended", "seed": str(seed)},

@@ -27,7 +27,7 @@ def scored(tmp_path_factory):
     training = pretend.inputs(patients=200, seed=1)
     inputs = replace(
         inputs,
-        learned=[record["meta"] for record in training.records],
+        training_meta=[record["meta"] for record in training.records],
         experts={**training.experts, **inputs.experts},
         findings={**training.findings, **inputs.findings},
         answers={model: list(each) for model, each in inputs.answers.items()},
@@ -36,10 +36,18 @@ def scored(tmp_path_factory):
     inputs.answers |= {"lumen": good, "ft": [row | {"model": "ft"} for row in good]}
     world = World.of(inputs)
     settings = Evaluate(bootstrap=200, permutations=100)
-    learned = {False: inputs.learned, True: [*inputs.learned, *(record["meta"] for record in inputs.records)]}
+    learned = {
+        False: inputs.training_meta,
+        True: [*inputs.training_meta, *(record["meta"] for record in inputs.records)],
+    }
     return {
         cheat.name: score(
-            replace(inputs, learned=learned[cheat.learns_test]), settings, 0, cheat.name, list(rows(cheat, world)), ()
+            replace(inputs, training_meta=learned[cheat.learns_test]),
+            settings,
+            0,
+            cheat.name,
+            list(rows(cheat, world)),
+            (),
         )
         for cheat in CHEATS
     }
