@@ -20,6 +20,12 @@ USUAL = (
 """Patterns of the usual control tokens, for a server whose tokenizer is not known."""
 
 
+def control_tokens(tokens: Iterable[str]) -> list[str]:
+    """A tokenizer's added tokens that are more than a word or white space, the longest first."""
+    controls = {token.strip() for token in tokens if re.search(r"[^\w\s]", token) and len(token.strip()) > 1}
+    return sorted(controls, key=lambda token: (-len(token), token))
+
+
 class PlainText:
     """Breaks control tokens in data: those of one tokenizer, or the usual ones."""
 
@@ -28,8 +34,7 @@ class PlainText:
         if tokens is None:
             patterns = list(USUAL)
         else:
-            controls = {token.strip() for token in tokens if re.search(r"[^\w\s]", token) and len(token.strip()) > 1}
-            patterns = [re.escape(token) for token in sorted(controls, key=lambda token: (-len(token), token))]
+            patterns = [re.escape(token) for token in control_tokens(tokens)]
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def __call__(self, text: str) -> str:

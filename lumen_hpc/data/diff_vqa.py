@@ -1,6 +1,6 @@
 """Medical-Diff-VQA's language: question types, question templates, and the grammar of its short answers.
 
-Everything here is both read and written: `parse_*` undoes `render_*`. Names of findings are an open vocabulary;
+Answers are both read and written: `parse_*` undoes `render_*`. Names of findings are an open vocabulary;
 a name is any text without a comma, a full stop or the word `and`, since those separate names.
 Formats: the dataset's documentation (PhysioNet `medical-diff-vqa` 1.0.0 and 1.0.1). Paper, section 2.1.
 """
@@ -200,16 +200,6 @@ def parse_question(type: str, text: str) -> Question | None:
         if match := _template_pattern(template).fullmatch(text):
             return Question(type, template, **match.groupdict())
     return None
-
-
-def render_question(question: Question) -> str:
-    """The text of a question; raises GrammarError if a blank of its template is not filled."""
-    try:
-        return question.template.format_map(
-            {k: v for k in ("finding", "location") if (v := getattr(question, k)) is not None}
-        )
-    except KeyError as blank:
-        raise GrammarError(f"template {question.template!r} needs a {blank.args[0]}") from None
 
 
 _CLAUSE = re.compile(

@@ -11,10 +11,10 @@ Row = dict[str, Any]
 
 
 def without_oldest(record: Row) -> Row | None:
-    """The record that one image fewer makes; None where none can be left out.
+    """The record without its oldest image; None where it needs every image that it has.
 
-    What goes is the first image that the prompt calls earlier, with the words about it: never a main or current image,
-    nor a reference, nor one of the last `meta.needed_images`, without which a timeline question has another answer.
+    The first image goes, with the words about it, if the prompt calls it earlier. A main, current or reference image
+    stays, and so do the last `meta.needed_images`, without which a timeline question has another answer.
     """
     human, *rest = record["conversations"]
     opening, *lines = human["value"].split("\n")

@@ -2,7 +2,7 @@
 
 JPGs (MIMIC-CXR-JPG) and DICOMs (MIMIC-CXR: uncompressed, RLE, JPEG-lossless, JPEG 2000; either photometric) decode
 to the raw integers and the largest value of their format, bones bright. `xrv_input` turns these into the input of
-TorchXRayVision's models, `film` into an 8-bit image.
+TorchXRayVision's models, `grey_levels` reads an 8-bit image.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Inspected(NamedTuple):
     """What is odd about its values; empty if nothing is."""
 
 
-FAINT = "BitsStored far above the highest value, so the film decodes dark"
+FAINT = "BitsStored far above the highest value, so the image decodes dark"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
 
@@ -79,8 +79,8 @@ def xrv_input(image: Radiograph, size: int) -> np.ndarray:
     return xrv_resize(image.pixels, image.maximum, size)
 
 
-def film(path: str | Path) -> np.ndarray:
-    """The film as a vision model sees it: uint8 [H, W], a JPG as it is, a DICOM's range scaled to 0..255.
+def grey_levels(path: str | Path) -> np.ndarray:
+    """An image as a vision model sees it: uint8 [H, W], a JPG as it is, a DICOM's range scaled to 0..255.
 
     MIMIC-CXR-JPG also equalises histograms, so its JPGs have more contrast than this.
     """

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lumen_hpc.data.images import film
+from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 
 KEY = "withheld_pixels"
@@ -38,17 +38,17 @@ def digest_of(path: str) -> str:
 @lru_cache(maxsize=4096)
 def _digest_of(path: Path, written: int) -> str:
     """`written` makes a file that was replaced another one."""
-    return pixel_digest(film(path))
+    return pixel_digest(grey_levels(path))
 
 
-def withhold(record: Mapping[str, Any], path: str, digest: Callable[[str], str] = digest_of) -> dict[str, Any]:
+def withhold(record: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A prediction record that carries the digest of the image at `path`, which it asks about and must not show.
 
     Raises UserError if it shows it.
     """
-    meta = {**record["meta"], KEY: digest(path)}
+    meta = {**record["meta"], KEY: digest_of(path)}
     sealed = {**record, "meta": meta}
-    refuse(sealed, digest)
+    refuse(sealed)
     return sealed
 
 

@@ -68,8 +68,13 @@ def read_pairs(folder: str | Path, split: str | None = None) -> Iterator[Pair]:
         for line in lines:
             row = orjson.loads(line)
             if before and before["subject_id"] == row["subject_id"] and split in (None, row["split"]):
-                yield study_states(before), study_states(row), row["day"] - before["day"], before["order"] - 1
+                yield pair(before, row)
             before = row
+
+
+def pair(before: dict, after: dict) -> Pair:
+    """The pair that two rows of truth.jsonl make."""
+    return study_states(before), study_states(after), after["day"] - before["day"], before["order"] - 1
 
 
 def study_states(row: dict) -> ps.Study:

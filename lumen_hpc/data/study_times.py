@@ -85,8 +85,3 @@ def taken_at(study_date: str, time: str) -> date:
     missing or not a date.
     """
     return moments(np.array([taken_on(study_date).toordinal()]), np.array([study_time(time)]))[0]
-
-
-def interval_days(main: date, reference: date) -> int:
-    """Whole calendar days from the reference study to the main study; 0 on one day, negative if reversed."""
-    return main.toordinal() - reference.toordinal()

@@ -153,24 +153,13 @@ def tower_pixels(films: torch.Tensor) -> torch.Tensor:
     return (films.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
-def accuracy(expert: PhantomExpert, pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of correct classes for each attribute, where it has a target; keys `finding attribute`."""
-    predictions = list(expert.eval().look(pixels))
-    result = {}
-    for column, name in enumerate(ATTRIBUTES):
-        known = labels[:, column] != UNKNOWN
-        named = np.array([int(np.argmax(film[name])) for film in predictions])
-        result[" ".join(name)] = float((named == labels[:, column])[known].mean())
-    return result
-
-
 def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
     """The expert of stage `experts` in the demo; raises UserError if stage `pretrain` has not written it."""
     return PhantomPredictor(load_expert(path), settings.batch_size)
 
 
 class PhantomPredictor:
-    """The phantom expert behind the experts' protocol (`models.Expert`)."""
+    """The phantom expert behind the experts' protocol (`protocol.Expert`)."""
 
     @classmethod
     def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> PhantomPredictor:
@@ -185,7 +174,7 @@ class PhantomPredictor:
         remaining = iter(studies)
         size = self._expert.vision["image_size"]
         while chosen := list(islice(remaining, self._batch_size)):
-            films = np.stack([tower_film(images.film(study["image"]), size) for study in chosen])
+            films = np.stack([tower_film(images.grey_levels(study["image"]), size) for study in chosen])
             for study, probabilities in zip(chosen, self._expert.look(films), strict=True):
                 yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
 

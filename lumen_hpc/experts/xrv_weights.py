@@ -79,7 +79,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
             say(f"experts: {file} was copied by hand; experts.trust_unknown_weights=true accepts it")
             continue
         if file.name not in notes:
-            _note(folder, {**notes, file.name: sha256(file)})
+            write_json(folder / NOTE, {**notes, file.name: sha256(file)})
     return by_hand
 
 
@@ -99,7 +99,3 @@ def _extra_url(name: str) -> str:
 def _notes(folder: Path) -> dict[str, str]:
     file = folder / NOTE
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _note(folder: Path, notes: dict[str, str]) -> None:
-    write_json(folder / NOTE, notes)

@@ -34,8 +34,6 @@ class Item:
     """Its phrase says something of the future."""
     places: list[Phrase] = field(default_factory=list)
     """The places that its modifiers name."""
-    taken_up: bool = False
-    """It is the subject of the clause before."""
     organ: bool = False
     """It is written as an organ, which is no finding until the clause says what the organ is."""
 
@@ -62,7 +60,7 @@ def apart(clause: Clause) -> Clause:
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`."""
     own = any(part.kind in NOUNS for part in clause.parts)
-    items = [] if own else [Item(item.name, item.phrase, taken_up=True) for item in subjects]
+    items = [] if own else [Item(item.name, item.phrase) for item in subjects]
     head: Item | None = None
     neither = any(part.roles("neither") for part in clause.parts)
     fronts = [part for part in clause.parts if part.kind == "Front"]

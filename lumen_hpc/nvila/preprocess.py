@@ -158,6 +158,18 @@ def best_grid(width: int, height: int, size: int, fewest: int, most: int) -> tup
     return best
 
 
+def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[Block]:
+    """The blocks that a picture of this size makes, one an `<image>` token, without its pixels."""
+    fewest, most = config.tiles
+    if config.aspect == "resize":
+        return [None]
+    if config.aspect == "dynamic":
+        columns, rows = best_grid(*size, config.image_size, fewest, most)
+        return [None] * (rows * columns + (rows * columns > 1))
+    columns, rows = best_grid(*size, config.image_size, (config.scales[-1] // config.scales[0]) ** 2, most)
+    return [(rows, columns)]
+
+
 def _grid_tiles(rows: int, columns: int, size: int, resize: Resize) -> torch.Tensor:
     """Resize to rows x columns tiles and cut: uint8 [rows·columns, C, size, size]."""
     pixels = resize(columns * size, rows * size)

@@ -28,7 +28,6 @@ OUTCOMES = {
     "remaining_days": "days from the film to the discharge from its stay",
 }
 """Name → meaning. All but the last are yes or no."""
-BINARY = tuple(name for name in OUTCOMES if name != "remaining_days")
 
 NO_CLOCK = "the film has no clock time"
 NO_STAY = "the film lies outside any stay"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.data import phantom_states as ps
+from lumen_hpc.data.phantom_ceilings import start
 
 Array = np.ndarray
 
@@ -165,12 +166,12 @@ def _joint(films: int) -> Array:
     """
     worths = [_points(name) for name in FINDINGS]
     if films < 3:
-        return _summed([_start(name, films - 1) for name in FINDINGS], worths, 1)
+        return _summed([start(name, films - 1) for name in FINDINGS], worths, 1)
     total = np.zeros((WORST + 1,) * 3)
     for one, share in ps.DAY_CLASS_SHARE.items():
         for other, chance in ps.DAY_CLASS_SHARE.items():
             tables = [
-                _start(name, films - 3)[:, None, None]
+                start(name, films - 3)[:, None, None]
                 * ps.transition(name, one)[:, :, None]
                 * ps.transition(name, other)[None, :, :]
                 for name in FINDINGS
@@ -193,15 +194,6 @@ def _summed(tables: Sequence[Array], points: Sequence[Array], axes: int) -> Arra
             added[shifted] += onto[tuple(place)] * total[kept]
         total = added
     return total
-
-
-@cache
-def _start(name: str, order: int) -> Array:
-    """Probabilities of a finding's states at the patient's film number `order` (0 the first)."""
-    if order == 0:
-        return ps.first(name)
-    step = sum(share * ps.transition(name, kind) for kind, share in ps.DAY_CLASS_SHARE.items())
-    return _start(name, order - 1) @ step
 
 
 @cache

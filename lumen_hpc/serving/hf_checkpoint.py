@@ -5,7 +5,6 @@ Both read a folder through `nvila.config.read_config`, so the official and the f
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config,
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import END, IMAGE, PAD, START, SYSTEM, Tokenizer
 from lumen_hpc.nvila.config import NVILAConfig, read_config
+from lumen_hpc.plain_text import control_tokens
 
 ARCHITECTURE = "NVILAForConditionalGeneration"
 """The model's class, in vLLM's registry and in a checkpoint's configuration."""
@@ -122,8 +122,7 @@ def chat_template(config: NVILAConfig) -> str:
 def _controls(config: NVILAConfig) -> list[str]:
     """The tokenizer's control tokens but `<image>`, longest first: what `chat.encode` takes for plain text in data."""
     added = Tokenizer.from_files(config.files).backend.get_added_tokens_decoder().values()
-    names = {token.content for token in added if token.content != IMAGE and re.search(r"[^\w\s]", token.content)}
-    return sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
+    return control_tokens(token.content for token in added if token.content != IMAGE)
 
 
 def _quoted(text: str) -> str:

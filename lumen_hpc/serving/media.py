@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
-from lumen_hpc.data.images import film, is_dicom
+from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.preprocess import open_picture
 
@@ -50,7 +50,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
             file.write(data)
             file.flush()
             try:
-                return Image.fromarray(film(file.name))
+                return Image.fromarray(grey_levels(file.name))
             except UserError as error:
                 raise UserError(str(error).replace(file.name, where)) from None
     named = Path(where)

@@ -103,7 +103,7 @@ def answers(host: str, port: int) -> bool:
 
 @contextmanager
 def published(folder: Path, address: Address) -> Iterator[None]:
-    """Keep the address in a file of mode 600 for the time of the block."""
+    """Keeps the address in a file of mode 600 for the time of the block."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE
     file.unlink(missing_ok=True)
@@ -216,7 +216,7 @@ class Server:
             raise UserError(explain(self._log.read_text(errors="replace"), self._process.returncode, self._log))
 
     def stop(self) -> None:
-        """Let running answers end for a while, then end the process."""
+        """Gives running answers a while to end, then ends the process."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(timeout=20)

@@ -30,7 +30,7 @@ from lumen_hpc.nvila.chat import IMAGE
 from lumen_hpc.nvila.checkpoint import read_weights
 from lumen_hpc.nvila.config import Block, NVILAConfig
 from lumen_hpc.nvila.inputs import Preprocessor
-from lumen_hpc.nvila.preprocess import best_grid, join_tiles, preprocess_images
+from lumen_hpc.nvila.preprocess import join_tiles, placeholders, preprocess_images
 from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import encode
 
@@ -62,16 +62,8 @@ class ProcessingInfo(BaseProcessingInfo):
 
 def picture_tokens(config: NVILAConfig, width: int, height: int) -> int:
     """Language-model tokens of a picture of this size [px], those between its tiles included."""
-    if config.aspect == "resize":
-        return config.image_tokens(None)
-    fewest, most = config.tiles
-    if config.aspect == "dynamic_s2":
-        fewest = (config.scales[-1] // config.scales[0]) ** 2
-    columns, rows = best_grid(width, height, config.image_size, fewest, most)
-    if config.aspect == "dynamic_s2":
-        return config.image_tokens((rows, columns))
-    tiles = rows * columns + (rows * columns > 1)
-    return tiles * (config.image_tokens(None) + 1) - 1
+    blocks = placeholders((width, height), config)
+    return sum(map(config.image_tokens, blocks)) + len(blocks) - 1
 
 
 @lru_cache(maxsize=4)

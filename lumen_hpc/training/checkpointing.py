@@ -39,6 +39,7 @@ from lumen_hpc.training import accelerator
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
 FOLDER, MARKER = "checkpoints", "COMPLETE.json"
+GRACE_S = 60.0
 TAG = "deepspeed"
 """DeepSpeed's folder inside a checkpoint."""
 
@@ -192,9 +193,9 @@ class Checkpoints:
         if failure := next((message for message in gather_json(self._failure) if message), ""):
             raise unwritable(self._folder, failure)
 
-    def abandon(self, grace: float = 60.0) -> None:
-        """Called when this rank fails: rank 0 waits for other ranks' files no longer than `grace` seconds from now."""
-        self._wait_until = time.monotonic() + grace
+    def abandon(self) -> None:
+        """Called when this rank fails: rank 0 waits for the other ranks' files no longer than GRACE_S from now."""
+        self._wait_until = time.monotonic() + GRACE_S
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
         try:

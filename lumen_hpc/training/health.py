@@ -13,6 +13,11 @@ import torch.distributed as dist
 
 from lumen_hpc.distributed import Ranks, gather_json
 
+ROUNDS = 3
+"""All-reduces, of which the fastest counts."""
+SLOW = 0.5
+"""Share of the median speed below which a GPU is bad."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -51,13 +56,13 @@ def _product(size: int) -> float:
     return 2 * size**3 / seconds / 1e12
 
 
-def _all_reduce(megabytes: float, world_size: int, rounds: int = 3) -> float:
+def _all_reduce(megabytes: float, world_size: int) -> float:
     """GB/s; the sum is checked."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensor = torch.ones(int(megabytes * 2**20 / 4), device=device)
     dist.all_reduce(tensor)
     best = float("inf")
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         tensor.fill_(1.0)
         _synchronize()
         began = time.perf_counter()
@@ -77,14 +82,12 @@ def _free_memory() -> float:
     return psutil.virtual_memory().available / 1e9
 
 
-def preflight(
-    ranks: Ranks, *, size: int | None = None, megabytes: float | None = None, slow: float = 0.5
-) -> list[dict[str, Any]]:
+def preflight(ranks: Ranks, *, size: int | None = None, megabytes: float | None = None) -> list[dict[str, Any]]:
     """Tests every rank's device and the links between them; all ranks call it, all get all reports.
 
     `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
-    Raises RuntimeError that names host and rank of each device that fails, or that is slower than `slow` times the
-    median of the others.
+    Raises RuntimeError that names host and rank of each device that fails, and of each GPU that is slower than SLOW
+    times the median.
     """
     cuda = torch.cuda.is_available()
     tflops, bandwidth, fault = 0.0, 0.0, ""
@@ -104,7 +107,7 @@ def preflight(
         fault,
     )
     reports = [Report(**report) for report in gather_json(asdict(mine))]
-    if bad := faulty(reports, slow=slow if cuda else 0.0):
+    if bad := faulty(reports, slow=SLOW if cuda else 0.0):
         raise RuntimeError("the preflight found bad devices; exclude these nodes and submit again: " + "; ".join(bad))
     return [asdict(report) for report in reports]
 

@@ -30,7 +30,6 @@ from lumen_hpc.training.samples import Pictures, measure
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
-log = logging.getLogger(__name__)
 
 
 def open_model(folder: Path, *, base: Path | None = None, run: Path | None = None) -> nvila.NVILA:

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from lumen_hpc.data.perturbations import IMAGE
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.training.fitting import Fitted, Measure, fit
 
-IMAGE = "<image>"
-"""What stands for an image in the first turn."""
 BLOCK = 4096
 """Records that are measured, and saved, at a time."""
 PARTS = "survey"

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from lumen_hpc.data.fewer_images import without_images
-from lumen_hpc.data.images import film
+from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
-from lumen_hpc.nvila.preprocess import best_grid
+from lumen_hpc.nvila.preprocess import placeholders
 from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import RecordIndex
@@ -46,7 +46,7 @@ class Pictures:
                 return self._kept[path]
         picture: np.ndarray | None = None
         if path.endswith(".dcm"):
-            picture = film(path)
+            picture = grey_levels(path)
         elif self._limit:
             picture = _grey(path)
         if picture is not None and self._limit:
@@ -84,18 +84,6 @@ def size_of(path: str) -> tuple[int, int]:
             return image.size
     except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[tuple[int, int] | None]:
-    """The blocks that a picture of this size makes, one an `<image>` token, without its pixels."""
-    fewest, most = config.tiles
-    if config.aspect == "resize":
-        return [None]
-    if config.aspect == "dynamic":
-        columns, rows = best_grid(*size, config.image_size, fewest, most)
-        return [None] * (rows * columns + (rows * columns > 1))
-    columns, rows = best_grid(*size, config.image_size, (config.scales[-1] // config.scales[0]) ** 2, most)
-    return [(rows, columns)]
 
 
 def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measure]:

@@ -20,7 +20,6 @@ from lumen_hpc.data.diff_vqa import (
     parse_question,
     render_difference,
     render_findings,
-    render_question,
     severity,
 )
 from tests.realcxr import TABLE, needed
@@ -58,6 +57,10 @@ def test_findings_are_read_as_they_were_rendered(listed):
     assert parse_findings(render_findings(listed)) == listed
 
 
+def written(question):
+    return question.template.format(finding=question.finding, location=question.location)
+
+
 @pytest.mark.parametrize(("type", "template"), [(t, template) for t in TEMPLATES for template in TEMPLATES[t]])
 @calm
 @given(finding=findings, location=locations)
@@ -68,7 +71,7 @@ def test_every_question_template_is_read_as_it_was_rendered(type, template, find
         finding if "{finding}" in template else None,
         location if "{location}" in template else None,
     )
-    assert parse_question(type, render_question(question)) == question
+    assert parse_question(type, written(question)) == question
 
 
 @needed
@@ -81,7 +84,7 @@ def test_every_real_question_and_answer_form_survives_the_round_trip():
         assert render_difference(parse_difference(answer)) == answer
     for row in rows:
         question = parse_question(row["question_type"], row["question"])
-        assert question and render_question(question) == row["question"]
+        assert question and written(question) == row["question"]
         assert is_closed(row["answer"]) == (question.template in CLOSED_TEMPLATES)
         if question.template == "what abnormalities are seen in this image?":
             assert render_findings(parse_findings(row["answer"])) == row["answer"]

@@ -172,11 +172,11 @@ def test_real_radiographs_as_jpg_and_dicom_show_the_same(tmp_path):
 
 def test_a_film_from_a_dicom_spreads_its_range_and_a_jpg_stays_as_it_is(tmp_path):
     pixels = radiograph((120, 90), np.uint16, 4095)
-    film = images.film(dicom(tmp_path / "film.dcm", pixels, photometric="MONOCHROME1"))
+    film = images.grey_levels(dicom(tmp_path / "film.dcm", pixels, photometric="MONOCHROME1"))
     assert film.dtype == np.uint8
     assert np.abs(film - (4095 - pixels.astype(float)) * 255 / 4095).max() <= 0.5
     Image.fromarray(film).save(tmp_path / "film.jpg")
-    assert np.array_equal(images.film(tmp_path / "film.jpg"), images.decode(tmp_path / "film.jpg").pixels)
+    assert np.array_equal(images.grey_levels(tmp_path / "film.jpg"), images.decode(tmp_path / "film.jpg").pixels)
 
 
 @pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumen_hpc.data.study_times import interval_days, taken_at, taken_on
+from lumen_hpc.data.study_times import taken_at, taken_on
 from lumen_hpc.errors import UserError
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
@@ -57,10 +57,3 @@ def test_what_is_no_clock_time_leaves_the_date_alone(text):
 def test_a_date_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="StudyDate"):
         taken_on(text)
-
-
-def test_intervals_are_whole_calendar_days():
-    late, early = datetime(2150, 1, 1, 23, 59), datetime(2150, 1, 2, 0, 1)
-    assert interval_days(early, late) == 1 and interval_days(late, early) == -1
-    assert interval_days(taken_on("21480301"), taken_on("21480228.0")) == 2
-    assert interval_days(late, date(2150, 1, 1)) == 0

@@ -11,16 +11,16 @@ import pytest
 from lumen_hpc.config.schema import OUTCOMES, Instruct
 from lumen_hpc.data.instructions import Sources
 from lumen_hpc.outcomes import questions
-from lumen_hpc.outcomes.outcomes import BINARY
+from lumen_hpc.outcomes.outcomes import OUTCOMES as MEANINGS
 
 SETTINGS = Instruct(max_images=3, clinical=["patient", "labs"], outcomes=["icu_48h", "death_30d"])
 
 
 def test_the_settings_offer_every_outcome_that_is_yes_or_no() -> None:
-    assert OUTCOMES == BINARY
+    assert (*OUTCOMES, "remaining_days") == tuple(MEANINGS)
 
 
-@pytest.mark.parametrize("outcome", BINARY)
+@pytest.mark.parametrize("outcome", OUTCOMES)
 def test_each_outcome_is_asked_in_at_least_ten_ways_with_its_horizon(outcome: str) -> None:
     asked = questions.wordings(outcome)
     assert len(set(asked)) >= 10 and all(text.endswith("?") and "{" not in text for text in asked)
@@ -31,11 +31,11 @@ def test_each_outcome_is_asked_in_at_least_ten_ways_with_its_horizon(outcome: st
         assert all(said[horizon] in text for text in asked)
 
 
-@pytest.mark.parametrize("outcome", BINARY)
+@pytest.mark.parametrize("outcome", OUTCOMES)
 def test_answers_open_with_yes_or_no_and_differ_between_outcomes(outcome: str) -> None:
     assert questions.sentence(outcome, True).startswith("Yes, ")
     assert questions.sentence(outcome, False).startswith("No, ")
-    assert len({questions.sentence(name, True) for name in BINARY}) == len(BINARY)
+    assert len({questions.sentence(name, True) for name in OUTCOMES}) == len(OUTCOMES)
 
 
 def made(tmp_path: Path, patients: int = 12) -> list[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from lumen_hpc.data.images import film
+from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
 from lumen_hpc.serving.answer_facts import read_facts
@@ -163,7 +163,9 @@ def test_two_files_are_asked_about_as_in_training_and_the_facts_stand_beside(bro
         "what has changed compared to the reference image?"
     )
     dark, bright = model.images(-1)
-    assert np.array_equal(dark, film(files / "dark.dcm")) and np.array_equal(bright, film(files / "bright.jpg"))
+    assert np.array_equal(dark, grey_levels(files / "dark.dcm")) and np.array_equal(
+        bright, grey_levels(files / "bright.jpg")
+    )
     assert model.asked[-1]["authorization"] == "Bearer server-key"
     assert "server-key" not in browser_page.content()
 
@@ -206,7 +208,7 @@ def test_zoom_and_window_change_the_view_and_not_what_is_asked(browser_page, fil
     assert len({before, zoomed, windowed}) == 3
     browser_page.locator("#ask").click()
     _answered(browser_page, 1)
-    assert np.array_equal(model.images(-1)[0], film(files / "dark.dcm"))
+    assert np.array_equal(model.images(-1)[0], grey_levels(files / "dark.dcm"))
     browser_page.locator("[data-name=reference] .reset").click()
     assert canvas.evaluate("c => c.toDataURL()") == before
 

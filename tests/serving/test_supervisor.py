@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lumen_hpc.config.schema import Serve
-from lumen_hpc.data.images import film
+from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import guard, media, supervisor
 
@@ -165,7 +165,7 @@ def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training()
         media.picture(deep)
     path = get_testdata_file("RG1_UNCR.dcm") or get_testdata_file("CT_small.dcm")
     with open(path, "rb") as file:
-        assert np.array_equal(media.picture(file.read()), film(path))
+        assert np.array_equal(media.picture(file.read()), grey_levels(path))
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", _png(np.zeros((40, 40), np.uint8))[:45]])
