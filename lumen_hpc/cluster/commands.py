@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import changes, estimate, graph, live, plan, preflight, ready, slurm
+from lumen_hpc.cluster import changes, graph, live, preflight, ready, refusals, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Pipeline, Run, Step
-from lumen_hpc.config import reference, remembered, saved, unread
+from lumen_hpc.cluster.stage import Pipeline, Run
+from lumen_hpc.config import reference, remembered, saved
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
@@ -25,7 +25,6 @@ from lumen_hpc.plain_text import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lumen_hpc.cluster.ready import CheckResult
     from lumen_hpc.cluster.status import StepStatus
 
 
@@ -44,13 +43,13 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     run = submission.open_run(request)
     if stage:
         stage.require(run)
-    _require_valid(request, pipeline)
+    refusals.require_valid(request, pipeline)
     print(announcement(request, pipeline), *changed.lines(), sep="\n", flush=True)
     if request.dry_run:
         from lumen_hpc.cluster import dry_run
 
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
-        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), _refusals(request, plans))
+        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), refusals.of_plans(request, plans))
         return 0
     ready.require_set(request.profile, request.runs)
     changes.require_confirmed(request, changed)
@@ -68,8 +67,8 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run, queued)
         changes.require_still(request, changed, plans)
         _print_live(plans)
-        _within_budget(request, plans)
-        _require_ready(request, plans)
+        refusals.require_within_budget(request, plans)
+        refusals.require_ready(request, plans)
         if not any(item.packs for item in plans):
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
@@ -81,7 +80,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
 
 def announcement(request: Request, pipeline: Pipeline) -> str:
     """What runs where, in a line: a forgotten profile shows here."""
-    count = len(_chosen(request, pipeline))
+    count = len(refusals.steps_of(request, pipeline))
     data = "phantoms" if request.settings.data.source == "phantom" else "MIMIC-CXR"
     name = Path(request.profile.name).stem
     if request.profile.executor == "slurm":
@@ -108,22 +107,6 @@ def _take_settings(request: Request) -> None:
     request.settings.serve = asked
 
 
-def _require_valid(request: Request, pipeline: Pipeline) -> None:
-    """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
-    steps = _chosen(request, pipeline)
-    unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
-    unread.require_read(request.settings, request.anew)
-    _require_fit(request, steps)
-    if request.verb != "check":  # `check` lists them itself
-        preflight.require_processes(request.settings, request.profile, request.stage)
-
-
-def _chosen(request: Request, pipeline: Pipeline) -> list[Step]:
-    return graph.select(
-        graph.steps(pipeline.stages, request.settings, request.stage), pipeline.stages, request.stage or "full"
-    )
-
-
 def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.cluster import local
     from lumen_hpc.report import terminal
@@ -131,7 +114,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     local.require_possible(request)
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
-    _require_ready(request, plans)
+    refusals.require_ready(request, plans)
     with submission.writing(run), _announcing(run, request.stage):
         try:
             local.run_all(request, pipeline, run, plans, console)
@@ -182,63 +165,23 @@ def _print_jobs(jobs: list[live.JobRecord]) -> None:
         print(f"{first['step']:<16} job {first['id']}, {len(first['packs'])} task(s){more}")
 
 
-def _require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
-    ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
-
-
-def _refusals(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
-    """What would stop the submission of these plans."""
-    stages = {item.step.stage.name for item in plans if item.packs}
-    found = [
-        *ready.variables(request.profile, request.runs),
-        *ready.needed(request.settings, request.profile, stages),
-        *preflight.data_use(request.settings, request.profile, request.folder),
-    ]
-    return [result for result in dict.fromkeys(found) if result.level == "bad"]
-
-
 def _print_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
         if item.live:
             print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
 
 
-def _require_fit(request: Request, steps: Sequence[Step]) -> None:
-    models = [step.model for step in steps if step.stage.name == "train"]
-    resources = request.profile.resources["train"]
-    gpus, memory = resources.gpus * resources.nodes, request.profile.gpu_memory_gb
-    estimate.require_fit(request.settings, models, gpus, memory, resources.nodes)
-
-
-def _within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
-    limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
-    if limit and total > limit:
-        raise UserError(
-            f"this submission would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}; "
-            "dry_run=true shows what costs how much"
-        )
-
-
 def check(request: Request, pipeline: Pipeline) -> int:
     """Prints what would stop a run, or one stage of it, on this site, each with its fix; 2 if something would."""
-    steps = _chosen(request, pipeline)
+    steps = refusals.steps_of(request, pipeline)
     stages = {step.stage.name for step in steps} if request.stage not in ("", "full") else None
-    found = [*_invalid(request, pipeline), *preflight.check_all(submission.open_run(request), stages)]
+    found = [*refusals.of_settings(request, pipeline), *preflight.check_all(submission.open_run(request), stages)]
     if request.json:
         print(json.dumps([dataclasses.asdict(item) for item in found]))
     else:
         for item in found:
             print(f"{item.level:<5}{item.message}" + (f"\n     fix: {item.fix}" if item.fix else ""))
     return 2 if any(item.level == "bad" for item in found) else 0
-
-
-def _invalid(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
-    """The fault for which a submission would refuse these settings."""
-    try:
-        _require_valid(request, pipeline)
-    except UserError as error:
-        message, _, fix = str(error).rpartition("; ")
-        yield ready.CheckResult("bad", message or str(error), fix if message else "")
 
 
 def status(request: Request, pipeline: Pipeline) -> int:
@@ -353,7 +296,7 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
 
     requests = [resolve(words) for _, words in points]
     for request in requests:
-        _require_valid(request, pipeline)
+        refusals.require_valid(request, pipeline)
     print(f"a sweep of {len(points)} runs: {', '.join(name for name, _ in points)}")
     codes = [submit(request, pipeline) for request in requests]
     print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}")

@@ -1,0 +1,72 @@
+"""What a submission is refused for, before anything is created: invalid settings, missing input, memory, the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lumen_hpc.cluster import estimate, graph, plan, preflight, ready
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.ready import CheckResult
+from lumen_hpc.cluster.stage import Pipeline, Step
+from lumen_hpc.config import unread
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.errors import UserError
+
+
+def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
+    """The steps that a request is about: those of its stage, or of a full run."""
+    return graph.select(
+        graph.steps(pipeline.stages, request.settings, request.stage), pipeline.stages, request.stage or "full"
+    )
+
+
+def require_valid(request: Request, pipeline: Pipeline) -> None:
+    """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
+    steps = steps_of(request, pipeline)
+    unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
+    unread.require_read(request.settings, request.anew)
+    _require_fit(request, steps)
+    if request.verb != "check":  # `check` lists them itself
+        preflight.require_processes(request.settings, request.profile, request.stage)
+
+
+def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
+    """The fault for which a submission would refuse these settings."""
+    try:
+        require_valid(request, pipeline)
+    except UserError as error:
+        message, _, fix = str(error).rpartition("; ")
+        yield CheckResult("bad", message or str(error), fix if message else "")
+
+
+def _require_fit(request: Request, steps: Sequence[Step]) -> None:
+    models = [step.model for step in steps if step.stage.name == "train"]
+    resources = request.profile.resources["train"]
+    gpus, memory = resources.gpus * resources.nodes, request.profile.gpu_memory_gb
+    estimate.require_fit(request.settings, models, gpus, memory, resources.nodes)
+
+
+def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
+    """Raises UserError for the first thing that these plans' stages read from outside and this machine lacks."""
+    ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
+
+
+def require_within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
+    """Raises UserError where the plans cost more GPU-hours than `profile.gpu_hours_limit`."""
+    limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
+    if limit and total > limit:
+        raise UserError(
+            f"this submission would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}; "
+            "dry_run=true shows what costs how much"
+        )
+
+
+def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
+    """What would stop the submission of these plans."""
+    stages = {item.step.stage.name for item in plans if item.packs}
+    found = [
+        *ready.variables(request.profile, request.runs),
+        *ready.needed(request.settings, request.profile, stages),
+        *preflight.data_use(request.settings, request.profile, request.folder),
+    ]
+    return [result for result in dict.fromkeys(found) if result.level == "bad"]
