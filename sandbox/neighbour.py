@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAME = "lumen-neighbour"
+PATIENCE_S = 30.0
 NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)))
 """What the user has to read in order to run this Python."""
 
@@ -30,9 +31,9 @@ def present() -> Iterator[None]:
             subprocess.run(["userdel", NAME], capture_output=True)
 
 
-def _create(seconds: float = 30.0) -> bool:
+def _create() -> bool:
     """Creates the user, waiting while another program holds /etc/passwd; False if it exists."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while NAME not in (entry.pw_name for entry in pwd.getpwall()):
         words = ["useradd", "--no-create-home", "--user-group", NAME]
         done = subprocess.run(words, capture_output=True, text=True)

@@ -8,6 +8,8 @@ import numpy as np
 
 from lumen_hpc.metrics.significance import ClusterBootstrap, ClusterPermutation, Column, Contrast, wilcoxon
 
+ALPHA = 0.05
+
 
 @dataclass(frozen=True)
 class Null:
@@ -48,18 +50,18 @@ def draw(null: Null, rng: np.random.Generator) -> tuple[np.ndarray, Column, Colu
     return patient, columns[0], columns[1]
 
 
-def rejections(null: Null, simulations: int, seed: int, alpha: float = 0.05) -> dict[str, float]:
-    """Share of simulated evaluations in which each rule calls two equal models different."""
+def rejections(null: Null, simulations: int, seed: int) -> dict[str, float]:
+    """Share of simulated evaluations in which each rule calls two equal models different, at level ALPHA."""
     rng = np.random.default_rng(seed)
     found = {"star": 0, "permutation": 0, "interval": 0, "Wilcoxon": 0}
     for k in range(simulations):
         patient, one, other = draw(null, rng)
         everywhere = np.ones(len(patient), bool)
         (p,) = ClusterPermutation(patient, 499, k).p([Contrast(one, other, everywhere)])
-        gap = ClusterBootstrap(patient, 400, k, 1 - alpha).difference(one, other)
+        gap = ClusterBootstrap(patient, 400, k, 1 - ALPHA).difference(one, other)
         excludes = gap.low is not None and not gap.low <= 0 <= gap.high
-        found["permutation"] += p <= alpha
+        found["permutation"] += p <= ALPHA
         found["interval"] += excludes
-        found["star"] += p <= alpha and excludes
-        found["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= alpha
+        found["star"] += p <= ALPHA and excludes
+        found["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= ALPHA
     return {rule: count / simulations for rule, count in found.items()}

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sandbox import neighbour
+from sandbox import slurm_config
 
 PACKAGES = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd", "mariadb-install-db", "unshare")
@@ -44,78 +44,6 @@ PATIENCE_S = 120
 NODE_MARK = "LUMEN_TEST_NODE"
 """In the environment of a node's slurmd and slurmstepds: the folder and the node they belong to."""
 
-CONFIG = """\
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={folder}/munge.sock
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/run/slurmctld.own.pid
-SlurmdPidFile={folder}/run/%n.own.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/%n.log
-MpiDefault=none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MailProg=/bin/true
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-DefMemPerCPU=100
-GresTypes=gpu
-SlurmdParameters=config_overrides
-ReturnToService=2
-SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
-KillWait=2
-CompleteWait=0
-MinJobAge=3600
-MaxArraySize={max_array_size}
-SlurmdTimeout=6
-SlurmctldTimeout=10
-AccountingStorageHost=127.0.0.1
-AccountingStoragePass={folder}/munge.sock
-AccountingStoragePort={accounting_port}
-{accounting}
-PartitionName=h100    Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
-PartitionName=cpu     Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
-PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 MaxTime=1-00:00:00 DefaultTime=10
-PartitionName=private Nodes=ALL Hidden=YES AllowGroups=root,{neighbour} PreemptMode=OFF MaxTime=60 DefaultTime=10
-"""
-WITH_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageTRES=gres/gpu
-AccountingStorageEnforce=associations,limits,qos
-JobAcctGatherType=jobacct_gather/linux"""
-WITHOUT_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none"""
-NODE = (
-    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-    "CPUs={cpus} RealMemory=1000000 Gres=gpu:h100:4 State=UNKNOWN\n"
-)
-GPUS = "NodeName={name} Name=gpu Type=h100 File={folder}/dev/gpu[0-3]\n"
-ACCOUNTING_CONFIG = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={accounting_port}
-SlurmUser=root
-PidFile={folder}/run/slurmdbd.own.pid
-LogFile={folder}/log/slurmdbd.log
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageUser=root
-StorageLoc=accounting
-"""
 ENTER_NODE = 'hostname "$1" && mount --bind "$2" /etc/hosts && exec slurmd -D -N "$1"'
 
 
@@ -167,7 +95,7 @@ class Cluster:
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise ClusterError(f"{self.folder} is not empty; if it is an earlier cluster's, `down` removes it")
         try:
-            self._write_folder()
+            slurm_config.write(self.folder, self.nodes, self.settings, free_ports(2 + len(self.nodes)))
             self._start(
                 "munged",
                 "munged",
@@ -191,14 +119,14 @@ class Cluster:
             raise
         return self
 
-    def down(self, keep: bool = False) -> None:
-        """Stop every daemon and every job; the folder goes too unless `keep`."""
+    def down(self) -> None:
+        """Stop every daemon and every job, and remove the folder."""
         self._stop("slurmctld")
         for node in self.nodes:
             self._kill_processes_of(node)
         for name in ("slurmdbd", "mariadbd", "munged"):
             self._stop(name)
-        if not keep and (self.folder / "cluster.json").exists():  # never a folder that is not a cluster's
+        if (self.folder / "cluster.json").exists():  # never a folder that is not a cluster's
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill_node(self, node: str) -> None:
@@ -260,39 +188,6 @@ class Cluster:
         return self._process(name) is not None
 
     # How
-
-    def _write_folder(self) -> None:
-        for sub in ("run", "log", "state", "spool", "dev"):
-            (self.folder / sub).mkdir(parents=True, exist_ok=True)
-        for gpu in range(4):
-            (self.folder / "dev" / f"gpu{gpu}").symlink_to(os.devnull)
-        (self.folder / "cluster.json").write_text(json.dumps(self.settings))
-        key = self.folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o400)
-        host = socket.gethostname().partition(".")[0]
-        controller_port, accounting_port, *node_ports = free_ports(2 + len(self.nodes))
-        values = self.settings | {
-            "folder": self.folder,
-            "host": host,
-            "controller_port": controller_port,
-            "accounting_port": accounting_port,
-            "accounting": WITH_ACCOUNTING if self.accounting else WITHOUT_ACCOUNTING,
-            "neighbour": neighbour.NAME,
-        }
-        nodes = "".join(NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, node_ports))
-        # Nodes come before the partitions, which say Nodes=ALL.
-        head, partitions = CONFIG.format(**values).split("PartitionName", 1)
-        (self.folder / "slurm.conf").write_text(head + nodes + "PartitionName" + partitions)
-        (self.folder / "gres.conf").write_text(
-            "".join(GPUS.format(name=name, folder=self.folder) for name in self.nodes)
-        )
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
-        accounting_config = self.folder / "slurmdbd.conf"
-        accounting_config.write_text(ACCOUNTING_CONFIG.format(**values))
-        accounting_config.chmod(0o600)
-        own_names = "".join(f"127.0.0.1 {name}\n" for name in self.nodes)
-        (self.folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + own_names)
 
     def _start(self, name: str, *command: str, **extra: str) -> None:
         """Start a daemon in its foreground mode, detached from this process; its pid goes to run/NAME.pid."""

@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_llama(folder: Path, seed: int = 0) -> Path:
+def tiny_llama(folder: Path) -> Path:
     """Writes a random two-layer Llama (128 wide, fp32) with a byte-level tokenizer trained on the prompts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,7 +41,7 @@ def tiny_llama(folder: Path, seed: int = 0) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bytewise, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
