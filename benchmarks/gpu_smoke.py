@@ -20,7 +20,6 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -192,16 +191,10 @@ def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
         ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, job=given.job)
         rank(given, folder, ranks)
         return 0
-    environment: dict[str, Any] = dict(os.environ)
-    hosts = subprocess.run(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]],
-                           capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
-    ranks = Ranks(
-        rank=int(environment["SLURM_PROCID"]),
-        world_size=int(environment["SLURM_NTASKS"]),
-        local_rank=int(environment["SLURM_LOCALID"]),
-        master_addr=hosts[0],
-        job=f"{environment['SLURM_JOB_ID']}-{environment['SLURM_STEP_ID']}",
-    )
+    from lumen_hpc.cluster import task
+
+    job = f"{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"  # several of one job may follow one another
+    ranks = dataclasses.replace(task.ranks(os.environ), job=job)
     ready = folder / f"ready-{ranks.job}"
     if ranks.first:
         _prepare(given, folder)

@@ -96,8 +96,8 @@ def compare(stored: Path, repeats: int) -> None:
         def ours(picture: Image.Image | Path, exact: bool, config=config) -> torch.Tensor:
             return normalise(preprocess_images([picture], config, exact=exact).tiles)
 
-        want = official(image, config.aspect, processor)
-        errors = [float((ours(image, exact) - want).abs().max()) * 127.5 for exact in (True, False)]
+        expected = official(image, config.aspect, processor)
+        errors = [float((ours(image, exact) - expected).abs().max()) * 127.5 for exact in (True, False)]
         for name, picture in [("in memory", image), ("jpeg", stored)]:
             ways = [lambda p=picture: official(p, config.aspect, processor)]  # noqa: B023
             ways += [lambda p=picture, exact=exact: ours(p, exact) for exact in (True, False)]

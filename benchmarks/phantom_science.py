@@ -28,6 +28,7 @@ from lumen_hpc.config.data_schema import Phantom, Pretrain
 from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data import findings_line, perturbations, phantom, phantom_ceilings, probes
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC, Change, parse_difference
+from lumen_hpc.data.instructions import kind
 from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.metrics.change import Reader, facts, tally
 from lumen_hpc.nvila.packing import shared_length
@@ -40,11 +41,6 @@ LEARNING_RATE, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0
 MIXTURE = {"diagnostic": 24, "difference": 8, "prediction": 6}
 FT_MIXTURE = {"diagnostic": 24}
 TOGETHER = 3
-
-
-def kind(record: Row) -> str:
-    type = record["meta"]["type"]
-    return "diagnostic" if type in DIAGNOSTIC else type
 
 
 def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], steps: int, seed: int) -> None:

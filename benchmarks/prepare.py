@@ -18,25 +18,19 @@ import resource
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 SIZES = (70_000, 350_000, 700_703)
 
 
-def ours(folder: Path, out: Path) -> None:
+def ours(folder: Path, out: Path, **on_bad: Any) -> None:
     from lumen_hpc.config.data_schema import Data, Prepare
     from lumen_hpc.data.prepare import prepare
 
     data = Data(source="mimic", mimic_cxr=f"{folder}/mimic-cxr-jpg", diff_vqa=f"{folder}/medical-diff-vqa")
-    prepare(data, Prepare(images="trust"), 0, out)
-
-
-def bad_rows_skipped(folder: Path, out: Path) -> None:
-    from lumen_hpc.config.data_schema import Data, Prepare
-    from lumen_hpc.data.prepare import prepare
-
-    data = Data(source="mimic", mimic_cxr=f"{folder}/mimic-cxr-jpg", diff_vqa=f"{folder}/medical-diff-vqa")
-    prepare(data, Prepare(images="trust", on_bad="skip", max_bad=1), 0, out)
+    prepare(data, Prepare(images="trust", **on_bad), 0, out)
 
 
 def spoil(folder: Path, share: float) -> None:
@@ -151,7 +145,7 @@ def _one(way: str, folder: str, out: str) -> None:
     import time
 
     start = time.monotonic()
-    {**WAYS, "skipping": bad_rows_skipped}[way](Path(folder), Path(out))
+    {**WAYS, "skipping": partial(ours, on_bad="skip", max_bad=1)}[way](Path(folder), Path(out))
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps([time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 

@@ -45,12 +45,12 @@ def wait_until(reached: Callable[[], object], seconds: float, what: str) -> None
         time.sleep(0.01)
 
 
-def count(folder: Path, ending: str = ".jsonl") -> int:
+def count(folder: Path) -> int:
     """How many finished shards lie in the folder."""
     if not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        return sum(entry.name.startswith("shard-") and entry.name.endswith(ending) for entry in entries)
+        return sum(entry.name.startswith("shard-") and entry.name.endswith(".jsonl") for entry in entries)
 
 
 def files_below(folder: Path) -> int:
