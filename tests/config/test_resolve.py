@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import reference, saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import RECIPES, resolve
@@ -48,6 +49,12 @@ def test_the_command_line_leaves_the_profiles_own_defaults_as_they_were(tmp_path
 def test_a_profile_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LUMEN_PROFILE", "h100")
     assert resolve(["stage=full"]).profile.resources["train"].gpus == 4
+
+
+@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, recipe: str):
+    assert resolve(["stage=full", f"profile={name}", f"recipe={recipe}"]).profile.name == name
 
 
 @pytest.mark.parametrize(
