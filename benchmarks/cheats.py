@@ -59,16 +59,14 @@ def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int
 
     settings, profile = saved.load(folder / "config.yaml")
     inputs = evaluate.inputs(Task(Run(folder.resolve(), settings, profile), Step(evaluate.STAGE, "")))
+    # Streams, each read by every answerer.
+    inputs = replace(inputs, records=list(inputs.records), training_meta=list(inputs.training_meta))
     answers = {} if ideal else {model: list(each) for model, each in inputs.answers.items()}
     if ideal:
         reader = next(cheat for cheat in CHEATS if cheat.name == "ideal reader")
         read = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, training_meta=[]))))
         answers = {model: [row | {"model": model} for row in read] for model in ("ft", "lumen")}
-    return (
-        replace(inputs, answers=answers, training_meta=list(inputs.training_meta), scores={}),
-        settings.evaluate,
-        settings.seed,
-    )
+    return replace(inputs, answers=answers, scores={}), settings.evaluate, settings.seed
 
 
 def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:

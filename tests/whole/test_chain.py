@@ -16,6 +16,7 @@ import pytest
 import lumen_hpc
 from lumen_hpc.serving.supervisor import read_address
 from sandbox import notebook
+from sandbox.cheats import CHEATS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -141,6 +142,14 @@ def test_the_notebook_of_the_docs_runs_on_any_run(runs: Path, tmp_path: Path):
     code = [cell for cell in notebook.execute(notebook.cells(), tmp_path)["cells"] if cell["cell_type"] == "code"]
     assert code and all(cell["outputs"] for cell in code)
     assert code[-1]["outputs"][-1]["data"]["text/plain"] == ["True"], "the model answers as it did in the run"
+
+
+def test_the_cheats_benchmark_scores_any_run(runs: Path):
+    script = Path(lumen_hpc.__file__).parents[1] / "benchmarks" / "cheats.py"
+    done = subprocess.run([sys.executable, script, runs / "small"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = [line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines()[2:]]
+    assert names == [cheat.name for cheat in CHEATS]
 
 
 @pytest.mark.timeout(900)
