@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import foreign
+from lumen_hpc.files import foreign, user_name
 
 
 def private_scratch(purpose: str) -> Path:
@@ -27,6 +27,10 @@ def private_scratch(purpose: str) -> Path:
         raise UserError(f"{top} is not a folder; correct profile.scratch, or TMPDIR")
     if top.stat().st_mode & stat.S_IWOTH and not top.stat().st_mode & stat.S_ISVTX:
         raise UserError(f"any user may replace folders in {top}; its sticky bit is missing (chmod +t)")
+    if top.stat().st_uid not in (os.getuid(), 0) and top.resolve().parent.stat().st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"{top} is {user_name(top.stat().st_uid)}'s, created where any user may; correct profile.scratch"
+        )
     name = f"lumen-{purpose}-{socket.gethostname()}-"
     for left in top.glob(f"{glob.escape(name)}*"):
         process = left.name.removeprefix(name).partition("-")[0]
@@ -37,6 +41,13 @@ def private_scratch(purpose: str) -> Path:
         raise UserError(f"{folder} is not private: {reason}")
     atexit.register(_remove, folder, owner)
     return folder
+
+
+def compile_caches(scratch: Path) -> Path:
+    """Where compiled code, which is run again, may lie: `scratch` if it is this user's alone, else a private folder."""
+    status = scratch.stat()
+    own = status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
+    return scratch if own else private_scratch("compile")
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -22,6 +22,7 @@ from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.errors import UserError
+from lumen_hpc.scratch import compile_caches
 from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 75
@@ -100,8 +101,9 @@ def _use_scratch(setting: str) -> None:
         place = f"{socket.gethostname()}, where it is {folder or '(empty)'}"
         raise UserError(f"profile.scratch={setting} cannot be used on {place}: {error.strerror}") from None
     os.environ["TMPDIR"] = tempfile.tempdir = folder
+    caches = compile_caches(Path(folder))
     for name in ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR"):
-        os.environ.setdefault(name, f"{folder}/{name.lower()}")
+        os.environ.setdefault(name, f"{caches}/{name.lower()}")
 
 
 def _cancel_successors(submission: Path) -> None:

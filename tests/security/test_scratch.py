@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc.cluster import worker
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.scratch import private_scratch
@@ -73,6 +74,36 @@ def test_a_scratch_folder_without_its_sticky_bit_is_refused(scratch):
     with pytest.raises(UserError, match="sticky bit"):
         private_scratch("vllm")
     scratch.chmod(0o1777)
+    assert private_scratch("vllm").is_dir()
+
+
+CACHES = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR")
+
+
+@pytest.mark.parametrize("whose", ["mine", "everybody's"])
+def test_compiled_code_never_lies_where_a_neighbour_could_have_put_it(scratch, monkeypatch, whose):
+    """profile.scratch=/scratch, and a neighbour has put code into /scratch/torchinductor_cache_dir."""
+    for name in (*CACHES, "TMPDIR"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    scratch.chmod(0o700 if whose == "mine" else 0o1777)
+    worker._use_scratch("/scratch")
+    (parent,) = {Path(os.environ[name]).parent for name in CACHES}
+    assert (parent == scratch) == (whose == "mine")
+    assert parent.is_relative_to(scratch) and stat.S_IMODE(parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_scratch_folder_that_a_stranger_created_first_is_refused(scratch, monkeypatch):
+    """Numbers of jobs can be guessed, and so can /local/$SLURM_JOB_ID."""
+    scratch.chmod(0o1777)
+    (scratch / "4711").mkdir()
+    os.chown(scratch / "4711", 12345, -1)
+    monkeypatch.setenv("LUMEN_SCRATCH", str(scratch / "4711"))
+    with pytest.raises(UserError, match=r"4711 is user 12345's, created where any user may"):
+        private_scratch("vllm")
+    scratch.chmod(0o755)  # a project's folder, which the site's administrators created
     assert private_scratch("vllm").is_dir()
 
 
