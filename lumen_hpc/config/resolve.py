@@ -50,8 +50,9 @@ SHORTHANDS = {
     "page": "serve.page",
 }
 
-RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds"}
-"""Old name of a setting → today's; the old one is taken, with a warning, for one version."""
+RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds", "predict.compiled": ""}
+"""Old name of a setting → today's, or nothing where the setting was removed; the old one is taken, with a warning, for
+one version, so that a run which has it goes on."""
 
 
 @dataclass(kw_only=True)
@@ -258,7 +259,7 @@ def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
     found = {}
     for key, value in _leaves(own):
         key = RENAMED.get(key, key)
-        if not key.startswith("serve."):
+        if key and not key.startswith("serve."):
             found[key] = remembered.value_at(settings, key, value)
     return found
 
@@ -388,14 +389,19 @@ def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
 
 
 def _with_new_names(source: str, values: DictConfig) -> DictConfig:
-    """The same values under today's names, where a setting was renamed; a rename is reported on stderr."""
+    """The same values under today's names, without settings that were removed; either is reported on stderr."""
     old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
     if not old:
         return values
     values = values.copy()
     for key, new in old.items():
-        print(f"lumen: {source}: {key} is called {new} now; the old name goes with the next version", file=sys.stderr)
-        OmegaConf.update(values, new, OmegaConf.select(values, key))
+        if new:
+            print(
+                f"lumen: {source}: {key} is called {new} now; the old name goes with the next version", file=sys.stderr
+            )
+            OmegaConf.update(values, new, OmegaConf.select(values, key))
+        else:
+            print(f"lumen: {source}: {key} is no setting any more and has no effect", file=sys.stderr)
         section, _, name = key.rpartition(".")
         OmegaConf.select(values, section).pop(name)
     return values
