@@ -6,7 +6,6 @@ A demo that fails a gate still writes its report, and then fails.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_json
 from lumen_hpc.models import repeats, trained_on
 
 STAGE = Stage(
@@ -81,7 +81,8 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
     rows = [row for of_model in answers.values() for row in of_model]
     notes = images_left_out.note(rows, total=len({row["question_id"] for row in rows if not row.get("control")}))
-    files = outcomes_page.write(folder, tables, _json(linked / "counts.json"), settings, _about(run), scores, notes)
+    counts = read_json(linked / "counts.json", {})
+    files = outcomes_page.write(folder, tables, counts, settings, _about(run), scores, notes)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
     held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []
     return files, held
@@ -112,7 +113,7 @@ def inputs(task: Task) -> Any:
         scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},
         studies=read_jsonl(prepared / "studies.jsonl"),
         rewrites=run.rows("rewrite"),
-        counts=_json(prepared / "counts.json"),
+        counts=read_json(prepared / "counts.json", {}),
         training={
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
@@ -151,7 +152,7 @@ def picture(path: str) -> Any:
 
 def _about(run: Run) -> dict[str, str]:
     """The run as the page shows it: its name and data, and the last submission's code and packages."""
-    submissions = _json(run.folder / "provenance.json") or [{}]
+    submissions = read_json(run.folder / "provenance.json", [{}])
     last = submissions[-1]
     packages = ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())
     known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
@@ -173,8 +174,3 @@ def _changed(settings: Settings, restricted: bool) -> dict[str, str]:
 
     collect(asdict(settings), asdict(Settings()), "")
     return found
-
-
-def _json(path: Path) -> Any:
-    """A JSON file; empty if the run has none."""
-    return json.loads(path.read_text()) if path.exists() else {}

@@ -6,7 +6,6 @@ none of their texts travels). Writes `export-<model>/<run>-<model>/`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_json
 from lumen_hpc.models import MODELS
 
 
@@ -53,10 +53,10 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             task.model,
             task.settings,
             read_config(source),
-            counts=_json(run.path("prepare") / "counts.json", {}),
+            counts=read_json(run.path("prepare") / "counts.json", {}),
             tables=_text(run.folder / "report" / "tables.md"),
             controls=_text(run.folder / "report" / "controls.md"),
-            provenance=_json(run.folder / "provenance.json", [{}])[-1],
+            provenance=read_json(run.folder / "provenance.json", [{}])[-1],
         )
         files = export(source, target, card)
         try:
@@ -73,7 +73,3 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
-
-
-def _json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else default

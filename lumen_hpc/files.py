@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
 import pwd
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,6 +82,21 @@ def write_json(path: str | os.PathLike, value: Any, *, private: bool = False) ->
     """Writes one readable JSON value, whole or not at all; `private`: with mode 0600."""
     with atomic(path, private=private) as stream:
         stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_json(path: Path, absent: Any) -> Any:
+    """The value in a JSON file; `absent` where there is no file."""
+    return orjson.loads(path.read_bytes()) if path.is_file() else absent
+
+
+@contextmanager
+def repeatable_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """A text file to write, gzipped if it ends in .gz, without name and date: equal text gives equal bytes."""
+    with ExitStack() as stack:
+        raw: Any = stack.enter_context(path.open("wb"))
+        if path.suffix == ".gz":
+            raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=3))
+        yield stack.enter_context(io.TextIOWrapper(raw, "utf-8", newline=""))
 
 
 def sync_file(path: Path) -> None:

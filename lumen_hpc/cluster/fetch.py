@@ -7,7 +7,6 @@ to copy where.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import write_json
+from lumen_hpc.files import read_json, write_json
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.weights import NOTE, locate, locate_experts, note, verify
 
@@ -60,7 +59,7 @@ def fetch(settings: Settings, cache: Path, console: Console) -> int:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
-    notes = json.loads((cache / NOTE).read_text()) if (cache / NOTE).exists() else {}
+    notes = read_json(cache / NOTE, {})
     needed = list(needs(settings, cache))
     if not needed and settings.experts.model != "xrv":
         console.print("these settings name no weights (the demo trains its own); the paper's are recipe=lumen's")

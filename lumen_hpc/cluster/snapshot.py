@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import write_json
+from lumen_hpc.files import read_json, write_json
 
 SOURCE = Path(__file__).resolve().parents[2]
 ROOTS = ("lumen_hpc", "jobs", "launch.py")
@@ -136,7 +135,7 @@ def provenance(code: Path) -> dict[str, Any]:
 def record_provenance(run: Path, code: Path) -> None:
     """Adds a submission's provenance to the run's `provenance.json`."""
     path = run / "provenance.json"
-    earlier = json.loads(path.read_text()) if path.exists() else []
+    earlier = read_json(path, [])
     row = provenance(code)
     if code == SOURCE:  # submitted by a job, whose code is a snapshot already: its git state is that of the first
         row |= {key: old[key] for old in earlier[::-1] if old["code"] == code.name for key in row if "git" in key}

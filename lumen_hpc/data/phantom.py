@@ -9,9 +9,7 @@ same for any number of patients.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import io
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +17,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -32,7 +29,7 @@ from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.data.findings_line import LOOKS_FILE
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import atomic
+from lumen_hpc.files import atomic, repeatable_text
 
 CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
             "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
@@ -182,11 +179,8 @@ class _Tables:
 
 
 def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
-    """A csv writer on `path`, gzipped if it ends in .gz (without a timestamp, so that files are reproducible)."""
-    raw: Any = stack.enter_context(path.open("wb"))
-    if path.suffix == ".gz":
-        raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=3))
-    writer = csv.writer(stack.enter_context(io.TextIOWrapper(raw, "utf-8", newline="")), lineterminator="\n")
+    """A csv writer on `path`, gzipped if it ends in .gz."""
+    writer = csv.writer(stack.enter_context(repeatable_text(path)), lineterminator="\n")
     writer.writerow(header)
     return writer
 

@@ -6,14 +6,13 @@ in `fetched.json` beside it, or with `experts.trust_unknown_weights=true`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (torchxrayvision imports torchvision)
 from lumen_hpc.config.schema import Experts
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256, write_json
+from lumen_hpc.files import read_json, sha256, write_json
 
 NOTE = "fetched.json"
 EXTRA = ("age", "race", "view")
@@ -47,7 +46,7 @@ def path(name: str, folder: Path, trust: bool) -> Path:
             f"experts: the weights of '{name}' are not at {file}; run `python launch.py stage=fetch` where there is "
             f"internet, or copy {url(name)} there"
         )
-    recorded = _notes(folder).get(file.name)
+    recorded = read_json(folder / NOTE, {}).get(file.name)
     if recorded is None and not trust:
         raise UserError(
             f"experts: {file} is a pickle (it can run code) and has no recorded hash; "
@@ -66,7 +65,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
     by_hand = []
     for name in named(settings):
         file = folder / url(name).rsplit("/", 1)[-1]
-        notes = _notes(folder)
+        notes = read_json(folder / NOTE, {})
         if not file.is_file():
             say(f"experts: fetching {name}")
             try:
@@ -94,8 +93,3 @@ def _extra_url(name: str) -> str:
     found = re.search(r"https://\S+\.pt", inspect.getsource(kind[name].__init__))
     assert found, f"torchxrayvision no longer names the weights of {name} in its constructor"
     return found.group(0)
-
-
-def _notes(folder: Path) -> dict[str, str]:
-    file = folder / NOTE
-    return json.loads(file.read_text()) if file.exists() else {}

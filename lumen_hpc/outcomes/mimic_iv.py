@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.data.mimic_iv_files import find, require
+from lumen_hpc.files import repeatable_text
 
 Row = Mapping[str, Any]
 
@@ -76,12 +76,7 @@ class Writer:
                 columns = [column for column in columns if column not in NOT_IN_2_0]
             path = folder / f"{table}.csv{'.gz' * compressed}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream: Any = self._stack.enter_context(path.open("wb"))
-            if compressed:
-                stream = self._stack.enter_context(
-                    gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0, compresslevel=3)
-                )
-            text = self._texts[table] = self._stack.enter_context(io.TextIOWrapper(stream, "utf-8", newline=""))
+            text = self._texts[table] = self._stack.enter_context(repeatable_text(path))
             self._writers[table] = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
             self._writers[table].writeheader()
 
