@@ -396,12 +396,9 @@ def _with_new_names(source: str, values: DictConfig) -> DictConfig:
     values = values.copy()
     for key, new in old.items():
         if new:
-            print(
-                f"lumen: {source}: {key} is called {new} now; the old name goes with the next version", file=sys.stderr
-            )
             OmegaConf.update(values, new, OmegaConf.select(values, key))
-        else:
-            print(f"lumen: {source}: {key} is no setting any more and has no effect", file=sys.stderr)
+        fate = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
+        print(f"lumen: {source}: {key} is {fate}", file=sys.stderr)
         section, _, name = key.rpartition(".")
         OmegaConf.select(values, section).pop(name)
     return values
