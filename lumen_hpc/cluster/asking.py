@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import foreign
 from lumen_hpc.models import MODELS
 from lumen_hpc.plain_text import visible
 from lumen_hpc.weights import locate, verify
@@ -59,6 +60,11 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     if form.expert_text if weights else settings.instruct.expert_text:
         from lumen_hpc.serving.expert_words import ExpertWords
 
+        if not weights and settings.experts.model == "xrv" and (reason := foreign(run.folder.resolve())):
+            raise UserError(
+                f"{run.folder}: {reason}; its experts are pickles, which could run another user's code: "
+                "copy the run if you trust whoever wrote it"
+            )
         experts = ExpertWords(settings.experts, cache=run.profile.cache, pretrained=run.path("pretrain"))
     return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
 

@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> DictConfig:
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(found, DictConfig):
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")

@@ -34,7 +34,10 @@ class TorchXRayVision:
     @classmethod
     def open(cls, settings: Experts, *, cache: str, pretrained: Path) -> TorchXRayVision:
         """The models from the folder of their weights; see `protocol.open_expert`."""
-        return cls(settings, locate_experts(settings.weights, cache))
+        folder = locate_experts(settings.weights, cache)
+        if settings.weights and not settings.trust_unknown_weights:
+            xrv_weights.require_own(folder)
+        return cls(settings, folder)
 
     def __init__(self, settings: Experts, folder: Path) -> None:
         import torchxrayvision

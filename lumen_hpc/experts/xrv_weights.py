@@ -12,7 +12,7 @@ from pathlib import Path
 import lumen_hpc.torchvision_compat  # noqa: F401  (torchxrayvision imports torchvision)
 from lumen_hpc.config.schema import Experts
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import read_json, sha256, write_json
+from lumen_hpc.files import foreign, read_json, sha256, write_json
 
 NOTE = "fetched.json"
 EXTRA = ("age", "race", "view")
@@ -55,6 +55,16 @@ def path(name: str, folder: Path, trust: bool) -> Path:
     if recorded is not None and recorded != sha256(file):
         raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it records another hash")
     return file
+
+
+def require_own(folder: Path) -> None:
+    """Raises UserError for a folder that another user could have written: the hashes in it would be as much theirs."""
+    for path in (folder, *folder.glob("*")):
+        if reason := foreign(path.resolve()):
+            raise UserError(
+                f"experts.weights={folder}: {reason}, and pickles can run code; copy the folder, or set "
+                "experts.trust_unknown_weights=true if you know its origin"
+            )
 
 
 def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[str]:

@@ -195,6 +195,7 @@ def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_p
         ("extends: nowhere\n", ["site.yaml: extends: nowhere", "h100"]),
         ("extends: site.yaml\n", ["site.yaml", "circle"]),
         ("a: b: c\n", ["site.yaml, line 1", "not readable as YAML"]),
+        ("a: " + "{a: " * 3000 + "1" + "}" * 3000, ["site.yaml", "not readable as YAML"]),
         ("- a\n", ["site.yaml", "holds no `key: value` lines, but a List"]),
         (
             "extends: slurm\nresources: {gpu: {gpus: many}}\n",

@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import EngineSettings, Predict
+from lumen_hpc.cluster import asking
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import EngineSettings, Experts, Predict, Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import foreign
+from lumen_hpc.experts import xrv_weights
+from lumen_hpc.experts.protocol import open_expert
+from lumen_hpc.files import foreign, sha256
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.nvila.tensors import read_tensors
 from lumen_hpc.nvila.tiny import make_tiny
@@ -114,6 +119,48 @@ def test_generators_are_saved_without_pickled_code(tmp_path):
     drawn = (random.random(), np.random.random(), float(torch.rand(())))
     restore_rng(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert (random.random(), np.random.random(), float(torch.rand(()))) == drawn
+
+
+@pytest.fixture
+def expert_pickle(tmp_path, witness) -> Path:
+    """A folder with a pickle that runs code, and with its hash, as the folder's author writes both."""
+    folder = tmp_path / "experts"
+    folder.mkdir()
+    file = folder / xrv_weights.url(EXPERT).rsplit("/", 1)[-1]
+    torch.save(Payload(witness), file)
+    (folder / xrv_weights.NOTE).write_text(json.dumps({file.name: sha256(file)}))
+    return folder
+
+
+EXPERT = "densenet121-res224-all"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("given_away", ["", "fetched.json"])
+def test_a_strangers_folder_of_expert_weights_is_not_loaded_though_it_records_its_hashes(
+    expert_pickle, witness, tmp_path, given_away
+):
+    os.chown(expert_pickle / given_away, 12345, -1)
+    settings = Experts(model="xrv", weights=str(expert_pickle), pathologies=[EXPERT], extra=[])
+    with pytest.raises(UserError, match=r"experts\.weights=.* belongs to user 12345.*pickles can run code"):
+        open_expert(settings, cache=str(tmp_path), pretrained=tmp_path)
+    assert not witness.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_question_to_a_strangers_run_does_not_load_its_experts(expert_pickle, witness, tmp_path):
+    """Its config.yaml says where they lie, and that they are trusted."""
+    settings = Settings()
+    settings.instruct.expert_text = True
+    settings.experts = Experts(
+        model="xrv", weights=str(expert_pickle), pathologies=[EXPERT], extra=[], trust_unknown_weights=True
+    )
+    run = Run(tmp_path / "run", settings, Profile(cache=str(tmp_path)))
+    nvila.save(make_tiny(["is there edema?"]), run.path("train", "lumen") / "final")
+    os.chown(run.folder, 12345, -1)
+    with pytest.raises(UserError, match=r"belongs to user 12345.*could run another user's code"):
+        asking.open_model(run, "lumen")
+    assert not witness.exists()
 
 
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
