@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
+import re
 from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
 from lumen_hpc.data.mimic_iv_files import require
-from lumen_hpc.errors import UserError
+from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.data.tables import Block, CsvTable, whole_numbers
 
 TABLE = "hosp/patients"
 COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year")
+_YEARS = re.compile(r"[0-9]{1,4}")
 
 
 class Person(NamedTuple):
@@ -33,25 +34,35 @@ class Person(NamedTuple):
 UNKNOWN = Person()
 
 
-def people(mimic_iv: str | Path, subjects: Container[int]) -> dict[int, Person]:
+def people(mimic_iv: str | Path, subjects: Container[int], bad: Rejections) -> dict[int, Person]:
     """subject_id → its `Person`, for those of `subjects` that the table has.
 
-    Raises UserError if MIMIC-IV's folder has no such table, or the table lacks a column.
+    Rows that cannot be read, a second row of a patient, and an age or year that is no whole number go to `bad`; the
+    last is then unknown. Raises UserError if MIMIC-IV's folder has no such table, or the table lacks a column.
     """
-    path = require(mimic_iv, TABLE)
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines)
-        if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
-            raise UserError(f"{path} lacks the column {missing[0]}")
-        found = {}
-        for row in rows:
-            subject = _whole(row["subject_id"])
-            if subject is not None and subject in subjects:
-                sex = row["gender"] if row["gender"] in ("F", "M") else None
-                found[subject] = Person(sex, _whole(row["anchor_age"]), _whole(row["anchor_year"]))
+    table = CsvTable(require(mimic_iv, TABLE), COLUMNS, bad)
+    found: dict[int, Person] = {}
+    for block in table.blocks():
+
+        def reject(at: int, kind: str, reason: str, block: Block = block) -> None:
+            bad(block.place(table.path.name, at), kind, reason)
+
+        ids, *others = block.columns
+        for at, (subject, sex, *numbers) in enumerate(zip(whole_numbers(ids).tolist(), *others, strict=True)):
+            if subject < 0:
+                reject(at, "bad id", "subject_id is not a whole number")
+            elif subject in found:
+                reject(at, "duplicate subject_id", f"subject {subject} repeats an earlier row")
+            elif subject in subjects:
+                age, year = map(_whole, numbers)
+                found[subject] = Person(sex if sex in ("F", "M") else None, age, year)
+                for name, text, number in zip(COLUMNS[2:], numbers, (age, year), strict=True):
+                    if text and number is None:
+                        reject(at, "unknown age", f"{name} of subject {subject} is not a whole number")
     return found
 
 
-def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+def _whole(text: str) -> int | None:
+    """A number of years, also as pandas writes it (`52.0`)."""
+    digits = text.removesuffix(".0")
+    return int(digits) if _YEARS.fullmatch(digits) else None

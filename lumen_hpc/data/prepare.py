@@ -63,6 +63,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         columns = Columns(questions, studies)
         needed = _studies_of(columns, np.ones(len(questions), bool))
         images = _check_images(studies, needed, files, settings, bad)
+        persons = people(data.mimic_iv, set(studies.subject[needed].tolist()), bad) if data.mimic_iv else {}
         ok = usable(questions, columns, images.kinds == UNUSABLE, studies, bad)
         lines = _Lines(scratch, columns.bytes)
         repeated = repeats(questions, columns, ok, lambda at: orjson.loads(lines[at]), bad)
@@ -72,7 +73,6 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         if not keep.any():
             raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
         used = _studies_of(columns, ok)
-        persons = people(data.mimic_iv, set(studies.subject[used].tolist())) if data.mimic_iv else {}
         untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits, persons)
         lines.copy(folder / "questions.jsonl", keep)
         lines.copy(folder / "left_out.jsonl", ok & ~keep)

@@ -20,9 +20,9 @@ PATIENTS = """subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod
 """
 
 
-def prepared(dataset: Dataset, mimic_iv: str):
+def prepared(dataset: Dataset, mimic_iv: str, **more):
     data = replace(dataset.write().data, mimic_iv=mimic_iv)
-    settings = Prepare(one_study_per_test_subject=False)
+    settings = Prepare(one_study_per_test_subject=False, **more)
     counts = prepare(data, settings, 0, dataset.out)
     return counts, {row["study_id"]: (row["sex"], row["age"]) for row in read_jsonl(dataset.out / "studies.jsonl")}
 
@@ -61,5 +61,25 @@ def test_a_folder_without_the_table_and_a_table_without_a_column_are_named(tmp_p
         prepared(Dataset(tmp_path), str(tmp_path))
     (tmp_path / "hosp").mkdir()
     (tmp_path / "hosp" / "patients.csv").write_text("subject_id,gender\n1,F\n")
-    with pytest.raises(UserError, match="lacks the column anchor_age"):
+    with pytest.raises(UserError, match=r"patients\.csv row 0 .* missing column anchor_age, anchor_year"):
+        prepared(Dataset(tmp_path), str(tmp_path))
+
+
+def test_rows_of_patients_that_cannot_be_read_are_named_and_the_others_count(tmp_path):
+    table = tmp_path / "hosp" / "patients.csv"
+    table.parent.mkdir()
+    rows = ["10000001,F,52.0,2148.0", "10000001,M,30,2148", "p1,F,1,2148", "10000002,M,old,2160", "10000003,F"]
+    table.write_bytes("\r\n".join(["\ufeffsubject_id,gender,anchor_age,anchor_year", *rows]).encode())
+    with pytest.raises(UserError, match=r"patients\.csv row 5 \(line 6\): 2 fields where the header has 4"):
+        prepared(Dataset(tmp_path), str(tmp_path))
+    counts, people = prepared(Dataset(tmp_path), str(tmp_path), on_bad="skip")
+    assert people[50000011] == ("F", 54) and people[50000021] == ("M", None) and people[50000031] == (None, None)
+    kinds = {"duplicate subject_id": 1, "bad id": 1, "unknown age": 1, "wrong number of fields": 1}
+    assert counts["rejected"] == {"questions": 0, "rows_by_kind": kinds}
+
+
+def test_a_table_of_patients_that_breaks_off_is_named(tmp_path):
+    (tmp_path / "hosp").mkdir()
+    (tmp_path / "hosp" / "patients.csv.gz").write_bytes(gzip.compress(PATIENTS.encode())[:-20])
+    with pytest.raises(UserError, match=r"patients\.csv\.gz after line \d+: the file is corrupt"):
         prepared(Dataset(tmp_path), str(tmp_path))
