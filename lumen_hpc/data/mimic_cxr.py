@@ -118,7 +118,8 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     table = CsvTable(path, _COLUMNS, bad)
     blocks = [_images(block, path.name, bad) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
-        raise UserError(f"{path}: no rows below the header")
+        state = f"none of {table.row} rows can be used; {bad.first}" if table.row else "no rows below the header"
+        raise UserError(f"{path}: {state}")
     columns = zip(*(block.columns() for block in blocks), strict=True)
     studies = _studies(path.name, _Images(*map(_joined, columns)), bad)
     _read_split(folder, studies, bad)
@@ -205,24 +206,41 @@ def _day(date: str) -> int:
 
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
-    """Reads MIMIC-CXR's own split, which differs from the questions'; the report shows how far."""
+    """Reads MIMIC-CXR's own split, which differs from the questions'; the report shows how far.
+
+    Bad ids, an unknown split, and an image that an earlier row puts into another split go to `bad`.
+    """
     table = CsvTable(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
     for block in table.blocks():
         dicom, study, split = block.columns
-        at = studies.positions(whole_numbers(study))
+        ids = whole_numbers(study)
+        _good_ids(block, table.path.name, bad, ids)
+        at = studies.positions(ids)
         number = np.fromiter(map(_SPLIT_NUMBER.get, split, repeat(-1)), np.int8, len(split))
         chosen = (at >= 0) & (studies.name[at] == _names(dicom))
         for row in np.flatnonzero(chosen & (number < 0)).tolist():
             reason = f"split is none of {', '.join(_SPLIT_NUMBER)}"
             bad(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
         chosen &= number > 0
-        studies.mimic_split[at[chosen]] = number[chosen]
+        first = np.flatnonzero(chosen & (studies.mimic_split[at] == 0))[::-1]  # backwards: the first row counts
+        studies.mimic_split[at[first]] = number[first]
+        for row in np.flatnonzero(chosen & (studies.mimic_split[at] != number)).tolist():
+            reason = f"dicom_id {dicom[row]} is in another split in an earlier row"
+            bad(block.place(table.path.name, row), "duplicate dicom_id", reason, dicom_id=dicom[row])
+
+
+def _good_ids(block: Block, file: str, bad: Rejections, *ids: np.ndarray) -> np.ndarray:
+    """bool [n]: the rows whose ids are all whole numbers; the others go to `bad`."""
+    good = np.all([column >= 0 for column in ids], axis=0)
+    for at in np.flatnonzero(~good).tolist():
+        bad(block.place(file, at), "bad id", "subject_id or study_id is not a whole number")
+    return good
 
 
 def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> dict[str, int]:
     """Compares Medical-Diff-VQA's own list of studies with the metadata: counts of rows and disagreements.
 
-    The metadata's rule and dates count in any case; a repeated study goes to `bad`.
+    The metadata's rule and dates count in any case; bad ids and a repeated study go to `bad`.
     """
     table = CsvTable(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
     seen: np.ndarray = np.zeros(len(studies), bool)
@@ -230,8 +248,10 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
     counts = dict.fromkeys(names, 0)
     for block in table.blocks():
         subject, study, dicom, date = block.columns
-        at = studies.positions(whole_numbers(study))
-        counts["not_in_metadata"] += int((at < 0).sum())
+        ids, subjects = whole_numbers(study), whole_numbers(subject)
+        good = _good_ids(block, table.path.name, bad, ids, subjects)
+        at = np.where(good, studies.positions(ids), -1)
+        counts["not_in_metadata"] += int((good & (at < 0)).sum())
         _, first = np.unique(at, return_index=True)
         first_seen: np.ndarray = np.zeros(len(at), bool)
         first_seen[first] = True
@@ -245,7 +265,7 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
             ("another_image", studies.name[at] != _names(dicom)),
             ("another_date", (day > 0) & (studies.day[at] != day)),
             ("no_date", day == 0),
-            ("another_patient", studies.subject[at] != whole_numbers(subject)),
+            ("another_patient", studies.subject[at] != subjects),
         ):
             counts[name] += int((differs & first_seen).sum())
     return {**counts, "rows": table.row}
@@ -283,8 +303,10 @@ class ImageFiles:
         """True for a file of the tree; raises UserError for a link that leads out of it, to who knows whose file."""
         try:
             mode = os.lstat(path).st_mode
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as reason:  # a folder without permission or a stale mount has not lost its files
+            raise UserError(f"image {path} cannot be read: {reason.strerror or reason}") from None
         if not stat.S_ISLNK(mode):
             return stat.S_ISREG(mode)
         target = os.path.realpath(path)

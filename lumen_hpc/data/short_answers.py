@@ -25,6 +25,7 @@ MISSING = frozenset({
 })  # fmt: skip
 """Words that stand for a missing value, never for a finding; lower case."""
 
+_CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
 _NOTATION = frozenset('[]{}<|="\\`')
 """Characters of lists, objects and markup."""
 
@@ -34,16 +35,16 @@ def expected_answer(type: str, question: str, short_answer: str) -> str:
 
     `type`: one of the seven, or prediction.
     """
-    text = " ".join(short_answer.split())
+    text, asked = " ".join(short_answer.split()), " ".join(question.split()).lower()
     if not short_answer.strip("\n\t ").isprintable():
         return "text without control characters"
     if type in ("difference", "prediction"):
         return _expected_change(text)
-    if type == "presence" or question.strip() in CLOSED_TEMPLATES:
+    if type == "presence" or asked in _CLOSED:
         return "" if is_closed(text) else "yes or no"
     if type == "view":
         views = ("pa view", "ap view")
-        if question.strip() == "which view is this image taken?" or not is_closed(text):
+        if asked == "which view is this image taken?" or not is_closed(text):
             return "" if text.lower() in views else "PA view or AP view"
         return ""
     if type == "abnormality":

@@ -17,6 +17,7 @@ import numpy as np
 from lumen_hpc.errors import UserError
 
 _EPOCH = "1970-01-01"
+_CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d(?:\.\d+)?)")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T]\d\d:\d\d:\d\d(?:\.\d+)?)?")
 
 
@@ -43,9 +44,13 @@ def taken_on(study_date: str) -> date:
 
 
 def study_time(text: str) -> float:
-    """StudyTime as a number, which orders the studies of one day; NaN if it is missing or not a number."""
+    """StudyTime as a number, which orders the studies of one day; NaN if it is missing or not a number.
+
+    HH:MM:SS, as a database writes it, is read too.
+    """
+    clock = _CLOCK.fullmatch(text.strip())
     try:
-        return float(text)
+        return float("".join(clock.groups()) if clock else text)
     except ValueError:
         return math.nan
 

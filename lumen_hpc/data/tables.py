@@ -133,7 +133,8 @@ class CsvTable:
         known = ", ".join(name for name in self.columns if name in header)
         printed = f"the header has {len(header)} columns, of those needed {known or 'none'}"
         if missing := [name for name in self.columns if name not in header]:
-            raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}")
+            hint = "" if known else "; is it UTF-8 text with commas between its fields, and is its header there?"
+            raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}{hint}")
         if repeated := [name for name in self.columns if header.count(name) > 1]:
             raise UserError(f"{where}: column {', '.join(repeated)} appears more than once; {printed}")
         return header

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -365,6 +366,14 @@ BAD = {
     "study without date": (break_cell(METADATA, 1, 7, ""), "study without date", at(METADATA, 1), 2),
     "date that is none": (break_cell(METADATA, 1, 7, "21500230"), "study without date", at(METADATA, 1), 2),
     "the same dicom twice": (add_row(METADATA, 2), "duplicate dicom_id", at(METADATA, 8), 0),
+    "an id of the split that is no number": (break_cell(SPLIT, 2, 1, "s50000012"), "bad id", at(SPLIT, 2), 0),
+    "a study of mimic_all that is no number": (
+        break_cell(MIMIC_ALL, 2, 1, "50000012.0"),
+        "bad id", at(MIMIC_ALL, 2), 0),
+    "a patient of mimic_all that is no number": (
+        break_cell(MIMIC_ALL, 2, 0, "10000001.0"),
+        "bad id", at(MIMIC_ALL, 2), 0),
+    "an image in two splits": (add_row(SPLIT, 5, 3, "train"), "duplicate dicom_id", at(SPLIT, 8), 0),
     "the same study twice": (add_row(MIMIC_ALL, 2), "duplicate study_id", at(MIMIC_ALL, 8), 0),
     "image missing": (break_image(50000022, Path.unlink), "image missing or broken", at(METADATA, 4), 2),
     "image truncated": (break_image(50000022, halve), "image missing or broken", at(METADATA, 4), 2),
@@ -372,6 +381,41 @@ BAD = {
         break_image(50000022, lambda path: path.write_bytes(b"")),
         "image missing or broken", at(METADATA, 4), 2),
 }  # fmt: skip
+
+
+def test_the_first_of_two_splits_of_an_image_counts_and_an_unreadable_id_is_no_disagreement(dataset):
+    for row in dataset.tables[SPLIT][1:]:
+        dataset.tables[SPLIT].append([*row[:3], "train"])
+    for row in dataset.tables[MIMIC_ALL][1:]:
+        row[0] = f"{row[0]}.0"
+    counts = dataset.write().run(on_bad="skip", **ALL)
+    assert counts["test_images_in_mimic_split"] == {"not listed": 0, "train": 0, "validate": 0, "test": 3}
+    assert not any(count for name, count in counts["studies"]["mimic_all"].items() if name != "rows")
+    assert counts["rejected"]["rows_by_kind"] == {"duplicate dicom_id": 5, "bad id": 7}
+
+
+def test_metadata_without_a_usable_row_names_the_cause(dataset):
+    for row in dataset.tables[METADATA][1:]:
+        row[1] = f"p{row[1]}"
+    cause = r"none of 7 rows can be used; .* row 1 \(line 2\): subject_id or study_id is not a whole number"
+    with pytest.raises(UserError, match=cause):
+        dataset.write().run()
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";"), lambda text: text.replace(",", "\t")])
+def test_a_table_with_other_separators_is_explained(dataset, change):
+    path = dataset.write().folder / MIMIC_ALL
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError, match="is it UTF-8 text with commas between its fields"):
+        dataset.run()
+
+
+def test_an_image_behind_a_folder_that_cannot_be_searched_is_not_called_missing(dataset):
+    folder = dataset.write().image(50000021).parent
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.name)  # in a circle
+    with pytest.raises(UserError, match=r"bb21\.jpg cannot be read: Too many levels of symbolic links"):
+        dataset.run()
 
 
 @pytest.mark.parametrize("what", BAD)

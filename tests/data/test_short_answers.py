@@ -44,6 +44,12 @@ def test_an_answer_of_another_type_is_refused(type, answer):
     assert expected_answer(type, QUESTION[type], answer)
 
 
+@pytest.mark.parametrize("question", ["is this PA view?", "Is this  PA view? "])
+def test_a_closed_question_is_known_with_other_capitals_and_spaces(question):
+    assert expected_answer("view", question, "PA view") == "yes or no"
+    assert expected_answer("view", question, "no") == ""
+
+
 @pytest.mark.parametrize(
     ("type", "answer"),
     [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumen_hpc.data.study_times import taken_at, taken_on
+from lumen_hpc.data.study_times import study_times, taken_at, taken_on
 from lumen_hpc.errors import UserError
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
@@ -25,6 +25,12 @@ def test_any_moment_survives_the_way_through_the_csv(moment):
 def test_a_study_time_keeps_its_milliseconds():
     assert taken_at("21380516", "193050.234").isoformat() == "2138-05-16T19:30:50.234000"
     assert taken_at("21380516", "235959.9999999").isoformat() == "2138-05-16T23:59:59.999999"
+
+
+@pytest.mark.parametrize("text", ["193050.234", "19:30:50.234", " 19:30:50.234 "])
+def test_a_clock_time_is_read_with_or_without_colons(text):
+    assert taken_at("21380516", text).isoformat() == "2138-05-16T19:30:50.234000"
+    assert list(study_times(["", text, "5.0"]))[1:] == [193050.234, 5.0]
 
 
 @pytest.mark.parametrize(
