@@ -78,16 +78,21 @@ def level_of(phrase: Phrase) -> str:
     return " to ".join(rank for rank in ranks if rank)
 
 
+_ENDS = {"from": {"from", "then", "was"}, "to": {"to", "now"}}
+"""Words before a level of the earlier image, and before one of the later."""
+
+
 def readings(phrase: Phrase) -> Levels:
     """Every way to read `from A to B to C` as (before, after)."""
     ends: dict[str, list[str]] = {"from": [], "to": []}
     marker = first = ""
     for part in phrase.parts:
-        if part.word is not None and part.word.text in ends:
-            marker = part.word.text
+        roles = part.word.roles if part.word is not None else {}
+        if mark := next((end for end, names in _ENDS.items() if names & roles.keys()), ""):
+            marker = mark
             first = first or marker
         elif part.kind in ("Rank", "Level"):
-            ends[marker].append(level_of(part))
+            ends[marker or "from"].append(level_of(part))
     if first == "to" or len(ends["from"]) > 1:
         return frozenset({(" to ".join(ends["from"]), " to ".join(ends["to"]))})
     chain = [*ends["from"], *ends["to"]]

@@ -57,8 +57,11 @@ def apart(clause: Clause) -> Clause:
     return clause if time_of(others) else replace(clause, parts=[*others, *last.parts])
 
 
-def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
-    """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`."""
+def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False) -> list[Item]:
+    """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`.
+
+    Its first may be new alone where the clause is `opened` by a word such as `besides`.
+    """
     own = any(part.kind in NOUNS for part in clause.parts)
     items = [] if own else [Item(item.name, item.phrase) for item in subjects]
     head: Item | None = None
@@ -78,8 +81,10 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
             items.append(_item(part))
             if part.kind != "Change" and (items[-1].event or items[-1].there or items[-1].levels):
                 head = items[-1]
-            elif head is not None and (
-                head.phrase.kind == "Turn" or "the" not in {word.text for word in part.leaves()}
+            elif (
+                head is not None
+                and not opened
+                and (head.phrase.kind == "Turn" or "the" not in {word.text for word in part.leaves()})
             ):
                 items[-1].event = head.event  # it says nothing of its own: what the list's first is, it is too
         elif part.roles("no"):
@@ -129,17 +134,20 @@ def _modify(item: Item, mod: Phrase) -> None:
     for part in [*mod.parts, None]:
         if part is not None and not (part.word and part.word.roles.keys() & {"and", "but", "comma"}):
             claim.append(part)
-        elif any(other.word is None for other in claim) or (part is None and claim):
+        elif any(other.word is None or _DATES & other.word.roles.keys() for other in claim) or (part is None and claim):
             _claim(item, claim)
             claim = []
+
+
+_DATES = {"now", "then"}
 
 
 def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     """One claim of a modifier: of an image, a level or that the finding is there."""
     whole = Phrase("", "", parts)
     past = any(whole.roles(role) for role in (*PAST, "having"))
-    past |= any(part.kind == "Img" for part in parts)  # … that this image does not show
-    time = time_of(parts) or ("then" if past else "")
+    shown = any(part.kind == "Img" for part in parts)  # … that this image does not show
+    time = time_of(parts) or ("then" if past else "shown" if shown else "")
     if any(whole.roles(role) for role in FUTURE):
         item.foretold = True
         time = "both" if time == "then" else "now"
@@ -167,7 +175,8 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     if levels and not denied:
         item.levels.setdefault(time, []).extend(levels)
         return
-    if levels or negations > 1 or item.there.get(time, not denied) == denied:
+    organ = item.organ or not whole.roles("diseased")  # edema of the left base, which is blunted
+    if levels or negations > 1 or item.there.get(time, not denied) == denied or not organ:
         item.event = "unclear"
     else:
         item.there[time] = not denied
@@ -175,7 +184,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             item.there["now" if time == "then" else "then"] = denied
 
 
-PAST = {"couldbe", "was", "had", "did", "couldnot"}
+PAST = {"saw", "usedto", "couldbe", "was", "had", "did", "couldnot"}
 _NEGATIONS = {"not", "couldnot", "neither", "none", "nolonger", "normal", "absent", "lacks", "fails"}
 
 

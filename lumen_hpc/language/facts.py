@@ -104,8 +104,11 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
         elif parsed := parse_question(kind, question):
             findings.append(parsed.finding)
             others += [("place", word) for word in unknown(parsed.location or "")]
-            role = {"level": "lvl", "type": "type", "location": "place"}.get(kind)
+            role = {"level": "lvl", "location": "place"}.get(kind)
             others += [(role, word) for word in unknown(short_answer)] if role else []
+            if kind == "type":  # bibasilar, compressive: the first is elsewhere a place
+                parts = re.split(r", | and ", short_answer.strip(" ."))
+                others += [("type", it) for it in parts if any("type" not in word.roles for word in words(it))]
             if kind == "abnormality" and not is_closed(short_answer):
                 findings += parse_findings(short_answer)
     names = [("finding", name) for name in findings if name and not knows(name)] + others

@@ -60,6 +60,8 @@ class Finding:
         self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"]
         self.places += [*item.places, *predicate.places]
         untimed = "then" if self.kind == "prediction" else ""
+        if "shown" in item.there:  # in this image
+            item.there[untimed] = item.there.pop("shown")
         if rule == "there" and (time or self.kind != "prediction"):
             untimed = time
         if rule == "absent" and item.there.get(""):
@@ -73,8 +75,9 @@ class Finding:
         stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
         later = "To" in named or predicate.readings or (stated and (predicate.become or time == "now"))
         if later and rule in ("level", "event"):
-            self.levels["then"] += self.levels[""]  # a moderate effusion has shrunk to small
-            self.levels[""] = []
+            before = [] if untimed else item.levels.get("", [])  # a moderate effusion has shrunk to small
+            self.levels["then"] += before
+            self.levels[""] = self.levels[""][: len(self.levels[""]) - len(before)]
         for when, kind in (("now", "To"), ("then", "From")):
             self.levels[when] += [named[kind]] if kind in named else []
         self.levels["now" if predicate.become else time] += stated
@@ -129,7 +132,7 @@ class Finding:
             self.events.add("new" if predicate.has("newly") else "same")
         elif predicate.events or predicate.unlike:
             self.events |= predicate.events or {"new"}
-        else:
+        elif time or not {"then", "now"} <= item.there.keys():  # else its modifiers say it of both images
             self.seen(True, predicate, time)
 
     _place = _type = _follows = _supplants = _there
@@ -168,7 +171,7 @@ class Finding:
             self.events.add("not-placed")
 
     def _gone(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events.add("gone" if time != "then" and not item.event else "unclear")
+        self.events.add("gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear")
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= self.changes(predicate, item) | ({item.event} - {""} if not predicate.events else set())
@@ -197,6 +200,8 @@ class Finding:
         self.events |= {item.event} - {""}
         if predicate.events or predicate.become:
             self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}
+        elif self.kind in CHANGING and predicate.has("stay", "remained", "staybase"):
+            self.events.add("same")
 
     def _ranges(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
@@ -250,7 +255,7 @@ class Finding:
         there = self.there
         if events == {"not-new", "not-gone"}:
             return "same"
-        if any(len(predicate) > 1 for predicate in there.values()) or len(events) > 1:
+        if any(len(claims) > 1 for claims in (there["then"], there["now"] | there[""])) or len(events) > 1:
             self.problems.append("it says two things of one finding")
             events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
         event, then, now = min(events, default=""), there["then"], there["now"] | there[""]

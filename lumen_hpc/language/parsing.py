@@ -153,7 +153,7 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     return found
 
 
-_MARKS = (",", "and", "but", "or", "while", "whereas", "although")
+_MARKS = (",", ";", "and", "but", "or", "while", "whereas", "although")
 
 
 def _attached(found: list[Phrase]) -> list[Phrase]:
@@ -175,7 +175,7 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
         if between:
             kept.pop()
         at_head = not kept or _mark(kept[-1])
-        if (between or (at_head and not opened)) and rest and _mark(rest[0]) == ",":
+        if (between or (at_head and not opened)) and rest and any(word.text in (",", ":") for word in rest[0].leaves()):
             rest.popleft()
         (waiting if at_head else kept[-1].adjuncts).append(phrase)
     if waiting and kept:

@@ -52,7 +52,8 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
     found = words(tidied(text) if lenient else text, names, kind == "prediction")
     ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
-    lead = found[0].text if found and (found[0].text == "yes" or (found[0].text == "no" and ended)) else ""
+    opening = found[0].roles.keys() & ({"yes", "no"} if ended else {"yes"}) if found else ()
+    lead = "".join(opening)
     found = found[(1 + ended) * bool(lead) :]
     reading = _Reading(kind)
     if len(text) > LONGEST:
@@ -70,6 +71,8 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
 
 
 DENIALS = ("absent", "gone", "notevent")
+_ELSEWHEN = {"prediction": ("Once",), "difference": ("Span", "Ahead")}
+"""Phrases of another time than the answer to a type of question can speak of."""
 _PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither", "do", "did", "there"}
 
 
@@ -86,6 +89,8 @@ class _Reading:
         self.unread: list[str] = []
         self.subjects: list[Item] = []
         self.last: Clause | None = None
+        self.sentence = 0
+        """Clauses read of this sentence."""
         self.predicate: Predicate | None = None
 
     def add(self, sentence: list[Word], lenient: bool) -> None:
@@ -99,8 +104,7 @@ class _Reading:
         main -= {"visit"} if self.kind == "prediction" else set()
         if main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"}):
             self.problems.append(LATER if main == {"later"} else "it speaks of the main image")
-        elsewhen = {"prediction": (), "difference": ("Span",)}.get(self.kind, ("Span", "Comp"))
-        if elsewhen and any(True for _ in Phrase("", "", phrases).all(*elsewhen)):
+        if any(True for _ in Phrase("", "", phrases).all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref")))):
             self.problems.append("it speaks of another time")
         parses = parsing.strict(phrases)
         if not parses:
@@ -110,12 +114,13 @@ class _Reading:
             parses = [parsing.lenient(phrases)]
         if len({tuple(clause.start for clause in parse) for parse in parses}) > 1:
             self.problems.append("it can be read in more than one way")
-        for clause in parses[0]:
+        for self.sentence, clause in enumerate(parses[0]):
             self.clause(clause)
 
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
-        if clause.row.rule == "likewise":
+        likened = clause.row.rule == "likewise"
+        if likened:
             alike = self.last and _auxiliaries(clause.parts) & _auxiliaries(self.last.parts)
             nor = any(part.roles("notso") for part in clause.parts if part.kind not in NOUNS)
             if self.last is None or not alike or (nor and self.last.row.rule not in DENIALS):
@@ -130,21 +135,33 @@ class _Reading:
             self.view(clause)
         else:
             predicate = predicate_of(clause)
-            if self.predicate and "same mood" in clause.row.marks:  # `a is expected to appear and b to resolve`
+            if self.predicate and clause.start and "same mood" in clause.row.marks:  # a is expected to appear, b to go
                 predicate.future |= self.predicate.future
             if self.predicate and "same image" in clause.row.marks and not predicate.time:  # `shows a but no b`
                 predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike
                 predicate.against |= predicate.unlike
-            self.predicate, self.subjects = predicate, self.items(clause)
-            for item in self.subjects:
+            items = self.items(clause)
+            if "naming" in clause.row.marks and [item.name for item in self.subjects] == [ANY]:
+                self.name()
+            self.subjects = [*(self.subjects if likened else ()), *items]  # …, as is b; neither was there before
+            self.predicate = predicate
+            for item in items:
                 self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)
         self.last = clause
+
+    def name(self) -> None:
+        """Drops abnormalities that the clause before counted, where this one names them: `These are a and b`."""
+        if self.kind == "abnormality" and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
+            self.problems += self.findings.pop(ANY).problems
 
     def items(self, clause: Clause) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
         rule = clause.row.rule
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
-        items = items_of(clause, self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ())
+        taken_up = self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ()
+        items = items_of(clause, taken_up, opened=self.sentence == 0 and clause.start > 0)
+        if len(items) > 1 and items[0].taken_up and any(part.roles("it") for part in clause.parts if part.word):
+            self.problems.append("it names one of several")
         every = any(part.word is not None and part.roles("or") for part in clause.parts)  # no finding has … or changed
         of_them = any(Phrase("", "", clause.parts).all("Dim"))
         some = (any(map(_some, items)) and rule == "unchanged") or of_them

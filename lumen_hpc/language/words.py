@@ -40,7 +40,8 @@ def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     phrases = _with_names(names, ahead) if names else table.of(ahead)
     found, i = [], 0
     while i < len(tokens):
-        for n in range(min(_LONGEST_PHRASE, len(tokens) - i), 0, -1):
+        longest = _LONGEST_PHRASE if names else table.longest.get(tokens[i], 1)
+        for n in range(min(longest, len(tokens) - i), 0, -1):
             if word := phrases.get(" ".join(tokens[i : i + n])):
                 break
         else:
@@ -64,7 +65,7 @@ def normal(text: str) -> str:
     text = re.sub(r"n't\b", " not", text)
     text = re.sub(r"\b(there|it|that|here)'s\b", r"\1 is", text)
     text = re.sub(r"(?<=[a-z])'s?(?= |$|[.,;:])", lambda found: "s" if "s" in found[0] else "", text)
-    text = re.sub(r"\b(vs)\.|\bi\. ?e\.", lambda found: found[1] or "ie", text)
+    text = re.sub(r"\b(vs|cf)\.|\bi\. ?e\.", lambda found: found[1] or "ie", text)
     text = re.sub(r"[^a-z0-9 ]", r" \g<0> ", text)
     return " ".join(in_days(" ".join(text.split())).split())
 
@@ -82,6 +83,8 @@ class Lexicon:
     ahead: dict[str, Word]
     """The same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
+    longest: dict[str, int]
+    """Words of the longest phrase that begins with a word."""
 
     def of(self, ahead: bool) -> dict[str, Word]:
         """The phrases of a text that looks ahead, or of one that does not."""
@@ -109,7 +112,10 @@ def lexicon() -> Lexicon:
         {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in table.items()}
         for table in (roles, ahead)
     )
-    return Lexicon(phrases, later, signs)
+    longest: dict[str, int] = {}
+    for tokens in map(str.split, roles):
+        longest[tokens[0]] = max(len(tokens), longest.get(tokens[0], 1))
+    return Lexicon(phrases, later, signs, longest)
 
 
 _AHEAD = {"now": "then", "today": "ref", "todays": "refs"}

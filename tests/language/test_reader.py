@@ -138,6 +138,7 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|The only change was"
     r"|main image there was|difference was the absence|was no different|different from the main"
     r"|(?:not on the main image|pneumonia) on the reference image"
+    r"|now was|evident on the reference on the reference|was not present today"
 )
 """A tense that changes nothing, a level or side given twice, the edema on the old image."""
 
