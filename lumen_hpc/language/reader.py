@@ -71,6 +71,8 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
 
 
 DENIALS = ("absent", "gone", "notevent")
+_NUMBER = {"it": 1, "both": 2, "neither": 2}
+"""How many findings a pronoun stands for."""
 _ELSEWHEN = {"prediction": ("Once",), "difference": ("Span", "Ahead")}
 """Phrases of another time than the answer to a type of question can speak of."""
 _PRONOUNS = {"it", "they", "this", "both", "all", "none", "neither", "do", "did", "there"}
@@ -141,6 +143,9 @@ class _Reading:
                 predicate.time, predicate.unlike = self.predicate.time, self.predicate.unlike
                 predicate.against |= predicate.unlike
             items = self.items(clause)
+            events = predicate.events | {item.event for item in items}
+            if events & {"new", "gone"} and any(Phrase("", "", clause.parts).all("Dim")):
+                self.problems.append("it speaks of something of a finding")  # new in size
             if "naming" in clause.row.marks and [item.name for item in self.subjects] == [ANY]:
                 self.name()
             self.subjects = [*(self.subjects if likened else ()), *items]  # …, as is b; neither was there before
@@ -160,8 +165,12 @@ class _Reading:
         pronoun = any(word.roles.keys() & _PRONOUNS for part in clause.parts for word in part.leaves())
         taken_up = self.subjects if clause.row.takes_up and (clause.start > 0 or pronoun) else ()
         items = items_of(clause, taken_up, opened=self.sentence == 0 and clause.start > 0)
-        if len(items) > 1 and items[0].taken_up and any(part.roles("it") for part in clause.parts if part.word):
-            self.problems.append("it names one of several")
+        numbers = [
+            _NUMBER[role] for part in clause.parts if part.word for role in part.word.roles.keys() & _NUMBER.keys()
+        ]
+        own = any(part.kind in NOUNS for part in clause.parts)
+        if items and not own and any(number != len(items) for number in numbers):
+            self.problems.append("its pronoun is of another number")
         every = any(part.word is not None and part.roles("or") for part in clause.parts)  # no finding has … or changed
         of_them = any(Phrase("", "", clause.parts).all("Dim"))
         some = (any(map(_some, items)) and rule == "unchanged") or of_them
