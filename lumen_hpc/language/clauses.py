@@ -270,11 +270,12 @@ def predicate_of(clause: Clause) -> Predicate:
         p.roles(role) for p in headings for role in FUTURE
     )
     beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
+    judged = {"wrong", "so"} & roles.keys()  # it would be wrong to say that …
     return Predicate(
         row=clause.row,
         roles=roles,
         time=time_of(others),
-        future=(bool(roles.keys() & FUTURE) or likely) and not {"wrong", "so"} & roles.keys(),
+        future=(bool(roles.keys() & FUTURE) or likely) and not (judged and roles.get("modal") == ["would"]),
         past=bool(PAST & roles.keys())
         or any(
             (part.kind == "Shows" and part.roles("showed")) or (part.word is not None and part.roles("appeared"))
