@@ -34,6 +34,7 @@ KINDS = {
     "ventilation without times": "starttime missing: left out; endtime missing: the end is unknown",
     "ED stay without times": "left out",
     "laboratory item of another name": "d_labitems gives the id another label; the analyte is left out",
+    "duplicate laboratory row": "a labevent_id twice; equal rows count once",
     "laboratory row without hadm_id": "used: rows join by patient and time",
     "laboratory row without charttime": "left out",
     "laboratory row without storetime": "left out: when it was known is unknown",

@@ -97,6 +97,10 @@ def _count_faults(database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
     (outside,) = database.execute("SELECT count(*) FROM labs WHERE outside").fetchone() or (0,)
     if outside:
         _name(database, faults, "laboratory row without hadm_id", "outside", outside)
+    (repeated,) = database.execute("SELECT count(id) - count(DISTINCT id) FROM labs").fetchone() or (0,)
+    if repeated:
+        later = "id IS NOT NULL QUALIFY row_number() OVER (PARTITION BY id) > 1"
+        _name(database, faults, "duplicate laboratory row", later, repeated)
     units: dict[int, list[tuple[str, int]]] = {}
     for place, unit, count in database.execute("SELECT analyte, unit, count(*) FROM labs GROUP BY ALL").fetchall():
         units.setdefault(place, []).append((unit, count))
@@ -132,8 +136,8 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
             INSERT INTO latest
             WITH known AS (
                 SELECT place, analyte, number, low, high, date_diff('second', charted, taken) / 3600 AS hours,
-                       row_number() OVER (PARTITION BY place, analyte
-                                          ORDER BY charted DESC, stored DESC, id DESC) AS rank
+                       dense_rank() OVER (PARTITION BY place, analyte
+                                          ORDER BY charted DESC, stored DESC, id DESC, number DESC) AS rank
                 FROM films JOIN labs USING (subject)
                 WHERE subject % {GROUPS} = {group} AND fault IS NULL AND charted <= taken AND stored <= taken
                   AND charted >= taken - INTERVAL {BEFORE_HOURS} HOUR

@@ -39,13 +39,17 @@ class Tables:
     def scan(self, table: str) -> str:
         """SQL that reads a table: every column as text, empty fields as null.
 
-        Raises UserError for a column that is not there. Rows that cannot be read wait in `reject_errors`
-        (`count_rejects`). A field may span lines; one that holds whole rows, between two stray quotes, ends the query.
+        Raises UserError for a column that is read and not there, or there twice. Rows that cannot be read wait in
+        `reject_errors` (`count_rejects`). A field may span lines; one that holds whole rows, between two stray quotes,
+        ends the query.
         """
         path = self._paths[table.split("/")[1]]
         header = _header(path)
         if lacking := [column for column in TABLES[table] if column not in header]:
             raise UserError(f"{path}: no column {lacking[0]}; the header has {len(header)} columns")
+        if repeated := [column for column in TABLES[table] if header.count(column) > 1]:
+            raise UserError(f"{path}: column {repeated[0]} appears more than once; remove one of the two")
+        header = [f"{number} {name}" if header.index(name) < number else name for number, name in enumerate(header)]
         columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
         spans = " OR ".join(f"contains({_name(column)}, chr(10))" for column in header)
         joins = " OR ".join(f"regexp_matches({_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
@@ -122,8 +126,8 @@ def _header(path: Path) -> list[str]:
     raw = path.open("rb")
     with gzip.open(raw) if path.suffix == ".gz" else raw as stream:
         try:
-            return next(csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline="")), [])
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+            return next(csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")), [])
+        except (OSError, EOFError) as error:
             raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
 
 

@@ -146,6 +146,7 @@ def _laboratory(made: Tables) -> None:
     made.patient(case)
     made.stay(case, -30, 60)
     made.lab(case, "sodium", 140, -20)
+    made.add("hosp/labevents", **made.rows["hosp/labevents"][-1])
     made.lab(case, "sodium", "___", -3, valuenum="")
     made.lab(case, "sodium", "", -3, valuenum="")
     made.lab(case, "sodium", 3.4, -3, valueuom="mg/dL")

@@ -40,6 +40,39 @@ def test_lines_that_cannot_be_read_are_counted_with_their_row(tmp_path: Path) ->
     assert [row["row"] for row in named if row["kind"] == "row unreadable"] == [rows + 1, rows + 2]
 
 
+def test_rows_that_a_file_holds_twice_change_no_value(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    once = run(tmp_path / "once", folder)
+    path = folder / "hosp" / "labevents.csv"
+    header, rows = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(header + b"\n" + rows + rows)
+    twice = run(tmp_path / "twice", folder)
+    assert twice["states.jsonl"] == once["states.jsonl"]
+    assert b'"change":0.6' in once["states.jsonl"]
+    assert orjson.loads(twice["counts.json"])["faults"]["duplicate laboratory row"] > 10
+
+
+def test_a_byte_that_is_not_utf8_loses_its_row_alone(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "patients.csv"
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + b"\xe9\n")
+    run(tmp_path / "out", folder)
+    assert orjson.loads((tmp_path / "out" / "counts.json").read_bytes())["faults"]["row unreadable"] == 1
+
+
+@pytest.mark.parametrize("column", ["storetime", "comments"])
+def test_a_doubled_column_is_named_if_it_is_read(tmp_path: Path, column: str) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / "hosp" / "labevents.csv"
+    header, rows = path.read_text().split("\n", 1)
+    path.write_text(f"{header},{column}\n" + rows.replace("\n", ",\n"))
+    if column == "storetime":
+        with pytest.raises(UserError, match=r"labevents\.csv: column storetime appears more than once"):
+            run(tmp_path / "out", folder)
+    else:
+        run(tmp_path / "out", folder)
+
+
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     folder = small.write(tmp_path / "iv", small.tables(), without="icu/icustays")
     with pytest.raises(UserError, match=r"there is no icu/icustays\.csv"):
