@@ -93,7 +93,7 @@ def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> d
 def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
     select = (
         "gender, TRY_CAST(anchor_age AS INTEGER), TRY_CAST(anchor_year AS INTEGER), "
-        "TRY_CAST(dod AS DATE), dod IS NOT NULL"
+        f"{_times('dod')}::DATE, dod IS NOT NULL"
     )
     for subject, gender, age, year, dod, has_dod in sorted(tables.rows("hosp/patients", select), key=str):
         history = histories[subject]
@@ -107,7 +107,7 @@ def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults
 
 
 def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
-    select = "TRY_CAST(hadm_id AS BIGINT), race, hospital_expire_flag, " + _times(
+    select = "TRY_CAST(hadm_id AS BIGINT), race, TRY_CAST(hospital_expire_flag AS DOUBLE), " + _times(
         "admittime", "dischtime", "deathtime", "edregtime"
     )
     for subject, hadm, race, flag, admitted, discharged, died, registered in tables.rows("hosp/admissions", select):
@@ -121,7 +121,7 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
         if discharged < admitted:
             faults("discharge before admission", "admissions", **ids)
             continue
-        expired = flag == "1"
+        expired = flag == 1
         if expired and died is None:
             faults("death without deathtime", "admissions", **ids)
             died = discharged
@@ -149,11 +149,11 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
                 faults("ED stay without times", "edstays", subject_id=subject, stay_id=stay_id)
             else:
                 histories[subject].ed.append(Period(begin, end))
-    select = f"{ids}, {_times('starttime', 'endtime')}, itemid"
+    select = f"{ids}, {_times('starttime', 'endtime')}, TRY_CAST(itemid AS BIGINT)"
     for subject, stay_id, begin, end, item in tables.rows("icu/procedureevents", select):
-        if item not in (str(VENTILATION), str(INTUBATION)):
+        if item not in (VENTILATION, INTUBATION):
             continue
-        lasts = item == str(VENTILATION)
+        lasts = item == VENTILATION
         if begin is None or (lasts and end is None):
             faults("ventilation without times", "procedureevents", subject_id=subject, stay_id=stay_id)
         if begin is None:
@@ -184,4 +184,6 @@ def _look_at(history: History, faults: Faults) -> None:
 
 
 def _times(*columns: str) -> str:
-    return ", ".join(f"TRY_CAST({column} AS TIMESTAMP)" for column in columns)
+    """SQL that reads times; null for one that Python cannot hold with a year of follow-up, such as `infinity`."""
+    read = (f"TRY_CAST({column} AS TIMESTAMP)" for column in columns)
+    return ", ".join(f"CASE WHEN {time} BETWEEN '0002-01-01' AND '9000-01-01' THEN {time} END" for time in read)

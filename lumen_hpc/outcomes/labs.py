@@ -41,20 +41,22 @@ def read_labs(tables: Tables, faults: Faults) -> None:
     database = tables.database
     used = _check_items(tables, faults)
     database.execute(
-        "CREATE TABLE panel (itemid VARCHAR, analyte UTINYINT, units VARCHAR[], lowest DOUBLE, highest DOUBLE)"
+        "CREATE TABLE panel (item BIGINT, analyte UTINYINT, units VARCHAR[], lowest DOUBLE, highest DOUBLE)"
     )
     for place in used:
         analyte = PANEL[place]
         database.execute(
             "INSERT INTO panel VALUES (?, ?, ?, ?, ?)",
-            [str(analyte.itemid), place, list(analyte.units), analyte.lowest, analyte.highest],
+            [analyte.itemid, place, list(analyte.units), analyte.lowest, analyte.highest],
         )
-    items = ", ".join(f"'{PANEL[place].itemid}'" for place in used) or "''"
+    # Compared as text, since 158 million casts would take longer; pandas may have written `50912.0`.
+    items = ", ".join(f"'{PANEL[place].itemid}{end}'" for place in used for end in ("", ".0")) or "''"
     with readable(tables.folder):
         database.execute(f"""
             CREATE TABLE labs AS
             WITH read AS (
-                SELECT TRY_CAST(labevent_id AS BIGINT) AS id, TRY_CAST(subject_id AS BIGINT) AS subject, itemid,
+                SELECT TRY_CAST(labevent_id AS BIGINT) AS id, TRY_CAST(subject_id AS BIGINT) AS subject,
+                       TRY_CAST(itemid AS BIGINT) AS item,
                        TRY_CAST(charttime AS TIMESTAMP) AS charted, TRY_CAST(storetime AS TIMESTAMP) AS stored,
                        value, TRY_CAST(valuenum AS DOUBLE) AS number, lower(trim(coalesce(valueuom, ''))) AS unit,
                        TRY_CAST(ref_range_lower AS DOUBLE) AS low, TRY_CAST(ref_range_upper AS DOUBLE) AS high,
@@ -69,7 +71,7 @@ def read_labs(tables: Tables, faults: Faults) -> None:
                         WHEN number IS NULL AND value IS NOT NULL THEN 't' WHEN number IS NULL THEN 'v'
                         WHEN NOT list_contains(units, unit) THEN 'u'
                         WHEN NOT number BETWEEN lowest AND highest THEN 'i' END AS fault
-            FROM read JOIN panel USING (itemid)""")
+            FROM read JOIN panel USING (item)""")
     tables.count_rejects("hosp/labevents")
     _count_faults(database, faults)
 

@@ -73,6 +73,32 @@ def test_a_doubled_column_is_named_if_it_is_read(tmp_path: Path, column: str) ->
         run(tmp_path / "out", folder)
 
 
+def test_numbers_as_pandas_writes_them_give_the_same_rows(tmp_path: Path) -> None:
+    made = small.tables()
+    plain = run(tmp_path / "plain", small.write(tmp_path / "iv", made))
+    for row in (row for rows in made.rows.values() for row in rows):
+        for name in {"subject_id", "hadm_id", "stay_id", "itemid", "hospital_expire_flag", "anchor_age"} & row.keys():
+            row[name] = f"{row[name]}.0" if str(row[name]).isdigit() else row[name]
+    floats = run(tmp_path / "floats", small.write(tmp_path / "iv-floats", made))
+    assert floats == plain
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "time", "kind"),
+    [
+        ("hosp/patients", "dod", "290000-01-01", "dod not a date"),
+        ("hosp/patients", "dod", "infinity", "dod not a date"),
+        ("hosp/admissions", "dischtime", "infinity", "admission without times"),
+        ("hosp/admissions", "dischtime", "9999-12-31 00:00:00", "admission without times"),
+    ],
+)
+def test_a_time_without_end_is_no_time(tmp_path: Path, table: str, column: str, time: str, kind: str) -> None:
+    made = small.tables()
+    made.rows[table][0][column] = time
+    counts = orjson.loads(run(tmp_path / "out", small.write(tmp_path / "iv", made))["counts.json"])
+    assert counts["faults"][kind] == 2  # one is planted
+
+
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     folder = small.write(tmp_path / "iv", small.tables(), without="icu/icustays")
     with pytest.raises(UserError, match=r"there is no icu/icustays\.csv"):
