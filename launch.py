@@ -6,7 +6,7 @@
   python launch.py ask run=NAME image=FILE [reference=FILE days=N] "what has changed?"
   python launch.py compare runs=FIRST,OTHER          settings, tables and differences of runs
   python launch.py stage=full KEY=[A,B]              a run for each value
-  python launch.py --help                            every setting
+  python launch.py [VERB] --help                     every setting, or what a verb takes
 
 Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
 """
@@ -45,8 +45,9 @@ def main(arguments: list[str]) -> int:
 def _main(arguments: list[str]) -> int:
     if {"-h", "--help", "help"} & set(arguments) or not arguments:
         from lumen_hpc.cluster import commands
+        from lumen_hpc.config.resolve import VERBS
 
-        commands.help_text(__doc__ or "")
+        commands.help_text(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
         return 0
     where = "the run's folder"
     try:

@@ -36,3 +36,28 @@ def test_where_there_is_no_run_yet_it_says_how_to_make_one(tmp_path):
     done = _launch(tmp_path, "status")
     assert done.returncode == 2
     assert done.stderr.endswith("make demo, or stage=full run=NAME, makes a first one\n")
+
+
+def test_a_verb_shows_its_own_options_alone(tmp_path):
+    done = _launch(tmp_path, "status", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "watch" in done.stdout and "data.mimic_cxr" not in done.stdout and "python launch.py --help" in done.stdout
+
+
+def test_a_stage_of_a_run_that_does_not_exist_names_the_runs_that_do(tmp_path):
+    (tmp_path / "runs" / "lumen-v1").mkdir(parents=True)
+    (tmp_path / "runs" / "lumen-v1" / "config.yaml").write_text("{}")
+    done = _launch(tmp_path, "stage=train", "run=lumen-v2")
+    assert done.returncode == 2
+    assert "run=lumen-v2: there is no such run" in done.stderr and "the runs here are lumen-v1" in done.stderr
+    assert not (tmp_path / "runs" / "lumen-v2").exists()
+
+
+def test_a_profile_of_slurm_where_no_cluster_is_asks_whether_this_is_a_login_node(tmp_path):
+    for name in ("sbatch", "scontrol", "squeue"):
+        command = tmp_path / name
+        command.write_text("#!/bin/sh\necho fatal: Could not establish a configuration source >&2; exit 1\n")
+        command.chmod(0o755)
+    done = _launch(tmp_path, "stage=full", "recipe=smoke", "profile=slurm", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 2
+    assert "is this a login node?" in done.stderr and len(done.stderr.splitlines()) == 1

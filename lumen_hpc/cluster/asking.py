@@ -71,8 +71,6 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
 
 def ask(request: Request, run: Run) -> int:
     """Prints the answer; with json=true an object with the findings line and the prompt too."""
-    from lumen_hpc.serving.media import image_bytes
-
     if not request.image:
         raise UserError("say about which image: image=FILE (JPG, PNG or DICOM), and reference=FILE for an earlier one")
     if not request.question:
@@ -83,6 +81,10 @@ def ask(request: Request, run: Run) -> int:
             days = int(request.days)
         except ValueError:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
+    if not request.settings.serve.weights:
+        trained(run, request.settings.serve.model)
+    from lumen_hpc.serving.media import image_bytes  # seconds: what the command line itself says is checked first
+
     for name in ("image", "reference"):
         if path := getattr(request, name):
             image_bytes(name, path)  # a file that cannot be read is named before a model is loaded

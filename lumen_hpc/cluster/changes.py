@@ -12,6 +12,7 @@ from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.progress import spell
 
 SHOWN = 60
 """Characters of a value that are shown."""
@@ -54,9 +55,9 @@ class Changes:
         yield f"finished work lost: {self.cost()}" if self.redone else "no finished work is lost"
 
     def cost(self) -> str:
-        """Hours of the work that is lost."""
+        """Time of the work that is lost."""
         hours, gpu_hours = sum(item.hours for item in self.redone), sum(item.gpu_hours for item in self.redone)
-        return f"{hours:.2g} h" + (f", {gpu_hours:.2g} GPU-hours" if gpu_hours else "")
+        return spell(hours * 3600) + (f", {gpu_hours:.2g} GPU-hours" if gpu_hours else "")
 
 
 def of(request: Request, pipeline: Pipeline) -> Changes:

@@ -125,6 +125,8 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     if request.stage in ("full", "evaluate") and page.exists():
         terminal.show(run.folder / "report" / "tables.csv", console)
         print(f"report: {page}")
+    if request.stage != "full":
+        print(*(f"{item.step.name}: {run.folder / item.step.name}" for item in plans), sep="\n")
     return 0
 
 
@@ -308,11 +310,7 @@ def existing(request: Request) -> Run:
     run = submission.open_run(request)
     path = run.folder / "config.yaml"
     if not path.is_file():
-        here = sorted(path.parent.name for path in run.folder.parent.glob("*/config.yaml"))
-        others = (
-            f"the runs here are {', '.join(here)}" if here else "make demo, or stage=full run=NAME, makes a first one"
-        )
-        raise UserError(f"run={request.run}: there is no {path}; {others}")
+        raise UserError(f"run={request.run}: there is no {path}; {remembered.beside(run.folder)}")
     run = Run(run.folder, *saved.load(path))
     run.keep_private()
     return run
@@ -328,16 +326,18 @@ def ask(request: Request, pipeline: Pipeline) -> int:
     return asking.ask(request, submission.open_run(request))
 
 
-def help_text(usage: str) -> None:
-    """Prints the usage, then every option, setting and profile key with its default and meaning."""
+def help_text(usage: str, verb: str = "") -> None:
+    """Prints the usage, then every option, setting and profile key with its default and meaning; a verb's own alone."""
     from rich.table import Table
 
     console = _console()
     console.print(usage)
     view = Table("key", "default", "meaning", box=None, pad_edge=False)
-    for key, default, text in reference.documentation():
+    for key, default, text in reference.documentation(verb):
         view.add_row(key, default, text)
     console.print(view)
+    if verb:
+        console.print("every setting: python launch.py --help")
 
 
 def _console() -> Console:

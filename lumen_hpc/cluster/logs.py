@@ -41,7 +41,8 @@ def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
         key=lambda path: (str(path) not in known, -path.stat().st_mtime_ns),
     )
     if not found:
-        yield f"no log yet in {folder}: no task of {', '.join(item.step for item in steps[:3])} … has begun"
+        more = " …" if len(steps) > 3 else ""
+        yield f"no log yet in {folder}: no task of {', '.join(item.step for item in steps[:3])}{more} has begun"
         return
     first = found[0]
     group = first.stem.removesuffix("_log")

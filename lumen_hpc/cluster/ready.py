@@ -165,7 +165,8 @@ def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator
         ("predict", settings.predict.shards, counts.test_questions, "test questions"),
     ):
         if (stages is None or stage in stages) and shards > max(1, rows):
-            yield CheckResult("bad", f"{stage}.shards={shards}: there are about {rows} {name}", f"at most {rows}")
+            fix = f"{stage}.shards={rows} or less" if rows else "more patients, or a larger test split"
+            yield CheckResult("bad", f"{stage}.shards={shards}: there are about {rows} {name}", fix)
     train = settings.train
     known = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
     if (stages is None or "train" in stages) and known and train.on_bad == "stop":

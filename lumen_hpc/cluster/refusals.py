@@ -8,7 +8,7 @@ from lumen_hpc.cluster import estimate, graph, plan, preflight, ready
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Step
-from lumen_hpc.config import unread
+from lumen_hpc.config import remembered, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
 
@@ -28,6 +28,19 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     _require_fit(request, steps)
     if request.verb != "check":  # `check` lists them itself
         preflight.require_processes(request.settings, request.profile, request.stage)
+        _require_begun(request, steps)
+
+
+def _require_begun(request: Request, steps: Sequence[Step]) -> None:
+    """Raises UserError for a stage that reads others, of a run that does not exist: a name with a typo."""
+    chosen = {step.name for step in steps}
+    if request.recorded is None:
+        for step in steps:
+            if first := next((name for name in step.after if name not in chosen), ""):
+                raise UserError(
+                    f"run={request.run}: there is no such run in {request.folder.parent}, and stage {step.name} reads "
+                    f"its {first}; {remembered.beside(request.folder)}"
+                )
 
 
 def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:

@@ -61,6 +61,10 @@ NO_ANSWER = re.compile(
 )
 
 
+NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.conf: No such file", re.IGNORECASE)
+"""Slurm's commands are here, and no slurm.conf is."""
+
+
 def ask(*words: str, timeout: int = 60) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer."""
     try:
@@ -73,6 +77,8 @@ def ask(*words: str, timeout: int = 60) -> str:
         raise Unreachable(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
     if done.returncode:
         message = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+        if NO_CLUSTER.search(message):
+            message += ": is this a login node? (profile.executor=local runs here)"
         raise (Unreachable if NO_ANSWER.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
     return done.stdout
 

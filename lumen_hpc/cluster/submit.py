@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -162,7 +163,13 @@ def _job_record(run: Run, job: Link | Gate, ids: dict[str, str]) -> dict[str, An
 
 
 def record(request: Request, run: Run, submission: Submission) -> None:
-    """Makes a submission the run's current one: its config.yaml, and a line of provenance."""
+    """Makes a submission the run's current one: its config.yaml, and a line of provenance.
+
+    A run that was once asked for whole stays so, whatever stage came last: `config=` repeats all of it.
+    """
+    before = remembered.read(run.folder)
+    if before and before.stage == "full":
+        request = dataclasses.replace(request, stage="full")
     saved.save(request, run.folder / "config.yaml")
     snapshot.record_provenance(run.folder, submission.code)
 

@@ -30,6 +30,7 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Remembered:
     file: Path
     """The run's config.yaml."""
+    stage: str
     recipe: str
     profile: str
     """Its name, or its path."""
@@ -48,10 +49,23 @@ def read(folder: Path) -> Remembered | None:
     try:
         whole = yaml.load(path.read_bytes(), Loader=LOADER)
         return Remembered(
-            path, str(whole["recipe"]), str(whole["profile"]["name"]), whole["settings"], whole.get("given")
+            path,
+            str(whole["stage"]),
+            str(whole["recipe"]),
+            str(whole["profile"]["name"]),
+            whole["settings"],
+            whole.get("given"),
         )
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
+
+
+def beside(folder: Path) -> str:
+    """The runs that lie where a run was looked for, or how to make a first one or look elsewhere."""
+    here = sorted(path.parent.name for path in folder.parent.glob("*/config.yaml"))
+    if here:
+        return f"the runs here are {', '.join(here)}; stage=full makes a new one"
+    return "runs=FOLDER looks elsewhere; make demo, or stage=full run=NAME, makes a first one"
 
 
 def require_open(folder: Path) -> None:

@@ -173,8 +173,10 @@ def _read(arguments: list[str]) -> tuple[Request, list[str]]:
     arguments, question = _question(arguments)
     words = [argument for argument in arguments if "=" not in argument]
     if unknown := [word for word in words if word not in VERBS]:
-        hint = similar(unknown[0], VERBS)
-        raise UserError(f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE{hint}")
+        hint = _meant(unknown[0], arguments)
+        raise UserError(
+            f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE, such as stage=full{hint}"
+        )
     if len(words) > 1:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
     options, dotlist = _split([argument for argument in arguments if "=" in argument])
@@ -193,6 +195,17 @@ def _read(arguments: list[str]) -> tuple[Request, list[str]]:
         if value.endswith((".yaml", ".yml")):
             setattr(request, name, os.path.abspath(os.path.expanduser(value)))
     return request, dotlist
+
+
+def _meant(word: str, arguments: list[str]) -> str:
+    """A hint for a bare word: a key without its value, a value behind a space, or a verb with dashes or a typo."""
+    name = word.lstrip("-").replace("-", "_")
+    before = arguments[: arguments.index(word)][-1:]
+    if name in OPTIONS or name in SHORTHANDS:
+        return f"; write {name}=VALUE, without spaces"
+    if before and before[0].endswith("="):
+        return f"; did you mean {before[0]}{word}?"
+    return similar(name, VERBS)
 
 
 def _question(arguments: list[str]) -> tuple[list[str], str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc.cluster import submit
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
@@ -114,3 +115,13 @@ def test_a_corrupt_file_is_named(words: list[str], tmp_path: Path) -> None:
     (folder / "config.yaml").write_text("settings: [\n")
     with pytest.raises(UserError, match=r"config\.yaml: not a config\.yaml of a run"):
         resolve(words)
+
+
+def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit.snapshot, "record_provenance", lambda *_: None)
+    for stage in ("full", "train", "export"):
+        request = resolve([f"stage={stage}", *words[1:]])
+        request.folder.mkdir(parents=True, exist_ok=True)
+        submit.record(request, submit.open_run(request), submit.Submission(request.folder, request.folder))
+    again = resolve([f"config={request.folder / 'config.yaml'}", "run=second", words[2]])
+    assert (again.stage, again.run) == ("full", "second")

@@ -30,6 +30,10 @@ MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such
         (["stage=full", "judge.engine.kind=server"], "judge.engine.kind=server without judge.engine.endpoint"),
         (["stage=full", "train.workers=0"], "train.workers=0: must be at least 1"),
         (["stage=full", "data.phantom.patients=2", "predict.shards=50"], "predict.shards=50: there are about"),
+        (
+            ["stage=full", "data.phantom.test_fraction=0"],
+            "0 test questions; fix: more patients, or a larger test split",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
