@@ -175,6 +175,15 @@ def _check_deflated(path: Path) -> None:
         raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; a film has at most so much")
 
 
+def is_turned(dataset: Any) -> bool:
+    """True for a film whose PatientOrientation says that its pixels are stored mirrored or upside down."""
+    try:
+        row, column = dataset.get("PatientOrientation") or ("", "")
+    except Exception:  # pydicom's own errors of every kind; a corrupt note is no orientation
+        return False
+    return str(row).startswith("R") or str(column).startswith("H")
+
+
 def frame_size(frame: bytes) -> Size | None:
     """The size of the picture in an encapsulated frame: JPEG, JPEG-LS or JPEG 2000; None for another coding."""
     if frame.startswith(_CODESTREAM) and len(frame) >= 24:

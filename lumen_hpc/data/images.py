@@ -20,6 +20,7 @@ from lumen_hpc.data.image_headers import (
     Size,
     dicom_header,
     frame_size,
+    is_turned,
     jpeg_header,
     open_dicom,
     png_header,
@@ -46,9 +47,10 @@ class Inspected(NamedTuple):
 
     size: Size
     warning: str = ""
-    """What is odd about its values; empty if nothing is."""
+    """What is odd about it, the gravest first; empty if nothing is."""
 
 
+TURNED = "PatientOrientation says that the film is stored mirrored or upside down; it is read as stored"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
@@ -102,10 +104,11 @@ def check(path: str | Path) -> Inspected:
         return Inspected(Size(width, height))
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
-    if start is None or not _is_native(header):
-        return Inspected(size, _oddity(_stored(path, header, start), header.BitsStored))
     pixels = _stored(path, header, start)
-    sample = pixels[:: max(size.height // _SAMPLED_ROWS, 1)]
+    if is_turned(header):
+        return Inspected(size, TURNED)
+    mapped = start is not None and _is_native(header)
+    sample = pixels[:: max(size.height // _SAMPLED_ROWS, 1)] if mapped else pixels
     warning = _oddity(sample, header.BitsStored)
     return Inspected(size, _oddity(pixels, header.BitsStored) if warning else "")
 
@@ -120,7 +123,7 @@ def check_header(path: str | Path) -> Inspected:
             _check_length(path, header, path.stat().st_size - start)
         elif _SEQUENCE_END not in _tail(path):
             decode(path)  # deflated, cut off, or with something after the pixels: decoding shows which
-        return Inspected(Size(int(header.Columns), int(header.Rows)))
+        return Inspected(Size(int(header.Columns), int(header.Rows)), TURNED if is_turned(header) else "")
     if head.startswith(PNG_START):
         return Inspected(png_header(path, _read(path)))
     if not head.startswith(JPEG_START):

@@ -410,6 +410,22 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
     assert images.check(path) == ((400, 500), warning)
 
 
+@pytest.mark.parametrize("look", [images.check, images.check_header])
+@pytest.mark.parametrize(
+    ("orientation", "warning"),
+    [
+        (["L", "F"], ""), (["A", "F"], ""), (["P", "FR"], ""), (["LF", "FR"], ""), ("", ""), ("L", ""),
+        (["R", "F"], images.TURNED), (["L", "H"], images.TURNED), (["RH", "FR"], images.TURNED),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orientation, warning):
+    pixels = radiograph((60, 50), np.uint16, 4095)
+    path = dicom(tmp_path / "film.dcm", pixels, PatientOrientation=orientation)
+    assert look(path) == ((50, 60), warning)
+    assert np.array_equal(images.decode(path).pixels, pixels)
+
+
 def test_what_check_passes_decode_reads_whatever_was_done_to_the_file(tmp_path):
     rng = np.random.default_rng(0)
     pixels = radiograph((120, 100), np.uint8, 255)
