@@ -175,7 +175,7 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
         if between:
             kept.pop()
         at_head = not kept or _mark(kept[-1])
-        if (between or (at_head and not opened)) and rest and any(word.text in (",", ":") for word in rest[0].leaves()):
+        if (between or (at_head and not opened)) and rest and rest[0].word and rest[0].word.text in (",", ":"):
             rest.popleft()
         (waiting if at_head else kept[-1].adjuncts).append(phrase)
     if waiting and kept:
