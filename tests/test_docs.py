@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs import PIPELINE
+from lumen_hpc.cluster import estimate, plan, submit
+from lumen_hpc.config.resolve import resolve
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -32,3 +36,38 @@ def test_linked_files_exist(document):
 
 def test_there_is_something_to_check():
     assert sum(len(_blocks(document.read_text())) for document in DOCUMENTS) > 20
+
+
+def _plans(tmp_path, *words):
+    """The request of a dry run of everything, and its plans."""
+    request = resolve(["stage=full", f"runs={tmp_path}", "run=figures", *words])
+    plans, _ = submit.make(request, PIPELINE.stages, submit.open_run(request))
+    return request, {item.step.name: item for item in plans}
+
+
+def _training(tmp_path, *words):
+    """Whole hours by the clock and GB a GPU of LUMEN's training, and the MFU that they assume."""
+    request, _ = _plans(tmp_path, *words)
+    text = str(estimate.training(submit.open_run(request), "lumen"))
+    found = re.search(r"^(\d+) GB a GPU.*; ([\d.]+) h on .* at MFU 0(\.\d+)", text)
+    assert found, text
+    return round(float(found[2])), int(found[1]), found[3]
+
+
+def test_the_readmes_estimates_are_those_of_a_dry_run(tmp_path):
+    text = " ".join((ROOT / "README.md").read_text().split())
+    _, whole = _plans(tmp_path, "profile=h100", "recipe=lumen")
+    _, one_judge = _plans(tmp_path, "profile=h100", "recipe=lumen", "judge.second=null")
+    total, less = (round(plan.total_gpu_hours(list(plans.values()))) for plans in (whole, one_judge))
+    training = round(sum(whole[name].gpu_hours for name in ("train-ft", "train-lumen")))
+    loading = round(sum(item.load_hours * len(item.packs) * item.gpus for item in whole.values()))
+    assert f"about {total} GPU-hours for the whole of the paper and a second judge ({less} with" in text
+    hours, memory, mfu = _training(tmp_path, "profile=h100", "recipe=lumen")
+    assert f"Training takes {training} of them: {hours} hours by the clock for LUMEN" in text
+    assert f"with {memory} GB a GPU, at the MFU of {mfu} that" in text
+    assert f"Loading models, once a task, takes {loading}." in text
+    one_gpu = ("profile.resources.train.gpus=1", "profile.resources.train.tasks_per_node=1")
+    hours, memory, _ = _training(tmp_path, "profile=h100", "recipe=lora", *one_gpu)
+    assert f"about {hours} hours for LUMEN on one GPU of 80 GB, with {memory} GB by the plan" in text
+    _, memory, _ = _training(tmp_path, "profile=gpu24", "recipe=lumen")
+    assert f"one GPU of 24 GB, with {memory} GB by the plan" in text
