@@ -29,6 +29,7 @@ from lumen_hpc.language.engine import open_engine
 from sandbox.fact_cases import CASES, changed_names, measured
 from sandbox.lookalike import write
 from sandbox.small_models import smollm2
+from sandbox.usage import explain
 
 ANSWERS = 80
 TOKENS = 48
@@ -130,6 +131,7 @@ def model(path: Path, checkouts: list[Path]) -> None:
 
 
 if __name__ == "__main__":
+    explain(__doc__)
     if sys.argv[1:2] == ["smollm2"]:
         here = Path(__file__).parents[1]
         model(Path(sys.argv[2]), [here, *map(Path, sys.argv[3:])])

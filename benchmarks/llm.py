@@ -25,6 +25,7 @@ from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.rewriting import equality
 from sandbox.lookalike import write
 from sandbox.small_models import smollm2
+from sandbox.usage import explain
 
 SHARDS = 128
 TOKENS = 32
@@ -88,5 +89,6 @@ def main(questions: int, requests: int, loop: int) -> None:
 
 
 if __name__ == "__main__":
+    explain(__doc__)
     arguments = [int(argument) for argument in sys.argv[1:]]
     main(*(arguments + [700_703, 96, 8][len(arguments) :]))

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from sandbox.usage import explain
+
 ROWS, PATIENTS, FILMS = 158_000_000, 299_000, 227_835
 SHARES = (0.01, 0.05, 0.20)
 
@@ -149,6 +151,7 @@ def main(shares: list[float]) -> None:
 
 
 if __name__ == "__main__":
+    explain(__doc__)
     if sys.argv[1:2] == ["--one"]:
         import resource
 

@@ -25,6 +25,7 @@ from lumen_hpc.data.records import Records
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.serving.vllm_answerer import VLLMModel
 from lumen_hpc.training.predict import NativeAnswerer, open_model
+from sandbox.usage import explain
 
 QUESTIONS = ("What has changed?", "Is there a pneumothorax?", "What will change in 3 days?")
 BATCH = 16
@@ -75,4 +76,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    explain(__doc__)
     main()

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sandbox.usage import explain
+
 SIZES = (70_000, 350_000, 700_703)
 
 
@@ -151,6 +153,7 @@ def _one(way: str, folder: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    explain(__doc__)
     if sys.argv[1:2] == ["--one"]:
         _one(*sys.argv[2:])
     else:

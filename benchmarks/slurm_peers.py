@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.slurm_trivial import DatatroveStep, Noted, Restarted, write
+from sandbox.usage import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITION, GPU_PARTITION = "cpu", "h100"
@@ -205,6 +206,7 @@ class Submitit:
 
 
 if __name__ == "__main__":
+    explain(__doc__, 3)
     contender, where, shards = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if contender == "datatrove":
         Datatrove(where, int(sys.argv[4])).executor(shards).run()

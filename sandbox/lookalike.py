@@ -26,6 +26,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference, render_findings
+from sandbox.usage import explain
 
 QUESTIONS = 700_703
 FINDINGS = {
@@ -217,4 +218,5 @@ def _writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
 
 
 if __name__ == "__main__":
+    explain(__doc__, 1)
     print(write(sys.argv[1], int((sys.argv[2:3] or [QUESTIONS])[0]), release="".join(sys.argv[3:4])))

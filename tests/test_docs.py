@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,27 @@ def test_imports_in_examples_resolve(document):
 def test_linked_files_exist(document):
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+MODULES = sorted(
+    {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"python -m\s+((?:benchmarks|lumen_hpc|sandbox|tests)(?:\.\w+)+)", document.read_text())
+    }
+    - {"lumen_hpc.nvila.cards"}  # takes no arguments: it prints its table
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_the_pages_run_explains_itself(module, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-500:]
+    assert module in done.stdout or "usage:" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_is_something_to_check():

@@ -10,7 +10,7 @@ answer in it.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -169,7 +169,11 @@ def both(before: ps.Study, after: ps.Study) -> set[Item]:
 
 
 def main() -> None:
-    found = ceiling(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="holds the phantoms' truth.jsonl")
+    parser.add_argument("split", nargs="?", help="train, val or test; all of them if left out")
+    arguments = parser.parse_args()
+    found = ceiling(arguments.folder, arguments.split)
     print(f"change F1 over {found.pairs} pairs:")
     print(f"  a reader of both images                   {found.pair:.3f}")
     print(f"  the best two separate readings and a rule {found.two_readings:.3f}")

@@ -1,0 +1,16 @@
+"""`python -m MODULE --help`, for scripts whose arguments are a few positions: the module's docstring is the help."""
+
+from __future__ import annotations
+
+import sys
+
+
+def explain(document: str | None, least: int = 0) -> None:
+    """Prints the docstring and exits: 0 where `--help` is given, 2 where fewer than `least` arguments are."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(document)
+        sys.exit(0)
+    if len(arguments) < least:
+        print(document, file=sys.stderr)
+        sys.exit(2)
