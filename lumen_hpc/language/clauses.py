@@ -36,6 +36,8 @@ class Item:
     """The places that its modifiers name."""
     organ: bool = False
     """It is written as an organ, which is no finding until the clause says what the organ is."""
+    diseased: bool = False
+    """Its modifiers say what the organ is."""
 
     def change(self, event: str) -> None:
         """Adds a change that its phrase tells; two that differ are unclear."""
@@ -145,6 +147,7 @@ _DATES = {"now", "then"}
 def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     """One claim of a modifier: of an image, a level or that the finding is there."""
     whole = Phrase("", "", parts)
+    item.diseased |= any("diseased" in word.roles or "normal" in word.roles for word in whole.leaves())
     past = any(whole.roles(role) for role in (*PAST, "having"))
     shown = any(part.kind == "Img" for part in parts)  # … that this image does not show
     time = time_of(parts) or ("then" if past else "shown" if shown else "")

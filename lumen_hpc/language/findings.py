@@ -99,7 +99,7 @@ class Finding:
         weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
         able = has("can") and not has("see", "conclude", "expected", "rated", "lie")
         able &= "seen" not in predicate.roles.get("seen", ())
-        organ = item.organ != has("diseased", "normal") and not (item.organ and item.there)
+        organ = item.organ != has("diseased", "normal") and not (item.organ and item.diseased)
         counts = ("all", "numeral") if self.name == ANY else ("count",)
         reasons = {
             "it speaks of what may be": ((predicate.future or item.foretold) and self.kind != "prediction") or able,
