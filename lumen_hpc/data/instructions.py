@@ -112,7 +112,7 @@ def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> I
 
 
 def kind(record: Row) -> str:
-    """diagnostic, difference or prediction: the kinds of a model's `trains_on` (lumen_hpc/models.py)."""
+    """diagnostic, difference, prediction, outcome or timeline: the kinds of `trains_on` (lumen_hpc/models.py)."""
     type = record["meta"]["type"]
     return "diagnostic" if type in DIAGNOSTIC else type
 

@@ -129,7 +129,8 @@ def _stated(workload: Workload, global_batch: int, mixture: tuple[tuple[str, int
     # Kinds that the records lack take no part (sampler.mixed): (share of pairs, questions an image, samples a step).
     streams = [(pair_share, asked, global_batch)]
     if mixture:
-        of = {"diagnostic": (0.0, asked), "difference": (1.0, 1.0), "prediction": (0.0, 1.0)}
+        one, two = (0.0, 1.0), (1.0, 1.0)
+        of = {"diagnostic": (0.0, asked), "difference": two, "prediction": one, "outcome": one, "timeline": two}
         streams = [(*of[kind], count) for kind, count in mixture if workload.pairs or kind == "diagnostic"]
     steps: list[list[tuple[int, int]]] = [[] for _ in range(SAMPLED)]  # (group, images) of each sample
     number = 0

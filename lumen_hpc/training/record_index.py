@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lumen_hpc.data.instructions import kind
 from lumen_hpc.data.perturbations import IMAGE
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
@@ -57,11 +58,6 @@ class RecordIndex:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def kind(record: dict[str, Any]) -> str:
-    """diagnostic (one image, six question types), difference or prediction."""
-    return {"difference": "difference", "prediction": "prediction"}.get(record["meta"]["type"], "diagnostic")
 
 
 def fault(record: dict[str, Any]) -> str:

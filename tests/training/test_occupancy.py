@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lumen_hpc.config.schema import Train
+from lumen_hpc.config.schema import KINDS, Train
 from lumen_hpc.models import MODELS, Workload
 from lumen_hpc.training import sampler
 from lumen_hpc.training.layout import critical_path, lay_out
@@ -80,3 +80,9 @@ def test_without_an_index_or_with_a_broken_one_nothing_is_recorded(tmp_path):
     assert recorded(tmp_path / "none.npz", Train(), 0) is None
     (tmp_path / "survey.npz").write_bytes(b"cut off")
     assert recorded(tmp_path / "survey.npz", Train(), 0) is None
+
+
+def test_a_mixture_of_every_kind_has_an_estimate():
+    train = Train(steps=100, mixture=dict.fromkeys(KINDS, 8))
+    planned = plan(train, 4, workload=MODELS["lumen-outcomes"].workload)
+    assert 0.5 < planned.occupancy.efficiency <= 1

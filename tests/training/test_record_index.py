@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lumen_hpc import nvila
+from lumen_hpc.config import schema
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
@@ -54,6 +55,16 @@ def index(dataset, folder, rows=None, **changes):
 
 def rows(dataset):
     return list(read_jsonl(dataset / "records.jsonl"))
+
+
+def test_a_record_counts_under_the_kind_that_the_mixture_names(dataset, tmp_path):
+    changed = rows(dataset)[:6]
+    types = ("view", "level", "difference", "prediction", "outcome", "timeline")
+    for row, type in zip(changed, types, strict=True):
+        row["meta"]["type"] = type
+    kinds = index(dataset, tmp_path / "kinds", changed).kinds.tolist()
+    assert kinds == ["diagnostic", "diagnostic", "difference", "prediction", "outcome", "timeline"]
+    assert set(kinds) == set(schema.KINDS)
 
 
 @pytest.mark.parametrize("form", ["resize", "dynamic", "dynamic_s2"])

@@ -39,6 +39,15 @@ def test_every_outcome_question_has_an_answer_with_its_probability(run: Path) ->
     assert not any("yes" in row for row in answers if asked[row["question_id"]] == "timeline")
 
 
+def test_every_step_learns_from_each_kind_of_the_mixture(run: Path) -> None:
+    steps = rows(run / "train-lumen-outcomes" / "metrics.jsonl")
+    kinds = {"diagnostic", "difference", "prediction", "outcome", "timeline"}
+    assert len(steps) == 3
+    for step in steps:
+        assert {key.removeprefix("loss_") for key in step if key.startswith("loss_")} == kinds
+        assert step["samples"] == step["step"] * (2 + 1 + 1 + 2 + 1)
+
+
 def test_the_prompt_tells_of_the_state_after_each_image(run: Path) -> None:
     record = next(r for r in rows(run / "instruct" / "outcomes-test.jsonl") if len(r["images"]) == 3)
     text = record["conversations"][0]["value"]
