@@ -15,6 +15,7 @@ from lumen_hpc.cluster import live, manifest, orphans, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 
 COLUMNS = (
@@ -76,6 +77,8 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                             continue
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
                         console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s")
+                        for line in _printed(one, request.settings):
+                            console.print(f"  {line}", markup=False, highlight=False)
                 time.sleep(0.1)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and running:
@@ -130,6 +133,15 @@ def _written(run: Run, one: _Running) -> int:
     """Shards of the step that are done by now."""
     lines = len(manifest.read(run.folder / one.item.step.name / manifest.NAME))
     return one.item.shards - len(one.item.missing) + lines - one.written
+
+
+def _printed(one: _Running, settings: Settings) -> list[str]:
+    """What a CPU job that reads files from outside the run printed of them, such as prepare's counts."""
+    stage = one.item.step.stage
+    if stage.resources != "cpu" or not stage.external(settings):
+        return []
+    lines = one.jobs[0].paths.stdout.read_text("utf-8", "replace").splitlines()
+    return [line for line in lines if not line.startswith("submitit ")]
 
 
 def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _Running | None:

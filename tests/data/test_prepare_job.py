@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from jobs import prepare as job
 from lumen_hpc.cluster.stage import Run, Shard, Step, Task
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
+from tests.data.small_dataset import Dataset
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(tmp_path: Path, seed: int = 0, size: int = 64) -> list[dict]:
@@ -24,3 +29,13 @@ def test_changed_phantoms_run_again_and_change_what_later_stages_see(tmp_path: P
     assert larger != first, "pictures differ even where the tables do not"
     assert rows(tmp_path, seed=1) != larger
     assert rows(tmp_path) == first
+
+
+def test_a_run_on_this_machine_tells_on_the_console_what_was_read(tmp_path: Path) -> None:
+    data = Dataset(tmp_path).write().data
+    words = [f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}", f"runs={tmp_path / 'runs'}", "run=a"]
+    command = [sys.executable, ROOT / "launch.py", "stage=prepare", "profile=local", "data=mimic", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "  11 questions read: 8 kept, 3 left out, 0 rejected\n  7 images: 7 jpg\n" in done.stdout
+    assert "submitit" not in done.stdout
