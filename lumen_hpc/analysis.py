@@ -226,7 +226,7 @@ class OpenRun:
             raise UserError(f"{folder}: {len(current)} of {count or '?'} shards are done; run stage={stage} first")
         files = []
         for index in sorted(current):
-            _require(folder, current[index])
+            manifest.require_verified(folder, current[index])
             files.append(folder / f"shard-{index:05d}-of-{count:05d}.jsonl")
         return files
 
@@ -246,13 +246,6 @@ class OpenRun:
     @staticmethod
     def _frame(name: str, files: list[Path]) -> pd.DataFrame:
         return _read(files, {column: kind for column, (kind, _) in COLUMNS[name].items()})
-
-
-def _require(folder: Path, line: dict[str, Any]) -> None:
-    if not manifest.verified(folder, line):
-        raise UserError(
-            f"{folder}: shard {line['shard']} is not the file that its manifest records; run the stage again"
-        )
 
 
 def _read(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pd.DataFrame:

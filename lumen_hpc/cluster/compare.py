@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.changes import short
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import remembered, saved
@@ -62,10 +63,14 @@ def _settings(runs: list[Run]) -> Table:
 
 
 def read(run: Run) -> RunResults:
-    """A run's test questions, answers and scores."""
+    """A run's test questions, answers and scores; UserError where a file is not what its manifest records."""
     models = list(run.settings.predict.models)
-    records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
     judged = [model for model in models if run.path("judge", model).is_dir()]
+    predicted = [run.path("predict", model) for model in models]
+    for folder in (run.path("instruct"), *predicted, *(run.path("judge", model) for model in judged)):
+        for line in manifest.latest(folder).values():
+            manifest.require_verified(folder, line)
+    records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
     return RunResults(
         run.folder.name,
         {record["meta"]["question_id"]: {**record["meta"], "images": record["images"]} for record in records},

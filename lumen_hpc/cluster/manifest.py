@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc.cluster.shards import Shard, encode
+from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, sync_file
 
 NAME = "manifest.jsonl"
@@ -122,6 +123,14 @@ def verified(folder: Path, line: dict[str, Any]) -> bool:
     """True if a line's shard and the files beside it match the digests that it records."""
     shard = folder / Shard(line["shard"], line["of"]).file
     return matches(shard, line) and all(matches(folder / file["file"], file, folder) for file in line["files"])
+
+
+def require_verified(folder: Path, line: dict[str, Any]) -> None:
+    """Raises UserError where a finished shard's files are not those that its line records."""
+    if not verified(folder, line):
+        raise UserError(
+            f"{folder}: shard {line['shard']} is not the file that its manifest records; run the stage again"
+        )
 
 
 def matches(path: Path, line: dict[str, Any], folder: Path | None = None) -> bool:

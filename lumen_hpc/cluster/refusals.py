@@ -34,7 +34,7 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
 def _require_begun(request: Request, steps: Sequence[Step]) -> None:
     """Raises UserError for a stage that reads others, of a run that does not exist: a name with a typo."""
     chosen = {step.name for step in steps}
-    if request.recorded is None:
+    if not request.folder.exists():
         for step in steps:
             if first := next((name for name in step.after if name not in chosen), ""):
                 raise UserError(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import launch
+from lumen_hpc.cluster import manifest
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
+from lumen_hpc.files import sha256
 
 
 def run(runs: Path, name: str, right: int, prefix: str = "q", **words: object) -> None:
@@ -50,10 +52,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_settings_tables_and_differences_stand_side_by_side(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    usual = str(resolve(["stage=full"]).settings.train.clip)
     assert launch.main(["compare", f"runs=a,{runs / 'b'}", f"profile.runs={runs}"]) == 0
     out = capsys.readouterr().out
     assert [line.split() for line in out.splitlines() if line.startswith("train.clip")] == [
-        ["train.clip", "1.0", "2.5"]
+        ["train.clip", usual, "2.5"]
     ]
     assert "b and a: 40 questions in common, of 40 and 40" in out
     (row,) = [line for line in out.splitlines() if line.startswith("rouge l")]
@@ -80,3 +83,14 @@ def test_what_cannot_be_compared_is_named(runs: Path, capsys: pytest.CaptureFixt
     (runs / "d" / "report" / "tables.csv").unlink()
     assert launch.main(["compare", f"runs={names}", f"profile.runs={runs}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_answers_that_are_not_those_of_the_manifest_are_not_compared(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = runs / "b" / "predict-lumen"
+    path = folder / "shard-00000-of-00001.jsonl"
+    line = {"shard": 0, "of": 1, "sha256": sha256(path), "bytes": path.stat().st_size, "mtime_ns": 0, "files": []}
+    manifest.append(folder / manifest.NAME, line)
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 0
+    path.write_text(path.read_text().replace("worsened", "improved"))
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 2
+    assert "shard 0 is not the file that its manifest records" in capsys.readouterr().err
