@@ -12,6 +12,8 @@ from lumen_hpc.cluster import changes, graph, manifest
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
 
+CLIP = resolve(["stage=full", "profile=local", "recipe=demo"]).settings.train.clip
+
 
 @pytest.fixture(autouse=True)
 def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +42,7 @@ def test_the_same_settings_change_nothing(finished: list[str]) -> None:
 def test_a_new_value_is_shown_with_what_it_costs(finished: list[str]) -> None:
     request = resolve(["stage=train", *finished, "train.clip=2.0"])
     lines = list(changes.of(request, PIPELINE).lines())
-    assert "  train.clip: 1.0 -> 2.0" in lines
+    assert f"  train.clip: {CLIP} -> 2.0" in lines
     assert "finished steps that run again: train-ft, train-lumen" in lines
     (later,) = [line for line in lines if "out of date" in line]
     assert "predict-lumen" in later and "predict-nvila" not in later and "evaluate" in later
@@ -66,7 +68,7 @@ def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, ca
 
 def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.CaptureFixture) -> None:
     assert launch.main(["stage=serve", *finished, "train.clip=2.0"]) == 2
-    assert "train.clip: stage=serve takes run first as it is (train.clip=1.0)" in capsys.readouterr().err
+    assert f"train.clip: stage=serve takes run first as it is (train.clip={CLIP})" in capsys.readouterr().err
 
 
 def test_a_server_of_a_run_whose_recipe_was_edited_takes_the_record(
