@@ -15,7 +15,6 @@ from lumen_hpc.cluster.stage import Shard, Stage, Task
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.data import mimic_iv_files
-from lumen_hpc.data.demographics import TABLE
 
 FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")
 
@@ -27,7 +26,7 @@ def external(settings: Settings) -> list[str]:
         return []
     folders = [Path(folder).expanduser() for folder in (data.mimic_cxr, data.diff_vqa) if folder]
     tables = [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
-    return [*tables, str(mimic_iv_files.require(data.mimic_iv, TABLE))] if data.mimic_iv else tables
+    return [*tables, str(mimic_iv_files.require(data.mimic_iv, mimic_iv_files.PATIENTS))] if data.mimic_iv else tables
 
 
 STAGE = Stage(

@@ -7,11 +7,10 @@ from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
-from lumen_hpc.data.mimic_iv_files import require
+from lumen_hpc.data.mimic_iv_files import PATIENTS, require
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.tables import Block, CsvTable, whole_numbers
 
-TABLE = "hosp/patients"
 COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year")
 _YEARS = re.compile(r"[0-9]{1,4}")
 
@@ -40,7 +39,7 @@ def people(mimic_iv: str | Path, subjects: Container[int], bad: Rejections) -> d
     Rows that cannot be read, a second row of a patient, and an age or year that is no whole number go to `bad`; the
     last is then unknown. Raises UserError if MIMIC-IV's folder has no such table, or the table lacks a column.
     """
-    table = CsvTable(require(mimic_iv, TABLE), COLUMNS, bad)
+    table = CsvTable(require(mimic_iv, PATIENTS), COLUMNS, bad)
     found: dict[int, Person] = {}
     for block in table.blocks():
 

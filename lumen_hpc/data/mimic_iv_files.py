@@ -6,6 +6,9 @@ from pathlib import Path
 
 from lumen_hpc.errors import UserError
 
+PATIENTS = "hosp/patients"
+"""Sex and age, which MIMIC-CXR lacks."""
+
 
 def find(mimic_iv: str | Path, table: str) -> Path | None:
     """The file of a table such as `hosp/patients` in MIMIC-IV's folder; None if there is none.
