@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import changes, graph, live, preflight, ready, refusals, slurm
+from lumen_hpc.cluster import changes, graph, live, lock, preflight, ready, refusals, sbatch, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -58,6 +58,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
+    sbatch.require_fit(run.folder)
     live.require_own(run)
     with submission.writing(run):
         queued = live.queue(run)
@@ -112,6 +113,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.report import terminal
 
     local.require_possible(request)
+    live.require_none(run)
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
     refusals.require_ready(request, plans)
@@ -238,6 +240,7 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
                 print(f"{job['step']:<16} job {job['id']}")
         print(f"would cancel {len(ids)} job(s) of {what}; nothing was cancelled")
         return 0
+    lock.require_free(run.folder)
     left = slurm.cancel(ids[::-1])  # gates and dependants first, so that nothing starts in between
     print(f"cancelled {len(ids) - len(left)} job(s) of {what}; what is finished stays")
     if names is not None and (

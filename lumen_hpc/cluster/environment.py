@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 OVERRIDES = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCANCEL_")
 OF_A_JOB = ("SLURM_", "SLURMD_", "SUBMITIT_", "PMI_", "PMIX_", "OMPI_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-KEPT = {"SLURM_CONF", "SLURM_JWT"}
+KEPT = {"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"}
 """Which cluster, and who: not properties of a job."""
 
 

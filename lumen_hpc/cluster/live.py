@@ -42,7 +42,7 @@ def newest(folder: Path) -> dict[str, dict[int, str]]:
 def queue(run: Run) -> dict[str, slurm.Job]:
     """The queue of those who submitted to this run on this cluster; empty if nobody did."""
     records = [record for record in submissions(run.folder) if record["jobs"]]
-    if run.profile.executor != "slurm" or not records or not slurm.installed():
+    if not records or not slurm.installed():
         return {}
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
 
@@ -135,6 +135,17 @@ def require_own(run: Run) -> None:
                     f"{run.folder}: {owner(record)} has jobs {_listed(alive)} of this run in the queue; "
                     "only their owner can go on with it or cancel them"
                 )
+
+
+def require_none(run: Run) -> None:
+    """Raises UserError while jobs of the run are in the queue: a run on this machine would do their work again."""
+    queued = queue(run)
+    jobs = [(record, job) for record in submissions(run.folder) for job in record["jobs"]]
+    if alive := [job["id"] for record, job in jobs if tasks(record, job, queued)]:
+        raise UserError(
+            f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
+            f"submitted them, or first: python launch.py cancel run={run.folder.name}"
+        )
 
 
 def mark_cancelled(run: Run) -> None:

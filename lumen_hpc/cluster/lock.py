@@ -41,10 +41,7 @@ def held(folder: Path) -> Iterator[None]:
             break
         os.close(handle)
         if not mine and path.exists():
-            raise Busy(
-                f"{folder}: another command (process {pid or '?'} on {host or '?'}) is submitting this run; "
-                f"if it no longer exists, remove {path}"
-            )
+            raise _busy(path, host, pid)
     os.ftruncate(handle, 0)
     os.write(handle, f"{socket.gethostname()} {os.getpid()}".encode())
     try:
@@ -52,6 +49,19 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def require_free(folder: Path) -> None:
+    """Raises Busy while another command has the run."""
+    if is_held(folder):
+        raise _busy(folder / LOCK, *_named(folder / LOCK))
+
+
+def _busy(path: Path, host: str, pid: str) -> Busy:
+    return Busy(
+        f"{path.parent}: another command (process {pid or '?'} on {host or '?'}) is submitting this run; "
+        f"if it no longer exists, remove {path}"
+    )
 
 
 def is_held(folder: Path) -> bool:

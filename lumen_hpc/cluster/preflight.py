@@ -142,19 +142,18 @@ def cluster(profile: Profile) -> Iterator[CheckResult]:
     """Partitions, limits, accounts and qos of the profile against the live cluster; `why_refused` asks it too."""
     try:
         partitions = slurm.partitions()
-        live = slurm.settings()
     except UserError as error:
         yield CheckResult("bad", str(error), "run this on a login node of the cluster")
         return
-    yield CheckResult("ok", f"Slurm {live.get('SLURM_VERSION', '?')}, cluster {live.get('ClusterName', '?')}")
+    yield CheckResult("ok", f"Slurm {slurm.setting('SLURM_VERSION', '?')}, cluster {slurm.setting('ClusterName', '?')}")
     for kind, resources in profile.resources.items():
         yield from _resources(kind, resources, partitions)
-    largest = int(live.get("MaxArraySize", "1001"))
+    largest = slurm.largest_array()
     if profile.max_array_size > largest:
         yield CheckResult(
             "bad", f"profile.max_array_size={profile.max_array_size}: this cluster allows {largest}", "leave it at 0"
         )
-    yield from _accounting(profile, "associations" in live.get("AccountingStorageEnforce", ""))
+    yield from _accounting(profile, "associations" in slurm.setting("AccountingStorageEnforce", ""))
 
 
 def why_refused(profile: Profile) -> str:

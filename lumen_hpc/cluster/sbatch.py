@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 from lumen_hpc.cluster.stage import Step
 from lumen_hpc.config.profile import Profile, Resources
+from lumen_hpc.errors import UserError
 
 GATE_MINUTES = 10
+UNFIT = re.compile(r"[%\\:\x00-\x1f\x7f]")
+"""What a run's path may not hold: patterns of Slurm's log names, its escape, what parts PYTHONPATH, control codes."""
 REQUIRE = """\
 lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $2"; exit 1; }; }"""
 
@@ -43,7 +47,17 @@ def text(
         name = "%A_%a"
     flags |= _site(profile, resources, job_name(run, step), dependency)
     command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
-    return _script(profile, resources, flags, _setup(profile, code, submission), command, _logs(run, step), name)
+    setup = _setup(profile, resources, code, submission)
+    return _script(profile, resources, flags, setup, command, _logs(run, step), name)
+
+
+def require_fit(run: Path) -> None:
+    """Raises UserError for a run's folder that a script cannot name: its jobs would die without a log."""
+    if found := UNFIT.search(str(run)):
+        raise UserError(
+            f"{str(run)!r}: {found[0]!r} in the path of a run is read by Slurm or Python as something else; "
+            "choose another with runs=FOLDER"
+        )
 
 
 def job_name(run: Path, step: Step) -> str:
@@ -60,7 +74,8 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
     flags = _site(profile, resources, f"{job_name(run, step)}.gate", dependency)
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
     command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
-    return _script(profile, resources, flags, _setup(profile, code, submission), command, _logs(run, step), "%j")
+    setup = _setup(profile, resources, code, submission)
+    return _script(profile, resources, flags, setup, command, _logs(run, step), "%j")
 
 
 def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
@@ -141,13 +156,16 @@ def _flag(key: str, value: Any) -> str:
     return f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"
 
 
-def _setup(profile: Profile, code: Path, submission: str) -> list[str]:
-    lines = ["export PYTHONPATH= PYTHONSAFEPATH=1 SLURM_EXPORT_ENV=ALL"]
+def _setup(profile: Profile, resources: Resources, code: Path, submission: str) -> list[str]:
+    # What the shell of the submission says about Python and threads is no concern of the jobs.
+    lines = ["unset ${!PYTHON@} LUMEN_SCRATCH", "export PYTHONPATH= PYTHONSAFEPATH=1 PYTHONUTF8=1 SLURM_EXPORT_ENV=ALL"]
+    if profile.container.kind != "none":  # whose packages those in the user's home would shadow
+        lines.append("export PYTHONNOUSERSITE=1")
     if profile.modules or profile.setup:
         lines.append(REQUIRE)
     for name in profile.modules:
         lines += _required(f"module load {name}", "profile.modules")
-    variables = {**profile.environment, "LUMEN_SUBMISSION": submission}
+    variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": submission}
     lines += [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     if profile.scratch:
         lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
@@ -165,7 +183,9 @@ def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
     words = ["srun", "--unbuffered", "--output", str(log), f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
-        passed = ["PYTHONPATH", "PYTHONSAFEPATH", "LUMEN_SUBMISSION", *profile.environment]
+        python = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8", "PYTHONNOUSERSITE")
+        passed = [*python, "OMP_NUM_THREADS", "LUMEN_SUBMISSION"]
+        passed += [name for name in profile.environment if name not in passed]
         passed += ["LUMEN_SCRATCH"] if profile.scratch else []
         words.append(f"--container-env={','.join(passed)}")  # else the image's own values win
         words.append(f"--container-image={profile.container.image}")

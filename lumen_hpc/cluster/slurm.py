@@ -14,17 +14,19 @@ from pathlib import Path
 
 from lumen_hpc.errors import UserError
 
-LIVE = {
-    "PENDING",
-    "RUNNING",
-    "CONFIGURING",
-    "COMPLETING",
-    "SUSPENDED",
-    "REQUEUED",
-    "STOPPED",
-    "REQUEUE_HOLD",
-    "RESIZING",
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
 }
+"""States of a job that squeue may still show. Any other, also one of a later Slurm, is a job that may write."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.con
 def ask(*words: str, timeout: int = 60) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout)
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
@@ -92,13 +94,13 @@ def queue(users: Iterable[str] = ()) -> dict[str, Job]:
 def _queued(*which: str) -> dict[str, Job]:
     text = ask("squeue", "-h", "-a", "-r", *which, "-o", "%i|%T|%r|%N|%S|%U|%j")
     jobs = (Job(*line.split("|", 6)) for line in text.splitlines() if line.count("|") >= 6)
-    return {job.id: job for job in jobs if job.state in LIVE}
+    return {job.id: job for job in jobs if job.state not in ENDED}
 
 
 def log_of(job: str) -> str:
     """Where a job in the queue writes its output; empty for a job that Slurm does not know."""
     try:
-        found = re.search(r"StdOut=(\S+)", ask("scontrol", "show", "job", job))
+        found = re.search(r"StdOut=(.+)", ask("scontrol", "show", "job", job))
     except UserError:
         return ""
     return found[1] if found else ""
@@ -146,19 +148,24 @@ def settings() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in lines}
 
 
-def cluster() -> str:
-    """The cluster's name; empty where users may not ask for the configuration."""
+def setting(name: str, default: str) -> str:
+    """A line of the cluster's configuration; `default` where it has none, or users may not ask for it."""
     try:
-        return settings().get("ClusterName", "")
+        return settings().get(name, default)
     except Unreachable:
         raise
     except UserError:
-        return ""
+        return default
+
+
+def cluster() -> str:
+    """The cluster's name; empty where it is not known."""
+    return setting("ClusterName", "")
 
 
 def largest_array() -> int:
     """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0; 0 switches arrays off."""
-    return max(1, int(settings().get("MaxArraySize", "1001")))
+    return max(1, int(setting("MaxArraySize", "1001")))
 
 
 def cancel(ids: list[str]) -> list[str]:

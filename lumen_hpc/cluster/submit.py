@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -122,6 +123,7 @@ def submit(
             ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
             submission.jobs.append(_job_record(run, job, ids))
             submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
+        record(request, run, submission)
     except BaseException as error:
         left = _withdraw(run, submission)
         outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
@@ -130,13 +132,13 @@ def submit(
             for path in _logs(run, plans) - before:
                 path.unlink(missing_ok=True)
         if not isinstance(error, UserError):
+            print(f"lumen: {outcome}", file=sys.stderr)
             raise
         if not isinstance(error, slurm.Refused):
             raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
         why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
         raise UserError(f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}") from None
-    record(request, run, submission)
     return submission
 
 
@@ -212,14 +214,18 @@ def scripts(
 
 @contextmanager
 def writing(run: Run) -> Iterator[None]:
-    """The run's folder, created and locked; if new, it is removed when the command is refused or cannot write."""
+    """The run's folder, created and locked; if new, it is removed when the command is refused or cannot write.
+
+    It stays while jobs of it are in the queue: they would find neither code nor a place for their logs.
+    """
     fresh = not run.folder.exists()
     prepare_folder(run)
     try:
         with lock.held(run.folder):
             yield
     except (UserError, OSError):
-        if fresh and not any(run.folder.glob(f"*/{manifest.NAME}")):
+        queued = any(record["jobs"] for record in live.submissions(run.folder))
+        if fresh and not queued and not any(run.folder.glob(f"*/{manifest.NAME}")):
             shutil.rmtree(run.folder)
         raise
 

@@ -168,6 +168,41 @@ def require_no_secret(profile: Profile) -> None:
                 )
 
 
+OWN_OPTIONS = {
+    "array": "profile.resources.KIND.tasks and profile.throttle",
+    "clusters": "SLURM_CLUSTERS in the shell",
+    "dependency": "stage=NAME, which submits that stage alone",
+    "job-name": "run=NAME",
+    "kill-on-invalid-dep": "profile.kill_on_invalid_dep",
+    "output": "profile.runs",
+    "parsable": "status … json=true",
+    "test-only": "dry_run=true",
+    "wait": "status … watch=true",
+    "wrap": "profile.setup",
+}
+"""sbatch options by which the jobs of a run are chained, found again and numbered; what says the same instead."""
+
+
+def require_own_options(profile: Profile) -> None:
+    """Raises UserError for an option of `additional` without which a submission would lose track of its jobs."""
+    for name, value in profile.additional.items():
+        if (option := name.replace("_", "-")) in OWN_OPTIONS:
+            raise UserError(
+                f"profile.additional.{name}={value}: a submission sets --{option} itself; leave it out "
+                f"({OWN_OPTIONS[option]})"
+            )
+
+
+def require_time_to_work(profile: Profile) -> None:
+    """Raises UserError for a time limit so short that the signal to stop comes as the work begins."""
+    for kind, resources in profile.resources.items():
+        if resources.time_min * 60 <= profile.signal_before_s and profile.executor == "slurm":
+            raise UserError(
+                f"profile.resources.{kind}.time_min={resources.time_min}: work is asked to stop "
+                f"{profile.signal_before_s} s before the end (profile.signal_before_s), which leaves it no time"
+            )
+
+
 def names() -> list[str]:
     """The profiles that can be named."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))

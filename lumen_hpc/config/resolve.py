@@ -145,6 +145,8 @@ def resolve(arguments: list[str]) -> Request:
     check(request.settings)
     check(request.profile, "profile.")
     profiles.require_no_secret(request.profile)
+    profiles.require_own_options(request.profile)
+    profiles.require_time_to_work(request.profile)
     for kind in request.profile.resources:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")

@@ -13,7 +13,7 @@ import pytest
 
 from lumen_hpc.cluster import live, preflight, sbatch, slurm, submit
 from lumen_hpc.cluster.stage import Stage, Step
-from lumen_hpc.config.profile import Container
+from lumen_hpc.config.profile import Container, Profile, Resources
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.conftest import stage
@@ -65,6 +65,25 @@ def test_the_scripts_of_a_site_with_everything_set(stages: list[Stage]):
         additional={"reservation": "night"},
     )
     _compare(text, "everything.txt")
+
+
+def test_jobs_inherit_no_python_and_no_threads_of_the_shell_that_submits():
+    setup = sbatch._setup(Profile(), Resources(cpus=3), Path("/code"), "0001")
+    junk = {"PYTHONHOME": "/junk", "PYTHONSTARTUP": "/junk", "OMP_NUM_THREADS": "99", "LUMEN_SCRATCH": "/junk"}
+    script = "\n".join([*setup, "env"])
+    done = subprocess.run(
+        ["bash", "-eu", "-c", script], env=os.environ | junk, capture_output=True, text=True, check=True
+    )
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert found["OMP_NUM_THREADS"] == "3" and "/junk" not in found.values()
+    assert {name for name in found if name.startswith("PYTHON")} == {"PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"}
+
+
+@pytest.mark.parametrize("name", ["a%j", "a\\b", "a:b", "a\nb"])
+def test_a_path_that_slurm_or_python_reads_as_something_else_is_refused(name: str):
+    sbatch.require_fit(Path("/scratch/a b (1)/runs/é"))
+    with pytest.raises(UserError, match="choose another with runs=FOLDER"):
+        sbatch.require_fit(Path("/scratch") / name)
 
 
 def test_a_submission_is_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):

@@ -33,6 +33,13 @@ def test_hidden_partitions_are_seen(fake: Path):
     assert "-a" in (fake / "asked").read_text().split()
 
 
+def test_a_state_that_no_list_names_is_a_job_that_may_write(fake: Path):
+    states = ("RUNNING", "SPECIAL_EXIT", "SIGNALING", "A_LATER_STATE", "COMPLETED", "NODE_FAIL")
+    lines = [f"{number}|{state}|None|n1|N/A|0|x" for number, state in enumerate(states)]
+    (fake / "queue").write_text("\n".join(lines))
+    assert [job.state for job in slurm.queue().values()] == list(states[:4])
+
+
 def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ):
