@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import changes, graph, live, lock, preflight, ready, refusals, sbatch, slurm
+from lumen_hpc.cluster import changes, graph, live, lock, preflight, ready, refusals, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -58,7 +58,6 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
-    sbatch.require_fit(run.folder)
     live.require_own(run)
     with submission.writing(run):
         queued = live.queue(run)

@@ -140,8 +140,9 @@ def require_own(run: Run) -> None:
 def require_none(run: Run) -> None:
     """Raises UserError while jobs of the run are in the queue: a run on this machine would do their work again."""
     queued = queue(run)
-    jobs = [(record, job) for record in submissions(run.folder) for job in record["jobs"]]
-    if alive := [job["id"] for record, job in jobs if tasks(record, job, queued)]:
+    if alive := [
+        job["id"] for record in submissions(run.folder) for job in record["jobs"] if tasks(record, job, queued)
+    ]:
         raise UserError(
             f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
             f"submitted them, or first: python launch.py cancel run={run.folder.name}"

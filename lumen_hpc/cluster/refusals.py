@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lumen_hpc.cluster import estimate, graph, plan, preflight, ready
+from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Step
@@ -26,6 +26,8 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
     _require_fit(request, steps)
+    if request.profile.executor == "slurm":
+        sbatch.require_path(request.folder)
     if request.verb != "check":  # `check` lists them itself
         preflight.require_processes(request.settings, request.profile, request.stage)
         _require_begun(request, steps)

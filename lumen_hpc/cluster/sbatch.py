@@ -15,7 +15,7 @@ from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.errors import UserError
 
 GATE_MINUTES = 10
-UNFIT = re.compile(r"[%\\:\x00-\x1f\x7f]")
+UNFIT_PATH = re.compile(r"[%\\:\x00-\x1f\x7f]")
 """What a run's path may not hold: patterns of Slurm's log names, its escape, what parts PYTHONPATH, control codes."""
 REQUIRE = """\
 lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $2"; exit 1; }; }"""
@@ -47,13 +47,14 @@ def text(
         name = "%A_%a"
     flags |= _site(profile, resources, job_name(run, step), dependency)
     command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
-    setup = _setup(profile, resources, code, submission)
-    return _script(profile, resources, flags, setup, command, _logs(run, step), name)
+    return _script(
+        profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), name
+    )
 
 
-def require_fit(run: Path) -> None:
+def require_path(run: Path) -> None:
     """Raises UserError for a run's folder that a script cannot name: its jobs would die without a log."""
-    if found := UNFIT.search(str(run)):
+    if found := UNFIT_PATH.search(str(run)):
         raise UserError(
             f"{str(run)!r}: {found[0]!r} in the path of a run is read by Slurm or Python as something else; "
             "choose another with runs=FOLDER"
@@ -74,8 +75,9 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
     flags = _site(profile, resources, f"{job_name(run, step)}.gate", dependency)
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
     command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
-    setup = _setup(profile, resources, code, submission)
-    return _script(profile, resources, flags, setup, command, _logs(run, step), "%j")
+    return _script(
+        profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), "%j"
+    )
 
 
 def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
@@ -183,8 +185,14 @@ def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
     words = ["srun", "--unbuffered", "--output", str(log), f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
-        python = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8", "PYTHONNOUSERSITE")
-        passed = [*python, "OMP_NUM_THREADS", "LUMEN_SUBMISSION"]
+        passed = [
+            "PYTHONPATH",
+            "PYTHONSAFEPATH",
+            "PYTHONUTF8",
+            "PYTHONNOUSERSITE",
+            "OMP_NUM_THREADS",
+            "LUMEN_SUBMISSION",
+        ]
         passed += [name for name in profile.environment if name not in passed]
         passed += ["LUMEN_SCRATCH"] if profile.scratch else []
         words.append(f"--container-env={','.join(passed)}")  # else the image's own values win

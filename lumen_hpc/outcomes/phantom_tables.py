@@ -28,7 +28,7 @@ ITEMS = {analyte.name: analyte for analyte in PANEL}
 RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "ASIAN", "HISPANIC/LATINO", "OTHER")
 ONE_STAY = timedelta(days=4)
 """Films at most so far apart lie in one stay."""
-FAULT_EVERY = 23
+FAULT_EVERY = 24
 """Of so many patients, each kind of fault strikes one."""
 Rng = np.random.Generator
 
@@ -208,6 +208,7 @@ class _Patient:
             21: lambda: last.update(hadm_id=""),
             22: lambda: last.update(deathtime=_later(last.get("dischtime"), -1), hospital_expire_flag=1)
             or patient.update(dod=_later(last.get("dischtime"), 24 * 40)[:10]),
+            23: lambda: labs and self.add("hosp/labevents", **lab),
         }  # fmt: skip
         if number % 2 == 0:
             kinds[number // 2 % FAULT_EVERY]()

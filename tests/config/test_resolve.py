@@ -95,9 +95,6 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["config=absent.yaml"], ["absent.yaml"]),
         (["train.weight_decay=-1"], ["train.weight_decay=-1", "negative"]),
         (["run=a/b"], ["run=a/b", "runs=FOLDER"]),
-        (["profile=h100", "profile.additional.array=1-3"], ["profile.additional.array=1-3", "profile.throttle"]),
-        (["profile=h100", "profile.additional.job_name=x"], ["--job-name itself", "run=NAME"]),
-        (["profile=h100", "profile.resources.cpu.time_min=1"], ["cpu.time_min=1", "profile.signal_before_s"]),
         (["run=my run"], ["run=my run", "letters, digits"]),
     ],
 )

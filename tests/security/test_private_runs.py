@@ -157,6 +157,14 @@ def test_a_run_without_restricted_data_keeps_the_users_umask(tmp_path):
 
 
 @pytest.mark.usefixtures("umask")
+def test_under_no_umask_at_all_a_run_is_not_writable_for_everyone(tmp_path):
+    os.umask(0)
+    run = restricted(tmp_path / "run", restricted=False)
+    submit.prepare_folder(run)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (run.folder, run.folder / "layout")] == [0o775, 0o664]
+
+
+@pytest.mark.usefixtures("umask")
 def test_a_verb_on_a_restricted_run_writes_private_files_too(tmp_path):
     words = [f"runs={tmp_path}", "run=mine", "data=mimic", "recipe=lumen", "data.mimic_cxr=/a", "data.diff_vqa=/b"]
     submitted = resolve(["stage=full", *words])

@@ -56,6 +56,7 @@ def test_a_models_answer(tmp_path, monkeypatch, capsys):
     (tmp_path / "film.png").write_bytes(b"")
     model = SimpleNamespace(ask=lambda *_, **__: SimpleNamespace(answer=ATTACK))
     monkeypatch.setattr(asking, "open_model", lambda *_: model)
+    monkeypatch.setattr(asking, "trained", lambda *_: tmp_path)
     request = Request(verb="ask", question="what?", image=str(tmp_path / "film.png"))
     assert asking.ask(request, Run(tmp_path, Settings(), Profile())) == 0
     shown(capsys.readouterr().out)

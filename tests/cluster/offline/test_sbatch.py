@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lumen_hpc.cluster import live, preflight, sbatch, slurm, submit
+import jobs
+from lumen_hpc.cluster import live, preflight, refusals, sbatch, slurm, submit
 from lumen_hpc.cluster.stage import Stage, Step
-from lumen_hpc.config.profile import Container, Profile, Resources
+from lumen_hpc.config.profile import Container
 from lumen_hpc.config.resolve import Request, resolve
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.conftest import stage
@@ -65,25 +67,6 @@ def test_the_scripts_of_a_site_with_everything_set(stages: list[Stage]):
         additional={"reservation": "night"},
     )
     _compare(text, "everything.txt")
-
-
-def test_jobs_inherit_no_python_and_no_threads_of_the_shell_that_submits():
-    setup = sbatch._setup(Profile(), Resources(cpus=3), Path("/code"), "0001")
-    junk = {"PYTHONHOME": "/junk", "PYTHONSTARTUP": "/junk", "OMP_NUM_THREADS": "99", "LUMEN_SCRATCH": "/junk"}
-    script = "\n".join([*setup, "env"])
-    done = subprocess.run(
-        ["bash", "-eu", "-c", script], env=os.environ | junk, capture_output=True, text=True, check=True
-    )
-    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    assert found["OMP_NUM_THREADS"] == "3" and "/junk" not in found.values()
-    assert {name for name in found if name.startswith("PYTHON")} == {"PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"}
-
-
-@pytest.mark.parametrize("name", ["a%j", "a\\b", "a:b", "a\nb"])
-def test_a_path_that_slurm_or_python_reads_as_something_else_is_refused(name: str):
-    sbatch.require_fit(Path("/scratch/a b (1)/runs/é"))
-    with pytest.raises(UserError, match="choose another with runs=FOLDER"):
-        sbatch.require_fit(Path("/scratch") / name)
 
 
 def test_a_submission_is_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
@@ -229,3 +212,54 @@ def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_f
     ):
         preflight.require_processes(request.settings, request.profile, "judge")
     preflight.require_processes(request.settings, request.profile, "train")
+
+
+@pytest.mark.parametrize("character", ["%", ":", "\\", "\n"])
+def test_a_path_that_slurm_or_python_reads_as_something_else_is_refused(tmp_path: Path, character: str):
+    """Of a log name with `%j` in a folder's name, Slurm makes another, and the job dies without a log."""
+    request = resolve(["stage=full", "profile=h100", "recipe=demo", f"runs={tmp_path}/a{character}j"])
+    with pytest.raises(UserError, match="in the path of a run"):
+        refusals.require_valid(request, jobs.PIPELINE)
+
+
+def test_what_the_shell_says_about_python_and_threads_does_not_reach_a_job(tmp_path: Path):
+    resources = resolve(["stage=full", "profile=h100"]).profile
+    step = Step(stage("first"))
+    script = sbatch.text(resources, step, tmp_path, tmp_path / "code", "0001", [0])
+    setup = script[script.index("\nunset") : script.index("\nexec ")]
+    asked = "import os, sys, warnings; print(sys.flags.utf8_mode, sys.flags.optimize, sys.warnoptions, os.environ)"
+    inherited = {
+        "PYTHONHOME": "/nowhere", "PYTHONWARNINGS": "error", "PYTHONOPTIMIZE": "2", "PYTHONUTF8": "0",
+        "OMP_NUM_THREADS": "1", "LUMEN_SCRATCH": "/nowhere", "LC_ALL": "C",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", f"{setup}\n{sys.executable} -c '{asked}'"],
+        env={"PATH": os.environ["PATH"], **inherited}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("1 0 [] "), done.stderr
+    assert f"'OMP_NUM_THREADS': '{resources.resources['gpu'].cpus}'" in done.stdout
+    assert "nowhere" not in done.stdout
+
+
+def test_packages_in_the_users_home_do_not_shadow_a_containers():
+    profile = resolve(["stage=full", "profile=h100"]).profile
+    container = Container(kind="pyxis", image="/images/lumen.sqsh")
+    script = sbatch.text(
+        replace(profile, container=container), Step(stage("first")), Path("/r"), Path("/c"), "0001", [0]
+    )
+    assert "export PYTHONNOUSERSITE=1" in script
+    passed = re.search(r"--container-env=(\S+)", script)
+    assert passed and {"PYTHONNOUSERSITE", "PYTHONUTF8", "OMP_NUM_THREADS"} <= set(passed[1].split(","))
+
+
+@pytest.mark.parametrize("key", ["dependency", "job_name", "array", "output", "test-only"])
+def test_options_by_which_a_submission_finds_its_jobs_are_its_own(key: str):
+    with pytest.raises(UserError, match=rf"profile.additional.{key}=x: a submission sets --{key.replace('_', '-')}"):
+        resolve(["stage=full", "profile=h100", f"profile.additional.{key}=x"])
+
+
+def test_a_time_limit_that_ends_as_the_work_begins_is_refused():
+    words = ["stage=full", "profile=h100", "profile.resources.gpu.time_min=2"]
+    with pytest.raises(UserError, match=r"gpu\.time_min=2: work is asked to stop 120 s before the end"):
+        resolve(words)
+    resolve([*words, "profile.signal_before_s=60"])

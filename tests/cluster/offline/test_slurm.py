@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, graph, live, manifest, preflight, slurm, status, status_table
+from lumen_hpc.cluster import (
+    commands,
+    environment,
+    graph,
+    live,
+    lock,
+    manifest,
+    preflight,
+    slurm,
+    status,
+    status_table,
+    submit,
+)
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
@@ -31,13 +43,6 @@ def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = 
 def test_hidden_partitions_are_seen(fake: Path):
     slurm.queue()
     assert "-a" in (fake / "asked").read_text().split()
-
-
-def test_a_state_that_no_list_names_is_a_job_that_may_write(fake: Path):
-    states = ("RUNNING", "SPECIAL_EXIT", "SIGNALING", "A_LATER_STATE", "COMPLETED", "NODE_FAIL")
-    lines = [f"{number}|{state}|None|n1|N/A|0|x" for number, state in enumerate(states)]
-    (fake / "queue").write_text("\n".join(lines))
-    assert [job.state for job in slurm.queue().values()] == list(states[:4])
 
 
 def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
@@ -238,3 +243,108 @@ def test_a_plan_or_config_that_a_full_disk_left_empty_is_one_line(
 
 def test_a_site_without_accounting_for_this_user_is_not_a_traceback(fake: Path):
     assert list(preflight._accounting(Profile()))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_fails_after_the_last_sbatch_withdraws_the_jobs(
+    fake: Path,
+    request_here: Request,
+    stages: list[Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    error: BaseException,
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(submit, "record", fail)
+    with pytest.raises(type(error)):
+        submit_chain(request_here, stages)
+    submitted = [f"{1000 + number}" for number, _ in enumerate(fake.glob("script-*"))]
+    assert submitted and (fake / "cancelled").read_text().split() == submitted[::-1]
+    assert "nothing was submitted" in capsys.readouterr().err
+    assert list(live.submissions(request_here.folder)) == []
+
+
+def test_a_new_runs_folder_stays_while_jobs_of_it_do(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REFUSE_AT", "2")
+    run = submit.open_run(request_here)
+    with pytest.raises(UserError, match="nothing was submitted"), submit.writing(run):
+        submit_chain(request_here, stages)
+    assert not run.folder.exists()
+    for script in fake.glob("script-*"):
+        script.unlink()
+    monkeypatch.setenv("NO_SCANCEL", "1")
+    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
+    (fake / "queue").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"), submit.writing(run):
+        submit_chain(request_here, stages)
+    assert next(run.folder.glob("code/*")).is_dir(), "what the jobs in the queue run from"
+
+
+def test_a_run_with_jobs_in_the_queue_does_not_start_on_this_machine_too(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    request_here.profile = Profile(runs=str(run.folder.parent))
+    with pytest.raises(UserError, match=r"jobs 1000, 1001.* are in Slurm's queue"):
+        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    (fake / "queue").write_text("")
+    live.require_none(run)
+
+
+def test_a_run_is_not_cancelled_in_the_middle_of_its_submission(fake: Path, request_here: Request, stages: list[Stage]):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    (run.folder / lock.LOCK).write_text("login2 4711")
+    with pytest.raises(lock.Busy, match="process 4711 on login2"):
+        commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    assert not (fake / "cancelled").exists()
+
+
+@pytest.mark.parametrize("state", ["SIGNALING", "STAGE_OUT", "SPECIAL_EXIT", "OF_A_LATER_SLURM"])
+def test_a_job_in_an_unusual_state_still_holds_its_shards(
+    fake: Path, request_here: Request, stages: list[Stage], state: str
+):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    lines = (fake / "queue").read_text()
+    (fake / "queue").write_text(lines.replace("PENDING", state))
+    assert live.shards(run, live.queue(run))[0]["answer-a"] == {0, 1, 2, 3}
+    (fake / "queue").write_text(lines.replace("PENDING", "COMPLETED"))
+    assert live.queue(run) == {}
+
+
+def test_a_job_name_in_another_encoding_is_no_traceback(fake: Path):
+    (fake / "queue").write_bytes(f"7|RUNNING|None|n1|N/A|{os.getuid()}|caf".encode() + b"\xe9\n")
+    assert set(slurm.queue()) == {"7"}
+
+
+def test_a_log_in_a_folder_with_a_space_is_found(fake: Path):
+    (fake / "job-7").write_text("   StdErr=/a b/r/x.out\n   StdOut=/a b/r/x.out\n   Power=\n")
+    assert slurm.log_of("7") == "/a b/r/x.out"
+
+
+def test_a_site_that_keeps_its_configuration_to_itself_takes_submissions(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    tool = fake / "bin" / "scontrol"
+    tool.write_text("#!/bin/sh\necho 'slurm_load_ctl_conf error: Access/permission denied' >&2; exit 1\n")
+    assert (slurm.cluster(), slurm.largest_array()) == ("", 1001)
+    request_here.profile.max_array_size = 0
+    _, submitted = submit_chain(request_here, stages)
+    assert submitted
+    assert "run this on a login node" not in " ".join(result.fix for result in preflight.cluster(request_here.profile))
+    tool.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    with pytest.raises(slurm.Unreachable):
+        slurm.largest_array()
+
+
+def test_the_cluster_that_the_shell_chose_is_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_CLUSTERS", "big")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with environment.outside_the_job():
+        assert os.environ["SLURM_CLUSTERS"] == "big" and "SLURM_JOB_ID" not in os.environ
