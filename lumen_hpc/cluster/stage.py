@@ -117,9 +117,8 @@ class Run:
         """With restricted data, what this process and those it starts write is the owner's alone, and no core file.
 
         A crash would leave the memory, records included, in whatever folder it happened in. Slurm passes both limits
-        on to the jobs. Without restricted data, too, nobody but the owner and the group may change what jobs run.
+        on to the jobs.
         """
-        os.umask(os.umask(0o077) | 0o002)
         if self.restricted:
             os.umask(0o077)
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -75,7 +75,8 @@ def open_run(request: Request) -> Run:
 
 
 def prepare_folder(run: Run) -> None:
-    """Creates the run's folder, private to its owner where the data is restricted."""
+    """Creates the run's folder, private to its owner where the data is restricted, and never writable for everyone."""
+    os.umask(os.umask(0o077) | 0o002)  # Slurm passes it on to the jobs
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         if reason := files.foreign(run.folder.resolve()):
