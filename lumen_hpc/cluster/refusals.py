@@ -11,6 +11,7 @@ from lumen_hpc.cluster.stage import Pipeline, Step
 from lumen_hpc.config import remembered, unread
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import compared
 
 
 def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
@@ -25,12 +26,28 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     steps = steps_of(request, pipeline)
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
+    _require_kinds(request, steps)
     _require_fit(request, steps)
     if request.profile.executor == "slurm":
         sbatch.require_path(request.folder)
     if request.verb != "check":  # `check` lists them itself
         preflight.require_processes(request.settings, request.profile, request.stage)
         _require_begun(request, steps)
+
+
+def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
+    """Raises UserError for a mixture without a kind of question that a model learns: its training would stop."""
+    instruct, mixture = request.settings.instruct, request.settings.train.mixture
+    learned = {kind for step in steps if step.stage.name == "train" for kind in compared(step.model).trains_on}
+    for kind, key, asked in (
+        ("outcome", "instruct.outcomes", bool(instruct.outcomes)),
+        ("timeline", "instruct.timelines", instruct.timelines),
+    ):
+        if mixture and asked and kind in learned and kind not in mixture:
+            raise UserError(
+                f"train.mixture={mixture} has no number for the {kind} questions that {key} asks for; "
+                f"add train.mixture.{kind}=N (0: none of them is learned)"
+            )
 
 
 def _require_begun(request: Request, steps: Sequence[Step]) -> None:

@@ -162,7 +162,8 @@ def attacked(site: Site) -> Path:
     words = [
         "recipe=demo", "data=mimic", *(word for word in RECIPE if "phantom" not in word), "prepare.on_bad=skip",
         f"data.mimic_cxr={data / 'mimic-cxr-jpg'}", f"data.diff_vqa={data / 'medical-diff-vqa'}", "prepare.max_bad=0.2",
-        f"data.mimic_iv={write_mimic_iv(data)}", "instruct.outcomes=[icu_48h]", "instruct.clinical=[patient,stay]",
+        f"data.mimic_iv={write_mimic_iv(data)}", "instruct.outcomes=[icu_48h]",
+        "instruct.clinical=[patient,stay]", "train.mixture.outcome=4",
         f"predict.models=[{','.join(MODELS)}]",
         "profile.environment={OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1'}", "train.steps=8", "train.checkpoint_every=4",
         *(f"profile.resources.{kind}.successors=2" for kind in ("cpu", "gpu", "judge", "train")),

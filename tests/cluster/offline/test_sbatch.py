@@ -222,6 +222,14 @@ def test_a_path_that_slurm_or_python_reads_as_something_else_is_refused(tmp_path
         refusals.require_valid(request, jobs.PIPELINE)
 
 
+def test_a_mixture_without_a_kind_that_is_asked_for_costs_no_queue_turn(tmp_path: Path):
+    words = ["stage=full", "profile=h100", "recipe=demo", f"runs={tmp_path}", "predict.models=[lumen-outcomes]"]
+    words += ["instruct.outcomes=[icu_48h]", "data.phantom.mimic_iv=true"]
+    with pytest.raises(UserError, match=r"add train\.mixture\.outcome=N"):
+        refusals.require_valid(resolve(words), jobs.PIPELINE)
+    refusals.require_valid(resolve([*words, "train.mixture.outcome=4"]), jobs.PIPELINE)
+
+
 def test_what_the_shell_says_about_python_and_threads_does_not_reach_a_job(tmp_path: Path):
     resources = resolve(["stage=full", "profile=h100"]).profile
     step = Step(stage("first"))
