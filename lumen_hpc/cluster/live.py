@@ -116,6 +116,11 @@ def sweep(run: Run, queued: dict[str, slurm.Job]) -> int:
     return len(dead) - len(slurm.cancel(dead))
 
 
+def _alive(record: dict[str, Any], queued: dict[str, slurm.Job]) -> list[str]:
+    """Ids of a submission's jobs that are in the queue."""
+    return [job["id"] for job in record["jobs"] if tasks(record, job, queued)]
+
+
 def require_own(run: Run) -> None:
     """Raises UserError while jobs of another user, or of another cluster, may still write to the run."""
     queued: dict[str, slurm.Job] | None = None
@@ -130,7 +135,7 @@ def require_own(run: Run) -> None:
             )
         if str(record.get("user", os.getuid())) != str(os.getuid()):
             queued = queue(run) if queued is None else queued
-            if alive := [job["id"] for job in record["jobs"] if tasks(record, job, queued)]:
+            if alive := _alive(record, queued):
                 raise UserError(
                     f"{run.folder}: {owner(record)} has jobs {_listed(alive)} of this run in the queue; "
                     "only their owner can go on with it or cancel them"
@@ -140,9 +145,7 @@ def require_own(run: Run) -> None:
 def require_none(run: Run) -> None:
     """Raises UserError while jobs of the run are in the queue: a run on this machine would do their work again."""
     queued = queue(run)
-    if alive := [
-        job["id"] for record in submissions(run.folder) for job in record["jobs"] if tasks(record, job, queued)
-    ]:
+    if alive := [job for record in submissions(run.folder) for job in _alive(record, queued)]:
         raise UserError(
             f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
             f"submitted them, or first: python launch.py cancel run={run.folder.name}"

@@ -7,7 +7,7 @@ layer is the unit that is gathered, so DeepSpeed's hooks stay outside the graph.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -51,17 +51,10 @@ def layers(model: Layered) -> dict[str, list[nn.Module]]:
     }
 
 
-def prepare(
-    model: Layered,
-    checkpointing: str,
-    *,
-    compiled: bool = False,
-    backend: Any = BACKEND,
-    parts: Collection[str] = ("vision_tower", "llm"),
-) -> None:
+def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backend: Any = BACKEND) -> None:
     """Set recomputation and compilation of every layer; a later call replaces an earlier one.
 
-    `compiled` compiles the layers of `parts`: the tower's, and the language model's where its attention allows
+    `compiled` compiles the tower's layers, and the language model's where its attention allows
     (`COMPILED_KERNELS`). Recomputation happens in training mode alone. Raises UserError for another `checkpointing`.
     """
     if checkpointing not in CHECKPOINTING:
@@ -72,7 +65,7 @@ def prepare(
     if checkpointing == "selective":
         options["context_fn"] = selective_contexts
     for part, chosen in layers(model).items():
-        graph = compiled and part in parts and (part == "vision_tower" or model.kernel in COMPILED_KERNELS)
+        graph = compiled and (part == "vision_tower" or model.kernel in COMPILED_KERNELS)
         owner = model.vision_tower if part == "vision_tower" else model.llm
         if checkpointing == "none" or graph:
             owner.gradient_checkpointing_disable()
