@@ -6,6 +6,7 @@ studies.jsonl, questions.jsonl, left_out.jsonl, rejected.jsonl and counts.json. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +15,23 @@ from typing import Any
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data import mimic_iv_files
+from lumen_hpc.data import table_files
 
 FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl", "counts.json")
 
 
 def external(settings: Settings) -> list[str]:
-    """The dataset's tables; phantoms have none."""
+    """The dataset's tables that are there; phantoms have none."""
     data = settings.data
     if data.source == "phantom":
         return []
-    folders = [Path(folder).expanduser() for folder in (data.mimic_cxr, data.diff_vqa) if folder]
-    tables = [str(table) for folder in folders for table in sorted(folder.glob("mimic*.csv*"))]
-    return [*tables, str(mimic_iv_files.require(data.mimic_iv, mimic_iv_files.PATIENTS))] if data.mimic_iv else tables
+    folders = (
+        (data.mimic_cxr, table_files.MIMIC_CXR),
+        (data.diff_vqa, table_files.DIFF_VQA),
+        (data.mimic_iv, (table_files.PATIENTS,)),
+    )
+    found = (table_files.find(folder, table) for folder, tables in folders if folder for table in tables)
+    return [str(path) for path in found if path]
 
 
 STAGE = Stage(
@@ -54,18 +59,36 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         counts = prepare(data, task.settings.prepare, task.settings.seed, task.folder)
         rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
         print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
+        for what, by_kind in (("left out", counts["left_out"]), ("bad rows", counts["rejected"]["rows_by_kind"])):
+            if kinds := listed(by_kind):
+                print(f"{what}: {kinds}")
         for line in release_lines(counts["release"]):
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
         print(f"{counts['studies']['asked_about']} images: {images}")
         if not data.mimic_iv:
             print("sex and age of the patients are unknown: MIMIC-CXR has neither; data.mimic_iv=FOLDER gives them")
-        for warning, count in counts["studies"]["image_warnings"].items():
-            print(f"warning: {count} images: {warning}")
+        for line in warnings(counts):
+            print(f"warning: {line}")
         for name in FILES:
             yield task.artefact(task.folder / name)
 
     return process
+
+
+def listed(counts: dict[str, int]) -> str:
+    """Counts above 0 with their names, most first."""
+    return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in Counter(counts).most_common() if count)
+
+
+def warnings(counts: dict[str, Any]) -> Iterator[str]:
+    """What is odd about the input but loses no question."""
+    for warning, count in counts["studies"]["image_warnings"].items():
+        yield f"{count} images: {warning}"
+    if differing := listed({**counts["studies"]["mimic_all"], "rows": 0}):
+        yield f"mimic_all differs from the metadata, which counts: {differing}"
+    if unlisted := counts["test_images_in_mimic_split"]["not listed"]:
+        yield f"{unlisted} test images are not in MIMIC-CXR's table of splits"
 
 
 def official(data: Data, folder: Path) -> Data:

@@ -1,12 +1,12 @@
 """A full-size stand-in for Medical-Diff-VQA, built from real follow-up findings.
 
-    python -m sandbox.lookalike FOLDER [QUESTIONS] [1.0.0|1.0.1]
+    python -m sandbox.lookalike FOLDER [QUESTIONS] [1.0.0|1.0.1] [images]
 
 Patients, the order of their radiographs, views and findings are the NIH ChestX-ray14 table's, which the
 torchxrayvision package ships (112,120 images of 30,805 patients). Dates, sides, levels and types are not in that
 table: they are drawn. Writes `mimic-cxr-jpg/` (metadata, split) and `medical-diff-vqa/` (questions, mimic_all) in the
-official form, without image files, with the published shares of question types (700,703 questions). With a release, the
-questions have its oddities (docs/data.md, "The two releases").
+official form, with the published shares of question types (700,703 questions). With a release, the questions have its
+oddities (docs/data.md, "The two releases"). With `images`, every study's image is there: a grey square.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
+import io
 import random
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import date, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -60,10 +61,12 @@ def patients() -> Iterator[tuple[str, list[dict]]]:
             )
 
 
-def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0, release: str = "") -> Path:
+def write(
+    folder: str | Path, questions: int = QUESTIONS, seed: int = 0, release: str = "", images: bool = False
+) -> Path:
     """Writes the look-alike under `folder`, whole patients until `questions` rows are there, and returns `folder`.
 
-    `release`: empty for ordered pairs without repeats, else 1.0.0 or 1.0.1 with its oddities.
+    `release`: empty for ordered pairs without repeats, else 1.0.0 or 1.0.1 with its oddities. `images`: write them.
     """
     folder = Path(folder)
     rng, odd = random.Random(seed), random.Random(seed + 1)
@@ -87,6 +90,8 @@ def write(folder: str | Path, questions: int = QUESTIONS, seed: int = 0, release
                 day += timedelta(days=rng.choice(GAPS) if order > 1 else 0)
                 _describe(film, study, day, rng)
                 _list(table, film, subject, split, order, rng, release)
+                if images:
+                    _draw(folder / "mimic-cxr-jpg" / "files", film, subject)
             rows = _questions(films, subject, split, rng)
             for row in _as_published(rows, films, release, odd) if release else rows:
                 table["questions"].writerow(row)
@@ -129,6 +134,21 @@ def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: ra
         )
         table["split"].writerow((dicom, film["study"], subject, official))
     table["all"].writerow((subject, film["study"], film["dicom"], view, official, DATES[release](film["day"]), order))
+
+
+def _draw(files: Path, film: dict, subject: int) -> None:
+    path = files / f"p{subject // 1_000_000}" / f"p{subject}" / f"s{film['study']}" / f"{film['dicom']}.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(_square())
+
+
+@cache
+def _square() -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("L", (8, 8), 99).save(out, "JPEG")
+    return out.getvalue()
 
 
 DATES = {
@@ -219,4 +239,5 @@ def _writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
 
 if __name__ == "__main__":
     explain(__doc__, 1)
-    print(write(sys.argv[1], int((sys.argv[2:3] or [QUESTIONS])[0]), release="".join(sys.argv[3:4])))
+    where, size, which, drawn = sys.argv[1:] + ["", str(QUESTIONS), "", ""][len(sys.argv) - 1 :]
+    print(write(where, int(size), release=which, images=drawn == "images"))

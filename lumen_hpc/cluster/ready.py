@@ -14,6 +14,7 @@ from pathlib import Path
 from lumen_hpc.cluster import estimate
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
+from lumen_hpc.data.table_files import DIFF_VQA, MIMIC_CXR, find
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -76,24 +77,32 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     if where.source == "phantom":
         yield CheckResult("ok", f"data: {where.phantom.patients} phantom patients, written by stage prepare")
         return
-    required = [
-        ("data.mimic_cxr", where.mimic_cxr, ("mimic-cxr-2.*-metadata.csv*", "mimic-cxr-2.*-split.csv*", "files")),
-        ("data.diff_vqa", where.diff_vqa, ("mimic_pair_questions.csv*", "mimic_all.csv*")),
+    required: list[tuple[str, str, tuple[str, ...]]] = [
+        ("data.mimic_cxr", where.mimic_cxr, MIMIC_CXR),
+        ("data.diff_vqa", where.diff_vqa, DIFF_VQA),
     ]
     if where.mimic_iv:
-        tables = tuple(f"{table}.csv*" for table in TABLES if table not in OPTIONAL)
-        required.append(("data.mimic_iv", where.mimic_iv, tables))
-    for key, name, patterns in required:
+        required.append(("data.mimic_iv", where.mimic_iv, tuple(table for table in TABLES if table not in OPTIONAL)))
+    for key, name, tables in required:
         folder = Path(name).expanduser()
         if name and on_nodes_only(folder, profile):
             yield CheckResult("ok", f"{key}={folder}: on the nodes (profile.node_paths)")
             continue
         if not name or not folder.is_dir():
             yield CheckResult(
-                "bad", f"{key}={name or '(empty)'} is not a folder", f"{key}=FOLDER holding {', '.join(patterns)}"
+                "bad",
+                f"{key}={name or '(empty)'} is not a folder",
+                f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}",
             )
             continue
-        missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+        try:
+            missing = [f"{table}.csv*" for table in tables if not find(folder, table)]
+        except UserError as several:
+            message, _, fix = str(several).rpartition("; ")
+            yield CheckResult("bad", message, fix)
+            continue
+        if tables == MIMIC_CXR and where.prefer == "jpg" and not (folder / "files").is_dir():
+            missing.append("files")
         if missing:
             yield CheckResult(
                 "bad", f"{key}={folder} lacks {', '.join(missing)}", "download the dataset's tables from PhysioNet"

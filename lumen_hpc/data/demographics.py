@@ -7,8 +7,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
-from lumen_hpc.data.mimic_iv_files import PATIENTS, require
 from lumen_hpc.data.rejections import Rejections
+from lumen_hpc.data.table_files import PATIENTS, require
 from lumen_hpc.data.tables import Block, CsvTable, whole_numbers
 
 COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year")

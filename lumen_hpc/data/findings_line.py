@@ -105,7 +105,8 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
     """
     path = Path(diff_vqa) / "all_diseases.json"
     try:
-        return {row["study_id"]: {name: _known(e) for name, e in row["entity"].items()}
+        # As text, whoever wrote the file again: pandas makes numbers of ids.
+        return {str(row["study_id"]).removesuffix(".0"): {name: _known(e) for name, e in row["entity"].items()}
                 for row in orjson.loads(path.read_bytes())}  # fmt: skip
     except FileNotFoundError:
         raise UserError(

@@ -21,11 +21,10 @@ import numpy as np
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import study_times, taken_on
-from lumen_hpc.data.tables import Block, CsvTable, Place, find_table, whole_numbers
+from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require
+from lumen_hpc.data.tables import Block, CsvTable, Place, whole_numbers
 from lumen_hpc.errors import UserError
 
-METADATA = "mimic-cxr-*-metadata"
-SPLIT = "mimic-cxr-*-split"
 _COLUMNS = (
     "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
 )  # fmt: skip
@@ -114,7 +113,7 @@ def read_studies(folder: str | Path, bad: Rejections) -> Studies:
     Bad rows (ids that are not numbers, no dicom_id, a repeated dicom_id, a study of two patients) go to `bad` and
     are not used. A study without date is kept here: it matters only if a question is about it.
     """
-    path = find_table(folder, METADATA)
+    path = require(folder, METADATA)
     table = CsvTable(path, _COLUMNS, bad)
     blocks = [_images(block, path.name, bad) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
@@ -210,7 +209,7 @@ def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
 
     Bad ids, an unknown split, and an image that an earlier row puts into another split go to `bad`.
     """
-    table = CsvTable(find_table(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
+    table = CsvTable(require(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
     for block in table.blocks():
         dicom, study, split = block.columns
         ids = whole_numbers(study)
@@ -242,7 +241,7 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
 
     The metadata's rule and dates count in any case; bad ids and a repeated study go to `bad`.
     """
-    table = CsvTable(find_table(folder, "mimic_all"), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
+    table = CsvTable(require(folder, MIMIC_ALL), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
     seen: np.ndarray = np.zeros(len(studies), bool)
     names = ("rows", "not_in_metadata", "another_image", "another_date", "no_date", "another_patient")
     counts = dict.fromkeys(names, 0)
@@ -257,8 +256,8 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
         first_seen[first] = True
         first_seen &= (at >= 0) & ~seen[at]
         for row in np.flatnonzero(~first_seen & (at >= 0)).tolist():
-            reason = f"study {study[row]} repeats an earlier row"
-            bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(study[row]))
+            reason = f"study {ids[row]} repeats an earlier row"
+            bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(ids[row]))
         seen[at[first_seen]] = True
         day = np.fromiter(map(_day, date), np.int32, len(date))
         for name, differs in (
@@ -308,7 +307,9 @@ class ImageFiles:
         except OSError as reason:  # a folder without permission or a stale mount has not lost its files
             raise UserError(f"image {path} cannot be read: {reason.strerror or reason}") from None
         if not stat.S_ISLNK(mode):
-            return stat.S_ISREG(mode)
+            if not stat.S_ISREG(mode):
+                raise UserError(f"image {path} is not a file")
+            return True
         target = os.path.realpath(path)
         if os.path.commonpath([target, os.path.realpath(root)]) != os.path.realpath(root):
             raise UserError(f"image {path} is a link that leads out of {root}; name the tree that holds the file")
@@ -320,4 +321,16 @@ class ImageFiles:
         for kind, path in enumerate(paths):
             if self._is_own(path, self._roots[kind][0]):
                 return kind
-        raise UserError(f"image missing: {' and '.join(paths)}")
+        alike = _alike(paths[0])
+        hint = f"; there is {alike} instead: names must match, capitals included" if alike else ""
+        raise UserError(f"image missing: {' and '.join(paths)}{hint}")
+
+
+def _alike(path: str) -> str:
+    """A file beside `path` whose name differs in capitals or in its ending alone; empty if there is none."""
+    folder, name = os.path.split(path)
+    try:
+        beside = sorted(os.listdir(folder))
+    except OSError:
+        return ""
+    return next((other for other in beside if other.lower().split(".")[0] == name.lower().split(".")[0]), "")

@@ -8,6 +8,7 @@ text.
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from datetime import datetime
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -138,12 +139,16 @@ def _check_images(
     undated = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
     faults = dict.fromkeys(needed[~dated].tolist(), undated)
     if settings.images != "trust":
-        for at, kind, size, warning, fault in _inspected(studies, needed[dated].tolist(), files, settings):
-            kinds[at], images.sizes[at] = kind, size
-            if warning:
-                images.warnings[warning] += 1
-            if fault:
-                faults[at] = ("image missing or broken", fault)
+        identities: np.ndarray = np.zeros(len(studies), np.int64)
+        for found in _inspected(studies, needed[dated].tolist(), files, settings):
+            kinds[found.at], images.sizes[found.at], identities[found.at] = found.kind, found.size, found.identity
+            if found.warning:
+                images.warnings[found.warning] += 1
+            if found.fault:
+                faults[found.at] = ("image missing or broken", found.fault)
+        _, studies_of_a_file = np.unique(identities[identities != 0], return_counts=True)
+        if shared := int(studies_of_a_file[studies_of_a_file > 1].sum()):
+            images.warnings["the file is another study's too (a hard or symbolic link)"] = shared
         if files.kinds[0] == "dicom" and len(needed) and (kinds[needed] > 0).all():
             tried = files.path(0, *studies.ids(int(needed[0])))
             raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {tried}")
@@ -154,24 +159,39 @@ def _check_images(
     return images
 
 
-def _inspected(
-    studies: Studies, needed: list[int], files: ImageFiles, settings: Prepare
-) -> Iterator[tuple[int, int, tuple[int, int], str, str]]:
-    """(position, index in `files.kinds`, size, warning, fault) of each image, inspected by threads, in order."""
+class _Found(NamedTuple):
+    """An image as it was inspected."""
+
+    at: int
+    """Position of its study."""
+    kind: int = UNUSABLE
+    """Index in `files.kinds`."""
+    identity: int = 0
+    """Equal for two names of one file; 0 where there is none."""
+    size: tuple[int, int] = (0, 0)
+    warning: str = ""
+    fault: str = ""
+
+
+def _inspected(studies: Studies, needed: list[int], files: ImageFiles, settings: Prepare) -> Iterator[_Found]:
+    """The image of each study, inspected by threads, in order."""
     from lumen_hpc.data.images import check, check_header
 
     look = {"read": check, "header": check_header}.get(settings.images)
 
-    def inspect(at: int) -> tuple[int, int, tuple[int, int], str, str]:
+    def inspect(at: int) -> _Found:
         ids = studies.ids(at)
         try:
             kind = files.find(*ids)
-            found = look(files.path(kind, *ids)) if look else None
-            return at, kind, found.size if found else (0, 0), found.warning if found else "", ""
-        except UserError as fault:
-            return at, UNUSABLE, (0, 0), "", str(fault)
+            path = files.path(kind, *ids)
+            seen = look(path) if look else None
+            file = os.stat(path)
+        except (UserError, OSError) as fault:
+            return _Found(at, fault=str(fault))
+        identity = hash((file.st_dev, file.st_ino))
+        return _Found(at, kind, identity, seen.size, seen.warning) if seen else _Found(at, kind, identity)
 
-    def inspect_all(positions: list[int]) -> list[tuple[int, int, tuple[int, int], str, str]]:
+    def inspect_all(positions: list[int]) -> list[_Found]:
         return list(map(inspect, positions))
 
     with ThreadPoolExecutor(settings.image_threads) as pool:

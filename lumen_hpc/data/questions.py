@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike
 from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, render_difference
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.short_answers import MISSING, expected_answer
-from lumen_hpc.data.tables import Block, CsvTable, Place, find_table, parse_row, row_fault, whole_numbers
+from lumen_hpc.data.short_answers import MISSING, answer_fault
+from lumen_hpc.data.table_files import QUESTIONS, require
+from lumen_hpc.data.tables import Block, CsvTable, Place, parse_row, row_fault, whole_numbers
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
@@ -78,7 +79,7 @@ def read_questions(
     out such studies. `reorder` exchanges the studies of a pair whose main study is the earlier one, and its answer
     with them, as release 1.0.1 did. Raises UserError for a missing file or column.
     """
-    path = find_table(folder, "mimic_pair_questions")
+    path = require(folder, QUESTIONS)
     table = CsvTable(path, _COLUMNS, bad.question)
     reader = _Reader(studies, bad, Questions(path.name), out, reorder)
     for block in table.packed_blocks(lead=3):
@@ -161,7 +162,7 @@ class _Reader:
         types, closed, splits = (np.frombuffer(bytes(column), np.int8) for column in codes)
         pairs = np.flatnonzero(types == _DIFFERENCE)
         ref_id: np.ndarray = np.zeros(len(rest), np.int64)
-        ref_id[pairs] = whole_numbers([ref[at].removesuffix(b".0") for at in pairs.tolist()])
+        ref_id[pairs] = whole_numbers([ref[at] for at in pairs.tolist()])
         reference: np.ndarray = np.full(len(rest), -1)
         reference[pairs] = self.studies.positions(ref_id[pairs])
         study_id = whole_numbers(study)
@@ -327,9 +328,8 @@ def _form(rest: bytes, reordered: bool) -> _Form:
             raise _Fault(f"empty {name}", f"the {name} is empty")
     if question.strip().lower() in MISSING or not question.strip().isprintable():
         raise _Fault("not a question", "the question is a missing value or has control characters")
-    if expected := expected_answer(type, question, short_answer):
-        # The answer is a patient's: it goes to rejected.jsonl, not into a message.
-        raise _Fault("answer outside the grammar", f"the answer to this {type} question is not {expected}")
+    if fault := answer_fault(type, question, short_answer):
+        raise _Fault(*fault)
     if reordered:
         try:
             short_answer = render_difference(parse_difference(short_answer).reversed())

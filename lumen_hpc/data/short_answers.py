@@ -1,7 +1,8 @@
 """Which text can be the short answer to a question of Medical-Diff-VQA, of all seven types and of predictions.
 
 The vocabulary is open, so this refuses only what no answer of its type looks like: missing values of pandas and JSON,
-Python's notation, numbers, control characters, and yes or no in place of a name.
+Python's notation, numbers, control characters, and yes or no in place of a name. A change that no two images can show
+is refused too.
 """
 
 from __future__ import annotations
@@ -28,13 +29,24 @@ MISSING = frozenset({
 _CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
 _NOTATION = frozenset('[]{}<|="\\`')
 """Characters of lists, objects and markup."""
+_ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal", re.IGNORECASE)
+"""Words that deny a finding, where the name of one is expected."""
 
 
-def expected_answer(type: str, question: str, short_answer: str) -> str:
-    """What the short answer should be, if `short_answer` cannot answer this question; else empty.
+def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str] | None:
+    """Kind and reason if `short_answer` cannot answer this question, else None.
 
-    `type`: one of the seven, or prediction.
+    `type`: one of the seven, or prediction. The answer is a patient's, so the reason holds nothing of it.
     """
+    if expected := _expected(type, question, short_answer):
+        return "answer outside the grammar", f"the answer to this {type} question is not {expected}"
+    if type in ("difference", "prediction") and (how := contradiction(parse_difference(short_answer))):
+        return "self-contradicting answer", f"no two images can have the answer to this {type} question: {how}"
+    return None
+
+
+def _expected(type: str, question: str, short_answer: str) -> str:
+    """What the short answer should be, if it is no answer of its type; else empty."""
     text, asked = " ".join(short_answer.split()), " ".join(question.split()).lower()
     if not short_answer.strip("\n\t ").isprintable():
         return "text without control characters"
@@ -65,10 +77,11 @@ def _expected_change(text: str) -> str:
         change = parse_difference(text)
     except GrammarError:
         return "made of the dataset's clauses"
-    names = [*change.new, *change.resolved]
-    for level in change.levels:
-        names += [level.finding, level.before, level.after]
-    return "" if all(map(is_name, names)) else "made of the dataset's clauses with names of findings and levels"
+    findings = [*change.new, *change.resolved, *(level.finding for level in change.levels)]
+    levels = [word for level in change.levels for word in (level.before, level.after)]
+    if all(map(_is_finding, findings)) and all(map(is_name, levels)):
+        return ""
+    return "made of the dataset's clauses with names of findings and levels"
 
 
 def _expected_findings(text: str) -> str:
@@ -77,7 +90,28 @@ def _expected_findings(text: str) -> str:
     except GrammarError:
         return "a list of findings"
     # `none` is a word for no findings, `None` is Python's for no answer.
-    return "" if all(map(is_name, findings)) and text != "None" else "a list of findings"
+    return "" if all(map(_is_finding, findings)) and text != "None" else "a list of findings"
+
+
+def _is_finding(text: str) -> bool:
+    return is_name(text) and not _ABSENCE.fullmatch(text)
+
+
+def contradiction(change: Change) -> str:
+    """How a change contradicts itself; empty if it does not.
+
+    Several changes of level of one finding do not: the two sides can differ, and the dataset writes such answers.
+    """
+    if not change.levels and not (change.new and change.resolved):
+        return ""
+    new, resolved = ({name.lower() for name in names} for names in (change.new, change.resolved))
+    if new & resolved:
+        return "a finding is both new and resolved"
+    if any(level.finding.lower() in new | resolved for level in change.levels):
+        return "a finding has a level on both images, and is new or resolved"
+    if any(level.before.lower() == level.after.lower() for level in change.levels):
+        return "a level has changed to itself"
+    return ""
 
 
 def facts(type: str, short_answer: str) -> Any:

@@ -70,7 +70,7 @@ class CsvTable:
         """Blocks of text fields; a quoted field may hold line breaks."""
         with self._opened() as stream:
             # Bytes that are not UTF-8 become surrogates, so that their row can be named.
-            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="\n")
             header = self._header(lines.readline())
             self.line = 1
             unfinished: list[str] = []
@@ -115,9 +115,14 @@ class CsvTable:
     def _opened(self) -> Iterator[BinaryIO]:
         try:
             with open(self.path, "rb") as raw:
-                packed = raw.peek(2)[:2] == b"\x1f\x8b"
+                packed = raw.peek(2)[:2] == _GZIP
                 # Buffered, since GzipFile itself is slow at lines.
-                yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
+                stream = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))) if packed else raw
+                head = stream.peek(32).lstrip()
+                for start, (kind, fix) in _OTHER_KINDS.items():
+                    if head.startswith(start):
+                        raise UserError(f"{self.path} is {kind}, not csv or csv.gz; {fix}")
+                yield cast(BinaryIO, stream)
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
             where = f"{self.path.name} after line {self.line}"
             raise UserError(f"{where}: the file is corrupt ({error}); fetch it again") from None
@@ -134,6 +139,8 @@ class CsvTable:
         printed = f"the header has {len(header)} columns, of those needed {known or 'none'}"
         if missing := [name for name in self.columns if name not in header]:
             hint = "" if known else "; is it UTF-8 text with commas between its fields, and is its header there?"
+            if {name.lower() for name in missing} & {name.strip().lower() for name in header}:
+                hint = "; it is there with spaces or capitals that the release does not write"
             raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}{hint}")
         if repeated := [name for name in self.columns if header.count(name) > 1]:
             raise UserError(f"{where}: column {', '.join(repeated)} appears more than once; {printed}")
@@ -200,7 +207,27 @@ def _columns(lines: list[str], positions: list[int], width: int) -> list[list[st
     return [fields[position::width] for position in positions]
 
 
+_GZIP = b"\x1f\x8b"
+_OTHER_KINDS = {
+    _GZIP: ("packed twice", "unpack it once"),
+    b"PK\x03\x04": ("a zip archive or a workbook", "unpack it, or save it as csv"),
+    b"\xfd7zXZ": ("an xz archive", "unpack it"),
+    b"BZh": ("a bzip2 archive", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it"),
+    b"PAR1": ("a Parquet file", "save it as csv"),
+    codecs.BOM_UTF16_LE: ("UTF-16 text", "save it as UTF-8"),
+    codecs.BOM_UTF16_BE: ("UTF-16 text", "save it as UTF-8"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself"),
+    b"<": ("a web page", "download the table again, signed in to PhysioNet"),
+}
+"""How a file begins that is no table → what it is, and what to do."""
+
 OPEN_QUOTE = "a quote opens a field and nothing closes it in this row"
+_REASONS = {
+    "unexpected end": OPEN_QUOTE,
+    "new-line character": "a line end within a row; lines end with LF or CRLF, not with CR alone",
+}
+"""How Python's csv errors begin → what they mean."""
 
 
 def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.ndarray, list[str]]:
@@ -210,11 +237,9 @@ def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.nd
     itself, the quote above it is a stray one. Without this, two stray quotes would fuse rows, and a study would get
     another patient's date. `last`: no lines follow these.
     """
-    if '"' not in "".join(lines):
-        return list(csv.reader(lines)), np.arange(1, len(lines) + 1), []
     try:
         rows = list(csv.reader(lines, strict=True))
-        if len(rows) == len(lines) and set(map(len, rows)) == {width}:
+        if len(rows) == len(lines) and ('"' not in "".join(lines) or set(map(len, rows)) == {width}):
             return rows, np.arange(1, len(lines) + 1), []
     except csv.Error:
         pass
@@ -263,9 +288,9 @@ def _fields(line: str) -> Fields:
     if row and not any(sign in row for sign in '"\r\n'):
         return row.split(",")
     try:
-        return next(csv.reader(io.StringIO(line, newline=""), strict=True), [])
+        return next(csv.reader([line], strict=True), [])
     except csv.Error as error:
-        return NotCsv(OPEN_QUOTE if str(error).startswith("unexpected end") else f"it is not csv: {error}")
+        return NotCsv(next((r for start, r in _REASONS.items() if str(error).startswith(start)), str(error)))
 
 
 def _is_clean(text: str) -> bool:
@@ -289,12 +314,18 @@ def _is_utf8(text: str) -> bool:
 
 
 def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
-    """int64 [n] of a column of ids (str or bytes); -1 for anything but 1 to 18 digits."""
+    """int64 [n] of a column of ids (str or bytes); -1 for anything but 1 to 18 digits, or those with `.0`.
+
+    pandas writes a column of ids in which one is missing as `50414267.0`.
+    """
     if not texts:
         return np.zeros(0, np.int64)
     empty: Any
     space: Any
-    empty, space = ("", " ") if isinstance(texts[0], str) else (b"", b" ")
+    point: Any
+    empty, space, point = ("", " ", ".0") if isinstance(texts[0], str) else (b"", b" ", b".0")
+    if not _is_number(empty.join(texts)):
+        texts = [text.removesuffix(point) for text in texts]
     if _is_number(empty.join(texts)) and all(texts) and max(map(len, texts)) <= 18:
         return np.fromstring(space.join(texts), np.int64, sep=" ")
     return np.array([int(text) if _is_number(text) and len(text) <= 18 else -1 for text in texts], np.int64)
@@ -302,17 +333,3 @@ def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
 
 def _is_number(text: str | bytes) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def find_table(folder: str | Path, *patterns: str) -> Path:
-    """The csv file in `folder` of the first pattern with a match, plain before gzipped, newest version first.
-
-    Patterns are globs without the ending, such as `mimic-cxr-*-metadata`. Raises UserError if there is none.
-    """
-    folder = Path(folder).expanduser()
-    for pattern in patterns:
-        for ending in (".csv", ".csv.gz"):
-            if found := sorted(folder.glob(pattern + ending)):
-                return found[-1]
-    state = "has no such file" if folder.is_dir() else "is not a folder"
-    raise UserError(f"{' or '.join(p + '.csv[.gz]' for p in patterns)} not found: {folder} {state}")

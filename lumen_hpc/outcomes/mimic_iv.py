@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.data.mimic_iv_files import find, require
+from lumen_hpc.data.table_files import find, require
 from lumen_hpc.files import repeatable_text
 
 Row = Mapping[str, Any]

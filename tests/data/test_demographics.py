@@ -52,7 +52,7 @@ def test_a_table_that_is_there_both_packed_and_unpacked_is_refused(tmp_path):
     hosp.mkdir(parents=True)
     (hosp / "patients.csv.gz").write_bytes(gzip.compress(PATIENTS.encode()))
     (hosp / "patients.csv").write_text(PATIENTS)
-    with pytest.raises(UserError, match=r"there is .*/patients\.csv and patients\.csv\.gz; remove one of the two"):
+    with pytest.raises(UserError, match=r"there is .*/patients\.csv and patients\.csv\.gz, .*keep one of them"):
         prepared(Dataset(tmp_path), str(tmp_path / "iv"))
 
 

@@ -324,6 +324,9 @@ BAD = {
     "difference outside the grammar": (
         break_cell(QUESTIONS, 8, 5, "the heart looks larger now"),
         "answer outside the grammar", at(QUESTIONS, 8), 1),
+    "a difference that contradicts itself": (
+        break_cell(QUESTIONS, 8, 5, "the level of edema has changed from mild to mild. "),
+        "self-contradicting answer", at(QUESTIONS, 8), 1),
     "presence answered with a word": (
         break_cell(QUESTIONS, 1, 5, "perhaps"),
         "answer outside the grammar", at(QUESTIONS, 1), 1),
@@ -368,10 +371,10 @@ BAD = {
     "the same dicom twice": (add_row(METADATA, 2), "duplicate dicom_id", at(METADATA, 8), 0),
     "an id of the split that is no number": (break_cell(SPLIT, 2, 1, "s50000012"), "bad id", at(SPLIT, 2), 0),
     "a study of mimic_all that is no number": (
-        break_cell(MIMIC_ALL, 2, 1, "50000012.0"),
+        break_cell(MIMIC_ALL, 2, 1, "50000012.5"),
         "bad id", at(MIMIC_ALL, 2), 0),
     "a patient of mimic_all that is no number": (
-        break_cell(MIMIC_ALL, 2, 0, "10000001.0"),
+        break_cell(MIMIC_ALL, 2, 0, "10000001.5"),
         "bad id", at(MIMIC_ALL, 2), 0),
     "an image in two splits": (add_row(SPLIT, 5, 3, "train"), "duplicate dicom_id", at(SPLIT, 8), 0),
     "the same study twice": (add_row(MIMIC_ALL, 2), "duplicate study_id", at(MIMIC_ALL, 8), 0),
@@ -387,7 +390,7 @@ def test_the_first_of_two_splits_of_an_image_counts_and_an_unreadable_id_is_no_d
     for row in dataset.tables[SPLIT][1:]:
         dataset.tables[SPLIT].append([*row[:3], "train"])
     for row in dataset.tables[MIMIC_ALL][1:]:
-        row[0] = f"{row[0]}.0"
+        row[0] = f"{row[0]}.5"
     counts = dataset.write().run(on_bad="skip", **ALL)
     assert counts["test_images_in_mimic_split"] == {"not listed": 0, "train": 0, "validate": 0, "test": 3}
     assert not any(count for name, count in counts["studies"]["mimic_all"].items() if name != "rows")
@@ -471,7 +474,7 @@ def test_a_doubled_column_is_named(dataset, table, column):
 def test_a_missing_table_is_named(dataset, table):
     dataset.write()
     (dataset.folder / table).unlink()
-    with pytest.raises(UserError, match="not found: "):
+    with pytest.raises(UserError, match=r"data\.\w+=.*: there is no .*\.csv or \.csv\.gz; give the folder of"):
         dataset.run()
 
 
@@ -602,7 +605,7 @@ def test_stray_quotes_give_no_study_another_patients_date(dataset, monkeypatch, 
     assert {row["reason"] for row in rows(dataset, "rejected") if row["kind"] == "not csv"} == {tables.OPEN_QUOTE}
 
 
-@pytest.mark.parametrize("written", [" 50000021", "+50000021", "5_0", "50000021.0", "", "9" * 19, "५"])
+@pytest.mark.parametrize("written", [" 50000021", "+50000021", "5_0", "50000021.5", "", "9" * 19, "५"])
 def test_an_id_is_digits_alone(dataset, written):
     dataset.tables[QUESTIONS][3][0] = written
     counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)

@@ -37,5 +37,9 @@ def test_a_run_on_this_machine_tells_on_the_console_what_was_read(tmp_path: Path
     command = [sys.executable, ROOT / "launch.py", "stage=prepare", "profile=local", "data=mimic", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "  11 questions read: 8 kept, 3 left out, 0 rejected\n  7 images: 7 jpg\n" in done.stdout
+    assert (
+        "  11 questions read: 8 kept, 3 left out, 0 rejected\n  left out: 3 another study of a test patient\n"
+        "  7 images: 7 jpg\n"
+    ) in done.stdout
+    assert "warning" not in done.stdout
     assert "submitit" not in done.stdout

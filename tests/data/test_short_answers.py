@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from lumen_hpc.data.short_answers import expected_answer, facts
+from lumen_hpc.data.short_answers import answer_fault, facts
 from tests.realcxr import TABLE, needed
 
 QUESTION = {
@@ -26,7 +26,7 @@ NO_ANSWER = (
 @pytest.mark.parametrize("type", QUESTION)
 @pytest.mark.parametrize("answer", NO_ANSWER)
 def test_what_is_no_answer_is_refused_in_every_type(type, answer):
-    assert expected_answer(type, QUESTION[type], answer)
+    assert answer_fault(type, QUESTION[type], answer)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_what_is_no_answer_is_refused_in_every_type(type, answer):
     ],
 )  # fmt: skip
 def test_an_answer_of_another_type_is_refused(type, answer):
-    assert expected_answer(type, QUESTION[type], answer)
+    assert answer_fault(type, QUESTION[type], answer)
 
 
 @pytest.mark.parametrize("question", ["is this PA view?", "Is this  PA view? "])
 def test_a_closed_question_is_known_with_other_capitals_and_spaces(question):
-    assert expected_answer("view", question, "PA view") == "yes or no"
-    assert expected_answer("view", question, "no") == ""
+    assert "yes or no" in str(answer_fault("view", question, "PA view"))
+    assert answer_fault("view", question, "no") is None
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,58 @@ def test_a_closed_question_is_known_with_other_capitals_and_spaces(question):
     ],
 )  # fmt: skip
 def test_an_answer_of_its_type_is_taken(type, answer):
-    assert expected_answer(type, QUESTION[type], answer) == ""
+    assert answer_fault(type, QUESTION[type], answer) is None
+
+
+NEW = "the main image has an additional finding of {} than the reference image. "
+MISSING = "the main image is missing the findings of {} than the reference image. "
+LEVEL = "the level of {} has changed from {} to {}. "
+
+
+@pytest.mark.parametrize("type", ["difference", "prediction"])
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        (LEVEL.format("edema", "mild", "mild"), "itself"),
+        (LEVEL.format("edema", "mild", " Mild"), "itself"),
+        (LEVEL.format("edema", "moderate to severe", "moderate to severe"), "itself"),
+        (LEVEL.format("nodule", "small", "large") + LEVEL.format("edema", "acute", "acute"), "itself"),
+        (NEW.format("edema") + MISSING.format("edema"), "both new and resolved"),
+        (MISSING.format("nodule, and Edema") + NEW.format("edema"), "both new and resolved"),
+        (NEW.format("edema") + LEVEL.format("edema", "mild", "severe"), "on both images"),
+        (LEVEL.format("edema", "mild", "severe") + MISSING.format("nodule and edema"), "on both images"),
+    ],
+)
+def test_an_answer_that_no_two_images_can_have_is_refused(type, answer, how):
+    kind, reason = answer_fault(type, QUESTION[type], answer)
+    assert kind == "self-contradicting answer" and how in reason and "edema" not in reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NEW.format("edema") + MISSING.format("nodule"),
+        LEVEL.format("effusion", "small", "large") + LEVEL.format("effusion", "moderate", "small"),  # two sides
+        LEVEL.format("edema", "mild acute", "acute mild"), LEVEL.format("edema", "mild", "mild to moderate"),
+        LEVEL.format("edema", "mild", "mildly") + NEW.format("edema of the neck"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_the_dataset_can_write_is_none_of_these(answer):
+    assert answer_fault("difference", QUESTION["difference"], answer) is None
+
+
+@pytest.mark.parametrize("name", ["no abnormality", "No edema", "nothing", "without effusion", "edema, no nodule"])
+def test_the_absence_of_a_finding_is_no_finding(name):
+    for answer in (NEW.format(name), MISSING.format(name), LEVEL.format(name.split(", ")[-1], "mild", "severe")):
+        assert answer_fault("difference", QUESTION["difference"], answer)
+    assert answer_fault("abnormality", QUESTION["abnormality"], f"edema, {name}")
 
 
 @needed
 def test_every_real_answer_is_taken():
     with open(TABLE, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    refused = [row for row in rows if expected_answer(row["question_type"], row["question"], row["answer"])]
+    refused = [row for row in rows if answer_fault(row["question_type"], row["question"], row["answer"])]
     assert len(rows) == 314 and refused == []
 
 

@@ -14,6 +14,7 @@ from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
+from tests.data.small_dataset import MIMIC_ALL, Dataset
 
 MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
 
@@ -73,6 +74,22 @@ def test_check_of_one_stage_looks_at_what_it_needs(tmp_path: Path, capsys: pytes
     assert launch.main(words) == 2
     out = capsys.readouterr().out
     assert "bad  recipe=demo does not fit data=mimic: experts.model=phantom" in out and "train.base" in out
+
+
+def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Dataset(tmp_path / "data").write()
+    (data.folder / f"{MIMIC_ALL}.gz").write_bytes(b"")
+    words = [
+        f"data.mimic_cxr={data.data.mimic_cxr}",
+        f"data.diff_vqa={data.data.diff_vqa}",
+        f"runs={tmp_path / 'runs'}",
+    ]
+    assert launch.main(["stage=prepare", "profile=local", "data=mimic", *words, "run=r"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "mimic_all.csv and mimic_all.csv.gz, which may differ; fix: keep one of them" in line
+    assert not (tmp_path / "runs").exists()
 
 
 def test_python_without_the_packages_says_which_command_sets_them_up() -> None:

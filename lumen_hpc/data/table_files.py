@@ -1,0 +1,52 @@
+"""The files of the datasets' tables, as the releases pack them (csv.gz) or unpacked (csv)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumen_hpc.errors import UserError
+
+METADATA = "mimic-cxr-*-metadata"
+SPLIT = "mimic-cxr-*-split"
+QUESTIONS = "mimic_pair_questions"
+MIMIC_ALL = "mimic_all"
+PATIENTS = "hosp/patients"
+"""Sex and age, which MIMIC-CXR lacks."""
+MIMIC_CXR, DIFF_VQA = (METADATA, SPLIT), (QUESTIONS, MIMIC_ALL)
+"""What stage `prepare` reads of each dataset."""
+
+
+def find(folder: str | Path, table: str) -> Path | None:
+    """The file of a table in its dataset's folder; None if there is none.
+
+    `table`: its path without the ending; a star stands for the release. Raises UserError where there are several files,
+    packed and unpacked or of two releases, since they may differ.
+    """
+    folder = Path(folder).expanduser()
+    found = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
+    if len(found) > 1:
+        names = " and ".join([str(found[0]), *(path.name for path in found[1:])])
+        raise UserError(f"{_setting(table)}={folder}: there is {names}, which may differ; keep one of them")
+    return found[0] if found else None
+
+
+def require(folder: str | Path, table: str) -> Path:
+    """As `find`; raises UserError if there is no such file."""
+    if (path := find(folder, table)) is None:
+        state = f"there is no {table}.csv or .csv.gz" if Path(folder).expanduser().is_dir() else "it is not a folder"
+        raise UserError(f"{_setting(table)}={folder}: {state}; give the folder of {_HOLDS[_setting(table)]}")
+    return path
+
+
+_HOLDS = {
+    "data.mimic_cxr": "MIMIC-CXR-JPG that holds the metadata, the split and files/",
+    "data.diff_vqa": "Medical-Diff-VQA that holds mimic_pair_questions and mimic_all",
+    "data.mimic_iv": "MIMIC-IV that holds hosp/ and icu/",
+}
+
+
+def _setting(table: str) -> str:
+    """The setting that names a table's folder."""
+    if "/" in table:
+        return "data.mimic_iv"
+    return "data.mimic_cxr" if table in MIMIC_CXR else "data.diff_vqa"

@@ -1,0 +1,342 @@
+"""The official files as other people's tools leave them: read as they are meant, or refused by name."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.prepare import warnings
+from lumen_hpc.data.findings_line import read_findings
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.errors import UserError
+from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, SPLIT, Dataset
+
+TABLES = (METADATA, SPLIT, MIMIC_ALL, QUESTIONS)
+every_table = pytest.mark.parametrize("table", TABLES, ids=lambda name: Path(name).stem)
+ALL = {"one_study_per_test_subject": False}
+SKIP = {"on_bad": "skip", "max_bad": 0.9, **ALL}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path).write()
+
+
+def outcome(dataset: Dataset, **settings) -> tuple:
+    """All that a run writes of studies and questions, and its counts."""
+    counts = dataset.run(**{**ALL, **settings})
+    names = ("studies", "questions", "left_out", "rejected")
+    return counts, *(list(read_jsonl(dataset.out / f"{name}.jsonl")) for name in names)
+
+
+def text(dataset: Dataset, table: str) -> str:
+    return (dataset.folder / table).read_bytes().decode()
+
+
+def put(dataset: Dataset, table: str, content: str | bytes, packed: bool = False) -> None:
+    """Writes a table anew, as csv.gz if `packed`."""
+    data = content.encode() if isinstance(content, str) else content
+    (dataset.folder / table).unlink()
+    (dataset.folder / f"{table}{'.gz' * packed}").write_bytes(data)
+
+
+def rewritten(rows: list[list], **options) -> str:
+    out = io.StringIO()
+    csv.writer(out, **options).writerows(rows)
+    return out.getvalue()
+
+
+# Read as meant ------------------------------------------------------------------------------------------------------
+
+
+def float_ids(rows: list[list]) -> list[list]:
+    ids = [at for at, name in enumerate(rows[0]) if name in ("subject_id", "study_id", "ref_id")]
+    return [rows[0], *([f"{v}.0" if at in ids and v else v for at, v in enumerate(row)] for row in rows[1:])]
+
+
+def some_float_ids(rows: list[list]) -> list[list]:
+    return [*rows[:3], *float_ids(rows)[3:]]
+
+
+def with_pandas_index(rows: list[list]) -> list[list]:
+    return [[number - 1 if number else "", *row, "x" if number else "more"] for number, row in enumerate(rows)]
+
+
+READ_AS_MEANT = {
+    "columns in another order": lambda rows: rewritten([row[::-1] for row in rows]),
+    "a pandas index and one more column": lambda rows: rewritten(with_pandas_index(rows)),
+    "ids as floats": lambda rows: rewritten(float_ids(rows)),
+    "ids as floats in some rows": lambda rows: rewritten(some_float_ids(rows)),
+    "every field in quotes": lambda rows: rewritten(rows, quoting=csv.QUOTE_ALL),
+    "LF instead of CRLF": lambda rows: rewritten(rows, lineterminator="\n"),
+    "no line end after the last row": lambda rows: rewritten(rows).rstrip(),
+    "blank last lines": lambda rows: rewritten(rows) + "\r\n\n",
+    "a byte order mark": lambda rows: "\ufeff" + rewritten(rows),
+}
+
+
+@every_table
+@pytest.mark.parametrize("way", READ_AS_MEANT)
+@pytest.mark.parametrize("packed", [False, True], ids=["csv", "gz"])
+def test_a_table_written_in_another_way_reads_the_same(dataset, table, way, packed):
+    plain = outcome(dataset)
+    put(dataset, table, READ_AS_MEANT[way](dataset.tables[table]), packed=False)
+    if packed:  # an ending that the content does not have, too
+        path = dataset.folder / table
+        path.rename(f"{path}.gz")
+    read = outcome(dataset)
+    plain[0]["questions_file"] = read[0]["questions_file"]
+    assert read == plain
+
+
+@every_table
+def test_a_gzip_of_several_members_is_read_whole(dataset, table):
+    plain = outcome(dataset)
+    data = text(dataset, table).encode()
+    members = b"".join(gzip.compress(data[start : start + 100]) for start in range(0, len(data), 100))
+    put(dataset, table, members + bytes(64), packed=True)  # zeros after the end: a tape's padding
+    assert outcome(dataset)[1:] == plain[1:]
+
+
+@pytest.mark.parametrize("form", ["{0}-{1}-{2}", "{0}-{1}-{2} 00:00:00", "{0}{1}{2}.0", " {0}{1}{2} "])
+def test_dates_of_the_metadata_are_read_in_every_form(dataset, form):
+    plain = outcome(dataset)
+    for row in dataset.tables[METADATA][1:]:
+        row[7] = form.format(row[7][:4], row[7][4:6], row[7][6:])
+    dataset.write()
+    assert outcome(dataset) == plain
+
+
+@pytest.mark.parametrize("written", ["2150/01/01", "01.01.2150", "1/1/2150", "2.1500101E7", "2150-01-01T00:00:00Z"])
+def test_a_date_in_another_form_is_named_not_guessed(dataset, written):
+    dataset.tables[METADATA][1][7] = written
+    dataset.write()
+    with pytest.raises(UserError, match=r"row 1 \(line 2\): study 50000011: StudyDate is missing or not a date"):
+        dataset.run()
+
+
+@pytest.mark.parametrize("study_id", [50000011, 50000011.0, "50000011", "50000011.0"])
+def test_the_study_of_an_entity_is_known_by_its_number(tmp_path, study_id):
+    rows = [{"study_id": study_id, "entity": {"edema": {"level": ["mild"], "type": None}}}]
+    (tmp_path / "all_diseases.json").write_text(str(rows).replace("'", '"').replace("None", "null"))
+    assert read_findings(tmp_path) == {"50000011": {"edema": {"level": "mild"}}}
+
+
+@pytest.mark.parametrize("link", ["mimic-cxr-jpg", "mimic-cxr-jpg/files", "mimic-cxr-jpg/files/p10"])
+def test_a_tree_behind_links_is_read(dataset, link):
+    plain = outcome(dataset)
+    place = dataset.folder / link
+    place.rename(dataset.folder / "elsewhere")
+    place.symlink_to(dataset.folder / "elsewhere")
+    assert outcome(dataset) == plain
+
+
+def test_folders_may_have_any_name(dataset, monkeypatch):
+    plain = outcome(dataset)
+    odd = dataset.folder / "data [v1] *"
+    odd.mkdir()
+    for name in ("mimic-cxr-jpg", "medical-diff-vqa"):
+        (dataset.folder / name).rename(odd / name)
+    monkeypatch.chdir(odd)
+    data = replace(dataset.data, mimic_cxr="mimic-cxr-jpg/", diff_vqa=f"{odd}/./medical-diff-vqa/")
+    read = outcome(dataset, data=data)
+    assert read[2:] == plain[2:] and all(Path(study["image"]).is_file() for study in read[1])
+
+
+# Refused by name ----------------------------------------------------------------------------------------------------
+
+
+def zipped(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("table.csv", data)
+    return out.getvalue()
+
+
+OTHER_KINDS = {
+    "a zip archive": (zipped, "a zip archive or a workbook, not csv or csv.gz; unpack it"),
+    "packed twice": (lambda data: gzip.compress(gzip.compress(data)), "packed twice"),
+    "UTF-16": (lambda data: data.decode().encode("utf-16"), "UTF-16 text, not csv or csv.gz; save it as UTF-8"),
+    "a web page": (lambda _: b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+    "a pointer": (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+    "lines that end with CR": (
+        lambda data: data.replace(b"\r\n", b"\r"),
+        r"the header is not csv \(a line end within a row; lines end with LF or CRLF",
+    ),
+    "nothing": (lambda _: b"", "missing column .* is its header there"),
+    "rows without a header": (lambda data: data.split(b"\r\n", 1)[1], "missing column .* is its header there"),
+    "a comment": (lambda data: b"# exported\r\n" + data, "missing column .* is its header there"),
+    "capitals in the header": (
+        lambda data: data.replace(b"study_id", b"STUDY_ID", 1),
+        "missing column study_id; .* there with spaces or capitals",
+    ),
+    "a space in the header": (
+        lambda data: data.replace(b"study_id", b"study_id ", 1),
+        "missing column study_id; .* there with spaces or capitals",
+    ),
+    "bytes after the gzip stream": (lambda data: gzip.compress(data) + b"<html>", "the file is corrupt"),
+}
+
+
+@every_table
+@pytest.mark.parametrize("what", OTHER_KINDS)
+def test_a_file_that_is_no_table_is_named_with_what_it_is(dataset, table, what):
+    change, message = OTHER_KINDS[what]
+    put(dataset, table, change(text(dataset, table).encode()), packed=True)
+    with pytest.raises(UserError, match=rf"{re.escape(Path(table).name)}\.gz.*{message}"):
+        dataset.run()
+
+
+@every_table
+def test_a_table_that_is_there_packed_and_unpacked_is_refused(dataset, table):
+    path = dataset.folder / table
+    Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"there is {re.escape(str(path))} and {path.name}\.gz, .*keep one of them"):
+        dataset.run()
+
+
+@pytest.mark.parametrize("table", [METADATA, SPLIT])
+def test_tables_of_two_releases_are_refused(dataset, table):
+    path = dataset.folder / table
+    other = path.with_name(path.name.replace("2.0.0", "2.1.0"))
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=rf"there is {re.escape(str(path))} and {other.name}, .*keep one of them"):
+        dataset.run()
+
+
+@every_table
+def test_a_folder_in_place_of_a_table_is_named(dataset, table):
+    path = dataset.folder / table
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: cannot be read \(Is a directory\)"):
+        dataset.run()
+
+
+def test_a_file_in_place_of_a_folder_is_named(dataset):
+    table = str(dataset.folder / QUESTIONS)
+    with pytest.raises(UserError, match=rf"data\.diff_vqa={re.escape(table)}: it is not a folder; give the folder of"):
+        dataset.run(replace(dataset.data, diff_vqa=table))
+    table = str(dataset.folder / METADATA)
+    with pytest.raises(UserError, match=rf"{re.escape(table)}/files is not a folder: data\.mimic_cxr names the folder"):
+        dataset.run(replace(dataset.data, mimic_cxr=table))
+
+
+ODD_ROWS = {
+    "the header again": lambda lines: [*lines[:4], lines[0], *lines[4:]],
+    "fields that are all empty": lambda lines: [*lines[:4], "," * lines[0].count(","), *lines[4:]],
+    "spaces alone": lambda lines: [*lines[:4], "   ", *lines[4:]],
+}
+
+
+@every_table
+@pytest.mark.parametrize("what", ODD_ROWS)
+def test_an_odd_row_is_named_and_loses_nothing_else(dataset, table, what):
+    put(dataset, table, "\n".join(ODD_ROWS[what](text(dataset, table).splitlines())))
+    with pytest.raises(UserError, match=rf"{re.escape(Path(table).name)} row 4 \(line 5\): .*\(1 bad row in all"):
+        dataset.run()
+    counts, _, questions, left_out, rejected = outcome(dataset, **SKIP)
+    assert [(row["file"], row["row"]) for row in rejected] == [(Path(table).name, 4)]
+    assert (counts["read"], len(questions), len(left_out)) == (11 + (table == QUESTIONS), 11, 0)
+
+
+@every_table
+@pytest.mark.parametrize("joined", [",", "\r"])
+def test_two_rows_in_one_line_are_named(dataset, table, joined):
+    lines = text(dataset, table).splitlines()
+    put(dataset, table, "\n".join([*lines[:4], joined.join(lines[4:6]), *lines[6:]]))
+    with pytest.raises(UserError, match=rf"{re.escape(Path(table).name)} row 4 \(line 5\): "):
+        dataset.run()
+    counts, _, questions, _, rejected = outcome(dataset, **SKIP)
+    kind = "not csv" if joined == "\r" else "wrong number of fields"
+    assert [row["row"] for row in rejected if row["kind"] == kind] == [4]
+    assert counts["read"] == len(questions) + counts["rejected"]["questions"]
+
+
+@pytest.mark.parametrize(("column", "kind"), [(3, "unknown question type"), (6, "unknown split")])
+def test_a_word_with_a_space_after_it_is_named(dataset, column, kind):
+    dataset.tables[QUESTIONS][2][column] += " "
+    dataset.write()
+    with pytest.raises(UserError, match=rf"row 2 \(line 3\).*1 {kind}"):
+        dataset.run()
+
+
+@pytest.mark.parametrize("written", ["5.0000011e7", "50,000,011", "50000011.5", "50000011.0.0", ".0", "s50000011.0"])
+def test_an_id_in_another_form_is_no_id(dataset, written):
+    dataset.tables[QUESTIONS][8][2] = written
+    dataset.write()
+    with pytest.raises(UserError, match=r"row 8 \(line 9\): ref_id is missing or not a whole number"):
+        dataset.run()
+
+
+def test_a_line_break_in_a_question_is_named(dataset):
+    dataset.tables[QUESTIONS][2][4] = "is there\nedema?"
+    counts = dataset.write().run(**SKIP)
+    assert counts["rejected"] == {"questions": 2, "rows_by_kind": {"not csv": 1, "wrong number of fields": 1}}
+
+
+# Images -------------------------------------------------------------------------------------------------------------
+
+
+def upper_ending(path: Path) -> Path:
+    return path.with_suffix(".JPG")
+
+
+def upper_name(path: Path) -> Path:
+    return path.with_name(path.name.upper())
+
+
+@pytest.mark.parametrize("rename", [upper_ending, upper_name, lambda path: path.with_suffix(".jpeg")])
+def test_an_image_under_another_name_is_missing_and_the_other_name_is_told(dataset, rename):
+    path = dataset.image(50000011)
+    other = path.rename(rename(path))
+    message = f"image missing: {path}; there is {other.name} instead: names must match"
+    with pytest.raises(UserError, match=re.escape(message)):
+        dataset.run()
+
+
+def test_dicom_ids_in_capitals_are_other_ids(dataset):
+    dataset.tables[METADATA][1][0] = "AA11"
+    dataset.write()
+    with pytest.raises(UserError, match=r"AA11\.jpg; there is aa11\.jpg instead"):
+        dataset.run()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "line"),
+    [
+        (MIMIC_ALL, 2, "mimic_all differs from the metadata, which counts: 7 another image"),
+        (SPLIT, 0, "3 test images are not in MIMIC-CXR's table of splits"),
+    ],
+)
+def test_ids_that_other_tables_write_otherwise_are_a_warning(dataset, table, column, line):
+    assert list(warnings(dataset.run(**ALL))) == []
+    for row in dataset.tables[table][1:]:
+        row[column] = row[column].upper()
+    assert list(warnings(dataset.write().run(**ALL))) == [line]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("images", ["read", "header", "exist"])
+def test_one_file_for_two_studies_is_a_warning(dataset, link, images):
+    one, other = dataset.image(50000011), dataset.image(50000021)
+    other.unlink()
+    link(one, other)
+    found = list(warnings(dataset.run(images=images, **ALL)))
+    assert found == ["2 images: the file is another study's too (a hard or symbolic link)"]
+
+
+def test_a_folder_in_place_of_an_image_is_named(dataset):
+    path = dataset.image(50000011)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=re.escape(f"image {path} is not a file")):
+        dataset.run()
