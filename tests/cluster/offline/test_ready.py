@@ -88,7 +88,7 @@ def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is
     ]
     assert launch.main(["stage=prepare", "profile=local", "data=mimic", *words, "run=r"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "mimic_all.csv and mimic_all.csv.gz, which may differ; fix: keep one of them" in line
+    assert "mimic_all.csv and mimic_all.csv.gz, which may differ; keep one of them" in line
     assert not (tmp_path / "runs").exists()
 
 
