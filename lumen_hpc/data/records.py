@@ -6,6 +6,7 @@ eight bytes of memory a row, so that training can start at any sample of a large
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import os
 from array import array
@@ -84,6 +85,8 @@ def _line_offsets(text: mmap.mmap | bytes) -> array:
 
 
 def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
+    if number == 1:  # some editors begin a file with a byte order mark
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:

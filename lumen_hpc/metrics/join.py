@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings
+from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, parse_findings
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 
 _SHOWN = 5
+KINDS = (*TYPES, "prediction", "outcome", "timeline")
+"""Types of questions."""
 
 
 class Problems:
@@ -57,8 +59,8 @@ def join(
     """Joins `answers` ({question_id, answer[, model]}) to `questions` (rows with `short_answer` and `long_answer`).
 
     Only questions that all models answered are kept, so that all numbers are over the same questions; the
-    others, answers to unknown questions, rows without an id, doubled ids and short answers outside the grammar are
-    counted. `models` are those expected. Raises UserError if no row has an id, another field is missing, an expected
+    others, answers to unknown questions, rows without an id, doubled ids, unknown types, answers that are not text and
+    short answers outside the grammar are counted. `models` are those expected. Raises UserError if no row has an id, another field is missing, an expected
     model has no answer, or no question is left.
     """
     problems = Problems()
@@ -75,7 +77,7 @@ def join(
         elif id in given.setdefault(model, {}):
             problems.add(f"doubled answers of {model} (the first is kept)", id)
         else:
-            given[model][id] = strip(_field(row, "answer", f"the answer to {id}"))
+            given[model][id] = strip(_answer(row, id, model, problems))
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(by_id)} questions; "
@@ -120,10 +122,13 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             closed = False
         if not row.get("long_answer"):
             problems.add("questions without a long answer (no long BLEU-4 and ROUGE-L)", id)
-        kind = _field(row, "type", f"question {id}")
+        kind = _field(row, "type", f"question {id}").strip().lower()
+        if kind not in KINDS:
+            problems.add(f"questions of another type than {', '.join(KINDS)} (no change or finding F1)", id)
         if not _readable(kind, closed, short):
             problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
-        questions[id] = row if row.get("closed") is closed else {**row, "closed": closed}
+        same = row.get("closed") is closed and row["type"] == kind
+        questions[id] = row if same else {**row, "closed": closed, "type": kind}
     return questions
 
 
@@ -136,6 +141,16 @@ def _readable(kind: str, closed: bool, short: str) -> bool:
     except GrammarError:
         return False
     return True
+
+
+def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
+    """The text of an answer; a list of texts is read as one, anything else as it prints, and both are counted."""
+    answer = row.get("answer")
+    if answer is not None and not isinstance(answer, str):
+        problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
+        if isinstance(answer, list):
+            return ", ".join(map(str, answer))
+    return _field(row, "answer", f"the answer to {id}")
 
 
 def _field(row: dict, name: str, of: str) -> str:

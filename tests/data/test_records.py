@@ -65,3 +65,9 @@ def test_a_broken_line_is_named(tmp_path, bad):
 def test_a_last_line_without_newline_counts(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'{"a":1}\n{"a":2}')
     assert [row["a"] for row in Records(tmp_path / "rows.jsonl")] == [1, 2]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"a":1}\r\n{"a":2}\r\n')
+    assert list(read_jsonl(path)) == [Records(path)[0], Records(path)[1]] == [{"a": 1}, {"a": 2}]

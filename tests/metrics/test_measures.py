@@ -124,6 +124,24 @@ def test_bad_input_is_named_and_counted():
     assert any("stranger" in line for line in joined.problems.lines())
 
 
+def test_a_type_in_capitals_is_read_and_one_that_is_none_is_named():
+    rows = [{**row, "type": f" {row['type'].title()}"} for row in QUESTIONS]
+    answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in rows]
+    read, plain = join(rows, answers), join(QUESTIONS, answers)
+    assert read.questions == plain.questions and not read.problems
+    (line,) = join([question("x", "differences", "nothing has changed.")], answered("x")).problems.lines()
+    assert line.startswith("1 questions of another type than abnormality,") and line.endswith(": x")
+
+
+def test_an_answer_that_is_no_text_is_read_as_its_items_and_named():
+    rows = [question("a", "abnormality", "edema, nodule"), question("b", "view", "PA view"), question("c", "type", "x")]
+    given = (["edema", "nodule"], {"view": "PA"}, 3)
+    joined = join(rows, [{"question_id": row["question_id"], "answer": text} for row, text in zip(rows, given)])
+    assert joined.answers["model"] == ["edema, nodule", "{'view': 'PA'}", "3"]
+    (line,) = joined.problems.lines()
+    assert line == "3 answers of model that are not text (a list is read as its items): a, b, c"
+
+
 @pytest.mark.parametrize(
     "references, answers, models, message",
     [
