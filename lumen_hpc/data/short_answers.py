@@ -38,20 +38,25 @@ def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str]
 
     `type`: one of the seven, or prediction. The answer is a patient's, so the reason holds nothing of it.
     """
-    if expected := _expected(type, question, short_answer):
-        return "answer outside the grammar", f"the answer to this {type} question is not {expected}"
-    if type in ("difference", "prediction") and (how := contradiction(parse_difference(short_answer))):
-        return "self-contradicting answer", f"no two images can have the answer to this {type} question: {how}"
-    return None
+    if not short_answer.strip("\n\t ").isprintable():
+        expected = "text without control characters"
+    elif type in ("difference", "prediction"):
+        try:
+            change = parse_difference(short_answer)
+        except GrammarError:
+            expected = "made of the dataset's clauses"
+        else:
+            expected = "" if _has_names(change) else "made of the dataset's clauses with names of findings and levels"
+            if not expected and (how := contradiction(change)):
+                return "self-contradicting answer", f"no two images can have the answer to this {type} question: {how}"
+    else:
+        expected = _expected(type, question, short_answer)
+    return ("answer outside the grammar", f"the answer to this {type} question is not {expected}") if expected else None
 
 
 def _expected(type: str, question: str, short_answer: str) -> str:
-    """What the short answer should be, if it is no answer of its type; else empty."""
+    """What the short answer to a question about one image should be, if it is no answer of its type; else empty."""
     text, asked = " ".join(short_answer.split()), " ".join(question.split()).lower()
-    if not short_answer.strip("\n\t ").isprintable():
-        return "text without control characters"
-    if type in ("difference", "prediction"):
-        return _expected_change(text)
     if type == "presence" or asked in _CLOSED:
         return "" if is_closed(text) else "yes or no"
     if type == "view":
@@ -72,16 +77,14 @@ def is_name(text: str) -> bool:
     return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
 
 
-def _expected_change(text: str) -> str:
-    try:
-        change = parse_difference(text)
-    except GrammarError:
-        return "made of the dataset's clauses"
-    findings = [*change.new, *change.resolved, *(level.finding for level in change.levels)]
-    levels = [word for level in change.levels for word in (level.before, level.after)]
-    if all(map(_is_finding, findings)) and all(map(is_name, levels)):
-        return ""
-    return "made of the dataset's clauses with names of findings and levels"
+def _has_names(change: Change) -> bool:
+    """True if a change has names where the dataset writes them."""
+    levels = change.levels
+    return (
+        all(map(_is_finding, change.new))
+        and all(map(_is_finding, change.resolved))
+        and all(_is_finding(level.finding) and is_name(level.before) and is_name(level.after) for level in levels)
+    )
 
 
 def _expected_findings(text: str) -> str:
@@ -93,6 +96,7 @@ def _expected_findings(text: str) -> str:
     return "" if all(map(_is_finding, findings)) and text != "None" else "a list of findings"
 
 
+@lru_cache(maxsize=4096)
 def _is_finding(text: str) -> bool:
     return is_name(text) and not _ABSENCE.fullmatch(text)
 

@@ -59,9 +59,9 @@ def join(
     """Joins `answers` ({question_id, answer[, model]}) to `questions` (rows with `short_answer` and `long_answer`).
 
     Only questions that all models answered are kept, so that all numbers are over the same questions; the
-    others, answers to unknown questions, rows without an id, doubled ids, unknown types, answers that are not text and
-    short answers outside the grammar are counted. `models` are those expected. Raises UserError if no row has an id, another field is missing, an expected
-    model has no answer, or no question is left.
+    others, answers to unknown questions, rows without an id, doubled ids, unknown types, answers that are not text
+    and short answers outside the grammar are counted. `models` are those expected. Raises UserError if no row has an
+    id, another field is missing, an expected model has no answer, or no question is left.
     """
     problems = Problems()
     by_id = _questions(questions, problems)
