@@ -175,13 +175,25 @@ def _check_deflated(path: Path) -> None:
         raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; a film has at most so much")
 
 
-def is_turned(dataset: Any) -> bool:
-    """True for a film whose PatientOrientation says that its pixels are stored mirrored or upside down."""
+TURNED = "PatientOrientation says that the film is stored mirrored or upside down; it is read as stored"
+INVERTED = "RescaleSlope or PresentationLUTShape says that the film is stored inverted; it is read as stored"
+
+
+def stored_otherwise(dataset: Any) -> str:
+    """A warning for a film that its header calls mirrored, upside down or inverted; empty for any other."""
     try:
         row, column = dataset.get("PatientOrientation") or ("", "")
     except Exception:  # pydicom's own errors of every kind; a corrupt note is no orientation
-        return False
-    return str(row).startswith("R") or str(column).startswith("H")
+        row, column = "", ""
+    if str(row).startswith("R") or str(column).startswith("H"):
+        return TURNED
+    try:
+        falls = float(dataset.get("RescaleSlope") or 1) < 0
+        shape = str(dataset.get("PresentationLUTShape") or "")
+    except Exception:  # as above
+        return ""
+    other = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
+    return INVERTED if falls or shape == other else ""
 
 
 def frame_size(frame: bytes) -> Size | None:

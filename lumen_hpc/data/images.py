@@ -20,10 +20,10 @@ from lumen_hpc.data.image_headers import (
     Size,
     dicom_header,
     frame_size,
-    is_turned,
     jpeg_header,
     open_dicom,
     png_header,
+    stored_otherwise,
 )
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
@@ -50,7 +50,6 @@ class Inspected(NamedTuple):
     """What is odd about it, the gravest first; empty if nothing is."""
 
 
-TURNED = "PatientOrientation says that the film is stored mirrored or upside down; it is read as stored"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
@@ -105,8 +104,8 @@ def check(path: str | Path) -> Inspected:
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
     pixels = _stored(path, header, start)
-    if is_turned(header):
-        return Inspected(size, TURNED)
+    if warning := stored_otherwise(header):
+        return Inspected(size, warning)
     mapped = start is not None and _is_native(header)
     sample = pixels[:: max(size.height // _SAMPLED_ROWS, 1)] if mapped else pixels
     warning = _oddity(sample, header.BitsStored)
@@ -123,7 +122,7 @@ def check_header(path: str | Path) -> Inspected:
             _check_length(path, header, path.stat().st_size - start)
         elif _SEQUENCE_END not in _tail(path):
             decode(path)  # deflated, cut off, or with something after the pixels: decoding shows which
-        return Inspected(Size(int(header.Columns), int(header.Rows)), TURNED if is_turned(header) else "")
+        return Inspected(Size(int(header.Columns), int(header.Rows)), stored_otherwise(header))
     if head.startswith(PNG_START):
         return Inspected(png_header(path, _read(path)))
     if not head.startswith(JPEG_START):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (before torchxrayvision imports torchvision)
-from lumen_hpc.data import images
+from lumen_hpc.data import image_headers, images
 from lumen_hpc.data.images import Radiograph
 from lumen_hpc.errors import UserError
 from tests.realcxr import ROOT, needed
@@ -415,7 +415,7 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
     ("orientation", "warning"),
     [
         (["L", "F"], ""), (["A", "F"], ""), (["P", "FR"], ""), (["LF", "FR"], ""), ("", ""), ("L", ""),
-        (["R", "F"], images.TURNED), (["L", "H"], images.TURNED), (["RH", "FR"], images.TURNED),
+        (["R", "F"], image_headers.TURNED), (["L", "H"], image_headers.TURNED), (["RH", "FR"], image_headers.TURNED),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
@@ -424,6 +424,24 @@ def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orienta
     path = dicom(tmp_path / "film.dcm", pixels, PatientOrientation=orientation)
     assert look(path) == ((50, 60), warning)
     assert np.array_equal(images.decode(path).pixels, pixels)
+
+
+@pytest.mark.parametrize("look", [images.check, images.check_header])
+@pytest.mark.parametrize(
+    ("photometric", "fields", "inverted"),
+    [
+        ("MONOCHROME2", {"RescaleSlope": 1, "PresentationLUTShape": "IDENTITY"}, False),
+        ("MONOCHROME1", {"RescaleSlope": 1, "PresentationLUTShape": "INVERSE"}, False),
+        ("MONOCHROME2", {"RescaleSlope": -1}, True),
+        ("MONOCHROME2", {"PresentationLUTShape": "INVERSE"}, True),
+        ("MONOCHROME1", {"PresentationLUTShape": "IDENTITY"}, True),
+    ],
+)
+def test_a_dicom_whose_header_inverts_it_once_more_is_a_warning(tmp_path, look, photometric, fields, inverted):
+    pixels = radiograph((60, 50), np.uint16, 4095)
+    path = dicom(tmp_path / "film.dcm", pixels, photometric=photometric, **fields)
+    assert look(path).warning == (image_headers.INVERTED if inverted else "")
+    assert np.array_equal(images.decode(path).pixels, pixels if photometric == "MONOCHROME2" else 4095 - pixels)
 
 
 def test_what_check_passes_decode_reads_whatever_was_done_to_the_file(tmp_path):
