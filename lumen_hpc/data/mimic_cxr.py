@@ -20,7 +20,7 @@ import numpy as np
 
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.study_times import study_times, taken_on
+from lumen_hpc.data.study_times import days, study_times
 from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require
 from lumen_hpc.data.tables import Block, CsvTable, Place, whole_numbers
 from lumen_hpc.errors import UserError
@@ -141,7 +141,7 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
         name=_names(dicom),
         view=list(views),
         frontal=np.array(frontal, bool),
-        day=np.fromiter(map(_day, date), np.int32, len(date)),
+        day=days(date),
         time=study_times(time),
         row=block.rows.astype(np.uint32),
         line=block.lines.astype(np.uint32),
@@ -194,14 +194,6 @@ def _view(position: str, code: str) -> tuple[str, bool]:
     """The view of an image, and whether the dataset's rule counts it as frontal."""
     frontal = _FRONTAL.get(code.strip().lower(), "")
     return frontal or position.strip() or code.strip(), bool(frontal)
-
-
-@lru_cache(maxsize=1 << 16)
-def _day(date: str) -> int:
-    try:
-        return taken_on(date).toordinal()
-    except UserError:
-        return 0
 
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
@@ -259,7 +251,7 @@ def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> 
             reason = f"study {ids[row]} repeats an earlier row"
             bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(ids[row]))
         seen[at[first_seen]] = True
-        day = np.fromiter(map(_day, date), np.int32, len(date))
+        day = days(date)
         for name, differs in (
             ("another_image", studies.name[at] != _names(dicom)),
             ("another_date", (day > 0) & (studies.day[at] != day)),

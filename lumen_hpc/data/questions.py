@@ -5,6 +5,7 @@ The pass works on blocks of rows, column by column, since a file has 700,000 of 
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -88,11 +89,14 @@ def read_questions(
     return reader.questions
 
 
+_COLUMNS_OF_A_FORM = "<bbbQ"
+
+
 class _Fault(Exception):
     """A bad row: its kind, by which it is counted, and the reason."""
 
-    columns = (255, False, 0, 0, b"")
-    """In place of a form's; as int8, the type is -1."""
+    columns, tail = struct.pack(_COLUMNS_OF_A_FORM, -1, False, 0, 0), b""
+    """In place of a form's."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(kind, reason)
@@ -158,16 +162,17 @@ class _Reader:
     def _parsed(self, block: Block) -> _Rows:
         study, subject, ref, rest = block.columns
         forms = list(map(self.forms.__getitem__, rest))
-        *codes, hashes, tails = map(list, zip(*(form.columns for form in forms), strict=True))
-        types, closed, splits = (np.frombuffer(bytes(column), np.int8) for column in codes)
+        columns = np.frombuffer(b"".join([form.columns for form in forms]), "i1,i1,i1,<u8")
+        types, closed, splits, hashes = (columns[name].copy() for name in columns.dtype.names or ())
         pairs = np.flatnonzero(types == _DIFFERENCE)
         ref_id: np.ndarray = np.zeros(len(rest), np.int64)
         ref_id[pairs] = whole_numbers([ref[at] for at in pairs.tolist()])
         reference: np.ndarray = np.full(len(rest), -1)
         reference[pairs] = self.studies.positions(ref_id[pairs])
+        tails = [form.tail for form in forms]
         study_id = whole_numbers(study)
         return _Rows(
-            forms, tails, types, closed, splits, np.array(hashes, np.uint64), study_id, whole_numbers(subject), ref_id,
+            forms, tails, types, closed, splits, hashes, study_id, whole_numbers(subject), ref_id,
             self.studies.positions(study_id), reference, np.zeros(len(rest), np.int64), block.rows, block.lines,
         )  # fmt: skip
 
@@ -285,8 +290,10 @@ def _text_hash(type: str, question: str) -> int:
 class _Form(NamedTuple):
     """What follows from a row's type, question, short answer and split alone."""
 
-    columns: tuple[int, bool, int, int, bytes]
-    """Type, closed, split, hash of the text, and the end of the JSON line of a question about one image."""
+    columns: bytes
+    """Type, closed, split and hash of the text, as _COLUMNS_OF_A_FORM packs them."""
+    tail: bytes
+    """The end of the JSON line of a question about one image."""
     json: bytes
     split: bytes
 
@@ -339,5 +346,5 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     closed = is_closed(short_answer)
     row = {"type": type, "question": question, "short_answer": short_answer, "closed": closed}
     json, split_name = orjson.dumps(row)[1:-1], split.encode()
-    tail = _TAIL % (json, split_name)
-    return _Form((TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question), tail), json, split_name)
+    columns = (TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question))
+    return _Form(struct.pack(_COLUMNS_OF_A_FORM, *columns), _TAIL % (json, split_name), json, split_name)

@@ -11,12 +11,16 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from lumen_hpc.data.tables import whole_numbers
 from lumen_hpc.errors import UserError
 
 _EPOCH = "1970-01-01"
+_FIRST_ORDINAL = date.fromisoformat(_EPOCH).toordinal()
 _CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d(?:\.\d+)?)")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T]\d\d:\d\d:\d\d(?:\.\d+)?)?")
 
@@ -41,6 +45,27 @@ def taken_on(study_date: str) -> date:
     except ValueError:
         pass
     raise UserError(f"StudyDate, {len(study_date)} characters, is not a date; expected YYYYMMDD or YYYY-MM-DD")
+
+
+def days(dates: Sequence[str]) -> np.ndarray:
+    """int32 [n]: the ordinals of the days of a column; 0 where a date is missing or none."""
+    numbers: Any = whole_numbers(dates)
+    years, months, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
+    # Every month has 28 days; what is written otherwise, and the rest of a month, is read one by one.
+    plain = (years >= 1000) & (years <= 9999) & (months >= 1) & (months <= 12) & (day >= 1) & (day <= 28)
+    first = np.where(plain, (years - 1970) * 12 + months - 1, 0).astype("M8[M]").astype("M8[D]").astype(np.int64)
+    ordinals: np.ndarray = (first + _FIRST_ORDINAL + day - 1).astype(np.int32)
+    for at in np.flatnonzero(~plain).tolist():
+        ordinals[at] = _ordinal(dates[at])
+    return ordinals
+
+
+@lru_cache(maxsize=1 << 16)
+def _ordinal(study_date: str) -> int:
+    try:
+        return taken_on(study_date).toordinal()
+    except UserError:
+        return 0
 
 
 def study_time(text: str) -> float:
@@ -76,7 +101,7 @@ def moments(days: np.ndarray, numbers: np.ndarray) -> list[date]:
     seconds: np.ndarray = whole % 100
     # StudyTime has milliseconds at most; as a binary number, .234 is a little less.
     microseconds = np.minimum(np.rint((numbers - whole) * 1e6), 999_999).astype(np.int64)
-    since_1970 = (days.astype(np.int64) - date(1970, 1, 1).toordinal()) * 86_400 + hours * 3600 + minutes * 60 + seconds
+    since_1970 = (days.astype(np.int64) - _FIRST_ORDINAL) * 86_400 + hours * 3600 + minutes * 60 + seconds
     found: list[date] = (since_1970 * 1_000_000 + microseconds).astype("datetime64[us]").tolist()
     for at in np.flatnonzero(~in_range | (minutes > 59) | (seconds > 59)).tolist():
         found[at] = date.fromordinal(int(days[at]))

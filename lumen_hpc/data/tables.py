@@ -332,4 +332,5 @@ def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
 
 
 def _is_number(text: str | bytes) -> bool:
-    return text.isascii() and text.isdigit()
+    # In text, Python looks up every single digit.
+    return text.isascii() and (text.encode() if isinstance(text, str) else text).isdigit()

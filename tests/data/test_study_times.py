@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumen_hpc.data.study_times import study_times, taken_at, taken_on
+from lumen_hpc.data.study_times import days, study_times, taken_at, taken_on
 from lumen_hpc.errors import UserError
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
@@ -38,6 +38,30 @@ def test_a_clock_time_is_read_with_or_without_colons(text):
 )
 def test_a_date_may_be_iso_or_nanoseconds_since_1970(text):
     assert taken_on(text) == date(2138, 5, 16)
+
+
+def test_a_column_of_dates_reads_as_each_alone():
+    texts = [
+        "2138-05-16",
+        "21380229",
+        "21360229",
+        "21380431",
+        "21380430",
+        "",
+        "nan",
+        "09991231",
+        "10000101",
+        "99991231",
+    ]
+    texts += [f"2138{month:02}{day:02}{end}" for month in range(14) for day in range(33) for end in ("", ".0")]
+    for column in (texts, texts[7:]):
+        found = []
+        for text in column:
+            try:
+                found.append(taken_on(text).toordinal())
+            except UserError:
+                found.append(0)
+        assert days(column).tolist() == found
 
 
 @pytest.mark.parametrize("text", ["86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf"])
