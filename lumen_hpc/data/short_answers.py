@@ -22,15 +22,18 @@ from lumen_hpc.data.diff_vqa import (
 )
 
 MISSING = frozenset({
-    "nan", "none", "null", "nil", "nat", "n/a", "n.a.", "na", "<na>", "#n/a", "undefined", "true", "false", "inf",
+    "nan", "none", "null", "nil", "nat", "n/a", "n.a.", "na", "<na>", "#n/a", "undefined", "unknown", "missing", "true",
+    "false", "inf",
 })  # fmt: skip
 """Words that stand for a missing value, never for a finding; lower case."""
 
 _CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
 _NOTATION = frozenset('[]{}<|="\\`')
 """Characters of lists, objects and markup."""
-_ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal", re.IGNORECASE)
-"""Words that deny a finding, where the name of one is expected."""
+_ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal|absent|resolved", re.IGNORECASE)
+"""Words that deny a finding, where its name or its level is expected."""
+_CUT = re.compile(r"and\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
+"""A name that is cut off at either end."""
 
 
 def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str] | None:
@@ -74,16 +77,16 @@ def is_name(text: str) -> bool:
     """True for a name of a finding, a place, a level or a type: words, and no stand-in for a missing value."""
     if is_closed(text) or text.lower() in MISSING or text.startswith("'"):
         return False
-    return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
+    return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text) and not _CUT.fullmatch(text)
 
 
 def _has_names(change: Change) -> bool:
     """True if a change has names where the dataset writes them."""
     levels = change.levels
     return (
-        all(map(_is_finding, change.new))
-        and all(map(_is_finding, change.resolved))
-        and all(_is_finding(level.finding) and is_name(level.before) and is_name(level.after) for level in levels)
+        all(map(_is_present, change.new))
+        and all(map(_is_present, change.resolved))
+        and all(map(_is_present, (word for level in levels for word in (level.finding, level.before, level.after))))
     )
 
 
@@ -93,11 +96,12 @@ def _expected_findings(text: str) -> str:
     except GrammarError:
         return "a list of findings"
     # `none` is a word for no findings, `None` is Python's for no answer.
-    return "" if all(map(_is_finding, findings)) and text != "None" else "a list of findings"
+    return "" if all(map(_is_present, findings)) and text != "None" else "a list of findings"
 
 
 @lru_cache(maxsize=4096)
-def _is_finding(text: str) -> bool:
+def _is_present(text: str) -> bool:
+    """True for a name of a finding, or of a level, that an image shows."""
     return is_name(text) and not _ABSENCE.fullmatch(text)
 
 

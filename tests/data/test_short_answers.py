@@ -19,7 +19,8 @@ QUESTION = {
 }
 NO_ANSWER = (
     "nan", "NaN", "None", "null", "[]", "['edema', 'pneumonia']", '["edema"]', "'edema'", "{}", "N/A", "<NA>", "42",
-    "3.5", "-", "?", "True", "edema\0", "ede\x1bma", "edema, nan", "edema,, nodule", "<b>edema</b>",
+    "3.5", "-", "?", "True", "edema\0", "ede\x1bma", "edema, nan", "edema,, nodule", "<b>edema</b>", "unknown",
+    "Missing", "edema of the", "edema and", "and edema", "mild to",
 )  # fmt: skip
 
 
@@ -36,6 +37,11 @@ def test_what_is_no_answer_is_refused_in_every_type(type, answer):
         ("type", "Yes"), ("difference", "yes"), ("prediction", "the heart will grow."),
         ("difference", "the level of edema has changed from nan to mild. "),
         ("difference", "the level of edema has changed from mild to 3. "),
+        ("difference", "the level of edema has changed from absent to mild. "),
+        ("difference", "the level of edema has changed from mild to resolved. "),
+        ("difference", "the level of edema has changed from no edema to mild. "),
+        ("difference", "the level of enlargement of has changed from mild to severe. "),
+        ("difference", "the main image has additional findings of edema, nodule and than the reference image. "),
         ("difference", "the main image has an additional finding of nan than the reference image. "),
         ("prediction", "the main image is missing the findings of edema, None than the reference image. "),
     ],
