@@ -14,7 +14,7 @@ from pathlib import Path
 from lumen_hpc.cluster import estimate
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, MIMIC_CXR, find
+from lumen_hpc.data.table_files import DIFF_VQA, MIMIC_CXR, deeper, find
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -104,9 +104,8 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
         if tables == MIMIC_CXR and where.prefer == "jpg" and not (folder / "files").is_dir():
             missing.append("files")
         if missing:
-            yield CheckResult(
-                "bad", f"{key}={folder} lacks {', '.join(missing)}", "download the dataset's tables from PhysioNet"
-            )
+            fix = deeper(key, folder, tables[0]) or "download the dataset's tables from PhysioNet"
+            yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
 

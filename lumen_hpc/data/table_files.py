@@ -33,9 +33,17 @@ def find(folder: str | Path, table: str) -> Path | None:
 def require(folder: str | Path, table: str) -> Path:
     """As `find`; raises UserError if there is no such file."""
     if (path := find(folder, table)) is None:
+        setting = _setting(table)
         state = f"there is no {table}.csv or .csv.gz" if Path(folder).expanduser().is_dir() else "it is not a folder"
-        raise UserError(f"{_setting(table)}={folder}: {state}; give the folder of {_HOLDS[_setting(table)]}")
+        fix = deeper(setting, folder, table) or f"give the folder of {_HOLDS[setting]}"
+        raise UserError(f"{setting}={folder}: {state}; {fix}")
     return path
+
+
+def deeper(setting: str, folder: str | Path, table: str) -> str:
+    """The setting with the folder below that holds this table, as downloads nest a release; empty if none does."""
+    names = {path.parents[table.count("/")] for path in Path(folder).expanduser().glob(f"*/{table}.csv*")}
+    return " or ".join(f"{setting}={name}" for name in sorted(names))
 
 
 _HOLDS = {

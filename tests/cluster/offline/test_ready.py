@@ -92,6 +92,21 @@ def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_folder_above_a_release_is_refused_with_the_one_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Dataset(tmp_path / "files").write().data
+    for name in (data.mimic_cxr, data.diff_vqa):
+        Path(name).rename(tmp_path / "release")
+        Path(name).mkdir()
+        (tmp_path / "release").rename(Path(name) / "1.0.1")
+    words = ["stage=prepare", "profile=local", "data=mimic", f"runs={tmp_path / 'runs'}", "run=r"]
+    for mimic_cxr, wrong in ((data.mimic_cxr, "mimic_cxr"), (f"{data.mimic_cxr}/1.0.1", "diff_vqa")):
+        assert launch.main([*words, f"data.mimic_cxr={mimic_cxr}", f"data.diff_vqa={data.diff_vqa}"]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"; fix: data.{wrong}={getattr(data, wrong)}/1.0.1" in line
+
+
 def test_python_without_the_packages_says_which_command_sets_them_up() -> None:
     root = Path(launch.__file__).parent
     for words in ([], ["stage=full"]):
