@@ -68,7 +68,7 @@ def test_a_folder_without_the_table_and_a_table_without_a_column_are_named(tmp_p
 def test_rows_of_patients_that_cannot_be_read_are_named_and_the_others_count(tmp_path):
     table = tmp_path / "hosp" / "patients.csv"
     table.parent.mkdir()
-    rows = ["10000001,F,52.0,2148.0", "10000001,M,30,2148", "p1,F,1,2148", "10000002,M,old,2160", "10000003,F"]
+    rows = ["10000001.0,F,52.0,2148.0", "10000001,M,30,2148", "p1,F,1,2148", "10000002,M,old,2160", "10000003,F"]
     table.write_bytes("\r\n".join(["\ufeffsubject_id,gender,anchor_age,anchor_year", *rows]).encode())
     with pytest.raises(UserError, match=r"patients\.csv row 5 \(line 6\): 2 fields where the header has 4"):
         prepared(Dataset(tmp_path), str(tmp_path))
