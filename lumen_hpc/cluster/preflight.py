@@ -32,6 +32,8 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
     yield from unset
     if stages is None or "prepare" in stages:
         yield from ready.data(run.settings, run.profile)
+    if stages is None or "instruct" in stages:
+        yield from ready.entities(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])

@@ -44,6 +44,8 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
     """What these stages read from outside the run."""
     if "prepare" in stages:
         yield from data(settings, profile)
+    if "instruct" in stages:
+        yield from entities(settings, profile)
     yield from models(settings, profile, stages)
     if stages and profile.executor == "slurm":
         yield from containers(profile)
@@ -108,6 +110,17 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
+
+
+def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
+    """The dataset's list of findings, where the findings line or timelines need it: instruct comes after GPU stages."""
+    path = Path(settings.data.diff_vqa).expanduser() / "all_diseases.json"
+    reads = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
+    if settings.data.source != "mimic" or not reads or on_nodes_only(path, profile):
+        return
+    if path.parent.is_dir() and not path.is_file():
+        keys = ", ".join(f"instruct.{key}=false" for key in reads)
+        yield CheckResult("bad", f"data.diff_vqa={path.parent} lacks {path.name}", f"download it, or set {keys}")
 
 
 def models(settings: Settings, profile: Profile, stages: Collection[str] | None = None) -> Iterator[CheckResult]:

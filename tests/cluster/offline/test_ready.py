@@ -92,6 +92,18 @@ def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_findings_line_without_the_datasets_findings_is_refused_before_any_gpu_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Dataset(tmp_path / "data").write().data
+    words = [f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}", "data=mimic", "train.base=tiny"]
+    words += ["check", "profile=local", "recipe=lumen", "stage=instruct", f"runs={tmp_path / 'runs'}", "run=r"]
+    launch.main([*words, "instruct.findings_first=true"])
+    assert f"{data.diff_vqa} lacks all_diseases.json" in capsys.readouterr().out
+    launch.main([*words, "instruct.findings_first=false"])
+    assert "all_diseases.json" not in capsys.readouterr().out
+
+
 def test_the_folder_above_a_release_is_refused_with_the_one_below(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
