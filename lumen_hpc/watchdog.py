@@ -38,6 +38,8 @@ class Watchdog:
         self._limit, self._on_stuck, self._folder = limit, on_stuck, folder
         self._job, self._rank, self._world_size = job, rank, world_size
         self._interval = interval
+        self._seen: dict[int, tuple[str, float]] = {}
+        """What other ranks wrote last, and since when it has been so by this node's clock."""
         self._over = threading.Event()
         self.beat("starts")
         if limit:
@@ -46,7 +48,7 @@ class Watchdog:
     def beat(self, doing: str = "works", within: float = 0.0) -> None:
         """Records progress and the current action; `within`: seconds to the next beat, if fewer than the limit."""
         limit = min(within or self._limit, self._limit)
-        self._beat = (time.time(), limit, doing)
+        self._beat = (time.monotonic(), limit, doing)
 
     def stop(self) -> None:
         """Stops watching."""
@@ -60,23 +62,22 @@ class Watchdog:
                 "rank": self._rank,
                 "host": socket.gethostname(),
                 "doing": doing,
-                "at": at,
+                "age": time.monotonic() - at,  # seconds, not a time of day: the nodes' clocks may differ
                 "limit": limit,
             }
             shared = bool(self._folder) and self._world_size > 1
             if shared:
                 with contextlib.suppress(OSError):  # a full disk is no reason to stop watching
                     self._write(own)
-            now = time.time()
-            if now < at + limit:
+            if own["age"] < limit:
                 continue
             # Only a late rank reads the others' beats: all ranks reading all would be quadratic in their number.
             beats = [own, *(self._others() if shared else [])]
-            if any(now < beat["at"] + beat["limit"] for beat in beats):
+            if any(beat["age"] < beat["limit"] for beat in beats):
                 continue
             print(f"{socket.gethostname()}, rank {self._rank}: stacks:", file=sys.stderr)
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-            reason = f"no progress for {now - at:.0f} s ({doing}){self._slowest(beats)}"
+            reason = f"no progress for {own['age']:.0f} s ({doing}){self._slowest(beats)}"
             print(f"{reason}: the task ends itself", file=sys.stderr, flush=True)
             self._on_stuck(reason)
             return
@@ -90,14 +91,18 @@ class Watchdog:
         staged.replace(file)
 
     def _others(self) -> list[dict[str, Any]]:
-        """The last beats of this job's other ranks."""
+        """The last beats of this job's other ranks; a beat that is not written again ages by this node's clock."""
         assert self._folder is not None
         found = []
         for rank in range(self._world_size):
             with contextlib.suppress(OSError, ValueError):
-                beat = json.loads((self._folder / f"rank-{rank:05d}.json").read_text())
-                if rank != self._rank and beat["job"] == self._job:
-                    found.append(beat)
+                text = (self._folder / f"rank-{rank:05d}.json").read_text()
+                beat = json.loads(text)
+                if rank == self._rank or beat["job"] != self._job:
+                    continue
+                if self._seen.get(rank, ("", 0.0))[0] != text:
+                    self._seen[rank] = (text, time.monotonic())
+                found.append(beat | {"age": beat["age"] + time.monotonic() - self._seen[rank][1]})
         return found
 
     def _slowest(self, beats: list[dict[str, Any]]) -> str:
@@ -106,7 +111,6 @@ class Watchdog:
             return ""
         silent = sorted(set(range(self._world_size)) - {beat["rank"] for beat in beats})
         never_started = f"; ranks {silent} never started" if silent else ""
-        first = min(beats, key=lambda beat: beat["at"])
-        ago = time.time() - first["at"]
-        where = f"rank {first['rank']} on {first['host']} ({first['doing']}, {ago:.0f} s ago)"
+        first = max(beats, key=lambda beat: beat["age"])
+        where = f"rank {first['rank']} on {first['host']} ({first['doing']}, {first['age']:.0f} s ago)"
         return f"{never_started}; the first to stop was {where}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -59,6 +61,39 @@ def test_a_rank_waits_for_another_that_still_has_time(tmp_path):
     assert not ended.reason
     converting.beat("computes step 1", within=0.1)
     assert "rank 1 on" in ended.wait()
+
+
+AHEAD = """
+import sys, time
+from pathlib import Path
+clock = time.time
+time.time = lambda: clock() + float(sys.argv[2])
+from lumen_hpc.watchdog import Watchdog
+dog = Watchdog(60, print, folder=Path(sys.argv[1]), job="7", rank=1, world_size=2, interval=0.02)
+while True:
+    dog.beat("computes step 1", within=0.5)
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_node_whose_clock_differs_is_neither_silent_nor_alive_for_ever(tmp_path, seconds):
+    process = subprocess.Popen([sys.executable, "-c", AHEAD, tmp_path, str(seconds)])
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "rank-00001.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ended = Ended()
+        waiting = Watchdog(60, ended, folder=tmp_path, job="7", rank=0, world_size=2, interval=0.02)
+        waiting.beat("waits for rank 1", within=0.1)
+        time.sleep(1.0)
+        assert not ended.reason, "rank 1 works"
+        process.kill()
+        assert "rank 1 on" in ended.wait() or "rank 0 on" in ended.reason
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_task_that_makes_progress_is_left_alone():

@@ -145,9 +145,10 @@ def _attempts(logs: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     for (pack, number), one in found.items():
         one.usage = accounted.get(one.began.get("job", ""))
         following = found.get((pack, number + 1))
-        ends = [following.began["time"] - one.began["time"]] if following else []
-        ends += [one.usage.seconds] if one.usage else []
-        one.seconds = one.ended["time"] - one.began["time"] if one.ended else max(0.0, min(ends, default=0.0))
+        ends = [one.usage.seconds] if one.usage else []
+        if following and (between := following.began["time"] - one.began["time"]) > 0:  # else their clocks differ
+            ends.append(between)
+        one.seconds = max(0.0, one.ended["time"] - one.began["time"]) if one.ended else min(ends, default=0.0)
     return list(found.values())
 
 

@@ -376,6 +376,14 @@ def test_slurms_account_knows_when_a_task_was_killed_its_energy_and_its_memory()
     assert (cost.wasted_seconds, cost.joules) == (500 + 4, None), "without an account it counts until its successor"
 
 
+def test_a_successor_on_a_node_whose_clock_is_behind_hides_no_lost_time():
+    logs = costs.StepLogs(attempts=[begins(0, 1, 500), begins(0, 2, 300, job="8_0"), ends(0, 2, 320)])
+    (cost,) = costs.costs({"experts": logs}, {"7_0": Usage("NODE_FAIL", 0, 60, None, None)})
+    assert cost.wasted_seconds == 60
+    (cost,) = costs.costs({"experts": logs})
+    assert (cost.wasted_seconds, cost.gpu_hours) == (0, pytest.approx(4 * 20 / 3600)), "not known, and not negative"
+
+
 def test_a_shard_written_again_because_it_was_corrupt_is_wasted_time_but_not_one_of_other_settings():
     attempts = [begins(0, 1, 0), ends(0, 1, 10), begins(0, 2, 50), ends(0, 2, 60)]
     again = [line(0, 0, 1, 8), line(0, 0, 2, 9)]
