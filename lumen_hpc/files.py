@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
 import os
 import pwd
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a write that a full disk or a quota refused."""
+FULL_BELOW = 1_000_000
+"""Free bytes of a file system that counts as full."""
+
+
+def has_room(place: Path) -> bool:
+    """Whether the file system of a file or folder, there or not, has space left."""
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free > FULL_BELOW
 
 
 def sha256(path: Path) -> str:
@@ -61,7 +73,10 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            full = error.errno == errno.EDQUOT or not has_room(path.parent)  # else it was another file
+            error.filename = str(path) if full else None
         partial.unlink(missing_ok=True)
         raise
     if sync_name:

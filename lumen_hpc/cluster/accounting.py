@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,16 +30,36 @@ class Usage:
     """Its nodes; empty if it never started."""
 
 
+class Accounting:
+    """Slurm's accounting as one command asks it: waits at most `patience` seconds for all of its answers together."""
+
+    def __init__(self, patience: float = 15.0) -> None:
+        self._left = patience
+
+    def usage(self, jobs: Iterable[str]) -> dict[str, Usage] | None:
+        """Usage by job id (123, or 123_4 in an array); None where Slurm keeps no account or does not answer in time.
+
+        It is not asked again after it has failed: each step of a status would wait for it.
+        """
+        arrays = sorted({job.split("_")[0] for job in jobs if job}, key=int)
+        if not arrays:
+            return {}
+        if self._left <= 0:
+            return None
+        began = time.monotonic()
+        try:
+            words = ("sacct", "-n", "-P", "-j", ",".join(arrays), "-o", ",".join(FIELDS))
+            text = slurm.ask(*words, timeout=self._left)
+        except UserError:
+            self._left = 0.0
+            return None
+        self._left -= time.monotonic() - began
+        return read(text)
+
+
 def usage(jobs: Iterable[str]) -> dict[str, Usage] | None:
-    """Usage by job id (123, or 123_4 in an array); None where Slurm keeps no account or does not answer."""
-    arrays = sorted({job.split("_")[0] for job in jobs if job}, key=int)
-    if not arrays:
-        return {}
-    try:
-        text = slurm.ask("sacct", "-n", "-P", "-j", ",".join(arrays), "-o", ",".join(FIELDS))
-    except UserError:
-        return None
-    return read(text)
+    """Usage by job id, for a command that asks once and can wait."""
+    return Accounting(60).usage(jobs)
 
 
 def read(text: str) -> dict[str, Usage]:
@@ -49,7 +70,7 @@ def read(text: str) -> dict[str, Usage]:
             continue
         name, state, code, elapsed, memory, energy, nodes = line.split("|")
         job, _, step = name.partition(".")
-        if not step:
+        if not step and state:
             found[job] = Usage(state.split()[0], int(code.partition(":")[2] or 0), float(elapsed or 0))
             found[job].node = "" if nodes == "None assigned" else nodes
         if job not in found or step == "extern":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lumen_hpc.cluster import manifest, redaction
+from lumen_hpc.cluster import full_disk, manifest, redaction
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.errors import UserError
 
@@ -83,13 +83,15 @@ class Attempts:
         any other error, such as a KeyError by a text, the type and the places in the code remain.
         """
         message, text = redaction.describe(error, self.restricted)
+        if place := full_disk.explain(error, self.folder):
+            message, text = place, f"{text}{place}\n"
         print(text, file=sys.stderr, flush=True)
         row = {
             "shards": shards, "pack": self.pack, "attempt": self.number, "chain": _chain(), "job": self.job,
             "try": _try(), "node": socket.gethostname(), "error": message[:600],
             "final": isinstance(error, UserError), "traceback": text[-4000:], "at": manifest.now(),
         }  # fmt: skip
-        manifest.append(self.folder / "failures.jsonl", row)
+        self._append("failures.jsonl", row)
 
     def stuck(self, reason: str) -> None:
         """Ends the process of a task that makes no progress; its successor may try again."""
@@ -104,7 +106,14 @@ class Attempts:
             "pack": self.pack, "attempt": self.number, "event": event, "chain": _chain(), "job": self.job,
             "try": _try(), "node": socket.gethostname(), "at": manifest.now(), "time": round(time.time(), 3), **more,
         }  # fmt: skip
-        manifest.append(self.folder / "attempts.jsonl", row)
+        self._append("attempts.jsonl", row)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        """Appends a line of the history; on a full disk, where `status` finds the reason itself, the log has to do."""
+        try:
+            manifest.append(self.folder / name, row)
+        except OSError as error:
+            print(f"{name}: {full_disk.explain(error, self.folder) or error}", file=sys.stderr, flush=True)
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:

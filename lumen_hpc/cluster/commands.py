@@ -59,7 +59,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
     live.require_own(run)
-    with submission.writing(run):
+    with submission.writing(run), submission.withdrawn_on_hangup():
         queued = live.queue(run)
         if swept := live.sweep(run, queued):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
@@ -72,6 +72,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         if not any(item.packs for item in plans):
             print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
             return 0
+        refusals.require_fitting_cluster(request, plans)
         done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     _print_jobs(done.jobs)
     print(f"follow it: python launch.py status run={request.run}")
@@ -311,6 +312,8 @@ def existing(request: Request) -> Run:
     """The named run, with the settings of its last submission; UserError if there is none."""
     run = submission.open_run(request)
     path = run.folder / "config.yaml"
+    if not path.is_file():  # a first submission that was killed: its jobs are in the queue all the same
+        path = next((record["folder"] / path.name for record in live.submissions(run.folder)), path)
     if not path.is_file():
         raise UserError(f"run={request.run}: there is no {path}; {remembered.beside(run.folder)}")
     run = Run(run.folder, *saved.load(path))

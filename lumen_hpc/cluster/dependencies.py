@@ -84,7 +84,7 @@ def jobs(
         inputs = [(other, ("afterok", end)) for other in step.after for end in ends.get(other, [])]
         for number, packs in enumerate(parts):
             links: list[Link] = []
-            for link in range(1 if profile.requeue else 1 + item.resources.successors):
+            for link in range(_count(profile, item, upstream if pipelined and len(packs) > 1 else None)):
                 if link == 0 and pipelined and len(packs) > 1:
                     corresponding = _label(step.shardwise_after, number, parts_of[step.shardwise_after])
                     conditions = [("aftercorr", corresponding)]
@@ -105,6 +105,18 @@ def jobs(
             ends.setdefault(step.name, []).append(end)
         parts_of[step.name] = len(parts)
     return found
+
+
+def _count(profile: Profile, item: StepPlan, corresponding: StepPlan | None) -> int:
+    """How many links a step has: its job and its successors.
+
+    A job that starts pack by pack after another step's is lost where that one needed a successor, and its own first
+    successor does its work: that is one more, so that a mishap upstream takes no protection from it.
+    """
+    if profile.requeue:
+        return 1
+    successors = item.resources.successors
+    return 1 + successors + (successors > 0 and corresponding is not None and corresponding.resources.successors > 0)
 
 
 def _label(step: str, part: int, parts: int, kind: str = "") -> str:

@@ -40,8 +40,11 @@ def newest(folder: Path) -> dict[str, dict[int, str]]:
 
 
 def queue(run: Run) -> dict[str, slurm.Job]:
-    """The queue of those who submitted to this run on this cluster; empty if nobody did."""
-    records = [record for record in submissions(run.folder) if record["jobs"]]
+    """The queue of those who submitted to this run on this cluster; empty if nobody did.
+
+    A submission without jobs counts: it was killed, perhaps after sbatch had accepted its first.
+    """
+    records = list(submissions(run.folder))
     if not records or not slurm.installed():
         return {}
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)

@@ -27,7 +27,10 @@ def held(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise Busy(f"{folder}: another command was refused and has just removed this new run; try again") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             host, pid = _named(path)

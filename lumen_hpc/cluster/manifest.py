@@ -7,6 +7,7 @@ What was hashed again, as in a copied or restored run, is noted in `verified.jso
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -41,7 +42,10 @@ def settle(folder: Path) -> None:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Appends one line; concurrent writers on one file system take turns, a torn last line is stepped over."""
+    """Appends one line, whole or not at all; concurrent writers on one file system take turns.
+
+    A torn last line, of a writer that was killed, is stepped over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
         fcntl.lockf(stream, fcntl.LOCK_EX)
@@ -50,7 +54,10 @@ def append(path: Path, row: dict[str, Any]) -> None:
         if end:
             stream.seek(end - 1)
             torn = stream.read(1) != b"\n"
-        os.write(stream.fileno(), (b"\n" if torn else b"") + encode(row))
+        line = (b"\n" if torn else b"") + encode(row)
+        if os.write(stream.fileno(), line) < len(line):  # a disk that is nearly full takes a part
+            os.ftruncate(stream.fileno(), end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -121,8 +128,14 @@ def missing(
 
 def verified(folder: Path, line: dict[str, Any]) -> bool:
     """True if a line's shard and the files beside it match the digests that it records."""
-    shard = folder / Shard(line["shard"], line["of"]).file
-    return matches(shard, line) and all(matches(folder / file["file"], file, folder) for file in line["files"])
+    return not mismatch(folder, line)
+
+
+def mismatch(folder: Path, line: dict[str, Any]) -> str:
+    """The first file of a shard that does not match its line (corrupt or deleted); empty if all do."""
+    shard = Shard(line["shard"], line["of"]).file
+    records = [(shard, line), *((file["file"], file) for file in line["files"])]
+    return next((name for name, record in records if not matches(folder / name, record, folder)), "")
 
 
 def require_verified(folder: Path, line: dict[str, Any]) -> None:

@@ -168,20 +168,51 @@ def why_refused(profile: Profile) -> str:
     return "; ".join(f"{result.message} (fix: {result.fix})" for result in found)
 
 
+REPLACED = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntasks-per-node", "gpus-per-node"}
+"""Options of `profile.additional` that replace what `profile.resources` says."""
+
+
+def unfit(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
+    """Kind by kind, what of these resources the cluster can never give; nothing where it does not answer.
+
+    Slurm itself takes some of it, and lets the jobs wait for ever. Where the profile names no partition, the site may
+    choose one by account, qos or features, and only Slurm can tell.
+    """
+    named = [kind for kind in sorted(kinds) if profile.resources[kind].partition]
+    if not named or REPLACED & {key.replace("_", "-") for key in profile.additional}:
+        return
+    try:
+        partitions = slurm.partitions()
+    except UserError:
+        return
+    for kind in named:
+        found = _resources(kind, profile.resources[kind], partitions)
+        yield from ((kind, result) for result in found if result.level == "bad")
+
+
 def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
     key = f"profile.resources.{kind}"
-    found = [
-        item for item in partitions if item.name == resources.partition or (not resources.partition and item.default)
-    ]
-    if not found:
+    named = {name for name in resources.partition.split(",") if name}
+    found = [item for item in partitions if item.name in named or (not named and item.default)]
+    if not found or named - {item.name for item in found}:
         names = ", ".join(sorted({item.name for item in partitions}))
         yield CheckResult(
             "bad", f"{key}.partition={resources.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
         return
+    bad = list(_beyond(key, resources, found))
+    nodes, gpus = sum(item.nodes for item in found), max(item.gpus for item in found)
+    name = resources.partition or found[0].name
+    yield from bad or [CheckResult("ok", f"{kind}: partition {name}, {nodes} nodes with {gpus} GPUs")]
+    yield from _closed(key, name, found)
+
+
+def _beyond(key: str, resources: Resources, found: list[slurm.Partition]) -> Iterator[CheckResult]:
+    """What is more than the partition's nodes have, or than it allows a job, where no qos may allow more time."""
     gpus, nodes = max(item.gpus for item in found), sum(item.nodes for item in found)
     cpus, limit = max(item.cpus for item in found), max(item.minutes for item in found)
-    checks = (
+    memory = max(item.memory_mb for item in found)
+    for wrong, request, fix in (
         (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {gpus} GPUs"),
         (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {nodes} nodes"),
         (
@@ -189,12 +220,29 @@ def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition
             f"{key}.cpus={resources.cpus} x {resources.tasks_per_node}",
             f"{cpus} cores a node",
         ),
-        (resources.time_min > limit, f"{key}.time_min={resources.time_min}", f"its limit is {limit} min"),
-    )
-    bad = [
-        CheckResult("bad", f"{request} in partition {found[0].name}", fix) for wrong, request, fix in checks if wrong
-    ]
-    yield from bad or [CheckResult("ok", f"{kind}: partition {found[0].name}, {nodes} nodes with {gpus} GPUs")]
+        (resources.mem_gb * 1024 > memory, f"{key}.mem_gb={resources.mem_gb}", f"{memory // 1024} GB a node"),
+        (
+            resources.time_min > limit and not resources.qos,
+            f"{key}.time_min={resources.time_min}",
+            f"its limit is {limit} min",
+        ),
+    ):
+        if wrong:
+            yield CheckResult("bad", f"{request} in partition {resources.partition or found[0].name}", fix)
+
+
+def _closed(key: str, name: str, found: list[slurm.Partition]) -> Iterator[CheckResult]:
+    """A partition whose jobs do not start now, or that takes none."""
+    states = {item.state for item in found}
+    if not states & {"up"}:
+        state = {"inact": "INACTIVE"}.get(found[0].state, found[0].state.upper())
+        if states & {"down"}:
+            yield CheckResult("warn", f"{key}: partition {name} is {state}: jobs queue and wait", "another partition")
+        else:
+            yield CheckResult("bad", f"{key}: partition {name} is {state}: it takes no new jobs", "another partition")
+    nodes, out = sum(item.nodes for item in found), sum(item.out for item in found)
+    if nodes and out == nodes:
+        yield CheckResult("warn", f"{key}: all {nodes} nodes of partition {name} are down, drained or reserved", "wait")
 
 
 def _accounting(profile: Profile, enforced: bool = False) -> Iterator[CheckResult]:

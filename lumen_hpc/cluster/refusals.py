@@ -83,6 +83,13 @@ def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
     ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
 
 
+def require_fitting_cluster(request: Request, plans: Sequence[StepPlan]) -> None:
+    """Raises UserError where the cluster can never give what the plans' jobs ask of it."""
+    steps = {item.step.stage.resources: item.step.name for item in plans[::-1] if item.packs}
+    for kind, result in preflight.unfit(request.profile, steps):
+        raise UserError(f"step {steps[kind]} can never run on this cluster: {result.message}; fix: {result.fix}")
+
+
 def require_within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
     """Raises UserError where the plans cost more GPU-hours than `profile.gpu_hours_limit`."""
     limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
@@ -101,4 +108,7 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
         *ready.needed(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),
     ]
+    if request.profile.executor == "slurm":
+        kinds = {item.step.stage.resources for item in plans if item.packs}
+        found += [result for _, result in preflight.unfit(request.profile, kinds)]
     return [result for result in dict.fromkeys(found) if result.level == "bad"]

@@ -74,7 +74,7 @@ def _resubmit(
 ) -> None:
     """Submits corrupt shards that are not queued or running, each step once."""
     if run.profile.executor != "slurm" or not slurm.installed():
-        raise UserError(_describe(run, graph, bad) + "; the same command from where jobs are submitted writes it again")
+        raise UserError(_describe(run, bad) + "; the same command from where jobs are submitted writes it again")
     with environment.outside_the_job():
         under_way, _ = live.shards(run, live.queue(run))
         for name, shards in bad.items():
@@ -83,9 +83,9 @@ def _resubmit(
             step = next(step for step in graph if step.name == name)
             if name in submitted:
                 if set(shards) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
-                    raise UserError(f"{_describe(run, graph, bad)}, and {name} failed to write it again; see its logs")
+                    raise UserError(f"{_describe(run, bad)}, and {name} failed to write it again; see its logs")
                 continue
-            print(f"{_describe(run, graph, {name: shards})}; submitting {name} again for it", flush=True)
+            print(f"{_describe(run, {name: shards})}; submitting {name} again for it", flush=True)
             try:
                 _submit(pipeline, run, step, graph, submission)
             except lock.Busy as busy:  # another task submits it already
@@ -109,15 +109,8 @@ def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submiss
             submit.submit(request, pipeline, run, plans, upstream_job_ids)
 
 
-def _describe(run: Run, graph: Sequence[Step], bad: dict[str, list[int]]) -> str:
+def _describe(run: Run, bad: dict[str, list[int]]) -> str:
     name, shards = next(iter(bad.items()))
-    step = next(step for step in graph if step.name == name)
-    count = step.stage.shards(run.settings)
     folder = run.folder / name
-    line = manifest.latest(folder)[shards[0]]
-    files = [Shard(shards[0], count).file, *(file["file"] for file in line["files"])]
-    records = [line, *line["files"]]
-    wrong = next(
-        file for file, row in zip(files, records, strict=True) if not manifest.matches(folder / file, row, folder)
-    )
+    wrong = manifest.mismatch(folder, manifest.latest(folder)[shards[0]])
     return f"{folder / wrong}: not the file that {folder / manifest.NAME} records (corrupt or deleted)"

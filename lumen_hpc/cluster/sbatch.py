@@ -15,6 +15,12 @@ from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.errors import UserError
 
 GATE_MINUTES = 10
+REQUEUE = """\
+code=$?
+job="${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}"
+[ ! -e {logs}/"$job".requeue ] || {{ rm {logs}/"$job".requeue; scontrol requeue "$job"; }}
+exit "$code"
+"""
 UNFIT_PATH = re.compile(r"[%\\:\x00-\x1f\x7f]")
 """What a run's path may not hold: patterns of Slurm's log names, its escape, what parts PYTHONPATH, control codes."""
 REQUIRE = """\
@@ -37,7 +43,6 @@ def text(
     flags: dict[str, Any] = {
         "gpus-per-node": resources.gpus,
         "exclusive": resources.exclusive,
-        "exclude": ",".join(exclude),
         "signal": f"{'' if srun else 'B:'}USR2@{profile.signal_before_s}",  # without srun, the script is the work
         "requeue" if profile.requeue else "no-requeue": True,
     }
@@ -46,10 +51,12 @@ def text(
         flags["array"] = f"0-{len(packs) - 1}%{min(len(packs), profile.throttle or len(packs))}"
         name = "%A_%a"
     flags |= _site(profile, resources, job_name(run, step), dependency)
+    flags["exclude"] = ",".join([*filter(None, [profile.additional.get("exclude")]), *exclude])  # the site's, and ours
     command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
-    return _script(
+    script = _script(
         profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), name
     )
+    return script + (REQUEUE.format(logs=shlex.quote(str(_logs(run, step)))) if _requeued_outside(profile) else "")
 
 
 def require_path(run: Path) -> None:
@@ -125,9 +132,16 @@ def needs_srun(profile: Profile, resources: Resources) -> bool:
     """True for jobs of several processes, and for pyxis, which is a plugin of srun.
 
     A job of one process replaces the batch script instead (`exec`): it starts sooner, gets its signals itself, and
-    does not fail with its step while slurmctld restarts ("Invalid generic resource", seen on 22.05).
+    does not fail with its step while slurmctld restarts ("Invalid generic resource", seen on 22.05). In a container
+    that is to be requeued the script stays, because scontrol is outside.
     """
-    return resources.nodes * resources.tasks_per_node > 1 or profile.container.kind == "pyxis"
+    several = resources.nodes * resources.tasks_per_node > 1
+    return several or profile.container.kind == "pyxis" or _requeued_outside(profile)
+
+
+def _requeued_outside(profile: Profile) -> bool:
+    """Whether the batch script queues its job again, at the request of a worker whose container has no scontrol."""
+    return profile.requeue and profile.container.kind != "none"
 
 
 def python(profile: Profile, resources: Resources) -> str:

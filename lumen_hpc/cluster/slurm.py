@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,15 @@ NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.con
 """Slurm's commands are here, and no slurm.conf is."""
 
 
-def ask(*words: str, timeout: int = 60) -> str:
+ANNOUNCED_AFTER_S = 8.0
+"""After how long people are told what a command waits for."""
+
+
+def ask(*words: str, timeout: float = 60) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer."""
+    notice = threading.Timer(ANNOUNCED_AFTER_S, _announce, words[:1])
+    notice.daemon = True
+    notice.start()
     try:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout)
     except FileNotFoundError:
@@ -76,7 +84,9 @@ def ask(*words: str, timeout: int = 60) -> str:
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{words[0]} did not answer within {timeout} s: is the Slurm controller up?") from None
+        raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
+    finally:
+        notice.cancel()
     if done.returncode:
         message = " ".join((done.stderr.strip() or done.stdout.strip()).split())
         if NO_CLUSTER.search(message):
@@ -85,14 +95,26 @@ def ask(*words: str, timeout: int = 60) -> str:
     return done.stdout
 
 
+def _announce(program: str) -> None:
+    print(f"lumen: waiting for {program} …", file=sys.stderr, flush=True)
+
+
 def queue(users: Iterable[str] = ()) -> dict[str, Job]:
-    """The queued and running jobs of this user, and of other users' ids, a line each array task, by id."""
+    """The queued and running jobs of this user, and of other users' ids, a line each array task, by id.
+
+    Raises Unreachable where squeue does not tell: jobs that it leaves out would be submitted again.
+    """
     ids = dict.fromkeys([str(os.getuid()), *users])
-    return _queued("-u", ",".join(ids))
+    try:
+        return _queued("-u", ",".join(ids))
+    except UserError as error:
+        raise Unreachable(str(error)) from None
 
 
 def _queued(*which: str) -> dict[str, Job]:
     text = ask("squeue", "-h", "-a", "-r", *which, "-o", "%i|%T|%r|%N|%S|%U|%j")
+    if text and not text.endswith("\n"):
+        raise Unreachable("squeue: its answer is cut off")
     jobs = (Job(*line.split("|", 6)) for line in text.splitlines() if line.count("|") >= 6)
     return {job.id: job for job in jobs if job.state not in ENDED}
 
@@ -112,23 +134,39 @@ class Partition:
     default: bool
     nodes: int
     cpus: int
+    """Of one node."""
     gpus: int
+    """Of one node."""
     minutes: int
     """Time limit [min]."""
+    memory_mb: int
+    """Of one node [MiB]."""
+    state: str
+    """up, down (jobs queue and wait), drain or inact (new jobs are refused)."""
+    out: int
+    """Nodes that are down, drained or reserved for maintenance."""
 
 
 def partitions() -> list[Partition]:
-    """A row for each partition and kind of node in it."""
+    """A row for each partition and kind of node in it (`-e`: without, the smallest node stands for all)."""
     rows = []
-    for line in ask("sinfo", "-h", "-a", "-o", "%P|%D|%c|%G|%l").splitlines():
-        if line.count("|") != 4:  # the header of a federation's cluster
+    for line in ask("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F").splitlines():
+        if line.count("|") != 7:  # the header of a federation's cluster
             continue
-        name, nodes, cpus, gres, limit = line.split("|")
-        gpus = sum(int(number) for number in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres))
+        name, nodes, cpus, gres, limit, memory, state, counts = line.split("|")
         rows.append(
-            Partition(name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), gpus, minutes(limit))
-        )
+            Partition(
+                name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")),
+                sum(int(number) for number in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres)),
+                minutes(limit), int(memory.rstrip("+")), state, _number(counts.split("/")[2]),
+            )
+        )  # fmt: skip
     return rows
+
+
+def _number(text: str) -> int:
+    """A count of sinfo, which shortens thousands: 1.2K."""
+    return round(float(text[:-1]) * 1000) if text.endswith("K") else int(text)
 
 
 def minutes(limit: str) -> int:
@@ -223,7 +261,10 @@ def submit(script: Path) -> str:
 
 def requeue(job: str) -> None:
     """Puts a running job back into the queue, from within it."""
-    subprocess.run(["scontrol", "requeue", job], timeout=60)
+    try:
+        ask("scontrol", "requeue", job)
+    except UserError as error:
+        print(f"not queued again, the same command goes on: {error}", flush=True)
 
 
 def expand(job: str, count: int) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lumen_hpc.cluster import graph, live, lock, manifest, plan, reasons, slurm, triage
+from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Run, Stage, Step
 
 RUNNING = ("RUNNING", "COMPLETING")
@@ -50,8 +51,11 @@ def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     everything = graph.steps(stages, run.settings)
     tasks = _tasks(run)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
-    newest = live.newest(run.folder)
-    return [_step(run, step, everything, tasks.get(step.name, []), here, newest.get(step.name)) for step in everything]
+    newest, account = live.newest(run.folder), Accounting()
+    return [
+        _step(run, step, everything, tasks.get(step.name, []), here, newest.get(step.name), account)
+        for step in everything
+    ]
 
 
 def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
@@ -63,7 +67,9 @@ def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
         folder = run.folder / step.name
         found, missing = _counted(run, step, everything)
         alive = {row["job"] for row in triage.unended(folder)}  # for all that is known
-        found.failures = _described(triage.failure_kinds(folder, missing, alive, newest=newest.get(step.name)))
+        lost = triage.corrupt(run, step, everything, missing)
+        others = _without(missing, lost)
+        found.failures = _described(lost + triage.failure_kinds(folder, others, alive, newest=newest.get(step.name)))
         found.state = "done" if not missing else "unknown"
         steps.append(found)
     return steps
@@ -76,6 +82,11 @@ def _counted(run: Run, step: Step, everything: list[Step]) -> tuple[StepStatus, 
     found = StepStatus(step.name, "", shards - len(missing), shards, logs=str(folder / "logs"))
     found.gpu_hours = sum(line["gpu_seconds"] for line in manifest.latest(folder).values()) / 3600
     return found, missing
+
+
+def _without(missing: list[int], lost: Sequence[triage.FailureKind]) -> list[int]:
+    """The missing shards that these kinds of failure do not explain."""
+    return [index for index in missing if not any(index in kind.shards for kind in lost)]
 
 
 def _described(kinds: list[triage.FailureKind]) -> list[dict[str, Any]]:
@@ -118,8 +129,9 @@ def _working(tasks: list[_Packed], missing: Collection[int]) -> list[slurm.Job]:
 
 
 def _step(
-    run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool, newest: dict[int, str] | None
-) -> StepStatus:
+    run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool, newest: dict[int, str] | None,
+    account: Accounting,
+) -> StepStatus:  # fmt: skip
     """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive.
 
     `newest`: the last submission of each shard; what failed before it is past.
@@ -132,9 +144,13 @@ def _step(
     if here and missing:
         running = len(triage.unended(folder))
     found.running, found.successors = running, len(tasks) - len(jobs)
-    kinds = triage.failure_kinds(folder, missing, {job.id for job in jobs} | ({""} if here else set()), newest=newest)
-    if not kinds and missing and not jobs and not tasks:
-        kinds = triage.before_work(run, step, missing, _inputs_done(run, step, everything))
+    lost = [] if jobs or here else triage.corrupt(run, step, everything, missing)
+    others = _without(missing, lost)
+    alive = {job.id for job in jobs} | ({""} if here else set())
+    kinds = triage.failure_kinds(folder, others, alive, account.usage, newest)
+    if not kinds and others and not jobs and not tasks:
+        kinds = triage.before_work(run, step, others, _inputs_done(run, step, everything), account.usage)
+    kinds = lost + kinds
     found.failures = _described(kinds)
     own = step.stage.progress(run.settings, folder) if missing else None
     found.progress = str(own or "")

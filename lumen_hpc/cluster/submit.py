@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -221,14 +222,28 @@ def writing(run: Run) -> Iterator[None]:
     """
     fresh = not run.folder.exists()
     prepare_folder(run)
-    try:
-        with lock.held(run.folder):
+    with lock.held(run.folder):  # who is refused because another command has the run leaves that one's folder alone
+        try:
             yield
-    except (UserError, OSError):
-        queued = any(record["jobs"] for record in live.submissions(run.folder))
-        if fresh and not queued and not any(run.folder.glob(f"*/{manifest.NAME}")):
-            shutil.rmtree(run.folder)
-        raise
+        except (UserError, OSError):
+            queued = any(record["jobs"] for record in live.submissions(run.folder))
+            if fresh and not queued and not any(run.folder.glob(f"*/{manifest.NAME}")):
+                shutil.rmtree(run.folder)
+            raise
+
+
+@contextmanager
+def withdrawn_on_hangup() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, end a submission as ^C does: what it submitted is withdrawn."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    changed = [number for number, handler in before.items() if handler == signal.SIG_DFL]  # not under nohup
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def make(

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import accounting, live, manifest, slurm
+from lumen_hpc.cluster import accounting, full_disk, live, manifest, plan, slurm
 from lumen_hpc.cluster.accounting import Usage
 from lumen_hpc.cluster.stage import Run, Step
+from lumen_hpc.config import saved
 
-FULL = "free space on the run's file system (df, quota); finished shards and older checkpoints are safe"
 FIXES: Sequence[tuple[str, str]] = (
-    (
-        r"No space left|Disk quota|inline_container.*unexpected pos|PytorchStreamWriter|file write failed",
-        FULL,
-    ),
+    (full_disk.MESSAGES.pattern, full_disk.FIX),
     (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
         "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
@@ -33,8 +29,6 @@ FIXES: Sequence[tuple[str, str]] = (
 )
 
 
-FULL_BELOW = 1_000_000
-"""Free bytes of a file system that counts as full."""
 KILLED = ("a task ended without a message (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
 ENDS = {
     "OUT_OF_MEMORY": (
@@ -93,9 +87,9 @@ def failure_kinds(
         kind.log = kind.log or _log(folder, row["job"])
     killed = [row for row in unended(folder) if row["job"] not in live and _is_of(row, max(last.values(), default=""))]
     known = usage([row["job"] for row in killed if row["job"]]) or {}
-    full = _full_disk(folder) if killed else ""
+    full = full_disk.full(folder) if killed else ""  # so that a task could not even record its end
     for row in killed:
-        error, helps = (full, FULL) if full else _ending(known.get(row["job"]))
+        error, helps = (full, full_disk.FIX) if full else _ending(known.get(row["job"]))
         kind = found.setdefault(error, FailureKind(error, fix=helps))
         kind.nodes.add(row["node"])
         kind.count += 1
@@ -116,10 +110,27 @@ def unended(folder: Path) -> list[dict[str, Any]]:
     return [row for row in last.values() if row["event"] == "began"]
 
 
+def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> list[FailureKind]:
+    """Finished shards that are missing only because their files are no longer those of their manifest lines."""
+    folder, count = run.folder / step.name, step.stage.shards(run.settings)
+    lines, config = manifest.latest(folder), saved.digest(run.settings, step.stage.settings)
+    known = plan.inputs(run, step, graph)
+    today = ((index, lines[index], (count, config, known[index])) for index in missing if index in lines)
+    lost = {index: line for index, line, now in today if (line["of"], line["config"], line["inputs"]) == now}
+    if not lost:
+        return []
+    name = next(filter(None, (manifest.mismatch(folder, line) for line in lost.values())), "a shard")
+    error = f"{folder / name}: not the file that {manifest.NAME} records (corrupt or deleted)"
+    fix = f"the same command writes it again: python launch.py stage={step.stage.name} run={run.folder.name}"
+    return [FailureKind(error, set(lost), count=len(lost), fix=fix)]
+
+
 def _ending(usage: Usage | None) -> tuple[str, str]:
     """How a task ended that recorded nothing, and what would help."""
     if usage and usage.state in ENDS:
         return ENDS[usage.state]
+    if usage and usage.state == "FAILED" and not usage.signal:
+        return "a task failed and could not record why", "read its log; was the disk full? rerun goes on"
     if usage and usage.signal:
         return f"a task was killed by signal {usage.signal}", KILLED[1]
     return KILLED
@@ -152,12 +163,13 @@ def before_work(
         if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
     ]  # fmt: skip
     known = usage(names) or {}
+    full = full_disk.full(folder) if names and folder.is_dir() else ""
     found: dict[str, FailureKind] = {}
     for name in names:
         log = Path(_log(folder, name))
         account = known.get(name) or known.get(name.split("_")[0])
         if log.is_file():
-            ending = _last_line(log)
+            ending = _last_line(log) or full or "its log is empty"
         elif account and account.node and account.state != "COMPLETED":
             ending = f"it ended as {account.state} on {account.node} and left no log"
         elif not account and inputs_done and not known:
@@ -175,19 +187,10 @@ def before_work(
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that says something; empty where none does."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]]
     lines = [line for line in lines if line and not re.match(r"srun: |slurmstepd: .*CANCELLED", line)] or lines
-    return lines[-1][:300] if lines else "its log is empty"
-
-
-def _full_disk(folder: Path) -> str:
-    """What to say where the run's file system has no room left, so that a task could not even record its end."""
-    free = shutil.disk_usage(folder).free
-    if free > FULL_BELOW:
-        return ""
-    mount = next(path for path in (folder, *folder.parents) if path.is_mount())
-    return f"the file system {mount} is full ({free / 1e6:.1f} MB free): a task could not write"
+    return lines[-1][:300] if lines else ""
 
 
 def _log(folder: Path, job: str) -> str:

@@ -82,10 +82,18 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
             next_one = "nothing goes on by itself"
         print(f"{name}: stopped by {stop.reason} with {len(left)} shards left; {next_one}", flush=True)
         if run.profile.requeue and attempts.job:
-            slurm.requeue(attempts.job)
+            _requeue(run, name, attempts.job)
         sys.exit(EXIT_INTERRUPTED)
     attempts.ended("done")
     return f"{name}: {len(todo)} shards written"
+
+
+def _requeue(run: Run, name: str, job: str) -> None:
+    """Queues this job again; in a container, which has no scontrol, its batch script does (sbatch.REQUEUE)."""
+    if run.profile.container.kind == "none":
+        slurm.requeue(job)
+    else:
+        (run.folder / name / "logs" / f"{job}.requeue").touch()
 
 
 def _use_scratch(setting: str) -> None:
@@ -183,6 +191,13 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
                 continue
             rows = progress.counted(rows, f"{step.name} shard {index + 1} of {count}", lambda: task.expected)
             written = write_shard(task.folder, shard, rows, step.stage.volatile)
+            now = time.monotonic()
+            line = _line(task, shard, written, files, str(known[index]), now - begin, attempts)
+            manifest.append(task.folder / manifest.NAME, line)
+            if now - settled > SETTLE_SECONDS:
+                manifest.settle(task.folder)
+                settled = now
+            begin = now
         except Interrupted:
             break
         except Exception as error:
@@ -190,16 +205,12 @@ def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attemp
             failed += 1
             if task.ranks.world_size > 1:
                 break  # the other processes wait for this one: Slurm ends them when it exits
-            continue
-        now = time.monotonic()
-        line = _line(task, shard, written, files, str(known[index]), now - begin, attempts)
-        manifest.append(task.folder / manifest.NAME, line)
-        if now - settled > SETTLE_SECONDS:
+    try:
+        if (task.folder / manifest.NAME).exists():
             manifest.settle(task.folder)
-            settled = now
-        begin = now
-    if (task.folder / manifest.NAME).exists():
-        manifest.settle(task.folder)
+    except OSError as error:  # some file systems say only now that they are full
+        attempts.failure([], error)
+        failed = failed or 1
     return failed
 
 

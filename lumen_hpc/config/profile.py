@@ -191,6 +191,11 @@ def require_own_options(profile: Profile) -> None:
                 f"profile.additional.{name}={value}: a submission sets --{option} itself; leave it out "
                 f"({OWN_OPTIONS[option]})"
             )
+        if option == "exclude" and "/" in value:
+            raise UserError(
+                f"profile.additional.{name}={value}: sbatch would read a file; list the nodes here, since those on "
+                "which a run's shards fail are added"
+            )
 
 
 def require_time_to_work(profile: Profile) -> None:

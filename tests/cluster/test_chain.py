@@ -148,18 +148,29 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cl
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["profile.resources.gpu.partition=nowhere"], "nowhere"),
-        (["profile.account=nobody"], "nobody"),
+        (["profile.resources.gpu.partition=nowhere"], "step squares can never run"),
+        (["profile.resources.judge.time_min=100000"], "its limit is 1440 min"),
+        (["profile.resources.gpu.cpus=97"], "96 cores a node"),
+        (["profile.resources.cpu.mem_gb=2000"], "976 GB a node"),
+        (["profile.resources.train.nodes=9"], "it has 3 nodes"),
+        (["profile.account=nobody"], "lumen: Slurm refused step numbers (profile.account=nobody)"),
         (["profile.resources.gpu.qos=gold"], "gold"),
     ],
-    ids=["partition", "account", "qos"],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )
-def test_what_slurm_refuses_leaves_nothing_in_the_queue(site: Site, words: list[str], expected: str) -> None:
+def test_what_can_never_run_leaves_nothing_in_the_queue(
+    site: Site, cluster: Cluster, words: list[str], expected: str
+) -> None:
+    def jobs_known() -> int:
+        return cluster.run("scontrol", "show", "job", "--oneliner", check=False).stdout.count("JobId=")
+
+    before = jobs_known()
     output = site.launch("stage=full", "run=refused", *words, code=2)
     assert expected in output
-    assert [line.startswith("lumen: Slurm refused") for line in output.strip().splitlines()] == [False, True], (
+    assert [line.startswith("lumen: ") for line in output.strip().splitlines()] == [False, True], (
         "what runs where, and one clear line; no traceback"
     )
+    assert jobs_known() == before or "Slurm refused" in output, "refused by comparison, before a job was there"
     assert site.jobs("refused") == []
     assert not site.run("refused").folder.exists()
 

@@ -45,6 +45,35 @@ def test_what_does_not_fit_is_named_with_what_would(cluster: Cluster, word: str,
     assert found in output and fix in output
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "text"),
+    [
+        ("DOWN", 0, "partition preempt is DOWN: jobs queue and wait"),
+        ("DRAIN", 2, "partition preempt is DRAIN: it takes no new jobs"),
+        ("INACTIVE", 2, "partition preempt is INACTIVE: it takes no new jobs"),
+    ],
+)
+def test_a_partition_that_is_closed_is_said_with_its_state(cluster: Cluster, state: str, code: int, text: str) -> None:
+    cluster.run("scontrol", "update", "PartitionName=preempt", f"State={state}")
+    try:
+        found, output = check(cluster, "profile.resources.gpu.partition=preempt")
+        tried = cluster.run("sbatch", "-p", "preempt", "--hold", "-o", "/dev/null", "--wrap", "true", check=False)
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=preempt", "State=UP")
+        cluster.run("scancel", "--user=root")
+    assert (found, text in output) == (code, True), output
+    assert (tried.returncode != 0) == (code == 2), "as Slurm does"
+
+
+def test_a_partition_whose_nodes_are_all_drained_is_said(cluster: Cluster) -> None:
+    cluster.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=maintenance")
+    try:
+        code, output = check(cluster)
+    finally:
+        cluster.run("scontrol", "update", "nodename=ALL", "state=resume")
+    assert code == 0 and "all 3 nodes of partition h100 are down, drained or reserved" in output, output
+
+
 def test_a_smoke_run_fits_a_site_as_it_is(cluster: Cluster) -> None:
     code, output = check(cluster, "recipe=smoke")
     assert code == 0, output

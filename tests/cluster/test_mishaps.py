@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from copy import copy
@@ -238,6 +239,40 @@ def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
     site.wait_until_left("requeued")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
+
+
+INSIDE = """\
+#!/bin/sh
+# Stands in for apptainer: `exec --nv IMAGE python …` in a world without Slurm's commands.
+shift 3
+shift
+PATH=/nowhere exec {python} "$@"
+"""
+
+
+def test_a_container_without_scontrol_is_requeued_all_the_same(
+    site: Site, cluster: Cluster, undisturbed: RunOnDisk, tmp_path: Path
+) -> None:
+    run = site.run("contained")
+    pause = run.steer("pause-squares", "0.3")
+    (tmp_path / "apptainer").write_text(INSIDE.format(python=sys.executable))
+    (tmp_path / "apptainer").chmod(0o755)
+    (tmp_path / "x.sif").touch()
+    container = f"profile.container={{kind: apptainer, image: {tmp_path / 'x.sif'}}}"
+    site.submit("contained", "profile.requeue=true", container, f"profile.setup=['export PATH={tmp_path}:$PATH']")
+    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
+    tasks = site.running("contained", "squares")
+    for task in tasks:
+        cluster.run("scancel", "--signal=USR2", task)
+    site.wait(lambda: run.events("squares").count("interrupted") == len(tasks), 60, "every task to be interrupted")
+    pause.unlink()
+    site.wait(lambda: not site.running("contained", "squares"), 60, "the tasks to end")
+    assert {id_ for id_, name, *_ in site.jobs("contained") if name == "contained.squares"} == set(tasks)
+    for task in tasks:
+        cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now+5")
+    site.wait_until_left("contained")
+    assert_whole(run, undisturbed)
+    assert list(run.folder.glob("*/logs/*.requeue")) == []
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:

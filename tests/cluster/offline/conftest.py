@@ -64,6 +64,13 @@ cat "$FAKE/job-$3" 2>/dev/null || true
 """
 
 
+SINFO = """\
+#!/bin/sh
+echo "h100*|3|96|gpu:h100:4|1-00:00:00|1000000|${STATE:-up}|${COUNTS:-0/3/0/3}"
+echo "cpu|3|96|(null)|1-00:00:00|1000000|up|0/3/0/3"
+"""
+
+
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose sbatch, scancel, squeue and srun come before the real ones in PATH, and record their calls."""
@@ -72,10 +79,10 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scripts = {
         "sbatch": SBATCH,
         "scancel": SCANCEL,
-        "squeue": '#!/bin/sh\necho "$@" >> "$FAKE/asked"\ncat "$FAKE/queue" 2>/dev/null || true\n',
+        "squeue": '#!/bin/sh\necho "$@" >> "$FAKE/asked"\n[ ! -e "$FAKE/queue" ] || sed -e "\\$a\\\\" "$FAKE/queue"\n',
         "scontrol": SCONTROL,
         "srun": "#!/bin/sh\n",
-        "sinfo": '#!/bin/sh\nprintf "h100*|3|96|gpu:h100:4|1-00:00:00\\ncpu|3|96|(null)|1-00:00:00\\n"\n',
+        "sinfo": SINFO,
         "sacctmgr": '#!/bin/sh\n[ -n "$ACCOUNTS" ] || exit 1; [ "$ACCOUNTS" = none ] || echo "$ACCOUNTS|normal"\n',
     }
     for name, text in scripts.items():

@@ -62,3 +62,8 @@ def test_the_lock_of_another_host_is_left_alone(tmp_path: Path):
     with pytest.raises(lock.Busy, match=r"process 4711 on login2.*remove"), lock.held(tmp_path):
         pass
     assert (tmp_path / lock.LOCK).read_text() == "login2 4711"
+
+
+def test_a_folder_that_another_command_has_removed_is_one_line(tmp_path: Path):
+    with pytest.raises(lock.Busy, match="try again"), lock.held(tmp_path / "removed"):
+        pass

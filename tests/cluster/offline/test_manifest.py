@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ def test_a_torn_line_costs_only_its_own_shard(tmp_path: Path):
         stream.write(b'{"shard": 1, "ro')
     manifest.append(path, {"shard": 2})
     assert [row["shard"] for row in manifest.read(path)] == [0, 2]
+
+
+def test_a_line_for_which_there_is_no_room_is_not_there_in_part(tmp_path: Path):
+    path = tmp_path / "manifest.jsonl"
+    manifest.append(path, {"shard": 0})
+    size, (soft, hard) = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))  # the kernel writes what fits, as on a full disk
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            manifest.append(path, {"shard": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.stat().st_size == size
+    manifest.append(path, {"shard": 2})
+    assert path.read_text().count("\n") == 2
 
 
 @pytest.fixture

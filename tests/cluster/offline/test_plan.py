@@ -86,6 +86,14 @@ def test_the_chain_pipelines_and_its_successors_start_after_failures_only(run: R
     assert jobs["<score-a+>"].dependency(ids) == "afterok:7:8,afternotok:9"
 
 
+def test_a_mishap_upstream_takes_no_successor_from_the_step_that_follows_it(run: Run, stages: list[Stage]):
+    run.profile.resources["gpu"].successors = 2
+    jobs = _jobs(run, stages)
+    assert "<score-a+++>" in jobs and "<answer-a+++>" not in jobs, "score-a is lost where answer-a was interrupted"
+    run.profile.resources["gpu"].successors = 0
+    assert "<score-a+>" not in _jobs(run, stages)
+
+
 def test_a_gate_opens_after_any_link_and_dependants_wait_for_gates_alone(run: Run, stages: list[Stage]):
     run.profile.resources["gpu"].successors = 2
     jobs = _jobs(run, stages)

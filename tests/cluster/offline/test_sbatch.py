@@ -199,6 +199,41 @@ def test_what_the_profile_adds_comes_last():
     assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
 
 
+def test_the_sites_bad_nodes_and_a_runs_own_are_both_left_out():
+    profile = resolve(["stage=full", "profile=h100", "profile.additional={exclude: 'n[1-2]'}"]).profile
+    for bad, expected in (((), "'n[1-2]'"), (("n7", "n9"), "'n[1-2],n7,n9'")):
+        script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0], "", bad)
+        assert f"#SBATCH --exclude={expected}\n" in script and script.count("--exclude") == 1
+    with pytest.raises(UserError, match="sbatch would read a file; list the nodes"):
+        resolve(["stage=full", "profile=h100", "profile.additional={exclude: ./bad}"])
+
+
+@pytest.mark.parametrize(
+    ("array", "job"), [({}, "7"), ({"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1"}, "6_1")]
+)
+@pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
+def test_a_container_that_asks_for_it_is_requeued_from_outside(
+    fake: Path, tmp_path: Path, kind: str, array: dict[str, str], job: str
+):
+    """Python in the container has no scontrol; srun ends with another code, as when it kills slower processes."""
+    profile = resolve(["stage=full", "profile=h100", "profile.requeue=true", "profile.environment={}"]).profile
+    profile.container = Container(kind=kind, image="x.sif")
+    logs = tmp_path / "a run" / "first" / "logs"
+    logs.mkdir(parents=True)
+    script = sbatch.text(profile, Step(stage("first")), tmp_path / "a run", Path("/c"), "0001", [0])
+    assert "USR2@" in script and "B:USR2@" not in script, "srun passes the signal on"
+    (fake / "bin" / "srun").write_text("#!/bin/sh\nexit 137\n")
+    (fake / "bin" / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$FAKE/scontrol"\n')
+    environment = os.environ | {"SLURM_JOB_ID": "7", **array}
+    for asked in (False, True):
+        if asked:
+            (logs / f"{job}.requeue").touch()
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 137, done.stderr
+        assert (fake / "scontrol").exists() == asked
+    assert (fake / "scontrol").read_text() == f"requeue {job}\n" and list(logs.iterdir()) == []
+
+
 @pytest.mark.parametrize("profile", ["slurm", "h100", "jean_zay", "perlmutter", "local"])
 def test_the_shipped_profiles_give_every_engine_its_processes(profile: str):
     request = resolve(["stage=full", f"profile={profile}"])

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import jobs
 from lumen_hpc.cluster import (
+    accounting,
     commands,
     environment,
     graph,
@@ -23,6 +27,7 @@ from lumen_hpc.cluster import (
     status_table,
     submit,
 )
+from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
@@ -210,10 +215,10 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
 
 def test_the_header_of_a_federation_is_no_partition(fake: Path):
     tool = fake / "bin" / "sinfo"
-    tool.write_text("#!/bin/sh\necho 'CLUSTER: one'; echo 'gpu*|4|64|gpu:h100:4|1-00:00:00'\n")
+    tool.write_text("#!/bin/sh\necho 'CLUSTER: one'; echo 'gpu*|1200|64+|gpu:h100:4|infinite|9+|up|1.1K/0/100/1200'\n")
     tool.chmod(0o755)
     (partition,) = slurm.partitions()
-    assert (partition.name, partition.default, partition.gpus) == ("gpu", True, 4)
+    assert (partition.name, partition.default, partition.gpus, partition.out) == ("gpu", True, 4, 100)
 
 
 def test_a_cluster_without_arrays_gets_single_jobs(
@@ -348,3 +353,151 @@ def test_the_cluster_that_the_shell_chose_is_kept(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with environment.outside_the_job():
         assert os.environ["SLURM_CLUSTERS"] == "big" and "SLURM_JOB_ID" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("state", "counts", "level", "text"),
+    [
+        ("down", "0/3/0/3", "warn", "partition h100 is DOWN: jobs queue and wait"),
+        ("drain", "0/3/0/3", "bad", "partition h100 is DRAIN: it takes no new jobs"),
+        ("inact", "0/3/0/3", "bad", "partition h100 is INACTIVE: it takes no new jobs"),
+        ("up", "0/0/3/3", "warn", "all 3 nodes of partition h100 are down, drained or reserved"),
+    ],
+)
+def test_a_partition_that_is_closed_is_said_with_its_state(
+    fake: Path, request_here: Request, monkeypatch: pytest.MonkeyPatch, state: str, counts: str, level: str, text: str
+):
+    monkeypatch.setenv("STATE", state)
+    monkeypatch.setenv("COUNTS", counts)
+    monkeypatch.setenv("ACCOUNTS", "us")
+    found = [result for result in preflight.cluster(request_here.profile) if text in result.message]
+    assert {result.level for result in found} == {level} and found[0].message.startswith("profile.resources.")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"partition": "nowhere"}, "partition=nowhere: not on this cluster; fix: one of cpu, h100"),
+        ({"partition": "h100,nowhere"}, "partition=h100,nowhere: not on this cluster"),
+        ({"time_min": 2000}, "time_min=2000 in partition h100; fix: its limit is 1440 min"),
+        ({"cpus": 97}, "cpus=97 x 1 in partition h100; fix: 96 cores a node"),
+        ({"mem_gb": 2000}, "mem_gb=2000 in partition h100; fix: 976 GB a node"),
+    ],
+)
+def test_what_the_cluster_can_never_give_is_refused_before_anything_is_there(
+    fake: Path, request_here: Request, stages: list[Stage], change: dict, why: str
+):
+    """Slurm takes a time limit over the partition's, and never starts the job."""
+    gpu = request_here.profile.resources["gpu"]
+    request_here.profile.resources["gpu"] = dataclasses.replace(gpu, **change)
+    with pytest.raises(UserError, match="step answer-a can never run on this cluster") as caught:
+        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    assert why in str(caught.value)
+    assert not request_here.folder.exists() and list(fake.glob("script-*")) == []
+
+
+def test_what_the_site_may_decide_is_left_to_slurm(fake: Path, request_here: Request):
+    profile = request_here.profile
+    gpu = profile.resources["gpu"]
+    gpu.time_min, gpu.qos = 2000, "long"
+    assert list(preflight.unfit(profile, ["gpu"])) == [], "a qos may lift a partition's limit"
+    gpu.cpus = 97
+    assert [kind for kind, _ in preflight.unfit(profile, ["gpu"])] == ["gpu"]
+    profile.additional = {"cpus_per_task": "8"}
+    assert list(preflight.unfit(profile, ["gpu"])) == []
+    profile.additional, gpu.partition = {}, ""
+    assert list(preflight.unfit(profile, ["gpu"])) == [], "the site chooses a partition by account, qos or features"
+
+
+def test_two_first_submissions_at_once_do_not_remove_each_others_run(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    """The second has seen no folder, and is refused when the first one holds it."""
+    prepare, run = submit.prepare_folder, submit.open_run(request_here)
+    with ExitStack() as first:
+
+        def meanwhile(run: Run) -> None:
+            prepare(run)
+            first.enter_context(lock.held(run.folder))
+
+        monkeypatch.setattr(submit, "prepare_folder", meanwhile)
+        with pytest.raises(lock.Busy, match="is submitting this run"), submit.writing(run):
+            pass
+        assert (run.folder / lock.LOCK).exists() and (run.folder / "layout").exists()
+
+
+def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
+):
+    """kill -9 between sbatch's answer and the note of it: no job on record, and no config.yaml of the run."""
+    run, _ = submit_chain(request_here, stages)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"jobs": []}))
+    (run.folder / "config.yaml").unlink()
+    (fake / "queue").write_text(f"1000|PENDING|Priority||N/A|{os.getuid()}|r.first")
+    (fake / "job-1000").write_text(f"StdOut={run.folder}/first/logs/1000_0_log.out\n")
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    assert commands.status(request_here, pipeline) == 0
+    assert commands.cancel(request_here, pipeline) == 0
+    assert "cancelled 1 job(s)" in capsys.readouterr().out and (fake / "cancelled").read_text() == "1000\n"
+    request_here.stage = "full"
+    assert commands.submit(request_here, pipeline) == 0
+    assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_withdraws_a_submission(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, number: int
+):
+    monkeypatch.setattr(submit, "record", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    assert signal.getsignal(number) == before
+    assert len((fake / "cancelled").read_text().split()) == len(list(fake.glob("script-*"))) > 1
+
+
+@pytest.mark.parametrize(
+    "squeue", ["echo 'slurm_load_jobs error: Access/permission denied' >&2; exit 1", "printf '1000|RUNNING|None|n1|N'"]
+)
+def test_a_squeue_that_fails_or_is_cut_off_submits_nothing_twice(
+    fake: Path, request_here: Request, stages: list[Stage], squeue: str, capsys: pytest.CaptureFixture
+):
+    submit_chain(request_here, stages)
+    (fake / "bin" / "squeue").write_text(f"#!/bin/sh\n{squeue}\n")
+    before = len(list(fake.glob("script-*")))
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    for verb in (commands.submit, commands.cancel):
+        with pytest.raises(slurm.Unreachable, match="squeue"):
+            verb(request_here, pipeline)
+    assert len(list(fake.glob("script-*"))) == before and not (fake / "cancelled").exists()
+    assert commands.status(request_here, pipeline) == 0
+    output = capsys.readouterr()
+    assert "the queue is unknown" in output.err and "unknown" in output.out
+
+
+def test_a_slow_sacct_is_waited_for_once_a_status(
+    fake: Path, run: Run, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    for step in graph.steps(stages, run.settings):
+        row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
+        manifest.append(run.folder / step.name / "attempts.jsonl", row)
+    (fake / "bin" / "sacct").write_text('#!/bin/sh\necho x >> "$FAKE/sacct"; exec sleep 30\n')
+    (fake / "bin" / "sacct").chmod(0o755)
+    monkeypatch.setattr(status, "Accounting", lambda: Accounting(patience=0.5))
+    began = time.monotonic()
+    shown = status.of(run, stages)
+    assert time.monotonic() - began < 10 and (fake / "sacct").read_text() == "x\n"
+    assert {item.state for item in shown} == {"failed"}
+    assert "killed from outside" in shown[0].failures[0]["error"], "what is known without it"
+
+
+@pytest.mark.parametrize("answer", ["", "7|", "7|FAILED|1:0|4|", "7||||||", "Slurm accounting storage is disabled"])
+def test_an_answer_of_sacct_that_is_cut_off_says_nothing(answer: str):
+    assert accounting.read(answer) == {}
+
+
+def test_people_are_told_what_a_command_waits_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(slurm, "ANNOUNCED_AFTER_S", 0.1)
+    slurm.ask("sleep", "0.5")
+    assert capsys.readouterr().err == "lumen: waiting for sleep …\n"

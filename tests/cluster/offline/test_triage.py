@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lumen_hpc.cluster import accounting, manifest, reasons, triage
+from lumen_hpc import files
+from lumen_hpc.cluster import accounting, full_disk, graph, manifest, reasons, status, triage
 from lumen_hpc.cluster.accounting import Usage
 from lumen_hpc.cluster.stage import Run, Stage, Step
+from tests.cluster.offline.offline_graph import finish
 
 
 def _failed(folder: Path, shards: list[int], error: str, node: str = "n1", **more: object) -> None:
@@ -151,7 +155,7 @@ def test_a_job_that_left_no_log_where_it_ran_is_a_failure_and_one_that_never_ran
     ],
 )
 def test_a_full_disk_is_not_taken_for_anything_else(error: str):
-    assert triage.fix(error) == triage.FULL
+    assert triage.fix(error) == full_disk.FIX
 
 
 def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_killed_one(
@@ -159,9 +163,48 @@ def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_kill
 ):
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
-    monkeypatch.setattr(triage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
     (kind,) = triage.failure_kinds(tmp_path, [0], usage=lambda jobs: None)
-    assert re.search(r"the file system /.* is full", kind.error) and kind.fix == triage.FULL
+    assert re.match(r"No space left on the file system /", kind.error) and kind.fix == full_disk.FIX
+
+
+def test_a_full_disk_is_named_by_its_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    refused = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as caught, files.atomic(tmp_path / "x"):
+        raise refused
+    assert caught.value.filename is None, "there is room here: it was another file's"
+    assert full_disk.explain(KeyError("x"), tmp_path) == ""
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=f"'{tmp_path / 'x'}'") as caught, files.atomic(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.undo()
+    text = full_disk.explain(caught.value, tmp_path)
+    assert f"the file system {full_disk.mount(tmp_path)} when this was written: {tmp_path / 'x'}" in text
+    assert triage.fix(text) == full_disk.FIX
+    quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/home/me/cache")
+    assert full_disk.explain(quota, tmp_path) == "No space left: the quota of /home/me/cache is used up"
+
+
+def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Stage]):
+    pipeline = graph.steps(stages, run.settings)
+    for step in pipeline:
+        finish(run, step, pipeline)
+    answer = next(step for step in pipeline if step.name == "answer-a")
+    file = run.folder / "answer-a" / "shard-00002-of-00004.jsonl"
+    file.write_bytes(b"x" * file.stat().st_size)
+    shown = {item.step: item for item in status.of(run, stages)}
+    assert (shown["answer-a"].state, shown["answer-a"].failures[0]["shards"]) == ("failed", [2])
+    assert f"{file}: not the file that manifest.jsonl records" in shown["answer-a"].failures[0]["error"]
+    assert shown["answer-a"].todo.endswith(f"stage=answer run={run.folder.name}")
+    assert {item.state for name, item in shown.items() if name != "answer-a"} == {"done"}, (
+        "what read it before is right"
+    )
+    assert status.by_files(run, stages)[1].failures == shown["answer-a"].failures
+    file.unlink()
+    (kind,) = triage.corrupt(run, answer, pipeline, [2])
+    assert kind.shards == {2}
+    manifest.append(run.folder / "first" / manifest.NAME, manifest.latest(run.folder / "first")[0] | {"content": "new"})
+    assert triage.corrupt(run, answer, pipeline, [0, 1, 2, 3]) == [], "out of date, not corrupt"
 
 
 @pytest.mark.parametrize(

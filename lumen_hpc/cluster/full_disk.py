@@ -1,0 +1,40 @@
+"""Which file system has no room left, when a task could not write."""
+
+from __future__ import annotations
+
+import errno
+import re
+import tempfile
+from pathlib import Path
+
+from lumen_hpc.files import NO_ROOM, has_room
+
+MESSAGES = re.compile(
+    r"No space left|Disk quota|inline_container.*unexpected pos|PytorchStreamWriter|file write failed", re.IGNORECASE
+)
+"""What libraries say of a disk that is full."""
+FIX = "free space there (df, quota), then the same command goes on; finished shards and older checkpoints are safe"
+
+
+def explain(error: BaseException, folder: Path) -> str:
+    """Where there is no room, for an error that says so; empty for any other. `folder` is the step's."""
+    number = getattr(error, "errno", None)
+    if number not in NO_ROOM and not MESSAGES.search(str(error)):
+        return ""
+    file = Path(str(getattr(error, "filename", None) or folder))
+    if number == errno.EDQUOT:
+        return f"No space left: the quota of {file} is used up"
+    for place in (file, folder, Path(tempfile.gettempdir())):
+        if text := full(place):
+            return text
+    return f"No space left on the file system {mount(file)} when this was written: {file}"
+
+
+def full(place: Path) -> str:
+    """What to say where a file's or folder's file system has no room left; empty where it has."""
+    return "" if has_room(place) else f"No space left on the file system {mount(place)}, where {place} is"
+
+
+def mount(place: Path) -> Path:
+    """The mount point of the file system of a file or folder, there or not."""
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.is_mount())
