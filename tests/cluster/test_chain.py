@@ -153,7 +153,7 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cl
         (["profile.resources.gpu.cpus=97"], "96 cores a node"),
         (["profile.resources.cpu.mem_gb=2000"], "976 GB a node"),
         (["profile.resources.train.nodes=9"], "it has 3 nodes"),
-        (["profile.account=nobody"], "lumen: Slurm refused step numbers (profile.account=nobody)"),
+        (["profile.account=nobody"], "lumen: Slurm refused step numbers (profile."),
         (["profile.resources.gpu.qos=gold"], "gold"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",

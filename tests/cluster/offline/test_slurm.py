@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,6 @@ from lumen_hpc.cluster import (
     slurm,
     status,
     status_table,
-    submit,
 )
 from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
@@ -48,16 +45,6 @@ def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = 
 def test_hidden_partitions_are_seen(fake: Path):
     slurm.queue()
     assert "-a" in (fake / "asked").read_text().split()
-
-
-def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("LOST_AT", "3")
-    (fake / "job-1003").write_text(f"StdOut={request_here.folder}/answer-a/logs/1003_0_log.out\n")
-    with pytest.raises(UserError, match=r"Socket timed out.*nothing was submitted"):
-        submit_chain(request_here, stages)
-    assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000", "1003"]
 
 
 @pytest.mark.parametrize(
@@ -113,18 +100,6 @@ def test_one_stage_is_cancelled_with_what_waits_for_it(
     steps = {job["id"]: job["step"] for job in submitted}
     assert {steps[id_] for id_ in (fake / "cancelled").read_text().split()} == {"answer-b", "score-b", "last"}
     assert "because they wait for it: last, score-b" in capsys.readouterr().out
-
-
-def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("REFUSE_AT", "2")
-    monkeypatch.setenv("NO_SCANCEL", "1")
-    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
-    (fake / "queue").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"):
-        submit_chain(request_here, stages)
-    assert [record["jobs"] != [] for record in live.submissions(request_here.folder)] == [True]
 
 
 def test_a_second_user_sees_who_owns_the_run(fake: Path, request_here: Request, stages: list[Stage]):
@@ -246,49 +221,6 @@ def test_a_plan_or_config_that_a_full_disk_left_empty_is_one_line(
         resolve([f"config={folder / 'config.yaml'}"])
 
 
-def test_a_site_without_accounting_for_this_user_is_not_a_traceback(fake: Path):
-    assert list(preflight._accounting(Profile()))
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_after_the_last_sbatch_withdraws_the_jobs(
-    fake: Path,
-    request_here: Request,
-    stages: list[Stage],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys,
-    error: BaseException,
-):
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(submit, "record", fail)
-    with pytest.raises(type(error)):
-        submit_chain(request_here, stages)
-    submitted = [f"{1000 + number}" for number, _ in enumerate(fake.glob("script-*"))]
-    assert submitted and (fake / "cancelled").read_text().split() == submitted[::-1]
-    assert "nothing was submitted" in capsys.readouterr().err
-    assert list(live.submissions(request_here.folder)) == []
-
-
-def test_a_new_runs_folder_stays_while_jobs_of_it_do(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("REFUSE_AT", "2")
-    run = submit.open_run(request_here)
-    with pytest.raises(UserError, match="nothing was submitted"), submit.writing(run):
-        submit_chain(request_here, stages)
-    assert not run.folder.exists()
-    for script in fake.glob("script-*"):
-        script.unlink()
-    monkeypatch.setenv("NO_SCANCEL", "1")
-    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
-    (fake / "queue").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"), submit.writing(run):
-        submit_chain(request_here, stages)
-    assert next(run.folder.glob("code/*")).is_dir(), "what the jobs in the queue run from"
-
-
 def test_a_run_with_jobs_in_the_queue_does_not_start_on_this_machine_too(
     fake: Path, request_here: Request, stages: list[Stage]
 ):
@@ -353,108 +285,6 @@ def test_the_cluster_that_the_shell_chose_is_kept(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with environment.outside_the_job():
         assert os.environ["SLURM_CLUSTERS"] == "big" and "SLURM_JOB_ID" not in os.environ
-
-
-@pytest.mark.parametrize(
-    ("state", "counts", "level", "text"),
-    [
-        ("down", "0/3/0/3", "warn", "partition h100 is DOWN: jobs queue and wait"),
-        ("drain", "0/3/0/3", "bad", "partition h100 is DRAIN: it takes no new jobs"),
-        ("inact", "0/3/0/3", "bad", "partition h100 is INACTIVE: it takes no new jobs"),
-        ("up", "0/0/3/3", "warn", "all 3 nodes of partition h100 are down, drained or reserved"),
-    ],
-)
-def test_a_partition_that_is_closed_is_said_with_its_state(
-    fake: Path, request_here: Request, monkeypatch: pytest.MonkeyPatch, state: str, counts: str, level: str, text: str
-):
-    monkeypatch.setenv("STATE", state)
-    monkeypatch.setenv("COUNTS", counts)
-    monkeypatch.setenv("ACCOUNTS", "us")
-    found = [result for result in preflight.cluster(request_here.profile) if text in result.message]
-    assert {result.level for result in found} == {level} and found[0].message.startswith("profile.resources.")
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"partition": "nowhere"}, "partition=nowhere: not on this cluster; fix: one of cpu, h100"),
-        ({"partition": "h100,nowhere"}, "partition=h100,nowhere: not on this cluster"),
-        ({"time_min": 2000}, "time_min=2000 in partition h100; fix: its limit is 1440 min"),
-        ({"cpus": 97}, "cpus=97 x 1 in partition h100; fix: 96 cores a node"),
-        ({"mem_gb": 2000}, "mem_gb=2000 in partition h100; fix: 976 GB a node"),
-    ],
-)
-def test_what_the_cluster_can_never_give_is_refused_before_anything_is_there(
-    fake: Path, request_here: Request, stages: list[Stage], change: dict, why: str
-):
-    """Slurm takes a time limit over the partition's, and never starts the job."""
-    gpu = request_here.profile.resources["gpu"]
-    request_here.profile.resources["gpu"] = dataclasses.replace(gpu, **change)
-    with pytest.raises(UserError, match="step answer-a can never run on this cluster") as caught:
-        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
-    assert why in str(caught.value)
-    assert not request_here.folder.exists() and list(fake.glob("script-*")) == []
-
-
-def test_what_the_site_may_decide_is_left_to_slurm(fake: Path, request_here: Request):
-    profile = request_here.profile
-    gpu = profile.resources["gpu"]
-    gpu.time_min, gpu.qos = 2000, "long"
-    assert list(preflight.unfit(profile, ["gpu"])) == [], "a qos may lift a partition's limit"
-    gpu.cpus = 97
-    assert [kind for kind, _ in preflight.unfit(profile, ["gpu"])] == ["gpu"]
-    profile.additional = {"cpus_per_task": "8"}
-    assert list(preflight.unfit(profile, ["gpu"])) == []
-    profile.additional, gpu.partition = {}, ""
-    assert list(preflight.unfit(profile, ["gpu"])) == [], "the site chooses a partition by account, qos or features"
-
-
-def test_two_first_submissions_at_once_do_not_remove_each_others_run(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
-):
-    """The second has seen no folder, and is refused when the first one holds it."""
-    prepare, run = submit.prepare_folder, submit.open_run(request_here)
-    with ExitStack() as first:
-
-        def meanwhile(run: Run) -> None:
-            prepare(run)
-            first.enter_context(lock.held(run.folder))
-
-        monkeypatch.setattr(submit, "prepare_folder", meanwhile)
-        with pytest.raises(lock.Busy, match="is submitting this run"), submit.writing(run):
-            pass
-        assert (run.folder / lock.LOCK).exists() and (run.folder / "layout").exists()
-
-
-def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
-    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
-):
-    """kill -9 between sbatch's answer and the note of it: no job on record, and no config.yaml of the run."""
-    run, _ = submit_chain(request_here, stages)
-    (plan,) = run.folder.glob("submissions/*/plan.json")
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"jobs": []}))
-    (run.folder / "config.yaml").unlink()
-    (fake / "queue").write_text(f"1000|PENDING|Priority||N/A|{os.getuid()}|r.first")
-    (fake / "job-1000").write_text(f"StdOut={run.folder}/first/logs/1000_0_log.out\n")
-    pipeline = Pipeline(tuple(stages), jobs.run_pack)
-    assert commands.status(request_here, pipeline) == 0
-    assert commands.cancel(request_here, pipeline) == 0
-    assert "cancelled 1 job(s)" in capsys.readouterr().out and (fake / "cancelled").read_text() == "1000\n"
-    request_here.stage = "full"
-    assert commands.submit(request_here, pipeline) == 0
-    assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_closed_terminal_withdraws_a_submission(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, number: int
-):
-    monkeypatch.setattr(submit, "record", lambda *_: os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
-        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
-    assert signal.getsignal(number) == before
-    assert len((fake / "cancelled").read_text().split()) == len(list(fake.glob("script-*"))) > 1
 
 
 @pytest.mark.parametrize(

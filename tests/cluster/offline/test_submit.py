@@ -1,0 +1,127 @@
+"""Submissions that are refused, interrupted, killed, or two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import jobs
+from lumen_hpc.cluster import commands, live, lock, submit
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.errors import UserError
+from tests.cluster.offline.offline_graph import submit_chain
+
+
+def test_two_first_submissions_at_once_do_not_remove_each_others_run(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    """The second has seen no folder, and is refused when the first one holds it."""
+    prepare, run = submit.prepare_folder, submit.open_run(request_here)
+    with ExitStack() as first:
+
+        def meanwhile(run: Run) -> None:
+            prepare(run)
+            first.enter_context(lock.held(run.folder))
+
+        monkeypatch.setattr(submit, "prepare_folder", meanwhile)
+        with pytest.raises(lock.Busy, match="is submitting this run"), submit.writing(run):
+            pass
+        assert (run.folder / lock.LOCK).exists() and (run.folder / "layout").exists()
+
+
+def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
+):
+    """kill -9 between sbatch's answer and the note of it: no job on record, and no config.yaml of the run."""
+    run, _ = submit_chain(request_here, stages)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"jobs": []}))
+    (run.folder / "config.yaml").unlink()
+    (fake / "queue").write_text(f"1000|PENDING|Priority||N/A|{os.getuid()}|r.first")
+    (fake / "job-1000").write_text(f"StdOut={run.folder}/first/logs/1000_0_log.out\n")
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    assert commands.status(request_here, pipeline) == 0
+    assert commands.cancel(request_here, pipeline) == 0
+    assert "cancelled 1 job(s)" in capsys.readouterr().out and (fake / "cancelled").read_text() == "1000\n"
+    request_here.stage = "full"
+    assert commands.submit(request_here, pipeline) == 0
+    assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_withdraws_a_submission(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, number: int
+):
+    monkeypatch.setattr(submit, "record", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    assert signal.getsignal(number) == before
+    assert len((fake / "cancelled").read_text().split()) == len(list(fake.glob("script-*"))) > 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_fails_after_the_last_sbatch_withdraws_the_jobs(
+    fake: Path,
+    request_here: Request,
+    stages: list[Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    error: BaseException,
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(submit, "record", fail)
+    with pytest.raises(type(error)):
+        submit_chain(request_here, stages)
+    submitted = [f"{1000 + number}" for number, _ in enumerate(fake.glob("script-*"))]
+    assert submitted and (fake / "cancelled").read_text().split() == submitted[::-1]
+    assert "nothing was submitted" in capsys.readouterr().err
+    assert list(live.submissions(request_here.folder)) == []
+
+
+def test_a_new_runs_folder_stays_while_jobs_of_it_do(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REFUSE_AT", "2")
+    run = submit.open_run(request_here)
+    with pytest.raises(UserError, match="nothing was submitted"), submit.writing(run):
+        submit_chain(request_here, stages)
+    assert not run.folder.exists()
+    for script in fake.glob("script-*"):
+        script.unlink()
+    monkeypatch.setenv("NO_SCANCEL", "1")
+    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
+    (fake / "queue").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"), submit.writing(run):
+        submit_chain(request_here, stages)
+    assert next(run.folder.glob("code/*")).is_dir(), "what the jobs in the queue run from"
+
+
+def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LOST_AT", "3")
+    (fake / "job-1003").write_text(f"StdOut={request_here.folder}/answer-a/logs/1003_0_log.out\n")
+    with pytest.raises(UserError, match=r"Socket timed out.*nothing was submitted"):
+        submit_chain(request_here, stages)
+    assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000", "1003"]
+
+
+def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REFUSE_AT", "2")
+    monkeypatch.setenv("NO_SCANCEL", "1")
+    lines = [f"{job}|RUNNING|None|n1|N/A|{os.getuid()}|r.first" for job in (1000, 1001)]
+    (fake / "queue").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"):
+        submit_chain(request_here, stages)
+    assert [record["jobs"] != [] for record in live.submissions(request_here.folder)] == [True]
