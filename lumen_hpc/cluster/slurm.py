@@ -72,13 +72,18 @@ ANNOUNCED_AFTER_S = 8.0
 """After how long people are told what a command waits for."""
 
 
-def ask(*words: str, timeout: float = 60) -> str:
-    """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer."""
+def ask(*words: str, timeout: float = 60, own_session: bool = False) -> str:
+    """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer.
+
+    `own_session`: ^C in the terminal does not reach it.
+    """
     notice = threading.Timer(ANNOUNCED_AFTER_S, _announce, words[:1])
     notice.daemon = True
     notice.start()
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout)
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=timeout, start_new_session=own_session
+        )
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
@@ -211,7 +216,7 @@ def cancel(ids: list[str]) -> list[str]:
     if not ids:
         return []
     try:
-        ask("scancel", *ids)
+        ask("scancel", *ids, own_session=True)
     except UserError as error:
         if "Invalid job id" not in str(error) and "already completing" not in str(error):
             print(f"lumen: {error}", file=sys.stderr)
@@ -249,7 +254,7 @@ class Refused(UserError):
 def submit(script: Path) -> str:
     """Submits an sbatch script; its job id. Raises Refused, or Unreachable."""
     try:
-        answer = ask("sbatch", str(script))
+        answer = ask("sbatch", str(script), own_session=True)
     except Unreachable:
         raise
     except UserError as error:

@@ -122,19 +122,22 @@ def submit(
             plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
         ):
             step = job.step
-            ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
-            submission.jobs.append(_job_record(run, job, ids))
-            submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
+            with _uninterrupted():
+                ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
+                submission.jobs.append(_job_record(run, job, ids))
+                submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
         record(request, run, submission)
     except BaseException as error:
-        left = _withdraw(run, submission)
-        outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
-        if not left:
-            shutil.rmtree(submission.folder)
-            for path in _logs(run, plans) - before:
-                path.unlink(missing_ok=True)
+        with _uninterrupted():
+            left = _withdraw(run, submission)
+            outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
+            if not left:
+                shutil.rmtree(submission.folder)
+                for path in _logs(run, plans) - before:
+                    path.unlink(missing_ok=True)
+            if not isinstance(error, UserError):
+                print(f"lumen: {outcome}", file=sys.stderr)
         if not isinstance(error, UserError):
-            print(f"lumen: {outcome}", file=sys.stderr)
             raise
         if not isinstance(error, slurm.Refused):
             raise UserError(f"{error}; {outcome}") from None
@@ -142,6 +145,22 @@ def submit(
         why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
         raise UserError(f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}") from None
     return submission
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts ^C and the like off to the end of the block: a job that sbatch takes meanwhile would be known to nobody."""
+    waiting: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, lambda came, frame: waiting.append(came))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received in waiting:
+            signal.raise_signal(received)
 
 
 def _withdraw(run: Run, submission: Submission) -> list[str]:

@@ -37,7 +37,8 @@ def run(tmp_path: Path) -> Run:
 
 SBATCH = """\
 #!/bin/sh
-# Stands in for sbatch: keeps each script, numbers jobs; refuses job $REFUSE_AT, accepts $LOST_AT without a word.
+# Stands in for sbatch: keeps each script, numbers jobs; refuses job $REFUSE_AT, accepts $LOST_AT without a word, and at
+# $INTERRUPT_AT its caller meets ^C before the answer.
 n=$(ls "$FAKE" | grep -c '^script' || true)
 [ "$n" = "${LOST_AT:-none}" ] && {
     echo "$((1000 + n))|PENDING|Priority||N/A|$(id -u)|r.answer-a" > "$FAKE/queue"
@@ -45,6 +46,7 @@ n=$(ls "$FAKE" | grep -c '^script' || true)
     echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }
 [ "$n" = "${REFUSE_AT:-none}" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
 cp "$1" "$FAKE/script-$n"
+[ "$n" = "${INTERRUPT_AT:-none}" ] && { kill -INT "$PPID"; sleep 0.5; }
 echo "Submitted batch job $((1000 + n))"
 """
 

@@ -54,15 +54,37 @@ def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
     assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
 
 
+def test_a_job_that_sbatch_takes_while_the_user_interrupts_is_withdrawn_too(
+    fake: Path,
+    request_here: Request,
+    stages: list[Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.setenv("INTERRUPT_AT", "2")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            submit_chain(request_here, stages)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000"]
+    assert "nothing was submitted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_closed_terminal_withdraws_a_submission(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, number: int
 ):
     monkeypatch.setattr(submit, "record", lambda *_: os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
-        commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
-    assert signal.getsignal(number) == before
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it stays ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert len((fake / "cancelled").read_text().split()) == len(list(fake.glob("script-*"))) > 1
 
 
