@@ -134,8 +134,13 @@ def verified(folder: Path, line: dict[str, Any]) -> bool:
 def mismatch(folder: Path, line: dict[str, Any]) -> str:
     """The first file of a shard that does not match its line (corrupt or deleted); empty if all do."""
     shard = Shard(line["shard"], line["of"]).file
-    records = [(shard, line), *((file["file"], file) for file in line["files"])]
-    return next((name for name, record in records if not matches(folder / name, record, folder)), "")
+    for name, record in [(shard, line), *((file["file"], file) for file in line["files"])]:
+        if not matches(folder / name, record, folder):
+            with suppress(OSError):  # opening makes a network file system look at its server again
+                (folder / name).open("rb").close()
+            if not matches(folder / name, record, folder):
+                return name
+    return ""
 
 
 def require_verified(folder: Path, line: dict[str, Any]) -> None:

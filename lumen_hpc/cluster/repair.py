@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from lumen_hpc.cluster import environment, live, lock, manifest, plan, slurm, submit
-from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Run, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.errors import UserError
@@ -33,19 +31,10 @@ def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) 
         folder, count = run.folder / other.name, other.stage.shards(run.settings)
         alone = other.name == step.shardwise_after and count == step.stage.shards(run.settings)
         lines = manifest.latest(folder)
-        lost = [index for index in (shards if alone else range(count)) if not _is_intact(folder, lines[index])]
+        lost = [index for index in (shards if alone else range(count)) if not manifest.verified(folder, lines[index])]
         if lost:
             found[other.name] = lost
     return found
-
-
-def _is_intact(folder: Path, line: dict) -> bool:
-    if manifest.verified(folder, line):
-        return True
-    for name in (Shard(line["shard"], line["of"]).file, *(file["file"] for file in line["files"])):
-        with suppress(OSError):  # opening makes a network file system look at its server again
-            (folder / name).open("rb").close()
-    return manifest.verified(folder, line)
 
 
 def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:

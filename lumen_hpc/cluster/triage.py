@@ -115,14 +115,17 @@ def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> 
     folder, count = run.folder / step.name, step.stage.shards(run.settings)
     lines, config = manifest.latest(folder), saved.digest(run.settings, step.stage.settings)
     known = plan.inputs(run, step, graph)
-    today = ((index, lines[index], (count, config, known[index])) for index in missing if index in lines)
-    lost = {index: line for index, line, now in today if (line["of"], line["config"], line["inputs"]) == now}
-    if not lost:
+    wrong: dict[int, str] = {}
+    for index in missing:
+        line = lines.get(index)
+        if line and (line["of"], line["config"], line["inputs"]) == (count, config, known[index]):
+            wrong[index] = manifest.mismatch(folder, line)
+    wrong = {index: name for index, name in wrong.items() if name}
+    if not wrong:
         return []
-    name = next(filter(None, (manifest.mismatch(folder, line) for line in lost.values())), "a shard")
-    error = f"{folder / name}: not the file that {manifest.NAME} records (corrupt or deleted)"
+    error = f"{folder / next(iter(wrong.values()))}: not the file that {manifest.NAME} records (corrupt or deleted)"
     fix = f"the same command writes it again: python launch.py stage={step.stage.name} run={run.folder.name}"
-    return [FailureKind(error, set(lost), count=len(lost), fix=fix)]
+    return [FailureKind(error, set(wrong), count=len(wrong), fix=fix)]
 
 
 def _ending(usage: Usage | None) -> tuple[str, str]:
