@@ -173,7 +173,8 @@ def step(rehearse: bool, row: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         join(Ranks(), Path(folder))
     engine = Engine(Learner(case.model, case.train), case.train, Ranks(), StagedWriter())
-    micro = Micro(case.batch, torch.zeros(0, dtype=torch.int64), case.batch.tokens)
+    none = torch.zeros(0, dtype=torch.int64)
+    micro = Micro(case.batch, none, none.bool(), case.batch.tokens)
 
     def learn(last: bool) -> None:
         engine.backward(engine(micro).mean(), last=last)

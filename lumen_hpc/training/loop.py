@@ -29,6 +29,7 @@ from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.training.sizing import check_batch
 from lumen_hpc.training.speed import peak_flops
+from lumen_hpc.training.token_kinds import TokenKinds
 
 REPORT_S = 15.0
 """Between two lines of progress in the log, at least."""
@@ -45,6 +46,8 @@ class Micro(Protocol):
     """Tokens of the sequences, padding left out."""
     samples: torch.Tensor
     """[supervised tokens] int64: the sample id that each supervised token belongs to."""
+    verdicts: torch.Tensor
+    """[supervised tokens] bool: the yes or no of an outcome's answer, which is a kind of token of its own."""
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device."""
@@ -147,10 +150,7 @@ class Loop:
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
         self.should_stop, self.progress = should_stop, progress
         self.device = engine.ds.device
-        self.kinds = sorted(set(work.survey.kinds.tolist()))
-        self.kind_of = {kind: k for k, kind in enumerate(self.kinds)}
-        # By sample id, since that is how supervised tokens name their sample.
-        self.kind_index = torch.tensor([self.kind_of[k] for k in work.survey.kinds.tolist()], device=self.device)
+        self.kinds = TokenKinds(work.survey.kinds, self.device)
         self.recent: deque[float] = deque(maxlen=100)
         self.seconds: deque[float] = deque(maxlen=20)
         self.stall = 0.0
@@ -256,10 +256,7 @@ class Loop:
 
     def _weights(self, ids: list[int]) -> list[float]:
         """[kinds]: the weight of a supervised token of each kind in this step's loss, rounded to float32."""
-        counts = torch.zeros(len(self.kinds), dtype=torch.float64)
-        survey = self.work.survey
-        for sample in ids:
-            counts[self.kind_of[survey.kinds[sample]]] += int(survey.supervised[sample])
+        counts = self.kinds.counts(ids, self.work.survey.supervised)
         if self.train.loss == "kinds":
             return (1 / counts.clamp(min=1)).float().tolist()
         return torch.full_like(counts, 1 / float(counts.sum())).float().tolist()
@@ -272,12 +269,13 @@ class Loop:
         self.progress(f"computes step {self.done + 1}", self.train.stuck_after)
         weights = self._weights(ids)
         on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
-        sums = torch.zeros(2 * len(self.kinds) + 4, dtype=torch.float64, device=self.device)
-        per_kind, counts = sums[: len(self.kinds)], sums[len(self.kinds) : -4]
+        names = self.kinds.names
+        sums = torch.zeros(2 * len(names) + 4, dtype=torch.float64, device=self.device)
+        per_kind, counts = sums[: len(names)], sums[len(names) : -4]
         for number, micro in enumerate(micros, 1):
             micro = micro.to(self.device)
             nll = self.engine(micro)
-            kinds = self.kind_index[micro.samples]
+            kinds = self.kinds.of(micro)
             self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
@@ -289,14 +287,14 @@ class Loop:
         *values, stop, failed, tokens, self.flops = sums.tolist()
         if failed:
             self.checkpoints.finish()
-        per_kind, counts = values[: len(self.kinds)], values[len(self.kinds) :]
+        per_kind, counts = values[: len(names)], values[len(names) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights))
         self._check(loss)
         rate = rate_at(self.done, self.plan.steps, self.train.learning_rate, self.train.warmup)
         norm = self.engine.step(rate)
         self._check(norm, "gradient norm")
         self.recent.append(loss)
-        shares = {f"loss_{kind}": total / count for kind, total, count in zip(self.kinds, per_kind, counts) if count}
+        shares = {f"loss_{kind}": total / count for kind, total, count in zip(names, per_kind, counts) if count}
         return {
             "loss": loss,
             **shares,

@@ -19,6 +19,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.generate import line_ends
 from lumen_hpc.nvila.preprocess import placeholders
 from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
@@ -159,16 +160,26 @@ class Micro:
     batch: Batch
     samples: torch.Tensor
     """[supervised tokens] int64: sample ids."""
+    verdicts: torch.Tensor
+    """[supervised tokens] bool: the yes or no of an outcome's answer."""
     tokens: int
 
     def to(self, device: torch.device) -> Micro:
         return replace(
-            self, batch=self.batch.to(device, non_blocking=True), samples=self.samples.to(device, non_blocking=True)
+            self,
+            batch=self.batch.to(device, non_blocking=True),
+            samples=self.samples.to(device, non_blocking=True),
+            verdicts=self.verdicts.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Micro:
         """The same in page-locked memory, from which copies to a GPU need not be waited for."""
-        return replace(self, batch=self.batch.pin_memory(), samples=self.samples.pin_memory())
+        return replace(
+            self,
+            batch=self.batch.pin_memory(),
+            samples=self.samples.pin_memory(),
+            verdicts=self.verdicts.pin_memory(),
+        )
 
 
 class Batcher:
@@ -194,12 +205,15 @@ class Batcher:
         Raises UserError naming a record whose images or text have changed since the survey.
         """
         if not packed:
-            return Micro(pack([[self._blank()]]), torch.zeros(0, dtype=torch.int64), 0)
+            none = torch.zeros(0, dtype=torch.int64)
+            return Micro(pack([[self._blank()]]), none, none.bool(), 0)
         ids = [sample for sequence in packed for sample in sequence.samples]
         samples = dict(zip(ids, self._samples(ids)))
         batch = pack([[samples[i] for i in sequence.samples] for sequence in packed], multiple=self._multiple)
         counts = torch.tensor([samples[i].supervised for i in ids])
-        micro = Micro(batch, torch.repeat_interleave(torch.tensor(ids), counts), batch.tokens)
+        of_token = torch.repeat_interleave(torch.tensor(ids), counts)
+        verdicts = torch.cat([self._verdict(i, samples[i]) for i in ids])
+        micro = Micro(batch, of_token, verdicts, batch.tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
     def _samples(self, ids: list[int]) -> list[Sample]:
@@ -215,6 +229,16 @@ class Batcher:
             if sample.supervised != self._survey.supervised[i]:
                 raise UserError(f"record {self._survey.ids[i]} has changed since the training began")
         return samples
+
+    def _verdict(self, i: int, sample: Sample) -> torch.Tensor:
+        """bool [supervised tokens of the sample]: where an outcome's answer says yes or no; nowhere for other kinds."""
+        labels = sample.token_labels[1:]
+        learned = labels[labels != IGNORE]
+        found: np.ndarray = np.zeros(len(learned), dtype=bool)
+        if self._survey.kinds[i] == "outcome":
+            ends = np.flatnonzero(np.isin(learned[:-1], line_ends(self._preprocessor.tokenizer)))
+            found[ends[0] + 1 if len(ends) else 0] = True
+        return torch.from_numpy(found)
 
     def _blank(self) -> Sample:
         tokenizer = self._preprocessor.tokenizer

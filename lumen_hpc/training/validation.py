@@ -20,6 +20,7 @@ from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import layout, sequences
 from lumen_hpc.training.record_index import RecordIndex, survey
+from lumen_hpc.training.token_kinds import TokenKinds
 
 log = logging.getLogger(__name__)
 LOSS = "validation_loss"
@@ -85,14 +86,13 @@ def losses(
     Every rank calls it, and all get the same.
     """
     index, device = held.index, engine.ds.device
-    kinds = sorted(set(index.kinds.tolist()))
-    kind_of = torch.tensor([kinds.index(kind) for kind in index.kinds.tolist()], device=device)
+    kinds = TokenKinds(index.kinds, device)
     items = sequences(
         range(len(index)), index.groups, index.prefix, index.suffix, budget=train.token_budget,
         shared=train.shared_prefix,
     )  # fmt: skip
     packs = layout(items, ranks.world_size, train.token_budget)[ranks.rank]
-    sums = torch.zeros(2, len(kinds), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, len(kinds.names), dtype=torch.float64, device=device)
     # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
     quiet = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()
     engine.ds.eval()
@@ -102,13 +102,13 @@ def losses(
                 progress()
                 micro = micro.to(device)
                 nll = engine(micro).detach().double()
-                kind = kind_of[micro.samples]
+                kind = kinds.of(micro)
                 sums[0].index_add_(0, kind, nll)
                 sums[1].index_add_(0, kind, torch.ones_like(nll))
     finally:
         engine.ds.train()
     dist.all_reduce(sums)
     total, count = sums.tolist()
-    found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds, total, count, strict=True) if b}
+    found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds.names, total, count, strict=True) if b}
     whole = sum(found.values()) if train.loss == "kinds" else sum(total) / sum(count)
     return {LOSS: whole, **found}

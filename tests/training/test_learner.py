@@ -37,7 +37,8 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(records, family, kernel, ze
     learner = Learner(model, Train(zero=zero, checkpointing="full", compiled=False))
     samples = model.preprocess(records).samples
     batch = nvila.pack([samples[:2], samples[2:3], samples[3:]])
-    micro = Micro(batch, torch.zeros(batch.supervised, dtype=torch.int64), batch.tokens)
+    of_token = torch.zeros(batch.supervised, dtype=torch.int64)
+    micro = Micro(batch, of_token, of_token.bool(), batch.tokens)
     learner(micro)  # tables that are made once
     with Waits() as waits:
         learner(micro).sum().backward()

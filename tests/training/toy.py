@@ -124,6 +124,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         inputs: torch.Tensor
         targets: torch.Tensor
         samples: torch.Tensor
+        verdicts: torch.Tensor
         tokens: int
 
         def to(self, device: torch.device) -> Micro:
@@ -136,10 +137,12 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         def build(self, packed: list[Shared]) -> Micro:
             parts = [(sample, text(sample)) for sequence in packed for sample in sequence.samples]
             nothing = torch.zeros(0, dtype=torch.long)
+            learned = sum(len(text) - 1 for _, text in parts)
             return Micro(
                 torch.cat([nothing, *(text[:-1] for _, text in parts)]),
                 torch.cat([nothing, *(text[1:] for _, text in parts)]),
                 torch.cat([nothing, *(torch.full((len(text) - 1,), sample) for sample, text in parts)]),
+                torch.zeros(learned, dtype=torch.bool),
                 sum(sequence.tokens for sequence in packed),
             )
 
