@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,7 +43,8 @@ class Answer:
     ids: list[int]
     """Its token ids, with the stop token if one was reached."""
     yes: float | None = None
-    """Probability of yes against no at the answer's first token; None where neither can be weighed."""
+    """Probability of yes against no at the answer's first token, that after a `;` (the end of a findings line) where
+    it has one; None where it was not weighed."""
 
 
 @torch.inference_mode()
@@ -95,12 +97,25 @@ def stop_ids(model: Model) -> set[int]:
 
 
 def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids of the tokens with which an answer yes, and an answer no, may begin."""
+    """Ids of the tokens with which an answer yes, and an answer no, may begin.
+
+    After a space, as behind a findings line, only a whole word counts: the space alone may begin anything.
+    """
     yes, no = (
-        {tokenizer.encode(form)[0] for form in (word, word.capitalize(), word.upper(), f" {word}")}
+        {
+            ids[0]
+            for form in (word, word.capitalize(), word.upper())
+            for ids in (tokenizer.encode(form), tokenizer.encode(f" {form}"))
+            if form[0] in tokenizer.decode(ids[:1])
+        }
         for word in ("yes", "no")
     )
     return sorted(yes - no), sorted(no - yes)
+
+
+def line_ends(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the tokens that end a findings line."""
+    return sorted({tokenizer.encode(text)[-1] for text in (";", " ;")})
 
 
 def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
@@ -116,12 +131,14 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     generated: list[torch.Tensor] = []
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     yes, no = first_tokens(model.tokenizer)
-    weighed: list[float] = []
+    separators = torch.tensor(line_ends(model.tokenizer), device=model.device)
+    weighed = torch.full((len(last),), math.nan, device=model.device)
+    due = torch.ones(len(last), dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
         logits = model.llm.lm_head(state).float()
-        if step == 0:
-            weighed = torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)).tolist()
+        weighed = torch.where(due, torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)), weighed)
         token = logits.argmax(-1)
+        due = torch.isin(token, separators) & ~done
         generated.append(token)
         done |= torch.isin(token, stops)
         if done.all() or step == max_new_tokens - 1:
@@ -130,7 +147,7 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
         state = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
         cache.step()
     ids = [_until_stop(row, stops.tolist()) for row in torch.stack(generated, dim=1).tolist()]
-    return list(zip(ids, weighed))
+    return list(zip(ids, weighed.tolist()))
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:

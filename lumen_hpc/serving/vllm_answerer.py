@@ -13,7 +13,7 @@ from PIL import Image
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.vllm_engine import hide_llvmlite, prepare_process
 from lumen_hpc.nvila import chat
-from lumen_hpc.nvila.generate import Answer, first_tokens
+from lumen_hpc.nvila.generate import Answer, first_tokens, line_ends
 from lumen_hpc.nvila.inputs import Preprocessor
 from lumen_hpc.nvila.preprocess import Picture, open_picture
 
@@ -80,10 +80,14 @@ class VLLMModel:
         `Answer.yes` is there where one of the records is an outcome question.
         """
         weighs = any(record.get("meta", {}).get("type") == "outcome" for record in records)
-        yes, no = first_tokens(self.preprocessor.tokenizer)
+        tokenizer = self.preprocessor.tokenizer
+        yes, no = first_tokens(tokenizer)
+        ends = line_ends(tokenizer)
         found = self.ask(records, max_new_tokens, **({"logprob_token_ids": [*yes, *no]} if weighs else {}))
-        decode = self.preprocessor.tokenizer.decode
-        return [Answer(decode(ids), ids, _weighed(output, yes, no) if weighs else None) for ids, output in found]
+        return [
+            Answer(tokenizer.decode(ids), ids, _weighed(output, yes, no, ends) if weighs else None)
+            for ids, output in found
+        ]
 
     def ask(self, records: Sequence[Record], max_new_tokens: int, **options: Any) -> list[tuple[list[int], Any]]:
         """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output."""
@@ -102,9 +106,11 @@ class VLLMModel:
         return [(list(outputs[place].outputs[0].token_ids), outputs[place]) for place in range(len(records))]
 
 
-def _weighed(output: Any, yes: Sequence[int], no: Sequence[int]) -> float:
-    """Probability of the tokens `yes` against the tokens `no` at an answer's first place."""
-    first = output.outputs[0].logprobs[0]
+def _weighed(output: Any, yes: Sequence[int], no: Sequence[int], ends: Sequence[int]) -> float:
+    """Probability of the tokens `yes` against the tokens `no` at an answer's first place, as `Answer.yes` has it."""
+    ids = output.outputs[0].token_ids
+    place = max((place for place, token in enumerate(ids[:-1], 1) if token in ends), default=0)
+    first = output.outputs[0].logprobs[place]
     likelier, other = (torch.tensor([first[token].logprob for token in side]).logsumexp(0) for side in (yes, no))
     return torch.sigmoid(likelier - other).item()
 

@@ -3,7 +3,9 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import generate
 from lumen_hpc.nvila.generate import first_tokens, stop_ids
+from lumen_hpc.nvila.inputs import Inputs
 
 
 def _slow_answer(model, sample, steps):
@@ -99,3 +101,16 @@ def test_the_probability_of_yes_is_that_of_the_first_token(family, records):
     for sample, answer in zip(inputs.samples, family.generate(inputs, max_new_tokens=2)):
         p = _slow_answer(family, sample, 1)[1][0].double().softmax(0)
         assert answer.yes == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-5)
+
+
+def test_after_a_findings_line_the_probability_of_yes_is_that_of_the_next_token(family, records, monkeypatch):
+    """The second token of each answer is made the end of a line; an answer that ends before has that of its first."""
+    inputs = family.preprocess(records, generation=True)
+    yes, no = first_tokens(family.tokenizer)
+    for sample, answer in zip(inputs.samples, family.generate(inputs, max_new_tokens=3)):
+        monkeypatch.setattr(generate, "line_ends", lambda tokenizer, end=answer.ids[1]: [end])
+        (again,) = family.generate(Inputs([sample], inputs.pad_id, generation=True), max_new_tokens=3)
+        place = max((place for place, token in enumerate(again.ids[:-1], 1) if token == answer.ids[1]), default=0)
+        p = _slow_answer(family, sample, 3)[1][place].double().softmax(0)
+        assert again.ids == answer.ids and place
+        assert again.yes == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-5)

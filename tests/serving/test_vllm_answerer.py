@@ -14,8 +14,10 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import generate
 from lumen_hpc.nvila.generate import first_tokens
 from lumen_hpc.nvila.packing import PICTURE
+from lumen_hpc.serving import vllm_answerer
 
 pytest.importorskip("vllm")
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,10 +66,18 @@ def test_the_order_of_the_images_matters(folders, records, open_vllm):
     assert changed.abs().max() > 1e-3
 
 
-def test_the_probability_of_yes_is_the_native_one_however_unlikely_both_words_are(folders, records, open_vllm):
+@pytest.mark.parametrize("line", [False, True])
+def test_the_probability_of_yes_is_the_native_one_however_unlikely_both_words_are(
+    folders, records, open_vllm, monkeypatch, line
+):
     asked = [record | {"meta": {"type": "outcome"}} for record in records]
     native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
-    expected = native.generate(native.preprocess(asked, generation=True, inline=True), max_new_tokens=4)
+    inputs = native.preprocess(asked, generation=True, inline=True)
+    if line:  # the second token of the first answer ends a findings line
+        end = native.generate(inputs, max_new_tokens=4)[0].ids[1]
+        for module in (generate, vllm_answerer):
+            monkeypatch.setattr(module, "line_ends", lambda tokenizer: [end])
+    expected = native.generate(inputs, max_new_tokens=4)
     model = open_vllm(folders["dynamic_s2"])
     found = model.generate(asked, max_new_tokens=4)
     assert [answer.ids for answer in found] == [answer.ids for answer in expected]
