@@ -104,12 +104,13 @@ def _rewrites(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def instruct(folder: Path, size: int) -> None:
     from lumen_hpc.config.schema import Experts, Instruct
     from lumen_hpc.data import instructions
+    from lumen_hpc.data.image_texts import ImageTexts
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.experts.confidence_words import sentences
 
     instructions.write(
         folder / "instruct", prepared=folder / "prepare", rewrites=read_jsonl(folder / "rewrites.jsonl"),
-        experts=sentences(read_jsonl(folder / "experts.jsonl"), Experts()), settings=Instruct(),
+        texts=ImageTexts(sentences(read_jsonl(folder / "experts.jsonl"), Experts())), settings=Instruct(),
         diff_vqa=folder / "medical-diff-vqa",
     )  # fmt: skip
 

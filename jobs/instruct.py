@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.data.image_texts import ImageTexts
 
 STAGE = Stage(
     name="instruct",
@@ -29,14 +30,14 @@ def _expert_sentences(task: Task) -> dict[str, str]:
     return sentences(task.run.rows("experts"), task.settings.experts) if task.settings.instruct.expert_text else {}
 
 
-def _clinical(task: Task) -> dict[str, str]:
-    """study_id → the lines of its state; none unless `instruct.clinical` asks for them."""
-    from lumen_hpc.outcomes.questions import lines
+def _texts(task: Task) -> ImageTexts:
+    """What follows each image: the experts' sentence, and the lines that `instruct.clinical` asks for."""
+    from lumen_hpc.outcomes.questions import texts
 
-    return lines(task.run.path("outcomes") / "states.jsonl", task.settings.instruct.clinical)
+    return texts(task.run.path("outcomes") / "states.jsonl", _expert_sentences(task), task.settings.instruct)
 
 
-def _outcomes(task: Task) -> list[Path]:
+def _outcomes(task: Task, texts: ImageTexts) -> list[Path]:
     """Writes the records of the models that train on outcomes, and the outcome questions of the test split."""
     from lumen_hpc.data import timelines
     from lumen_hpc.data.findings_line import read_findings
@@ -46,13 +47,11 @@ def _outcomes(task: Task) -> list[Path]:
 
     run, settings = task.run, task.settings
     folder = run.path("outcomes")
-    sources = Sources.join(read_jsonl(run.path("prepare") / "studies.jsonl"), [])
-    texts = questions.Texts(folder / "states.jsonl", _expert_sentences(task), settings.instruct.clinical)
+    sources = Sources.read(run.path("prepare"), [], texts, settings.instruct, run.diff_vqa)
     rows = read_jsonl(folder / "outcomes.jsonl")
-    made = questions.records(rows, sources, texts, settings.instruct, settings.seed)
+    made = questions.records(rows, sources, settings.instruct, settings.seed)
     if settings.instruct.timelines:
-        known = read_findings(run.diff_vqa)
-        sources.experts = {s: texts.of([study], True, [study])[s] for s, study in sources.studies.items()}
+        known = sources.findings or read_findings(run.diff_vqa)
         studies = list(sources.studies.values())
         made = chain(made, timelines.records(studies, known, sources, settings.instruct, settings.seed))
     return questions.write(task.folder, made)
@@ -63,18 +62,17 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.data import instructions
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        run = task.run
+        run, texts = task.run, _texts(task)
         written = instructions.write(
             task.folder,
             prepared=run.path("prepare"),
-            experts=_expert_sentences(task),
             rewrites=run.rows("rewrite"),
             settings=task.settings.instruct,
+            texts=texts,
             diff_vqa=run.diff_vqa,
-            clinical=_clinical(task),
         )
         if task.settings.instruct.outcomes:
-            written += _outcomes(task)
+            written += _outcomes(task, texts)
         for path in written:
             yield task.artefact(path)
 

@@ -23,6 +23,10 @@ STAGE = Stage(
         "experts.thresholds",
         "instruct.expert_text",
         "instruct.max_images",
+        "instruct.clinical",
+        "instruct.labs",
+        "instruct.outcomes",
+        "instruct.timelines",
     ),
     enabled=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
 )
@@ -30,13 +34,15 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row with the digest of each weights file."""
+    from lumen_hpc.outcomes import phantom_texts
     from lumen_hpc.training import pretrain
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
         for path in pretrain.pretrain(
-            settings.pretrain, settings.experts, settings.instruct, settings.seed, task.folder, task.progress
-        ):
+            settings.pretrain, settings.experts, settings.instruct, settings.seed, task.folder, task.progress,
+            phantom_texts.texts(settings.instruct),
+        ):  # fmt: skip
             yield task.artefact(path)
 
     return process

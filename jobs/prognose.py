@@ -15,6 +15,8 @@ from lumen_hpc.models import trained_on
 
 ANSWER_TOKENS = 32
 """The sentences are short, and the probability of yes is that of the first token."""
+LINE_TOKENS = 12
+"""Of each finding's states, where a findings line comes before the sentence."""
 
 
 STAGE = Stage(
@@ -39,7 +41,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.serving.predictor import open_predictor
 
     questions = Records(task.run.path("instruct") / TEST)
-    settings = replace(task.settings.predict, controls=[], max_new_tokens=ANSWER_TOKENS)
+    longest = max((len(meta.get("line", ())) for meta in (record["meta"] for record in questions)), default=0)
+    settings = replace(task.settings.predict, controls=[], max_new_tokens=ANSWER_TOKENS + LINE_TOKENS * longest)
     weights, limit = task.run.path("train", task.model) / "final", task.settings.train.max_tokens
     predictor = open_predictor(weights, settings, model=task.model, max_tokens=limit)
 

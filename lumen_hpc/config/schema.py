@@ -22,6 +22,11 @@ OUTCOMES = (
     "discharge_72h",
 )  # fmt: skip
 """Outcomes that are yes or no; docs/outcomes.md has their rules."""
+ANALYTES = (
+    "creatinine", "urea nitrogen", "sodium", "potassium", "bicarbonate", "lactate", "pH", "pCO2", "hemoglobin",
+    "white cells", "platelets", "INR", "bilirubin", "albumin", "troponin T", "NT-proBNP",
+)  # fmt: skip
+"""Names of the laboratory panel (lumen_hpc/outcomes/panel.py)."""
 IN_PAPER = tuple(name for name, model in MODELS.items() if "outcome" not in model.trains_on)
 CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
 
@@ -106,14 +111,20 @@ class Rewrite:
 class Instruct:
     findings_first: bool = False
     """A parseable line of each finding's state before the sentence, stripped before scoring (not in the paper)."""
+    line: list[str] = field(default_factory=list)
+    """Findings of that line; empty: the phantoms' five, or the most frequent of the dataset."""
     expert_text: bool = True
     """Join the experts' words to the instruction (section 2.3)."""
     max_images: int = in_range(2, 2)
     """Most images a record: priors first, oldest first, main last. Records longer than `train.max_tokens` lose the
     oldest."""
     clinical: list[str] = subset_of((), "patient", "stay", "labs")
-    """Lines of the state at each film that follow the experts' words: age and sex, where and how long, laboratory
+    """Lines of the state at an image's time that follow the experts' words: age and sex, where and how long, laboratory
     values. Needs stage outcomes."""
+    clinical_images: str = choice("every", "every", "last")
+    """The images with these lines: every one, or the last one of a prompt alone."""
+    labs: list[str] = subset_of((), *ANALYTES)
+    """Analytes of the line of laboratory values; empty: the whole panel."""
     outcomes: list[str] = subset_of((), *OUTCOMES)
     """Outcomes that are asked about, in records for models that train on them. Needs stage outcomes."""
     timelines: bool = False
@@ -167,7 +178,8 @@ class Train:
     questions_per_image: int = 0
     """Most questions about the same images that follow one another in the sample order; 0: all of them."""
     loss: str = choice("tokens", "tokens", "kinds")
-    """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean."""
+    """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean; the yes or no of an
+    outcome's answer is then a kind of its own."""
     mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
     """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
     seeds: int = runtime_only(1, low=1)

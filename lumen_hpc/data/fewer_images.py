@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumen_hpc.data import findings_line
 from lumen_hpc.data.instructions import EARLIER
 from lumen_hpc.data.perturbations import IMAGE
 
@@ -16,7 +17,7 @@ def without_oldest(record: Row) -> Row | None:
     The first image goes, with the words about it, if the prompt calls it earlier. A main, current or reference image
     stays, and so do the last `meta.needed_images`, without which a timeline question has another answer.
     """
-    human, *rest = record["conversations"]
+    human, answer, *rest = record["conversations"]
     opening, *lines = human["value"].split("\n")
     images, meta = record["images"][1:], record["meta"]
     earlier = opening.startswith(EARLIER) and opening.count(IMAGE) == 1
@@ -28,7 +29,11 @@ def without_oldest(record: Row) -> Row | None:
         lines[0] = IMAGE
     if "sizes" in meta:
         meta = {**meta, "sizes": meta["sizes"][1:]}
-    turns = [{**human, "value": "\n".join(lines)}, *rest]
+    if meta["type"] == "outcome" and "line" in meta:
+        line, sentence = answer["value"].split(findings_line.SEPARATOR, 1)
+        shorter = findings_line.without_oldest(line, meta["line"])
+        answer = {**answer, "value": findings_line.join(shorter, sentence)}
+    turns = [{**human, "value": "\n".join(lines)}, answer, *rest]
     return {**record, "images": images, "conversations": turns, "meta": meta}
 
 

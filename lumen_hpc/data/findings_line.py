@@ -33,6 +33,8 @@ LOOKS_FILE = "looks.jsonl"
 """Beside all_diseases.json of generated phantoms: what each image shows of findings that one image cannot tell."""
 OUTCOMES = ("same", "new", "resolved", "worse", "better")
 SEPARATOR = " ; "
+MOST_WORDS = 12
+"""About one finding in a line, before its last outcome, at most."""
 
 
 class Entry(NamedTuple):
@@ -68,6 +70,36 @@ def difference_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) 
 def prediction_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) -> str:
     """The line of a prediction answer, with the reference's textures."""
     return " ".join(_entry(name, before, after, cue=True) for name in names)
+
+
+def history_line(images: Sequence[Seen], names: Sequence[str] = FINDINGS) -> str:
+    """The line of an outcome's answer: each finding's states, oldest first, then its outcome since each earlier image.
+
+    A finding of one image alone is the `same`, so that every entry ends alike; a state is one word.
+    """
+    *earlier, current = images
+    return " ".join(
+        " ".join([
+            name,
+            *(seen.state(name).replace(" ", "-") for seen in images),
+            *([_outcome(name, seen.findings, current.findings) for seen in earlier] or [OUTCOMES[0]]),
+        ])
+        for name in names
+    )  # fmt: skip
+
+
+def without_oldest(line: str, names: Sequence[str] = FINDINGS) -> str:
+    """A history line of two or more images without the oldest."""
+    any_name = "|".join(map(re.escape, names))
+    entries = re.compile(rf"\b({any_name}) ((?:\S+ )*?)(?=(?:{any_name}) |$)")
+    return entries.sub(lambda entry: f"{entry[1]} {_shorter(entry[2].split())} ", line + " ").strip()
+
+
+def _shorter(words: list[str]) -> str:
+    """An entry's states and outcomes without those of the oldest image."""
+    images = (len(words) + 1) // 2
+    states, outcomes = words[1:images], words[images + 1 :]
+    return " ".join([*states, *(outcomes or [OUTCOMES[0]])])
 
 
 def join(line: str, sentence: str) -> str:
@@ -129,6 +161,15 @@ def names(findings: Mapping[str, Findings]) -> tuple[str, ...]:
     return tuple(name for name in frequent if re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", name))
 
 
+def chosen(line: Sequence[str], findings: Mapping[str, Findings]) -> tuple[str, ...]:
+    """`instruct.line` as a tuple; UserError for a finding that no study has."""
+    known = {name for study in findings.values() for name in study}
+    if findings and (missing := [name for name in line if name not in known]):
+        some = ", ".join(sorted(known)[:20])
+        raise UserError(f"instruct.line={list(line)}: no study has {missing[0]!r}; there are {some}")
+    return tuple(line)
+
+
 def _known(entity: Mapping[str, list[str]]) -> dict[str, str]:
     return {key: entity[key][0] for key in ("level", "type") if entity.get(key)}
 
@@ -159,9 +200,9 @@ def _outcome(name: str, before: Findings, after: Findings) -> str:
 
 @cache
 def _line(names: tuple[str, ...]) -> re.Pattern:
-    """The form of a line: each finding, one to five words about its states, its outcome."""
+    """The form of a line: each finding, some words about its states (few unless it has many images), its outcome."""
     others = "|".join(map(re.escape, names))
-    words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,5}}?"
+    words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,{MOST_WORDS}}}?"
     entries = (rf"{re.escape(name)}{words} (?:{'|'.join(OUTCOMES)})" for name in names)
     return re.compile(r"\s*" + " ".join(entries) + r"\s*")
 

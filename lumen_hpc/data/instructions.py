@@ -19,6 +19,7 @@ import orjson
 from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data import findings_line, leaks
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC
+from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
@@ -39,8 +40,8 @@ class Sources:
     """question_id → long answer."""
     predictions: dict[str, list[Row]]
     """question_id of a difference question → the prediction rows derived from it."""
-    experts: Mapping[str, str] = field(default_factory=dict)
-    """study_id → the experts' sentence; empty where `instruct.expert_text` is off."""
+    texts: ImageTexts = field(default_factory=ImageTexts)
+    """What follows each image."""
     findings: Mapping[str, findings_line.Findings] = field(default_factory=dict)
     """study_id → its findings; empty where `instruct.findings_first` is off."""
     looks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Sources:
 
     @classmethod
     def join(cls, studies: Iterable[Row], rewrites: Iterable[Row], **more: Any) -> Sources:
-        """Indexes the rows of `prepare` and `rewrite`; `more`: experts, findings, looks and line."""
+        """Indexes the rows of `prepare` and `rewrite`; `more`: texts, findings, looks and line."""
         long_answers: dict[str, str] = {}
         predictions: dict[str, list[Row]] = {}
         for row in rewrites:
@@ -60,6 +61,21 @@ class Sources:
             else:
                 long_answers[row["question_id"]] = row["long_answer"]
         return cls({str(row["study_id"]): row for row in studies}, long_answers, predictions, **more)
+
+    @classmethod
+    def read(
+        cls, prepared: Path, rewrites: Iterable[Row], texts: ImageTexts, settings: Instruct, diff_vqa: Path
+    ) -> Sources:
+        """From stage prepare's folder; findings and looks from Medical-Diff-VQA's, for `settings.findings_first`."""
+        findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
+        return cls.join(
+            read_jsonl(prepared / "studies.jsonl"),
+            rewrites,
+            texts=texts,
+            findings=findings,
+            looks=findings_line.read_looks(diff_vqa) if settings.findings_first else {},
+            line=findings_line.chosen(settings.line, findings) or findings_line.names(findings),
+        )
 
     def study(self, study_id: Any, question_id: str) -> Row:
         """A study; raises UserError naming the question if it is missing."""
@@ -159,7 +175,7 @@ def _record(question: Row, shown: list[Row], long_answer: str, sources: Sources,
         "id": question["question_id"],
         "images": [study["image"] for study in shown],
         "conversations": [
-            {"from": "human", "value": prompt(shown, question, sources.experts)},
+            {"from": "human", "value": prompt(shown, question, sources.texts.of(shown))},
             {"from": "gpt", "value": findings_line.join(line, long_answer) if line else long_answer},
         ],
         "meta": {
@@ -177,13 +193,13 @@ def image_sizes(shown: Sequence[Row]) -> dict[str, Any]:
     return {"sizes": sizes} if all(sizes) else {}
 
 
-def prompt(shown: list[Row], question: Row, experts: Mapping[str, str]) -> str:
-    """The human turn: images in order, each with its name, its distance in time and its experts' sentence."""
+def prompt(shown: list[Row], question: Row, texts: Mapping[str, str]) -> str:
+    """The human turn: images in order, each with its name, its distance in time and its text (`ImageTexts.of`)."""
     lines = []
     for study, name in zip(shown, _names(shown, question)):
         lines.append(f"{name}<image>")
-        if sentence := experts.get(str(study["study_id"])):
-            lines.append(sentence)
+        if text := texts.get(str(study["study_id"])):
+            lines.append(text)
     return "\n".join([*lines, question["question"]])
 
 
@@ -241,34 +257,21 @@ def write(
     *,
     prepared: Path,
     rewrites: Iterable[Row],
-    experts: Mapping[str, str],
+    texts: ImageTexts,
     settings: Instruct,
     diff_vqa: Path,
-    clinical: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
     Raises UserError if a prediction test record shows the image that it asks about (`leaks`).
-    `prepared` holds studies.jsonl and questions.jsonl; `experts` has the experts' sentences by study_id, none where
-    `settings.expert_text` is off; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`;
-    `clinical` has lines that follow the experts' sentence, by study_id.
+    `prepared` holds studies.jsonl and questions.jsonl; `texts` has every study's experts' sentence where
+    `settings.expert_text` is on; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
     """
-    findings = findings_line.read_findings(diff_vqa) if settings.findings_first else {}
-    sources = Sources.join(
-        read_jsonl(prepared / "studies.jsonl"),
-        rewrites,
-        experts=experts,
-        findings=findings,
-        looks=findings_line.read_looks(diff_vqa) if settings.findings_first else {},
-        line=findings_line.names(findings),
-    )
-    if settings.expert_text and (missing := next((s for s in sources.studies if s not in experts), None)):
+    sources = Sources.read(prepared, rewrites, texts, settings, diff_vqa)
+    if settings.expert_text and (missing := next((s for s in sources.studies if s not in texts.experts), None)):
         raise UserError(
             f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
-    if clinical:
-        texts = {study: (experts.get(study), clinical.get(study)) for study in sources.studies}
-        sources.experts = {study: "\n".join(text for text in pair if text) for study, pair in texts.items()}
     kinds = files()
     paths = [folder / name for name in (*kinds, TEST)]
     with ExitStack() as stack:

@@ -160,7 +160,7 @@ def _record(study: Row, shown: list[Row], timeline: Timeline, variant: str, sour
         "id": meta["question_id"],
         "images": [one["image"] for one in shown],
         "conversations": [
-            {"from": "human", "value": prompt(shown, asked, sources.experts)},
+            {"from": "human", "value": prompt(shown, asked, sources.texts.of(shown))},
             {"from": "gpt", "value": answer},
         ],
         "meta": meta,

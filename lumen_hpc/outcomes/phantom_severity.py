@@ -1,8 +1,9 @@
 """What drives a phantom patient's outcome: a hidden severity, its laboratory values, and oracles of what can be known.
 
-A film's burden x counts what its image shows (effusion and edema by level, consolidation). Severity s = x + u adds a
-hidden reserve u that no image shows. Six laboratory values are noisy views of s. The chance of intensive care within
-48 hours rises with age, s, and the change of the burden since the film before the last:
+A film's burden x is the level of the edema that its image shows, 0 to 3: one finding, so that a tiny model can learn
+what follows from it within minutes. Severity s = x - 1.5 + u adds a hidden reserve u that no image shows. Six
+laboratory values are noisy views of s. The chance of intensive care within 48 hours rises with age, s, and the change
+of the burden since the film before the last:
 
     logit p = effect * (AGE * age + SEVERITY * s + TREND * (x - x two films ago)) + BASE
 
@@ -24,9 +25,9 @@ from lumen_hpc.data.phantom_ceilings import start
 
 Array = np.ndarray
 
-AGE, SEVERITY, TREND, BASE = 0.35, 1.2, 2.0, -1.0
-FINDINGS = ("pleural effusion", "edema", "consolidation")
-WORST = 8
+AGE, SEVERITY, TREND, BASE = 0.35, 1.0, 3.0, -1.0
+FINDING = "edema"
+WORST = 3
 """The largest burden."""
 
 
@@ -38,6 +39,11 @@ class Marker:
     spread: float
     slope: float = 0.0
     digits: int = 2
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """What the laboratory calls normal: half a spread around the mean of phantoms."""
+        return round(self.mean - self.spread / 2, self.digits), round(self.mean + self.spread / 2, self.digits)
 
 
 MARKERS = {
@@ -58,25 +64,22 @@ MARKERS = {
 
 
 def burden(study: ps.Study) -> int:
-    """What a film shows, 0 to 8: levels of effusion and of edema, and two for a consolidation."""
-    return sum(points(name, study[name]) for name in FINDINGS)
+    """What a film shows, 0 to 3."""
+    return _level(study[FINDING])
 
 
-def points(name: str, state: ps.State) -> int:
-    """What one finding adds to the burden."""
-    if not state.present:
-        return 0
-    return ps.LEVELS[name].index(state.level) + 1 if name in ps.LEVELS else 2
+def _level(state: ps.State) -> int:
+    return ps.LEVELS[FINDING].index(state.level) + 1 if state.present else 0
 
 
 def scaled(x: Any) -> Any:
-    """A burden (or a difference of two, without the shift) in the units of severity."""
-    return (x - 4) / 2
+    """A burden in the units of severity."""
+    return x - 1.5
 
 
 def logit(age: Any, s: Any, trend: Any, effect: float) -> Any:
     """Log-odds of intensive care within 48 hours; `trend` is a difference of burdens."""
-    return BASE + effect * (AGE * (age - 60) / 15 + SEVERITY * s + TREND * trend / 2)
+    return BASE + effect * (AGE * (age - 60) / 15 + SEVERITY * s + TREND * trend)
 
 
 def sigmoid(x: Any) -> Any:
@@ -158,44 +161,11 @@ def _unseen(films: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
 @cache
 def _joint(films: int) -> Array:
-    """Probabilities of the burdens of a patient's last three films of so many, [9, 9, 9]; of the last alone, [9],
-    where there are fewer.
-
-    From the tables that draw the phantoms: exact up to three films; for longer histories the findings' starts are
-    taken as independent, though one interval moves them together.
+    """Probabilities of the burdens of a patient's last three films of so many, [4, 4, 4]; of the last alone, [4],
+    where there are fewer. Exact: from the tables that draw the phantoms.
     """
-    worths = [_points(name) for name in FINDINGS]
+    onto = np.eye(WORST + 1)[[_level(state) for state in ps.states(FINDING)]]
     if films < 3:
-        return _summed([start(name, films - 1) for name in FINDINGS], worths, 1)
-    total = np.zeros((WORST + 1,) * 3)
-    for one, share in ps.DAY_CLASS_SHARE.items():
-        for other, chance in ps.DAY_CLASS_SHARE.items():
-            tables = [
-                start(name, films - 3)[:, None, None]
-                * ps.transition(name, one)[:, :, None]
-                * ps.transition(name, other)[None, :, :]
-                for name in FINDINGS
-            ]
-            total += share * chance * _summed(tables, worths, 3)
-    return total
-
-
-def _summed(tables: Sequence[Array], points: Sequence[Array], axes: int) -> Array:
-    """The distribution of the sum of independent findings' points, along each axis."""
-    total = np.zeros((WORST + 1,) * axes)
-    total[(0,) * axes] = 1
-    for table, worth in zip(tables, points):
-        added = np.zeros_like(total)
-        onto = np.zeros((worth.max() + 1,) * axes)
-        np.add.at(onto, np.ix_(*[worth] * axes), table)
-        for place in np.argwhere(onto):
-            shifted = tuple(slice(int(p), None) for p in place)
-            kept = tuple(slice(None, WORST + 1 - int(p)) for p in place)
-            added[shifted] += onto[tuple(place)] * total[kept]
-        total = added
-    return total
-
-
-@cache
-def _points(name: str) -> Array:
-    return np.array([points(name, state) for state in ps.states(name)])
+        return start(FINDING, films - 1) @ onto
+    step = sum(share * ps.transition(FINDING, days) for days, share in ps.DAY_CLASS_SHARE.items())
+    return np.einsum("a,ab,bc,ai,bj,ck->ijk", start(FINDING, films - 3), step, step, onto, onto, onto)

@@ -159,22 +159,21 @@ class _Patient:
             before = marker.mean + marker.spread * noise[1]
             after = marker.mean + marker.spread * (marker.slope * 4 * (1 if worse else -1) + noise[2])
             drawn = float(rng.uniform(2, 20))
-            self._lab(hadm, name, before, at - timedelta(hours=drawn + 30), marker.digits)
-            self._lab(hadm, name, known, at - timedelta(hours=drawn), marker.digits)
+            self._lab(hadm, name, before, at - timedelta(hours=drawn + 30))
+            self._lab(hadm, name, known, at - timedelta(hours=drawn))
             # Drawn before the film and known after it, or later altogether: these must not be read.
-            self._lab(hadm, name, after, at + timedelta(hours=float(rng.uniform(-0.5, 40))), marker.digits, late=at)
+            self._lab(hadm, name, after, at + timedelta(hours=float(rng.uniform(-0.5, 40))), late=at)
 
-    def _lab(
-        self, hadm: int, name: str, value: float, charted: datetime, digits: int, late: datetime | None = None
-    ) -> None:
-        item = ITEMS[name]
-        value = round(min(max(value, item.lowest), item.highest), digits)
+    def _lab(self, hadm: int, name: str, value: float, charted: datetime, late: datetime | None = None) -> None:
+        item, marker = ITEMS[name], MARKERS[name]
+        value = round(min(max(value, item.lowest), item.highest), marker.digits)
+        low, high = marker.reference
         stored = max(charted, late) if late else charted
         number = 100_000_000 + self.subject % 10_000_000 * 1000 + len(self.rows.get("hosp/labevents", []))
         self.add(
             "hosp/labevents", labevent_id=number, hadm_id=hadm or "", specimen_id=number, itemid=item.itemid,
             charttime=_text(charted), storetime=_text(stored + timedelta(minutes=40)), value=value, valuenum=value,
-            valueuom=item.unit, priority="ROUTINE",
+            valueuom=item.unit, ref_range_lower=low, ref_range_upper=high, priority="ROUTINE",
         )  # fmt: skip
 
     def spoil(self, number: int) -> None:

@@ -1,8 +1,9 @@
 """Outcome questions: yes or no with a horizon, asked in many ways, as instruction records.
 
 A record shows the film, up to `instruct.max_images - 1` priors before it, and the lines of each film's state. Its
-answer is a sentence that opens with yes or no, so that the model's probability of yes can be read at the first token of
-its answer. So that one model can be asked with less information, some training records withhold it (`VARIANTS`).
+answer is a sentence that opens with yes or no, so that the model's probability of yes can be read at its first token;
+with `instruct.findings_first` a line of each finding's state on each image comes before it. So that one model can be
+asked with less information, some training records withhold it (`VARIANTS`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any
 import orjson
 
 from lumen_hpc.config.schema import Instruct
+from lumen_hpc.data import findings_line
+from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.instructions import Sources, image_sizes, kind, prompt
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
+from lumen_hpc.outcomes.features import last_films
 from lumen_hpc.outcomes.state_lines import clinical
 
 Row = dict[str, Any]
@@ -127,87 +131,94 @@ def _parts(outcome: str) -> tuple[str, str]:
     return (stem, _HORIZONS[horizon]) if horizon in _HORIZONS else (outcome, "")
 
 
-def lines(states: Path, parts: Sequence[str]) -> dict[str, str]:
-    """study_id → the lines of its state that `instruct.clinical` asks for."""
-    return {str(row["study_id"]): clinical(row["state"], parts) for row in read_jsonl(states)} if parts else {}
+def texts(states: Path, experts: Mapping[str, str], settings: Instruct) -> ImageTexts:
+    """The text that follows each image, as `instruct.clinical`, `clinical_images` and `labs` ask for it.
+
+    `states`: states.jsonl of stage outcomes, not read where no line is asked for; `experts`: study_id → their sentence.
+    """
+    parts = settings.clinical
+    known = {str(row["study_id"]): row["state"] for row in read_jsonl(states)} if parts else {}
+    without = [part for part in parts if part != "labs"]
+    return ImageTexts(
+        experts,
+        {study: clinical(state, parts, settings.labs) for study, state in known.items()},
+        {study: clinical(state, without) for study, state in known.items()},
+        settings.clinical_images == "last",
+    )
 
 
-def after_experts(*texts: str | None) -> str:
-    """What follows an image: the experts' sentence, then the lines of the state."""
-    return "\n".join(text for text in texts if text)
-
-
-class Texts:
-    """The text that follows each image, with and without laboratory values."""
-
-    def __init__(self, states: Path, experts: Mapping[str, str], parts: Sequence[str]) -> None:
-        self._experts = experts
-        without = [part for part in parts if part != "labs"]
-        self._lines = {True: lines(states, parts), False: lines(states, without)}
-
-    def of(self, shown: Sequence[Row], labs: bool, images_of: Sequence[Row]) -> dict[str, str]:
-        """study_id → text, for the studies shown; the experts speak of the images, which `images_of` may exchange."""
-        found = {}
-        for study, image in zip(shown, images_of):
-            key = str(study["study_id"])
-            found[key] = after_experts(self._experts.get(str(image["study_id"])), self._lines[labs].get(key))
-        return found
-
-
-def records(
-    outcomes: Iterable[Row], sources: Sources, texts: Texts, settings: Instruct, seed: int
-) -> Iterator[tuple[str, Row]]:
+def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed: int) -> Iterator[tuple[str, Row]]:
     """(split, record) of every outcome question with a known value.
 
-    A train or val film has one record an outcome, of a variant drawn by a hash of seed and question; a test film has
-    one of every variant and one with another patient's images. Val films are asked in the test file too. Each draw
-    hangs on ids alone, not on the order of rows.
+    Of a val or test patient the last film with a known outcome is asked about, which is the one that is judged. A train
+    or val film has one record an outcome, all of the variant that a hash of seed and film draws, so that they
+    share their images; a test film has one of every variant and one with another patient's images. Val films are asked
+    in the test file too. Each draw hangs on ids alone, not on the order of rows.
     """
     rows = list(outcomes)
-    strangers = _strangers(rows, seed)
+    strangers, texts = _strangers(rows, seed), sources.texts
+    taken = {int(study["study_id"]): study["taken_at"] for study in sources.studies.values()}
+    judged = {
+        outcome: last_films([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken)
+        for outcome in settings.outcomes
+    }
     for row in rows:
         study = sources.study(row["study_id"], f"of outcomes.jsonl, study {row['study_id']}")
         shown = [*sources.priors(study, settings.max_images - 1), study]
+        variant_drawn = _variant(_draw(seed, row["study_id"]))
         for outcome in settings.outcomes:
             value = row["outcomes"][outcome].get("value")
-            if value is None:
+            if value is None or (row["split"] != "train" and int(row["study_id"]) not in judged[outcome]):
                 continue
             draw = _draw(seed, row["study_id"], outcome)
-            variants = tuple(VARIANTS) if row["split"] == "test" else (_variant(draw),)
+            variants = tuple(VARIANTS) if row["split"] == "test" else (variant_drawn,)
             for variant in variants:
                 most, labs = VARIANTS[variant]
                 part = shown[-most:] if most else shown
-                yield row["split"], _record(row, outcome, value, variant, part, texts.of(part, labs, part), draw)
+                text = texts.of(part, labs=labs)
+                yield row["split"], _record(row, outcome, value, variant, part, text, draw, _line(sources, part))
             if row["split"] == "val":  # asked as the test films are, to recalibrate on
-                yield "test", _record(row, outcome, value, "all", shown, texts.of(shown, True, shown), draw)
+                text = texts.of(shown)
+                yield "test", _record(row, outcome, value, "all", shown, text, draw, _line(sources, shown))
             if row["split"] == "test" and (other := strangers.get(row["study_id"])):
                 stranger = sources.study(other, "drawn to shuffle images")
                 theirs = [*sources.priors(stranger, len(shown) - 1), stranger]
                 part = shown[-len(theirs) :]
-                record = _record(row, outcome, value, SHUFFLED, part, texts.of(part, True, theirs), draw)
+                text = texts.of(part, images_of=theirs)
+                record = _record(row, outcome, value, SHUFFLED, part, text, draw, _line(sources, theirs))
                 meta = {**{k: v for k, v in record["meta"].items() if k != "sizes"}, **image_sizes(theirs)}
                 yield "test", {**record, "images": [study["image"] for study in theirs], "meta": meta}
 
 
+def _line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Sequence[str]]:
+    """The findings line of the images shown, and the findings that it names; empty where there is none."""
+    if not sources.findings:
+        return "", ()
+    seen = [sources.seen(str(study["study_id"])) for study in images_of]
+    return findings_line.history_line(seen, sources.line), sources.line
+
+
 def _record(
-    row: Row, outcome: str, value: bool, variant: str, shown: list[Row], texts: Mapping[str, str], draw: float
-) -> Row:
+    row: Row, outcome: str, value: bool, variant: str, shown: list[Row], texts: Mapping[str, str], draw: float,
+    findings: tuple[str, Sequence[str]],
+) -> Row:  # fmt: skip
     ways = wordings(outcome)
     name = f"outcome/{outcome}/{row['study_id']}"
     question = {"type": "outcome", "question": ways[int(draw * 1e6) % len(ways)], "interval_days": None}
     answer = sentence(outcome, value)
+    line, names = findings
     meta = {
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "outcome", "outcome": outcome,
         "variant": variant, "closed": True, "short_answer": "yes" if value else "no", "interval_days": None,
         "subject_id": row["subject_id"], "study_id": row["study_id"], "ref_study_id": None, "long_answer": answer,
-        "question": question["question"], **image_sizes(shown),
+        "question": question["question"], **({"line": list(names)} if line else {}), **image_sizes(shown),
     }  # fmt: skip
     return {
         "id": meta["question_id"],
         "images": [study["image"] for study in shown],
         "conversations": [
             {"from": "human", "value": prompt(shown, question, texts)},
-            {"from": "gpt", "value": answer},
+            {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
         ],
         "meta": meta,
     }

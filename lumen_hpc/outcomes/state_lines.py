@@ -16,10 +16,15 @@ PLACES = {"icu": "in intensive care", "hospital": "in the hospital", "ed": "in t
 SEXES = {"F": "female", "M": "male"}
 
 
-def clinical(state: State, parts: Sequence[str]) -> str:
-    """The lines of a state that `instruct.clinical` asks for, in the order patient, stay, labs; empty for none."""
-    made = {"patient": _patient, "stay": _stay, "labs": _labs}
-    return "\n".join(line(state) for name, line in made.items() if name in parts)
+def clinical(state: State, parts: Sequence[str], analytes: Sequence[str] = ()) -> str:
+    """The lines of a state that `instruct.clinical` asks for, in the order patient, stay, labs; empty for none.
+
+    `analytes`: those of the labs line; none means the whole panel.
+    """
+    if analytes:
+        state = {**state, "labs": {name: value for name, value in state["labs"].items() if name in analytes}}
+    by_part = {"patient": _patient, "stay": _stay, "labs": _labs}
+    return "\n".join(line(state) for part, line in by_part.items() if part in parts)
 
 
 def _patient(state: State) -> str:

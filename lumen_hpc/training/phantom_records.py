@@ -16,6 +16,7 @@ from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data import findings_line, instructions
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data.diff_vqa import is_closed
+from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.phantom import Film, looks
 from lumen_hpc.language import prediction_questions
 from lumen_hpc.language.sentences import sentence
@@ -36,7 +37,7 @@ def records(
     sources = instructions.Sources.join(
         map(_study, films),
         _rewrites(question_rows, predictions_per_pair, seed),
-        experts=expert_sentences or {} if settings.expert_text else {},
+        texts=ImageTexts(experts=expert_sentences or {} if settings.expert_text else {}),
         findings={str(film.study_id): findings(film) for film in films} if settings.findings_first else {},
         looks={str(film.study_id): looks(film) for film in films} if settings.findings_first else {},
     )

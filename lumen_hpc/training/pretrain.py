@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,17 @@ LEARNING_RATE, WARMUP, CLIP = 3e-3, 0.2, 1.0
 
 def pretrain(
     settings: Pretrain, expert_settings: Experts, instruct: Instruct, seed: int, folder: Path,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] = lambda: None, more_texts: Iterable[str] = (),
 ) -> list[Path]:  # fmt: skip
     """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
 
-    `expert_settings` and `instruct` define the form of the base's questions, as they do for stage `instruct`.
+    `expert_settings` and `instruct` define the form of the base's questions, as they do for stage `instruct`. The
+    tokenizer learns `more_texts` too.
     """
     torch.manual_seed(seed)
     pixels, targets, timelines = experts.make_films(seed + SEED_OFFSET, settings.patients, SIZE)
-    model = make_tiny(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), seed=seed, image_size=SIZE)
+    read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
+    model = make_tiny(read, seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     for step in experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed):

@@ -12,6 +12,7 @@ from PIL import Image
 from lumen_hpc.config.schema import Instruct
 from lumen_hpc.data import findings_line, instructions, leaks
 from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.perturbations import perturb
 from lumen_hpc.data.records import read_jsonl, write_jsonl
 from lumen_hpc.errors import UserError
@@ -83,7 +84,7 @@ def write(prepared, **changes):
     folder = prepared.parent / "instruct"
     settings = changes.pop("settings", Instruct())
     sentences = dict(expert(patient, n) for patient in SPLITS for n in range(3)) if settings.expert_text else {}
-    arguments = {"rewrites": rewrites(), "experts": sentences, "settings": settings, **changes}
+    arguments = {"rewrites": rewrites(), "texts": ImageTexts(sentences), "settings": settings, **changes}
     paths = instructions.write(
         folder,
         prepared=prepared,
@@ -174,6 +175,14 @@ def test_findings_come_first_and_are_stripped_again(prepared):
     assert [strip(text) for text in answers] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
 
 
+def test_the_findings_of_the_line_can_be_chosen(prepared):
+    difference = write(prepared, settings=Instruct(findings_first=True, line=["edema"]))["lumen-val"][1]
+    assert difference["conversations"][1]["value"] == "edema severe mild better ; Nothing has changed."
+    assert difference["meta"]["line"] == ["edema"]
+    with pytest.raises(UserError, match=r"instruct.line=\['edma'\]: no study has 'edma'; there are .*edema"):
+        write(prepared, settings=Instruct(findings_first=True, line=["edma"]))
+
+
 def test_a_plain_llava_reader_reads_them(prepared):
     for rows in write(prepared).values():
         for record in rows:
@@ -194,7 +203,7 @@ def test_missing_inputs_are_named_and_nothing_is_written(prepared):
     with pytest.raises(UserError, match=r"presence-1-1 has no long answer.*stage=rewrite"):
         write(prepared, rewrites=[])
     with pytest.raises(UserError, match="study 10 has no expert prediction"):
-        write(prepared, experts={})
+        write(prepared, texts=ImageTexts())
     rows = list(read_jsonl(prepared / "studies.jsonl"))
     write_jsonl(prepared / "studies.jsonl", rows[1:4] + rows[5:])
     with pytest.raises(UserError, match="presence-2-1 is about study 21"):

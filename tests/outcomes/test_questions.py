@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from lumen_hpc.config.schema import OUTCOMES, Instruct
+from lumen_hpc.config.schema import ANALYTES, OUTCOMES, Instruct
 from lumen_hpc.data.instructions import Sources
 from lumen_hpc.outcomes import questions
 from lumen_hpc.outcomes.outcomes import OUTCOMES as MEANINGS
+from lumen_hpc.outcomes.panel import PANEL
 
 SETTINGS = Instruct(max_images=3, clinical=["patient", "labs"], outcomes=["icu_48h", "death_30d"])
 
 
-def test_the_settings_offer_every_outcome_that_is_yes_or_no() -> None:
+def test_the_settings_offer_every_outcome_that_is_yes_or_no_and_every_analyte() -> None:
     assert (*OUTCOMES, "remaining_days") == tuple(MEANINGS)
+    assert tuple(analyte.name for analyte in PANEL) == ANALYTES
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -38,7 +41,7 @@ def test_answers_open_with_yes_or_no_and_differ_between_outcomes(outcome: str) -
     assert len({questions.sentence(name, True) for name in OUTCOMES}) == len(OUTCOMES)
 
 
-def made(tmp_path: Path, patients: int = 12) -> list[tuple[str, dict[str, Any]]]:
+def made(tmp_path: Path, patients: int = 12, settings: Instruct = SETTINGS) -> list[tuple[str, dict[str, Any]]]:
     """The records of patients with three films each: every third is of the train, val and test split."""
     studies, states, outcomes = [], [], []
     for patient in range(patients):
@@ -57,8 +60,8 @@ def made(tmp_path: Path, patients: int = 12) -> list[tuple[str, dict[str, Any]]]
     path = tmp_path / "states.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in states))
     experts = {str(row["study_id"]): f"Experts on {row['study_id']}." for row in studies}
-    texts = questions.Texts(path, experts, SETTINGS.clinical)
-    return list(questions.records(outcomes, Sources.join(studies, []), texts, SETTINGS, seed=0))
+    sources = Sources.join(studies, [], texts=questions.texts(path, experts, settings))
+    return list(questions.records(outcomes, sources, settings, seed=0))
 
 
 def of(found: list[tuple[str, dict[str, Any]]], study: int, outcome: str = "icu_48h") -> dict[str, dict[str, Any]]:
@@ -86,8 +89,34 @@ def test_a_record_shows_the_film_its_priors_and_the_state_at_each(tmp_path: Path
     assert record["conversations"][1]["value"] == "Yes, intensive care is expected within 48 hours."
 
 
+def test_the_last_image_alone_can_have_lines_of_its_state(tmp_path: Path) -> None:
+    last = replace(SETTINGS, clinical_images="last", labs=["lactate"])
+    asked = of(made(tmp_path, settings=last), 122)["all"]["conversations"][0]["value"].split("\n")
+    assert asked[:-1] == [
+        "earlier image, 2 days before: <image>", "Experts on 120.", "earlier image, 1 day before: <image>",
+        "Experts on 121.", "current image: <image>", "Experts on 122.", "Patient: 52 years old, female.",
+        "Laboratory values: none known.",
+    ]  # fmt: skip
+
+
+def test_the_outcomes_of_a_film_share_their_images(tmp_path: Path) -> None:
+    shown: dict[int, set[str]] = {}
+    for split, record in made(tmp_path, 60):
+        if split == "train":
+            shown.setdefault(record["meta"]["study_id"], set()).add(record["meta"]["variant"])
+    assert len(set().union(*shown.values())) > 1 and all(len(variants) == 1 for variants in shown.values())
+
+
 def test_an_unknown_outcome_is_not_asked(tmp_path: Path) -> None:
-    assert of(made(tmp_path), 120) == {} and of(made(tmp_path), 120, "death_30d")
+    assert of(made(tmp_path), 120) == {} and of(made(tmp_path), 122)
+
+
+def test_of_a_val_or_test_patient_the_film_that_is_judged_is_asked_about(tmp_path: Path) -> None:
+    asked: dict[str, set[int]] = {}
+    for _, record in made(tmp_path):
+        split = ("train", "val", "test")[(record["meta"]["study_id"] - 100) // 10 % 3]
+        asked.setdefault(split, set()).add(record["meta"]["study_id"] % 10)
+    assert asked == {"train": {0, 1, 2}, "val": {2}, "test": {2}}
 
 
 def test_each_variant_withholds_what_it_says(tmp_path: Path) -> None:

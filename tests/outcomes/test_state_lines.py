@@ -27,3 +27,8 @@ def test_only_the_parts_asked_for_are_told(read_small: Small) -> None:
     state = read_small.states["in icu"]
     assert clinical(state, ["stay"]) == "Stay: in intensive care for 20 hours."
     assert clinical(state, []) == ""
+
+
+def test_the_analytes_asked_for_stand_alone(read_small: Small) -> None:
+    line = clinical(read_small.states["ordinary"], ["labs"], ["INR", "lactate", "sodium"])
+    assert line == "Laboratory values: lactate 2 mmol/L (less than an hour ago); INR 1.1 (3 hours ago)."
