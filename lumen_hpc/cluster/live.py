@@ -42,9 +42,10 @@ def newest(folder: Path) -> dict[str, dict[int, str]]:
 def queue(run: Run) -> dict[str, slurm.Job]:
     """The queue of those who submitted to this run on this cluster; empty if nobody did.
 
-    A submission without jobs counts: it was killed, perhaps after sbatch had accepted its first.
+    A submission to a cluster without jobs counts: it was killed, perhaps after sbatch had accepted its first. A run on
+    this machine names no cluster, and Slurm's commands may be here without one.
     """
-    records = list(submissions(run.folder))
+    records = [record for record in submissions(run.folder) if record["jobs"] or record.get("cluster")]
     if not records or not slurm.installed():
         return {}
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
