@@ -2,8 +2,8 @@
 
 A batch says who attends whom by a list of `Span`s instead of a mask of tokens by tokens: the tokens of a span see
 their own span causally and, where it has one, all of a shared prefix. On a GPU all spans are one call a layer
-(flash-attention's `varlen`, or FlexAttention, block_mask.py); with sdpa each span is a call of a causal kernel. Padding
-and packing cost nothing either way, and no 16k x 16k mask exists. transformers' Qwen2 layers reach this
+(flash-attention's `varlen`, or FlexAttention, block_mask.py); with sdpa each span is a call of a causal kernel, or on a
+CPU spans of like size are one (padded_spans.py). No 16k x 16k mask exists. transformers' Qwen2 layers reach this
 module through its attention registry, which hands the keyword `plan` through untouched.
 """
 
@@ -13,7 +13,6 @@ import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,6 +23,7 @@ from transformers import AttentionInterface
 from lumen_hpc.errors import UserError
 
 from .block_mask import BlockMaskPlan, block_mask_plan
+from .padded_spans import PaddedBatches
 from .spans import Span
 
 NAME = "lumen_spans"
@@ -71,6 +71,7 @@ class SpanPlan:
     keep: bool = False
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _varlen: dict[torch.device, VarlenIndex] = field(default_factory=dict)
+    _padded: PaddedBatches | None = None
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
@@ -81,6 +82,10 @@ class SpanPlan:
             if q.device not in self._varlen:  # once a batch, not once a layer
                 self._varlen[q.device] = VarlenIndex.of(self.spans, q.shape[2], q.device)
             return spans_varlen(self._varlen[q.device], q, k, v, scale, flash_attn_varlen_func)
+        if self.kernel != "eager" and q.device.type == "cpu":
+            if self._padded is None:  # once a batch, not once a layer
+                self._padded = PaddedBatches.of(self.spans, q.shape[0], q.shape[2])
+            return self._padded.attend(q, k, v, scale)
         return _spans_one_by_one(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
 
 
@@ -111,18 +116,10 @@ def _row(spans, q, k, v, scale, kernel) -> torch.Tensor:
     return torch.cat([*out, *(torch.zeros_like(piece) for piece in q[done:])], dim=1)
 
 
-@lru_cache(maxsize=256)
-def _lower_right(queries: int, keys: int) -> torch.Tensor:
-    """The mask of `causal_lower_right`, which on a CPU is otherwise rebuilt by every call of every layer."""
-    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-
-
 def _sdpa(q, k, v, scale) -> torch.Tensor:
     if q.shape[2] == k.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    mask = (
-        _lower_right(q.shape[2], k.shape[2]) if q.device.type == "cpu" else causal_lower_right(q.shape[2], k.shape[2])
-    )
+    mask = causal_lower_right(q.shape[2], k.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
 
 

@@ -1,0 +1,117 @@
+"""All spans of a batch in a few calls of sdpa, for CPUs: there a call for each span costs more than its maths.
+
+Spans of like size are gathered into one padded batch. Spans without a prefix need no mask: padding comes after their
+tokens, so the causal rule hides it. The others share one mask of additions, built once for all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from .spans import Span
+
+LIKE = 1.3
+"""A span joins a padded batch whose scores a span are at most so many times its own."""
+
+
+@dataclass(frozen=True)
+class PaddedSpans:
+    """Spans of like size; their padding repeats each span's first token."""
+
+    queries: torch.Tensor
+    """int64 [spans, longest], places in the flattened rows."""
+    keys: torch.Tensor
+    """int64 [spans, longest], each span's prefix and itself."""
+    bias: torch.Tensor | None
+    """float32 [spans, 1, queries, keys], added to the scores; None for the causal rule."""
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], length: int) -> PaddedSpans:
+        """Of spans that all have a prefix, or all have none, in rows of `length` tokens."""
+        sizes = [(span.stop - span.start, span.prefix[1] - span.prefix[0]) for span in spans]
+        own, shared = torch.tensor(sizes)[:, :, None].unbind(1)
+        start = torch.tensor([span.row * length + span.start for span in spans])[:, None]
+        prefix = torch.tensor([span.row * length + span.prefix[0] for span in spans])[:, None]
+        query, key = torch.arange(max(own for own, _ in sizes)), torch.arange(max(map(sum, sizes)))
+        queries = start + torch.where(query < own, query, 0)
+        if not any(shared for _, shared in sizes):
+            return cls(queries, queries, None)
+        keys = torch.where(key < shared, prefix + key, start + torch.where(key < shared + own, key - shared, 0))
+        # A query of padding, too, sees at least the prefix: a row of nothing but -inf would make nan.
+        seen = key <= shared[:, :, None] + torch.where(query < own, query, 0)[:, :, None]
+        bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+        return cls(queries, keys, bias[:, None])
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """q [places, heads, d], k and v [places, kv heads, d] -> [spans · longest, heads, d]."""
+        q = _gather(q, self.queries)
+        k, v = _gather(k, self.keys), _gather(v, self.keys)
+        bias = None if self.bias is None else self.bias.to(q.dtype)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, is_causal=bias is None, scale=scale, enable_gqa=True
+        )
+        return out.transpose(1, 2).flatten(0, 1)
+
+
+def _gather(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """[places, heads, d] -> [spans, heads, longest, d]."""
+    return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class PaddedBatches:
+    """All spans of some rows, and where each place finds its result."""
+
+    batches: list[PaddedSpans]
+    source: torch.Tensor
+    """int64 [rows · length], places in the results one after the other; places that no span covers find zeros."""
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], rows: int, length: int) -> PaddedBatches:
+        """The batches of `spans` in rows of `length` tokens."""
+        batches, owners, places, total = [], [], [], 0
+        for chosen in _alike(spans):
+            batch = PaddedSpans.of(chosen, length)
+            for number, span in enumerate(chosen):
+                size = span.stop - span.start
+                owners.append(torch.arange(size) + span.row * length + span.start)
+                places.append(torch.arange(size) + total + number * batch.queries.shape[1])
+            batches.append(batch)
+            total += batch.queries.numel()
+        source = torch.full((rows * length,), total)
+        if batches:
+            source[torch.cat(owners)] = torch.cat(places)
+        return cls(batches, source)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """q [rows, heads, T, d], k and v [rows, kv heads, T, d] -> [rows, T, heads, d]."""
+        rows, heads, length, width = q.shape
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        results = [batch.attend(q, k, v, scale) for batch in self.batches]
+        found = torch.cat([*results, q.new_zeros(1, heads, width)])
+        return found.index_select(0, self.source).view(rows, length, heads, width)
+
+
+def _alike(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Spans in groups of like size, those with a prefix apart from those without."""
+
+    def size(span: Span) -> tuple[bool, int, int]:
+        own, shared = span.stop - span.start, span.prefix[1] - span.prefix[0]
+        return shared > 0, own + shared, own
+
+    group: list[Span] = []
+    area, queries, keys = 0, 0, 0
+    for span in sorted(spans, key=size, reverse=True):
+        shared, seen, own = size(span)
+        area = max(keys, seen) * max(queries, own)
+        if group and ((size(group[0])[0] != shared) or area > LIKE * seen * own):
+            yield group
+            group, queries, keys = [], 0, 0
+        group.append(span)
+        queries, keys = max(queries, own), max(keys, seen)
+    if group:
+        yield group
