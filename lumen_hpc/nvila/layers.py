@@ -19,7 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from lumen_hpc.errors import UserError
 from lumen_hpc.scratch import private_scratch
 
-from . import attention
+from . import attention, last_layer
 from .config import NVILAConfig
 
 SHAPES = 128
@@ -71,6 +71,8 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
             owner.gradient_checkpointing_disable()
         else:
             owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        if part == "llm":
+            last_layer.choose(chosen[-1], compiled=graph)
         for layer in chosen:
             layer.__dict__.pop("forward", None)
             if graph:

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from lumen_hpc.errors import UserError
 
-from . import attention, layers
+from . import attention, last_layer, layers
 from .attention import Plan
 from .chat import IGNORE, Tokenizer
 from .config import NVILAConfig
@@ -75,6 +75,7 @@ class NVILA(nn.Module):
         self.vision_tower = SiglipVisionModel(vision)
         self.mm_projector = Projector(config)
         self.llm = Qwen2ForCausalLM(llm)
+        last_layer.choose(self.llm.model.layers[-1], compiled=False)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -131,26 +132,27 @@ class NVILA(nn.Module):
             embeds = embeds.masked_fill(~batch.attention_mask.unsqueeze(-1), 0)
         return embeds, pictures
 
-    def decode(self, embeds: torch.Tensor, position_ids: torch.Tensor, plan: Plan) -> torch.Tensor:
-        """The language model's last hidden state, [rows, length, hidden_size]."""
-        masks = {"full_attention": None, "sliding_attention": None}
-        return self.llm.model(
-            inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan
-        ).last_hidden_state
+    def decode(
+        self, embeds: torch.Tensor, position_ids: torch.Tensor, plan: Plan, places: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The language model's last hidden state, [rows, length, hidden_size]; at `places`, [places, hidden_size].
 
-    def summed_loss(
-        self, batch: Batch, hidden: torch.Tensor, logits: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, int]:
-        """The supervised tokens' cross entropy summed, float32, and their number.
-
-        `hidden` is `decode`'s; `logits`, if computed for all places, avoid a second run of the head.
+        `places`, int64, are counted in the flattened rows. The last layer's MLP runs on them alone, unless it is
+        compiled: it would compile for every number of places.
         """
+        masks = {"full_attention": None, "sliding_attention": None}
+        chosen = places is not None and isinstance(self.llm.model.layers[-1], last_layer.LastLayer)
+        more = {"places": places} if chosen else {}
+        hidden = self.llm.model(
+            inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan, **more
+        ).last_hidden_state
+        if places is None:
+            return hidden
+        return hidden[0] if chosen else hidden.flatten(0, 1)[places]
+
+    def summed_loss(self, batch: Batch, predicted: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The supervised tokens' cross entropy summed, float32, and their number; `predicted`: their logits."""
         labels, learned = batch.labels.flatten(), batch.learned
-        predictors = batch.previous.flatten()[learned]
-        if logits is None:
-            predicted = self.llm.lm_head(hidden.flatten(0, 1)[predictors])
-        else:
-            predicted = logits.flatten(0, 1)[predictors]
         terms = F.cross_entropy(predicted.float(), labels[learned], reduction="none")
         # Summed in the order of a cross entropy over all places, the official one: equal to it in the last bit too.
         places = learned - learned // batch.labels.shape[1] - 1
@@ -177,10 +179,13 @@ class NVILA(nn.Module):
             batch = batch.batch()
         batch = batch.to(self.device)
         embeds, pictures = self.embed(batch)
-        hidden = self.decode(embeds, batch.position_ids, self.attention_plan(batch))
-
-        full = self.llm.lm_head(hidden) if logits == "all" else None
-        summed, supervised = self.summed_loss(batch, hidden, full)
+        plan, full = self.attention_plan(batch), None
+        if logits == "all":
+            full = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan))
+            predicted = full.flatten(0, 1)[batch.predictors]
+        else:
+            predicted = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan, batch.predictors))
+        summed, supervised = self.summed_loss(batch, predicted)
         denominator = max(supervised, 1) if loss_denominator is None else loss_denominator
         output = Output(loss=summed / denominator, supervised=supervised, logits=full)
         if keep:

@@ -90,6 +90,11 @@ class Batch:
         return len(self.learned)
 
     @property
+    def predictors(self) -> torch.Tensor:
+        """int64 [supervised tokens], the flat places that predict them."""
+        return self.previous.flatten()[self.learned]
+
+    @property
     def tokens(self) -> int:
         """Tokens of the samples, a shared beginning once, padding left out."""
         return sum(span.stop - span.start for span in self.spans)

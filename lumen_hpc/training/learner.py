@@ -70,11 +70,14 @@ class Learner(torch.nn.Module):
         batch, model = micro.batch, self.model
         self._announce(batch)
         embeds, _ = model.embed(batch)
-        hidden = model.decode(embeds, batch.position_ids, model.attention_plan(batch)).flatten(0, 1)
-        labels, previous, learned = batch.labels.flatten(), batch.previous.flatten(), batch.learned
-        if not len(learned):  # nothing to learn here, yet every weight must take part as on the other ranks
-            return model.llm.lm_head(hidden[:1]).float().sum(-1)[:0]
-        return F.cross_entropy(model.llm.lm_head(hidden[previous[learned]]).float(), labels[learned], reduction="none")
+        plan, places = model.attention_plan(batch), batch.predictors
+        nothing = not len(places)
+        if nothing:  # yet every weight must take part as on the other ranks
+            places = torch.zeros(1, dtype=torch.int64, device=places.device)
+        logits = model.llm.lm_head(model.decode(embeds, batch.position_ids, plan, places)).float()
+        if nothing:
+            return logits.sum(-1)[:0]
+        return F.cross_entropy(logits, batch.labels.flatten()[batch.learned], reduction="none")
 
     def _announce(self, batch: Batch) -> None:
         """Logs each length that compiled layers meet for the first time, since its micro-batch then takes long."""
