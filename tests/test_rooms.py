@@ -32,6 +32,7 @@ FLOORS = (
         "models",
         "proportions",
         "registry",
+        "replicas",
         "plain_text",
         "progress",
         "scratch",

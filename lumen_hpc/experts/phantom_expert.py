@@ -33,6 +33,7 @@ from lumen_hpc.files import atomic
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import tower_hidden
+from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 
 from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
@@ -134,18 +135,24 @@ def train(
     `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
     films, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
-    optimizer = torch.optim.AdamW(expert.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(
+        expert.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     draw = torch.Generator().manual_seed(seed)
-    for step in range(1, steps + 1):
-        chosen = torch.randint(len(films), (batch,), generator=draw)
-        error = loss(expert(tower_pixels(films[chosen])), expected[chosen])
-        optimizer.zero_grad()
-        error.backward()
-        nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        yield {"step": step, "loss": error.item()}
+
+    def share(replica: PhantomExpert, chosen: torch.Tensor) -> torch.Tensor:
+        return loss(replica(tower_pixels(films[chosen])), expected[chosen]) * len(chosen) / batch
+
+    with one_core_threads() as pool:
+        replicas = Replicas(expert, pool)
+        for step in range(1, steps + 1):
+            chosen = torch.randint(len(films), (batch,), generator=draw)
+            error = replicas.backward(share, chosen.tensor_split(PARTS))
+            nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            yield {"step": step, "loss": error}
 
 
 def tower_pixels(films: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from lumen_hpc.data.phantom import Film
 from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.language.prediction_questions import filled, templates
-from lumen_hpc.nvila import NVILA, Sample, pack, save
+from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 from lumen_hpc.training import phantom_records
+from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.sampler import plain
 from lumen_hpc.training.schedule import rate_at
 
@@ -98,23 +101,44 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
     """Diagnostic instruction with the tower frozen; yields the loss of every step."""
     model.vision_tower.requires_grad_(False)
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     groups = image_groups(records)
     order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
-    for step in range(order.steps):
-        by_group: dict[int, list[dict]] = {}
-        for index in order.batch(step):
-            by_group.setdefault(int(groups[index]), []).append(records[index])
-        loss = model(pack(list(encoded(model, by_group.values())))).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, CLIP)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, order.steps, LEARNING_RATE, WARMUP)
-        optimizer.step()
-        yield loss.item()
+
+    def share(replica: NVILA, part: tuple[Batch, int]) -> torch.Tensor:
+        batch, supervised = part
+        return replica(batch, loss_denominator=supervised).loss
+
+    def layouts() -> Iterator[tuple[list[int], list[list[list[dict]]]]]:
+        for step in range(order.steps):
+            ids = order.batch(step)
+            by_group: dict[int, list[dict]] = {}
+            for index in ids:
+                by_group.setdefault(int(groups[index]), []).append(records[index])
+            yield ids, [list(by_group.values())[number::PARTS] for number in range(PARTS)]
+
+    with one_core_threads() as pool, Prefetcher(layouts(), Packer(model), workers=1) as prefetcher:
+        replicas = Replicas(model, pool)
+        for step, (_, batches) in enumerate(prefetcher):
+            supervised = sum(batch.supervised for batch in batches)
+            error = replicas.backward(share, [(batch, supervised) for batch in batches])
+            torch.nn.utils.clip_grad_norm_(learning, CLIP)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, order.steps, LEARNING_RATE, WARMUP)
+            optimizer.step()
+            yield error
     model.requires_grad_(True).eval()
+
+
+@dataclass(frozen=True)
+class Packer:
+    """What the prefetcher builds batches with: the records of each picture share it."""
+
+    model: NVILA
+
+    def build(self, groups: Sequence[Sequence[dict]]) -> Batch:
+        return pack(list(encoded(self.model, groups)))
 
 
 def encoded(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
