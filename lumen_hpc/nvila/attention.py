@@ -234,6 +234,15 @@ class CachePlan:
         self.own_lengths += 1
         self._update()
 
+    def keep(self, branches: torch.Tensor) -> None:
+        """Drop all but these branches, int64 [kept], and the prefixes that only dropped ones see."""
+        groups, self.group = self.group[branches].unique(return_inverse=True)
+        self.slot, self.own_lengths = self.slot[branches], self.own_lengths[branches]
+        self.prefix_lengths = self.prefix_lengths[groups]
+        self.prefix = [(k[groups.to(k.device)], v[groups.to(v.device)]) for k, v in self.prefix]
+        self.own = [(k[branches.to(k.device)], v[branches.to(v.device)]) for k, v in self.own]
+        self.__post_init__()
+
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         here = self._on(q.device)
         keys, values = self.own[layer]

@@ -20,6 +20,9 @@ from .config import NVILAConfig
 from .packing import PICTURE, Batch, Sample, pack, packed_length, shared_length
 from .vision import Pictures
 
+KEPT = 0.7
+"""Answers that are written are dropped from the batch once at most this share of it is left."""
+
 
 class Model(Protocol):
     """What generation needs of a model; `NVILA` is one."""
@@ -128,7 +131,8 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     stops = torch.tensor(sorted(stop_ids(model)), device=model.device)
     positions = torch.tensor(batch.lengths, device=model.device)
     state = hidden[0, last]
-    generated: list[torch.Tensor] = []
+    branches = torch.arange(len(last), device=model.device)  # those that are still computed
+    written = stops[0].repeat(len(last), max_new_tokens)
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     yes, no = first_tokens(model.tokenizer)
     separators = torch.tensor(line_ends(model.tokenizer), device=model.device)
@@ -136,17 +140,24 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     due = torch.ones(len(last), dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
         logits = model.llm.lm_head(state).float()
-        weighed = torch.where(due, torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)), weighed)
+        yes_now = torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1))
+        weighed[branches] = torch.where(due, yes_now, weighed[branches])
         token = logits.argmax(-1)
         due = torch.isin(token, separators) & ~done
-        generated.append(token)
+        written[branches, step] = token
         done |= torch.isin(token, stops)
-        if done.all() or step == max_new_tokens - 1:
+        left = len(done) - int(done.sum())
+        if not left or step == max_new_tokens - 1:
             break
+        if left <= KEPT * len(done):
+            alive = (~done).nonzero()[:, 0]
+            cache.keep(alive)
+            branches, positions = branches[alive], positions[alive]
+            token, done, due = token[alive], done[alive], due[alive]
         embeds = model.llm.model.embed_tokens(token)[:, None]
         state = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
         cache.step()
-    ids = [_until_stop(row, stops.tolist()) for row in torch.stack(generated, dim=1).tolist()]
+    ids = [_until_stop(row, stops.tolist()) for row in written.tolist()]
     return list(zip(ids, weighed.tolist()))
 
 

@@ -52,6 +52,35 @@ def test_the_pictures_of_a_group_are_encoded_once(tiny, records):
     assert seen == [1]
 
 
+def test_finished_answers_leave_the_batch_and_change_no_other(family, records):
+    rows = []
+
+    def answers(finished):
+        """With the branches `finished` ended at their first token, and no other ended at all."""
+        rows.clear()
+
+        def end(_, args, out):
+            out[:, sorted(stop_ids(family))] = -torch.inf
+            if not rows:
+                out[finished, family.tokenizer.end] = torch.inf
+            rows.append(len(out))
+            return out
+
+        hook = family.llm.lm_head.register_forward_hook(end)
+        found = [answer.ids for answer in family.generate(records, max_new_tokens=5)]
+        hook.remove()
+        return found
+
+    whole = answers([])
+    assert rows == [len(records)] * 5
+    few = answers([0, 2])
+    assert rows == [len(records), *[len(records) - 2] * 4]
+    assert few.count([family.tokenizer.end]) == 2
+    assert all(ours in ([family.tokenizer.end], theirs) for ours, theirs in zip(few, whole))
+    answers([0])
+    assert rows == [len(records)] * 5  # one of four is not worth copying the others
+
+
 def test_an_answer_ends_with_the_stop_token(tiny, records):
     """A head that always prefers one token makes that token the answer."""
     with torch.no_grad():
