@@ -42,7 +42,7 @@ def test_every_outcome_question_has_an_answer_with_its_probability(run: Path) ->
 
 def test_every_step_learns_from_each_kind_of_the_mixture(run: Path) -> None:
     steps = rows(run / "train-lumen-outcomes" / "metrics.jsonl")
-    kinds = {"diagnostic", "difference", "prediction", "outcome", "timeline"}
+    kinds = {"diagnostic", "difference", "prediction", "outcome", "timeline", "verdict"}
     assert len(steps) == 3
     for step in steps:
         assert {key.removeprefix("loss_") for key in step if key.startswith("loss_")} == kinds
