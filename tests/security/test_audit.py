@@ -38,6 +38,16 @@ def test_packages_that_were_not_audited_are_not_called_sound(audit, capsys, pack
     assert text in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["GPL-3.0-only", "Other/Proprietary License", "GNU Affero General Public License v3"])
+def test_a_licence_that_binds_or_is_no_open_one_needs_a_decision(audit, tmp_path: Path, monkeypatch, text):
+    monkeypatch.setattr(audit, "vulnerabilities", lambda lock: 0)
+    monkeypatch.setattr(audit, "licence", lambda name: text)
+    (tmp_path / "lock").write_text(f"orjson=={audit.metadata.version('orjson')}\n")
+    assert audit.main(tmp_path / "lock") == 1
+    monkeypatch.setattr(audit, "licence", lambda name: "MIT")
+    assert audit.main(tmp_path / "lock") == 0
+
+
 def test_a_copyleft_licence_without_a_decision_is_a_fault(audit, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(audit, "vulnerabilities", lambda lock: 0)
     lock = tmp_path / "lock"
@@ -45,7 +55,7 @@ def test_a_copyleft_licence_without_a_decision_is_a_fault(audit, tmp_path: Path,
     lock.write_text(f"pylibjpeg-libjpeg=={version}\n")
     assert audit.main(lock) == 0
     assert "GPL-3.0: tests alone use it" in capsys.readouterr().out
-    monkeypatch.setattr(audit, "COPYLEFT", {})
+    monkeypatch.setattr(audit, "DECIDED", {})
     assert audit.main(lock) == 1
 
 
