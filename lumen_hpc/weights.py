@@ -11,16 +11,23 @@ from lumen_hpc.files import sha256
 
 NOTE = "fetched.json"
 """In the profile's cache: the revision, hashes, sizes and times of what stage=fetch staged or found there."""
+REVISIONS = {
+    "Qwen/Qwen2.5-32B-Instruct": "5ede1c97bbab6ce5cda5812749b4c0bdf79b18dd",
+    "meta-llama/Llama-3.1-405B-Instruct-FP8": "64a54b704768dfd589a3e4ac05d546052f67f4fd",
+    "meta-llama/Llama-3.2-11B-Vision-Instruct": "9eb2daaa8597bf192a8b0e73f848f3a102794df5",
+}
+"""Hub name → commit that stage=fetch takes, where two independent projects have published it; else the newest."""
 
 
 def locate(name: str, cache: str | Path) -> Path:
-    """A model's folder: the user's own where `name` is a folder or an absolute path, else `<cache>/<last part>`.
+    """A model's folder: `name` where it is an absolute path, else `<cache>/<last part>`.
 
-    `name` is a setting such as `train.base` or `rewrite.engine.model`: a path, or a hub name that stage=fetch has
-    staged in the profile's cache. The folder need not exist.
+    `name` is a setting such as `train.base` or `rewrite.engine.model`: a path, which the command line has made
+    absolute, or a hub name that stage=fetch has staged in the profile's cache. The folder need not exist. A folder of
+    the hub's name in the working directory does not count: somebody may have put it there meanwhile.
     """
     given = Path(name).expanduser()
-    if given.is_absolute() or given.is_dir():
+    if given.is_absolute():
         return given
     return Path(cache).expanduser() / name.rsplit("/", 1)[-1]
 

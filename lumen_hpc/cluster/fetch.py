@@ -1,8 +1,8 @@
 """`stage=fetch`: brings every weight that a run's settings name into the profile's cache, from a node with internet.
 
-Not a job: compute nodes are offline. Downloads resume; the revision that the first fetch resolved and each file's
-hash are recorded in `<cache>/fetched.json`; later fetches and every load require them. Without internet it prints what
-to copy where.
+Not a job: compute nodes are offline. Downloads resume. A model comes in the revision that `weights.REVISIONS` pins,
+any other in the newest; that and each file's hash are recorded in `<cache>/fetched.json`, and later fetches and every
+load require them. Without internet it prints what to copy where.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_json, write_json
 from lumen_hpc.language.export_text_llama import original
-from lumen_hpc.weights import NOTE, locate, locate_experts, note, verify
+from lumen_hpc.weights import NOTE, REVISIONS, locate, locate_experts, note, verify
 
 LICENCES = {
     "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
@@ -83,12 +83,17 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
     if need.there and noted:
         verify(need.folder, cache)
         console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})")
+        if noted["revision"] != (pinned := REVISIONS.get(need.name, noted["revision"])):
+            console.print(
+                f"   this version of lumen_hpc pins revision {pinned}; to fetch that one, remove the folder and its "
+                f"entry in {cache / NOTE}"
+            )
         return True
     console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""))
     try:
         from huggingface_hub import HfApi, snapshot_download
 
-        revision = noted["revision"] if noted else HfApi().model_info(need.name).sha
+        revision = noted["revision"] if noted else REVISIONS.get(need.name) or HfApi().model_info(need.name).sha
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}")

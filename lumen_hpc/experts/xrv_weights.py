@@ -1,7 +1,7 @@
 """TorchXRayVision's weights: fetched on the login node, verified on a compute node by their recorded hash.
 
-The files are pickles and TorchScript, which can run code when loaded, so a file is loaded only if its hash is the one
-in `fetched.json` beside it, or with `experts.trust_unknown_weights=true`.
+The files are pickles and TorchScript, which can run code when loaded. One whose hash is published here must have it,
+and any other the hash in `fetched.json` beside it, unless `experts.trust_unknown_weights=true`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,19 @@ from lumen_hpc.files import foreign, read_json, sha256, write_json
 
 NOTE = "fetched.json"
 EXTRA = ("age", "race", "view")
+PUBLISHED = {
+    f"{data}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt": digest
+    for data, digest in (
+        (
+            "nih-pc-chex-mimic_ch-google-openi-kaggle",
+            "56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
+        ),
+        ("chex", "1a914ae802170187a4852e594708206c12468eeeefd66aa4e8e26141649d61a4"),
+        ("mimic_ch", "23b13a04459684ffa41247d068207a7657b4e1b4dec2b02431f5026bd75b1189"),
+        ("pc", "a9148ef62ae4e7a31a9bed8cef22811f39681cd61e4390398936efc6280af521"),
+    )
+}
+"""File → SHA-256 of the release's files, where others have published it: the release itself lists none."""
 
 
 def url(name: str) -> str:
@@ -46,14 +59,19 @@ def path(name: str, folder: Path, trust: bool) -> Path:
             f"experts: the weights of '{name}' are not at {file}; run `python launch.py stage=fetch` where there is "
             f"internet, or copy {url(name)} there"
         )
-    recorded = read_json(folder / NOTE, {}).get(file.name)
-    if recorded is None and not trust:
+    recorded, published = read_json(folder / NOTE, {}).get(file.name), PUBLISHED.get(file.name)
+    if recorded is None and published is None and not trust:
         raise UserError(
             f"experts: {file} is a pickle (it can run code) and has no recorded hash; "
             "fetch it with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
         )
     if recorded is not None and recorded != sha256(file):
         raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it records another hash")
+    if published is not None and not trust and published != sha256(file):
+        raise UserError(
+            f"experts: {file} is not the published file, whose SHA-256 is {published}; remove it and fetch it again "
+            "with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
+        )
     return file
 
 
@@ -72,7 +90,7 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
     import torchxrayvision
 
     folder.mkdir(parents=True, exist_ok=True)
-    by_hand = []
+    by_hand, trust = [], settings.trust_unknown_weights
     for name in named(settings):
         file = folder / url(name).rsplit("/", 1)[-1]
         notes = read_json(folder / NOTE, {})
@@ -84,11 +102,17 @@ def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[s
                 say(f"   not fetched: {type(error).__name__}")
                 by_hand.append(f"{url(name)} to {file}")
                 continue
-        elif file.name not in notes and not settings.trust_unknown_weights:
+        elif file.name not in notes and file.name not in PUBLISHED and not trust:
             say(f"experts: {file} was copied by hand; experts.trust_unknown_weights=true accepts it")
             continue
         if file.name not in notes:
-            write_json(folder / NOTE, {**notes, file.name: sha256(file)})
+            found = sha256(file)
+            if found != PUBLISHED.get(file.name, found) and not trust:
+                file.rename(file.with_name(f"{file.name}.unknown"))
+                say(f"   {file.name} has another SHA-256 than the published file: it is now {file.name}.unknown")
+                by_hand.append(f"{url(name)} to {file}")
+                continue
+            write_json(folder / NOTE, {**notes, file.name: found})
     return by_hand
 
 

@@ -16,9 +16,10 @@ from lumen_hpc.cluster import fetch
 from lumen_hpc.cluster.engines import with_local_model
 from lumen_hpc.cluster.stage import Run, Shard, Step, Task
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.config.schema import EngineSettings, Experts, Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import write_json
+from lumen_hpc.experts import xrv_weights
+from lumen_hpc.files import sha256, write_json
 from lumen_hpc.weights import NOTE, note, verify
 
 NAME = "org/model"
@@ -106,3 +107,53 @@ def test_a_folder_of_the_users_own_is_not_held_to_the_record(model, tmp_path):
     own = tmp_path / "elsewhere" / "model"
     own.mkdir(parents=True)
     assert verify(own, model.parent) == own
+
+
+EXPERT = "densenet121-res224-all"
+
+
+@pytest.fixture
+def expert(tmp_path) -> Path:
+    """The file of an expert whose hash is published, with other content: an attacker's, or a torn download's."""
+    file = tmp_path / xrv_weights.url(EXPERT).rsplit("/", 1)[-1]
+    file.write_bytes(b"another pickle")
+    return file
+
+
+def test_an_expert_is_not_loaded_unless_its_hash_is_the_published_one(expert, monkeypatch):
+    """Though `fetched.json`, which whoever exchanged the file can write too, records it."""
+    write_json(expert.parent / xrv_weights.NOTE, {expert.name: sha256(expert)})
+    with pytest.raises(UserError, match="is not the published file, whose SHA-256 is 56524913"):
+        xrv_weights.path(EXPERT, expert.parent, trust=False)
+    assert xrv_weights.path(EXPERT, expert.parent, trust=True) == expert
+    monkeypatch.setitem(xrv_weights.PUBLISHED, expert.name, sha256(expert))
+    (expert.parent / xrv_weights.NOTE).unlink()
+    assert xrv_weights.path(EXPERT, expert.parent, trust=False) == expert
+
+
+@pytest.mark.parametrize("origin", ["download", "copy"])
+def test_another_file_in_the_place_of_a_published_one_is_put_aside_by_fetch(expert, monkeypatch, origin):
+    import torchxrayvision
+
+    if origin == "download":
+        content = expert.read_bytes()
+        expert.unlink()
+        monkeypatch.setattr(torchxrayvision.utils, "download", lambda url, path: Path(path).write_bytes(content))
+    settings, said = Experts(extra=[], pathologies=[EXPERT]), []
+    assert xrv_weights.fetch(settings, expert.parent, said.append) == [f"{xrv_weights.url(EXPERT)} to {expert}"]
+    assert not expert.exists() and expert.with_name(f"{expert.name}.unknown").exists()
+    assert not (expert.parent / xrv_weights.NOTE).exists() and "has another SHA-256" in said[-1]
+
+
+def test_a_published_file_that_was_copied_by_hand_needs_no_trust(expert, monkeypatch):
+    monkeypatch.setitem(xrv_weights.PUBLISHED, expert.name, sha256(expert))
+    assert xrv_weights.fetch(Experts(extra=[], pathologies=[EXPERT]), expert.parent, pytest.fail) == []
+    assert json.loads((expert.parent / xrv_weights.NOTE).read_text()) == {expert.name: sha256(expert)}
+
+
+def test_what_is_published_are_files_of_the_library():
+    import torchxrayvision
+
+    files = {entry["weights_url"].rsplit("/", 1)[-1] for entry in torchxrayvision.models.model_urls.values()}
+    assert set(xrv_weights.PUBLISHED) < files
+    assert len({*xrv_weights.PUBLISHED.values()}) == len(xrv_weights.PUBLISHED) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from lumen_hpc.cluster import fetch
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.weights import REVISIONS
 
 
 @pytest.fixture
@@ -53,7 +55,25 @@ def test_what_was_fetched_is_noted_and_not_fetched_again(settings, hub, tmp_path
     assert "licence" in output and "every weight" in output
     assert set(json.loads((tmp_path / fetch.NOTE).read_text())) == set(names)
     code, output = run(settings, tmp_path)
-    assert code == 0 and len(hub) == 4 and output.count("revision a1") == 4
+    assert code == 0 and len(hub) == 4 and output.count("(revision ") == 4 and "pins" not in output
+
+
+def test_a_model_comes_in_its_pinned_revision_whatever_the_hub_calls_the_newest(settings, hub, tmp_path):
+    run(settings, tmp_path)
+    pinned = {name: revision for name, revision in hub if revision != "a1"}
+    assert pinned == REVISIONS and all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned.values())
+    assert [name for name, revision in hub if revision == "a1"] == ["Efficient-Large-Model/NVILA-8B"]
+    notes = json.loads((tmp_path / fetch.NOTE).read_text())
+    assert {name: notes[name]["revision"] for name in REVISIONS} == REVISIONS
+
+
+def test_a_revision_that_was_fetched_before_it_was_pinned_is_named(settings, hub, tmp_path):
+    run(settings, tmp_path)
+    notes = json.loads((tmp_path / fetch.NOTE).read_text())
+    notes["Qwen/Qwen2.5-32B-Instruct"]["revision"] = "b2"
+    (tmp_path / fetch.NOTE).write_text(json.dumps(notes))
+    code, output = run(settings, tmp_path)
+    assert code == 0 and f"pins revision {REVISIONS['Qwen/Qwen2.5-32B-Instruct']}" in output
 
 
 def test_a_file_that_differs_from_the_first_fetch_is_refused(settings, hub, tmp_path):
@@ -67,10 +87,11 @@ def test_a_file_that_differs_from_the_first_fetch_is_refused(settings, hub, tmp_
 
 
 def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(settings, hub, tmp_path, monkeypatch):
-    def offline() -> None:
+    def offline(*_: object, **__: object) -> None:
         raise ConnectionError("Name or service not known")
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", offline)
+    for name in ("HfApi", "snapshot_download"):
+        monkeypatch.setattr(huggingface_hub, name, offline)
     code, output = run(settings, tmp_path)
     assert code == 1 and f"copy by hand: Efficient-Large-Model/NVILA-8B (every file of it) to {tmp_path}" in output
     for line in output.splitlines():
