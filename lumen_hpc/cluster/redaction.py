@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from pathlib import Path
 
@@ -22,13 +23,25 @@ _OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistBackendError", "
 
 
 def _speaks_of_no_record(error: BaseException) -> bool:
-    """True for errors of files, memory, devices and the network, and for this project's own RuntimeErrors."""
+    """True for errors of files, memory, devices and the network, and for this project's own of two kinds."""
     if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
         return False  # its traceback would show the other error too
+    if getattr(error, "__notes__", ()):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
-    own_code = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).resolve().parents[1])
+    here = Path(__file__).resolve().parents[1]
+    own_code = not frames or Path(frames[-1].filename).is_relative_to(here)  # the watchdog's was never raised
     return (
-        isinstance(error, OSError | MemoryError | ImportError)
+        isinstance(error, MemoryError | ImportError)
+        or (isinstance(error, OSError) and _is_the_systems(error))
         or type(error).__name__ in _OF_THE_MACHINE
-        or (type(error) is RuntimeError and own_code)
+        or (type(error) in (RuntimeError, TimeoutError) and own_code)
     )
+
+
+def _is_the_systems(error: OSError) -> bool:
+    """True for an error with a number and a file's name; a library's own may quote what it read.
+
+    A name that is too long is no file's, but a text that was taken for one.
+    """
+    return isinstance(error.errno, int) and error.errno != errno.ENAMETOOLONG and len(error.args) >= 2

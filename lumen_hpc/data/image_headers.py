@@ -6,7 +6,9 @@ of a palette in place of grey values, signed or shifted pixels, an absurd size.
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -32,6 +34,14 @@ _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
 _PNG_COLOURS = {0: "grey", 2: "colour", 4: "grey with transparency", 6: "colour with transparency"}
 _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+
+
+_PHOTOMETRIC = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""The usual values that are refused; any other is not repeated, since a header may hold anything."""
+
+# pydicom quotes what a header says: a name in the wrong element would be in a job's log.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 class Size(NamedTuple):
@@ -153,8 +163,8 @@ def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
         return dataset
     except UserError:
         raise
-    except Exception as reason:  # pydicom raises nearly every kind of error on corrupt bytes
-        raise UserError(f"{path} is a corrupt DICOM: {reason or type(reason).__name__}") from None
+    except Exception as reason:  # pydicom raises nearly every kind of error on corrupt bytes, and quotes them
+        raise UserError(f"{path} is a corrupt DICOM ({type(reason).__name__}); fetch the file again") from None
 
 
 def _check_deflated(path: Path) -> None:
@@ -222,7 +232,7 @@ def dicom_header(path: Path) -> tuple[Any, int | None]:
         except UserError:
             raise
         except Exception as reason:  # values that are not of their type
-            raise UserError(f"{path} is a corrupt DICOM: {reason or type(reason).__name__}") from None
+            raise UserError(f"{path} is a corrupt DICOM ({type(reason).__name__}); fetch the file again") from None
         syntax = dataset.file_meta.TransferSyntaxUID
         if syntax.is_deflated:
             return dataset, None
@@ -237,12 +247,10 @@ def _check_dicom_header(path: Path, dataset: Any) -> None:
     missing = [name for name in _REQUIRED if dataset.get(name) in (None, "")]
     if missing:
         raise UserError(f"{path} is a DICOM without image: it lacks {', '.join(missing)}")
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UserError(
-            f"{path} has PhotometricInterpretation {dataset.PhotometricInterpretation}; "
-            "a radiograph is MONOCHROME1 or MONOCHROME2"
-        )
-    if (samples := dataset.get("SamplesPerPixel") or 1) != 1:
+    if (photometric := dataset.PhotometricInterpretation) not in ("MONOCHROME1", "MONOCHROME2"):
+        shown = photometric if photometric in _PHOTOMETRIC else "(none that is known)"
+        raise UserError(f"{path} has PhotometricInterpretation {shown}; a radiograph is MONOCHROME1 or MONOCHROME2")
+    if (samples := int(dataset.get("SamplesPerPixel") or 1)) != 1:
         raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise UserError(f"{path} holds {frames} frames; a radiograph is one")
@@ -251,10 +259,8 @@ def _check_dicom_header(path: Path, dataset: Any) -> None:
         raise UserError(f"{path} has BitsStored {stored} of BitsAllocated {allocated}: a corrupt header")
     if allocated not in (8, 16):
         raise UserError(f"{path} has BitsAllocated {allocated}; 8 and 16 are read")
-    if dataset.PixelRepresentation != 0:
-        raise UserError(
-            f"{path} has signed pixels (PixelRepresentation {dataset.PixelRepresentation}); a radiograph's are unsigned"
-        )
-    if (high := dataset.get("HighBit")) not in (None, "") and high != stored - 1:
+    if (kind := int(dataset.PixelRepresentation)) != 0:
+        raise UserError(f"{path} has signed pixels (PixelRepresentation {kind}); a radiograph's are unsigned")
+    if (high := dataset.get("HighBit")) not in (None, "") and int(high) != stored - 1:
         raise UserError(f"{path} has HighBit {high} with BitsStored {stored}; {stored - 1} is read")
     _checked_size(path, int(dataset.Columns), int(dataset.Rows))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import struct
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +19,11 @@ from lumen_hpc.cluster.redaction import describe
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.data import images
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.serving import media
+from lumen_hpc.training.samples import size_of
 from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, SPLIT, Dataset
 
 MARKER = "Zebrowski"
@@ -204,7 +210,9 @@ def test_the_other_stages_print_no_record_of_theirs(run, fail, stage):
     assert MARKER not in fail(stage, "lumen" if stage is train else "")
 
 
-def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+def raised(error: BaseException, cause: BaseException | None = None, note: str = "") -> BaseException:
+    if note:
+        error.add_note(note)
     try:
         raise error from cause
     except BaseException as caught:
@@ -220,6 +228,10 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         raised(UnicodeDecodeError("utf-8", MARKER.encode(), 0, 1, MARKER)),
         raised(UserError("question q1 is wrong"), KeyError(MARKER)),
         raised(OSError("no space"), KeyError(MARKER)),
+        raised(OSError(f"required argument is not an integer for data_element: {MARKER}")),  # as pydicom's
+        raised(OSError(errno.ENAMETOOLONG, "File name too long", f"{MARKER} has a small effusion")),
+        raised(OSError(errno.ENOSPC, "No space left on device"), note=f"while writing {MARKER}"),
+        raised(MemoryError(), note=MARKER),
     ],
 )
 def test_an_unforeseen_error_keeps_its_type_and_its_places_only(error):
@@ -232,6 +244,11 @@ def test_an_unforeseen_error_keeps_its_type_and_its_places_only(error):
 
 
 def test_errors_of_the_machine_keep_their_message():
+    message, _ = describe(TimeoutError("no progress for 600 s"), restricted=True)
+    assert message == "TimeoutError: no progress for 600 s", "what the watchdog records, triage looks for"
+    with pytest.raises(FileNotFoundError) as caught:
+        Path("/nowhere/weights.safetensors").read_bytes()
+    assert "/nowhere/weights.safetensors" in describe(caught.value, restricted=True)[0]
     message, _ = describe(raised(OSError(28, "No space left on device")), restricted=True)
     assert "No space left" in message
     message, _ = describe(raised(UserError("question q1 has no long answer")), restricted=True)
@@ -244,3 +261,51 @@ def test_the_record_of_a_failure_has_the_guarded_text(run):
     attempts.failure([0], raised(KeyError(MARKER)))
     row = json.loads((run.folder / "prepare" / "failures.jsonl").read_text())
     assert row["error"].startswith("KeyError: the message is left out") and not row["final"]
+
+
+ELEMENTS = {
+    "NumberOfFrames": 0x00280008, "PhotometricInterpretation": 0x00280004, "SpecificCharacterSet": 0x00080005,
+    "SamplesPerPixel": 0x00280002, "BitsStored": 0x00280101, "PixelRepresentation": 0x00280103, "HighBit": 0x00280102,
+    "PatientOrientation": 0x00200020, "StudyDate": 0x00080020, "AcquisitionDate": 0x00080022, "Rows": 0x00280010,
+    "PatientName": 0x00100010, "TransferSyntaxUID": 0x00020010,
+}  # fmt: skip
+
+
+READERS = {
+    "prepare": images.check, "its headers": images.check_header, "experts": images.decode,
+    "training": lambda film: size_of(str(film)), "ask": lambda film: media.picture(film.read_bytes()),
+    "its day": lambda film: media.taken_on(film.read_bytes()),
+}  # fmt: skip
+
+
+@pytest.fixture
+def film() -> bytes:
+    """A DICOM that is read, without any element that an attack repeats."""
+    import io
+
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    dataset.PixelRepresentation = 0
+    out = io.BytesIO()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    dataset.save_as(out, implicit_vr=True, little_endian=True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_a_name_in_the_wrong_element_of_a_dicom_is_not_repeated(film, element, tmp_path, capfd, caplog):
+    tag, at, text = ELEMENTS[element], film.index(b"\xe0\x7f\x10\x00"), f"{MARKER} Anna Maria ".encode()
+    path = tmp_path / "film.dcm"
+    path.write_bytes(film[:at] + struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text + film[at:])
+    messages = []
+    with warnings.catch_warnings(record=True) as shown:
+        for read in READERS.values():
+            try:
+                read(path)
+            except UserError as error:
+                messages.append(str(error))
+    printed = capfd.readouterr()
+    said = "\n".join([*messages, *(str(one.message) for one in shown), printed.out, printed.err, caplog.text])
+    assert MARKER.lower() not in said.lower() and "[25946" not in said, "nor as numbers"
