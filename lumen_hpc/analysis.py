@@ -97,16 +97,16 @@ def open_run(folder: str | Path) -> OpenRun:
 
     `folder` is the run's folder, such as `runs/demo`; nothing is read yet but its settings.
     """
-    from lumen_hpc.cluster.submit import LAYOUT
+    from lumen_hpc.cluster.submit import LAYOUT, layout
 
     folder = Path(folder).expanduser().absolute()
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is no run: it has no config.yaml; give the folder of a run, such as runs/demo")
-    layout = (folder / "layout").read_text().strip() if (folder / "layout").exists() else ""
-    if layout != str(LAYOUT):
+    if (version := layout(folder)) != str(LAYOUT):
         raise UserError(
-            f"{folder}: a run of layout {layout or '(none)'}, this version reads {LAYOUT}; use the version that made it"
+            f"{folder}: a run of layout {version or '(none)'}, this version reads {LAYOUT}; "
+            "use the version that made it"
         )
     return OpenRun(Run(folder, *saved.load(path)))
 

@@ -17,10 +17,16 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from lumen_hpc.errors import UserError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a write that a full disk or a quota refused."""
 FULL_BELOW = 1_000_000
 """Free bytes of a file system that counts as full."""
+LARGEST = 1 << 30
+"""Bytes of the largest file that is read whole, which no record of a run comes near."""
+_END = 1 << 18
+"""Bytes at the end of a log that are looked at."""
 
 
 def has_room(place: Path) -> bool:
@@ -35,6 +41,33 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file to read, of a run that may be another user's. Raises UserError for a pipe or a device: it may not end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path}: a pipe, a device or a folder, where a file should be")
+    return open(handle, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; UserError for what is none, and for one that is too large to be a record (a sparse one is)."""
+    with opened(path) as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > LARGEST:
+            raise UserError(f"{path}: {size / 1e9:.1f} GB, more than any record of a run has")
+        return stream.read()
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a text file of any size, without their ends: at most `count`, and no more than 256 KiB."""
+    with opened(path) as stream:
+        start = max(0, stream.seek(0, os.SEEK_END) - _END)
+        stream.seek(start)
+        lines = stream.read(_END).decode(errors="replace").split("\n")
+    lines = lines[1:] if start and len(lines) > 1 else lines  # the first one is cut
+    return lines[: -1 if not lines[-1] else None][-count:]
 
 
 def foreign(path: Path) -> str:
@@ -68,7 +101,7 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb", buffering=1 << 20, opener=_private if private else None) as stream:
+        with open(partial, "wb", buffering=1 << 20, opener=_private if private else _no_link) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -84,7 +117,12 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return _no_link(path, flags, 0o600)
+
+
+def _no_link(path: str, flags: int, mode: int = 0o666) -> int:
+    """Opens a file to write, where no link of that name leads to another one."""
+    return os.open(path, flags | os.O_NOFOLLOW, mode)
 
 
 def write_text(path: str | os.PathLike, text: str, *, private: bool = False) -> None:

@@ -12,6 +12,7 @@ from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.resolve import Request
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
 from lumen_hpc.progress import spell
 
 SHOWN = 60
@@ -124,4 +125,4 @@ def _lost(step: Step, old: Run, now: bool) -> Redone | None:
 def short(value: Any) -> str:
     """A setting's value in a line of its own."""
     text = "none" if value is None else "(empty)" if value == "" else str(value)
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return visible(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

@@ -225,6 +225,8 @@ def status(request: Request, pipeline: Pipeline) -> int:
 def cancel(request: Request, pipeline: Pipeline) -> int:
     """Cancels a run's queued and running jobs, or one stage's with what waits for it; finished shards stay."""
     run = existing(request)
+    if (owner := run.folder.stat().st_uid) not in (os.getuid(), 0):  # its plan.json could name jobs of other runs
+        raise UserError(f"{run.folder}: the jobs of this run are {user_name(owner)}'s, who alone can cancel them")
     if run.profile.executor == "local":
         raise UserError(f"run {request.run} has no jobs: it runs on this machine, and Ctrl-C where it runs ends it")
     names = _with_dependants(run, pipeline, request.stage)

@@ -14,6 +14,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
 from lumen_hpc.report import run_comparison
 from lumen_hpc.report.run_comparison import Differences, Place, RunResults
 
@@ -32,6 +33,8 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
             raise UserError(
                 f"compare: run {folder.name} has no report yet: python launch.py stage=full run={folder.name}"
             )
+        if not (folder / "instruct" / "lumen-test.jsonl").is_file():
+            raise UserError(f"compare: {folder}: no test records; run its stage instruct first")
         runs.append(Run(folder, *saved.load(folder / "config.yaml")))
     return runs
 
@@ -51,12 +54,13 @@ def show(runs: list[Run], console: Console) -> None:
 
 
 def _settings(runs: list[Run]) -> Table:
-    view = Table("settings that differ", *(run.folder.name for run in runs), box=None, pad_edge=False)
+    names = (visible(run.folder.name) for run in runs)
+    view = Table("settings that differ", *names, box=None, pad_edge=False)
     plain = [saved.plain(run.settings) for run in runs]
     keys = {key: old for other in plain[1:] for key, old, _ in remembered.differences(plain[0], other)}
     for key, first in keys.items():
         others = [remembered.value_at(run.settings, key, None) for run in runs[1:]]
-        view.add_row(key, short(first), *map(short, others))
+        view.add_row(visible(key), short(first), *map(short, others))
     if not keys:
         view.add_row("(none)")
     return view
@@ -72,7 +76,7 @@ def read(run: Run) -> RunResults:
             manifest.require_verified(folder, line)
     records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
     return RunResults(
-        run.folder.name,
+        visible(run.folder.name),
         {record["meta"]["question_id"]: {**record["meta"], "images": record["images"]} for record in records},
         [row for model in models for row in run.rows("predict", model) if not row.get("control")],
         [row for model in judged for row in run.rows("judge", model) if not row.get("canary")],
@@ -102,14 +106,14 @@ def _table(
     tables: list[dict[Place, float]],
     found: list[Differences],
 ) -> Table:
-    view = Table("measure", "model", title=block, title_justify="left", box=None, pad_edge=False)
+    view = Table("measure", "model", title=visible(block), title_justify="left", box=None, pad_edge=False)
     for result in results:
         view.add_column(result.name, justify="left")
     for place in sorted(places, key=lambda place: places.index(next(p for p in places if p[2] == place[2]))):
         cells = [f"{tables[0][place]:.3f}"]
         for table, gap in zip(tables[1:], found, strict=True):
             cells.append(_cell(table.get(place), gap, place))
-        view.add_row(place[1].replace("_", " "), place[2], *cells)
+        view.add_row(visible(place[1].replace("_", " ")), place[2], *cells)
     return view
 
 

@@ -21,8 +21,9 @@ JobRecord = dict[str, Any]
 def submissions(folder: Path) -> Iterator[dict[str, Any]]:
     """The plan.json of every submission of a run, oldest first; UserError for one that cannot be read."""
     for path in sorted((folder / "submissions").glob("*/plan.json")):
+        text = files.read_bytes(path)
         try:
-            yield {"folder": path.parent, **json.loads(path.read_text())}
+            yield {"folder": path.parent, **json.loads(text)}
         except ValueError:
             raise UserError(
                 f"{path}: empty or not JSON (a full disk?); its jobs are not known: "

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_bytes
 
 LOCK = ".submitting"
 """In the run's folder while a command has it; its text names the command: host and process id."""
@@ -70,7 +71,7 @@ def _busy(path: Path, host: str, pid: str) -> Busy:
 def is_held(folder: Path) -> bool:
     """Whether a living command has the run; one of another host counts as living."""
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
@@ -86,7 +87,7 @@ def is_held(folder: Path) -> bool:
 def _named(path: Path) -> tuple[str, str]:
     """Host and process id in a lock; empty if nobody has written them, or the file is missing."""
     try:
-        host, _, pid = path.read_text().partition(" ")
+        host, _, pid = read_bytes(path).decode(errors="replace").partition(" ")
     except FileNotFoundError:
         return "", ""
     return host, pid

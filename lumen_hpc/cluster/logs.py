@@ -5,15 +5,15 @@ That is the newest log of a step that failed, else of one that runs, else of any
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lumen_hpc.cluster.status import StepStatus
+from lumen_hpc.files import last_lines
 from lumen_hpc.plain_text import visible
 
-LAST = 30
-"""Lines that are shown of a log."""
+LAST, LONGEST = 30, 2000
+"""Lines that are shown of a log, and characters of a line."""
 PATTERNS = ("*.out", "*.err", "server-*.log")
 
 
@@ -51,14 +51,13 @@ def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
         *(path for path in found[1:] if path.parent == first.parent and path.stem.removesuffix("_log") == group),
     ]
     for path in shown:
-        yield f"==> {path} <=="
+        yield visible(f"==> {path} <==")
         yield from ending(path)
     if others := [path for path in found if path not in shown]:
         yield f"{len(others)} more, newest first:"
-        yield from (f"  {path}" for path in others[:10])
+        yield from (visible(f"  {path}") for path in others[:10])
 
 
 def ending(path: Path) -> list[str]:
     """The last lines of a log; of a line that redraws itself, what it showed last."""
-    with path.open(errors="replace", newline="\n") as stream:
-        return [visible(line.rstrip("\n").rpartition("\r")[2]) for line in deque(stream, LAST)]
+    return [visible(line.rpartition("\r")[2][:LONGEST]) for line in last_lines(path, LAST)]

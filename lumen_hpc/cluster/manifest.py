@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ import orjson
 
 from lumen_hpc.cluster.shards import Shard, encode
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256, sync_file
+from lumen_hpc.files import foreign, read_bytes, sha256, sync_file
 
 NAME = "manifest.jsonl"
 VERIFIED = "verified.jsonl"
@@ -44,10 +45,11 @@ def settle(folder: Path) -> None:
 def append(path: Path, row: dict[str, Any]) -> None:
     """Appends one line, whole or not at all; concurrent writers on one file system take turns.
 
-    A torn last line, of a writer that was killed, is stepped over.
+    A torn last line, of a writer that was killed, is stepped over. Raises OSError where `path` is a link: it could lead
+    to a file that somebody else wants to be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
+    with open(path, "a+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as stream:
         fcntl.lockf(stream, fcntl.LOCK_EX)
         end = stream.seek(0, os.SEEK_END)
         torn = False
@@ -63,7 +65,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a JSONL file; one torn by a crash is left out, which means: not done."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path).splitlines()
     except FileNotFoundError:
         return []
     rows = []
@@ -108,10 +110,10 @@ def missing(
             return True
         name = f"shard-{index:05d}{ending}"
         try:
-            stat = os.stat(name, dir_fd=here)
+            status = os.stat(name, dir_fd=here)
         except FileNotFoundError:
             return False
-        as_written = stat.st_mtime_ns == line["mtime_ns"] and stat.st_size == line["bytes"]
+        as_written = status.st_mtime_ns == line["mtime_ns"] and status.st_size == line["bytes"]
         if not as_written and not matches(folder / name, line):
             return False
         if line["files"] and not all(matches(folder / file["file"], file, folder) for file in line["files"]):
@@ -157,22 +159,22 @@ def matches(path: Path, line: dict[str, Any], folder: Path | None = None) -> boo
     `folder` is its step's, where it is not the file's own: what was hashed again is noted there.
     """
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError:
         return False
-    if stat.st_size != line["bytes"]:
+    if status.st_size != line["bytes"] or not stat.S_ISREG(status.st_mode):
         return False
-    return stat.st_mtime_ns == line.get("mtime_ns") or _hashed(path, stat, line["sha256"], folder or path.parent)
+    return status.st_mtime_ns == line.get("mtime_ns") or _hashed(path, status, line["sha256"], folder or path.parent)
 
 
 _known: dict[Path, tuple[int, set[tuple[str, int, str]]]] = {}
 """What `verified.jsonl` of a folder says, and its size then."""
 
 
-def _hashed(path: Path, stat: os.stat_result, sha: str, folder: Path) -> bool:
+def _hashed(path: Path, status: os.stat_result, sha: str, folder: Path) -> bool:
     """Whether a file of another time than its line's has that hash; read once for each time that it has."""
     notes = folder / VERIFIED
-    entry = (os.path.relpath(path, folder), stat.st_mtime_ns, sha)
+    entry = (os.path.relpath(path, folder), status.st_mtime_ns, sha)
     size = notes.stat().st_size if notes.exists() else 0
     if folder not in _known or _known[folder][0] != size:
         _known[folder] = (size, {(row["file"], row["mtime_ns"], row["sha256"]) for row in read(notes)})
@@ -180,7 +182,9 @@ def _hashed(path: Path, stat: os.stat_result, sha: str, folder: Path) -> bool:
         return True
     if sha256(path) != sha:
         return False
-    with suppress(OSError):  # a run that this user may only read is hashed again by every command
+    if foreign(folder):  # nothing is written into another user's run, which every command hashes again
+        return True
+    with suppress(OSError):
         append(notes, dict(zip(("file", "mtime_ns", "sha256"), entry, strict=True)))
         _known[folder] = (notes.stat().st_size, _known[folder][1] | {entry})
     return True

@@ -66,13 +66,18 @@ def open_run(request: Request) -> Run:
     """The run as the request sees it; nothing is created. UserError if it is another user's and closed to this one."""
     folder = request.folder
     remembered.require_open(folder)
-    version = folder / "layout"
-    if version.exists() and version.read_text().strip() != str(LAYOUT):
+    if (version := layout(folder)) not in ("", str(LAYOUT)):
         raise UserError(
-            f"{folder}: written by another version of lumen_hpc (layout {version.read_text().strip()}, this one writes "
-            f"{LAYOUT}); go on with that version, or choose another run=NAME"
+            f"{folder}: written by another version of lumen_hpc (layout {version}, this one writes {LAYOUT}); go on "
+            "with that version, or choose another run=NAME"
         )
     return Run(folder, request.settings, request.profile)
+
+
+def layout(folder: Path) -> str:
+    """The layout that a run's folder records; empty where it records none."""
+    path = folder / "layout"
+    return files.read_bytes(path)[:20].decode(errors="replace").strip() if path.exists() else ""
 
 
 def prepare_folder(run: Run) -> None:

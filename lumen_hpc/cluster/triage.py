@@ -12,6 +12,7 @@ from lumen_hpc.cluster import accounting, full_disk, live, manifest, plan, slurm
 from lumen_hpc.cluster.accounting import Usage
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import saved
+from lumen_hpc.files import last_lines
 
 FIXES: Sequence[tuple[str, str]] = (
     (full_disk.MESSAGES.pattern, full_disk.FIX),
@@ -191,7 +192,7 @@ def before_work(
 
 def _last_line(log: Path) -> str:
     """The last line of a log that says something; empty where none does."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]]
+    lines = [line.strip() for line in last_lines(log, 50)]
     lines = [line for line in lines if line and not re.match(r"srun: |slurmstepd: .*CANCELLED", line)] or lines
     return lines[-1][:300] if lines else ""
 

@@ -19,8 +19,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import shallow
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import user_name
+from lumen_hpc.files import read_bytes, user_name
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it: ten times faster than OmegaConf's."""
@@ -47,7 +48,7 @@ def read(folder: Path) -> Remembered | None:
     if not path.is_file():
         return None
     try:
-        whole = yaml.load(path.read_bytes(), Loader=LOADER)
+        whole = yaml.load(_plain(read_bytes(path)), Loader=LOADER)
         return Remembered(
             path,
             str(whole["stage"]),
@@ -56,8 +57,18 @@ def read(folder: Path) -> Remembered | None:
             whole["settings"],
             whole.get("given"),
         )
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError):
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError):
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
+
+
+def _plain(text: bytes) -> bytes:
+    """The text of a config.yaml, if it is of the kind that this package writes; ValueError for any other.
+
+    It has no references, which a message would unfold without end.
+    """
+    if b"*" in shallow(text) and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=LOADER)):
+        raise ValueError("a reference")
+    return text
 
 
 def beside(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import math
 import types
 import typing
@@ -16,14 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_bytes
 
+MOST_NESTED = 2000
+"""Lists and mappings that may begin within a line of a YAML file; a run's config.yaml has a few dozen."""
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def read_yaml(path: Path) -> DictConfig:
     """A file's mapping; UserError of one line if it has none."""
     try:
-        found = OmegaConf.load(path)
+        found = OmegaConf.load(io.StringIO(shallow(read_bytes(path)).decode()))
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
@@ -32,6 +36,13 @@ def read_yaml(path: Path) -> DictConfig:
     if not isinstance(found, DictConfig):
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")
     return found
+
+
+def shallow(text: bytes) -> bytes:
+    """The text of a YAML file; ValueError for one that is nested without end, which would crash libyaml's loader."""
+    if sum(text.count(begin) for begin in (b"[", b"{", b"- ", b"? ")) > MOST_NESTED:
+        raise ValueError("nested too deeply")
+    return text
 
 
 def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", also: Iterable[str] = ()) -> None:

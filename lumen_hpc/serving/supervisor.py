@@ -26,6 +26,7 @@ from typing import IO
 
 from lumen_hpc.config.schema import Serve
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import foreign
 
 from . import guard, media
 
@@ -82,9 +83,9 @@ class Address:
 
 
 def read_address(folder: Path) -> Address | None:
-    """The address in a step's folder; None where no server runs."""
+    """The address in a step's folder; None where no server runs, or another user says so: it would be called."""
     try:
-        return Address(**json.loads((folder / FILE).read_text()))
+        return None if foreign(folder / FILE) else Address(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.config import schema
+from lumen_hpc.files import opened, read_bytes
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
 """Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
@@ -127,7 +128,7 @@ def of_run(folder: Path, train: schema.Train) -> Progress | None:
 
 def _last_validation(path: Path) -> tuple[int, float] | None:
     """Step and loss of the last row with a validation loss."""
-    text = path.read_bytes()
+    text = read_bytes(path)
     at = text.rfind(b'"validation_loss":')
     if at < 0:
         return None
@@ -142,7 +143,7 @@ def _last_validation(path: Path) -> tuple[int, float] | None:
 def _same(folder: Path, train: schema.Train) -> bool:
     """Whether the training in `folder` has these settings; an `auto` stands for whatever was chosen."""
     try:
-        begun = json.loads((folder / "training.json").read_text())
+        begun = json.loads(read_bytes(folder / "training.json"))
     except (OSError, ValueError):
         return False
     now = {f"train.{name}": value for name, value in dataclasses.asdict(train).items()}
@@ -153,7 +154,7 @@ def _same(folder: Path, train: schema.Train) -> bool:
 def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:
     """The last whole lines of a JSONL file; none if there is no file. A line still being written is left out."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             file.seek(max(0, path.stat().st_size - 4096 * count))
             lines = file.read().splitlines(keepends=True)[-count - 1 :]
     except OSError:
