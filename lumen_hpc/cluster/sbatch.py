@@ -23,6 +23,8 @@ exit "$code"
 """
 UNFIT_PATH = re.compile(r"[%\\:\x00-\x1f\x7f]")
 """What a run's path may not hold: patterns of Slurm's log names, its escape, what parts PYTHONPATH, control codes."""
+NO_EMPTY_ENTRY = "while [[ $PYTHONPATH: == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:} PYTHONPATH=${PYTHONPATH%:}; done"
+"""A module's `PYTHONPATH=$PYTHONPATH:/x` leaves one: Python takes it for the working directory, before its library."""
 REQUIRE = """\
 lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $2"; exit 1; }; }"""
 
@@ -188,7 +190,8 @@ def _setup(profile: Profile, resources: Resources, code: Path, submission: str) 
     for line in profile.setup:
         lines += _required(line, "profile.setup")
     # Last, so that nothing comes before the submitted code; without PYTHONSAFEPATH the working directory would.
-    return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
+    return [*lines, NO_EMPTY_ENTRY] if profile.modules or profile.setup else lines
 
 
 def _required(line: str, key: str) -> list[str]:

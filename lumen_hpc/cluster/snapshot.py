@@ -117,7 +117,7 @@ def require_submitted(run: Path, code: str) -> None:
 
 def provenance(code: Path) -> dict[str, Any]:
     """Git state, package versions, host and time of a submission."""
-    commands = [_start_git("rev-parse", "HEAD"), _start_git("diff", "HEAD")]
+    commands = [_start_git("rev-parse", "HEAD"), _start_git("diff", "--no-ext-diff", "--no-textconv", "HEAD")]
     versions = _versions()
     commit, diff = map(_answer, commands)
     return {
@@ -157,9 +157,12 @@ def _git(*words: str) -> str:
 
 
 def _start_git(*words: str) -> subprocess.Popen[str] | None:
-    command = ["git", "-C", str(SOURCE), *words]
+    """Git on this checkout, whatever a hook or a rebase has put into the environment; it starts no other program."""
+    command = ["git", "-C", str(SOURCE), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
+    environment = inherited | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     except OSError:
         return None
 

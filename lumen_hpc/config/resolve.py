@@ -24,6 +24,7 @@ from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import user_name
 
 OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
 
@@ -295,7 +296,13 @@ def _make_absolute(settings: Settings) -> None:
     for holder, name in ((settings.train, "base"), *((engine, "model") for engine in settings.engines().values())):
         given = getattr(holder, name)  # a folder, or a hub name, which may look like a relative path
         if given.startswith((".", "~")) or os.path.isdir(given):
-            setattr(holder, name, os.path.abspath(os.path.expanduser(given)))
+            found = os.path.abspath(os.path.expanduser(given))
+            if given[0] not in "./~" and (owner := os.lstat(found).st_uid) not in (os.getuid(), 0):
+                raise UserError(
+                    f"{given} names a folder of {user_name(owner)} in the working directory, {found}; give its whole "
+                    "path if that is what you mean, or start from another folder for the hub's model"
+                )
+            setattr(holder, name, found)
     settings.serve.images = [os.path.abspath(os.path.expanduser(folder)) for folder in settings.serve.images]
 
 

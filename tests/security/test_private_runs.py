@@ -220,6 +220,45 @@ def test_the_snapshot_of_a_work_tree_takes_tracked_code_as_it_is_now(checkout, t
     assert "left out of what jobs run: lumen_hpc/patients.py;" in capsys.readouterr().err
 
 
+@pytest.fixture
+def programs(checkout, tmp_path) -> Path:
+    """A work tree whose configuration starts a program on every look; the file that it creates."""
+    git(checkout, "init")
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "-m", "all")
+    (checkout / "lumen_hpc" / "a.py").write_text("CHANGED = 1")
+    (tmp_path / "program").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "program").chmod(0o755)
+    git(checkout, "config", "core.fsmonitor", f"{tmp_path}/program")
+    git(checkout, "config", "diff.external", f"{tmp_path}/program")
+    git(checkout, "config", "diff.shown.textconv", f"{tmp_path}/program")
+    (checkout / ".git" / "info" / "attributes").write_text("*.py diff=shown\n")
+    (tmp_path / "ran").unlink(missing_ok=True)
+    return tmp_path / "ran"
+
+
+def test_a_checkouts_own_configuration_starts_no_program(checkout, programs):
+    assert "lumen_hpc/a.py" in snapshot.files()
+    assert snapshot.provenance(checkout)["git_diff_sha256"]
+    assert not programs.exists()
+    git(checkout, "diff", "HEAD")
+    assert programs.exists(), "the attack must work without the guard"
+
+
+def test_a_rebase_that_starts_the_command_does_not_change_which_checkout_is_meant(checkout, tmp_path, monkeypatch):
+    """`git rebase -x` and hooks name their own work tree in GIT_DIR and GIT_INDEX_FILE."""
+    for folder in (checkout, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        git(folder, "init")
+    git(checkout, "add", "--all")
+    expected = snapshot.files()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    assert snapshot.files() == expected != []
+    assert snapshot._listed_by_git()[0], "git was asked"
+
+
 def test_where_git_does_not_answer_all_code_is_taken(checkout, monkeypatch):
     git(checkout, "init")
     monkeypatch.setenv("PATH", "/nowhere")
