@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,7 @@ class OpenRun:
         """A row a test record: what every model was asked, and the reference."""
         path = self._artefact("instruct", "lumen-test.jsonl")
         fields = ", ".join(f"{column} {kind}" for column, (kind, _) in COLUMNS["records"].items())
-        rows = duckdb.read_json(
+        rows = _database().read_json(
             glob.escape(str(path)), format="newline_delimited", columns={"meta": f"STRUCT({fields})"}
         )
         return rows.select("unnest(meta)").df()
@@ -252,4 +252,11 @@ def _read(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pd
     """The rows of JSONL files; without `columns`, with every field that a row has."""
     paths = [glob.escape(str(file)) for file in files]  # else `run[12]` would read its neighbour `run1`
     options: dict[str, Any] = {"columns": dict(columns)} if columns else {"union_by_name": True}
-    return duckdb.read_json(paths, format="newline_delimited", **options).df()
+    return _database().read_json(paths, format="newline_delimited", **options).df()
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """A database of its own, which spills no record into the working directory and loads no extension."""
+    settings = {"temp_directory": "", "autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    return duckdb.connect(config=settings)

@@ -13,6 +13,7 @@ import pytest
 
 import launch
 import lumen_hpc
+from lumen_hpc import analysis
 from lumen_hpc.cluster import compare, live, logs, manifest, slurm, status
 from lumen_hpc.cluster.shards import Shard, write_shard
 from lumen_hpc.cluster.stage import Run
@@ -134,6 +135,13 @@ def test_open_run_does_not_wait_for_a_pipe(run, name):
     os.mkfifo(run / name)
     with pytest.raises(UserError, match="a pipe, a device or a folder"):
         lumen_hpc.open_run(run).studies  # noqa: B018
+
+
+def test_open_run_leaves_no_record_where_a_notebook_is_started():
+    """DuckDB's own default is `.tmp` in the working directory, with the modes of the user's umask."""
+    (settings,) = analysis._database().sql("SELECT current_setting('temp_directory')").fetchall()
+    assert settings == ("",)
+    assert analysis._database().sql("SELECT current_setting('autoload_known_extensions')").fetchall() == [(False,)]
 
 
 def test_a_shard_that_is_a_pipe_is_not_the_one_that_was_written(copied):
