@@ -39,10 +39,6 @@ _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentat
 _PHOTOMETRIC = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """The usual values that are refused; any other is not repeated, since a header may hold anything."""
 
-# pydicom quotes what a header says: a name in the wrong element would be in a job's log.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", module=r"pydicom\.")
-
 
 class Size(NamedTuple):
     """Size of an image [px]."""
@@ -152,10 +148,17 @@ def _checked_size(path: Path, width: int, height: int) -> Size:
     return Size(width, height)
 
 
+def quieten_pydicom() -> None:
+    """Keeps pydicom from warning and logging: it quotes headers, and a name in the wrong element would be in a log."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+
+
 def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
     """pydicom's dataset of a file; UserError for one that is not a DICOM, is corrupt, or would inflate without end."""
     import pydicom
 
+    quieten_pydicom()
     try:
         _check_deflated(path)
         dataset = pydicom.dcmread(file or path, **options)

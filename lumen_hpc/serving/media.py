@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header, quieten_pydicom
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.preprocess import open_picture
@@ -76,6 +76,7 @@ def taken_on(data: bytes) -> str | None:
     if is_dicom(data):
         import pydicom
 
+        quieten_pydicom()
         header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
         day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
     else:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from lumen_hpc.data.fewer_images import without_images
-from lumen_hpc.data.image_headers import open_dicom
+from lumen_hpc.data.image_headers import dicom_header
 from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
@@ -79,7 +79,7 @@ def size_of(path: str) -> tuple[int, int]:
     """(width, height) [px] from the file's header. Raises UserError naming an unreadable file."""
     try:
         if path.endswith(".dcm"):
-            header = open_dicom(Path(path), stop_before_pixels=True)
+            header, _ = dicom_header(Path(path))
             return int(header.Columns), int(header.Rows)
         with Image.open(path) as image:
             return image.size
