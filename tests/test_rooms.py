@@ -39,7 +39,8 @@ FLOORS = (
         "torchvision_compat",
         "transformers_compat",
     ),
-    ("files", "errors"),
+    ("files",),
+    ("errors",),
 )
 """From the top down. A room may import rooms of lower floors, and itself."""
 
