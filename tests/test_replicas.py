@@ -8,7 +8,8 @@ from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 
 
 @pytest.fixture(autouse=True)
-def _threads():
+def _threads(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", torch._C.set_num_threads)  # vLLM replaces it in a process it ran in
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
