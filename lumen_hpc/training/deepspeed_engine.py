@@ -74,7 +74,7 @@ class Engine:
             lr=train.learning_rate,
             betas=tuple(train.betas),
             weight_decay=train.weight_decay,
-            fused=torch.cuda.is_available(),
+            fused=True,
         )
         self.ds, *_ = deepspeed.initialize(
             model=module,
