@@ -39,10 +39,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         evaluate, given = replace(settings.evaluate, images=shown), inputs(task)
         if task.run.restricted and shown:
             given.identity = replace(given.identity, shows_patients=True)
-        files, checks = assemble.report(given, evaluate, settings.seed, folder)
+        written: list[Path] = []
         if settings.instruct.outcomes:
-            written, held = outcomes(task, folder)
-            files, checks = [*files, *written], [*checks, *held]
+            written, given.criteria = outcomes(task, folder)
+        files, checks = assemble.report(given, evaluate, settings.seed, folder)
+        files += written
         if task.run.restricted:
             for path in files:
                 path.chmod(0o600)

@@ -77,6 +77,8 @@ class Inputs:
     """study_id → its expert row (`pathologies`, and `age` and `race` where those experts ran)."""
     identity: Identity = field(default_factory=Identity)
     """The run's own names, and where it departs from the paper."""
+    criteria: Sequence[Criterion] = ()
+    """Results of the gates that another page's numbers are held to; they join this page's and gates.json."""
     exposure: str = ""
     """What the experts have seen of the test images before."""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -115,10 +117,10 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
     _add_baselines(results, inputs, training_meta, answers.controlled)
     control_results = controls(results, answers.controlled, inputs.findings)
     oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
-    checks: list[Criterion] = []
+    checks = list(inputs.criteria)
     if settings.gates:
         undecided = ceilings.undecided(results, inputs.truth) if inputs.truth else None
-        checks = phantom_criteria(results, control_results, oracles, undecided, training_meta)
+        checks = [*phantom_criteria(results, control_results, oracles, undecided, training_meta), *checks]
     known = ceilings.scores(results, oracles)
     compared = comparison(results, known.pop(ceilings.TWO_READINGS, None))
     training = {model: list(rows) for model, rows in inputs.training.items()}

@@ -61,3 +61,11 @@ def test_the_page_judges_the_model_beside_its_rivals(run: Path) -> None:
     assert {"prevalence", "age and sex", "experts", "lumen-outcomes"} <= set(table["rows"])
     assert "lumen-outcomes, no laboratory values" in table["rows"] and len(table["oracles"]) == 6
     assert "TRIPOD+AI" in (run / "report" / "outcomes.html").read_text()
+
+
+def test_a_model_below_its_gates_fails_the_run_by_name_and_gates_json_has_them(run: Path) -> None:
+    done = launch(run.parent, "stage=evaluate", *SMALL, "evaluate.outcome_gates=true", "confirm=true")
+    held = {gate["name"]: gate["passed"] for gate in json.loads((run / "report" / "gates.json").read_text())}
+    assert done.returncode == 1 and "AUROC below the oracle" in done.stdout + done.stderr
+    assert held["AUROC below the oracle"] is False and "AUROC gained from a third visit, lower bound" in held
+    assert "AUROC below the oracle" in (run / "report" / "index.html").read_text()
