@@ -25,7 +25,7 @@ class StepPlan:
     step: Step
     shards: int
     missing: list[int]
-    """Shards to run; all of them while an earlier step is unfinished, and the node leaves out what proves done."""
+    """Shards to run, with those whose input is unfinished; the node leaves out what proves done."""
     packs: list[list[int]]
     resources: Resources
     live: list[int] = field(default_factory=list)
@@ -106,14 +106,16 @@ def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:
 def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[int]]) -> list[StepPlan]:
     """Plans the chosen steps in order; UserError if one reads a step that is neither finished nor chosen nor live."""
     plans: list[StepPlan] = []
-    unfinished: set[str] = set()
+    unfinished: dict[str, set[int]] = {}
+    names = {step.name for step in chosen}
     for step in chosen:
-        for name in step.after:
-            if name not in unfinished and not live.get(name) and name not in {other.name for other in chosen}:
-                _require_finished(run, step, name, graph)
+        for other in (other for other in graph if other.name in step.after and other.name not in names):
+            if not live.get(other.name):
+                _require_finished(run, step, other.name, graph)
+            elif left := missing(run, other, graph):
+                unfinished[other.name] = set(left)
         shards = step.stage.shards(run.settings)
-        waits = any(name in unfinished or live.get(name) for name in step.after)
-        unfinished_shards = list(range(shards)) if waits else missing(run, step, graph)
+        unfinished_shards = _unfinished(run, step, graph, unfinished)
         resources = run.profile.resources[step.stage.resources]
         if not step.stage.successors(run.settings):
             resources = replace(resources, successors=0)
@@ -126,8 +128,20 @@ def make(run: Run, chosen: list[Step], graph: list[Step], live: dict[str, set[in
         plan.packs = _packs(plan, plans)
         plans.append(plan)
         if unfinished_shards:
-            unfinished.add(step.name)
+            unfinished[step.name] = set(unfinished_shards)
     return plans
+
+
+def _unfinished(run: Run, step: Step, graph: list[Step], unfinished: dict[str, set[int]]) -> list[int]:
+    """Shards that are missing, or whose input is: all of them while a step is unfinished that each of them reads."""
+    shards = step.stage.shards(run.settings)
+    waited_for = [name for name in step.after if name in unfinished]
+    if not waited_for:
+        return missing(run, step, graph)
+    other = next(other for other in graph if other.name == waited_for[0])
+    if waited_for != [step.shardwise_after] or other.stage.shards(run.settings) != shards:
+        return list(range(shards))
+    return sorted(unfinished[other.name] | set(missing(run, step, graph)))
 
 
 def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
@@ -169,7 +183,8 @@ def _packs(plan: StepPlan, earlier: list[StepPlan]) -> list[list[int]]:
         rest = sorted(remaining - {index for pack in packs for index in pack})
         for position, index in enumerate(rest):
             packs[position % len(packs)].append(index)
-        return packs
+        if all(packs):
+            return packs
     tasks = min(plan.resources.tasks, len(plan.missing))
     if plan.shard_seconds:
         tasks = max(1, min(tasks, math.ceil(plan.shard_seconds * len(plan.missing) / PACK_SECONDS)))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,21 @@ class Site:
     def running(self, run: str, step: str) -> list[str]:
         """Ids of the step's running tasks."""
         return [id_ for id_, name, state, _ in self.jobs(run) if name == f"{run}.{step}" and state == "RUNNING"]
+
+    def accounted(self, jobs: Iterable[str], *fields: str) -> list[list[str]]:
+        """These fields of jobs that have left the queue, a row a task, once all of them are on record as ended."""
+        ids, rows = set(jobs), []
+
+        def ended() -> bool:
+            words = ("sacct", "-n", "-P", "-X", "-j", ",".join(ids), "-o", ",".join(("JobID", "State", "End", *fields)))
+            rows[:] = [line.split("|") for line in self.cluster.run(*words).stdout.splitlines()]
+            on_record = {id_.split("_")[0] for id_, *_ in rows} == ids
+            return on_record and all(
+                end != "Unknown" and state not in ("PENDING", "RUNNING") for _, state, end, *_ in rows
+            )
+
+        self.wait(ended, 120, "accounting, which follows a loaded cluster late")
+        return [row[3:] for row in rows]
 
 
 @dataclass

@@ -74,9 +74,12 @@ def test_a_second_submission_of_a_live_run_starts_no_duplicates(site: Site, undi
     hold = run.steer("hold-squares-5")
     site.submit("twice")
     site.wait(lambda: "squares-5" in run.begun(), 180, "squares-5 to begin")
-    before = {id_ for id_, *_ in site.jobs("twice")}
-    site.submit("twice")
-    assert {id_ for id_, *_ in site.jobs("twice")} <= before
+    for checked in (0, 9):  # at once, and when every check whose square is there has left the queue
+        site.wait(lambda: len([what for what in run.done() if what.startswith("checks")]) >= checked, 120, "checks")  # noqa: B023
+        site.wait(lambda: not checked or not site.running("twice", "checks"), 60, "the tasks of checks to end")  # noqa: B023
+        before = {id_ for id_, *_ in site.jobs("twice")}
+        assert "nothing to submit" in site.submit("twice")
+        assert {id_ for id_, *_ in site.jobs("twice")} <= before
     hold.unlink()
     site.wait_until_left("twice")
     assert_whole(run, undisturbed)
@@ -117,8 +120,7 @@ def test_on_a_full_partition_dependants_start_at_once_and_successors_never_run(s
     hold.unlink()
     site.wait_until_left("crowded", 120)
     jobs = {job["id"]: job for job in submitted(run)}
-    fields = ("-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobName,JobID,Start,End,NodeList")
-    rows = [line.split("|") for line in cluster.run("sacct", *fields).stdout.splitlines()]
+    rows = site.accounted(jobs, "JobName", "JobID", "Start", "End", "NodeList")
     nodes = {job: node for _, job, _, _, node in rows if jobs[job.split("_")[0]]["link"]}
     assert nodes and set(nodes.values()) == {"None assigned"}, nodes
     times = {job: (name, start, end) for name, job, start, end, node in rows if job not in nodes}
@@ -128,7 +130,7 @@ def test_on_a_full_partition_dependants_start_at_once_and_successors_never_run(s
     assert waited.total_seconds() <= 10
 
 
-def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
+def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, undisturbed: RunOnDisk) -> None:
     run = site.run("one-pack")
     fault = run.steer("fail-squares-5")
     hold = run.steer("hold-squares-0")  # the first array is still running when the fault is repaired
@@ -141,8 +143,8 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, cluster: Cl
     attempts = [json.loads(line) for line in (run.folder / "squares" / "attempts.jsonl").read_text().splitlines()]
     (failed,) = [row["pack"] for row in attempts if row["event"] == "failed"]
     later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
-    ran = cluster.run("sacct", "-n", "-P", "-X", "-j", ",".join(later), "-o", "JobID,Start,State").stdout.splitlines()
-    assert [line.split("|")[0].split("_")[1] for line in ran if "COMPLETED" in line] == [str(failed)], ran
+    ran = site.accounted(later, "JobID", "State")
+    assert [id_.split("_")[1] for id_, state in ran if state == "COMPLETED"] == [str(failed)], ran
 
 
 @pytest.mark.parametrize(

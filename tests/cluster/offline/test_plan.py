@@ -40,7 +40,8 @@ def test_only_what_is_missing_is_planned(run: Run, stages: list[Stage]):
     todo = {item.step.name: item.missing for item in plan.make(run, steps, steps, {})}
     assert todo["answer-a"] == todo["score-a"] == []
     assert todo["answer-b"] == [3]
-    assert todo["score-b"] == [0, 1, 2, 3], "its input may change; the node leaves out what proves done"
+    assert todo["score-b"] == [3], "the input of this one may change"
+    assert todo["last"] == [0], "it reads all of them; the node leaves out what proves done"
 
 
 def test_queued_shards_are_left_alone(run: Run, stages: list[Stage]):
@@ -49,6 +50,21 @@ def test_queued_shards_are_left_alone(run: Run, stages: list[Stage]):
     by_name = {item.step.name: item for item in plans}
     assert by_name["first"].packs == by_name["answer-a"].packs == []
     assert sum(map(len, by_name["answer-b"].packs)) == 4
+
+
+def test_what_has_followed_a_finished_shard_is_not_planned_again_while_others_run(run: Run, stages: list[Stage]):
+    """Shards 0 to 2 are answered and scored, and their tasks have left the queue; shard 3 is being answered."""
+    steps = graph.steps(stages, run.settings)
+    for step, shards in zip(steps, ([0], [0, 1, 2], [], [0, 1, 2])):
+        finish(run, step, steps, shards)
+    live = {"answer-a": {3}, "score-a": {3}, "last": {0}}
+    for chosen in (steps, graph.select(steps, stages, "score-a")):
+        plans = {item.step.name: item for item in plan.make(run, chosen, steps, live)}
+        assert plans["score-a"].missing == plans["score-a"].packs == []
+    assert plan.make(run, steps, steps, live | {"score-a": set()})[3].missing == [3]
+    (run.folder / "score-a" / Shard(1, 4).file).unlink()
+    assert plan.make(run, steps, steps, live)[3].missing == [1], "deleted meanwhile"
+    assert plan.make(run, steps, steps, {"answer-a": {3}})[3].missing == [1, 3]
 
 
 def test_a_pilot_decides_how_many_tasks(run: Run, stages: list[Stage]):
