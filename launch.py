@@ -61,11 +61,17 @@ def _main(arguments: list[str]) -> int:
             return commands.sweep(points, PIPELINE)
         request = resolve(arguments)
         where = str(request.folder)
-        if request.verb != "submit" or request.profile.executor == "slurm":
+        on_slurm = request.verb != "submit" or request.profile.executor == "slurm"
+        if on_slurm and request.verb not in ("ask", "compare"):  # which run here, within an allocation perhaps
             environment.drop(report=request.verb == "submit")
         return getattr(commands, request.verb)(request, PIPELINE)
     except UserError as error:
         print(f"lumen: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, of a path with ~
+            raise
+        print("lumen: ~: this user has no home folder here; set HOME, or give profile.cache=FOLDER", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -5,6 +5,7 @@ python slurm_missing.py FOLDER SHARDS ABSENT      (ABSENT: JSON list of the shar
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -28,6 +29,7 @@ def main(folder: Path, shards: int, absent: list[int]) -> None:
             "finished": manifest.now(),
         }  # fmt: skip
         manifest.append(folder / manifest.NAME, line)
+    gc.set_threshold(100_000)  # as launch.py does for every command
     start = time.perf_counter()
     found = manifest.missing(folder, shards, "1" * 16, ["0" * 16] * shards)
     seconds = time.perf_counter() - start

@@ -27,11 +27,36 @@ LARGEST = 1 << 30
 """Bytes of the largest file that is read whole, which no record of a run comes near."""
 _END = 1 << 18
 """Bytes at the end of a log that are looked at."""
+REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs")
+"""Beginnings of the names of file systems that several nodes share."""
 
 
 def has_room(place: Path) -> bool:
     """Whether the file system of a file or folder, there or not, has space left."""
     return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free > FULL_BELOW
+
+
+def file_system(folder: Path, mounts: Path) -> str:
+    """The kind of file system that a folder lies on, as the kernel calls it; empty if that is not known."""
+    place, best, kind = folder.resolve(), -1, ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, point, name, *_ = line.split()
+        top = Path(point.replace("\\040", " "))
+        if place.is_relative_to(top) and len(top.parts) > best:
+            best, kind = len(top.parts), name
+    return kind
+
+
+def shown_within(folder: Path, mounts: Path = Path("/proc/mounts")) -> float:
+    """How long this machine may be shown a folder as it was before another machine wrote there [s].
+
+    A network file system keeps what it knows of a folder for up to a minute.
+    """
+    return 65.0 if file_system(folder, mounts).startswith(REMOTE) else 5.0
 
 
 def sha256(path: Path) -> str:
@@ -82,12 +107,12 @@ def foreign(path: Path) -> str:
     return ""
 
 
-def user_name(uid: int) -> str:
-    """A user's name, as this machine knows it."""
+def user_name(uid: int, unknown: str | None = None) -> str:
+    """A user's name, as this machine knows it; for one that it does not, `unknown`, or `user 1234`."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"user {uid}"
+        return f"user {uid}" if unknown is None else unknown
 
 
 @contextmanager
@@ -125,9 +150,9 @@ def _no_link(path: str, flags: int, mode: int = 0o666) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, mode)
 
 
-def write_text(path: str | os.PathLike, text: str, *, private: bool = False) -> None:
-    """Writes a text file, whole or not at all; `private`: with mode 0600."""
-    with atomic(path, private=private) as stream:
+def write_text(path: str | os.PathLike, text: str, *, private: bool = False, sync_name: bool = True) -> None:
+    """Writes a text file, whole or not at all; `private`: with mode 0600; `sync_name` as in `atomic`."""
+    with atomic(path, private=private, sync_name=sync_name) as stream:
         stream.write(text.encode())
 
 

@@ -41,7 +41,7 @@ class Accounting:
 
         It is not asked again after it has failed: each step of a status would wait for it.
         """
-        arrays = sorted({job.split("_")[0] for job in jobs if job}, key=int)
+        arrays = sorted({job.split("_")[0] for job in jobs if job})
         if not arrays:
             return {}
         if self._left <= 0:
@@ -71,17 +71,22 @@ def read(text: str) -> dict[str, Usage]:
         name, state, code, elapsed, memory, energy, nodes = line.split("|")
         job, _, step = name.partition(".")
         if not step and state:
-            found[job] = Usage(state.split()[0], int(code.partition(":")[2] or 0), float(elapsed or 0))
+            found[job] = Usage(state.split()[0], int(_number(code.partition(":")[2])), _number(elapsed))
             found[job].node = "" if nodes == "None assigned" else nodes
         if job not in found or step == "extern":
             continue
         entry = found[job]
         if peak := _bytes(memory):
             entry.peak_bytes = max(peak, entry.peak_bytes or 0)
-        joules = float(energy or 0)
+        joules = _number(energy)
         if 0 < joules < NOT_KNOWN:  # the job's own line sums its steps' where Slurm fills it in
             entry.joules = max(joules, entry.joules or 0)
     return found
+
+
+def _number(text: str) -> float:
+    """A number of sacct's; 0 where it has none, or a word such as INVALID."""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
 def _bytes(text: str) -> int:

@@ -117,7 +117,12 @@ class Attempts:
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:
-    """This job as Slurm's logs name it: 123, or 123_4 in an array; empty on a machine without Slurm."""
+    """This job as Slurm's logs name it: 123, or 123_4 in an array; empty for a run on this machine.
+
+    Such a run may be within an allocation, whose job is none of the run's.
+    """
+    if environment.get("SUBMITIT_EXECUTOR") == "local":
+        return ""
     array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array else environment.get("SLURM_JOB_ID", "")
 

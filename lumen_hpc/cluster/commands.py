@@ -58,6 +58,12 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
+    with slurm.foreseen():
+        return _submit(request, pipeline, run, changed)
+
+
+def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Changes) -> int:
+    """Submits what is missing to Slurm."""
     live.require_own(run)
     with submission.writing(run), submission.withdrawn_on_hangup():
         queued = live.queue(run)

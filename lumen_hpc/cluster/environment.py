@@ -1,7 +1,8 @@
 """Drops what a submission must not inherit from the shell it is started in: the profile alone decides.
 
 `SBATCH_…` variables override the profile in silence, those of an allocation (`srun`, `salloc`, an editor on a node)
-bind the new jobs to its cores, and `SQUEUE_…` and the like change what Slurm's commands print.
+bind the new jobs to its cores, those of another launcher (mpirun, torchrun) say which process this is, and `SQUEUE_…`
+and the like change what Slurm's commands print.
 """
 
 from __future__ import annotations
@@ -11,21 +12,46 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OVERRIDES = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCANCEL_")
-OF_A_JOB = ("SLURM_", "SLURMD_", "SUBMITIT_", "PMI_", "PMIX_", "OMPI_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-KEPT = {"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"}
+from lumen_hpc.errors import UserError
+
+OVERRIDES = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_")
+OF_A_JOB = (
+    "SLURM_", "SLURMD_", "SUBMITIT_", "PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDI_",
+    "MV2_COMM_WORLD_", "PALS_", "TORCHELASTIC_",
+)  # fmt: skip
+"""What Slurm, MPI's launchers and torchrun give to the processes that they start."""
+EXACTLY = {
+    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_HW_SUBSET"),
+    *("SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT", "BASH_COMPAT"),
+}
+"""GPUs, ranks and cores of this process, and options of this shell that the jobs' bash would take over."""
+OF_SCRIPTS = ("apptainer", "cat", "echo", "exec", "exit", "export", "grep", "lumen_require", "mktemp", "python", "rm",
+              "scontrol", "set", "shift", "srun", "trap", "type", "unset")  # fmt: skip
+"""Commands of the batch scripts, for which an exported function of this shell would stand in."""
+KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
 """Which cluster, and who: not properties of a job."""
 
 
 def drop(report: bool = False) -> None:
-    """Removes such variables from this process's environment; `report` names on stderr those that would change jobs."""
+    """Removes such variables from this process's environment; `report` names on stderr those that would change jobs.
+
+    Of the many that an allocation sets, its job's id stands for all. Raises UserError where several clusters are named.
+    """
+    if "," in (clusters := os.environ.get("SLURM_CLUSTERS", "")) or clusters == "all":
+        raise UserError(f"SLURM_CLUSTERS={clusters}: the jobs of a run are on one cluster, which numbers them; name it")
     dropped = _take()
     if not report:
         return
-    overrides = sorted(name for name in dropped if name.startswith("SBATCH_") or name == "SLURM_EXPORT_ENV")
-    if overrides:
-        print(f"lumen: ignored, because the profile decides: {', '.join(overrides)}", file=sys.stderr)
-    if job := dropped.get("SLURM_JOB_ID"):
+    job = dropped.get("SLURM_JOB_ID")
+    named = [
+        name for name in dropped
+        if name.startswith("SBATCH_") or name == "SLURM_EXPORT_ENV" or not (job or name.startswith(OVERRIDES))
+    ]  # fmt: skip
+    if named:
+        print(f"lumen: ignored, because the profile decides: {', '.join(sorted(named))}", file=sys.stderr)
+    if job:
         print(f"lumen: started within job {job}: its variables are not passed to the new jobs", file=sys.stderr)
 
 
@@ -40,5 +66,9 @@ def outside_the_job() -> Iterator[None]:
 
 
 def _take() -> dict[str, str]:
-    names = [name for name in os.environ if name.startswith(OVERRIDES + OF_A_JOB) and name not in KEPT]
+    functions = {f"BASH_FUNC_{name}%%" for name in OF_SCRIPTS}
+    names = [
+        name for name in os.environ
+        if name not in KEPT and (name.startswith(OVERRIDES + OF_A_JOB) or name in EXACTLY or name in functions)
+    ]  # fmt: skip
     return {name: os.environ.pop(name) for name in names}

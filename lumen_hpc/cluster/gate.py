@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import manifest, slurm
-
-PATIENCE_S = 5.0
-"""How long a network file system may take to show this node what another has written."""
+from lumen_hpc.files import shown_within
 
 
 def main(folder: Path, submission: Path) -> int:
@@ -39,7 +37,7 @@ def main(folder: Path, submission: Path) -> int:
 
 def _record(submission: Path, job: str) -> dict[str, Any]:
     """This job's entry in plan.json, which the submitting command may be writing still."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + shown_within(submission)
     while True:
         for record in json.loads((submission / "plan.json").read_text())["jobs"]:
             if record["id"] == job:
@@ -51,7 +49,7 @@ def _record(submission: Path, job: str) -> dict[str, Any]:
 
 def _missing(folder: Path, own: dict[str, Any]) -> list[int]:
     """Shards without a line. Files are verified, and written again if corrupt, by the tasks that read them."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + shown_within(folder)
     while True:
         lines = manifest.latest(folder)
         expected = (own["of"], own["config"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.config.profile import Profile
+from lumen_hpc.files import REMOTE, file_system
 
 OPENS = 10_000
 """Files opened by one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
@@ -17,8 +18,6 @@ LIMIT = 60.0
 """Seconds that the processes of a training may keep one metadata server busy before it is worth a warning."""
 SAMPLE = 300
 """Files that are opened to measure."""
-REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs")
-"""Beginnings of the names of file systems that several nodes share."""
 
 
 def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/proc/mounts")) -> Iterator[CheckResult]:
@@ -48,18 +47,3 @@ def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/pr
         yield CheckResult("warn", found, fix)
     else:
         yield CheckResult("ok", found)
-
-
-def file_system(folder: Path, mounts: Path) -> str:
-    """The kind of file system that a folder lies on, as the kernel calls it; empty if that is not known."""
-    place, best, kind = folder.resolve(), -1, ""
-    try:
-        lines = mounts.read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        _, point, name, *_ = line.split()
-        top = Path(point.replace("\\040", " "))
-        if place.is_relative_to(top) and len(top.parts) > best:
-            best, kind = len(top.parts), name
-    return kind

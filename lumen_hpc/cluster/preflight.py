@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -16,9 +15,10 @@ from pathlib import Path
 from lumen_hpc.cluster import import_cost, ready, slurm
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config.profile import Profile, Resources
+from lumen_hpc.config.profile import Profile, Resources, further_options
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import user_name
 from lumen_hpc.language.endpoints import check_endpoint
 from lumen_hpc.language.engine import misfit
 
@@ -39,6 +39,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
+    yield from ready.setup(run.profile)
     yield from import_cost.check(run.profile)
     yield from ready.sizes(run.settings, stages)
     for name in ("full",) if stages is None else sorted(stages):
@@ -179,7 +180,7 @@ def unfit(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, Check
     choose one by account, qos or features, and only Slurm can tell.
     """
     named = [kind for kind in sorted(kinds) if profile.resources[kind].partition]
-    if not named or REPLACED & {key.replace("_", "-") for key in profile.additional}:
+    if not named or REPLACED & further_options(profile).keys():
         return
     try:
         partitions = slurm.partitions()
@@ -200,9 +201,12 @@ def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition
             "bad", f"{key}.partition={resources.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
         return
-    bad = list(_beyond(key, resources, found))
     nodes, gpus = sum(item.nodes for item in found), max(item.gpus for item in found)
     name = resources.partition or found[0].name
+    if not nodes:  # a cloud's come when jobs ask for them
+        yield CheckResult("warn", f"{key}: partition {name} shows no nodes now: what they have is not known", "sinfo")
+        return
+    bad = list(_beyond(key, resources, found))
     yield from bad or [CheckResult("ok", f"{kind}: partition {name}, {nodes} nodes with {gpus} GPUs")]
     yield from _closed(key, name, found)
 
@@ -247,8 +251,13 @@ def _closed(key: str, name: str, found: list[slurm.Partition]) -> Iterator[Check
 
 def _accounting(profile: Profile, enforced: bool = False) -> Iterator[CheckResult]:
     """`enforced`: the cluster runs nothing of users without an association."""
-    user = pwd.getpwuid(os.getuid()).pw_name
+    user = user_name(os.getuid(), "")
     qos_names = {resources.qos for resources in profile.resources.values() if resources.qos}
+    if not user:
+        yield CheckResult(
+            "warn", f"user {os.getuid()} has no name on this machine: account and qos were not checked", "getent passwd"
+        )
+        return
     try:
         lines = slurm.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,QOS")
     except UserError:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
     yield from models(settings, profile, stages)
     if stages and profile.executor == "slurm":
         yield from containers(profile)
+        yield from setup(profile)
     yield from sizes(settings, stages)
 
 
@@ -175,6 +177,23 @@ def containers(profile: Profile) -> Iterator[CheckResult]:
         outer = Path(mount.split(":")[0])
         if "$" not in mount and not on_nodes_only(outer, profile) and not outer.exists():
             yield CheckResult("bad", f"profile.container.mounts: {outer}: not there", "its path, or profile.node_paths")
+
+
+def setup(profile: Profile) -> Iterator[CheckResult]:
+    """Setup lines that are no whole command: what one leaves open would swallow the lines after it."""
+    for line in profile.setup:
+        if (len(line) - len(line.rstrip("\\"))) % 2:
+            problem = "ends with a backslash"
+        else:
+            try:
+                done = subprocess.run(
+                    ["bash", "-n"], input=f"{line}\n", capture_output=True, text=True, errors="replace"
+                )
+            except FileNotFoundError:  # no bash here, but on the nodes
+                return
+            problem = re.sub(r"bash: line \d+: ", "", done.stderr.strip().partition("\n")[0])
+        if problem:
+            yield CheckResult("bad", f"profile.setup: {line!r}: {problem}", "one whole command an entry")
 
 
 def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator[CheckResult]:

@@ -24,11 +24,12 @@ REASONS: tuple[tuple[str, Reason], ...] = (
         Reason("it asks for more nodes than the partition allows", False, "fewer profile.resources.KIND.nodes"),
     ),
     (
-        r"PartitionConfig|BadConstraints|ReqNodeNotAvail\(May be reserved",
+        r"PartitionConfig|BadConstraints|ConstraintsNotSatisfied",
         Reason("no node fits what it asks for", False, "python launch.py check compares the profile with the cluster"),
     ),
     (
-        r"(QOS|Assoc)Max\w*(PerJob|PerNode)\w*|(QOS|Assoc)MaxWallDuration\w*|QOSMin\w+",
+        r"(QOS|Assoc)Max\w*(PerJob|PerNode)\w*|(QOS|Assoc)MaxWallDuration\w*|QOSMin\w+|(QOS|Association)TimeLimit|"
+        "MaxMemPerLimit",
         Reason("it asks for more than its qos or account allows one job", False, "a smaller request, or another qos"),
     ),
     (
@@ -36,23 +37,42 @@ REASONS: tuple[tuple[str, Reason], ...] = (
         Reason("its account or qos is not valid any more", False, "profile.account and profile.resources.KIND.qos"),
     ),
     (
+        r"(Account|QOS)NotAllowed",
+        Reason("its partition is closed to its account or qos", False, "another profile.resources.KIND.partition"),
+    ),
+    (
+        "ReservationDeleted",
+        Reason("its reservation does not exist any more", False, "profile.additional.reservation"),
+    ),
+    (
         r"(QOS|Assoc)(Grp|Max)\w*Minutes\w*|(QOS|Assoc)(Grp|Max)\w*RunMin\w*|\w*BillingMinutes",
         Reason("the budget of its account or qos is spent", True, "it starts once there is budget again, or never"),
     ),
     (
-        r"(QOS|Assoc)(Grp|Max)\w+",
+        r"(QOS|Assoc)(Grp|Max)\w+|(QOS|Association)(Job|Resource)Limit|Max\w+PerAccount|AccountingPolicy",
         Reason("its account, qos or user runs as much as is allowed at once", True, "it starts when others end"),
+    ),
+    (
+        "QOSUsageThreshold",
+        Reason(
+            "its account has used more than its qos asks for", True, "it starts as the usage decays, or another qos"
+        ),
     ),
     ("JobHeldAdmin", Reason("an administrator holds it", True, "ask them")),
     ("JobHeldUser", Reason("it is held", True, "scontrol release JOB")),
+    ("JobHoldMaxRequeue", Reason("it was queued again too often, and Slurm holds it", True, "scontrol release JOB")),
     (
-        "launch failed requeued held",
+        r".*requeued.*held",
         Reason("its start failed on a node, and Slurm holds it", True, "scontrol release JOB"),
     ),
     ("PartitionDown|PartitionInactive", Reason("its partition is closed now", True, "wait, or another partition")),
-    ("ReqNodeNotAvail|NodeDown", Reason("nodes that it needs are down, reserved or drained", True, "wait")),
+    (
+        "ReqNodeNotAvail|NodeDown|Nodes required for job are|ReservedMaintenance|ReqNodeReserved",
+        Reason("nodes that it needs are down, reserved or drained", True, "wait"),
+    ),
     ("Reservation", Reason("its reservation has not begun or is over", True, "the dates of the reservation")),
     ("Licenses", Reason("it waits for a licence", True, "wait")),
+    ("BurstBuffer", Reason("it waits for its burst buffer", True, "wait, or profile.additional.bb")),
     ("BeginTime", Reason("it waits for its time of beginning, as after a requeue", True, "wait")),
 )
 """Reasons that say more than that others are first."""
@@ -60,4 +80,5 @@ REASONS: tuple[tuple[str, Reason], ...] = (
 
 def explain(reason: str) -> Reason | None:
     """The first that matches; None for a job that merely waits for its turn or for what it reads."""
-    return next((found for pattern, found in REASONS if re.match(pattern, reason)), None)
+    words = reason.strip("()").replace("_", " ")  # Slurm writes its longer reasons with spaces or underscores
+    return next((found for pattern, found in REASONS if re.match(pattern, words)), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Step
-from lumen_hpc.config.profile import Profile, Resources
+from lumen_hpc.config.profile import Profile, Resources, further_options
 from lumen_hpc.errors import UserError
 
 GATE_MINUTES = 10
@@ -26,7 +26,21 @@ UNFIT_PATH = re.compile(r"[%\\:\x00-\x1f\x7f]")
 NO_EMPTY_ENTRY = "while [[ $PYTHONPATH: == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:} PYTHONPATH=${PYTHONPATH%:}; done"
 """A module's `PYTHONPATH=$PYTHONPATH:/x` leaves one: Python takes it for the working directory, before its library."""
 REQUIRE = """\
-lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $2"; exit 1; }; }"""
+lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $lumen_line"; exit 1; }; }
+trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_code"' ERR"""
+"""Ends a job at the first command of a setup line that fails, and at a line that does; not within what it sources."""
+REQUIRED_ALL = "trap - ERR; set +eu"
+"""After the setup, whose lines may have set options of the shell."""
+LOAD = """\
+type module >/dev/null 2>&1 || for lumen_file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
+    /etc/profile.d/{lmod,z00_lmod,z01_lmod,modules}.sh; do [ ! -r "$lumen_file" ] || { . "$lumen_file"; break; }; done
+lumen_load() {
+    local log code; log=$(mktemp 2>/dev/null) || log=/dev/null
+    module load $1 2>"$log"; code=$?
+    cat "$log" >&2; ! grep -q ':ERROR:[0-9]' "$log" || code=1
+    [ "$log" = /dev/null ] || rm -f "$log"; return "$code"
+}"""
+"""`module load` in a shell that has no `module` yet (the user's is no bash), and of versions that fail with exit 0."""
 
 
 def text(
@@ -52,8 +66,9 @@ def text(
     if len(packs) > 1:
         flags["array"] = f"0-{len(packs) - 1}%{min(len(packs), profile.throttle or len(packs))}"
         name = "%A_%a"
-    flags |= _site(profile, resources, job_name(run, step), dependency)
-    flags["exclude"] = ",".join([*filter(None, [profile.additional.get("exclude")]), *exclude])  # the site's, and ours
+    flags = _further(profile, resources, flags | _site(profile, resources, job_name(run, step), dependency))
+    of_site = flags.get("exclude")
+    flags["exclude"] = ",".join([*([of_site] if isinstance(of_site, str) else []), *exclude])
     command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
     script = _script(
         profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), name
@@ -81,7 +96,7 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
     resources = replace(
         cpu, nodes=1, tasks_per_node=1, cpus=1, mem_gb=min(cpu.mem_gb, 1), time_min=min(cpu.time_min, GATE_MINUTES)
     )
-    flags = _site(profile, resources, f"{job_name(run, step)}.gate", dependency)
+    flags = _further(profile, resources, _site(profile, resources, f"{job_name(run, step)}.gate", dependency))
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
     command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
     return _script(
@@ -90,8 +105,8 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
 
 
 def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
-    """What every job asks for; what the profile's `additional` says comes last."""
-    flags: dict[str, Any] = {
+    """What every job asks for."""
+    return {
         "job-name": name,
         "partition": resources.partition,
         "qos": resources.qos,
@@ -108,9 +123,21 @@ def _site(profile: Profile, resources: Resources, name: str, dependency: str) ->
         "open-mode": "append",
         "kill-on-invalid-dep": "yes" if profile.kill_on_invalid_dep else "",
     }
-    without_value = {"", "true"}  # as in `overcommit: true`
-    more = {key.replace("_", "-"): value for key, value in profile.additional.items()}
-    return flags | {key: value.lower() in without_value or value for key, value in more.items()}
+
+
+def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> dict[str, Any]:
+    """Lays what the profile's `additional` says over the flags; what is about GPUs, in jobs that have some."""
+    without_value = {"": True, "true": True, "false": False}  # as in `overcommit: true`
+    for option, value in further_options(profile).items():
+        of_gpus = "gpu" in (value if option == "gres" else option)
+        if of_gpus and not resources.gpus:
+            continue
+        if option in ("mem-per-cpu", "mem-per-gpu"):
+            flags.pop("mem", None)  # sbatch takes one of the three
+        if option == "gres" and of_gpus:
+            flags.pop("gpus-per-node", None)
+        flags[option] = without_value.get(value.lower(), value)
+    return flags
 
 
 def _logs(run: Path, step: Step) -> Path:
@@ -181,21 +208,25 @@ def _setup(profile: Profile, resources: Resources, code: Path, submission: str) 
         lines.append("export PYTHONNOUSERSITE=1")
     if profile.modules or profile.setup:
         lines.append(REQUIRE)
+    if profile.modules:
+        lines.append(LOAD)
     for name in profile.modules:
-        lines += _required(f"module load {name}", "profile.modules")
+        lines += _required(f"lumen_load {shlex.quote(name)}", f"profile.modules: module load {name}")
     variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": submission}
     lines += [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     if profile.scratch:
         lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
     for line in profile.setup:
-        lines += _required(line, "profile.setup")
+        lines += _required(line, f"profile.setup: {'; '.join(line.splitlines())}")
+    if profile.modules or profile.setup:
+        lines.append(REQUIRED_ALL)
     # Last, so that nothing comes before the submitted code; without PYTHONSAFEPATH the working directory would.
     lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
     return [*lines, NO_EMPTY_ENTRY] if profile.modules or profile.setup else lines
 
 
-def _required(line: str, key: str) -> list[str]:
-    return [line, f"lumen_require $? {shlex.quote(f'{key}: {line}')}"]
+def _required(line: str, name: str) -> list[str]:
+    return [f"lumen_line={shlex.quote(name)}", line, "lumen_require $?"]
 
 
 def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:

@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,11 @@ class Unreachable(UserError):
 
 
 NO_ANSWER = re.compile(
-    "Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted|Connection refused|"
-    "Transport endpoint|Unexpected message received",
+    "Unable to contact slurm controller|timed out|Zero Bytes were transmitted|Connection (refused|reset)|"
+    "Transport endpoint|Unexpected message received|No route to host|Network is unreachable|standby mode|"
+    "Message (send|receive) failure|Communication (connection|shutdown) failure|Rate limit exceeded|"
+    "Temporary failure in name resolution|Protocol authentication error|"
+    "Resource temporarily unavailable",
     re.IGNORECASE,
 )
 
@@ -72,36 +75,66 @@ ANNOUNCED_AFTER_S = 8.0
 """After how long people are told what a command waits for."""
 
 
+_begun: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+"""Commands whose answers nobody has asked for yet."""
+CONFIGURATION = ("scontrol", "show", "config")
+PARTITIONS = ("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F")
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Starts the two questions about the cluster that a submission has: Slurm answers while it does something else."""
+    for words in (CONFIGURATION, PARTITIONS):
+        with suppress(OSError):
+            _begun[words] = _start(words)
+    try:
+        yield
+    finally:
+        while _begun:
+            with _begun.popitem()[1] as process:
+                process.kill()
+
+
+def _start(words: tuple[str, ...], own_session: bool = False) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=own_session)
+
+
 def ask(*words: str, timeout: float = 60, own_session: bool = False) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer.
 
     `own_session`: ^C in the terminal does not reach it.
     """
-    notice = threading.Timer(ANNOUNCED_AFTER_S, _announce, words[:1])
-    notice.daemon = True
-    notice.start()
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=timeout, start_new_session=own_session
-        )
+        process = _begun.pop(words, None) or _start(words, own_session)
+        with process:
+            try:
+                found, complaint = _answer(process, words[0], timeout)
+            except BaseException:
+                process.kill()
+                raise
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
         ) from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
-    finally:
-        notice.cancel()
-    if done.returncode:
-        message = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+    if process.returncode:
+        message = " ".join((complaint.strip() or found.strip()).decode(errors="replace").split())
         if NO_CLUSTER.search(message):
             message += ": is this a login node? (profile.executor=local runs here)"
         raise (Unreachable if NO_ANSWER.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
-    return done.stdout
+    return found.decode(errors="replace")
 
 
-def _announce(program: str) -> None:
-    print(f"lumen: waiting for {program} …", file=sys.stderr, flush=True)
+def _answer(process: subprocess.Popen[bytes], program: str, timeout: float) -> tuple[bytes, bytes]:
+    """What a command prints; says on stderr when that takes long."""
+    if timeout > ANNOUNCED_AFTER_S:
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=ANNOUNCED_AFTER_S)
+        print(f"lumen: waiting for {program} …", file=sys.stderr, flush=True)
+        timeout -= ANNOUNCED_AFTER_S
+    return process.communicate(timeout=timeout)
 
 
 def queue(users: Iterable[str] = ()) -> dict[str, Job]:
@@ -125,12 +158,16 @@ def _queued(*which: str) -> dict[str, Job]:
 
 
 def log_of(job: str) -> str:
-    """Where a job in the queue writes its output; empty for a job that Slurm does not know."""
+    """Where a job in the queue writes its output; its script where scontrol does not tell; empty for an unknown job."""
     try:
         found = re.search(r"StdOut=(.+)", ask("scontrol", "show", "job", job))
+        return found[1] if found else ""
+    except UserError:
+        pass
+    try:
+        return ask("squeue", "-h", "-a", "-j", job, "-o", "%o").partition("\n")[0]
     except UserError:
         return ""
-    return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -155,39 +192,39 @@ class Partition:
 def partitions() -> list[Partition]:
     """A row for each partition and kind of node in it (`-e`: without, the smallest node stands for all)."""
     rows = []
-    for line in ask("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F").splitlines():
+    for line in ask(*PARTITIONS).splitlines():
         if line.count("|") != 7:  # the header of a federation's cluster
             continue
         name, nodes, cpus, gres, limit, memory, state, counts = line.split("|")
         rows.append(
             Partition(
-                name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")),
-                sum(int(number) for number in re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres)),
-                minutes(limit), int(memory.rstrip("+")), state, _number(counts.split("/")[2]),
+                name.rstrip("*"), name.endswith("*"), _number(nodes), _number(cpus),
+                sum(int(number) for number in re.findall(r"\bgpu:(?:[^,(]*:)?(\d+)", gres)),
+                minutes(limit), _number(memory), state, _number(counts.split("/")[2]),
             )
         )  # fmt: skip
     return rows
 
 
 def _number(text: str) -> int:
-    """A count of sinfo, which shortens thousands: 1.2K."""
-    return round(float(text[:-1]) * 1000) if text.endswith("K") else int(text)
+    """A count of sinfo, which shortens thousands (1.2K) and marks the least of several values (64+); 0 for none."""
+    found = re.fullmatch(r"([\d.]+)([KM]?)\+?", text)
+    return round(float(found[1]) * {"": 1, "K": 1000, "M": 1_000_000}[found[2]]) if found else 0
 
 
 def minutes(limit: str) -> int:
-    """Slurm's D-HH:MM:SS, HH:MM:SS or MM:SS as minutes; `infinite` as a year."""
-    if not re.fullmatch(r"[\d:-]+", limit):
+    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS, HH:MM:SS, MM:SS or MM as minutes; `infinite` and the like as a year."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not found:
         return 525_600
-    days, _, clock = limit.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    hours, mins = (parts[0], parts[1]) if len(parts) == 3 or days else (0, parts[0])
-    return int(days or 0) * 1440 + hours * 60 + mins
+    days, first, second = (int(part or 0) for part in found.groups()[:3])
+    return days * 1440 + (first * 60 + second if found[1] or found[4] else first)
 
 
 @functools.cache
 def settings() -> dict[str, str]:
     """`scontrol show config` as a mapping, asked once."""
-    lines = (line.split("=", 1) for line in ask("scontrol", "show", "config").splitlines() if "=" in line)
+    lines = (line.split("=", 1) for line in ask(*CONFIGURATION).splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, value in lines}
 
 
@@ -207,8 +244,15 @@ def cluster() -> str:
 
 
 def largest_array() -> int:
-    """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0; 0 switches arrays off."""
-    return max(1, int(setting("MaxArraySize", "1001")))
+    """How many tasks one array may have: MaxArraySize caps the index, and ours start at 0; 0 switches arrays off.
+
+    A scheduler's max_array_tasks caps the count.
+    """
+    limits = (
+        re.fullmatch(r"(\d+)", setting("MaxArraySize", "")),
+        re.search(r"\bmax_array_tasks=(\d+)", setting("SchedulerParameters", ""), re.IGNORECASE),
+    )
+    return max(1, min((int(limit[1]) for limit in limits if limit), default=1001))
 
 
 def cancel(ids: list[str]) -> list[str]:

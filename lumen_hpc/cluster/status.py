@@ -12,7 +12,10 @@ from lumen_hpc.cluster import graph, live, lock, manifest, plan, reasons, slurm,
 from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Run, Stage, Step
 
-RUNNING = ("RUNNING", "COMPLETING")
+RUNNING = (
+    "RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED",
+)  # fmt: skip
+"""States of a job that holds nodes."""
 
 
 @dataclass
@@ -158,6 +161,8 @@ def _step(
         found.state = "done"
     elif running:
         found.state = "running"
+        if paused := sum(job.state in ("SUSPENDED", "STOPPED") for job in jobs):
+            found.waits = [f"{paused} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"]
         seconds = sorted(line["seconds"] for line in manifest.latest(folder).values())
         if seconds:
             found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running

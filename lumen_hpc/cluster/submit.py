@@ -59,7 +59,7 @@ class Submission:
         packs = {item.step.name: item.packs for item in plans}
         whole = {"code": self.code.name, "user": os.getuid(), "cluster": self.cluster, "packs": packs}
         text = json.dumps(whole | {"jobs": self.jobs})
-        files.write_text(self.folder / "plan.json", text)
+        files.write_text(self.folder / "plan.json", text, sync_name=False)  # `record` syncs, after the last job
 
 
 def open_run(request: Request) -> Run:
@@ -108,7 +108,7 @@ def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
     cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
     submission = Submission(top / f"{number:04d}", code, cluster)
     submission.folder.mkdir(mode=0o700)
-    saved.save(request, submission.folder / "config.yaml")
+    saved.save(request, submission.folder / "config.yaml", sync_name=False)
     submission.keep(plans)
     return submission
 
@@ -147,7 +147,11 @@ def submit(
         if not isinstance(error, slurm.Refused):
             raise UserError(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
-        why = preflight.why_refused(request.profile) or "python launch.py check compares the profile with the cluster"
+        if "submit limit" in str(error):
+            why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
+        else:
+            usual = "python launch.py check compares the profile with the cluster"
+            why = preflight.why_refused(request.profile) or usual
         raise UserError(f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}") from None
     return submission
 
@@ -196,9 +200,12 @@ def record(request: Request, run: Run, submission: Submission) -> None:
     A run that was once asked for whole stays so, whatever stage came last: `config=` repeats all of it.
     """
     before = remembered.read(run.folder)
-    if before and before.stage == "full":
-        request = dataclasses.replace(request, stage="full")
-    saved.save(request, run.folder / "config.yaml")
+    if before and before.stage == "full" != request.stage:
+        saved.save(dataclasses.replace(request, stage="full"), run.folder / "config.yaml")
+    else:
+        text = (submission.folder / "config.yaml").read_text(encoding="utf-8")
+        files.write_text(run.folder / "config.yaml", text, private=True)
+    files.sync_folder(submission.folder)
     snapshot.record_provenance(run.folder, submission.code)
 
 

@@ -23,7 +23,7 @@ FIXES: Sequence[tuple[str, str]] = (
     (r"no progress for", "the task hung; see its stacks in the log, then profile.stuck_after_s or train.stuck_after"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
-    (r"Permission denied", "access rights of the file named"),
+    (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
     (r"a line of the setup failed|command not found", "that line of the profile, or the node's environment"),
     (r"No such file or directory", "that path on the nodes: profile.runs, the container image or Python there"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),

@@ -22,12 +22,15 @@ from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import shown_within
 from lumen_hpc.scratch import compile_caches
 from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 75
 SETTLE_SECONDS = 1.0
 """How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
+LOOK_S = 0.5
+"""How often a task looks for its input."""
 
 
 def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int, ranks: Ranks | None = None) -> str:
@@ -44,7 +47,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     _use_scratch(run.profile.scratch)
     stop = Stop()
     on_slurm, ranks = ranks is not None, ranks or _local_ranks()
-    todo = _todo(run, step, everything, shards)
+    todo = _todo(run, step, everything, shards, patience_s=shown_within(run.folder))
     if not todo:
         if on_slurm and ranks.first:
             _cancel_successors(Path(submission))
@@ -141,10 +144,16 @@ def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) ->
     return Run(folder, settings, profile), step, everything
 
 
-def _todo(run: Run, step: Step, everything: list[Step], shards: list[int]) -> list[int]:
-    known = plan.inputs(run, step, everything)
-    if any(known[index] is None for index in shards):
-        raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
+def _todo(run: Run, step: Step, everything: list[Step], shards: list[int], patience_s: float = 0.0) -> list[int]:
+    """The shards that are not done, once this node sees what they read: another one may have written it just now."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        known = plan.inputs(run, step, everything)
+        if all(known[index] is not None for index in shards):
+            break
+        if time.monotonic() > deadline:
+            raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
+        time.sleep(LOOK_S)
     unfinished = set(plan.missing(run, step, everything))
     return [index for index in shards if index in unfinished]
 

@@ -172,10 +172,14 @@ OWN_OPTIONS = {
     "array": "profile.resources.KIND.tasks and profile.throttle",
     "clusters": "SLURM_CLUSTERS in the shell",
     "dependency": "stage=NAME, which submits that stage alone",
+    "error": "the log of a task has both",
     "job-name": "run=NAME",
     "kill-on-invalid-dep": "profile.kill_on_invalid_dep",
+    "no-requeue": "profile.requeue",
     "output": "profile.runs",
     "parsable": "status … json=true",
+    "quiet": "2>/dev/null",
+    "requeue": "profile.requeue",
     "test-only": "dry_run=true",
     "wait": "status … watch=true",
     "wrap": "profile.setup",
@@ -183,19 +187,46 @@ OWN_OPTIONS = {
 """sbatch options by which the jobs of a run are chained, found again and numbered; what says the same instead."""
 
 
+def further_options(profile: Profile) -> dict[str, str]:
+    """What `additional` says, by the names of sbatch's long options."""
+    return {_option(name): value for name, value in profile.additional.items()}
+
+
+def _option(name: str) -> str:
+    """sbatch's long option of a key: `--mem_per_gpu` is mem-per-gpu."""
+    return name.lstrip("-").replace("_", "-")
+
+
 def require_own_options(profile: Profile) -> None:
-    """Raises UserError for an option of `additional` without which a submission would lose track of its jobs."""
+    """Raises UserError for an option of `additional` by which a submission would lose track of its jobs.
+
+    sbatch takes the beginning of an option for the whole, so `depend` is refused as well.
+    """
     for name, value in profile.additional.items():
-        if (option := name.replace("_", "-")) in OWN_OPTIONS:
+        option = _option(name)
+        if not re.fullmatch(r"[A-Za-z][\w-]+", option):
             raise UserError(
-                f"profile.additional.{name}={value}: a submission sets --{option} itself; leave it out "
-                f"({OWN_OPTIONS[option]})"
+                f"profile.additional.{name}={value}: give the option's long name, such as hint or reservation"
+            )
+        if own := next((own for own in OWN_OPTIONS if own.startswith(option)), ""):
+            raise UserError(
+                f"profile.additional.{name}={value}: a submission sets --{own} itself; leave it out "
+                f"({OWN_OPTIONS[own]})"
             )
         if option == "exclude" and "/" in value:
             raise UserError(
                 f"profile.additional.{name}={value}: sbatch would read a file; list the nodes here, since those on "
                 "which a run's shards fail are added"
             )
+
+
+def require_one_line(profile: Profile) -> None:
+    """Raises UserError for a line break in what becomes an option of sbatch: the rest would be run as a command."""
+    for key, value in leaves(dataclasses.asdict(profile)):
+        if key.partition(".")[0] not in ("about", "setup", "environment", "defaults"):
+            for text in map(str, value if isinstance(value, list) else [value]):
+                if re.search(r"[\x00-\x1f\x7f]", text):
+                    raise UserError(f"profile.{key}={text!r}: takes one line without control characters")
 
 
 def require_time_to_work(profile: Profile) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,7 +23,7 @@ from lumen_hpc.config import remembered
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import check, leaves, read_yaml, require_fits, similar
+from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
@@ -147,6 +148,7 @@ def resolve(arguments: list[str]) -> Request:
     check(request.profile, "profile.")
     profiles.require_no_secret(request.profile)
     profiles.require_own_options(request.profile)
+    profiles.require_one_line(request.profile)
     profiles.require_time_to_work(request.profile)
     for kind in request.profile.resources:
         if kind not in RESOURCE_KINDS:
@@ -339,6 +341,11 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
             continue
         try:
             found.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
+            key, _, text = pair.removeprefix("profile.").partition("=")
+            if OTHER_BASE.search(text):
+                value = OmegaConf.select(found, key)
+                value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                OmegaConf.update(found, key, as_written(value, yaml.load(text, yaml.BaseLoader)))
         except Exception as error:  # whatever YAML or OmegaConf make of it
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None

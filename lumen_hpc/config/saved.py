@@ -44,8 +44,8 @@ def plain(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
-def save(request: Request, path: Path) -> None:
-    """Writes the resolved settings and profile so that `config=PATH` repeats them."""
+def save(request: Request, path: Path, *, sync_name: bool = True) -> None:
+    """Writes the resolved settings and profile so that `config=PATH` repeats them; `sync_name` as in `files.atomic`."""
     whole = {
         "stage": request.stage,
         "recipe": request.recipe,
@@ -53,7 +53,8 @@ def save(request: Request, path: Path) -> None:
         "profile": dataclasses.asdict(request.profile),
         "settings": plain(request.settings),
     }
-    write_text(path, yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True), private=True)
+    text = yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
+    write_text(path, text, private=True, sync_name=sync_name)
 
 
 def load(path: Path) -> tuple[Settings, Profile]:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import io
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +25,17 @@ MOST_NESTED = 2000
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+OTHER_BASE = re.compile(r"(?<![\w.])0\d|\d:\d|\d_\d")
+"""A text that may have a number which YAML 1.1 reads in another base than 10."""
+
+
 def read_yaml(path: Path) -> DictConfig:
     """A file's mapping; UserError of one line if it has none."""
     try:
-        found = OmegaConf.load(io.StringIO(shallow(read_bytes(path)).decode()))
+        text = shallow(read_bytes(path)).decode()
+        found = OmegaConf.load(io.StringIO(text))
+        if OTHER_BASE.search(text):
+            found = OmegaConf.create(as_written(OmegaConf.to_container(found), yaml.load(text, Loader=yaml.BaseLoader)))
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
@@ -36,6 +44,19 @@ def read_yaml(path: Path) -> DictConfig:
     if not isinstance(found, DictConfig):
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")
     return found
+
+
+def as_written(value: Any, text: Any) -> Any:
+    """A value of YAML with those numbers as texts that are written otherwise: an account 0123, a time 1:00:00.
+
+    YAML 1.1 reads them as 83 and as 3600. `text` is the same YAML in texts alone.
+    """
+    if isinstance(value, dict) and isinstance(text, dict) and len(value) == len(text):
+        return {key: as_written(one, other) for (key, one), other in zip(value.items(), text.values(), strict=True)}
+    if isinstance(value, list) and isinstance(text, list) and len(value) == len(text):
+        return [as_written(one, other) for one, other in zip(value, text, strict=True)]
+    of_other_base = type(value) in (int, float) and isinstance(text, str) and OTHER_BASE.search(text)
+    return text if of_other_base and str(value) != text else value
 
 
 def shallow(text: bytes) -> bytes:

@@ -278,3 +278,26 @@ def test_a_run_with_a_removed_setting_goes_on_with_a_warning(tmp_path: Path, cap
 
 def test_seeds_is_short_for_the_trainings_of_each_model():
     assert resolve(["seeds=3"]).settings.train.seeds == 3
+
+
+ODD = """\
+account: 0123
+additional: {time: 1:00:00, begin: 16:00, wckey: 2026_11}
+resources: {cpu: {partition: 007}}
+"""
+
+
+@pytest.mark.parametrize("place", ["file", "command line"])
+def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written(tmp_path: Path, place: str):
+    """YAML 1.1 reads the account as 83, an hour as 3600 (minutes, for sbatch), and 16:00 as 960."""
+    if place == "file":
+        (tmp_path / "site.yaml").write_text(ODD)
+        profile = resolve(["stage=full", f"profile={tmp_path / 'site.yaml'}"]).profile
+    else:
+        words = [f"profile.{line.replace(': ', '=', 1)}" for line in ODD.splitlines()]
+        profile = resolve(["stage=full", "profile=local", *words]).profile
+    assert (profile.account, profile.resources["cpu"].partition) == ("0123", "007")
+    assert profile.additional == {"time": "1:00:00", "begin": "16:00", "wckey": "2026_11"}
+    assert resolve(["train.learning_rate=1e-3", "seed=1_000"]).settings.seed == 1000
+    with pytest.raises(UserError, match=r"seed=1:00: takes a whole number"):
+        resolve(["seed=1:00"])

@@ -17,7 +17,7 @@ def submitted(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, dict[str, list[str]], Path]:
     """A submission, whose gate of `first` is this process; its job ids by step, links first; its folder."""
-    monkeypatch.setattr(gate, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(gate, "shown_within", lambda folder: 0.0)
     run, jobs = submit_chain(request_here, stages)
     ids: dict[str, list[str]] = {}
     for job in jobs:

@@ -295,6 +295,60 @@ def test_packages_in_the_users_home_do_not_shadow_a_containers():
     assert passed and {"PYTHONNOUSERSITE", "PYTHONUTF8", "OMP_NUM_THREADS"} <= set(passed[1].split(","))
 
 
+@pytest.mark.parametrize(
+    ("words", "expected", "absent"),
+    [
+        ("{mem-per-gpu: 80G}", {"mem-per-gpu=80G", "gpus-per-node=1"}, {"mem"}),
+        ("{--mem_per_cpu: 4G}", {"mem-per-cpu=4G"}, {"mem"}),
+        ("{gres: 'gpu:h100:1'}", {"gres=gpu:h100:1"}, {"gpus-per-node"}),
+        ("{gres: craynetwork:0}", {"gres=craynetwork:0", "gpus-per-node=1"}, set()),
+        ("{gpus_per_node: 'h100:1'}", {"gpus-per-node=h100:1"}, set()),
+        ("{mem: false, overcommit: yes, contiguous: ''}", {"overcommit", "contiguous"}, {"mem"}),
+        ("{exclusive: user}", {"exclusive=user"}, set()),
+        ("{comment: 'it''s #1: a \"b\"'}", {"comment='it'\"'\"'s #1: a \"b\"'"}, set()),
+        ("{nice: 0, time: '1-00:00:00'}", {"nice=0", "time=1-00:00:00"}, set()),
+        ("{time: 1:00:00, begin: 16:00, wckey: 0123}", {"time=1:00:00", "begin=16:00", "wckey=0123"}, set()),
+    ],
+)
+def test_further_options_in_every_spelling(words: str, expected: set[str], absent: set[str]):
+    profile = resolve(["stage=full", "profile=h100", f"profile.additional={words}"]).profile
+    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    flags = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert expected <= flags and not absent & {flag.partition("=")[0] for flag in flags}, flags
+
+
+def test_options_about_gpus_are_for_jobs_that_have_some():
+    words = "{gres: 'gpu:h100:4', gpu-bind: closest, mem_per_gpu: 9G, reservation: night}"
+    profile = resolve(["stage=full", "profile=h100", f"profile.additional={words}"]).profile
+    for step in (Step(stage("first", resources="cpu")), Step(stage("answer"))):
+        texts = [sbatch.text(profile, step, Path("/r"), Path("/c"), "0001", [0])]
+        texts += [sbatch.gate_text(profile, step, Path("/r"), Path("/c"), "0001", "afterok:1")]
+        for script, has_gpus in zip(texts, (step.stage.resources == "gpu", False), strict=True):
+            assert "--reservation=night" in script
+            assert [name in script for name in ("--gres=", "--gpu-bind=", "--mem-per-gpu=")] == [has_gpus] * 3
+
+
+@pytest.mark.parametrize(
+    "word", ["{depend: x}", "{--output: x}", "{arr: x}", "{error: x}", "{requeue: true}", "{quiet: ''}"]
+)
+def test_no_spelling_of_an_option_that_is_the_submissions_own_is_taken(word: str):
+    with pytest.raises(UserError, match=r"a submission sets --[\w-]+ itself; leave it out"):
+        resolve(["stage=full", "profile=h100", f"profile.additional={word}"])
+
+
+@pytest.mark.parametrize("word", ["{J: x}", "{-d: x}", "{--: x}", "{'a b': x}"])
+def test_the_short_name_of_an_option_is_refused(word: str):
+    with pytest.raises(UserError, match="give the option's long name"):
+        resolve(["stage=full", "profile=h100", f"profile.additional={word}"])
+
+
+@pytest.mark.parametrize("key", ["account", "additional.comment", "resources.gpu.partition", "mail_user", "modules"])
+def test_a_line_break_in_an_option_is_refused_and_never_run(key: str):
+    text = '"a\\nrm -rf x"'
+    with pytest.raises(UserError, match=rf"profile\.{key}=.*takes one line"):
+        resolve(["stage=full", "profile=h100", f"profile.{key}={f'[{text}]' if key == 'modules' else text}"])
+
+
 @pytest.mark.parametrize("key", ["dependency", "job_name", "array", "output", "test-only"])
 def test_options_by_which_a_submission_finds_its_jobs_are_its_own(key: str):
     with pytest.raises(UserError, match=rf"profile.additional.{key}=x: a submission sets --{key.replace('_', '-')}"):

@@ -121,6 +121,7 @@ def _accounted(state: str, node: str) -> Callable[[list[str]], dict[str, Usage]]
         ("lumen: a line of the setup failed (exit 1): profile.modules: module load x", "module load x", "profile"),
         ("/bin/bash: line 20: apptainer: command not found", "apptainer: command not found", "environment"),
         ("x\nModuleNotFoundError: No module named 'lumen_hpc'\n", "No module named 'lumen_hpc'", "profile.setup"),
+        ("OSError: [Errno 30] Read-only file system: '/home/me/.triton'", "Read-only file system", "profile.scratch"),
         ("", "its log is empty", "log"),
     ],
 )

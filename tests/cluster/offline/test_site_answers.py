@@ -1,0 +1,203 @@
+"""Answers of sites whose Slurm, file system or user database is unlike the usual, at the subprocess boundary."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import launch
+from lumen_hpc import files
+from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, reasons, slurm, status, worker
+from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config.resolve import Request
+from lumen_hpc.errors import UserError
+from tests.cluster.offline.offline_graph import finish, submit_chain
+
+
+def answer(fake: Path, program: str, text: str) -> None:
+    tool = fake / "bin" / program
+    tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{text}\nEOF\n")
+    tool.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("line", "nodes", "cpus", "gpus"),
+    [
+        ("gpu|1.2K|64|gpu:a100:4(S:0-1)|2-00:00:00|512000|up|0/1.2K/0/1.2K", 1200, 64, 4),
+        ("gpu|8|64+|gpu:h100:no_consume:8|2-00:00:00|512000+|up|0/8/0/8", 8, 64, 8),
+        ("gpu|8|64|gpu:a100:3,gpu:1g.10gb:7(S:0),mps:a100:300|1:00:00|512000|up|0/8/0/8", 8, 64, 10),
+        ("gpu|8|64|shard:h100:32,gpu:h100:4,gpu_mem:80G|1:00:00|512000|up|0/8/0/8", 8, 64, 4),
+        ("gpu|0|0|(null)|infinite|0|up|0/0/0/0", 0, 0, 0),
+        ("gpu|2|N/A|(null)|n/a|N/A|up|0/2/0/2", 2, 0, 0),
+    ],
+)
+def test_partitions_of_many_kinds_of_sites(fake: Path, line: str, nodes: int, cpus: int, gpus: int) -> None:
+    answer(fake, "sinfo", f"CLUSTER: here\n{line}\n")
+    (found,) = slurm.partitions()
+    assert (found.nodes, found.cpus, found.gpus) == (nodes, cpus, gpus)
+
+
+def test_a_partition_whose_nodes_come_when_they_are_needed_refuses_nothing(fake: Path, request_here: Request) -> None:
+    answer(fake, "sinfo", "h100*|0|0|(null)|infinite|0|up|0/0/0/0\ncpu|3|96|(null)|infinite|1000000|up|0/3/0/3")
+    assert list(preflight.unfit(request_here.profile, ["gpu", "train", "cpu"])) == []
+    shown = [result for result in preflight.cluster(request_here.profile) if "shows no nodes now" in result.message]
+    assert {result.level for result in shown} == {"warn"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("2-12", 3600), ("2-12:30", 3630), ("1-00:00:00", 1440), ("12:30:00", 750), ("30:00", 30), ("45", 45),
+     ("infinite", 525_600), ("n/a", 525_600), ("", 525_600)],
+)  # fmt: skip
+def test_time_limits_in_every_spelling(limit: str, minutes: int) -> None:
+    assert slurm.minutes(limit) == minutes
+
+
+@pytest.mark.parametrize(
+    ("config", "largest"),
+    [
+        ("MaxArraySize = 4000001\nSchedulerParameters = bf_interval=30,max_array_tasks=500,defer", 500),
+        ("MaxArraySize = 100\nSchedulerParameters = max_array_tasks=500", 100),
+        ("MaxArraySize = N/A\nSchedulerParameters = (null)", 1001),
+        ("MaxArraySize            = 1", 1),
+        ("Configuration data as of 2026-11-27T09:00:00", 1001),
+    ],
+)
+def test_the_longest_array_of_a_site(fake: Path, config: str, largest: int) -> None:
+    answer(fake, "scontrol", config)
+    assert slurm.largest_array() == largest
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Socket timed out on send/recv operation", "Unable to contact slurm controller (connect failure)",
+        "Slurm backup controller in standby mode", "Zero Bytes were transmitted or received", "No route to host",
+        "Protocol authentication error", "Rate limit exceeded, please retry momentarily", "Message receive failure",
+        "Resource temporarily unavailable", "Unable to contact slurm controller: Connection timed out",
+    ],
+)  # fmt: skip
+def test_a_controller_that_is_away_is_told_from_a_refusal(fake: Path, message: str) -> None:
+    (fake / "bin" / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {message}' >&2; exit 1\n")
+    with pytest.raises(slurm.Unreachable):
+        slurm.submit(fake / "script.sh")
+
+
+def test_a_lost_job_is_found_where_users_have_no_scontrol(fake: Path, request_here: Request, stages: list[Stage]):
+    run, _ = submit_chain(request_here, stages)
+    (fake / "bin" / "scontrol").write_text("#!/bin/sh\nexit 127\n")
+    line = f"77|PENDING|Priority||N/A|{os.getuid()}|r.answer-a"
+    script = f'[ "$6" = "%o" ] && echo {run.folder}/submissions/0001/answer-a.sh || echo "{line}"'
+    (fake / "bin" / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    assert live.unrecorded(run, slurm.queue()) == ["77"]
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING", "RESIZING", "STAGE_OUT"])
+def test_a_job_that_holds_nodes_runs_and_a_suspended_one_says_so(
+    fake: Path, request_here: Request, stages: list[Stage], state: str
+):
+    run, submitted = submit_chain(request_here, stages)
+    first = submitted[0]
+    (fake / "queue").write_text(f"{first['id']}|{state}|None|n1|N/A|{os.getuid()}|{first['name']}")
+    shown = status.of(run, stages)[0]
+    assert (shown.state, shown.running) == ("running", 1)
+    assert ("suspended" in " ".join(shown.waits)) == (state in ("SUSPENDED", "STOPPED"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "starts"),
+    [
+        ("ReqNodeNotAvail, May be reserved for other job", True), ("ReqNodeNotAvail(Unavailable:n[1-4])", True),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", True),
+        ("launch_failed_requeued_held", True), ("job_requeued_in_held_state", True), ("JobHoldMaxRequeue", True),
+        ("QOSUsageThreshold", True), ("QOSJobLimit", True), ("QOSResourceLimit", True), ("QOSTimeLimit", False),
+        ("AssociationTimeLimit", False), ("AssociationJobLimit", True), ("MaxGRESPerAccount", True),
+        ("MaxCpuPerAccount", True), ("MaxMemPerLimit", False), ("AccountNotAllowed", False), ("QOSNotAllowed", False),
+        ("ReservationDeleted", False), ("BurstBufferStageIn", True), ("AssocMaxGRESMinutesPerJob", False),
+        ("QOSMinGRES", False), ("QOSGrpBillingRunMinutes", True), ("(PartitionTimeLimit)", False),
+    ],
+)  # fmt: skip
+def test_reasons_of_many_versions(reason: str, starts: bool) -> None:
+    found = reasons.explain(reason)
+    assert found and found.starts == starts and found.fix
+
+
+def test_words_of_sacct_where_a_number_should_be_say_nothing() -> None:
+    found = accounting.read(
+        "7|FAILED|x|INVALID|||n1\n7.batch|FAILED|1:INVALID|4|10K|INVALID|n1\n8|NODE_FAIL|1:0|||2.5|n1\n"
+    )
+    assert (found["7"].seconds, found["7"].signal, found["7"].peak_bytes, found["7"].joules) == (0, 0, 10240, None)
+    assert found["8"].joules == 2.5
+
+
+def test_a_run_on_this_machine_within_an_allocation_is_not_the_allocations_job() -> None:
+    """Else `status` would ask Slurm of it, every task would be one attempt, and a requeue would end the session."""
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1"}
+    assert attempts.job_id(allocation) == "6_1"
+    assert attempts.job_id(allocation | {"SUBMITIT_EXECUTOR": "local"}) == ""
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("nfs4", 65), ("lustre", 65), ("fuse.sshfs", 65), ("ext4", 5)])
+def test_a_network_file_system_is_given_a_minute_to_show_what_others_wrote(
+    tmp_path: Path, kind: str, seconds: float
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n")
+    assert files.shown_within(tmp_path / "runs" / "r", mounts) == seconds
+
+
+def _late(action) -> threading.Thread:
+    thread = threading.Thread(target=lambda: (time.sleep(0.6), action()))
+    thread.start()
+    return thread
+
+
+def test_a_gate_waits_for_a_manifest_that_its_node_sees_late(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    run, jobs = submit_chain(request_here, stages)
+    own = next(job for job in jobs if job["step"] == "first" and job.get("gate"))
+    monkeypatch.setenv("SLURM_JOB_ID", own["id"])
+    steps = graph.steps(stages, run.settings)
+    late = _late(lambda: finish(run, steps[0], steps))
+    assert gate.main(run.folder, next((run.folder / "submissions").iterdir())) == 0
+    late.join()
+
+
+def test_a_task_waits_for_input_that_its_node_sees_late(run: Run, stages: list[Stage]) -> None:
+    steps = graph.steps(stages, run.settings)
+    late = _late(lambda: finish(run, steps[0], steps))
+    assert worker._todo(run, steps[1], steps, [0, 2], patience_s=10) == [0, 2]
+    late.join()
+    (run.folder / "first" / "manifest.jsonl").unlink()
+    with pytest.raises(UserError, match="what it reads has not finished: first"):
+        worker._todo(run, steps[1], steps, [0, 2])
+
+
+def _unknown(*_: object) -> None:
+    raise KeyError("no such user")
+
+
+def test_a_user_without_a_name_on_this_machine_is_not_a_traceback(
+    fake: Path, request_here: Request, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pwd, "getpwuid", _unknown)
+    assert any("has no name on this machine" in result.message for result in preflight.cluster(request_here.profile))
+
+
+def test_a_user_without_a_home_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(pwd, "getpwuid", _unknown)
+    monkeypatch.delenv("HOME")
+    words = ["stage=full", "profile=local", "recipe=demo", f"runs={tmp_path}", "run=r", "dry_run=true"]
+    assert launch.main(words) == 2
+    assert capsys.readouterr().err == (
+        "lumen: ~: this user has no home folder here; set HOME, or give profile.cache=FOLDER\n"
+    )
+    assert launch.main([*words, f"profile.cache={tmp_path}"]) == 0
