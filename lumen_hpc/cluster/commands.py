@@ -66,7 +66,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
     """Submits what is missing to Slurm."""
     live.require_own(run)
     with submission.writing(run), submission.withdrawn_on_hangup():
-        queued = live.queue(run)
+        queued = live.settled_queue(run)
         if swept := live.sweep(run, queued):
             print(f"cancelled {swept} job(s) of earlier submissions that could never start")
             queued = live.queue(run)

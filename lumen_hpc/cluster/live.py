@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
+GATES_END_S, LOOK_S = 120.0, 1.0
+"""How long a submission waits at most for a gate that is running, and how often it looks."""
 JobRecord = dict[str, Any]
 """A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
 
@@ -50,6 +53,23 @@ def queue(run: Run) -> dict[str, slurm.Job]:
     if not records or not slurm.installed():
         return {}
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
+
+
+def settled_queue(run: Run) -> dict[str, slurm.Job]:
+    """The queue, once no gate of the run is running: it is about to let its dependants start, or to cancel them."""
+    deadline, announced = time.monotonic() + GATES_END_S, False
+    while True:
+        queued = queue(run)
+        gates = [
+            job for record in (submissions(run.folder) if queued else ()) for job in record["jobs"]
+            if job.get("gate") and any(task.state == "RUNNING" for task in tasks(record, job, queued).values())
+        ]  # fmt: skip
+        if not gates or time.monotonic() > deadline:
+            return queued
+        if not announced:
+            print(f"waiting for job {gates[0]['id']}, which checks whether {gates[0]['step']} is whole", flush=True)
+            announced = True
+        time.sleep(LOOK_S)
 
 
 def tasks(record: dict[str, Any], job: JobRecord, queued: dict[str, slurm.Job]) -> dict[int, slurm.Job]:

@@ -54,6 +54,31 @@ def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
     assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
 
 
+def test_a_submission_waits_for_a_gate_that_is_about_to_cancel_what_waits_for_it(
+    fake: Path,
+    request_here: Request,
+    stages: list[Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    """Else what it will cancel counts as under way, and nobody submits it."""
+    _, submitted = submit_chain(request_here, stages)
+    own = str(os.getuid())
+    (fake / "queue").write_text(
+        "\n".join(
+            f"{job['id']}|{'RUNNING' if job['step'] == 'first' else 'PENDING'}|None||N/A|{own}|{job['name']}"
+            for job in submitted
+            if job["step"] != "first" or job.get("gate")
+        )
+    )
+    monkeypatch.setattr(live.time, "sleep", lambda seconds: (fake / "queue").write_text(""))
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    assert commands.submit(request_here, pipeline) == 0
+    output = capsys.readouterr().out
+    assert "which checks whether first is whole" in output and "first            job " in output
+    assert len(list(live.submissions(request_here.folder))[1]["jobs"]) == len(submitted)
+
+
 def test_a_job_that_sbatch_takes_while_the_user_interrupts_is_withdrawn_too(
     fake: Path,
     request_here: Request,
