@@ -36,18 +36,16 @@ Names = tuple[tuple[str, str], ...]
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
     tokens = normal(text).split()
-    table = lexicon()
-    phrases = _with_names(names, ahead) if names else table.of(ahead)
+    known, named = lexicon().phrases[ahead], _named(names)
     found, i = [], 0
     while i < len(tokens):
-        longest = _LONGEST_PHRASE if names else table.longest.get(tokens[i], 1)
-        for n in range(min(longest, len(tokens) - i), 0, -1):
-            if word := phrases.get(" ".join(tokens[i : i + n])):
+        for n in range(min(_LONGEST_PHRASE, len(tokens) - i), 0, -1):
+            phrase = " ".join(tokens[i : i + n])
+            if word := named.get(phrase) or known.get(phrase):
                 break
         else:
-            number = tokens[i].isdigit() and tokens[i].isascii()
-            roles = {"number": tokens[i]} if number else {}
-            n, word = 1, Word(tokens[i], roles, table.signs[frozenset(roles)])
+            number = phrase.isdigit() and phrase.isascii()
+            word = _word(phrase, {"number": phrase} if number else {})
         found.append(word)
         i += n
     return found
@@ -79,59 +77,51 @@ def tidied(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    phrases: dict[str, Word]
-    ahead: dict[str, Word]
-    """The same where a text speaks of the future: what is today is the reference."""
+    phrases: tuple[dict[str, Word], dict[str, Word]]
+    """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
-    longest: dict[str, int]
-    """Words of the longest phrase that begins with a word."""
-
-    def of(self, ahead: bool) -> dict[str, Word]:
-        """The phrases of a text that looks ahead, or of one that does not."""
-        return self.ahead if ahead else self.phrases
 
     def signs_of(self, role: str) -> str:
         """The signs of all words that can play a role."""
         return "".join(sign for roles, sign in self.signs.items() if role in roles)
 
 
+_AHEAD = {"now": "then", "then": "", "today": "ref", "todays": "refs"}
+
+
 @cache
 def lexicon() -> Lexicon:
-    roles: dict[str, dict[str, str]] = {}
+    tables: tuple[dict[str, dict[str, str]], ...] = ({}, {})
     for role, value, phrase in _entries():
-        given = roles.setdefault(phrase, {})
-        given[role] = f"{given[role]}/{value}" if role in given and value not in ("", given[role]) else value or phrase
-    alone = [frozenset([role]) for role in ("finding", "lvl", "type", "place", "number")]
-    ahead = {
-        text: {_AHEAD.get(role, role): value for role, value in given.items() if role != "then"}
-        for text, given in roles.items()
-    }
-    sets = dict.fromkeys([frozenset(), *alone, *map(frozenset, roles.values()), *map(frozenset, ahead.values())])
-    signs = {kinds: chr(0xE000 + i) for i, kinds in enumerate(sets)}
-    phrases, later = (
-        {phrase: Word(phrase, given, signs[frozenset(given)]) for phrase, given in table.items()}
-        for table in (roles, ahead)
+        for table, name in zip(tables, (role, _AHEAD.get(role, role)), strict=True):
+            roles = table.setdefault(phrase, {})
+            known = roles.get(name, value)
+            if name:
+                roles[name] = (value or phrase) if known in ("", value) else f"{known}/{value}"
+    alone = [{role: ""} for role in ("finding", "lvl", "type", "place", "number")]
+    sets = dict.fromkeys(frozenset(roles) for roles in [{}, *alone, *tables[0].values(), *tables[1].values()])
+    signs = {roles: chr(0xE000 + i) for i, roles in enumerate(sets)}
+    now, ahead = (
+        {phrase: Word(phrase, roles, signs[frozenset(roles)]) for phrase, roles in table.items()} for table in tables
     )
-    longest: dict[str, int] = {}
-    for tokens in map(str.split, roles):
-        longest[tokens[0]] = max(len(tokens), longest.get(tokens[0], 1))
-    return Lexicon(phrases, later, signs, longest)
+    return Lexicon((now, ahead), signs)
 
 
-_AHEAD = {"now": "then", "today": "ref", "todays": "refs"}
+def _word(text: str, roles: dict[str, str]) -> Word:
+    """A word beyond the vocabulary."""
+    return Word(text, roles, lexicon().signs[frozenset(roles)])
 
 
 @lru_cache(maxsize=256)
-def _with_names(names: Names, ahead: bool) -> dict[str, Word]:
-    """The vocabulary with more names, in the singular or plural; a finding of two words also turned round."""
-    table = lexicon()
-    phrases = dict(table.of(ahead))
+def _named(names: Names) -> dict[str, Word]:
+    """Names in the singular or plural; a finding of two words also turned round."""
+    phrases = {}
     for role, name in names:
         given = normal(name).split()
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
             for ending in ("", "s", "es") if given else ():
                 phrase = " ".join(order) + ending
-                phrases[phrase] = Word(phrase, {role: name}, table.signs[frozenset([role])])
+                phrases[phrase] = _word(phrase, {role: name})
     return phrases
 
 
@@ -149,9 +139,6 @@ def _entries() -> Iterator[tuple[str, str, str]]:
                 pattern = pattern.replace(f"{{{name}}}", text)
             for phrase in spelled(pattern):
                 yield role, value, phrase
-    for finding, (organ, diseased) in vocabulary()["organs"].items():
-        yield from (("organ", finding, phrase) for phrase in spelled(organ))
-        yield from (("diseased", "", phrase) for phrase in spelled(diseased))
     for event, verbs in vocabulary()["verbs"].items():
         for verb in verbs.split(", "):
             for form, phrase in _inflected(*verb.split("/")):
@@ -172,29 +159,26 @@ def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
 
 def spelled(pattern: str) -> list[str]:
     """Every phrase that a pattern of words, `(a|b)`, `[ab]` and `?` stands for."""
-    if len(choices := _cut(pattern)) > 1:
-        return list(dict.fromkeys(phrase for choice in choices for phrase in spelled(choice)))
-    if not (part := _CHOICE.search(pattern)):
-        return [" ".join(pattern.split())]
-    before, after = pattern[: part.start()], pattern[part.end() :]
-    choices = part["one"].split("|") if part["one"] else list(part["letters"] or part["letter"])
-    choices = [""] * bool(part["maybe"]) + choices
-    return list(dict.fromkeys(phrase for choice in choices for phrase in spelled(before + choice + after)))
+    return list(dict.fromkeys(" ".join(phrase.split()) for phrase in _choices(iter(_PATTERN.findall(pattern)))))
 
 
-_CHOICE = re.compile(r"(?:\((?P<one>[^()]*)\)|\[(?P<letters>[^]]*)\]|(?P<letter>[\w ])(?=\?))(?P<maybe>\?)?")
+_PATTERN = re.compile(r"[(|]|\)\??|\[[^]]*\]\??|.\??")
 
 
-def _cut(pattern: str) -> list[str]:
-    """A pattern cut at the bars that stand in no bracket."""
-    parts, depth = [""], 0
-    for character in pattern:
-        depth += (character in "([") - (character in ")]")
-        if character == "|" and not depth:
-            parts.append("")
+def _choices(tokens: Iterator[str]) -> list[str]:
+    """The phrases of a pattern up to the bracket that closes it."""
+    done: list[str] = []
+    heads = [""]
+    for token in tokens:
+        maybe = [""] * token.endswith("?")
+        if token[0] == ")":
+            return maybe + done + heads
+        if token == "|":
+            done, heads = done + heads, [""]
         else:
-            parts[-1] += character
-    return parts
+            ends = _choices(tokens) if token == "(" else maybe + list(token.strip("[]?"))
+            heads = [head + end for head in heads for end in ends]
+    return done + heads
 
 
 @lru_cache(maxsize=1 << 12)
