@@ -40,21 +40,18 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 def _parts(phrase: Phrase) -> list[_Part]:
     """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
     parts = [_Part()]
-    explicit = any(word.roles.get("side") in ("left", "right") for word in phrase.leaves())
+    explicit = {"left", "right"} & set(phrase.roles("side"))
     for word in phrase.leaves():
+        place = word.roles.get("place", "")
         if word.roles.keys() & {"and", "or", "comma"}:
             parts.append(_Part())
         elif "both" in word.roles and explicit:
             continue  # both the left and the right
-        elif word.roles.keys() & {"side", "both", "bothways"}:
+        elif word.roles.keys() & {"side", "both", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1].sides |= {"left", "right"} if side == "both" else {side}
-        elif "weak" in word.roles:
-            parts[-1].headed = True
-        elif "place" in word.roles:
-            place = word.roles["place"]
-            parts[-1].sides |= {"left", "right"} if place.startswith("both ") else set()
-            parts[-1].places.add(place.removeprefix("both "))
+        parts[-1].headed |= "weak" in word.roles
+        parts[-1].places |= {place.removeprefix("both ")} - {""}
     parts = [part for part in parts if part.sides or part.places]
     for earlier, later in itertools.pairwise(parts):
         if later.places and not later.sides:
@@ -78,24 +75,21 @@ def level_of(phrase: Phrase) -> str:
     return " to ".join(rank for rank in ranks if rank)
 
 
-_ENDS = {"from": {"from", "then", "was"}, "to": {"to", "now"}}
-"""Words before a level of the earlier image, and before one of the later."""
-
-
 def readings(phrase: Phrase) -> Levels:
     """Every way to read `from A to B to C` as (before, after)."""
-    ends: dict[str, list[str]] = {"from": [], "to": []}
-    marker = first = ""
+    ends: dict[str, list[str]] = {}
+    marker = "from"
     for part in phrase.parts:
-        roles = part.word.roles if part.word is not None else {}
-        if mark := next((end for end, names in _ENDS.items() if names & roles.keys()), ""):
-            marker = mark
-            first = first or marker
+        if part.has("from", "then", "was") and part.word:
+            marker = "from"
+        elif part.has("to", "now") and part.word:
+            marker = "to"
         elif part.kind in ("Rank", "Level"):
-            ends[marker or "from"].append(level_of(part))
-    if first == "to" or len(ends["from"]) > 1:
-        return frozenset({(" to ".join(ends["from"]), " to ".join(ends["to"]))})
-    chain = [*ends["from"], *ends["to"]]
+            ends.setdefault(marker, []).append(level_of(part))
+    before, after = ends.get("from", []), ends.get("to", [])
+    if next(iter(ends), "") == "to" or len(before) > 1:
+        return frozenset({(" to ".join(before), " to ".join(after))})
+    chain = before + after
     return frozenset((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
 
 

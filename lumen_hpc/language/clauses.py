@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
-from lumen_hpc.language.parsing import Clause, Phrase, Row
+from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row
 from lumen_hpc.language.words import Word
 
 ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
-NOUNS = ("N", "Turn", "Any", "Change")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done")
 ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": "up", "downadj": "down"}
@@ -36,8 +36,6 @@ class Item:
     """The places that its modifiers name."""
     organ: bool = False
     """It is written as an organ, which is no finding until the clause says what the organ is."""
-    diseased: bool = False
-    """Its modifiers say what the organ is."""
 
     def change(self, event: str) -> None:
         """Adds a change that its phrase tells; two that differ are unclear."""
@@ -47,16 +45,10 @@ class Item:
 def apart(clause: Clause) -> Clause:
     """A clause whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
     *others, last = clause.parts
-    bare = (
-        last.kind == "Mod"
-        and len(last.parts) == 1
-        and last.parts[0].kind in ("OnRef", "OnMain")
-        and last.parts[0].roles("in")
-    )
-    turns = any(part.kind == "Turn" for part in others)
-    if clause.row.rule not in ("there", "absent", "gone", "unchanged") or turns or not bare:
+    image = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and len(last.parts) == 1 and last.has("in")
+    if clause.row.rule not in ("there", "absent", "gone", "unchanged") or not image or time_of(others):
         return clause
-    return clause if time_of(others) else replace(clause, parts=[*others, *last.parts])
+    return replace(clause, parts=[*others, *last.parts])
 
 
 def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False) -> list[Item]:
@@ -64,42 +56,31 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
 
     Its first may be new alone where the clause is `opened` by a word such as `besides`.
     """
-    own = any(part.kind in NOUNS for part in clause.parts)
-    items = [] if own else [Item(item.name, item.phrase) for item in subjects]
+    parts = sorted(clause.parts, key=lambda part: part.kind == "Front")
+    items = [] if clause.names_findings else [Item(item.name, item.phrase) for item in subjects]
     head: Item | None = None
-    neither = any(part.roles("neither") for part in clause.parts)
-    fronts = [part for part in clause.parts if part.kind == "Front"]
-    for i, part in enumerate([*(part for part in clause.parts if part.kind != "Front"), *fronts]):
-        if part.kind == "Front":
-            for item in items:
-                _modify(item, part)
-        elif part.kind == "Mod":
-            texts = {word.text for word in part.leaves()}
-            plural = not {"is", "was"} & texts or bool({"neither", "none"} & texts) or neither
-            last = all(other.kind not in ("N", "Turn") for other in clause.parts[i:])
-            for item in items if plural and last else items[-1:]:
+    for i, part in enumerate(parts):
+        if part.kind in MODIFIERS:
+            one = {"is", "was"} & part.texts and not (part.has("neither", "none") or clause.whole.has("neither"))
+            last = all(other.kind not in ("N", "Turn") for other in parts[i:])
+            shared = part.kind == "Front" or (last and not one)
+            for item in items if shared else items[-1:]:
                 _modify(item, part)
         elif part.kind in NOUNS:
-            items.append(_item(part))
-            if part.kind != "Change" and (items[-1].event or items[-1].there or items[-1].levels):
-                head = items[-1]
-            elif (
-                head is not None
-                and not opened
-                and (head.phrase.kind == "Turn" or "the" not in {word.text for word in part.leaves()})
-            ):
-                items[-1].event = head.event  # it says nothing of its own: what the list's first is, it is too
-        elif part.roles("no"):
+            item = _item(part)
+            items.append(item)
+            if part.kind != "Change" and (item.event or item.there or item.levels):
+                head = item
+            elif head and not opened and (head.phrase.kind == "Turn" or "the" not in part.texts):
+                item.event = head.event  # it says nothing of its own: what the list's first is, it is too
+        elif part.own.keys() & {"no", "as", "so"}:
             head = None
-    general = [item for item in items if item.phrase.kind not in ("N", "Turn")]
-    items = [item for item in items if item not in general] or items
-    for some in general if items != general else ():
-        for item in items:
-            item.foretold |= some.foretold
-        unclear = some.event == "unclear" or some.there.get("") is False or some.levels or some.types
-        events = ["unclear" if unclear else item.event for item in items]
-        items = [replace(i, event=event, there=some.there | i.there) for i, event in zip(items, events, strict=True)]
-    return items
+    named = [item for item in items if item.phrase.kind in ("N", "Turn")]
+    for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
+        item.there = some.there | item.there
+        if some.event == "unclear" or some.there.get("") is False or some.levels or some.types:
+            item.event = "unclear"
+    return named or items
 
 
 def _item(phrase: Phrase) -> Item:
@@ -112,79 +93,64 @@ def _item(phrase: Phrase) -> Item:
     item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
     time = ""
     for part in phrase.parts:
-        roles = part.word.roles if part.word is not None else {}
-        if part.kind == "Organ" or "finding" in roles:
+        if part.kind == "Organ" or "finding" in part.own:
             item.name, item.organ = (part.roles("organ") or part.roles("finding"))[0], part.kind == "Organ"
         elif part.kind in ("Level", "Degree", "Rank"):
             item.levels.setdefault(time, []).append(level_of(part))
-        elif "then" in roles or "now" in roles:
-            time = "then" if "then" in roles else "now"
+        elif "then" in part.own or "now" in part.own:
+            time = "then" if "then" in part.own else "now"
             item.there[time] = True
-        elif "newadj" in roles or "oldadj" in roles:
-            item.change("new" if "newadj" in roles else "same")
+        elif "newadj" in part.own or "oldadj" in part.own:
+            item.change("new" if "newadj" in part.own else "same")
         elif part.kind == "Newly":
             item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
-        elif "type" in roles:
-            item.types |= {roles["type"]}
+        elif "type" in part.own:
+            item.types |= {part.own["type"]}
     return item
 
 
 def _modify(item: Item, mod: Phrase) -> None:
     """`Seen on the reference image`, `previously mild`, `that was absent before but is seen now`."""
-    item.places += [place for place in Phrase("", "", [mod]).all("Loc", "Place")]
+    item.places += Phrase("", "", [mod]).all("Loc", "Place")
     claim: list[Phrase] = []
-    for part in [*mod.parts, None]:
-        if part is not None and not (part.word and part.word.roles.keys() & {"and", "but", "comma"}):
+    for part in mod.parts:
+        if not part.own.keys() & {"and", "but", "comma"}:
             claim.append(part)
-        elif any(other.word is None or _DATES & other.word.roles.keys() for other in claim) or (part is None and claim):
+        elif any(other.word is None or other.has("now", "then") for other in claim):
             _claim(item, claim)
             claim = []
-
-
-_DATES = {"now", "then"}
+    if claim:
+        _claim(item, claim)
 
 
 def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     """One claim of a modifier: of an image, a level or that the finding is there."""
     whole = Phrase("", "", parts)
-    item.diseased |= any("diseased" in word.roles or "normal" in word.roles for word in whole.leaves())
-    past = any(whole.roles(role) for role in (*PAST, "having"))
-    shown = any(part.kind == "Img" for part in parts)  # … that this image does not show
-    time = time_of(parts) or ("then" if past else "shown" if shown else "")
-    if any(whole.roles(role) for role in FUTURE):
+    time = time_of(parts) or ("then" if whole.has(*PAST, "having") else "")
+    if whole.has(*FUTURE):
         item.foretold = True
         time = "both" if time == "then" else "now"
     if time == "both":
         time, item.event = "", "unclear"
-    levels = [level_of(part) for part in parts if part.kind == "Level"]
-    for other in (_item(part) for part in parts if part.kind == "N"):
-        levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
-    if not levels and any(part.kind == "N" for part in parts):
-        return  # cardiomegaly, or enlargement of the heart
-    general = [_item(part).event for part in parts if part.kind == "Any"]
-    rest = Phrase("", "", [part for part in parts if part.kind != "Any"])
-    negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in rest.leaves())
-    if general:
-        stated = bool(time or negations or rest.roles("seen"))
-        if general[0] or _item(next(part for part in parts if part.kind == "Any")).levels:
-            item.change(general[0] or "unclear")  # …, which is a new finding
-        if not stated:
-            return
-    if any(part.word is not None and part.roles(role) for part in parts for role in ("newadj", "newly")):
-        item.change("new")
+    negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in whole.leaves())
+    denied = negations > 0
+    if any(part.has("newadj", "newly") for part in parts if part.word or part.kind == "Any"):
+        item.change("unclear" if denied else "new")
         if not time:
             return
-    denied = negations > 0
+    levels = [level_of(part) for part in parts if part.kind == "Level"]
+    others = [_item(part) for part in parts if part.kind == "N"]
+    for other in others:
+        levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
+    if others and not levels:
+        return  # cardiomegaly, or enlargement of the heart
+    organ = item.organ or not whole.has("diseased")  # edema of the left base, which is blunted
     if levels and not denied:
         item.levels.setdefault(time, []).extend(levels)
-        return
-    organ = item.organ or not whole.roles("diseased")  # edema of the left base, which is blunted
-    if levels or negations > 1 or item.there.get(time, not denied) == denied or not organ:
+    elif levels or negations > 1 or item.there.get(time, not denied) == denied or not organ:
         item.event = "unclear"
     else:
         item.there[time] = not denied
-        if rest.roles("only") and time:
-            item.there["now" if time == "then" else "then"] = denied
 
 
 PAST = {"saw", "usedto", "couldbe", "was", "had", "did", "couldnot"}
@@ -199,10 +165,9 @@ def time_of(parts: Sequence[Phrase]) -> str:
 
 def _times(parts: Sequence[Phrase]) -> Iterator[str]:
     for part in parts:
-        roles = part.word.roles if part.word is not None else {}
-        if part.kind in ("Ref", "OnRef") or "then" in roles:
+        if part.kind in ("Ref", "OnRef") or "then" in part.own:
             yield "then"
-        elif part.kind in ("Main", "OnMain") or "now" in roles:
+        elif part.kind in ("Main", "OnMain") or "now" in part.own:
             yield "now"
         elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review"):
             yield from _times(part.parts)
@@ -212,95 +177,67 @@ FUTURE = {"modal", "expected", "bound", "unlikely", "foresee", "forecast", "like
 LEVELS = ("Level", "Degree", "To", "From")
 
 
-@dataclass(slots=True)
 class Predicate:
-    """What a clause says of the findings it names."""
+    """What a clause says beside the findings it names."""
 
-    row: Row
-    roles: dict[str, list[str]]
-    """What its words stand for, by the roles they play in it; those of levels apart."""
-    time: str
-    future: bool
-    past: bool
-    events: set[str]
-    """The changes that its verb or adjective can stand for."""
-    become: bool
-    readings: Levels
-    levels: dict[str, str]
-    """The levels it names, by the kind of their phrase."""
-    places: list[Phrase]
-    unlike: bool
-    against: bool
-    """It holds one image against another."""
-    dated: bool
-    """Its levels are those of two images."""
-    alike: bool
-    """It says that something is as on another image."""
-    exclusive: bool
-    """It says that there is nothing else."""
-    broken: bool
-    """Nothing follows its `is`: no place, no time, no image."""
+    def __init__(self, clause: Clause) -> None:
+        others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
+        whole, ranges = Phrase("", "", others), [part for part in others if part.kind == "Range"]
+        beside = list(clause.whole.all("Place", "OnImg", "Comp"))
+        self.row = clause.row
+        self.time = time_of(others)
+        self.readings: Levels = frozenset().union(*map(readings, ranges))
+        self.levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
+        """The levels it names, by the kind of their phrase."""
+        self.roles: dict[str, list[str]] = {}
+        """What its words stand for, by the roles they play in it; those of levels apart."""
+        events = self._events(others, ranges, clause)
+        self.events = events - {"become"}
+        """The changes that its verb or adjective can stand for."""
+        self.become = "become" in events
+        headings = Phrase("", "", [part for part in clause.parts if part.kind in ("Header", "Change")])
+        self.future = self.has(*FUTURE) or clause.whole.has("likely") or headings.has(*FUTURE)
+        showed = any((part.kind == "Shows" and part.has("showed")) or "appeared" in part.own for part in others)
+        self.past = self.has(*PAST) or showed
+        self.places = located(whole)
+        self.unlike = any(part.kind == "Unlike" for part in others)
+        self.against = self.unlike or any(part.has("compared", "comparing") for part in others + beside)
+        """It holds one image against another."""
+        self.alike = any(adjunct.has("as") for adjunct in beside)
+        """It says that something is as on another image."""
+        self.exclusive = self.has("nothingbut") or any(p.has("only") for p in clause.parts if p.kind == "Any")
+        """It says that there is nothing else."""
+        last = clause.parts[-1]
+        self.broken = last.kind in ("Be", "NotBe") and not (last.adjuncts or beside or self.time)
+        """Nothing follows its `is`: no place, no time, no image."""
 
     def has(self, *roles: str) -> bool:
         """Whether one of its words plays one of these roles."""
         return any(role in self.roles for role in roles)
 
+    def _events(self, others: Sequence[Phrase], ranges: Sequence[Phrase], clause: Clause) -> set[str]:
+        """Gathers the roles that its words play; the changes that they tell."""
+        if any(part.kind == "Change" for part in clause.parts):
+            self.roles["Change"] = []
+        verbs: list[str] = []
+        for part in others:
+            for word in part.leaves() if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
+                played = _played(word, part, clause.row)
+                for role, value in played.items():
+                    self.roles.setdefault(role, []).append(value)
+                if part.kind in VERBS or part.word is not None:
+                    verbs += [played[form] for form in ("third", "done", "base", "going") if form in played]
+                    verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
+        named = bool(ranges) or "To" in self.levels
+        events = {event for verb in verbs if verb for event in _meant(verb.split("/"), named)}
+        events |= {event for part in ranges for event in ("up", "down") if part.has(f"{event}adj")}
+        general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
+        return events | (general if general <= events or not events else {"unclear"})
 
-def predicate_of(clause: Clause) -> Predicate:
-    """What a clause says beside the findings it names."""
-    others = [part for part in clause.parts if part.kind not in NOUNS and part.kind not in MODIFIERS]
-    ranges = [readings(part) for part in others if part.kind == "Range"]
-    levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
-    roles: dict[str, list[str]] = {"Change": []} if any(part.kind == "Change" for part in clause.parts) else {}
-    verbs: list[str] = []
-    general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
-    for part in others:
-        for word in part.leaves() if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
-            played = _played(word, part, clause.row)
-            for role, value in played.items():
-                roles.setdefault(role, []).append(value)
-            if part.kind in VERBS or part.word is not None:
-                verbs += [played[form] for form in ("third", "done", "base", "going") if form in played]
-                verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
-    events = {event for verb in verbs if verb for event in _meant(verb.split("/"), bool(ranges) or "To" in levels)}
-    general -= {"same"} if events == {"gone"} else set()  # no existing findings have resolved
-    events |= {
-        event for part in others if part.kind == "Range" for event in ("up", "down") if part.roles(f"{event}adj")
-    }
-    events |= general if general <= events or not events else {"unclear"}
-    headings = [part for part in clause.parts if part.kind in ("Header", "Change")]
-    likely = any(part.roles("likely") for part in clause.parts) or any(
-        p.roles(role) for p in headings for role in FUTURE
-    )
-    beside = [a for part in clause.parts for a in part.all("Place", "OnImg", "Comp")]
-    judged = {"wrong", "so"} & roles.keys()  # it would be wrong to say that …
-    return Predicate(
-        row=clause.row,
-        roles=roles,
-        time=time_of(others),
-        future=(bool(roles.keys() & FUTURE) or likely) and not (judged and roles.get("modal") == ["would"]),
-        past=bool(PAST & roles.keys())
-        or any(
-            (part.kind == "Shows" and part.roles("showed")) or (part.word is not None and part.roles("appeared"))
-            for part in others
-        ),
-        events=events - {"become"},
-        become="become" in events,
-        readings=frozenset().union(*ranges),
-        levels=levels,
-        places=[p for p in Phrase("", "", others).all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"],
-        against=any(
-            part.kind == "Unlike" or part.roles("compared") or part.roles("comparing") for part in others + beside
-        ),
-        unlike=any(part.kind == "Unlike" for part in others),
-        dated=any(
-            part.roles(time) for part in others if part.kind == "Range" for time in ("ref", "main", "then", "now")
-        ),
-        alike=any(adjunct.roles("as") for adjunct in beside),
-        exclusive="nothingbut" in roles or any(part.roles("only") for part in clause.parts if part.kind == "Any"),
-        broken=clause.parts[-1].kind in ("Be", "NotBe")
-        and not (clause.parts[-1].adjuncts or beside or time_of(others)),
-    )
+
+def located(phrase: Phrase) -> list[Phrase]:
+    """The places that a phrase names, without those that it denies."""
+    return [place for place in phrase.all("Loc", "Place", "NotPlace") if place.kind != "NotPlace"]
 
 
 def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:

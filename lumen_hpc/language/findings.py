@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import Levels, Place, places, rise
-from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate
+from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate, located
 from lumen_hpc.language.parsing import Phrase
 
-_OTHER = {"then": "now", "now": "then"}
 _DENIALS = ("absent", "notevent", "notplace", "unchanged")
 
 
@@ -49,77 +48,63 @@ class Finding:
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
         self.problems += self.doubts(predicate, item)
-        rule, named = predicate.row.rule, predicate.levels
-        time = "now" if predicate.future else "then"
-        if self.kind != "prediction":
-            time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
+        rule, foretelling = predicate.row.rule, self.kind == "prediction"
+        time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
+        if foretelling:
+            time = "now" if predicate.future else "then"
         self.named |= bool(item.phrase.parts)
         self.foretold |= predicate.future or item.foretold
         self.readings |= item.readings | predicate.readings
         self.types |= item.types | set(predicate.roles.get("type", ()))
-        self.places += [p for p in item.phrase.all("Loc", "Place", "NotPlace") if p.kind != "NotPlace"]
-        self.places += [*item.places, *predicate.places]
-        untimed = "then" if self.kind == "prediction" else ""
-        if "shown" in item.there:  # in this image
-            item.there[untimed] = item.there.pop("shown")
-        if rule == "there" and (time or self.kind != "prediction"):
-            untimed = time
-        if rule == "absent" and item.there.get(""):
-            del item.there[""]  # `no abnormality that can be seen`
-        if item.there and not item.levels.keys() - {""} and "" not in item.there and len(item.there) == 1:
-            untimed = min(item.there)  # `the mild edema of the reference image`
+        self.places += [*located(item.phrase), *item.places, *predicate.places]
+        untimed = time if rule == "there" else "then" if foretelling else ""
+        if item.there.keys() in ({"then"}, {"now"}):
+            (untimed,) = item.there  # `the mild edema of the reference image`
         for when, there in item.there.items():
             self.there[when or untimed].add(there)
         for when, levels in item.levels.items():
             self.levels[when or untimed] += levels
+        self._add_levels(predicate, [] if untimed else item.levels.get("", []), time)
+        getattr(self, f"_{rule}")(predicate, item, time)
+
+    def _add_levels(self, predicate: Predicate, undated: list[str], time: str) -> None:
+        """Adds the levels that a clause names; a level named after it makes an undated one that of before."""
+        named = predicate.levels
         stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
-        later = "To" in named or predicate.readings or (stated and (predicate.become or time == "now"))
-        if later and rule in ("level", "event"):
-            before = [] if untimed else item.levels.get("", [])  # a moderate effusion has shrunk to small
-            self.levels["then"] += before
-            self.levels[""] = self.levels[""][: len(self.levels[""]) - len(before)]
+        if "To" in named or predicate.readings or (stated and (predicate.become or time == "now")):
+            self.levels["then"] += undated  # a moderate effusion has shrunk to small
+            self.levels[""] = self.levels[""][: len(self.levels[""]) - len(undated)]
         for when, kind in (("now", "To"), ("then", "From")):
             self.levels[when] += [named[kind]] if kind in named else []
         self.levels["now" if predicate.become else time] += stated
-        getattr(self, f"_{rule}")(predicate, item, time)
 
     def doubts(self, predicate: Predicate, item: Item) -> list[str]:
         """Why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
-        has, rule = predicate.has, predicate.row.rule
-        one_image = self.kind not in CHANGING
-        turning = bool(predicate.events or has("newly") or predicate.readings or item.event)
-        turning |= predicate.become or rule in ("gone", "unchanged")
-        lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly")
-        lasting |= (
-            predicate.dated
-            or (has("been") and (rule == "there" or has("there")))
-            or bool(item.phrase.roles("interval"))
-        )
-        weak = has("clearly", "completely", "newly") or (has("all") and has("no", "nothing"))
-        weak |= bool(item.phrase.roles("plain") or (one_image and item.phrase.roles("newadj")))
+        has, rule, time, future = predicate.has, predicate.row.rule, predicate.time, predicate.future
+        one_image, foretelling = self.kind not in CHANGING, self.kind == "prediction"
+        turning = bool(predicate.events or predicate.readings or predicate.become or item.event or has("newly"))
+        turning |= rule in ("gone", "unchanged")
+        lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly") or item.phrase.has("interval")
+        lasting |= has("been") and (rule == "there" or has("there"))
+        weak = has("clearly", "completely", "newly") or item.phrase.has("plain")
         able = has("can") and not has("see", "conclude", "expected", "rated", "lie")
-        able &= "seen" not in predicate.roles.get("seen", ())
-        organ = item.organ != has("diseased", "normal") and not (item.organ and item.diseased)
         counts = ("all", "numeral") if self.name == ANY else ("count",)
         reasons = {
-            "it speaks of what may be": ((predicate.future or item.foretold) and self.kind != "prediction") or able,
-            "it confuses the two images": predicate.time == "then"
-            and (predicate.future or predicate.unlike or (turning and self.kind == "difference")),
-            "it speaks of both images at once": predicate.time == "both"
-            and (rule != "unchanged" or self.kind == "prediction"),
-            "it speaks of a later image as if it were seen": self.kind == "prediction"
-            and predicate.time == "now"
-            and not predicate.future,
-            "it speaks of the past": predicate.past and (predicate.future or (rule == "there" and turning)),
+            "it speaks of what may be": ((future or item.foretold) and not foretelling)
+            or (able and "seen" not in predicate.roles.get("seen", ())),
+            "it confuses the images": (time == "both" and (rule != "unchanged" or foretelling))
+            or (time == "then" and (future or predicate.unlike or (self.kind == "difference" and turning)))
+            or (time == "now" and foretelling and not future),
+            "it speaks of the past": predicate.past and (future or (rule == "there" and turning)),
             "it speaks of another time": one_image and lasting,
             "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
             "it is still so that it changed": (has("still") or predicate.alike)
             and bool((predicate.events | {item.event}) - {"same", ""} or item.levels),
             "it is complete and has a level": has("completely") and bool(predicate.readings or predicate.levels),
-            "it counts what it does not name": any(item.phrase.roles(count) for count in counts),
+            "it counts what it does not name": item.phrase.has(*counts),
             "it breaks off": predicate.broken and rule in ("there", "notplace"),
-            "its denial is weakened": weak and rule in _DENIALS,
-            "it does not say what an organ is": organ and self.name != ANY,
+            "its denial is weakened": rule in _DENIALS and (weak or (one_image and item.phrase.has("newadj"))),
+            "it does not say what an organ is": item.organ != has("diseased", "normal") and self.name != ANY,
         }
         return [reason for reason, holds in reasons.items() if holds]
 
@@ -141,7 +126,7 @@ class Finding:
         self.events |= {item.event} - {""}  # its modifiers say the rest
 
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
-        if item.there.get(time) is False or item.levels or len(item.there) > 1:
+        if item.there.get(time) is False or len(item.there) > 1:
             self.problems.append("it denies a denial or a level")
         if item.event:
             self.events.add(f"not-{item.event}")
@@ -159,12 +144,12 @@ class Finding:
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
         self.there[time].add(there)
         self.witnessed = True
-        if predicate.has("only") and time in _OTHER:
-            self.there[_OTHER[time]].add(not there)
-        self.present |= predicate.has("now") and self.kind == "difference"
+        self.present |= predicate.has("now")
+        if predicate.has("only"):
+            self.there["now" if time == "then" else "then"].add(not there)
 
     def _notplace(self, predicate: Predicate, item: Item, time: str) -> None:
-        if self.kind in CHANGING or not predicate.places:
+        if not predicate.places:
             self._absent(predicate, item, time)
         else:
             self.problems += ["it denies a place of what has a place"] if any(item.phrase.all("Loc")) else []
@@ -174,27 +159,22 @@ class Finding:
         self.events.add("gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear")
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events |= self.changes(predicate, item) | ({item.event} - {""} if not predicate.events else set())
-        turns = predicate.events and item.phrase.kind == "Turn"
-        if time == "then" or turns or (item.event and predicate.events and item.event not in predicate.events):
-            self.events.add("unclear")
+        events = predicate.events
+        self.events |= self.changes(predicate, item) | ({item.event} - {""} if not events else set())
+        twice = events and item.event and (item.phrase.kind == "Turn" or item.event not in events)
+        self.events |= {"unclear"} if twice or time == "then" else set()
 
     def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
-        adjective = predicate.has(*ADJECTIVES)
-        for event in self.changes(predicate, item):
-            stays = {"same": "changed" if adjective else "gone", "changed": "same"}
-            self.events.add(stays.get(event, f"not-{event}"))
+        stays = {"same": "changed" if predicate.has(*ADJECTIVES) else "gone", "changed": "same"}
+        self.events |= {stays.get(event, f"not-{event}") for event in self.changes(predicate, item)}
 
     def changes(self, predicate: Predicate, item: Item) -> set[str]:
         """The change that a verb or adjective tells."""
-        events = set(predicate.events)
-        if predicate.has("third") and not events & {"same", "changed"}:
+        if predicate.has("third") and not predicate.events & {"same", "changed"}:
             return {"unclear"}  # `edema resolves` tells a habit, not a change
         if predicate.become and predicate.has("seen", "diseased", "normal"):
-            events.add("gone" if predicate.has("normal") else "new")
-        if predicate.has("newly"):
-            events &= {"new"}
-        return events if events or predicate.levels or item.event else {"unclear"}
+            return predicate.events | {"gone" if predicate.has("normal") else "new"}
+        return predicate.events or ({"unclear"} if not predicate.levels and not item.event else set())
 
     def _level(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
@@ -209,65 +189,65 @@ class Finding:
         self.readings -= predicate.readings
 
     def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
+        events = predicate.events
         denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
-        fit = predicate.events == ({"same"} if predicate.has("sameadj") else denied) or not predicate.events
-        fit |= {"new", "gone"} <= predicate.events and predicate.has("or")
-        if predicate.has("nothing") and predicate.events in ({"new"}, {"gone"}):
-            self.events.add(f"not-{min(predicate.events)}")
+        fit = events in (set(), {"same"} if predicate.has("sameadj") else denied) or {"new", "gone"} <= events
+        if predicate.has("nothing") and events in ({"new"}, {"gone"}):
+            self.events.add(f"not-{min(events)}")
         else:
             self.events.add("same" if fit and not predicate.become else "unclear")
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
-        levels: Levels = frozenset((level,) for levels in self.levels.values() for level in levels)
         if self.kind in CHANGING:
             status, levels = self.changed()
-        else:
-            there = set().union(*self.there.values())
-            if self.there["then"] or self.levels["then"] or self.foretold:
-                self.problems.append("it speaks of another time")
-            if len(there) > 1 or len(self.events) > 1:
-                self.problems.append("it says two things of one finding")
-            status = min(self.events, default="present" if there != {False} else "absent")
-            levels |= self.readings
-        return State(status, levels, self.types, places(self.places, self.name))
+            return State(status, levels, self.types, places(self.places, self.name))
+        there = set().union(*self.there.values())
+        if self.there["then"] or self.levels["then"] or self.foretold:
+            self.problems.append("it speaks of another time")
+        if len(there) > 1 or len(self.events) > 1:
+            self.problems.append("it says two things of one finding")
+        status = min(self.events, default="present" if there != {False} else "absent")
+        return State(status, _alone(self.levels) | self.readings, self.types, places(self.places, self.name))
 
     def changed(self) -> tuple[str, Levels]:
+        """Its change, and the levels that it is between."""
         events, levels, read = set(self.events), self.levels, self.readings
         now = levels["now"] or levels[""]
         if levels["then"] and now:
             read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
             levels = {"": levels[""] if levels["now"] else []}
-        stray: Levels = frozenset((level,) for predicate in levels.values() for level in predicate)
         if read:
             ends = {"then": {before for before, *_ in read}, "now": {after for *_, after in read}}
-            stray_ends = any(level not in ends[when or "now"] for when, named in levels.items() for level in named)
-            if stray_ends or any(False in there for there in self.there.values()):
+            stray = any(level not in ends[when or "now"] for when, named in levels.items() for level in named)
+            if stray or any(False in there for there in self.there.values()):
                 self.problems.append("what it says beside its change is not that of its change")
-            for event, sign in (("up", 1), ("down", -1)):
-                if event in events and all(rise(*reading) == -sign for reading in read):
-                    self.problems.append("its direction is not that of its levels")
+            directions = {sign for event, sign in (("up", 1), ("down", -1)) if event in events}
+            if any(all(rise(*reading) == -sign for reading in read) for sign in directions):
+                self.problems.append("its direction is not that of its levels")
             events = events - {"up", "down", "changed"} | {"level"}
-        return self.event(events), read | stray
+        return self.event(events), read | _alone(levels)
 
     def event(self, events: set[str]) -> str:
         """The one event that fits all claims about a finding."""
-        there = self.there
         if events == {"not-new", "not-gone"}:
             return "same"
-        if any(len(claims) > 1 for claims in (there["then"], there["now"] | there[""])) or len(events) > 1:
+        then, now = self.there["then"], self.there["now"] | self.there[""]
+        for event in events & {"new", "gone"}:
+            then, now = then | {event == "gone"}, now | {event == "new"}
+        if len(then) > 1 or len(now) > 1 or len(events) > 1:
             self.problems.append("it says two things of one finding")
-            events = {"level"} if "level" in events else {"unclear"} if {"new", "gone"} <= events else events
-        event, then, now = min(events, default=""), there["then"], there["now"] | there[""]
-        if self.name == ANY and event == "same" and self.witnessed:
+        if events == {"same"} and self.witnessed and self.name == ANY:
             self.problems.append("it says more than that nothing has changed")
-        if event in ("new", "gone") and ((event == "gone") in now or (event == "new") in then):
-            self.problems.append("it confuses the two images")
-        if event:
-            return event
+        if events:
+            return "level" if "level" in events else "unclear" if {"new", "gone"} <= events else min(events)
         if then and now:
             turns = {(False, True): "new", (True, False): "gone", (True, True): "same"}
             return turns.get((min(then), min(now)), "absent")
-        if self.present or (self.kind == "prediction" and there["now"] == {True}):
+        if self.present or (self.kind == "prediction" and self.there["now"] == {True}):
             return "new" if True in now else "gone"
         return "stated" if True in now | then else "absent"
+
+
+def _alone(levels: dict[str, list[str]]) -> Levels:
+    return frozenset((level,) for named in levels.values() for level in named)

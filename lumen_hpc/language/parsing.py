@@ -8,7 +8,6 @@ phrases, and no pattern nests a repetition in another over the same phrases.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +17,8 @@ import yaml
 
 from lumen_hpc.language.words import Word, lexicon
 
+NOUNS = ("N", "Turn", "Any", "Change")
+"""Phrases of what a clause speaks of."""
 LONGEST = 60
 """Phrases of a sentence that is read."""
 
@@ -53,6 +54,20 @@ class Phrase:
         """What its words stand for in a role, in order."""
         return [word.roles[role] for word in self.leaves() if role in word.roles]
 
+    def has(self, *roles: str) -> bool:
+        """Whether one of its words can play one of these roles."""
+        return any(role in word.roles for word in self.leaves() for role in roles)
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The roles that it can play, if it is a word."""
+        return self.word.roles if self.word is not None else {}
+
+    @property
+    def texts(self) -> set[str]:
+        """Its words."""
+        return {word.text for word in self.leaves()}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -76,11 +91,20 @@ class Clause:
     start: int
     """The number of phrases before it in its sentence."""
 
+    @property
+    def whole(self) -> Phrase:
+        """All of it as one phrase."""
+        return Phrase("", "", self.parts)
+
+    @property
+    def names_findings(self) -> bool:
+        """It names what it speaks of, be it only as a finding or a change."""
+        return any(part.kind in NOUNS for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
     phrases: list[tuple[str, str, re.Pattern]]
-    adjuncts: frozenset[str]
     clauses: re.Pattern
     rows: list[Row]
     joints: re.Pattern
@@ -94,7 +118,7 @@ class Grammar:
 @cache
 def grammar() -> Grammar:
     table = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8"))
-    signs = {kind: chr(0xF000 + i) for i, kind in enumerate(dict.fromkeys(table["phrases"]))}
+    signs = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
     short = table["short"]
 
     def spelled(pattern: str) -> str:
@@ -107,23 +131,22 @@ def grammar() -> Grammar:
         characters = signs.get(name[0]) or lexicon().signs_of(name[0])
         if not characters:
             raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
-        return characters if len(characters) == 1 else f"[{characters}]"
+        return f"[{characters}]"
 
     around = set(_NAME.findall(spelled(f"{table['lead']} {table['tail']}")))
     rows: list[Row] = []
     heads: dict[str, list[str]] = {}
-    for name, given in table["clauses"].items():
+    for name, patterns in table["clauses"].items():
         rule, *marks = name.split(", ")
-        for row in given:
+        for row in patterns:
             pattern = row.removeprefix("~")
-            names = around | set(_NAME.findall(spelled(pattern)))
             head, _, rest = pattern.partition(" ") if re.match(r"[A-Za-z]+ ", pattern) else ("", "", pattern)
             heads.setdefault(head, []).append(f"(?P<r{len(rows)}>{compiled(rest)})")
+            names = around | set(_NAME.findall(spelled(pattern)))
             rows.append(Row(rule, frozenset(marks), row, row.startswith(("S ", "~")), frozenset(names)))
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())
     return Grammar(
-        [(kind, signs[kind], re.compile("|".join(map(compiled, r)) or "(?!)")) for kind, r in table["phrases"].items()],
-        frozenset(table["adjuncts"]),
+        [(kind, signs[kind], re.compile("|".join(map(compiled, row)))) for kind, row in table["phrases"].items()],
         re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
         rows,
         re.compile(compiled(table["joints"])),
@@ -137,18 +160,15 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     """The words of a sentence as phrases; each stage of the table builds on those before it."""
     found = [Phrase("word", word.sign, word=word) for word in words]
     signs = "".join(word.sign for word in words)
-    table = grammar()
-    for kind, sign, pattern in table.phrases:
+    for kind, sign, pattern in grammar().phrases:
         built: list[Phrase] = []
         end = 0
         for match in pattern.finditer(signs):
-            built += found[end : match.start()]
+            built += [*found[end : match.start()], Phrase(kind, sign, found[match.start() : match.end()])]
             end = match.end()
-            built.append(Phrase(kind, sign, found[match.start() : end]))
-        found = built + found[end:] if end else found
-        if kind == "Adjuncts":
-            found = _attached(found)
-        if end or kind == "Adjuncts":
+        if end:
+            found = built + found[end:]
+            found = _attached(found) if kind == "Adjuncts" else found
             signs = "".join(phrase.sign for phrase in found)
     return found
 
@@ -157,39 +177,24 @@ _MARKS = (",", ";", "and", "but", "or", "while", "whereas", "although")
 
 
 def _attached(found: list[Phrase]) -> list[Phrase]:
-    """The phrases without their adjuncts and the commas that set those off; each is kept by a neighbour."""
-    adjuncts = grammar().adjuncts
+    """The phrases without the adjuncts among them, each kept by the phrase before it; after a mark, by the next."""
     kept: list[Phrase] = []
     waiting: list[Phrase] = []
-    rest = deque(found)
-    while rest:
-        phrase = rest.popleft()
-        if phrase.kind not in adjuncts:
+    for phrase in found:
+        if phrase.kind != "Adjuncts":
             phrase.adjuncts += waiting
             waiting = []
             kept.append(phrase)
-            continue
-        after = next((_mark(other) for other in rest if other.kind not in adjuncts), ",")
-        opened = len(kept) > 1 and _mark(kept[-1]) == ","
-        between = opened and after == ","
-        if between:
-            kept.pop()
-        at_head = not kept or _mark(kept[-1])
-        if (between or (at_head and not opened)) and rest and rest[0].word and rest[0].word.text in (",", ":"):
-            rest.popleft()
-        (waiting if at_head else kept[-1].adjuncts).append(phrase)
-    if waiting and kept:
+        else:
+            keeper = kept[-1].adjuncts if kept and not _mark(kept[-1]) else waiting
+            keeper += [part for part in phrase.parts if part.word is None]
+    if kept:
         kept[-1].adjuncts += waiting
     return kept
 
 
 def _mark(phrase: Phrase) -> str:
     return phrase.word.text if phrase.word is not None and phrase.word.text in _MARKS else ""
-
-
-def _closed(phrase: Phrase) -> bool:
-    """Whether the phrase has taken in the comma that ends it."""
-    return phrase.word is None and [word.text for word in phrase.leaves()][-1] == ","
 
 
 def strict(found: list[Phrase]) -> list[list[Clause]]:
@@ -199,23 +204,18 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     signs = "".join(phrase.sign for phrase in found)
     table = grammar()
     starts = [(0, 0), *(match.span() for match in table.joints.finditer(signs))]
-    ends = [*(start for start, _ in starts if start), len(signs)]
-    best: dict[int, tuple[tuple[int, int], list[list[Clause]]]] = {0: ((0, 0), [[]])}
+    ends = [*(joint for joint, _ in starts if joint), len(signs)]
+    best: dict[int, list[tuple[int, int, list[Clause]]]] = {0: [(0, 0, [])]}
     for joint, start in starts:
         if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
             continue
-        (clauses, bare), parses = best[joint]
-        cost = (
-            clauses + 1,
-            bare + (start - joint == 1 and _mark(found[joint]) == "and" and not _closed(found[joint - 1])),
-        )
+        bare = start - joint == 1 and _mark(found[joint]) == "and"
         for end in ends:
-            worse = end <= start or (end in best and best[end][0] < cost)
-            if not worse and (clause := table.clause(signs, found, start, end)):
-                longer = [[*parse, clause] for parse in parses]
-                known = best[end][1] if end in best and best[end][0] == cost else []
-                best[end] = (cost, [*known, *longer][:4])
-    return best[len(signs)][1] if len(signs) in best else []
+            if end > start and (clause := table.clause(signs, found, start, end)):
+                longer = [(clauses + 1, bares + bare, [*parse, clause]) for clauses, bares, parse in best[joint]]
+                known = best.get(end, []) + longer
+                best[end] = [parse for parse in known if parse[:2] == min(parse[:2] for parse in known)][:4]
+    return [parse for *_, parse in best.get(len(signs), [])]
 
 
 _DENIALS = ("no", "not", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence", "unlikely")
