@@ -142,8 +142,9 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     others = [_item(part) for part in parts if part.kind == "N"]
     for other in others:
         levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
-    if others and not levels:
-        return  # cardiomegaly, or enlargement of the heart
+    bare = any(part.kind == "Any" for part in parts) and not (time or denied or whole.has("seen"))
+    if (others and not levels) or bare:
+        return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about
     organ = item.organ or not whole.has("diseased")  # edema of the left base, which is blunted
     if levels and not denied:
         item.levels.setdefault(time, []).extend(levels)

@@ -61,7 +61,7 @@ class Finding:
         if item.there.keys() in ({"then"}, {"now"}):
             (untimed,) = item.there  # `the mild edema of the reference image`
         for when, there in item.there.items():
-            self.there[when or untimed].add(there)
+            self.there[when or ("then" if foretelling else untimed)].add(there)
         for when, levels in item.levels.items():
             self.levels[when or untimed] += levels
         self._add_levels(predicate, [] if untimed else item.levels.get("", []), time)

@@ -218,7 +218,8 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     return [parse for *_, parse in best.get(len(signs), [])]
 
 
-_DENIALS = ("no", "not", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence", "unlikely")
+_TURNING = ("no", "not", "notso", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence")
+"""Words that turn what stands beside them, where no clause holds them."""
 
 
 def lenient(found: list[Phrase]) -> list[Clause]:
@@ -237,6 +238,6 @@ def lenient(found: list[Phrase]) -> list[Clause]:
                 best[end] = max(best[end], cover, key=lambda cover: cover[0])
     clauses = best[-1][1]
     read = {i for clause in clauses for i in range(clause.start, clause.start + len(clause.parts))}
-    denied = {i for i, phrase in enumerate(found) if i not in read and any(phrase.roles(role) for role in _DENIALS)}
-    beside = {i + step for i in denied for step in (-1, 1)}
+    denied = {i for i, phrase in enumerate(found) if i not in read and phrase.has(*_TURNING, "unlikely", "if")}
+    beside = {i + step for i in denied for step in (-1, 1, 2 - (i + 1 in read))}  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

@@ -159,6 +159,9 @@ class _Reading:
             self.problems.append("it has no subject")
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
             item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
+        if self.kind == "abnormality" and {"additional"} == {w for item in items for w in item.phrase.roles("newadj")}:
+            for item in items:
+                item.event = ""  # of one image, it tells no change
         return items
 
     def view(self, clause: Clause, predicate: Predicate) -> None:
