@@ -3,7 +3,7 @@
     python benchmarks/images.py             # about two minutes on two cores
     python benchmarks/images.py --repeats 3
 
-The films are 2544 x 3056 phantoms. Peer: `load_image` (skimage, pydicom), `XRayCenterCrop`, `XRayResizer`, as the
+The images are 2544 x 3056 phantoms. Peer: `load_image` (skimage, pydicom), `XRayCenterCrop`, `XRayResizer`, as the
 package's documentation has it. The first three rows are processor time on one core, so that other work on the machine
 counts little. The last two are two processes of ours side by side against one of the peer's: by processor time (what
 two free cores give, with what they cost each other) and by wall time, which means something on an idle machine only.
@@ -36,8 +36,8 @@ import torchxrayvision as xrv  # isort: skip
 SIZE = 224
 
 
-def film() -> np.ndarray:
-    """A quiet phantom film, uint8 [3056, 2544]."""
+def phantom_pixels() -> np.ndarray:
+    """A quiet phantom image, uint8 [3056, 2544]."""
     rng = np.random.default_rng(0)
     exposure = phantom_images.Exposure(0.01, 0.02, 0.02, 1, 1, 1, 0.008, False)
     square = phantom_images.render(ps.draw_first(rng), phantom_images.draw_anatomy(rng), exposure, 2544, rng)
@@ -45,14 +45,14 @@ def film() -> np.ndarray:
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """The film as JPG and as DICOMs of 12 bits, uncompressed and JPEG-lossless."""
+    """The image as JPG and as DICOMs of 12 bits, uncompressed and JPEG-lossless."""
     import imagecodecs
     from pydicom import Dataset, dataset, encaps, uid
 
-    pixels = film()
-    Image.fromarray(pixels).save(folder / "film.jpg", quality=95)
+    pixels = phantom_pixels()
+    Image.fromarray(pixels).save(folder / "image.jpg", quality=95)
     stored = (pixels.astype(np.uint16) << 4) | np.random.default_rng(1).integers(0, 16, pixels.shape, dtype=np.uint16)
-    paths = {"JPEG": folder / "film.jpg"}
+    paths = {"JPEG": folder / "image.jpg"}
     for name, syntax in (("DICOM uncompressed", uid.ExplicitVRLittleEndian),
                          ("DICOM JPEG-lossless", uid.JPEGLosslessSV1)):  # fmt: skip
         written = Dataset()

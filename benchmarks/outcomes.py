@@ -4,9 +4,9 @@
 
 Each number is one fresh process: wall and CPU seconds with its imports, and its peak memory. The look-alike has 158
 million laboratory rows at 100 %, sorted by patient as the real table is, gzipped, 35 % of them of the panel, and
-227,835 films of 40 % of the patients. The peer is what one writes with pandas: read labevents in chunks of a million
-rows, keep the panel's rows of the films' patients, join, sort, and take the last value of each analyte within 72 hours.
-It names no faults, makes no outcomes, and its values must be the same as ours.
+227,835 studies of 40 % of the patients. The peer is what one writes with pandas: read labevents in chunks of a million
+rows, keep the panel's rows of the studies' patients, join, sort, and take the last value of each analyte within 72
+hours. It names no faults, makes no outcomes, and its values must be the same as ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sandbox.usage import explain
 
-ROWS, PATIENTS, FILMS = 158_000_000, 299_000, 227_835
+ROWS, PATIENTS, STUDIES = 158_000_000, 299_000, 227_835
 SHARES = (0.01, 0.05, 0.20)
 
 
@@ -31,7 +31,7 @@ def write(folder: Path, share: float) -> Path:
     from lumen_hpc.outcomes.mimic_iv import Writer
     from lumen_hpc.outcomes.panel import PANEL
 
-    rows, patients, films = (int(count * share) for count in (ROWS, PATIENTS, FILMS))
+    rows, patients, studies = (int(count * share) for count in (ROWS, PATIENTS, STUDIES))
     with Writer(folder / "iv") as writer:
         for analyte in PANEL:
             writer.add("hosp/d_labitems", {"itemid": analyte.itemid, "label": analyte.label})
@@ -75,7 +75,7 @@ def write(folder: Path, share: float) -> Path:
         TO '{folder}/iv/hosp/admissions.csv.gz' {out}""")
     database.execute(f"""
         COPY (SELECT 10000000 + (random() * 0.4 * {patients})::INTEGER AS subject_id, 50000000 + i AS study_id,
-                     'test' AS split, strftime({stay}, '%Y-%m-%dT%H:%M:%S') AS taken_at FROM range({films}) AS t(i))
+                     'test' AS split, strftime({stay}, '%Y-%m-%dT%H:%M:%S') AS taken_at FROM range({studies}) AS t(i))
         TO '{folder}/studies.jsonl' (FORMAT json)""")
     return folder
 
@@ -94,9 +94,9 @@ def chunks(folder: Path, out: Path) -> dict[str, float]:
 
     from lumen_hpc.outcomes.panel import PANEL
 
-    films = pd.read_json(folder / "studies.jsonl", lines=True)
-    films["taken_at"] = pd.to_datetime(films["taken_at"])
-    items, patients = [analyte.itemid for analyte in PANEL], films["subject_id"].unique()
+    studies = pd.read_json(folder / "studies.jsonl", lines=True)
+    studies["taken_at"] = pd.to_datetime(studies["taken_at"])
+    items, patients = [analyte.itemid for analyte in PANEL], studies["subject_id"].unique()
     kept = []
     columns = ["labevent_id", "subject_id", "itemid", "charttime", "storetime", "valuenum"]
     for chunk in pd.read_csv(folder / "iv" / "hosp" / "labevents.csv.gz", usecols=columns, chunksize=1_000_000):
@@ -107,7 +107,7 @@ def chunks(folder: Path, out: Path) -> dict[str, float]:
     labs = pd.concat(kept)
     # Patient group by patient group, or the join alone would not fit into memory.
     count, total = 0, 0.0
-    for _, group in films.groupby(films["subject_id"] % 64):
+    for _, group in studies.groupby(studies["subject_id"] % 64):
         joined = group.merge(labs[labs["subject_id"].isin(group["subject_id"])], on="subject_id")
         age = joined["taken_at"] - joined["charttime"]
         known = (age >= pd.Timedelta(0)) & (age <= pd.Timedelta(hours=72)) & (joined["storetime"] <= joined["taken_at"])

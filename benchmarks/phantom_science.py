@@ -160,11 +160,11 @@ def report(name: str, model: nvila.NVILA, records: Sequence[Row], truth: dict[tu
 class Truth(dict):
     """(reference study, main study) → what changed between them, whoever they belong to."""
 
-    def __init__(self, timelines: Sequence[Sequence[phantom.Film]]) -> None:
-        self._studies = {str(film.study_id): film.study for timeline in timelines for film in timeline}
+    def __init__(self, timelines: Sequence[Sequence[phantom.Study]]) -> None:
+        self._states = {str(study.study_id): study.states for timeline in timelines for study in timeline}
 
     def __missing__(self, ids: tuple[str, str]) -> Change:
-        return phantom.questions.change(*(self._studies[study] for study in ids))
+        return phantom.questions.change(*(self._states[study] for study in ids))
 
 
 def main() -> None:
@@ -192,7 +192,7 @@ def main() -> None:
                                 expert_sentences=pretrain.sentences(expert, part, experts) if expert else {})
         for part in split
     )  # fmt: skip
-    pairs = [(one.study, two.study, two.day - one.day, 0) for one, two in split[1]]
+    pairs = [(one.states, two.states, two.day - one.day, 0) for one, two in split[1]]
     true = [phantom_ceilings.changes(*pair[:2]) for pair in pairs]
     for oracle in phantom_ceilings.ORACLES:
         print(f"oracle, {oracle}: F1 {phantom_ceilings.micro_f1(true, phantom_ceilings.answers(pairs, oracle)):.3f}")

@@ -1,4 +1,4 @@
-"""What happened to the patients: MIMIC-IV's tables become outcomes and the state at every film.
+"""What happened to the patients: MIMIC-IV's tables become outcomes and the state at every study's time.
 
 Reads prepare/studies.jsonl and MIMIC-IV where it is (or writes phantom tables in the same layout first), and writes
 states.jsonl, outcomes.jsonl, faults.jsonl and counts.json (docs/outcomes.md). One CPU job.
@@ -32,7 +32,7 @@ def external(settings: Settings) -> list[str]:
 STAGE = Stage(
     name="outcomes",
     paper="",
-    about="what happened after each film, and what was known at it",
+    about="what happened after each study, and what was known at its time",
     resources="cpu",
     settings=("seed", "data", "outcomes"),
     after=("prepare",),
@@ -51,7 +51,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         data, settings, prepared = task.settings.data, task.settings.outcomes, task.run.path("prepare")
         folder = Path(data.mimic_iv)
         if data.source == "phantom":
-            taken = phantom_tables.film_times(read_jsonl(prepared / "studies.jsonl"))
+            taken = phantom_tables.study_times(read_jsonl(prepared / "studies.jsonl"))
             folder = phantom_tables.write_tables(
                 task.folder / "mimiciv",
                 prepared / "phantom" / "truth.jsonl",

@@ -34,10 +34,10 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "dicom_id": ("VARCHAR", "the image that stands for the study"),
         "image": ("VARCHAR", "its file"),
         "view": ("VARCHAR", "PA or AP"),
-        "taken_at": ("TIMESTAMP", "when the film was taken, shifted per patient"),
+        "taken_at": ("TIMESTAMP", "date and time of the study, shifted per patient"),
         "split": ("VARCHAR", "train, val or test"),
         "sex": ("VARCHAR", "F or M, of MIMIC-IV; missing without data.mimic_iv"),
-        "age": ("BIGINT", "years when the film was taken, of MIMIC-IV; missing without data.mimic_iv"),
+        "age": ("BIGINT", "years at the time of the study, of MIMIC-IV; missing without data.mimic_iv"),
     },
     "questions": {
         "question_id": ("VARCHAR", "stable hash"),

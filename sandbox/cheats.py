@@ -67,20 +67,20 @@ class World:
         truth = {str(row["study_id"]): row for row in read_jsonl(Path(inputs.truth))}
         return cls(inputs.records, list(inputs.training_meta), inputs.pathologies, inputs.findings, truth, own)
 
-    def pair(self, record: Row, seen: Callable[[str], ps.Study]) -> tuple[ps.Study, ps.Study]:
+    def pair(self, record: Row, seen: Callable[[str], ps.States]) -> tuple[ps.States, ps.States]:
         """The states of the reference and main image that a record is about."""
         meta = record["meta"]
         return seen(str(meta["ref_study_id"])), seen(str(meta["study_id"]))
 
-    def states(self, study: str) -> ps.Study:
+    def states(self, study: str) -> ps.States:
         """The true states of a study."""
         return phantom_ceilings.study_states(self.truth[study])
 
-    def read(self, study: str) -> ps.Study:
+    def read(self, study: str) -> ps.States:
         """The likeliest states of a study, given its image alone."""
         return phantom_readings.likeliest(self.states(study), self.truth[study]["order"] - 1)
 
-    def ahead(self, seen: Callable[[str], ps.Study]) -> dict[str, set[Item]]:
+    def ahead(self, seen: Callable[[str], ps.States]) -> dict[str, set[Item]]:
         """Prediction question → what the full oracle expects of the reference as `seen`."""
         asking = [record for record in self.records if record["meta"]["type"] == "prediction"]
         orders = [self.truth[str(record["meta"]["ref_study_id"])]["order"] - 1 for record in asking]
@@ -162,7 +162,7 @@ def _experts(world: World) -> Answer:
 
 
 def _reader(
-    world: World, seen: Callable[[str], ps.Study], compare: Callable[[ps.Study, ps.Study], set[Item]]
+    world: World, seen: Callable[[str], ps.States], compare: Callable[[ps.States, ps.States], set[Item]]
 ) -> Answer:
     """Answers by what is `seen` of each image, `compare`d in differences, with the known transition table ahead."""
     ahead = world.ahead(seen)
@@ -187,7 +187,7 @@ def _classifier(world: World) -> Answer:
     """A single-image classifier (1 % of states misread), a rule for changes, and the known transition table."""
     order = {id: k for k, id in enumerate(sorted(world.truth))}
 
-    def seen(study: str) -> ps.Study:
+    def seen(study: str) -> ps.States:
         rng = np.random.default_rng([5, order[study]])
         read = world.read(study)
         return {f: ps.states(f)[rng.integers(len(ps.states(f)))] if rng.random() < 0.01 else s for f, s in read.items()}
@@ -305,18 +305,18 @@ def _sentence(record: Row, items: set[tuple[str, ...]]) -> str:
     return sentence(record["meta"]["type"], record["meta"]["question"], render_difference(change))
 
 
-def _described(meta: Row, study: ps.Study, view: str) -> str:
+def _described(meta: Row, states: ps.States, view: str) -> str:
     """The answer to a single-image question about these states."""
     rng, portable = np.random.default_rng(0), view == "AP"
     kind, question = meta["type"], meta["question"]
     parsed = parse_question(kind, question)
-    state = study[parsed.finding] if parsed and parsed.finding in study else ps.ABSENT
+    state = states[parsed.finding] if parsed and parsed.finding in states else ps.ABSENT
     if kind == "view":
         short = f"{view} view" if not meta["closed"] else "yes" if f"is this {view} view" in question else "no"
     elif kind == "presence":
         short = "yes" if state.present else "no"
     elif kind == "abnormality":
-        every = list(asked.diagnostic(study, portable, rng))
+        every = list(asked.diagnostic(states, portable, rng))
         short = next((each.short_answer for each in every if each.question == question), "no")
     elif kind == "location":
         short = (f"in the {state.where}" if parsed.finding == "consolidation" else f"{state.where} side") if (

@@ -43,20 +43,20 @@ GAPS = (0, 1, 1, 2, 3, 5, 7, 14, 30, 90, 180, 365, 730)
 
 
 def patients() -> Iterator[tuple[str, list[dict]]]:
-    """NIH patients with their radiographs in the order of follow-up: {"findings": set, "view": "PA"|"AP"}."""
+    """NIH patients with their studies in the order of follow-up: {"findings": set, "view": "PA"|"AP"}."""
     spec = importlib.util.find_spec("torchxrayvision")
     table = Path(spec.submodule_search_locations[0]) / "data" / "Data_Entry_2017_v2020.csv.gz"
     with gzip.open(table, "rt", newline="") as file:
         for patient, rows in groupby(csv.DictReader(file), itemgetter("Patient ID")):
-            films = sorted(rows, key=lambda row: int(row["Follow-up #"]))
+            studies = sorted(rows, key=lambda row: int(row["Follow-up #"]))
             yield (
                 patient,
                 [
                     {
-                        "findings": [FINDINGS[name] for name in film["Finding Labels"].split("|") if name in FINDINGS],
-                        "view": film["View Position"],
+                        "findings": [FINDINGS[name] for name in study["Finding Labels"].split("|") if name in FINDINGS],
+                        "view": study["View Position"],
                     }
-                    for film in films
+                    for study in studies
                 ],
             )
 
@@ -81,19 +81,19 @@ def write(
             }.items()
         }
         (folder / "mimic-cxr-jpg" / "files").mkdir(exist_ok=True)
-        written, study = 0, 50_000_000
-        for number, (_, films) in enumerate(patients()):
+        written, study_id = 0, 50_000_000
+        for number, (_, studies) in enumerate(patients()):
             subject, split = 10_000_000 + number, rng.choices(("train", "val", "test"), (8, 1, 1))[0]
             day = date(2110, 1, 1) + timedelta(days=rng.randrange(30_000))
-            for order, film in enumerate(films, 1):
-                study += 1
+            for order, study in enumerate(studies, 1):
+                study_id += 1
                 day += timedelta(days=rng.choice(GAPS) if order > 1 else 0)
-                _describe(film, study, day, rng)
-                _list(table, film, subject, split, order, rng, release)
+                _describe(study, study_id, day, rng)
+                _list(table, study, subject, split, order, rng, release)
                 if images:
-                    _draw(folder / "mimic-cxr-jpg" / "files", film, subject)
-            rows = _questions(films, subject, split, rng)
-            for row in _as_published(rows, films, release, odd) if release else rows:
+                    _draw(folder / "mimic-cxr-jpg" / "files", study, subject)
+            rows = _questions(studies, subject, split, rng)
+            for row in _as_published(rows, studies, release, odd) if release else rows:
                 table["questions"].writerow(row)
                 written += 1
                 if written == questions:
@@ -112,32 +112,47 @@ QUESTION = ("study_id", "subject_id", "ref_id", "question_type", "question", "an
 VIEWS = {"PA": "postero-anterior", "AP": "antero-posterior"}
 
 
-def _describe(film: dict, study: int, day: date, rng: random.Random) -> None:
+def _describe(study: dict, study_id: int, day: date, rng: random.Random) -> None:
     """Draws what the NIH table lacks: study, date, levels and places."""
-    film["study"], film["day"] = study, day.strftime("%Y%m%d")
-    film["dicom"] = str(uuid.UUID(int=rng.getrandbits(128)))
-    film["level"] = {name: rng.choice(LEVELS) for name in film["findings"]}
-    film["place"] = {name: rng.choice(PLACES) for name in film["findings"]}
+    study["study_id"], study["day"] = study_id, day.strftime("%Y%m%d")
+    study["dicom"] = str(uuid.UUID(int=rng.getrandbits(128)))
+    study["level"] = {name: rng.choice(LEVELS) for name in study["findings"]}
+    study["place"] = {name: rng.choice(PLACES) for name in study["findings"]}
 
 
-def _list(table: dict, film: dict, subject: int, split: str, order: int, rng: random.Random, release: str) -> None:
+def _list(table: dict, study: dict, subject: int, split: str, order: int, rng: random.Random, release: str) -> None:
     """The rows of one study in the datasets' tables; two studies in three have a lateral image too."""
     official = "validate" if split == "val" else split
     time = f"{rng.randrange(24) * 10000 + rng.randrange(60) * 100 + rng.randrange(60)}.{rng.randrange(1000):03d}"
-    view = VIEWS[film["view"]]
-    images = [(film["dicom"], film["view"], view)]
+    view = VIEWS[study["view"]]
+    images = [(study["dicom"], study["view"], view)]
     if rng.random() < 0.66:
         images.insert(rng.randrange(2), (str(uuid.UUID(int=rng.getrandbits(128))), "LATERAL", "lateral"))
     for dicom, position, code in images:
         table["metadata"].writerow(
-            (dicom, subject, film["study"], "CHEST", position, 3056, 2544, film["day"], time, "CHEST", code, "Erect")
+            (
+                dicom,
+                subject,
+                study["study_id"],
+                "CHEST",
+                position,
+                3056,
+                2544,
+                study["day"],
+                time,
+                "CHEST",
+                code,
+                "Erect",
+            )
         )
-        table["split"].writerow((dicom, film["study"], subject, official))
-    table["all"].writerow((subject, film["study"], film["dicom"], view, official, DATES[release](film["day"]), order))
+        table["split"].writerow((dicom, study["study_id"], subject, official))
+    table["all"].writerow(
+        (subject, study["study_id"], study["dicom"], view, official, DATES[release](study["day"]), order)
+    )
 
 
-def _draw(files: Path, film: dict, subject: int) -> None:
-    path = files / f"p{subject // 1_000_000}" / f"p{subject}" / f"s{film['study']}" / f"{film['dicom']}.jpg"
+def _draw(files: Path, study: dict, subject: int) -> None:
+    path = files / f"p{subject // 1_000_000}" / f"p{subject}" / f"s{study['study_id']}" / f"{study['dicom']}.jpg"
     path.parent.mkdir(parents=True)
     path.write_bytes(_square())
 
@@ -161,16 +176,16 @@ REVERSED, IN_BOTH_ORDERS = 0.485, 0.11
 """Shares of the pairs of 1.0.0: the main study earlier than the reference; each of the two as main study once."""
 
 
-def _as_published(rows: Iterator[tuple], films: list[dict], release: str, rng: random.Random) -> Iterator[tuple]:
+def _as_published(rows: Iterator[tuple], studies: list[dict], release: str, rng: random.Random) -> Iterator[tuple]:
     """The rows of one patient with the oddities of a release.
 
     1.0.0: reversed pairs, and pairs in both orders. 1.0.1: the reversed pairs exchanged, so that the latter stand
     there twice with the same facts in another order. Both: rows of other types carry a ref_id that means nothing.
     """
-    by_study = {film["study"]: film for film in films}
+    by_study = {study["study_id"]: study for study in studies}
     for main, subject, reference, type, *rest in rows:
         if type != "difference":
-            yield main, subject, rng.choice(films)["study"], type, *rest
+            yield main, subject, rng.choice(studies)["study_id"], type, *rest
             continue
         question, _, split = rest
         both = rng.random() < IN_BOTH_ORDERS
@@ -183,19 +198,19 @@ def _as_published(rows: Iterator[tuple], films: list[dict], release: str, rng: r
             yield pair[0], subject, pair[1], type, question, render_difference(change), split
 
 
-def _questions(films: list[dict], subject: int, split: str, rng: random.Random) -> Iterator[tuple]:
-    for position, film in enumerate(films):
-        for type, question, answer in _diagnostic(film, rng):
-            yield film["study"], subject, "", type, question, answer, split
-        for reference in rng.sample(films[:position], min(position, 3 if rng.random() < 0.24 else 2)):
+def _questions(studies: list[dict], subject: int, split: str, rng: random.Random) -> Iterator[tuple]:
+    for position, study in enumerate(studies):
+        for type, question, answer in _diagnostic(study, rng):
+            yield study["study_id"], subject, "", type, question, answer, split
+        for reference in rng.sample(studies[:position], min(position, 3 if rng.random() < 0.24 else 2)):
             question = "what has changed compared to the reference image?"
-            change = render_difference(_change(reference, film))
-            yield film["study"], subject, reference["study"], "difference", question, change, split
+            change = render_difference(_change(reference, study))
+            yield study["study_id"], subject, reference["study_id"], "difference", question, change, split
 
 
-def _diagnostic(film: dict, rng: random.Random) -> Iterator[tuple[str, str, str]]:
+def _diagnostic(study: dict, rng: random.Random) -> Iterator[tuple[str, str, str]]:
     """Shares tuned so that the whole comes out near the published counts by type."""
-    findings = film["findings"]
+    findings = study["findings"]
     if findings:
         yield "abnormality", "what abnormalities are seen in this image?", render_findings(tuple(findings))
     if rng.random() < 0.84:
@@ -204,17 +219,17 @@ def _diagnostic(film: dict, rng: random.Random) -> Iterator[tuple[str, str, str]
     for name in sorted(asked):
         yield "presence", f"is there evidence of {name} in this image?", "yes" if name in findings else "no"
     if rng.random() < 0.25:
-        yield "view", "which view is this image taken?", f"{film['view']} view"
+        yield "view", "which view is this image taken?", f"{study['view']} view"
     if rng.random() < 0.25:
-        yield "view", "is this PA view?", "yes" if film["view"] == "PA" else "no"
+        yield "view", "is this PA view?", "yes" if study["view"] == "PA" else "no"
     for name in findings:
-        place = film["place"][name]
+        place = study["place"][name]
         if rng.random() < 0.6:
             yield "location", f"where in the image is the {name} located?", f"{place} area"
         if rng.random() < 0.45:
             yield "location", f"where is the {name}?", f"{place} area"
         if rng.random() < 0.82:
-            yield "level", f"what level is the {name}?", film["level"][name]
+            yield "level", f"what level is the {name}?", study["level"][name]
         if rng.random() < 0.34:
             yield "type", f"what type is the {name}?", rng.choice(KINDS)
 

@@ -1,8 +1,9 @@
-"""The order of the house: imports run downwards, and no module has a name that says nothing."""
+"""The order of the house: imports run downwards, and names and words are those of the glossary."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -43,6 +44,7 @@ FLOORS = (
     ("errors",),
 )
 """From the top down. A room may import rooms of lower floors, and itself."""
+TOPS = ("lumen_hpc", "jobs", "sandbox", "benchmarks", "tests", "docs")
 
 
 def _files() -> Iterator[tuple[Path, str]]:
@@ -50,6 +52,16 @@ def _files() -> Iterator[tuple[Path, str]]:
     for path in [*(ROOT / "lumen_hpc").rglob("*.py"), *(ROOT / "jobs").rglob("*.py"), ROOT / "launch.py"]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         yield path, parts[1] if parts[0] == "lumen_hpc" else parts[0]
+
+
+def _texts() -> Iterator[Path]:
+    """Every text of the project but the glossary and the sentences of radiologists, which may have any word."""
+    endings = {".py", ".md", ".yaml", ".html", ".js", ".css", ".sh"}
+    ours = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *(path for top in TOPS for path in (ROOT / top).rglob("*"))]
+    for path in ours:
+        of_radiologists = path.is_relative_to(ROOT / "tests" / "language") or path.name == "vocabulary.yaml"
+        if path.suffix in endings and not of_radiologists and path.name not in ("CONTRIBUTING.md", "test_rooms.py"):
+            yield path
 
 
 def _module(dotted: str) -> Path | None:
@@ -145,6 +157,18 @@ def test_no_files_import_each_other_in_a_circle():
 @pytest.mark.parametrize("word", ["utils", "helpers", "common", "manager", "misc"])
 def test_no_module_is_called(word: str):
     assert not [path for path, _ in _files() if path.stem == word]
+
+
+@pytest.mark.parametrize("word", ["film", "vouch", "mend", "cure", "tamper", "wanted"])
+def test_no_file_has_a_word_that_the_glossary_replaces(word: str):
+    pattern = re.compile(rf"(?<![a-z]){word}", re.IGNORECASE)
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in _texts()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not lines, "\n".join(["the glossary in CONTRIBUTING.md has other words for these:", *lines])
 
 
 def test_jobs_do_not_import_each_other():

@@ -29,7 +29,7 @@ _FRAME_OF_JPEG_LS, _CODESTREAM = 0xF7, b"\xff\x4f\xff\x51"
 _DICOM_PREAMBLE = 144
 """Bytes before a DICOM's meta information is counted: 128, the magic word, and the element with its length."""
 _MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
-"""Bytes of the largest film and of the other elements."""
+"""Bytes of the largest image and of the other elements."""
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
 _PNG_COLOURS = {0: "grey", 2: "colour", 4: "grey with transparency", 6: "colour with transparency"}
 _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
@@ -171,7 +171,7 @@ def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
 
 
 def _check_deflated(path: Path) -> None:
-    """Raises UserError for a deflated file that inflates to more than any film needs: pydicom inflates it whole."""
+    """Raises UserError for a deflated file that inflates to more than any image needs: pydicom inflates it whole."""
     from pydicom.filereader import read_file_meta_info
 
     meta = read_file_meta_info(path)
@@ -185,15 +185,15 @@ def _check_deflated(path: Path) -> None:
             size += len(inflate.decompress(pending, 1 << 24))
             pending = inflate.unconsumed_tail or file.read(1 << 20)
     if size > _MOST_INFLATED:
-        raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; a film has at most so much")
+        raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; an image has at most so much")
 
 
-TURNED = "PatientOrientation says that the film is stored mirrored or upside down; it is read as stored"
-INVERTED = "RescaleSlope or PresentationLUTShape says that the film is stored inverted; it is read as stored"
+TURNED = "PatientOrientation says that the image is stored mirrored or upside down; it is read as stored"
+INVERTED = "RescaleSlope or PresentationLUTShape says that the image is stored inverted; it is read as stored"
 
 
 def stored_otherwise(dataset: Any) -> str:
-    """A warning for a film that its header calls mirrored, upside down or inverted; empty for any other."""
+    """A warning for an image that its header calls mirrored, upside down or inverted; empty for any other."""
     try:
         row, column = dataset.get("PatientOrientation") or ("", "")
     except Exception:  # pydicom's own errors of every kind; a corrupt note is no orientation

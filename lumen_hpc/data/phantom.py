@@ -41,7 +41,7 @@ MARK = "phantom.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class Study:
     """One study of a phantom patient: its states, its image and its position in time."""
 
     subject_id: int
@@ -54,34 +54,34 @@ class Film:
     day: int
     """Whole days since the patient's first study."""
     taken_at: datetime
-    study: ps.Study
+    states: ps.States
     portable: bool
     pixels: np.ndarray
     """uint8 [size, size]."""
 
 
-def patient(seed: int, number: int, settings: Phantom, split: str = "train") -> list[Film]:
-    """Patient `number` of a seed: its films in the order they were taken."""
+def patient(seed: int, number: int, settings: Phantom, split: str = "train") -> list[Study]:
+    """Patient `number` of a seed: its studies in the order they were taken."""
     rng = np.random.default_rng([seed, number])
     anatomy, subject = images.draw_anatomy(rng), 10_000_000 + _scatter(seed, number)
     first = datetime(2110 + int(rng.integers(80)), 1, 1) + timedelta(days=int(rng.integers(365)))
-    films, day, study = [], 0, ps.draw_first(rng)
+    studies, day, states = [], 0, ps.draw_first(rng)
     for order in range(1, settings.studies + 1):
         if order > 1:
             days = ps.draw_days(rng)
-            day, study = day + days, ps.draw_next(study, days, rng)
+            day, states = day + days, ps.draw_next(states, days, rng)
         exposure = images.draw_exposure(rng)
-        pixels = images.render(study, anatomy, exposure, settings.size, rng)
+        pixels = images.render(states, anatomy, exposure, settings.size, rng)
         time_of_day = timedelta(seconds=int(rng.integers(86_400)))
         study_id = 50_000_000 + _scatter(seed + 1, number * settings.studies + order - 1)
-        films.append(Film(
+        studies.append(Study(
             subject, study_id, _dicom_id(seed, study_id), split, order, day,
-            first + timedelta(days=day) + time_of_day, study, exposure.portable, pixels,
+            first + timedelta(days=day) + time_of_day, states, exposure.portable, pixels,
         ))  # fmt: skip
-    return films
+    return studies
 
 
-def patients(seed: int, settings: Phantom) -> Iterator[list[Film]]:
+def patients(seed: int, settings: Phantom) -> Iterator[list[Study]]:
     """Every patient of a seed; the first go to train, then val, the last to test."""
     test = round(settings.patients * settings.test_fraction)
     val = round(settings.patients * settings.test_fraction / 2)
@@ -112,12 +112,12 @@ def write(folder: str | Path, settings: Phantom, seed: int, replace: bool = Fals
     with ExitStack() as stack:
         tables = _Tables(folder, stack)
         count = 0
-        for films in patients(seed, settings):
-            tables.ask(films, np.random.default_rng([seed, films[0].subject_id]))
-            for film in films:
+        for studies in patients(seed, settings):
+            tables.ask(studies, np.random.default_rng([seed, studies[0].subject_id]))
+            for study in studies:
                 count += 1
-                _write_film(folder, film, dicom=bool(settings.dicom_every) and count % settings.dicom_every == 0)
-                tables.add(film)
+                _write_image(folder, study, dicom=bool(settings.dicom_every) and count % settings.dicom_every == 0)
+                tables.add(study)
     with atomic(mark) as stream:
         stream.write(orjson.dumps(identity))
     return folder
@@ -149,32 +149,41 @@ class _Tables:
         stack.callback(self._entities.write, b"]\n")
         self._separator = b""
 
-    def add(self, film: Film) -> None:
-        position = "AP" if film.portable else "PA"
-        view = "antero-posterior" if film.portable else "postero-anterior"
-        date, size = film.taken_at.strftime("%Y%m%d"), film.pixels.shape[0]
-        official = {"val": "validate"}.get(film.split, film.split)
+    def add(self, study: Study) -> None:
+        position = "AP" if study.portable else "PA"
+        view = "antero-posterior" if study.portable else "postero-anterior"
+        date, size = study.taken_at.strftime("%Y%m%d"), study.pixels.shape[0]
+        official = {"val": "validate"}.get(study.split, study.split)
         # As in MIMIC-CXR, StudyTime is a number: its leading zeros are lost.
-        time = f"{int(film.taken_at.strftime('%H%M%S'))}.000"
+        time = f"{int(study.taken_at.strftime('%H%M%S'))}.000"
         self._metadata.writerow((
-            film.dicom_id, film.subject_id, film.study_id, "CHEST (PORTABLE AP)" if film.portable else "CHEST (PA)",
-            position, size, size, date, time, "", view, "Recumbent" if film.portable else "Erect"))  # fmt: skip
-        self._split.writerow((film.dicom_id, film.study_id, film.subject_id, official))
+            study.dicom_id, study.subject_id, study.study_id, "CHEST (PORTABLE AP)" if study.portable else "CHEST (PA)",
+            position, size, size, date, time, "", view, "Recumbent" if study.portable else "Erect"))  # fmt: skip
+        self._split.writerow((study.dicom_id, study.study_id, study.subject_id, official))
         self._studies.writerow(
-            (film.subject_id, film.study_id, *_chexpert(film.study), film.dicom_id, view, official, date, film.order)
+            (
+                study.subject_id,
+                study.study_id,
+                *_chexpert(study.states),
+                study.dicom_id,
+                view,
+                official,
+                date,
+                study.order,
+            )
         )
-        self._truth.write(orjson.dumps(_truth(film)) + b"\n")
-        self._entities.write(self._separator + orjson.dumps(_entity(film)))
+        self._truth.write(orjson.dumps(_truth(study)) + b"\n")
+        self._entities.write(self._separator + orjson.dumps(_entity(study)))
         self._separator = b",\n"
-        self._looks.write(orjson.dumps({"study_id": str(film.study_id), "looks": looks(film)}) + b"\n")
+        self._looks.write(orjson.dumps({"study_id": str(study.study_id), "looks": looks(study)}) + b"\n")
 
-    def ask(self, films: list[Film], rng: np.random.Generator) -> None:
-        for film in films:
-            ids = (film.study_id, film.subject_id)
-            for asked in questions.diagnostic(film.study, film.portable, rng):
-                self._questions.writerow((*ids, "", *asked, film.split))
-        for before, after in pairwise(films):
-            asked = questions.difference(before.study, after.study)
+    def ask(self, studies: list[Study], rng: np.random.Generator) -> None:
+        for study in studies:
+            ids = (study.study_id, study.subject_id)
+            for asked in questions.diagnostic(study.states, study.portable, rng):
+                self._questions.writerow((*ids, "", *asked, study.split))
+        for before, after in pairwise(studies):
+            asked = questions.difference(before.states, after.states)
             self._questions.writerow((after.study_id, after.subject_id, before.study_id, *asked, after.split))
 
 
@@ -185,34 +194,34 @@ def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
     return writer
 
 
-def _write_film(folder: Path, film: Film, dicom: bool) -> None:
-    place = Path("files", f"p{film.subject_id // 1_000_000}", f"p{film.subject_id}", f"s{film.study_id}")
+def _write_image(folder: Path, study: Study, dicom: bool) -> None:
+    place = Path("files", f"p{study.subject_id // 1_000_000}", f"p{study.subject_id}", f"s{study.study_id}")
     jpg = folder / "mimic-cxr-jpg" / place
     jpg.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(film.pixels).save(jpg / f"{film.dicom_id}.jpg", quality=JPEG_QUALITY)
+    Image.fromarray(study.pixels).save(jpg / f"{study.dicom_id}.jpg", quality=JPEG_QUALITY)
     if dicom:
-        path = folder / "mimic-cxr" / place / f"{film.dicom_id}.dcm"
+        path = folder / "mimic-cxr" / place / f"{study.dicom_id}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_dicom(path, film)
+        _write_dicom(path, study)
 
 
-def _write_dicom(path: Path, film: Film) -> None:
-    """Writes 12 bits, every other film inverted (MONOCHROME1), as detectors do."""
+def _write_dicom(path: Path, study: Study) -> None:
+    """Writes 12 bits, every other image inverted (MONOCHROME1), as detectors do."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-    inverted = film.study_id % 2 == 0
-    stored = np.round(film.pixels.astype(np.float64) * (4095 / 255)).astype(np.uint16)
+    inverted = study.study_id % 2 == 0
+    stored = np.round(study.pixels.astype(np.float64) * (4095 / 255)).astype(np.uint16)
     stored = 4095 - stored if inverted else stored
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    uid = f"2.25.{int(hashlib.blake2b(film.dicom_id.encode(), digest_size=12).hexdigest(), 16)}"
+    uid = f"2.25.{int(hashlib.blake2b(study.dicom_id.encode(), digest_size=12).hexdigest(), 16)}"
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.PatientID, dataset.StudyID = str(film.subject_id), str(film.study_id)
-    dataset.StudyDate, dataset.StudyTime = film.taken_at.strftime("%Y%m%d"), film.taken_at.strftime("%H%M%S")
-    dataset.Modality, dataset.ViewPosition = "DX", "AP" if film.portable else "PA"
+    dataset.PatientID, dataset.StudyID = str(study.subject_id), str(study.study_id)
+    dataset.StudyDate, dataset.StudyTime = study.taken_at.strftime("%Y%m%d"), study.taken_at.strftime("%H%M%S")
+    dataset.Modality, dataset.ViewPosition = "DX", "AP" if study.portable else "PA"
     dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
     dataset.Rows, dataset.Columns = stored.shape
@@ -221,21 +230,21 @@ def _write_dicom(path: Path, film: Film) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-def _truth(film: Film) -> dict:
+def _truth(study: Study) -> dict:
     return {
-        "subject_id": film.subject_id, "study_id": film.study_id, "dicom_id": film.dicom_id, "split": film.split,
-        "order": film.order, "day": film.day, "view": "AP" if film.portable else "PA",
-        "findings": {name: state.record() for name, state in film.study.items() if state.present},
-        "constants": {name: state.constant for name, state in film.study.items() if state.constant},
+        "subject_id": study.subject_id, "study_id": study.study_id, "dicom_id": study.dicom_id, "split": study.split,
+        "order": study.order, "day": study.day, "view": "AP" if study.portable else "PA",
+        "findings": {name: state.record() for name, state in study.states.items() if state.present},
+        "constants": {name: state.constant for name, state in study.states.items() if state.constant},
     }  # fmt: skip
 
 
-def looks(film: Film) -> dict[str, str]:
-    """What a film shows of the findings that a constant of the patient imitates (`phantom_states.look`)."""
-    return {finding: ps.look(finding, film.study[finding]) for finding in ps.CONSTANTS}
+def looks(study: Study) -> dict[str, str]:
+    """What a study's image shows of the findings that a constant of the patient imitates (`phantom_states.look`)."""
+    return {finding: ps.look(finding, study.states[finding]) for finding in ps.CONSTANTS}
 
 
-def _entity(film: Film) -> dict:
+def _entity(study: Study) -> dict:
     """The study's entry of all_diseases.json."""
     entities = {
         name: {
@@ -243,15 +252,20 @@ def _entity(film: Film) -> dict:
             "type": [state.texture] if state.texture else [], "level": [state.level] if state.level else [],
             "post_location": [], "location2": [], "type2": [], "level2": [], "post_location2": [],
         }
-        for name, state in film.study.items() if state.present
+        for name, state in study.states.items() if state.present
     }  # fmt: skip
-    absent = [name for name, state in film.study.items() if not state.present]
-    return {"study_id": str(film.study_id), "subject_id": str(film.subject_id), "entity": entities, "no_entity": absent}
+    absent = [name for name, state in study.states.items() if not state.present]
+    return {
+        "study_id": str(study.study_id),
+        "subject_id": str(study.subject_id),
+        "entity": entities,
+        "no_entity": absent,
+    }
 
 
-def _chexpert(study: ps.Study) -> list[str]:
+def _chexpert(states: ps.States) -> list[str]:
     """CheXpert's labels as its csv has them: 1.0 positive, empty unmentioned."""
-    positive = {_CHEXPERT_OF.get(name, name.capitalize()) for name, state in study.items() if state.present}
+    positive = {_CHEXPERT_OF.get(name, name.capitalize()) for name, state in states.items() if state.present}
     return ["1.0" if label in (positive or {"No Finding"}) else "" for label in CHEXPERT]
 
 

@@ -57,7 +57,7 @@ def answers(pairs: list[Pair], oracle: str) -> list[set[Item]]:
     return [{item for item, p in each.items() if p >= threshold} for each in beliefs]
 
 
-Pair = tuple[ps.Study, ps.Study, int, int]
+Pair = tuple[ps.States, ps.States, int, int]
 """Reference states, main states, interval [days], order of the reference in its patient's timeline (0 = first)."""
 
 
@@ -77,14 +77,14 @@ def pair(before: dict, after: dict) -> Pair:
     return study_states(before), study_states(after), after["day"] - before["day"], before["order"] - 1
 
 
-def study_states(row: dict) -> ps.Study:
+def study_states(row: dict) -> ps.States:
     """The states of a row of truth.jsonl."""
     found, constants = row["findings"], row.get("constants", {})
     absent = {f: ps.State(constant=constants.get(f, "")) for f in ps.FINDINGS}
     return {f: ps.State(True, **found[f]) if f in found else absent[f] for f in ps.FINDINGS}
 
 
-def changes(before: ps.Study, after: ps.Study) -> set[Item]:
+def changes(before: ps.States, after: ps.States) -> set[Item]:
     """The changes between two studies, at most one a finding."""
     items = (ps.change(finding, before[finding], after[finding]) for finding in ps.FINDINGS)
     return {item for item in items if item}

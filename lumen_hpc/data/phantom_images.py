@@ -1,8 +1,8 @@
 """Draws a phantom chest radiograph from its states: 0.5 ms at 64 px, the same anatomy at any size.
 
 Coordinates run from -1 to 1 over the image, x to the right and y down, after the inverse of the pose. As on a
-real frontal film, the patient's right is on the viewer's left. Shapes are polynomial, so that nothing but one
-power function (the film's gamma) is transcendental.
+real frontal image, the patient's right is on the viewer's left. Shapes are polynomial, so that nothing but one
+power function (the image's gamma) is transcendental.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Exposure:
     noise: float
     """Standard deviation, of the full range."""
     portable: bool
-    """An AP film, marked by a bright tag in the upper corner."""
+    """An AP image, marked by a bright tag in the upper corner."""
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
@@ -67,22 +67,22 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return axis[None, :], axis[:, None]
 
 
-def render(study: ps.Study, anatomy: Anatomy, exposure: Exposure, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The film as uint8 [size, size], air dark; `rng` draws its noise.
+def render(states: ps.States, anatomy: Anatomy, exposure: Exposure, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The image as uint8 [size, size], air dark; `rng` draws its noise.
 
     Raises ValueError if `size` is outside 64..2544.
     """
     if not SMALLEST <= size <= LARGEST:
         raise ValueError(f"phantom size {size} px is outside {SMALLEST}..{LARGEST}")
-    film = _thorax(study, anatomy, *_posed(exposure, size))
+    image = _thorax(states, anatomy, *_posed(exposure, size))
     if exposure.portable:
         corner = size // 16
-        film[corner : corner * 2 + 1, corner : corner * 3 + 1] = 1.0
-    film += rng.standard_normal(film.shape, dtype=np.float32) * np.float32(exposure.noise)
-    np.clip(film, 0, 1, out=film)
-    film **= np.float32(exposure.gamma)
-    film *= np.float32(exposure.gain * 225)
-    return np.clip(film, 0, 255, out=film).astype(np.uint8)
+        image[corner : corner * 2 + 1, corner : corner * 3 + 1] = 1.0
+    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(exposure.noise)
+    np.clip(image, 0, 1, out=image)
+    image **= np.float32(exposure.gamma)
+    image *= np.float32(exposure.gain * 225)
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
 def _posed(exposure: Exposure, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,27 +93,27 @@ def _posed(exposure: Exposure, size: int) -> tuple[np.ndarray, np.ndarray]:
     return across * cos + down * sin, down * cos - across * sin
 
 
-def _thorax(study: ps.Study, anatomy: Anatomy, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _thorax(states: ps.States, anatomy: Anatomy, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Noise-free density from 0 (air) to about 1; float32 [size, size]."""
     abs_x = np.abs(x)
     lungs = _blob(abs_x, y, 0.42, -0.05, anatomy.lung_width, anatomy.lung_height, 5)
-    film = _blob(x, y, 0, 0.15, 0.95, 1.15, 4)
-    film *= 0.55
-    film -= (0.42 - 0.06 * _wave(y + 0.3 * x * x + np.float32(anatomy.rib_phase) / 3, 3.5)) * lungs
-    if study["edema"].present:
-        film += _edema(study["edema"], abs_x, y)
-    if study["consolidation"].present:
-        film += _consolidation(study["consolidation"], x, y)
-    if study["pleural effusion"].present:
-        film += _effusion(study["pleural effusion"], x, y) * lungs
-    step = ps.heart_size(study["cardiomegaly"])
+    image = _blob(x, y, 0, 0.15, 0.95, 1.15, 4)
+    image *= 0.55
+    image -= (0.42 - 0.06 * _wave(y + 0.3 * x * x + np.float32(anatomy.rib_phase) / 3, 3.5)) * lungs
+    if states["edema"].present:
+        image += _edema(states["edema"], abs_x, y)
+    if states["consolidation"].present:
+        image += _consolidation(states["consolidation"], x, y)
+    if states["pleural effusion"].present:
+        image += _effusion(states["pleural effusion"], x, y) * lungs
+    step = ps.heart_size(states["cardiomegaly"])
     heart = _blob(x, y, 0.12, 0.32, anatomy.heart_width * HEART_WIDTHS[step], HEART_HEIGHTS[step], 4)
-    np.maximum(film, heart * 0.62, out=film)
-    np.maximum(film, _blob(x, y, 0, 0, 0.09, 2.0, 4) * 0.60, out=film)
-    for side in ps.spots(study["nodule"]):
+    np.maximum(image, heart * 0.62, out=image)
+    np.maximum(image, _blob(x, y, 0, 0, 0.09, 2.0, 4) * 0.60, out=image)
+    for side in ps.spots(states["nodule"]):
         at = anatomy.nodule_x * _image_side(side)
-        film += 0.5 * _blob(x, y, at, anatomy.nodule_y, 0.08, 0.08, 2)
-    return film
+        image += 0.5 * _blob(x, y, at, anatomy.nodule_y, 0.08, 0.08, 2)
+    return image
 
 
 def _blob(x, y, at_x: float, at_y: float, width: float, height: float, edge: float) -> np.ndarray:

@@ -28,10 +28,10 @@ class Asked(NamedTuple):
     short_answer: str
 
 
-def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Iterator[Asked]:
+def diagnostic(states: ps.States, portable: bool, rng: np.random.Generator) -> Iterator[Asked]:
     """Every question about one study: each official type once, and one for each attribute of each finding."""
-    present = [finding for finding in ps.FINDINGS if study[finding].present]
-    absent = [finding for finding in ps.FINDINGS if not study[finding].present]
+    present = [finding for finding in ps.FINDINGS if states[finding].present]
+    absent = [finding for finding in ps.FINDINGS if not states[finding].present]
     yield Asked("abnormality", "what abnormalities are seen in this image?", render_findings(tuple(present)))
     yield Asked("abnormality", "is there evidence of any abnormalities in this image?", _yes(bool(present)))
     for finding in _pick(present, rng) + _pick(absent, rng):
@@ -39,7 +39,7 @@ def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Ite
         yield Asked("presence", template.format(finding), _yes(finding in present))
     yield _view(portable, rng)
     for finding in present:
-        state = study[finding]
+        state = states[finding]
         if state.where:
             answer = f"in the {state.where}" if finding == "consolidation" else f"{state.where} side"
             yield Asked("location", WHERE[finding].format(finding), answer)
@@ -49,12 +49,12 @@ def diagnostic(study: ps.Study, portable: bool, rng: np.random.Generator) -> Ite
             yield Asked("type", f"what type is the {finding}?", state.texture)
 
 
-def difference(before: ps.Study, after: ps.Study) -> Asked:
+def difference(before: ps.States, after: ps.States) -> Asked:
     """The difference question of a pair, answered in the official grammar."""
     return Asked("difference", DIFFERENCE, render_difference(change(before, after)))
 
 
-def change(before: ps.Study, after: ps.Study) -> Change:
+def change(before: ps.States, after: ps.States) -> Change:
     """What changed between two studies, findings in the order of FINDINGS."""
     items = [item for finding in ps.FINDINGS if (item := ps.change(finding, before[finding], after[finding]))]
     return Change(

@@ -83,7 +83,7 @@ def presence(finding: str, state: ps.State, order: int) -> float:
     return float(p[[ps.states(finding)[k].present for k in alike]].sum() / p.sum())
 
 
-def likeliest(study: ps.Study, order: int) -> ps.Study:
+def likeliest(states: ps.States, order: int) -> ps.States:
     """Each finding's likeliest state, given what the image shows of it."""
 
     def read(finding: str, state: ps.State) -> ps.State:
@@ -91,23 +91,23 @@ def likeliest(study: ps.Study, order: int) -> ps.Study:
         alike = [k for k, other in enumerate(every) if _alike(finding, state, other)]
         return every[max(alike, key=lambda k: start(finding, order)[k])]
 
-    return {finding: read(finding, state) for finding, state in study.items()}
+    return {finding: read(finding, state) for finding, state in states.items()}
 
 
 def _alike(finding: str, one: ps.State, other: ps.State) -> bool:
     return ps.appearance(finding, one) == ps.appearance(finding, other)
 
 
-def decided(kind: str, question: str, study: ps.Study) -> bool:
+def decided(kind: str, question: str, states: ps.States) -> bool:
     """Whether the image decides a diagnostic question of this type: all states that look the same answer it alike."""
     parsed = parse_question(kind, question)
     finding = parsed.finding if parsed else None
     if kind == "abnormality" and not finding:
-        possible = [{state.present for state in _looks_like(f, study[f])} for f in ps.FINDINGS]
+        possible = [{state.present for state in _looks_like(f, states[f])} for f in ps.FINDINGS]
         return {True} in possible or all(each == {False} for each in possible)
     if finding not in AMBIGUOUS:
         return True
-    alike = _looks_like(finding, study[finding])
+    alike = _looks_like(finding, states[finding])
     if kind == "location":
         return len({state.where for state in alike if state.present}) <= 1
     return len({state.present for state in alike}) == 1
@@ -117,21 +117,21 @@ def _looks_like(finding: str, state: ps.State) -> list[ps.State]:
     return [other for other in ps.states(finding) if _alike(finding, state, other)]
 
 
-def guess(question: str, study: ps.Study, order: int) -> bool:
+def guess(question: str, states: ps.States, order: int) -> bool:
     """The likeliest answer of one image to a closed question whether a finding is there (or any is).
 
     One present and one absent finding of a study are asked about, so that being asked is evidence too.
     """
     finding = parsed.finding if (parsed := parse_question("presence", question)) else None
-    p = {f: presence(f, study[f], order) for f in ps.FINDINGS}
+    p = {f: presence(f, states[f], order) for f in ps.FINDINGS}
     if finding not in p:
         absent = 1.0
         for each in p.values():
             absent *= 1 - each
         return absent < 0.5
     weight = {True: 0.0, False: 0.0}
-    for states in product((True, False), repeat=len(ps.FINDINGS)):
-        known = dict(zip(ps.FINDINGS, states, strict=True))
+    for each in product((True, False), repeat=len(ps.FINDINGS)):
+        known = dict(zip(ps.FINDINGS, each, strict=True))
         chance = 1.0
         for f, present in known.items():
             chance *= p[f] if present else 1 - p[f]
@@ -157,7 +157,7 @@ def ceiling(folder: str, split: str | None = None) -> Ceiling:
     return Ceiling(micro_f1(truth, seen), micro_f1(truth, two_readings(pairs)), len(pairs))
 
 
-def both(before: ps.Study, after: ps.Study) -> set[Item]:
+def both(before: ps.States, after: ps.States) -> set[Item]:
     """What two images together show: the changes that all states of the same looks, of one patient, agree on."""
     found: set[Item] = set()
     for f in ps.FINDINGS:

@@ -141,21 +141,21 @@ def _consolidation(state: State, still: State, days: str) -> Iterator[tuple[Stat
     yield ABSENT, resolves
 
 
-Study = dict[str, State]
-"""Each finding's state, in the order of FINDINGS."""
+States = dict[str, State]
+"""The state of each finding at one study, in the order of FINDINGS."""
 
 
-def draw_first(rng: np.random.Generator) -> Study:
-    """A patient's first study."""
+def draw_first(rng: np.random.Generator) -> States:
+    """The states at a patient's first study."""
     return {finding: _draw(finding, first(finding), rng) for finding in FINDINGS}
 
 
-def draw_next(study: Study, days: int, rng: np.random.Generator) -> Study:
-    """The study `days` whole days after `study`."""
+def draw_next(before: States, days: int, rng: np.random.Generator) -> States:
+    """The states `days` whole days after `before`."""
     kind = day_class(days)
     return {
         finding: _draw(finding, transition(finding, kind)[states(finding).index(state)], rng)
-        for finding, state in study.items()
+        for finding, state in before.items()
     }
 
 

@@ -1,6 +1,6 @@
 """A small expert for phantoms: it replaces TorchXRayVision in the demo, which has no access to published weights.
 
-An NVILA vision side (SigLIP tower and 2x2 projector) trained to classify every attribute of a phantom film. It
+An NVILA vision side (SigLIP tower and 2x2 projector) trained to classify every attribute of a phantom image. It
 serves stage `experts`, where its rows have `"expert": "phantom"`; its tower and projector also initialise the demo's
 tiny NVILA, as SigLIP's pretraining initialises the real one. Trained from scratch as a whole, the tiny model does not
 learn within minutes.
@@ -46,11 +46,11 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     **{(finding, "texture"): ps.TEXTURES for finding in _TEXTURED},
     ("heart", "size"): ("0", "1", "2", "3"),
     **{("spot", side): ("no", "yes") for side in ps.SIDES},
-    ("film", "view"): ("PA", "AP"),
+    ("image", "view"): ("PA", "AP"),
 }
 """(finding, attribute) → its classes; an attribute of an absent finding has no target.
 
-Heart size and spots are what the film shows of cardiomegaly and nodules, which no single film can tell for certain.
+Heart size and spots are what the image shows of cardiomegaly and nodules, which no single image can tell for certain.
 """
 _SIZES = [len(classes) for classes in ATTRIBUTES.values()]
 UNKNOWN = -100
@@ -59,20 +59,20 @@ SELECT_LAYER = -2
 """The tower's hidden state that NVILA uses: its last layer is not run."""
 
 
-def targets(study: ps.Study, portable: bool) -> list[int]:
+def targets(states: ps.States, portable: bool) -> list[int]:
     """Class numbers in the order of ATTRIBUTES; -100 where the finding is absent."""
     numbers = []
     for (finding, attribute), classes in ATTRIBUTES.items():
-        if finding == "film":
+        if finding == "image":
             numbers.append(int(portable))
         elif finding == "heart":
-            numbers.append(ps.heart_size(study["cardiomegaly"]))
+            numbers.append(ps.heart_size(states["cardiomegaly"]))
         elif finding == "spot":
-            numbers.append(int(attribute in ps.spots(study["nodule"])))
+            numbers.append(int(attribute in ps.spots(states["nodule"])))
         elif attribute == "present":
-            numbers.append(int(study[finding].present))
+            numbers.append(int(states[finding].present))
         else:
-            value = getattr(study[finding], attribute)
+            value = getattr(states[finding], attribute)
             numbers.append(classes.index(value) if value else UNKNOWN)
     return numbers
 
@@ -98,9 +98,9 @@ class PhantomExpert(nn.Module):
         return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
 
     @torch.no_grad()
-    def look(self, films: np.ndarray, batch: int = 256) -> Iterator[Probabilities]:
+    def look(self, pixels: np.ndarray, batch: int = 256) -> Iterator[Probabilities]:
         """For each of uint8 [n, S, S]: attribute → the probabilities of its classes."""
-        for part in torch.from_numpy(films).split(batch):
+        for part in torch.from_numpy(pixels).split(batch):
             hidden = tower_hidden(self.tower, tower_pixels(part.to(self.answering.weight.device)), SELECT_LAYER)
             logits = self.answering(hidden.flatten(1)).split(_SIZES, dim=1)
             shares = [each.softmax(1).tolist() for each in logits]
@@ -109,7 +109,7 @@ class PhantomExpert(nn.Module):
 
 
 def loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy a film, summed over attributes and heads; `labels` int64 [n, attributes]."""
+    """Mean cross-entropy an image, summed over attributes and heads; `labels` int64 [n, attributes]."""
     return sum(  # type: ignore[return-value]
         F.cross_entropy(part, labels[:, column], ignore_index=UNKNOWN, reduction="sum") / len(labels)
         for head in logits
@@ -117,13 +117,13 @@ def loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
     )
 
 
-def make_films(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Film]]]:
+def make_images(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Study]]]:
     """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], and the patients."""
     settings = Phantom(patients=patients, size=size, test_fraction=0)
     timelines = list(phantom.patients(seed, settings))
-    every = [film for timeline in timelines for film in timeline]
-    labels = np.array([targets(film.study, film.portable) for film in every])
-    return np.stack([film.pixels for film in every]), labels, timelines
+    every = [study for timeline in timelines for study in timeline]
+    labels = np.array([targets(study.states, study.portable) for study in every])
+    return np.stack([study.pixels for study in every]), labels, timelines
 
 
 def train(
@@ -134,7 +134,7 @@ def train(
 
     `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
-    films, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
+    inputs, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(
         expert.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
     )
@@ -142,12 +142,12 @@ def train(
     draw = torch.Generator().manual_seed(seed)
 
     def share(replica: PhantomExpert, chosen: torch.Tensor) -> torch.Tensor:
-        return loss(replica(tower_pixels(films[chosen])), expected[chosen]) * len(chosen) / batch
+        return loss(replica(tower_pixels(inputs[chosen])), expected[chosen]) * len(chosen) / batch
 
     with one_core_threads() as pool:
         replicas = Replicas(expert, pool)
         for step in range(1, steps + 1):
-            chosen = torch.randint(len(films), (batch,), generator=draw)
+            chosen = torch.randint(len(inputs), (batch,), generator=draw)
             error = replicas.backward(share, chosen.tensor_split(PARTS))
             nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
             optimizer.step()
@@ -155,9 +155,9 @@ def train(
             yield {"step": step, "loss": error}
 
 
-def tower_pixels(films: torch.Tensor) -> torch.Tensor:
+def tower_pixels(grey: torch.Tensor) -> torch.Tensor:
     """uint8 [n, S, S] → float32 [n, 3, S, S] in -1..1, as NVILA's preprocessing gives them to the tower."""
-    return (films.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    return (grey.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
 def open_predictor(path: Path, settings: Experts) -> PhantomPredictor:
@@ -177,18 +177,18 @@ class PhantomPredictor:
         self._expert, self._batch_size = expert.eval(), batch_size
 
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row for each study, in order; films are small, so they are decoded in this process."""
+        """A row for each study, in order; images are small, so they are decoded in this process."""
         remaining = iter(studies)
         size = self._expert.vision["image_size"]
         while chosen := list(islice(remaining, self._batch_size)):
-            films = np.stack([tower_film(images.grey_levels(study["image"]), size) for study in chosen])
-            for study, probabilities in zip(chosen, self._expert.look(films), strict=True):
+            pixels = np.stack([tower_image(images.grey_levels(study["image"]), size) for study in chosen])
+            for study, probabilities in zip(chosen, self._expert.look(pixels), strict=True):
                 yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
 
 
 def row(probabilities: Probabilities) -> dict[str, Any]:
-    """The expert row of one film: the probability of each finding, and of each view."""
-    view = zip(ATTRIBUTES["film", "view"], probabilities["film", "view"], strict=True)
+    """The expert row of one image: the probability of each finding, and of each view."""
+    view = zip(ATTRIBUTES["image", "view"], probabilities["image", "view"], strict=True)
     return {
         "expert": "phantom",
         "pathologies": {finding: round(probabilities[finding, "present"][1], 4) for finding in ps.FINDINGS},
@@ -196,11 +196,11 @@ def row(probabilities: Probabilities) -> dict[str, Any]:
     }
 
 
-def tower_film(film: np.ndarray, size: int) -> np.ndarray:
-    """A film uint8 [H, W] as the tower's square uint8 [size, size], resized as NVILA's preprocessing does."""
-    if film.shape == (size, size):
-        return film
-    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BICUBIC))
+def tower_image(pixels: np.ndarray, size: int) -> np.ndarray:
+    """An image uint8 [H, W] as the tower's square uint8 [size, size], resized as NVILA's preprocessing does."""
+    if pixels.shape == (size, size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
 SHAPE = "phantom_expert"

@@ -35,22 +35,22 @@ def evaluate(
     probabilities = {model: _probabilities(rows) for model, rows in answers.items()}
     found = {}
     for outcome in outcomes:
-        films = cohort(folder, studies, outcome, experts)
-        made = {row: rivals.predict(films, row, seed) for row in rivals.available(films)}
+        samples = cohort(folder, studies, outcome, experts)
+        made = {row: rivals.predict(samples, row, seed) for row in rivals.available(samples)}
         opponents = {row: p for row, p in made.items() if p is not None}
         models = {
             label: p
             for model, answered in probabilities.items()
-            for label, p in _by_variant(model, answered, outcome, films).items()
+            for label, p in _by_variant(model, answered, outcome, samples).items()
         }
 
         pairs = [(model, other) for model in answers for other in _others(model)]
-        table = score(films, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
+        table = score(samples, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
         if outcome.startswith("death") and "rows" in table:
             best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
-            table["survival"] = {"row": best, **_survival(folder, films, {**opponents, **models}[best])}
+            table["survival"] = {"row": best, **_survival(folder, samples, {**opponents, **models}[best])}
         if oracles and outcome == "icu_48h" and "rows" in table:
-            table["oracles"] = _oracles(films, oracles)
+            table["oracles"] = _oracles(samples, oracles)
         found[outcome] = table
     return found
 
@@ -66,27 +66,27 @@ def _probabilities(rows: Iterable[Row]) -> dict[str, float]:
     return {row["question_id"]: row["yes"] for row in rows if row.get("yes") is not None}
 
 
-def _by_variant(model: str, answered: Mapping[str, float], outcome: str, films: Cohort) -> dict[str, Array]:
+def _by_variant(model: str, answered: Mapping[str, float], outcome: str, samples: Cohort) -> dict[str, Array]:
     """Row label → probabilities, for each variant that was asked; NaN outside the test split."""
     found = {}
     for variant in (*VARIANTS, SHUFFLED):
         end = "" if variant == "all" else f"/{variant}"
-        p = np.array([answered.get(f"outcome/{outcome}/{study}{end}", np.nan) for study in films.study_id])
+        p = np.array([answered.get(f"outcome/{outcome}/{study}{end}", np.nan) for study in samples.study_id])
         if np.isfinite(p).any():
             found[model if variant == "all" else f"{model}, {variant}"] = p
     return found
 
 
-def _survival(folder: Path, films: Cohort, p: Array) -> dict[str, Any]:
+def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
     """Harrell's concordance on the test patients, and Kaplan-Meier curves of the thirds of risk."""
     known = {
         int(row["study_id"]): row["outcomes"]["survival"].get("value") for row in read_jsonl(folder / "outcomes.jsonl")
     }
     places = [
-        place for place, study in enumerate(films.study_id)
-        if films.split[place] == "test" and known[study] and np.isfinite(p[place])
+        place for place, study in enumerate(samples.study_id)
+        if samples.split[place] == "test" and known[study] and np.isfinite(p[place])
     ]  # fmt: skip
-    values = [known[films.study_id[place]] for place in places]
+    values = [known[samples.study_id[place]] for place in places]
     days, died = np.array([v["days"] for v in values], float), np.array([v["died"] for v in values], bool)
     risk = p[places]
     curves = []
@@ -96,15 +96,15 @@ def _survival(folder: Path, films: Cohort, p: Array) -> dict[str, Any]:
     return {"concordance": concordance(days, died, risk), "patients": len(places), "curves": curves}
 
 
-def _oracles(films: Cohort, oracles: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    """AUROC of each oracle on the same test films."""
+def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """AUROC of each oracle on the same test studies."""
     from lumen_hpc.outcomes.discrimination import auroc, value
 
     found = {}
     for name, by_study in oracles.items():
-        p = np.array([by_study.get(study, np.nan) for study in films.study_id])
-        here = np.isfinite(p) & (films.split == "test")
-        found[name] = value(auroc, films.outcome, p, here)
+        p = np.array([by_study.get(study, np.nan) for study in samples.study_id])
+        here = np.isfinite(p) & (samples.split == "test")
+        found[name] = value(auroc, samples.outcome, p, here)
     return found
 
 
@@ -138,7 +138,7 @@ def timeline_scores(records: Iterable[Row], answers: Mapping[str, Iterable[Row]]
 def oracles(truth: Path, folder: Path, effect: float) -> dict[str, dict[int, float]]:
     """Name → probability of intensive care within 48 hours by study_id, of every oracle of the phantoms."""
     from lumen_hpc.outcomes.phantom_severity import ORACLES, oracle
-    from lumen_hpc.outcomes.phantom_tables import known_films
+    from lumen_hpc.outcomes.phantom_tables import known_studies
 
-    known = known_films(truth, folder / "states.jsonl")
+    known = known_studies(truth, folder / "states.jsonl")
     return {name: dict(zip(known, oracle(name, list(known.values()), effect).tolist())) for name in ORACLES}

@@ -22,7 +22,7 @@ PLACES = ("hospital", "icu", "ed")
 
 @dataclass(frozen=True)
 class Cohort:
-    """The films with a known value of one outcome, in one order."""
+    """The studies with a known value of one outcome, in one order."""
 
     study_id: list[int]
     patient: list[int]
@@ -33,11 +33,11 @@ class Cohort:
     columns: Mapping[str, Array]
     """Group of columns → float64 [n, k]: age and sex; laboratory values; experts; experts before."""
     subgroups: Mapping[str, Sequence[str]]
-    """sex, age band, race, and how long before the film the one before it was taken: the subgroup of each sample."""
+    """sex, age band, race, and how long before the study the one before it was taken: the subgroup of each sample."""
 
 
-def last_films(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[int]:
-    """study_id of each patient's last film with a known outcome among `rows` (of outcomes.jsonl)."""
+def last_studies(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[int]:
+    """study_id of each patient's last study with a known outcome among `rows` (of outcomes.jsonl)."""
     last: dict[int, tuple[str, int]] = {}
     for row in rows:
         study = int(row["study_id"])
@@ -46,14 +46,14 @@ def last_films(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[
 
 
 def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, Any]] = ()) -> Cohort:
-    """The films of a run with a known value of outcome `name`, one a patient: the last.
+    """The studies of a run with a known value of outcome `name`, one a patient: the last.
 
     `folder`: what stage outcomes wrote; `studies`: prepare's studies.jsonl; `experts`: rows of stage experts.
     """
     taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(studies)}
     states = {int(row["study_id"]): row["state"] for row in read_jsonl(folder / "states.jsonl")}
     known = [row for row in read_jsonl(folder / "outcomes.jsonl") if "value" in row["outcomes"][name]]
-    chosen = last_films(known, taken)
+    chosen = last_studies(known, taken)
     rows = [row for row in known if int(row["study_id"]) in chosen]
     ids = [int(row["study_id"]) for row in rows]
     columns = {
@@ -71,7 +71,7 @@ def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, A
         "sex": [states[study]["sex"] or "unknown" for study in ids],
         "age": [_band(states[study]["age"]) for study in ids],
         "race": [_race(row["race"]) for row in rows],
-        "film before": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
+        "previous study": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
     }
     return Cohort(
         ids, [row["subject_id"] for row in rows], np.array([row["split"] for row in rows]),
@@ -101,12 +101,12 @@ def _probabilities(row: dict[str, Any]) -> Array:
 
 
 def _before(studies: Path, taken: Mapping[int, str]) -> dict[int, list[int]]:
-    """study_id → the patient's two films before it, the nearest first; 0 where there is none."""
-    films: dict[int, list[int]] = {}
+    """study_id → the patient's two studies before it, the nearest first; 0 where there is none."""
+    by_patient: dict[int, list[int]] = {}
     for row in read_jsonl(studies):
-        films.setdefault(row["subject_id"], []).append(int(row["study_id"]))
+        by_patient.setdefault(row["subject_id"], []).append(int(row["study_id"]))
     found = {}
-    for of_patient in films.values():
+    for of_patient in by_patient.values():
         of_patient.sort(key=lambda study: (taken[study], study))
         for place, study in enumerate(of_patient):
             found[study] = ([0, 0, *of_patient[:place]][-2:])[::-1]
@@ -120,7 +120,7 @@ def _band(age: int | None) -> str:
 
 
 def _interval(taken: str, before: str | None) -> str:
-    """How long before a film the one before it was taken."""
+    """How long before a study the one before it was taken."""
     if before is None:
         return "none"
     days = (datetime.fromisoformat(taken) - datetime.fromisoformat(before)) / timedelta(days=1)

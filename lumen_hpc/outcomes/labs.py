@@ -1,4 +1,4 @@
-"""The panel's laboratory values at each film: one streaming pass over labevents, then the last known values.
+"""The panel's laboratory values at each study's time: one streaming pass over labevents, then the last known values.
 
 labevents is MIMIC-IV's largest table (158 million rows, 13 GB of text). One pass keeps the panel's rows of the run's
 patients in the scratch database; values are then found patient group by patient group, so that memory is bounded.
@@ -16,9 +16,9 @@ from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.tables import Tables, readable
 
 LAST_HOURS = 72
-"""A value older than this [h] at the film says nothing of now."""
+"""A value older than this [h] at the time of the study says nothing of now."""
 BEFORE_HOURS = 168
-"""How far back [h] from the film the value lies with which the last one is compared."""
+"""How far back [h] from the study the value lies with which the last one is compared."""
 GROUPS = 16
 """Groups of patients that are joined one after another."""
 
@@ -36,7 +36,7 @@ FAULTS = {
 def read_labs(tables: Tables, faults: Faults) -> None:
     """Fills the scratch table `labs` from labevents and names its faults.
 
-    Needs the tables `patients_of_run(subject)` and `films(place, subject, taken)`.
+    Needs the tables `patients_of_run(subject)` and `studies(place, subject, taken)`.
     """
     database = tables.database
     used = _check_items(tables, faults)
@@ -122,11 +122,11 @@ def _name(database: duckdb.DuckDBPyConnection, faults: Faults, kind: str, where:
 
 
 def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
-    """(place of the film, its values by analyte) of every film that has any, in the order of the films.
+    """(place of the study, its values by analyte) of every study that has any, in the order of the studies.
 
     Of each analyte: {value, unit, low, high (reference range of the row, null where it has none), level (high, low,
-    normal or null), hours (before the film), change (against the value before, or null)}. Only rows with charttime
-    and storetime at or before the film take part.
+    normal or null), hours (before the study), change (against the value before, or null)}. Only rows with charttime
+    and storetime at or before the study take part.
     """
     database = tables.database
     database.execute(
@@ -140,19 +140,19 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
                 SELECT place, analyte, number, low, high, date_diff('second', charted, taken) / 3600 AS hours,
                        dense_rank() OVER (PARTITION BY place, analyte
                                           ORDER BY charted DESC, stored DESC, id DESC, number DESC) AS rank
-                FROM films JOIN labs USING (subject)
+                FROM studies JOIN labs USING (subject)
                 WHERE subject % {GROUPS} = {group} AND fault IS NULL AND charted <= taken AND stored <= taken
                   AND charted >= taken - INTERVAL {BEFORE_HOURS} HOUR
             )
             SELECT place, analyte, rank, number, low, high, hours FROM known WHERE rank <= 2""")
-    film, values = -1, dict[str, dict[str, Any]]()
+    study, values = -1, dict[str, dict[str, Any]]()
     for place, analyte, rank, number, low, high, hours in tables.fetch(
         "SELECT * FROM latest ORDER BY place, analyte, rank"
     ):
-        if place != film:
+        if place != study:
             if values:
-                yield film, values
-            film, values = place, {}
+                yield study, values
+            study, values = place, {}
         name = PANEL[analyte].name
         if rank == 1 and hours <= LAST_HOURS:
             values[name] = {
@@ -162,7 +162,7 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
         elif rank == 2 and name in values:
             values[name]["change"] = round(values[name]["value"] - number, 6)
     if values:
-        yield film, values
+        yield study, values
 
 
 def level(number: float, low: float | None, high: float | None) -> str | None:

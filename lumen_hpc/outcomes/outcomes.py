@@ -1,7 +1,7 @@
-"""What happened after a film: each outcome with its value, or the reason why it is unknown.
+"""What happened after a study: each outcome with its value, or the reason why it is unknown.
 
 Times are those of MIMIC-IV and MIMIC-CXR, which shift a patient's dates by one amount. An outcome is a fact of the
-tables after the film, never an input. docs/outcomes.md writes down every rule.
+tables after the study, never an input. docs/outcomes.md writes down every rule.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ Value = dict[str, Any]
 """{"value": …} or {"unknown": reason}."""
 
 OUTCOMES = {
-    "in_hospital_death": "death before the discharge from the stay of the film",
-    "death_30d": "death within 30 days of the film",
-    "death_365d": "death within 365 days of the film",
+    "in_hospital_death": "death before the discharge from the stay of the study",
+    "death_30d": "death within 30 days of the study",
+    "death_365d": "death within 365 days of the study",
     "icu_24h": "admission to intensive care within 24 hours, of a patient who is not there",
     "icu_48h": "admission to intensive care within 48 hours, of a patient who is not there",
     "ventilation_24h": "invasive ventilation within 24 hours, of a patient who is not ventilated",
     "ventilation_48h": "invasive ventilation within 48 hours, of a patient who is not ventilated",
     "discharge_72h": "discharge alive within 72 hours",
-    "remaining_days": "days from the film to the discharge from its stay",
+    "remaining_days": "days from the study to the discharge from its stay",
 }
 """Name → meaning. All but the last are yes or no."""
 
-NO_CLOCK = "the film has no clock time"
-NO_STAY = "the film lies outside any stay"
+NO_CLOCK = "the study has no clock time"
+NO_STAY = "the study lies outside any stay"
 NO_PATIENT = "the patient is not in MIMIC-IV"
-DEAD = "the film is later than the date of death"
+DEAD = "the study is later than the date of death"
 NO_FOLLOW_UP = "no admission, so no follow-up"
 TOO_SHORT = "the follow-up ends before the horizon"
-IN_ICU = "in intensive care at the film"
-VENTILATED = "ventilated at the film"
+IN_ICU = "in intensive care at the time of the study"
+VENTILATED = "ventilated at the time of the study"
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class Study:
     """A study in time."""
 
     study_id: int
     subject_id: int
     split: str
     at: datetime
-    """The film's time; the beginning of its day where the clock time is unknown."""
+    """The study's time; the beginning of its day where the clock time is unknown."""
     has_clock: bool
 
 
@@ -60,49 +60,49 @@ def stay_of(history: History, at: datetime) -> Admission | None:
     return holding[-1] if holding else None
 
 
-def outcomes_of(history: History, film: Film) -> dict[str, Value]:
-    """Every outcome of a film, in the order of OUTCOMES, and `survival`: days to death or to the end of follow-up."""
-    deaths = {f"death_{days}d": _death(history, film, days) for days in (30, 365)}
-    hourly = _hourly(history, film)
+def outcomes_of(history: History, study: Study) -> dict[str, Value]:
+    """Every outcome of a study, in the order of OUTCOMES, and `survival`: days to death or to the end of follow-up."""
+    deaths = {f"death_{days}d": _death(history, study, days) for days in (30, 365)}
+    hourly = _hourly(history, study)
     found = {name: hourly[name] if name in hourly else deaths[name] for name in OUTCOMES}
-    return {**found, "survival": _survival(history, film)}
+    return {**found, "survival": _survival(history, study)}
 
 
-def _late(history: History, film: Film) -> str:
-    """Why a patient's outcomes after this film are unknown; empty where they are not."""
+def _late(history: History, study: Study) -> str:
+    """Why a patient's outcomes after this study are unknown; empty where they are not."""
     if not history.known:
         return NO_PATIENT
-    return DEAD if history.death and history.death < film.at.date() else ""
+    return DEAD if history.death and history.death < study.at.date() else ""
 
 
-def _death(history: History, film: Film, days: int) -> Value:
+def _death(history: History, study: Study, days: int) -> Value:
     """Death within `days` days; known only where survival would be, or deaths alone would be counted."""
-    if reason := _late(history, film):
+    if reason := _late(history, study):
         return {"unknown": reason}
     if history.followed_until is None:
         return {"unknown": NO_FOLLOW_UP}
-    horizon = film.at.date() + timedelta(days=days)
+    horizon = study.at.date() + timedelta(days=days)
     if history.followed_until < horizon:
         return {"unknown": TOO_SHORT}
     return {"value": bool(history.death and history.death <= horizon)}
 
 
-def _survival(history: History, film: Film) -> Value:
+def _survival(history: History, study: Study) -> Value:
     """{"value": {"days", "died"}}: days to death, or to the end of follow-up of a patient not known to have died."""
-    if reason := _late(history, film):
+    if reason := _late(history, study):
         return {"unknown": reason}
     if history.followed_until is None:
         return {"unknown": NO_FOLLOW_UP}
     died = history.death is not None and history.death <= history.followed_until
     end = history.death if died and history.death else history.followed_until
-    days = (end - film.at.date()).days
+    days = (end - study.at.date()).days
     return {"value": {"days": days, "died": died}} if days >= 0 else {"unknown": TOO_SHORT}
 
 
-def _hourly(history: History, film: Film) -> dict[str, Value]:
-    """The outcomes that need the film's clock time and its stay."""
-    at, stay = film.at, stay_of(history, film.at)
-    reason = _late(history, film) or (NO_CLOCK if not film.has_clock else NO_STAY if stay is None else "")
+def _hourly(history: History, study: Study) -> dict[str, Value]:
+    """The outcomes that need the study's clock time and its stay."""
+    at, stay = study.at, stay_of(history, study.at)
+    reason = _late(history, study) or (NO_CLOCK if not study.has_clock else NO_STAY if stay is None else "")
     if reason or stay is None:
         names = [name for name in OUTCOMES if not name.startswith("death_")]
         return {name: {"unknown": reason} for name in names}

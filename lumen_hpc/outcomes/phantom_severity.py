@@ -1,11 +1,11 @@
 """What drives a phantom patient's outcome: a hidden severity, its laboratory values, and oracles of what can be known.
 
-A film's burden x is the level of the edema that its image shows, 0 to 3: one finding, so that a tiny model can learn
+A study's burden x is the level of the edema that its image shows, 0 to 3: one finding, so that a tiny model can learn
 what follows from it within minutes. Severity s = x - 1.5 + u adds a hidden reserve u that no image shows. Six
 laboratory values are noisy views of s. The chance of intensive care within 48 hours rises with age, s, and the change
-of the burden since the film before the last:
+of the burden since the study before the last:
 
-    logit p = effect * (AGE * age + SEVERITY * s + TREND * (x - x two films ago)) + BASE
+    logit p = effect * (AGE * age + SEVERITY * s + TREND * (x - x two studies ago)) + BASE
 
 So the image adds to laboratory values, laboratory values add to the image, and a third visit adds to both. Each oracle
 knows these formulas and one set of information; no model with that set can do better on average.
@@ -63,9 +63,9 @@ MARKERS = {
 """Analyte → how phantoms have it; the others of the panel are never measured."""
 
 
-def burden(study: ps.Study) -> int:
-    """What a film shows, 0 to 3."""
-    return _level(study[FINDING])
+def burden(states: ps.States) -> int:
+    """What the image of these states shows, 0 to 3."""
+    return _level(states[FINDING])
 
 
 def _level(state: ps.State) -> int:
@@ -88,11 +88,11 @@ def sigmoid(x: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Everything that oracles may know of one film."""
+    """Everything that oracles may know of one study."""
 
     age: float
     burdens: tuple[int, ...]
-    """Of the patient's films up to this one, oldest first."""
+    """Of the patient's studies up to this one, oldest first."""
     labs: Mapping[str, float]
     """Last known value by analyte."""
 
@@ -111,19 +111,19 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-def oracle(name: str, films: Sequence[Known], effect: float) -> Array:
-    """P(intensive care within 48 hours) of each film, given what the oracle knows; float64 [films]."""
+def oracle(name: str, studies: Sequence[Known], effect: float) -> Array:
+    """P(intensive care within 48 hours) of each study, given what the oracle knows; float64 [studies]."""
     knows_labs, images = ORACLES[name]
-    return np.array([_probability(film, knows_labs, images, effect) for film in films])
+    return np.array([_probability(study, knows_labs, images, effect) for study in studies])
 
 
-def _probability(film: Known, knows_labs: bool, images: int, effect: float) -> float:
-    first, last, weight = _unseen(len(film.burdens), film.burdens[max(len(film.burdens) - images, 0) :])
+def _probability(study: Known, knows_labs: bool, images: int, effect: float) -> float:
+    first, last, weight = _unseen(len(study.burdens), study.burdens[max(len(study.burdens) - images, 0) :])
     x = scaled(last)
-    precision, pull, likelihood = _reserve(film.labs if knows_labs else {}, x)
+    precision, pull, likelihood = _reserve(study.labs if knows_labs else {}, x)
     weight = weight * likelihood
     u = (pull / precision)[:, None] + _NODES / np.sqrt(precision)
-    p = sigmoid(logit(film.age, x[:, None] + u, (last - first)[:, None], effect)) @ _WEIGHTS
+    p = sigmoid(logit(study.age, x[:, None] + u, (last - first)[:, None], effect)) @ _WEIGHTS
     return float((weight * p).sum() / weight.sum())
 
 
@@ -141,12 +141,12 @@ def _reserve(labs: Mapping[str, float], x: Array) -> tuple[float, Array, Array]:
 
 
 @cache
-def _unseen(films: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """(burden two films ago, burden now, probability) of every pair that agrees with the last burdens seen.
+def _unseen(studies: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """(burden two studies ago, burden now, probability) of every pair that agrees with the last burdens seen.
 
-    Before the third film there is no trend, and both burdens of a pair are the same.
+    Before the third study there is no trend, and both burdens of a pair are the same.
     """
-    joint = _joint(films).copy()
+    joint = _joint(studies).copy()
     for back, burden_seen in enumerate(reversed(seen)):
         axis = joint.ndim - 1 - back
         if axis >= 0:
@@ -160,12 +160,12 @@ def _unseen(films: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
 
 @cache
-def _joint(films: int) -> Array:
-    """Probabilities of the burdens of a patient's last three films of so many, [4, 4, 4]; of the last alone, [4],
+def _joint(studies: int) -> Array:
+    """Probabilities of the burdens of a patient's last three studies of so many, [4, 4, 4]; of the last alone, [4],
     where there are fewer. Exact: from the tables that draw the phantoms.
     """
     onto = np.eye(WORST + 1)[[_level(state) for state in ps.states(FINDING)]]
-    if films < 3:
-        return start(FINDING, films - 1) @ onto
+    if studies < 3:
+        return start(FINDING, studies - 1) @ onto
     step = sum(share * ps.transition(FINDING, days) for days, share in ps.DAY_CLASS_SHARE.items())
-    return np.einsum("a,ab,bc,ai,bj,ck->ijk", start(FINDING, films - 3), step, step, onto, onto, onto)
+    return np.einsum("a,ab,bc,ai,bj,ck->ijk", start(FINDING, studies - 3), step, step, onto, onto, onto)

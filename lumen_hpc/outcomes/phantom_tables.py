@@ -1,9 +1,9 @@
 """MIMIC-IV tables for phantom patients, in the very same layout, with every fault that the stage knows planted.
 
-The tables follow from the films (`truth.jsonl` and their times) and a hidden severity (`phantom_severity.py`). Films at
-most four days apart lie in one stay. Intensive care within 48 hours is drawn at the last film of a stay, death at the
-patient's last film. Laboratory rows after a film tell of its outcome: a model that could read them would beat the
-oracle. Patient k is the same whatever else is written.
+The tables follow from the studies (`truth.jsonl` and their times) and a hidden severity (`phantom_severity.py`).
+Studies at most four days apart lie in one stay. Intensive care within 48 hours is drawn at the last study of a stay,
+death at the patient's last study. Laboratory rows after a study reveal its outcome: a model that could read them would
+beat the oracle. Patient k is the same whatever else is written.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from lumen_hpc.outcomes.phantom_severity import MARKERS, burden, logit, scaled, 
 ITEMS = {analyte.name: analyte for analyte in PANEL}
 RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "ASIAN", "HISPANIC/LATINO", "OTHER")
 ONE_STAY = timedelta(days=4)
-"""Films at most so far apart lie in one stay."""
+"""Studies at most so far apart lie in one stay."""
 FAULT_EVERY = 24
 """Of so many patients, each kind of fault strikes one."""
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """A phantom film as its tables need it."""
+class Study:
+    """A phantom study as its tables need it."""
 
     at: datetime
-    study: ps.Study
+    states: ps.States
 
 
 def write_tables(
@@ -47,16 +47,16 @@ def write_tables(
 ) -> Path:  # fmt: skip
     """Writes MIMIC-IV's tables for the patients of `truth` (a phantom folder's truth.jsonl) under `folder`.
 
-    `taken`: study_id → the film's time. `effect` scales what drives the outcomes; with 0 nothing does. `faults=False`
+    `taken`: study_id → the study's time. `effect` scales what drives the outcomes; with 0 nothing does. `faults=False`
     plants none.
     """
     with Writer(folder, release) as writer:
         for analyte in PANEL:
             writer.add("hosp/d_labitems", {"itemid": analyte.itemid, "label": analyte.label, "fluid": "Blood"})
         for number, (subject, rows) in enumerate(groupby(read_jsonl(truth), key=lambda row: row["subject_id"])):
-            films = [Film(taken[row["study_id"]], study_states(row)) for row in rows if row["study_id"] in taken]
-            if films:
-                patient = _Patient(int(subject), films, np.random.default_rng([seed, int(subject), 1]), effect)
+            studies = [Study(taken[row["study_id"]], study_states(row)) for row in rows if row["study_id"] in taken]
+            if studies:
+                patient = _Patient(int(subject), studies, np.random.default_rng([seed, int(subject), 1]), effect)
                 patient.draw()
                 if faults:
                     patient.spoil(number)
@@ -70,8 +70,8 @@ def write_tables(
 class _Patient:
     """One patient's rows of every table."""
 
-    def __init__(self, subject: int, films: list[Film], rng: Rng, effect: float) -> None:
-        self.subject, self.films, self._rng, self._effect = subject, films, rng, effect
+    def __init__(self, subject: int, studies: list[Study], rng: Rng, effect: float) -> None:
+        self.subject, self.studies, self._rng, self._effect = subject, studies, rng, effect
         self.age = int(np.clip(rng.normal(60, 15), 18, 91))
         self.sex, self.race = str(rng.choice(["F", "M"])), str(rng.choice(RACES, p=[0.6, 0.16, 0.08, 0.08, 0.08]))
         self.dod: Any = ""
@@ -84,28 +84,28 @@ class _Patient:
 
     def draw(self) -> None:
         """Every stay of the patient, and what happens in it."""
-        stays = list(_stays(self.films))
+        stays = list(_stays(self.studies))
         for number, (first, last) in enumerate(stays):
             self._stay(number, first, last, final=number == len(stays) - 1)
         self.add(
-            "hosp/patients", gender=self.sex, anchor_age=self.age, anchor_year=self.films[0].at.year,
+            "hosp/patients", gender=self.sex, anchor_age=self.age, anchor_year=self.studies[0].at.year,
             anchor_year_group="2014 - 2016", dod=self.dod,
         )  # fmt: skip
 
     def _stay(self, number: int, first: int, last: int, final: bool) -> None:
         u, rng = self._rng.uniform, self._rng
-        hadm, at = 20_000_000 + self.subject % 10_000_000 * 10 + number % 10, self.films[last].at
-        s = scaled(burden(self.films[last].study)) + rng.normal()
+        hadm, at = 20_000_000 + self.subject % 10_000_000 * 10 + number % 10, self.studies[last].at
+        s = scaled(burden(self.studies[last].states)) + rng.normal()
         worse = rng.random() < sigmoid(self._logit(last, s))
         dies = final and rng.random() < sigmoid(self._logit(last, s) - 1.2)
         in_hospital = dies and rng.random() < 0.5
         outside = rng.random() < 0.05
-        begin = self.films[first].at - timedelta(hours=u(1.5, 25))
-        if rng.random() < 0.1:  # still in the emergency department at the first film
-            begin = self.films[first].at + timedelta(hours=u(1, 3))
+        begin = self.studies[first].at - timedelta(hours=u(1.5, 25))
+        if rng.random() < 0.1:  # still in the emergency department at the first study
+            begin = self.studies[first].at + timedelta(hours=u(1, 3))
         end = at + timedelta(hours=u(52, 240))
         if not final:  # home a day before the next stay may begin
-            end = min(end, self.films[last + 1].at - timedelta(hours=26))
+            end = min(end, self.studies[last + 1].at - timedelta(hours=26))
         if dies:
             self.dod = (end if in_hospital else end + timedelta(days=u(1, 300))).strftime("%Y-%m-%d")
         if not outside:
@@ -113,15 +113,15 @@ class _Patient:
         else:
             hadm = 0
         for k in range(first, last + 1):
-            hidden = s if k == last else scaled(burden(self.films[k].study)) + rng.normal()
-            self._labs(hadm, self.films[k].at, hidden, worse)
+            hidden = s if k == last else scaled(burden(self.studies[k].states)) + rng.normal()
+            self._labs(hadm, self.studies[k].at, hidden, worse)
 
     def _logit(self, place: int, s: float) -> float:
-        """As the oracles know it; `trend` is the change since the film before the last."""
+        """As the oracles know it; `trend` is the change since the study before the last."""
         trend = 0
         if place >= 2:
-            trend = burden(self.films[place].study) - burden(self.films[place - 2].study)
-        age = self.age + self.films[place].at.year - self.films[0].at.year
+            trend = burden(self.studies[place].states) - burden(self.studies[place - 2].states)
+        age = self.age + self.studies[place].at.year - self.studies[0].at.year
         return float(logit(age, s, trend, self._effect))
 
     def _admission(self, hadm: int, begin: datetime, end: datetime, dies: bool, worse: bool, at: datetime) -> None:
@@ -146,7 +146,7 @@ class _Patient:
                 self.add("icu/procedureevents", **stay, itemid=225792, starttime=_text(begun),
                          endtime=_text(end - timedelta(hours=2)))  # fmt: skip
         elif rng.random() < 0.04:
-            # Already in intensive care: no question for this film.
+            # Already in intensive care: no question for this study.
             self.add("icu/icustays", **stay, intime=_text(at - timedelta(hours=1)), outtime=_text(end))
 
     def _labs(self, hadm: int, at: datetime, s: float, worse: bool) -> None:
@@ -161,7 +161,7 @@ class _Patient:
             drawn = float(rng.uniform(2, 20))
             self._lab(hadm, name, before, at - timedelta(hours=drawn + 30))
             self._lab(hadm, name, known, at - timedelta(hours=drawn))
-            # Drawn before the film and known after it, or later altogether: these must not be read.
+            # Drawn before the study and known after it, or later altogether: these must not be read.
             self._lab(hadm, name, after, at + timedelta(hours=float(rng.uniform(-0.5, 40))), late=at)
 
     def _lab(self, hadm: int, name: str, value: float, charted: datetime, late: datetime | None = None) -> None:
@@ -185,7 +185,7 @@ class _Patient:
             0: lambda: self.rows.pop("hosp/admissions", None),
             1: lambda: last.update(deathtime="", hospital_expire_flag=1),
             2: lambda: last.update(deathtime=_later(last.get("dischtime"), 3), hospital_expire_flag=1),
-            3: lambda: patient.update(dod=(self.films[0].at - timedelta(days=9)).strftime("%Y-%m-%d")),
+            3: lambda: patient.update(dod=(self.studies[0].at - timedelta(days=9)).strftime("%Y-%m-%d")),
             4: lambda: stays and self.add("hosp/admissions", **{
                 **last, "hadm_id": last["hadm_id"] + 1_000_000, "admittime": _later(last["admittime"], 0.5)}),
             5: lambda: [row.update(hadm_id="") for row in labs[::2]],
@@ -213,14 +213,14 @@ class _Patient:
             kinds[number // 2 % FAULT_EVERY]()
 
 
-def _stays(films: list[Film]) -> Iterator[tuple[int, int]]:
-    """(first, last) position of the films of each stay."""
+def _stays(studies: list[Study]) -> Iterator[tuple[int, int]]:
+    """(first, last) position of the studies of each stay."""
     begin = 0
-    for place, (before, after) in enumerate(pairwise(films), 1):
+    for place, (before, after) in enumerate(pairwise(studies), 1):
         if after.at - before.at > ONE_STAY:
             yield begin, place - 1
             begin = place
-    yield begin, len(films) - 1
+    yield begin, len(studies) - 1
 
 
 def _text(at: datetime | None) -> str:
@@ -231,13 +231,13 @@ def _later(text: str | None, hours: float) -> str:
     return _text(datetime.fromisoformat(text) + timedelta(hours=hours)) if text else ""
 
 
-def film_times(studies: Iterable[dict[str, Any]]) -> dict[int, datetime]:
+def study_times(studies: Iterable[dict[str, Any]]) -> dict[int, datetime]:
     """study_id → time, from rows of studies.jsonl."""
     return {int(row["study_id"]): datetime.fromisoformat(row["taken_at"]) for row in studies}
 
 
-def known_films(truth: Path, states: Path) -> dict[int, Any]:
-    """study_id → what the oracles may know of the film (`phantom_severity.Known`), from the stage's own states."""
+def known_studies(truth: Path, states: Path) -> dict[int, Any]:
+    """study_id → what the oracles may know of the study (`phantom_severity.Known`), from the stage's own states."""
     from lumen_hpc.outcomes.phantom_severity import Known
 
     labs = {int(row["study_id"]): row["state"] for row in read_jsonl(states)}

@@ -1,9 +1,9 @@
 """Outcome questions: yes or no with a horizon, asked in many ways, as instruction records.
 
-A record shows the film, up to `instruct.max_images - 1` priors before it, and the lines of each film's state. Its
-answer is a sentence that opens with yes or no, so that the model's probability of yes can be read at its first token;
-with `instruct.findings_first` a line of each finding's state on each image comes before it. So that one model can be
-asked with less information, some training records withhold it (`VARIANTS`).
+A record shows the image of a study, those of up to `instruct.max_images - 1` priors before it, and the lines of each
+study's state. Its answer is a sentence that opens with yes or no, so that the model's probability of yes can be read at
+its first token; with `instruct.findings_first` a line of each finding's state on each image comes before it. So that
+one model can be asked with less information, some training records withhold it (`VARIANTS`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lumen_hpc.data.instructions import Sources, image_sizes, kind, prompt
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
-from lumen_hpc.outcomes.features import last_films
+from lumen_hpc.outcomes.features import last_studies
 from lumen_hpc.outcomes.state_lines import clinical
 
 Row = dict[str, Any]
@@ -150,16 +150,16 @@ def texts(states: Path, experts: Mapping[str, str], settings: Instruct) -> Image
 def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed: int) -> Iterator[tuple[str, Row]]:
     """(split, record) of every outcome question with a known value.
 
-    Of a val or test patient the last film with a known outcome is asked about, which is the one that is judged. A train
-    or val film has one record an outcome, all of the variant that a hash of seed and film draws, so that they
-    share their images; a test film has one of every variant and one with another patient's images. Val films are asked
-    in the test file too. Each draw hangs on ids alone, not on the order of rows.
+    Of a val or test patient the last study with a known outcome is asked about, which is the one that is judged. A
+    train or val study has one record an outcome, all of the variant that a hash of seed and study draws, so that they
+    share their images; a test study has one of every variant and one with another patient's images. Val studies are
+    asked about in the test file too. Each draw hangs on ids alone, not on the order of rows.
     """
     rows = list(outcomes)
     strangers, texts = _strangers(rows, seed), sources.texts
     taken = {int(study["study_id"]): study["taken_at"] for study in sources.studies.values()}
     judged = {
-        outcome: last_films([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken)
+        outcome: last_studies([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken)
         for outcome in settings.outcomes
     }
     for row in rows:
@@ -177,7 +177,7 @@ def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed:
                 part = shown[-most:] if most else shown
                 text = texts.of(part, labs=labs)
                 yield row["split"], _record(row, outcome, value, variant, part, text, draw, _line(sources, part))
-            if row["split"] == "val":  # asked as the test films are, to recalibrate on
+            if row["split"] == "val":  # asked about as test studies are, to recalibrate on
                 text = texts.of(shown)
                 yield "test", _record(row, outcome, value, "all", shown, text, draw, _line(sources, shown))
             if row["split"] == "test" and (other := strangers.get(row["study_id"])):
@@ -239,7 +239,7 @@ def _variant(draw: float) -> str:
 
 
 def _strangers(rows: Sequence[Row], seed: int) -> dict[Any, Any]:
-    """study_id of each test film → that of another test patient, in a circle of seeded order."""
+    """study_id of each test study → that of another test patient, in a circle of seeded order."""
     test = sorted(
         (row for row in rows if row["split"] == "test"), key=lambda row: _draw(seed, "other", row["study_id"])
     )

@@ -1,4 +1,4 @@
-"""What was known of a patient at a film's time t: the only place where inputs are made.
+"""What was known of a patient at a study's time t: the only place where inputs are made.
 
 Nothing with a time after t is read, and nothing that the tables hold because of what came later. So registration in
 the emergency department comes from ed/edstays, which holds every visit, and not from admissions, which holds only

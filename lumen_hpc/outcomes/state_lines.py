@@ -1,4 +1,4 @@
-"""The state at a film as lines that a model and a person can read; they follow the experts' words in the prompt.
+"""The state at a study's time, as lines that models and people can read; they follow the experts' words in the prompt.
 
 Patient: 62 years old, female.
 Stay: in the hospital for 2 hours.

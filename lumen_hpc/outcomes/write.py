@@ -17,7 +17,7 @@ from lumen_hpc.files import atomic, write_json
 from lumen_hpc.outcomes.faults import KINDS, Faults
 from lumen_hpc.outcomes.histories import History, read_histories
 from lumen_hpc.outcomes.labs import latest, read_labs
-from lumen_hpc.outcomes.outcomes import DEAD, NO_STAY, OUTCOMES, Film, outcomes_of, stay_of
+from lumen_hpc.outcomes.outcomes import DEAD, NO_STAY, OUTCOMES, Study, outcomes_of, stay_of
 from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.state import state_of
 from lumen_hpc.outcomes.tables import Tables, scratch
@@ -28,24 +28,24 @@ FILES = ("states.jsonl", "outcomes.jsonl", "faults.jsonl", "counts.json")
 def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float = 1.0, threads: int = 2) -> dict:
     """Writes a row a study into `folder` and returns the counts.
 
-    Files: `states.jsonl` (what was known at the film: inputs), `outcomes.jsonl` (what came after it, and the race as
+    Files: `states.jsonl` (what was known at its time: inputs), `outcomes.jsonl` (what came after it, and the race as
     recorded, for subgroups), `faults.jsonl` and `counts.json`. `studies` is prepare's studies.jsonl, whose order the
     rows keep. Raises UserError for a table or column that is not there, or a file that breaks off.
     """
-    films = [_film(row) for row in read_jsonl(studies)]
-    if not films:
+    every = [_study(row) for row in read_jsonl(studies)]
+    if not every:
         raise UserError(f"{studies} holds no study; run stage=prepare first")
     folder.mkdir(parents=True, exist_ok=True)
     faults = Faults()
     with scratch(folder, memory_gb, threads) as database:
         tables = Tables(mimic_iv, database, faults)
-        _load_films(database, films)
-        histories = read_histories(tables, {film.subject_id for film in films}, faults)
+        _load_studies(database, every)
+        histories = read_histories(tables, {study.subject_id for study in every}, faults)
         read_labs(tables, faults)
-        known, values = _write_rows(folder, films, histories, latest(tables), faults)
+        known, values = _write_rows(folder, every, histories, latest(tables), faults)
     faults.write(folder / "faults.jsonl")
     counts = {
-        "studies": len(films),
+        "studies": len(every),
         "patients": len(histories),
         "outcomes": {name: dict(sorted(known[name].items())) for name in OUTCOMES},
         "laboratory_values": {analyte.name: values[analyte.name] for analyte in PANEL},
@@ -55,31 +55,31 @@ def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float
     return counts
 
 
-def _film(row: dict[str, Any]) -> Film:
+def _study(row: dict[str, Any]) -> Study:
     taken = row["taken_at"]
-    return Film(
+    return Study(
         int(row["study_id"]), int(row["subject_id"]), row["split"], datetime.fromisoformat(taken), "T" in str(taken)
     )
 
 
-def _load_films(database: Any, films: list[Film]) -> None:
+def _load_studies(database: Any, studies: list[Study]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame({
-        "place": range(len(films)),
-        "subject": [film.subject_id for film in films],
-        "taken": pd.Series([film.at for film in films], dtype="datetime64[us]"),
+        "place": range(len(studies)),
+        "subject": [study.subject_id for study in studies],
+        "taken": pd.Series([study.at for study in studies], dtype="datetime64[us]"),
     })  # fmt: skip
     database.register("frame", frame)
     columns = "place::INTEGER AS place, subject::BIGINT AS subject, taken"
-    database.execute(f"CREATE TABLE films AS SELECT {columns} FROM frame")
-    database.execute("CREATE TABLE patients_of_run AS SELECT DISTINCT subject FROM films")
+    database.execute(f"CREATE TABLE studies AS SELECT {columns} FROM frame")
+    database.execute("CREATE TABLE patients_of_run AS SELECT DISTINCT subject FROM studies")
     database.unregister("frame")
 
 
 def _write_rows(
     folder: Path,
-    films: list[Film],
+    studies: list[Study],
     histories: dict[int, History],
     labs: Iterator[tuple[int, dict[str, Any]]],
     faults: Faults,
@@ -87,33 +87,33 @@ def _write_rows(
     """Writes both files; returns the outcomes counted by value or reason, and the values of each analyte."""
     known: dict[str, Counter[str]] = defaultdict(Counter)
     values: Counter[str] = Counter()
-    place, found = next(labs, (len(films), {}))
+    place, found = next(labs, (len(studies), {}))
     with ExitStack() as stack:
         states, outcomes = (stack.enter_context(atomic(folder / name)) for name in FILES[:2])
-        for number, film in enumerate(films):
-            history, of_film = histories[film.subject_id], {}
+        for number, study in enumerate(studies):
+            history, of_study = histories[study.subject_id], {}
             if place == number:
-                of_film = found
-                place, found = next(labs, (len(films), {}))
-            values.update(of_film.keys())
-            ids = {"study_id": film.study_id, "subject_id": film.subject_id, "split": film.split}
-            states.write(_line({**ids, "state": state_of(history, film.at, of_film)}))
-            outcome = outcomes_of(history, film)
-            outcomes.write(_line({**ids, "race": _race(history, film), "outcomes": outcome}))
+                of_study = found
+                place, found = next(labs, (len(studies), {}))
+            values.update(of_study.keys())
+            ids = {"study_id": study.study_id, "subject_id": study.subject_id, "split": study.split}
+            states.write(_line({**ids, "state": state_of(history, study.at, of_study)}))
+            outcome = outcomes_of(history, study)
+            outcomes.write(_line({**ids, "race": _race(history, study), "outcomes": outcome}))
             for name in OUTCOMES:
                 known[name][_counted(outcome[name])] += 1
-            _name_faults(history, film, outcome, faults)
+            _name_faults(history, study, outcome, faults)
     return known, values
 
 
-def _name_faults(history: History, film: Film, outcome: dict[str, Any], faults: Faults) -> None:
-    ids = {"subject_id": film.subject_id, "study_id": film.study_id}
-    if not film.has_clock:
-        faults("film without a clock time", "studies", **ids)
+def _name_faults(history: History, study: Study, outcome: dict[str, Any], faults: Faults) -> None:
+    ids = {"subject_id": study.subject_id, "study_id": study.study_id}
+    if not study.has_clock:
+        faults("study without a clock time", "studies", **ids)
     if outcome["in_hospital_death"].get("unknown") == NO_STAY:
-        faults("film outside any stay", "studies", **ids)
+        faults("study outside any stay", "studies", **ids)
     if outcome["death_30d"].get("unknown") == DEAD:
-        faults("death before a film", "studies", **ids)
+        faults("death before a study", "studies", **ids)
 
 
 def _counted(value: dict[str, Any]) -> str:
@@ -123,9 +123,9 @@ def _counted(value: dict[str, Any]) -> str:
     return {True: "yes", False: "no"}[value["value"]] if isinstance(value["value"], bool) else "known"
 
 
-def _race(history: History, film: Film) -> str | None:
-    """As the film's stay has it, else the patient's first admission."""
-    stay = stay_of(history, film.at) or next(iter(history.admissions), None)
+def _race(history: History, study: Study) -> str | None:
+    """As the study's stay has it, else the patient's first admission."""
+    stay = stay_of(history, study.at) or next(iter(history.admissions), None)
     return stay.race or None if stay else None
 
 

@@ -39,12 +39,12 @@ def case_figure(results: Results, image: Callable[[str], np.ndarray | None]) -> 
     if chosen is None:
         return None
     pair = results.questions[chosen["difference"]]["images"][-2:]
-    films = [image(path) for path in pair]
-    if any(film is None for film in films):
+    pixels = [image(path) for path in pair]
+    if any(each is None for each in pixels):
         return None
     models = [model for model in results.run_models() if not model.endswith(COMPOSED)]
     turns = [_turn(results, title, i, models) for title, i in chosen.items()]
-    return _svg([picture(film) for film in films if film is not None], turns, results.questions[chosen["difference"]])
+    return _svg([picture(each) for each in pixels if each is not None], turns, results.questions[chosen["difference"]])
 
 
 def _case(results: Results) -> dict[str, int] | None:
@@ -77,7 +77,7 @@ def _turn(results: Results, title: str, i: int, models: Sequence[str]) -> Turn:
     return Turn(title, row["question"], tuple(answers))
 
 
-def _svg(films: Sequence[str], turns: Sequence[Turn], pair: dict) -> str:
+def _svg(images: Sequence[str], turns: Sequence[Turn], pair: dict) -> str:
     x, y = MARGIN + IMAGE + 30, MARGIN + 12
     parts: list[str] = []
     for turn in turns:
@@ -96,9 +96,9 @@ def _svg(films: Sequence[str], turns: Sequence[Turn], pair: dict) -> str:
         y += LINE
     days = pair.get("interval_days")
     names = ("Reference image", "Main image" if days is None else f"Main image, {days} days later")
-    for k, (film, name) in enumerate(zip(films, names, strict=True)):
+    for k, (image, name) in enumerate(zip(images, names, strict=True)):
         top = MARGIN + k * (IMAGE + 40)
-        parts.append(f'<image x="{MARGIN}" y="{top}" width="{IMAGE}" height="{IMAGE}" href="{film}"/>')
+        parts.append(f'<image x="{MARGIN}" y="{top}" width="{IMAGE}" height="{IMAGE}" href="{image}"/>')
         parts.append(_text(MARGIN, top + IMAGE + 16, name, _SOFT, 12))
     height = max(y, MARGIN + 2 * (IMAGE + 40))
     described = "; ".join(

@@ -64,14 +64,14 @@ def cases(
         }
         if settings.images:
             row |= {"question": question["question"], "short": question["short_answer"].strip(),
-                    "reference": question.get("long_answer") or "", "images": [], "films": []}  # fmt: skip
+                    "reference": question.get("long_answer") or "", "images": [], "taken": []}  # fmt: skip
             for path in question.get("images", [])[-2:]:
                 if path not in result.images and spent < BUDGET and (pixels := image(path)) is not None:
                     result.images[path] = picture(pixels, result.side)
                     spent += len(result.images[path])
                 result.without_image += path not in result.images
                 row["images"].append(path if path in result.images else None)
-                row["films"].append(_film(taken.get(path, {})))
+                row["taken"].append(_taken(taken.get(path, {})))
         row["answers"] = [answer for answer in row["answers"] if answer]
         result.rows.append(row)
     names = {path: f"i{k}" for k, path in enumerate(result.images)}
@@ -90,7 +90,7 @@ def _side(paths: Sequence[str], image: Callable[[str], np.ndarray | None]) -> in
     return SIDES[-1]
 
 
-def _film(study: Mapping[str, Any]) -> str:
+def _taken(study: Mapping[str, Any]) -> str:
     """When and in which view an image was taken, as far as it is known."""
     taken = str(study.get("taken_at") or "")[:16].replace("T", " ")
     return ", ".join(part for part in (study.get("view"), taken) if part)
@@ -100,10 +100,10 @@ def picture(pixels: np.ndarray, side: int = SIDES[-1]) -> str:
     """Grey levels, uint8 [H, W], as a JPEG data URI of at most `side` px."""
     from PIL import Image
 
-    film = Image.fromarray(pixels)
-    film.thumbnail((side, side))
+    small = Image.fromarray(pixels)
+    small.thumbnail((side, side))
     stream = io.BytesIO()
-    film.save(stream, "JPEG", quality=82)
+    small.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
 
 

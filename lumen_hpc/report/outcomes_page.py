@@ -118,7 +118,7 @@ def _survival(survival: Mapping[str, Any]) -> Any:
         for curve, color, label in zip(survival["curves"], figures.SERIES, ("low", "middle", "high")):
             axes.step([0, *curve["days"]], [1, *curve["alive"]], where="post", color=color, label=f"{label} risk")
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("days after the film")
+        axes.set_xlabel("days after the study")
         axes.set_ylabel("alive")
         axes.legend(frameon=False, fontsize=8)
 

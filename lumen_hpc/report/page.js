@@ -102,7 +102,7 @@
     if (!row) { detail.replaceChildren(element("p", { class: "empty" }, "No case fits the filter.")); return; }
     const parts = [element("h3", {}, row.question ?? `Question ${row.id}`)];
     parts.push(element("p", { class: "hint" }, [row.type, row.days == null ? "" : `${days(row.days)} between the images`, `id ${row.id}`].filter(Boolean).join(" · ")));
-    if (row.images.length) parts.push(films(row));
+    if (row.images.length) parts.push(shownImages(row));
     if (row.reference || row.short) {
       parts.push(answerBlock("Reference answer", row.reference || row.short, row.reference ? `short: ${row.short}` : "", "truth"));
     }
@@ -114,12 +114,12 @@
     detail.replaceChildren(...parts);
   };
 
-  const films = (row) => {
+  const shownImages = (row) => {
     const names = row.images.length > 1 ? ["Reference image", "Main image"] : [row.type === "prediction" ? "Reference image" : "Image"];
-    return element("div", { class: "films" }, ...row.images.map((image, k) => element("figure", {},
+    return element("div", { class: "images" }, ...row.images.map((image, k) => element("figure", {},
       image ? larger(row, k, names, element("img", { src: images[image], alt: `${names[k]}: chest radiograph`, loading: "lazy" }))
             : element("div", { class: "absent" }, "image left out"),
-      element("figcaption", {}, names[k], row.films[k] ? element("span", { class: "taken" }, row.films[k]) : ""))));
+      element("figcaption", {}, names[k], row.taken[k] ? element("span", { class: "taken" }, row.taken[k]) : ""))));
   };
   const larger = (row, k, names, image) => {
     const button = element("button", { type: "button", class: "larger", "aria-label": `${names[k]}: larger, with zoom and window` }, image);

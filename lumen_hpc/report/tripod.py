@@ -29,15 +29,15 @@ def tripod(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> l
 
 def _data(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> Iterator[Item]:
     source = "phantoms" if settings.data.source == "phantom" else "MIMIC-CXR with MIMIC-IV"
-    yield "5a", "Data: source", f"{source}, {counts['patients']} patients, {counts['studies']} films"
+    yield "5a", "Data: source", f"{source}, {counts['patients']} patients, {counts['studies']} studies"
     yield "5b", "Data: dates", "shifted by one amount a patient; intervals are true"
-    yield "6b", "Participants: eligibility", "each patient's last film with a known value of the outcome"
+    yield "6b", "Participants: eligibility", "each patient's last study with a known value of the outcome"
     faults = _listed({kind: count for kind, count in counts["faults"].items() if count})
     yield "7", "Data preparation", f"named and counted, never dropped in silence: {faults or 'no faults'}"
     yield "8a", "Outcome", "; ".join(OUTCOMES[name] for name in outcomes)
     images, lines = settings.instruct.max_images, ", ".join(settings.instruct.clinical) or "nothing"
     inputs = f"up to {images} images; lines of {lines}; the panel has {len(PANEL)} laboratory values"
-    yield "9a", "Predictors", f"{inputs}; nothing recorded or known after the film"
+    yield "9a", "Predictors", f"{inputs}; nothing recorded or known after the study"
     sizes = [
         f"{name}: {t['train']} to learn, {t['val']} to recalibrate, {t['patients']} to test, {t['events']} events there"
         for name, t in outcomes.items()
@@ -55,7 +55,7 @@ def _methods(settings: Settings) -> Iterator[Item]:
     yield (
         "12d",
         "Analysis: heterogeneity",
-        "subgroups of sex, age, race and time since the film before, the largest gap with its interval",
+        "subgroups of sex, age, race and time since the previous study, the largest gap with its interval",
     )
     measures = "AUROC, AUPRC, Brier score, calibration slope and intercept, decision curves"
     intervals = f"{evaluate.confidence:.0%} intervals from {evaluate.bootstrap} resamples of patients"

@@ -4,7 +4,7 @@
   const dialog = document.getElementById("viewer"), panes = dialog.querySelector(".panes");
   const look = (name) => dialog.querySelector(`[name=${name}]`);
   const SIZE = 1024;
-  let films = [], x = 0, y = 0;
+  let images = [], x = 0, y = 0;
 
   const windowed = ({ grey, off }) => {
     const wide = Number(look("window").value), low = Number(look("level").value) - wide / 2;
@@ -22,9 +22,9 @@
     context.clearRect(0, 0, SIZE, SIZE);
     context.drawImage(off, (SIZE - w) / 2 + x, (SIZE - h) / 2 + y, w, h);
   };
-  const draw = () => { films.forEach(windowed); films.forEach(place); };
-  const move = (dx, dy) => { x += dx; y += dy; films.forEach(place); };
-  const zoom = (step) => { look("zoom").value = Number(look("zoom").value) + step; films.forEach(place); };
+  const draw = () => { images.forEach(windowed); images.forEach(place); };
+  const move = (dx, dy) => { x += dx; y += dy; images.forEach(place); };
+  const zoom = (step) => { look("zoom").value = Number(look("zoom").value) + step; images.forEach(place); };
   const reset = () => { look("zoom").value = 1; look("level").value = 128; look("window").value = 256; x = y = 0; draw(); };
 
   const key = (event) => {
@@ -62,13 +62,13 @@
   };
 
   document.addEventListener("view", async (event) => {
-    films = await Promise.all(event.detail.map(([name, source]) => open(name, source)));
-    panes.replaceChildren(...films.map((film) => film.figure));
+    images = await Promise.all(event.detail.map(([name, source]) => open(name, source)));
+    panes.replaceChildren(...images.map((each) => each.figure));
     dialog.showModal();
     reset();
   });
   for (const name of ["level", "window"]) look(name).addEventListener("input", draw);
-  look("zoom").addEventListener("input", () => films.forEach(place));
+  look("zoom").addEventListener("input", () => images.forEach(place));
   look("reset").addEventListener("click", reset);
   look("close").addEventListener("click", () => dialog.close());
 })();

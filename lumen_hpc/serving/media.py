@@ -131,7 +131,7 @@ def register() -> None:
     """Give vLLM this reader under the name `lumen`."""
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
-    class FilmConnector(MediaConnector):
+    class ImageConnector(MediaConnector):
         """vLLM's interface; ValueErrors become its answers 400."""
 
         def load_from_url(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
@@ -143,4 +143,4 @@ def register() -> None:
         async def load_from_url_async(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
             return await asyncio.get_running_loop().run_in_executor(None, self.load_from_url, url, media_io)
 
-    MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)(FilmConnector)
+    MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)(ImageConnector)

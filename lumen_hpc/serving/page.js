@@ -1,7 +1,7 @@
 "use strict";
 
-// One film: its file, decoded by the server as in training, and how it is looked at. The view changes nothing that is asked.
-class Film {
+// One radiograph: its file, decoded by the server as in training, and how it is looked at. The view changes nothing that is asked.
+class Radiograph {
   constructor(root, changed) {
     this.root = root;
     this.name = root.dataset.name;
@@ -106,11 +106,11 @@ class Film {
 
 const find = (id) => document.getElementById(id);
 const fault = (text) => { find("fault").textContent = text; };
-const films = {};
-for (const root of document.querySelectorAll(".film")) films[root.dataset.name] = new Film(root, fillInterval);
+const radiographs = {};
+for (const root of document.querySelectorAll(".radiograph")) radiographs[root.dataset.name] = new Radiograph(root, fillInterval);
 
 function fillInterval() {
-  const { reference, main } = films;
+  const { reference, main } = radiographs;
   if (reference.taken && main.taken) {
     find("interval").value = Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000);
   }
@@ -145,12 +145,12 @@ async function ask(how) {
   if (running) return;
   fault("");
   const [before, after, title] = AS[how];
-  const shown = { reference: films[before], main: films[after] };
+  const shown = { reference: radiographs[before], main: radiographs[after] };
   const interval = find("interval").value;
   const body = {
     kind: kind(), question: find("question").value, interval: interval === "" ? null : Math.round(Number(interval)),
-    images: Object.fromEntries(Object.entries(shown).map(([name, film]) => [name, film.url || ""])),
-    experts: Object.fromEntries(Object.entries(shown).map(([name, film]) => [name, film.experts])),
+    images: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.url || ""])),
+    experts: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.experts])),
   };
   running = new AbortController();
   busy(true);

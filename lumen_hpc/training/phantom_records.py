@@ -1,7 +1,7 @@
 """Instruction records of phantoms in memory: the stages' own functions, without their files.
 
 What `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder is built here directly from
-the films, for the stand-in weights (`pretrain.py`) and for measuring recipes (`benchmarks/phantom_science.py`).
+the studies, for the stand-in weights (`pretrain.py`) and for measuring recipes (`benchmarks/phantom_science.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lumen_hpc.data import findings_line, instructions
 from lumen_hpc.data import phantom_questions as questions
 from lumen_hpc.data.diff_vqa import is_closed
 from lumen_hpc.data.image_texts import ImageTexts
-from lumen_hpc.data.phantom import Film, looks
+from lumen_hpc.data.phantom import Study, looks
 from lumen_hpc.language import prediction_questions
 from lumen_hpc.language.sentences import sentence
 
@@ -25,55 +25,57 @@ Row = dict[str, Any]
 
 
 def records(
-    timelines: Sequence[Sequence[Film]], settings: Instruct, seed: int, *,
+    timelines: Sequence[Sequence[Study]], settings: Instruct, seed: int, *,
     expert_sentences: Mapping[str, str] | None = None, predictions_per_pair: int = 1,
 ) -> list[Row]:  # fmt: skip
-    """Every record of these patients, pictures as arrays instead of paths.
+    """Every record of these patients, images as arrays instead of paths.
 
     `expert_sentences`: study_id → the experts' sentence, with `settings.expert_text`.
     """
-    films = [film for timeline in timelines for film in timeline]
+    studies = [study for timeline in timelines for study in timeline]
     question_rows = [row for timeline in timelines for row in _questions(timeline)]
     sources = instructions.Sources.join(
-        map(_study, films),
+        map(_study_row, studies),
         _rewrites(question_rows, predictions_per_pair, seed),
         texts=ImageTexts(experts=expert_sentences or {} if settings.expert_text else {}),
-        findings={str(film.study_id): findings(film) for film in films} if settings.findings_first else {},
-        looks={str(film.study_id): looks(film) for film in films} if settings.findings_first else {},
+        findings={str(study.study_id): findings(study) for study in studies} if settings.findings_first else {},
+        looks={str(study.study_id): looks(study) for study in studies} if settings.findings_first else {},
     )
     return [record for _, record in instructions.records(question_rows, sources, settings)]
 
 
-def findings(film: Film) -> findings_line.Findings:
-    """A film's findings as `findings_line.read_findings` gives them."""
-    known = {name: {"level": state.level, "type": state.texture} for name, state in film.study.items() if state.present}
+def findings(study: Study) -> findings_line.Findings:
+    """A study's findings as `findings_line.read_findings` gives them."""
+    known = {
+        name: {"level": state.level, "type": state.texture} for name, state in study.states.items() if state.present
+    }
     return {name: {key: value for key, value in entity.items() if value} for name, entity in known.items()}
 
 
-def _study(film: Film) -> Row:
+def _study_row(study: Study) -> Row:
     return {
-        "subject_id": str(film.subject_id), "study_id": str(film.study_id), "dicom_id": film.dicom_id,
-        "image": film.pixels, "view": "AP" if film.portable else "PA", "taken_at": film.taken_at.isoformat(),
-        "split": film.split,
+        "subject_id": str(study.subject_id), "study_id": str(study.study_id), "dicom_id": study.dicom_id,
+        "image": study.pixels, "view": "AP" if study.portable else "PA", "taken_at": study.taken_at.isoformat(),
+        "split": study.split,
     }  # fmt: skip
 
 
-def _questions(timeline: Sequence[Film]) -> Iterator[Row]:
+def _questions(timeline: Sequence[Study]) -> Iterator[Row]:
     rng = np.random.default_rng(timeline[0].study_id)
-    for film in timeline:
-        for number, asked in enumerate(questions.diagnostic(film.study, film.portable, rng)):
-            yield _question(film, asked, f"{film.study_id}-{number}")
+    for study in timeline:
+        for number, asked in enumerate(questions.diagnostic(study.states, study.portable, rng)):
+            yield _question(study, asked, f"{study.study_id}-{number}")
     for before, after in pairwise(timeline):
-        asked = questions.difference(before.study, after.study)
+        asked = questions.difference(before.states, after.states)
         yield _question(after, asked, f"{after.study_id}-d", reference=before)
 
 
-def _question(film: Film, asked: questions.Asked, name: str, reference: Film | None = None) -> Row:
+def _question(study: Study, asked: questions.Asked, name: str, reference: Study | None = None) -> Row:
     return {
-        "question_id": name, "subject_id": str(film.subject_id), "study_id": str(film.study_id),
+        "question_id": name, "subject_id": str(study.subject_id), "study_id": str(study.study_id),
         "ref_study_id": str(reference.study_id) if reference else None, "type": asked.type,
         "question": asked.question, "short_answer": asked.short_answer.strip(), "closed": is_closed(asked.short_answer),
-        "interval_days": film.day - reference.day if reference else None, "split": film.split,
+        "interval_days": study.day - reference.day if reference else None, "split": study.split,
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import torch
 
 from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.config.schema import Experts, Instruct
-from lumen_hpc.data.phantom import Film
+from lumen_hpc.data.phantom import Study
 from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.language.prediction_questions import filled, templates
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 SEED_OFFSET = 1_000_003
 """Added to the run's seed, so that no patient of the run is seen here."""
 SIZE = 64
-"""Side of the tower's input [px]; larger films are resized to it."""
+"""Side of the tower's input [px]; larger images are resized to it."""
 PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
 QUESTIONS, TOGETHER = 96, 6
@@ -55,7 +55,7 @@ def pretrain(
     tokenizer learns `more_texts` too.
     """
     torch.manual_seed(seed)
-    pixels, targets, timelines = experts.make_films(seed + SEED_OFFSET, settings.patients, SIZE)
+    pixels, targets, timelines = experts.make_images(seed + SEED_OFFSET, settings.patients, SIZE)
     read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
     model = make_tiny(read, seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
@@ -77,7 +77,7 @@ def pretrain(
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
 
 
-def texts(timelines: Sequence[Sequence[Film]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
+def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
     """Every kind of text that the demo's models read or write, for the tokenizer."""
     every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
     for record in phantom_records.records(timelines, every, seed):
@@ -88,12 +88,14 @@ def texts(timelines: Sequence[Sequence[Film]], settings: Experts, instruct: Inst
         yield sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
 
 
-def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Film]], settings: Experts) -> dict[str, str]:
+def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Study]], settings: Experts) -> dict[str, str]:
     """study_id → the expert's sentence about it, in the wording of stage `instruct`."""
-    films = [film for timeline in timelines for film in timeline]
+    studies = [study for timeline in timelines for study in timeline]
     return {
-        str(film.study_id): sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
-        for film, probabilities in zip(films, expert.look(np.stack([film.pixels for film in films])), strict=True)
+        str(study.study_id): sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
+        for study, probabilities in zip(
+            studies, expert.look(np.stack([study.pixels for study in studies])), strict=True
+        )
     }
 
 

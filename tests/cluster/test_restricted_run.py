@@ -105,7 +105,7 @@ def plant(folder: Path) -> None:
         csv.writer(file).writerows(rows)
 
 
-def film_time(row: dict[str, str]) -> datetime:
+def study_time(row: dict[str, str]) -> datetime:
     taken = taken_at(row["StudyDate"], row["StudyTime"])
     return taken if isinstance(taken, datetime) else datetime.combine(taken, time())
 
@@ -113,7 +113,7 @@ def film_time(row: dict[str, str]) -> datetime:
 def write_mimic_iv(data: Path) -> Path:
     """MIMIC-IV's tables of these phantoms, with the marker in texts that stage outcomes does not read and in values."""
     with gzip.open(data / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", "rt", newline="") as file:
-        taken = {int(row["study_id"]): film_time(row) for row in csv.DictReader(file)}
+        taken = {int(row["study_id"]): study_time(row) for row in csv.DictReader(file)}
     folder = phantom_tables.write_tables(data / "mimiciv", data / "truth.jsonl", taken, 0)
     for table, column, every in (("hosp/admissions", "admission_location", 1), ("hosp/labevents", "comments", 1),
                                  ("hosp/labevents", "value", 50), ("icu/icustays", "first_careunit", 1)):  # fmt: skip

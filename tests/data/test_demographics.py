@@ -28,7 +28,7 @@ def prepared(dataset: Dataset, mimic_iv: str, **more):
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
-def test_studies_have_the_sex_of_their_patient_and_the_age_at_the_film(tmp_path, gzipped):
+def test_studies_have_the_sex_of_their_patient_and_the_age_at_its_time(tmp_path, gzipped):
     hosp = tmp_path / "iv" / "hosp"
     hosp.mkdir(parents=True)
     if gzipped:

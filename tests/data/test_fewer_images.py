@@ -16,7 +16,7 @@ from lumen_hpc.outcomes import questions
 
 DAYS = (1, 5, 11, 20, 28)
 LEVELS = {1: "large", 11: "small", 20: "mild to moderate"}
-"""Of the effusion on each film, by its day."""
+"""Of the effusion on each image, by its day."""
 LONGEST = 5
 
 
@@ -39,7 +39,7 @@ def sources(**more: Any) -> Sources:
 
 
 def made(kind: str, images: int) -> dict[str, Any]:
-    """The record about the last film, or about the last pair."""
+    """The record about the last study, or about the last pair."""
     settings = Instruct(max_images=images, clinical=["patient"], outcomes=["icu_48h"])
     if kind.startswith("outcome"):
         joined = sources(findings=FINDINGS, line=("effusion",)) if "findings" in kind else sources()

@@ -49,24 +49,24 @@ def test_input_equals_the_packages_own_recipe(shape, size, kind, maximum):
 
 
 @pytest.mark.parametrize(("low", "high"), [(180, 250), (3, 60), (77, 77)])
-def test_films_without_dark_or_without_bright_are_clipped_alike(low, high):
+def test_images_without_dark_or_without_bright_are_clipped_alike(low, high):
     pixels = np.random.default_rng(0).integers(low, high + 1, (300, 280)).astype(np.uint8)
     ours = images.xrv_input(Radiograph(pixels, 255), 224)
     assert np.abs(ours - package_recipe(pixels, 255, 224)).max() <= 1e-3 * 2048
 
 
 def test_a_jpg_is_decoded_as_pillow_decodes_it(tmp_path):
-    Image.fromarray(radiograph((301, 203), np.uint8, 255)).save(tmp_path / "film.jpg", quality=95)
-    image = images.decode(tmp_path / "film.jpg")
+    Image.fromarray(radiograph((301, 203), np.uint8, 255)).save(tmp_path / "image.jpg", quality=95)
+    image = images.decode(tmp_path / "image.jpg")
     assert image.maximum == 255
-    assert np.array_equal(image.pixels, np.asarray(Image.open(tmp_path / "film.jpg")))
+    assert np.array_equal(image.pixels, np.asarray(Image.open(tmp_path / "image.jpg")))
 
 
 def test_a_colour_jpg_gives_the_channel_the_package_takes(tmp_path):
     colours = np.stack([radiograph((64, 80), np.uint8, 255, seed) for seed in range(3)], axis=-1)
-    Image.fromarray(colours).save(tmp_path / "film.jpg", quality=95)
-    theirs = xrv.utils.load_image(str(tmp_path / "film.jpg"))
-    ours = images.decode(tmp_path / "film.jpg").pixels
+    Image.fromarray(colours).save(tmp_path / "image.jpg", quality=95)
+    theirs = xrv.utils.load_image(str(tmp_path / "image.jpg"))
+    ours = images.decode(tmp_path / "image.jpg").pixels
     assert np.abs(xrv.utils.normalize(ours, 255) - theirs[0]).max() == 0
 
 
@@ -111,7 +111,7 @@ def encoded(pixels, codec):
 def test_every_compression_and_photometric_gives_the_packages_values(tmp_path, codec, photometric):
     pixels = radiograph((150, 130), np.uint16, 4095)
     compress = pydicom.uid.RLELossless if codec == "rle" else encoded(pixels, codec) if codec else None
-    path = dicom(tmp_path / "film.dcm", pixels, photometric=photometric, compress=compress)
+    path = dicom(tmp_path / "image.dcm", pixels, photometric=photometric, compress=compress)
     image = images.decode(path)
     assert image.maximum == 4095
     assert np.array_equal(image.pixels, 4095 - pixels if photometric == "MONOCHROME1" else pixels)
@@ -127,7 +127,7 @@ def test_a_lossless_stream_that_the_fastest_decoder_refuses_needs_no_other_packa
     imagecodecs = pytest.importorskip("imagecodecs")
     pixels = radiograph((150, 130), np.uint8 if bits == 8 else np.uint16, 2**bits - 1)
     stream = pydicom.uid.JPEGLosslessSV1, imagecodecs.ljpeg_encode(pixels, bitspersample=bits)
-    path = dicom(tmp_path / "film.dcm", pixels, bits=bits, compress=stream)
+    path = dicom(tmp_path / "image.dcm", pixels, bits=bits, compress=stream)
 
     def refuse(*_):
         raise imagecodecs.LjpegError("ljpeg_decode", -1)
@@ -139,13 +139,13 @@ def test_a_lossless_stream_that_the_fastest_decoder_refuses_needs_no_other_packa
 
 def test_eight_bit_dicoms_are_read(tmp_path):
     pixels = radiograph((50, 71), np.uint8, 255)
-    image = images.decode(dicom(tmp_path / "film.dcm", pixels, bits=8))
+    image = images.decode(dicom(tmp_path / "image.dcm", pixels, bits=8))
     assert image.maximum == 255
     assert np.array_equal(image.pixels, pixels)
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_J2KR.dcm"])
-def test_the_real_chest_film_of_pydicoms_data_reads_as_the_package_reads_it(name):
+def test_the_real_chest_image_of_pydicoms_data_reads_as_the_package_reads_it(name):
     path = pydicom.data.get_testdata_file(name, download=False)
     if path is None:
         pytest.skip("package pydicom-data is not installed")
@@ -170,13 +170,13 @@ def test_real_radiographs_as_jpg_and_dicom_show_the_same(tmp_path):
         images.check(jpg)
 
 
-def test_a_film_from_a_dicom_spreads_its_range_and_a_jpg_stays_as_it_is(tmp_path):
+def test_an_image_from_a_dicom_spreads_its_range_and_a_jpg_stays_as_it_is(tmp_path):
     pixels = radiograph((120, 90), np.uint16, 4095)
-    film = images.grey_levels(dicom(tmp_path / "film.dcm", pixels, photometric="MONOCHROME1"))
-    assert film.dtype == np.uint8
-    assert np.abs(film - (4095 - pixels.astype(float)) * 255 / 4095).max() <= 0.5
-    Image.fromarray(film).save(tmp_path / "film.jpg")
-    assert np.array_equal(images.grey_levels(tmp_path / "film.jpg"), images.decode(tmp_path / "film.jpg").pixels)
+    grey = images.grey_levels(dicom(tmp_path / "image.dcm", pixels, photometric="MONOCHROME1"))
+    assert grey.dtype == np.uint8
+    assert np.abs(grey - (4095 - pixels.astype(float)) * 255 / 4095).max() <= 0.5
+    Image.fromarray(grey).save(tmp_path / "image.jpg")
+    assert np.array_equal(images.grey_levels(tmp_path / "image.jpg"), images.decode(tmp_path / "image.jpg").pixels)
 
 
 @pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])
@@ -200,32 +200,32 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
     def test_truncated_jpg(self, tmp_path, look, kept):
-        path = tmp_path / "film.jpg"
+        path = tmp_path / "image.jpg"
         Image.fromarray(radiograph((200, 200), np.uint8, 255)).save(path)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
         self.refused(look, path, "truncated")
 
     @pytest.mark.parametrize("kept", [0.5, 0.999])
     def test_truncated_dicom(self, tmp_path, look, kept):
-        path = dicom(tmp_path / "film.dcm", radiograph((200, 200), np.uint16, 4095))
+        path = dicom(tmp_path / "image.dcm", radiograph((200, 200), np.uint16, 4095))
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
         self.refused(look, path, "truncated|corrupt")
 
     def test_truncated_compressed_dicom(self, tmp_path, look):
-        path = dicom(tmp_path / "film.dcm", radiograph((200, 200), np.uint16, 4095), compress=pydicom.uid.RLELossless)
+        path = dicom(tmp_path / "image.dcm", radiograph((200, 200), np.uint16, 4095), compress=pydicom.uid.RLELossless)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         self.refused(look, path, "truncated|corrupt|cannot be decoded")
 
     def test_dicom_without_pixels(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint16, 4095)
-        self.refused(look, dicom(tmp_path / "film.dcm", pixels, PixelData=None), "without pixels")
+        self.refused(look, dicom(tmp_path / "image.dcm", pixels, PixelData=None), "without pixels")
 
     def test_dicom_without_image_header(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint16, 4095)
-        self.refused(look, dicom(tmp_path / "film.dcm", pixels, Rows=None), "lacks Rows")
+        self.refused(look, dicom(tmp_path / "image.dcm", pixels, Rows=None), "lacks Rows")
 
     def test_dicom_with_an_empty_header_field(self, tmp_path, look):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095))
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095))
         dataset = pydicom.dcmread(path)
         dataset.BitsStored = None
         dataset.save_as(path)
@@ -233,52 +233,52 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("bits", [0, 17, 99])
     def test_impossible_bits_stored(self, tmp_path, look, bits):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), BitsStored=bits)
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095), BitsStored=bits)
         self.refused(look, path, f"BitsStored {bits} of BitsAllocated 16")
 
     def test_several_samples_a_pixel(self, tmp_path, look):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 60), np.uint8, 255), bits=8, SamplesPerPixel=3, Columns=20)
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 60), np.uint8, 255), bits=8, SamplesPerPixel=3, Columns=20)
         self.refused(look, path, "3 values a pixel")
 
     def test_colour_dicom(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint8, 255)
-        path = dicom(tmp_path / "film.dcm", pixels, bits=8, photometric="PALETTE COLOR")
+        path = dicom(tmp_path / "image.dcm", pixels, bits=8, photometric="PALETTE COLOR")
         self.refused(look, path, "PALETTE COLOR")
 
     def test_several_frames(self, tmp_path, look):
         pixels = radiograph((20, 20), np.uint16, 4095)
-        self.refused(look, dicom(tmp_path / "film.dcm", pixels, NumberOfFrames="2"), "2 frames")
+        self.refused(look, dicom(tmp_path / "image.dcm", pixels, NumberOfFrames="2"), "2 frames")
 
     @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
     def test_signed_pixels(self, tmp_path, look, photometric):
         pixels = radiograph((20, 20), np.int16, 2000)
-        path = dicom(tmp_path / "film.dcm", pixels, photometric=photometric, PixelRepresentation=1)
+        path = dicom(tmp_path / "image.dcm", pixels, photometric=photometric, PixelRepresentation=1)
         self.refused(look, path, "signed pixels")
 
     @pytest.mark.parametrize("name", ["PixelRepresentation", "BitsStored", "PhotometricInterpretation"])
     def test_a_missing_header_field(self, tmp_path, look, name):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), **{name: None})
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095), **{name: None})
         self.refused(look, path, f"lacks {name}")
 
     @pytest.mark.parametrize("name", ["Rows", "Columns"])
     def test_an_empty_image(self, tmp_path, look, name):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), **{name: 0})
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095), **{name: 0})
         self.refused(look, path, "empty image")
 
     def test_values_in_the_upper_bits(self, tmp_path, look):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095) << 4, HighBit=15)
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095) << 4, HighBit=15)
         self.refused(look, path, "HighBit 15 with BitsStored 12")
 
     def test_an_absurd_size(self, tmp_path, look):
-        path = dicom(tmp_path / "film.dcm", radiograph((20, 20), np.uint16, 4095), Rows=20000, Columns=20000)
+        path = dicom(tmp_path / "image.dcm", radiograph((20, 20), np.uint16, 4095), Rows=20000, Columns=20000)
         self.refused(look, path, "400 megapixels")
 
     def test_an_absurd_png(self, tmp_path, look):
-        path = png(tmp_path / "film.png", frame(20000, 20000, 8, 0), zlib.compress(bytes(1000)))
+        path = png(tmp_path / "image.png", frame(20000, 20000, 8, 0), zlib.compress(bytes(1000)))
         self.refused(look, path, "400 megapixels")
 
     def test_an_absurd_jpeg(self, tmp_path, look):
-        path = tmp_path / "film.jpg"
+        path = tmp_path / "image.jpg"
         data = jpeg(radiograph((40, 40), np.uint8, 255))
         path.write_bytes(data.replace(struct.pack(">BHH", 8, 40, 40), struct.pack(">BHH", 8, 20000, 20000)))
         self.refused(look, path, "400 megapixels")
@@ -287,19 +287,19 @@ class TestBadFiles:
     def test_a_png_that_is_not_8_bit_grey(self, tmp_path, look, mode):
         pixels = radiograph((40, 40), np.uint8, 255)
         image = Image.fromarray(pixels.astype(np.uint16) if mode == "I;16" else pixels)
-        image.convert(mode).save(tmp_path / "film.png")
-        self.refused(look, tmp_path / "film.png", "palette" if mode == "P" else "bits; 8 bits are read")
+        image.convert(mode).save(tmp_path / "image.png")
+        self.refused(look, tmp_path / "image.png", "palette" if mode == "P" else "bits; 8 bits are read")
 
     @pytest.mark.parametrize("kept", [0.05, 0.5, 0.99])
     @pytest.mark.parametrize("filled", [False, True])
     def test_a_cut_png(self, tmp_path, look, kept, filled):
-        path = tmp_path / "film.png"
+        path = tmp_path / "image.png"
         Image.fromarray(radiograph((600, 500), np.uint8, 255)).save(path)
         self.refused(look, cut(path, kept, filled), "truncated|corrupt")
 
     @pytest.mark.parametrize("at", [20, 60, 3000])
     def test_a_flipped_bit_in_a_png(self, tmp_path, look, at):
-        path = tmp_path / "film.png"
+        path = tmp_path / "image.png"
         Image.fromarray(radiograph((200, 200), np.uint8, 255)).save(path)
         data = bytearray(path.read_bytes())
         data[at] ^= 1
@@ -310,7 +310,7 @@ class TestBadFiles:
     @pytest.mark.parametrize("kept", [0.3, 0.5, 0.9])
     @pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
     def test_a_jpeg_whose_tail_is_zero(self, tmp_path, look, options, kept, end):
-        path = tmp_path / "film.jpg"
+        path = tmp_path / "image.jpg"
         path.write_bytes(jpeg(radiograph((600, 500), np.uint8, 255), **options))
         cut(path, kept, filled=True)
         path.write_bytes(path.read_bytes()[: -len(end) or None] + end)
@@ -319,17 +319,17 @@ class TestBadFiles:
     @pytest.mark.parametrize("orientation", range(2, 9))
     @pytest.mark.parametrize("ending", ["jpg", "png"])
     def test_an_image_that_exif_turns(self, tmp_path, look, orientation, ending):
-        path = tmp_path / f"film.{ending}"
+        path = tmp_path / f"image.{ending}"
         Image.fromarray(radiograph((40, 40), np.uint8, 255)).save(path, exif=turned(orientation))
         self.refused(look, path, f"EXIF orientation {orientation}")
 
     def test_a_jpeg_of_four_components(self, tmp_path, look):
-        Image.new("CMYK", (40, 40)).save(tmp_path / "film.jpg")
-        self.refused(look, tmp_path / "film.jpg", "4 components")
+        Image.new("CMYK", (40, 40)).save(tmp_path / "image.jpg")
+        self.refused(look, tmp_path / "image.jpg", "4 components")
 
     def test_a_tiff(self, tmp_path, look):
-        Image.fromarray(radiograph((40, 40), np.uint8, 255)).save(tmp_path / "film.tif")
-        self.refused(look, tmp_path / "film.tif", "neither JPEG, PNG nor DICOM")
+        Image.fromarray(radiograph((40, 40), np.uint8, 255)).save(tmp_path / "image.tif")
+        self.refused(look, tmp_path / "image.tif", "neither JPEG, PNG nor DICOM")
 
 
 def jpeg(pixels, **options):
@@ -367,9 +367,9 @@ def png(path, header, pixels):
 
 @pytest.mark.parametrize("look", [images.check, images.decode])
 def test_faults_that_only_decoding_shows_are_found_without_being_asked_for(tmp_path, look):
-    closed_again = tmp_path / "film.jpg"
+    closed_again = tmp_path / "image.jpg"
     closed_again.write_bytes(jpeg(radiograph((600, 500), np.uint8, 255))[:60_000] + b"\xff\xd9")
-    no_stream = png(tmp_path / "film.png", frame(8, 8, 8, 0), b"no zlib stream")
+    no_stream = png(tmp_path / "image.png", frame(8, 8, 8, 0), b"no zlib stream")
     for path, message in ((closed_again, "is truncated"), (no_stream, "is a corrupt PNG")):
         images.check_header(path)
         with pytest.raises(UserError, match=f"{path.name} {message}"):
@@ -380,14 +380,14 @@ def test_faults_that_only_decoding_shows_are_found_without_being_asked_for(tmp_p
 @pytest.mark.parametrize("look", [images.check, images.check_header])
 def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path, look, after):
     pixels = radiograph((100, 90), np.uint8, 255)
-    path = tmp_path / "film.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(jpeg(pixels) + after)
     assert look(path).size == (90, 100)
     assert np.abs(images.decode(path).pixels.astype(int) - pixels).max() < 20
 
 
 def test_an_upright_exif_is_no_fault(tmp_path):
-    path = tmp_path / "film.jpg"
+    path = tmp_path / "image.jpg"
     Image.fromarray(radiograph((40, 50), np.uint8, 255)).save(path, exif=turned(1))
     assert images.check(path) == images.check_header(path) == ((50, 40), "")
 
@@ -398,7 +398,7 @@ def test_overlays_in_unused_bits_are_masked_as_pydicom_masks_them(tmp_path, code
     pixels = radiograph((60, 50), np.uint16, 4095)
     marked = pixels | (np.random.default_rng(0).integers(0, 16, pixels.shape) << 12).astype(np.uint16)
     compress = pydicom.uid.RLELossless if codec else None
-    path = dicom(tmp_path / "film.dcm", marked, photometric=photometric, compress=compress)
+    path = dicom(tmp_path / "image.dcm", marked, photometric=photometric, compress=compress)
     assert np.array_equal(images.decode(path).pixels, 4095 - pixels if photometric == "MONOCHROME1" else pixels)
     assert np.array_equal(pydicom.dcmread(path).pixel_array, pixels)
     assert images.check(path).warning == ("" if codec else images.OVERLAY)  # pydicom's decoders mask by themselves
@@ -406,7 +406,7 @@ def test_overlays_in_unused_bits_are_masked_as_pydicom_masks_them(tmp_path, code
 
 @pytest.mark.parametrize(("maximum", "warning"), [(4095, images.FAINT), (16000, images.FAINT), (30000, "")])
 def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
-    path = dicom(tmp_path / "film.dcm", radiograph((500, 400), np.uint16, maximum), bits=16)
+    path = dicom(tmp_path / "image.dcm", radiograph((500, 400), np.uint16, maximum), bits=16)
     assert images.check(path) == ((400, 500), warning)
 
 
@@ -421,7 +421,7 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
 @pytest.mark.filterwarnings("ignore")
 def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orientation, warning):
     pixels = radiograph((60, 50), np.uint16, 4095)
-    path = dicom(tmp_path / "film.dcm", pixels, PatientOrientation=orientation)
+    path = dicom(tmp_path / "image.dcm", pixels, PatientOrientation=orientation)
     assert look(path) == ((50, 60), warning)
     assert np.array_equal(images.decode(path).pixels, pixels)
 
@@ -439,7 +439,7 @@ def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orienta
 )
 def test_a_dicom_whose_header_inverts_it_once_more_is_a_warning(tmp_path, look, photometric, fields, inverted):
     pixels = radiograph((60, 50), np.uint16, 4095)
-    path = dicom(tmp_path / "film.dcm", pixels, photometric=photometric, **fields)
+    path = dicom(tmp_path / "image.dcm", pixels, photometric=photometric, **fields)
     assert look(path).warning == (image_headers.INVERTED if inverted else "")
     assert np.array_equal(images.decode(path).pixels, pixels if photometric == "MONOCHROME2" else 4095 - pixels)
 
@@ -447,12 +447,12 @@ def test_a_dicom_whose_header_inverts_it_once_more_is_a_warning(tmp_path, look, 
 def test_what_check_passes_decode_reads_whatever_was_done_to_the_file(tmp_path):
     rng = np.random.default_rng(0)
     pixels = radiograph((120, 100), np.uint8, 255)
-    Image.fromarray(pixels).save(tmp_path / "film.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     stored = radiograph((60, 50), np.uint16, 4095)
     files = {
-        "film.jpg": jpeg(pixels),
-        "film.png": (tmp_path / "film.png").read_bytes(),
-        "film.dcm": dicom(tmp_path / "film.dcm", stored).read_bytes(),
+        "image.jpg": jpeg(pixels),
+        "image.png": (tmp_path / "image.png").read_bytes(),
+        "image.dcm": dicom(tmp_path / "image.dcm", stored).read_bytes(),
         "rle.dcm": dicom(tmp_path / "rle.dcm", stored, compress=pydicom.uid.RLELossless).read_bytes(),
     }
     refused = 0

@@ -35,7 +35,7 @@ def metadata(folder):
     return rows(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz")
 
 
-def film_path(folder, row, tree="mimic-cxr-jpg", suffix="jpg"):
+def image_path(folder, row, tree="mimic-cxr-jpg", suffix="jpg"):
     patient = f"p{row['subject_id']}"
     return folder / tree / "files" / patient[:3] / patient / f"s{row['study_id']}" / f"{row['dicom_id']}.{suffix}"
 
@@ -44,7 +44,7 @@ def test_every_study_of_the_csv_files_has_its_image_at_the_official_place(folder
     listed = metadata(folder)
     assert len(listed) == SETTINGS.patients * SETTINGS.studies
     for row in listed:
-        assert images.decode(film_path(folder, row)).pixels.shape == (int(row["Rows"]), int(row["Columns"]))
+        assert images.decode(image_path(folder, row)).pixels.shape == (int(row["Rows"]), int(row["Columns"]))
 
 
 def test_ids_are_distinct_and_study_ids_carry_no_order(folder):
@@ -130,11 +130,11 @@ def test_replacing_leaves_the_new_phantoms_alone(tmp_path):
 
 
 def test_a_dicom_shows_its_jpg(folder):
-    listed = [row for row in metadata(folder) if film_path(folder, row, "mimic-cxr", "dcm").exists()]
+    listed = [row for row in metadata(folder) if image_path(folder, row, "mimic-cxr", "dcm").exists()]
     assert len(listed) == SETTINGS.patients * SETTINGS.studies // SETTINGS.dicom_every
     inverted = set()
     for row in listed:
-        dicom, jpg = (images.decode(film_path(folder, row, *kind)) for kind in (("mimic-cxr", "dcm"), ()))
+        dicom, jpg = (images.decode(image_path(folder, row, *kind)) for kind in (("mimic-cxr", "dcm"), ()))
         assert dicom.maximum == 4095
         difference = dicom.pixels / 4095 - jpg.pixels / 255
         assert abs(difference).mean() < 0.02
@@ -145,11 +145,11 @@ def test_a_dicom_shows_its_jpg(folder):
 @pytest.mark.parametrize("size", [64, 65, 200, 600])
 def test_any_size_shows_the_same_anatomy(size):
     rng = np.random.default_rng(0)
-    study = {f: ps.states(f)[1] for f in ps.FINDINGS}
+    states = {f: ps.states(f)[1] for f in ps.FINDINGS}
     anatomy = phantom_images.draw_anatomy(rng)
     still = phantom_images.Exposure(0, 0, 0, 1, 1, 1, 0, False)
-    small = phantom_images.render(study, anatomy, still, 64, rng).astype(float)
-    large = phantom_images.render(study, anatomy, still, size, rng)
+    small = phantom_images.render(states, anatomy, still, 64, rng).astype(float)
+    large = phantom_images.render(states, anatomy, still, size, rng)
     assert large.shape == (size, size)
     thumbnail = images.xrv_input(images.Radiograph(large, 255), 64)[0] / 1024 * 127.5 + 127.5
     inner = (slice(8, 56), slice(8, 56))

@@ -14,25 +14,25 @@ SETTINGS = Phantom(patients=900)
 
 
 @pytest.fixture(scope="module")
-def films():
-    """(reference film, main film) of 900 patients."""
+def pairs():
+    """(reference study, main study) of 900 patients."""
     return [phantom.patient(3, number, SETTINGS) for number in range(SETTINGS.patients)]
 
 
-def names(film) -> list[float]:
-    """Everything of a film that a cheat could read without opening its image, as numbers."""
-    digits = [int(d, 16) for d in film.dicom_id.replace("-", "")]
-    digits += [int(d) for d in f"{film.study_id}{film.subject_id}"]
-    at = film.taken_at
-    order = [film.study_id, film.subject_id, at.year, at.month, at.day, at.weekday(), at.hour, at.minute, at.second]
+def names(study) -> list[float]:
+    """Everything of a study that a cheat could read without opening its image, as numbers."""
+    digits = [int(d, 16) for d in study.dicom_id.replace("-", "")]
+    digits += [int(d) for d in f"{study.study_id}{study.subject_id}"]
+    at = study.taken_at
+    order = [study.study_id, study.subject_id, at.year, at.month, at.day, at.weekday(), at.hour, at.minute, at.second]
     return [*digits, *(d % 2 for d in digits), *order]
 
 
 def targets(before, after) -> list[float]:
-    """The findings of a film, their textures, and what becomes of them."""
-    states = [before.study[finding] for finding in ps.FINDINGS]
+    """The findings of a study, their textures, and what becomes of them."""
+    states = [before.states[finding] for finding in ps.FINDINGS]
     values = [float(state.present) for state in states] + [float(state.texture == "striped") for state in states]
-    return values + [float(before.study[f].present != after.study[f].present) for f in ps.FINDINGS]
+    return values + [float(before.states[f].present != after.states[f].present) for f in ps.FINDINGS]
 
 
 def strongest(x: np.ndarray, y: np.ndarray) -> float:
@@ -42,10 +42,10 @@ def strongest(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("shown", ["its own", "the next"])
-def test_no_name_id_or_date_is_related_to_a_finding_its_texture_or_its_future(films, shown):
-    """A classifier on one of these features is at chance: no correlation beyond those of shuffled films."""
-    x = np.array([names(pair[shown == "the next"]) for pair in films], float)
-    y = np.array([targets(*pair[:2]) for pair in films])
+def test_no_name_id_or_date_is_related_to_a_finding_its_texture_or_its_future(pairs, shown):
+    """A classifier on one of these features is at chance: no correlation beyond those of shuffled studies."""
+    x = np.array([names(pair[shown == "the next"]) for pair in pairs], float)
+    y = np.array([targets(*pair[:2]) for pair in pairs])
     rng = np.random.default_rng(0)
     by_chance = [strongest(x, y[rng.permutation(len(y))]) for _ in range(200)]
     assert strongest(x, y) <= np.quantile(by_chance, 0.99)

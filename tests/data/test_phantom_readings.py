@@ -18,18 +18,18 @@ HEART, NODULE = "is there cardiomegaly?", "is there nodule?"
 def pairs():
     settings = Phantom(patients=400, dicom_every=0, size=64)
     timelines = (phantom.patient(0, number, settings) for number in range(settings.patients))
-    return [(one.study, two.study, two.day - one.day, 0) for one, two in timelines]
+    return [(one.states, two.states, two.day - one.day, 0) for one, two in timelines]
 
 
-def study(**states):
-    return {finding: states.get(finding.replace(" ", "_"), ps.ABSENT) for finding in ps.FINDINGS}
+def states(**chosen):
+    return {finding: chosen.get(finding.replace(" ", "_"), ps.ABSENT) for finding in ps.FINDINGS}
 
 
 ALIKE = [
-    (study(cardiomegaly=ps.State(True)), study(cardiomegaly=ps.State(constant="medium"))),
-    (study(cardiomegaly=ps.State(True, constant="medium")), study(cardiomegaly=ps.State(constant="large"))),
-    (study(nodule=ps.State(True, "left")), study(nodule=ps.State(constant="left"))),
-    (study(nodule=ps.State(True, "left", constant="right")), study(nodule=ps.State(True, "right", constant="left"))),
+    (states(cardiomegaly=ps.State(True)), states(cardiomegaly=ps.State(constant="medium"))),
+    (states(cardiomegaly=ps.State(True, constant="medium")), states(cardiomegaly=ps.State(constant="large"))),
+    (states(nodule=ps.State(True, "left")), states(nodule=ps.State(constant="left"))),
+    (states(nodule=ps.State(True, "left", constant="right")), states(nodule=ps.State(True, "right", constant="left"))),
 ]  # fmt: skip
 
 
@@ -37,16 +37,16 @@ ALIKE = [
 def test_a_finding_and_its_imitation_are_the_same_pixels(one, other):
     anatomy = phantom_images.draw_anatomy(np.random.default_rng(0))
     exposure = phantom_images.draw_exposure(np.random.default_rng(1))
-    films = [phantom_images.render(each, anatomy, exposure, 64, np.random.default_rng(2)) for each in (one, other)]
-    assert (films[0] == films[1]).all()
+    pixels = [phantom_images.render(each, anatomy, exposure, 64, np.random.default_rng(2)) for each in (one, other)]
+    assert (pixels[0] == pixels[1]).all()
     assert [ps.appearance(f, one[f]) for f in ps.FINDINGS] == [ps.appearance(f, other[f]) for f in ps.FINDINGS]
 
 
 def test_a_patients_constants_are_in_every_image_and_are_no_findings():
-    films = phantom.patient(1, 5, Phantom(studies=6))
+    studies = phantom.patient(1, 5, Phantom(studies=6))
     for finding in pr.AMBIGUOUS:
-        assert len({film.study[finding].constant for film in films}) == 1
-    assert pc.study_states(phantom._truth(films[0])) == films[0].study
+        assert len({study.states[finding].constant for study in studies}) == 1
+    assert pc.study_states(phantom._truth(studies[0])) == studies[0].states
 
 
 def test_both_images_show_every_change(pairs):
@@ -85,9 +85,9 @@ def test_questions_that_the_image_does_not_decide_are_known():
         assert not pr.decided("presence", HEART, each)
         assert not pr.decided("abnormality", "is there evidence of any abnormalities in this image?", each)
         assert pr.decided("presence", NODULE, each) and pr.decided("presence", "is there edema?", each)
-    largest = study(cardiomegaly=ps.State(True, constant="large"))
+    largest = states(cardiomegaly=ps.State(True, constant="large"))
     assert pr.decided("presence", HEART, largest) and pr.guess(HEART, largest, 0)
-    assert pr.decided("presence", HEART, study()) and not pr.guess(HEART, study(), 0)
+    assert pr.decided("presence", HEART, states()) and not pr.guess(HEART, states(), 0)
     two_spots, side = ALIKE[3][0], "is the nodule located on the left side or right side?"
     assert pr.decided("presence", NODULE, two_spots) and not pr.decided("location", side, two_spots)
     assert pr.decided("location", side, ALIKE[2][0])

@@ -20,8 +20,8 @@ VISION = {"hidden_size": 32, "image_size": 64, "intermediate_size": 64, "num_att
 
 
 @pytest.fixture(scope="module")
-def films():
-    return phantom.make_films(seed=3, patients=40, size=64)
+def phantoms():
+    return phantom.make_images(seed=3, patients=40, size=64)
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def expert():
 
 
 def test_targets_cover_each_attribute_except_those_of_absent_findings():
-    study = {finding: ps.ABSENT for finding in ps.FINDINGS}
-    study["edema"] = ps.State(True, "", "severe", "smooth")
-    study["cardiomegaly"], study["nodule"] = ps.State(constant="medium"), ps.State(constant="left")
-    named = dict(zip(phantom.ATTRIBUTES, phantom.targets(study, portable=True), strict=True))
+    states = {finding: ps.ABSENT for finding in ps.FINDINGS}
+    states["edema"] = ps.State(True, "", "severe", "smooth")
+    states["cardiomegaly"], states["nodule"] = ps.State(constant="medium"), ps.State(constant="left")
+    named = dict(zip(phantom.ATTRIBUTES, phantom.targets(states, portable=True), strict=True))
     assert named.pop(("edema", "level")) == 2
     assert named.pop(("edema", "texture")) == ps.TEXTURES.index("smooth")
-    assert named.pop(("edema", "present")) == named.pop(("film", "view")) == 1
+    assert named.pop(("edema", "present")) == named.pop(("image", "view")) == 1
     assert (named.pop(("heart", "size")), named.pop(("spot", "left")), named.pop(("spot", "right"))) == (1, 1, 0)
     assert {number for (_, attribute), number in named.items() if attribute == "present"} == {0}
     assert {number for (_, attribute), number in named.items() if attribute != "present"} == {phantom.UNKNOWN}
 
 
-def test_training_lowers_the_loss_of_films_never_seen(expert, films):
-    pixels, labels, _ = films
+def test_training_lowers_the_loss_of_images_never_seen(expert, phantoms):
+    pixels, labels, _ = phantoms
 
     def unseen():
         with torch.no_grad():
@@ -57,17 +57,17 @@ def test_training_lowers_the_loss_of_films_never_seen(expert, films):
     assert unseen() < before - 0.5
 
 
-def test_an_unknown_target_teaches_nothing(expert, films):
-    pixels, labels, _ = films
+def test_an_unknown_target_teaches_nothing(expert, phantoms):
+    pixels, labels, _ = phantoms
     logits = expert(phantom.tower_pixels(torch.from_numpy(pixels[:4])))
     nothing = torch.full((4, labels.shape[1]), phantom.UNKNOWN)
     assert phantom.loss(logits, nothing).item() == 0
 
 
-def test_a_saved_expert_predicts_the_same(expert, films, tmp_path):
+def test_a_saved_expert_predicts_the_same(expert, phantoms, tmp_path):
     phantom.save_expert(expert, tmp_path / "expert.safetensors")
     again = phantom.load_expert(tmp_path / "expert.safetensors")
-    for one, two in zip(again.look(films[0][:5]), expert.look(films[0][:5], batch=2), strict=True):
+    for one, two in zip(again.look(phantoms[0][:5]), expert.look(phantoms[0][:5], batch=2), strict=True):
         assert all(np.allclose(one[name], two[name], atol=1e-5) for name in phantom.ATTRIBUTES)
 
 
@@ -82,30 +82,30 @@ def test_the_same_expert_is_the_same_bytes_and_another_file_is_refused(expert, t
         phantom.load_expert(tmp_path / "other.safetensors")
 
 
-def test_probabilities_of_an_attribute_sum_to_one(expert, films):
-    for film in expert.look(films[0][:3]):
-        assert all(len(film[name]) == len(classes) for name, classes in phantom.ATTRIBUTES.items())
-        assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in film.values())
+def test_probabilities_of_an_attribute_sum_to_one(expert, phantoms):
+    for probabilities in expert.look(phantoms[0][:3]):
+        assert all(len(probabilities[name]) == len(classes) for name, classes in phantom.ATTRIBUTES.items())
+        assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in probabilities.values())
 
 
-def test_rows_name_the_phantom_expert_and_come_in_order(expert, films, tmp_path):
+def test_rows_name_the_phantom_expert_and_come_in_order(expert, phantoms, tmp_path):
     phantom.save_expert(expert, tmp_path / "expert.safetensors")
     studies = []
-    for number, film in enumerate(films[0][:5]):
-        Image.fromarray(film).save(tmp_path / f"{number}.png")
+    for number, pixels in enumerate(phantoms[0][:5]):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         studies.append({"study_id": f"s{number}", "dicom_id": f"d{number}", "image": str(tmp_path / f"{number}.png")})
     predictor = phantom.open_predictor(tmp_path / "expert.safetensors", Experts(model="phantom", batch_size=2))
     rows = list(predictor.predict(iter(studies)))
     assert [row["study_id"] for row in rows] == [f"s{n}" for n in range(5)]
     assert {row["expert"] for row in rows} == {"phantom"}
-    for row, expected in zip(rows, expert.look(films[0][:5]), strict=True):
+    for row, expected in zip(rows, expert.look(phantoms[0][:5]), strict=True):
         assert row["pathologies"]["edema"] == pytest.approx(expected["edema", "present"][1], abs=1e-4)
         assert sum(row["view"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_films_of_other_sizes_are_resized_to_the_tower():
-    film = np.random.default_rng(0).integers(0, 255, (200, 150), dtype=np.uint8)
-    assert phantom.tower_film(film, 64).shape == (64, 64)
+def test_images_of_other_sizes_are_resized_to_the_tower():
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 150), dtype=np.uint8)
+    assert phantom.tower_image(pixels, 64).shape == (64, 64)
 
 
 @pytest.mark.parametrize("content", [None, b"no weights"])

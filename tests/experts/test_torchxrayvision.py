@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    top = tmp_path_factory.mktemp("films")
+    top = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     found = []
     for index in range(3):

@@ -1,6 +1,6 @@
 """A small MIMIC-IV by hand: one patient for each rule and each fault, among patients that the run does not ask about.
 
-All rows are invented. Times are given in hours from a patient's film, so that a case reads as it is meant.
+All rows are invented. Times are given in hours from a patient's study, so that a case reads as it is meant.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Any
 from lumen_hpc.outcomes.mimic_iv import Writer
 from lumen_hpc.outcomes.panel import PANEL
 
-FILM = datetime(2150, 3, 10, 12, 30, 15)
+TAKEN = datetime(2150, 3, 10, 12, 30, 15)
 ITEMS = {analyte.name: analyte for analyte in PANEL}
 SUBJECTS = {
     name: 10_000_001 + number
     for number, name in enumerate((
-        "ordinary", "died without deathtime", "deathtime after dischtime", "dod before the film", "overlapping",
+        "ordinary", "died without deathtime", "deathtime after dischtime", "dod before the study", "overlapping",
         "no admission", "admitted later", "bad laboratory rows", "in icu", "unknown patient", "no clock",
-        "death without flag", "bad admissions", "late film", "very old", "death after discharge",
+        "death without flag", "bad admissions", "late study", "very old", "death after discharge",
     ))
 }  # fmt: skip
-"""Name of the case → subject_id; its one film has study_id subject_id + 40,000,000."""
+"""Name of the case → subject_id; its one study has study_id subject_id + 40,000,000."""
 
 
 def at(hours: float | None) -> str:
-    """A time `hours` after the film, as MIMIC-IV writes it; empty for None."""
-    return "" if hours is None else (FILM + timedelta(hours=hours)).strftime("%Y-%m-%d %H:%M:%S")
+    """A time `hours` after the study, as MIMIC-IV writes it; empty for None."""
+    return "" if hours is None else (TAKEN + timedelta(hours=hours)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def day(days: float) -> str:
-    return (FILM + timedelta(days=days)).strftime("%Y-%m-%d")
+    return (TAKEN + timedelta(days=days)).strftime("%Y-%m-%d")
 
 
 class Tables:
@@ -94,12 +94,12 @@ def _ordinary(made: Tables) -> None:
                  starttime=at(begin), endtime=at(end), storetime=at(end))  # fmt: skip
     made.lab(case, "creatinine", 1.0, -100, ref_range_lower=0.4, ref_range_upper=1.1)
     made.lab(case, "creatinine", 1.6, -1.5, ref_range_lower=0.4, ref_range_upper=1.1)
-    made.lab(case, "creatinine", 9.9, -0.25)  # charted before the film, known after it
+    made.lab(case, "creatinine", 9.9, -0.25)  # charted before the study, known after it
     made.lab(case, "creatinine", 8.8, 1)
     made.lab(case, "hemoglobin", 7.2, -71, ref_range_lower=12, ref_range_upper=16, comments='"a, quoted\nremark"')
     made.lab(case, "platelets", 210, -73)  # too old
     made.lab(case, "INR", 1.1, -3)
-    made.lab(case, "lactate", 2.0, 0, 0)  # at the film itself
+    made.lab(case, "lactate", 2.0, 0, 0)  # at the time of the study itself
 
 
 def _deaths(made: Tables) -> None:
@@ -107,8 +107,8 @@ def _deaths(made: Tables) -> None:
     made.stay("died without deathtime", -10, 40, flag=1)
     made.patient("deathtime after dischtime", dod=day(3))
     made.stay("deathtime after dischtime", -10, 60, died=61, flag=1)
-    made.patient("dod before the film", dod=day(-3))
-    made.stay("dod before the film", -5, 30)
+    made.patient("dod before the study", dod=day(-3))
+    made.stay("dod before the study", -5, 30)
     made.patient("death without flag", dod=day(9))
     made.stay("death without flag", -5, 30, died=29)
     made.patient("death after discharge", dod="not recorded")
@@ -132,8 +132,8 @@ def _stays(made: Tables) -> None:
     made.patient("bad admissions")
     made.stay("bad admissions", -20, None)
     made.stay("bad admissions", -20, -60, number=1)
-    made.patient("late film")
-    made.stay("late film", -24 * 340, -24 * 320)
+    made.patient("late study")
+    made.stay("late study", -24 * 340, -24 * 320)
     made.patient("no clock")
     made.stay("no clock", -30, 60)
     made.patient("very old", age=91)
@@ -185,10 +185,10 @@ def write(folder: Path, made: Tables, release: str = "3.1", compressed: bool = T
 
 
 def studies(path: Path) -> Path:
-    """prepare's studies.jsonl: one film a case, all at FILM."""
+    """prepare's studies.jsonl: one study a case, all at TAKEN."""
     rows = [
         {"subject_id": subject, "study_id": subject + 40_000_000, "split": "test", "view": "PA",
-         "taken_at": FILM.date().isoformat() if case == "no clock" else FILM.isoformat()}
+         "taken_at": TAKEN.date().isoformat() if case == "no clock" else TAKEN.isoformat()}
         for case, subject in SUBJECTS.items()
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

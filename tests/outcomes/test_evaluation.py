@@ -73,7 +73,7 @@ def test_an_outcome_that_no_model_was_asked_about_has_its_rivals(found: dict[str
     assert low > high
 
 
-def test_each_patient_counts_once_with_the_last_film(folder: Path, found: dict[str, Any]) -> None:
+def test_each_patient_counts_once_with_the_last_study(folder: Path, found: dict[str, Any]) -> None:
     rows = [row for row in read_jsonl(folder / "out" / "outcomes.jsonl") if "value" in row["outcomes"]["icu_48h"]]
     patients = {row["subject_id"] for row in rows if row["split"] == "test"}
     assert found["icu_48h"]["patients"] + found["icu_48h"]["unanswered"] == len(patients)
@@ -121,19 +121,21 @@ def test_timeline_answers_are_scored_by_their_reading_beside_the_constant_answer
     assert score["right"][1] < 0.5 < score["right"][2]
 
 
-def test_the_film_before_is_the_patients_own_and_its_distance_a_subgroup(folder: Path, found: dict[str, Any]) -> None:
+def test_the_previous_study_is_the_patients_own_and_its_distance_a_subgroup(
+    folder: Path, found: dict[str, Any]
+) -> None:
     by_patient: dict[int, list[str]] = {}
     for row in read_jsonl(folder / "studies.jsonl"):
         by_patient.setdefault(row["subject_id"], []).append(row["taken_at"])
-    of_films = cohort(folder / "out", folder / "studies.jsonl", "icu_48h")
+    samples = cohort(folder / "out", folder / "studies.jsonl", "icu_48h")
     taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(folder / "studies.jsonl")}
     expected = []
-    for study, patient in zip(of_films.study_id, of_films.patient):
+    for study, patient in zip(samples.study_id, samples.patient):
         earlier = [np.datetime64(other) for other in by_patient[patient] if other < taken[study]]
         days = (np.datetime64(taken[study]) - max(earlier)) / np.timedelta64(1, "D") if earlier else None
         expected.append("none" if days is None else ["up to 3 days", "3 to 30 days", "over 30 days"][
             int(days > 3) + int(days > 30)
         ])  # fmt: skip
-    assert of_films.subgroups["film before"] == expected and len(set(expected)) > 1
-    parts = found["icu_48h"]["subgroups"]["lumen-outcomes"]["film before"]["parts"]
+    assert samples.subgroups["previous study"] == expected and len(set(expected)) > 1
+    parts = found["icu_48h"]["subgroups"]["lumen-outcomes"]["previous study"]["parts"]
     assert set(parts) <= set(expected) and all(part["patients"] >= 20 for part in parts.values())

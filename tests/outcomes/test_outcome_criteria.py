@@ -11,7 +11,7 @@ from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.scoring import score
 from lumen_hpc.report.outcome_criteria import ORACLE, outcome_criteria
-from tests.outcomes.drawn_films import cohort
+from tests.outcomes.drawn_studies import cohort
 
 MODEL = "lumen-outcomes"
 

@@ -30,7 +30,7 @@ from tests.outcomes.conftest import Small
         ("death after discharge", "discharge_72h", True),
         ("overlapping", "remaining_days", 8.333),
         ("admitted later", "remaining_days", 3.75),
-        ("late film", "death_30d", False),
+        ("late study", "death_30d", False),
         ("no clock", "death_30d", False),
         ("very old", "discharge_72h", True),
     ],
@@ -42,8 +42,8 @@ def test_a_known_outcome_has_its_value(read_small: Small, case: str, outcome: st
 @pytest.mark.parametrize(
     ("case", "outcome", "reason"),
     [
-        ("dod before the film", "death_30d", rules.DEAD),
-        ("dod before the film", "icu_24h", rules.DEAD),
+        ("dod before the study", "death_30d", rules.DEAD),
+        ("dod before the study", "icu_24h", rules.DEAD),
         ("no admission", "in_hospital_death", rules.NO_STAY),
         ("no admission", "death_365d", rules.NO_FOLLOW_UP),
         ("in icu", "icu_48h", rules.IN_ICU),
@@ -51,8 +51,8 @@ def test_a_known_outcome_has_its_value(read_small: Small, case: str, outcome: st
         ("unknown patient", "death_30d", rules.NO_PATIENT),
         ("no clock", "remaining_days", rules.NO_CLOCK),
         ("bad admissions", "in_hospital_death", rules.NO_STAY),
-        ("late film", "death_365d", rules.TOO_SHORT),
-        ("late film", "discharge_72h", rules.NO_STAY),
+        ("late study", "death_365d", rules.TOO_SHORT),
+        ("late study", "discharge_72h", rules.NO_STAY),
     ],
 )
 def test_an_unknown_outcome_has_its_reason(read_small: Small, case: str, outcome: str, reason: str) -> None:
@@ -60,9 +60,9 @@ def test_an_unknown_outcome_has_its_reason(read_small: Small, case: str, outcome
 
 
 def test_a_death_counts_only_where_survival_would_be_known(read_small: Small) -> None:
-    """Else, of the films after the last discharge, the dead alone would have a label."""
-    assert "unknown" in read_small.outcomes["late film"]["death_365d"]
-    assert read_small.outcomes["late film"]["survival"] == {"value": {"days": 45, "died": False}}
+    """Else, of the studies after the last discharge, the dead alone would have a label."""
+    assert "unknown" in read_small.outcomes["late study"]["death_365d"]
+    assert read_small.outcomes["late study"]["survival"] == {"value": {"days": 45, "died": False}}
 
 
 def test_survival_is_days_to_death_or_to_the_end_of_follow_up(read_small: Small) -> None:
@@ -70,7 +70,7 @@ def test_survival_is_days_to_death_or_to_the_end_of_follow_up(read_small: Small)
     assert read_small.outcomes["very old"]["survival"]["value"]["died"] is False
 
 
-def test_every_outcome_of_every_film_has_a_value_or_a_reason(read_small: Small) -> None:
+def test_every_outcome_of_every_study_has_a_value_or_a_reason(read_small: Small) -> None:
     for outcomes in read_small.outcomes.values():
         assert list(outcomes) == [*rules.OUTCOMES, "survival"]
         assert all(set(value) in ({"value"}, {"unknown"}) for value in outcomes.values())

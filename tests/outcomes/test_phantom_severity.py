@@ -7,13 +7,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lumen_hpc.outcomes import phantom_severity as severity
-from tests.outcomes.drawn_films import drawn
+from tests.outcomes.drawn_studies import drawn
 
 
-@pytest.mark.parametrize("films", [1, 3])
+@pytest.mark.parametrize("studies", [1, 3])
 @pytest.mark.parametrize("name", severity.ORACLES)
-def test_an_oracle_is_calibrated_in_every_fifth_of_its_predictions(name: str, films: int) -> None:
-    known, outcome = drawn(4000, films, 1.0)
+def test_an_oracle_is_calibrated_in_every_fifth_of_its_predictions(name: str, studies: int) -> None:
+    known, outcome = drawn(4000, studies, 1.0)
     predicted = severity.oracle(name, known, 1.0)
     for part in np.array_split(np.argsort(predicted, kind="stable"), 5):
         expected, error = predicted[part].mean(), np.sqrt(np.mean(predicted[part] * (1 - predicted[part])) / len(part))
@@ -35,11 +35,11 @@ def test_without_an_effect_every_oracle_says_the_same_of_everyone() -> None:
         np.testing.assert_allclose(severity.oracle(name, known, 0.0), severity.sigmoid(severity.BASE))
 
 
-def test_the_burdens_of_three_films_are_those_of_the_phantoms() -> None:
+def test_the_burdens_of_three_studies_are_those_of_the_phantoms() -> None:
     known, _ = drawn(20_000, 3, 1.0)
     counted = np.zeros((4, 4, 4))
-    for film in known:
-        counted[film.burdens] += 1 / len(known)
+    for study in known:
+        counted[study.burdens] += 1 / len(known)
     exact = severity._joint(3)
     assert exact.sum() == pytest.approx(1)
     assert np.abs(counted - exact).max() < 0.006

@@ -14,38 +14,38 @@ from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes.faults import KINDS
 from lumen_hpc.outcomes.phantom_severity import oracle
-from lumen_hpc.outcomes.phantom_tables import film_times, known_films, write_tables
+from lumen_hpc.outcomes.phantom_tables import known_studies, study_times, write_tables
 from lumen_hpc.outcomes.write import write
 
 SPLITS = ("train", "test", "train", "val", "train", "test")
-NOT_IN_TABLES = {"film without a clock time", "laboratory item of another name"}
+NOT_IN_TABLES = {"study without a clock time", "laboratory item of another name"}
 
 
-def write_films(folder: Path, patients: int, films: int = 3) -> None:
+def write_studies(folder: Path, patients: int, studies: int = 3) -> None:
     """truth.jsonl and studies.jsonl of phantom patients, without their images."""
     rng = np.random.default_rng(5)
-    truth, studies = [], []
+    truth, rows = [], []
     for number in range(patients):
-        study, day = ps.draw_first(rng), 0
-        for order in range(films):
+        states, day = ps.draw_first(rng), 0
+        for order in range(studies):
             if order:
                 days = ps.draw_days(rng)
-                study, day = ps.draw_next(study, days, rng), day + days
+                states, day = ps.draw_next(states, days, rng), day + days
             ids: dict[str, Any] = {"subject_id": 10_000_000 + number * 7, "study_id": 50_000_000 + number * 10 + order,
                                    "split": SPLITS[number % len(SPLITS)]}  # fmt: skip
-            found = {name: state.record() for name, state in study.items() if state.present}
+            found = {name: state.record() for name, state in states.items() if state.present}
             truth.append({**ids, "order": order + 1, "day": day, "findings": found})
             taken = np.datetime64("2150-01-01T00:00:00") + np.timedelta64(day * 86_400 + int(rng.integers(86_400)), "s")
-            studies.append({**ids, "taken_at": str(taken)})
-    for name, rows in (("truth", truth), ("studies", studies)):
-        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+            rows.append({**ids, "taken_at": str(taken)})
+    for name, lines in (("truth", truth), ("studies", rows)):
+        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in lines))
 
 
 def run(folder: Path, patients: int, **settings: Any) -> dict[str, Any]:
-    """Films, tables, and the stage on them; returns its counts."""
+    """Studies, tables, and the stage on them; returns its counts."""
     folder.mkdir(exist_ok=True)
-    write_films(folder, patients)
-    taken = film_times(read_jsonl(folder / "studies.jsonl"))
+    write_studies(folder, patients)
+    taken = study_times(read_jsonl(folder / "studies.jsonl"))
     write_tables(folder / "iv", folder / "truth.jsonl", taken, 0, **settings)
     return write(folder / "out", folder / "studies.jsonl", folder / "iv", memory_gb=0.5)
 
@@ -64,7 +64,7 @@ def test_every_fault_that_tables_can_have_is_planted(folder: Path) -> None:
 
 def test_without_faults_the_tables_have_none_of_their_own(tmp_path: Path) -> None:
     counts = run(tmp_path, 60, faults=False)["faults"]
-    possible = {"laboratory row without hadm_id", "film outside any stay", "patient without any admission"}
+    possible = {"laboratory row without hadm_id", "study outside any stay", "patient without any admission"}
     assert {kind for kind, count in counts.items() if count} <= possible
 
 
@@ -75,16 +75,16 @@ def test_the_same_seed_writes_the_same_tables(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
-def last_films(folder: Path) -> tuple[list[Any], np.ndarray]:
-    """What is known of each patient's last film, and intensive care within 48 hours of it."""
-    known = known_films(folder / "truth.jsonl", folder / "out" / "states.jsonl")
+def last_studies(folder: Path) -> tuple[list[Any], np.ndarray]:
+    """What is known of each patient's last study, and intensive care within 48 hours of it."""
+    known = known_studies(folder / "truth.jsonl", folder / "out" / "states.jsonl")
     last = {row["subject_id"]: row for row in read_jsonl(folder / "out" / "outcomes.jsonl")}
     rows = [row for row in last.values() if "value" in row["outcomes"]["icu_48h"] and row["study_id"] in known]
     return [known[row["study_id"]] for row in rows], np.array([row["outcomes"]["icu_48h"]["value"] for row in rows])
 
 
 def test_oracles_on_the_stage_s_own_rows_reach_what_their_formulas_say(folder: Path) -> None:
-    known, outcome = last_films(folder)
+    known, outcome = last_studies(folder)
     assert len(known) > 800
     full = oracle("three images and laboratory values", known, 1.0)
     assert 0.93 < roc_auc_score(outcome, full) < 0.97
@@ -93,8 +93,8 @@ def test_oracles_on_the_stage_s_own_rows_reach_what_their_formulas_say(folder: P
 
 
 def test_the_last_known_value_is_not_the_later_one_that_tells_the_outcome(folder: Path) -> None:
-    """After the film lactate lies 1.6 spreads up or down by the outcome; at the film no value tells as much."""
-    known, outcome = last_films(folder)
-    found = [(film.labs["lactate"], value) for film, value in zip(known, outcome) if "lactate" in film.labs]
+    """After the study lactate lies 1.6 spreads up or down by the outcome; at its time no value tells as much."""
+    known, outcome = last_studies(folder)
+    found = [(study.labs["lactate"], value) for study, value in zip(known, outcome) if "lactate" in study.labs]
     values, outcomes = map(np.array, zip(*found))
     assert roc_auc_score(outcomes, values) < 0.75

@@ -42,20 +42,20 @@ def test_answers_open_with_yes_or_no_and_differ_between_outcomes(outcome: str) -
 
 
 def made(tmp_path: Path, patients: int = 12, settings: Instruct = SETTINGS) -> list[tuple[str, dict[str, Any]]]:
-    """The records of patients with three films each: every third is of the train, val and test split."""
+    """The records of patients with three studies each: every third is of the train, val and test split."""
     studies, states, outcomes = [], [], []
     for patient in range(patients):
-        for film in range(3):
-            ids = {"subject_id": patient, "study_id": 100 + patient * 10 + film,
+        for place in range(3):
+            ids = {"subject_id": patient, "study_id": 100 + patient * 10 + place,
                    "split": ("train", "val", "test")[patient % 3]}  # fmt: skip
-            studies.append({**ids, "image": f"{ids['study_id']}.jpg", "taken_at": f"2150-01-{10 + film}T08:00:00"})
-            value = {"value": 1.5 + film, "unit": "mg/dL", "low": None, "high": None, "level": None, "hours": 2.0,
+            studies.append({**ids, "image": f"{ids['study_id']}.jpg", "taken_at": f"2150-01-{10 + place}T08:00:00"})
+            value = {"value": 1.5 + place, "unit": "mg/dL", "low": None, "high": None, "level": None, "hours": 2.0,
                      "change": None}  # fmt: skip
             states.append({**ids, "state": {
                 "age": 50 + patient, "sex": "F", "place": "hospital", "hours": {"hospital": 4.0},
                 "labs": {"creatinine": value},
             }})  # fmt: skip
-            known = {"value": patient % 2 == 0} if film else {"unknown": "no reason"}
+            known = {"value": patient % 2 == 0} if place else {"unknown": "no reason"}
             outcomes.append({**ids, "outcomes": {"icu_48h": known, "death_30d": {"value": False}}})
     path = tmp_path / "states.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in states))
@@ -65,7 +65,7 @@ def made(tmp_path: Path, patients: int = 12, settings: Instruct = SETTINGS) -> l
 
 
 def of(found: list[tuple[str, dict[str, Any]]], study: int, outcome: str = "icu_48h") -> dict[str, dict[str, Any]]:
-    """Variant → record of one test film."""
+    """Variant → record of one test study."""
     return {
         record["meta"]["variant"]: record
         for split, record in found
@@ -73,7 +73,7 @@ def of(found: list[tuple[str, dict[str, Any]]], study: int, outcome: str = "icu_
     }
 
 
-def test_a_record_shows_the_film_its_priors_and_the_state_at_each(tmp_path: Path) -> None:
+def test_a_record_shows_the_study_its_priors_and_the_state_at_each(tmp_path: Path) -> None:
     record = of(made(tmp_path), 122)["all"]
     assert record["images"] == ["120.jpg", "121.jpg", "122.jpg"]
     asked = record["conversations"][0]["value"].split("\n")
@@ -99,7 +99,7 @@ def test_the_last_image_alone_can_have_lines_of_its_state(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_the_outcomes_of_a_film_share_their_images(tmp_path: Path) -> None:
+def test_the_outcomes_of_a_study_share_their_images(tmp_path: Path) -> None:
     shown: dict[int, set[str]] = {}
     for split, record in made(tmp_path, 60):
         if split == "train":
@@ -111,7 +111,7 @@ def test_an_unknown_outcome_is_not_asked(tmp_path: Path) -> None:
     assert of(made(tmp_path), 120) == {} and of(made(tmp_path), 122)
 
 
-def test_of_a_val_or_test_patient_the_film_that_is_judged_is_asked_about(tmp_path: Path) -> None:
+def test_of_a_val_or_test_patient_the_study_that_is_judged_is_asked_about(tmp_path: Path) -> None:
     asked: dict[str, set[int]] = {}
     for _, record in made(tmp_path):
         split = ("train", "val", "test")[(record["meta"]["study_id"] - 100) // 10 % 3]

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.phantom_severity import oracle
 from lumen_hpc.outcomes.scoring import score
-from tests.outcomes.drawn_films import cohort
+from tests.outcomes.drawn_studies import cohort
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The state at the film: right, and blind to everything that came later."""
+"""The state at the time of the study: right, and blind to everything that came later."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rows_without_hadm_id_join_by_patient_and_time(read_small: Small) -> Non
         ("in icu", "icu", {"icu": 20.0, "hospital": 50.0}),
         ("admitted later", "ed", {"ed": 1.0}),
         ("overlapping", "hospital", {"hospital": 10.0}),
-        ("late film", "outside", {}),
+        ("late study", "outside", {}),
         ("no admission", "outside", {}),
     ],
 )
@@ -52,7 +52,7 @@ def test_the_place_and_how_long_the_patient_was_there(read_small: Small, case: s
     assert (state["place"], state["hours"]) == (place, hours)
 
 
-def test_age_is_that_of_the_film_and_unknown_patients_have_none(read_small: Small) -> None:
+def test_age_is_that_of_the_study_and_unknown_patients_have_none(read_small: Small) -> None:
     assert read_small.states["ordinary"]["age"] == 62
     assert read_small.states["very old"]["age"] == 93
     assert read_small.states["unknown patient"] == {
@@ -74,7 +74,7 @@ CASES = {subject for case, subject in small.SUBJECTS.items() if case != "no cloc
 
 
 def changed(made: small.Tables, rng: random.Random) -> small.Tables:
-    """The tables with every event after the films changed: moved, altered, removed, repeated, or made up."""
+    """The tables with every event after the studies changed: moved, altered, removed, repeated, or made up."""
     made = copy.deepcopy(made)
     for table, rows in made.rows.items():
         made.rows[table] = [new for row in rows for new in _row_changed(table, row, rng)]
@@ -100,7 +100,7 @@ def _row_changed(table: str, row: dict[str, Any], rng: random.Random) -> list[di
     if table == "hosp/patients":
         row["dod"] = rng.choice(["", small.day(1), small.day(700), "no date"])
         return [row]
-    later = [name for name in TIMES if row.get(name) and _time(row[name]) > small.FILM]
+    later = [name for name in TIMES if row.get(name) and _time(row[name]) > small.TAKEN]
     begin = BEGINS.get(table)
     whole = set(later) & {"charttime", "storetime", begin}
     if whole and rng.random() < 0.3:
@@ -124,18 +124,18 @@ def _time(text: str) -> datetime:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_no_change_of_anything_after_the_film_reaches_an_input(tmp_path: Path, seed: int) -> None:
+def test_no_change_of_anything_after_the_study_reaches_an_input(tmp_path: Path, seed: int) -> None:
     made = small.tables()
     assert states(tmp_path / "a", made) == states(tmp_path / "b", changed(made, random.Random(seed)))
 
 
-def test_a_change_before_the_film_does_reach_the_input(tmp_path: Path) -> None:
+def test_a_change_before_the_study_does_reach_the_input(tmp_path: Path) -> None:
     """The mutation test can fail."""
     made = small.tables()
     before = states(tmp_path / "a", made)
     for row in made.rows["hosp/labevents"]:
         if row["charttime"] == small.at(-1.5):
-            row["storetime"] = (small.FILM + timedelta(seconds=1)).isoformat(" ")
+            row["storetime"] = (small.TAKEN + timedelta(seconds=1)).isoformat(" ")
     assert states(tmp_path / "b", made) != before
 
 

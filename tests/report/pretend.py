@@ -25,23 +25,23 @@ SKILL = {"nvila": 0.15, "ft": 0.7, "lumen": 0.9}
 def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, **more) -> Inputs:
     """The inputs of a report; `more` replaces fields."""
     rng = np.random.default_rng(seed)
-    records, pictures, studies, findings = [], {}, [], {}
-    for films in phantom.patients(seed, Phantom(patients=patients, dicom_every=0, test_fraction=1.0)):
-        records += _records(films, rng)
-        for film in films:
-            pictures[str(film.study_id)] = film.pixels
-            studies.append(
+    records, pictures, study_rows, findings = [], {}, [], {}
+    for studies in phantom.patients(seed, Phantom(patients=patients, dicom_every=0, test_fraction=1.0)):
+        records += _records(studies, rng)
+        for study in studies:
+            pictures[str(study.study_id)] = study.pixels
+            study_rows.append(
                 {
-                    "study_id": str(film.study_id),
-                    "view": "AP" if film.portable else "PA",
-                    "image": str(film.study_id),
+                    "study_id": str(study.study_id),
+                    "view": "AP" if study.portable else "PA",
+                    "image": str(study.study_id),
                     "taken_at": "2150-08-10T23:55:25",
                 }
             )
-            findings[str(film.study_id)] = _findings(film.study)
+            findings[str(study.study_id)] = _findings(study.states)
     answers = {model: list(_answers(records, model, p, findings, rng)) for model, p in skill.items()}
     return Inputs(**{
-        "records": records, "answers": answers, "studies": studies, "findings": findings,
+        "records": records, "answers": answers, "studies": study_rows, "findings": findings,
         "scores": {model: list(_scores(records, rows, rng)) for model, rows in answers.items()},
         "rewrites": [_rewrite(record, rng) for record in records],
         "training": {m: [{"step": k, "loss": 4 * 0.99**k + 0.3} for k in range(1, 300)] for m in ("ft", "lumen")},
@@ -57,13 +57,13 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
 def truth(patients: int, seed: int = 0) -> list[dict]:
     """Rows of truth.jsonl of the same phantoms."""
     settings = Phantom(patients=patients, dicom_every=0, test_fraction=1.0)
-    return [phantom._truth(film) for films in phantom.patients(seed, settings) for film in films]
+    return [phantom._truth(study) for studies in phantom.patients(seed, settings) for study in studies]
 
 
-def _records(films, rng):
-    before, after = films[:2]
-    asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.study, after.portable, rng)]
-    change = phantom_questions.difference(before.study, after.study)
+def _records(studies, rng):
+    before, after = studies[:2]
+    asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.states, after.portable, rng)]
+    change = phantom_questions.difference(before.states, after.states)
     asked += [("pair", *change), ("future", "prediction", "what will change?", change.short_answer)]
     for k, (kind, type, question, short) in enumerate(asked):
         long = sentence(type, question, short)
@@ -72,7 +72,7 @@ def _records(films, rng):
         id = f"{after.study_id}-{k}"
         yield {
             "id": id,
-            "images": [str(film.study_id) for film in images],
+            "images": [str(study.study_id) for study in images],
             "conversations": [
                 {"from": "human", "value": f"{tokens.get(kind, '<image>')}\n{question}"},
                 {"from": "gpt", "value": long},
@@ -136,5 +136,5 @@ def _rewrite(record, rng):
     return {"question_id": record["id"], "attempts": 1 + int(rng.integers(3)), "long_answer": "…"} | outcome
 
 
-def _findings(study):
-    return {name: {"level": s.level} if s.level else {} for name, s in study.items() if s.present}
+def _findings(states):
+    return {name: {"level": s.level} if s.level else {} for name, s in states.items() if s.present}

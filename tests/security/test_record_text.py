@@ -273,13 +273,13 @@ ELEMENTS = {
 
 READERS = {
     "prepare": images.check, "its headers": images.check_header, "experts": images.decode,
-    "training": lambda film: size_of(str(film)), "ask": lambda film: media.picture(film.read_bytes()),
-    "its day": lambda film: media.taken_on(film.read_bytes()),
+    "training": lambda path: size_of(str(path)), "ask": lambda path: media.picture(path.read_bytes()),
+    "its day": lambda path: media.taken_on(path.read_bytes()),
 }  # fmt: skip
 
 
 @pytest.fixture
-def film() -> bytes:
+def dicom() -> bytes:
     """A DICOM that is read, without any element that an attack repeats."""
     import io
 
@@ -295,10 +295,10 @@ def film() -> bytes:
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-def test_a_name_in_the_wrong_element_of_a_dicom_is_not_repeated(film, element, tmp_path, capfd, caplog):
-    tag, at, text = ELEMENTS[element], film.index(b"\xe0\x7f\x10\x00"), f"{MARKER} Anna Maria ".encode()
-    path = tmp_path / "film.dcm"
-    path.write_bytes(film[:at] + struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text + film[at:])
+def test_a_name_in_the_wrong_element_of_a_dicom_is_not_repeated(dicom, element, tmp_path, capfd, caplog):
+    tag, at, text = ELEMENTS[element], dicom.index(b"\xe0\x7f\x10\x00"), f"{MARKER} Anna Maria ".encode()
+    path = tmp_path / "image.dcm"
+    path.write_bytes(dicom[:at] + struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text + dicom[at:])
     messages = []
     with warnings.catch_warnings(record=True) as shown:
         for read in READERS.values():

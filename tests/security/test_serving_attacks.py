@@ -31,7 +31,7 @@ def png(pixels: np.ndarray, **options) -> bytes:
     return out.getvalue()
 
 
-FILM = np.arange(64, dtype=np.uint8).reshape(8, 8)
+PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
 
 # ---------------------------------------------------------------------------------------------- files given by path
@@ -41,10 +41,10 @@ FILM = np.arange(64, dtype=np.uint8).reshape(8, 8)
 def folder(tmp_path):
     allowed = tmp_path / "allowed"
     allowed.mkdir()
-    (allowed / "film.png").write_bytes(png(FILM))
-    (tmp_path / "secret.png").write_bytes(png(FILM))
+    (allowed / "image.png").write_bytes(png(PIXELS))
+    (tmp_path / "secret.png").write_bytes(png(PIXELS))
     (tmp_path / "allowed-too").mkdir()
-    (tmp_path / "allowed-too" / "secret.png").write_bytes(png(FILM))
+    (tmp_path / "allowed-too" / "secret.png").write_bytes(png(PIXELS))
     (allowed / "out").symlink_to(tmp_path)
     (allowed / "circle").symlink_to(allowed / "circle")
     os.mkfifo(allowed / "pipe.png")
@@ -55,7 +55,7 @@ def folder(tmp_path):
     "path",
     [
         "../secret.png", "%2e%2e/secret.png", "..%2fsecret.png", "out/secret.png", "./../allowed/../secret.png",
-        "../allowed-too/secret.png", "film.png%00.txt", "circle", "pipe.png", ".", "x" * 5000,
+        "../allowed-too/secret.png", "image.png%00.txt", "circle", "pipe.png", ".", "x" * 5000,
         "%2Fetc%2Fpasswd", "..;/secret.png",
     ],
 )  # fmt: skip
@@ -104,7 +104,7 @@ def _bomb() -> bytes:
 
 
 def _turned() -> bytes:
-    image, out = Image.fromarray(FILM), io.BytesIO()
+    image, out = Image.fromarray(PIXELS), io.BytesIO()
     exif = image.getexif()
     exif[0x0112] = 2
     image.save(out, "JPEG", exif=exif)
@@ -124,7 +124,7 @@ def _turned() -> bytes:
         (b"II*\x00" + bytes(40), "give a whole JPG, PNG or DICOM"),
         (b"RIFF\x00\x00\x00\x00WEBPVP8 " + bytes(40), "give a whole JPG, PNG or DICOM"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "give a whole JPG, PNG or DICOM"),
-        (png(FILM)[:-20], "the image is truncated"),
+        (png(PIXELS)[:-20], "the image is truncated"),
         (b"\xff\xd8\xff\xe0", "the image is a corrupt JPEG"),
     ],
 )
@@ -160,8 +160,8 @@ def test_a_deflated_dicom_cannot_fill_the_memory(tmp_path):
 
 
 def decode_bytes(data: bytes, folder: Path) -> np.ndarray:
-    (folder / "film.dcm").write_bytes(data)
-    return decode(folder / "film.dcm").pixels
+    (folder / "image.dcm").write_bytes(data)
+    return decode(folder / "image.dcm").pixels
 
 
 @pytest.mark.parametrize("kind", ["JPEGLosslessSV1", "JPEG2000Lossless", "JPEGLSLossless"])
@@ -360,5 +360,5 @@ def test_a_role_cannot_forge_a_turn(tmp_path, role):
 
 
 def test_an_image_in_a_request_is_decoded_as_in_training():
-    url = "data:image/png;base64," + base64.b64encode(png(FILM)).decode()
-    assert np.array_equal(np.asarray(media.picture(media.read(url, []))), FILM)
+    url = "data:image/png;base64," + base64.b64encode(png(PIXELS)).decode()
+    assert np.array_equal(np.asarray(media.picture(media.read(url, []))), PIXELS)

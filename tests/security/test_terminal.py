@@ -53,11 +53,11 @@ def test_the_message_of_a_wrong_command(capsys):
 
 
 def test_a_models_answer(tmp_path, monkeypatch, capsys):
-    (tmp_path / "film.png").write_bytes(b"")
+    (tmp_path / "image.png").write_bytes(b"")
     model = SimpleNamespace(ask=lambda *_, **__: SimpleNamespace(answer=ATTACK))
     monkeypatch.setattr(asking, "open_model", lambda *_: model)
     monkeypatch.setattr(asking, "trained", lambda *_: tmp_path)
-    request = Request(verb="ask", question="what?", image=str(tmp_path / "film.png"))
+    request = Request(verb="ask", question="what?", image=str(tmp_path / "image.png"))
     assert asking.ask(request, Run(tmp_path, Settings(), Profile())) == 0
     shown(capsys.readouterr().out)
 

@@ -83,8 +83,8 @@ def test_a_dicom_is_decoded_as_in_training_and_gives_its_date(made, model, tmp_p
 
 
 def test_a_jpg_is_read_too(model, tmp_path):
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "film.jpg")
-    assert model.ask("is there finding 0?", image=tmp_path / "film.jpg").prompt.startswith("<image>")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "image.jpg")
+    assert model.ask("is there finding 0?", image=tmp_path / "image.jpg").prompt.startswith("<image>")
 
 
 def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):

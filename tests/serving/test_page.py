@@ -308,7 +308,7 @@ def test_the_experts_words_are_those_of_training(tmp_path):
 
     phantom_expert.save_expert(phantom_expert.blank_expert(VISION, width=32), tmp_path / "expert.safetensors")
     settings = Experts(model="phantom")
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     predictor = phantom_expert.open_predictor(tmp_path / "expert.safetensors", settings)
     (row,) = predictor.predict([{"study_id": "s", "dicom_id": "d", "image": str(path)}])

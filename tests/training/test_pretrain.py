@@ -55,7 +55,7 @@ def test_the_same_seed_makes_the_same_expert(pretrained, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_records_in_memory_show_the_films_and_say_what_the_stages_say():
+def test_records_in_memory_show_the_images_and_say_what_the_stages_say():
     from lumen_hpc.data import phantom
 
     timelines = [phantom.patient(1, number, Phantom()) for number in range(8)]
@@ -63,9 +63,9 @@ def test_records_in_memory_show_the_films_and_say_what_the_stages_say():
     kinds = [row["meta"]["type"] for row in rows]
     assert kinds.count("difference") == kinds.count("prediction") == len(timelines)
     for row in rows:
-        assert [id(film) for film in row["images"]] == [
-            id(film.pixels) for timeline in timelines for film in timeline
-            if str(film.study_id) in ((row["meta"]["ref_study_id"], row["meta"]["study_id"])
+        assert [id(image) for image in row["images"]] == [
+            id(study.pixels) for timeline in timelines for study in timeline
+            if str(study.study_id) in ((row["meta"]["ref_study_id"], row["meta"]["study_id"])
                                       if row["meta"]["type"] == "difference" else
                                       (row["meta"]["ref_study_id"],) if row["meta"]["type"] == "prediction" else
                                       (row["meta"]["study_id"],))

@@ -42,7 +42,7 @@ def recipe(base: Path, rewriter: Path) -> dict:
             "diff_vqa": str(REALCXR / "medical-diff-vqa"),
         },
         "prepare": {"one_study_per_test_subject": False},
-        "experts": {"shards": 1, "extra": [], "told": ["pathologies"], "workers": 0},
+        "experts": {"shards": 1, "extra": [], "in_prompt": ["pathologies"], "workers": 0},
         "rewrite": {
             "shards": 1, "attempts": 2, "max_tokens": 48,
             "engine": {"kind": "vllm", "model": str(rewriter), "dtype": "float32", "max_model_len": 2048},

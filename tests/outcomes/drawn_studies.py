@@ -1,4 +1,4 @@
-"""Films and their outcome drawn from the hidden severity, without images or tables: cheap, and of any number."""
+"""Studies and their outcome drawn from the hidden severity, without images or tables: cheap, and of any number."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lumen_hpc.outcomes.features import Cohort
 from lumen_hpc.outcomes.panel import PANEL
 
 
-def drawn(count: int, films: int, effect: float, seed: int = 3) -> tuple[list[severity.Known], np.ndarray]:
-    """Films with their outcome, drawn as the phantoms' tables draw them."""
+def drawn(count: int, studies: int, effect: float, seed: int = 3) -> tuple[list[severity.Known], np.ndarray]:
+    """Studies with their outcome, drawn as the phantoms' tables draw them."""
     rng = np.random.default_rng(seed)
     known, outcome = [], []
     for _ in range(count):
-        study = ps.draw_first(rng)
-        burdens = [severity.burden(study)]
-        for _ in range(films - 1):
-            study = ps.draw_next(study, ps.draw_days(rng), rng)
-            burdens.append(severity.burden(study))
+        states = ps.draw_first(rng)
+        burdens = [severity.burden(states)]
+        for _ in range(studies - 1):
+            states = ps.draw_next(states, ps.draw_days(rng), rng)
+            burdens.append(severity.burden(states))
         age, s = rng.normal(60, 15), severity.scaled(burdens[-1]) + rng.normal()
-        trend = burdens[-1] - burdens[-3] if films > 2 else 0
+        trend = burdens[-1] - burdens[-3] if studies > 2 else 0
         labs = {
             name: marker.mean + marker.spread * (marker.slope * s + rng.normal())
             for name, marker in severity.MARKERS.items()
@@ -33,18 +33,18 @@ def drawn(count: int, films: int, effect: float, seed: int = 3) -> tuple[list[se
 
 
 def cohort(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[Cohort, list[severity.Known]]:
-    """Samples of `count` patients with three films each, and what the oracles know of them.
+    """Samples of `count` patients with three studies each, and what the oracles know of them.
 
-    `sight` is the noise with which the experts see a film's burden.
+    `sight` is the noise with which the experts see a study's burden.
     """
     known, outcome = drawn(count, 3, effect, seed)
     rng = np.random.default_rng([seed, 9])
-    burdens = np.array([film.burdens for film in known], float)
+    burdens = np.array([study.burdens for study in known], float)
     seen = severity.scaled(burdens) + rng.normal(scale=sight, size=burdens.shape)
-    labs = [[x for a in PANEL for x in (film.labs.get(a.name, np.nan), np.nan, np.nan)] for film in known]
+    labs = [[x for a in PANEL for x in (study.labs.get(a.name, np.nan), np.nan, np.nan)] for study in known]
     sex = rng.integers(0, 2, count)
     columns = {
-        "age and sex": np.stack([[film.age for film in known], sex], axis=1),
+        "age and sex": np.stack([[study.age for study in known], sex], axis=1),
         "laboratory values": np.array(labs),
         "experts": seen[:, 2:],
         "experts before": seen[:, [1, 0]],
