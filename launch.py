@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 def _main(arguments: list[str]) -> int:
     if {"-h", "--help", "help"} & set(arguments) or not arguments:
         from lumen_hpc.cluster import commands
-        from lumen_hpc.config.resolve import VERBS
+        from lumen_hpc.config.request import VERBS
 
         commands.help_text(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
         return 0

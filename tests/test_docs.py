@@ -1,9 +1,11 @@
-"""What the documents show can be typed: their imports resolve, and their files are there."""
+"""What the documents show can be typed: their commands, settings and imports resolve, and their files are there."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,10 @@ import pytest
 
 from jobs import PIPELINE
 from lumen_hpc.cluster import estimate, plan, submit
+from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import resolve
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,6 +61,37 @@ def test_a_module_that_the_pages_run_explains_itself(module, tmp_path):
     assert done.returncode == 0, done.stderr[-500:]
     assert module in done.stdout or "usage:" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_in_the_documents_is_understood(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+    found = 0
+    for page in DOCUMENTS:
+        text = page.read_text().replace("\\\n", " ")
+        for words in re.findall(r"^ *(?:[A-Z_]+=\S+ )*python launch\.py +(\S[^\n`]*)$", text, re.MULTILINE):
+            words = [word for word in shlex.split(words.split(" # ")[0]) if not set("…<>|[") & set(word)]
+            if words and "--help" not in words and not any(word.startswith(("config=", "profile=")) for word in words):
+                found += 1
+                resolve([word for word in words if not word.isupper()])
+    assert found >= 5
+
+
+def test_every_setting_in_the_documents_exists():
+    known = {"profile", "stage", "run", "runs", "recipe", "config", "dry_run", "watch", "json", "data"}
+    known |= set(keys(Settings, "")) | {f"profile.{key}" for key in keys(Profile, "")}
+    sections = {item.name for item in dataclasses.fields(Settings)} | {"profile"}
+    named = {
+        (page.name, key)
+        for page in DOCUMENTS
+        for code in re.findall(r"`([^`\n]+)`", page.read_text())
+        for key in re.findall(r"(?<![\w/.])([a-z]\w*(?:\.\w+)+)(?==|$|\s|,)", code)
+        if key.split(".")[0] in sections and not key.endswith((".py", ".yaml", ".jsonl", ".json", ".md"))
+    }
+    assert len(named) >= 30
+    assert {
+        (page, key) for page, key in named if key not in known and not key.startswith("profile.resources.")
+    } == set()
 
 
 def test_there_is_something_to_check():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.models import MODELS

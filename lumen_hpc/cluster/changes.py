@@ -10,7 +10,7 @@ from lumen_hpc.cluster import graph, manifest
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import remembered, saved
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
 from lumen_hpc.progress import spell

@@ -17,7 +17,7 @@ from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
 from lumen_hpc.config import reference, remembered, saved
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 from lumen_hpc.plain_text import visible

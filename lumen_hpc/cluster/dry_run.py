@@ -12,7 +12,7 @@ from lumen_hpc.cluster import estimate, plan, submit
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 
 
 def show(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from lumen_hpc.cluster import live, manifest, orphans, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 

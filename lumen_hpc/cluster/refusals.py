@@ -9,7 +9,7 @@ from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Step
 from lumen_hpc.config import remembered, unread
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import compared
 

@@ -33,7 +33,7 @@ from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 
 LAYOUT = 2

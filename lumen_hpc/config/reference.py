@@ -9,7 +9,7 @@ import itertools
 from typing import Any
 
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import NO_OPTION, TAKES, Request
+from lumen_hpc.config.request import NO_OPTION, TAKES, Request
 from lumen_hpc.config.schema import Settings
 
 _SETTINGS_OF = {"ask": ("serve.model", "serve.weights")}

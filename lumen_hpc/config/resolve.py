@@ -1,4 +1,4 @@
-"""From a command line to a `Request`: settings and profile, merged, checked and with absolute paths.
+"""From a command line to a whole `Request`: settings and profile, merged, checked and with absolute paths.
 
 `resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < what earlier command lines gave the
 same run < command line, in OmegaConf's struct mode, so that a typo fails with the valid keys that are like it.
@@ -9,107 +9,27 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import remembered
+from lumen_hpc.config.merge import RENAMED, merged
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.remembered import Remembered
+from lumen_hpc.config.request import Request, read_words, value_of
+from lumen_hpc.config.saved import require_complete
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml, require_fits, similar
+from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
-OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
-
 RECIPES = Path(__file__).parents[1] / "recipes"
-VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
 RESOURCE_KINDS = tuple(Profile().resources)
 DEFAULT_RECIPE, DEFAULT_RUNS = Profile().recipe, Profile().runs
-TAKES = {
-    "submit": ("stage", "recipe", "config", "dry_run", "confirm", "scripts"),
-    "check": ("stage", "recipe", "config", "json"),
-    "status": ("stage", "watch", "json"),
-    "cancel": ("stage", "dry_run"),
-    "logs": ("stage",),
-    "ask": ("image", "reference", "days", "json"),
-    "compare": (),
-}
-"""Options that a verb honours, beside run and runs; any other is refused."""
-SHORTHANDS = {
-    "data": "data.source",
-    "seeds": "train.seeds",
-    "profile": "profile.name",
-    "model": "serve.model",
-    "weights": "serve.weights",
-    "page": "serve.page",
-}
-
-RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds", "predict.compiled": ""}
-"""Old name of a setting → today's, or nothing where the setting was removed; the old one is taken, with a warning, for
-one version, so that a run which has it goes on."""
-
-
-@dataclass(kw_only=True)
-class Request:
-    """What one command line asks for."""
-
-    verb: str = "submit"
-    """check, status, cancel, logs, compare, or submit when no verb is given."""
-    stage: str = ""
-    """A stage's name, or `full`."""
-    run: str = ""
-    """Name of the run; its folder is `<runs>/<run>`."""
-    runs: str = ""
-    """Folder of runs, the profile's if empty; compare: the runs, as in runs=FIRST,OTHER (names or folders)."""
-    recipe: str = ""
-    """File in lumen_hpc/recipes (without .yaml) or a path; the profile's own if empty."""
-    config: str = ""
-    """A resolved config.yaml to repeat, instead of a recipe."""
-    dry_run: bool = False
-    """Print the plan and submit nothing; cancel: print what would be cancelled."""
-    scripts: bool = False
-    """dry_run: print every sbatch script too."""
-    confirm: bool = False
-    """Go on although settings given anew make finished work run again."""
-    watch: bool = False
-    """status: print again every few seconds until the run ends."""
-    json: bool = False
-    """status, check, ask: one JSON object on stdout, for scripts."""
-    image: str = ""
-    """ask: the radiograph that is asked about, a JPG, PNG or DICOM file."""
-    reference: str = ""
-    """ask: an earlier radiograph of the same patient."""
-    days: str = ""
-    """ask: days from the reference to the image; without, as the files' own dates say."""
-    question: str = ""
-    """ask: the words behind the verb."""
-    settings: Settings = field(default_factory=Settings)
-    profile: Profile = field(default_factory=Profile)
-    compared: tuple[str, ...] = ()
-    """compare: names or folders of runs."""
-    given: dict[str, Any] = field(default_factory=dict)
-    """Settings that command lines gave this run so far, by dotted key; its config.yaml keeps them."""
-    anew: tuple[str, ...] = ()
-    """Dotted keys of the settings on this command line."""
-    recorded: dict[str, Any] | None = None
-    """The settings in the run's config.yaml; None for a new run."""
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
-
-
-NO_OPTION = ("verb", "question", "settings", "profile", "compared", "given", "anew", "recorded")
-OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
 
 
 def resolve(arguments: list[str]) -> Request:
@@ -118,7 +38,7 @@ def resolve(arguments: list[str]) -> Request:
     A run that exists goes on with its own recipe, profile and settings; what is given anew comes on top.
     Raises UserError for an unknown word, key or profile, or a value of the wrong type or outside its choices.
     """
-    request, words = _read(arguments)
+    request, words = read_words(arguments)
     own, of_site = _dots(words, of_profile=False), _dots(words, of_profile=True)
     whole = _config(request)
     name, profile_yaml, chosen = _profile(request, words, whole)
@@ -163,7 +83,7 @@ def resolve(arguments: list[str]) -> Request:
 
 def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tuple[str, DictConfig, bool]:
     """The profile's name and YAML, and whether the command or the environment chose it."""
-    named, environment = _given(words, "profile.name"), os.environ.get("LUMEN_PROFILE", "")
+    named, environment = value_of(words, "profile.name"), os.environ.get("LUMEN_PROFILE", "")
     if whole is not None and not named:
         return request.config, whole.profile, True
     name = named or environment or "local"
@@ -171,53 +91,6 @@ def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tu
     if name.endswith((".yaml", ".yml")):
         name = os.path.abspath(os.path.expanduser(name))
     return name, profiles.read(name, origin), bool(named or environment)
-
-
-def _read(arguments: list[str]) -> tuple[Request, list[str]]:
-    """The request with its verb and options alone, and settings as a dotlist."""
-    arguments, question = _question(arguments)
-    words = [argument for argument in arguments if "=" not in argument]
-    if unknown := [word for word in words if word not in VERBS]:
-        hint = _meant(unknown[0], arguments)
-        raise UserError(
-            f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE, such as stage=full{hint}"
-        )
-    if len(words) > 1:
-        raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
-    options, dotlist = _split([argument for argument in arguments if "=" in argument])
-    request = Request(verb=words[0] if words else "submit", question=question, **options)
-    for option in options:
-        if option not in (*TAKES[request.verb], "run", "runs"):
-            verb = "a submission" if request.verb == "submit" else request.verb
-            takes = ", ".join(("run", "runs", *TAKES[request.verb]))
-            raise UserError(
-                f"{option}={options[option]}: {verb} has no use for it; it takes {takes}".replace("True", "true")
-            )
-    if request.verb == "compare":
-        request.compared, request.runs = tuple(name for name in request.runs.split(",") if name), ""
-    for name in ("recipe", "config"):
-        value = getattr(request, name)
-        if value.endswith((".yaml", ".yml")):
-            setattr(request, name, os.path.abspath(os.path.expanduser(value)))
-    return request, dotlist
-
-
-def _meant(word: str, arguments: list[str]) -> str:
-    """A hint for a bare word: a key without its value, a value behind a space, or a verb with dashes or a typo."""
-    name = word.lstrip("-").replace("-", "_")
-    before = arguments[: arguments.index(word)][-1:]
-    if name in OPTIONS or name in SHORTHANDS:
-        return f"; write {name}=VALUE, without spaces"
-    if before and before[0].endswith("="):
-        return f"; did you mean {before[0]}{word}?"
-    return similar(name, VERBS)
-
-
-def _question(arguments: list[str]) -> tuple[list[str], str]:
-    """The words without those of a question behind the verb `ask`, and the question."""
-    start = arguments.index("ask") + 1 if "ask" in arguments else len(arguments)
-    asked = [word for word in arguments[start:] if not re.match(r"[\w.]+=", word)]
-    return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
 
 
 def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:
@@ -308,31 +181,6 @@ def _make_absolute(settings: Settings) -> None:
     settings.serve.images = [os.path.abspath(os.path.expanduser(folder)) for folder in settings.serve.images]
 
 
-def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Options of the command itself, and settings as a dotlist."""
-    options: dict[str, Any] = {}
-    dotlist = []
-    for pair in pairs:
-        key, value = pair.split("=", 1)
-        if not key.strip("."):
-            raise UserError(f"'{pair}' is not KEY=VALUE")
-        if key in OPTIONS:
-            options[key] = _boolean(key, value) if OPTIONS[key] == "bool" else value
-        else:
-            dotlist.append(f"{SHORTHANDS.get(key, key)}={value}")
-    return options, dotlist
-
-
-def _boolean(key: str, value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise UserError(f"{key}={value}: takes true or false")
-    return value.lower() == "true"
-
-
-def _given(dotlist: list[str], key: str) -> str:
-    return next((pair.split("=", 1)[1] for pair in reversed(dotlist) if pair.startswith(key + "=")), "")
-
-
 def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
     """The settings of the command line, or its profile keys without their prefix; KEY= is the empty text."""
     found = OmegaConf.create()
@@ -373,12 +221,6 @@ def _config(request: Request) -> DictConfig | None:
     return whole
 
 
-def require_complete(origin: str, whole: DictConfig) -> None:
-    """Raises UserError, beginning with `origin`, for YAML that is not a whole config.yaml of a run."""
-    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
-        raise UserError(f"{origin}: not a config.yaml of a run (it lacks {', '.join(absent)})")
-
-
 def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
     """A recipe's settings, and its `site:`, which says what it takes of the profile."""
     path = _recipe_file(name)
@@ -395,39 +237,3 @@ def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
 
 def _recipe_file(name: str) -> Path:
     return Path(name).expanduser() if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-
-
-def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
-    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong value's source.
-
-    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only the search for an error
-    goes through them one by one.
-    """
-    given = [
-        (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
-    ]
-    try:
-        schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
-        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))
-    except (OmegaConfBaseException, TypeError) as error:
-        for name, values in given:
-            here = name == "command line"
-            prefix = "profile." if here and kind is Profile else ""
-            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
-        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
-
-
-def _with_new_names(source: str, values: DictConfig) -> DictConfig:
-    """The same values under today's names, without settings that were removed; either is reported on stderr."""
-    old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
-    if not old:
-        return values
-    values = values.copy()
-    for key, new in old.items():
-        if new:
-            OmegaConf.update(values, new, OmegaConf.select(values, key))
-        fate = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
-        print(f"lumen: {source}: {key} is {fate}", file=sys.stderr)
-        section, _, name = key.rpartition(".")
-        OmegaConf.select(values, section).pop(name)
-    return values

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from lumen_hpc.config.merge import merged
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request, merged, require_complete
+from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import read_yaml
+from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_text
 
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -61,6 +63,12 @@ def load(path: Path) -> tuple[Settings, Profile]:
     """Settings and profile of what `save` wrote, on the node."""
     saved = request(path, path.parent)
     return saved.settings, saved.profile
+
+
+def require_complete(origin: str, whole: DictConfig) -> None:
+    """Raises UserError, beginning with `origin`, for YAML that is not a whole config.yaml of a run."""
+    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
+        raise UserError(f"{origin}: not a config.yaml of a run (it lacks {', '.join(absent)})")
 
 
 def request(path: Path, folder: Path) -> Request:

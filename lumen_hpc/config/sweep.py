@@ -12,7 +12,8 @@ import typing
 
 import yaml
 
-from lumen_hpc.config.resolve import OPTIONS, SHORTHANDS, Request, resolve
+from lumen_hpc.config.request import OPTIONS, SHORTHANDS, Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import type_at
 from lumen_hpc.errors import UserError

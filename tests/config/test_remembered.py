@@ -8,7 +8,8 @@ import pytest
 
 from lumen_hpc.cluster import submit
 from lumen_hpc.config import remembered, saved
-from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
 
 

@@ -1,24 +1,14 @@
+"""From a command line to settings and profile: which source wins, and how a wrong word is named."""
+
 from __future__ import annotations
 
-import dataclasses
-import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from lumen_hpc.config import profile as profiles
-from lumen_hpc.config import reference, saved
-from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import RECIPES, resolve
-from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import keys
 from lumen_hpc.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
 
 
 def test_without_a_profile_it_is_the_demo_here():
@@ -137,60 +127,11 @@ def test_a_recipe_names_what_its_site_section_takes(tmp_path: Path):
         resolve(["stage=full", f"recipe={recipe}"])
 
 
-@pytest.mark.parametrize(
-    ("words", "takes"),
-    [
-        (["status", "dry_run=true"], "dry_run=true: status has no use for it; it takes run, runs, stage, watch, json"),
-        (["logs", "json=true"], "json=true: logs has no use for it"),
-        (["check", "watch=true"], "watch=true: check"),
-        (["stage=full", "watch=true"], "watch=true: a submission"),
-        (["cancel", "confirm=true"], "confirm=true: cancel"),
-    ],
-)
-def test_an_option_that_a_verb_does_not_honour_is_refused(words: list[str], takes: str):
-    with pytest.raises(UserError, match=re.escape(takes)):
-        resolve(words)
-
-
 def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
     profile = tmp_path / "round.yaml"
     profile.write_text(f"extends: {profile}\n")
     with pytest.raises(UserError, match="circle"):
         resolve([f"profile={profile}"])
-
-
-def test_a_saved_config_repeats_the_run(tmp_path: Path):
-    request = resolve(["stage=train", "profile=h100", "recipe=demo", "train.clip=0.5", "profile.account=us"])
-    saved.save(request, tmp_path / "config.yaml")
-    again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
-    assert again.settings == request.settings
-    assert again.stage == "train"
-    assert saved.load(tmp_path / "config.yaml") == (request.settings, request.profile)
-
-
-def test_the_digest_sees_what_decides_results_and_nothing_else():
-    before, after = Settings(), Settings()
-    after.train.token_budget += 1
-    assert saved.digest(before, ("train",)) == saved.digest(after, ("train",))
-    after.train.learning_rate *= 2
-    assert saved.digest(before, ("train",)) != saved.digest(after, ("train",))
-    assert saved.digest(before, ("seed", "experts")) == saved.digest(after, ("seed", "experts"))
-
-
-def test_every_setting_is_documented():
-    rows = reference.documentation()
-    undocumented = [key for key, _, text in rows if not text]
-    assert undocumented == []
-    assert {"train.learning_rate", "profile.account", "profile.resources.KIND.gpus", "dry_run"} <= {
-        row[0] for row in rows
-    }
-
-
-def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_path: Path):
-    first = resolve(["stage=train", "profile=h100", "profile.resources.gpu.tasks=3", "train.clip=0.5"])
-    saved.save(first, tmp_path / "config.yaml")
-    again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
-    assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
 
 
 @pytest.mark.parametrize(
@@ -216,64 +157,6 @@ def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expec
         resolve(["stage=full", f"profile={profile}"])
     assert all(part in str(caught.value) for part in expected), str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def test_every_command_in_the_pages_is_understood(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
-    found = 0
-    for page in PAGES:
-        text = page.read_text().replace("\\\n", " ")
-        for words in re.findall(r"^ *(?:[A-Z_]+=\S+ )*python launch\.py +(\S[^\n`]*)$", text, re.MULTILINE):
-            words = [word for word in shlex.split(words.split(" # ")[0]) if not set("…<>|[") & set(word)]
-            if words and "--help" not in words and not any(word.startswith(("config=", "profile=")) for word in words):
-                found += 1
-                resolve([word for word in words if not word.isupper()])
-    assert found >= 5
-
-
-def test_every_setting_in_the_pages_exists():
-    known = {"profile", "stage", "run", "runs", "recipe", "config", "dry_run", "watch", "json", "data"}
-    known |= set(keys(Settings, "")) | {f"profile.{key}" for key in keys(Profile, "")}
-    sections = {item.name for item in dataclasses.fields(Settings)} | {"profile"}
-    named = {
-        (page.name, key)
-        for page in PAGES
-        for code in re.findall(r"`([^`\n]+)`", page.read_text())
-        for key in re.findall(r"(?<![\w/.])([a-z]\w*(?:\.\w+)+)(?==|$|\s|,)", code)
-        if key.split(".")[0] in sections and not key.endswith((".py", ".yaml", ".jsonl", ".json", ".md"))
-    }
-    assert len(named) >= 30
-    assert {
-        (page, key) for page, key in named if key not in known and not key.startswith("profile.resources.")
-    } == set()
-
-
-def test_a_renamed_setting_is_taken_under_its_old_name_with_a_warning(capsys):
-    request = resolve(["stage=full", "experts.told=[pathologies]", "experts.words=[.1,.2,.3]"])
-    assert request.settings.experts.in_prompt == ["pathologies"] and request.settings.experts.thresholds == [
-        0.1,
-        0.2,
-        0.3,
-    ]
-    assert "command line: experts.told is called experts.in_prompt now" in capsys.readouterr().err
-
-
-def test_a_run_with_a_removed_setting_goes_on_with_a_warning(tmp_path: Path, capsys):
-    request = resolve(["stage=full", "recipe=demo", "run=old", f"runs={tmp_path}", "predict.compiled=true"])
-    assert not [key for key in request.given if "compiled" in key]
-    path = tmp_path / "old" / "config.yaml"
-    saved.save(request, path)
-    path.write_text(path.read_text().replace("    batch_tokens:", "    compiled: false\n    batch_tokens:", 1))
-    assert "compiled: false\n    batch_tokens" in path.read_text()
-    resolve(["stage=full", "run=old", f"runs={tmp_path}"])
-    saved.load(path)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "lumen: command line: predict.compiled is gone and has no effect"
-    assert lines[-1] == f"lumen: {path}: predict.compiled is gone and has no effect"
 
 
 def test_seeds_is_short_for_the_trainings_of_each_model():

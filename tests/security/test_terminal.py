@@ -13,7 +13,7 @@ from lumen_hpc.cluster import asking, commands, logs, status_table
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.metrics import __main__ as metrics
 from lumen_hpc.plain_text import visible

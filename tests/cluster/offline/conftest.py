@@ -10,7 +10,8 @@ import pytest
 from lumen_hpc.cluster import slurm
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
 
 

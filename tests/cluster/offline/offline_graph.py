@@ -7,7 +7,7 @@ from lumen_hpc.cluster import manifest, submit
 from lumen_hpc.cluster.plan import inputs
 from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.config.saved import digest
 
 

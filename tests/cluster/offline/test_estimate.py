@@ -12,7 +12,8 @@ from jobs import experts, judge, predict, rewrite, train
 from lumen_hpc.cluster import dry_run, estimate, graph, plan, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.profile import Resources
-from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.models import MODELS, Workload
 from tests.cluster.offline.offline_graph import finish

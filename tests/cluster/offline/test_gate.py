@@ -8,7 +8,7 @@ import pytest
 
 from lumen_hpc.cluster import gate, graph
 from lumen_hpc.cluster.stage import Run, Stage
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from tests.cluster.offline.offline_graph import finish, submit_chain
 
 

@@ -11,7 +11,7 @@ import jobs
 from lumen_hpc.cluster import commands, preflight
 from lumen_hpc.cluster.stage import Pipeline, Stage
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 
 

@@ -16,7 +16,8 @@ import jobs
 from lumen_hpc.cluster import live, preflight, refusals, sbatch, slurm, submit
 from lumen_hpc.cluster.stage import Stage, Step
 from lumen_hpc.config.profile import Container
-from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.conftest import stage
 from tests.cluster.offline.offline_graph import submit_chain

@@ -28,7 +28,8 @@ from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
 from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.resolve import Request, resolve
+from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish, submit_chain
 

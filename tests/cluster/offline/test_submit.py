@@ -13,7 +13,7 @@ import pytest
 import jobs
 from lumen_hpc.cluster import commands, live, lock, submit
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import submit_chain
 

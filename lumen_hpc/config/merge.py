@@ -1,0 +1,57 @@
+"""Values of several sources as one checked object: OmegaConf's struct mode, with today's names of settings."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.request import OPTIONS, SHORTHANDS
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import require_fits
+from lumen_hpc.errors import UserError
+
+OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
+
+RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds", "predict.compiled": ""}
+"""Old name of a setting → today's, or nothing where the setting was removed; the old one is taken, with a warning, for
+one version, so that a run which has it goes on."""
+
+
+def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
+    """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong value's source.
+
+    OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only the search for an error
+    goes through them one by one.
+    """
+    given = [
+        (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
+    ]
+    try:
+        schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
+        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))
+    except (OmegaConfBaseException, TypeError) as error:
+        for name, values in given:
+            here = name == "command line"
+            prefix = "profile." if here and kind is Profile else ""
+            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
+        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+
+
+def _with_new_names(source: str, values: DictConfig) -> DictConfig:
+    """The same values under today's names, without settings that were removed; either is reported on stderr."""
+    old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
+    if not old:
+        return values
+    values = values.copy()
+    for key, new in old.items():
+        if new:
+            OmegaConf.update(values, new, OmegaConf.select(values, key))
+        fate = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
+        print(f"lumen: {source}: {key} is {fate}", file=sys.stderr)
+        section, _, name = key.rpartition(".")
+        OmegaConf.select(values, section).pop(name)
+    return values

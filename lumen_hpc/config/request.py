@@ -1,0 +1,163 @@
+"""The words of a command line: its verb, its own options, and settings as a dotlist."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.validate import similar
+from lumen_hpc.errors import UserError
+
+VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
+TAKES = {
+    "submit": ("stage", "recipe", "config", "dry_run", "confirm", "scripts"),
+    "check": ("stage", "recipe", "config", "json"),
+    "status": ("stage", "watch", "json"),
+    "cancel": ("stage", "dry_run"),
+    "logs": ("stage",),
+    "ask": ("image", "reference", "days", "json"),
+    "compare": (),
+}
+"""Options that a verb honours, beside run and runs; any other is refused."""
+SHORTHANDS = {
+    "data": "data.source",
+    "seeds": "train.seeds",
+    "profile": "profile.name",
+    "model": "serve.model",
+    "weights": "serve.weights",
+    "page": "serve.page",
+}
+
+
+@dataclass(kw_only=True)
+class Request:
+    """What one command line asks for."""
+
+    verb: str = "submit"
+    """check, status, cancel, logs, compare, or submit when no verb is given."""
+    stage: str = ""
+    """A stage's name, or `full`."""
+    run: str = ""
+    """Name of the run; its folder is `<runs>/<run>`."""
+    runs: str = ""
+    """Folder of runs, the profile's if empty; compare: the runs, as in runs=FIRST,OTHER (names or folders)."""
+    recipe: str = ""
+    """File in lumen_hpc/recipes (without .yaml) or a path; the profile's own if empty."""
+    config: str = ""
+    """A resolved config.yaml to repeat, instead of a recipe."""
+    dry_run: bool = False
+    """Print the plan and submit nothing; cancel: print what would be cancelled."""
+    scripts: bool = False
+    """dry_run: print every sbatch script too."""
+    confirm: bool = False
+    """Go on although settings given anew make finished work run again."""
+    watch: bool = False
+    """status: print again every few seconds until the run ends."""
+    json: bool = False
+    """status, check, ask: one JSON object on stdout, for scripts."""
+    image: str = ""
+    """ask: the radiograph that is asked about, a JPG, PNG or DICOM file."""
+    reference: str = ""
+    """ask: an earlier radiograph of the same patient."""
+    days: str = ""
+    """ask: days from the reference to the image; without, as the files' own dates say."""
+    question: str = ""
+    """ask: the words behind the verb."""
+    settings: Settings = field(default_factory=Settings)
+    profile: Profile = field(default_factory=Profile)
+    compared: tuple[str, ...] = ()
+    """compare: names or folders of runs."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """Settings that command lines gave this run so far, by dotted key; its config.yaml keeps them."""
+    anew: tuple[str, ...] = ()
+    """Dotted keys of the settings on this command line."""
+    recorded: dict[str, Any] | None = None
+    """The settings in the run's config.yaml; None for a new run."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
+
+
+NO_OPTION = ("verb", "question", "settings", "profile", "compared", "given", "anew", "recorded")
+OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
+
+
+def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
+    """The request with its verb and options alone, and settings as a dotlist."""
+    arguments, question = _question(arguments)
+    words = [argument for argument in arguments if "=" not in argument]
+    if unknown := [word for word in words if word not in VERBS]:
+        hint = _meant(unknown[0], arguments)
+        raise UserError(
+            f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE, such as stage=full{hint}"
+        )
+    if len(words) > 1:
+        raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
+    options, dotlist = _split([argument for argument in arguments if "=" in argument])
+    request = Request(verb=words[0] if words else "submit", question=question, **options)
+    for option in options:
+        if option not in (*TAKES[request.verb], "run", "runs"):
+            verb = "a submission" if request.verb == "submit" else request.verb
+            takes = ", ".join(("run", "runs", *TAKES[request.verb]))
+            raise UserError(
+                f"{option}={options[option]}: {verb} has no use for it; it takes {takes}".replace("True", "true")
+            )
+    if request.verb == "compare":
+        request.compared, request.runs = tuple(name for name in request.runs.split(",") if name), ""
+    for name in ("recipe", "config"):
+        value = getattr(request, name)
+        if value.endswith((".yaml", ".yml")):
+            setattr(request, name, os.path.abspath(os.path.expanduser(value)))
+    return request, dotlist
+
+
+def _meant(word: str, arguments: list[str]) -> str:
+    """A hint for a bare word: a key without its value, a value behind a space, or a verb with dashes or a typo."""
+    name = word.lstrip("-").replace("-", "_")
+    before = arguments[: arguments.index(word)][-1:]
+    if name in OPTIONS or name in SHORTHANDS:
+        return f"; write {name}=VALUE, without spaces"
+    if before and before[0].endswith("="):
+        return f"; did you mean {before[0]}{word}?"
+    return similar(name, VERBS)
+
+
+def _question(arguments: list[str]) -> tuple[list[str], str]:
+    """The words without those of a question behind the verb `ask`, and the question."""
+    start = arguments.index("ask") + 1 if "ask" in arguments else len(arguments)
+    asked = [word for word in arguments[start:] if not re.match(r"[\w.]+=", word)]
+    return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
+
+
+def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Options of the command itself, and settings as a dotlist."""
+    options: dict[str, Any] = {}
+    dotlist = []
+    for pair in pairs:
+        key, value = pair.split("=", 1)
+        if not key.strip("."):
+            raise UserError(f"'{pair}' is not KEY=VALUE")
+        if key in OPTIONS:
+            options[key] = _boolean(key, value) if OPTIONS[key] == "bool" else value
+        else:
+            dotlist.append(f"{SHORTHANDS.get(key, key)}={value}")
+    return options, dotlist
+
+
+def _boolean(key: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise UserError(f"{key}={value}: takes true or false")
+    return value.lower() == "true"
+
+
+def value_of(dotlist: list[str], key: str) -> str:
+    """The last value of a key in a dotlist; empty if it is not there."""
+    return next((pair.split("=", 1)[1] for pair in reversed(dotlist) if pair.startswith(key + "=")), "")
