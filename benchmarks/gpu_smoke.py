@@ -30,7 +30,9 @@ from PIL import Image
 from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks
-from lumen_hpc.training.sizing import Sizes, Workload, plan
+from lumen_hpc.models import Workload
+from lumen_hpc.training.model_sizes import Sizes
+from lumen_hpc.training.sizing import plan
 from lumen_hpc.training.train import fine_tune
 
 QUESTIONS = 3

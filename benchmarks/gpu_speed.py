@@ -34,11 +34,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join, leave
+from lumen_hpc.models import Workload
 from lumen_hpc.nvila import attention, cards, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
+from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.learner import ONE_CALL
-from lumen_hpc.training.sizing import Sizes, Workload, matrix_flops, plan
+from lumen_hpc.training.model_sizes import Sizes
+from lumen_hpc.training.sizing import plan
 from lumen_hpc.training.speed import PEAK_FLOPS, peak_flops
 
 STEPS = {

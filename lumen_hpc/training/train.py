@@ -31,8 +31,10 @@ from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters, loop, quantisation, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import preflight
 from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import describe, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 
@@ -132,7 +134,7 @@ def _resolved(train: schema.Train, base: Path, out: Path, ranks: Ranks) -> schem
         begun = json.loads((out / "training.json").read_text()).get("train.zero")
         train = dataclasses.replace(train, zero=begun if isinstance(begun, int) else "auto")
     memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9 if torch.cuda.is_available() else 0.0
-    resolved = sizing.resolve(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
+    resolved = sizing.resolve(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=Sizes.read(base))
     if resolved != train and ranks.first:
         names = ("zero", "checkpointing", "node_shards")
         log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
@@ -199,7 +201,7 @@ def _work(
     rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
-        sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=sizing.Sizes.read(base))
+        sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=Sizes.read(base))
     preprocessor = nvila.Preprocessor.open(base)
     multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
     held = None
@@ -241,10 +243,10 @@ def _work(
         )
     learner = Learner(model, train, seed=fingerprint["seed"])
     batcher = Batcher(rows, found, preprocessor, Pictures(train.cache_images_gb), multiple=multiple)
-    sizes = sizing.Sizes.read(base)
+    sizes = Sizes.read(base)
 
     def flops(micro: Any) -> float:
-        return sizing.matrix_flops(train, sizes, micro.tokens, len(micro.batch.tiles))
+        return matrix_flops(train, sizes, micro.tokens, len(micro.batch.tiles))
 
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops, held)
 

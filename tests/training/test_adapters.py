@@ -12,8 +12,9 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training import adapters, sizing
+from lumen_hpc.training import adapters, memory
 from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.predict import open_model
 from tests.training import tiny, toy
 
@@ -37,7 +38,7 @@ def test_adapters_alone_learn_and_as_many_as_the_plan_counts(parts, tmp_path):
     learning = {name: p.numel() for name, p in chosen.named_parameters() if p.requires_grad}
     assert learning and all(".lora_" in name for name in learning)
     assert {name.split(".")[0].replace("mm_", "") for name in learning} == set(parts)
-    assert sum(learning.values()) == sizing._learning(train, sizing.Sizes.read(folder))
+    assert sum(learning.values()) == memory.learning_parameters(train, Sizes.read(folder))
 
 
 def test_a_target_that_no_layer_has_is_refused():

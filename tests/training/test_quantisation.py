@@ -13,8 +13,9 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training import adapters, quantisation, sizing
+from lumen_hpc.training import adapters, memory, quantisation, sizing
 from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.predict import open_model
 from tests.training import tiny, toy
 
@@ -57,7 +58,7 @@ def test_as_many_weights_are_quantised_as_the_plan_counts(bits, tmp_path):
     train = settings(bits)
     quantisation.quantise(chosen, adapters.target_names(chosen, train), bits)
     layers = [module for module in chosen.modules() if quantisation.is_quantised(module)]
-    assert sum(m.in_features * m.out_features for m in layers) == sizing._linear(train, sizing.Sizes.read(folder))
+    assert sum(m.in_features * m.out_features for m in layers) == memory.adapted_weights(train, Sizes.read(folder))
     assert sum(m.weight.numel() * m.weight.element_size() * 8 // bits for m in layers) == sum(
         m.in_features * m.out_features for m in layers
     )

@@ -1,0 +1,34 @@
+"""Floating-point operations of a training's forward and backward passes; what is recomputed is not counted."""
+
+from __future__ import annotations
+
+from lumen_hpc.config import schema
+from lumen_hpc.models import Workload
+from lumen_hpc.training.model_sizes import Sizes
+
+
+def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> float:
+    """Of the weights in a forward and backward pass: 6 a weight and token, 4 under adapters, 2 in a frozen tower.
+
+    Attention is left out. `tokens` of the language model, pictures' included; `tiles` that the tower sees.
+    """
+    whole = 6 if train.adapter.kind == "none" else 4  # a frozen weight has no gradient, its input still has
+    llm = whole * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
+    tower = (whole if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
+    return llm + tower
+
+
+def token_flops(train: schema.Train, sizes: Sizes, workload: Workload, sharing: float) -> float:
+    """Of a token's forward and backward passes, tower and attention included; recomputation is not counted.
+
+    `sharing`: samples that share one set of images.
+    """
+    images = workload.images / sharing
+    tokens = images * workload.image_tokens + workload.text_tokens
+    length = workload.images * workload.image_tokens + workload.text_tokens
+    tiles = images * workload.tiles
+    between_tokens = 6 * tokens * length * sizes.width * sizes.layers
+    backward = 3 if "vision_tower" in train.tune else 1
+    between_patches = 4 * backward * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
+    projector = 6 * images * workload.image_tokens * sizes.mm_projector
+    return (matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector) / tokens

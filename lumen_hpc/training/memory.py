@@ -1,0 +1,134 @@
+"""Memory that a training takes of a GPU, by arithmetic (paper, section 2.5).
+
+Bytes a weight: 2 for bf16 and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO divides them
+over the GPUs.
+"""
+
+from __future__ import annotations
+
+from lumen_hpc.config import schema
+from lumen_hpc.models import Workload
+from lumen_hpc.training import activations
+from lumen_hpc.training.model_sizes import Sizes
+
+RESERVE_GB = 5.0
+"""CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
+QUANTISED_BYTES = {8: 1.002, 4: 0.52}
+"""Of a weight in bitsandbytes' formats, its share of the scales included (a float32 a row; NF4 in blocks of 64)."""
+
+
+def memory_gb(
+    train: schema.Train, gpus: int, *, nodes: int = 1, sizes: Sizes | None = None, workload: Workload | None = None
+) -> float:
+    """Memory that these settings, without an `auto`, take of a GPU [GB]."""
+    return sum(by_use(train, gpus, nodes, sizes or Sizes(), workload or Workload()).values())
+
+
+def _bytes(train: schema.Train) -> int:
+    """Of one weight in the forward pass."""
+    return 2 if train.precision == "bf16" else 4
+
+
+def learning_parameters(train: schema.Train, sizes: Sizes) -> int:
+    """Parameters that learn; of adapters, `rank` for each input and output of the tuned parts' linear layers."""
+    if train.adapter.kind == "none":
+        return sum(count for part, count in sizes.parts.items() if part in train.tune)
+    c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
+    r = 3 if sizes.projector.endswith("3x3_fix") else 2
+    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
+    ends = {
+        "vision_tower": (sizes.vision_layers - 1) * (4 * 2 * c + 2 * (c + sizes.vision_mlp)),
+        "projector": 2 * h + (joined + h if r == 2 else joined + 2 * inner + h),
+        "llm": sizes.layers * (2 * 2 * h + 2 * (h + kv) + 3 * (h + sizes.mlp)),
+    }
+    return train.adapter.rank * sum(count for part, count in ends.items() if part in train.tune)
+
+
+def quantised(train: schema.Train) -> bool:
+    """Whether adapters are trained on a base of 8 or 4 bits."""
+    return train.adapter.kind != "none" and train.adapter.base_bits < 16
+
+
+def adapted_weights(train: schema.Train, sizes: Sizes) -> int:
+    """Weights of the linear layers that get adapters."""
+    c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
+    r = 3 if sizes.projector.endswith("3x3_fix") else 2
+    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
+    counts = {
+        "vision_tower": (sizes.vision_layers - 1) * (4 * c * c + 2 * c * sizes.vision_mlp),
+        "projector": h * h + (joined * h if r == 2 else joined * inner + inner * h),
+        "llm": sizes.layers * (2 * h * h + 2 * h * kv + 3 * h * sizes.mlp),
+    }
+    return sum(count for part, count in counts.items() if part in train.tune)
+
+
+def checkpoint_gb(train: schema.Train, sizes: Sizes) -> float:
+    """A checkpoint's size: the parameters, or the adapters alone, and the optimizer's state of those that learn."""
+    learning = learning_parameters(train, sizes)
+    saved = sizes.total if train.adapter.kind == "none" else learning
+    return (_bytes(train) * saved + 12 * learning) / 1e9
+
+
+def by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
+    """GB a GPU by use; no `auto` about memory is left in `train`."""
+    width, learning = _bytes(train), learning_parameters(train, sizes)
+    weights: float = width * sizes.total
+    if quantised(train):
+        weights -= (width - QUANTISED_BYTES[train.adapter.base_bits]) * adapted_weights(train, sizes)
+    stage = int(train.zero)
+    if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched
+        own = weights / gpus + (weights * nodes / gpus if train.node_shards is True and nodes > 1 else 0)
+        weights = own + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
+    gradients = width * learning / (gpus if stage >= 2 else 1)
+    # In float32 the weights are their own master.
+    optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)
+    tokens = train.token_budget
+    tiles = tokens / workload.image_tokens * workload.tiles
+    saved, in_layer = _activations(train, sizes, tokens, tiles)
+    joined = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
+    supervised = (
+        tokens
+        / (workload.image_tokens * workload.images / _sharing(train, workload) + workload.text_tokens)
+        * workload.answer_tokens
+    )
+    logits = supervised * sizes.vocabulary * (width + 4 + 4)
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": saved + in_layer + joined,
+        "logits": logits,
+    }
+    return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
+
+
+def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> tuple[float, float]:
+    """Bytes that all layers keep for the backward pass, and that one of them takes while it is recomputed."""
+    frozen = "vision_tower" not in train.tune  # it keeps nothing: no gradient passes through it
+    rank = 0 if train.adapter.kind == "none" else train.adapter.rank
+    compiled = train.compiled is True
+
+    def layers(checkpointing: str) -> tuple[float, float]:
+        kv = sizes.width // sizes.heads * sizes.kv_heads
+        llm = activations.language_layer(
+            checkpointing, width=sizes.width, kv=kv, mlp=sizes.mlp, size=_bytes(train), rank=rank, compiled=compiled
+        )
+        tower = activations.vision_layer(
+            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes(train), rank=rank,
+            compiled=compiled,
+        )  # fmt: skip
+        return tokens * llm, sizes.patches * tower
+
+    llm, tile = layers(train.checkpointing)
+    saved = llm * sizes.layers + (0.0 if frozen else tile * tiles * sizes.vision_layers)
+    if train.checkpointing == "none":
+        return saved, 0.0
+    llm, tile = layers("none")
+    at_once = tiles if train.zero == 3 else min(64, tiles)
+    return saved, max(llm, at_once * tile)
+
+
+def _sharing(train: schema.Train, workload: Workload) -> float:
+    """Samples that share one set of images."""
+    most = workload.samples / workload.image_sets
+    return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
