@@ -71,7 +71,7 @@ def text(
     flags["exclude"] = ",".join([*([of_site] if isinstance(of_site, str) else []), *exclude])
     command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
     script = _script(
-        profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), name
+        profile, resources, flags, _preamble(profile, resources, code, submission), command, _logs(run, step), name
     )
     return script + (REQUEUE.format(logs=shlex.quote(str(_logs(run, step)))) if _requeued_outside(profile) else "")
 
@@ -100,7 +100,7 @@ def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: s
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
     command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
     return _script(
-        profile, resources, flags, _setup(profile, resources, code, submission), command, _logs(run, step), "%j"
+        profile, resources, flags, _preamble(profile, resources, code, submission), command, _logs(run, step), "%j"
     )
 
 
@@ -185,7 +185,7 @@ def python(profile: Profile, resources: Resources) -> str:
 
 
 def _script(
-    profile: Profile, resources: Resources, flags: dict[str, Any], setup: list[str], command: list[str], logs: Path,
+    profile: Profile, resources: Resources, flags: dict[str, Any], preamble: list[str], command: list[str], logs: Path,
     name: str,
 ) -> str:  # fmt: skip
     """An sbatch script; `command` is a module and its arguments, `name` Slurm's pattern for the job in its log's."""
@@ -194,14 +194,15 @@ def _script(
     if needs_srun(profile, resources):
         start = f"{shlex.join(_srun(profile, resources, logs / f'{name}_%t_log.out'))} {start}"
     header = [_flag(key, value) for key, value in sorted(flags.items()) if value not in ("", 0, False)]
-    return "\n".join(["#!/bin/bash", *header, "", *setup, "", start, ""])
+    return "\n".join(["#!/bin/bash", *header, "", *preamble, "", start, ""])
 
 
 def _flag(key: str, value: Any) -> str:
     return f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"
 
 
-def _setup(profile: Profile, resources: Resources, code: Path, submission: str) -> list[str]:
+def _preamble(profile: Profile, resources: Resources, code: Path, submission: str) -> list[str]:
+    """The lines before the command: environment, modules, the profile's own setup, and where the code lies."""
     # What the shell of the submission says about Python and threads is no concern of the jobs.
     lines = ["unset ${!PYTHON@} LUMEN_SCRATCH", "export PYTHONPATH= PYTHONSAFEPATH=1 PYTHONUTF8=1 SLURM_EXPORT_ENV=ALL"]
     if profile.container.kind != "none":  # whose packages those in the user's home would shadow

@@ -82,7 +82,7 @@ def _free_memory() -> float:
     return psutil.virtual_memory().available / 1e9
 
 
-def preflight(ranks: Ranks, *, size: int | None = None, megabytes: float | None = None) -> list[dict[str, Any]]:
+def check_devices(ranks: Ranks, *, size: int | None = None, megabytes: float | None = None) -> list[dict[str, Any]]:
     """Tests every rank's device and the links between them; all ranks call it, all get all reports.
 
     `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
@@ -108,7 +108,7 @@ def preflight(ranks: Ranks, *, size: int | None = None, megabytes: float | None 
     )
     reports = [Report(**report) for report in gather_json(asdict(mine))]
     if bad := faulty(reports, slow=SLOW if cuda else 0.0):
-        raise RuntimeError("the preflight found bad devices; exclude these nodes and submit again: " + "; ".join(bad))
+        raise RuntimeError("the health check found bad devices; exclude these nodes and resubmit: " + "; ".join(bad))
     return [asdict(report) for report in reports]
 
 

@@ -32,7 +32,7 @@ from lumen_hpc.training import adapters, loop, quantisation, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
-from lumen_hpc.training.health import preflight
+from lumen_hpc.training.health import check_devices
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import describe, survey
@@ -105,9 +105,9 @@ def fine_tune(
             _set_aside(out, fingerprint)
         dist.barrier()
         progress("checking GPUs and interconnect")
-        reports = preflight(ranks)
+        reports = check_devices(ranks)
         if ranks.first:
-            write_json(out / "preflight.json", reports)
+            write_json(out / "health.json", reports)
         work = None
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()

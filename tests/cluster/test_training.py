@@ -75,7 +75,7 @@ def whole(training: Site, inputs: Path) -> Path:
 
 
 def test_two_nodes_equal_one_process(whole: Path, inputs: Path, tmp_path: Path) -> None:
-    reports = json.loads((whole / "preflight.json").read_text())
+    reports = json.loads((whole / "health.json").read_text())
     assert len({report["host"] for report in reports}) == 2
     toy.train(tiny.run(tmp_path, inputs, steps=STEPS, global_batch=BATCH), script=tiny.__file__)
     assert toy.losses(whole) == pytest.approx(toy.losses(tmp_path), abs=1e-5)

@@ -23,17 +23,17 @@ def test_a_job_imports_nothing_from_where_it_was_submitted(tmp_path, line):
     """A module that appends to an empty PYTHONPATH leaves an empty entry: the working directory, before `json`."""
     (tmp_path / "json.py").write_text("raise SystemExit('a neighbour's json')\n")
     profile = Profile(setup=[f"export PYTHONPATH={line}"])
-    setup = sbatch._setup(profile, profile.resources["cpu"], tmp_path / "code", "0001")
+    preamble = sbatch._preamble(profile, profile.resources["cpu"], tmp_path / "code", "0001")
     program = f"{sys.executable} -c 'import json, sys; print(sys.path)'"
 
     def job(lines: list[str]) -> subprocess.CompletedProcess[str]:
         script = "\n".join([*lines, program])
         return subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
 
-    done = job(setup)
+    done = job(preamble)
     assert done.returncode == 0, done.stderr
     assert f"'{tmp_path}/code'" in done.stdout and "'/sw/x'" in done.stdout and f"'{tmp_path}'" not in done.stdout
-    unguarded = job([part for part in setup if part != sbatch.NO_EMPTY_ENTRY])
+    unguarded = job([part for part in preamble if part != sbatch.NO_EMPTY_ENTRY])
     assert "a neighbour's json" in unguarded.stderr, "the attack must work without the guard"
 
 

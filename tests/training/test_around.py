@@ -1,4 +1,4 @@
-"""What surrounds the loop: rendezvous, preflight, journal, learning rate, the stop flag."""
+"""What surrounds the loop: rendezvous, health check, journal, learning rate, the stop flag."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.errors import UserError
-from lumen_hpc.training.health import Report, faulty, preflight
+from lumen_hpc.training.health import Report, check_devices, faulty
 from lumen_hpc.training.journal import Journal
 from lumen_hpc.training.sizing import check_batch
 
@@ -22,8 +22,8 @@ def test_a_rank_that_does_not_come_is_named(tmp_path):
         join(Ranks(rank=1, world_size=3, job="another"), tmp_path, timeout=1)
 
 
-def test_the_preflight_reports_and_names_what_is_bad(alone):
-    (report,) = preflight(Ranks(), size=64, megabytes=0.1)
+def test_the_health_check_reports_and_names_what_is_bad(alone):
+    (report,) = check_devices(Ranks(), size=64, megabytes=0.1)
     assert report["tflops"] > 0 and report["fault"] == "" and report["host"] == socket.gethostname()
 
     def rank(number, tflops, fault=""):

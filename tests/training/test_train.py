@@ -126,7 +126,7 @@ def test_a_stop_before_the_first_step_leaves_before_loading(trained):
 
 def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
     names = {path.name for run in ("zero3", "frozen") for path in (trained / run).iterdir()}
-    of_the_job = {"rendezvous.json", "preflight.json", "training.lock"}
+    of_the_job = {"rendezvous.json", "health.json", "training.lock"}
     assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {
         "restarts.jsonl",
         "survey",
