@@ -130,8 +130,8 @@ def guess(question: str, states: ps.States, order: int) -> bool:
             absent *= 1 - each
         return absent < 0.5
     weight = {True: 0.0, False: 0.0}
-    for each in product((True, False), repeat=len(ps.FINDINGS)):
-        known = dict(zip(ps.FINDINGS, each, strict=True))
+    for combination in product((True, False), repeat=len(ps.FINDINGS)):
+        known = dict(zip(ps.FINDINGS, combination, strict=True))
         chance = 1.0
         for f, present in known.items():
             chance *= p[f] if present else 1 - p[f]

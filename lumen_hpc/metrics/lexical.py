@@ -143,8 +143,8 @@ def _dropped(texts: list[str]) -> list[int]:
     return dropped
 
 
-# Columns of `counting.count_pairs`.
-_BLEU, _ROUGE, _RECALL, _COLUMNS = slice(0, 6), slice(6, 9), slice(9, 13), 13
+# Columns of `counting.count_pairs`; the first six are BLEU's lengths and matches.
+_ROUGE, _RECALL, _COLUMNS = slice(6, 9), slice(9, 13), 13
 
 
 def _scores(counts: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -37,7 +37,6 @@ class Acceptance:
 
     accepted: tuple[Share, ...]
     """Rows whose sentence passed the fact check; in the rest the grammar's own stands in."""
-    first_try: tuple[Share, ...]
     reasons: tuple[tuple[str, int], ...]
     """(category of reason, rows), the commonest first; the part after a colon may quote a record."""
     verified: Verified | None = None
@@ -69,7 +68,6 @@ def acceptance(rows: Iterable[dict], texts: bool = False) -> Acceptance | None:
     """
     total: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
-    first: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     judged: Counter[tuple[bool, bool]] = Counter()
     examples: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
@@ -78,7 +76,6 @@ def acceptance(rows: Iterable[dict], texts: bool = False) -> Acceptance | None:
         total[kind] += 1
         passed = row["source"] != "fallback" or not row["rejected"]  # the grammar engine's sentences are no fallback
         accepted[kind] += passed
-        first[kind] += passed and not row["rejected"]
         for seen in row.get("verified", ()):
             judged[seen["rules"], seen["model"]] += 1
             if texts and seen["rules"] != seen["model"]:
@@ -88,7 +85,6 @@ def acceptance(rows: Iterable[dict], texts: bool = False) -> Acceptance | None:
         return None
     return Acceptance(
         tuple(Share("accepted", kind, accepted[kind], n) for kind, n in sorted(total.items())),
-        tuple(Share("first try", kind, first[kind], n) for kind, n in sorted(total.items())),
         tuple(reasons.most_common(12)),
         _verified(judged, examples) if judged else None,
     )

@@ -47,8 +47,6 @@ class Occupancy:
     """Tokens of the longest rank, its micro-steps added: what a step takes."""
     tokens: float
     """Tokens of a step if no image is computed twice."""
-    computed: float
-    """Tokens that all ranks compute."""
     sequences: float
     """Sequences a step has if questions about the same images stay together."""
     longest_sample: float
@@ -61,16 +59,6 @@ class Occupancy:
         """Share of the GPUs' time that must be computed: what no image computed twice, and no waiting, would take."""
         return self.tokens / (self.gpus * self.path)
 
-    @property
-    def busy(self) -> float:
-        """Share of the GPUs' time in which they compute, images again included."""
-        return self.computed / (self.gpus * self.path)
-
-    @property
-    def bound(self) -> float:
-        """The efficiency that no layout of whole samples can exceed."""
-        return min(1.0, self.tokens / (self.gpus * self.longest_sample))
-
 
 def occupancy(steps: Steps, train: schema.Train, gpus: int) -> Occupancy:
     """Lays the sampled steps out on `gpus` GPUs, as training does."""
@@ -79,19 +67,18 @@ def occupancy(steps: Steps, train: schema.Train, gpus: int) -> Occupancy:
 
 @lru_cache(maxsize=256)
 def _occupancy(steps: Steps, gpus: int, budget: int, shared: bool) -> Occupancy:
-    sums = [0.0] * 6
+    sums = [0.0] * 5
     for groups, prefix, suffix in steps:
         batch = range(len(groups))
         together = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
         ranks = lay_out(batch, groups, prefix, suffix, world_size=gpus, budget=budget, shared=shared)
         sums[0] += critical_path(ranks)
         sums[1] += sum(item.tokens for item in together)
-        sums[2] += sum(item.tokens for rank in ranks for micro in rank for item in micro)
-        sums[3] += len(together)
-        sums[4] += max(map(sum, zip(prefix, suffix)))
-        sums[5] += len(batch)
-    path, tokens, computed, count, longest, samples = (total / len(steps.groups) for total in sums)
-    return Occupancy(gpus, path, tokens, computed, count, longest, samples)
+        sums[2] += len(together)
+        sums[3] += max(map(sum, zip(prefix, suffix)))
+        sums[4] += len(batch)
+    path, tokens, count, longest, samples = (total / len(steps.groups) for total in sums)
+    return Occupancy(gpus, path, tokens, count, longest, samples)
 
 
 def recorded(index: Path, train: schema.Train, seed: int) -> Steps | None:

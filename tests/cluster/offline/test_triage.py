@@ -22,7 +22,7 @@ def _failed(folder: Path, shards: list[int], error: str, node: str = "n1", **mor
     manifest.append(folder / "failures.jsonl", row)
 
 
-def test_alike_failures_come_together_with_a_cure(tmp_path: Path):
+def test_alike_failures_come_together_with_a_fix(tmp_path: Path):
     for index in range(5):
         _failed(tmp_path, [index], f"OutOfMemoryError: CUDA out of memory. Tried {index} GiB at 0x7f{index}")
     _failed(tmp_path, [9], "UserError: question 12: no image", final=True)
