@@ -14,7 +14,7 @@ import launch
 from lumen_hpc import files
 from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, reasons, slurm, status, worker
 from lumen_hpc.cluster.stage import Run, Stage
-from lumen_hpc.config.resolve import Request
+from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish, submit_chain
 
