@@ -122,7 +122,9 @@ def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monk
     monkeypatch.setattr(submit.snapshot, "record_provenance", lambda *_: None)
     for stage in ("full", "train", "export"):
         request = resolve([f"stage={stage}", *words[1:]])
-        request.folder.mkdir(parents=True, exist_ok=True)
-        submit.record(request, submit.open_run(request), submit.Submission(request.folder, request.folder))
+        folder = request.folder / "submissions" / stage
+        folder.mkdir(parents=True)
+        saved.save(request, folder / "config.yaml")
+        submit.record(request, submit.open_run(request), submit.Submission(folder, request.folder))
     again = resolve([f"config={request.folder / 'config.yaml'}", "run=second", words[2]])
     assert (again.stage, again.run) == ("full", "second")
