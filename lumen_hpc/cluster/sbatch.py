@@ -32,8 +32,8 @@ trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_cod
 REQUIRED_ALL = "trap - ERR; set +eu"
 """After the setup, whose lines may have set options of the shell."""
 LOAD = """\
-type module >/dev/null 2>&1 || for lumen_file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
-    /etc/profile.d/{lmod,z00_lmod,z01_lmod,modules}.sh; do [ ! -r "$lumen_file" ] || { . "$lumen_file"; break; }; done
+type module >/dev/null 2>&1 || for file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
+    /etc/profile.d/{lmod,z00_lmod,z01_lmod,modules}.sh; do [ ! -r "$file" ] || { . "$file" || :; break; }; done
 lumen_load() {
     local log code; log=$(mktemp 2>/dev/null) || log=/dev/null
     module load $1 2>"$log"; code=$?

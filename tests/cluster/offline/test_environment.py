@@ -168,7 +168,7 @@ def test_a_module_that_is_not_loaded_ends_the_job_whatever_its_version_returns(
         variables = {"BASH_FUNC_module%%": function.removeprefix("module")}
     else:
         (tmp_path / "init").mkdir()
-        (tmp_path / "init" / "bash").write_text(f"false\n{function}\n")
+        (tmp_path / "init" / "bash").write_text(f"false\n{function}\nfalse\n")
         variables = {"MODULESHOME": str(tmp_path)}
     came, output = started(tmp_path, variables, modules=["cuda/12.8"])
     assert came == loaded, output
