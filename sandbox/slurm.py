@@ -156,6 +156,17 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D")
         self.wait(lambda: self.run("scontrol", "ping", check=False).returncode == 0, PATIENCE_S, "slurmctld")
 
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """The controller answers nobody meanwhile; its jobs go on."""
+        controller = self._process("slurmctld")
+        assert controller is not None
+        os.kill(controller, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(controller, signal.SIGCONT)
+
     # Talk
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,8 @@
 
 `computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is read, and `end …` when its
 last row was written. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
-`hold-STAGE-SHARD` waits in mid-shard while the file is there, `pause-STAGE` (its text: seconds) slows every row down.
+`wrong-STAGE-SHARD` raises what says that the input is wrong, `hold-STAGE-SHARD` waits in mid-shard while the file is
+there, `pause-STAGE` (its text: seconds) slows every row down.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from lumen_hpc.cluster.shards import Shard
 from lumen_hpc.cluster.stage import Task
+from lumen_hpc.errors import UserError
 
 
 def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -29,6 +31,8 @@ def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterato
         if number == 1:
             if (control / f"fail-{what}").exists() or (control / f"fail-{here}").exists():
                 raise RuntimeError(f"{what} fails by order of its test")
+            if (control / f"wrong-{what}").exists():
+                raise UserError(f"{what}: wrong input by order of its test")
             while (control / f"hold-{what}").exists():
                 time.sleep(0.05)
         if pause.exists():

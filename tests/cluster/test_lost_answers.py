@@ -1,0 +1,84 @@
+"""Answers that come late, or not at all, on a real Slurm; and whose failure is whose."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
+from sandbox.slurm import Cluster
+from tests.cluster.conftest import SHARDS, Site, submitted
+
+ON_HOLD = "profile.additional={hold: 'true'}"
+"""No job starts: the queue alone is at stake."""
+
+
+def test_watch_outlasts_a_controller_that_stalls_for_40_seconds(site: Site, cluster: Cluster, tmp_path: Path) -> None:
+    site.submit("stalled", ON_HOLD)
+    words = ["status", "watch=true", "run=stalled", "profile=test", f"runs={site.runs}", f"experts.shards={SHARDS}"]
+    output = tmp_path / "output"
+    with output.open("wb") as stream:
+        watch = subprocess.Popen(
+            [sys.executable, "launch.py", *words], cwd=site.checkout, env=cluster.environment,
+            stdout=stream, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        site.wait(lambda: "queued" in output.read_text(), 60, "the first table")
+        with cluster.stalled():
+            time.sleep(40)
+            assert watch.poll() is None, output.read_text()
+            text = output.read_text()
+            assert "trying again" in text or "waiting for squeue" in text, text
+        site.launch("cancel", "run=stalled")
+        assert watch.wait(60) in (0, 1)
+    finally:
+        watch.kill()
+    assert "Traceback" not in output.read_text()
+
+
+LOSES_THE_THIRD_ANSWER = """\
+#!/bin/sh
+echo x >> {folder}/calls
+[ $(wc -l < {folder}/calls) = 3 ] || exec /usr/bin/env PATH={path} sbatch "$@"
+PATH={path} sbatch "$@" > {folder}/answer
+echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+exit 1
+"""
+
+
+def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
+    site: Site, cluster: Cluster, tmp_path: Path
+) -> None:
+    path = cluster.environment["PATH"]
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "sbatch"
+    tool.write_text(LOSES_THE_THIRD_ANSWER.format(folder=tmp_path, path=path))
+    tool.chmod(0o755)
+    forgetful = copy(cluster)
+    forgetful.environment = cluster.environment | {"PATH": f"{tmp_path / 'bin'}:{path}"}
+    output = replace(site, cluster=forgetful).launch("stage=full", "run=ghost", ON_HOLD, code=2)
+    assert "Submitted batch job" in (tmp_path / "answer").read_text(), "it was accepted"
+    assert "Socket timed out" in output and "nothing was submitted" in output
+    site.wait(lambda: not site.jobs("ghost"), 30, "the ghost to go")
+    assert not site.run("ghost").folder.exists()
+
+
+def test_wrong_input_of_one_pack_ends_no_other_packs_successor(site: Site, cluster: Cluster) -> None:
+    run = site.run("one-wrong")
+    run.steer("wrong-squares-0")
+    hold = run.steer("hold-squares-5")
+    site.submit("one-wrong")
+    site.wait(lambda: "failed" in run.events("squares") and "squares-5" in run.begun(), 180, "both packs")
+    for task in site.running("one-wrong", "squares"):
+        cluster.run("scancel", task)
+    site.wait(lambda: run.begun()["squares-5"] == 2, 180, "a successor to take squares-5 up")
+    hold.unlink()
+    site.wait_until_left("one-wrong")
+    assert {f"squares-{shard}" for shard in range(1, SHARDS)} <= set(run.done())
+    later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
+    ran = [id_.split("_")[1] for id_, node in site.accounted(later, "JobID", "NodeList") if node != "None assigned"]
+    assert ran == ["1"], "the pack with wrong input is not tried again"
+    assert "squares-0: wrong input by order of its test" in site.launch("status", "run=one-wrong", code=1)
