@@ -6,7 +6,7 @@ Patients, the order of their radiographs, views and findings are the NIH ChestX-
 torchxrayvision package ships (112,120 images of 30,805 patients). Dates, sides, levels and types are not in that
 table: they are drawn. Writes `mimic-cxr-jpg/` (metadata, split) and `medical-diff-vqa/` (questions, mimic_all) in the
 official form, with the published shares of question types (700,703 questions). With a release, the questions have its
-oddities (docs/data.md, "The two releases"). With `images`, every study's image is there: a grey square.
+oddities (docs/data.md, "The two releases"). With `images`, every study's image is there: a small ramp of greys.
 """
 
 from __future__ import annotations
@@ -154,15 +154,15 @@ def _list(table: dict, study: dict, subject: int, split: str, order: int, rng: r
 def _draw(files: Path, study: dict, subject: int) -> None:
     path = files / f"p{subject // 1_000_000}" / f"p{subject}" / f"s{study['study_id']}" / f"{study['dicom']}.jpg"
     path.parent.mkdir(parents=True)
-    path.write_bytes(_square())
+    path.write_bytes(_ramp())
 
 
 @cache
-def _square() -> bytes:
+def _ramp() -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("L", (8, 8), 99).save(out, "JPEG")
+    Image.linear_gradient("L").resize((8, 8)).save(out, "JPEG")
     return out.getvalue()
 
 

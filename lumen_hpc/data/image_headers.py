@@ -1,17 +1,17 @@
-"""Headers of radiograph files: the size of the image, and every fault that shows without its pixels.
+"""Headers of JPEGs and PNGs: the size of the image, and every fault that shows without its pixels.
 
 A file is refused, by name, wherever its pixels would be misread: an orientation that only a viewer applies, indices
-of a palette in place of grey values, signed or shifted pixels, an absurd size.
+of a palette in place of grey values, scans that are lost, an absurd size.
 """
 
 from __future__ import annotations
 
-import logging
+import re
 import struct
-import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from lumen_hpc.errors import UserError
 
@@ -19,25 +19,23 @@ MOST_PIXELS = 1 << 26
 """67 megapixels, twice the largest detector; a corrupt header can ask for gigabytes."""
 
 JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Markers of baseline, extended and progressive frames."""
-_OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
+OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Lossless, hierarchical and arithmetic ones."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a length."""
-_FRAME_OF_JPEG_LS, _CODESTREAM = 0xF7, b"\xff\x4f\xff\x51"
-_DICOM_PREAMBLE = 144
-"""Bytes before a DICOM's meta information is counted: 128, the magic word, and the element with its length."""
-_MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
-"""Bytes of the largest image and of the other elements."""
-_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
-_PNG_COLOURS = {0: "grey", 2: "colour", 4: "grey with transparency", 6: "colour with transparency"}
-_PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
-_REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
-
-
-_PHOTOMETRIC = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-"""The usual values that are refused; any other is not repeated, since a header may hold anything."""
+_START_OF_SCAN = b"\xff\xda"
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+_EXIF = b"Exif\0\0"
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([2-8])")
+_MOST_OF_A_NOTE = 1 << 20
+"""Bytes of a text chunk of a PNG that are read."""
+_PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Of grey, of colour, and of both with transparency."""
+_ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
+"""(first row, step, first column, step) of the passes of an interlaced PNG."""
 
 
 class Size(NamedTuple):
@@ -48,20 +46,29 @@ class Size(NamedTuple):
 
 
 def jpeg_header(path: Path, stream: BinaryIO) -> Size:
-    """The size of a JPEG. Raises UserError for one that is not 8 bits, is turned by EXIF, or has no frame."""
+    """The size of a JPEG, all of whose notes up to its pixels are read.
+
+    Raises UserError for one that is not 8 bits, is turned by EXIF or XMP, or has no frame.
+    """
     stream.seek(2)
+    size: Size | None = None
     while True:
         marker = stream.read(2)
         while marker == b"\xff\xff":  # fill bytes
             marker = marker[1:] + stream.read(1)
+        if size and marker == _START_OF_SCAN:
+            return size
         if len(marker) < 2 or marker[0] != 0xFF or marker[1] in (0xD9, 0xDA):
+            if size:
+                raise UserError(f"{path} is truncated: no pixels follow its header; fetch the file again")
             raise UserError(f"{path} is a corrupt JPEG: it has no frame header; fetch the file again")
         if marker[1] in _ALONE:
             continue
         length = int.from_bytes(stream.read(2), "big") - 2
-        if marker[1] in _FRAMES:
-            return _jpeg_frame(path, stream.read(6))
-        if marker[1] in _OTHER_FRAMES:
+        if marker[1] in FRAMES and length >= 6:
+            size = _jpeg_frame(path, stream.read(6))
+            length -= 6
+        if marker[1] in OTHER_FRAMES:
             raise UserError(f"{path} is a JPEG of an unusual kind (SOF{marker[1] - 0xC0}); 8-bit JPEGs are read")
         if length < 0:
             raise UserError(f"{path} is a corrupt JPEG: a segment of length {length + 2}; fetch the file again")
@@ -71,41 +78,131 @@ def jpeg_header(path: Path, stream: BinaryIO) -> Size:
             stream.seek(length, 1)
 
 
+def check_scans(path: Path, data: bytes) -> None:
+    """Raises UserError for a progressive JPEG whose last scans are lost: it decodes, but blurred.
+
+    Each scan refines a band of coefficients of some components; at the end, each must be there to its last bit.
+    """
+    at = data.find(_START_OF_SCAN, data.find(b"\xff\xc2"))
+    components: set[int] = set()
+    whole: set[tuple[int, int]] = set()
+    while at >= 0:
+        count = data[at + 4] if at + 4 < len(data) else 0
+        names, band = data[at + 5 : at + 5 + 2 * count : 2], data[at + 5 + 2 * count : at + 8 + 2 * count]
+        if len(band) < 3:
+            break
+        first, last, precision = band
+        components.update(names)
+        if not precision & 15:
+            whole.update((name, place) for name in names for place in range(first, last + 1))
+        at = data.find(_START_OF_SCAN, at + 2)
+    if not components or len(whole) < 64 * len(components):
+        raise UserError(f"{path} is truncated: scans of the progressive JPEG are lost; fetch the file again")
+
+
 def _jpeg_frame(path: Path, frame: bytes) -> Size:
     if len(frame) < 6:
         raise UserError(f"{path} is truncated within its header; fetch the file again")
     bits, height, width, components = struct.unpack(">BHHB", frame)
     if bits != 8 or components not in (1, 3):
         raise UserError(f"{path} has {components} components of {bits} bits; a JPEG of 8 bits with 1 or 3 is read")
-    return _checked_size(path, width, height)
+    return checked_size(path, width, height)
 
 
-def _check_orientation(path: Path, exif: bytes) -> None:
-    """Raises UserError for pixels that are stored turned or mirrored: no decoder turns them, and sides would swap."""
-    if not exif.startswith(_EXIF):
-        return
+def _check_orientation(path: Path, note: bytes) -> None:
+    """Raises UserError for pixels that are stored turned or mirrored: no decoder turns them, and sides would swap.
+
+    `note`: EXIF, XMP, or any other.
+    """
+    kind, orientation = "XMP", 1
+    if note.startswith(_EXIF):
+        kind, orientation = "EXIF", _exif_orientation(note)
+    elif found := _XMP_ORIENTATION.search(note):
+        orientation = int(found[1])
+    if orientation in range(2, 9):
+        raise UserError(
+            f"{path} has {kind} orientation {orientation}: its pixels are stored turned or mirrored; store them upright"
+        )
+
+
+def _exif_orientation(note: bytes) -> int:
     from PIL import Image
 
     found = Image.Exif()
     try:
-        found.load(exif)
-        orientation = found.get(_ORIENTATION, 1)
+        found.load(note)
+        return found.get(ORIENTATION, 1)
     except Exception:  # Pillow's own errors of every kind; a corrupt note is no orientation
-        return
-    if orientation in range(2, 9):
-        raise UserError(
-            f"{path} has EXIF orientation {orientation}: its pixels are stored turned or mirrored; store them upright"
-        )
+        return 1
+
+
+def _png_note(name: bytes, body: bytes) -> bytes:
+    """EXIF or XMP out of a chunk of a PNG: of its own kind, or as text, as ImageMagick and Photoshop write it."""
+    if name == b"eXIf":
+        return _EXIF + body
+    keyword, _, text = body.partition(b"\0")
+    packed = name == b"zTXt" or (name == b"iTXt" and text[:1] == b"\1")
+    if name == b"iTXt":
+        text = text[2:].split(b"\0", 2)[-1]
+    elif name == b"zTXt":
+        text = text[1:]
+    if packed:
+        try:
+            text = zlib.decompressobj().decompress(text, _MOST_OF_A_NOTE)
+        except zlib.error:
+            return b""
+    if keyword != b"Raw profile type exif":
+        return text
+    try:
+        return bytes.fromhex("".join(text.decode("ascii", "replace").split("\n")[3:]))
+    except ValueError:
+        return b""
 
 
 def png_header(path: Path, data: bytes) -> Size:
     """The size of a PNG, all of whose chunks are there and whole.
 
-    Raises UserError for a truncated or corrupt file, a palette, a depth other than 8 bits, or an EXIF orientation.
+    Raises UserError for a truncated or corrupt file, a palette, a depth other than 8 bits, several pictures, or an
+    orientation by EXIF or XMP.
     """
-    names: list[bytes] = []
-    at, size = len(PNG_START), Size(0, 0)
-    while not names or names[-1] != b"IEND":
+    size, pixels = Size(0, 0), False
+    for number, (name, body) in enumerate(_chunks(path, data)):
+        if not number:
+            size = _png_frame(path, name, body)
+        if name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            _check_orientation(path, _png_note(name, body))
+        if name == b"acTL" and int.from_bytes(body[:4], "big") > 1:
+            raise UserError(f"{path} holds {int.from_bytes(body[:4], 'big')} pictures; a radiograph is one")
+        pixels |= name == b"IDAT"
+    if not pixels:
+        raise UserError(f"{path} is a PNG without pixels (no IDAT)")
+    return size
+
+
+def check_png_rows(path: Path, data: bytes) -> None:
+    """Raises UserError for a PNG with fewer rows than its header says, which decoders fill with black."""
+    chunks = list(_chunks(path, data))
+    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    channels = _PNG_CHANNELS[colour]
+    passes = _ADAM7 if interlaced else ((0, 1, 0, 1),)
+    sizes = ((len(range(row, height, down)), len(range(column, width, across))) for row, down, column, across in passes)
+    expected = sum(rows * (1 + columns * channels) for rows, columns in sizes if columns)
+    inflate, there = zlib.decompressobj(), 0
+    try:
+        for _, body in (chunk for chunk in chunks if chunk[0] == b"IDAT"):
+            while body and there < expected:
+                there += len(inflate.decompress(body, 1 << 20))
+                body = inflate.unconsumed_tail
+    except zlib.error as reason:
+        raise UserError(f"{path} is a corrupt PNG ({reason}); fetch the file again") from None
+    if there < expected:
+        raise UserError(f"{path} is truncated: it has {there} of {expected} bytes of pixels; fetch the file again")
+
+
+def _chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG up to its end, by name; UserError for one that is not whole."""
+    at, name = len(PNG_START), b""
+    while name != b"IEND":
         if at + 12 > len(data):
             raise UserError(f"{path} is truncated: a PNG ends with IEND; fetch the file again")
         length, name = struct.unpack(">I4s", data[at : at + 8])
@@ -115,15 +212,8 @@ def png_header(path: Path, data: bytes) -> Size:
             raise UserError(f"{path} is {state}: a chunk of {length} bytes is not a whole one; fetch the file again")
         if zlib.crc32(name + body) != int.from_bytes(check, "big"):
             raise UserError(f"{path} is corrupt: the checksum of its {name.decode()} is wrong; fetch the file again")
-        if not names:
-            size = _png_frame(path, name, body)
-        if name == b"eXIf":
-            _check_orientation(path, _EXIF + body)
-        names.append(name)
+        yield name, body
         at += 12 + length
-    if b"IDAT" not in names:
-        raise UserError(f"{path} is a PNG without pixels (no IDAT)")
-    return size
 
 
 def _png_frame(path: Path, name: bytes, body: bytes) -> Size:
@@ -132,12 +222,12 @@ def _png_frame(path: Path, name: bytes, body: bytes) -> Size:
     width, height, bits, colour = struct.unpack(">IIBB", body[:10])
     if colour == 3:
         raise UserError(f"{path} is a PNG with a palette: its values are indices, not grey levels; store it as grey")
-    if bits != 8 or colour not in _PNG_COLOURS:
+    if bits != 8 or colour not in _PNG_CHANNELS:
         raise UserError(f"{path} is a PNG of {bits} bits; 8 bits are read, or a DICOM of any depth")
-    return _checked_size(path, width, height)
+    return checked_size(path, width, height)
 
 
-def _checked_size(path: Path, width: int, height: int) -> Size:
+def checked_size(path: Path, width: int, height: int) -> Size:
     if not (width > 0 and height > 0):
         raise UserError(f"{path} has an empty image: {width} x {height} px")
     if width * height > MOST_PIXELS:
@@ -146,124 +236,3 @@ def _checked_size(path: Path, width: int, height: int) -> Size:
             f"a radiograph has at most {MOST_PIXELS / 1e6:.0f}"
         )
     return Size(width, height)
-
-
-def quieten_pydicom() -> None:
-    """Keeps pydicom from warning and logging: it quotes headers, and a name in the wrong element would be in a log."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"pydicom\.")
-
-
-def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
-    """pydicom's dataset of a file; UserError for one that is not a DICOM, is corrupt, or would inflate without end."""
-    import pydicom
-
-    quieten_pydicom()
-    try:
-        _check_deflated(path)
-        dataset = pydicom.dcmread(file or path, **options)
-        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (without it nothing can be read)
-        return dataset
-    except UserError:
-        raise
-    except Exception as reason:  # pydicom raises nearly every kind of error on corrupt bytes, and quotes them
-        raise UserError(f"{path} is a corrupt DICOM ({type(reason).__name__}); fetch the file again") from None
-
-
-def _check_deflated(path: Path) -> None:
-    """Raises UserError for a deflated file that inflates to more than any image needs: pydicom inflates it whole."""
-    from pydicom.filereader import read_file_meta_info
-
-    meta = read_file_meta_info(path)
-    if not meta.TransferSyntaxUID.is_deflated:
-        return
-    with path.open("rb") as file:
-        file.seek(_DICOM_PREAMBLE + meta.FileMetaInformationGroupLength)
-        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        pending = file.read(1 << 20)
-        while pending and size <= _MOST_INFLATED:
-            size += len(inflate.decompress(pending, 1 << 24))
-            pending = inflate.unconsumed_tail or file.read(1 << 20)
-    if size > _MOST_INFLATED:
-        raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; an image has at most so much")
-
-
-TURNED = "PatientOrientation says that the image is stored mirrored or upside down; it is read as stored"
-INVERTED = "RescaleSlope or PresentationLUTShape says that the image is stored inverted; it is read as stored"
-
-
-def stored_otherwise(dataset: Any) -> str:
-    """A warning for an image that its header calls mirrored, upside down or inverted; empty for any other."""
-    try:
-        row, column = dataset.get("PatientOrientation") or ("", "")
-    except Exception:  # pydicom's own errors of every kind; a corrupt note is no orientation
-        row, column = "", ""
-    if str(row).startswith("R") or str(column).startswith("H"):
-        return TURNED
-    try:
-        falls = float(dataset.get("RescaleSlope") or 1) < 0
-        shape = str(dataset.get("PresentationLUTShape") or "")
-    except Exception:  # as above
-        return ""
-    other = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
-    return INVERTED if falls or shape == other else ""
-
-
-def frame_size(frame: bytes) -> Size | None:
-    """The size of the picture in an encapsulated frame: JPEG, JPEG-LS or JPEG 2000; None for another coding."""
-    if frame.startswith(_CODESTREAM) and len(frame) >= 24:
-        width, height, left, top = struct.unpack(">4I", frame[8:24])
-        return Size(width - left, height - top)
-    at = 2
-    while frame.startswith(JPEG_START) and at + 9 <= len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] in _FRAMES | _OTHER_FRAMES | {_FRAME_OF_JPEG_LS}:
-            height, width = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return Size(width, height)
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
-
-
-def dicom_header(path: Path) -> tuple[Any, int | None]:
-    """A DICOM without its pixels, and the offset at which their bytes begin (None in a deflated file).
-
-    Raises UserError for a header whose pixels could not be read, or would be misread.
-    """
-    with path.open("rb") as file:
-        dataset = open_dicom(path, file, stop_before_pixels=True)
-        try:
-            _check_dicom_header(path, dataset)
-        except UserError:
-            raise
-        except Exception as reason:  # values that are not of their type
-            raise UserError(f"{path} is a corrupt DICOM ({type(reason).__name__}); fetch the file again") from None
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_deflated:
-            return dataset, None
-        # pydicom leaves the file where the pixels' element begins; its tag, type and length come before its value.
-        start = file.tell()
-        if file.read(4) != (_PIXEL_DATA if syntax.is_little_endian else _PIXEL_DATA_BIG_ENDIAN):
-            raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
-    return dataset, start + (8 if syntax.is_implicit_VR else 12)
-
-
-def _check_dicom_header(path: Path, dataset: Any) -> None:
-    missing = [name for name in _REQUIRED if dataset.get(name) in (None, "")]
-    if missing:
-        raise UserError(f"{path} is a DICOM without image: it lacks {', '.join(missing)}")
-    if (photometric := dataset.PhotometricInterpretation) not in ("MONOCHROME1", "MONOCHROME2"):
-        shown = photometric if photometric in _PHOTOMETRIC else "(none that is known)"
-        raise UserError(f"{path} has PhotometricInterpretation {shown}; a radiograph is MONOCHROME1 or MONOCHROME2")
-    if (samples := int(dataset.get("SamplesPerPixel") or 1)) != 1:
-        raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
-        raise UserError(f"{path} holds {frames} frames; a radiograph is one")
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    if not 1 <= stored <= allocated:
-        raise UserError(f"{path} has BitsStored {stored} of BitsAllocated {allocated}: a corrupt header")
-    if allocated not in (8, 16):
-        raise UserError(f"{path} has BitsAllocated {allocated}; 8 and 16 are read")
-    if (kind := int(dataset.PixelRepresentation)) != 0:
-        raise UserError(f"{path} has signed pixels (PixelRepresentation {kind}); a radiograph's are unsigned")
-    if (high := dataset.get("HighBit")) not in (None, "") and int(high) != stored - 1:
-        raise UserError(f"{path} has HighBit {high} with BitsStored {stored}; {stored - 1} is read")
-    _checked_size(path, int(dataset.Columns), int(dataset.Rows))

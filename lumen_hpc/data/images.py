@@ -14,16 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lumen_hpc.data.dicom_headers import dicom_header, open_dicom, single_frame, stored_otherwise
 from lumen_hpc.data.image_headers import (
     JPEG_START,
     PNG_START,
     Size,
-    dicom_header,
-    frame_size,
+    check_png_rows,
+    check_scans,
     jpeg_header,
-    open_dicom,
     png_header,
-    stored_otherwise,
 )
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
@@ -50,6 +49,7 @@ class Inspected(NamedTuple):
     """What is odd about it, the gravest first; empty if nothing is."""
 
 
+BLANK = "every pixel has the same value: nothing is shown"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
@@ -60,17 +60,19 @@ def decode(path: str | Path) -> Radiograph:
     MONOCHROME1 is inverted to bones bright; no window, no rescale (as TorchXRayVision reads DICOMs). A colour image
     gives its first channel; bits of a DICOM above BitsStored are no pixel values and are masked, as pydicom does.
     Raises UserError naming a file that is missing, truncated, corrupt, without pixels, or whose pixels would be
-    misread (see image_headers).
+    misread (see image_headers, dicom_headers).
     """
     path = Path(path)
     if is_dicom(_head(path)):
         return _decode_dicom(path)
     data = _read(path)
     if data.startswith(JPEG_START):
-        jpeg_header(path, io.BytesIO(data))
+        if jpeg_header(path, io.BytesIO(data)) and b"\xff\xc2" in data:
+            check_scans(path, data)
         return Radiograph(_decode_jpeg(path, data), 255)
     if data.startswith(PNG_START):
         png_header(path, data)
+        check_png_rows(path, data)
         return Radiograph(_decode_png(path, data), 255)
     raise _unknown_kind(path, data)
 
@@ -99,8 +101,8 @@ def check(path: str | Path) -> Inspected:
     """
     path = Path(path)
     if not is_dicom(_head(path)):
-        height, width = decode(path).pixels.shape
-        return Inspected(Size(width, height))
+        pixels = decode(path).pixels
+        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else "")
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
     pixels = _stored(path, header, start)
@@ -118,9 +120,7 @@ def check_header(path: str | Path) -> Inspected:
     head = _head(path)
     if is_dicom(head):
         header, start = dicom_header(path)
-        if start is not None and _is_native(header):
-            _check_length(path, header, path.stat().st_size - start)
-        elif _SEQUENCE_END not in _tail(path):
+        if not (start is not None and _is_native(header)) and _SEQUENCE_END not in _tail(path):
             decode(path)  # deflated, cut off, or with something after the pixels: decoding shows which
         return Inspected(Size(int(header.Columns), int(header.Rows)), stored_otherwise(header))
     if head.startswith(PNG_START):
@@ -135,12 +135,19 @@ def check_header(path: str | Path) -> Inspected:
     return Inspected(size)
 
 
+def _blank(pixels: np.ndarray) -> bool:
+    some = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
+    return bool(some.min() == some.max()) and bool(pixels.min() == pixels.max())
+
+
 def _oddity(pixels: np.ndarray, bits: int) -> str:
-    """A warning for values that leave most of their range unused, or that use bits above it."""
+    """A warning for values that leave most of their range unused, that use bits above it, or that are all one."""
     highest = int(pixels.max())
     if highest >= 1 << bits:
         return OVERLAY
-    return FAINT if bits > 8 and highest < 1 << (bits - 2) else ""
+    if bits > 8 and highest < 1 << (bits - 2):
+        return FAINT
+    return BLANK if _blank(pixels) else ""
 
 
 def _read(path: Path) -> bytes:
@@ -203,12 +210,6 @@ def _decode_png(path: Path, data: bytes) -> np.ndarray:
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 0])
 
 
-def _check_length(path: Path, dataset, available: int) -> None:
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    if available < expected:
-        raise UserError(f"{path} is truncated: it has {available} of {expected} bytes of pixels; fetch the file again")
-
-
 def _decode_dicom(path: Path) -> Radiograph:
     header, start = dicom_header(path)
     maximum = 2**header.BitsStored - 1
@@ -228,47 +229,51 @@ def _is_native(header: Any) -> bool:
 
 
 def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
-    """The stored values [Rows, Columns]; native pixels mapped from the file, JPEG-lossless by the fastest decoder."""
+    """The stored values [Rows, Columns], those of a lossy stream within the range of the header.
+
+    Native pixels are mapped from the file; compressed ones are decoded by the fastest decoder, else by pydicom.
+    """
     from pydicom import uid
 
     shape = (int(header.Rows), int(header.Columns))
     if start is not None and _is_native(header):
-        _check_length(path, header, path.stat().st_size - start)
         kind: np.dtype = np.dtype(f"<u{header.BitsAllocated // 8}")
         return np.memmap(str(path), kind, "r", start, shape).view(np.ndarray)
     dataset = open_dicom(path)
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     syntax = header.file_meta.TransferSyntaxUID
-    frame = _frame(path, dataset, shape) if syntax.is_encapsulated else b""
-    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        import imagecodecs
-
-        for decode in (imagecodecs.ljpeg_decode, imagecodecs.jpegsof3_decode):  # the second one takes unusual streams
-            with suppress(imagecodecs.LjpegError, imagecodecs.Jpegsof3Error, ValueError):
-                pixels = decode(frame)
-                if pixels.shape == shape and pixels.dtype.kind == "u":
-                    return pixels
-    try:
-        pixels = dataset.pixel_array
-    except Exception as reason:  # each of pydicom's plugins has errors of its own
-        raise UserError(f"{path}: its pixels ({syntax.name}) cannot be decoded: {reason}") from None
+    pixels = _decoded(path, syntax, single_frame(path, dataset, shape), shape) if syntax.is_encapsulated else None
+    if pixels is None:
+        try:
+            pixels = dataset.pixel_array
+        except Exception as reason:  # each of pydicom's plugins has errors of its own, some of several lines
+            why = str(reason).split("\n")[0]
+            raise UserError(f"{path}: its pixels ({syntax.name}) cannot be decoded: {why}") from None
     if pixels.shape != shape or pixels.dtype.kind != "u":
         raise UserError(
             f"{path}: its pixels ({syntax.name}) are {pixels.dtype} {pixels.shape}, not those of its header"
         )
-    return pixels
+    if syntax in (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K):
+        pixels = np.minimum(pixels, 2**header.BitsStored - 1)  # a value rounded beyond white is white, not black
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
-    """The encapsulated frame. Raises UserError if its picture has another size: a decoder would allocate by it."""
-    from pydicom.encaps import get_frame
+def _decoded(path: Path, syntax: Any, frame: bytes, shape: tuple[int, int]) -> np.ndarray | None:
+    """The pixels of a JPEG of this transfer syntax; None for what these decoders cannot take."""
+    import imagecodecs
+    from pydicom import uid
 
-    try:
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    except Exception as reason:  # items cut off or out of order
-        raise UserError(f"{path}: its pixels cannot be read: {reason}") from None
-    size = frame_size(frame)
-    if size and size != Size(shape[1], shape[0]):
-        raise UserError(f"{path}: its pixels are {size.width} x {size.height} px, not those of its header")
-    return frame
+    if syntax == uid.JPEGBaseline8Bit and frame.startswith(JPEG_START):
+        return _decode_jpeg(path, frame)
+    decoders = {
+        uid.JPEGLossless: (imagecodecs.ljpeg_decode, imagecodecs.jpegsof3_decode),  # the second takes unusual streams
+        uid.JPEGLSLossless: (imagecodecs.jpegls_decode,),
+    }
+    decoders |= {uid.JPEGLosslessSV1: decoders[uid.JPEGLossless], uid.JPEGLSNearLossless: decoders[uid.JPEGLSLossless]}
+    for decode in decoders.get(syntax, ()):
+        with suppress(imagecodecs.LjpegError, imagecodecs.Jpegsof3Error, imagecodecs.JpeglsError, ValueError):
+            pixels = decode(frame)
+            if pixels.shape == shape and pixels.dtype.kind == "u":
+                return pixels
+    return None

@@ -19,7 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header, quieten_pydicom
+from lumen_hpc.data.dicom_headers import quieten_pydicom
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.preprocess import open_picture

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lumen_hpc.data.dicom_headers import dicom_header
 from lumen_hpc.data.fewer_images import without_images
-from lumen_hpc.data.image_headers import dicom_header
+from lumen_hpc.data.image_headers import ORIENTATION
 from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
@@ -76,12 +77,16 @@ def _grey(path: str) -> np.ndarray | None:
 
 @lru_cache(maxsize=1 << 18)
 def size_of(path: str) -> tuple[int, int]:
-    """(width, height) [px] from the file's header. Raises UserError naming an unreadable file."""
+    """(width, height) [px] from the file's header. Raises UserError naming a file that is unreadable or misread."""
     try:
         if path.endswith(".dcm"):
             header, _ = dicom_header(Path(path))
             return int(header.Columns), int(header.Rows)
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
+            if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in range(2, 9):
+                raise UserError(f"{path}: its pixels are stored turned or mirrored (EXIF); store them upright")
             return image.size
     except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None

@@ -68,7 +68,7 @@ class Dataset:
                 csv.writer(file).writerows(rows)
         for _, study, *_ in STUDIES:
             self.image(study).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (8, 8), 99).save(self.image(study))
+            Image.linear_gradient("L").resize((8, 8)).save(self.image(study))
         return self
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (before torchxrayvision imports torchvision)
-from lumen_hpc.data import image_headers, images
+from lumen_hpc.data import dicom_headers, images
 from lumen_hpc.data.images import Radiograph
 from lumen_hpc.errors import UserError
 from tests.realcxr import ROOT, needed
@@ -70,8 +70,8 @@ def test_a_colour_jpg_gives_the_channel_the_package_takes(tmp_path):
     assert np.abs(xrv.utils.normalize(ours, 255) - theirs[0]).max() == 0
 
 
-def dicom(path, pixels, *, bits=12, photometric="MONOCHROME2", compress=None, **fields):
-    """Writes a DICOM; `compress` is a transfer syntax, or (syntax, encoded frame)."""
+def dicom(path, pixels, *, bits=12, photometric="MONOCHROME2", compress=None, syntax=None, **fields):
+    """Writes a DICOM; `compress` is a transfer syntax, or (syntax, encoded frame); `syntax` an uncompressed one."""
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
@@ -82,7 +82,9 @@ def dicom(path, pixels, *, bits=12, photometric="MONOCHROME2", compress=None, **
     dataset.Rows, dataset.Columns = pixels.shape
     allocated = pixels.dtype.itemsize * 8
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
-    dataset.PixelData = pixels.tobytes()
+    dataset.PixelData = (pixels.byteswap() if syntax == pydicom.uid.ExplicitVRBigEndian else pixels).tobytes()
+    if syntax:
+        dataset.file_meta.TransferSyntaxUID = syntax
     for name, value in fields.items():
         if value is None:
             delattr(dataset, name)
@@ -415,7 +417,7 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
     ("orientation", "warning"),
     [
         (["L", "F"], ""), (["A", "F"], ""), (["P", "FR"], ""), (["LF", "FR"], ""), ("", ""), ("L", ""),
-        (["R", "F"], image_headers.TURNED), (["L", "H"], image_headers.TURNED), (["RH", "FR"], image_headers.TURNED),
+        (["R", "F"], dicom_headers.TURNED), (["L", "H"], dicom_headers.TURNED), (["RH", "FR"], dicom_headers.TURNED),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
@@ -440,7 +442,7 @@ def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orienta
 def test_a_dicom_whose_header_inverts_it_once_more_is_a_warning(tmp_path, look, photometric, fields, inverted):
     pixels = radiograph((60, 50), np.uint16, 4095)
     path = dicom(tmp_path / "image.dcm", pixels, photometric=photometric, **fields)
-    assert look(path).warning == (image_headers.INVERTED if inverted else "")
+    assert look(path).warning == (dicom_headers.INVERTED if inverted else "")
     assert np.array_equal(images.decode(path).pixels, pixels if photometric == "MONOCHROME2" else 4095 - pixels)
 
 

@@ -1,0 +1,367 @@
+"""Images as other people's tools write them: `check` and `decode` agree, and what is read is what was stored."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lumen_hpc.data import dicom_headers, images
+from lumen_hpc.errors import UserError
+from tests.data.test_images import dicom, jpeg, radiograph
+
+pydicom = pytest.importorskip("pydicom")
+imagecodecs = pytest.importorskip("imagecodecs")
+uid = pydicom.uid
+every_look = pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])
+every_read = pytest.mark.parametrize("look", [images.check, images.decode])
+
+
+def grey(bits=12, shape=(60, 50)):
+    return radiograph(shape, np.uint8 if bits == 8 else np.uint16, 2**bits - 1)
+
+
+def refused(look, path, message):
+    with pytest.raises(UserError, match=message) as caught:
+        look(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+NATIVE = ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian", "DeflatedExplicitVRLittleEndian")
+STREAMS = {
+    "JPEGLossless": lambda pixels, bits: imagecodecs.ljpeg_encode(pixels, bitspersample=bits),
+    "JPEGLosslessSV1": lambda pixels, bits: imagecodecs.ljpeg_encode(pixels, bitspersample=bits),
+    "JPEGLSLossless": lambda pixels, bits: imagecodecs.jpegls_encode(pixels),
+    "JPEG2000Lossless": lambda pixels, bits: imagecodecs.jpeg2k_encode(
+        pixels, codecformat="j2k", reversible=True, bitspersample=bits
+    ),
+    "JPEGBaseline8Bit": lambda pixels, bits: jpeg(pixels),
+    "JPEGExtended12Bit": lambda pixels, bits: imagecodecs.jpeg_encode(pixels, level=100, bitspersample=bits),
+}
+LOSSLESS = (*NATIVE, "RLELossless", "JPEGLossless", "JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossless")
+
+
+def stored_as(path, name, pixels, bits, **fields):
+    """A DICOM of this transfer syntax."""
+    syntax = getattr(uid, name)
+    if name in NATIVE:
+        return dicom(path, pixels, bits=bits, syntax=syntax, **fields)
+    return dicom(
+        path, pixels, bits=bits, compress=(syntax, STREAMS[name](pixels, bits)) if name in STREAMS else syntax, **fields
+    )
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_every_transfer_syntax_and_depth_gives_what_was_stored(tmp_path, syntax, bits, photometric):
+    pixels = grey(bits)
+    path = stored_as(tmp_path / "image.dcm", syntax, pixels, bits, photometric=photometric)
+    image = images.decode(path)
+    assert image.pixels.dtype in (np.dtype("uint8"), np.dtype("uint16")) and image.maximum == 2**bits - 1
+    assert np.array_equal(image.pixels, image.maximum - pixels if photometric == "MONOCHROME1" else pixels)
+    assert images.check(path) == images.check_header(path) == ((50, 60), "")
+
+
+COMPRESSED = (*LOSSLESS[3:], "JPEGBaseline8Bit")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "filled"),
+    [(syntax, False) for syntax in (*NATIVE[:3], *COMPRESSED)] + [(syntax, True) for syntax in COMPRESSED],
+)
+@pytest.mark.parametrize("kept", [0.6, 0.9])
+@every_read
+def test_a_file_that_breaks_off_is_refused_in_every_transfer_syntax(tmp_path, look, syntax, filled, kept):
+    bits = 8 if "8Bit" in syntax else 12
+    path = stored_as(tmp_path / "image.dcm", syntax, grey(bits, (200, 180)), bits)
+    data = path.read_bytes()
+    start = data[: int(len(data) * kept)]
+    path.write_bytes(start + bytes(len(data) - len(start)) * filled)
+    refused(look, path, "truncated|corrupt|cannot be|not those of its header|without pixels")
+
+
+@pytest.mark.parametrize("syntax", [name for name in STREAMS if name != "JPEG2000Lossless"])
+@pytest.mark.parametrize("tail", [b"", bytes(300)])
+@every_read
+def test_a_frame_that_breaks_off_in_a_whole_file_is_refused(tmp_path, look, syntax, tail):
+    bits = 8 if "8Bit" in syntax else 12
+    pixels = grey(bits, (200, 180))
+    frame = STREAMS[syntax](pixels, bits)[:-300] + tail
+    path = dicom(tmp_path / "image.dcm", pixels, bits=bits, compress=(getattr(uid, syntax), frame))
+    refused(look, path, "is truncated: its compressed pixels have no end")
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"PixelData": grey().tobytes() * 2}, "has 12000 bytes of pixels where its header says 6000"),
+        ({"PixelData": grey().tobytes() + b"\1" * 100}, "has 6100 bytes of pixels where its header says 6000"),
+        ({"Rows": 50}, "has 6000 bytes of pixels where its header says 5000"),
+        ({"PixelData": grey().tobytes()[:4000], "DataSetTrailingPadding": b"\1" * 9000}, "has 4000 of 6000 bytes"),
+        ({"BitsAllocated": 12}, "BitsAllocated 12"),
+        ({"BitsAllocated": 32}, "BitsAllocated 32"),
+        ({"PhotometricInterpretation": "monochrome2"}, "PhotometricInterpretation .none that is known"),
+        ({"PhotometricInterpretation": ["MONOCHROME2", "MONOCHROME1"]}, "PhotometricInterpretation"),
+        ({"Rows": [60, 60]}, "corrupt DICOM"),
+    ],
+)
+@every_look
+@pytest.mark.filterwarnings("ignore")
+def test_uncompressed_pixels_that_are_not_what_the_header_says_are_refused(tmp_path, look, odd, message):
+    refused(look, dicom(tmp_path / "image.dcm", grey(), **odd), message)
+
+
+@pytest.mark.parametrize("padding", [0, 2, 60])
+@pytest.mark.parametrize("fields", [{}, {"NumberOfFrames": "0"}, {"SamplesPerPixel": None}, {"PlanarConfiguration": 1}])
+def test_padding_after_the_pixels_and_empty_counts_are_no_fault(tmp_path, padding, fields):
+    path = dicom(tmp_path / "image.dcm", grey(), PixelData=grey().tobytes() + bytes(padding), **fields)
+    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path) == ((50, 60), "")
+
+
+@every_look
+def test_compressed_pixels_that_are_called_uncompressed_are_refused(tmp_path, look):
+    path = stored_as(tmp_path / "image.dcm", "JPEG2000Lossless", grey(), 12)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.1\0\0\0"))
+    refused(look, path, "calls its pixels uncompressed")
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.4.94"])
+@every_look
+def test_a_transfer_syntax_that_is_not_read_is_named(tmp_path, look, syntax):
+    path = dicom(tmp_path / "image.dcm", grey(), compress=(uid.UID(syntax), bytes(1000)))
+    refused(look, path, f"transfer syntax that is not read: {uid.UID(syntax).name[:20]}")
+
+
+def test_a_codestream_in_its_container_is_read_and_its_mark_elsewhere_is_none(tmp_path):
+    stream = imagecodecs.jpeg2k_encode(grey(), codecformat="jp2", reversible=True, bitspersample=12)
+    path = dicom(tmp_path / "image.dcm", grey(), compress=(uid.JPEG2000Lossless, stream))
+    assert np.array_equal(images.decode(path).pixels, grey())
+    marked = np.tile(np.frombuffer(b"\xff\x4f\xff\x51\x03", np.uint8), 600).reshape(60, 50)
+    path = dicom(tmp_path / "image.dcm", marked, bits=8, compress=uid.RLELossless)
+    assert np.array_equal(images.decode(path).pixels, marked)
+
+
+@every_read
+def test_two_frames_in_a_image_of_one_are_refused(tmp_path, look):
+    path = stored_as(tmp_path / "image.dcm", "JPEGLosslessSV1", grey(), 12)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([STREAMS["JPEGLosslessSV1"](grey(), 12)] * 2)
+    dataset.save_as(path)
+    refused(look, path, "holds 2 frames")
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_frame_in_several_fragments_is_one(tmp_path, table):
+    path = stored_as(tmp_path / "image.dcm", "JPEGLosslessSV1", grey(), 12)
+    dataset, frame = pydicom.dcmread(path), STREAMS["JPEGLosslessSV1"](grey(), 12)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame], fragments_per_frame=3, has_bot=table)
+    dataset.save_as(path)
+    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path) == ((50, 60), "")
+
+
+@every_read
+def test_signed_values_and_colours_in_the_stream_of_a_grey_image_are_refused(tmp_path, look):
+    signed = STREAMS["JPEG2000Lossless"]((grey().astype(int) - 2048).astype(np.int16), 12)
+    path = dicom(tmp_path / "image.dcm", grey(), compress=(uid.JPEG2000Lossless, signed))
+    refused(look, path, "signed pixels in its JPEG 2000 stream")
+    colours = jpeg(np.stack([grey(8)] * 3, -1))
+    path = dicom(tmp_path / "image.dcm", grey(8), bits=8, compress=(uid.JPEGBaseline8Bit, colours))
+    refused(look, path, "3 values a pixel")
+
+
+def test_a_lossy_value_beyond_white_is_white(tmp_path):
+    pixels = np.full((60, 50), 4095, np.uint16)
+    pixels[:30] = grey(12, (30, 50))
+    stream = imagecodecs.jpegls_encode(pixels, level=3)
+    assert imagecodecs.jpegls_decode(stream).max() > 4095
+    path = dicom(tmp_path / "image.dcm", pixels, compress=(uid.JPEGLSNearLossless, stream))
+    assert np.abs(images.decode(path).pixels.astype(int) - pixels).max() <= 3
+    assert images.check(path).warning == ""
+
+
+def grey_levels(falling):
+    """A table of grey levels, as in VOILUTSequence."""
+    values, table = np.arange(4096, dtype=np.uint16), pydicom.Dataset()
+    table.LUTDescriptor = [4096, 0, 12]
+    table.add_new("LUTData", "OW", (values[::-1] if falling else values).tobytes())
+    return pydicom.Sequence([table])
+
+
+@pytest.mark.parametrize(
+    ("fields", "warning"),
+    [
+        ({"VOILUTSequence": grey_levels(False)}, ""),
+        ({"VOILUTSequence": grey_levels(True)}, dicom_headers.INVERTED),
+        ({"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 100, "WindowWidth": 50}, ""),
+        ({"PixelPaddingValue": 0}, ""),
+        ({"PixelAspectRatio": [1, 1], "ImagerPixelSpacing": [0.143, 0.1431]}, ""),
+        ({"PixelAspectRatio": [2, 1]}, dicom_headers.STRETCHED),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, dicom_headers.STRETCHED),
+        ({"PixelSpacing": ""}, ""),
+    ],
+)
+@pytest.mark.parametrize("look", [images.check, images.check_header])
+def test_what_a_viewer_would_do_to_the_pixels_changes_none_and_is_told_where_it_matters(
+    tmp_path, look, fields, warning
+):
+    path = dicom(tmp_path / "image.dcm", grey(), **fields)
+    assert look(path) == ((50, 60), warning)
+    assert np.array_equal(images.decode(path).pixels, grey())
+
+
+@pytest.mark.parametrize("value", [0, 2000])
+@pytest.mark.parametrize("ending", ["dcm", "jpg", "png"])
+def test_a_image_of_one_grey_level_is_a_warning(tmp_path, ending, value):
+    path = tmp_path / f"image.{ending}"
+    if ending == "dcm":
+        dicom(path, np.full((300, 200), value, np.uint16))
+    else:
+        Image.new("L", (200, 300), value % 256).save(path)
+    black = images.FAINT if ending == "dcm" and not value else images.BLANK
+    assert images.check(path) == ((200, 300), black)
+    assert (images.decode(path).pixels == images.decode(path).pixels[0, 0]).all()
+
+
+# JPEG and PNG -------------------------------------------------------------------------------------------------------
+
+XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation%b/></x:xmpmeta>"
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def exif(byte_order, kind, orientation):
+    """An EXIF note with its orientation as SHORT (3) or LONG (4), in either byte order."""
+    sign = "<" if byte_order == b"II" else ">"
+    value = struct.pack(f"{sign}H2x" if kind == 3 else f"{sign}I", orientation)
+    return b"Exif\0\0" + byte_order + struct.pack(f"{sign}HIHHHI", 42, 8, 1, 0x0112, kind, 1) + value + bytes(4)
+
+
+TURNED_JPEG = {
+    "XMP": lambda data: data[:2] + segment(0xE1, XMP % b'="6"') + data[2:],
+    "XMP, an element": lambda data: data[:2] + segment(0xE1, XMP % b">6<") + data[2:],
+    "EXIF after the frame": lambda data: data.replace(b"\xff\xda", segment(0xE1, exif(b"II", 3, 6)) + b"\xff\xda", 1),
+    "a second EXIF": lambda data: (
+        data[:2] + segment(0xE1, exif(b"II", 3, 1)) + segment(0xE1, exif(b"II", 3, 8)) + data[2:]
+    ),
+    "big-endian EXIF": lambda data: data[:2] + segment(0xE1, exif(b"MM", 3, 6)) + data[2:],
+    "a long in EXIF": lambda data: data[:2] + segment(0xE1, exif(b"II", 4, 6)) + data[2:],
+}
+
+
+@pytest.mark.parametrize("how", TURNED_JPEG)
+@every_look
+def test_a_jpeg_that_any_note_turns_is_refused(tmp_path, look, how):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(TURNED_JPEG[how](jpeg(grey(8))))
+    refused(look, path, "orientation [68]: its pixels are stored turned or mirrored")
+
+
+@pytest.mark.parametrize(
+    "note", [exif(b"II", 3, 0), exif(b"II", 3, 1), exif(b"MM", 3, 9), XMP % b'="1"', b"Exif\0\0??"]
+)
+def test_a_note_that_turns_nothing_is_no_fault(tmp_path, note):
+    path, data = tmp_path / "image.jpg", jpeg(grey(8))
+    path.write_bytes(data[:2] + segment(0xE1, note) + data[2:])
+    assert images.check(path) == images.check_header(path) == ((50, 60), "")
+
+
+def text_chunks(how):
+    """Text of a PNG that turns it, as Photoshop and ImageMagick write it."""
+    info, note = PngImagePlugin.PngInfo(), exif(b"II", 3, 6)
+    if how == "profile":
+        lines = "\n".join(note.hex()[at : at + 72] for at in range(0, len(note.hex()), 72))
+        info.add_text("Raw profile type exif", f"\nexif\n{len(note):8}\n{lines}\n", zip=True)
+    else:
+        info.add_itxt("XML:com.adobe.xmp", (XMP.split(b"\0")[1] % b'="6"').decode(), zip=how == "packed XMP")
+    return info
+
+
+@pytest.mark.parametrize("how", ["profile", "XMP", "packed XMP"])
+@every_look
+def test_a_png_that_any_note_turns_is_refused(tmp_path, look, how):
+    Image.fromarray(grey(8)).save(tmp_path / "image.png", pnginfo=text_chunks(how))
+    refused(look, tmp_path / "image.png", "orientation 6: its pixels are stored turned or mirrored")
+
+
+@pytest.mark.parametrize("scans", [1, -2])
+@every_read
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path, look, scans):
+    data = jpeg(grey(8, (300, 280)), progressive=True)
+    starts = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data[: starts[scans]] + b"\xff\xd9")
+    refused(look, path, "scans of the progressive JPEG are lost")
+    path.write_bytes(data)
+    look(path)
+
+
+def chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_of(pixels, rows, interlaced=0):
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 0, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def interlaced(pixels):
+    """The rows of the seven passes of an interlaced PNG, unfiltered."""
+    passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
+    parts = [pixels[row::down, column::across] for row, down, column, across in passes]
+    return b"".join(b"\0" + row.tobytes() for part in parts if part.shape[1] for row in part)
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (3, 1), (1, 1), (9, 2)])
+def test_an_interlaced_png_is_read(tmp_path, shape):
+    pixels, path = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape), tmp_path / "image.png"
+    path.write_bytes(png_of(pixels, interlaced(pixels), 1))
+    assert np.array_equal(images.decode(path).pixels, pixels)
+
+
+@pytest.mark.parametrize("lost", [1, 51, 1530])
+@pytest.mark.parametrize("woven", [False, True])
+@every_read
+def test_a_png_with_fewer_rows_than_its_header_says_is_refused(tmp_path, look, lost, woven):
+    rows = interlaced(grey(8)) if woven else b"".join(b"\0" + row.tobytes() for row in grey(8))
+    (tmp_path / "image.png").write_bytes(png_of(grey(8), rows[:-lost], int(woven)))
+    refused(look, tmp_path / "image.png", f"is truncated: it has {len(rows) - lost} of {len(rows)} bytes of pixels")
+
+
+@every_look
+def test_a_png_of_several_pictures_is_refused(tmp_path, look):
+    one, other = Image.fromarray(grey(8)), Image.fromarray(255 - grey(8))
+    one.save(tmp_path / "image.png", save_all=True, append_images=[other])
+    refused(look, tmp_path / "image.png", "holds 2 pictures")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
+def test_a_png_of_several_channels_gives_its_first(tmp_path, mode):
+    Image.fromarray(grey(8)).convert(mode).save(tmp_path / "image.png")
+    assert np.array_equal(images.decode(tmp_path / "image.png").pixels, grey(8))
+    assert images.check(tmp_path / "image.png") == ((50, 60), "")
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "lossless", "JPEG-LS", "JPEG 2000", "WEBP", "height 0", "bytes before"])
+@every_look
+def test_a_jpg_that_is_another_kind_is_refused(tmp_path, look, kind):
+    pixels, webp = grey(8), io.BytesIO()
+    Image.fromarray(pixels).save(webp, "WEBP")
+    data = {
+        "12 bits": lambda: imagecodecs.jpeg_encode(grey(12), level=95, bitspersample=12),
+        "lossless": lambda: imagecodecs.ljpeg_encode(pixels, bitspersample=8),
+        "JPEG-LS": lambda: imagecodecs.jpegls_encode(pixels),
+        "JPEG 2000": lambda: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k"),
+        "WEBP": webp.getvalue,
+        "height 0": lambda: jpeg(pixels).replace(struct.pack(">BHH", 8, 60, 50), struct.pack(">BHH", 8, 0, 50)),
+        "bytes before": lambda: b"\n" + jpeg(pixels),
+    }[kind]()
+    (tmp_path / "image.jpg").write_bytes(data)
+    refused(look, tmp_path / "image.jpg", "12 bits|unusual kind|no frame header|neither JPEG, PNG|empty image")
