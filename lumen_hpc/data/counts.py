@@ -71,6 +71,8 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
 
 RELEASES = {"1.0.0": 79_767 / 164_324, "1.0.1": 0.0}
 """Share of reversed pairs (main study earlier than the reference) in each release of Medical-Diff-VQA."""
+MIXED, _NEAR, _FEWEST = "of an unknown release", 0.12, 500
+"""What is said of a file whose share is further than that from both, if it has that many pairs."""
 
 
 def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
@@ -78,8 +80,11 @@ def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
     pairs = ok & columns.difference
     backwards = int((pairs & (columns.reordered | (columns.days < 0))).sum())
     share = backwards / max(int(pairs.sum()), 1)
+    nearest = min(RELEASES, key=lambda name: abs(RELEASES[name] - share))
+    if pairs.sum() >= _FEWEST and abs(RELEASES[nearest] - share) > _NEAR:
+        nearest = MIXED
     return {
-        "recognised": min(RELEASES, key=lambda name: abs(RELEASES[name] - share)) if pairs.any() else None,
+        "recognised": nearest if pairs.any() else None,
         "difference": int(pairs.sum()),
         "reversed": backwards,
         "reversed_share": round(share, 4),
@@ -91,6 +96,9 @@ def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
 def release_lines(found: dict) -> list[str]:
     """What the user should know about `release`; nothing where all pairs are in order and none repeats."""
     lines = []
+    if found["recognised"] == MIXED:
+        published = ", ".join(f"{share:.1%} in {name}" for name, share in RELEASES.items())
+        lines.append(f"the share of reversed pairs fits none ({published}): does the file hold rows of both?")
     if found["reversed"]:
         lines.append(
             f"in {found['reversed']} of {found['difference']} difference questions ({found['reversed_share']:.1%}) the "

@@ -127,9 +127,11 @@ def severity(level: str) -> float | None:
 def parse_findings(text: str) -> tuple[str, ...]:
     """The findings that a list answer names, in order and without repeats; none for `no abnormality`, `no`, `none`.
 
-    Accepts `a, b`, `a and b`, `a, b, and c`. Raises GrammarError for an empty text or an empty item in the list.
+    Accepts `a, b`, `a and b`, `a, b, and c`, and a full stop at the end. Raises GrammarError for an empty text or an
+    empty item in the list.
     """
-    if text.strip().lower().rstrip(".") in ("no abnormality", "no abnormalities", "none", "no", "no finding"):
+    text = text.strip().removesuffix(".")
+    if text.lower() in ("no abnormality", "no abnormalities", "none", "no", "no finding"):
         return ()
     return _unique(_names(" ".join(text.split())))
 
@@ -208,7 +210,8 @@ _CLAUSE = re.compile(
     r"|the level of (?P<finding>.+?) has changed from (?P<levels>.+ to .+)",
     re.IGNORECASE,
 )
-_SEPARATOR = re.compile(r"\s*,\s*and\s+|\s*,\s*|\s+and\s+")
+_SEPARATOR = re.compile(r"\s*,\s*and\s+|\s*,\s*|\s+and\s+", re.IGNORECASE)
+_TO = re.compile(" to ", re.IGNORECASE)
 _LEVEL = re.compile("|".join(rf"\b{re.escape(level)}\b" for level in sorted(LEVELS, key=len, reverse=True)))
 
 
@@ -269,7 +272,7 @@ def _level_words(level: str) -> list[str]:
 
 def _level_change(finding: str, levels: str) -> LevelChange:
     """A finding and `A to B`, split as in parse_difference."""
-    words = levels.split(" to ")
+    words = _TO.split(levels)
     splits = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
     return LevelChange(finding, *max(splits, key=lambda split: sum(map(_is_known_level, split))))
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, render_difference
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.short_answers import MISSING, answer_fault
+from lumen_hpc.data.short_answers import answer_fault, is_missing
 from lumen_hpc.data.table_files import QUESTIONS, require
 from lumen_hpc.data.tables import Block, CsvTable, Place, parse_row, row_fault, whole_numbers
 
@@ -284,6 +284,7 @@ def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np
 
 @lru_cache(maxsize=1 << 12)
 def _text_hash(type: str, question: str) -> int:
+    question = " ".join(question.split())  # with other spaces it is the same question
     return int.from_bytes(blake2b(f"{type}\n{question}".encode(), digest_size=8).digest(), "big")
 
 
@@ -333,8 +334,8 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     for name, text in (("question", question), ("answer", short_answer)):
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")
-    if question.strip().lower() in MISSING or not question.strip().isprintable():
-        raise _Fault("not a question", "the question is a missing value or has control characters")
+    if is_missing(question) or not question.strip().isprintable() or not any(map(str.isalpha, question)):
+        raise _Fault("not a question", "the question is a missing value, has no word or has control characters")
     if fault := answer_fault(type, question, short_answer):
         raise _Fault(*fault)
     if reordered:

@@ -89,7 +89,8 @@ def repeats(
 
 def about_an_area(row: dict) -> bool:
     """True for a difference question about one area of the image."""
-    return row["type"] == "difference" and row["question"].strip() != TEMPLATES["difference"][0]
+    asked = " ".join(row["question"].split()).lower()
+    return row["type"] == "difference" and asked != TEMPLATES["difference"][0]
 
 
 def _repeated(ids: np.ndarray, ok: np.ndarray) -> list[tuple[int, list[int]]]:

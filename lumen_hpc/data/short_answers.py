@@ -22,16 +22,22 @@ from lumen_hpc.data.diff_vqa import (
 )
 
 MISSING = frozenset({
-    "nan", "none", "null", "nil", "nat", "n/a", "n.a.", "na", "<na>", "#n/a", "undefined", "unknown", "missing", "true",
-    "false", "inf",
+    "nan", "none", "null", "nil", "nat", "n/a", "n.a", "na", "undefined", "unknown", "unspecified", "missing", "empty",
+    "blank", "true", "false", "inf", "infinity", "unk", "tbd", "todo", "error",
 })  # fmt: skip
-"""Words that stand for a missing value, never for a finding; lower case."""
+"""Words that stand for a missing value, never for a finding; lower case, without signs around them."""
 
 _CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
-_NOTATION = frozenset('[]{}<|="\\`')
-"""Characters of lists, objects and markup."""
+_SIGNS = " .,:;!?#()<>/+-'\""
+_NOTATION = frozenset('[]{}<>|="\\`_#@~^$*+&;?!\N{BULLET}\N{REPLACEMENT CHARACTER}')
+"""Characters of lists, objects, markup, formulas, questions, blanks and lost letters; `;` and `&` would fuse names."""
 _ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal|absent|resolved", re.IGNORECASE)
 """Words that deny a finding, where its name or its level is expected."""
+_REFUSAL = re.compile(
+    r"(?:no|not|i|i'm|sorry,?|cannot|can't|could|unable|see|as an?) .*|maybe|yes/no|\w|.*(?:\bl?xxx\b|%s|\. ).*",
+    re.IGNORECASE,
+)
+"""A refusal, a word about the record, one letter, the blank of a template, or several sentences, in a name's place."""
 _CUT = re.compile(r"and\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
 """A name that is cut off at either end."""
 
@@ -75,9 +81,17 @@ def _expected(type: str, question: str, short_answer: str) -> str:
 @lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """True for a name of a finding, a place, a level or a type: words, and no stand-in for a missing value."""
-    if is_closed(text) or text.lower() in MISSING or text.startswith("'"):
+    bare = text.strip(_SIGNS)
+    if is_closed(bare) or is_missing(text) or text.startswith("'"):
         return False
-    return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text) and not _CUT.fullmatch(text)
+    if _REFUSAL.fullmatch(text) or _CUT.fullmatch(text):
+        return False
+    return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
+
+
+def is_missing(text: str) -> bool:
+    """True for a word that stands for a missing value, whatever signs are around it."""
+    return text.strip(_SIGNS).lower() in MISSING
 
 
 def _has_names(change: Change) -> bool:
@@ -95,8 +109,9 @@ def _expected_findings(text: str) -> str:
         findings = parse_findings(text)
     except GrammarError:
         return "a list of findings"
-    # `none` is a word for no findings, `None` is Python's for no answer.
-    return "" if all(map(_is_present, findings)) and text != "None" else "a list of findings"
+    # `none` is a word for no findings, `None` is Python's for no answer; a name with a full stop cannot be written.
+    named = all(map(_is_present, findings)) and not any("." in name for name in findings)
+    return "" if named and text.rstrip(".") != "None" else "a list of findings"
 
 
 @lru_cache(maxsize=4096)

@@ -109,6 +109,15 @@ def test_the_forms_that_the_dataset_uses_are_read(text, change):
     assert parse_difference(text) == change
 
 
+@calm
+@given(changes())
+def test_capitals_change_nothing(change):
+    read = parse_difference(render_difference(change).upper())
+    assert tuple(map(str.lower, map(str, (read.new, read.resolved, read.levels)))) == tuple(
+        map(str.lower, map(str, (change.new, change.resolved, change.levels)))
+    )
+
+
 @pytest.mark.parametrize(
     ("levels", "before", "after"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.config.data_schema import Data, Prepare
-from lumen_hpc.data.counts import release_lines
+from lumen_hpc.data.counts import MIXED, release_lines
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
@@ -117,6 +117,29 @@ def test_ordered_pairs_without_repeats_print_nothing(dataset):
     dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)
     counts = dataset.write().run(**ALL)
     assert counts["release"]["recognised"] == "1.0.1" and release_lines(counts["release"]) == []
+
+
+@pytest.mark.parametrize("again", ["{} ", " {}", "{}\t", "what  has changed compared to the reference image?"])
+def test_a_question_with_other_spaces_is_the_same_question(dataset, again):
+    dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)
+    dataset.ask(50000012, 50000011, "difference", again.format(CHANGED), EDEMA)
+    assert dataset.write().run(**ALL)["left_out"] == {"repeat of a question": 1}
+    dataset.tables[QUESTIONS][-1][5] = BOTH
+    counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    assert counts["rejected"]["rows_by_kind"] == {"contradictory answer": 1}
+
+
+def test_a_file_that_holds_rows_of_both_releases_is_recognised(tmp_path):
+    both = [lookalike.write(tmp_path / release, 6000, release=release) for release in ("1.0.0", "1.0.1")]
+    first, second = (folder / QUESTIONS for folder in both)
+    first.write_text(first.read_text() + second.read_text().split("\n", 1)[1])
+    data = Data(source="mimic", mimic_cxr=f"{both[0]}/mimic-cxr-jpg", diff_vqa=f"{both[0]}/medical-diff-vqa")
+    counts = prepare(data, Prepare(images="trust", on_bad="skip", max_bad=0.5), 0, tmp_path / "out")
+    assert counts["release"]["recognised"] == MIXED and accounted(counts)
+    assert (
+        "fits none (48.5% in 1.0.0, 0.0% in 1.0.1): does the file hold rows of both?"
+        in release_lines(counts["release"])[0]
+    )
 
 
 @pytest.fixture(scope="module", params=["1.0.0", "1.0.1"])

@@ -20,7 +20,12 @@ QUESTION = {
 NO_ANSWER = (
     "nan", "NaN", "None", "null", "[]", "['edema', 'pneumonia']", '["edema"]', "'edema'", "{}", "N/A", "<NA>", "42",
     "3.5", "-", "?", "True", "edema\0", "ede\x1bma", "edema, nan", "edema,, nodule", "<b>edema</b>", "unknown",
-    "Missing", "edema of the", "edema and", "and edema", "mild to",
+    "Missing", "edema of the", "edema and", "and edema", "mild to", "nan.", "N/A.", "(null)", "None,", "#NAME?",
+    "#REF!", "=edema", "ede\N{REPLACEMENT CHARACTER}ma", "edema &amp; nodule", "edema; nodule", "edema & nodule",
+    "edema?", "where is the edema?", "* edema", "\N{BULLET} edema", "left ___ lung", "left_lung", "not specified",
+    "no answer", "I do not know", "sorry, I cannot tell", "unable to determine", "cannot be determined", "see report",
+    "xxx", "the lxxx", "%s", "y", "maybe", "yes/no", "edema. nodule", "[PAD]", "\\N", "edema\\npneumonia",
+    "{{finding}}", "unspecified", "error", "left\N{NO-BREAK SPACE}side", "left\N{ZERO WIDTH SPACE}side",
 )  # fmt: skip
 
 
@@ -33,6 +38,7 @@ def test_what_is_no_answer_is_refused_in_every_type(type, answer):
 @pytest.mark.parametrize(
     ("type", "answer"),
     [
+        ("abnormality", "edema. nodule"), ("abnormality", "None."), ("location", "no."), ("level", "yes."),
         ("abnormality", "yes"), ("presence", "edema"), ("view", "yes"), ("location", "no"), ("level", "yes"),
         ("type", "Yes"), ("difference", "yes"), ("prediction", "the heart will grow."),
         ("difference", "the level of edema has changed from nan to mild. "),
@@ -60,8 +66,9 @@ def test_a_closed_question_is_known_with_other_capitals_and_spaces(question):
     ("type", "answer"),
     [
         ("abnormality", "edema, lung opacity and t12 compression fracture"), ("abnormality", "no abnormality"),
-        ("abnormality", "none"), ("presence", "Yes"), ("view", "AP view"), ("location", "in the left lower lobe"),
-        ("location", "left side"), ("location", "right upper lobe, left base"), ("level", "mild to moderate"),
+        ("abnormality", "none"), ("abnormality", "edema, nodule."), ("presence", "Yes"), ("view", "AP view"),
+        ("location", "in the left lower lobe"), ("location", "left side"), ("location", "right upper lobe, left base"),
+        ("level", "mild to moderate"),
         ("level", "small acute"), ("type", "ground-glass"), ("type", "patchy (new)"),
         ("difference", "nothing has changed."),
         ("prediction", "the level of edema has changed from mild to moderate to severe. "),
@@ -138,4 +145,5 @@ def test_facts_are_equal_in_any_order_of_findings_and_clauses():
     assert facts("difference", "nothing has changed.") < facts("difference", one)
     assert facts("abnormality", "edema, nodule") == facts("abnormality", "nodule and edema")
     assert facts("location", "left base, right apex") == facts("location", "Right apex , left base.")
+    assert facts("abnormality", "edema, nodule.") == facts("abnormality", "nodule, edema")
     assert facts("presence", "yes") == facts("presence", " Yes ") != facts("presence", "no")
