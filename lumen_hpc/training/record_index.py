@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from lumen_hpc.config.schema import KINDS
+from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.instructions import kind
 from lumen_hpc.data.perturbations import IMAGE
 from lumen_hpc.data.records import write_jsonl
@@ -31,6 +33,8 @@ from lumen_hpc.training.fitting import Fitted, Measure, fit
 
 BLOCK = 4096
 """Records that are measured, and saved, at a time."""
+TYPES = (*DIAGNOSTIC, *KINDS)
+"""What `meta.type` may be."""
 PARTS = "survey"
 """Folder of the blocks of an unfinished survey."""
 
@@ -69,6 +73,8 @@ def fault(record: dict[str, Any]) -> str:
         return "it has no meta.type"
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         return "its images are not a list of paths"
+    if wrong := _wrong_notes(meta, len(images)):
+        return wrong
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return "its conversations are not a list of turns"
     if len(turns) < 2 or [turn.get("from") for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
@@ -77,7 +83,7 @@ def fault(record: dict[str, Any]) -> str:
         name = "answer" if number % 2 else "question"
         if not isinstance(turn.get("value"), str):
             return f"its {name} is not text (turn {number + 1})"
-        if not turn["value"].replace(IMAGE, "").strip():
+        if not any(map(str.isalnum, turn["value"].replace(IMAGE, ""))):  # signs that no one sees are no text
             return f"its {name} is empty (turn {number + 1})"
         if number and IMAGE in turn["value"]:
             return f"{IMAGE} is in turn {number + 1}; the first turn alone shows images"
@@ -86,10 +92,27 @@ def fault(record: dict[str, Any]) -> str:
     return ""
 
 
+def _wrong_notes(meta: dict[str, Any], images: int) -> str:
+    """What is wrong with the notes that the survey reads; empty if nothing is."""
+    if meta["type"] not in TYPES:
+        return f"its meta.type is none of {', '.join(TYPES)}"
+    sizes = meta.get("sizes") or []
+    if not isinstance(sizes, list) or (sizes and len(sizes) != images) or not all(map(_is_size, sizes)):
+        return "its meta.sizes are not a [width, height] in pixels for each image"
+    if not isinstance(meta.get("needed_images", 1), int):
+        return "its meta.needed_images is not a whole number"
+    return ""
+
+
+def _is_size(size: Any) -> bool:
+    sides = size if isinstance(size, list) and len(size) == 2 else [] if size else [1]  # null: read from the file
+    return bool(sides) and all(isinstance(side, int) and side > 0 for side in sides)
+
+
 def _id(record: dict[str, Any]) -> str:
     """A record's id as text; empty if it has none."""
     name = record.get("id")
-    return str(name) if isinstance(name, str | int) else ""
+    return str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
 
 
 @lru_cache(maxsize=1 << 18)

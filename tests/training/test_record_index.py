@@ -178,6 +178,17 @@ def spoil(dataset, tmp_path, how):
         bad[3]["conversations"][1]["value"] = " \n"
     elif how == "no answer":
         del bad[3]["conversations"][1]
+    elif how in ("image of 16 bits", "image that exif turns"):
+        pixels, exif = Image.new("L", (64, 64), 9), Image.Exif()
+        exif[0x0112] = 6
+        file = tmp_path / "odd.jpg"
+        if how == "image of 16 bits":
+            file = file.with_suffix(".png")
+            Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(file)
+        else:
+            pixels.save(file, exif=exif)
+        bad[3]["images"] = [str(file)]
+        bad[3]["meta"].pop("sizes", None)
     elif how == "absurd image":
         file = tmp_path / "absurd.png"
         file.write_bytes(png_of(20000, 20000))
@@ -219,6 +230,22 @@ FIELDS = {
     "images a number": lambda record: record.update(images=[3]),
     "meta null": lambda record: record.update(meta=None),
     "type null": lambda record: record.update(meta={"type": None}),
+    "answer of signs that no one sees": turn(1, "\N{ZERO WIDTH SPACE} \N{WORD JOINER}\ufeff"),
+    "answer of dashes": turn(1, "--- \N{EM DASH}"),
+    "question of signs": turn(0, "<image>\n ?"),
+    "senders of another kind": lambda record: [turn.update({"from": "user"}) for turn in record["conversations"]],
+    "image by its own name": lambda record: record.update(image=record.pop("images")[0]),
+    "images one path": lambda record: record.update(images=record["images"][0]),
+    "image as an object": lambda record: record.update(images=[{"path": record["images"][0]}]),
+    "image as a link": lambda record: record.update(images=["file://" + record["images"][0]]),
+    "text in parts": turn(0, [{"type": "text", "text": "<image>\nwhat?"}]),
+    "type unknown": lambda record: record["meta"].update(type="vqa"),
+    "type in capitals": lambda record: record["meta"].update(type="Difference"),
+    "sizes of other images": lambda record: record["meta"].update(sizes=[[64, 64], [64, 64]]),
+    "sizes empty": lambda record: record["meta"].update(sizes=[[0, 64]]),
+    "sizes as text": lambda record: record["meta"].update(sizes=[["64", "64"]]),
+    "sizes an object": lambda record: record["meta"].update(sizes={"width": 64}),
+    "needed images as text": lambda record: record["meta"].update(needed_images="1"),
     "conversations null": lambda record: record.update(conversations=None),
     "conversations of text": lambda record: record.update(conversations=["what?", "this"]),
 }
@@ -240,8 +267,26 @@ REASONS = {
     "images a number": "its images are not a list of paths",
     "meta null": "it has no meta.type",
     "type null": "it has no meta.type",
+    "answer of signs that no one sees": "its answer is empty (turn 2)",
+    "answer of dashes": "its answer is empty (turn 2)",
+    "question of signs": "its question is empty (turn 1)",
+    "senders of another kind": "not a human turn with an answer",
+    "image by its own name": "its images are not a list of paths",
+    "images one path": "its images are not a list of paths",
+    "image as an object": "its images are not a list of paths",
+    "image as a link": "is missing",
+    "text in parts": "its question is not text (turn 1)",
+    "type unknown": "its meta.type is none of abnormality,",
+    "type in capitals": "its meta.type is none of abnormality,",
+    "sizes of other images": "its meta.sizes are not a [width, height]",
+    "sizes empty": "its meta.sizes are not a [width, height]",
+    "sizes as text": "its meta.sizes are not a [width, height]",
+    "sizes an object": "its meta.sizes are not a [width, height]",
+    "needed images as text": "its meta.needed_images is not a whole number",
     "conversations null": "its conversations are not a list of turns",
     "conversations of text": "its conversations are not a list of turns",
+    "image of 16 bits": "odd.png: more than 8 bits a pixel",
+    "image that exif turns": "odd.jpg: its pixels are stored turned or mirrored",
     "too long": "more than train.max_tokens=512",
 }
 
@@ -257,6 +302,14 @@ def test_a_bad_record_stops_or_is_left_out_and_never_replaced(dataset, tmp_path,
     rejected = [json.loads(line) for line in (tmp_path / "skip" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["id"], row["row"]) for row in rejected] == [(bad[3]["id"], 3)]
     assert REASONS[how] in rejected[0]["reason"]
+
+
+@pytest.mark.parametrize("sizes", [[], [None], None])
+def test_sizes_that_are_not_known_are_read_from_the_files(dataset, tmp_path, sizes):
+    plain, bare = index(dataset, tmp_path / "plain"), rows(dataset)
+    for row in bare:
+        row["meta"]["sizes"] = sizes and sizes * len(row["images"])
+    assert index(dataset, tmp_path / "bare", bare).prefix.tolist() == plain.prefix.tolist()
 
 
 @pytest.mark.parametrize("without", [[3], [3, 5]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training.predict import open_predictor
+from lumen_hpc.training.record_index import BLOCK
 from lumen_hpc.training.train import RESULTS, fine_tune
 from tests.training import tiny, toy
 
@@ -203,3 +205,27 @@ def test_a_mixture_with_the_sum_of_kind_means(trained, dataset):
     questions = {row["id"]: row["meta"]["type"] for row in Records(dataset / "records.jsonl")}
     first = Counter(questions[i] for i in toy.consumed(trained / "mixed")[:8])
     assert first == {"presence": 4, "difference": 2, "prediction": 2}
+
+
+def spoiled(dataset, folder, change):
+    """The records many times over, more than the first rank surveys, one of the second rank's changed."""
+    lines = [json.loads(line) for line in (dataset / "records.jsonl").read_text().splitlines()]
+    rows = [{**row, "id": f"{row['id']}-{again}"} for again in range(BLOCK // len(lines) + 2) for row in lines]
+    texts = [json.dumps(row) for row in rows]
+    texts[BLOCK + 7] = change(rows[BLOCK + 7])
+    folder.mkdir()
+    (folder / "base").symlink_to(dataset / "base")
+    (folder / "records.jsonl").write_text("\n".join(texts))
+    return folder
+
+
+def test_every_rank_names_the_bad_record_that_one_of_them_met(dataset, tmp_path):
+    no_images = spoiled(dataset, tmp_path / "fields", lambda row: json.dumps({**row, "images": None}))
+    no_json = spoiled(dataset, tmp_path / "json", lambda row: json.dumps(row)[:40])
+    runs = [tiny.run(tmp_path / f"out-{place.name}", place) | {"fails": True} for place in (no_images, no_json)]
+    number = BLOCK + 8
+    for text in toy.train(*runs, world_size=2, script=tiny.__file__):
+        assert f"1 of {len((no_images / 'records.jsonl').read_text().splitlines())} records are bad" in text
+        assert f"the first is record {number} " in text and "its images are not a list of paths" in text
+        assert f"records.jsonl line {number}: not JSON" in text
+        assert "Connection closed" not in text
