@@ -35,6 +35,8 @@ class Tokenizer:
         self.backend = backend
         backend.no_truncation()  # a tokenizer.json may store either: answers would be cut, or padded, in silence
         backend.no_padding()
+        if getattr(backend.model, "dropout", None):
+            backend.model.dropout = None  # stored too: the same text would be other tokens each time
         for name in (SENTINEL, IMAGE, VIDEO):  # the official loader adds what is missing in this order
             if backend.token_to_id(name) is None:
                 backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
@@ -49,7 +51,7 @@ class Tokenizer:
         """From a checkpoint's `llm/` files: tokenizer.json, or vocab.json and merges.txt through transformers."""
         if "llm/tokenizer.json" in files:
             try:
-                backend = Backend.from_str(files["llm/tokenizer.json"].decode())
+                backend = Backend.from_str(files["llm/tokenizer.json"].decode("utf-8-sig"))
             except Exception as error:  # tokenizers raises no narrower kind
                 raise UserError(f"llm/tokenizer.json holds no tokenizer ({error}): copy it again") from None
             return cls(backend)

@@ -47,8 +47,7 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     _check_marker(folder)
-    with torch.device("meta"):
-        model = NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
+    model = _built(folder, config, attention)
     _check_vocabulary(model)
     if device == "auto":
         memory = memory or placement.free_memory()
@@ -73,6 +72,8 @@ def load(
                 f"{file}: {name} is stored as {_named(tensor.dtype)}, {first[1]} holds {_named(first[0])}; "
                 "hint: load with one dtype, as in dtype=torch.bfloat16"
             )
+        if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+            raise UserError(f"{file}: {name} holds values that are no numbers (NaN or infinity): copy it again")
         missing.discard(name)
         kept_on = first_device if placed is None else placement.device_of(name, placed)
         if kept_on == "disk":
@@ -91,6 +92,18 @@ def load(
         model.requires_grad_(False)
         placement.dispatch(model, placed, on_disk)
     return model
+
+
+def _built(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
+    """The model without weights. Raises UserError for values in its json files that transformers cannot take."""
+    try:
+        with torch.device("meta"):
+            return NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
+    except UserError:
+        raise
+    except Exception as error:  # of every kind: wrong types, impossible shapes, unknown names
+        why = " ".join(str(error).split())
+        raise UserError(f"{folder}: no model can be built from its config.json files ({why})") from None
 
 
 def _torch_device(device: Any) -> torch.device:

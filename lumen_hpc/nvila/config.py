@@ -25,6 +25,10 @@ ASPECTS = ("resize", "dynamic", "dynamic_s2")
 _NEEDED = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
 """What is read from the parts' `config.json` here; transformers knows the rest."""
 
+MOST_TILES = 100
+"""Of one picture; published checkpoints have 12."""
+_FAMILY = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
+"""The parts' `model_type`."""
 _FLAGS = ("dynamic_s2", "s2", "ps3")
 _COUNTS = ("min_tiles", "max_tiles")
 _INDICES = ("mm_vision_select_layer", "s2_resize_output_to_scale_idx")
@@ -63,7 +67,7 @@ class NVILAConfig:
         """Refuse values that would be read as something else (`"false"` is true) or fail far from here."""
         for keys, kind, valid in (
             (_FLAGS, "true or false", lambda value: value is None or isinstance(value, bool)),
-            (_COUNTS, "a whole number of at least 1", lambda value: _whole(value) and value >= 1),
+            (_COUNTS, f"a whole number from 1 to {MOST_TILES}", lambda n: _whole(n) and 1 <= n <= MOST_TILES),
             (_INDICES, "a whole number", _whole),
         ):
             for key in keys:
@@ -96,6 +100,13 @@ class NVILAConfig:
                 f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
                 f"use one of {sorted(PROJECTORS)}"
             )
+        for part, kind in _FAMILY.items():
+            if (named := getattr(self, part).get("model_type", kind)) != kind:
+                raise UserError(f"model_type={json.dumps(named)} in {part}/config.json is not supported; it is {kind}")
+        for name in ("root", *PARTS):
+            if getattr(self, name).get("quantization_config"):
+                file = "config.json" if name == "root" else f"{name}/config.json"
+                raise UserError(f"quantization_config in {file}: quantised weights are not read; give unquantised ones")
         if self.root.get("mm_vision_select_feature", "cls_patch") != "cls_patch":
             raise UserError(
                 f"mm_vision_select_feature={self.root['mm_vision_select_feature']!r} in config.json: SigLIP has no "
@@ -108,7 +119,12 @@ class NVILAConfig:
         if self.llm.get("use_sliding_window"):
             raise UserError("use_sliding_window=true in llm/config.json is not supported; NVILA has full attention")
         encoder = self.root.get("image_encoder") or {}  # an object, or json text of one
-        encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
+        try:
+            encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
+        except ValueError:
+            encoder = None
+        if not isinstance(encoder, dict):
+            raise UserError("image_encoder in config.json is no object, nor json text of one")
         ends = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
         if ends != (None, "\n"):
             raise UserError(f"image_encoder in config.json puts {ends} around a picture; use a newline after it")
@@ -119,6 +135,9 @@ class NVILAConfig:
             raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
         if self.aspect == "dynamic_s2" and not self.s2:
             raise UserError("image_aspect_ratio='dynamic_s2' in config.json needs dynamic_s2=true beside it")
+        fewest, most = self.tiles
+        if fewest > most:
+            raise UserError(f"min_tiles={fewest} with max_tiles={most} in config.json: no picture has such a grid")
         raw = self.root.get("s2_scales")
         try:
             readable = min(self.scales) > 0
@@ -128,15 +147,22 @@ class NVILAConfig:
             raise UserError(
                 f"s2_scales={json.dumps(raw)} in config.json: it takes sides in pixels, as in '448,896,1344'"
             )
+        if self.s2 and not -len(self.scales) <= self.s2_output < len(self.scales):
+            index = f"s2_resize_output_to_scale_idx={self.s2_output}"
+            raise UserError(f"{index} in config.json: there are {len(self.scales)} scales")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
                 f"image_size={self.image_size}, which comes first"
             )
+        if self.aspect == "dynamic_s2" and most < (finest := (self.scales[-1] // self.scales[0]) ** 2):
+            raise UserError(f"max_tiles={most} in config.json: the finest of s2_scales has at least {finest} tiles")
         name = "vision_tower/preprocessor_config.json"
         stored = json.loads(self.files.get(name, b"{}"))
         half, size = [0.5, 0.5, 0.5], {"height": self.image_size, "width": self.image_size}
-        ours = {"image_mean": half, "image_std": half, "resample": 3, "size": size}
+        ours = {"image_mean": half, "image_std": half, "resample": 3, "size": size, "rescale_factor": 1 / 255}
+        ours |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
+        stored = {key: value for key, value in stored.items() if value is not None}
         other = {key: stored[key] for key, value in ours.items() if stored.get(key, value) != value}
         if other:
             raise UserError(f"{name} has {other}; supported is { {key: ours[key] for key in other} }")

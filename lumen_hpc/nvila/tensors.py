@@ -36,7 +36,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, from its index if it has one. Raises UserError naming a missing file."""
     index = folder / INDEX
     if index.is_file():
-        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        names = read_json(index).get("weight_map", {})
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise UserError(f"{index}: its weight_map does not give the name of a file for each tensor")
+        files = [folder / name for name in sorted(set(names.values()))]
         if outside := [file for file in files if file.parent != folder]:
             raise UserError(f"{index} names {outside[0]}, which does not lie beside it")
         if not files:
@@ -47,7 +50,9 @@ def weight_files(folder: Path) -> list[Path]:
         raise UserError(f"{index} is missing, though the weights beside it are in several files")
     for file in files:
         if not file.is_file():
-            raise UserError(f"{file} is missing" + (f", though {index.name} names it" if index.is_file() else ""))
+            others = sorted(path.name for path in folder.glob("*.bin"))
+            hint = f"; fix: save {others[0]} beside it as safetensors" if others else ""
+            raise UserError(f"{file} is missing{f', though {index.name} names it' if index.is_file() else ''}{hint}")
     return files
 
 

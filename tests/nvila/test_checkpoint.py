@@ -221,11 +221,89 @@ def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
         ("llm/config.json", {"eos_token_id": "400"}, 'eos_token_id="400" in llm/config.json'),
         ("llm/config.json", {"tie_word_embeddings": "no"}, "tie_word_embeddings="),
         ("llm/generation_config.json", {"eos_token_id": ["400"]}, r'eos_token_id=\["400"\] in llm/generation'),
+        ("config.json", {"min_tiles": 12, "max_tiles": 2}, "min_tiles=12 with max_tiles=2"),
+        ("config.json", {"max_tiles": 10**9}, "max_tiles=1000000000 in config.json: it takes a whole number from 1 to"),
+        ("config.json", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config in config.json"),
+        ("llm/config.json", {"quantization_config": {"quant_method": "awq"}}, "quantization_config in llm/config.json"),
+        ("llm/config.json", {"model_type": "llama"}, 'model_type="llama" in llm/config.json'),
+        ("vision_tower/config.json", {"model_type": "clip_vision_model"}, 'model_type="clip_vision_model" in vision'),
+        ("config.json", {"image_encoder": "{"}, "image_encoder in config.json is no object"),
+        ("config.json", {"image_encoder": [1]}, "image_encoder in config.json is no object"),
+        ("llm/config.json", {"num_hidden_layers": "2"}, "no model can be built .*num_hidden_layers"),
+        ("llm/config.json", {"num_attention_heads": 0}, "no model can be built"),
+        ("llm/config.json", {"rope_theta": "1000000"}, "no model can be built"),
+        ("llm/config.json", {"hidden_act": "relu99"}, "no model can be built .*relu99"),
+        ("llm/config.json", {"torch_dtype": "float99"}, "no model can be built .*float99"),
+        ("llm/config.json", {"pad_token_id": 99999}, "no model can be built"),
+        ("vision_tower/config.json", {"patch_size": 0}, "no model can be built"),
+        ("vision_tower/config.json", {"num_attention_heads": 7}, "no model can be built .*num_heads"),
+        ("vision_tower/config.json", {"layer_norm_eps": "1e-6"}, "no model can be built .*layer_norm_eps"),
+        (
+            "vision_tower/preprocessor_config.json",
+            {"do_normalize": False},
+            "preprocessor_config.json has .*do_normalize",
+        ),
+        ("vision_tower/preprocessor_config.json", {"rescale_factor": 1.0}, "preprocessor_config.json has .*rescale"),
+        ("vision_tower/preprocessor_config.json", {"do_center_crop": True}, "preprocessor_config.json has .*do_center"),
+        ("llm/model.safetensors.index.json", {"weight_map": ["a"]}, "its weight_map does not give"),
+        ("llm/model.safetensors.index.json", {"weight_map": {"lm_head.weight": 3}}, "its weight_map does not give"),
     ],
 )
 def test_a_value_of_another_type_is_named_at_load(saved, file, values, message):
     _change(saved / file, **values)
     with pytest.raises(UserError, match=message):
+        nvila.load(saved)
+
+
+def test_scales_that_no_tiles_can_show_are_named_at_load(tmp_path):
+    sizes = dict(image_size=32, vision_width=32, width=32, layers=2, vocab_size=400)
+    model = make_tiny(TEXTS, aspect="dynamic_s2", projector="mlp_downsample", **sizes)
+    folder = nvila.save(model, tmp_path / "model")
+    for values, message in (
+        ({"max_tiles": 8}, "max_tiles=8 in config.json: the finest of s2_scales has at least 9 tiles"),
+        ({"max_tiles": 12, "s2_resize_output_to_scale_idx": 7}, "there are 3 scales"),
+        ({"s2_resize_output_to_scale_idx": -4}, "there are 3 scales"),
+    ):
+        _change(folder / "config.json", **values)
+        with pytest.raises(UserError, match=message):
+            nvila.load(folder)
+
+
+def test_stored_dropout_of_a_tokenizer_makes_no_text_two_texts(saved, records):
+    plain = nvila.load(saved).preprocess(records)
+    model = json.loads((saved / "llm" / "tokenizer.json").read_text())["model"]
+    _change(saved / "llm" / "tokenizer.json", model=model | {"dropout": 0.5})
+    again = nvila.load(saved)
+    for _ in range(3):
+        for one, other in zip(plain.samples, again.preprocess(records).samples):
+            assert one.input_ids.tolist() == other.input_ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["config.json", "llm/config.json", "llm/tokenizer.json"])
+def test_a_byte_order_mark_is_no_part_of_a_small_file(saved, tmp_path, name):
+    (saved / "complete.json").unlink()
+    (saved / name).write_bytes(b"\xef\xbb\xbf" + (saved / name).read_bytes())
+    nvila.load(nvila.save(nvila.load(saved), tmp_path / "again"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_named_at_load(saved, value, dtype):
+    path = saved / "mm_projector" / "model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    (saved / "complete.json").unlink()
+    save_file(tensors, path)
+    nvila.load(saved, dtype=dtype)
+    tensors["layers.2.weight"][3, 2] = value
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=r"mm_projector.layers.2.weight holds values that are no numbers"):
+        nvila.load(saved, dtype=dtype)
+
+
+def test_weights_that_are_there_in_another_form_are_told(saved):
+    (saved / "complete.json").unlink()
+    (saved / "llm" / "model.safetensors").rename(saved / "llm" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model.safetensors is missing; fix: save pytorch_model.bin .* as safetensors"):
         nvila.load(saved)
 
 
