@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lumen_hpc.language.durations import in_days
+from lumen_hpc.language.unwrapping import unwrapped
 
 LONGEST = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
@@ -70,7 +71,7 @@ def normal(text: str) -> str:
 
 def tidied(text: str) -> str:
     """A text as plain sentences for the lenient reading: bullets and lines as sentences, slashes as `and`."""
-    text = re.sub(r"\s*[\n\r]+\s*(?:[-*\N{BULLET}+]|\d+[.)])?\s*", " . ", f"\n{text[:LONGEST]}")
+    text = re.sub(r"\s*[\n\r]+\s*(?:[-*\N{BULLET}+]|\d+[.)])?\s*", " . ", f"\n{unwrapped(text)[:LONGEST]}")
     text = re.sub(r"[/&+]", " and ", re.sub(r"[?!\N{BULLET}*]", " . ", text))
     return re.sub(r"[^\w\s.,;:()'\N{RIGHT SINGLE QUOTATION MARK}-]", " ", text).lstrip(" .")
 

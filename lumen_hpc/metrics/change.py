@@ -123,9 +123,12 @@ class Reader:
         `kind`: the type of the question, `difference` or `prediction`.
         """
         try:
-            return parse_difference(text)
+            change = parse_difference(text)
         except GrammarError:
-            found = read(text, kind, self._names, lenient=True).findings
+            change = None
+        if change is not None and not any(map(_is_phrase, change.levels)):
+            return change
+        found = read(text, kind, self._names, lenient=True).findings
         by_status: dict[str, list[str]] = {}
         for name, state in found.items():
             if name != ANY or state.status in _UNCHANGED:
@@ -143,6 +146,15 @@ class Reader:
         """The level that a text names, the longest known word for one; empty if it names none."""
         found = _LEVEL.search(text.lower())
         return found[0] if found else ""
+
+
+def _is_phrase(change: LevelChange) -> bool:
+    """True for levels that the grammar takes as such, and that say more: `from mild in the reference image to …`."""
+    return any(len(level.split()) > _LONGEST_LEVEL for level in (change.before, change.after))
+
+
+_LONGEST_LEVEL = 4
+"""Words of a level, as in `mild to moderate acute`."""
 
 
 def _level_change(name: str, readings: Iterable[tuple[str, ...]]) -> LevelChange:

@@ -11,6 +11,7 @@ import re
 from lumen_hpc.data.diff_vqa import parse_question
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.reader import read
+from lumen_hpc.language.unwrapping import unwrapped
 from lumen_hpc.language.words import knows
 from lumen_hpc.metrics.change import named
 from lumen_hpc.metrics.recall import words
@@ -25,6 +26,11 @@ def first_yes_no(answer: str) -> str | None:
     """The first word `yes` or `no` of an answer, in lower case; None if it has neither."""
     found = _YES_NO.search(answer)
     return found[1].lower() if found else None
+
+
+def _both(answer: str) -> bool:
+    """True for `yes/no` and `Yes or no?`, which choose neither."""
+    return {"yes", "no"} <= set(re.findall(r"\w+", answer.lower())) <= {"yes", "no", "and", "or"}
 
 
 def strict(answer: str) -> str | None:
@@ -44,9 +50,10 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     if parsed is None:
         return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
     finding = named(parsed.finding) if parsed.finding else None
+    answer = unwrapped(answer)
     facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
     if facts.lead:
-        return facts.lead
+        return None if _both(answer) else facts.lead
     for reply in ("yes", "no"):
         if not check(kind, question, reply, answer):
             return reply

@@ -13,6 +13,7 @@ from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.protocol import Completion
 from lumen_hpc.language.rewriting import equal_together, rewrite
+from lumen_hpc.metrics.closed import first_yes_no
 
 EDEMA = "is there evidence of edema in this image?"
 NEW_EDEMA = "the main image has an additional finding of edema than the reference image. "
@@ -52,6 +53,22 @@ def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
     (row,) = rewrite([question(1)], Scripted("Edema is seen."), Rewrite(attempts=3), seed=0)
     assert (row["source"], row["attempts"], len(row["rejected"])) == ("fallback", 3, 3)
     assert row["long_answer"] == "No, there is no evidence of edema in this image."
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "long_answer"),
+    [
+        ("yes", "Edema is present.", "Yes, edema is present."),
+        ("yes", "Yes, there is edema.", "Yes, there is edema."),
+        ("no", "Edema is not seen.", "No, edema is not seen."),
+        ("no", "There is no evidence of edema in this image.", "No, there is no evidence of edema in this image."),
+        ("no", "No edema is seen.", "No edema is seen."),
+        ("no", "The heart grows.", "No, there is no evidence of edema in this image."),
+    ],
+)
+def test_every_closed_answer_opens_with_its_yes_or_no(answer, text, long_answer):
+    (row,) = rewrite([question(1, answer=answer)], Scripted(text), Rewrite(attempts=1), seed=0)
+    assert row["long_answer"] == long_answer and first_yes_no(row["long_answer"]) == answer
 
 
 def test_equal_questions_are_requested_once_and_variants_separately():

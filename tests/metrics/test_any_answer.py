@@ -11,11 +11,37 @@ from lumen_hpc.metrics.__main__ import score
 from lumen_hpc.metrics.join import join
 from sandbox.fact_cases import CASES
 
-ANSWERS = 5000
+ANSWERS, WAYS = 5004, 6
+WRAPPINGS = (
+    '{"answer": "{}"}',
+    '{"new": ["{}"], "level": {"from": 1, "to": null}}',
+    "['{}']",
+    "[[[[{}",
+    "{{{}",
+    "```json\n{}\n```",
+    "| {} |\n|---|\n| x | {} |",
+    "<think>{}",
+    "<think>{}</think>{}",
+    "<{}>",
+    "**{}",
+    "# {}\n- {}\n\n- {}:",
+    "{} (yes), {} - no",
+    "New findings: {}; {}. Resolved: none",
+    "If {}, I cannot say whether {}?",
+    "\\boxed{{}}",
+    "{} \N{RIGHTWARDS ARROW} {}: {}",
+    "\N{ZERO WIDTH SPACE}{}\u202e",
+    "{}\\n{}",
+    "- [x] {}\n- [ ] {}",
+    "\ud83d{}",
+    "&lt;{}&gt;&#x0;",
+    "{}" + ":" * 500,
+    "{}" + " -" * 500,
+)
 
 
 def bent(text: str, draw: random.Random) -> Iterator[str]:
-    """A text without one word, with one twice, in another order, cut off, and with a stray sign."""
+    """A text without one word, with one twice, in another order, cut off, with a stray sign, and wrapped, cut too."""
     words = text.split() or [""]
     i = draw.randrange(len(words))
     yield " ".join(words[:i] + words[i + 1 :])
@@ -25,13 +51,15 @@ def bent(text: str, draw: random.Random) -> Iterator[str]:
     yield text.replace(
         " ", draw.choice(("\n- ", "/", " … ", "\x00", "\N{COMBINING ACUTE ACCENT} ", " мягкий ", "?! ")), 1
     )
+    wrapped = draw.choice(WRAPPINGS).replace("{}", text)
+    yield wrapped[: draw.randrange(len(wrapped) + 1)] if draw.random() < 0.5 else wrapped
 
 
 def test_no_answer_ends_the_scoring_and_every_score_is_a_share():
     draw = random.Random(5)
     cases = [case for case in read_jsonl(CASES) if case["short_answer"].strip()]
     references, answers = [], []
-    for case in draw.choices(cases, k=ANSWERS // 5):
+    for case in draw.choices(cases, k=ANSWERS // WAYS):
         for text in bent(case["long_answer"], draw):
             name = f"q{len(answers)}"
             references.append(case | {"question_id": name, "closed": is_closed(case["short_answer"])})

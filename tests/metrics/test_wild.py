@@ -1,0 +1,221 @@
+"""Answers as models write them: Markdown, JSON, notes, other signs, and refusals."""
+
+from __future__ import annotations
+
+import json
+import random
+import textwrap
+
+import pytest
+
+from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.metrics.change import Reader, direction, facts
+from lumen_hpc.metrics.closed import stated
+from sandbox.fact_cases import CASES
+
+READER = Reader([])
+LISTED = {"edema", "pneumonia", "atelectasis"}
+
+
+def new(*names):
+    return {("new", name) for name in names}
+
+
+def resolved(*names):
+    return {("resolved", name) for name in names}
+
+
+BOTH = new("edema") | resolved("nodule")
+MORE = new("edema", "pneumonia") | resolved("nodule")
+WORSE = {("level", "edema", "mild", "severe")}
+
+
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        ("**New findings:** edema, pneumonia\n**Resolved:** nodule", MORE),
+        ("**New findings:**\n- edema\n- pneumonia\n\n**Resolved:**\n- nodule", MORE),
+        ("## New findings\n1. edema\n2. pneumonia\n## Resolved findings\n1. nodule", MORE),
+        ("Additional findings: edema, pneumonia. Missing findings: nodule.", MORE),
+        ("New: edema; pneumonia. Resolved: nodule", MORE),
+        ("New: edema; pneumonia. Resolved: none.", new("edema", "pneumonia")),
+        ("New: none. Resolved: none.", set()),
+        ("| Finding | Change |\n|---|---|\n| Edema | New |\n| Nodule | Resolved |", BOTH),
+        ('{"new": ["edema", "pneumonia"], "resolved": ["nodule"], "level_changes": []}', MORE),
+        ('```json\n{"new": ["edema"], "resolved": []}\n```', new("edema")),
+        ('{"edema": "new", "nodule": "resolved"}', BOTH),
+        ('{"changes": [{"finding": "edema", "from": "mild", "to": "severe"}]}', WORSE),
+        ("Edema \N{EM DASH} new. Nodule \N{EM DASH} resolved.", BOTH),
+        ("Edema (new), nodule (resolved).", BOTH),
+        ("Edema \N{EN DASH} from mild to severe.", WORSE),
+        ("Edema: mild \N{RIGHTWARDS ARROW} severe", WORSE),
+        ("Edema: mild -> severe", WORSE),
+        ("1) New edema 2) Resolved nodule", BOTH),
+        ("\N{BULLET} New edema \N{BULLET} Resolved nodule", BOTH),
+        ("- New edema\\n- Resolved nodule", BOTH),
+        ("<p>New edema.</p><br>Resolved nodule.", BOTH),
+        ("NEW EDEMA. RESOLVED NODULE.", BOTH),
+        ("THE LEVEL OF EDEMA HAS CHANGED FROM MILD TO SEVERE.", WORSE),
+        ("The level of edema has changed from mild in the reference image to severe in the main image.", WORSE),
+        ("There is new edema and\npneumonia in the main image.", new("edema", "pneumonia")),
+        ("New edema\N{FULLWIDTH COMMA}pneumonia\N{IDEOGRAPHIC FULL STOP}", new("edema", "pneumonia")),
+        ("<think>Maybe the edema is new?</think> Nothing has changed.", set()),
+        ("<think>Perhaps there is new edema. Let me look", None),
+        ("\\boxed{There is new edema.}", new("edema")),
+        ("Compared with the reference image,  the main image shows no change.", set()),
+        ("There is new edema, but I cannot determine its cause.", new("edema")),
+        ("Although I cannot compare every part, there is new edema.", new("edema")),
+        ("There is new edema; pneumonia cannot be excluded.", new("edema")),
+        ("The main image has an additional finding of ede", None),
+        ("The level of edema has changed from mild to", None),
+        ("nothing has changed nothing has changed nothing has changed", set()),
+    ],
+)
+def test_a_change_is_read_out_of_its_wrapping(text, claimed):
+    change = READER.change(text)
+    assert (None if change is None else facts(change)) == claimed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.", "As an AI, I cannot interpret medical images.",
+        "I cannot determine whether edema is new.", "It is not possible to tell whether anything has changed.",
+        "It is unclear whether the edema has changed.", "Unable to compare.", "No reference image was provided.",
+        "The image quality is too poor to say if there is a new edema.", "Cannot rule out new edema.",
+        "Without the reference image, I can't say that nothing has changed.", "New edema cannot be excluded.",
+        "I don't know if there's new edema.", "I'm not able to tell if the effusion has resolved.",
+        "I can't tell if the edema has resolved or not.", "I am not sure if the nodule is new.",
+        "Sorry, I am unable to say whether there is new edema.", "Whether the edema is new cannot be determined.",
+        "It's impossible to say whether the edema is worse.", "I cannot say whether the edema has resolved.",
+        "The presence of new edema cannot be determined.", "No change can be assessed.", "Is there new edema?",
+        "Has the edema resolved?", "If the edema were new, it would be seen here.",
+        "Please compare with prior images to determine if edema is new.", "I hesitate to say that the edema is new.",
+        "My apologies, I can only see one image, so I cannot comment on new edema.",
+        "It cannot be determined that nothing has changed.", "I have no way of knowing whether the edema is new.",
+        "Es gibt ein neues \xd6dem.", "Nada ha cambiado.", "\u6ca1\u6709\u53d8\u5316\u3002", "Rien n'a chang\xe9.",
+        "\u041d\u0435\u0442 \u0438\u0437\u043c\u0435\u043d\u0435\u043d\u0438\u0439.",
+        "", " ", "?", "...", "N/A", "None", "null", "unknown", "edema", "yes", "no", "PA view", "42", "{}", "[]",
+        '{"answer": null}', '{"new": [', "<image>", "<|im_end|>", "\N{GRINNING FACE}", "\N{EM DASH}",
+    ],
+)  # fmt: skip
+def test_what_declines_asks_or_is_no_english_claims_nothing(text):
+    assert READER.change(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Edema,pneumonia,atelectasis", "edema;pneumonia;atelectasis", "edema | pneumonia | atelectasis",
+        "edema + pneumonia + atelectasis", "edema \N{EM DASH} pneumonia \N{EM DASH} atelectasis",
+        "Edema. Pneumonia. Atelectasis.", "['edema', 'pneumonia', 'atelectasis']",
+        "(a) edema (b) pneumonia (c) atelectasis",
+        '["edema","pneumonia","atelectasis"]', "findings = edema, pneumonia, atelectasis",
+        "EDEMA AND PNEUMONIA AND ATELECTASIS",
+        "i. edema\nii. pneumonia\niii. atelectasis", "Edema\tPneumonia\tAtelectasis",
+        "* Edema\n* Pneumonia\n* Atelectasis",
+        "\N{EN DASH} Edema\n\N{EN DASH} Pneumonia\n\N{EN DASH} Atelectasis", "edema\\npneumonia\\natelectasis",
+        "\N{CHECK MARK} Edema\n\N{CHECK MARK} Pneumonia\n\N{CHECK MARK} Atelectasis", 
+        "Edema\n\nPneumonia\n\nAtelectasis",
+        "Edema: present\nPneumonia: present\nNodule: absent\nAtelectasis: present",
+        "Edema - yes\nPneumonia - yes\nNodule - no\nAtelectasis - yes", "edema, pneumonia, atelectasis, ede",
+        "Edema: yes, Pneumonia: yes, Nodule: no, Atelectasis: yes",
+        '{"edema": true, "pneumonia": true, "nodule": false, "atelectasis": true}',
+        '{"findings": ["edema", "pneumonia", "atelectasis"]}',
+        "| Edema | present |\n| Pneumonia | present |\n| Nodule | absent |\n| Atelectasis | present |",
+        "Positive for edema, pneumonia, atelectasis. Negative for nodule.",
+        "edema\N{IDEOGRAPHIC COMMA}pneumonia\N{IDEOGRAPHIC COMMA}atelectasis", "edema, pneumonia,\natelectasis",
+    ],
+)  # fmt: skip
+def test_a_list_is_read_out_of_its_wrapping(text):
+    assert READER.findings(text) == LISTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot determine if there is edema.",
+        "Is there edema?",
+        "It is unclear whether there is edema.",
+        "Kein \xd6dem",
+    ],
+)
+def test_what_declines_names_no_finding(text):
+    assert READER.findings(text) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("**Yes**", "yes"), ("Answer: Yes", "yes"), ("The answer is no.", "no"), ("I'd say no", "no"), ("true", "yes"),
+        ("False.", "no"), ('{"answer": "yes"}', "yes"), ('{"pleural effusion": true}', "yes"),
+        ('{"pleural effusion": false}', "no"), ("<answer>no</answer>", "no"), ("```\nyes\n```", "yes"),
+        ("'No, there is none.'", "no"), ("Sure! Here is my answer:\n\nNo.", "no"), ("Pleural effusion: absent", "no"),
+        ("Pleural effusion \N{EM DASH} present", "yes"), ("| pleural effusion | yes |", "yes"),
+        ("Effusion yes, edema no.", "yes"), ("Edema yes, effusion no.", "no"), ("Negative for effusion.", "no"),
+        ("<think>No edema. Hmm, no.</think>Yes, there is a pleural effusion.", "yes"),
+        ("Yes or no?", None), ("Yes and no.", None), ("yes/no", None), ("Yes\n\nNo", None),
+        ("I cannot determine whether there is a pleural effusion.", None), ("Is there a pleural effusion?", None),
+        ("I am unable to say if there is no effusion.", None), ("A pleural effusion cannot be excluded.", None),
+        ("It is unclear if there's a pleural effusion", None), ("", None), ("unknown", None), ("Nein", None),
+    ],
+)  # fmt: skip
+def test_a_closed_answer_is_read_out_of_its_wrapping(text, answer):
+    assert stated("presence", "is there evidence of pleural effusion in this image?", text) == answer
+
+
+WRAPPINGS = {
+    "bold": "**{}**", "labelled": "Answer: {}", "an object": None, "a list": None, "a fence": "```\n{}\n```",
+    "HTML": "<p>{}</p>", "tags": "<answer>{}</answer>", "a role": "assistant\n{}", "a control token": "{}<|im_end|>",
+    "curly quotes": "\N{LEFT DOUBLE QUOTATION MARK}{}\N{RIGHT DOUBLE QUOTATION MARK}", "quotes": "'{}'",
+    "a heading": "### Findings\n\n{}", "politeness": "Sure! Here is the answer:\n\n{}", "a mark": "\ufeff{}",
+    "reasoning": "<think>Is there new consolidation? Perhaps pneumonia has resolved.</think>\n{}",
+    "capitals": None, "hard lines": None, "other blanks": None, "other stops": None, "hidden signs": None,
+}  # fmt: skip
+SPECIAL = {
+    "an object": lambda text: json.dumps({"answer": text}),
+    "a list": lambda text: json.dumps([text]),
+    "capitals": str.upper,
+    "hard lines": lambda text: "\n".join(textwrap.wrap(text, 30)),
+    "other blanks": lambda text: text.replace(" ", "\N{NO-BREAK SPACE}"),
+    "other stops": lambda text: text.replace(".", "\N{IDEOGRAPHIC FULL STOP}"),
+    "hidden signs": lambda text: text.replace(" ", "\N{ZERO WIDTH SPACE} "),
+}
+SAMPLED = 50
+
+
+@pytest.fixture(scope="module")
+def cases():
+    faithful = [case for case in read_jsonl(CASES) if case["faithful"]]
+    random.Random(3).shuffle(faithful)
+    closed = [case for case in faithful if case["short_answer"] in ("yes", "no")]
+    listed = [case for case in faithful if case["type"] == "abnormality"]
+    changes = [case for case in faithful if case["type"] == "difference"]
+    return changes[:SAMPLED], [c for c in listed if c["short_answer"] not in ("yes", "no")][:SAMPLED], closed[:SAMPLED]
+
+
+@pytest.mark.parametrize("how", WRAPPINGS)
+def test_a_wrapping_changes_nothing_of_what_is_read(cases, how):
+    def wrapped(text):
+        return SPECIAL[how](text) if how in SPECIAL else WRAPPINGS[how].format(text)
+
+    def change(text):
+        read = READER.change(text)
+        return None if read is None else (facts(read), direction(read))
+
+    changes, listed, closed = cases
+    differing = [
+        *(c["long_answer"] for c in changes if change(wrapped(c["long_answer"])) != change(c["long_answer"])),
+        *(
+            c["long_answer"]
+            for c in listed
+            if READER.findings(wrapped(c["long_answer"])) != READER.findings(c["long_answer"])
+        ),
+        *(
+            c["long_answer"]
+            for c in closed
+            if stated(c["type"], c["question"], wrapped(c["long_answer"]))
+            != stated(c["type"], c["question"], c["long_answer"])
+        ),
+    ]
+    assert len(differing) <= 0.02 * (len(changes) + len(listed) + len(closed)), differing
