@@ -31,6 +31,8 @@ class Phrase:
     sign: str
     parts: Sequence[Phrase] = ()
     word: Word | None = None
+    row: int = 0
+    """Which row of its kind's table it fits."""
     adjuncts: list[Phrase] = field(default_factory=list)
     """Phrases of place, time and comparison that stood beside it."""
 
@@ -146,7 +148,10 @@ def grammar() -> Grammar:
             rows.append(Row(rule, frozenset(marks), row, row.startswith(("S ", "~")), frozenset(names)))
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())
     return Grammar(
-        [(kind, signs[kind], re.compile("|".join(map(compiled, row)))) for kind, row in table["phrases"].items()],
+        [
+            (kind, sign, re.compile("|".join(f"({compiled(row)})" for row in table["phrases"][kind])))
+            for kind, sign in signs.items()
+        ],
         re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
         rows,
         re.compile(compiled(table["joints"])),
@@ -164,7 +169,8 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
         built: list[Phrase] = []
         end = 0
         for match in pattern.finditer(signs):
-            built += [*found[end : match.start()], Phrase(kind, sign, found[match.start() : match.end()])]
+            parts = found[match.start() : match.end()]
+            built += [*found[end : match.start()], Phrase(kind, sign, parts, row=int(match.lastindex or 0))]
             end = match.end()
         if end:
             found = built + found[end:]
@@ -173,7 +179,7 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     return found
 
 
-_MARKS = (",", ";", "and", "but", "or", "while", "whereas", "although")
+_MARKS = (",", ";", ":", "and", "but", "or", "while", "whereas", "although")
 
 
 def _attached(found: list[Phrase]) -> list[Phrase]:
@@ -237,7 +243,8 @@ def lenient(found: list[Phrase]) -> list[Clause]:
                 cover = (score + end - start - 0.5, [*clauses, clause])
                 best[end] = max(best[end], cover, key=lambda cover: cover[0])
     clauses = best[-1][1]
-    read = {i for clause in clauses for i in range(clause.start, clause.start + len(clause.parts))}
-    denied = {i for i, phrase in enumerate(found) if i not in read and phrase.has(*_TURNING, "unlikely", "if")}
-    beside = {i + step for i in denied for step in (-1, 1, 2 - (i + 1 in read))}  # nor will it be seen
+    unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
+    denied = {i for i in unread if found[i].has(*_TURNING, "unlikely", "if")}
+    beside = {i + step for i in denied for step in (-1, 1)}
+    beside |= {i + 1 for i in beside & unread if i - 1 in denied and not _mark(found[i])}  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

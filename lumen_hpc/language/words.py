@@ -40,7 +40,8 @@ def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     known, named = lexicon().phrases[ahead], _named(names)
     found, i = [], 0
     while i < len(tokens):
-        for n in range(min(_LONGEST_PHRASE, len(tokens) - i), 0, -1):
+        longest = _LONGEST_PHRASE if names or tokens[i] in lexicon().heads else 1
+        for n in range(min(longest, len(tokens) - i), 0, -1):
             phrase = " ".join(tokens[i : i + n])
             if word := named.get(phrase) or known.get(phrase):
                 break
@@ -81,6 +82,8 @@ class Lexicon:
     phrases: tuple[dict[str, Word], dict[str, Word]]
     """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
+    heads: frozenset[str]
+    """First words of set phrases."""
 
     def signs_of(self, role: str) -> str:
         """The signs of all words that can play a role."""
@@ -105,7 +108,7 @@ def lexicon() -> Lexicon:
     now, ahead = (
         {phrase: Word(phrase, roles, signs[frozenset(roles)]) for phrase, roles in table.items()} for table in tables
     )
-    return Lexicon((now, ahead), signs)
+    return Lexicon((now, ahead), signs, frozenset(phrase.split()[0] for phrase in tables[0] if " " in phrase))
 
 
 def _word(text: str, roles: dict[str, str]) -> Word:

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -158,20 +159,33 @@ def test_a_sentence_with_one_slot_turned_is_refused(slot):
     assert passed == []
 
 
-def _read_by_rules() -> Counter:
-    """How many sentences of the cases and the table each row of the clauses reads."""
-    used: Counter = Counter()
-    texts = [case["long_answer"] for case in read_jsonl(CASES)] + [text for *_, text in SENTENCES]
-    texts += [text for kind in KINDS for text in kind["unfaithful"]]
-    for given in (given for text in dict.fromkeys(texts) for given in sentences_of(words(text))):
-        for parse in parsing.strict(parsing.phrases_of(given)):
-            used.update({clause.row for clause in parse})
-    return used
+def _phrases(found: Iterable[parsing.Phrase]) -> Iterator[parsing.Phrase]:
+    """Phrases and all that they are made of."""
+    for phrase in found:
+        yield phrase
+        yield from _phrases([*phrase.parts, *phrase.adjuncts])
 
 
-def test_every_row_of_the_grammar_reads_some_sentence():
-    used = _read_by_rules()
+@pytest.fixture(scope="module")
+def used() -> Counter:
+    """How many sentences of the cases and the table each row of the phrases and of the clauses reads."""
+    counts: Counter = Counter()
+    texts = [(case["long_answer"], case["type"]) for case in read_jsonl(CASES)]
+    texts += [(text, kind) for kind, _, _, text in SENTENCES]
+    texts += [(text, ASKED[kind["asked"]][0]) for kind in KINDS for text in kind["unfaithful"]]
+    for text, kind in dict.fromkeys(texts):
+        for given in sentences_of(words(text, ahead=kind == "prediction")):
+            found = parsing.phrases_of(given)
+            counts.update({(phrase.kind, phrase.row) for phrase in _phrases(found) if phrase.parts})
+            for parse in parsing.strict(found):
+                counts.update({clause.row for clause in parse})
+    return counts
+
+
+def test_every_row_of_the_grammar_reads_some_sentence(used):
     assert [row for row in parsing.grammar().rows if not used[row]] == []
+    rows = [(kind, row) for kind, _, pattern in parsing.grammar().phrases for row in range(1, pattern.groups + 1)]
+    assert [row for row in rows if not used[row] and row[0] != "Adjuncts"] == []  # these leave only what they hold
 
 
 def test_every_doubt_refuses_some_sentence_on_its_own():

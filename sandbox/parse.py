@@ -1,0 +1,46 @@
+"""Shows how the reader takes a text apart, to see what a new wording lacks.
+
+    python -m sandbox.parse KIND TEXT
+
+KIND is a question type, such as difference. Of each sentence it prints the phrases, with `?` for unknown words, and the
+row of grammar.yaml that reads each clause; then what the whole text says.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lumen_hpc.language import parsing
+from lumen_hpc.language.reader import read, sentences_of
+from lumen_hpc.language.words import words
+from sandbox.usage import explain
+
+
+def bracketed(phrase: parsing.Phrase) -> str:
+    """`N(the edema)`; a word of no phrase as it is."""
+    if phrase.word is not None:
+        return phrase.word.text if phrase.word.roles else f"{phrase.word.text}?"
+    beside = "".join(f" +{bracketed(adjunct)}" for adjunct in phrase.adjuncts)
+    return f"{phrase.kind}({' '.join(word.text for word in phrase.leaves())}){beside}"
+
+
+def parsed(kind: str, text: str) -> list[str]:
+    """Lines on how a text is read as an answer to a question of this type."""
+    lines = []
+    for sentence in sentences_of(words(text, ahead=kind == "prediction")):
+        found = parsing.phrases_of(sentence)
+        parses = parsing.strict(found)
+        lines += ["phrases  " + " ".join(map(bracketed, found))]
+        lines += [f"clause   {clause.row.rule}: {clause.row.pattern}" for parse in parses for clause in parse]
+        if not parses:
+            known = [phrase for phrase in found if phrase.word is None or phrase.own]
+            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient(known))
+            lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in covered)]
+    facts = read(text, kind)
+    lines += [f"says     {name}: {state}" for name, state in facts.findings.items()]
+    return lines + [f"refused  {reason}" for reason in (*facts.unread, *facts.problems)]
+
+
+if __name__ == "__main__":
+    explain(__doc__, least=2)
+    print("\n".join(parsed(sys.argv[1], " ".join(sys.argv[2:]))))
