@@ -57,9 +57,11 @@ def _parts(phrase: Phrase) -> list[_Part]:
         if later.places and not later.sides:
             later.sides = set(earlier.sides)
     for later, earlier in itertools.pairwise(parts[::-1]):
+        if earlier.headed:
+            continue  # the left lung and the right lower lobe
         if earlier.sides and not earlier.places:
             earlier.places = set(later.places)
-        elif "lobe" in later.places and not earlier.headed and earlier.places <= {"upper", "middle", "lower"}:
+        elif "lobe" in later.places and earlier.places <= {"upper", "middle", "lower"}:
             earlier.places.add("lobe")
     return parts
 
@@ -86,10 +88,7 @@ def readings(phrase: Phrase) -> Levels:
             marker = "to"
         elif part.kind in ("Rank", "Level"):
             ends.setdefault(marker, []).append(level_of(part))
-    before, after = ends.get("from", []), ends.get("to", [])
-    if next(iter(ends), "") == "to" or len(before) > 1:
-        return frozenset({(" to ".join(before), " to ".join(after))})
-    chain = before + after
+    chain = [*ends.get("from", []), *ends.get("to", [])]
     return frozenset((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
 
 
