@@ -85,6 +85,8 @@ def warnings(counts: dict[str, Any]) -> Iterator[str]:
     """What is odd about the input but loses no question."""
     for warning, count in counts["studies"]["image_warnings"].items():
         yield f"{count} images: {warning}"
+    if two := counts["studies"]["with_two_dates"]:
+        yield f"{two} studies have images of different dates; the date of the image that was chosen counts"
     if differing := listed({**counts["studies"]["mimic_all"], "rows": 0}):
         yield f"mimic_all differs from the metadata, which counts: {differing}"
     if unlisted := counts["test_images_in_mimic_split"]["not listed"]:

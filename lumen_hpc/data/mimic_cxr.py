@@ -78,6 +78,8 @@ class Studies(_Images):
     file: str
     images: int
     """Good rows of the metadata."""
+    two_dates: int
+    """Studies with images of different StudyDates; that of the chosen image counts."""
 
     def __post_init__(self) -> None:
         self.mimic_split: np.ndarray = np.zeros(len(self), np.int8)
@@ -180,8 +182,10 @@ def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
     chosen, frontal = kept[first], kept[same_patient & images.frontal[kept]]
     with_frontal, first_frontal = np.unique(images.study[frontal], return_index=True)
     chosen[np.searchsorted(ids, with_frontal)] = frontal[first_frontal]
+    days_of, day = images.day[kept], images.day[chosen][of]
+    two_dates = len(np.unique(of[same_patient & (days_of != day) & (days_of > 0) & (day > 0)]))
     columns = images.take(chosen[np.argsort(first)]).columns()
-    return Studies(*columns, file, len(kept))  # type: ignore[call-arg]
+    return Studies(*columns, file, len(kept), two_dates)  # type: ignore[call-arg]
 
 
 def _names(dicoms: Sequence[str]) -> np.ndarray:

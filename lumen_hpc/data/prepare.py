@@ -273,6 +273,7 @@ def _study_counts(
     return {
         "in_metadata": counting.beside(len(studies), counting.MIMIC_CXR["studies"]),
         "images_in_metadata": counting.beside(studies.images, counting.MIMIC_CXR["images"]),
+        "with_two_dates": studies.two_dates,
         "asked_about": len(used),
         "image_files": {kind: count for kind, count in zip(files.kinds, served, strict=True) if count},
         "image_warnings": dict(images.warnings),

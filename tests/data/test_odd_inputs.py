@@ -303,6 +303,16 @@ def test_an_image_under_another_name_is_missing_and_the_other_name_is_told(datas
         dataset.run()
 
 
+@pytest.mark.parametrize(("date", "warned"), [("21500301", True), ("21500101", False), ("", False)])
+def test_a_study_of_two_dates_has_that_of_its_image_and_is_a_warning(dataset, date, warned):
+    first = dataset.tables[METADATA][1]
+    dataset.tables[METADATA].insert(2, ["aa19", *first[1:7], date, *first[8:]])
+    counts, studies, *_ = outcome(dataset.write())
+    line = "1 studies have images of different dates; the date of the image that was chosen counts"
+    assert list(warnings(counts)) == [line] * warned
+    assert studies[0]["taken_at"].startswith("2150-01-01")
+
+
 def test_dicom_ids_in_capitals_are_other_ids(dataset):
     dataset.tables[METADATA][1][0] = "AA11"
     dataset.write()
