@@ -22,6 +22,8 @@ from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import lines
+from lumen_hpc.plain_text import visible
 from lumen_hpc.report import costs
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ class OpenRun:
         self._run = run
 
     def __repr__(self) -> str:
-        return f"<run {self.folder.name}: {', '.join(self.models)} on {self.settings.data.source}>"
+        return visible(f"<run {self.folder.name}: {', '.join(self.models)} on {self.settings.data.source}>")
 
     @property
     def folder(self) -> Path:
@@ -195,7 +197,7 @@ class OpenRun:
         for model in self.models:
             path = self._run.path("train", model) / "metrics.jsonl"
             if path.is_file():
-                rows = (json.loads(line) for line in path.open())
+                rows = (json.loads(line) for line in lines(path))
                 frames.append(pd.json_normalize(list(rows)).assign(model=model))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"model": [], "step": [], "loss": []})
 

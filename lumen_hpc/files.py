@@ -25,6 +25,8 @@ FULL_BELOW = 1_000_000
 """Free bytes of a file system that counts as full."""
 LARGEST = 1 << 30
 """Bytes of the largest file that is read whole, which no record of a run comes near."""
+LONGEST_LINE = 1 << 26
+"""Bytes of a line of a file of records."""
 _END = 1 << 18
 """Bytes at the end of a log that are looked at."""
 REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs")
@@ -68,8 +70,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def opened(path: Path) -> BinaryIO:
-    """A file to read, of a run that may be another user's. Raises UserError for a pipe or a device: it may not end."""
+def opened(path: str | os.PathLike) -> BinaryIO:
+    """A file to read that others may have put there. Raises UserError for a pipe or a device: it may not end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -83,6 +85,18 @@ def read_bytes(path: Path) -> bytes:
         if (size := os.fstat(stream.fileno()).st_size) > LARGEST:
             raise UserError(f"{path}: {size / 1e9:.1f} GB, more than any record of a run has")
         return stream.read()
+
+
+def lines(path: str | os.PathLike, pipe: bool = False) -> Iterator[bytes]:
+    """The lines of a text file of any size, with their ends; UserError for what is none, and for a line without end.
+
+    `pipe`: a pipe is as good, as in `<(zcat answers.jsonl.gz)` on a command line.
+    """
+    with open(path, "rb") if pipe else opened(path) as stream:
+        while line := stream.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE:
+                raise UserError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB, more than any record has")
+            yield line
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -107,6 +121,19 @@ def foreign(path: Path) -> str:
     return ""
 
 
+def replaceable(path: Path) -> str:
+    """Why any user may put another folder in this one's place; empty if none may.
+
+    Who may write a folder may rename what lies in it, unless its sticky bit is set. The members of a group count as
+    this user, as they do in `foreign`.
+    """
+    for parent in filter(Path.exists, path.resolve().parents):
+        status = parent.stat()
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            return f"any user may rename what lies in {parent} (mode {stat.S_IMODE(status.st_mode):04o}, no sticky bit)"
+    return ""
+
+
 def user_name(uid: int, unknown: str | None = None) -> str:
     """A user's name, as this machine knows it; for one that it does not, `unknown`, or `user 1234`."""
     try:
@@ -126,7 +153,8 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb", buffering=1 << 20, opener=_private if private else _no_link) as stream:
+        partial.unlink(missing_ok=True)  # of an earlier process of this number
+        with open(partial, "wb", buffering=1 << 20, opener=_private if private else _new) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -142,12 +170,12 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
 
 
 def _private(path: str, flags: int) -> int:
-    return _no_link(path, flags, 0o600)
+    return _new(path, flags, 0o600)
 
 
-def _no_link(path: str, flags: int, mode: int = 0o666) -> int:
-    """Opens a file to write, where no link of that name leads to another one."""
-    return os.open(path, flags | os.O_NOFOLLOW, mode)
+def _new(path: str, flags: int, mode: int = 0o666) -> int:
+    """Creates a file to write: neither a link to another one, nor one that somebody else has opened already."""
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, mode)
 
 
 def write_text(path: str | os.PathLike, text: str, *, private: bool = False, sync_name: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Text that others wrote, without what would control its reader: tokens for a model, characters for a terminal.
+"""Text that others wrote, without what would control its reader: tokens for a model, characters for a person.
 
 Text of a record or an answer must not open or close a turn. A tokenizer parses `<|im_end|>` wherever it stands, in a
 template and in a dataset row alike. In data it is broken by a space after its first character (`< |im_end|>`), so that
@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterable
 
 USUAL = (
-    r"<\|[^<>|\s]{1,64}\|>",  # ChatML, Llama 3, Phi
-    r"</?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|image|video|think|tool_call)>",  # Llama 2, Gemma, Mistral
-    r"\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]",
+    r"</?[^\W\d][^<>\s]{0,63}>",  # Llama 2, Gemma, T5, Idefics, Seed, GLM: a name in angle brackets
+    r"<[|\uff5c][^<>\s]{1,64}>",  # ChatML, Llama 3 and 4, Phi, Granite, Harmony, DeepSeek; Gemma 4 opens with one bar
+    r"<[^<>\s]{1,64}[|\uff5c]>",  # and closes with one
     r"<</?SYS>>",
-    r"<\uff5c[^<>\s]{1,64}\uff5c>",  # DeepSeek
+    r"\[/?[A-Z][A-Z_]{2,63}\]",  # Mistral, BERT
+    r"\[\|[^\[\]\s]{1,64}\|\]",  # EXAONE
+    r"\[g?MASK\]",  # GLM
+    r"\]~!?b?(?:\]|\[)|\[e~\[",  # MiniMax
 )
 """Patterns of the usual control tokens, for a server whose tokenizer is not known."""
 
@@ -44,9 +47,11 @@ class PlainText:
         return text
 
 
-_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNSEEN = r"\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+"""Characters that reorder a line (bidirectional overrides turn "no" around), break it, or show nothing at all."""
+_CONTROLS = re.compile(rf"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """The text as a terminal may show it: without colours and cursor moves, other control characters as U+FFFD."""
+    """The text as a terminal or a page may show it: without colours and cursor moves, other controls as U+FFFD."""
     return _CONTROLS.sub(lambda match: "" if len(match[0]) > 1 else "\ufffd", text)

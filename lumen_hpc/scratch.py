@@ -50,6 +50,13 @@ def compile_caches(scratch: Path) -> Path:
     return scratch if own else private_scratch("compile")
 
 
+def use_private_cache() -> None:
+    """Put compiled code where nobody else can: in `profile.scratch`, which the worker has named, or a new folder."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = private_scratch("compile")
+        os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+
+
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # not in a fork
         shutil.rmtree(folder, ignore_errors=True)

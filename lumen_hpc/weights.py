@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256
+from lumen_hpc.files import read_bytes, sha256
 
 NOTE = "fetched.json"
 """In the profile's cache: the revision, hashes, sizes and times of what stage=fetch staged or found there."""
@@ -74,6 +74,41 @@ def verify(folder: Path, cache: str | Path) -> Path:
             f"deleting its entry there and running stage=fetch"
         )
     return folder
+
+
+def require_self_contained(folder: Path) -> None:
+    """Raises UserError for a model's folder whose files lead to other weights, or to code on the hub.
+
+    transformers follows an adapter to the base that it names and loads an attention kernel from the hub; vLLM loads the
+    model that a speculator's config.json names.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} holds an adapter, which names its base; give the merged model")
+    try:
+        config = json.loads(read_bytes(folder / "config.json"))
+    except (OSError, ValueError, RecursionError):  # whoever loads the folder says so
+        return
+    if isinstance(config, dict) and "speculators_config" in config:
+        raise UserError(f"{folder}/config.json is a speculator's, which names another model; give that one's folder")
+    if kernel := _hub_kernel(config):
+        raise UserError(f"{folder}/config.json takes attention code from the hub ({kernel!r}); remove that key")
+
+
+def _hub_kernel(value: Any) -> str:
+    """The first attention implementation in a configuration that names a repository; empty if none does."""
+    if not isinstance(value, dict):
+        return ""
+    for key, item in value.items():
+        if "attn_implementation" in key and (found := next((name for name in _texts(item) if "/" in name), "")):
+            return found
+        if found := _hub_kernel(item):
+            return found
+    return ""
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, or the texts of a mapping from parts to them."""
+    return [text for text in (value.values() if isinstance(value, dict) else [value]) if isinstance(text, str)]
 
 
 def _files(folder: Path) -> dict[str, Path]:

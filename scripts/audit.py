@@ -28,8 +28,20 @@ DECIDED = {
 """Packages whose licence binds what is distributed with them, or is no open one, and why each may stay."""
 
 
+TEXTS = {
+    "gnu affero general public license": "AGPL, by its text",
+    "gnu lesser general public license": "LGPL, by its text",
+    "gnu general public license": "GPL, by its text",
+    "mozilla public license": "MPL, by its text",
+    "apache license version 2.0": "Apache-2.0, by its text",
+    "permission is hereby granted, free of charge": "MIT, by its text",
+    "redistribution and use in source and binary forms": "BSD, by its text",
+}
+"""Words of a licence's text → its name, those that bind first."""
+
+
 def licence(name: str) -> str:
-    """An installed package's licence: its expression, its classifiers, or the first line of its licence field."""
+    """An installed package's licence: its expression, classifiers, the first line of its field, or what its text is."""
     about = metadata.metadata(name)
     if expression := about.get("License-Expression"):
         return expression
@@ -37,8 +49,16 @@ def licence(name: str) -> str:
         text.rpartition(" :: ")[2] for text in about.get_all("Classifier", []) if text.startswith("License ::")
     ]
     stated = (about.get("License") or "").strip().splitlines()
-    files = [str(path) for path in metadata.files(name) or [] if re.search(r"(?i)licen[cs]e|copying", path.name)]
-    return ", ".join(classifiers) or (stated[0][:80] if stated else f"see {files[0]}" if files else UNKNOWN)
+    if classifiers or stated:
+        return ", ".join(classifiers) or stated[0][:80]
+    files = [path for path in metadata.files(name) or [] if re.search(r"(?i)licen[cs]e|copying", path.name)]
+    return next(filter(None, (by_text(path.read_text()) for path in files)), UNKNOWN)
+
+
+def by_text(text: str) -> str:
+    """The licence that a text is; empty for one of an unknown kind."""
+    plain = " ".join(text.split()).lower()
+    return next((name for words, name in TEXTS.items() if words in plain), "")
 
 
 def main(lock: Path) -> int:

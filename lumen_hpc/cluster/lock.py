@@ -29,7 +29,7 @@ def held(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise Busy(f"{folder}: another command was refused and has just removed this new run; try again") from None
         try:

@@ -21,7 +21,7 @@ import orjson
 
 from lumen_hpc.cluster.shards import Shard, encode
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import foreign, read_bytes, sha256, sync_file
+from lumen_hpc.files import LARGEST, foreign, opened, read_bytes, sha256, sync_file
 
 NAME = "manifest.jsonl"
 VERIFIED = "verified.jsonl"
@@ -138,8 +138,8 @@ def mismatch(folder: Path, line: dict[str, Any]) -> str:
     shard = Shard(line["shard"], line["of"]).file
     for name, record in [(shard, line), *((file["file"], file) for file in line["files"])]:
         if not matches(folder / name, record, folder):
-            with suppress(OSError):  # opening makes a network file system look at its server again
-                (folder / name).open("rb").close()
+            with suppress(OSError, UserError):  # opening makes a network file system look at its server again
+                opened(folder / name).close()
             if not matches(folder / name, record, folder):
                 return name
     return ""
@@ -180,9 +180,12 @@ def _hashed(path: Path, status: os.stat_result, sha: str, folder: Path) -> bool:
         _known[folder] = (size, {(row["file"], row["mtime_ns"], row["sha256"]) for row in read(notes)})
     if entry in _known[folder][1]:
         return True
+    others = foreign(folder)
+    if others and status.st_size > LARGEST:  # a file with holes has any size, and would be read for days
+        return False
     if sha256(path) != sha:
         return False
-    if foreign(folder):  # nothing is written into another user's run, which every command hashes again
+    if others:  # nothing is written into another user's run, which every command hashes again
         return True
     with suppress(OSError):
         append(notes, dict(zip(("file", "mtime_ns", "sha256"), entry, strict=True)))

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "vllm", "vllm-cp
             "numpy", "pandas", "scipy", "nltk", "rouge-score", "submitit", "omegaconf")  # fmt: skip
 
 
+_PLAIN_DIFF = ("--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
+"""Options without which git starts programs that the checkout names; in a submodule it would read its own settings."""
 SUFFIXES = {".py", ".yaml", ".html", ".css", ".js", ".json", ".typed"}
 """Of the files that count as code."""
 
@@ -117,7 +119,7 @@ def require_submitted(run: Path, code: str) -> None:
 
 def provenance(code: Path) -> dict[str, Any]:
     """Git state, package versions, host and time of a submission."""
-    commands = [_start_git("rev-parse", "HEAD"), _start_git("diff", "--no-ext-diff", "--no-textconv", "HEAD")]
+    commands = [_start_git("rev-parse", "HEAD"), _start_git("diff", *_PLAIN_DIFF, "HEAD", settings=_no_filters())]
     versions = _versions()
     commit, diff = map(_answer, commands)
     return {
@@ -156,11 +158,21 @@ def _git(*words: str) -> str:
     return _answer(_start_git(*words))
 
 
-def _start_git(*words: str) -> subprocess.Popen[str] | None:
+def _no_filters() -> dict[str, str]:
+    """Settings that switch off every filter of files: a diff would start the programs that they name."""
+    names = _git("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
+    return {name: "false" if name.endswith(".required") else "" for name in names.split("\0") if name}
+
+
+def _start_git(*words: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str] | None:
     """Git on this checkout, whatever a hook or a rebase has put into the environment; it starts no other program."""
     command = ["git", "-C", str(SOURCE), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
     environment = inherited | {"GIT_OPTIONAL_LOCKS": "0"}
+    before = int(inherited.get("GIT_CONFIG_COUNT") or 0)
+    for number, (name, value) in enumerate((settings or {}).items(), before):
+        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+        environment["GIT_CONFIG_COUNT"] = str(number + 1)
     try:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     except OSError:

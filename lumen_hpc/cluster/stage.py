@@ -22,7 +22,7 @@ from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.distributed import Ranks as Ranks
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import sha256
+from lumen_hpc.files import lines, sha256
 from lumen_hpc.models import compared
 from lumen_hpc.training.speed import Progress
 from lumen_hpc.weights import locate
@@ -154,9 +154,8 @@ class Run:
         if not found or (not shard and len(found) != int(found[0].stem.rsplit("-", 1)[1])):
             raise UserError(f"{folder}: stage {folder.name} has not finished; run it first: stage={stage}")
         for path in found:
-            with path.open("rb") as lines:
-                for line in lines:
-                    yield _row(line)
+            for line in lines(path):
+                yield _row(line)
 
 
 def _row(line: bytes) -> dict[str, Any]:

@@ -84,6 +84,9 @@ def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data is restricted, and never writable for everyone."""
     os.umask(os.umask(0o077) | 0o002)  # Slurm passes it on to the jobs
     try:
+        is_shared = run.restricted or run.profile.executor == "slurm"  # else the machine may be a container of its own
+        if is_shared and (reason := files.replaceable(run.folder)):
+            raise UserError(f"{run.folder}: {reason}, and put another run there: choose another with runs=FOLDER")
         run.folder.mkdir(parents=True, exist_ok=True)
         if reason := files.foreign(run.folder.resolve()):
             raise UserError(

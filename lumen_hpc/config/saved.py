@@ -15,9 +15,9 @@ from lumen_hpc.config.merge import merged
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import read_yaml
+from lumen_hpc.config.validate import check, read_yaml
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import write_text
+from lumen_hpc.files import foreign, write_text
 
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's where PyYAML was built with it: ten times faster."""
@@ -75,12 +75,15 @@ def request(path: Path, folder: Path) -> Request:
     """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
     whole = read_yaml(path)
     require_complete(str(path), whole)
+    settings = merged(Settings, [(str(path), whole.settings)])
+    if foreign(path):  # a billion shards or trainings would be counted; one's own were checked at submission
+        check(settings)
     return Request(
         stage=str(whole.stage),
         run=folder.name,
         runs=str(folder.parent),
         recipe=str(whole.recipe),
         given=dict(OmegaConf.to_container(whole.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
-        settings=merged(Settings, [(str(path), whole.settings)]),
+        settings=settings,
         profile=merged(Profile, [(str(path), whole.profile)]),
     )

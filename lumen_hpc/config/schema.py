@@ -33,7 +33,7 @@ CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "compo
 
 @dataclass(kw_only=True)
 class Experts:
-    shards: int = in_range(4, 1)
+    shards: int = in_range(4, 1, 100_000)
     """Shards of the studies."""
     model: str = choice("xrv", *EXPERTS)
     """TorchXRayVision's models, or the small expert that stage `pretrain` trains on phantoms."""
@@ -90,7 +90,7 @@ class EngineSettings:
 
 @dataclass(kw_only=True)
 class Rewrite:
-    shards: int = in_range(4, 1)
+    shards: int = in_range(4, 1, 100_000)
     """Shards of the questions."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     variants: int = in_range(1, 1)
@@ -182,7 +182,7 @@ class Train:
     outcome's answer is then a kind of its own."""
     mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
     """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
-    seeds: int = runtime_only(1, low=1)
+    seeds: int = runtime_only(1, low=1, high=1000)
     """Trainings of each model, each with a seed of its own; the tables show the spread between them. `seeds=3` for
     short."""
     steps: int = 0
@@ -234,7 +234,7 @@ class Train:
 
 @dataclass(kw_only=True)
 class Predict:
-    shards: int = in_range(4, 1)
+    shards: int = in_range(4, 1, 100_000)
     """Shards of the test questions, the same for every model."""
     models: list[str] = subset_of(IN_PAPER, *MODELS, least=1)
     """Models that answer; `nvila` is the base without fine-tuning."""
@@ -301,9 +301,9 @@ class Judge:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    bootstrap: int = in_range(2000, 1)
+    bootstrap: int = in_range(2000, 1, 1_000_000)
     """Resamples of patients for intervals."""
-    permutations: int = in_range(200_000, 1)
+    permutations: int = in_range(200_000, 1, 100_000_000)
     """Permutations of patients for each test; the smallest p is their inverse, and Holm multiplies it by the tests."""
     baselines: bool = True
     """Rows that need no model: majority, question only, persistence, reference findings, experts + rule."""

@@ -8,6 +8,7 @@ TorchXRayVision's models, `grey_levels` reads an 8-bit image.
 from __future__ import annotations
 
 import io
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from lumen_hpc.data.image_headers import (
     JPEG_START,
     PNG_START,
     Size,
+    check_number_of_scans,
     check_png_rows,
     check_scans,
     jpeg_header,
@@ -26,7 +28,10 @@ from lumen_hpc.data.image_headers import (
 )
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import opened
 
+LARGEST = 1 << 29
+"""Bytes of an image's file, four times the largest film without compression."""
 _JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
 _SAMPLED_ROWS = 64
 """Rows of an uncompressed DICOM that `inspect` reads."""
@@ -67,6 +72,7 @@ def decode(path: str | Path) -> Radiograph:
         return _decode_dicom(path)
     data = _read(path)
     if data.startswith(JPEG_START):
+        check_number_of_scans(path, data)
         if jpeg_header(path, io.BytesIO(data)) and b"\xff\xc2" in data:
             check_scans(path, data)
         return Radiograph(_decode_jpeg(path, data), 255)
@@ -152,14 +158,17 @@ def _oddity(pixels: np.ndarray, bits: int) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with opened(path) as file:
+            return file.read()
     except OSError as reason:
         raise _unreadable(path, reason) from None
 
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST:  # it would be read whole
+                raise UserError(f"{path} has {size >> 20} MiB; the file of a radiograph has at most {LARGEST >> 20}")
             return file.read(132)
     except OSError as reason:
         raise _unreadable(path, reason) from None

@@ -29,6 +29,13 @@ _COLUMNS = (
     "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
 )  # fmt: skip
 _FRONTAL = {"postero-anterior": "PA", "antero-posterior": "AP"}
+_VIEW_WORDS = frozenset({
+    "pa", "ap", "ll", "rl", "lld", "rld", "lao", "rao", "lpo", "rpo", "lateral", "axial", "xtable", "swimmers",
+    "oblique", "lordotic", "decubitus", "left", "right", "anterior", "posterior", "antero", "postero",
+    "supine", "erect", "recumbent", "upright", "cross", "table", "chest", "view",
+})  # fmt: skip
+OTHER_VIEW = "other"
+"""The view of an image whose text is none: the report has a row a view, and a text in a wrong column may be a name."""
 _ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -197,7 +204,8 @@ def _names(dicoms: Sequence[str]) -> np.ndarray:
 def _view(position: str, code: str) -> tuple[str, bool]:
     """The view of an image, and whether the dataset's rule counts it as frontal."""
     frontal = _FRONTAL.get(code.strip().lower(), "")
-    return frontal or position.strip() or code.strip(), bool(frontal)
+    text = frontal or position.strip() or code.strip()
+    return text if _VIEW_WORDS.issuperset(text.lower().replace("-", " ").split()) else OTHER_VIEW, bool(frontal)
 
 
 def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:

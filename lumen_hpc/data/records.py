@@ -20,15 +20,15 @@ from lumen_hpc import files
 from lumen_hpc.errors import UserError
 
 
-def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
+def read_jsonl(path: str | os.PathLike, pipe: bool = False) -> Iterator[dict]:
     """Yields the objects of a JSON lines file in order, holding one line at a time.
 
-    Blank lines are skipped. Raises UserError naming file and line for a line that is not a JSON object.
+    `pipe`: the path may be a pipe's. Blank lines are skipped. Raises UserError naming file and line for a line that is
+    not a JSON object.
     """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _object(line, path, number)
+    for number, line in enumerate(files.lines(path, pipe), 1):
+        if line.strip():
+            yield _object(line, path, number)
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:

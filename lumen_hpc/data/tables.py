@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import opened
 
 
 class Place(NamedTuple):
@@ -49,6 +52,8 @@ class Block(NamedTuple):
 
 BLOCK = 4096
 """Rows of a block."""
+LONGEST_LINE = 1 << 18
+"""Bytes of a line of a table, a hundred times the longest of the releases: a block of such lines is 1 GiB."""
 
 
 @dataclass(slots=True)
@@ -114,10 +119,14 @@ class CsvTable:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         try:
-            with open(self.path, "rb") as raw:
-                packed = raw.peek(2)[:2] == _GZIP
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with opened(self.path) as raw:
+                packed = raw.read(2) == _GZIP
+                raw.seek(0)
+                unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
                 # Buffered, since GzipFile itself is slow at lines.
-                stream = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))) if packed else raw
+                stream = io.BufferedReader(_Lines(unpacked, self.path), 1 << 17)
                 head = stream.peek(32).lstrip()
                 for start, (kind, fix) in _OTHER_KINDS.items():
                     if head.startswith(start):
@@ -169,6 +178,24 @@ class CsvTable:
                 numbers.append(self.row)
                 ends.append(line)
         return np.array(numbers, np.int64), np.array(ends, np.int64), good
+
+
+class _Lines(io.RawIOBase):
+    """The bytes of a table; UserError for a line without end, which would fill the memory: a MB of gzip holds a GB."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path, self._length = file, path, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        start = bytes(memoryview(buffer)[:count]).rfind(b"\n")
+        self._length = self._length + count if start < 0 else count - start - 1
+        if self._length > LONGEST_LINE:
+            raise UserError(f"{self._path}: a line of more than {LONGEST_LINE >> 10} KiB; this is no table of records")
+        return count
 
 
 class NotCsv(list):

@@ -14,7 +14,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ PAUSE_SECONDS = 0.5
 """Pause after the first failure; it doubles with each one."""
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
-FAILURES = (OSError, http.client.HTTPException, ValueError)
+FAILURES = (OSError, http.client.HTTPException, ValueError, RecursionError)
 """What a lost connection or an answer that is not JSON raises."""
 
 
@@ -74,9 +75,10 @@ class Client:
 
     def _post(self, path: str, body: bytes) -> dict[str, Any]:
         connection = self._connection()
-        connection.request("POST", path, body, self._headers)
-        answer = connection.getresponse()
-        content = answer.read(MOST_BYTES + 1)
+        with self._in_time(connection.sock):
+            connection.request("POST", path, body, self._headers)
+            answer = connection.getresponse()
+            content = answer.read(MOST_BYTES + 1)
         if answer.will_close or len(content) > MOST_BYTES:
             self._close()
         if answer.status != 200:  # a redirect too: the next server was not checked
@@ -84,6 +86,33 @@ class Client:
         if len(content) > MOST_BYTES:
             raise ValueError(f"the answer has more than {MOST_BYTES} bytes")
         return json.loads(content)
+
+    @contextmanager
+    def _in_time(self, stream: socket.socket) -> Iterator[None]:
+        """Ends the connection when the block takes longer than a request may.
+
+        A socket's own timeout counts from byte to byte: a server that sends one now and then would never reach it.
+        """
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            with suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(self._timeout, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            if over.is_set():
+                raise TimeoutError(f"no whole answer within {self._timeout:g} s") from error
+            raise
+        finally:
+            timer.cancel()
+        if over.is_set():  # what was read looks whole where its end is that of the connection
+            raise TimeoutError(f"no whole answer within {self._timeout:g} s")
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's connection, to the address that was checked."""
@@ -126,6 +155,7 @@ def checked_address(scheme: str, host: str, addresses: Iterable[str]) -> str:
     addresses = list(addresses)
     for address in addresses:
         place = ipaddress.ip_address(address.partition("%")[0])
+        place = getattr(place, "ipv4_mapped", None) or place  # older Pythons call every ::ffff:… private
         if host == "localhost" and not place.is_loopback:
             raise UserError(f"localhost resolves to {address}, which is not this machine; correct /etc/hosts")
         if scheme == "http" and host != address and not (place.is_loopback or place.is_private):

@@ -127,7 +127,7 @@ class ServerEngine(Engine):
             raise UserError(
                 f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}; {fix}"
             ) from None
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"the server at {self._host} does not answer as OpenAI's chat completions do ({type(error).__name__})"
             ) from None
@@ -152,7 +152,18 @@ class _Reply:
 
     def __init__(self, answer: Any) -> None:
         choice = answer["choices"][0]
-        self.completion = Completion((choice["message"]["content"] or "").strip(), answer["usage"]["completion_tokens"])
+        text, tokens = choice["message"]["content"] or "", answer["usage"]["completion_tokens"]
+        if not isinstance(tokens, int):
+            raise TypeError("a number of tokens that is none")
+        whole = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
+        self.completion = Completion(whole.strip(), tokens)
         content = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
-        self.top = {top["token"].strip(): math.exp(top["logprob"]) for top in content[0]["top_logprobs"]}
+        self.top = {top["token"].strip(): _probability(top["logprob"]) for top in content[0]["top_logprobs"]}
         """Probabilities of the first token's likeliest values, by their text."""
+
+
+def _probability(logarithm: float) -> float:
+    """Raises TypeError for what is no probability's logarithm: NaN, or more than rounding above 0."""
+    if not logarithm < 1e-3:
+        raise TypeError("a logarithm that is no probability's")
+    return math.exp(logarithm)

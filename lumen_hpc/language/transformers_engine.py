@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lumen_hpc.torchvision_compat  # noqa: F401  before transformers or vLLM import torchvision
@@ -10,6 +11,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
 from lumen_hpc.language.protocol import Completion
+from lumen_hpc.weights import require_self_contained
 
 BATCH_TOKENS = 16384
 """Prompt and answer tokens in one batch, padding included."""
@@ -23,11 +25,16 @@ class TransformersEngine(InProcessEngine):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if not Path(settings.model).is_dir():  # huggingface_hub would ask the network about a name
+            raise UserError(f"transformers cannot load engine.model={settings.model}: there is no such folder")
+        require_self_contained(Path(settings.model))
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                settings.model, trust_remote_code=False, local_files_only=True
+            )
             self.model = AutoModelForCausalLM.from_pretrained(
-                settings.model, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                settings.model, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
             ).eval()
         except (OSError, ValueError) as error:
             raise UserError(f"transformers cannot load engine.model={settings.model}: {error}") from error

@@ -24,6 +24,7 @@ from lumen_hpc.files import foreign
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
 from lumen_hpc.language.protocol import Completion, Conversation
 from lumen_hpc.scratch import private_scratch
+from lumen_hpc.weights import require_self_contained
 
 
 class VLLMEngine(InProcessEngine):
@@ -45,6 +46,9 @@ class VLLMEngine(InProcessEngine):
 
     def __init__(self, settings: schema.EngineSettings, ranks: Ranks, rendezvous: Path) -> None:
         super().__init__(settings)
+        if not Path(settings.model).is_dir():  # huggingface_hub would ask the network about a name
+            raise UserError(f"vLLM cannot load engine.model={settings.model}: there is no such folder")
+        require_self_contained(Path(settings.model))
         self.ranks = ranks
         prepare_process()
         if ranks.world_size > 1:

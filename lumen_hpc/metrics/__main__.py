@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("references", help="JSON lines of questions with their answers, or a run's test records")
     chosen = parser.parse_args(arguments)
     try:
-        answers = (row for path in chosen.answers for file in files(path) for row in read_jsonl(file))
-        joined = join(references(read_jsonl(chosen.references)), answers)
+        answers = (row for path in chosen.answers for file in files(path) for row in read_jsonl(file, pipe=True))
+        joined = join(references(read_jsonl(chosen.references, pipe=True)), answers)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2

@@ -17,6 +17,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from lumen_hpc.scratch import use_private_cache
+
 from .spans import Span
 
 BLOCK = 128
@@ -80,6 +82,8 @@ def block_mask_plan(
     if device.type == "cpu":
         places = torch.arange(length)
         dense = visible(torch.arange(rows)[:, None, None, None], places[0], places[:, None], places)
+    else:
+        use_private_cache()  # for the fused kernel, else in /tmp/torchinductor_USER, which anybody can create
     return BlockMaskPlan(mask, hidden, dense, keep)
 
 

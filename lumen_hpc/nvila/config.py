@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_bytes
+from lumen_hpc.weights import require_self_contained
 
 from .prompt_form import KEY, PromptForm
 
@@ -29,6 +31,15 @@ MOST_TILES = 100
 """Of one picture; published checkpoints have 12."""
 _FAMILY = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
 """The parts' `model_type`."""
+_MOST = {
+    "llm": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10, "vocab_size": 1 << 22},
+    "vision_tower": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "image_size": 4096, "patch_size": 512},
+}
+"""Sizes far above every published model's: a larger one would only fill memory or never end."""
+_MOST_SCALE = 8192
+"""Side of the largest scale [px]."""
+
+_FORMATS = ("float32", "bfloat16", "float16", "float64")
 _FLAGS = ("dynamic_s2", "s2", "ps3")
 _COUNTS = ("min_tiles", "max_tiles")
 _INDICES = ("mm_vision_select_layer", "s2_resize_output_to_scale_idx")
@@ -59,9 +70,22 @@ class NVILAConfig:
             lacking = [key for key in keys if not _whole(getattr(self, part).get(key))]
             if lacking:
                 raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
+        self._check_sizes()
         self._check_family()
         self._check_pictures()
         PromptForm.read(self.root)
+        _ = self.max_length, self.select_layer, self.s2_output, self.generation  # read here if they are of other types
+
+    def _check_sizes(self) -> None:
+        """Refuse a size that is no whole number from 1 to far above every model's."""
+        for part, most in _MOST.items():
+            values = getattr(self, part)
+            for key, limit in most.items():
+                if key in values and not (_whole(values[key]) and 1 <= values[key] <= limit):
+                    raise UserError(
+                        f"{key}={json.dumps(values[key])[:40]} in {part}/config.json: it takes a whole number from 1 "
+                        f"to {limit}"
+                    )
 
     def _check_types(self) -> None:
         """Refuse values that would be read as something else (`"false"` is true) or fail far from here."""
@@ -80,6 +104,11 @@ class NVILAConfig:
         tied = self.llm.get("tie_word_embeddings", False)
         if not isinstance(tied, bool):
             raise UserError(f"tie_word_embeddings={json.dumps(tied)} in llm/config.json: it takes true or false")
+        for key in ("torch_dtype", "dtype"):
+            if self.llm.get(key) not in (None, *_FORMATS):
+                raise UserError(
+                    f"{key}={json.dumps(self.llm[key])[:40]} in llm/config.json: it takes one of {', '.join(_FORMATS)}"
+                )
         for name, values in (("llm/config.json", self.llm), (GENERATION, self.generation)):
             for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
                 ids = values.get(key)
@@ -95,7 +124,7 @@ class NVILAConfig:
 
     def _check_family(self) -> None:
         """Refuse, with its value, what the official code would compute differently."""
-        if self.projector not in PROJECTORS:
+        if not isinstance(self.projector, str) or self.projector not in PROJECTORS:
             raise UserError(
                 f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
                 f"use one of {sorted(PROJECTORS)}"
@@ -150,6 +179,8 @@ class NVILAConfig:
         if self.s2 and not -len(self.scales) <= self.s2_output < len(self.scales):
             index = f"s2_resize_output_to_scale_idx={self.s2_output}"
             raise UserError(f"{index} in config.json: there are {len(self.scales)} scales")
+        if self.scales[-1] > _MOST_SCALE:
+            raise UserError(f"s2_scales={str(raw)[:40]!r} in config.json: sides of at most {_MOST_SCALE} px are read")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
@@ -282,9 +313,17 @@ def read_config(folder: str | Path) -> NVILAConfig:
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}: give the folder that holds config.json and llm/")
     _require_own_files(folder)
+    require_self_contained(folder)
     root = read_json(folder / "config.json")
-    if "text_config" in root:
-        return _read_flat(folder, root)
+    try:
+        return _read_flat(folder, root) if "text_config" in root else _read_official(folder, root)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise UserError(
+            f"{folder}: a value in its config.json is of another type than an NVILA's ({error}): copy it again"
+        ) from None
+
+
+def _read_official(folder: Path, root: dict[str, Any]) -> NVILAConfig:
     parts = {part: read_json(folder / part / "config.json") for part in PARTS}
     files = {}
     for part in PARTS:
@@ -317,7 +356,7 @@ def _travels(path: Path) -> bool:
 def _small_file(path: Path) -> bytes:
     if path.suffix == ".json":
         read_json(path)  # named here if it is broken, not at its first use
-    return path.read_bytes()
+    return read_bytes(path)
 
 
 def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
@@ -357,13 +396,13 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a json file. Raises UserError naming a file that is missing or is none."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bytes(path))
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__} where an object belongs")
         return value
     except FileNotFoundError:
         raise UserError(f"{path} is missing: not a complete NVILA checkpoint in the official layout") from None
-    except (OSError, ValueError) as error:  # broken bytes and broken json are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # broken bytes and broken json are ValueErrors
         raise UserError(f"{path} cannot be read as json: {error}") from None
 
 

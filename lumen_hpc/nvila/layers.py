@@ -6,7 +6,6 @@ layer is the unit that is gathered, so DeepSpeed's hooks stay outside the graph.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from torch.utils import checkpoint as recomputation
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.scratch import private_scratch
+from lumen_hpc.scratch import use_private_cache
 
 from . import attention, last_layer
 from .config import NVILAConfig
@@ -93,13 +92,6 @@ def _allow_shapes() -> None:
 
     if hasattr(inductor, "deterministic"):  # kernels chosen by a stopwatch would end bit-equal resumes
         inductor.deterministic = True
-
-
-def use_private_cache() -> None:
-    """Put compiled code where nobody else can: in `profile.scratch`, which the worker has named, or a new folder."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        folder = private_scratch("compile")
-        os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
 
 
 def try_compiling(dtype: torch.dtype, *, device: str = "cuda", backend: Any = BACKEND) -> str:

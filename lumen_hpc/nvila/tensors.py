@@ -20,6 +20,8 @@ from lumen_hpc.files import sync_file
 from .config import read_json
 
 INDEX = "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000
+"""Bytes of a header, as the format limits it."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -65,12 +67,17 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with file.open("rb") as stored:
         length = int.from_bytes(stored.read(8), "little")
         try:
-            if not 2 <= length <= size - 8:
+            if not 2 <= length <= min(size - 8, LONGEST_HEADER):
                 raise ValueError("its header does not fit")
             header = json.loads(stored.read(length))
             header.pop("__metadata__", None)
             entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-            ends = max((entry["data_offsets"][1] for _, entry in entries), default=0)
+            ends = 0
+            for name, entry in entries:
+                begin, end = entry["data_offsets"]
+                if begin != ends or not begin <= end:  # else a small file could stand for terabytes
+                    raise ValueError(f"{name} does not begin where the tensor before it ends")
+                ends = end
             if 8 + length + ends != size:
                 raise ValueError(f"{size} bytes where its header says {8 + length + ends}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

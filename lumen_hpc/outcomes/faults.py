@@ -21,6 +21,7 @@ KINDS = {
     "patient without any admission": "no follow-up can be told; outcomes that need a stay are unknown",
     "admission without times": "admittime or dischtime missing or no time; the admission is left out",
     "discharge before admission": "the admission is left out",
+    "race of no known kind": "read as missing",
     "overlapping admissions": "two admissions of a patient at one time; the later one holds where both do",
     "death without deathtime": "hospital_expire_flag without deathtime; the time of death is dischtime",
     "deathtime without the flag": "deathtime in an admission whose hospital_expire_flag is 0; a death there",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.outcomes.histories import race_group
 from lumen_hpc.outcomes.panel import PANEL
 
 Array = np.ndarray
@@ -70,7 +71,7 @@ def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, A
     groups = {
         "sex": [states[study]["sex"] or "unknown" for study in ids],
         "age": [_band(states[study]["age"]) for study in ids],
-        "race": [_race(row["race"]) for row in rows],
+        "race": [race_group(row["race"]) or "unknown" for row in rows],
         "previous study": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
     }
     return Cohort(
@@ -125,11 +126,6 @@ def _interval(taken: str, before: str | None) -> str:
         return "none"
     days = (datetime.fromisoformat(taken) - datetime.fromisoformat(before)) / timedelta(days=1)
     return "up to 3 days" if days <= 3 else "3 to 30 days" if days <= 30 else "over 30 days"
-
-
-def _race(text: str | None) -> str:
-    """The first word of MIMIC-IV's race, which groups its many kinds."""
-    return (text or "unknown").replace("/", " ").split(" ")[0].split("-")[0].lower()
 
 
 def grouped(labels: Sequence[str], smallest: int) -> Iterator[tuple[str, Array]]:

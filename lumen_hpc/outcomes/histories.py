@@ -17,6 +17,19 @@ VENTILATION, INTUBATION = 225792, 224385
 """Item ids of invasive ventilation (it lasts) and of intubation (a moment) in icu/procedureevents."""
 
 
+RACES = frozenset({
+    "white", "black", "asian", "hispanic", "portuguese", "south", "american", "native", "multiple", "other",
+    "unknown", "unable", "patient",
+})  # fmt: skip
+"""How the kinds of race in MIMIC-IV begin; any other text of that column is somebody's words, and stays there."""
+
+
+def race_group(text: str | None) -> str:
+    """The first word of MIMIC-IV's race, which groups its many kinds; empty for a text that is none of them."""
+    first = (text or "").replace("/", " ").strip().split(" ")[0].split("-")[0].lower()
+    return first if first in RACES else ""
+
+
 @dataclass(slots=True)
 class Admission:
     hadm_id: int
@@ -28,6 +41,7 @@ class Admission:
     """Registration in the emergency department. Only visits that ended in admission have it, so that it must never
     reach an input."""
     race: str
+    """Its group; empty for none."""
 
     @property
     def begin(self) -> datetime:
@@ -130,7 +144,10 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
             died = died if expired else None
         elif died and not expired:
             faults("deathtime without the flag", "admissions", **ids)
-        stay = Admission(hadm, admitted, discharged, died, registered, race or "")
+        group = race_group(race)
+        if race and not group:
+            faults("race of no known kind", "admissions", **ids)
+        stay = Admission(hadm, admitted, discharged, died, registered, group)
         histories[subject].admissions.append(stay)
 
 

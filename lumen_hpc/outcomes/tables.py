@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,13 @@ from typing import Any
 import duckdb
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import opened
 from lumen_hpc.outcomes.faults import Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
+LONGEST_HEADER = 1 << 16
+"""Bytes of a table's first line; the releases' have a few hundred."""
 
 
 class Tables:
@@ -123,12 +127,18 @@ def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.Duc
 
 
 def _header(path: Path) -> list[str]:
-    raw = path.open("rb")
-    with gzip.open(raw) if path.suffix == ".gz" else raw as stream:
-        try:
-            return next(csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")), [])
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
+    """The names of a table's columns; of a file that is one endless line, only its beginning is unpacked."""
+    try:
+        with opened(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as stream:
+            start = stream.readline(LONGEST_HEADER)
+            text = io.StringIO(start.decode("utf-8-sig", "replace"), newline="")
+            if len(start) == LONGEST_HEADER and b"\n" not in start:
+                raise UserError(
+                    f"{path}: its first line has more than {LONGEST_HEADER} bytes; it is no table of MIMIC-IV"
+                )
+            return next(csv.reader(text), [])
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
 
 
 def _name(column: str) -> str:

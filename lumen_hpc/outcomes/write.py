@@ -124,7 +124,7 @@ def _counted(value: dict[str, Any]) -> str:
 
 
 def _race(history: History, study: Study) -> str | None:
-    """As the study's stay has it, else the patient's first admission."""
+    """The group of the study's stay, else of the patient's first admission."""
     stay = stay_of(history, study.at) or next(iter(history.admissions), None)
     return stay.race or None if stay else None
 

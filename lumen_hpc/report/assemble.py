@@ -14,6 +14,7 @@ from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.files import atomic
 from lumen_hpc.language.judge import agreement
+from lumen_hpc.plain_text import visible
 from lumen_hpc.report import (
     baselines,
     budgets,
@@ -250,5 +251,5 @@ def _write(folder: Path, content: page.Content) -> list[Path]:
     }
     for name, text in files.items():
         with atomic(folder / name) as out:
-            out.write(text.encode())
+            out.write(visible(text).encode())
     return [folder / name for name in files]

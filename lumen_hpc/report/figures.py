@@ -251,6 +251,7 @@ def svg(title: str, description: str, size: tuple[float, float], draw: Callable[
         "axes.titlecolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "axes.grid": True,
         "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.spines.top": False,
         "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0, "xtick.major.size": 0,
+        "text.parse_math": False,  # a name with $ is no formula
     }  # fmt: skip
     stream = io.StringIO()
     with matplotlib.rc_context(style):

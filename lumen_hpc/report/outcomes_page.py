@@ -14,6 +14,7 @@ import orjson
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.files import atomic
 from lumen_hpc.outcomes.outcomes import OUTCOMES
+from lumen_hpc.plain_text import visible
 from lumen_hpc.report import figures
 from lumen_hpc.report.page import policy, template
 from lumen_hpc.report.tripod import Tables, number, tripod
@@ -44,7 +45,7 @@ def write(
         tripod=tripod(outcomes, counts, settings),
     )
     files = {
-        "outcomes.html": page.encode(),
+        "outcomes.html": visible(page).encode(),
         "outcomes.json": orjson.dumps({**outcomes, "timelines": timelines}, default=list, option=orjson.OPT_INDENT_2),
     }
     for name, text in files.items():

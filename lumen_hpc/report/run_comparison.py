@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import read_bytes
 from lumen_hpc.metrics.significance import Interval
 from lumen_hpc.report.results import Results, scale_of
 
@@ -46,13 +48,15 @@ class Differences:
 
 def values(run: RunResults) -> dict[Place, float]:
     """The values of a run's own tables."""
-    with run.tables.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return {
-        (row["block"], row["measure"], row["model"]): float(row["value"])
-        for row in rows
-        if row["value"] and row["model"] in run.models
-    }
+    rows = csv.DictReader(io.StringIO(read_bytes(run.tables).decode(errors="replace"), newline=""))
+    try:
+        return {
+            (row["block"], row["measure"], row["model"]): float(row["value"])
+            for row in rows
+            if row["value"] and row["model"] in run.models
+        }
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise UserError(f"{run.tables}: not the table of a report; run its stage evaluate again") from None
 
 
 def differences(first: RunResults, other: RunResults, places: Iterable[Place], settings: Evaluate) -> Differences:

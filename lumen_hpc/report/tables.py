@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -226,16 +227,25 @@ def latex(tables: Sequence[Table]) -> str:
     """Each table as a `tabular` (packages: booktabs), the published numbers in a row under ours."""
     parts = []
     for table in tables:
-        head = " & ".join(["model", *(f"{block}: {table.titles[measure]}" for block, measure in table.columns)])
+        head = " & ".join(["model", *(_tex(f"{block}: {table.titles[measure]}") for block, measure in table.columns)])
         lines = [rf"% {table.name}: {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule",
                  rf"{head} \\", r"\midrule"]  # fmt: skip
         for model, cells in table.rows:
-            name = table.labels[model].replace("_", r"\_")
-            lines.append(" & ".join([name, *(_latex(cell, table.alpha) for cell in cells)]) + r" \\")
+            lines.append(
+                " & ".join([_tex(table.labels[model]), *(_latex(cell, table.alpha) for cell in cells)]) + r" \\"
+            )
             if table.comparable and any(published(cell) is not None for cell in cells):
                 lines.append(r"\quad published & " + " & ".join(_number(published(cell)) for cell in cells) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _tex(text: str) -> str:
+    """A name in LaTeX: a judge's is its folder's, whatever signs that has."""
+    return re.sub(r"[\\{}$&#^_%~]", lambda sign: _TEX.get(sign[0], rf"\{sign[0]}"), text)
+
+
+_TEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 
 
 def _cells(table: Table) -> Iterator[Cell]:
@@ -255,5 +265,6 @@ def _number(value: float | None) -> str:
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+    """A row of a Markdown table; a bar in a cell would begin another one, and a bracket a tag."""
+    plain = (" ".join(cell.split("\n")).replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+    return "| " + " | ".join(plain) + " |"

@@ -15,12 +15,13 @@ from lumen_hpc import nvila
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.media import image_bytes, picture, taken_on
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's answer to one question; as text it is the answer alone."""
+    """A model's answer to one question; as text it is the answer alone, as a terminal may show it."""
 
     answer: str
     findings: str
@@ -29,7 +30,7 @@ class Reply:
     """The human turn as the model read it; `<image>` stands where a picture stood."""
 
     def __str__(self) -> str:
-        return self.answer
+        return visible(self.answer)
 
 
 class TrainedModel:

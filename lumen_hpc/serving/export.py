@@ -20,11 +20,14 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import VIDEO, Tokenizer
 from lumen_hpc.nvila.config import PARTS, NVILAConfig, dump_json, read_config
 from lumen_hpc.nvila.tensors import read_tensors, weight_files, write_tensors
+from lumen_hpc.plain_text import visible
 
 REMOTE_CODE = "Efficient-Large-Model/NVILA-8B-hf"
 """The hub's repository whose code reads this layout; `auto_map` names it, nothing is downloaded here."""
 _NOT_TAKEN = ("llm_cfg", "vision_tower_cfg", "mm_projector_cfg", "resume_path", "_name_or_path")
 """Keys of the root config.json that repeat the parts or hold paths of the machine that trained."""
+_CODE = ("auto_map", "custom_pipelines")
+"""Keys that name Python to be run: a base's author would run it where the export is loaded with trust_remote_code."""
 
 
 def export(source: Path, target: Path, card: str) -> list[Path]:
@@ -42,7 +45,7 @@ def export(source: Path, target: Path, card: str) -> list[Path]:
     partial.mkdir(parents=True)
     for name, content in small_files(config).items():
         (partial / name).write_bytes(content)
-    (partial / "README.md").write_text(card)
+    (partial / "README.md").write_text(visible(card))
     _write_weights(source, partial)
     partial.rename(target)
     return sorted(target.iterdir())
@@ -52,7 +55,7 @@ def small_files(config: NVILAConfig) -> dict[str, bytes]:
     """Everything but weights and card: configuration, tokenizer, preprocessing, chat template."""
     from .hf_checkpoint import chat_template
 
-    moved = {path.split("/", 1)[1]: content for path, content in config.files.items()}
+    moved = {path.split("/", 1)[1]: _without_code(path, content) for path, content in config.files.items()}
     return moved | {
         "config.json": dump_json(flat_config(config)),
         "processor_config.json": dump_json(
@@ -69,8 +72,7 @@ def flat_config(config: NVILAConfig) -> dict[str, Any]:
     """`config.json` of the flat layout; keys that decide the family are written out, though NVILA-8B may go without."""
     lite = config.aspect == "dynamic"
     tokenizer = Tokenizer.from_files(config.files)
-    kept = {key: value for key, value in config.root.items() if key not in _NOT_TAKEN}
-    return kept | {
+    return _clean(config.root) | {
         "architectures": ["NVILALiteForConditionalGeneration" if lite else "NVILAForConditionalGeneration"],
         "auto_map": {
             "AutoConfig": f"{REMOTE_CODE}--configuration_nvila.NVILAConfig",
@@ -86,7 +88,13 @@ def flat_config(config: NVILAConfig) -> dict[str, Any]:
 
 
 def _clean(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in _NOT_TAKEN}
+    return {key: value for key, value in part.items() if key not in (*_NOT_TAKEN, *_CODE)}
+
+
+def _without_code(path: str, content: bytes) -> bytes:
+    """A small file as it is, but for keys of a json object that name code."""
+    values = json.loads(content) if path.endswith(".json") and any(key.encode() in content for key in _CODE) else {}
+    return dump_json(_clean(values)) if set(_CODE) & set(values) else content
 
 
 def _write_weights(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import io
+import json
 import os
 import tempfile
 from datetime import date
@@ -20,24 +21,29 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from lumen_hpc.data.dicom_headers import quieten_pydicom
-from lumen_hpc.data.image_headers import JPEG_START, PNG_START, jpeg_header, png_header
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_number_of_scans, jpeg_header, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
+from lumen_hpc.files import opened
 from lumen_hpc.nvila.preprocess import open_picture
 
 LARGEST = 128 * 2**20
 """Bytes of an image file that are taken."""
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
-"""The environment variable that lists the folders from which images may be given by path."""
+"""The environment variable that lists the folders from which images may be given by path, as JSON."""
 
 
 def image_bytes(name: str, path: str | Path) -> bytes:
     """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
     try:
-        return Path(path).expanduser().read_bytes()
+        with opened(Path(path).expanduser()) as file:
+            data = file.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
+    if len(data) > LARGEST:
+        raise UserError(f"{name}={path}: larger than {LARGEST >> 20} MiB; give a JPG, PNG or DICOM file")
+    return data
 
 
 def picture(data: bytes, where: str = "the image") -> Image.Image:
@@ -57,6 +63,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
     named = Path(where)
     if data.startswith(JPEG_START):
         jpeg_header(named, io.BytesIO(data))
+        check_number_of_scans(named, data)
     elif data.startswith(PNG_START):
         png_header(named, data)
     else:
@@ -74,19 +81,23 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
 
 def taken_on(data: bytes) -> str | None:
     """The day an image that `picture` read was taken, by its DICOM header or Exif block; None if neither has it."""
-    if is_dicom(data):
-        import pydicom
-
-        quieten_pydicom()
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
-    else:
-        exif = Image.open(io.BytesIO(data)).getexif()
-        day = str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
     try:
-        return date.fromisoformat(day).isoformat()
-    except ValueError:
+        return date.fromisoformat(_dicom_day(data) if is_dicom(data) else _exif_day(data)).isoformat()
+    except Exception:  # pydicom and Pillow raise errors of every kind on corrupt notes, and quote them
         return None
+
+
+def _dicom_day(data: bytes) -> str:
+    import pydicom
+
+    quieten_pydicom()
+    header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    return str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
+
+
+def _exif_day(data: bytes) -> str:
+    exif = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]).getexif()
+    return str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
 
 
 def read(url: str, folders: list[Path]) -> bytes:
@@ -111,21 +122,27 @@ def read(url: str, folders: list[Path]) -> bytes:
         path = Path(unquote(parts.path)).resolve()
     except (ValueError, RuntimeError, OSError):  # a NUL byte; links in a circle; a name too long
         raise UserError("the file:// path of an image is no path") from None
+    _require_inside(path, folders)
+    try:
+        with opened(path) as file:
+            # Where the open file lies, not where its name led a moment ago: a link could have come between.
+            _require_inside(Path(os.readlink(f"/proc/self/fd/{file.fileno()}")), folders)
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > LARGEST:
+        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB")
+    return data
+
+
+def _require_inside(path: Path, folders: list[Path]) -> None:
     if not any(path.is_relative_to(folder.resolve()) for folder in folders):
         allowed = ", ".join(map(str, folders)) or "none"
         raise UserError(f"{path} lies outside the folders of serve.images ({allowed})")
-    try:
-        if not path.is_file():  # a pipe would wait for ever, a device has no end
-            raise UserError(f"{path} is no file" if path.exists() else f"{path} cannot be read: No such file")
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def allowed_folders() -> list[Path]:
-    return [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
+    return [Path(name) for name in json.loads(os.environ.get(FOLDERS) or "[]")]
 
 
 def register() -> None:

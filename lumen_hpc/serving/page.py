@@ -7,6 +7,7 @@ part of every path: a cookie would go to each port of the same host, and those b
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import html
@@ -31,6 +32,7 @@ from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.prediction_questions import templates
+from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
 from .media import LARGEST, picture, taken_on
@@ -42,6 +44,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+LONGEST_TEXT = 10_000
+"""Characters of a question, and of the experts' words on an image."""
+READING = 4
+"""Requests with images that are read at a time; each may take 1 GiB while its image is decoded."""
 QUESTIONS = {
     "diagnostic": [
         "what abnormalities are seen in this image?",
@@ -86,6 +92,8 @@ class Ask:
             "".join(texts).encode()
         except UnicodeEncodeError:
             raise UserError("a text holds half a character (a lone surrogate): type it again") from None
+        if (longest := max(map(len, [self.question, *self.experts.values()]))) > LONGEST_TEXT:
+            raise UserError(f"a text of {longest} characters is too long: at most {LONGEST_TEXT} are taken")
         if not self.question.strip():
             raise UserError("ask something first: the question is empty")
         if "{days}" in self.question and self.interval is None:
@@ -124,7 +132,7 @@ def application(
 
     direct = DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False)  # else HTTP_PROXY gets images and key
     client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=direct)
-    here = Path(__file__).parent
+    here, reading = Path(__file__).parent, asyncio.Semaphore(READING)
 
     async def index(request: Request) -> Response:
         text = (here / "page.html").read_text().replace("{model}", html.escape(model))
@@ -139,14 +147,15 @@ def application(
     async def read(request: Request) -> Response:
         if _too_long(request, LARGEST):
             return _error(f"the file is larger than {LARGEST >> 20} MiB", 413)
-        data = await request.body()
-        try:
-            found = await run_in_threadpool(decoded, data)
-            if experts:
-                found["experts"] = await run_in_threadpool(experts, data)
-            return JSONResponse(found, headers=HEADERS)
-        except UserError as error:
-            return _error(str(error))
+        async with reading:
+            data = await request.body()
+            try:
+                found = await run_in_threadpool(decoded, data)
+                if experts:
+                    found["experts"] = await run_in_threadpool(experts, data)
+                return JSONResponse(found, headers=HEADERS)
+            except UserError as error:
+                return _error(visible(str(error)))
 
     async def questions(request: Request) -> Response:
         return JSONResponse(QUESTIONS, headers=HEADERS)
@@ -155,9 +164,10 @@ def application(
         if _too_long(request, 3 * LARGEST):  # two images in base64
             return _error("the request is too long", 413)
         try:
-            asked = Ask(**await request.json())
+            async with reading:
+                asked = Ask(**await request.json())
         except UserError as error:
-            return _error(str(error))
+            return _error(visible(str(error)))
         except (TypeError, ValueError, RecursionError):
             return _error("the request is not one of this page's")
         return StreamingResponse(_answer(client, model, asked, answer_tokens), media_type="application/x-ndjson",
@@ -189,10 +199,10 @@ async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> As
         async for event in stream:
             if event.choices and (piece := event.choices[0].delta.content):
                 whole += piece
-                yield _line({"text": piece})
-        yield _line({"answer": strip(whole), "facts": read_facts(whole, asked.kind)})
+                yield _line({"text": visible(piece)})
+        yield _line({"answer": visible(strip(whole)), "facts": read_facts(whole, asked.kind)})
     except APIError as error:
-        yield _line({"error": error.message})
+        yield _line({"error": visible(error.message)})
 
 
 def decoded(data: bytes) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def environment(settings: Serve, key: str) -> dict[str, str]:
     return {
         guard.KEY: key,
         "VLLM_MEDIA_CONNECTOR": media.CONNECTOR,
-        media.FOLDERS: os.pathsep.join(settings.images),
+        media.FOLDERS: json.dumps(settings.images),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "HF_HUB_OFFLINE": "1",

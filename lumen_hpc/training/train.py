@@ -28,6 +28,7 @@ from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.prompt_form import PromptForm
+from lumen_hpc.scratch import use_private_cache
 from lumen_hpc.training import adapters, loop, quantisation, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
@@ -160,7 +161,7 @@ def _compiling(train: schema.Train, ranks: Ranks, progress: Callable[..., None])
     if train.compiled and train.attention == "auto" and torch.cuda.is_available():
         train = dataclasses.replace(train, attention="flex")
     if train.compiled:
-        layers.use_private_cache()
+        use_private_cache()
     return train
 
 

@@ -90,8 +90,9 @@ def plant(folder: Path) -> None:
         rows = list(csv.reader(file))
     texts = [rows[0].index(name) for name in ("PerformedProcedureStepDescription", "ProcedureCodeSequence_CodeMeaning",
                                               "PatientOrientationCodeSequence_CodeMeaning")]  # fmt: skip
-    for row in rows[1:]:
-        for column in texts:
+    views = [rows[0].index(name) for name in ("ViewPosition", "ViewCodeSequence_CodeMeaning")]
+    for number, row in enumerate(rows[1:]):
+        for column in texts + (views if number % 20 == 3 else []):
             row[column] = MARKER
     with gzip.open(metadata, "wt", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -116,6 +117,7 @@ def write_mimic_iv(data: Path) -> Path:
         taken = {int(row["study_id"]): study_time(row) for row in csv.DictReader(file)}
     folder = phantom_tables.write_tables(data / "mimiciv", data / "truth.jsonl", taken, 0)
     for table, column, every in (("hosp/admissions", "admission_location", 1), ("hosp/labevents", "comments", 1),
+                                 ("hosp/admissions", "race", 3),
                                  ("hosp/labevents", "value", 50), ("icu/icustays", "first_careunit", 1)):  # fmt: skip
         with gzip.open(folder / f"{table}.csv.gz", "rt", newline="") as file:
             rows = list(csv.reader(file))

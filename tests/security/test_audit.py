@@ -59,6 +59,28 @@ def test_a_copyleft_licence_without_a_decision_is_a_fault(audit, tmp_path: Path,
     assert audit.main(lock) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("GNU GENERAL PUBLIC LICENSE\n  Version 3, 29 June 2007", "GPL, by its text"),
+        ("                 Apache License\n      Version 2.0, January 2004", "Apache-2.0, by its text"),
+        ("Permission is hereby granted, free of charge, to any\nperson", "MIT, by its text"),
+        ("You may look at it.", "unknown"),
+    ],
+)
+def test_a_package_that_names_its_licence_in_a_file_alone_is_read(audit, tmp_path, monkeypatch, text, found):
+    folder = tmp_path / "hidden-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: hidden\nVersion: 1.0\n")
+    (folder / "LICENSE").write_text(text)
+    (folder / "RECORD").write_text("hidden-1.0.dist-info/LICENSE,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert audit.licence("hidden") == found
+    monkeypatch.setattr(audit, "vulnerabilities", lambda lock: 0)
+    (tmp_path / "lock").write_text("hidden==1.0\n")
+    assert audit.main(tmp_path / "lock") == (0 if found[:2] in ("MI", "Ap") else 1)
+
+
 def test_no_stage_needs_the_decoder_under_the_gpl():
     import tomllib
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.histories import race_group
 from lumen_hpc.outcomes.tables import scratch
 from lumen_hpc.outcomes.write import FILES, write
 from tests.outcomes import small_mimic_iv as small
@@ -118,6 +120,46 @@ def test_no_text_of_a_row_reaches_a_message_or_a_file(tmp_path, broken):
     found = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and MARKER.encode() in file.read_bytes()]
     assert found == [] and MARKER not in message
     assert broken != "gzip" or "download the file again" in message
+
+
+@pytest.mark.parametrize("race", [MARKER, "<script>alert(1)</script>", "=cmd()", "\x1b[2J", "whitewashed", "$\\frac"])
+def test_a_text_in_the_column_of_races_is_no_subgroup(tmp_path, race):
+    """A subgroup's name is on the page of outcomes, and in a file that is no record's."""
+    tables = small.tables()
+    for row in tables.rows["hosp/admissions"]:
+        row["race"] = race
+    found = run(tmp_path / "out", small.write(tmp_path / "iv", tables, compressed=False))
+    for content in found.values():
+        assert race.encode() not in content and b"whitewashed" not in content
+    assert b"race of no known kind" in b"".join(found.values())
+
+
+@pytest.mark.parametrize(
+    "race", ["WHITE - RUSSIAN", "HISPANIC/LATINO - CUBAN", "UNABLE TO OBTAIN", "black/cape verdean"]
+)
+def test_the_kinds_of_the_release_are_groups(race):
+    assert race_group(race) == race.replace("/", " ").split()[0].lower()
+
+
+@pytest.mark.parametrize("table", ["hosp/labevents", "hosp/patients", "ed/edstays"])
+@pytest.mark.parametrize("kind", ["line", "pipe", "bomb"])
+def test_a_table_without_an_end_is_one_line(tmp_path, table, kind):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / f"{table}.csv"
+    path.unlink(missing_ok=True)
+    if kind == "line":
+        path.write_bytes(b"a," * 100_000)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.with_suffix(".csv.gz").write_bytes(gzip.compress(b"x" * (1 << 20)) * 200)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"more than 65536 bytes|a pipe"):
+            run(tmp_path / "out", folder)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_scratch_database_loads_no_extension_and_is_private(tmp_path):

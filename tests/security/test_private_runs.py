@@ -149,6 +149,25 @@ def test_nothing_is_submitted_from_a_folder_that_another_user_controls(tmp_path,
 
 
 @pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o1777, False), (0o775, False), (0o703, True)])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nothing_is_submitted_from_a_folder_that_any_user_may_rename(tmp_path, mode, refused, depth):
+    """A stranger puts a run of his own in its place before the jobs start, whoever owns the run."""
+    shared = tmp_path / "shared"
+    run = restricted(shared / "/".join(["runs"] * (depth - 1)) / "lumen")
+    shared.mkdir()
+    shared.chmod(mode)
+    if not refused:
+        return submit.prepare_folder(run)
+    on_slurm = Run(run.folder, Settings(), Profile(executor="slurm"))
+    for each in (run, on_slurm):
+        with pytest.raises(UserError, match=r"any user may rename what lies in \S+/shared .*choose another with runs="):
+            submit.prepare_folder(each)
+        assert list(shared.iterdir()) == []
+    submit.prepare_folder(Run(run.folder, Settings(), Profile()))  # a machine of one's own, no patient's data
+
+
+@pytest.mark.usefixtures("umask")
 def test_a_run_without_restricted_data_keeps_the_users_umask(tmp_path):
     run = restricted(tmp_path / "run", restricted=False)
     assert not run.restricted
@@ -232,7 +251,15 @@ def programs(checkout, tmp_path) -> Path:
     git(checkout, "config", "core.fsmonitor", f"{tmp_path}/program")
     git(checkout, "config", "diff.external", f"{tmp_path}/program")
     git(checkout, "config", "diff.shown.textconv", f"{tmp_path}/program")
-    (checkout / ".git" / "info" / "attributes").write_text("*.py diff=shown\n")
+    for name in ("a", "a=b.clean"):
+        git(checkout, "config", f"filter.{name}.clean", f"{tmp_path}/program; cat")
+        git(checkout, "config", f"filter.{name}.required", "true")
+    git(checkout, "config", "filter.long.process", f"{tmp_path}/program")
+    (checkout / ".git" / "info" / "attributes").write_text(
+        "*.py diff=shown filter=a\n*.yaml filter=a=b.clean\nlaunch.py filter=long\n"
+    )
+    for name in ("lumen_hpc/b.yaml", "launch.py"):
+        os.utime(checkout / name, (1, 1))  # git looks at what has another time
     (tmp_path / "ran").unlink(missing_ok=True)
     return tmp_path / "ran"
 
@@ -241,8 +268,37 @@ def test_a_checkouts_own_configuration_starts_no_program(checkout, programs):
     assert "lumen_hpc/a.py" in snapshot.files()
     assert snapshot.provenance(checkout)["git_diff_sha256"]
     assert not programs.exists()
-    git(checkout, "diff", "HEAD")
+    subprocess.run(["git", "-C", checkout, "diff", "HEAD"], capture_output=True)
     assert programs.exists(), "the attack must work without the guard"
+
+
+def test_a_filter_of_the_checkouts_configuration_is_not_started(checkout, programs):
+    for key in ("core.fsmonitor", "diff.external", "diff.shown.textconv"):
+        git(checkout, "config", "--unset", key)
+    assert snapshot.provenance(checkout)["git_diff_sha256"]
+    assert not programs.exists()
+    subprocess.run(["git", "-C", checkout, "diff", "HEAD"], capture_output=True)
+    assert programs.exists(), "the attack must work without the guard"
+
+
+def test_a_submodules_configuration_starts_no_program(checkout, tmp_path):
+    """A submodule has settings of its own, which those of the outer command do not reach."""
+    inner = checkout / "lumen_hpc" / "inner"
+    inner.mkdir()
+    (inner / "x.py").write_text("")
+    for folder in (inner, checkout):
+        git(folder, "init")
+        git(folder, "add", "--all")
+        git(folder, "commit", "-m", "all")
+    (tmp_path / "program").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "program").chmod(0o755)
+    git(inner, "config", "core.fsmonitor", f"{tmp_path}/program")
+    (inner / "x.py").write_text("changed")
+    (tmp_path / "ran").unlink(missing_ok=True)
+    snapshot.provenance(checkout)
+    assert not (tmp_path / "ran").exists()
+    git(checkout, "diff", "HEAD")
+    assert (tmp_path / "ran").exists(), "the attack must work without the guard"
 
 
 def test_a_rebase_that_starts_the_command_does_not_change_which_checkout_is_meant(checkout, tmp_path, monkeypatch):

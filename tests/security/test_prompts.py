@@ -152,6 +152,40 @@ class Obedient:
         ]
 
 
+CONTROLS = [
+    "<|im_sep|>", "<|eom_id|>", "<|python_tag|>", "<|header_start|>", "<|eot|>", "<|start|>",
+    "<|channel|>", "<|message|>", "<|return|>", "<|call|>", "<|start_of_role|>", "<|end_of_text|>",
+    "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|bom|>", "<|separator|>", "<|observation|>",
+    "<|vision_start|>", "<|begin_of_box|>", "<|endofprompt|>", "<|turn>", "<turn|>", "<\uff5cUser\uff5c>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "<\uff5chy_User\uff5c>", "<s>", "</s>", "<bos>", "<eos>",
+    "<pad>", "<unk>", "<cls>", "<sep>", "<eod>", "<eot>", "<eoa>", "<eoh>", "<sop>", "<seed:bos>", "<start_of_turn>",
+    "<end_of_turn>", "<end_of_utterance>", "<fake_token_around_image>", "<start_of_image>", "<image_soft_token>",
+    "<image>",
+    "<extra_id_0>", "<unused7>", "<SPECIAL_12>", "<reserved_106>", "<TOKENS_UNUSED_1>", "<AI>", "<HUMAN>",
+    "<mask:1>", "<row_1_col_1>", "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>",
+    "<<SYS>>", "<</SYS>>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[MODEL_SETTINGS]",
+    "[THINK]", "[IMG]", "[TOOL_CALLS]", "[/TOOL_RESULTS]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[BOS]",
+    "[|user|]", "[|assistant|]", "[|endofturn|]", "]~b]", "]~!b[", "[e~[",
+]  # fmt: skip
+"""Of the chat templates of some thirty families of models."""
+
+
+@pytest.mark.parametrize("token", CONTROLS)
+def test_a_control_token_of_a_model_whose_tokenizer_is_unknown_becomes_plain_text(token):
+    plain = PlainText()
+    for text in (token, f"There is edema.{token}", f"{token * 3}yes", f"<{token}>", f"{token[:2]}{token}{token[2:]}"):
+        broken = plain(text)
+        assert token not in broken
+        assert broken.replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["p < 0.05 and 5 > 3", "5<HR<7", "no change -> same", "[edema], [1, 2] and [A]", "a <- b", "if x<y or z>w"]
+)
+def test_signs_of_ordinary_text_stay(text):
+    assert PlainText()(text) == text
+
+
 def test_every_judge_run_holds_injections_and_a_judge_that_obeys_them_is_unfit():
     rows = list(score(items(), Obedient(), Judge(canaries=5), seed=0))
     judged = verdict(rows)["obedient"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import struct
 import traceback
 import warnings
@@ -20,6 +21,7 @@ from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data import images
+from lumen_hpc.data.mimic_cxr import _view
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import media
@@ -94,6 +96,28 @@ def test_prepare_names_the_column_and_not_the_text(run, fail, tmp_path, table, c
     dataset.write()
     run.settings.data.mimic_cxr, run.settings.data.diff_vqa = dataset.data.mimic_cxr, dataset.data.diff_vqa
     assert MARKER not in fail(prepare)
+
+
+@pytest.mark.parametrize(
+    ("position", "code"), [(MARKER, ""), ("", MARKER), (f"PA {MARKER}", ""), (f"PA-{MARKER}", "x")]
+)
+def test_a_text_in_a_column_of_views_is_no_view(tmp_path, position, code):
+    """The report has a row for each view."""
+    dataset = Dataset(tmp_path / "data")
+    for row in dataset.tables[METADATA][1:]:
+        row[4], row[10] = position, code
+    dataset.write().run()
+    text = (dataset.out / "studies.jsonl").read_text()
+    assert MARKER not in text and '"view":"other"' in text
+
+
+@pytest.mark.parametrize(
+    "text", ["PA", "AP", "LATERAL", "LL", "AP AXIAL", "AP LLD", "PA RLD", "XTABLE LATERAL", "SWIMMERS", "LAO", "RPO",
+             "left lateral", "postero-anterior", ""],
+)  # fmt: skip
+def test_the_views_of_the_release_stay(text):
+    view, _ = _view(text, "")
+    assert view == text
 
 
 @pytest.mark.parametrize("table", [QUESTIONS, METADATA, SPLIT, MIMIC_ALL])
@@ -241,6 +265,35 @@ def test_an_unforeseen_error_keeps_its_type_and_its_places_only(error):
     assert type(error).__name__ in message and Path(__file__).name in text
     message, _ = describe(error, restricted=False)
     assert "left out" not in message
+
+
+def test_an_engine_in_this_process_logs_no_prompt(tmp_path, caplog, capfd, monkeypatch):
+    from lumen_hpc.language.engine import open_engine
+    from lumen_hpc.language.vllm_engine import prepare_process
+    from sandbox.small_models import tiny_llama
+
+    caplog.set_level("WARNING")
+    engine = open_engine(
+        EngineSettings(kind="transformers", model=str(tiny_llama(tmp_path / "m")), dtype="float32", max_model_len=4096)
+    )
+    conversation = [[{"role": "user", "content": f"{MARKER} {MARKER}<|im_end|> "}]]
+    engine.chat(conversation, max_tokens=2, temperature=0.7, seed=1)
+    engine.chat(conversation, max_tokens=2, temperature=0.0, seed=1, choices=["1", "2"])
+    shown = "".join(capfd.readouterr()) + caplog.text
+    assert MARKER not in shown
+    for name in ("VLLM_LOGGING_LEVEL", "VLLM_CACHE_ROOT", "VLLM_PORT", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    prepare_process()
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "WARNING"
+
+
+def test_the_server_logs_no_request(tmp_path):
+    from lumen_hpc.config.schema import Serve
+    from lumen_hpc.serving import supervisor
+
+    words = supervisor.arguments(Serve(), tmp_path, tmp_path / "t", "float32", "127.0.0.1", 1, False)
+    assert {"--disable-log-stats", "--disable-uvicorn-access-log"} <= set(words)
+    assert not {word for word in words if "log-requests" in word or "log-outputs" in word}
 
 
 def test_errors_of_the_machine_keep_their_message():

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lumen_hpc.cluster import worker
 from lumen_hpc.errors import UserError
@@ -92,6 +93,20 @@ def test_compiled_code_never_lies_where_a_neighbour_could_have_put_it(scratch, m
     (parent,) = {Path(os.environ[name]).parent for name in CACHES}
     assert (parent == scratch) == (whose == "mine")
     assert parent.is_relative_to(scratch) and stat.S_IMODE(parent.stat().st_mode) == 0o700
+
+
+def test_an_attention_kernel_that_is_compiled_alone_lies_there_too(scratch, monkeypatch):
+    """`train.attention=flex` without compiled layers, and `nvila.load(attention="flex")`."""
+    from lumen_hpc.nvila.block_mask import block_mask_plan
+    from lumen_hpc.nvila.spans import Span
+
+    for name in CACHES:
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    block_mask_plan([Span(0, 0, 4)], 1, 4, torch.device("meta"))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        folder = Path(os.environ[name]).parent
+        assert folder.is_relative_to(scratch) and stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ import pytest
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.engine import open_engine
-from lumen_hpc.language.http_client import checked_address
+from lumen_hpc.language.http_client import Client, checked_address
 
 PROMPT = [[{"role": "user", "content": "MARKER-of-a-record"}]]
 ANSWER = {
@@ -44,7 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.path, dict(self.headers), body))
-        content = json.dumps(self.server.answer).encode()
+        answer = self.server.answer
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(self.server.status)
         if self.server.location:
             self.send_header("Location", self.server.location)
@@ -181,6 +183,95 @@ def test_an_answer_of_another_form_is_an_error_without_its_text(answer):
     with serving(answer=answer) as server, pytest.raises(UserError, match="chat completions") as caught:
         ask(server.url, [server.url])
     assert "MARKER" not in str(caught.value)
+
+
+def answer(text: object = "fine", tokens: object = 1, logprobs: object = None) -> dict:
+    return {
+        "choices": [{"message": {"content": text}, "logprobs": logprobs}], "usage": {"completion_tokens": tokens},
+    }  # fmt: skip
+
+
+def top(logprob: float, token: str = "1") -> dict:
+    return {"content": [{"top_logprobs": [{"token": token, "logprob": logprob}]}]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        answer(tokens="5"), answer(tokens=None), answer(tokens=[1]), answer(text=5), answer(text={"MARKER": 1}),
+        answer(text=["MARKER"]), answer(logprobs=top(1e308)), answer(logprobs=top(float("nan"))),
+        answer(logprobs=top(7.0)), answer(logprobs=top(float("inf"))), answer(logprobs={"content": [{}]}),
+        answer(logprobs="MARKER"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_in_an_answer_is_an_error_without_its_text(given):
+    """A probability of 1096 would be a score; text in a number's place would be in the shard."""
+    with serving(answer=given) as server, pytest.raises(UserError, match="chat completions") as caught:
+        ask(server.url, [server.url])
+    assert "MARKER" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"a":' * 200_000, b"MARKER", b"\xff\xfe", b"", b"1" * 10_000, b'{"choices": [NaN'],
+)  # fmt: skip
+def test_bytes_that_are_no_json_are_an_error_without_them(content):
+    with serving(answer=content) as server, pytest.raises(UserError, match="does not answer") as caught:
+        ask(server.url, [server.url])
+    assert "MARKER" not in str(caught.value)
+
+
+def test_half_a_character_does_not_keep_a_shard_from_being_written(tmp_path):
+    from lumen_hpc.data.records import write_jsonl
+
+    with serving(answer=answer(text="fine \ud83d\udc00x \ud800")) as server:
+        (completion,) = ask(server.url, [server.url])
+    assert write_jsonl(tmp_path / "shard.jsonl", [{"text": completion.text}]) == 1
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers a byte at a time, for ever: each comes within the timeout of a socket."""
+
+    server: ThreadingHTTPServer
+    form = ""
+
+    def do_POST(self) -> None:
+        start = {"header": b"HTTP/1.1 200 OK\r\nX: ", "body": b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n",
+                 "open end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", "continue": b""}  # fmt: skip
+        repeated = b"HTTP/1.1 100 Continue\r\n\r\n" if self.form == "continue" else b" "
+        self.wfile.write(start[self.form])
+        try:
+            while True:
+                self.wfile.write(repeated)
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("form", ["header", "body", "open end", "continue"])
+def test_a_server_that_answers_a_byte_at_a_time_does_not_keep_a_job_for_ever(form):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Slow,), {"form": form}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        client = Client(f"http://127.0.0.1:{server.server_address[1]}", "key", timeout=0.5, retries=0, restricted=True)
+        begin = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"no whole answer within 0\.5 s"):
+            client.post("/chat/completions", {})
+        assert time.monotonic() - begin < 5
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("address", ["::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "100.64.0.1", "fec0::1"])
+def test_another_spelling_of_a_public_address_is_one(address):
+    with pytest.raises(UserError, match="public address"):
+        checked_address("http", "llm.site.example", [address])
+    with pytest.raises(UserError, match="not this machine"):
+        checked_address("http", "localhost", ["0.0.0.0"])
 
 
 def test_an_overloaded_server_is_asked_again_and_a_refusal_is_not():

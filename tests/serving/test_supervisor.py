@@ -75,7 +75,7 @@ def test_the_key_is_on_no_command_line(tmp_path):
     words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "float32", "127.0.0.1", 8000, gpu=False)
     variables = supervisor.environment(settings, "the-key")
     assert "the-key" not in " ".join(words)
-    assert variables[guard.KEY] == "the-key" and variables[media.FOLDERS] == str(tmp_path)
+    assert variables[guard.KEY] == "the-key" and variables[media.FOLDERS] == json.dumps([str(tmp_path)])
     assert len({supervisor.new_key() for _ in range(50)}) == 50 and len(supervisor.new_key()) >= 40
 
 
