@@ -211,7 +211,7 @@ def test_a_frame_larger_than_its_header_is_not_decoded(tmp_path, kind):
         "JPEGLSLossless": b"\xff\xd8\xff\xf7\x00\x0b\x10" + struct.pack(">HH", 65_000, 65_000) + b"\x01\x01\x11\x00",
         "JPEG2000Lossless": b"\xff\x4f\xff\x51\x00\x29\x00\x00" + struct.pack(">4I", 65_000, 65_000, 0, 0) + bytes(20),
     }
-    dataset, out = _dicom(PixelData=encapsulate([frames[kind] + bytes(64)]))
+    dataset, out = _dicom(PixelData=encapsulate([frames[kind] + bytes(62) + b"\xff\xd9"]))
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = getattr(uid, kind)
     dataset.save_as(out)
