@@ -31,7 +31,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
 
 LARGEST = 1 << 29
-"""Bytes of an image's file, four times the largest film without compression."""
+"""Bytes of an image's file, four times the largest one without compression."""
 _JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
 _SAMPLED_ROWS = 64
 """Rows of an uncompressed DICOM that `inspect` reads."""

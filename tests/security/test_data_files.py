@@ -100,9 +100,9 @@ def test_a_table_that_is_no_file_is_not_waited_for(tmp_path, kind):
 
 @pytest.mark.parametrize("read", [decode, check, check_header, media.image_bytes])
 def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path, read):
-    os.mkfifo(tmp_path / "film.jpg")
-    with pytest.raises(UserError, match=r"film\.jpg: a pipe"):
-        read(*(("image",) if read is media.image_bytes else ()), tmp_path / "film.jpg")
+    os.mkfifo(tmp_path / "image.jpg")
+    with pytest.raises(UserError, match=r"image\.jpg: a pipe"):
+        read(*(("image",) if read is media.image_bytes else ()), tmp_path / "image.jpg")
 
 
 def scans(count: int, side: int = 256) -> bytes:
@@ -115,13 +115,13 @@ def scans(count: int, side: int = 256) -> bytes:
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path):
-    """4,096 x 4,096 px in 100 kB take most of a minute, in every epoch; the largest film in 10 MB, seven hours."""
-    (tmp_path / "film.jpg").write_bytes(scans(5000))
+    """4,096 x 4,096 px in 100 kB take most of a minute, in every epoch; the largest image in 10 MB, seven hours."""
+    (tmp_path / "image.jpg").write_bytes(scans(5000))
     for read in (decode, check, lambda path: media.picture(path.read_bytes())):
         with pytest.raises(UserError, match=r"a JPEG of 50\d\d scans; an image has at most 100"):
-            read(tmp_path / "film.jpg")
-    (tmp_path / "film.jpg").write_bytes(scans(1))
-    assert decode(tmp_path / "film.jpg").pixels.shape == (256, 256)
+            read(tmp_path / "image.jpg")
+    (tmp_path / "image.jpg").write_bytes(scans(1))
+    assert decode(tmp_path / "image.jpg").pixels.shape == (256, 256)
     assert media.picture(scans(1)).size == (256, 256)
 
 
@@ -152,22 +152,22 @@ def test_a_png_of_two_sizes_is_refused(tmp_path):
     """The first one is looked at, and Pillow decodes by the last: 170 megapixels in 200 kB."""
     whole = png(np.zeros((8, 8), np.uint8))
     second = _chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 0, 0, 0, 0))
-    (tmp_path / "film.png").write_bytes(whole[:33] + second + whole[33:])
+    (tmp_path / "image.png").write_bytes(whole[:33] + second + whole[33:])
     for read in (decode, check, check_header, lambda path: media.picture(path.read_bytes())):
         with pytest.raises(UserError, match="a second IHDR"):
-            read(tmp_path / "film.png")
+            read(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", bytes(128) + b"DICM"])
 def test_an_image_with_a_tebibyte_of_holes_is_not_read(tmp_path, start):
-    with (tmp_path / "film.jpg").open("wb") as file:
+    with (tmp_path / "image.jpg").open("wb") as file:
         file.write(start)
         file.truncate(1 << 40)
     for read in (decode, check, check_header):
         with pytest.raises(UserError, match=r"has 1048576 MiB; the file of a radiograph has at most 512"):
-            read(tmp_path / "film.jpg")
+            read(tmp_path / "image.jpg")
     with pytest.raises(UserError, match=r"larger than 128 MiB"):
-        media.image_bytes("image", tmp_path / "film.jpg")
+        media.image_bytes("image", tmp_path / "image.jpg")
 
 
 def test_a_date_of_any_bytes_is_no_date():
