@@ -65,7 +65,6 @@ def test_a_module_that_the_pages_run_explains_itself(module, tmp_path):
 
 def test_every_command_in_the_documents_is_understood(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
     found = 0
     for page in DOCUMENTS:
         text = page.read_text().replace("\\\n", " ")

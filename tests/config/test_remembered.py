@@ -13,11 +13,6 @@ from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
-
-
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     return ["stage=full", "run=first", f"runs={tmp_path / 'runs'}"]

@@ -12,11 +12,6 @@ from lumen_hpc.config.sweep import points
 from lumen_hpc.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
-
-
 def test_every_combination_is_a_run_with_a_name(tmp_path: Path) -> None:
     words = ["stage=full", "run=try", f"runs={tmp_path}", "train.learning_rate=[1e-5,2e-5]", "seed=[0,1]"]
     found = dict(points(words))

@@ -174,3 +174,9 @@ def test_levels_are_ordered_by_severity():
     assert LevelChange("edema", "severe", "mild").direction == -1
     assert LevelChange("edema", "mild", "mild to moderate").direction == 1
     assert LevelChange("edema", "acute", "severe").direction == 0
+
+
+def test_reversing_a_change_twice_restores_it():
+    change = Change(("a",), ("b",), (LevelChange("c", "mild", "severe"),))
+    assert change.reversed() == Change(("b",), ("a",), (LevelChange("c", "severe", "mild"),))
+    assert change.reversed().reversed() == change

@@ -14,6 +14,12 @@ def inputs():
     return pretend.inputs(patients=40)
 
 
+@pytest.fixture(scope="module")
+def results(inputs):
+    """Of the same run; tests of a file may share what they compute."""
+    return pretend.results_of(inputs)
+
+
 @pytest.fixture(scope="session")
 def written(inputs, tmp_path_factory):
     """The folder of a finished report."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from lumen_hpc.config.data_schema import Phantom
+from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data import phantom, phantom_questions
 from lumen_hpc.data.probes import CONTROL, probes
 from lumen_hpc.language.sentences import sentence
+from lumen_hpc.report import composed
 from lumen_hpc.report.assemble import Inputs
 from lumen_hpc.report.costs import StepLogs
+from lumen_hpc.report.results import Results, questions
 
 LEVELLED = ("pleural effusion", "edema")
 _LOGS = StepLogs(
@@ -19,6 +22,7 @@ _LOGS = StepLogs(
         {"pack": 0, "attempt": 1, "event": "done", "node": "n1", "time": 145.0, "peak_mb": 300, "job": "7"},
     ],
 )
+SETTINGS = Evaluate(bootstrap=100, permutations=2000)
 SKILL = {"nvila": 0.15, "ft": 0.7, "lumen": 0.9}
 
 
@@ -52,6 +56,15 @@ def inputs(patients: int = 40, seed: int = 0, skill: dict[str, float] = SKILL, *
         "settings": {"train.learning_rate": "0.001"},
         "run": {"name": "pretended", "seed": str(seed)},
     } | more)  # fmt: skip
+
+
+def results_of(inputs: Inputs, settings: Evaluate = SETTINGS, **more) -> Results:
+    """Results with the row `FT + rule`; `more`: fields of Results."""
+    answers = [row for rows in inputs.answers.values() for row in rows if not row.get("control")]
+    scores = [row for rows in inputs.scores.values() for row in rows if not row.get("canary")]
+    results = Results(questions(inputs.records), answers, scores, settings, 0, models=list(inputs.answers), **more)
+    results.add_model("ft+rule", composed.answers(inputs.answers["ft"], results.reader))
+    return results
 
 
 def truth(patients: int, seed: int = 0) -> list[dict]:

@@ -15,11 +15,6 @@ from lumen_hpc.config.resolve import resolve
 CLIP = resolve(["stage=full", "profile=local", "recipe=demo"]).settings.train.clip
 
 
-@pytest.fixture(autouse=True)
-def no_profile_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
-
-
 @pytest.fixture
 def finished(tmp_path: Path) -> list[str]:
     """The words of a run of which every step is done, each in half an hour."""

@@ -43,8 +43,7 @@ def run(runs: Path, name: str, right: int, prefix: str = "q", **words: object) -
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("LUMEN_PROFILE", raising=False)
+def runs(tmp_path: Path) -> Path:
     run(tmp_path, "a", 12)
     run(tmp_path, "b", 30, **{"train.clip": 2.5})
     run(tmp_path, "c", 13, prefix="other")

@@ -1,0 +1,45 @@
+"""Slices of the results, and experts given or withheld."""
+
+from __future__ import annotations
+
+from lumen_hpc.report import slices
+
+
+def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
+    found = slices.slices(results, inputs.studies)
+    assert {each.by for each in found} >= {"question type", "interval (days)", "changes in the reference", "view"}
+    by_days = [each for each in found if (each.by, each.block) == ("interval (days)", "difference")]
+    counts = [cell.n for each in by_days for cell in each.cells if (cell.measure, cell.model) == ("rouge_l", "lumen")]
+    assert sum(counts) == 40
+    assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
+    assert not any(each.small for each in found if max(cell.n for cell in each.cells) >= 30)
+
+
+def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
+    people = [({"sex": "F", "age": 39}), {"sex": "M", "age": 80}, {"age": float("nan")}, {"age": -1}, {"sex": None}]
+    studies = [row | people[k % len(people)] for k, row in enumerate(inputs.studies)]
+    found = slices.slices(results, studies)
+    groups = {by: {each.group for each in found if each.by == by} for by in ("sex", "age (years)")}
+    assert groups == {"sex": {"F", "M"}, "age (years)": {"under 40", "80 and over"}}
+    assert not any(each.by in groups for each in slices.slices(results, inputs.studies))
+
+
+def test_age_and_race_are_sliced_as_the_experts_predict_them_since_the_model_is_told_so(inputs, results):
+    race = [{"Asian": 0.1, "Black": 0.7, "White": 0.2}, {"Asian": 0.1, "Black": 0.1, "White": 0.8}]
+    experts = {row["study_id"]: {"pathologies": {}, "age": 30 + 60 * (k % 2), "race": race[k % 2]}
+               for k, row in enumerate(inputs.studies[1::2])}  # fmt: skip
+    found = slices.slices(results, inputs.studies, experts)
+    assert {each.group for each in found if each.by == "race by the expert"} == {"Black", "White"}
+    assert {each.group for each in found if each.by == "age by the expert (years)"} == {"under 40", "80 and over"}
+
+
+def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
+    asked = [row for row in inputs.answers["lumen"] if not row.get("control")][:60]
+    off = [row | {"control": "no_experts", "answer": "no idea"} for row in asked]
+    found = slices.experts(results, {"lumen": off, "ft": asked})
+    given, withheld = (next(s for s in found if (s.group, s.block) == (g, "diagnostic")) for g in ("given", "withheld"))
+    assert [cell.n for cell in given.cells] == [cell.n for cell in withheld.cells]
+    assert {cell.model for cell in given.cells + withheld.cells} == {"lumen"}
+    (with_them,), (without,) = ([c.value for c in s.cells if c.measure == "rouge_l"] for s in (given, withheld))
+    assert with_them > 0.8 > 0.1 > without
+    assert slices.experts(results, {"ft": asked}) == []
