@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,22 @@ from tests.cluster.conftest import RunOnDisk, Site, assert_whole, submitted
 
 ON_HOLD = "hold: 'true'"
 """No job starts: what Slurm took of the request is at stake."""
+
+
+def test_a_path_with_spaces_quotes_and_unicode_in_a_poor_shell(
+    site: Site, cluster: Cluster, undisturbed: RunOnDisk, tmp_path: Path
+) -> None:
+    poor = copy(cluster)
+    poor.environment = cluster.environment | {
+        "LC_ALL": "C", "HOME": "/no/such/home", "TMPDIR": "/no/such/tmp", "SHELL": "/usr/bin/fish",
+        "BASH_ENV": "/no/such/file",
+    }  # fmt: skip
+    elsewhere = replace(site, cluster=poor, runs=tmp_path / "a run's é #1 (x) & more")
+    elsewhere.submit("odd")
+    elsewhere.wait_until_left("odd")
+    assert_whole(elsewhere.run("odd"), undisturbed)
+    assert "done" in elsewhere.launch("status", "run=odd")
+    assert "squares" in elsewhere.launch("logs", "run=odd")
 
 
 def shown(cluster: Cluster, job: str) -> str:
