@@ -126,6 +126,7 @@ def _stays(made: Tables) -> None:
     made.add("ed/edstays", subject_id=SUBJECTS["admitted later"], stay_id=3, intime=at(-400), outtime="")
     made.patient("in icu")
     hadm = made.stay("in icu", -50, 400)
+    made.rows["hosp/admissions"][-1]["race"] = "NOT A RACE OF THE RELEASE"
     stay = {"subject_id": SUBJECTS["in icu"], "hadm_id": hadm, "stay_id": 30_000_002}
     made.add("icu/icustays", **stay, intime=at(-20), outtime="")
     made.add("icu/procedureevents", **stay, itemid=225792, starttime=at(-3), endtime="")

@@ -14,6 +14,7 @@ COUNTS = {
     "patient not in MIMIC-IV": 1,
     "patient without any admission": 3,
     "admission without times": 1,
+    "race of no known kind": 1,
     "discharge before admission": 1,
     "overlapping admissions": 1,
     "death without deathtime": 1,

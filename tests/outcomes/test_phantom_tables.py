@@ -18,7 +18,7 @@ from lumen_hpc.outcomes.phantom_tables import known_studies, study_times, write_
 from lumen_hpc.outcomes.write import write
 
 SPLITS = ("train", "test", "train", "val", "train", "test")
-NOT_IN_TABLES = {"study without a clock time", "laboratory item of another name"}
+NOT_IN_TABLES = {"study without a clock time", "laboratory item of another name", "race of no known kind"}
 
 
 def write_studies(folder: Path, patients: int, studies: int = 3) -> None:
