@@ -145,11 +145,11 @@ def single_frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
         raise UserError(f"{path}: its pixels cannot be read: {str(reason).splitlines()[0]}") from None
     if frames > 1:
         raise UserError(f"{path} holds {frames} frames; a radiograph is one")
-    if frame.startswith(JPEG_START) and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-        raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
     size = _frame_size(path, frame)
     if size and size != Size(shape[1], shape[0]):
         raise UserError(f"{path}: its pixels are {size.width} x {size.height} px, not those of its header")
+    if frame.startswith(JPEG_START) and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
     return frame
 
 

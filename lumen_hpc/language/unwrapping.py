@@ -58,9 +58,14 @@ _LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
 _HEADED = re.compile(
     r"(^|[.;\n]|(?<=[.;\n]) )[ *-]*((?:new|additional|resolved|missing|disappeared|appeared|developed)"
-    r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)\s*:\s*([^.\n]*)[.]?",
+    r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)(?:\s*:\s*| - )([^.\n]*)[.]?",
     re.IGNORECASE,
 )
+_NOTE = r"(?:new|resolved|worsening|improving|stable|unchanged|persistent)"
+_IN_A_ROW = re.compile(
+    rf", (?:and )?(?={_NOTE} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))", re.IGNORECASE
+)
+"""Before each further note of `New edema, resolved nodule, and worsening effusion`."""
 _HEADING = re.compile(
     r"(?:new|additional|resolved|missing)(?: (?:findings?|abnormalit(?:y|ies)|changes?))? *:?", re.IGNORECASE
 )
@@ -77,12 +82,14 @@ _STATES = {
 _STATE = "|".join(sorted(_STATES, key=len, reverse=True))
 _NOTED = re.compile(
     r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?((?!(?:and|no|new|resolved|yes)\b)[a-z][a-z' -]{2,40}?)"
-    rf"(?: ?[:\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?\(| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE})\b"
-    r"\)?(?= *(?:[.,;\n]|$))[.,;]?",
+    rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE})\b"
+    r"[)\]]?(?= *(?:[.,;\n]|$))[.,;]?",
     re.IGNORECASE,
 )
 _NARROW = 25
 """Characters of the longest line of a text that was broken by width."""
+_NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
+"""Keys of an object that says something of one finding."""
 _ANSWERS = ("answer", "response", "output", "result", "text")
 """Keys of an object whose value is the answer."""
 
@@ -145,6 +152,7 @@ def _undeclined(text: str) -> str:
 def _spelled(text: str) -> str:
     """Notes such as `New findings: a; b`, `Edema (new)` and `Edema: mild to severe`, as the reader knows them."""
     text = _HEADED.sub(_headed, text)
+    text = _IN_A_ROW.sub(". ", text) if re.match(rf"\s*{_NOTE} ", text, re.IGNORECASE) else text
     return _NOTED.sub(lambda noted: f"{noted[1]}{_STATES[noted[3].lower()].format(noted[2].strip())}", text)
 
 
@@ -173,6 +181,11 @@ def _said(value: Any) -> Iterator[str]:
     """What a value of JSON says, in words: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
     if isinstance(value, dict):
         named = {str(key).lower().replace("_", " "): each for key, each in value.items()}
+        states = [named[key] for key in _STATE_KEYS if isinstance(named.get(key), str)]
+        names = [named[key] for key in _NAME_KEYS if isinstance(named.get(key), str)]
+        if states and names:
+            yield f"{names[0]}: {states[0]}"
+            return
         if {"from", "to"} <= named.keys():
             rest = " ".join(str(each) for key, each in named.items() if key not in ("from", "to"))
             yield f"{rest} has changed from {named['from']} to {named['to']}"
@@ -207,7 +220,9 @@ def _line(line: str) -> str:
     if line.startswith("|"):
         head, *rest = [cell.strip() for cell in line.strip("|").split("|")]
         line = f"{head}: {', '.join(rest)}." if rest else head
+    line = re.sub(r"(?<=[a-z])_(?=[a-z])", " ", line, flags=re.IGNORECASE)
     if _ARROW.search(line):
+        line = re.sub(rf"\(([\w -]+?){_ARROW.pattern}([\w -]+)\)", r"from \1 to \2", line)
         line = _ARROW.sub(" to ", re.sub(rf"^([^:]*):\s*([\w -]+?){_ARROW.pattern}", r"\1 from \2 to ", line))
     return line
 
