@@ -79,6 +79,8 @@ def test_wrong_input_of_one_pack_ends_no_other_packs_successor(site: Site, clust
     site.wait_until_left("one-wrong")
     assert {f"squares-{shard}" for shard in range(1, SHARDS)} <= set(run.done())
     later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
-    ran = [id_.split("_")[1] for id_, node in site.accounted(later, "JobID", "NodeList") if node != "None assigned"]
-    assert ran == ["1"], "the pack with wrong input is not tried again"
+    ran = {id_.split("_")[1] for id_, node in site.accounted(later, "JobID", "NodeList") if node != "None assigned"}
+    assert "1" in ran and "0" not in ran, (
+        "the pack with wrong input is not tried again; 2 and 3 are if they were cancelled"
+    )
     assert "squares-0: wrong input by order of its test" in site.launch("status", "run=one-wrong", code=1)
