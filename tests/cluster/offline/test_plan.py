@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from lumen_hpc.cluster import dependencies, graph, plan, submit
@@ -50,6 +52,14 @@ def test_queued_shards_are_left_alone(run: Run, stages: list[Stage]):
     by_name = {item.step.name: item for item in plans}
     assert by_name["first"].packs == by_name["answer-a"].packs == []
     assert sum(map(len, by_name["answer-b"].packs)) == 4
+
+
+def test_no_pack_is_empty_where_a_queued_shard_had_one_of_its_own(run: Run, stages: list[Stage]):
+    """Shards correspond to the earlier step's, whose packs are [0], [1], [2], [3]; 0 of this step is in the queue."""
+    steps = graph.steps(stages, run.settings)
+    plans = {item.step.name: item for item in plan.make(run, steps, steps, {"score-b": {0}})}
+    assert plans["answer-b"].packs == [[0], [1], [2], [3]]
+    assert all(plans["score-b"].packs) and sorted(itertools.chain(*plans["score-b"].packs)) == [1, 2, 3]
 
 
 def test_what_has_followed_a_finished_shard_is_not_planned_again_while_others_run(run: Run, stages: list[Stage]):
