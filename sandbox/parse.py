@@ -34,7 +34,10 @@ def parsed(kind: str, text: str) -> list[str]:
         lines += [f"clause   {clause.row.rule}: {clause.row.pattern}" for parse in parses for clause in parse]
         if not parses:
             known = [phrase for phrase in found if phrase.word is None or phrase.own]
-            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient(known))
+            covered = (
+                " ".join(map(bracketed, clause.parts))
+                for clause in parsing.lenient(known, certain=kind != "prediction")
+            )
             lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in covered)]
     facts = read(text, kind)
     lines += [f"says     {name}: {state}" for name, state in facts.findings.items()]

@@ -88,7 +88,7 @@ def _item(phrase: Phrase) -> Item:
         item = _item(next(part for part in phrase.parts if part.kind == "N"))
         item.phrase = phrase
         item.readings = frozenset().union(*(readings(part) for part in phrase.parts if part.kind == "Range"))
-        item.change(phrase.roles("noun")[0])
+        item.change((phrase.roles("noun") or phrase.roles("going"))[0])
         return item
     item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
     time = ""
@@ -100,7 +100,7 @@ def _item(phrase: Phrase) -> Item:
         elif "then" in part.own or "now" in part.own:
             time = "then" if "then" in part.own else "now"
             item.there[time] = True
-        elif "newadj" in part.own or "oldadj" in part.own:
+        elif part.own.keys() & {"newadj", "oldadj", "residual"}:
             item.change("new" if "newadj" in part.own else "same")
         elif part.kind == "Newly":
             item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
@@ -170,7 +170,7 @@ def _times(parts: Sequence[Phrase]) -> Iterator[str]:
             yield "then"
         elif part.kind in ("Main", "OnMain") or "now" in part.own:
             yield "now"
-        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review"):
+        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review", "Comparison"):
             yield from _times(part.parts)
 
 
@@ -201,11 +201,14 @@ class Predicate:
         showed = any((part.kind == "Shows" and part.has("showed")) or "appeared" in part.own for part in others)
         self.past = self.has(*PAST) or showed
         self.places = located(whole)
+        self.lingers = any(part.kind == "Be" and part.has("still") for part in others)
         self.unlike = any(part.kind == "Unlike" for part in others)
         self.against = self.unlike or any(part.has("compared", "comparing") for part in others + beside)
         """It holds one image against another."""
         self.alike = any(adjunct.has("as") for adjunct in beside)
         """It says that something is as on another image."""
+        self.partly = any(clause.whole.all("Dim")) or self.has("dim")
+        """It speaks of something of its findings, such as their level."""
         self.exclusive = self.has("nothingbut") or any(p.has("only") for p in clause.parts if p.kind == "Any")
         """It says that there is nothing else."""
         last = clause.parts[-1]
@@ -227,7 +230,7 @@ class Predicate:
                 for role, value in played.items():
                     self.roles.setdefault(role, []).append(value)
                 if part.kind in VERBS or part.word is not None:
-                    verbs += [played[form] for form in ("third", "done", "base", "going") if form in played]
+                    verbs += [played[form] for form in ("third", "done", "base", "going", "noun") if form in played]
                     verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
         named = bool(ranges) or "To" in self.levels
         events = {event for verb in verbs if verb for event in _meant(verb.split("/"), named)}
@@ -245,7 +248,7 @@ def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
     """The roles that a word plays in a clause: where it is no part of a phrase, those that the clause's row names."""
     if part.kind in VERBS:
         normal = {"normal": word.text} if "normal" in word.text else {}
-        return {role: value for role, value in word.roles.items() if role != "diseased"} | normal
+        return {role: value for role, value in word.roles.items() if role not in ("diseased", "going")} | normal
     if part.word is None:
         return word.roles
     named = {role: value for role, value in word.roles.items() if role in row.names}

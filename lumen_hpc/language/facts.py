@@ -17,7 +17,6 @@ from lumen_hpc.language.reader import LATER, Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import Names, knows, unknown, vocabulary, words
 
-_COUNTS = dict(enumerate(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], start=2))
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 
 
@@ -52,12 +51,12 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
 
 
 _IT = re.compile(
-    r"^(?!.* that )\s*(?:it|they|these|this)(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies))\b)",
+    r"^(?!.* that )\s*(?:it|they|these|this)(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies)|can)\b)",
     re.IGNORECASE,
 )
 
 
-_ITS = re.compile(r"^\s*its (level|severity|degree|size|type|location)\b", re.IGNORECASE)
+_ITS = re.compile(r"^\s*(?:its|the(?= \w+ is\b)) (level|severity|degree|size|type|location)\b", re.IGNORECASE)
 
 
 def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
@@ -70,7 +69,8 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
     parsed = parse_question(kind, question) if meant else None
     if parsed is None or not parsed.finding:
         return answer
-    if answer.strip(" .").lower() == short_answer.strip(" .").lower() and not is_closed(short_answer):
+    alone = re.sub(r"^\s*(in|on|at) the ", "", answer, flags=re.IGNORECASE)
+    if alone.strip(" .").lower() == short_answer.strip(" .").lower() and not is_closed(short_answer):
         return sentence(kind, question, short_answer)
     if kind == "type":
         compound = rf"\b({re.escape(short_answer)}) (?={re.escape(parsed.finding)})"
@@ -123,8 +123,7 @@ def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: 
     """What is wrong with the words themselves, whatever they say of findings."""
     asked = numbers_of(question)
     numbers = answer.numbers - asked - {f"{int(days) // 365} years" for days in asked & {"365", "730", "1095"}}
-    counts = answer.counts - {_COUNTS.get(len(answer.findings))}
-    counts -= {"several", "various"} if len(answer.findings) > 1 else set()
+    counts = answer.counts - {str(len(answer.findings)), "many" * (len(answer.findings) > 1)}
     nothing = all(state.status in ("absent", "same") for state in given.findings.values()) and not given.views
     lead = short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing
     if kind == "prediction" and not nothing and question.lower().startswith(_CLOSED):

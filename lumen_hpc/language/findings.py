@@ -22,6 +22,12 @@ class State:
     types: frozenset[str] = frozenset()
     places: frozenset[Place] = frozenset()
 
+    @property
+    def direction(self) -> str:
+        """up or down where every reading of its levels is."""
+        rises = {rise(*level) for level in self.levels if self.status == "level" and len(level) == 2}
+        return {1: "up", -1: "down"}.get(min(rises), "") if len(rises) == 1 else ""
+
 
 @dataclass(slots=True)
 class Finding:
@@ -128,9 +134,9 @@ class Finding:
     def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
         if item.there.get(time) is False or len(item.there) > 1:
             self.problems.append("it denies a denial or a level")
-        if item.event:
+        if item.event and not (item.event == "same" and item.phrase.has("residual")):
             self.events.add(f"not-{item.event}")
-        elif self.lost(predicate, item, time):
+        elif item.event or self.lost(predicate, item, time):
             self.events.add("gone")
         else:
             self.seen(False, predicate, time)
@@ -138,7 +144,8 @@ class Finding:
     def lost(self, predicate: Predicate, item: Item, time: str) -> bool:
         """Whether a denial tells that the finding was there: `compared with …`, `the edema will not be seen`."""
         if self.kind == "prediction":
-            return predicate.future and ("the" in item.phrase.roles("det") or predicate.has("absent"))
+            was = predicate.has("absent") or predicate.lingers or "the" in item.phrase.roles("det")
+            return was and predicate.future
         return self.kind == "difference" and time != "then" and (predicate.has("lacks", "Change") or predicate.against)
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:
@@ -159,13 +166,19 @@ class Finding:
         self.events.add("gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear")
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
-        events = predicate.events
-        self.events |= self.changes(predicate, item) | ({item.event} - {""} if not events else set())
+        turning = item.phrase.kind == "Turn" and predicate.has("happened")  # a decrease has occurred
+        events = set() if turning else predicate.events
+        self.events |= self.changes(predicate, item) if not turning else set()
+        self.events |= {item.event} - {""} if not events else set()
         twice = events and item.event and (item.phrase.kind == "Turn" or item.event not in events)
         self.events |= {"unclear"} if twice or time == "then" else set()
 
     def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
         stays = {"same": "changed" if predicate.has(*ADJECTIVES) else "gone", "changed": "same"}
+        if predicate.has("existbase") and (predicate.time or self.kind not in CHANGING):
+            self.seen(False, predicate, time)  # it does not appear on this image
+            return
+        stays |= {"changed": "not-level"} if predicate.partly else {}
         self.events |= {stays.get(event, f"not-{event}") for event in self.changes(predicate, item)}
 
     def changes(self, predicate: Predicate, item: Item) -> set[str]:
@@ -178,6 +191,8 @@ class Finding:
 
     def _level(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
+        if self.kind not in CHANGING and predicate.has("colon") and not predicate.has("from"):
+            self._ranges(predicate, item, time)
         if predicate.events or predicate.become:
             self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}
         elif self.kind in CHANGING and predicate.has("stay", "remained", "staybase"):
@@ -230,7 +245,9 @@ class Finding:
 
     def event(self, events: set[str]) -> str:
         """The one event that fits all claims about a finding."""
-        if events == {"not-new", "not-gone"}:
+        events = events - {"changed"} if events & {"new", "gone"} else events
+        whole = events == {"same", "not-level"} or {"not-new", "not-gone"} <= events
+        if whole and events <= {"not-new", "not-gone", "not-level", "same"}:
             return "same"
         then, now = self.there["then"], self.there["now"] | self.there[""]
         for event in events & {"new", "gone"}:

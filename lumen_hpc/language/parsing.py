@@ -99,6 +99,11 @@ class Clause:
         return Phrase("", "", self.parts)
 
     @property
+    def bare(self) -> Phrase:
+        """Its words that are no part of a smaller phrase."""
+        return Phrase("", "", [part for part in self.parts if part.word is not None])
+
+    @property
     def names_findings(self) -> bool:
         """It names what it speaks of, be it only as a finding or a change."""
         return any(part.kind in NOUNS for part in self.parts)
@@ -228,10 +233,16 @@ _TURNING = ("no", "not", "notso", "neither", "none", "nothing", "nolonger", "neg
 """Words that turn what stands beside them, where no clause holds them."""
 
 
-def lenient(found: list[Phrase]) -> list[Clause]:
-    """The clauses that cover most of a sentence; those beside a denial that none covers are left out with it."""
+_DOUBTING = ("hedge", "modal", "couldbe")
+
+
+def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
+    """The clauses that cover most of a sentence, without those beside a denial that none covers.
+
+    `certain`: nor those beside a word of doubt.
+    """
     if len(found) > LONGEST:
-        return lenient(found[:LONGEST]) + lenient(found[LONGEST:])
+        return lenient(found[:LONGEST], certain) + lenient(found[LONGEST:], certain)
     signs = "".join(phrase.sign for phrase in found)
     table = grammar()
     best: list[tuple[float, list[Clause]]] = [(0, []), *((-1, []) for _ in found)]
@@ -244,7 +255,8 @@ def lenient(found: list[Phrase]) -> list[Clause]:
                 best[end] = max(best[end], cover, key=lambda cover: cover[0])
     clauses = best[-1][1]
     unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
-    denied = {i for i in unread if found[i].has(*_TURNING, "unlikely", "if")}
+    turning = (*_TURNING, "unlikely", "if", *(_DOUBTING if certain else ()))
+    denied = {i for i in unread if found[i].has(*turning)}
     beside = {i + step for i in denied for step in (-1, 1)}
     beside |= {i + 1 for i in beside & unread if i - 1 in denied and not _mark(found[i])}  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

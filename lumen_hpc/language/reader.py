@@ -8,6 +8,7 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,7 +35,7 @@ class Facts:
     """All places named, whichever finding they belong to."""
     numbers: frozenset[str]
     counts: frozenset[str]
-    """Number words."""
+    """How many things it counts that no clause names, as numbers."""
     lead: str
     """yes or no, where the text opens with it; else empty."""
     partial: bool
@@ -54,11 +55,11 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
     lead = "".join(role for word in found[:1] for role in ("yes", "no")[: 1 + ended] if role in word.roles)
     found = found[(1 + ended) * bool(lead) :]
-    reading = _Reading(kind)
+    reading = _Reading(kind, lenient)
     if len(text) > LONGEST:
         reading.unread.append(f"longer than {LONGEST:,} characters")
     for sentence in sentences_of(found):
-        reading.add(sentence, lenient)
+        reading.add(sentence)
     return reading.facts(found, lead)
 
 
@@ -69,18 +70,20 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
             yield list(sentence)
 
 
-_NUMBER = {"it": 1, "both": 2, "neither": 2}
+_NUMBER = {"it": 1, "numeral": 1, "both": 2, "neither": 2}
 """How many findings a pronoun stands for."""
 _ELSEWHEN = {"prediction": ("Once",), "difference": ("Span", "Ahead")}
 """Phrases of another time than the answer to a type of question can speak of."""
-_PRONOUNS = ("it", "they", "this", "both", "all", "none", "neither", "do", "did", "there")
+_OF_TWO = ("former", "latter")
+_PRONOUNS = ("it", "they", "this", "both", "all", "none", "neither", "numeral", "do", "did", "there", *_OF_TWO)
 
 
 class _Reading:
     """Gathers what the sentences of one text say."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, lenient: bool) -> None:
         self.kind = kind
+        self.lenient = lenient
         self.findings: dict[str, Finding] = {}
         self.views: dict[str, bool] = {}
         self.places: list[Phrase] = []
@@ -89,28 +92,35 @@ class _Reading:
         self.unread: list[str] = []
         self.subjects: list[Item] = []
         """What the clause before speaks of."""
+        self.pair: list[Item] = []
+        """What `the former` and `the latter` choose from."""
+        self.counted: Counter = Counter()
+        """Number words that are those of the findings in their clause."""
         self.predicate: Predicate | None = None
         """What the clause before says."""
 
-    def add(self, sentence: list[Word], lenient: bool) -> None:
+    def add(self, sentence: list[Word]) -> None:
         """Reads one sentence, clause by clause."""
         if unknown := [word.text for word in sentence if not word.roles]:
             self.unread.append(f"unknown words: {', '.join(dict.fromkeys(unknown))}")
-            if not lenient:
+            if not self.lenient:
                 return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
         whole = Phrase("", "", phrases)
         main = set(whole.roles("main")) - ({"visit"} if self.kind == "prediction" else set())
         if main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"}):
             self.problems.append(LATER if main == {"later"} else "it speaks of the main image")
-        if any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref")))):
+        to_come = self.kind != "prediction" and any(image.has("bebase") for image in whole.all("Main", "OnMain"))
+        if to_come or any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref")))):
             self.problems.append("it speaks of another time")
         parses = parsing.strict(phrases)
         if not parses:
             self.unread.append("no complete parse")
-            parses = [parsing.lenient(phrases)] if lenient else [[]]
+            parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
         if len({tuple(clause.start for clause in parse) for parse in parses}) > 1:
             self.problems.append("it can be read in more than one way")
+        if parses[0] and parses[0][-1].bare.has("notonly") and not parses[0][-1].bare.has("butalso"):
+            self.problems.append("it breaks off")
         for i, clause in enumerate(parses[0]):
             self.clause(apart(clause), opened=i == 0 and clause.start > 0)
 
@@ -119,6 +129,8 @@ class _Reading:
         for place in clause.whole.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
         predicate, marks, before = Predicate(clause), clause.row.marks, self.predicate
+        if self.lenient and self.kind != "prediction" and predicate.has("modal"):
+            return  # what may be is no claim
         if clause.row.rule in ("view", "notview"):
             self.view(clause, predicate)
             return
@@ -127,8 +139,9 @@ class _Reading:
         if before and "same image" in marks and not predicate.time:  # `shows a but no b`
             predicate.time, predicate.unlike = before.time, before.unlike
             predicate.against |= predicate.unlike
-        items = self.items(clause, opened)
-        if {"new", "gone"} & (predicate.events | {item.event for item in items}) and any(clause.whole.all("Dim")):
+        items = self.items(clause, predicate, opened)
+        events = predicate.events | {item.event for item in items}
+        if predicate.partly and {"new", "gone"} & events and "changed" not in events:
             self.problems.append("it speaks of something of a finding")  # new in size
         if "naming" in marks and [item.name for item in self.subjects] == [ANY]:
             self.name()
@@ -141,17 +154,21 @@ class _Reading:
         if self.kind == "abnormality" and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
             self.problems += self.findings.pop(ANY).problems
 
-    def items(self, clause: Clause, opened: bool) -> list[Item]:
+    def items(self, clause: Clause, predicate: Predicate, opened: bool) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
         rule, whole = clause.row.rule, clause.whole
-        bare = Phrase("", "", [part for part in clause.parts if part.word])
+        bare = clause.bare
         taken_up = self.subjects if clause.row.takes_up and (clause.start > 0 or whole.has(*_PRONOUNS)) else ()
+        if bare.has(*_OF_TWO):
+            taken_up = self.pair[bare.has("latter") :][:1] if len(self.pair) == 2 else ()
         items = items_of(clause, taken_up, opened)
+        if not bare.has(*_OF_TWO):
+            self.pair = items
+        self.count(clause, items)
         if items and not clause.names_findings and any(bare.has(w) and n != len(items) for w, n in _NUMBER.items()):
             self.problems.append("its pronoun is of another number")
-        some = any(whole.all("Dim")) or (rule == "unchanged" and any(map(_some, items)))
-        general = rule == "unchanged" or (rule == "notevent" and items[:1] and items[0].name == ANY)
-        if some and general and not bare.has("or"):  # but: no finding has … or changed
+        some = rule == "unchanged" and (any(whole.all("Dim")) or any(map(_some, items)))
+        if some and not {"new", "gone"} <= predicate.events:  # but: no finding has … or changed
             self.problems.append("it speaks of some findings, or of something of them")
         if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
             return [Item(ANY, Phrase("Any", ""))]
@@ -163,6 +180,15 @@ class _Reading:
             for item in items:
                 item.event = ""  # of one image, it tells no change
         return items
+
+    def count(self, clause: Clause, items: list[Item]) -> None:
+        """Holds the number words of a clause against the findings that it names."""
+        for part in clause.parts if items and items[0].name != ANY else ():
+            for word in part.leaves() if part.kind in ("Any", "Number") else ():
+                number = word.roles.get("count", "1" * ("numeral" in word.roles))
+                self.counted[number] += 1
+                if number not in ("", str(len(items)), "many" * (len(items) > 1)):
+                    self.problems.append("it counts what it does not name")
 
     def view(self, clause: Clause, predicate: Predicate) -> None:
         """Takes in a clause that says which view the image is."""
@@ -177,22 +203,24 @@ class _Reading:
         """What the whole text says."""
         findings = {name: finding.state() for name, finding in self.findings.items()}
         self.problems += [problem for finding in self.findings.values() for problem in finding.problems]
-        general = findings.get(ANY, State(""))
+        general = findings.get(ANY, State("none"))
         implied = not (ANY in findings and self.findings[ANY].named) and general.status != "gone"
-        if implied and general.status in {state.status for name, state in findings.items() if name != ANY}:
+        others = [state for name, state in findings.items() if name != ANY]
+        alike = implied and general.status in {state.status for state in others}
+        if alike or (others and all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
         where, denied = places(self.places), places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
         if any(place.has("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
             self.problems.append("it leaves a place open")
-        if denied and (not where or denied & where):
+        if denied and (not where or any(a == b and within <= place for a, within in denied for b, place in where)):
             self.problems.append("it denies a place")
         return Facts(
             findings=findings,
             views=self.views,
             places=frozenset().union(*(state.places for state in findings.values())) or where,
             numbers=frozenset(_numbers(found)),
-            counts=frozenset(word.text for word in found if "count" in word.roles),
+            counts=frozenset(Counter(w.roles["count"] for w in found if "count" in w.roles) - self.counted),
             lead=lead,
             partial=part and ANY in findings and general.status in ("absent", "same"),
             foretold=all(finding.foretold for finding in self.findings.values()),

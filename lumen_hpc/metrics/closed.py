@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.reader import read
 from lumen_hpc.language.unwrapping import unwrapped
@@ -43,8 +44,10 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     """Whether an answer affirms or denies what was asked: by its opening `Yes` or `No`, else by what it says.
 
     Long answers (paper, section 2.2) may affirm without saying yes: `There is evidence of edema in this image.` A
-    sentence about another finding answers nothing: None. `kind` is the question's type; of a question outside the
-    dataset's templates the subject is not known, so any sentence counts, and a word of negation decides.
+    sentence about another finding answers nothing: None. So does one that only says what may be. An opening that
+    speaks of another finding gives way to what is said of the one asked about. `kind` is the question's type; of a
+    question outside the dataset's templates the subject is not known, so any sentence counts, and a word of negation
+    decides.
     """
     parsed = parse_question(kind, question)
     if parsed is None:
@@ -52,8 +55,10 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     finding = named(parsed.finding) if parsed.finding else None
     answer = unwrapped(answer)
     facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
-    if facts.lead:
-        return None if _both(answer) else facts.lead
+    if facts.lead and _both(answer):
+        return None
+    if facts.lead and (finding is None or next(iter(facts.findings), finding) in (finding, ANY)):
+        return facts.lead  # but: `No, there is no edema. However, there is an effusion.`, asked for the effusion
     for reply in ("yes", "no"):
         if not check(kind, question, reply, answer):
             return reply
@@ -64,5 +69,5 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         states = facts.findings.values() if finding is None else [facts.findings.get(finding)]
         claims = [state.status == "present" for state in states if state and state.status in ("present", "absent")]
     if not claims:
-        return strict(answer)
+        return facts.lead or None
     return "yes" if any(claims) else "no"

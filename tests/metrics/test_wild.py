@@ -197,7 +197,7 @@ SAMPLED = 50
 
 @pytest.fixture(scope="module")
 def cases():
-    faithful = [case for case in read_jsonl(CASES) if case["faithful"]]
+    faithful = [case for case in read_jsonl(CASES) if case["faithful"]][:3000]  # the same sample whatever is added
     random.Random(3).shuffle(faithful)
     closed = [case for case in faithful if case["short_answer"] in ("yes", "no")]
     listed = [case for case in faithful if case["type"] == "abnormality"]
