@@ -141,7 +141,8 @@ class Built:
     """Micro-batches built in advance, so that building them counts on neither side."""
 
     def __init__(self, batcher: Batcher) -> None:
-        self._batcher, self._built = batcher, {}
+        self._batcher = batcher
+        self._built: dict[tuple, Any] = {}
 
     def build(self, packed: list[Shared]) -> Any:
         key = tuple(sequence.samples for sequence in packed)
@@ -169,7 +170,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
         micros = built[step][1]
         for number, micro in enumerate(micros, 1):
             nll = alone(micro)
-            loss = (nll * weights[step][runner.kind_index[micro.samples]]).sum()
+            loss = (nll * weights[step][runner.kinds.of(micro)]).sum()
             alone.backward(loss, last=number == len(micros))
         alone.step(train.learning_rate)
 
