@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -90,7 +91,7 @@ def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
                 out,
                 seed=0,
                 ranks=dataclasses.replace(ranks, job=f"{ranks.job}-{name}-{stop}"),
-                should_stop=lambda out=out, stop=stop: bool(stop) and steps(out) + 1 >= stop,
+                should_stop=partial(reached, out, stop),
             )
             if ranks.first:
                 print(f"{name}: {outcome}", flush=True)
@@ -105,9 +106,11 @@ def settings_of(given: argparse.Namespace) -> Train:
     return Train(global_batch=given.global_batch, token_budget=given.token_budget, zero=given.zero, **same)
 
 
-def steps(out: Path) -> int:
+def reached(out: Path, stop: int) -> bool:
+    """Whether the next step in this folder is the one to stop at; 0 for none."""
     file = out / "metrics.jsonl"
-    return file.read_text().count("\n") if file.exists() else 0
+    done = file.read_text().count("\n") if file.exists() else 0
+    return bool(stop) and done + 1 >= stop
 
 
 def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:

@@ -182,12 +182,16 @@ def step(rehearse: bool, row: str) -> dict[str, Any]:
     def learn(last: bool) -> None:
         engine.backward(engine(micro).mean(), last=last)
 
+    def learn_and_step() -> None:
+        learn(last=True)
+        engine.step(0.0)
+
     began = time.perf_counter()
     learn(last=True)
     norm = engine.step(0.0)
     first = time.perf_counter() - began
     alone = case.seconds(lambda: learn(last=False))
-    with_step = case.seconds(lambda: (learn(last=True), engine.step(0.0)))
+    with_step = case.seconds(learn_and_step)
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     kinds = case.kinds_of_kernels(lambda: learn(last=False))
     engine.close()

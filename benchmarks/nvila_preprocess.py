@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def official(picture: Image.Image | Path, aspect: str, processor: SiglipImagePro
 
 def milliseconds(works: list, repeats: int) -> list[float]:
     """Processor time of a call of each: they take turns, the least of `repeats` rounds counts, one warms up."""
-    times = []
+    times: list[list[float]] = []
     for _ in range(repeats + 1):
         times.append([])
         for work in works:
@@ -99,8 +100,8 @@ def compare(stored: Path, repeats: int) -> None:
         expected = official(image, config.aspect, processor)
         errors = [float((ours(image, exact) - expected).abs().max()) * 127.5 for exact in (True, False)]
         for name, picture in [("in memory", image), ("jpeg", stored)]:
-            ways = [lambda p=picture: official(p, config.aspect, processor)]  # noqa: B023
-            ways += [lambda p=picture, exact=exact: ours(p, exact) for exact in (True, False)]
+            ways = [partial(official, picture, config.aspect, processor)]
+            ways += [partial(ours, picture, exact) for exact in (True, False)]
             peer, exact, fast = milliseconds(ways, repeats)
             print(
                 f"{config.aspect:12}{name:10}{peer:9.0f}{exact:8.0f}{peer / exact:7.2f}{fast:8.0f}{peer / fast:7.2f}"

@@ -19,6 +19,7 @@ import gc
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=48)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = dict(image_size=128, patch_size=8, vision_width=48, vision_layers=2, width=128, layers=4)
+    sizes: dict[str, Any] = dict(image_size=128, patch_size=8, vision_width=48, vision_layers=2, width=128, layers=4)
     model = make_tiny([WORDS], aspect="dynamic_s2", projector="mlp_downsample", **sizes).train()
     prepared = [model.preprocess(group).samples for group in Mixture().groups(options.samples)]
     singles = [sample for group in prepared for sample in group]

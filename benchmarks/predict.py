@@ -33,7 +33,7 @@ BATCH = 16
 
 def stand_in(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """A random model and the questions that it is asked."""
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         image_size=112, patch_size=14, vision_width=192, vision_layers=6, width=512, layers=8, heads=8, kv_heads=2
     )
     model = make_tiny(QUESTIONS, aspect="dynamic_s2", projector="mlp_downsample", **sizes)
@@ -49,7 +49,7 @@ def stand_in(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def main() -> None:
     given = sys.argv[1:]
-    tokens, repeats = int([*given[2:3], 32][0]), int([*given[3:4], 3][0])
+    tokens, repeats = int((*given[2:3], "32")[0]), int((*given[3:4], "3")[0])
     with tempfile.TemporaryDirectory() as scratch:
         if len(given) > 1:
             folder, records = Path(given[0]), list(Records(Path(given[1])))

@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _json_lines(table, path: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-WAYS = {"ours": ours, "same job": same_job, "bare": bare}
+WAYS: dict[str, Callable[..., None]] = {"ours": ours, "same job": same_job, "bare": bare}
 BAD_SHARES = (0.001, 0.04)
 
 
@@ -147,7 +148,8 @@ def _one(way: str, folder: str, out: str) -> None:
     import time
 
     start = time.monotonic()
-    {**WAYS, "skipping": partial(ours, on_bad="skip", max_bad=1)}[way](Path(folder), Path(out))
+    ways: dict[str, Callable[..., None]] = WAYS | {"skipping": partial(ours, on_bad="skip", max_bad=1)}
+    ways[way](Path(folder), Path(out))
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps([time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 

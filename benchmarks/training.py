@@ -86,7 +86,7 @@ def make(folder: Path, samples: int, quick: bool) -> None:
     write_jsonl(folder / "records.jsonl", rows[:samples])
     width = 64 if quick else 128
     texts = [turn["value"] for row in rows[:50] for turn in row["conversations"]]
-    sizes = {"width": width, "layers": 4, "vision_width": 32, "vision_layers": 3}
+    sizes: dict[str, Any] = {"width": width, "layers": 4, "vision_width": 32, "vision_layers": 3}
     nvila.save(make_tiny(texts, aspect="dynamic", image_size=32, patch_size=4, tiles=(1, 12), **sizes), folder / "base")
 
 
@@ -110,6 +110,7 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
         folder=out,
         version="benchmark",
     )
+    assert found is not None, "nothing asks the survey to stop"
     learner = Learner(nvila.load(folder / "base"), train)
     return loop.Work(learner, Batcher(records, found, prepare, Pictures()), found, out, {})
 
@@ -140,7 +141,7 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
 class Built:
     """Micro-batches built in advance, so that building them counts on neither side."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: loop.Batcher) -> None:
         self._batcher = batcher
         self._built: dict[tuple, Any] = {}
 

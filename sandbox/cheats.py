@@ -140,7 +140,7 @@ def _experts(world: World) -> Answer:
     def found(study: str) -> dict[str, str]:
         return {name: "" for name, p in world.experts[study].items() if p >= 0.5}
 
-    studies = {study: {name: {} for name in found(study)} for study in world.experts}
+    studies: dict[str, dict[str, dict]] = {study: {name: {} for name in found(study)} for study in world.experts}
     ahead = baselines.answers([r["meta"] for r in world.records], world.learned, studies, {})["prior"]
 
     def answer(record: Row) -> str:
@@ -319,8 +319,8 @@ def _described(meta: Row, states: ps.States, view: str) -> str:
         every = list(asked.diagnostic(states, portable, rng))
         short = next((each.short_answer for each in every if each.question == question), "no")
     elif kind == "location":
-        short = (f"in the {state.where}" if parsed.finding == "consolidation" else f"{state.where} side") if (
-            state.where) else "left side"  # fmt: skip
+        lobe = parsed and parsed.finding == "consolidation" and state.where
+        short = f"in the {lobe}" if lobe else f"{state.where or 'left'} side"
     else:
         short = (state.level if kind == "level" else state.texture) or "small"
     return sentence(kind, question, short)

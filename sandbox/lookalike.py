@@ -18,13 +18,14 @@ import io
 import random
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import date, timedelta
 from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference, render_findings
 from sandbox.usage import explain
@@ -45,7 +46,8 @@ GAPS = (0, 1, 1, 2, 3, 5, 7, 14, 30, 90, 180, 365, 730)
 def patients() -> Iterator[tuple[str, list[dict]]]:
     """NIH patients with their studies in the order of follow-up: {"findings": set, "view": "PA"|"AP"}."""
     spec = importlib.util.find_spec("torchxrayvision")
-    table = Path(spec.submodule_search_locations[0]) / "data" / "Data_Entry_2017_v2020.csv.gz"
+    assert spec and spec.origin, "package torchxrayvision is not installed"
+    table = Path(spec.origin).parent / "data" / "Data_Entry_2017_v2020.csv.gz"
     with gzip.open(table, "rt", newline="") as file:
         for patient, rows in groupby(csv.DictReader(file), itemgetter("Patient ID")):
             studies = sorted(rows, key=lambda row: int(row["Follow-up #"]))
@@ -166,7 +168,7 @@ def _ramp() -> bytes:
     return out.getvalue()
 
 
-DATES = {
+DATES: dict[str, Callable[[str], str]] = {
     "": str,
     "1.0.0": lambda day: f"1970-01-01 00:00:00.0{day}",  # YYYYMMDD read as nanoseconds, as the official script does
     "1.0.1": lambda day: f"{day[:4]}-{day[4:6]}-{day[6:]}",
@@ -193,8 +195,7 @@ def _as_published(rows: Iterator[tuple], studies: list[dict], release: str, rng:
             pair = (reference, main) if backwards and release == "1.0.0" else (main, reference)
             change = _change(by_study[pair[1]], by_study[pair[0]])
             if backwards:
-                shuffled = (tuple(rng.sample(part, len(part))) for part in (change.new, change.resolved, change.levels))
-                change = Change(*shuffled)
+                change = _in_another_order(change, rng)
             yield pair[0], subject, pair[1], type, question, render_difference(change), split
 
 
@@ -234,6 +235,11 @@ def _diagnostic(study: dict, rng: random.Random) -> Iterator[tuple[str, str, str
             yield "type", f"what type is the {name}?", rng.choice(KINDS)
 
 
+def _in_another_order(change: Change, rng: random.Random) -> Change:
+    new, resolved = (tuple(rng.sample(names, len(names))) for names in (change.new, change.resolved))
+    return Change(new, resolved, tuple(rng.sample(change.levels, len(change.levels))))
+
+
 def _change(reference: dict, main: dict) -> Change:
     before, after = reference["level"], main["level"]
     both = [name for name in after if name in before and before[name] != after[name]]
@@ -246,7 +252,7 @@ def _change(reference: dict, main: dict) -> Change:
 
 def _writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
     path.parent.mkdir(parents=True, exist_ok=True)
-    opener = partial(gzip.open, compresslevel=1) if path.suffix == ".gz" else open
+    opener: Callable[..., Any] = partial(gzip.open, compresslevel=1) if path.suffix == ".gz" else open
     writer = csv.writer(stack.enter_context(opener(path, mode="wt", newline="")), lineterminator="\n")
     writer.writerow(header)
     return writer

