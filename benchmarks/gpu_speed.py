@@ -35,7 +35,7 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.models import Workload
-from lumen_hpc.nvila import attention, cards, layers
+from lumen_hpc.nvila import attention, cards, flash, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training.flops import matrix_flops
@@ -229,28 +229,40 @@ def attention_of_a_layer(rehearse: bool, row: str) -> dict[str, Any]:
     sizes, (rows, length) = case.sizes, case.batch.token_ids.shape
     found: dict[str, Any] = {}
     results = {}
-    for kernel in ("sdpa", "flex", "flash"):
+    for name, attend in _kernels(case, rows, length).items():
         try:
-            attention.check_kernel(kernel)
             torch.manual_seed(0)
             q, k, v = (torch.randn(rows, heads, length, sizes.width // sizes.heads, device=case.device,
                                    dtype=case.dtype, requires_grad=True)
                        for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads))  # fmt: skip
-            chosen = attention.plan(case.batch.spans, rows, length, kernel, case.device)
             weight = torch.randn(rows, length, sizes.heads, sizes.width // sizes.heads, device=case.device)
 
-            def action(chosen=chosen, q=q, k=k, v=v, weight=weight) -> torch.Tensor:
-                out = chosen.attend(0, q, k, v, 0.1)
+            def action(attend=attend, q=q, k=k, v=v, weight=weight) -> torch.Tensor:
+                out = attend(q, k, v)
                 (out * weight).sum().backward()
                 return out
 
-            found[f"{kernel} ms"] = 1000 * case.seconds(action)
+            found[f"{name} ms"] = 1000 * case.seconds(action)
             q.grad = None
-            results[kernel] = (action().detach(), q.grad.clone())
-            found[f"{kernel} off by"] = max(float((a - b).abs().max())
-                                            for a, b in zip(results[kernel], results["sdpa"]))  # fmt: skip
+            results[name] = (action().detach(), q.grad.clone())
+            found[f"{name} off by"] = max(float((a - b).abs().max()) for a, b in zip(results[name], results["sdpa"]))
         except Exception as error:  # a kernel that fails here is what the row says
-            found[f"{kernel}"] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    return found
+
+
+def _kernels(case: Case, rows: int, length: int) -> dict[str, Callable[..., torch.Tensor]]:
+    """Attention of the batch by each kernel, from q, k and v; flash-attention by each version that is installed."""
+    spans, scale = case.batch.spans, 0.1
+    plans = {kernel: attention.plan(spans, rows, length, kernel, case.device) for kernel in ("sdpa", "flex")}
+    found: dict[str, Callable[..., torch.Tensor]] = {
+        kernel: lambda q, k, v, chosen=chosen: chosen.attend(0, q, k, v, scale) for kernel, chosen in plans.items()
+    }
+    index = attention.VarlenIndex.of(spans, length, case.device)
+    for version, function in flash.installed((2, 3, 4)):
+        found[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
+            index, q, k, v, scale, function
+        )
     return found
 
 

@@ -9,7 +9,6 @@ module through its attention registry, which hands the keyword `plan` through un
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from transformers import AttentionInterface
 
 from lumen_hpc.errors import UserError
 
+from . import flash
 from .block_mask import BlockMaskPlan, block_mask_plan
 from .padded_spans import PaddedBatches
 from .spans import Span
@@ -38,15 +38,14 @@ class Plan(Protocol):
 
 
 def check_kernel(kernel: str) -> str:
-    """`kernel` if it can be used here; `auto` becomes flash-attention where it is installed and there is a GPU, else
-    sdpa. (flash-attention computes half precision only; in float32 sdpa stands in.) Raises UserError."""
-    flash = importlib.util.find_spec("flash_attn") is not None and torch.cuda.is_available()
+    """`kernel` if it can be used here; `auto` becomes flash-attention where a version of it works on the GPU
+    (`flash.varlen`), else sdpa. (It computes half precision only; in float32 sdpa stands in.) Raises UserError."""
     if kernel == "auto":
-        return "flash" if flash else "sdpa"
+        return "flash" if flash.varlen() else "sdpa"
     if kernel not in KERNELS:
         raise UserError(f"attention={kernel!r}: use one of {('auto', *KERNELS)}")
-    if kernel == "flash" and not flash:
-        raise UserError("attention='flash' needs the package flash-attn and a GPU; use 'auto' or 'sdpa'")
+    if kernel == "flash" and not flash.varlen():
+        raise UserError("attention='flash' needs flash-attn (2, 3 or 4) and a GPU that it works on; use auto or sdpa")
     return kernel
 
 
@@ -76,12 +75,10 @@ class SpanPlan:
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
             self.kept[layer] = (k, v)
-        if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
-            from flash_attn import flash_attn_varlen_func
-
+        if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16) and (varlen := flash.varlen()):
             if q.device not in self._varlen:  # once a batch, not once a layer
                 self._varlen[q.device] = VarlenIndex.of(self.spans, q.shape[2], q.device)
-            return spans_varlen(self._varlen[q.device], q, k, v, scale, flash_attn_varlen_func)
+            return spans_varlen(self._varlen[q.device], q, k, v, scale, varlen)
         if self.kernel != "eager" and q.device.type == "cpu":
             if self._padded is None:  # once a batch, not once a layer
                 self._padded = PaddedBatches.of(self.spans, q.shape[0], q.shape[2])
@@ -162,7 +159,7 @@ class VarlenIndex:
         return cls(at, seen, query_ends, key_ends, (max(query_lengths), max(key_lengths)))
 
 
-def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen) -> torch.Tensor:
+def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen: flash.Varlen) -> torch.Tensor:
     """All spans in one call of flash-attention's `varlen` function, whose causal mask ends at the bottom right.
 
     A span's keys are its prefix and itself, gathered; so a prefix is copied once a span, but never scored twice.

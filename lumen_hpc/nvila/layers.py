@@ -28,6 +28,12 @@ CHECKPOINTING = ("full", "selective", "none")
 """What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
 BACKEND = "inductor" if torch.cuda.is_available() else "aot_eager"
 """Without a GPU the same graphs are traced, and their operators run as they are."""
+FLASH_OPERATORS = (
+    ("flash_attn", "_flash_attn_varlen_forward"),
+    ("flash_attn_3", "_flash_attn_forward"),
+    ("flash_attn_3", "fwd"),
+)
+"""flash-attention's forward pass in its versions 2 and 3; version 4 is no operator of torch and is recomputed."""
 COMPILED_KERNELS = ("flex",)
 """Attention whose plan is tensors alone. The others' spans are Python data: every batch would compile again."""
 
@@ -156,6 +162,7 @@ def _kept_operators() -> frozenset[Any]:
     for name in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"):
         if hasattr(aten, f"_scaled_dot_product_{name}"):
             kept.add(getattr(aten, f"_scaled_dot_product_{name}").default)
-    if hasattr(torch.ops, "flash_attn") and hasattr(torch.ops.flash_attn, "_flash_attn_varlen_forward"):
-        kept.add(torch.ops.flash_attn._flash_attn_varlen_forward.default)
+    for package, name in FLASH_OPERATORS:
+        if hasattr(getattr(torch.ops, package), name):
+            kept.add(getattr(getattr(torch.ops, package), name).default)
     return frozenset(kept)

@@ -1,0 +1,117 @@
+"""flash-attention's `varlen` function, from the newest of its packages that works on this machine's GPU.
+
+Versions 2, 3 and 4 are packages of their own with one function of one meaning: sequences one behind the other, causal
+to the bottom right, grouped heads. A package can be there without kernels for this GPU, and version 4 alone leaves a
+`flash_attn` that has no version 2: so each is tried, forward and backward, before it is trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+DEVICE = "cuda"
+Varlen = Callable[..., torch.Tensor]
+"""(q, k, v, ends of queries, ends of keys, longest query, longest key, softmax_scale=, causal=) → like q."""
+
+MODULES = {
+    4: ("flash_attn.cute",),
+    3: ("flash_attn_3.flash_attn_interface", "flash_attn_interface"),
+    2: ("flash_attn",),
+}
+"""Where each version has its function; 3 was moved once."""
+
+
+def order(major: int) -> tuple[int, ...]:
+    """Versions for a GPU's compute capability, the fastest first: 3 is Hopper's, 4 Blackwell's, and 2 everybody's."""
+    return (4, 2) if major >= 10 else (3, 4, 2) if major == 9 else (2,) if major == 8 else ()
+
+
+@cache
+def varlen() -> Varlen | None:
+    """The function to use on this process's GPU; None where there is no GPU, or no package that works."""
+    if not torch.cuda.is_available():
+        return None
+    for version, function in installed(order(torch.cuda.get_device_capability()[0])):
+        if not (reason := fault(function, DEVICE, torch.bfloat16)):
+            log.info("flash-attention %d", version)
+            return function
+        log.warning("flash-attention %d is installed and not used: %s", version, reason)
+    return None
+
+
+def installed(versions: tuple[int, ...]) -> Iterator[tuple[int, Varlen]]:
+    """The versions among `versions` whose package imports, with their functions."""
+    for version in versions:
+        for module in MODULES[version]:
+            try:
+                function = import_module(module).flash_attn_varlen_func
+            except Exception:  # what an extension built for another torch or CUDA raises
+                continue
+            yield version, _called_alike(function)
+            break
+
+
+def _called_alike(function: Callable[..., Any]) -> Varlen:
+    """Arguments by their names, which all versions share; of several results (4, older 3) the first."""
+
+    def call(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor,
+        longest_query: int, longest_key: int, *, softmax_scale: float, causal: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        out = function(
+            q, k, v, cu_seqlens_q=query_ends, cu_seqlens_k=key_ends, max_seqlen_q=longest_query,
+            max_seqlen_k=longest_key, softmax_scale=softmax_scale, causal=causal,
+        )  # fmt: skip
+        return out[0] if isinstance(out, tuple | list) else out
+
+    return call
+
+
+def fault(function: Varlen, device: str, dtype: torch.dtype) -> str:
+    """Why a function had better not be used on a device; empty if value and gradients equal those of plain attention.
+
+    Tried on two sequences, of which the second sees a prefix.
+    """
+    lengths, seen, heads, kv_heads, width = (70, 33), (70, 200), 4, 2, 128
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(tokens: int, count: int) -> torch.Tensor:
+        return torch.randn(tokens, count, width, generator=generator).to(device, dtype).requires_grad_()
+
+    inputs = (tensor(sum(lengths), heads), tensor(sum(seen), kv_heads), tensor(sum(seen), kv_heads))
+    weight = torch.randn(sum(lengths), heads, width, generator=generator).to(device)
+    ends = [torch.tensor([0, *sizes], device=device).cumsum(0, dtype=torch.int32) for sizes in (lengths, seen)]
+
+    def fused() -> torch.Tensor:
+        return function(*inputs, *ends, max(lengths), max(seen), softmax_scale=0.1, causal=True)
+
+    def plain() -> torch.Tensor:
+        parts = zip(*(x.split(sizes) for x, sizes in zip(inputs, (lengths, seen, seen))))
+        return torch.cat([_plain(q, k, v, 0.1) for q, k, v in parts])
+
+    found = []
+    try:
+        for run in (plain, fused):
+            out = run()
+            found.append([out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)])
+    except Exception as error:  # whatever a kernel does on a GPU that it was not built for
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    apart = max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in zip(*found))
+    return (
+        "" if apart < (2e-2 if dtype != torch.float32 else 1e-4) else f"it differs from plain attention by {apart:.2g}"
+    )
+
+
+def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """One sequence, [tokens, heads, width]."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
