@@ -202,8 +202,8 @@ class Train:
     """Activations recomputed in the backward pass: all, all but matrix products and attention, none; `auto`: the
     fewest that fit the GPUs' memory."""
     attention: str = runtime_choice("auto", "auto", "flash", "flex", "sdpa", "eager")
-    """Attention kernel; `auto`: flex (one compiled call a layer) with compiled layers, else flash-attention where it is
-    installed, else sdpa."""
+    """Attention kernel; `auto`: flex (one compiled call a layer) with compiled layers, else flash-attention where its
+    version 2, 3 or 4 works on the GPU, else sdpa."""
     compiled: bool | str = runtime_choice("auto", True, False, "auto")
     """Compile the transformer layers (the language model's with train.attention=flex alone); `auto`: on a GPU where
     compiled attention is tried at the start and equals the plain one."""
@@ -244,8 +244,9 @@ class Predict:
     """Extra answers that test whether the model looks: swapped, same, other_patient, no_image, no_experts;
     `composed` asks about each image of a pair alone, for the baseline FT + rule."""
     engine: str = runtime_choice("auto", "auto", "native", "vllm")
-    """What generates the answers: this package's own code (`native`, the reference) or `vllm`; `auto` is native until
-    vLLM has been tried on a GPU. Equal answers in float32; in bfloat16 near ties may fall otherwise."""
+    """What generates the answers: this package's own code (`native`, the reference) or `vllm`; `auto`: vLLM
+    on a GPU where a trial at the start equals native. Equal answers in float32; in bfloat16 near ties may fall
+    otherwise."""
     batch_tokens: int = runtime_only(32768, low=1)
     """Prompt tokens generated from at a time."""
     gpu_memory: float = runtime_only(0.9, high=1)

@@ -89,8 +89,13 @@ class VLLMModel:
             for ids, output in found
         ]
 
-    def ask(self, records: Sequence[Record], max_new_tokens: int, **options: Any) -> list[tuple[list[int], Any]]:
-        """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output."""
+    def ask(
+        self, records: Sequence[Record], max_new_tokens: int, *, adapter: Any = None, **options: Any
+    ) -> list[tuple[list[int], Any]]:
+        """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output.
+
+        adapter: a LoRARequest, where the model was opened with `enable_lora`. `options` go to SamplingParams.
+        """
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens}: ask for at least one")
         from vllm import SamplingParams
@@ -102,7 +107,7 @@ class VLLMModel:
         order = _by_images(records)
         opened: dict[object, Image.Image] = {}
         requests = [request(records[place], self.preprocessor, opened) for place in order]
-        outputs = dict(zip(order, self.llm.generate(requests, sampling, use_tqdm=False)))
+        outputs = dict(zip(order, self.llm.generate(requests, sampling, use_tqdm=False, lora_request=adapter)))
         return [(list(outputs[place].outputs[0].token_ids), outputs[place]) for place in range(len(records))]
 
 

@@ -6,6 +6,7 @@ model. `plugin.register` makes vLLM know this module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -15,7 +16,12 @@ from torch import nn
 from transformers import BatchFeature, SiglipVisionConfig, SiglipVisionModel
 from vllm.config import VllmConfig
 from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsMultiModal
-from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    WeightsMapper,
+    init_vllm_registered_model,
+    maybe_prefix,
+)
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import (
@@ -37,6 +43,7 @@ from lumen_hpc.nvila.vision import encode
 from .narrow_heads import pad_narrow_heads
 
 TILES_AT_ONCE = 64
+_NO_ADAPTER = "vLLM_adapts_the_language_model_alone_so_serve_the_merged_weights"
 
 
 class ProcessingInfo(BaseProcessingInfo):
@@ -137,6 +144,12 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
+    hf_to_vllm_mapper = WeightsMapper(
+        # vLLM tells an adapter's layers by the last part of their names, and would leave the tower's q_proj out in
+        # silence: the name that they get here is none of its layers', so that it refuses them, and says why.
+        orig_to_new_regex={re.compile(r"^(vision_tower|mm_projector)\.(.+)(?=\.lora_[AB]\.)"): rf"\1.\2.{_NO_ADAPTER}"},
+        orig_to_new_prefix={"llm.": "language_model."},
+    )
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -203,11 +216,9 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Read the folder in either layout; vLLM's own reader, which knows flat folders only, is left alone."""
-        return AutoWeightsLoader(self).load_weights(self._stored())
+        return AutoWeightsLoader(self).load_weights(self._stored(), mapper=self.hf_to_vllm_mapper)
 
     def _stored(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor, _ in read_weights(self.config.folder):
-            part, _, rest = name.partition(".")
-            if name == "llm.lm_head.weight" and self.config.text_config.tie_word_embeddings:
-                continue
-            yield ("language_model." if part == "llm" else f"{part}.") + rest, tensor
+            if name != "llm.lm_head.weight" or not self.config.text_config.tie_word_embeddings:
+                yield name, tensor
