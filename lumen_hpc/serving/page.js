@@ -40,8 +40,15 @@ class Radiograph {
   async take(file) {
     if (!file) return;
     fault("");
-    const reply = await fetch("picture", { method: "POST", body: file });
-    const read = await reply.json();
+    const turn = this.turn = (this.turn || 0) + 1;
+    let reply, read;
+    try {
+      reply = await fetch("picture", { method: "POST", body: file });
+      read = await reply.json();
+    } catch {
+      return fault(`${file.name}: ${SILENT}`);
+    }
+    if (turn !== this.turn) return; // another file was chosen meanwhile
     if (!reply.ok) return fault(`${file.name}: ${read.error}`);
     const image = new Image();
     image.src = read.url;
@@ -104,16 +111,20 @@ class Radiograph {
   }
 }
 
+const SILENT = "the server does not answer any more", WAITING = "The model answers …";
 const find = (id) => document.getElementById(id);
 const fault = (text) => { find("fault").textContent = text; };
 const radiographs = {};
 for (const root of document.querySelectorAll(".radiograph")) radiographs[root.dataset.name] = new Radiograph(root, fillInterval);
 
+let filled = ""; // the days that the files' dates gave; what was typed stays when a file without a date comes
+
 function fillInterval() {
   const { reference, main } = radiographs;
-  if (reference.taken && main.taken) {
-    find("interval").value = Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000);
-  }
+  const known = reference.taken && main.taken;
+  const days = known ? String(Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000)) : "";
+  if (known || find("interval").value === filled) find("interval").value = days;
+  filled = days;
 }
 
 let questions = {};
@@ -168,7 +179,8 @@ async function ask(how) {
       }
     }
   } catch (error) {
-    if (error.name !== "AbortError") fault("the server does not answer any more");
+    if (error.name === "AbortError") find("status").textContent = "Stopped.";
+    else fault(SILENT);
   } finally {
     running = null;
     busy(false);
@@ -178,7 +190,8 @@ async function ask(how) {
 function busy(on) {
   for (const id of ["ask", "swapped", "same"]) find(id).disabled = on || (id !== "ask" && kind() !== "difference");
   find("stop").hidden = !on;
-  if (on) find("status").textContent = "The model answers …";
+  if (on) find("status").textContent = WAITING;
+  else if (find("status").textContent === WAITING) find("status").textContent = "No answer.";
 }
 
 async function* events(body) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import re
 import shutil
@@ -38,6 +40,8 @@ class Model:
     def __init__(self) -> None:
         self.asked: list[dict] = []
         self.refuse = ""
+        self.held = False
+        """Hold the answer back after its first word."""
         self.app = Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"])])
 
     async def complete(self, request):
@@ -51,6 +55,8 @@ class Model:
         async def stream():
             for word in ANSWERS[how].split(" "):
                 yield f"data: {json.dumps(_chunk(word + ' '))}\n\n"
+                while self.held:
+                    await asyncio.sleep(0.02)
             yield "data: [DONE]\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -183,6 +189,82 @@ def test_the_controls_are_one_click_each(browser_page, files, model):
 
 
 @needs_chromium
+def test_the_answer_streams_and_can_be_stopped(browser_page, files, model):
+    _load(browser_page, files)
+    model.held = True
+    browser_page.locator("#ask").click()
+    text, status = browser_page.locator("#answers .text").first, browser_page.locator("#status")
+    expect(text).to_have_text("The")
+    expect(status).to_have_text("The model answers …")
+    model.held = False
+    assert _answered(browser_page, 1) == ANSWERS["given"]
+    model.held = True
+    browser_page.locator("#ask").click()
+    expect(text).to_have_text("The")
+    browser_page.locator("#stop").click()
+    expect(status).to_have_text("Stopped.")
+    expect(browser_page.locator("#ask")).to_be_enabled()
+    expect(browser_page.locator("#fault")).to_be_empty()
+    model.held = False
+
+
+def _drop(opened, name: str, file) -> None:
+    """Drop a file on a radiograph's place, as a file manager does."""
+    dropped = opened.evaluate_handle(
+        """([name, data]) => {
+            const dropped = new DataTransfer();
+            dropped.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name));
+            return dropped;
+        }""",
+        [file.name, base64.b64encode(file.read_bytes()).decode()],
+    )
+    opened.locator(f"[data-name={name}]").dispatch_event("drop", {"dataTransfer": dropped})
+    opened.locator(f"[data-name={name}] .about", has_text=file.name).wait_for()
+
+
+@needs_chromium
+def test_files_can_be_dropped_and_days_follow_from_their_dates_alone(browser_page, files, model):
+    _drop(browser_page, "reference", files / "dark.dcm")
+    _drop(browser_page, "main", files / "bright.jpg")
+    interval = browser_page.locator("#interval")
+    assert interval.input_value() == "7"
+    Image.fromarray(np.full((80, 80), 220, np.uint8)).save(files / "undated.png")
+    _drop(browser_page, "main", files / "undated.png")
+    assert interval.input_value() == "", "seven days were those of another image"
+    browser_page.locator("#ask").click()
+    _answered(browser_page, 1)
+    assert "main image, at an unknown distance in time" in model.parts(-1)[0]["text"]
+    interval.fill("30")
+    _drop(browser_page, "main", files / "undated.png")
+    assert interval.input_value() == "30", "what was typed stays"
+    browser_page.locator("#swapped").click()
+    _answered(browser_page, 2)
+    assert "main image, 30 days later" in model.parts(-1)[0]["text"]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("kind", "images"), [("diagnostic", ["bright.jpg"]), ("prediction", ["dark.dcm"])])
+def test_the_datasets_questions_and_free_ones_of_the_other_kinds(browser_page, files, model, kind, images):
+    _load(browser_page, files)
+    browser_page.locator(f"input[value={kind}]").check()
+    assert browser_page.locator("#questions option").all_inner_texts() == page.QUESTIONS[kind]
+    assert browser_page.locator("#swapped").is_disabled() and browser_page.locator("#same").is_disabled()
+    browser_page.locator("#questions").select_option(index=1)
+    chosen = page.QUESTIONS[kind][1].replace("{days}", "7")
+    browser_page.locator("#ask").click()
+    _answered(browser_page, 1)
+    browser_page.locator("#question").fill("Is the heart large?")
+    browser_page.locator("#ask").click()
+    _answered(browser_page, 2)
+    for place, question in ((-2, chosen), (-1, "Is the heart large?")):
+        assert model.parts(place)[0]["text"].endswith(f"\n{question}")
+        assert [
+            np.array_equal(shown, grey_levels(files / name))
+            for shown, name in zip(model.images(place), images, strict=True)
+        ] == [True]
+
+
+@needs_chromium
 def test_it_works_by_keyboard_and_speaks(browser_page, files):
     _load(browser_page, files)
     browser_page.locator("#question").focus()
@@ -203,9 +285,11 @@ def test_zoom_and_window_change_the_view_and_not_what_is_asked(browser_page, fil
     for key in ("+", "+", "ArrowLeft"):
         browser_page.keyboard.press(key)
     zoomed = canvas.evaluate("c => c.toDataURL()")
+    browser_page.locator("[data-name=reference] .level").fill("90")
+    levelled = canvas.evaluate("c => c.toDataURL()")
     browser_page.locator("[data-name=reference] .window").fill("40")
     windowed = canvas.evaluate("c => c.toDataURL()")
-    assert len({before, zoomed, windowed}) == 3
+    assert len({before, zoomed, levelled, windowed}) == 4
     browser_page.locator("#ask").click()
     _answered(browser_page, 1)
     assert np.array_equal(model.images(-1)[0], grey_levels(files / "dark.dcm"))
