@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 QUESTIONS = ("What has changed?", "Is there a pneumothorax?", "What will change in 3 days?")
 EQUAL = "equal"
@@ -36,13 +37,13 @@ def compare(folder: Path) -> str:
     from lumen_hpc.nvila.tiny import make_tiny
     from lumen_hpc.serving.vllm_answerer import VLLMModel
 
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         image_size=56, patch_size=14, vision_width=64, vision_layers=3, width=128, layers=2, heads=2, kv_heads=1
     )
     nvila.save(make_tiny(QUESTIONS, aspect="dynamic_s2", projector="mlp_downsample", **sizes), folder)
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, (120, 90 + 30 * n), dtype=np.uint8) for n in range(2))
-    shown = ([before, after], [before, after], [after], [])
+    shown: tuple[list[Any], ...] = ([before, after], [after, before], [after], [])
     records = [
         {"images": images, "conversations": [{"from": "human", "value": "<image>" * len(images) + question}]}
         for images in shown
