@@ -64,10 +64,10 @@ def client(served):
     return OpenAI(base_url=served[0].url, api_key=served[0].key, max_retries=0)
 
 
-def _url(picture: Image.Image) -> dict:
+def _url(picture: Image.Image, form: str = "PNG") -> dict:
     out = io.BytesIO()
-    picture.save(out, "PNG")
-    return _image(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}")
+    picture.save(out, form)
+    return _image(f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}")
 
 
 def _image(url: str) -> dict:
@@ -113,6 +113,12 @@ def test_an_image_by_path_is_the_same_as_in_the_request(client, served, pictures
         ([_image("https://example.org/a.png")], "fetches no addresses"),
         ([_url(Image.new("L", (9, 9)))] * 3, r"At most 2 image"),
         ([_url(Image.fromarray(np.zeros((9, 9), np.uint16)))], "a PNG of 16 bits"),
+        ([_url(Image.new("1", (9, 9)))], "a PNG of 1 bits"),
+        ([_url(Image.new("P", (9, 9)))], "a PNG with a palette"),
+        ([_url(Image.new("CMYK", (9, 9)), "JPEG")], "has 4 components"),
+        ([_image("data:image/png;base64," + "A" * (200 << 20))], "larger than 128 MiB"),
+        ([_image("/etc/hostname")], "fetches no addresses"),
+        ([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}], "At most 0 video"),
         ([_url(Image.new("L", (9, 9))), _text("<image> <image>")], "2 <image> but 1 images are given"),
         ([_text("word " * 2000)], "maximum context length is 1024 tokens"),
     ],
@@ -122,6 +128,95 @@ def test_bad_input_is_answered_400_with_one_clear_line(client, content, message)
 
     with pytest.raises(BadRequestError, match=message):
         _ask(client, content)
+
+
+GREY = Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64))
+
+
+def _said(reply) -> list[str]:
+    return [choice.message.content for choice in reply.choices]
+
+
+def test_forms_of_a_request_that_mean_the_same_are_answered_alike(client):
+    """Streams, bounds that are not reached, odd names of types, an alpha channel and line breaks change no answer."""
+    question = _text("What has changed?")
+    expected = _said(_ask(client, [_url(GREY), question]))
+    head, _, data = _url(GREY)["image_url"]["url"].partition(",")
+    lines = "\r\n".join(data[place : place + 76] for place in range(0, len(data), 76))
+    for url in (
+        f"{head},{lines}",
+        f"data:;base64,{data}",
+        f"data:application/pdf;base64,{data}",
+        f"{head},{data.rstrip('=')}",
+    ):
+        assert _said(_ask(client, [_image(url), question])) == expected
+    for mode in ("RGB", "RGBA", "LA"):
+        assert _said(_ask(client, [_url(GREY.convert(mode)), question])) == expected
+    for options in (
+        {"temperature": 0}, {"seed": 7}, {"stop": []}, {"stop": ["never written"]}, {"n": 1}, {"logprobs": True},
+        {"top_p": 1.0}, {"user": "somebody"}, {"extra_body": {"detail": "high"}},
+    ):  # fmt: skip
+        assert _said(_ask(client, [_url(GREY), question], **options)) == expected, options
+    streamed = _ask(client, [_url(GREY), question], stream=True, stream_options={"include_usage": True})
+    assert "".join(event.choices[0].delta.content or "" for event in streamed if event.choices) == expected[0]
+    assert client.models.list().data[0].id == "lumen"
+
+
+def test_requests_of_other_kinds_are_answered(client):
+    two = _ask(client, [_url(GREY), _text("Why?")], n=2, temperature=1.0, seed=1)
+    again = _ask(client, [_url(GREY), _text("Why?")], n=2, temperature=1.0, seed=1)
+    assert len(two.choices) == 2 and _said(two) == _said(again)
+    limited = _ask(client, [_url(GREY), _text("Why?")], max_tokens=None, max_completion_tokens=1)
+    assert limited.usage.completion_tokens == 1 and limited.choices[0].finish_reason == "length"
+    word = _ask(client, "Is the heart normal?", max_tokens=8, logprobs=True, top_logprobs=3)
+    assert all(len(token.top_logprobs) == 3 for token in word.choices[0].logprobs.content)
+    cut = _ask(client, "Is the heart normal?", max_tokens=8, stop=[_said(word)[0][2]])
+    assert cut.choices[0].finish_reason == "stop" and _said(cut)[0] == _said(word)[0][:2]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [_url(GREY), _text("What is this?")]},
+        {"role": "assistant", "content": "An image."},
+        {"role": "user", "content": [_url(GREY), _text("And this?")]},
+    ]
+    assert client.chat.completions.create(model="lumen", messages=messages, max_tokens=2).usage.completion_tokens
+    assert _ask(client, "", max_tokens=1).usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize("form", ["WEBP", "GIF", "TIFF", "BMP", "JPEG2000"])
+def test_another_format_of_image_is_refused_by_name_of_those_that_are_read(client, form):
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError, match="cannot be read: give a whole JPG, PNG or DICOM file"):
+        _ask(client, [_url(GREY, form), _text("Why?")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n must be at least 1"),
+        ({"n": 2}, "n must be 1 when using greedy sampling"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens must be at least 1"),
+        ({"max_tokens": 10**9}, "cannot be greater than max_model_len=1024"),
+        ({"temperature": -1}, "temperature must be non-negative"),
+        ({"logprobs": True, "top_logprobs": 200}, "greater than max allowed: 20"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool choice requires"),
+        ({"extra_body": {"chat_template": "{{ 1 }}"}}, "chat template"),
+        ({"extra_body": {"mm_processor_kwargs": {"exact": False}}}, "mm_processor_kwargs are disabled"),
+    ],
+)
+def test_options_that_cannot_be_are_answered_400(client, options, message):
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError, match=message):
+        _ask(client, [_url(GREY), _text("Why?")], **options)
+
+
+def test_another_model_is_answered_404_with_the_name_that_is_served(client):
+    from openai import NotFoundError
+
+    with pytest.raises(NotFoundError, match="`gpt-4` does not exist"):
+        client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "Hi"}])
 
 
 def test_without_the_key_nothing_is_answered(served):
