@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from lumen_hpc.plain_text import visible
 from lumen_hpc.weights import locate, verify
 
 if TYPE_CHECKING:
-    from lumen_hpc.serving.ask import TrainedModel
+    from lumen_hpc.serving.ask import Asked, TrainedModel
 
 
 def trained(run: Run, model: str) -> Path:
@@ -69,6 +71,21 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
 
 
+COMPARES = re.compile(r"\b(changed|compared|comparison|different|worse|better|improved|previous|prior|earlier)\b", re.I)
+"""Words of a question about two images, unless it asks what will be."""
+
+
+def _doubts(asked: Asked) -> Iterator[str]:
+    """What whoever asks may not have meant; the question is answered all the same."""
+    if len(asked.files) == 1 and COMPARES.search(asked.question) and "will" not in asked.question.casefold().split():
+        yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
+    if len(asked.files) == 2:
+        if asked.files["image"] == asked.files["reference"]:
+            yield "image and reference are the same file"
+        if asked.days is not None and asked.days < 0:
+            yield f"the reference is {-asked.days} days later than the image; the earlier one is the reference"
+
+
 def ask(request: Request, run: Run) -> int:
     """Prints the answer; with json=true an object with the findings line and the prompt too."""
     if not request.image:
@@ -83,11 +100,11 @@ def ask(request: Request, run: Run) -> int:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
     if not request.settings.serve.weights:
         trained(run, request.settings.serve.model)
-    from lumen_hpc.serving.media import image_bytes  # seconds: what the command line itself says is checked first
+    from lumen_hpc.serving.ask import read  # seconds: what the command line itself says is checked first
 
-    for name in ("image", "reference"):
-        if path := getattr(request, name):
-            image_bytes(name, path)  # a file that cannot be read is named before a model is loaded
+    asked = read(request.question, image=request.image, reference=request.reference or None, days=days)
+    for doubt in _doubts(asked):
+        print(f"lumen: {doubt}", file=sys.stderr)
     print(f"loading {request.settings.serve.weights or request.settings.serve.model} …", file=sys.stderr, flush=True)
     model = open_model(run, request.settings.serve.model, request.settings.serve.weights)
     reply = model.ask(request.question, image=request.image, reference=request.reference or None, days=days)

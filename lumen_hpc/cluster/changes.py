@@ -98,7 +98,7 @@ def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan])
     if busy := sorted(item.step.name for item in plans if item.live and item.step.name in changes.stale):
         raise UserError(
             f"run={request.run}: {', '.join(busy)} queued or running with the run's earlier settings; wait for the "
-            f"end, or first: python launch.py cancel run={request.run}"
+            f"end, or first: python launch.py cancel {Run(request.folder, request.settings, request.profile).words}"
         )
 
 

@@ -44,7 +44,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if stage:
         stage.require(run)
     refusals.require_valid(request, pipeline)
-    print(announcement(request, pipeline), *changed.lines(), sep="\n", flush=True)
+    print(announcement(request, pipeline), *_doubts(request), *changed.lines(), sep="\n", flush=True)
     if request.dry_run:
         from lumen_hpc.cluster import dry_run
 
@@ -81,7 +81,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
         refusals.require_fitting_cluster(request, plans)
         done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     _print_jobs(done.jobs)
-    print(f"follow it: python launch.py status run={request.run}")
+    print(f"follow it: python launch.py status {run.words}")
     return 0
 
 
@@ -95,6 +95,22 @@ def announcement(request: Request, pipeline: Pipeline) -> str:
     else:
         where = "would run on this machine" if request.dry_run else "running on this machine"
     return f"{name} profile: {where}, {count} step{'s' * (count != 1)}, {data}, run {request.folder}"
+
+
+def _doubts(request: Request) -> Iterator[str]:
+    """What a user may not have meant: a forgotten profile, or the name of a run with a typo."""
+    if not request.profile_named and slurm.installed():
+        yield "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
+    if request.recorded is None:
+        alike = [path.parent.name for path in request.folder.parent.glob("*/config.yaml")]
+        bare = _bare(request.run)
+        if found := [name for name in alike if name != request.run and _bare(name) == bare]:
+            yield f"{request.run} is a new run; {', '.join(sorted(found))} is another, which exists"
+
+
+def _bare(name: str) -> str:
+    """A run's name without what is easily mistyped."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def _take_settings(request: Request) -> None:
@@ -312,7 +328,9 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
         refusals.require_valid(request, pipeline)
     print(f"a sweep of {len(points)} runs: {', '.join(name for name, _ in points)}")
     codes = [submit(request, pipeline) for request in requests]
-    print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}")
+    elsewhere = submission.open_run(requests[0]).elsewhere
+    place = f" profile.runs={elsewhere}" if elsewhere else ""
+    print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}{place}")
     return max(codes)
 
 
@@ -323,7 +341,8 @@ def existing(request: Request) -> Run:
     if not path.is_file():  # a first submission that was killed: its jobs are in the queue all the same
         path = next((record["folder"] / path.name for record in live.submissions(run.folder)), path)
     if not path.is_file():
-        raise UserError(f"run={request.run}: there is no {path}; {remembered.beside(run.folder)}")
+        elsewhere = "" if request.profile_named or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
+        raise UserError(f"run={request.run}: there is no {path}{elsewhere}; {remembered.beside(run.folder)}")
     run = Run(run.folder, *saved.load(path))
     run.keep_private()
     return run

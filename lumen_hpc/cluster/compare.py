@@ -23,6 +23,8 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     """The runs of these names in `top`, or of these paths; UserError for one that is not there or not evaluated."""
     if len(names) < 2:
         raise UserError("compare takes two runs or more: compare runs=FIRST,OTHER")
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"compare: run {twice} is named twice; compare runs=FIRST,OTHER takes different ones")
     runs = []
     for name in names:
         folder = Path(name).expanduser().absolute() if "/" in name else top / name

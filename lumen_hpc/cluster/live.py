@@ -156,7 +156,7 @@ def require_own(run: Run) -> None:
         if _elsewhere(record):
             raise UserError(
                 f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_listed(jobs)}), this is "
-                f"{slurm.cluster()}; go on there, or first: python launch.py cancel run={run.folder.name}, there"
+                f"{slurm.cluster()}; go on there, or first: python launch.py cancel {run.words}, there"
             )
         if str(record.get("user", os.getuid())) != str(os.getuid()):
             queued = queue(run) if queued is None else queued
@@ -173,7 +173,7 @@ def require_none(run: Run) -> None:
     if alive := [job for record in submissions(run.folder) for job in _alive(record, queued)]:
         raise UserError(
             f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
-            f"submitted them, or first: python launch.py cancel run={run.folder.name}"
+            f"submitted them, or first: python launch.py cancel {run.words}"
         )
 
 

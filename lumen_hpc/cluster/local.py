@@ -104,8 +104,11 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
     name, folder = item.step.name, run.folder / item.step.name
     submission = submit.begin(request, run, [item])
     submit.record(request, run, submission)
+    for variable in [variable for variable in os.environ if variable.startswith("PYTHON")]:
+        del os.environ[variable]  # as jobs of Slurm do: PYTHONWARNINGS=error would end a task at its first import
     os.environ |= {
         "PYTHONPATH": str(submission.code),
+        "PYTHONUTF8": "1",
         "PYTHONSAFEPATH": "1",  # else the working directory comes first
         "LUMEN_SUBMISSION": submission.name,
         "OMP_NUM_THREADS": str(item.resources.cpus),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +108,18 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
         if tables == MIMIC_CXR and where.prefer == "jpg" and not (folder / "files").is_dir():
             missing.append("files")
         if missing:
-            fix = deeper(key, folder, tables[0]) or "download the dataset's tables from PhysioNet"
+            fix = deeper(key, folder, tables[0]) or _another(key, folder, required)
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
+
+
+def _another(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[str, ...]]]) -> str:
+    """What would do for a folder without this dataset's tables: it may be another dataset's."""
+    for other, _, tables in datasets:
+        if other != key and all(find(folder, table) for table in tables):
+            return f"this folder holds the tables of {other}; give each its own"
+    return "download the dataset's tables from PhysioNet"
 
 
 def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:

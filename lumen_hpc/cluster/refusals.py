@@ -26,6 +26,7 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     steps = steps_of(request, pipeline)
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
+    unread.require_site_read(request.profile, request.of_site)
     _require_kinds(request, steps)
     _require_fit(request, steps)
     if request.profile.executor == "slurm":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,21 @@ class Run:
     def restricted(self) -> bool:
         """True where the run's data are credentialed: private files, gated servers, no record text in messages."""
         return self.settings.data.source == "mimic" and self.profile.data_use.restricted
+
+    @property
+    def elsewhere(self) -> str:
+        """Quoted for a shell, the folder of runs that this run is in, if a bare command here would look in another."""
+        named = os.environ.get("LUMEN_PROFILE") or "local"
+        if named.endswith((".yaml", ".yml")):
+            named = os.path.abspath(os.path.expanduser(named))
+        usual = os.path.abspath(os.path.expandvars(os.path.expanduser(self.profile.runs)))
+        found = named == self.profile.name and usual == str(self.folder.parent)
+        return "" if found else shlex.quote(str(self.folder.parent))
+
+    @property
+    def words(self) -> str:
+        """How a command in this shell names the run: `run=NAME`, and `runs=FOLDER` where it would look elsewhere."""
+        return f"run={self.folder.name}" + f" runs={self.elsewhere}" * bool(self.elsewhere)
 
     def keep_private(self) -> None:
         """With restricted data, what this process and those it starts write is the owner's alone, and no core file.

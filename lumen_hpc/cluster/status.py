@@ -170,7 +170,7 @@ def _step(
             found.eta_seconds = own.eta_seconds
     elif jobs and all(job.never_starts for job in jobs):
         found.state = "stuck"
-        fix = f"submit again, which clears them: python launch.py stage=full run={run.folder.name}"
+        fix = f"submit again, which clears them: python launch.py stage=full {run.words}"
         error = "its dependency failed, and this site keeps such jobs queued"
         found.failures.append({"error": error, "count": len(jobs), "fix": fix})
     elif jobs:

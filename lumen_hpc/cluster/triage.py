@@ -125,7 +125,7 @@ def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> 
     if not wrong:
         return []
     error = f"{folder / next(iter(wrong.values()))}: not the file that {manifest.NAME} records (corrupt or deleted)"
-    fix = f"the same command writes it again: python launch.py stage={step.stage.name} run={run.folder.name}"
+    fix = f"the same command writes it again: python launch.py stage={step.stage.name} {run.words}"
     return [FailureKind(error, set(wrong), count=len(wrong), fix=fix)]
 
 

@@ -9,19 +9,17 @@ import itertools
 from typing import Any
 
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.request import NO_OPTION, TAKES, Request
+from lumen_hpc.config.request import NO_OPTION, READS, TAKES, Request
 from lumen_hpc.config.schema import Settings
-
-_SETTINGS_OF = {"ask": ("serve.model", "serve.weights")}
-"""Settings that a verb reads, beside its options."""
 
 
 def documentation(verb: str = "") -> list[tuple[str, str, str]]:
     """(key, default, docstring) of every option, setting and profile key, for `--help`; of the options of one verb."""
     rows = _documented(Request, "", skip=NO_OPTION)
     if verb:
-        settings = [row for row in _documented(Settings, "") if row[0] in _SETTINGS_OF.get(verb, ())]
-        return [row for row in rows if row[0] in ("run", "runs", *TAKES[verb])] + settings
+        settings = [row for row in _documented(Settings, "") if row[0] in READS.get(verb, ())]
+        options = ("runs",) if verb == "compare" else ("run", "runs", *TAKES[verb])
+        return [row for row in rows if row[0] in options] + settings
     rows += _documented(Settings, "")
     return rows + _documented(Profile, "profile.")
 

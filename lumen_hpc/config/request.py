@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import similar
+from lumen_hpc.config.validate import similar, type_at
 from lumen_hpc.errors import UserError
 
 VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
@@ -24,7 +25,9 @@ TAKES = {
     "ask": ("image", "reference", "days", "json"),
     "compare": (),
 }
-"""Options that a verb honours, beside run and runs; any other is refused."""
+"""Options that a verb honours, beside run and runs (compare: runs alone); any other is refused."""
+READS = {"ask": ("serve.model", "serve.weights"), "status": (), "cancel": (), "logs": (), "compare": ()}
+"""Settings that a verb reads, where it does not read all; any other is refused, since it goes by the run's own."""
 SHORTHANDS = {
     "data": "data.source",
     "seeds": "train.seeds",
@@ -77,6 +80,10 @@ class Request:
     """Settings that command lines gave this run so far, by dotted key; its config.yaml keeps them."""
     anew: tuple[str, ...] = ()
     """Dotted keys of the settings on this command line."""
+    of_site: tuple[str, ...] = ()
+    """Dotted keys of the profile on this command line, without `profile.`."""
+    profile_named: bool = False
+    """Whether the command, the environment or the run itself says which profile."""
     recorded: dict[str, Any] | None = None
     """The settings in the run's config.yaml; None for a new run."""
 
@@ -86,7 +93,9 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-NO_OPTION = ("verb", "question", "settings", "profile", "compared", "given", "anew", "recorded")
+NO_OPTION = (
+    "verb", "question", "settings", "profile", "compared", "given", "anew", "of_site", "profile_named", "recorded",
+)  # fmt: skip
 OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
 
 
@@ -103,15 +112,10 @@ def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
     options, dotlist = _split([argument for argument in arguments if "=" in argument])
     request = Request(verb=words[0] if words else "submit", question=question, **options)
-    for option in options:
-        if option not in (*TAKES[request.verb], "run", "runs"):
-            verb = "a submission" if request.verb == "submit" else request.verb
-            takes = ", ".join(("run", "runs", *TAKES[request.verb]))
-            raise UserError(
-                f"{option}={options[option]}: {verb} has no use for it; it takes {takes}".replace("True", "true")
-            )
+    _require_honoured(request.verb, options, dotlist)
     if request.verb == "compare":
-        request.compared, request.runs = tuple(name for name in request.runs.split(",") if name), ""
+        names = request.runs.removeprefix("[").removesuffix("]").split(",")
+        request.compared, request.runs = tuple(name.strip() for name in names if name.strip()), ""
     for name in ("recipe", "config"):
         value = getattr(request, name)
         if value.endswith((".yaml", ".yml")):
@@ -119,15 +123,40 @@ def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
     return request, dotlist
 
 
+def _require_honoured(verb: str, options: dict[str, Any], dotlist: list[str]) -> None:
+    """Raises UserError for an option or a setting that a verb would ignore."""
+    takes = ("runs", *TAKES[verb]) if verb == "compare" else ("run", "runs", *TAKES[verb])
+    of_no_run = verb == "ask" and value_of(dotlist, "serve.weights")  # a checkpoint, without settings of its own
+    reads = None if of_no_run else READS.get(verb)
+    ignored = [f"{name}={value}".replace("True", "true") for name, value in options.items() if name not in takes]
+    hint = ""
+    for pair in dotlist if reads is not None else ():
+        key, _, value = pair.partition("=")
+        if not key.startswith("profile.") and key not in (reads or ()) and type_at(Settings, key) is not None:
+            ignored.append(pair)
+            if key == "serve.model" and "stage" in takes:
+                hint = f"; stage=train-{value} or stage=predict-{value} is one model's step"
+    if ignored:
+        own = {key: name for name, key in SHORTHANDS.items()}
+        key, equals, value = ignored[0].partition("=")
+        raise UserError(
+            f"{own.get(key, key)}{equals}{value}: {'a submission' if verb == 'submit' else verb} has no use for it; "
+            f"it takes {', '.join(takes)}{hint}"
+        )
+
+
 def _meant(word: str, arguments: list[str]) -> str:
-    """A hint for a bare word: a key without its value, a value behind a space, or a verb with dashes or a typo."""
+    """A hint for a bare word: a key without its value, a value behind a space, a run's name, or a verb with a typo."""
     name = word.lstrip("-").replace("-", "_")
     before = arguments[: arguments.index(word)][-1:]
     if name in OPTIONS or name in SHORTHANDS:
         return f"; write {name}=VALUE, without spaces"
     if before and before[0].endswith("="):
         return f"; did you mean {before[0]}{word}?"
-    return similar(name, VERBS)
+    if name in ("submit", "start"):
+        return "; without a verb it submits"
+    key = "runs" if "compare" in arguments else "run"
+    return similar(name, VERBS) or (f"; did you mean {key}={word}?" if set(VERBS) & set(arguments) else "")
 
 
 def _question(arguments: list[str]) -> tuple[list[str], str]:
@@ -141,10 +170,15 @@ def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Options of the command itself, and settings as a dotlist."""
     options: dict[str, Any] = {}
     dotlist = []
+    seen: dict[str, str] = {}
     for pair in pairs:
         key, value = pair.split("=", 1)
         if not key.strip("."):
             raise UserError(f"'{pair}' is not KEY=VALUE")
+        if seen.setdefault(SHORTHANDS.get(key, key), value) != value:
+            if key in OPTIONS:
+                raise UserError(f"{key} is given twice, {seen[key]} and {value}: give it once")
+            print(f"lumen: {key} is given more than once: {key}={value}, the last, counts", file=sys.stderr)
         if key in OPTIONS:
             options[key] = _boolean(key, value) if OPTIONS[key] == "bool" else value
         else:

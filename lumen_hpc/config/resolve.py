@@ -46,6 +46,7 @@ def resolve(arguments: list[str]) -> Request:
     goes_on = known if whole is None else None
     if goes_on and not chosen and goes_on.profile != name:
         name, profile_yaml = goes_on.profile, profiles.read(goes_on.profile, f"{goes_on.file}: its profile")
+    request.profile_named = chosen or goes_on is not None
     named_recipe = request.recipe
     request.recipe = request.recipe or (goes_on.recipe if goes_on else str(profile_yaml.get("recipe", DEFAULT_RECIPE)))
     given = _given_before(goes_on) if goes_on else {}
@@ -77,6 +78,7 @@ def resolve(arguments: list[str]) -> Request:
         given = _beyond_base(request.recipe, request.profile.name, whole.settings)
     request.given = given | _values(request.settings, own)
     request.anew = tuple(key for key, _ in _leaves(own))
+    request.of_site = tuple(key for key, _ in _leaves(of_site))
     request.recorded = known.settings if known else None
     return request
 
@@ -97,9 +99,11 @@ def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> R
     """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
     request.run = request.run or Path(request.recipe or str(profile_yaml.get("recipe", DEFAULT_RECIPE))).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
+        path = Path(request.run)
+        place = f", as in run={path.name} runs={path.parent}" if "/" in request.run and path.name else ""
         raise UserError(
             f"run={request.run}: a run's name is one folder's, of letters, digits, `.`, `_` and `-`; "
-            "choose another root with runs=FOLDER"
+            f"choose another root with runs=FOLDER{place}"
         )
     runs = request.runs or str(of_site.get("runs") or profile_yaml.get("runs") or DEFAULT_RUNS)
     folder = Path(os.path.expandvars(os.path.expanduser(runs))).absolute() / request.run

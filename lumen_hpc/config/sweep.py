@@ -12,7 +12,7 @@ import typing
 
 import yaml
 
-from lumen_hpc.config.request import OPTIONS, SHORTHANDS, Request
+from lumen_hpc.config.request import OPTIONS, READS, SHORTHANDS, Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import type_at
@@ -28,6 +28,8 @@ def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
     if not swept:
         return []
     base = resolve([word for index, word in enumerate(arguments) if index not in swept])
+    if base.verb in READS:  # which refuses any setting
+        return []
     if base.verb != "submit":
         key = arguments[next(iter(swept))].partition("=")[0]
         raise UserError(f"{key}: {base.verb} takes one value; a list makes a run of each on submission alone")

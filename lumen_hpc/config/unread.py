@@ -1,4 +1,4 @@
-"""Settings of a command line that nothing would read, and recipes that do not fit the data: each refused in one line.
+"""Words of a command line that nothing would read, and recipes that do not fit the data: each refused in one line.
 
 A value from a recipe or profile is no mistake: both are written for more than one run.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 
@@ -84,6 +85,24 @@ def require_read(settings: Settings, keys: Iterable[str]) -> None:
         for rule in UNREAD:
             if rule.when(settings) and any(key == p or (p.endswith(".") and key.startswith(p)) for p in rule.prefixes):
                 raise UserError(f"{key}: nothing would read it, because {rule.reason}; {rule.fix}")
+
+
+OF_SLURM = {
+    *("account", "modules", "setup", "container", "kill_on_invalid_dep", "requeue", "max_array_size", "throttle"),
+    *("signal_before_s", "mail_user", "mail_type", "additional"),
+    *("partition", "account", "qos", "constraint", "mem_gb", "time_min", "exclusive"),
+}
+"""Keys of a profile, and of its `resources`, by their last names, that jobs of Slurm alone read."""
+
+
+def require_site_read(profile: Profile, keys: Iterable[str]) -> None:
+    """Raises UserError for the first of these profile keys that nothing reads on this machine: a forgotten profile."""
+    for key in keys if profile.executor == "local" else ():
+        if set(key.split(".")[::2] if key.startswith("resources.") else key.split(".")[:1]) & OF_SLURM:
+            raise UserError(
+                f"profile.{key}: nothing would read it, because profile {profile.name} runs on this machine, without "
+                "Slurm; name your site's with profile=NAME or LUMEN_PROFILE"
+            )
 
 
 def require_fitting(settings: Settings, recipe: str, stages: Collection[str]) -> None:

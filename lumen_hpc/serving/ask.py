@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from PIL import Image
+
 from lumen_hpc import nvila
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
@@ -33,6 +35,34 @@ class Reply:
         return visible(self.answer)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question with its images, read and decoded."""
+
+    question: str
+    files: dict[str, bytes]
+    """`reference`, if there is one, and `image`, in this order."""
+    pictures: list[Image.Image]
+    days: int | None
+
+
+def read(question: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None) -> Asked:
+    """What `TrainedModel.ask` is given, before any model is needed.
+
+    Raises UserError for an empty question, a file that cannot be read, and `days` without a reference.
+    """
+    if not question.strip():
+        raise UserError('ask a question, such as "what has changed?"')
+    if days is not None and reference is None:
+        raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
+    given = {"image": image} if reference is None else {"reference": reference, "image": image}
+    files = {name: image_bytes(name, path) for name, path in given.items()}
+    pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
+    if reference is not None and days is None:
+        days = _days_between(*files.values())
+    return Asked(question.strip(), files, pictures, days)
+
+
 class TrainedModel:
     """A model that answers questions about image files."""
 
@@ -50,24 +80,16 @@ class TrainedModel:
 
         Files are JPG, PNG or DICOM, decoded as in training. `days` are those from the reference to the image; without
         them the dates in the files count, and where these have none the prompt calls the distance unknown. Raises
-        UserError for an empty question, a file that cannot be read, and `days` without a reference.
+        UserError as `read` does.
         """
-        if not question.strip():
-            raise UserError('ask a question, such as "what has changed?"')
-        if days is not None and reference is None:
-            raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
-        given = {"image": image} if reference is None else {"reference": reference, "image": image}
-        files = {name: image_bytes(name, path) for name, path in given.items()}
-        pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
-        if reference is not None and days is None:
-            days = _days_between(*files.values())
-        shown = [{"study_id": name} for name in files]
+        asked = read(question, image=image, reference=reference, days=days)
+        shown = [{"study_id": name} for name in asked.files]
         kind = "diagnostic" if reference is None else "difference"
-        asked = {"type": kind, "interval_days": days, "question": question.strip()}
-        words = {name: self._experts(data) for name, data in files.items()} if self._experts else {}
-        text = prompt(shown, asked, words)
+        row = {"type": kind, "interval_days": asked.days, "question": asked.question}
+        words = {name: self._experts(data) for name, data in asked.files.items()} if self._experts else {}
+        text = prompt(shown, row, words)
         record = {
-            "images": pictures,
+            "images": asked.pictures,
             "conversations": [{"from": "human", "value": text}],
         }
         inputs = self.nvila.preprocess([record], generation=True, inline=True)

@@ -28,7 +28,7 @@ from lumen_hpc.config.schema import Serve
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 
-from . import guard, media
+from . import guard
 
 FILE = "server.json"
 
@@ -169,6 +169,8 @@ def arguments(settings: Serve, folder: Path, template: Path, dtype: str, host: s
 
 def environment(settings: Serve, key: str) -> dict[str, str]:
     """What the server's process gets beside the job's own environment."""
+    from . import media  # torch: `status` reads addresses without it
+
     return {
         guard.KEY: key,
         "VLLM_MEDIA_CONNECTOR": media.CONNECTOR,

@@ -84,7 +84,9 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["dry_run=perhaps"], ["dry_run=perhaps", "true or false"]),
         (["config=absent.yaml"], ["absent.yaml"]),
         (["train.weight_decay=-1"], ["train.weight_decay=-1", "negative"]),
-        (["run=a/b"], ["run=a/b", "runs=FOLDER"]),
+        (["run=a/b"], ["run=a/b", "runs=FOLDER", "run=b runs=a"]),
+        (["run=runs/demo/"], ["runs=FOLDER, as in run=demo runs=runs"]),
+        (["submit"], ["'submit'", "without a verb it submits"]),
         (["run=my run"], ["run=my run", "letters, digits"]),
     ],
 )

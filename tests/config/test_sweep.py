@@ -47,7 +47,7 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["status", "seed=[0,1]"], "seed: status takes one value"),
+        (["check", "seed=[0,1]"], "seed: check takes one value"),
         (["seed=[1,1]"], "a value comes twice"),
         (["seed=[]"], "takes a list of values"),
         (["train.learning_rate=[" + ",".join(f"{k}e-6" for k in range(1, 60)) + "]"], "59 runs, more than 50"),
@@ -55,4 +55,4 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
 )
 def test_what_is_no_sweep_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        points([*([] if words[0] == "status" else ["stage=full"]), *words])
+        points([*([] if words[0] == "check" else ["stage=full"]), *words])

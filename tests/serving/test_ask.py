@@ -115,9 +115,31 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         ([*words, "image=/nowhere.png", "what?"], "image=/nowhere.png: No such file or directory; give a JPG"),
         (["ask", f"runs={tmp_path}", "run=none", *images, "what?"], "run=none: there is no"),
         (["status", *images], "status has no use for it"),
+        ([*words, images[0], "days=3", "what?"], "days=3: they are counted from an earlier image"),
+        ([*words, f"image={__file__}", "what?"], "test_ask.py cannot be read: give a whole JPG, PNG or DICOM"),
     ):
         assert launch.main(wrong) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error and "loading" not in error, "said before a model is loaded"
+
+
+@pytest.mark.parametrize(
+    ("words", "doubt"),
+    [
+        (["image=0-main.png", "what has changed?"], "the question seems to compare, and one image is given"),
+        (["image=0-main.png", "What will have changed in 30 days?"], ""),
+        (["image=0-main.png", "is there edema?"], ""),
+        (["image=0-main.png", "reference=0-main.png", "what has changed?"], "image and reference are the same file"),
+        (["image=0-main.png", "reference=0-reference.png", "days=-3", "what has changed?"],
+         "the reference is 3 days later than the image"),
+        (["image=0-main.png", "reference=0-reference.png", "what has changed?"], ""),
+    ],
+)  # fmt: skip
+def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, words, doubt):
+    monkeypatch.chdir(made)
+    assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
+    assert len(said) == bool(doubt) and doubt in "".join(said)
 
 
 def test_a_run_that_has_not_trained_the_model_says_so(tmp_path):

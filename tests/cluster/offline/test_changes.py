@@ -8,7 +8,7 @@ import pytest
 
 import launch
 from jobs import PIPELINE
-from lumen_hpc.cluster import changes, graph, manifest
+from lumen_hpc.cluster import changes, commands, graph, manifest
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
 
@@ -95,6 +95,10 @@ def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.Cap
         (["data=mimic", "recipe=lumen", "data.phantom.size=64"], "data.phantom.size: nothing would read it"),
         (["rewrite.engine.model=/llama"], "rewrite.engine.model: nothing would read it"),
         (["train.epochs=2"], "train.epochs: nothing would read it, because train.steps"),
+        (["profile.account=chest"], "profile.account: nothing would read it, because profile local runs on this"),
+        (["profile.resources.train.partition=a100"], "profile.resources.train.partition: nothing would read it"),
+        (["profile.modules=[cuda]"], "name your site's with profile=NAME or LUMEN_PROFILE"),
+        (["profile.container.kind=apptainer"], "profile.container.kind: nothing would read it"),
     ],
 )
 def test_what_nothing_reads_is_refused(
@@ -104,6 +108,31 @@ def test_what_nothing_reads_is_refused(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forgotten_profile_on_a_login_node_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands.slurm, "installed", lambda: True)
+    words = [f"runs={tmp_path}", "run=new"]
+    doubt = "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
+    assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == doubt
+    assert launch.main(["stage=full", *words, "dry_run=true", "profile=local"]) == 0
+    assert doubt not in capsys.readouterr().out
+    assert launch.main(["status", *words]) == 2
+    assert "config.yaml (no profile is named: LUMEN_PROFILE); " in capsys.readouterr().err
+
+
+def test_a_name_like_another_runs_is_said_to_be_new(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [f"runs={tmp_path}", "dry_run=true"]
+    first = resolve(["stage=full", "run=first", words[0]])
+    first.folder.mkdir()
+    saved.save(first, first.folder / "config.yaml")
+    for name, new in (("First", True), ("fir-st", True), ("first", False), ("second", False)):
+        assert launch.main(["stage=full", f"run={name}", *words]) == 0
+        said = f"{name} is a new run; first is another, which exists" in capsys.readouterr().out.splitlines()
+        assert said == new, name
 
 
 def test_a_sweep_is_one_submission_a_value(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

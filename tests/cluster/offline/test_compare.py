@@ -75,7 +75,12 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [("a", "two runs or more"), ("a,z", "there is no run"), ("a,d", "run d has no report yet")],
+    [
+        ("a", "two runs or more"),
+        ("a,z", "there is no run"),
+        ("a,d", "run d has no report yet"),
+        ("b,b", "run b is named twice"),
+    ],
 )
 def test_what_cannot_be_compared_is_named(runs: Path, capsys: pytest.CaptureFixture, names: str, message: str) -> None:
     run(runs, "d", 1)

@@ -119,6 +119,14 @@ def test_the_folder_above_a_release_is_refused_with_the_one_below(
         assert f"; fix: data.{wrong}={getattr(data, wrong)}/1.0.1" in line
 
 
+def test_two_folders_that_are_exchanged_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = Dataset(tmp_path / "files").write().data
+    words = ["stage=prepare", "profile=local", "data=mimic", f"runs={tmp_path / 'runs'}", "run=r"]
+    assert launch.main([*words, f"data.mimic_cxr={data.diff_vqa}", f"data.diff_vqa={data.mimic_cxr}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith("fix: this folder holds the tables of data.diff_vqa; give each its own")
+
+
 def test_python_without_the_packages_says_which_command_sets_them_up() -> None:
     root = Path(launch.__file__).parent
     for words in ([], ["stage=full"]):
