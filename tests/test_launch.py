@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lumen_hpc.cluster.environment import EXACTLY
+from lumen_hpc.config import saved
+from lumen_hpc.config.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,3 +68,23 @@ def test_a_profile_of_slurm_where_no_cluster_is_asks_whether_this_is_a_login_nod
     done = _launch(tmp_path, "stage=full", "recipe=smoke", "profile=slurm", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 2
     assert "is this a login node?" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "PIL", "deepspeed", "submitit"}
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["status", "json=true"], ["logs"], ["check"], ["cancel"], ["stage=full", "dry_run=true"]]
+)
+def test_a_login_node_loads_nothing_heavy(tmp_path, words):
+    """A torch that is imported costs seconds, and fails where a shell strips docstrings (PYTHONOPTIMIZE=2)."""
+    request = resolve(["stage=full", "recipe=smoke", "run=first", f"runs={tmp_path}"])
+    request.folder.mkdir()
+    saved.save(request, request.folder / "config.yaml")
+    words = [*words, "run=first", f"runs={tmp_path}"]
+    code = f"import launch, sys; launch.main({words}); print({HEAVY} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"},
+    )  # fmt: skip
+    assert done.stdout.endswith("set()\n"), done.stdout[-300:] + done.stderr[-2000:]

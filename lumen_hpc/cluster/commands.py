@@ -341,8 +341,8 @@ def existing(request: Request) -> Run:
     if not path.is_file():  # a first submission that was killed: its jobs are in the queue all the same
         path = next((record["folder"] / path.name for record in live.submissions(run.folder)), path)
     if not path.is_file():
-        elsewhere = "" if request.profile_named or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
-        raise UserError(f"run={request.run}: there is no {path}{elsewhere}; {remembered.beside(run.folder)}")
+        where = f"{path}{refusals.no_profile(request)}"
+        raise UserError(f"run={request.run}: there is no {where}; {remembered.beside(run.folder)}")
     run = Run(run.folder, *saved.load(path))
     run.keep_private()
     return run

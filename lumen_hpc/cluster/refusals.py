@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch
+from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch, slurm
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Step
@@ -58,9 +58,14 @@ def _require_begun(request: Request, steps: Sequence[Step]) -> None:
         for step in steps:
             if first := next((name for name in step.after if name not in chosen), ""):
                 raise UserError(
-                    f"run={request.run}: there is no such run in {request.folder.parent}, and stage {step.name} reads "
-                    f"its {first}; {remembered.beside(request.folder)}"
+                    f"run={request.run}: there is no such run in {request.folder.parent}{no_profile(request)}, and "
+                    f"stage {step.name} reads its {first}; {remembered.beside(request.folder)}"
                 )
+
+
+def no_profile(request: Request) -> str:
+    """Words for a message about a missing run, where a forgotten profile may be why."""
+    return "" if request.profile_named or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
 
 
 def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:

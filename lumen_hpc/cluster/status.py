@@ -122,6 +122,11 @@ def _tasks(run: Run) -> dict[str, list[_Packed]]:
     return found
 
 
+def _queued_again(tasks: list[_Packed]) -> set[int]:
+    """Shards whose own tasks have not started; a finished one among them may change, because what it reads does."""
+    return {shard for task in tasks if task.link == 0 and task.job.state == "PENDING" for shard in task.shards}
+
+
 def _working(tasks: list[_Packed], missing: Collection[int]) -> list[slurm.Job]:
     """The tasks that run, or wait to work on missing shards; any other is a successor that stands by."""
     first: dict[tuple[str, int], _Packed] = {}
@@ -141,6 +146,9 @@ def _step(
     """
     found, missing = _counted(run, step, everything)
     folder = run.folder / step.name
+    if again := _queued_again(tasks) - set(missing):
+        missing = sorted({*missing, *again})
+        found.done -= len(again)
     jobs = _working(tasks, missing)
     running = sum(job.state in RUNNING for job in jobs)
     found.queued = len(jobs) - running

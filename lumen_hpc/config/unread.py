@@ -88,7 +88,7 @@ def require_read(settings: Settings, keys: Iterable[str]) -> None:
 
 
 OF_SLURM = {
-    *("account", "modules", "setup", "container", "kill_on_invalid_dep", "requeue", "max_array_size", "throttle"),
+    *("account", "modules", "setup", "container", "kill_on_invalid_dep", "requeue"),
     *("signal_before_s", "mail_user", "mail_type", "additional"),
     *("partition", "account", "qos", "constraint", "mem_gb", "time_min", "exclusive"),
 }

@@ -103,6 +103,22 @@ def test_one_stage_is_cancelled_with_what_waits_for_it(
     assert "because they wait for it: last, score-b" in capsys.readouterr().out
 
 
+def test_a_finished_step_whose_input_is_being_made_anew_is_queued_and_not_done(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    """Its own job waits in the queue, and its shard is the one that the earlier inputs made."""
+    run, submitted = submit_chain(request_here, stages)
+    steps = graph.steps(stages, run.settings)
+    for step in steps:
+        finish(run, step, steps)
+    _queue(fake, [job for job in submitted if job["step"] == "last"])
+    last = next(item for item in status.of(run, stages) if item.step == "last")
+    assert (last.state, last.done, last.shards, last.queued) == ("queued", 0, 1, 1)
+    _queue(fake, [job for job in submitted if job["step"] == "last" and job["link"]])
+    last = next(item for item in status.of(run, stages) if item.step == "last")
+    assert (last.state, last.done, last.queued) == ("done", 1, 0), "a successor only stands by"
+
+
 def test_a_second_user_sees_who_owns_the_run(fake: Path, request_here: Request, stages: list[Stage]):
     run, submitted = submit_chain(request_here, stages)
     (plan,) = run.folder.glob("submissions/*/plan.json")
