@@ -199,10 +199,12 @@ def layout(folder: Path, size: int) -> None:
     from lumen_hpc.config.schema import Train
     from lumen_hpc.models import Workload
     from lumen_hpc.training.layout import lay_out
-    from lumen_hpc.training.occupancy import stated
+    from lumen_hpc.training.occupancy import parallel, stated
 
-    for groups, prefix, suffix in itertools.islice(itertools.cycle(stated(Train(), Workload())), 100):
-        lay_out(range(len(groups)), groups, prefix, suffix, world_size=size, budget=16384, shared=True)
+    steps = stated(Train(), Workload())
+    ranks = size // parallel(steps, Train(), size)
+    for groups, prefix, suffix in itertools.islice(itertools.cycle(steps), 100):
+        lay_out(range(len(groups)), groups, prefix, suffix, world_size=ranks, budget=16384, shared=True)
 
 
 def imports(folder: Path, size: int) -> None:

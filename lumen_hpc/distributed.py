@@ -17,6 +17,9 @@ from typing import Any
 
 from lumen_hpc.files import foreign, write_json
 
+COLLECTIVE_S = 7200.0
+"""Longest wait of a rank for the others in a collective [s]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -108,7 +111,7 @@ def _own_address(ranks: Ranks) -> str:
             return found[0]
 
 
-def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = 7200.0) -> None:
+def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = COLLECTIVE_S) -> None:
     """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
 
     Rank 0 serves a store on one interface (loopback on one node), on a port assigned by the system, and publishes it in

@@ -97,10 +97,14 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
     train, resources = run.settings.train, run.profile.resources["train"]
     if train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
         return None
-    gpus, read = resources.gpus * resources.nodes or 1, workload(run.settings, model)
+    gpus, nodes = resources.gpus * resources.nodes or 1, resources.nodes
+    read, steps = workload(run.settings, model), _steps(run, model)
     if memory := run.profile.gpu_memory_gb:
-        train = sizing.resolve(train, gpus, memory, nodes=resources.nodes, workload=read)
-    return sizing.plan(train, gpus, nodes=resources.nodes, workload=read, own=own, steps=_steps(run, model))
+        known = steps or occupancy.stated(train, read or Workload())
+        divided = replace(train, sequence_parallel=occupancy.parallel(known, train, gpus, nodes=nodes))
+        fitting = sizing.resolve(divided, gpus, memory, nodes=nodes, workload=read)
+        train = replace(fitting, sequence_parallel=train.sequence_parallel)  # the plan decides by its own GPUs
+    return sizing.plan(train, gpus, nodes=nodes, workload=read, own=own, steps=steps)
 
 
 def _steps(run: Run, model: str) -> occupancy.Steps | None:
@@ -122,15 +126,23 @@ def idle_warning(run: Run, model: str) -> str:
          found.gpus, None)
         for k in range(1, 6) if not train.mixture and (batch := train.global_batch << k)
     ]  # fmt: skip
+    nodes = run.profile.resources["train"].nodes
+    divided = [
+        (f"train.sequence_parallel={n} takes {{}}", replace(train, sequence_parallel=n), found.gpus, steps)
+        for n in occupancy.TOGETHER if n > used.sequence_parallel and found.gpus % (n * nodes) == 0
+    ]  # fmt: skip
     fixes = []
-    for alternatives in tried:
+    for alternatives in (divided, *tried):
         for text, changed, gpus, known in alternatives:
             plan = sizing.plan(changed, gpus, workload=read, steps=known)
-            if plan.occupancy.efficiency >= EFFICIENT:
+            last = alternatives is divided and text == divided[-1][0]  # it may help most, and yet not enough
+            if plan.occupancy.efficiency >= (1.1 * used.efficiency if last else EFFICIENT):
                 fixes.append(text.format(f"{plan.hours:.1f} h and {plan.gpu_hours:.0f} GPU-hours"))
                 break
     share = used.tokens / found.gpus
-    alone = f", and the longest sample alone has {used.longest_sample:,.0f}" if used.longest_sample > share else ""
+    longest = used.longest_sample / used.sequence_parallel
+    on = f" on each of {used.sequence_parallel} that compute together" if used.sequence_parallel > 1 else ""
+    alone = f", and the longest sample alone has {longest:,.0f}{on}" if longest > share else ""
     return (
         f"warning: {found.gpus} GPUs use {used.efficiency:.0%} of their {found.gpu_hours:.0f} GPU-hours: the "
         f"{used.samples:.0f} samples of a step are {used.sequences:.0f} sequences, {share:,.0f} tokens a GPU{alone}"

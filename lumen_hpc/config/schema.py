@@ -207,6 +207,9 @@ class Train:
     compiled: bool | str = runtime_choice("auto", True, False, "auto")
     """Compile the transformer layers (the language model's with train.attention=flex alone); `auto`: on a GPU where
     compiled attention is tried at the start and equals the plain one."""
+    sequence_parallel: int | str = runtime_choice("auto", 1, 2, 4, "auto")
+    """GPUs of a node that compute each micro-batch together, tiles and positions divided; `auto`: the fewest with
+    which a step's layout keeps GPUs busy for .85 of the time; 1 where each has two sequences a step, and on CPUs."""
     checkpoint_every: int = runtime_only(200, low=1)
     """Steps between checkpoints."""
     validate: int = runtime_only(256)
@@ -230,6 +233,11 @@ class Train:
             )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"train.betas={self.betas}: takes two numbers from 0 to below 1, as in [0.9, 0.999]")
+
+    @property
+    def ranks_a_micro_batch(self) -> int:
+        """Ranks that compute a micro-batch together; 1 while an `auto` is undecided."""
+        return 1 if self.sequence_parallel == "auto" else int(self.sequence_parallel)
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,7 @@ from .attention import Plan
 from .chat import IGNORE, Tokenizer
 from .config import NVILAConfig
 from .generate import Answer, generate
+from .group import Alone
 from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
 from .projector import Projector
@@ -68,6 +69,9 @@ class NVILA(nn.Module):
         """Tiles that the vision tower sees in one call."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
+        self.group = Alone()
+        """How processes divide a batch: `embed` divides tiles and joins their features, on each process for all places.
+        Who calls `decode` divides the positions."""
         vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
         vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
         llm = Qwen2Config(**config.llm)
@@ -123,6 +127,7 @@ class NVILA(nn.Module):
             self.config,
             self.tiles_at_once,
             self.sync_tower_calls,
+            self.group,
         )
         embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
         if pictures.features:

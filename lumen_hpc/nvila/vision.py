@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .config import Block, NVILAConfig
+from .group import Alone
 from .preprocess import normalise
 from .s2 import flatten, join_scales
 
@@ -20,7 +21,7 @@ class Pictures:
     features: list[torch.Tensor]
     """One [tokens, hidden_size] a picture, without its closing newline."""
     pixels: torch.Tensor
-    """[N, 3, S, S], the tower's input."""
+    """[N, 3, S, S], the tower's input; where processes divide the tiles, this one's."""
     hidden: torch.Tensor
     """[N, patches², C], the selected hidden state."""
     proj_in: torch.Tensor
@@ -54,16 +55,18 @@ def encode(
     config: NVILAConfig,
     tiles_at_once: int,
     sync_tower_calls: Callable[[int], int],
+    group: Alone | None = None,
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
 
     The tower takes `tiles_at_once` tiles a call. `sync_tower_calls` turns this process's number of calls into the
     number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing
     calls take one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that
-    its backward pass runs too.
+    its backward pass runs too. `group`: the processes with the same `tiles`, which divide them and join their features.
     """
     weight = next(projector.parameters())
-    pixels = normalise(tiles.to(weight.device), weight.dtype)
+    group = group or Alone()
+    pixels = normalise(group.own(tiles).to(weight.device), weight.dtype)
     parts = list(pixels.split(tiles_at_once)) if len(pixels) else []
     calls = sync_tower_calls(len(parts))
     hidden = [tower_hidden(tower, part, config.select_layer) for part in parts]
@@ -76,9 +79,9 @@ def encode(
         if calls:  # a batch of text alone: the projector must run as well
             zero = projector(nothing.new_zeros(1, *nothing.shape[1:]) + zero).sum() * 0
         return Pictures([], pixels, nothing, nothing, nothing, zero)
-    features = torch.cat(hidden)
+    features = group.joined(torch.cat(hidden), len(tiles))
     joined, grids = join_scales(features, blocks, config) if config.s2 else (features, [(1, 1)] * len(features))
-    projected = projector(joined)
+    projected = group.joined(projector(group.own(joined)), len(joined))
     pictures = projected.split([rows * columns for rows, columns in grids])
     flat = [flatten(picture, *grid) for picture, grid in zip(pictures, grids)]
     return Pictures(flat, pixels, features, joined, projected, zero)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, Batch, layers
+from lumen_hpc.nvila.group import Alone
 from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
@@ -29,8 +30,9 @@ class Learner(torch.nn.Module):
     official code, and are saved as they were.
     """
 
-    def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0) -> None:
-        """`train` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters.
+    def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0, group: Alone | None = None) -> None:
+        """`train` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters; `group`: ranks that
+        compute each micro-batch together.
 
         Raises UserError for parts that do not exist.
         """
@@ -41,6 +43,8 @@ class Learner(torch.nn.Module):
         if not tune:
             raise UserError(f"train.tune is empty, so nothing would learn; use some of {sorted(model.parts)}")
         self.model = model.train()
+        if group is not None:
+            model.group = group
         model.requires_grad_(False)
         for part in tune:
             model.parts[part].requires_grad_(True)
@@ -66,15 +70,21 @@ class Learner(torch.nn.Module):
                 )
 
     def forward(self, micro: Micro) -> torch.Tensor:
-        """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`."""
+        """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`.
+
+        Where ranks divide a micro-batch, of those tokens that this rank's positions predict (`Batcher`).
+        """
         batch, model = micro.batch, self.model
+        group = model.group
         self._announce(batch)
         embeds, _ = model.embed(batch)
-        plan, places = model.attention_plan(batch), batch.predictors
+        plan = group.plan(model.attention_plan(batch))
+        places = batch.predictors - group.start(batch.token_ids.shape[1])
         nothing = not len(places)
         if nothing:  # yet every weight must take part as on the other ranks
             places = torch.zeros(1, dtype=torch.int64, device=places.device)
-        logits = model.llm.lm_head(model.decode(embeds, batch.position_ids, plan, places)).float()
+        hidden = model.decode(group.own(embeds, 1), group.own(batch.position_ids, 1), plan, places)
+        logits = model.llm.lm_head(hidden).float()
         if nothing:
             return logits.sum(-1)[:0]
         return F.cross_entropy(logits, batch.labels.flatten()[batch.learned], reduction="none")

@@ -241,6 +241,7 @@ class Loop:
     def _layouts(self) -> Any:
         """(ids, this rank's micro-batches) of every remaining step."""
         survey, train = self.work.survey, self.train
+        together = train.ranks_a_micro_batch
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
             ranks = lay_out(
@@ -248,11 +249,11 @@ class Loop:
                 survey.groups,
                 survey.prefix,
                 survey.suffix,
-                world_size=self.ranks.world_size,
+                world_size=self.ranks.world_size // together,
                 budget=train.token_budget,
                 shared=train.shared_prefix,
             )
-            yield ids, ranks[self.ranks.rank]
+            yield ids, ranks[self.ranks.rank // together]
 
     def _weights(self, ids: list[int]) -> list[float]:
         """[kinds]: the weight of a supervised token of each kind in this step's loss, rounded to float32."""

@@ -82,9 +82,10 @@ def by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: W
     gradients = width * learning / (gpus if stage >= 2 else 1)
     # In float32 the weights are their own master.
     optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)
-    tokens = train.token_budget
+    tokens, together = train.token_budget, train.ranks_a_micro_batch
     tiles = tokens / workload.image_tokens * workload.tiles
-    saved, in_layer = _activations(train, sizes, tokens, tiles)
+    saved, in_layer = _activations(train, sizes, tokens / together, tiles / together)
+    # Every rank joins the scales of all tiles, and any may have all of the supervised tokens.
     joined = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
     supervised = (
         tokens

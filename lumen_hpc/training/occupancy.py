@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
 from lumen_hpc.training.layout import critical_path, lay_out, sequences
+from lumen_hpc.training.model_sizes import Sizes
 
 SAMPLED = 32
 """Steps that are laid out: the mean of their critical paths is within about 3 % of that of all."""
+TOGETHER = (1, 2, 4)
+"""Ranks that may compute a micro-batch together (`train.sequence_parallel`)."""
+BUSY = 0.85
+"""Efficiency that `train.sequence_parallel=auto` is content with."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,18 @@ class Occupancy:
 
     gpus: int
     path: float
-    """Tokens of the longest rank, its micro-steps added: what a step takes."""
+    """Tokens of the longest rank, its micro-steps added: what a step takes. Ranks that compute a micro-batch together
+    have an equal part of it."""
     tokens: float
     """Tokens of a step if no image is computed twice."""
     sequences: float
     """Sequences a step has if questions about the same images stay together."""
     longest_sample: float
-    """Tokens of a step's longest sample, which no layout can divide."""
+    """Tokens of a step's longest sample, which no layout can divide, but sequence parallelism can."""
     samples: float
     """Samples a step."""
+    sequence_parallel: int = 1
+    """Ranks that compute a micro-batch together."""
 
     @property
     def efficiency(self) -> float:
@@ -60,25 +69,42 @@ class Occupancy:
         return self.tokens / (self.gpus * self.path)
 
 
-def occupancy(steps: Steps, train: schema.Train, gpus: int) -> Occupancy:
-    """Lays the sampled steps out on `gpus` GPUs, as training does."""
-    return _occupancy(steps, gpus, train.token_budget, train.shared_prefix)
+def occupancy(steps: Steps, train: schema.Train, gpus: int, *, nodes: int = 1, heads: int = Sizes.heads) -> Occupancy:
+    """Lays the sampled steps out on `gpus` GPUs, as training does; `heads` of the language model's attention."""
+    together = parallel(steps, train, gpus, nodes=nodes, heads=heads)
+    return _occupancy(steps, gpus, together, train.token_budget, train.shared_prefix)
+
+
+def parallel(steps: Steps, train: schema.Train, gpus: int, *, nodes: int = 1, heads: int = Sizes.heads) -> int:
+    """`train.sequence_parallel`, decided where it is `auto`.
+
+    Up to half as many GPUs as a step has sequences balance well by themselves. Of more, the fewest compute a
+    micro-batch together that keep busy, or what is best, as far as a node's GPUs and the heads divide.
+    """
+    if train.sequence_parallel != "auto":
+        return train.ranks_a_micro_batch
+    possible = [n for n in TOGETHER if gpus % (n * nodes) == 0 and heads % n == 0]
+    found = {n: _occupancy(steps, gpus, n, train.token_budget, train.shared_prefix) for n in possible or [1]}
+    if found[1].sequences >= 2 * gpus:
+        return 1
+    return next((n for n in found if found[n].efficiency >= BUSY), max(found, key=lambda n: found[n].efficiency))
 
 
 @lru_cache(maxsize=256)
-def _occupancy(steps: Steps, gpus: int, budget: int, shared: bool) -> Occupancy:
+def _occupancy(steps: Steps, gpus: int, together: int, budget: int, shared: bool) -> Occupancy:
     sums = [0.0] * 5
+    groups_of_ranks = max(1, gpus // together)
     for groups, prefix, suffix in steps:
         batch = range(len(groups))
-        together = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
-        ranks = lay_out(batch, groups, prefix, suffix, world_size=gpus, budget=budget, shared=shared)
-        sums[0] += critical_path(ranks)
-        sums[1] += sum(item.tokens for item in together)
-        sums[2] += len(together)
+        items = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
+        ranks = lay_out(batch, groups, prefix, suffix, world_size=groups_of_ranks, budget=budget, shared=shared)
+        sums[0] += critical_path(ranks) / together
+        sums[1] += sum(item.tokens for item in items)
+        sums[2] += len(items)
         sums[3] += max(map(sum, zip(prefix, suffix)))
         sums[4] += len(batch)
     path, tokens, count, longest, samples = (total / len(steps.groups) for total in sums)
-    return Occupancy(gpus, path, tokens, count, longest, samples)
+    return Occupancy(gpus, path, tokens, count, longest, samples, together)
 
 
 def recorded(index: Path, train: schema.Train, seed: int) -> Steps | None:
@@ -88,13 +114,18 @@ def recorded(index: Path, train: schema.Train, seed: int) -> Steps | None:
     try:
         import numpy as np
 
-        from lumen_hpc.training import sampler
-
         with np.load(index) as kept:
-            groups, kinds, prefix, suffix = (kept[name] for name in ("groups", "kinds", "prefix", "suffix"))
-        order = sampler.make(groups, kinds, train, seed)
+            return sampled({name: kept[name] for name in ("groups", "kinds", "prefix", "suffix")}, train, seed)
     except (ImportError, OSError, ValueError, KeyError, UserError):  # training itself says what is wrong
         return None
+
+
+def sampled(index: Mapping[str, Any], train: schema.Train, seed: int) -> Steps:
+    """Steps of a record index, whose columns are arrays, in the sampler's order. Raises UserError as `sampler.make`."""
+    from lumen_hpc.training import sampler
+
+    groups, prefix, suffix = (index[name] for name in ("groups", "prefix", "suffix"))
+    order = sampler.make(groups, index["kinds"], train, seed)
     # A short last step is none that represents the others.
     whole = max(1, order.consumed(order.steps) // len(order.batch(0)))
     chosen = [order.batch(step * whole // SAMPLED) for step in range(min(SAMPLED, whole))]

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
 from lumen_hpc.nvila.generate import line_ends
+from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import placeholders
 from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import RecordIndex
+from lumen_hpc.training.sequence_parallel import own_tokens
 
 Record = dict[str, Any]
 
@@ -198,9 +201,12 @@ class Batcher:
         pictures: Pictures,
         *,
         multiple: int = 1,
+        group: Alone | None = None,
     ) -> None:
-        """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths."""
-        self._multiple = multiple
+        """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths. `group`: ranks that
+        compute each micro-batch together: this one's has only the supervised tokens that its positions predict."""
+        self._group = group or Alone()
+        self._multiple = lcm(multiple, self._group.size)
         self._records, self._survey, self._preprocessor = records, survey, preprocessor
         self._pictures = pictures
 
@@ -211,14 +217,15 @@ class Batcher:
         """
         if not packed:
             none = torch.zeros(0, dtype=torch.int64)
-            return Micro(pack([[self._blank()]]), none, none.bool(), 0)
+            return Micro(pack([[self._blank()]], multiple=self._group.size), none, none.bool(), 0)
         ids = [sample for sequence in packed for sample in sequence.samples]
         samples = dict(zip(ids, self._samples(ids)))
         batch = pack([[samples[i] for i in sequence.samples] for sequence in packed], multiple=self._multiple)
         counts = torch.tensor([samples[i].supervised for i in ids])
         of_token = torch.repeat_interleave(torch.tensor(ids), counts)
         verdicts = torch.cat([self._verdict(i, samples[i]) for i in ids])
-        micro = Micro(batch, of_token, verdicts, batch.tokens)
+        batch, mine, tokens = own_tokens(batch, self._group)
+        micro = Micro(batch, of_token[mine], verdicts[mine], tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
     def _samples(self, ids: list[int]) -> list[Sample]:

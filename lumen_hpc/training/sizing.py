@@ -14,11 +14,11 @@ from typing import Any
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
-from lumen_hpc.training import memory, speed
+from lumen_hpc.training import exchange, memory, speed
 from lumen_hpc.training.flops import token_flops
 from lumen_hpc.training.memory import memory_gb, quantised
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, stated
+from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, parallel, stated
 
 AUTO_SHARE = 0.9
 """Of a GPU's memory, what `auto` fills by the plan, which is held to 10 %."""
@@ -41,6 +41,10 @@ class TrainingPlan:
     """Of sampled steps: the hours follow from their longest rank."""
     source: str = ""
     """Where that MFU is from."""
+    sent_gb: float = 0.0
+    """GB that a GPU sends in a step to those with which it computes a micro-batch."""
+    sending: float = 0.0
+    """Share of the hours that this takes (`exchange.BANDWIDTH`); included in them."""
 
     @property
     def memory_gb(self) -> float:
@@ -56,7 +60,13 @@ class TrainingPlan:
             f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs at "
             f"MFU {self.mfu:.2f}{f' ({self.source})' if self.source else ''} and an efficiency of "
             f"{self.occupancy.efficiency:.2f}; {self.checkpoint_gb:.0f} GB a checkpoint"
+            f"{self._parallel()}"
         )
+
+    def _parallel(self) -> str:
+        ranks = self.occupancy.sequence_parallel
+        sent = f"a GPU sends {self.sent_gb:.1f} GB a step within its node, {self.sending:.0%} of the time"
+        return f"; train.sequence_parallel={ranks}: {sent}" if ranks > 1 else ""
 
 
 def plan(
@@ -76,21 +86,22 @@ def plan(
     itself has measured, which then counts instead. An `auto` that no memory decides counts as its most frugal value
     (ZeRO-3, full recomputation).
     """
-    train = _frugal(train)
+    sizes, workload = sizes or Sizes(), workload or Workload()
+    steps = steps or stated(train, workload)
+    used = occupancy(steps, train, gpus, nodes=nodes, heads=sizes.heads)
+    asked, train = train, dataclasses.replace(_frugal(train), sequence_parallel=used.sequence_parallel)
     known = speed.nearest(
         device, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
     )
     mfu = known.mfu
-    sizes, workload = sizes or Sizes(), workload or Workload()
-    steps = steps or stated(train, workload)
-    used = occupancy(steps, train, gpus)
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else steps.samples * train.epochs
     # of the longest rank in a step
     work = used.path * token_flops(train, sizes, workload, used.samples / used.sequences)
-    seconds, source = work / (speed.peak_flops(device) * mfu), str(known)
+    sent = exchange.sent_bytes(train, sizes, workload, used.path)
+    seconds, source = work / (speed.peak_flops(device) * mfu) + sent / exchange.BANDWIDTH, str(known)
     if own is not None:
-        seconds = own.seconds * used.path / occupancy(steps, train, own.gpus).path
+        seconds = own.seconds * used.path / occupancy(steps, asked, own.gpus).path
         mfu, source = own.mfu, "measured in this run"
     return TrainingPlan(
         memory=memory.by_use(train, gpus, nodes, sizes, workload),
@@ -101,6 +112,8 @@ def plan(
         mfu=mfu,
         occupancy=used,
         source=source,
+        sent_gb=sent / 1e9,
+        sending=sent / exchange.BANDWIDTH / seconds,
     )
 
 
@@ -146,6 +159,10 @@ def check(
     workload: Workload | None = None,
 ) -> TrainingPlan:
     """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
+    sizes, workload = sizes or Sizes(), workload or Workload()
+    together = parallel(stated(train, workload), train, gpus, nodes=nodes, heads=sizes.heads)
+    train = dataclasses.replace(train, sequence_parallel=together)
+    check_parallel(train, gpus, nodes, sizes)
     check_batch(train, gpus)
     train = resolve(train, gpus, gpu_memory_gb, nodes=nodes, sizes=sizes, workload=workload)
     found = plan(train, gpus, nodes=nodes, sizes=sizes, workload=workload)
@@ -162,11 +179,11 @@ def check(
 
 def check_batch(train: schema.Train, world_size: int) -> None:
     """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
-    batch = sum(train.mixture.values()) or train.global_batch
-    if batch < world_size:
+    batch, together = sum(train.mixture.values()) or train.global_batch, train.ranks_a_micro_batch
+    if batch * together < world_size:
         raise UserError(
             f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
-            f"use at least train.global_batch={world_size}, or at most {batch} GPUs"
+            f"use at least train.global_batch={-(-world_size // together)}, or at most {batch * together} GPUs"
         )
     if train.token_budget < train.max_tokens:
         raise UserError(
@@ -174,6 +191,18 @@ def check_batch(train: schema.Train, world_size: int) -> None:
             f"train.max_tokens={train.max_tokens}; use at least train.token_budget="
             f"{train.max_tokens}, or at most train.max_tokens={train.token_budget}"
         )
+
+
+def check_parallel(train: schema.Train, gpus: int, nodes: int, sizes: Sizes) -> None:
+    """Refuses a `train.sequence_parallel` that does not divide a node's GPUs, or the language model's heads."""
+    together = train.ranks_a_micro_batch
+    problem = ""
+    if gpus % (nodes * together):
+        problem = f"it does not divide {gpus} GPUs on {nodes} nodes, and those that compute together must share a node"
+    elif sizes.heads % together:
+        problem = f"it does not divide the {sizes.heads} heads of the language model"
+    if problem:
+        raise UserError(f"train.sequence_parallel={together}: {problem}; use train.sequence_parallel=1 or auto")
 
 
 def _alternatives(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:

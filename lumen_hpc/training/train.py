@@ -29,14 +29,14 @@ from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.scratch import use_private_cache
-from lumen_hpc.training import adapters, loop, quantisation, sizing, validation
+from lumen_hpc.training import adapters, loop, occupancy, quantisation, sequence_parallel, sizing, validation
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import check_devices
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.record_index import describe, survey
+from lumen_hpc.training.record_index import RecordIndex, describe, survey
 from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def fine_tune(
     """
     started = time.monotonic()
     _check_folder(out, ranks)
+    asked = train
     train = _resolved(train, base, out, ranks)
     fingerprint = {
         **_results(train),
@@ -113,7 +114,10 @@ def fine_tune(
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()
             train = _compiling(train, ranks, progress)
-            work = _work(train, records, base, out, fingerprint, ranks, should_stop, progress, form, held_out)
+            found = _surveyed(train, records, base, out, fingerprint, ranks, should_stop, progress)
+            if found is not None:
+                train = _together(train, asked, found, base, out, ranks, seed)
+                work = _work(train, records, base, out, fingerprint, ranks, found, progress, form, held_out)
         if work is None:
             leave()
             kept = newest(out / FOLDER)
@@ -140,6 +144,27 @@ def _resolved(train: schema.Train, base: Path, out: Path, ranks: Ranks) -> schem
         names = ("zero", "checkpointing", "node_shards")
         log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
     return resolved
+
+
+def _together(
+    train: schema.Train, asked: schema.Train, found: RecordIndex, base: Path, out: Path, ranks: Ranks, seed: int
+) -> schema.Train:
+    """The settings with `train.sequence_parallel=auto` decided by the layout of the records, so alike at every start.
+
+    Activations then take less memory, so an `auto` of `asked` about recomputation is decided again.
+    """
+    sizes, size = Sizes.read(base), train.ranks_a_micro_batch
+    if train.sequence_parallel == "auto" and torch.cuda.is_available():
+        steps = occupancy.sampled(vars(found), train, seed)
+        size = occupancy.parallel(steps, train, ranks.world_size, nodes=ranks.nodes, heads=sizes.heads)
+    train = dataclasses.replace(train, sequence_parallel=size)
+    sizing.check_parallel(train, ranks.world_size, ranks.nodes, sizes)
+    if size > 1:
+        again = _resolved(dataclasses.replace(asked, zero=train.zero, sequence_parallel=size), base, out, ranks)
+        train = dataclasses.replace(train, checkpointing=again.checkpointing, node_shards=again.node_shards)
+        if ranks.first:
+            log.info("train.sequence_parallel=%d: so many ranks compute each micro-batch together", size)
+    return train
 
 
 def _compiling(train: schema.Train, ranks: Ranks, progress: Callable[..., None]) -> schema.Train:
@@ -186,7 +211,7 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _work(
+def _surveyed(
     train: schema.Train,
     records: Path,
     base: Path,
@@ -195,30 +220,11 @@ def _work(
     ranks: Ranks,
     should_stop: Callable[[], bool],
     progress: Callable[..., None],
-    form: PromptForm,
-    held_out: Path | None,
-) -> loop.Work | None:
-    """Everything that the loop works on; None if a stop was requested during the survey."""
-    rows = Records(records)
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
-        sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=Sizes.read(base))
+) -> RecordIndex | None:
+    """The index of the records; None if a stop was requested while it was made."""
     preprocessor = nvila.Preprocessor.open(base)
-    multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
-    held = None
-    if held_out is not None and held_out.is_file() and train.validate:
-        held = validation.hold_out(
-            validation.spread(Records(held_out), train.validate),
-            lambda some: measure(some, preprocessor),
-            lambda kept, index: Batcher(kept, index, preprocessor, Pictures(), multiple=multiple),
-            ranks,
-            opening=opening,
-            max_tokens=train.max_tokens,
-            folder=out / "validation",
-            version=f"{_records_hash(held_out)} {fingerprint['base']}",
-        )
     found = survey(
-        rows,
+        Records(records),
         lambda some: measure(some, preprocessor),
         ranks,
         opening=opening,
@@ -229,10 +235,43 @@ def _work(
         should_stop=should_stop,
         progress=progress,
     )
-    if found is None:
-        return None
-    if ranks.first:
+    if found is not None and ranks.first:
         log.info("records: %s", describe(found))
+    return found
+
+
+def _work(
+    train: schema.Train,
+    records: Path,
+    base: Path,
+    out: Path,
+    fingerprint: dict[str, Any],
+    ranks: Ranks,
+    found: RecordIndex,
+    progress: Callable[..., None],
+    form: PromptForm,
+    held_out: Path | None,
+) -> loop.Work:
+    """Everything that the loop works on."""
+    rows = Records(records)
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
+        sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=Sizes.read(base))
+    group = sequence_parallel.form(train.ranks_a_micro_batch, ranks)
+    preprocessor = nvila.Preprocessor.open(base)
+    multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
+    held = None
+    if held_out is not None and held_out.is_file() and train.validate:
+        held = validation.hold_out(
+            validation.spread(Records(held_out), train.validate),
+            lambda some: measure(some, preprocessor),
+            lambda kept, index: Batcher(kept, index, preprocessor, Pictures(), multiple=multiple, group=group),
+            ranks,
+            opening=opening,
+            max_tokens=train.max_tokens,
+            folder=out / "validation",
+            version=f"{_records_hash(held_out)} {fingerprint['base']}",
+        )
     progress("loading the model")
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     model = nvila.load(base, dtype=dtype, attention=train.attention)
@@ -242,12 +281,12 @@ def _work(
             f"train.max_tokens={train.max_tokens}: {base} takes {model.config.max_length} tokens; "
             f"use at most train.max_tokens={model.config.max_length}"
         )
-    learner = Learner(model, train, seed=fingerprint["seed"])
-    batcher = Batcher(rows, found, preprocessor, Pictures(train.cache_images_gb), multiple=multiple)
+    learner = Learner(model, train, seed=fingerprint["seed"], group=group)
+    batcher = Batcher(rows, found, preprocessor, Pictures(train.cache_images_gb), multiple=multiple, group=group)
     sizes = Sizes.read(base)
 
     def flops(micro: Any) -> float:
-        return matrix_flops(train, sizes, micro.tokens, len(micro.batch.tiles))
+        return matrix_flops(train, sizes, micro.tokens, len(micro.batch.tiles) / group.size)
 
     return loop.Work(learner, batcher, found, out, fingerprint, str(base.resolve()), flops, held)
 

@@ -91,7 +91,8 @@ def losses(
         range(len(index)), index.groups, index.prefix, index.suffix, budget=train.token_budget,
         shared=train.shared_prefix,
     )  # fmt: skip
-    packs = layout(items, ranks.world_size, train.token_budget)[ranks.rank]
+    together = train.ranks_a_micro_batch
+    packs = layout(items, ranks.world_size // together, train.token_budget)[ranks.rank // together]
     sums = torch.zeros(2, len(kinds.names), dtype=torch.float64, device=device)
     # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
     quiet = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()

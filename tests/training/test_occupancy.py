@@ -11,7 +11,7 @@ from lumen_hpc.config.schema import KINDS, Train
 from lumen_hpc.models import MODELS, Workload
 from lumen_hpc.training import sampler
 from lumen_hpc.training.layout import critical_path, lay_out
-from lumen_hpc.training.occupancy import occupancy, recorded, stated
+from lumen_hpc.training.occupancy import Occupancy, occupancy, parallel, recorded, stated
 from lumen_hpc.training.sizing import plan
 
 GPUS = [4, 8, 16, 32, 64, 128, 256]
@@ -37,15 +37,16 @@ def workload(request) -> Workload:
     return MODELS[request.param].workload
 
 
-def all_steps(index: dict[str, np.ndarray], train: Train, gpus: int) -> float:
-    """Mean critical path of every whole step."""
+def all_steps(index: dict[str, np.ndarray], train: Train, gpus: int, together: int = 1) -> float:
+    """Mean critical path of every whole step where `together` ranks divide a micro-batch."""
+    groups = gpus // together
     order = sampler.make(index["groups"], index["kinds"], train, seed=0)
     columns = [index[name].tolist() for name in ("groups", "prefix", "suffix")]
     paths = [
-        critical_path(lay_out(order.batch(step), *columns, world_size=gpus, budget=train.token_budget, shared=True))
+        critical_path(lay_out(order.batch(step), *columns, world_size=groups, budget=train.token_budget, shared=True))
         for step in range(order.steps - 1)  # the last one is short
     ]
-    return sum(paths) / len(paths)
+    return sum(paths) / len(paths) / together
 
 
 @pytest.mark.parametrize("gpus", GPUS)
@@ -55,17 +56,65 @@ def test_sampled_and_stated_steps_take_what_all_steps_do_within_a_tenth(tmp_path
     np.savez(tmp_path / "survey.npz", **index)
     steps = recorded(tmp_path / "survey.npz", train, seed=0)
     assert steps is not None and steps.recorded and steps.samples == len(index["groups"])
-    real = all_steps(index, train, gpus)
-    assert occupancy(steps, train, gpus).path == pytest.approx(real, rel=0.05)
-    if spread == "narrow":
-        assert occupancy(stated(train, workload), train, gpus).path == pytest.approx(real, rel=0.1)
+    for together in (1, parallel(steps, train, gpus)):
+        fixed = dataclasses.replace(train, sequence_parallel=together)
+        real = all_steps(index, train, gpus, together)
+        assert occupancy(steps, fixed, gpus).path == pytest.approx(real, rel=0.05)
+        if spread == "narrow":
+            assert occupancy(stated(train, workload), fixed, gpus).path == pytest.approx(real, rel=0.1)
+
+
+def chosen(workload: Workload, gpus: int, **options) -> Occupancy:
+    return occupancy(stated(Train(), workload), Train(), gpus, **options)
+
+
+def test_auto_keeps_32_and_64_gpus_busy_at_the_paper_s_batch():
+    lumen = Workload()
+    assert Train().global_batch == 128
+    ranks = {gpus: chosen(lumen, gpus).sequence_parallel for gpus in GPUS}
+    assert ranks == {4: 1, 8: 1, 16: 1, 32: 2, 64: 4, 128: 4, 256: 4}
+    assert chosen(lumen, 32).efficiency >= 0.85
+    assert chosen(lumen, 64).efficiency >= 0.85
+    assert chosen(lumen, 128).efficiency >= 0.75
+    two = dataclasses.replace(Train(), sequence_parallel=2)
+    assert occupancy(stated(two, lumen), two, 64).efficiency >= 0.75
+
+
+@pytest.mark.parametrize("model", ["ft", "lumen", "lumen-outcomes"])
+@pytest.mark.parametrize("spread", ["narrow", "wide"])
+def test_auto_keeps_gpus_busy_on_records_too(tmp_path, model, spread):
+    workload = MODELS[model].workload
+    assert workload is not None
+    np.savez(tmp_path / "survey.npz", **records(workload, spread))
+    steps = recorded(tmp_path / "survey.npz", Train(), seed=0)
+    assert steps is not None
+    efficiency = {gpus: occupancy(steps, Train(), gpus).efficiency for gpus in (4, 8, 16, 24, 32, 48, 64)}
+    assert min(efficiency.values()) >= 0.8 and efficiency[32] >= 0.85, efficiency
+
+
+def test_auto_divides_only_where_ranks_would_wait(workload):
+    for gpus in GPUS:
+        one = dataclasses.replace(Train(), sequence_parallel=1)
+        alone, found = occupancy(stated(one, workload), one, gpus), chosen(workload, gpus)
+        assert found.efficiency >= alone.efficiency
+        assert (found.sequence_parallel > 1) == (gpus > 16)
+
+
+def test_auto_stays_within_a_node_and_within_the_heads():
+    assert chosen(Workload(), 64, nodes=32).sequence_parallel == 2
+    assert chosen(Workload(), 64, nodes=64).sequence_parallel == 1
+    assert chosen(Workload(), 64, heads=14).sequence_parallel == 2
+    assert chosen(Workload(), 33).sequence_parallel == 1
 
 
 @pytest.mark.parametrize("gpus", GPUS)
 def test_the_hours_are_those_of_the_longest_rank(workload, gpus):
     found, one = plan(Train(), gpus, workload=workload), plan(Train(), 1, workload=workload)
-    assert found.gpu_hours == pytest.approx(one.gpu_hours / found.occupancy.efficiency, rel=1e-6)
-    assert found.occupancy.path >= found.occupancy.longest_sample, "no layout divides a sample"
+    computing = found.gpu_hours * (1 - found.sending)
+    assert computing == pytest.approx(one.gpu_hours / found.occupancy.efficiency, rel=1e-6)
+    longest = found.occupancy.longest_sample / found.occupancy.sequence_parallel
+    assert found.occupancy.path >= longest, "no layout divides a sample"
+    assert (found.sending > 0) == (found.occupancy.sequence_parallel > 1) and found.sending < 0.05
 
 
 def test_a_mixture_takes_its_samples_a_step_of_each_kind():

@@ -118,9 +118,23 @@ def test_a_training_on_more_gpus_than_its_batch_fills_is_warned_about_with_what_
     assert estimate.idle_warning(run, "lumen") == ""
     four = estimate.train(run, "lumen")
     run.profile.resources["train"] = Resources(nodes=16, gpus=4)
+    assert estimate.idle_warning(run, "lumen") == ""  # train.sequence_parallel=auto
+    assert estimate.train(run, "lumen") < 1.2 * four
+    run.settings.train.sequence_parallel = 1
     warning = estimate.idle_warning(run, "lumen")
     assert "64 GPUs use 4" in warning and "16 GPUs take" in warning and "train.global_batch=" in warning
+    assert "fix: train.sequence_parallel=4 takes 0.7 h and 4" in warning
     assert estimate.train(run, "lumen") > 2 * four
+
+
+def test_what_helps_most_is_named_where_it_does_not_help_enough(run: Run):
+    run.settings.train.base = "somewhere"
+    run.settings.train.sequence_parallel = 1
+    run.profile.resources["train"] = Resources(nodes=32, gpus=4)
+    assert "fix: train.sequence_parallel=4 takes 0.4 h" in estimate.idle_warning(run, "lumen")
+    run.settings.train.sequence_parallel = "auto"
+    warning = estimate.idle_warning(run, "lumen")
+    assert "128 GPUs use 79%" in warning and "train.sequence_parallel" not in warning and "64 GPUs take" in warning
 
 
 def test_the_record_index_of_a_training_replaces_the_stated_mixture(run: Run):

@@ -1,0 +1,138 @@
+"""Sequence parallelism: neighbouring ranks of a node compute each micro-batch together (`train.sequence_parallel`).
+
+The scheme is DeepSpeed-Ulysses' (arXiv 2309.14509). Tiles, and the language model's positions, are divided evenly. In
+attention an all-to-all turns a part of the positions of all heads into all positions of a part of the heads, so that
+the batch's attention plan stays as it is; another one turns the result back. Each rank has the loss of the tokens that
+its own positions predict. Gradients are partial sums on every rank, and ZeRO adds them up over all ranks as always.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from math import gcd
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lumen_hpc.distributed import COLLECTIVE_S, Ranks, gather_json
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import Batch
+from lumen_hpc.nvila.attention import Plan
+from lumen_hpc.nvila.group import Alone
+
+
+class Group(Alone):
+    """The ranks that compute a micro-batch together, as this rank sees them."""
+
+    def __init__(self, size: int, rank: int, name: str) -> None:
+        """`name` of torch's process group: compiled layers take no group itself."""
+        self.size, self.rank, self.name = size, rank, name
+
+    def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        count = x.shape[dim]
+        each = -(-count // self.size)
+        start = min(self.rank * each, count)
+        part = x.narrow(dim, start, min(each, count - start))
+        missing = list(x.shape)
+        missing[dim] = each - part.shape[dim]
+        return torch.cat([part, x.new_zeros(missing)], dim) if missing[dim] else part
+
+    def joined(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        return _Gather.apply(part, self.size, self.name)[:count]
+
+    def plan(self, plan: Plan) -> Plan:
+        return SharedPlan(plan, self.size, self.name)
+
+    def start(self, length: int) -> int:
+        return self.rank * (length // self.size)
+
+
+def form(size: int, ranks: Ranks) -> Alone:
+    """The group of this rank where `size` neighbours compute together; all ranks call it.
+
+    Raises UserError if the ranks of a group are on several nodes: attention would exchange over the network.
+    """
+    if size == 1:
+        return Alone()
+    hosts = gather_json(socket.gethostname())
+    groups = [list(range(first, first + size)) for first in range(0, ranks.world_size, size)]
+    for group in groups:
+        if len(places := {hosts[rank] for rank in group}) > 1:
+            raise UserError(
+                f"train.sequence_parallel={size}: ranks {group} are on several nodes ({', '.join(sorted(places))}); "
+                "use train.sequence_parallel=1, or number the ranks node by node (srun --distribution=block)"
+            )
+    own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=COLLECTIVE_S))
+    return Group(size, ranks.rank % size, own.group_name)
+
+
+def own_tokens(batch: Batch, group: Alone) -> tuple[Batch, torch.Tensor, int]:
+    """A packed batch that supervises only what this rank's positions predict; bool [supervised tokens], which of the
+    batch's these are; and the tokens at its positions, padding left out."""
+    each = batch.token_ids.shape[1] // group.size
+    start = group.start(batch.token_ids.shape[1])
+    predictors = batch.predictors
+    mine = (predictors >= start) & (predictors < start + each)
+    return replace(batch, learned=batch.learned[mine]), mine, min(max(batch.tokens - start, 0), each)
+
+
+@dataclass
+class SharedPlan:
+    """Attention of positions that are divided among ranks: every rank computes all positions of its heads."""
+
+    plan: Plan
+    size: int
+    group: str
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """As `attention.Plan`, with T this rank's positions."""
+        copies = self.size // gcd(self.size, k.shape[1])  # fewer key heads than ranks: some have the same one
+        if copies > 1:
+            k, v = k.repeat_interleave(copies, dim=1), v.repeat_interleave(copies, dim=1)
+        parts = [x.unflatten(1, (self.size, -1)) for x in (q, k, v)]
+        to_heads = torch.cat(parts, dim=2).transpose(0, 1)
+        whole = _Exchange.apply(to_heads, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        q, k, v = whole.split([part.shape[2] for part in parts], dim=1)
+        out = self.plan.attend(layer, q, k, v, scale)
+        to_positions = out.unflatten(1, (self.size, -1)).transpose(0, 1)
+        return _Exchange.apply(to_positions, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
+# Functional collectives, since these can be compiled: they return a new tensor, and are known by their group's name.
+
+
+def _exchange(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
+    """[size, …]: place i goes to rank i of the group, whose own comes to place i."""
+    ones = [1] * size
+    found = torch.ops._c10d_functional.all_to_all_single(x.contiguous(), ones, ones, group)
+    return torch.ops._c10d_functional.wait_tensor(found)
+
+
+class _Exchange(torch.autograd.Function):
+    """`_exchange`, which is its own inverse, and so its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:
+        ctx.size, ctx.group = size, group
+        return _exchange(x, size, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return _exchange(grad, ctx.size, ctx.group), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """[n, …] of every rank to [size · n, …] on all of them; the gradient of a part is the sum of all ranks'."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:
+        ctx.size, ctx.group = size, group
+        found = torch.ops._c10d_functional.all_gather_into_tensor(x.contiguous(), size, group)
+        return torch.ops._c10d_functional.wait_tensor(found)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return _exchange(grad.unflatten(0, (ctx.size, -1)), ctx.size, ctx.group).sum(0), None, None
