@@ -45,9 +45,9 @@ def _parts(phrase: Phrase) -> list[_Part]:
         place = word.roles.get("place", "")
         if word.roles.keys() & {"and", "or", "comma"}:
             parts.append(_Part())
-        elif "both" in word.roles and explicit:
+        elif word.roles.keys() & {"both", "each"} and explicit:
             continue  # both the left and the right
-        elif word.roles.keys() & {"side", "both", "bothways"} or place.startswith("both "):
+        elif word.roles.keys() & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1].sides |= {"left", "right"} if side == "both" else {side}
         parts[-1].headed |= "weak" in word.roles

@@ -26,6 +26,8 @@ class Item:
     phrase: Phrase
     event: str = ""
     """The change that its phrase tells: `new edema`, `resolution of edema`."""
+    inherited: str = ""
+    """The change that the first of its list tells."""
     there: dict[str, bool] = field(default_factory=dict)
     levels: dict[str, list[str]] = field(default_factory=dict)
     readings: Levels = frozenset()
@@ -61,7 +63,7 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
     head: Item | None = None
     for i, part in enumerate(parts):
         if part.kind in MODIFIERS:
-            one = {"is", "was"} & part.texts and not (part.has("neither", "none") or clause.whole.has("neither"))
+            one = {"is", "was", "has"} & part.texts and not (part.has("neither", "none") or clause.whole.has("neither"))
             last = all(other.kind not in ("N", "Turn") for other in parts[i:])
             shared = part.kind == "Front" or (last and not one)
             for item in items if shared else items[-1:]:
@@ -72,9 +74,11 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
             if part.kind != "Change" and (item.event or item.there or item.levels):
                 head = item
             elif head and not opened and (head.phrase.kind == "Turn" or "the" not in part.texts):
-                item.event = head.event  # it says nothing of its own: what the list's first is, it is too
+                item.inherited = head.event  # it says nothing of its own: what the list's first is, it is too
         elif part.own.keys() & {"no", "as", "so"}:
             head = None
+    for item in items:
+        item.event = item.event or item.inherited
     named = [item for item in items if item.phrase.kind in ("N", "Turn")]
     for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
         item.there = some.there | item.there
@@ -134,6 +138,14 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         time, item.event = "", "unclear"
     negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in whole.leaves())
     denied = negations > 0
+    for part in parts:
+        if part.kind in VERBS or part.has("oldadj", "residual"):
+            read = frozenset().union(*(readings(other) for other in parts if other.kind == "Range"))
+            item.readings |= read
+            done = (part.roles("done") or part.roles("base") or ["same"])[-1].split("/")
+            event = min(_meant(done, bool(read)), default="")
+            item.change(event if event in ("new", "same", "up", "down", "changed") else "unclear")
+            return
     if any(part.has("newadj", "newly") for part in parts if part.word or part.kind == "Any"):
         item.change("unclear" if denied else "new")
         if not time:

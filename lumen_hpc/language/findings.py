@@ -166,7 +166,7 @@ class Finding:
         self.events.add("gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear")
 
     def _event(self, predicate: Predicate, item: Item, time: str) -> None:
-        turning = item.phrase.kind == "Turn" and predicate.has("happened")  # a decrease has occurred
+        turning = item.event and predicate.has("happened")  # a decrease has occurred
         events = set() if turning else predicate.events
         self.events |= self.changes(predicate, item) if not turning else set()
         self.events |= {item.event} - {""} if not events else set()

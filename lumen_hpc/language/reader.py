@@ -209,7 +209,8 @@ class _Reading:
         alike = implied and general.status in {state.status for state in others}
         if alike or (others and all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
-        where, denied = places(self.places), places(self.denied)
+        where = places(self.places, next((name for name in findings if name.startswith("pleural")), ""))
+        denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
         if any(place.has("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
             self.problems.append("it leaves a place open")

@@ -140,7 +140,8 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|main image there was|difference was the absence|was no different|different from the main"
     r"|(?:not on the main image|pneumonia) on the reference image"
     r"|residual edema was|was no evidence of interval|Nothing was new|were the same on|(?:will|may) be going"
-    r"|foresee (?:will|may) be|was new on the image taken|AP was the view|severe edema,? from mild"
+    r"|foresee (?:will|may) be|was new on the image taken|AP was the view|severe edema(?:,? from mild|, which has gone)"
+    r"|same findings were|was no change to|I expect (?:will|may) be|severe edema that has increased"
     r"|now was|evident on the reference on the reference|was not present today"
 )
 """A tense that changes nothing, a level or side given twice, the edema on the old image."""
