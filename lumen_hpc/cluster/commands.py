@@ -35,7 +35,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if request.stage == "fetch":
         from lumen_hpc.cluster import fetch
 
-        return fetch.fetch(request.settings, Path(request.profile.cache), _console())
+        return fetch.fetch(request.settings, Path(request.profile.cache), _console(), request.dry_run)
     stage = graph.on_request(pipeline.stages, request.stage)
     if stage:
         _take_settings(request)

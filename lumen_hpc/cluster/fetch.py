@@ -53,8 +53,13 @@ def needs(settings: Settings, cache: Path) -> Iterator[Need]:
             yield Need(key, original(name), locate(original(name), cache))
 
 
-def fetch(settings: Settings, cache: Path, console: Console) -> int:
-    """Fetches what is missing; 0 if all is there afterwards, 1 if something has to be brought by hand."""
+def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = False) -> int:
+    """Fetches what is missing; 0 if all is there afterwards, 1 if something has to be brought by hand.
+
+    `dry_run` prints what would be fetched, and where to; nothing is written or asked of a server.
+    """
+    if dry_run:
+        return _show(settings, cache, console)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,6 +81,19 @@ def fetch(settings: Settings, cache: Path, console: Console) -> int:
     if not failed and not failed_experts:
         console.print("every weight that these settings name is in place")
     return 1 if failed or failed_experts else 0
+
+
+def _show(settings: Settings, cache: Path, console: Console) -> int:
+    for need in needs(settings, cache):
+        state = "is in" if need.there else "would be fetched to"
+        console.print(
+            f"{need.key}: {need.name} {state} {need.folder}" + f" ({need.licence})" * bool(need.licence), soft_wrap=True
+        )
+    if settings.experts.model == "xrv":
+        folder = locate_experts(settings.experts.weights, cache)
+        names = ", ".join((*settings.experts.pathologies, *settings.experts.extra))
+        console.print(f"experts: what of {names} is not in {folder} would be fetched to it", soft_wrap=True)
+    return 0
 
 
 def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) -> bool:

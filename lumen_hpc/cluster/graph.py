@@ -45,6 +45,8 @@ def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
     valid = ["full", *dict.fromkeys([stage.name for stage in stages] + [step.name for step in graph])]
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
+    if "," in name:
+        hint = "one at a time, or full for all that is missing; "
     raise UserError(f"stage={name or '(none)'}: no such stage; {hint}takes one of {', '.join(valid)}")
 
 

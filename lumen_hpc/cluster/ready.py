@@ -162,6 +162,8 @@ def _weights(key: str, name: str, profile: Profile) -> CheckResult:
             return CheckResult("ok", f"{key}: {folder}, on the nodes (profile.node_paths)")
         if (folder / "config.json").is_file():
             return CheckResult("ok", f"{key}: {folder}")
+    if Path(name).expanduser().is_dir():
+        return CheckResult("bad", f"{key}={name}: no checkpoint: it has no config.json", "give a checkpoint's folder")
     return CheckResult(
         "bad", f"{key}={name}: neither a folder nor staged as {folders[-1]}", "python launch.py stage=fetch says how"
     )

@@ -65,7 +65,8 @@ def _require_begun(request: Request, steps: Sequence[Step]) -> None:
 
 def no_profile(request: Request) -> str:
     """Words for a message about a missing run, where a forgotten profile may be why."""
-    return "" if request.profile_named or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
+    settled = request.profile_named or request.runs
+    return "" if settled or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
 
 
 def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import leaves, read_yaml
+from lumen_hpc.config.validate import leaves, read_yaml, similar
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -252,6 +252,7 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     if not path.is_file():
         raise UserError(
             f"{origin or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}"
+            f"{similar(path.stem, names())}"
         )
     if path in _seen:
         circle = " -> ".join(map(str, (*_seen, path)))

@@ -149,14 +149,21 @@ def _meant(word: str, arguments: list[str]) -> str:
     """A hint for a bare word: a key without its value, a value behind a space, a run's name, or a verb with a typo."""
     name = word.lstrip("-").replace("-", "_")
     before = arguments[: arguments.index(word)][-1:]
-    if name in OPTIONS or name in SHORTHANDS:
-        return f"; write {name}=VALUE, without spaces"
     if before and before[0].endswith("="):
         return f"; did you mean {before[0]}{word}?"
+    key, colon, value = name.partition(":")
+    if key in OPTIONS or key in SHORTHANDS or type_at(Settings, key) is not None:
+        return f"; write {key}={value if colon and value else 'VALUE'}, without spaces"
     if name in ("submit", "start"):
         return "; without a verb it submits"
-    key = "runs" if "compare" in arguments else "run"
-    return similar(name, VERBS) or (f"; did you mean {key}={word}?" if set(VERBS) & set(arguments) else "")
+    if "ask" in arguments:
+        return '; a question stands behind its verb, as in ask "what has changed?"'
+    if found := similar(name, VERBS):
+        return found
+    runs = [other for other in arguments if "=" not in other and other not in VERBS]
+    if "compare" in arguments:
+        return f"; did you mean runs={','.join(runs)}?"
+    return f"; did you mean run={word}?" if set(VERBS) & set(arguments) else ""
 
 
 def _question(arguments: list[str]) -> tuple[list[str], str]:
@@ -175,6 +182,8 @@ def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
         key, value = pair.split("=", 1)
         if not key.strip("."):
             raise UserError(f"'{pair}' is not KEY=VALUE")
+        if not value and (key in OPTIONS or SHORTHANDS.get(key) == "profile.name"):
+            raise UserError(f"{key}= is empty (a variable that is not set?): give a value, or leave it out")
         if seen.setdefault(SHORTHANDS.get(key, key), value) != value:
             if key in OPTIONS:
                 raise UserError(f"{key} is given twice, {seen[key]} and {value}: give it once")

@@ -23,7 +23,7 @@ from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.request import Request, read_words, value_of
 from lumen_hpc.config.saved import require_complete
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml
+from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml, similar
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
@@ -230,7 +230,9 @@ def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
     path = _recipe_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        raise UserError(f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}")
+        raise UserError(
+            f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}{similar(path.stem, known)}"
+        )
     own = read_yaml(path)
     site = own.pop("site", None) or OmegaConf.create()
     known = [item.name for item in dataclasses.fields(Resources)]

@@ -84,7 +84,12 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
             OmegaConf.merge(empty, one)  # unlike OmegaConf.update, it also fills a section whose default is null
         except (OmegaConfBaseException, TypeError):
             shown = "(empty)" if value in ("", None) else value
-            raise UserError(f"{source}: {prefix}{key}={shown}: takes {_takes(expected)}") from None
+            takes = _takes(expected)
+            if typing.get_origin(expected) is list and isinstance(value, str | int | float):
+                takes += f", so {prefix}{key}=[{value}]"
+            if ":" in key and value in ("", None):
+                takes = f"a mapping with spaces behind its colons: {{{key.rpartition('.')[2].replace(':', ': ')}}}"
+            raise UserError(f"{source}: {prefix}{key}={shown}: takes {takes}") from None
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -131,8 +136,9 @@ def _check_range(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 def similar(word: str, valid: Iterable[str]) -> str:
     """`; did you mean X?` where a valid word is similar."""
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    known = {name.casefold(): name for name in valid}
+    close = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {known[close[0]]}?" if close else ""
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -161,11 +167,29 @@ def type_at(kind: Any, key: str) -> Any:
 def _similar_keys(kind: type, key: str, also: Iterable[str]) -> list[str]:
     """Keys that may be meant: of the same name elsewhere, of a similar name, or those of the same section."""
     known = [*also, *keys(kind, key)]
+    if corrected := _corrected(kind, key):
+        return [corrected]
     above, _, leaf = key.rpartition(".")
     alike = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
     elsewhere = [other for other in known if other.endswith(f".{leaf}")]
     beside = [other for other in known if other.rpartition(".")[0] == above]
     return elsewhere[:3] or alike or beside[:12] or known[:12]
+
+
+def _corrected(kind: Any, key: str) -> str:
+    """The key with a section's name corrected; empty where its last part alone is wrong, or too much is."""
+    parts: list[str] = []
+    for part in key.split("."):
+        if dataclasses.is_dataclass(kind):
+            names = [item.name for item in dataclasses.fields(kind)]
+            close = difflib.get_close_matches(part, names, n=1, cutoff=0.7)
+            if not close:
+                return ""
+            part = close[0]
+        parts.append(part)
+        kind = type_at(kind, part)
+    found = ".".join(parts)
+    return found if kind is not None and parts[-1] == key.rpartition(".")[2] else ""
 
 
 def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:

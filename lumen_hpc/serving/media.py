@@ -41,6 +41,8 @@ def image_bytes(name: str, path: str | Path) -> bytes:
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
+    except UserError as error:  # a folder, a device, a pipe
+        raise UserError(f"{name}={error}; give a JPG, PNG or DICOM file") from None
     if len(data) > LARGEST:
         raise UserError(f"{name}={path}: larger than {LARGEST >> 20} MiB; give a JPG, PNG or DICOM file")
     return data

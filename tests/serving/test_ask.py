@@ -115,6 +115,7 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         ([*words, "image=/nowhere.png", "what?"], "image=/nowhere.png: No such file or directory; give a JPG"),
         (["ask", f"runs={tmp_path}", "run=none", *images, "what?"], "run=none: there is no"),
         (["status", *images], "status has no use for it"),
+        ([*words, f"image={tmp_path}", "what?"], f"image={tmp_path}: a pipe, a device or a folder"),
         ([*words, images[0], "days=3", "what?"], "days=3: they are counted from an earlier image"),
         ([*words, f"image={__file__}", "what?"], "test_ask.py cannot be read: give a whole JPG, PNG or DICOM"),
     ):

@@ -120,8 +120,10 @@ def test_a_forgotten_profile_on_a_login_node_is_said(
     assert capsys.readouterr().out.splitlines()[1] == doubt
     assert launch.main(["stage=full", *words, "dry_run=true", "profile=local"]) == 0
     assert doubt not in capsys.readouterr().out
-    assert launch.main(["status", *words]) == 2
-    assert "config.yaml (no profile is named: LUMEN_PROFILE); " in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    for given, said in (([], True), (words[:1], False)):
+        assert launch.main(["status", "run=new", *given]) == 2
+        assert ("config.yaml (no profile is named: LUMEN_PROFILE); " in capsys.readouterr().err) == said
 
 
 def test_a_name_like_another_runs_is_said_to_be_new(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

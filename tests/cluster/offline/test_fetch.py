@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 from rich.console import Console
 
+import launch
 from lumen_hpc.cluster import fetch
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
@@ -106,3 +107,14 @@ def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(se
 def test_the_demo_names_no_weights(hub, tmp_path):
     code, output = run(resolve(["stage=fetch", "recipe=demo"]).settings, tmp_path)
     assert code == 0 and "no weights" in output and hub == []
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing(
+    tmp_path: Path, hub: list[tuple[str, str]], capsys: pytest.CaptureFixture
+):
+    words = ["stage=fetch", "recipe=lumen", "dry_run=true", f"profile.cache={tmp_path / 'cache'}"]
+    assert launch.main(words) == 0
+    out = capsys.readouterr().out
+    assert f"would be fetched to {tmp_path}/cache/NVILA-8B (weights are for non-commercial use" in out
+    assert "experts: what of densenet121-res224-all, " in out
+    assert hub == [] and list(tmp_path.iterdir()) == []

@@ -26,6 +26,8 @@ def test_a_stage_is_chosen_by_its_name(run: Run, stages: list[Stage], name: str,
 def test_an_unknown_stage_names_the_near_one(run: Run, stages: list[Stage]):
     with pytest.raises(UserError, match=r"stage=anwser: no such stage; did you mean answer\?"):
         graph.select(graph.steps(stages, run.settings), stages, "anwser")
+    with pytest.raises(UserError, match=r"stage=answer,score: no such stage; one at a time, or full"):
+        graph.select(graph.steps(stages, run.settings), stages, "answer,score")
 
 
 def test_a_stage_whose_input_is_not_there_is_refused(run: Run, stages: list[Stage]):

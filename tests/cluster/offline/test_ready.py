@@ -119,6 +119,12 @@ def test_the_folder_above_a_release_is_refused_with_the_one_below(
         assert f"; fix: data.{wrong}={getattr(data, wrong)}/1.0.1" in line
 
 
+def test_a_folder_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None:
+    request = resolve(["stage=full", f"train.base={tmp_path}"])
+    (result,) = [item for item in ready.models(request.settings, request.profile, {"train"}) if item.level == "bad"]
+    assert result.message == f"train.base={tmp_path}: no checkpoint: it has no config.json"
+
+
 def test_two_folders_that_are_exchanged_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = Dataset(tmp_path / "files").write().data
     words = ["stage=prepare", "profile=local", "data=mimic", f"runs={tmp_path / 'runs'}", "run=r"]
