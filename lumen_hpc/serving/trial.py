@@ -64,8 +64,10 @@ def compare(folder: Path) -> str:
 
 def main() -> None:
     """Print the verdict and end at once: vLLM's processes may hang while they are torn down."""
+    import argparse
     import os
 
+    argparse.ArgumentParser(prog="python -m lumen_hpc.serving.trial", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         verdict = compare(Path(folder) / "model")
     print(verdict, flush=True)
