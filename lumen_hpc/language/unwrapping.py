@@ -9,7 +9,7 @@ import ast
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -56,19 +56,17 @@ _DECLINED = re.compile(
 """A sentence that declines to say, or only asks."""
 _LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
-_HEADED = re.compile(
-    r"(^|[.;\n]|(?<=[.;\n]) )[ *-]*((?:new|additional|resolved|missing|disappeared|appeared|developed)"
-    r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)(?:\s*:\s*| - )([^.\n]*)[.]?",
-    re.IGNORECASE,
+_HEADING = (
+    r"((?:new|additional|resolved|missing|disappeared|appeared|developed)"
+    r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
 )
+_HEADED = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{_HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
+_ABOVE_A_LIST = re.compile(rf"^{_HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
 _NOTE = r"(?:new|resolved|worsening|improving|stable|unchanged|persistent)"
 _IN_A_ROW = re.compile(
     rf", (?:and )?(?={_NOTE} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))", re.IGNORECASE
 )
 """Before each further note of `New edema, resolved nodule, and worsening effusion`."""
-_HEADING = re.compile(
-    r"(?:new|additional|resolved|missing)(?: (?:findings?|abnormalit(?:y|ies)|changes?))? *:?", re.IGNORECASE
-)
 _STATES = {
     **dict.fromkeys(("new", "newly seen", "appeared"), "New: {}."),
     **dict.fromkeys(("resolved", "gone", "disappeared", "no longer seen"), "Resolved: {}."),
@@ -113,25 +111,14 @@ def _unmarked(text: str) -> str:
     text = html.unescape(_TAG.sub(" ", _BLOCK.sub("\n", _BOXED.sub(r"\1", text)))).translate(_SIGNS)
     if "\n" not in text:
         text = text.replace("\\n", "\n").replace("\\t", "\n")
-    return "\n".join(_joined(list(_gathered(map(_line, text.splitlines()))))).strip()
+    text = "\n".join(line for line in map(_line, text.splitlines()) if not line.startswith("#"))
+    return "\n".join(_joined(_ABOVE_A_LIST.sub(_listed, text).split("\n"))).strip()
 
 
-def _gathered(lines: Iterable[str]) -> Iterator[str]:
-    """Lines of which a heading that says what is new, or gone, takes up the list below it."""
-    heading, items = "", []
-    for line in lines:
-        if heading and (_BULLET.match(line) or not line):
-            items += [_BULLET.sub("", line, count=1).rstrip(" .")] * bool(line)
-            continue
-        if heading:
-            yield f"{heading}: {', '.join(items)}."
-        heading, items = "", []
-        if _HEADING.fullmatch(line):
-            heading = line.rstrip(" :")
-        elif not line.startswith("#"):
-            yield line
-    if heading:
-        yield f"{heading}: {', '.join(items)}."
+def _listed(found: re.Match[str]) -> str:
+    """A heading that says what is new, or gone, with the list below it in one line."""
+    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in found[2].split("\n") if line)
+    return f"{found[1]}: {', '.join(items)}.\n"
 
 
 def _undeclined(text: str) -> str:
@@ -192,7 +179,8 @@ def _said(value: Any) -> Iterator[str]:
             return
         for key, each in named.items():
             words = list(_said(each))
-            if key in _ANSWERS or isinstance(each, dict) or (isinstance(each, list) and any(map(_nested, each))):
+            parts = each if isinstance(each, list) else [each]
+            if key in _ANSWERS or any(isinstance(part, dict | list) for part in parts):
                 yield from words
             elif words:
                 yield f"{key}: {', '.join(words)}"
@@ -203,10 +191,6 @@ def _said(value: Any) -> Iterator[str]:
         yield "yes" if value else "no"
     elif value is not None:
         yield str(value)
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
 
 
 def _line(line: str) -> str:
@@ -227,26 +211,22 @@ def _line(line: str) -> str:
     return line
 
 
-def _joined(lines: list[str]) -> Iterator[str]:
+def _joined(lines: list[str]) -> list[str]:
     """Lines of a text, those that were broken by their width alone joined again."""
-    widest = max(map(len, lines), default=0)
-    pairs = pairwise(lines)
-    breaks = [at for at, (above, line) in enumerate(pairs, 1) if above and line and not _begins(above, line)]
+    widest = max(map(len, lines))
+    breaks = [at for at, (above, line) in enumerate(pairwise(lines), 1) if above and line and not _begins(above, line)]
     by_width = (
         widest >= _NARROW
         and len(breaks) > 1
         and all(len(lines[at - 1]) + 1 + len(lines[at].split()[0]) > widest for at in breaks)
     )
-    whole = ""
-    for at, line in enumerate(lines):
-        if at in breaks and (by_width or _goes_on(lines[at - 1], line)):
-            whole += f" {line}"
-            continue
-        if whole:
-            yield whole
-        whole = line
-    if whole:
-        yield whole
+    joined = lines[:1]
+    for at, (above, line) in enumerate(pairwise(lines), 1):
+        if at in breaks and (by_width or _goes_on(above, line)):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+    return [line for line in joined if line]
 
 
 def _begins(before: str, line: str) -> bool:
