@@ -40,7 +40,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Yields a row with the digest of each file of the exported folder."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.nvila.config import read_config
+    from lumen_hpc.nvila.config_files import read_config
     from lumen_hpc.serving.export import export, require_clean
     from lumen_hpc.serving.model_card import model_card
 

@@ -68,7 +68,7 @@ def serve(task: Task) -> None:
     """Starts the server on this node, publishes its address, and watches it until it is asked to stop."""
     import torch
 
-    from lumen_hpc.nvila.config import read_config
+    from lumen_hpc.nvila.config_files import read_config
     from lumen_hpc.serving import supervisor
     from lumen_hpc.serving.hf_checkpoint import chat_template, stored_dtype
 

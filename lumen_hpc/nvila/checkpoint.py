@@ -19,7 +19,8 @@ from lumen_hpc.files import sync_file
 
 from . import placement
 from .chat import Tokenizer
-from .config import PARTS, NVILAConfig, dump_json, read_config, read_json
+from .config import PARTS, NVILAConfig
+from .config_files import dump_json, read_config, read_json
 from .model import NVILA
 from .tensors import INDEX, read_tensors, weight_files, write_tensors
 

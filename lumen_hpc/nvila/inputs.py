@@ -13,7 +13,8 @@ from lumen_hpc.errors import UserError
 
 from . import chat
 from .chat import IGNORE, Message, Tokenizer
-from .config import NVILAConfig, read_config
+from .config import NVILAConfig
+from .config_files import read_config
 from .packing import Batch, Sample, expand, pad
 from .preprocess import Picture, join_tiles, normalise, preprocess_images
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lumen_hpc.nvila.config import NVILAConfig, dump_json
+from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.config_files import dump_json
 
 _SIGLIP: dict[str, Any] = {
     "architectures": ["SiglipVisionModel"],

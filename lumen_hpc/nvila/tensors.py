@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sync_file
 
-from .config import read_json
+from .config_files import read_json
 
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000

@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from .chat import END, IMAGE, PAD, SENTINEL, START, SYSTEM, VIDEO, Tokenizer
-from .config import NVILAConfig, dump_json
+from .config import NVILAConfig
+from .config_files import dump_json
 from .new_config import official_config
 
 SPECIAL = ("<|endoftext|>", START, END, "[BOS]", PAD, SENTINEL, IMAGE, VIDEO)

@@ -18,7 +18,8 @@ import torch
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import VIDEO, Tokenizer
-from lumen_hpc.nvila.config import PARTS, NVILAConfig, dump_json, read_config
+from lumen_hpc.nvila.config import PARTS, NVILAConfig
+from lumen_hpc.nvila.config_files import dump_json, read_config
 from lumen_hpc.nvila.tensors import read_tensors, weight_files, write_tensors
 from lumen_hpc.plain_text import visible
 

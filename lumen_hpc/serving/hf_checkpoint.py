@@ -1,6 +1,6 @@
 """A checkpoint as transformers and vLLM ask for it: its configuration, its tokenizer, its chat template.
 
-Both read a folder through `nvila.config.read_config`, so the official and the flat layout look alike to vLLM.
+Both read a folder through `nvila.config_files.read_config`, so the official and the flat layout look alike to vLLM.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config,
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.chat import END, IMAGE, PAD, START, SYSTEM, Tokenizer
-from lumen_hpc.nvila.config import NVILAConfig, read_config
+from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.config_files import read_config
 from lumen_hpc.plain_text import control_tokens
 
 ARCHITECTURE = "NVILAForConditionalGeneration"

@@ -83,7 +83,7 @@ def test_a_tokenizer_without_its_files_is_refused():
 
 
 def test_vocab_and_merges_make_the_same_tokenizer(golden):
-    from lumen_hpc.nvila.config import read_config
+    from lumen_hpc.nvila.config_files import read_config
 
     files = read_config(golden / "ckpt_s2").files
     whole = Tokenizer.from_files(files)

@@ -210,7 +210,7 @@ def test_export_that_would_publish_a_record_does_not_repeat_it(run, fail, monkey
         target.mkdir()
         return [card]
 
-    monkeypatch.setattr("lumen_hpc.nvila.config.read_config", lambda folder: None)
+    monkeypatch.setattr("lumen_hpc.nvila.config_files.read_config", lambda folder: None)
     monkeypatch.setattr("lumen_hpc.serving.model_card.model_card", lambda *_, **__: "")
     monkeypatch.setattr("lumen_hpc.serving.export.export", publish)
     turns = {MARKER: sentence} if broken else [{"from": "gpt", "value": sentence}]

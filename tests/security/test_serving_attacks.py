@@ -444,7 +444,7 @@ def test_a_role_cannot_forge_a_turn(tmp_path, role):
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     from lumen_hpc import nvila
-    from lumen_hpc.nvila.config import read_config
+    from lumen_hpc.nvila.config_files import read_config
     from lumen_hpc.nvila.tiny import make_tiny
     from lumen_hpc.serving.hf_checkpoint import chat_template
 

@@ -9,7 +9,7 @@ import torch
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila.config import read_config
+from lumen_hpc.nvila.config_files import read_config
 from lumen_hpc.serving.export import export, require_clean
 
 
