@@ -12,6 +12,8 @@ from lumen_hpc.data.table_files import PATIENTS, require
 from lumen_hpc.data.tables import Block, CsvTable, whole_numbers
 
 COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year")
+AGES, YEARS = range(121), range(1900, 2301)
+"""What an age and a year can be; MIMIC-IV's years are shifted, into 2110 to 2210."""
 _YEARS = re.compile(r"[0-9]{1,4}")
 
 
@@ -36,8 +38,9 @@ UNKNOWN = Person()
 def people(mimic_iv: str | Path, subjects: Container[int], bad: Rejections) -> dict[int, Person]:
     """subject_id → its `Person`, for those of `subjects` that the table has.
 
-    Rows that cannot be read, a second row of a patient, and an age or year that is no whole number go to `bad`; the
-    last is then unknown. Raises UserError if MIMIC-IV's folder has no such table, or the table lacks a column.
+    Rows that cannot be read, a second row of a patient, a gender that is neither F nor M, and an age or year that is
+    none go to `bad`; the last are then unknown. Raises UserError if MIMIC-IV's folder has no such table, or the table
+    lacks a column.
     """
     table = CsvTable(require(mimic_iv, PATIENTS), COLUMNS, bad)
     found: dict[int, Person] = {}
@@ -53,15 +56,18 @@ def people(mimic_iv: str | Path, subjects: Container[int], bad: Rejections) -> d
             elif subject in found:
                 reject(at, "duplicate subject_id", f"subject {subject} repeats an earlier row")
             elif subject in subjects:
-                age, year = map(_whole, numbers)
+                age, year = map(_number, numbers, (AGES, YEARS))
                 found[subject] = Person(sex if sex in ("F", "M") else None, age, year)
-                for name, text, number in zip(COLUMNS[2:], numbers, (age, year), strict=True):
+                if sex and found[subject].sex is None:
+                    reject(at, "unknown sex", f"gender of subject {subject} is neither F nor M")
+                for name, text, number, limits in zip(COLUMNS[2:], numbers, (age, year), (AGES, YEARS), strict=True):
                     if text and number is None:
-                        reject(at, "unknown age", f"{name} of subject {subject} is not a whole number")
+                        expected = f"a whole number from {limits[0]} to {limits[-1]}"
+                        reject(at, "unknown age", f"{name} of subject {subject} is not {expected}")
     return found
 
 
-def _whole(text: str) -> int | None:
+def _number(text: str, limits: range) -> int | None:
     """A number of years, also as pandas writes it (`52.0`)."""
     digits = text.removesuffix(".0")
-    return int(digits) if _YEARS.fullmatch(digits) else None
+    return int(digits) if _YEARS.fullmatch(digits) and int(digits) in limits else None

@@ -127,6 +127,8 @@ class CsvTable:
                 unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
                 # Buffered, since GzipFile itself is slow at lines.
                 stream = io.BufferedReader(_Lines(unpacked, self.path), 1 << 17)
+                if stream.peek(_TAR.stop)[_TAR] == b"ustar":
+                    raise UserError(f"{self.path} is a tar archive, not csv or csv.gz; unpack it")
                 head = stream.peek(32).lstrip()
                 for start, (kind, fix) in _OTHER_KINDS.items():
                     if head.startswith(start):
@@ -242,12 +244,20 @@ _OTHER_KINDS = {
     b"BZh": ("a bzip2 archive", "unpack it"),
     b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it"),
     b"PAR1": ("a Parquet file", "save it as csv"),
+    b"ARROW1": ("an Arrow file", "save it as csv"),
+    b"SQLite format 3": ("a database", "save its table as csv"),
+    b"\xd0\xcf\x11\xe0": ("a workbook", "save it as csv"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
+    b"\x04\x22\x4d\x18": ("an LZ4 archive", "unpack it"),
+    b"-----BEGIN PGP": ("encrypted", "decrypt it"),
     codecs.BOM_UTF16_LE: ("UTF-16 text", "save it as UTF-8"),
     codecs.BOM_UTF16_BE: ("UTF-16 text", "save it as UTF-8"),
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself"),
     b"<": ("a web page", "download the table again, signed in to PhysioNet"),
 }
 """How a file begins that is no table → what it is, and what to do."""
+_TAR = slice(257, 262)
+"""Where a tar archive has its mark."""
 
 OPEN_QUOTE = "a quote opens a field and nothing closes it in this row"
 _REASONS = {
@@ -312,7 +322,7 @@ def _text(line: bytes) -> str:
 def _fields(line: str) -> Fields:
     """The fields of one row; a NotCsv, which is empty, if it is not csv."""
     row = line.removesuffix("\n").removesuffix("\r")
-    if row and not any(sign in row for sign in '"\r\n'):
+    if row and '"' not in row and "\r" not in row and "\n" not in row:
         return row.split(",")
     try:
         return next(csv.reader([line], strict=True), [])
@@ -343,19 +353,30 @@ def _is_utf8(text: str) -> bool:
 def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
     """int64 [n] of a column of ids (str or bytes); -1 for anything but 1 to 18 digits, or those with `.0`.
 
-    pandas writes a column of ids in which one is missing as `50414267.0`.
+    pandas writes a column of ids in which one is missing as `50414267.0`. No id begins with 0: as text it would be
+    another one.
     """
     if not texts:
         return np.zeros(0, np.int64)
     empty: Any
-    space: Any
     point: Any
-    empty, space, point = ("", " ", ".0") if isinstance(texts[0], str) else (b"", b" ", b".0")
-    if not _is_number(empty.join(texts)):
+    empty, point = ("", ".0") if isinstance(texts[0], str) else (b"", b".0")
+    if not _is_number(joined := empty.join(texts)):
         texts = [text.removesuffix(point) for text in texts]
-    if _is_number(empty.join(texts)) and all(texts) and max(map(len, texts)) <= 18:
-        return np.fromstring(space.join(texts), np.int64, sep=" ")
-    return np.array([int(text) if _is_number(text) and len(text) <= 18 else -1 for text in texts], np.int64)
+        joined = empty.join(texts)
+    width = len(texts[0])
+    if not (_is_number(joined) and width <= 18 and set(map(len, texts)) == {width}):
+        return np.array([int(text) if _is_id(text) else -1 for text in texts], np.int64)
+    packed = joined.encode() if isinstance(joined, str) else joined
+    digits = np.frombuffer(packed, np.uint8).reshape(-1, width) - ord("0")
+    numbers: np.ndarray = np.zeros(len(texts), np.int64)
+    for place in digits.T:
+        numbers = numbers * 10 + place
+    return np.where(digits[:, 0] > 0, numbers, -1)
+
+
+def _is_id(text: str | bytes) -> bool:
+    return _is_number(text) and len(text) <= 18 and text[:1] not in ("0", b"0")
 
 
 def _is_number(text: str | bytes) -> bool:

@@ -15,14 +15,17 @@ NAMED = 20
 
 KINDS = {
     "row unreadable": "another number of fields than the header, or bytes that are not UTF-8; the row is left out",
-    "bad id": "a subject_id or hadm_id that is no number; the row is left out",
+    "bad id": "an id that is not digits alone (or those with .0); the row is left out",
     "duplicate patient": "a subject_id twice in patients; the row that sorts first counts",
+    "unknown age": "anchor_age or anchor_year that is no whole number, or impossible; the age is read as missing",
+    "unknown sex": "a gender that is neither F nor M; read as missing",
     "patient not in MIMIC-IV": "a patient of the run without a row in patients; outcomes are unknown",
     "patient without any admission": "no follow-up can be told; outcomes that need a stay are unknown",
     "admission without times": "admittime or dischtime missing or no time; the admission is left out",
     "discharge before admission": "the admission is left out",
     "race of no known kind": "read as missing",
     "overlapping admissions": "two admissions of a patient at one time; the later one holds where both do",
+    "flag of death unknown": "hospital_expire_flag missing or neither 0 nor 1; deathtime alone counts",
     "death without deathtime": "hospital_expire_flag without deathtime; the time of death is dischtime",
     "deathtime without the flag": "deathtime in an admission whose hospital_expire_flag is 0; a death there",
     "deathtime after dischtime": "the death counts in hospital if the flag says so, and at deathtime",

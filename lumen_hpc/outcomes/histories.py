@@ -8,8 +8,9 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+from lumen_hpc.data.demographics import AGES, YEARS
 from lumen_hpc.outcomes.faults import Faults
-from lumen_hpc.outcomes.tables import Tables
+from lumen_hpc.outcomes.tables import Tables, id_in
 
 FOLLOW_UP = timedelta(days=365)
 """MIMIC-IV keeps a date of death only up to one year after the patient's last discharge."""
@@ -105,23 +106,26 @@ def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> d
 
 
 def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
-    select = (
-        "gender, TRY_CAST(anchor_age AS INTEGER), TRY_CAST(anchor_year AS INTEGER), "
-        f"{_times('dod')}::DATE, dod IS NOT NULL"
-    )
-    for subject, gender, age, year, dod, has_dod in sorted(tables.rows("hosp/patients", select), key=str):
+    ages = f"anchor_age, {_years('anchor_age', AGES)}, anchor_year, {_years('anchor_year', YEARS)}"
+    select = f"gender, {ages}, {_times('dod')}::DATE, dod IS NOT NULL"
+    rows = sorted(tables.rows("hosp/patients", select), key=str)
+    for subject, gender, age_text, age, year_text, year, dod, has_dod in rows:
         history = histories[subject]
         if history.known:
             faults("duplicate patient", "patients", subject_id=subject)
             continue
         if has_dod and dod is None:
             faults("dod not a date", "patients", subject_id=subject)
+        if gender and gender not in ("F", "M"):
+            faults("unknown sex", "patients", subject_id=subject)
+        if (age_text and age is None) or (year_text and year is None):
+            faults("unknown age", "patients", subject_id=subject)
         history.known, history.sex = True, gender if gender in ("F", "M") else ""
         history.anchor_age, history.anchor_year, history.dod = age, year, dod
 
 
 def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
-    select = "TRY_CAST(hadm_id AS BIGINT), race, TRY_CAST(hospital_expire_flag AS DOUBLE), " + _times(
+    select = f"{id_in('hadm_id')}, race, TRY_CAST(hospital_expire_flag AS DOUBLE), " + _times(
         "admittime", "dischtime", "deathtime", "edregtime"
     )
     for subject, hadm, race, flag, admitted, discharged, died, registered in tables.rows("hosp/admissions", select):
@@ -135,6 +139,8 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
         if discharged < admitted:
             faults("discharge before admission", "admissions", **ids)
             continue
+        if flag not in (0, 1):
+            faults("flag of death unknown", "admissions", **ids)
         expired = flag == 1
         if expired and died is None:
             faults("death without deathtime", "admissions", **ids)
@@ -152,9 +158,9 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
 
 
 def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
-    ids = "TRY_CAST(stay_id AS BIGINT)"
+    ids = id_in("stay_id")
     discharges = {stay.hadm_id: stay.discharged for history in histories.values() for stay in history.admissions}
-    select = f"{ids}, {_times('intime', 'outtime')}, TRY_CAST(hadm_id AS BIGINT)"
+    select = f"{ids}, {_times('intime', 'outtime')}, {id_in('hadm_id')}"
     for subject, stay_id, begin, end, hadm in tables.rows("icu/icustays", select):
         if begin is None or end is None:
             faults("ICU stay without times", "icustays", subject_id=subject, stay_id=stay_id)
@@ -166,7 +172,7 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
                 faults("ED stay without times", "edstays", subject_id=subject, stay_id=stay_id)
             else:
                 histories[subject].ed.append(Period(begin, end))
-    select = f"{ids}, {_times('starttime', 'endtime')}, TRY_CAST(itemid AS BIGINT)"
+    select = f"{ids}, {_times('starttime', 'endtime')}, {id_in('itemid')}"
     for subject, stay_id, begin, end, item in tables.rows("icu/procedureevents", select):
         if item not in (VENTILATION, INTUBATION):
             continue
@@ -198,6 +204,12 @@ def _look_at(history: History, faults: Faults) -> None:
     died = next((stay for stay in history.admissions if stay.died), None)
     if died and died.died and history.dod and abs((died.died.date() - history.dod).days) > 1:
         faults("dod and deathtime differ", "admissions", subject_id=subject, hadm_id=died.hadm_id)
+
+
+def _years(column: str, limits: range) -> str:
+    """SQL of a number of years; null for a text that is none: a cast alone rounds 52.5."""
+    number = f"CASE WHEN regexp_full_match({column}, '[0-9]{{1,4}}([.]0)?') THEN TRY_CAST({column} AS INTEGER) END"
+    return f"CASE WHEN {number} BETWEEN {limits[0]} AND {limits[-1]} THEN {number} END"
 
 
 def _times(*columns: str) -> str:

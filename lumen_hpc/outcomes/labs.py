@@ -13,7 +13,7 @@ import duckdb
 
 from lumen_hpc.outcomes.faults import NAMED, Faults
 from lumen_hpc.outcomes.panel import PANEL
-from lumen_hpc.outcomes.tables import Tables, readable
+from lumen_hpc.outcomes.tables import Tables, bad_id, id_in, of_the_run, readable
 
 LAST_HOURS = 72
 """A value older than this [h] at the time of the study says nothing of now."""
@@ -23,7 +23,6 @@ GROUPS = 16
 """Groups of patients that are joined one after another."""
 
 FAULTS = {
-    "b": "bad id",
     "c": "laboratory row without charttime",
     "s": "laboratory row without storetime",
     "t": "text in value without valuenum",
@@ -51,35 +50,40 @@ def read_labs(tables: Tables, faults: Faults) -> None:
         )
     # Compared as text, since 158 million casts would take longer; pandas may have written `50912.0`.
     items = ", ".join(f"'{PANEL[place].itemid}{end}'" for place in used for end in ("", ".0")) or "''"
+    of_the_panel = f"itemid IN ({items}) OR {id_in('itemid')} IS NULL"
     with readable(tables.folder):
         database.execute(f"""
             CREATE TABLE labs AS
             WITH read AS (
-                SELECT TRY_CAST(labevent_id AS BIGINT) AS id, TRY_CAST(subject_id AS BIGINT) AS subject,
-                       TRY_CAST(itemid AS BIGINT) AS item,
+                SELECT {id_in("labevent_id")} AS id, {id_in("subject_id")} AS subject, {id_in("itemid")} AS item,
+                       {bad_id("hosp/labevents")} AS bad,
                        TRY_CAST(charttime AS TIMESTAMP) AS charted, TRY_CAST(storetime AS TIMESTAMP) AS stored,
                        value, TRY_CAST(valuenum AS DOUBLE) AS number, lower(trim(coalesce(valueuom, ''))) AS unit,
-                       TRY_CAST(ref_range_lower AS DOUBLE) AS low, TRY_CAST(ref_range_upper AS DOUBLE) AS high,
+                       nullif(TRY_CAST(ref_range_lower AS DOUBLE), 'nan'::DOUBLE) AS low,
+                       nullif(TRY_CAST(ref_range_upper AS DOUBLE), 'nan'::DOUBLE) AS high,
                        hadm_id IS NULL AS outside
                 FROM {tables.scan("hosp/labevents")}
-                WHERE itemid IN ({items})
-                  AND (TRY_CAST(subject_id AS BIGINT) IS NULL
-                       OR TRY_CAST(subject_id AS BIGINT) IN (SELECT subject FROM patients_of_run))
+                WHERE ({of_the_panel}) AND {of_the_run("hosp/labevents")}
             )
             SELECT id, subject, analyte, charted, stored, number, unit, low, high, outside,
-                   CASE WHEN subject IS NULL THEN 'b' WHEN charted IS NULL THEN 'c' WHEN stored IS NULL THEN 's'
+                   CASE WHEN bad IS NOT NULL THEN 'b' WHEN charted IS NULL THEN 'c' WHEN stored IS NULL THEN 's'
                         WHEN number IS NULL AND value IS NOT NULL THEN 't' WHEN number IS NULL THEN 'v'
                         WHEN NOT list_contains(units, unit) THEN 'u'
                         WHEN NOT number BETWEEN lowest AND highest THEN 'i' END AS fault
-            FROM read JOIN panel USING (item)""")
+            FROM read LEFT JOIN panel USING (item) WHERE bad IS NOT NULL OR analyte IS NOT NULL""")
     tables.count_rejects("hosp/labevents")
+    (bad,) = database.execute("SELECT count(*) FROM labs WHERE fault = 'b'").fetchone() or (0,)
+    tables.count_bad_ids("hosp/labevents", bad, of_the_panel)
+    database.execute("DELETE FROM labs WHERE fault = 'b'")
     _count_faults(database, faults)
 
 
 def _check_items(tables: Tables, faults: Faults) -> list[int]:
     """Positions of the analytes whose id d_labitems knows under their label; the others are named."""
-    labels = dict(tables.fetch(f"SELECT TRY_CAST(itemid AS BIGINT), label FROM {tables.scan('hosp/d_labitems')}"))
+    rows = list(tables.fetch(f"SELECT {id_in('itemid')}, label FROM {tables.scan('hosp/d_labitems')}"))
     tables.count_rejects("hosp/d_labitems")
+    tables.count_bad_ids("hosp/d_labitems", sum(item is None for item, _ in rows))
+    labels = dict(rows)
     used = []
     for place, analyte in enumerate(PANEL):
         label = labels.get(analyte.itemid) or ""

@@ -21,12 +21,39 @@ import duckdb
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
-from lumen_hpc.outcomes.faults import Faults
+from lumen_hpc.outcomes.faults import NAMED, Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
+_ID = "[1-9][0-9]{0,17}([.]0)?"
+"""An id: digits, or as pandas writes a column of ids in which one is missing."""
+
+
+def id_in(column: str) -> str:
+    """SQL of an id as a number; null for a text that is none: a cast alone rounds 10000001.5 and reads ' 1' and 1e7."""
+    return f"CASE WHEN regexp_full_match({column}, '{_ID}') THEN TRY_CAST({column} AS BIGINT) END"
+
+
+def bad_id(table: str) -> str:
+    """SQL of the name of a row's first id that is none; null for a good row.
+
+    An id may be missing, but for those that say whose a row is and what it is about.
+    """
+    ids = [column for column in TABLES[table] if column.endswith("id")]
+    none = {column: f"NOT regexp_full_match({column}, '{_ID}')" for column in ids}
+    none |= {column: f"{id_in(column)} IS NULL" for column in ids if column in ("subject_id", "itemid")}
+    cases = " ".join(f"WHEN {wrong} THEN '{column}'" for column, wrong in none.items())
+    return f"CASE {cases} END"
+
+
+def of_the_run(table: str) -> str:
+    """SQL of whether a row is a patient's of the run (table `patients_of_run`), or may be, since its id is none."""
+    if "subject_id" not in TABLES[table]:
+        return "true"
+    subject = id_in("subject_id")
+    return f"({subject} IS NULL OR {subject} IN (SELECT subject FROM patients_of_run))"
 
 
 class Tables:
@@ -68,17 +95,15 @@ class Tables:
 
     def rows(self, table: str, select: str) -> Iterator[tuple[Any, ...]]:
         """Rows (subject_id, *select) of a table, of the run's patients (table `patients_of_run`) alone."""
-        subject = "TRY_CAST(subject_id AS BIGINT)"
-        query = (
-            f"SELECT {subject}, {select} FROM {self.scan(table)} "
-            f"WHERE {subject} IS NULL OR {subject} IN (SELECT subject FROM patients_of_run)"
-        )
-        for row in self.fetch(query):
-            if row[0] is None:
-                self._faults("bad id", table)
+        query = f"SELECT {bad_id(table)}, {id_in('subject_id')}, {select} FROM {self.scan(table)} "
+        bad = 0
+        for column, *row in self.fetch(query + f"WHERE {of_the_run(table)}"):
+            if column:
+                bad += 1
             else:
-                yield row
+                yield tuple(row)
         self.count_rejects(table)
+        self.count_bad_ids(table, bad)
 
     def fetch(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, a block at a time. UserError for a file that breaks off."""
@@ -86,6 +111,27 @@ class Tables:
             cursor = self.database.execute(query)
             while block := cursor.fetchmany(10_000):
                 yield from block
+
+    def count_bad_ids(self, table: str, count: int, among: str = "true") -> None:
+        """Counts rows with an id that is none, and names the first by row, for which the table is read once more.
+
+        `among`: SQL of which rows these are.
+        """
+        if not count:
+            return
+        self.database.execute("SET preserve_insertion_order = true")  # or rows would have any number
+        numbered = f"(SELECT row_number() OVER () AS row, * FROM {self.scan(table)})"
+        where = f"{bad_id(table)} IS NOT NULL AND {of_the_run(table)} AND ({among})"
+        named = list(self.fetch(f"SELECT row, {bad_id(table)} FROM {numbered} WHERE {where} LIMIT {NAMED}"))
+        self.database.execute("SET preserve_insertion_order = false")
+        unread = self.database.execute("SELECT DISTINCT line - 1 FROM reject_errors ORDER BY 1").fetchall()
+        self.database.execute("DELETE FROM reject_errors")
+        for row, column in named:
+            for (earlier,) in unread:
+                row += earlier <= row  # a row that could not be read has a number too
+            self._faults("bad id", table, row=row, column=column)
+        if count > len(named):
+            self._faults("bad id", table, count - len(named))
 
     def count_rejects(self, table: str) -> None:
         """Counts and names the lines that the last scan could not read."""

@@ -15,7 +15,7 @@ from tests.data.small_dataset import Dataset
 
 PATIENTS = """subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod
 10000001,F,52,2148,2011 - 2013,
-10000002,?,,2160,2011 - 2013,
+10000002,,,2160,2011 - 2013,
 19999999,M,30,2150,2011 - 2013,
 """
 
@@ -76,6 +76,26 @@ def test_rows_of_patients_that_cannot_be_read_are_named_and_the_others_count(tmp
     assert people[50000011] == ("F", 54) and people[50000021] == ("M", None) and people[50000031] == (None, None)
     kinds = {"duplicate subject_id": 1, "bad id": 1, "unknown age": 1, "wrong number of fields": 1}
     assert counts["rejected"] == {"questions": 0, "rows_by_kind": kinds}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("Female,52,2148", "unknown sex"), ("f,52,2148", "unknown sex"), ("M ,52,2148", "unknown sex"),
+        ("U,52,2148", "unknown sex"), ("F,450,2148", "unknown age"), ("F,-5,2148", "unknown age"),
+        ("F,52.5,2148", "unknown age"), ("F,91+,2148", "unknown age"), ("F,52,12", "unknown age"),
+        ("F,52,21480", "unknown age"),
+    ],
+)  # fmt: skip
+def test_a_sex_or_age_that_is_none_is_unknown_and_named(tmp_path, row, kind):
+    table = tmp_path / "hosp" / "patients.csv"
+    table.parent.mkdir()
+    table.write_text(f"subject_id,gender,anchor_age,anchor_year\n10000001,{row}\n")
+    with pytest.raises(UserError, match=r"patients\.csv row 1 \(line 2\): .* of subject 10000001 is n"):
+        prepared(Dataset(tmp_path), str(tmp_path))
+    counts, people = prepared(Dataset(tmp_path), str(tmp_path), on_bad="skip")
+    assert people[50000011] == ((None, 54) if kind == "unknown sex" else ("F", None))
+    assert counts["rejected"] == {"questions": 0, "rows_by_kind": {kind: 1}}
 
 
 def test_a_table_of_patients_that_breaks_off_is_named(tmp_path):

@@ -130,6 +130,33 @@ def test_the_study_of_an_entity_is_known_by_its_number(tmp_path, study_id):
     assert read_findings(tmp_path) == {"50000011": {"edema": {"level": "mild"}}}
 
 
+NO_STUDIES = {
+    "an id with a fraction": '[{"study_id": 50000011.5, "entity": {}}]',
+    "an id with a space": '[{"study_id": " 50000011", "entity": {}}]',
+    "an id with a zero before it": '[{"study_id": "050000011", "entity": {}}]',
+    "an id with a letter": '[{"study_id": "s50000011", "entity": {}}]',
+    "no id": '[{"study_id": null, "entity": {}}]',
+    "true for an id": '[{"study_id": true, "entity": {}}]',
+    "a study twice": '[{"study_id": 50000011, "entity": {"edema": {}}}, {"study_id": 50000011, "entity": {}}]',
+    "a level as text": '[{"study_id": 50000011, "entity": {"edema": {"level": "mild"}}}]',
+    "a level as a number": '[{"study_id": 50000011, "entity": {"edema": {"level": [3]}}}]',
+    "a level in a list of its own": '[{"study_id": 50000011, "entity": {"edema": {"level": [["mild"]]}}}]',
+    "a level that is missing": '[{"study_id": 50000011, "entity": {"edema": {"level": ["nan"]}}}]',
+    "a finding without name": '[{"study_id": 50000011, "entity": {"": {}}}]',
+    "a finding that is missing": '[{"study_id": 50000011, "entity": {"nan": {}}}]',
+    "entities as a list": '[{"study_id": 50000011, "entity": ["edema"]}]',
+    "an object": '{"50000011": {}}',
+    "lines": '{"study_id": 50000011, "entity": {}}\n{"study_id": 50000012, "entity": {}}',
+}
+
+
+@pytest.mark.parametrize("what", NO_STUDIES)
+def test_entities_that_are_none_are_refused(tmp_path, what):
+    (tmp_path / "all_diseases.json").write_text(NO_STUDIES[what])
+    with pytest.raises(UserError, match=r"all_diseases\.json is not Medical-Diff-VQA's list of studies with entities"):
+        read_findings(tmp_path)
+
+
 @pytest.mark.parametrize("link", ["mimic-cxr-jpg", "mimic-cxr-jpg/files", "mimic-cxr-jpg/files/p10"])
 def test_a_tree_behind_links_is_read(dataset, link):
     plain = outcome(dataset)
@@ -165,6 +192,12 @@ OTHER_KINDS = {
     "a zip archive": (zipped, "a zip archive or a workbook, not csv or csv.gz; unpack it"),
     "packed twice": (lambda data: gzip.compress(gzip.compress(data)), "packed twice"),
     "UTF-16": (lambda data: data.decode().encode("utf-16"), "UTF-16 text, not csv or csv.gz; save it as UTF-8"),
+    "a workbook": (lambda data: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + data, "a workbook"),
+    "a database": (lambda data: b"SQLite format 3\0" + data, "a database"),
+    "an Arrow file": (lambda data: b"ARROW1\0\0" + data, "an Arrow file"),
+    "a 7z archive": (lambda data: b"7z\xbc\xaf\x27\x1c" + data, "a 7z archive"),
+    "a tar archive": (lambda data: gzip.compress(b"table".ljust(257, b"\0") + b"ustar".ljust(255, b"\0")), "a tar"),
+    "encrypted": (lambda data: b"-----BEGIN PGP MESSAGE-----\n" + data, "encrypted"),
     "a web page": (lambda _: b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
     "a pointer": (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
     "lines that end with CR": (
@@ -269,12 +302,31 @@ def test_a_word_with_a_space_after_it_is_named(dataset, column, kind):
         dataset.run()
 
 
-@pytest.mark.parametrize("written", ["5.0000011e7", "50,000,011", "50000011.5", "50000011.0.0", ".0", "s50000011.0"])
-def test_an_id_in_another_form_is_no_id(dataset, written):
-    dataset.tables[QUESTIONS][8][2] = written
+NO_IDS = (
+    "{}.5", "{}.00", "{}.0.0", "{}e0", "5.0000011e7", " {}", "{} ", "+{}", "-{}", "0{}", "00{}.0", "{:,}", "{:_}",
+    "{:#x}", "s{}.0", "{}\N{NO-BREAK SPACE}", "\N{FULLWIDTH DIGIT FIVE}0000011", ".0", "0", "nan",
+)  # fmt: skip
+ID_COLUMNS = [
+    (table, column)
+    for table, columns in (
+        (METADATA, ("subject_id", "study_id")), (SPLIT, ("study_id",)), (MIMIC_ALL, ("subject_id", "study_id")),
+        (QUESTIONS, ("subject_id", "study_id", "ref_id")),
+    )
+    for column in columns
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "column"), ID_COLUMNS)
+@pytest.mark.parametrize("form", NO_IDS)
+def test_an_id_in_another_form_is_a_bad_row_in_every_table(dataset, table, column, form):
+    rows = dataset.tables[table]
+    number, at = (8 if table == QUESTIONS else 4), rows[0].index(column)
+    rows[number][at] = form.format(rows[number][at])
     dataset.write()
-    with pytest.raises(UserError, match=r"row 8 \(line 9\): ref_id is missing or not a whole number"):
+    with pytest.raises(UserError, match=rf"{re.escape(Path(table).name)} row {number} \(line {number + 1}\): .* is"):
         dataset.run()
+    kinds = dataset.run(**SKIP)["rejected"]["rows_by_kind"]
+    assert kinds["bad id"] == 1
 
 
 def test_a_line_break_in_a_question_is_named(dataset):

@@ -44,13 +44,13 @@ class Tables:
     def add(self, table: str, **row: Any) -> None:
         self.rows.setdefault(table, []).append(row)
 
-    def patient(self, case: str, dod: str = "", age: int = 60, sex: str = "F") -> int:
+    def patient(self, case: str, dod: str = "", age: int | str = 60, sex: str = "F") -> int:
         subject = SUBJECTS[case]
         self.add("hosp/patients", subject_id=subject, gender=sex, anchor_age=age, anchor_year=2148,
                  anchor_year_group="2014 - 2016", dod=dod)  # fmt: skip
         return subject
 
-    def stay(self, case: str, begin: float | None, end: float | None, died: float | None = None, flag: int = 0,
+    def stay(self, case: str, begin: float | None, end: float | None, died: float | None = None, flag: int | str = 0,
              registered: float | None = None, number: int = 0) -> int:  # fmt: skip
         hadm = SUBJECTS[case] + 10_000_000 + number * 1000
         self.add(
@@ -133,10 +133,10 @@ def _stays(made: Tables) -> None:
     made.patient("bad admissions")
     made.stay("bad admissions", -20, None)
     made.stay("bad admissions", -20, -60, number=1)
-    made.patient("late study")
+    made.patient("late study", age="52.5", sex="Female")
     made.stay("late study", -24 * 340, -24 * 320)
     made.patient("no clock")
-    made.stay("no clock", -30, 60)
+    made.stay("no clock", -30, 60, flag="no")
     made.patient("very old", age=91)
     made.patient("very old", age=91)
     made.stay("very old", -30, 60)

@@ -10,6 +10,9 @@ from tests.outcomes.conftest import Small
 
 COUNTS = {
     "bad id": 1,
+    "unknown age": 1,
+    "unknown sex": 1,
+    "flag of death unknown": 1,
     "duplicate patient": 1,
     "patient not in MIMIC-IV": 1,
     "patient without any admission": 3,
@@ -54,7 +57,8 @@ def test_patients_outside_the_run_are_no_faults_of_the_run(read_small: Small) ->
 
 def test_names_carry_ids_and_units_but_no_text_of_a_record(read_small: Small) -> None:
     assert {key for row in read_small.named for key in row} == {
-        "kind", "table", "subject_id", "hadm_id", "stay_id", "study_id", "labevent_id", "itemid", "analyte", "units",
+        "kind", "table", "row", "column", "subject_id", "hadm_id", "stay_id", "study_id", "labevent_id", "itemid",
+        "analyte", "units",
     }  # fmt: skip
 
 

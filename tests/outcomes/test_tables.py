@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.mimic_iv import TABLES
 from lumen_hpc.outcomes.write import FILES, write
 from tests.outcomes import small_mimic_iv as small
 
@@ -81,6 +82,52 @@ def test_numbers_as_pandas_writes_them_give_the_same_rows(tmp_path: Path) -> Non
             row[name] = f"{row[name]}.0" if str(row[name]).isdigit() else row[name]
     floats = run(tmp_path / "floats", small.write(tmp_path / "iv-floats", made))
     assert floats == plain
+
+
+NO_IDS = (
+    "{}.5",
+    "{}.0000001",
+    "{}.00",
+    "{}e0",
+    " {} ",
+    "+{}",
+    "0{}",
+    "{:#x}",
+    "{:,}",
+    "{:_}",
+    "-{}",
+    "{}\N{NO-BREAK SPACE}",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [(table, column) for table, columns in TABLES.items() for column in columns if column.endswith("id")],
+)
+def test_an_id_in_another_form_is_a_bad_row_with_its_number_and_is_read_as_no_other_row(
+    tmp_path: Path, table: str, column: str
+) -> None:
+    made = small.tables()
+    plain = run(tmp_path / "plain", small.write(tmp_path / "iv", made))
+    rows = made.rows[table]
+    number, whole = next((n, row) for n, row in enumerate(rows) if str(row.get(column, "")).isdigit())
+    rows[number:number] = [{**whole, column: form.format(int(whole[column]) % 1000 + 20_000_000)} for form in NO_IDS]
+    odd = run(tmp_path / "out", small.write(tmp_path / "iv-odd", made))
+    assert (odd["states.jsonl"], odd["outcomes.jsonl"]) == (plain["states.jsonl"], plain["outcomes.jsonl"])
+    before, after = (orjson.loads(files["counts.json"])["faults"] for files in (plain, odd))
+    assert after == {**before, "bad id": before["bad id"] + len(NO_IDS)}
+    named = [orjson.loads(line) for line in odd["faults.jsonl"].splitlines()]
+    ours = [row for row in named if row["kind"] == "bad id" and row["column"] == column and row["table"] == table]
+    assert [row["row"] for row in ours][: len(NO_IDS)] == list(range(number + 1, number + 1 + len(NO_IDS)))
+
+
+@pytest.mark.parametrize("bound", ["nan", "NaN", ""])
+def test_a_reference_range_that_is_no_number_makes_no_value_normal(tmp_path: Path, bound: str) -> None:
+    made = small.tables()
+    for row in made.rows["hosp/labevents"]:
+        row.update(ref_range_lower=bound, ref_range_upper=bound)
+    states = run(tmp_path / "out", small.write(tmp_path / "iv", made))["states.jsonl"]
+    assert b'"level":null' in states and b'"level":"normal"' not in states
 
 
 @pytest.mark.parametrize(
