@@ -8,7 +8,7 @@ import numpy as np
 
 from lumen_hpc.data.diff_vqa import TYPES
 from lumen_hpc.data.questions import SPLITS
-from lumen_hpc.data.selection import Columns
+from lumen_hpc.data.selection import Columns, distinct
 
 DATASET = {
     "questions": 700_703,
@@ -58,13 +58,13 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
     diagnostic, difference = rows & ~columns.difference, rows & columns.difference
     closed = float(columns.closed[diagnostic].mean()) if diagnostic.any() else None
     ours = {
-        "images": len(np.unique(columns.main[rows])),
+        "images": len(distinct(columns.main[rows])),
         "diagnostic": int(diagnostic.sum()),
         "open": None if closed is None else round(1 - closed, 4),
         "closed": None if closed is None else round(closed, 4),
         "difference": int(difference.sum()),
-        "reference_images": len(np.unique(columns.reference[difference])),
-        "patients": len(np.unique(columns.patient[rows])),
+        "reference_images": len(distinct(columns.reference[difference])),
+        "patients": len(distinct(columns.patient[rows])),
     }
     return {name: beside(count, PAPER.get(split, {}).get(name)) for name, count in ours.items()}
 

@@ -148,24 +148,23 @@ def parse_difference(text: str) -> Change:
     split where both sides are known levels (the leftmost such split, then the leftmost with one known side).
     Raises GrammarError with the first words that do not match.
     """
-    text = " ".join(text.split())
-    if text.lower() == NO_CHANGE:
-        return Change()
     new: list[str] = []
     resolved: list[str] = []
     levels: list[LevelChange] = []
-    position = 0
-    for clause in text.split(".")[:-1]:
-        if (known := _clause(clause.lstrip())) is None:
+    *clauses, rest = text.split(".")
+    for number, clause in enumerate(clauses):
+        if (known := _clause(clause)) is None:
+            rest = ".".join([*clauses[number:], rest])
             break
         new += known.new
         resolved += known.resolved
         levels += known.levels
-        position += len(clause) + 1
-    if position < len(text):
-        start = position + (text[position] == " ")
+    if rest.strip():
+        rest, text = (" ".join(words.split()) for words in (rest, text))
+        if text.lower() == NO_CHANGE:
+            return Change()
         raise GrammarError(
-            f"difference answer outside the grammar at character {start + 1} of {len(text)}; expected "
+            f"difference answer outside the grammar at character {len(text) - len(rest) + 1} of {len(text)}; expected "
             "`the main image has (an additional finding|additional findings) of … than the reference image.`, "
             "`the main image is missing the (finding|findings) of … than the reference image.`, "
             f"`the level of … has changed from … to ….` or `{NO_CHANGE}` alone"
@@ -228,7 +227,7 @@ def _template_pattern(template: str) -> re.Pattern:
 @lru_cache(maxsize=4096)
 def _clause(text: str) -> Change | None:
     """What one clause of a difference answer states, without its full stop; None if it is none."""
-    clause = _CLAUSE.fullmatch(text)
+    clause = _CLAUSE.fullmatch(" ".join(text.split()))
     if clause is None:
         return None
     if clause["new"]:
@@ -261,7 +260,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _unique(items: list | tuple) -> tuple:
-    return tuple(dict.fromkeys(items))
+    return tuple(dict.fromkeys(items) if len(items) > 1 else items)
 
 
 def _level_words(level: str) -> list[str]:

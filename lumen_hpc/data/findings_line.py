@@ -11,19 +11,21 @@ their order: the phantoms' five by default, a dataset's most frequent ones other
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from lumen_hpc.data.diff_vqa import severity
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.data.short_answers import is_missing
 from lumen_hpc.errors import UserError
 
 Findings = Mapping[str, Mapping[str, str]]
@@ -137,9 +139,12 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
     """
     path = Path(diff_vqa) / "all_diseases.json"
     try:
-        # As text, whoever wrote the file again: pandas makes numbers of ids.
-        return {str(row["study_id"]).removesuffix(".0"): {name: _known(e) for name, e in row["entity"].items()}
-                for row in orjson.loads(path.read_bytes())}  # fmt: skip
+        found: dict[str, Findings] = {}
+        for row in orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)):
+            study, findings = _study(row["study_id"]), {name: _known(name, e) for name, e in row["entity"].items()}
+            if found.setdefault(study, findings) != findings:
+                raise TypeError(f"study {study} is there twice, with other findings")
+        return found
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; instruct.findings_first needs it, or set instruct.findings_first=false"
@@ -170,8 +175,25 @@ def chosen(line: Sequence[str], findings: Mapping[str, Findings]) -> tuple[str, 
     return tuple(line)
 
 
-def _known(entity: Mapping[str, list[str]]) -> dict[str, str]:
-    return {key: entity[key][0] for key in ("level", "type") if entity.get(key)}
+def _study(study_id: Any) -> str:
+    """The id as text, whoever wrote the file again: pandas makes numbers of ids. TypeError for what is none."""
+    text = str(study_id).removesuffix(".0")
+    if not text.isascii() or not text.isdigit() or text.startswith("0"):
+        raise TypeError("a study_id is not a whole number")
+    return text
+
+
+def _known(name: str, entity: Mapping[str, list[str]]) -> dict[str, str]:
+    """The level and type of a finding. TypeError for what is no list of texts, or a missing value as text."""
+    known = {}
+    for key in ("level", "type"):
+        if texts := entity.get(key):
+            if not isinstance(texts, list) or not isinstance(texts[0], str) or is_missing(texts[0]):
+                raise TypeError(f"the {key} of a finding is no list of texts")
+            known[key] = texts[0]
+    if not name or is_missing(name):
+        raise TypeError("a finding has no name")
+    return known
 
 
 def read_looks(diff_vqa: str | Path) -> dict[str, Mapping[str, str]]:

@@ -7,8 +7,8 @@ Medical-Diff-VQA. Memory: about 160 bytes a study, and the same for each image w
 from __future__ import annotations
 
 import os
-import re
 import stat
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -38,7 +38,7 @@ OTHER_VIEW = "other"
 """The view of an image whose text is none: the report has a row a view, and a text in a wrong column may be a name."""
 _ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ID_SIGNS, _LONGEST_ID = (string.ascii_letters + string.digits + "_-").encode(), 64
 _SPLIT_NUMBER = {name: number for number, name in enumerate(MIMIC_SPLITS) if name}
 
 
@@ -155,7 +155,7 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
         row=block.rows.astype(np.uint32),
         line=block.lines.astype(np.uint32),
     )
-    named = np.fromiter(map(bool, map(_ID.fullmatch, dicom)), bool, len(dicom))
+    named = _named(dicom)
     good = (images.study >= 0) & (images.subject >= 0) & named
     if good.all():
         return images
@@ -193,6 +193,15 @@ def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
     two_dates = len(np.unique(of[same_patient & (days_of != day) & (days_of > 0) & (day > 0)]))
     columns = images.take(chosen[np.argsort(first)]).columns()
     return Studies(*columns, file, len(kept), two_dates)  # type: ignore[call-arg]
+
+
+def _named(dicoms: Sequence[str]) -> np.ndarray:
+    """bool [n]: the ids that can be a part of a path."""
+    lengths = np.fromiter(map(len, dicoms), np.int64, len(dicoms))
+    named: np.ndarray = (lengths > 0) & (lengths <= _LONGEST_ID)
+    if "".join(dicoms).encode().translate(None, _ID_SIGNS):
+        named &= [not dicom.encode().translate(None, _ID_SIGNS) for dicom in dicoms]
+    return named
 
 
 def _names(dicoms: Sequence[str]) -> np.ndarray:

@@ -29,7 +29,7 @@ from lumen_hpc.data.demographics import UNKNOWN, Person, people
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.selection import REPEAT, Columns, patients, repeats, select, usable
+from lumen_hpc.data.selection import REPEAT, Columns, distinct, patients, repeats, select, usable
 from lumen_hpc.data.study_times import moments
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
@@ -100,7 +100,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
 
 def _studies_of(columns: Columns, rows: np.ndarray) -> np.ndarray:
     """Positions of the main and reference studies of these questions, in order."""
-    return np.union1d(columns.main[rows], columns.reference[rows & columns.difference])
+    return np.union1d(distinct(columns.main[rows]), distinct(columns.reference[rows & columns.difference]))
 
 
 @contextmanager
@@ -234,6 +234,7 @@ class _Lines:
     """The lines of the scratch file by position."""
 
     def __init__(self, scratch: BinaryIO, lengths: np.ndarray) -> None:
+        scratch.flush()
         self._scratch = scratch
         self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
@@ -247,9 +248,8 @@ class _Lines:
         edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
         with atomic(path) as out:
             for start, stop in self._offsets[edges].reshape(-1, 2).tolist():
-                self._scratch.seek(start)
-                while start < stop:
-                    start += out.write(self._scratch.read(min(stop - start, 1 << 20)))
+                while start < stop:  # by the kernel, which need not copy them here and back
+                    start += os.sendfile(out.fileno(), self._scratch.fileno(), start, stop - start)
 
 
 def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> np.ndarray:
@@ -286,6 +286,6 @@ def _study_counts(
 
 def _mimic_splits(studies: Studies, columns: Columns, keep: np.ndarray) -> dict[str, int]:
     """Test images by MIMIC-CXR's own split: models trained on its train part have seen those."""
-    images = np.unique(columns.main[keep & (columns.split == SPLITS.index("test"))])
+    images = distinct(columns.main[keep & (columns.split == SPLITS.index("test"))])
     counts = np.bincount(studies.mimic_split[images], minlength=len(MIMIC_SPLITS)).tolist()
     return {name or "not listed": count for name, count in zip(MIMIC_SPLITS, counts, strict=True)}

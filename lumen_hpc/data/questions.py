@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, render_difference
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.short_answers import answer_fault, is_missing
+from lumen_hpc.data.short_answers import answer_fault, is_question
 from lumen_hpc.data.table_files import QUESTIONS, require
 from lumen_hpc.data.tables import Block, CsvTable, Place, parse_row, row_fault, whole_numbers
 
@@ -240,10 +240,10 @@ class _Reader:
         runs = np.flatnonzero(np.diff(rows.main, prepend=-1))
         texts = [_IDS % ids for ids in zip(rows.subject_id[runs].tolist(), rows.study_id[runs].tolist(), strict=True)]
         ids = _ids(rows.study_id, rows.ref_id, rows.text_hash)
-        digits = ids.astype(">u8").tobytes().hex(" ", 8).encode().split()
+        begins = (" " + ids.astype(">u8").tobytes().hex(" ", 8)).encode().replace(b" ", b" " + _HEAD).split()
         repeats = np.diff(runs, append=len(days))
         heads = chain.from_iterable(map(repeat, texts, repeats.tolist()))
-        self.out.write(b"".join(chain.from_iterable(zip(repeat(_HEAD), digits, heads, rows.tail))))
+        self.out.write(b"".join(chain.from_iterable(zip(begins, heads, rows.tail))))
         lengths = len(_HEAD) + 16 + np.repeat(list(map(len, texts)), repeats) + list(map(len, rows.tail))
         for name, values in (
             ("id", ids), ("main", rows.main), ("reference", rows.reference), ("days", days), ("type", rows.type),
@@ -334,8 +334,8 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     for name, text in (("question", question), ("answer", short_answer)):
         if not text.strip():
             raise _Fault(f"empty {name}", f"the {name} is empty")
-    if is_missing(question) or not question.strip().isprintable() or not any(map(str.isalpha, question)):
-        raise _Fault("not a question", "the question is a missing value, has no word or has control characters")
+    if not is_question(question):
+        raise _Fault("not a question", "the question is a missing value, has no words, empty blanks or odd characters")
     if fault := answer_fault(type, question, short_answer):
         raise _Fault(*fault)
     if reordered:

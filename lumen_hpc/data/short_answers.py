@@ -8,6 +8,7 @@ is refused too.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -23,21 +24,34 @@ from lumen_hpc.data.diff_vqa import (
 
 MISSING = frozenset({
     "nan", "none", "null", "nil", "nat", "n/a", "n.a", "na", "undefined", "unknown", "unspecified", "missing", "empty",
-    "blank", "true", "false", "inf", "infinity", "unk", "tbd", "todo", "error",
+    "blank", "true", "false", "inf", "infinity", "unk", "tbd", "todo", "error", "unavailable", "unanswered", "pending",
+    "redacted", "deleted", "removed", "placeholder", "ditto", "idem", "skipped", "invalid", "void", "string", "answer",
 })  # fmt: skip
 """Words that stand for a missing value, never for a finding; lower case, without signs around them."""
 
 _CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
 _SIGNS = " .,:;!?#()<>/+-'\""
-_NOTATION = frozenset('[]{}<>|="\\`_#@~^$*+&;?!\N{BULLET}\N{REPLACEMENT CHARACTER}')
+_NOTATION = frozenset(
+    '[]{}<>|="\\`_#@~^$*+&;?!:\N{BULLET}\N{REPLACEMENT CHARACTER}\N{HORIZONTAL ELLIPSIS}'
+    "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}"
+)
 """Characters of lists, objects, markup, formulas, questions, blanks and lost letters; `;` and `&` would fuse names."""
 _ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal|absent|resolved", re.IGNORECASE)
 """Words that deny a finding, where its name or its level is expected."""
 _REFUSAL = re.compile(
-    r"(?:no|not|i|i'm|sorry,?|cannot|can't|could|unable|see|as an?) .*|maybe|yes/no|\w|.*(?:\bl?xxx\b|%s|\. ).*",
+    r"(?:no|not|none|yes|i|i'm|sorry,?|cannot|can't|could|unable|see|as an?) .*|maybe|y(?:es)?/no?|\w"
+    r"|same|(?:same as|as|all of the|none of the|any of the) above"
+    r"|.*(?:\bl?xxx\b|%s|%[0-9a-f]{2}|\. |\.\.|\b(?:nan|null|na na|etc)\b).*",
     re.IGNORECASE,
 )
-"""A refusal, a word about the record, one letter, the blank of a template, or several sentences, in a name's place."""
+"""A refusal, a word about the record or another row, one letter, the blank of a template, escapes of a link, a missing
+value among words, or several sentences, in a name's place."""
+_NO_QUESTION = re.compile(
+    r"[\[\]{}<>|=\\`_#@~^$*;\ufffd]|%[0-9a-f]{2}|\b(?:l?xxx|nan|null|n/a)\b|\bthe none\b"
+    r"|\b(?:there|of|the) (?:in th|located\b|area\?|bilateral\?|\?)",
+    re.IGNORECASE,
+)
+"""Notation, escapes, a missing value, or an empty blank in a question."""
 _CUT = re.compile(r"and\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
 """A name that is cut off at either end."""
 
@@ -49,6 +63,8 @@ def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str]
     """
     if not short_answer.strip("\n\t ").isprintable():
         expected = "text without control characters"
+    elif is_misread(short_answer):
+        expected = "text in the characters that its writer meant"
     elif type in ("difference", "prediction"):
         try:
             change = parse_difference(short_answer)
@@ -86,6 +102,8 @@ def is_name(text: str) -> bool:
         return False
     if _REFUSAL.fullmatch(text) or _CUT.fullmatch(text):
         return False
+    if text.startswith(("-", "/", ")")) or text.endswith(("-", "/", "(")) or text.count("(") != text.count(")"):
+        return False
     return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
 
 
@@ -94,14 +112,35 @@ def is_missing(text: str) -> bool:
     return text.strip(_SIGNS).lower() in MISSING
 
 
+def is_misread(text: str) -> bool:
+    """True for text that was decoded wrongly (`effusiÃ³n`), or copied with ligatures and wide letters (`\ufb01brosis`).
+
+    It would be another finding than the one that it shows.
+    """
+    if text.isascii():
+        return False
+    try:
+        text.encode("cp1252").decode()
+        return True
+    except UnicodeError:
+        return unicodedata.normalize("NFKC", text) != text
+
+
+@lru_cache(maxsize=4096)
+def is_question(text: str) -> bool:
+    """True for text that can be a question: words in their own characters, each blank of its template filled."""
+    words = text.split()
+    if len(words) < 2 or not any(map(str.isalpha, text)) or not text.strip().isprintable() or is_misread(text):
+        return False
+    return _NO_QUESTION.search(" ".join(words)) is None
+
+
 def _has_names(change: Change) -> bool:
     """True if a change has names where the dataset writes them."""
-    levels = change.levels
-    return (
-        all(map(_is_present, change.new))
-        and all(map(_is_present, change.resolved))
-        and all(map(_is_present, (word for level in levels for word in (level.finding, level.before, level.after))))
-    )
+    names = [*change.new, *change.resolved]
+    for level in change.levels:
+        names += level.finding, level.before, level.after
+    return all(map(_is_present, names))
 
 
 def _expected_findings(text: str) -> str:
@@ -125,15 +164,14 @@ def contradiction(change: Change) -> str:
 
     Several changes of level of one finding do not: the two sides can differ, and the dataset writes such answers.
     """
-    if not change.levels and not (change.new and change.resolved):
-        return ""
-    new, resolved = ({name.lower() for name in names} for names in (change.new, change.resolved))
-    if new & resolved:
+    resolved = {name.lower() for name in change.resolved}
+    if change.new and resolved and not resolved.isdisjoint(map(str.lower, change.new)):
         return "a finding is both new and resolved"
-    if any(level.finding.lower() in new | resolved for level in change.levels):
-        return "a finding has a level on both images, and is new or resolved"
-    if any(level.before.lower() == level.after.lower() for level in change.levels):
-        return "a level has changed to itself"
+    for level in change.levels:
+        if level.before.lower() == level.after.lower():
+            return "a level has changed to itself"
+        if (finding := level.finding.lower()) in resolved or finding in map(str.lower, change.new):
+            return "a finding has a level on both images, and is new or resolved"
     return ""
 
 

@@ -22,6 +22,8 @@ from lumen_hpc.errors import UserError
 _EPOCH = "1970-01-01"
 _FIRST_ORDINAL = date.fromisoformat(_EPOCH).toordinal()
 _CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d(?:\.\d+)?)")
+_PLAIN = frozenset("0123456789. -")
+"""Signs of a number; Python's own reading takes 1_000 and 1e5 too."""
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T]\d\d:\d\d:\d\d(?:\.\d+)?)?")
 
 
@@ -74,18 +76,17 @@ def study_time(text: str) -> float:
     HH:MM:SS, as a database writes it, is read too.
     """
     clock = _CLOCK.fullmatch(text.strip())
+    number = "".join(clock.groups()) if clock else text
     try:
-        return float("".join(clock.groups()) if clock else text)
+        return float(number) if _PLAIN.issuperset(number) else math.nan
     except ValueError:
         return math.nan
 
 
 def study_times(texts: Sequence[str]) -> np.ndarray:
     """float64 [n]: the same of a column."""
-    try:
-        return np.fromiter(map(float, texts), np.float64, len(texts))
-    except ValueError:
-        return np.fromiter(map(study_time, texts), np.float64, len(texts))
+    read = float if _PLAIN.issuperset("".join(texts)) and all(texts) else study_time
+    return np.fromiter(map(read, texts), np.float64, len(texts))
 
 
 def moments(days: np.ndarray, numbers: np.ndarray) -> list[date]:

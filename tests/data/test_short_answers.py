@@ -4,7 +4,8 @@ import csv
 
 import pytest
 
-from lumen_hpc.data.short_answers import answer_fault, facts
+from lumen_hpc.data.diff_vqa import TEMPLATES
+from lumen_hpc.data.short_answers import answer_fault, facts, is_question
 from tests.realcxr import TABLE, needed
 
 QUESTION = {
@@ -26,6 +27,16 @@ NO_ANSWER = (
     "no answer", "I do not know", "sorry, I cannot tell", "unable to determine", "cannot be determined", "see report",
     "xxx", "the lxxx", "%s", "y", "maybe", "yes/no", "edema. nodule", "[PAD]", "\\N", "edema\\npneumonia",
     "{{finding}}", "unspecified", "error", "left\N{NO-BREAK SPACE}side", "left\N{ZERO WIDTH SPACE}side",
+    # A word about the record, or about another row
+    "ditto", "same", "same as above", "as above", "all of the above", "none of the above", "pending", "redacted",
+    "deleted", "removed", "placeholder", "unavailable", "unanswered", "skipped", "string", "answer", "none seen",
+    "nan nan", "na na", "edema nan", "yes no", "y/n", "edema etc", "edema ...", "edema\N{HORIZONTAL ELLIPSIS}",
+    # Signs around a name
+    "edema (", "edema)", "(edema", "edema :", "edema -", "-edema", "edema/", "a) edema", "IMPRESSION: edema",
+    "A: edema", "http://a.b/c", "/data/edema", "\N{LEFT DOUBLE QUOTATION MARK}edema\N{RIGHT DOUBLE QUOTATION MARK}",
+    # Other characters than those that it shows
+    "pleural%20effusion", "effusi\u00c3\u00b3n", "patient\u00e2\u20ac\u2122s line", "\N{LATIN SMALL LIGATURE FI}brosis",
+    "\uff45\uff44\uff45\uff4d\uff41", "e\N{COMBINING ACUTE ACCENT}dema", "edema\N{TRADE MARK SIGN}",
 )  # fmt: skip
 
 
@@ -73,10 +84,33 @@ def test_a_closed_question_is_known_with_other_capitals_and_spaces(question):
         ("difference", "nothing has changed."),
         ("prediction", "the level of edema has changed from mild to moderate to severe. "),
         ("difference", "the main image has additional findings of a 5'-line, and edema than the reference image. "),
+        ("location", "3 o'clock position (left)"), ("abnormality", "\u0153d\u00e8me"), ("level", "same level"),
+        ("type", "air-fluid"), ("location", "above the left hilum"), ("type", "removed line"),
     ],
 )  # fmt: skip
 def test_an_answer_of_its_type_is_taken(type, answer):
     assert answer_fault(type, QUESTION[type], answer) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nan", "???", "test", "is there nan in this image?", "is there edema in the nan?", "what level is the null?",
+        "where is the none?", "is there {finding}?", "is there xxx?", "is there edema in the lxxx?", "is there ?",
+        "is there evidence of  in this image?", "where is the  located?", "what has changed in the  area?",
+        "is the  bilateral?", "what level is the ?", "<image> is there edema?", "is there edema?<|im_end|>",
+        "is there pleural%20effusion?", "is there ___ in this image?", "is there effusi\u00c3\u00b3n?",
+        "is there \N{LATIN SMALL LIGATURE FI}brosis?", "is there edema?\\n", "is there\x0bedema?",
+    ],
+)  # fmt: skip
+def test_a_question_with_a_blank_or_other_characters_is_none(text):
+    assert not is_question(text)
+
+
+@pytest.mark.parametrize("template", [template for templates in TEMPLATES.values() for template in templates])
+@pytest.mark.parametrize(("finding", "location"), [("edema", "left lung"), ("mass (new)", "bilateral bases")])
+def test_every_question_of_the_dataset_is_one(template, finding, location):
+    assert is_question(template.replace("{finding}", finding).replace("{location}", location))
 
 
 NEW = "the main image has an additional finding of {} than the reference image. "

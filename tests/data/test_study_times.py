@@ -64,7 +64,13 @@ def test_a_column_of_dates_reads_as_each_alone():
         assert days(column).tolist() == found
 
 
-@pytest.mark.parametrize("text", ["86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf", "1_000", "1e5", "12:30", "12:30:15 PM",
+        "193050,234", "T193050", "0x10",
+    ],
+)  # fmt: skip
 def test_what_is_no_clock_time_leaves_the_date_alone(text):
     read = taken_at("21380516", text)
     assert read == date(2138, 5, 16) and not isinstance(read, datetime)
