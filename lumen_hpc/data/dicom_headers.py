@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from lumen_hpc.data.image_headers import FRAMES, JPEG_START, MOST_PIXELS, OTHER_FRAMES, Size, checked_size
 from lumen_hpc.errors import UserError
@@ -25,6 +25,7 @@ _DICOM_PREAMBLE = 144
 _MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
 """Bytes of the largest image and of the other elements."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_PIXEL_GROUP = 0x7FE0
 _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _SYNTAXES = frozenset(
     "1.2.840.10008.1.2" + end
@@ -86,6 +87,9 @@ TURNED = "PatientOrientation says that the image is stored mirrored or upside do
 INVERTED = "RescaleSlope or PresentationLUTShape says that the image is stored inverted; it is read as stored"
 
 
+OTHER_MODALITY = "Modality says that this is no radiograph; it is read as one"
+_RADIOGRAPHS = frozenset({"CR", "DX", "DR", "RG", "RF", "XA", "IO", "PX", "OT", ""})
+"""Modalities of projections; OT is any other, as converters write it."""
 STRETCHED = "PixelAspectRatio or the spacing of its pixels says that they are not square; they are read as square"
 
 
@@ -105,6 +109,8 @@ def stored_otherwise(dataset: Any) -> str:
     other = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
     if falls or shape == other:
         return INVERTED
+    if str(dataset.get("Modality") or "") not in _RADIOGRAPHS:
+        return OTHER_MODALITY
     try:
         return STRETCHED if any(map(_unequal, map(dataset.get, _SPACINGS))) else ""
     except Exception:  # as above
@@ -199,6 +205,7 @@ def dicom_header(path: Path) -> tuple[Any, int | None]:
         if not syntax.is_encapsulated:
             length = int.from_bytes(before[-4:], "little" if syntax.is_little_endian else "big")
             _check_length(path, dataset, length, os.fstat(file.fileno()).st_size - file.tell())
+            _check_rest(path, file, length, "little" if syntax.is_little_endian else "big")
     return dataset, start + 4 + len(before)
 
 
@@ -216,6 +223,17 @@ def _check_length(path: Path, dataset: Any, length: int, left: int) -> None:
         raise UserError(f"{path} is truncated: it has {there} of {expected} bytes of pixels; fetch the file again")
     if length >= expected + max(row, 2):
         raise UserError(f"{path} has {length} bytes of pixels where its header says {expected}: a corrupt header")
+
+
+def _check_rest(path: Path, file: BinaryIO, length: int, order: Literal["little", "big"]) -> None:
+    """Raises UserError if what follows the pixels is no element of a DICOM: bytes were put in, and moved the pixels.
+
+    A copy in text mode does that: each LF becomes CR and LF.
+    """
+    file.seek(length, 1)
+    rest = file.read(1 << 16)
+    if any(rest) and int.from_bytes(rest[:2], order) < _PIXEL_GROUP:
+        raise UserError(f"{path}: what follows its pixels is no part of a DICOM; fetch the file again, in binary mode")
 
 
 def _check_dicom_header(path: Path, dataset: Any) -> None:

@@ -31,7 +31,9 @@ _START_OF_SCAN = b"\xff\xda"
 ORIENTATION = 0x0112
 """EXIF's tag."""
 _EXIF = b"Exif\0\0"
-_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([2-8])")
+_XMP_ORIENTATION = re.compile(rb"[\w.-]+:Orientation\s*(?:=\s*[\"']|>)\s*([2-8])")
+_PROFILE = b"raw profile type "
+"""Keyword of a note that ImageMagick copies into a PNG as hexadecimal text; exif, xmp or APP1, which may be either."""
 _MOST_OF_A_NOTE = 1 << 20
 """Bytes of a text chunk of a PNG that are read."""
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
@@ -142,7 +144,9 @@ def _exif_orientation(note: bytes) -> int:
     found = Image.Exif()
     try:
         found.load(note)
-        return found.get(ORIENTATION, 1)
+        orientation = found.get(ORIENTATION, 1)
+        # Some write the number as a byte or as text.
+        return orientation[0] if isinstance(orientation, bytes) else int(orientation)
     except Exception:  # Pillow's own errors of every kind; a corrupt note is no orientation
         return 1
 
@@ -162,7 +166,7 @@ def _png_note(name: bytes, body: bytes) -> bytes:
             text = zlib.decompressobj().decompress(text, _MOST_OF_A_NOTE)
         except zlib.error:
             return b""
-    if keyword != b"Raw profile type exif":
+    if not keyword.lower().startswith(_PROFILE):
         return text
     try:
         return bytes.fromhex("".join(text.decode("ascii", "replace").split("\n")[3:]))
@@ -193,7 +197,10 @@ def png_header(path: Path, data: bytes) -> Size:
 
 
 def check_png_rows(path: Path, data: bytes) -> None:
-    """Raises UserError for a PNG with fewer rows than its header says, which decoders fill with black."""
+    """Raises UserError for a PNG with fewer rows than its header says, which decoders fill with black, or with more.
+
+    Of more, decoders take a part for the whole image.
+    """
     chunks = list(_chunks(path, data))
     width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     channels = _PNG_CHANNELS[colour]
@@ -203,13 +210,15 @@ def check_png_rows(path: Path, data: bytes) -> None:
     inflate, there = zlib.decompressobj(), 0
     try:
         for _, body in (chunk for chunk in chunks if chunk[0] == b"IDAT"):
-            while body and there < expected:
+            while body and there <= expected:
                 there += len(inflate.decompress(body, 1 << 20))
                 body = inflate.unconsumed_tail
     except zlib.error as reason:
         raise UserError(f"{path} is a corrupt PNG ({reason}); fetch the file again") from None
     if there < expected:
         raise UserError(f"{path} is truncated: it has {there} of {expected} bytes of pixels; fetch the file again")
+    if there > expected:
+        raise UserError(f"{path} has more pixels than its header says ({expected} bytes): a corrupt header")
 
 
 def _chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:

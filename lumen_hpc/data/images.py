@@ -265,6 +265,8 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
         )
     if syntax in (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K):
         pixels = np.minimum(pixels, 2**header.BitsStored - 1)  # a value rounded beyond white is white, not black
+    elif syntax.is_encapsulated and syntax != uid.RLELossless and pixels.max() >= 1 << header.BitsStored:
+        raise UserError(f"{path}: its compressed pixels need more than its BitsStored {header.BitsStored}")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 

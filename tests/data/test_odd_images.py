@@ -228,6 +228,52 @@ def test_a_image_of_one_grey_level_is_a_warning(tmp_path, ending, value):
     assert (images.decode(path).pixels == images.decode(path).pixels[0, 0]).all()
 
 
+AFTER_THE_PIXELS = {
+    "a copy in text mode": lambda data: data.replace(b"\n", b"\r\n"),
+    "another file": lambda data: data + bytes(128) + b"DICM" + bytes(40),
+    "text": lambda data: data + b"\r\n250 transfer complete",
+}
+
+
+@pytest.mark.parametrize("how", AFTER_THE_PIXELS)
+@pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian"])
+@every_look
+def test_what_is_no_part_of_a_dicom_after_its_pixels_is_refused(tmp_path, look, syntax, how):
+    pixels = grey()
+    pixels[3, :20] = 0x0A0A & 4095
+    path = stored_as(tmp_path / "image.dcm", syntax, pixels, 12)
+    whole = path.read_bytes()
+    head = whole.index(pixels.astype(">u2" if "Big" in syntax else "<u2").tobytes()[:400])
+    path.write_bytes(whole[:head] + AFTER_THE_PIXELS[how](whole[head:]))
+    refused(look, path, "what follows its pixels is no part of a DICOM")
+
+
+TRAILING_PADDING = struct.pack("<HH2sHI", 0xFFFC, 0xFFFC, b"OB", 0, 4) + bytes(4)
+
+
+@pytest.mark.parametrize("more", [b"", bytes(2), bytes(512), TRAILING_PADDING])
+def test_padding_after_the_pixels_is_a_part_of_a_dicom(tmp_path, more):
+    path = stored_as(tmp_path / "image.dcm", "ExplicitVRLittleEndian", grey(), 12)
+    path.write_bytes(path.read_bytes() + more)
+    assert np.array_equal(images.decode(path).pixels, grey())
+
+
+@pytest.mark.parametrize("syntax", ["JPEG2000Lossless", "JPEGLosslessSV1", "JPEGLSLossless"])
+@every_read
+def test_a_stream_of_more_bits_than_the_header_says_is_refused(tmp_path, look, syntax):
+    path = dicom(tmp_path / "image.dcm", grey(), compress=(getattr(uid, syntax), STREAMS[syntax](grey(16), 16)))
+    refused(look, path, "its compressed pixels need more than its BitsStored 12")
+
+
+@pytest.mark.parametrize(("modality", "warning"), [
+    ("CR", ""), ("DX", ""), ("", ""), ("CT", dicom_headers.OTHER_MODALITY), ("PR", dicom_headers.OTHER_MODALITY),
+    ("US", dicom_headers.OTHER_MODALITY), ("MG", dicom_headers.OTHER_MODALITY),
+])  # fmt: skip
+@pytest.mark.parametrize("look", [images.check, images.check_header])
+def test_a_file_of_another_modality_is_a_warning(tmp_path, look, modality, warning):
+    assert look(dicom(tmp_path / "image.dcm", grey(), Modality=modality)).warning == warning
+
+
 # JPEG and PNG -------------------------------------------------------------------------------------------------------
 
 XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation%b/></x:xmpmeta>"
@@ -256,6 +302,24 @@ TURNED_JPEG = {
 }
 
 
+def exif_of(kind, value):
+    """An EXIF note whose orientation is written as BYTE (1), ASCII (2) or RATIONAL (5), as few programs do."""
+    entry = struct.pack("<HHI", 0x0112, kind, 2 if kind == 2 else 1)
+    more = struct.pack("<II", value, 1) if kind == 5 else b""
+    inline = struct.pack("<I", 26) if kind == 5 else (b"%d" % value if kind == 2 else bytes([value])).ljust(4, b"\0")
+    return b"Exif\0\0II" + struct.pack("<HIH", 42, 8, 1) + entry + inline + bytes(4) + more
+
+
+TURNED_JPEG |= {
+    "a byte in EXIF": lambda data: data[:2] + segment(0xE1, exif_of(1, 6)) + data[2:],
+    "text in EXIF": lambda data: data[:2] + segment(0xE1, exif_of(2, 6)) + data[2:],
+    "a fraction in EXIF": lambda data: data[:2] + segment(0xE1, exif_of(5, 6)) + data[2:],
+    "XMP with another prefix": lambda data: (
+        data[:2] + segment(0xE1, (XMP % b'="6"').replace(b"tiff:", b"ns1:")) + data[2:]
+    ),
+}
+
+
 @pytest.mark.parametrize("how", TURNED_JPEG)
 @every_look
 def test_a_jpeg_that_any_note_turns_is_refused(tmp_path, look, how):
@@ -275,16 +339,17 @@ def test_a_note_that_turns_nothing_is_no_fault(tmp_path, note):
 
 def text_chunks(how):
     """Text of a PNG that turns it, as Photoshop and ImageMagick write it."""
-    info, note = PngImagePlugin.PngInfo(), exif(b"II", 3, 6)
-    if how == "profile":
+    info, note = PngImagePlugin.PngInfo(), XMP % b'="6"' if how.endswith("xmp") else exif(b"II", 3, 6)
+    if how.startswith("profile"):
         lines = "\n".join(note.hex()[at : at + 72] for at in range(0, len(note.hex()), 72))
-        info.add_text("Raw profile type exif", f"\nexif\n{len(note):8}\n{lines}\n", zip=True)
+        kind = how.split()[1]
+        info.add_text(f"Raw profile type {kind}", f"\n{kind}\n{len(note):8}\n{lines}\n", zip=kind != "APP1")
     else:
         info.add_itxt("XML:com.adobe.xmp", (XMP.split(b"\0")[1] % b'="6"').decode(), zip=how == "packed XMP")
     return info
 
 
-@pytest.mark.parametrize("how", ["profile", "XMP", "packed XMP"])
+@pytest.mark.parametrize("how", ["profile exif", "profile APP1", "profile xmp", "XMP", "packed XMP"])
 @every_look
 def test_a_png_that_any_note_turns_is_refused(tmp_path, look, how):
     Image.fromarray(grey(8)).save(tmp_path / "image.png", pnginfo=text_chunks(how))
@@ -333,6 +398,14 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_refused(tmp_path, look, l
     rows = interlaced(grey(8)) if woven else b"".join(b"\0" + row.tobytes() for row in grey(8))
     (tmp_path / "image.png").write_bytes(png_of(grey(8), rows[:-lost], int(woven)))
     refused(look, tmp_path / "image.png", f"is truncated: it has {len(rows) - lost} of {len(rows)} bytes of pixels")
+
+
+@pytest.mark.parametrize("woven", [False, True])
+@every_read
+def test_a_png_with_more_rows_than_its_header_says_is_refused(tmp_path, look, woven):
+    rows = interlaced(grey(8)) if woven else b"".join(b"\0" + row.tobytes() for row in grey(8))
+    (tmp_path / "image.png").write_bytes(png_of(grey(8), rows + rows[:51], int(woven)))
+    refused(look, tmp_path / "image.png", "has more pixels than its header says")
 
 
 @every_look
