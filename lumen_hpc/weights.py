@@ -82,8 +82,9 @@ def require_self_contained(folder: Path) -> None:
     transformers follows an adapter to the base that it names and loads an attention kernel from the hub; vLLM loads the
     model that a speculator's config.json names.
     """
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder} holds an adapter, which names its base; give the merged model")
+    for part in (folder, folder / "llm"):
+        if (part / "adapter_config.json").exists():
+            raise UserError(f"{part} holds an adapter, which names its base; give the merged model")
     try:
         config = json.loads(read_bytes(folder / "config.json"))
     except (OSError, ValueError, RecursionError):  # whoever loads the folder says so

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ IMAGE, SENTINEL, VIDEO = "<image>", "<vila/sentinel>", "<vila/video>"
 START, END, PAD = "<|im_start|>", "<|im_end|>", "[PAD]"
 SYSTEM = "You are a helpful assistant"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+
+_PROBE = f"Yes, {string.ascii_letters}: {string.digits}; no."
+"""Text that every tokenizer for English gives back as it was."""
 
 Message = dict[str, str]
 """`{"from": "human" | "gpt" | "system", "value": text}`, the form of LLaVA and VILA."""
@@ -42,6 +46,7 @@ class Tokenizer:
                 backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
         self.image, self.sentinel, self.end = self.id(IMAGE), self.id(SENTINEL), self.id(END)
         self.pad = next(i for i in map(backend.token_to_id, (PAD, "<|endoftext|>", END)) if i is not None)
+        self._check()
         self.newline = self.encode("\n")[0]
         added = [token.content for token in backend.get_added_tokens_decoder().values()]
         self._plain = PlainText(name for name in added if name != IMAGE)
@@ -70,6 +75,15 @@ class Tokenizer:
             except (OSError, ValueError) as error:
                 raise UserError(f"llm/ holds no tokenizer that is read here: {str(error).splitlines()[0]}") from None
             return cls(opened.backend_tokenizer)
+
+    def _check(self) -> None:
+        """Refuse a tokenizer that loses letters, or joins an answer's tokens with other signs between them."""
+        given = self.decode(self.encode(_PROBE))
+        if given != _PROBE or not self.encode("\n"):
+            raise UserError(
+                f"the tokenizer in llm/ gives {given[:80]!r} for {_PROBE!r}: its vocabulary, normalizer or decoder is "
+                "not that of an NVILA"
+            )
 
     @property
     def largest_text_id(self) -> int:

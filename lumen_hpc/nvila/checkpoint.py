@@ -68,13 +68,17 @@ def load(
                 f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(parameters[name].shape)}"
             )
         first = first or (tensor.dtype, file)
-        if dtype is None and (tensor.dtype != first[0] or not tensor.is_floating_point()):
+        if not tensor.is_floating_point():
+            raise UserError(f"{file}: {name} is stored as {_named(tensor.dtype)}: quantised weights are not read")
+        if dtype is None and tensor.dtype != first[0]:
             raise UserError(
                 f"{file}: {name} is stored as {_named(tensor.dtype)}, {first[1]} holds {_named(first[0])}; "
                 "hint: load with one dtype, as in dtype=torch.bfloat16"
             )
         if not torch.isfinite(tensor.sum(dtype=torch.float32)):
             raise UserError(f"{file}: {name} holds values that are no numbers (NaN or infinity): copy it again")
+        if name not in missing:
+            raise UserError(f"{file}: {name} is stored in an earlier file too; keep one of the two")
         missing.discard(name)
         kept_on = first_device if placed is None else placement.device_of(name, placed)
         if kept_on == "disk":

@@ -96,6 +96,10 @@ class NVILAConfig:
             if not isinstance(self.root.get(f"{part}_cfg"), dict | str | None):
                 raise UserError(f"{part}_cfg in config.json is a {type(self.root[f'{part}_cfg']).__name__}: it takes "
                                 f"an object, or the path that VILA writes while it trains")  # fmt: skip
+        for key, most in (("rope_theta", 1e12), ("model_max_length", 1 << 24), ("max_position_embeddings", 1 << 24)):
+            value = self.llm.get(key)
+            if isinstance(value, int | float) and not 0 < value <= most:
+                raise UserError(f"{key}={json.dumps(value)} in llm/config.json: it takes a number from 1 to {most:.0g}")
         tied = self.llm.get("tie_word_embeddings", False)
         if not isinstance(tied, bool):
             raise UserError(f"tie_word_embeddings={json.dumps(tied)} in llm/config.json: it takes true or false")
@@ -140,6 +144,8 @@ class NVILAConfig:
             raise UserError("ps3=true or s2=true in config.json is not supported; of these only dynamic_s2 is")
         if self.root.get("chat_template") not in (None, "qwen2"):
             raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
+        if any(kind != "full_attention" for kind in self.llm.get("layer_types") or ()):
+            raise UserError("layer_types in llm/config.json has other than full_attention; NVILA has full attention")
         if self.llm.get("use_sliding_window"):
             raise UserError("use_sliding_window=true in llm/config.json is not supported; NVILA has full attention")
         encoder = self.root.get("image_encoder") or {}  # an object, or json text of one
@@ -174,6 +180,10 @@ class NVILAConfig:
         if self.s2 and not -len(self.scales) <= self.s2_output < len(self.scales):
             index = f"s2_resize_output_to_scale_idx={self.s2_output}"
             raise UserError(f"{index} in config.json: there are {len(self.scales)} scales")
+        layers = self.vision_tower.get("num_hidden_layers", self.select_layer)
+        if not -layers - 1 <= self.select_layer <= layers:
+            index = f"mm_vision_select_layer={self.select_layer}"
+            raise UserError(f"{index} in config.json: the vision tower has {layers} layers")
         if self.scales[-1] > _MOST_SCALE:
             raise UserError(f"s2_scales={str(raw)[:40]!r} in config.json: sides of at most {_MOST_SCALE} px are read")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):

@@ -31,6 +31,8 @@ def read_config(folder: str | Path) -> NVILAConfig:
     root = read_json(folder / "config.json")
     try:
         return _read_flat(folder, root) if "text_config" in root else _read_official(folder, root)
+    except UserError:  # a ValueError too, and named already
+        raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{folder}: a value in its config.json is of another type than an NVILA's ({error}): copy it again"
@@ -110,7 +112,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a json file. Raises UserError naming a file that is missing or is none."""
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(read_bytes(path), object_pairs_hook=_object, parse_constant=_no_number)
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__} where an object belongs")
         return value
@@ -118,6 +120,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: not a complete NVILA checkpoint in the official layout") from None
     except (OSError, ValueError, RecursionError) as error:  # broken bytes and broken json are ValueErrors
         raise UserError(f"{path} cannot be read as json: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of json")
 
 
 def dump_json(value: dict[str, Any]) -> bytes:

@@ -46,6 +46,8 @@ def weight_files(folder: Path) -> list[Path]:
             raise UserError(f"{index} names {outside[0]}, which does not lie beside it")
         if not files:
             raise UserError(f"{index} names no files under 'weight_map'")
+        if (whole := folder / "model.safetensors").is_file() and whole not in files:
+            raise UserError(f"{whole} lies beside {index.name}, which does not name it: keep one of the two models")
     elif (folder / "model.safetensors").is_file() or not any(folder.glob("model-*-of-*.safetensors")):
         files = [folder / "model.safetensors"]
     else:

@@ -245,6 +245,19 @@ def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
         ),
         ("vision_tower/preprocessor_config.json", {"rescale_factor": 1.0}, "preprocessor_config.json has .*rescale"),
         ("vision_tower/preprocessor_config.json", {"do_center_crop": True}, "preprocessor_config.json has .*do_center"),
+        (
+            "config.json",
+            {"mm_vision_select_layer": 99},
+            r"mm_vision_select_layer=99 in config.json: the vision tower has \d",
+        ),
+        ("config.json", {"mm_vision_select_layer": -99}, "mm_vision_select_layer=-99 in config.json"),
+        ("llm/config.json", {"layer_types": ["sliding_attention"] * 4}, "layer_types in llm/config.json"),
+        ("llm/config.json", {"rope_theta": 0}, "rope_theta=0 in llm/config.json"),
+        ("llm/config.json", {"rope_theta": -1e6}, "rope_theta=-1000000.0 in llm/config.json"),
+        ("llm/config.json", {"rope_theta": float("nan")}, r"llm/config.json cannot be read as json: NaN is no number"),
+        ("llm/config.json", {"model_max_length": -5}, "model_max_length=-5 in llm/config.json"),
+        ("llm/config.json", {"model_max_length": 1e30}, r"model_max_length=1e\+30 in llm/config.json"),
+        ("llm/adapter_config.json", {"r": 8}, "llm holds an adapter, which names its base; give the merged model"),
         ("llm/model.safetensors.index.json", {"weight_map": ["a"]}, "its weight_map does not give"),
         ("llm/model.safetensors.index.json", {"weight_map": {"lm_head.weight": 3}}, "its weight_map does not give"),
     ],
@@ -298,6 +311,67 @@ def test_weights_that_are_no_numbers_are_named_at_load(saved, value, dtype):
     save_file(tensors, path)
     with pytest.raises(UserError, match=r"mm_projector.layers.2.weight holds values that are no numbers"):
         nvila.load(saved, dtype=dtype)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.bool, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_whole_numbers_are_no_weights_whatever_dtype_is_chosen(saved, kind, dtype):
+    path = saved / "mm_projector" / "model.safetensors"
+    save_file({name: tensor.to(kind) for name, tensor in load_file(path).items()}, path)
+    (saved / "complete.json").unlink()
+    with pytest.raises(UserError, match=r"is stored as \w+: quantised weights are not read"):
+        nvila.load(saved, dtype=dtype)
+
+
+def test_weights_that_are_there_twice_are_named(saved):
+    (saved / "complete.json").unlink()
+    whole = saved / "llm" / "model.safetensors"
+    tensors = load_file(whole)
+    first = min(tensors)
+    shards = {
+        "model-00001-of-00002.safetensors": tensors,
+        "model-00002-of-00002.safetensors": {first: tensors[first] + 1},
+    }
+    for name, content in shards.items():
+        save_file(content, saved / "llm" / name)
+    index = {"weight_map": dict.fromkeys(tensors, min(shards)) | {"another": max(shards)}}
+    (saved / "llm" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model\.safetensors lies beside model\.safetensors\.index\.json"):
+        nvila.load(saved)
+    whole.unlink()
+    with pytest.raises(UserError, match=rf"00002-of-00002\.safetensors: llm\.{first} is stored in an earlier file too"):
+        nvila.load(saved)
+
+
+@pytest.mark.parametrize("file", ["config.json", "llm/config.json", "vision_tower/config.json"])
+def test_a_key_that_is_there_twice_is_named(saved, file):
+    text = (saved / file).read_text().rstrip().removesuffix("}")
+    key = next(iter(json.loads((saved / file).read_text())))
+    (saved / "complete.json").unlink()
+    (saved / file).write_text(f'{text}, "{key}": 1}}')
+    with pytest.raises(UserError, match=f"{file} cannot be read as json: '{key}' is there twice"):
+        nvila.load(saved)
+
+
+OTHER_TOKENIZERS = {
+    "no decoder": lambda content: content | {"decoder": None},
+    "lower case": lambda content: content | {"normalizer": {"type": "Lowercase"}},
+    "no pieces of words": lambda content: content | {"pre_tokenizer": None},
+    "a letter lost": lambda content: content | {
+        "model": content["model"] | {
+            "vocab": {name: i for name, i in content["model"]["vocab"].items() if "Y" not in name}
+        }
+    },
+    "another model": lambda content: content | {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHER_TOKENIZERS)
+def test_a_tokenizer_that_does_not_give_back_what_it_reads_is_named(saved, what):
+    path = saved / "llm" / "tokenizer.json"
+    _change(path, **OTHER_TOKENIZERS[what](json.loads(path.read_text())))
+    with pytest.raises(UserError, match=r"the tokenizer in llm/ gives .* for 'Yes, abc"):
+        nvila.load(saved)
 
 
 def test_weights_that_are_there_in_another_form_are_told(saved):
