@@ -25,7 +25,8 @@ _DICOM_PREAMBLE = 144
 _MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
 """Bytes of the largest image and of the other elements."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIXEL_GROUP = 0x7FE0
+_LAST_GROUPS = (*range(0x7FE0, 0x8000), 0xFFFA, 0xFFFC)
+"""Groups of the elements that may follow the pixels: private ones, signatures, padding."""
 _PIXEL_DATA, _PIXEL_DATA_BIG_ENDIAN = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _SYNTAXES = frozenset(
     "1.2.840.10008.1.2" + end
@@ -232,7 +233,7 @@ def _check_rest(path: Path, file: BinaryIO, length: int, order: Literal["little"
     """
     file.seek(length, 1)
     rest = file.read(1 << 16)
-    if any(rest) and int.from_bytes(rest[:2], order) < _PIXEL_GROUP:
+    if any(rest) and int.from_bytes(rest[:2], order) not in _LAST_GROUPS:
         raise UserError(f"{path}: what follows its pixels is no part of a DICOM; fetch the file again, in binary mode")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
@@ -37,6 +38,10 @@ TYPES = (*DIAGNOSTIC, *KINDS)
 """What `meta.type` may be."""
 PARTS = "survey"
 """Folder of the blocks of an unfinished survey."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+"""Characters that no text has: controls but tab and line ends, and what stands for a byte that was lost."""
+_MISSING = frozenset({"nan", "null", "undefined", "<na>", "n/a", "[object object]"})
+"""How programs write that there is no text."""
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +88,12 @@ def fault(record: dict[str, Any]) -> str:
         name = "answer" if number % 2 else "question"
         if not isinstance(turn.get("value"), str):
             return f"its {name} is not text (turn {number + 1})"
+        if _CONTROLS.search(turn["value"]):
+            return f"its {name} has control characters or lost ones (turn {number + 1})"
         if not any(map(str.isalnum, turn["value"].replace(IMAGE, ""))):  # signs that no one sees are no text
             return f"its {name} is empty (turn {number + 1})"
+        if turn["value"].replace(IMAGE, "").strip(" .\n").lower() in _MISSING:
+            return f"its {name} is a missing value (turn {number + 1})"
         if number and IMAGE in turn["value"]:
             return f"{IMAGE} is in turn {number + 1}; the first turn alone shows images"
     if missing := [image for image in images if not _is_file(image)]:
@@ -99,14 +108,19 @@ def _wrong_notes(meta: dict[str, Any], images: int) -> str:
     sizes = meta.get("sizes") or []
     if not isinstance(sizes, list) or (sizes and len(sizes) != images) or not all(map(_is_size, sizes)):
         return "its meta.sizes are not a [width, height] in pixels for each image"
-    if not isinstance(meta.get("needed_images", 1), int):
+    if not _whole(meta.get("needed_images", 0), 0):
         return "its meta.needed_images is not a whole number"
     return ""
 
 
 def _is_size(size: Any) -> bool:
     sides = size if isinstance(size, list) and len(size) == 2 else [] if size else [1]  # null: read from the file
-    return bool(sides) and all(isinstance(side, int) and side > 0 for side in sides)
+    return bool(sides) and all(_whole(side, 1) for side in sides)
+
+
+def _whole(value: Any, least: int) -> bool:
+    """True for a whole number from `least`; json's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _id(record: dict[str, Any]) -> str:
@@ -118,7 +132,10 @@ def _id(record: dict[str, Any]) -> str:
 @lru_cache(maxsize=1 << 18)
 def _is_file(path: str) -> bool:
     """Asked once an image, since several questions show it."""
-    return Path(path).is_file()
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name of thousands of characters
+        return False
 
 
 def survey(

@@ -88,7 +88,9 @@ def size_of(path: str) -> tuple[int, int]:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{path}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
-            if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in range(2, 9):
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are previews
+                raise UserError(f"{path}: it holds {image.n_frames} pictures; give one")
+            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
                 raise UserError(f"{path}: its pixels are stored turned or mirrored (EXIF); store them upright")
             return image.size
     except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -238,7 +240,8 @@ class Batcher:
             records.append({**record, "images": pictures})
         samples = self._preprocessor(records, inline=True).samples
         for i, sample in zip(ids, samples):
-            if sample.supervised != self._survey.supervised[i]:
+            expected = self._survey.prefix[i] + self._survey.suffix[i]
+            if sample.supervised != self._survey.supervised[i] or len(sample) != expected:
                 raise UserError(f"record {self._survey.ids[i]} has changed since the training began")
         return samples
 

@@ -359,7 +359,8 @@ OTHER_TOKENIZERS = {
     "no pieces of words": lambda content: content | {"pre_tokenizer": None},
     "a letter lost": lambda content: content | {
         "model": content["model"] | {
-            "vocab": {name: i for name, i in content["model"]["vocab"].items() if "Y" not in name}
+            "vocab": {name: i for name, i in content["model"]["vocab"].items() if "Y" not in name},
+            "merges": [pair for pair in content["model"]["merges"] if "Y" not in "".join(pair)],
         }
     },
     "another model": lambda content: content | {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}},

@@ -189,6 +189,14 @@ def spoil(dataset, tmp_path, how):
             pixels.save(file, exif=exif)
         bad[3]["images"] = [str(file)]
         bad[3]["meta"].pop("sizes", None)
+    elif how in ("image of two pages", "png that exif turns"):
+        one, file = Image.new("L", (64, 64), 9), tmp_path / ("odd.tif" if "pages" in how else "odd.png")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        more = {"save_all": True, "append_images": [Image.new("L", (64, 64), 90)]} if "pages" in how else {"exif": exif}
+        one.save(file, **more)
+        bad[3]["images"] = [str(file)]
+        bad[3]["meta"].pop("sizes", None)
     elif how == "absurd image":
         file = tmp_path / "absurd.png"
         file.write_bytes(png_of(20000, 20000))
@@ -246,6 +254,18 @@ FIELDS = {
     "sizes as text": lambda record: record["meta"].update(sizes=[["64", "64"]]),
     "sizes an object": lambda record: record["meta"].update(sizes={"width": 64}),
     "needed images as text": lambda record: record["meta"].update(needed_images="1"),
+    "sizes of true": lambda record: record["meta"].update(sizes=[[True, True]]),
+    "needed images true": lambda record: record["meta"].update(needed_images=True),
+    "needed images below none": lambda record: record["meta"].update(needed_images=-1),
+    "a NUL byte in an answer": turn(1, "Yes\0, edema."),
+    "a colour of the terminal in an answer": turn(1, "\x1b[31mYes."),
+    "a lost letter in a question": turn(0, "<image>\nis there ede\ufffdma?"),
+    "answer nan": turn(1, "nan"),
+    "answer null as text": turn(1, " Null. "),
+    "answer of a script": turn(1, "[object Object]"),
+    "question undefined": turn(0, "<image>\nundefined"),
+    "image of a long name": lambda record: record.update(images=["a" * 5000]),
+    "image a folder": lambda record: record.update(images=["."]),
     "conversations null": lambda record: record.update(conversations=None),
     "conversations of text": lambda record: record.update(conversations=["what?", "this"]),
 }
@@ -283,10 +303,24 @@ REASONS = {
     "sizes as text": "its meta.sizes are not a [width, height]",
     "sizes an object": "its meta.sizes are not a [width, height]",
     "needed images as text": "its meta.needed_images is not a whole number",
+    "sizes of true": "its meta.sizes are not a [width, height]",
+    "needed images true": "its meta.needed_images is not a whole number",
+    "needed images below none": "its meta.needed_images is not a whole number",
+    "a NUL byte in an answer": "its answer has control characters or lost ones (turn 2)",
+    "a colour of the terminal in an answer": "its answer has control characters or lost ones (turn 2)",
+    "a lost letter in a question": "its question has control characters or lost ones (turn 1)",
+    "answer nan": "its answer is a missing value (turn 2)",
+    "answer null as text": "its answer is a missing value (turn 2)",
+    "answer of a script": "its answer is a missing value (turn 2)",
+    "question undefined": "its question is a missing value (turn 1)",
+    "image of a long name": "is missing",
+    "image a folder": "image . is missing",
     "conversations null": "its conversations are not a list of turns",
     "conversations of text": "its conversations are not a list of turns",
     "image of 16 bits": "odd.png: more than 8 bits a pixel",
     "image that exif turns": "odd.jpg: its pixels are stored turned or mirrored",
+    "image of two pages": "odd.tif: it holds 2 pictures",
+    "png that exif turns": "odd.png: its pixels are stored turned or mirrored",
     "too long": "more than train.max_tokens=512",
 }
 
@@ -387,6 +421,21 @@ def test_an_image_that_breaks_after_the_survey_stops_the_training_and_is_named(d
     image.write_bytes(image.read_bytes()[:100])
     with pytest.raises(UserError, match=rf"record {changed[2]['id']}: .*image\.png"):
         batcher.build([Shared((2,), 1)])
+
+
+def test_sizes_that_are_not_those_of_the_image_stop_the_training_and_are_named(tmp_path):
+    dataset = tiny.make(_folder(tmp_path / "tiny"), patients=2, aspect="dynamic", image=(150, 90))
+    changed = rows(dataset)
+    changed[2]["meta"]["sizes"] = [[90, 450]] * len(changed[2]["images"])
+    found = index(dataset, tmp_path / "out", changed, max_tokens=8192)
+    batcher = Batcher(changed, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
+    with pytest.raises(UserError, match=f"record {changed[2]['id']} has changed"):
+        batcher.build([Shared((2,), 1)])
+
+
+def _folder(path):
+    path.mkdir()
+    return path
 
 
 def test_dicoms_are_counted_and_read_as_their_jpgs(dataset, tmp_path):
