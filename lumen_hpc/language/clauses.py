@@ -212,6 +212,9 @@ class Predicate:
         self.future = self.has(*FUTURE) or clause.whole.has("likely") or headings.has(*FUTURE)
         showed = any((part.kind == "Shows" and part.has("showed")) or "appeared" in part.own for part in others)
         self.past = self.has(*PAST) or showed
+        mods = [part for part in clause.parts if part.kind == "Mod" and any(p.kind in VERBS for p in part.parts)]
+        self.done = any(not mod.has(*FUTURE) for mod in mods)
+        """One of its modifiers tells a change as done: `edema which has developed`."""
         self.places = located(whole)
         self.lingers = any(part.kind == "Be" and part.has("still") for part in others)
         self.unlike = any(part.kind == "Unlike" for part in others)

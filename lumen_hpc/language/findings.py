@@ -101,7 +101,8 @@ class Finding:
             "it confuses the images": (time == "both" and (rule != "unchanged" or foretelling))
             or (time == "then" and (future or predicate.unlike or (self.kind == "difference" and turning)))
             or (time == "now" and foretelling and not future),
-            "it speaks of the past": predicate.past and (future or (rule == "there" and turning)),
+            "it speaks of the past": (predicate.past and (future or (rule == "there" and turning)))
+            or (foretelling and predicate.done),
             "it speaks of another time": one_image and lasting,
             "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
             "it is still so that it changed": (has("still") or predicate.alike)

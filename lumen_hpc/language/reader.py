@@ -172,7 +172,7 @@ class _Reading:
             self.problems.append("it speaks of some findings, or of something of them")
         if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
             return [Item(ANY, Phrase("Any", ""))]
-        if not items:
+        if not items or (bare.has("other") and not self.subjects):
             self.problems.append("it has no subject")
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
             item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
