@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.con
 """Slurm's commands are here, and no slurm.conf is."""
 
 
+CANCEL_AGAIN_S = (1.0, 5.0)
+"""Pauses before a job that got no answer to its scancel asks again."""
 ANNOUNCED_AFTER_S = 8.0
 """After how long people are told what a command waits for."""
 
@@ -281,14 +284,21 @@ def _still_queued(ids: list[str]) -> set[str]:
 def cancel_pending(ids: list[str]) -> bool:
     """From within a job: cancels those of the jobs that have not started; False if this site's nodes cannot.
 
-    Single tasks of an array must not be running: with `--state`, Slurm 22.05 takes 7_1 for all of array 7.
+    Single tasks of an array must not be running: with `--state`, Slurm 22.05 takes 7_1 for all of array 7. A controller
+    that is too busy to answer is asked again, since each job that is left costs a turn in the queue.
     """
+    if not ids:
+        return True
     only = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
-    try:
-        words = ["scancel", "--quiet", *only, *ids]
-        return not ids or subprocess.run(words, capture_output=True, timeout=60).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    for pause in (*CANCEL_AGAIN_S, 0):
+        try:
+            done = subprocess.run(["scancel", "--quiet", *only, *ids], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        if done.returncode == 0 or not NO_ANSWER.search(done.stderr):
+            break
+        time.sleep(pause)
+    return done.returncode == 0
 
 
 class Refused(UserError):

@@ -103,6 +103,26 @@ def test_one_stage_is_cancelled_with_what_waits_for_it(
     assert "because they wait for it: last, score-b" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("failures", "error", "asked", "cancelled"),
+    [
+        (1, "Socket timed out on send/recv operation", 2, True),
+        (9, "Unable to contact slurm controller (connect failure)", 3, False),
+        (9, "Access/permission denied", 1, False),
+    ],
+)
+def test_a_job_asks_a_busy_controller_again_to_cancel_what_it_needs_no_more(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, failures: int, error: str, asked: int, cancelled: bool
+):
+    monkeypatch.setattr(slurm, "CANCEL_AGAIN_S", (0.0, 0.0))
+    (fake / "bin" / "scancel").write_text(
+        f'#!/bin/sh\necho "$@" >> "$FAKE/tried"\n[ $(wc -l < "$FAKE/tried") -gt {failures} ] && exit 0\n'
+        f"echo 'scancel: error: {error}' >&2; exit 1\n"
+    )
+    assert slurm.cancel_pending(["7_1", "8_1"]) == cancelled
+    assert (fake / "tried").read_text().splitlines() == ["--quiet 7_1 8_1"] * asked
+
+
 def test_a_finished_step_whose_input_is_being_made_anew_is_queued_and_not_done(
     fake: Path, request_here: Request, stages: list[Stage]
 ):
