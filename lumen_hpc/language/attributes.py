@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import severity
@@ -78,8 +78,12 @@ def level_of(phrase: Phrase) -> str:
     return " to ".join(rank for rank in ranks if rank)
 
 
-def readings(phrase: Phrase) -> Levels:
-    """Every way to read `from A to B to C` as (before, after)."""
+def readings(phrases: Iterable[Phrase]) -> Levels:
+    """Every way to read the ranges among phrases, such as `from A to B to C`, as (before, after)."""
+    return frozenset(reading for phrase in phrases if phrase.kind == "Range" for reading in _readings(phrase))
+
+
+def _readings(phrase: Phrase) -> Iterator[tuple[str, str]]:
     ends: dict[str, list[str]] = {}
     marker = "from"
     for part in phrase.parts:
@@ -90,7 +94,7 @@ def readings(phrase: Phrase) -> Levels:
         elif part.kind in ("Rank", "Level"):
             ends.setdefault(marker, []).append(level_of(part))
     chain = [*ends.get("from", []), *ends.get("to", [])]
-    return frozenset((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
+    return ((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
 
 
 def rise(before: str, after: str) -> int:

@@ -91,7 +91,7 @@ def _item(phrase: Phrase) -> Item:
     if phrase.kind == "Turn":
         item = _item(next(part for part in phrase.parts if part.kind == "N"))
         item.phrase = phrase
-        item.readings = frozenset().union(*(readings(part) for part in phrase.parts if part.kind == "Range"))
+        item.readings = readings(phrase.parts)
         item.change((phrase.roles("noun") or phrase.roles("going"))[0])
         return item
     item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
@@ -140,10 +140,9 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     denied = negations > 0
     for part in parts:
         if part.kind in VERBS or part.has("oldadj", "residual"):
-            read = frozenset().union(*(readings(other) for other in parts if other.kind == "Range"))
-            item.readings |= read
+            item.readings |= readings(parts)
             done = (part.roles("done") or part.roles("base") or ["same"])[-1].split("/")
-            event = min(_meant(done, bool(read)), default="")
+            event = min(_meant(done, bool(item.readings)), default="")
             item.change(event if event in ("new", "same", "up", "down", "changed") else "unclear")
             return
     if any(part.has("newadj", "newly") for part in parts if part.word or part.kind == "Any"):
@@ -199,7 +198,7 @@ class Predicate:
         beside = list(clause.whole.all("Place", "OnImg", "Comp"))
         self.row = clause.row
         self.time = time_of(others)
-        self.readings: Levels = frozenset().union(*map(readings, ranges))
+        self.readings = readings(others)
         self.levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
         """The levels it names, by the kind of their phrase."""
         self.roles: dict[str, list[str]] = {}
@@ -216,7 +215,6 @@ class Predicate:
         self.done = any(not mod.has(*FUTURE) for mod in mods)
         """One of its modifiers tells a change as done: `edema which has developed`."""
         self.places = located(whole)
-        self.lingers = any(part.kind == "Be" and part.has("still") for part in others)
         self.unlike = any(part.kind == "Unlike" for part in others)
         self.against = self.unlike or any(part.has("compared", "comparing") for part in others + beside)
         """It holds one image against another."""

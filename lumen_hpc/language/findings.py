@@ -145,8 +145,7 @@ class Finding:
     def lost(self, predicate: Predicate, item: Item, time: str) -> bool:
         """Whether a denial tells that the finding was there: `compared with …`, `the edema will not be seen`."""
         if self.kind == "prediction":
-            was = predicate.has("absent") or predicate.lingers or "the" in item.phrase.roles("det")
-            return was and predicate.future
+            return predicate.future and ("the" in item.phrase.roles("det") or predicate.has("absent"))
         return self.kind == "difference" and time != "then" and (predicate.has("lacks", "Change") or predicate.against)
 
     def seen(self, there: bool, predicate: Predicate, time: str) -> None:

@@ -91,9 +91,7 @@ class _Reading:
         self.problems: list[str] = []
         self.unread: list[str] = []
         self.subjects: list[Item] = []
-        """What the clause before speaks of."""
-        self.pair: list[Item] = []
-        """What `the former` and `the latter` choose from."""
+        """What the clause before speaks of, without those of `the former` and `the latter`."""
         self.counted: Counter = Counter()
         """Number words that are those of the findings in their clause."""
         self.predicate: Predicate | None = None
@@ -143,16 +141,13 @@ class _Reading:
         events = predicate.events | {item.event for item in items}
         if predicate.partly and {"new", "gone"} & events and "changed" not in events:
             self.problems.append("it speaks of something of a finding")  # new in size
-        if "naming" in marks and [item.name for item in self.subjects] == [ANY]:
-            self.name()
-        self.subjects, self.predicate = items, predicate
+        naming = "naming" in marks and self.kind == "abnormality" and [item.name for item in self.subjects] == [ANY]
+        if naming and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
+            self.problems += self.findings.pop(ANY).problems  # `These are a and b` names what was counted
+        self.subjects = self.subjects if clause.bare.has(*_OF_TWO) else items
+        self.predicate = predicate
         for item in items:
             self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)
-
-    def name(self) -> None:
-        """Drops abnormalities that the clause before counted, where this one names them: `These are a and b`."""
-        if self.kind == "abnormality" and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
-            self.problems += self.findings.pop(ANY).problems
 
     def items(self, clause: Clause, predicate: Predicate, opened: bool) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
@@ -160,10 +155,8 @@ class _Reading:
         bare = clause.bare
         taken_up = self.subjects if clause.row.takes_up and (clause.start > 0 or whole.has(*_PRONOUNS)) else ()
         if bare.has(*_OF_TWO):
-            taken_up = self.pair[bare.has("latter") :][:1] if len(self.pair) == 2 else ()
+            taken_up = self.subjects[bare.has("latter") :][:1] if len(self.subjects) == 2 else ()
         items = items_of(clause, taken_up, opened)
-        if not bare.has(*_OF_TWO):
-            self.pair = items
         self.count(clause, items)
         if items and not clause.names_findings and any(bare.has(w) and n != len(items) for w, n in _NUMBER.items()):
             self.problems.append("its pronoun is of another number")
