@@ -34,7 +34,8 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
     bare = {place for place in found if place[1] and not place[0]}
     if sides and bare and found == sides | bare:
         return frozenset((side, frozenset().union(*(where for _, where in bare))) for side, _ in sides)
-    return frozenset(found - {place for place in sides if any(other[0] == place[0] and other[1] for other in found)})
+    same = {side for side, _ in sides} == {side for side, where in found if side and where}
+    return frozenset(found - sides if same else found)  # on the left, in the left lower lobe
 
 
 def _parts(phrase: Phrase) -> list[_Part]:
@@ -43,7 +44,7 @@ def _parts(phrase: Phrase) -> list[_Part]:
     explicit = {"left", "right"} & set(phrase.roles("side"))
     for word in phrase.leaves():
         place = word.roles.get("place", "")
-        if word.roles.keys() & {"and", "or", "comma"}:
+        if word.roles.keys() & {"and", "or", "comma", "in"}:
             parts.append(_Part())
         elif word.roles.keys() & {"both", "each"} and explicit:  # both the left and the right
             parts[-1].places |= {"each"} if "each" in word.roles and len(explicit) == 1 else set()

@@ -214,6 +214,9 @@ class Finding:
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
+        sides = [{side for side, where in places([place]) if side and not where} for place in self.places]
+        if {"left", "right"} in sides and any(len(named) == 1 for named in sides):
+            self.problems.append("it names both sides and one of them")
         if self.kind in CHANGING:
             status, levels = self.changed()
             return State(status, levels, self.types, places(self.places, self.name))
