@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from lumen_hpc.cluster.status import StepStatus
 
 
+NARROWEST = 80
+"""Columns that a table takes at least: in fewer, rich leaves columns without a character."""
+
+
 def submit(request: Request, pipeline: Pipeline) -> int:
     """Submits what is missing of a stage, or of all (`stage=full`)."""
     if not request.stage:
@@ -376,4 +380,7 @@ def _console() -> Console:
     """The console for tables. rich is imported only here: it would cost a submission a fifth of its time."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+    if console.width < NARROWEST:  # its lines wrap, which can still be read
+        console.width = NARROWEST
+    return console

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lumen_hpc.cluster import logs, slurm, status_table
+from lumen_hpc.cluster import commands, logs, slurm, status_table
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus
 
@@ -25,6 +25,17 @@ def test_the_row_of_a_failed_step_says_what_to_do_first(run: Run) -> None:
     (row,) = [line for line in console.file.getvalue().splitlines() if "│ failed" in line]  # type: ignore[attr-defined]
     assert "predict-lumen" in row and "more memory" in row
     assert "3x OutOfMemoryError: x on n1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_narrow_terminal_shows_every_word(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    found = [StepStatus("train-lumen", "running", 11, 12, running=1, queued=2, successors=3)]
+    status_table.show(run, found, commands._console())
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("train-lumen", "running", "11/12", "standby"))
 
 
 def test_a_run_without_trouble_has_no_column_for_it(run: Run) -> None:
