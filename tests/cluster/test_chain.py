@@ -131,6 +131,10 @@ def test_on_a_full_partition_dependants_start_at_once_and_successors_never_run(s
 
 
 def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, undisturbed: RunOnDisk) -> None:
+    """The other packs cancel their own successors when they end; one whose scancel got no answer would run for nothing.
+
+    On a loaded machine the controller may be busy for longer than scancel waits: a task asks three times.
+    """
     run = site.run("one-pack")
     fault = run.steer("fail-squares-5")
     hold = run.steer("hold-squares-0")  # the first array is still running when the fault is repaired
@@ -144,7 +148,8 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, undisturbed
     (failed,) = [row["pack"] for row in attempts if row["event"] == "failed"]
     later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
     ran = site.accounted(later, "JobID", "State")
-    assert [id_.split("_")[1] for id_, state in ran if state == "COMPLETED"] == [str(failed)], ran
+    completed = [id_.split("_")[1] for id_, state in ran if state == "COMPLETED"]
+    assert completed == [str(failed)], (ran, [(row["job"], row["event"], row["at"]) for row in attempts])
 
 
 @pytest.mark.parametrize(
