@@ -74,6 +74,9 @@ def _main(arguments: list[str]) -> int:
         print("lumen: ~: this user has no home folder here; set HOME, or give profile.cache=FOLDER", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+            print(f"lumen: {visible(str(error.filename))[:200]}: {error.strerror}; give another path", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)

@@ -70,6 +70,14 @@ def test_a_profile_of_slurm_where_no_cluster_is_asks_whether_this_is_a_login_nod
     assert "is this a login node?" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("word", ["recipe=", "profile=", "config=", "recipe=lumen data.diff_vqa="])
+def test_a_path_that_no_file_system_takes_is_a_line(tmp_path, word):
+    words = f"stage=full run=r {word}/{'x' * 300}".split()
+    done = _launch(tmp_path, *words)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("x: File name too long; give another path")
+
+
 HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "PIL", "deepspeed", "submitit"}
 
 

@@ -28,6 +28,7 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     runs = []
     for name in names:
         folder = Path(name).expanduser().absolute() if "/" in name else top / name
+        remembered.require_open(folder)
         if not (folder / "config.yaml").is_file():
             here = ", ".join(sorted(path.parent.name for path in top.glob("*/config.yaml"))) or "(none)"
             raise UserError(f"compare: there is no run {folder}; the runs in {top} are {here}")

@@ -80,7 +80,7 @@ def beside(folder: Path) -> str:
 
 
 def require_open(folder: Path) -> None:
-    """Raises UserError, with the owner's name, where this user may not look into the run."""
+    """Raises UserError where this user may not look into the run, with the owner's name, or nobody can."""
     for path in (folder, folder / "config.yaml", folder / "submissions"):
         try:
             status = path.stat()
@@ -90,6 +90,8 @@ def require_open(folder: Path) -> None:
         except PermissionError:  # some folder above the run
             path = next(parent for parent in path.parents if os.access(parent.parent, os.X_OK))
             status, closed = path.stat(), True
+        except OSError as error:  # a file among its parents, a name too long, links in a circle
+            raise UserError(f"{path}: {error.strerror}; choose another run=NAME or runs=FOLDER") from None
         if closed:
             raise UserError(
                 f"{path}: belongs to {user_name(status.st_uid)}, and you may not read it: only its owner can see, "

@@ -113,6 +113,22 @@ def test_a_corrupt_file_is_named(words: list[str], tmp_path: Path) -> None:
         resolve(words)
 
 
+def test_a_place_where_no_run_can_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    for place, name, reason in (
+        ("file", "first", "file/first: Not a directory"),
+        ("circle", "first", "circle/first: Too many levels of symbolic links"),
+        (".", "x" * 300, "File name too long"),
+    ):
+        for verb in ("stage=full", "check"):
+            with pytest.raises(UserError, match=f"{reason}; choose another run=NAME or runs=FOLDER"):
+                resolve([verb, f"run={name}", f"runs={tmp_path / place}"])
+        request = resolve(["status", f"run={name}", f"runs={tmp_path / place}"])
+        with pytest.raises(UserError, match=reason):
+            submit.open_run(request)
+
+
 def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit.snapshot, "record_provenance", lambda *_: None)
     for stage in ("full", "train", "export"):
