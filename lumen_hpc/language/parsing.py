@@ -184,7 +184,7 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     return found
 
 
-_MARKS = (",", ";", ":", "and", "but", "or", "while", "whereas", "although")
+_MARKS = {"comma", "semicolon", "colon", "and", "but", "or"}
 
 
 def _attached(found: list[Phrase]) -> list[Phrase]:
@@ -197,15 +197,11 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
             waiting = []
             kept.append(phrase)
         else:
-            keeper = kept[-1].adjuncts if kept and not _mark(kept[-1]) else waiting
+            keeper = kept[-1].adjuncts if kept and not kept[-1].own.keys() & _MARKS else waiting
             keeper += [part for part in phrase.parts if part.word is None]
     if kept:
         kept[-1].adjuncts += waiting
     return kept
-
-
-def _mark(phrase: Phrase) -> str:
-    return phrase.word.text if phrase.word is not None and phrase.word.text in _MARKS else ""
 
 
 def strict(found: list[Phrase]) -> list[list[Clause]]:
@@ -220,7 +216,7 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     for joint, start in starts:
         if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
             continue
-        bare = start - joint == 1 and _mark(found[joint]) == "and"
+        bare = start - joint == 1 and "and" in found[joint].own
         for end in ends:
             if end > start and (clause := table.clause(signs, found, start, end)):
                 longer = [(clauses + 1, bares + bare, [*parse, clause]) for clauses, bares, parse in best[joint]]
@@ -258,5 +254,7 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
     turning = (*_TURNING, "unlikely", "if", *(_DOUBTING if certain else ()))
     denied = {i for i in unread if found[i].has(*turning)}
     beside = {i + step for i in denied for step in (-1, 1)}
-    beside |= {i + 1 for i in beside & unread if i - 1 in denied and not _mark(found[i])}  # nor will it be seen
+    beside |= {
+        i + 1 for i in beside & unread if i - 1 in denied and not found[i].own.keys() & _MARKS
+    }  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]
