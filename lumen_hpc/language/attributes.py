@@ -46,9 +46,8 @@ def _parts(phrase: Phrase) -> list[_Part]:
         place = word.roles.get("place", "")
         if word.roles.keys() & {"and", "or", "comma", "in"}:
             parts.append(_Part())
-        elif word.roles.keys() & {"both", "each"} and explicit:  # both the left and the right
-            parts[-1].places |= {"each"} if "each" in word.roles and len(explicit) == 1 else set()
-            continue
+        elif word.roles.keys() & {"both", "each"} and explicit:
+            continue  # both the left and the right
         elif word.roles.keys() & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1].sides |= {"left", "right"} if side == "both" else {side}

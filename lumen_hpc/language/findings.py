@@ -215,7 +215,9 @@ class Finding:
     def state(self) -> State:
         """What it comes to, over the whole text."""
         sides = [{side for side, where in places([place]) if side and not where} for place in self.places]
-        if {"left", "right"} in sides and any(len(named) == 1 for named in sides):
+        both = ({*place.roles("side")} for place in self.places if place.has("each") or "both" in place.roles("side"))
+        one = any(len(named) == 1 for named in sides) and {"left", "right"} in sides
+        if one or any(len(named & {"left", "right"}) == 1 for named in both):
             self.problems.append("it names both sides and one of them")
         if self.kind in CHANGING:
             status, levels = self.changed()
