@@ -188,14 +188,14 @@ def _join(ranks: Ranks, rendezvous: Path) -> None:
     if not distributed.is_initialized():  # a second judge uses the processes of the first
         rendezvous.mkdir(parents=True, exist_ok=True)
         if ranks.local_rank == 0:
-            _remove_stale_segments()
+            remove_stale_segments()
         join(ranks, rendezvous)
         distributed.barrier()
         if ranks.first:
             shutil.rmtree(rendezvous)
 
 
-def _remove_stale_segments() -> None:
+def remove_stale_segments() -> None:
     """Removes shared memory that a killed job of this user left on this node.
 
     On CPUs vLLM gives the segments of every external_launcher job the same names and fails where they exist

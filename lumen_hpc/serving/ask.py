@@ -53,6 +53,12 @@ def read(question: str, *, image: str | Path, reference: str | Path | None = Non
     """
     if not question.strip():
         raise UserError('ask a question, such as "what has changed?"')
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise UserError("the question holds half a character: type it again, in UTF-8") from None
+    if days is not None and (not isinstance(days, int) or isinstance(days, bool)):
+        raise UserError(f"days={days!r}: takes a whole number of days")
     if days is not None and reference is None:
         raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
     given = {"image": image} if reference is None else {"reference": reference, "image": image}

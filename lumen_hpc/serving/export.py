@@ -36,7 +36,7 @@ def export(source: Path, target: Path, card: str) -> list[Path]:
 
     The folder appears whole or not at all. Raises UserError if it exists, or if the source is no official checkpoint.
     """
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists already; remove it or choose another folder")
     if not (source / "llm").is_dir():
         raise UserError(f"{source}: no llm/ inside; an export starts from the official layout, a run's final/")
@@ -119,9 +119,9 @@ _PATH = re.compile(rb"(?:(?<![\w.:/-])|file://)/[A-Za-z0-9_]+/[\w./-]+")
 def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
     """Refuse an export that holds a path of this machine or a sentence of the training data.
 
-    `sentences` are the texts of the run's training records, compared as they stand and as json writes them; those
-    under 30 characters ("Yes.") are everybody's and left out. Weights hold numbers only and are passed over, as is the
-    vocabulary.
+    `sentences` are the texts of the run's training records, compared as they stand and as json writes them, whatever
+    the case and the line breaks; those under 30 characters ("Yes.") are everybody's and left out. Weights hold numbers
+    only and are passed over, as is the vocabulary.
     """
     texts = {
         path: path.read_bytes()
@@ -131,11 +131,17 @@ def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
     for path, content in texts.items():
         if found := _PATH.search(content):
             raise UserError(f"{path.name} holds a path of this machine: {found[0].decode()}; nothing was published")
-    joined = {path: content.decode(errors="replace") for path, content in texts.items()}
+    joined = {path: _plain(content.decode(errors="replace")) for path, content in texts.items()}
     for sentence in {given.strip() for given in sentences}:
         if len(sentence) < 30:
             continue
         forms = {sentence, *(json.dumps(sentence, ensure_ascii=ascii)[1:-1] for ascii in (True, False))}
+        forms = {_plain(form) for form in forms}
         for path, text in joined.items():
             if any(form in text for form in forms):
                 raise UserError(f"{path.name} holds a text of a training record ({len(sentence)} characters)")
+
+
+def _plain(text: str) -> str:
+    """Lower case, one space between words."""
+    return " ".join(text.casefold().split())

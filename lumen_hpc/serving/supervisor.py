@@ -10,6 +10,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -229,12 +230,12 @@ class Server:
         self._out.close()
 
 
-_CAUSES = (
+_CAUSES = (  # vLLM's own words, which tests/serving/test_supervisor.py looks up in the installed version
     ("Free memory on device", "serve.gpu_memory asks for more GPU memory than is free: lower it, or take a free GPU"),
     ("No available memory for the cache blocks", "the GPU's memory is too small for this model and "
      "serve.max_model_len: lower serve.max_model_len, raise serve.gpu_memory or serve.tensor_parallel"),
-    ("larger than the maximum number of tokens that can be stored in KV cache", "serve.max_model_len does not fit into "
-     "the GPU's memory: lower it, or raise serve.gpu_memory or serve.tensor_parallel"),
+    ("cache is needed, which is larger", "serve.max_model_len does not fit into the GPU's memory: lower it{fitting}, "
+     "or raise serve.gpu_memory or serve.tensor_parallel"),
     ("out of memory", "the GPU's memory is too small: lower serve.max_model_len, or raise serve.tensor_parallel "
      "or serve.cpu_offload_gb"),
     ("address already in use", "serve.port is taken: 0 takes a free one"),
@@ -244,8 +245,10 @@ _CAUSES = (
 
 def explain(log: str, code: int, path: Path) -> str:
     """One line on why a server ended: the setting that would help, or its last error."""
+    longest = re.search(r"estimated maximum model length is (\d+)", log)
+    fitting = f" ({longest[1]} fits)" if longest else ""
     for words, hint in _CAUSES:
         if words.lower() in log.lower():
-            return f"the server ended: {hint} (log: {path})"
+            return f"the server ended: {hint.format(fitting=fitting)} (log: {path})"
     errors = [line.strip() for line in log.splitlines() if "Error" in line]
     return f"the server ended with code {code}: {errors[-1] if errors else 'it left no error'} (log: {path})"

@@ -54,7 +54,7 @@ class ProcessingInfo(BaseProcessingInfo):
         return opened(self.get_hf_config().folder).config
 
     def get_hf_processor(self, **options: Any) -> PictureProcessor:
-        return PictureProcessor(self.nvila, **options)
+        return PictureProcessor(self.nvila, **self.ctx.get_merged_mm_kwargs(options))
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}

@@ -58,6 +58,8 @@ def test_a_server_hands_over_near_its_time_limit_and_ends_when_cancelled(site: S
     site.wait(lambda: (now := published()) is not None and now.key != first.key, 400, "the successor's address")
     second = published()
     assert second is not None and second.job != first.job
+    logs = [path.read_text(errors="replace") for path in (folder / "logs").iterdir()]
+    assert any("asked to stop: the time limit is near" in text for text in logs), "the end is announced"
     assert _ask(second) == answer
 
     site.launch("cancel", "run=served")

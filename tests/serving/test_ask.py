@@ -82,6 +82,34 @@ def test_a_dicom_is_decoded_as_in_training_and_gives_its_date(made, model, tmp_p
     assert "at an unknown distance in time" in undated.prompt
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.webp", "cannot be read: give a whole JPG, PNG or DICOM"), ("a.gif", "cannot be read: give a whole"),
+        ("a.tiff", "cannot be read: give a whole"), ("folder", "a folder, where a file should be"),
+        ("deep.png", "a PNG of 16 bits"), ("one.png", "a PNG of 1 bits"), ("palette.png", "with a palette"),
+        ("cmyk.jpg", "has 4 components"), ("turned.jpg", "EXIF orientation 6"), ("empty.png", "cannot be read"),
+        ("circle.png", "symbolic links"),
+    ],
+)  # fmt: skip
+def test_an_image_of_another_kind_is_refused_in_a_line(model, tmp_path, name, message):
+    grey = Image.fromarray(np.arange(2400, dtype=np.uint8).reshape(60, 40))
+    exif = grey.getexif()
+    exif[0x112] = 6
+    for suffix in ("webp", "gif", "tiff"):
+        grey.save(tmp_path / f"a.{suffix}")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    for mode, saved in (("1", "one.png"), ("P", "palette.png"), ("CMYK", "cmyk.jpg")):
+        grey.convert(mode).save(tmp_path / saved)
+    grey.save(tmp_path / "turned.jpg", exif=exif)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    with pytest.raises(UserError, match=message) as caught:
+        model.ask("what?", image=tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_jpg_is_read_too(model, tmp_path):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "image.jpg")
     assert model.ask("is there finding 0?", image=tmp_path / "image.jpg").prompt.startswith("<image>")
@@ -90,9 +118,13 @@ def test_a_jpg_is_read_too(model, tmp_path):
 def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     (tmp_path / "notes.txt").write_text("no image")
+    main = made / "0-main.png"
     for words, message in (
         ({"question": " ", "image": made / "0-main.png"}, "ask a question"),
         ({"question": "what?", "image": made / "0-main.png", "days": 2}, "days=2: they are counted from an earlier"),
+        ({"question": "what?", "image": main, "reference": main, "days": "3"}, "days='3'"),
+        ({"question": "what?", "image": main, "reference": main, "days": 1.5}, "days=1.5"),
+        ({"question": "a \ud800", "image": made / "0-main.png"}, "half a character"),
         ({"question": "what?", "image": tmp_path / "none.png"}, "none.png: No such file"),
         ({"question": "what?", "image": tmp_path / "broken.png"}, r"image=.*broken\.png is truncated"),
         ({"question": "what?", "image": tmp_path / "notes.txt", "reference": tmp_path / "notes.txt"},

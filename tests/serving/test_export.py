@@ -83,6 +83,61 @@ def test_a_training_text_is_found_as_json_writes_it(flat, ascii):
         require_clean(sorted(flat.iterdir()), [prompt])
 
 
+@pytest.mark.parametrize("change", [str.upper, lambda text: text.replace(" ", "\n"), lambda text: f"> {text}  \n"])
+def test_a_training_text_is_found_in_another_case_and_over_several_lines(flat, change):
+    sentence = "A sentence that only the training data has."
+    (flat / "README.md").write_text(change(sentence))
+    with pytest.raises(UserError, match=r"README\.md holds a text of a training record"):
+        require_clean(sorted(flat.iterdir()), [sentence])
+
+
+def test_an_adapter_beside_the_merged_weights_does_not_travel(folders, tmp_path):
+    import shutil
+
+    source = tmp_path / "final"
+    shutil.copytree(folders["resize"], source)
+    (source / "adapter").mkdir()
+    (source / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/someone/base"}')
+    files = export(source, tmp_path / "flat", "")
+    assert not any("adapter" in path.name for path in files)
+    require_clean(files, [])
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "broken link", "folder"])
+def test_nothing_that_is_there_is_written_over(folders, tmp_path, kind):
+    target = tmp_path / "flat"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    {
+        "file": target.touch,
+        "link": lambda: target.symlink_to("elsewhere"),
+        "broken link": lambda: target.symlink_to("nowhere"),
+        "folder": target.mkdir,
+    }[kind]()
+    with pytest.raises(UserError, match="exists already; remove it or choose another folder"):
+        export(folders["resize"], target, "")
+    assert (tmp_path / "elsewhere" / "kept").exists()
+
+
+def test_what_a_killed_export_left_is_written_again(folders, tmp_path):
+    (tmp_path / "flat.partial").mkdir()
+    (tmp_path / "flat.partial" / "junk").touch()
+    assert not any(path.name == "junk" for path in export(folders["resize"], tmp_path / "flat", ""))
+
+
+def test_cut_weights_are_named(folders, tmp_path):
+    import shutil
+
+    source = tmp_path / "final"
+    shutil.copytree(folders["resize"], source)
+    (source / "complete.json").unlink(missing_ok=True)
+    [file] = (source / "llm").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"llm/model\.safetensors is not a complete safetensors file"):
+        export(source, tmp_path / "flat", "")
+    assert not (tmp_path / "flat").exists()
+
+
 def test_an_address_of_a_file_is_a_path_and_a_web_address_is_none(flat):
     (flat / "README.md").write_text("See https://example.org/home/someone and docs/serving.md.")
     require_clean(sorted(flat.iterdir()), [])

@@ -12,6 +12,7 @@ import socket
 import stat
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,8 +83,10 @@ def test_the_key_is_on_no_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("log", "hint"),
     [
-        ("ValueError: To serve … 16 GiB KV cache is needed, which is larger than the maximum number of tokens that can "
-         "be stored in KV cache (4096)", r"serve\.max_model_len does not fit"),
+        ("ValueError: (16 GiB KV cache is needed, which is larger than the available KV cache memory (4 GiB). Based on "
+         "the available memory, the estimated maximum model length is 2048. Try", r"lower it \(2048 fits\), or raise"),
+        ("ValueError: (16 GiB KV cache is needed, which is larger than the available KV cache memory (0 GiB). Try",
+         r"serve\.max_model_len does not fit .*: lower it, or raise serve\.gpu_memory"),
         ("ValueError: No available memory for the cache blocks.", r"lower serve\.max_model_len"),
         ("torch.OutOfMemoryError: CUDA out of memory.", r"serve\.tensor_parallel"),
         ("OSError: [Errno 98] Address already in use", r"serve\.port is taken"),
@@ -95,6 +98,22 @@ def test_why_it_ended_is_one_line_with_the_setting_that_helps(tmp_path, log, hin
     with pytest.raises(UserError, match=hint) as caught:
         raise UserError(supervisor.explain(log, 3, tmp_path / "server.log"))
     assert "\n" not in str(caught.value)
+
+
+def test_vllms_own_words_about_memory_and_length_are_those_that_are_looked_for(tmp_path):
+    pytest.importorskip("vllm")
+    from vllm.v1.core import kv_cache_utils
+
+    for available, hint in ((0, "lower serve.max_model_len, raise"), (1000, "lower it (512 fits)")):
+        with pytest.raises(ValueError) as caught:
+            kv_cache_utils._check_enough_kv_cache_memory(available, lambda: 2000, 4096, lambda free: 512)
+        assert hint in supervisor.explain(f"ValueError: {caught.value}", 1, tmp_path / "server.log")
+    package = Path(kv_cache_utils.__file__).parents[2]
+    for words, file in (
+        ("Free memory on device", "v1/worker/utils.py"),
+        ("than the derived max_model_len", "config/model.py"),
+    ):
+        assert words in (package / file).read_text()
 
 
 async def _status(path: str, headers: list, kind: str = "http") -> list[dict]:

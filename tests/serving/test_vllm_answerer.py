@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.vllm_engine import remove_stale_segments
 from lumen_hpc.nvila import generate
 from lumen_hpc.nvila.generate import first_tokens
 from lumen_hpc.nvila.packing import PICTURE
@@ -102,6 +105,23 @@ def test_the_flat_layout_answers_alike(folders, records, open_vllm, tmp_path, fa
     ]
 
 
+def test_the_faster_preprocessing_gives_the_native_answers_of_its_pixels(folders, open_vllm):
+    """Pictures so large that the two ways to make them small differ."""
+    rng = np.random.default_rng(1)
+    images = [Image.fromarray(rng.integers(0, 256, (900, 700), dtype=np.uint8)) for _ in range(2)]
+    record = {"images": images, "conversations": [{"from": "human", "value": "<image><image>What has changed?"}]}
+    native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
+    [fast], [exact] = (
+        native.preprocess([record], generation=True, inline=True, exact=way).samples for way in (False, True)
+    )
+    assert any(not torch.equal(one, other) for one, other in zip(fast.tiles, exact.tiles))
+    model = open_vllm(folders["dynamic_s2"], mm_processor_kwargs={"exact": False})
+    [(ids, output)] = model.ask([record], 8, logprobs=0)
+    theirs = torch.tensor([step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids)])
+    assert (theirs - _log_probabilities(native, fast, ids)).abs().max() < 1e-4
+    assert (theirs - _log_probabilities(native, exact, ids)).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("family", ["dynamic_s2"])
 def test_two_processes_that_share_the_language_model_answer_alike(folders, records, family):
     """Tensor parallelism over the CPU's gloo; tower and projector are whole in both."""
@@ -111,6 +131,7 @@ def test_two_processes_that_share_the_language_model_answer_alike(folders, recor
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [sys.executable, "-m", "tests.serving.tensor_parallel_worker", str(folders[family])]
+    remove_stale_segments()  # else the shared memory of an earlier run, which its ranks leave, fails this one
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [
         subprocess.Popen(
@@ -120,6 +141,7 @@ def test_two_processes_that_share_the_language_model_answer_alike(folders, recor
         for rank in ("0", "1")
     ]  # fmt: skip
     printed = [rank.communicate(timeout=400)[0] for rank in ranks]
+    remove_stale_segments()
     found = [line for line in printed[0].splitlines() if line.startswith("ids ")]
     assert found, printed[0][-2000:]
     assert json.loads(found[0][4:]) == [answer.ids for answer in expected]
