@@ -137,9 +137,9 @@ def listen(host: str, requested: int, setting: str) -> socket.socket:
         ) from None
 
 
-def free_port(host: str, requested: int) -> int:
+def free_port(host: str, requested: int, setting: str = "serve.port") -> int:
     """`requested`, or a free port if it is 0, for a server that opens it itself. Raises UserError if it is taken."""
-    with listen(host, requested, "serve.port") as probe:
+    with listen(host, requested, setting) as probe:
         return probe.getsockname()[1]
 
 
@@ -250,5 +250,7 @@ def explain(log: str, code: int, path: Path) -> str:
     for words, hint in _CAUSES:
         if words.lower() in log.lower():
             return f"the server ended: {hint.format(fitting=fitting)} (log: {path})"
-    errors = [line.strip() for line in log.splitlines() if "Error" in line]
+    if ours := re.findall(r"\bUserError: (.+)", log):  # of a process whose end vLLM then reports
+        return f"the server ended: {ours[-1].strip()} (log: {path})"
+    errors = [line.strip() for line in log.splitlines() if "Error" in line and "See root cause above" not in line]
     return f"the server ended with code {code}: {errors[-1] if errors else 'it left no error'} (log: {path})"

@@ -6,10 +6,13 @@ import asyncio
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import socket
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +94,11 @@ def test_the_key_is_on_no_command_line(tmp_path):
         ("torch.OutOfMemoryError: CUDA out of memory.", r"serve\.tensor_parallel"),
         ("OSError: [Errno 98] Address already in use", r"serve\.port is taken"),
         ("KeyError: 'something'\nbye", r"ended with code 3: KeyError: 'something'"),
+        ("(EngineCore pid=7) ERROR [core.py] lumen_hpc.errors.UserError: llm/model.safetensors is cut: copy it again\n"
+         "RuntimeError: Engine core initialization failed. See root cause above.",
+         r"the server ended: llm/model\.safetensors is cut: copy it again \(log: "),
+        ("(EngineCore) ERROR [core.py] KeyError: 'x'\nRuntimeError: Engine core initialization failed. See root "
+         "cause above.", r"ended with code 3: \(EngineCore\) ERROR .* KeyError: 'x'"),
         ("", "it left no error"),
     ],
 )  # fmt: skip
@@ -98,6 +106,16 @@ def test_why_it_ended_is_one_line_with_the_setting_that_helps(tmp_path, log, hin
     with pytest.raises(UserError, match=hint) as caught:
         raise UserError(supervisor.explain(log, 3, tmp_path / "server.log"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_without_a_key_does_not_start(tmp_path):
+    pytest.importorskip("vllm")
+    words = [sys.executable, "-m", "lumen_hpc.serving.server", str(tmp_path), "--host", "127.0.0.1", "--port", "0"]
+    done = subprocess.run(words, env=os.environ | {guard.KEY: ""}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "VLLM_API_KEY is empty: a server without a key would answer everybody on its node"
+    )
 
 
 def test_vllms_own_words_about_memory_and_length_are_those_that_are_looked_for(tmp_path):
