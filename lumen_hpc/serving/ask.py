@@ -6,6 +6,7 @@ at the terminal: `python launch.py ask run=demo model=lumen image=… reference=
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -57,8 +58,10 @@ def read(question: str, *, image: str | Path, reference: str | Path | None = Non
         question.encode()
     except UnicodeEncodeError:
         raise UserError("the question holds half a character: type it again, in UTF-8") from None
-    if days is not None and (not isinstance(days, int) or isinstance(days, bool)):
-        raise UserError(f"days={days!r}: takes a whole number of days")
+    try:
+        days = None if days is None else operator.index(days)  # numpy's and pandas' numbers too
+    except TypeError:
+        raise UserError(f"days={days!r}: takes a whole number of days") from None
     if days is not None and reference is None:
         raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
     given = {"image": image} if reference is None else {"reference": reference, "image": image}
