@@ -74,12 +74,10 @@ class CsvTable:
     def blocks(self) -> Iterator[Block]:
         """Blocks of text fields; a quoted field may hold line breaks."""
         with self._opened() as stream:
-            # Bytes that are not UTF-8 become surrogates, so that their row can be named.
-            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="\n")
-            header = self._header(lines.readline())
+            header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
             self.line = 1
-            unfinished: list[str] = []
-            while some := unfinished + list(islice(lines, BLOCK)):
+            unfinished: list[bytes] = []
+            while some := unfinished + list(islice(stream, BLOCK)):
                 above = self.line - len(unfinished)
                 last = len(some) - len(unfinished) < BLOCK
                 self.line = above + len(some)
@@ -88,7 +86,8 @@ class CsvTable:
                     yield Block(columns, self.row + numbers, above + numbers)
                     self.row += len(some)
                 else:
-                    rows, ends, unfinished = _rows(some, len(header), last)
+                    rows, ends, left = _rows(list(map(_text, some)), len(header), last)
+                    unfinished = some[len(some) - left :]
                     yield self._good(rows, above + ends, header)
 
     def packed_blocks(self, lead: int) -> Iterator[Block]:
@@ -226,10 +225,10 @@ def row_fault(fields: Fields, width: int, lead: int = 0) -> tuple[str, str] | No
     return ("NUL byte", "a NUL byte") if "\0" in text else None
 
 
-def _columns(lines: list[str], positions: list[int], width: int) -> list[list[str]]:
+def _columns(lines: list[bytes], positions: list[int], width: int) -> list[list[str]]:
     """The fields at these positions of good rows that need no parser, by column; empty if any row needs one."""
-    text = "".join(lines).replace("\r\n", "\n")
-    commas = set(map(methodcaller("count", ","), lines))
+    text = _text(b"".join(lines)).replace("\r\n", "\n")
+    commas = set(map(methodcaller("count", b","), lines))
     if commas != {width - 1} or width == 1 or '"' in text or "\r" in text or not _is_clean(text):
         return []
     fields = text.removesuffix("\n").replace("\n", ",").split(",")
@@ -267,8 +266,8 @@ _REASONS = {
 """How Python's csv errors begin → what they mean."""
 
 
-def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.ndarray, list[str]]:
-    """Rows of csv text, the number of the line that each ends on (from 1), and the lines of a row not yet complete.
+def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.ndarray, int]:
+    """Rows of csv text, the line that each ends on (from 1), and how many lines belong to a row not yet complete.
 
     A quoted field may hold line breaks, but not a whole row: where a continuing line has the fields of a row by
     itself, the quote above it is a stray one. Without this, two stray quotes would fuse rows, and a study would get
@@ -277,7 +276,7 @@ def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.nd
     try:
         rows = list(csv.reader(lines, strict=True))
         if len(rows) == len(lines) and ('"' not in "".join(lines) or set(map(len, rows)) == {width}):
-            return rows, np.arange(1, len(lines) + 1), []
+            return rows, np.arange(1, len(lines) + 1), 0
     except csv.Error:
         pass
     rows, ends, at = [], [], 0
@@ -288,7 +287,7 @@ def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.nd
         rows.append(row)
         at += max(size, 1)
         ends.append(at)
-    return rows, np.array(ends, np.int64), lines[at:]
+    return rows, np.array(ends, np.int64), len(lines) - at
 
 
 def _row(lines: list[str], at: int, width: int) -> tuple[Fields, int]:
@@ -316,6 +315,7 @@ def parse_row(line: bytes) -> Fields:
 
 
 def _text(line: bytes) -> str:
+    """Bytes that are not UTF-8 become surrogates, so that their row can be named."""
     return line.decode("utf-8", "surrogateescape")
 
 
