@@ -13,7 +13,7 @@ import duckdb
 
 from lumen_hpc.outcomes.faults import NAMED, Faults
 from lumen_hpc.outcomes.panel import PANEL
-from lumen_hpc.outcomes.tables import Tables, bad_id, id_in, of_the_run, readable
+from lumen_hpc.outcomes.tables import Tables, bad_id, id_in, no_id, of_the_run, readable
 
 LAST_HOURS = 72
 """A value older than this [h] at the time of the study says nothing of now."""
@@ -50,7 +50,7 @@ def read_labs(tables: Tables, faults: Faults) -> None:
         )
     # Compared as text, since 158 million casts would take longer; pandas may have written `50912.0`.
     items = ", ".join(f"'{PANEL[place].itemid}{end}'" for place in used for end in ("", ".0")) or "''"
-    of_the_panel = f"itemid IN ({items}) OR {id_in('itemid')} IS NULL"
+    of_the_panel = f"itemid IN ({items}) OR {no_id('itemid')}"
     with readable(tables.folder):
         database.execute(f"""
             CREATE TABLE labs AS

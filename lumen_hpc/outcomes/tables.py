@@ -31,6 +31,11 @@ _ID = "[1-9][0-9]{0,17}([.]0)?"
 """An id: digits, or as pandas writes a column of ids in which one is missing."""
 
 
+def no_id(column: str) -> str:
+    """SQL of whether a text is no id; true for none."""
+    return f"NOT coalesce(regexp_full_match({column}, '{_ID}'), false)"
+
+
 def id_in(column: str) -> str:
     """SQL of an id as a number; null for a text that is none: a cast alone rounds 10000001.5 and reads ' 1' and 1e7."""
     return f"CASE WHEN regexp_full_match({column}, '{_ID}') THEN TRY_CAST({column} AS BIGINT) END"
@@ -43,7 +48,7 @@ def bad_id(table: str) -> str:
     """
     ids = [column for column in TABLES[table] if column.endswith("id")]
     none = {column: f"NOT regexp_full_match({column}, '{_ID}')" for column in ids}
-    none |= {column: f"{id_in(column)} IS NULL" for column in ids if column in ("subject_id", "itemid")}
+    none |= {column: no_id(column) for column in ids if column in ("subject_id", "itemid")}
     cases = " ".join(f"WHEN {wrong} THEN '{column}'" for column, wrong in none.items())
     return f"CASE {cases} END"
 
