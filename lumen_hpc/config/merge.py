@@ -38,7 +38,9 @@ def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
             here = name == "command line"
             prefix = "profile." if here and kind is Profile else ""
             require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
-        raise UserError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+        hint = "; ${…} is another key of the same settings, and in capitals a variable of the shell"
+        first = str(error).splitlines()[0]
+        raise UserError(f"{getattr(error, 'full_key', '')}: {first}{hint * ('nterpolation' in first)}") from None
 
 
 def _with_new_names(source: str, values: DictConfig) -> DictConfig:

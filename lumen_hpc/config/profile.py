@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import leaves, read_yaml, similar
+from lumen_hpc.config.validate import leaves, read_yaml, require_fits, similar
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -239,6 +240,13 @@ def require_time_to_work(profile: Profile) -> None:
             )
 
 
+def slurm_keys(values: DictConfig) -> list[str]:
+    """Dotted keys of a profile's YAML that name an account, a partition or a qos."""
+    plain: Any = OmegaConf.to_container(values)
+    named = ("account", "partition", "qos")
+    return [key for key, value in leaves(plain) if value and key.rpartition(".")[2] in named]
+
+
 def names() -> list[str]:
     """The profiles that can be named."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -261,7 +269,15 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     parent = own.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
-    merged = OmegaConf.merge(read(parent, f"{path}: extends: {parent}", (*_seen, path)), own) if parent else own
+    if not parent:
+        merged: Any = own
+    else:
+        above = read(parent, f"{path}: extends: {parent}", (*_seen, path))
+        try:
+            merged = OmegaConf.merge(above, own)
+        except (OmegaConfBaseException, TypeError):  # a list where a mapping is, or the other way round
+            require_fits(Profile, own, f"profile {path}")
+            raise
     assert isinstance(merged, DictConfig)
     merged.name = name
     return merged

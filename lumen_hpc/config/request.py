@@ -81,7 +81,7 @@ class Request:
     anew: tuple[str, ...] = ()
     """Dotted keys of the settings on this command line."""
     of_site: tuple[str, ...] = ()
-    """Dotted keys of the profile on this command line, without `profile.`."""
+    """Dotted keys of the profile on this command line, and those in its file that name something of Slurm's."""
     profile_named: bool = False
     """Whether the command, the environment or the run itself says which profile."""
     recorded: dict[str, Any] | None = None

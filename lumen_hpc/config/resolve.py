@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import remembered
@@ -23,7 +24,16 @@ from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.request import Request, read_words, value_of
 from lumen_hpc.config.saved import require_complete
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import OTHER_BASE, as_written, check, leaves, read_yaml, similar
+from lumen_hpc.config.validate import (
+    OTHER_BASE,
+    SHELL_VARIABLE,
+    as_written,
+    check,
+    leaves,
+    of_shell,
+    read_yaml,
+    similar,
+)
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
@@ -48,7 +58,7 @@ def resolve(arguments: list[str]) -> Request:
         name, profile_yaml = goes_on.profile, profiles.read(goes_on.profile, f"{goes_on.file}: its profile")
     request.profile_named = chosen or goes_on is not None
     named_recipe = request.recipe
-    request.recipe = request.recipe or (goes_on.recipe if goes_on else str(profile_yaml.get("recipe", DEFAULT_RECIPE)))
+    request.recipe = request.recipe or (goes_on.recipe if goes_on else _text(profile_yaml, "recipe") or DEFAULT_RECIPE)
     given = _given_before(goes_on) if goes_on else {}
 
     limits: list[tuple[str, Any]] = []
@@ -78,7 +88,7 @@ def resolve(arguments: list[str]) -> Request:
         given = _beyond_base(request.recipe, request.profile.name, whole.settings)
     request.given = given | _values(request.settings, own)
     request.anew = tuple(key for key, _ in _leaves(own))
-    request.of_site = tuple(key for key, _ in _leaves(of_site))
+    request.of_site = (*profiles.slurm_keys(profile_yaml), *(key for key, _ in _leaves(of_site)))
     request.recorded = known.settings if known else None
     return request
 
@@ -97,7 +107,7 @@ def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tu
 
 def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:
     """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
-    request.run = request.run or Path(request.recipe or str(profile_yaml.get("recipe", DEFAULT_RECIPE))).stem
+    request.run = request.run or Path(request.recipe or _text(profile_yaml, "recipe") or DEFAULT_RECIPE).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
         path = Path(request.run)
         place = f", as in run={path.name} runs={path.parent}" if "/" in request.run and path.name else ""
@@ -105,12 +115,20 @@ def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> R
             f"run={request.run}: a run's name is one folder's, of letters, digits, `.`, `_` and `-`; "
             f"choose another root with runs=FOLDER{place}"
         )
-    runs = request.runs or str(of_site.get("runs") or profile_yaml.get("runs") or DEFAULT_RUNS)
+    runs = request.runs or _text(of_site, "runs") or _text(profile_yaml, "runs") or DEFAULT_RUNS
     folder = Path(os.path.expandvars(os.path.expanduser(runs))).absolute() / request.run
     known = remembered.read(folder) if request.verb in ("submit", "check") else None
     if known:
         request.runs = str(folder.parent)
     return known
+
+
+def _text(values: DictConfig, key: str) -> str:
+    """A text of a profile; one that refers to another key, which may have its default, as the whole profile has it."""
+    try:
+        return str(values.get(key) or "")
+    except OmegaConfBaseException:
+        return str(getattr(merged(Profile, [("profile", values)]), key))
 
 
 def _given_before(known: Remembered) -> dict[str, Any]:
@@ -201,7 +219,7 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
         except Exception as error:  # whatever YAML or OmegaConf make of it
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None
-    return found
+    return of_shell(found) if any(map(SHELL_VARIABLE.search, dotlist)) else found
 
 
 def _config(request: Request) -> DictConfig | None:

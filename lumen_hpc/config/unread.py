@@ -96,12 +96,15 @@ OF_SLURM = {
 
 
 def require_site_read(profile: Profile, keys: Iterable[str]) -> None:
-    """Raises UserError for the first of these profile keys that nothing reads on this machine: a forgotten profile."""
+    """Raises UserError for the first of these profile keys that nothing reads on this machine.
+
+    The profile was forgotten, or its file does not say what it extends.
+    """
     for key in keys if profile.executor == "local" else ():
         if set(key.split(".")[::2] if key.startswith("resources.") else key.split(".")[:1]) & OF_SLURM:
             raise UserError(
                 f"profile.{key}: nothing would read it, because profile {profile.name} runs on this machine, without "
-                "Slurm; name your site's with profile=NAME or LUMEN_PROFILE"
+                "Slurm; name your site's with profile=NAME or LUMEN_PROFILE (its file begins with `extends: slurm`)"
             )
 
 

@@ -27,6 +27,8 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", s
 
 OTHER_BASE = re.compile(r"(?<![\w.])0\d|\d:\d|\d_\d")
 """A text that may have a number which YAML 1.1 reads in another base than 10."""
+SHELL_VARIABLE = re.compile(r"(?<!\\)\$\{(?=[!#]?[A-Z_][A-Z0-9_]*\W)")
+"""The beginning of `${NAME}`, `${NAME:-otherwise}` and the like, as a shell reads them."""
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -36,6 +38,7 @@ def read_yaml(path: Path) -> DictConfig:
         found = OmegaConf.load(io.StringIO(text))
         if OTHER_BASE.search(text):
             found = OmegaConf.create(as_written(OmegaConf.to_container(found), yaml.load(text, Loader=yaml.BaseLoader)))
+        found = of_shell(found) if SHELL_VARIABLE.search(text) else found
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
@@ -44,6 +47,19 @@ def read_yaml(path: Path) -> DictConfig:
     if not isinstance(found, DictConfig):
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(found).__name__.removesuffix('Config')}")
     return found
+
+
+def of_shell(values: Any) -> Any:
+    """The same configuration, in which `${NAME}` in capitals is the shell's and no reference to another key."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [escaped(one) for one in value]
+        return SHELL_VARIABLE.sub(r"\\${", value) if isinstance(value, str) else value
+
+    return OmegaConf.create(escaped(OmegaConf.to_container(values)))
 
 
 def as_written(value: Any, text: Any) -> Any:
@@ -197,8 +213,9 @@ def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:
     for name, inner in typing.get_type_hints(kind).items():
         yield prefix + name
         below = f"{prefix}{name}."
-        if typing.get_origin(inner) is dict and key.startswith(below):
-            inner, below = typing.get_args(inner)[1], f"{below}{key.removeprefix(below).split('.')[0]}."
+        if typing.get_origin(inner) is dict and (key.startswith(below) or dataclasses.is_dataclass(inner.__args__[1])):
+            entry = key.removeprefix(below).split(".")[0] if key.startswith(below) else "KIND"
+            inner, below = typing.get_args(inner)[1], f"{below}{entry}."
         if isinstance(inner, types.UnionType):
             inner = typing.get_args(inner)[0]
         if dataclasses.is_dataclass(inner):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lumen_hpc.config import profile as profiles
+from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import RECIPES, resolve
 from lumen_hpc.errors import UserError
 
@@ -165,6 +167,10 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
             ["resources.gpu.gpus=many", "a whole number"],
         ),
         ("extends: slurm\naccunt: x\n", ["site.yaml", "'accunt'", "did you mean account"]),
+        ("extends: slurm\npartition: gpu\n", ["'partition'", "did you mean resources.KIND.partition?"]),
+        ("extends: slurm\nenvironment: [A=1]\n", ["site.yaml: environment=['A=1']: takes a mapping"]),
+        ("extends: slurm\ndefaults: [a]\n", ["site.yaml: defaults=['a']: takes a mapping"]),
+        ("extends: slurm\nruns: /scratch/${acount}\n", ["runs: ", "'acount' not found", "a variable of the shell"]),
     ],
 )
 def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expected: list[str]):
@@ -174,6 +180,20 @@ def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expec
         resolve(["stage=full", f"profile={profile}"])
     assert all(part in str(caught.value) for part in expected), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_variable_of_the_shell_is_no_reference_to_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/us")
+    lines = ["export X=${SLURM_TMPDIR}/x", "echo ${FOO:-a} ${#BAR} $(date)"]
+    (tmp_path / "site.yaml").write_text(
+        "extends: slurm\naccount: chest\nruns: ${SCRATCH}/${account}/runs\nscratch: /local/${SLURM_JOB_ID}\n"
+        f"setup: {json.dumps(lines)}\n"
+    )
+    request = resolve(["stage=full", f"profile={tmp_path}/site.yaml", "profile.environment={A: '${HOME}/a'}"])
+    saved.save(request, tmp_path / "config.yaml")
+    for profile in (request.profile, saved.load(tmp_path / "config.yaml")[1]):
+        assert (profile.runs, profile.scratch) == ("/scratch/us/chest/runs", "/local/${SLURM_JOB_ID}")
+        assert (profile.setup, profile.environment["A"]) == (lines, "${HOME}/a")
 
 
 def test_seeds_is_short_for_the_trainings_of_each_model():

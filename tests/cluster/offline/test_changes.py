@@ -110,6 +110,15 @@ def test_what_nothing_reads_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_site_that_extends_nothing_does_not_run_here(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("account: chest\nresources: {gpu: {partition: gpu}}\n")
+    assert launch.main(["stage=full", f"profile={site}", f"runs={tmp_path / 'runs'}"]) == 2
+    assert "profile.account: nothing would read it" in capsys.readouterr().err
+    site.write_text("resources: {cpu: {cpus: 4}}\nruns: mine\n")
+    assert launch.main(["stage=full", f"profile={site}", f"runs={tmp_path / 'runs'}", "dry_run=true"]) == 0
+
+
 def test_a_forgotten_profile_on_a_login_node_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
