@@ -48,6 +48,8 @@ class Line:
     make: Callable[[Path, int], Any] = lambda folder, size: None
     """Writes the inputs; not measured."""
     before: str = ""
+    note: Callable[[int], str] = lambda size: ""
+    """What else there is to say of a size."""
 
 
 # The CPU stages.
@@ -207,6 +209,19 @@ def layout(folder: Path, size: int) -> None:
         lay_out(range(len(groups)), groups, prefix, suffix, world_size=ranks, budget=16384, shared=True)
 
 
+def busy(size: int) -> str:
+    """Efficiency of the paper's LUMEN on `size` GPUs, alone and as `train.sequence_parallel=auto` has it."""
+    from lumen_hpc.config.schema import Train
+    from lumen_hpc.training.sizing import plan
+
+    alone, found = (plan(Train(sequence_parallel=ranks), size) for ranks in (1, "auto"))
+    before, now = alone.occupancy.efficiency, found.occupancy.efficiency
+    return (
+        f"efficiency {before:.2f}, with train.sequence_parallel={found.occupancy.sequence_parallel} {now:.2f}: "
+        f"a GPU sends {found.sent_gb:.1f} GB a step, {found.sending:.0%} of the time"
+    )
+
+
 def imports(folder: Path, size: int) -> None:
     import lumen_hpc.training.train  # noqa: F401
 
@@ -278,7 +293,7 @@ LINES = {
     "instruct": Line(instruct, (70_000, 350_000, 700_703), "questions", prepared, "13 s at 700,703"),
     "evaluate": Line(evaluate, (1_000, 10_000, 100_000), "answers a model", answers, "78 s, 1,500 MB at 100,000"),
     "survey": Line(survey, (15_000, 60_000, 240_000), "records", records, ".89 ms of CPU a record on this benchmark"),
-    "layout": Line(layout, (4, 32, 256), "GPUs, 100 steps", before=".3 ms a step, nothing spread"),
+    "layout": Line(layout, (4, 16, 32, 64, 256), "GPUs, 100 steps", before=".3 ms a step, nothing spread", note=busy),
     "import": Line(imports, (1,), "process", before="5.8 s, 15,187 opens, 91,520 stats"),
     "status": Line(status, (10, 100, 1_000), "shards", run_of),
     "status-copied": Line(status, (10, 100, 1_000), "shards", copied, "every file hashed at every call"),
@@ -337,6 +352,8 @@ def show(name: str) -> None:
             files = traced(name, Path(folder), size)
         opens, stats = (f"{count:,}" for count in files) if files else ("-", "-")
         print(f"{name:14} {size:>9,} {wall:8.2f} {cpu:8.2f} {peak:8.0f} {opens:>9} {stats:>9}", flush=True)
+        if note := line.note(size):
+            print(f"{'':24} {note}")
         rows.append((size, cpu))
     (size, cpu), (larger, more) = rows[-2:] if len(rows) > 1 else (rows[0], rows[0])
     grows = f"exponent {math.log(more / cpu) / math.log(larger / size):.2f}; " if larger > size else ""

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from lumen_hpc.distributed import COLLECTIVE_S, Ranks, gather_json
-from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch
 from lumen_hpc.nvila.attention import Plan
 from lumen_hpc.nvila.group import Alone
@@ -51,22 +50,24 @@ class Group(Alone):
 
 
 def form(size: int, ranks: Ranks) -> Alone:
-    """The group of this rank where `size` neighbours compute together; all ranks call it.
-
-    Raises UserError if the ranks of a group are on several nodes: attention would exchange over the network.
-    """
+    """The group of this rank where `size` neighbours compute together; all ranks call it."""
     if size == 1:
         return Alone()
-    hosts = gather_json(socket.gethostname())
     groups = [list(range(first, first + size)) for first in range(0, ranks.world_size, size)]
-    for group in groups:
-        if len(places := {hosts[rank] for rank in group}) > 1:
-            raise UserError(
-                f"train.sequence_parallel={size}: ranks {group} are on several nodes ({', '.join(sorted(places))}); "
-                "use train.sequence_parallel=1, or number the ranks node by node (srun --distribution=block)"
-            )
     own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=COLLECTIVE_S))
     return Group(size, ranks.rank % size, own.group_name)
+
+
+def apart(size: int) -> str:
+    """Why neighbouring ranks would exchange over the network, if `size` of them compute together; empty if not.
+
+    All ranks call it.
+    """
+    hosts = gather_json(socket.gethostname())
+    for first in range(0, len(hosts), size):
+        if len(places := sorted(set(hosts[first : first + size]))) > 1:
+            return f"ranks {first} to {first + size - 1} are on several nodes ({', '.join(places)})"
+    return ""
 
 
 def own_tokens(batch: Batch, group: Alone) -> tuple[Batch, torch.Tensor, int]:

@@ -157,6 +157,12 @@ def _together(
     if train.sequence_parallel == "auto" and torch.cuda.is_available():
         steps = occupancy.sampled(vars(found), train, seed)
         size = occupancy.parallel(steps, train, ranks.world_size, nodes=ranks.nodes, heads=sizes.heads)
+    if size > 1 and (reason := sequence_parallel.apart(size)):
+        fix = "number the ranks node by node (srun --distribution=block)"
+        if train.sequence_parallel != "auto":
+            raise UserError(f"train.sequence_parallel={size}: {reason}; {fix}, or use train.sequence_parallel=1")
+        log.warning("train.sequence_parallel=auto stays 1, where %d would be faster: %s; %s", size, reason, fix)
+        size = 1
     train = dataclasses.replace(train, sequence_parallel=size)
     sizing.check_parallel(train, ranks.world_size, ranks.nodes, sizes)
     if size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import sequence_parallel
+from lumen_hpc.training import train as training
 from lumen_hpc.training.model_sizes import Sizes
+from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.sequence_parallel import Group, own_tokens
 from lumen_hpc.training.sizing import check, check_batch, check_parallel, plan
 from tests.training import tiny, toy
+from tests.training.test_occupancy import records
 
 LORA = {"kind": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.0}
 KINDS = {"mixture": {"diagnostic": 4, "difference": 2, "prediction": 2}, "loss": "kinds", "steps": 3}
@@ -112,10 +117,43 @@ def test_every_supervised_token_and_every_tile_is_one_rank_s(size: int) -> None:
     assert torch.equal(tiles[:3], batch.tiles) and not tiles[3:].any() and len(tiles) == 4
 
 
-def test_ranks_of_a_group_on_two_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence_parallel, "gather_json", lambda host: ["n1", "n2"] * 2)
-    with pytest.raises(UserError, match=r"ranks \[0, 1\] are on several nodes \(n1, n2\).*distribution=block"):
-        sequence_parallel.form(2, Ranks(world_size=4, nodes=2))
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """How 64 ranks on 16 nodes of four GPUs of 80 GB decide what of LUMEN's records they compute together."""
+    workload = MODELS["lumen"].workload
+    assert workload is not None
+    columns = records(workload, "narrow")
+    index = RecordIndex(**{field.name: columns.get(field.name) for field in dataclasses.fields(RecordIndex)})
+    device = type("Device", (), {"total_memory": 80e9})()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: device)
+    monkeypatch.setattr(Sizes, "read", lambda base: Sizes())
+
+    def decide(asked: Train, hosts: list[str]) -> Train:
+        monkeypatch.setattr(sequence_parallel, "gather_json", lambda host: hosts)
+        ranks = Ranks(world_size=64, nodes=16)
+        resolved = training._resolved(asked, tmp_path, tmp_path, ranks)
+        return training._together(resolved, asked, index, tmp_path, tmp_path, ranks, 0)
+
+    return decide
+
+
+BLOCK = [f"n{rank // 4}" for rank in range(64)]
+CYCLIC = [f"n{rank % 16}" for rank in range(64)]
+
+
+def test_auto_follows_the_records_and_recomputes_less_where_activations_are_divided(together: Any) -> None:
+    alone, found = together(Train(sequence_parallel=1), BLOCK), together(Train(), BLOCK)
+    assert (alone.sequence_parallel, found.sequence_parallel) == (1, 4)
+    assert (alone.checkpointing, found.checkpointing) == ("full", "none")
+    assert together(Train(checkpointing="selective"), BLOCK).checkpointing == "selective"
+
+
+def test_ranks_of_a_group_stay_on_one_node(together: Any) -> None:
+    assert together(Train(), CYCLIC).sequence_parallel == 1
+    refusal = r"train\.sequence_parallel=2: ranks 0 to 1 are on several nodes \(n0, n1\).*distribution=block"
+    with pytest.raises(UserError, match=refusal):
+        together(Train(sequence_parallel=2), CYCLIC)
 
 
 def _on_one(settings: dict[str, Any]) -> dict[str, Any]:
