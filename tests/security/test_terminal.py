@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import launch
 from lumen_hpc.cluster import asking, commands, logs, status_table
@@ -69,7 +70,7 @@ def test_the_message_of_a_wrong_command(capsys):
 
 
 def test_a_models_answer(tmp_path, monkeypatch, capsys):
-    (tmp_path / "image.png").write_bytes(b"")
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
     model = SimpleNamespace(ask=lambda *_, **__: SimpleNamespace(answer=ATTACK))
     monkeypatch.setattr(asking, "open_model", lambda *_: model)
     monkeypatch.setattr(asking, "trained", lambda *_: tmp_path)
