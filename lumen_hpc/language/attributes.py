@@ -44,7 +44,7 @@ def _parts(phrase: Phrase) -> list[_Part]:
     explicit = {"left", "right"} & set(phrase.roles("side"))
     for word in phrase.leaves():
         place = word.roles.get("place", "")
-        if word.roles.keys() & {"and", "or", "comma", "in"}:
+        if word.roles.keys() & {"and", "or", "comma"} or ("in" in word.roles and parts[-1].sides):
             parts.append(_Part())
         elif word.roles.keys() & {"both", "each"} and explicit:
             continue  # both the left and the right

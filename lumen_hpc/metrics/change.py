@@ -115,7 +115,7 @@ class Reader:
     def findings(self, text: str) -> set[str]:
         """The findings that a text about one image says are there."""
         found = read(text, "abnormality", self._names, lenient=True).findings
-        return {name for name, state in found.items() if state.status == "present" and name != ANY}
+        return {name for name, state in found.items() if state.status in ("present", "same") and name != ANY}
 
     def change(self, text: str, kind: str = "difference") -> Change | None:
         """The change that a text claims; None if it claims neither a change of a finding nor that there is none.

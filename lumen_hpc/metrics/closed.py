@@ -22,6 +22,9 @@ _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
 
+_KNOWN = ("present", "same", "absent")
+"""What is said of a finding where it answers: residual edema is there."""
+
 
 def first_yes_no(answer: str) -> str | None:
     """The first word `yes` or `no` of an answer, in lower case; None if it has neither."""
@@ -67,7 +70,7 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         claims = [there == (view == asked) for view, there in facts.views.items() if there or view == asked]
     else:
         states = facts.findings.values() if finding is None else [facts.findings.get(finding)]
-        claims = [state.status == "present" for state in states if state and state.status in ("present", "absent")]
+        claims = [state.status != "absent" for state in states if state and state.status in _KNOWN]
     if not claims:
         return facts.lead or None
     return "yes" if any(claims) else "no"

@@ -229,6 +229,10 @@ LENIENT = [
     ("New edema is possible.", None),
     ("New edema and possibly a nodule.", {("new", "edema")}),
     ("New edema is likely.", {("new", "edema")}),
+    (
+        "The reference image showed edema and pneumonia, both of which have resolved.",
+        {("resolved", "edema"), ("resolved", "pneumonia")},
+    ),
 ]
 
 
@@ -277,6 +281,8 @@ def test_a_list_in_the_wild_names_all_its_findings(text):
         ("A small effusion is possible.", None),
         ("Possible effusion.", None),
         ("An effusion is suspected.", None),
+        ("There is a residual pleural effusion.", "yes"),
+        ("The effusion is unchanged.", "yes"),
         ("Neither edema nor effusion.", "no"),
         ("I don't think there is an effusion.", None),
         ("There is edema.", None),
