@@ -18,6 +18,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,12 +58,15 @@ def row(name: str, counts: Counter, kinds: set[str]) -> str:
 
 
 def cases(path: Path) -> None:
+    began = time.process_time()
     counts, wrong = measured(path)
+    spent = time.process_time() - began
     kinds = dict.fromkeys(kind for kind, _, _ in counts)
     print(f"{'type':<12} {'faithful':>8} {'unfaithful':>10} {'precision':>10} {'recall':>8} {'unfaithful caught':>18}")
     for kind in kinds:
         print(row(kind, counts, {kind}))
     print(row("all", counts, set(kinds)))
+    print(f"{counts.total() / spent:,.0f} checks a second of one core, each of another answer")
     for case, reasons in wrong:
         outcome = f"rejected although faithful ({'; '.join(reasons)})" if reasons else "passed although unfaithful"
         print(f"{outcome}: {case['type']} | {case['short_answer'].strip()} | {case['long_answer']}")

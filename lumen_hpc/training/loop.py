@@ -184,7 +184,8 @@ class Loop:
                 metrics, stop = self._step(ids, micros)
                 self.done += 1
                 due = self._is_due()
-                held_out = self._validate() if due and not stop else {}
+                # A stop does not wait for it, since the next start measures it; after the last step there is no start.
+                held_out = self._validate() if due and (not stop or self.done == self.plan.steps) else {}
                 if journal is not None:
                     timing = self._timing(
                         time.perf_counter() - began - self.validated, waited, micros, metrics, started

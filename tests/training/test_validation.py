@@ -34,8 +34,9 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"steps": 4, "global_batch": 4, "checkpoint_every": 2}
     plain, measured = (tiny.run(top / name, dataset, **settings) for name in ("plain", "measured"))
     several = tiny.run(top / "several", dataset, **settings, zero=3)
-    cut = tiny.run(top / "cut", dataset, **settings) | held_out
-    outputs = toy.train(plain, measured | held_out, cut | {"stop_at": 2}, cut, script=tiny.__file__)
+    cut, late = (tiny.run(top / name, dataset, **settings) | held_out for name in ("cut", "late"))
+    stopped = cut | {"stop_at": 2}, cut, late | {"stop_at": 4}
+    outputs = toy.train(plain, measured | held_out, *stopped, script=tiny.__file__)
     toy.train(several | held_out, world_size=2, script=tiny.__file__)
     (top / "log.txt").write_text(outputs[0])
     return top
@@ -61,6 +62,10 @@ def test_it_is_measured_at_checkpoints_and_at_the_end_on_any_number_of_processes
 
 def test_a_stop_at_a_checkpoint_does_not_wait_for_it_and_the_next_start_makes_up_for_it(trained: Path) -> None:
     assert toy.metrics(trained / "cut") == toy.metrics(trained / "measured")
+
+
+def test_a_stop_in_the_last_step_waits_for_it(trained: Path) -> None:
+    assert toy.metrics(trained / "late") == toy.metrics(trained / "measured")
 
 
 def test_it_is_the_mean_loss_of_the_usable_records_under_the_weights_of_that_step(trained: Path, dataset: Path) -> None:
