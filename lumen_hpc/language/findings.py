@@ -191,7 +191,7 @@ class Finding:
 
     def _level(self, predicate: Predicate, item: Item, time: str) -> None:
         self.events |= {item.event} - {""}
-        if self.kind not in CHANGING and predicate.has("colon") and not predicate.has("from"):
+        if self.kind not in CHANGING and predicate.readings and predicate.has("colon") and not predicate.has("from"):
             self._ranges(predicate, item, time)
         if predicate.events or predicate.become:
             self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}

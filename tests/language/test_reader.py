@@ -71,6 +71,18 @@ ASKED = {
 KINDS = yaml.safe_load(Path(__file__).with_name("reader_kinds.yaml").read_text())
 
 
+@pytest.mark.parametrize("text", ["Edema: mild before, severe now.", "Edema: moderate <- mild, comparing both images."])
+def test_levels_after_a_colon_are_read_as_any_answer(text: str) -> None:
+    for kind, *_ in ASKED.values():
+        read(text, kind, lenient=True)
+
+
+def test_every_case_is_read_as_an_answer_to_another_type_too() -> None:
+    kinds = sorted({kind for kind, *_ in ASKED.values()})
+    for i, case in enumerate(read_jsonl(CASES)):
+        read(case["long_answer"], kinds[i % len(kinds)], lenient=True)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind['kind']} ({kind['asked']})")
 def test_a_kind_of_unfaithful_wording_is_refused_and_its_neighbours_pass(kind):
     passed = [text for text in kind["faithful"] + kind["unfaithful"] if not check(*ASKED[kind["asked"]], text)]
