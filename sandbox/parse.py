@@ -21,7 +21,7 @@ def bracketed(phrase: parsing.Phrase) -> str:
     if phrase.word is not None:
         return phrase.word.text if phrase.word.roles else f"{phrase.word.text}?"
     beside = "".join(f" +{bracketed(adjunct)}" for adjunct in phrase.adjuncts)
-    return f"{phrase.kind}({' '.join(word.text for word in phrase.leaves())}){beside}"
+    return f"{phrase.kind}({' '.join(word.text for word in phrase.words)}){beside}"
 
 
 def parsed(kind: str, text: str) -> list[str]:

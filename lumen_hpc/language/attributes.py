@@ -42,7 +42,7 @@ def _parts(phrase: Phrase) -> list[_Part]:
     """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
     parts = [_Part()]
     explicit = {"left", "right"} & set(phrase.roles("side"))
-    for word in phrase.leaves():
+    for word in phrase.words:
         place = word.roles.get("place", "")
         if word.roles.keys() & {"and", "or", "comma"} or ("in" in word.roles and parts[-1].sides):
             parts.append(_Part())

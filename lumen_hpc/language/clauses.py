@@ -136,7 +136,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         time = "both" if time == "then" else "now"
     if time == "both":
         time, item.event = "", "unclear"
-    negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in whole.leaves())
+    negations = sum(bool(_NEGATIONS & word.roles.keys()) for word in whole.words)
     denied = negations > 0
     for part in parts:
         if part.kind in VERBS or part.has("oldadj", "residual"):
@@ -238,7 +238,7 @@ class Predicate:
             self.roles["Change"] = []
         verbs: list[str] = []
         for part in others:
-            for word in part.leaves() if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
+            for word in part.words if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
                 played = _played(word, part, clause.row)
                 for role, value in played.items():
                     self.roles.setdefault(role, []).append(value)

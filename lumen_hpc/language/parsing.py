@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -36,12 +37,11 @@ class Phrase:
     adjuncts: list[Phrase] = field(default_factory=list)
     """Phrases of place, time and comparison that stood beside it."""
 
-    def leaves(self) -> Iterator[Word]:
-        """Its words in order, without those of its adjuncts."""
-        if self.word is not None:
-            yield self.word
-        for part in self.parts:
-            yield from part.leaves()
+    words: tuple[Word, ...] = ()
+    """Its words in order, without those of its adjuncts."""
+
+    def __post_init__(self) -> None:
+        self.words = (self.word,) if self.word is not None else tuple(chain.from_iterable(p.words for p in self.parts))
 
     def all(self, *kinds: str) -> Iterator[Phrase]:
         """The outermost phrases of these kinds in it, adjuncts included."""
@@ -54,11 +54,11 @@ class Phrase:
 
     def roles(self, role: str) -> list[str]:
         """What its words stand for in a role, in order."""
-        return [word.roles[role] for word in self.leaves() if role in word.roles]
+        return [word.roles[role] for word in self.words if role in word.roles]
 
     def has(self, *roles: str) -> bool:
         """Whether one of its words can play one of these roles."""
-        return any(role in word.roles for word in self.leaves() for role in roles)
+        return not all(word.roles.keys().isdisjoint(roles) for word in self.words)
 
     @property
     def own(self) -> dict[str, str]:
@@ -68,7 +68,7 @@ class Phrase:
     @property
     def texts(self) -> set[str]:
         """Its words."""
-        return {word.text for word in self.leaves()}
+        return {word.text for word in self.words}
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ class _Reading:
     def count(self, clause: Clause, items: list[Item]) -> None:
         """Holds the number words of a clause against the findings that it names."""
         for part in clause.parts if items and items[0].name != ANY else ():
-            for word in part.leaves() if part.kind in ("Any", "Number") else ():
+            for word in part.words if part.kind in ("Any", "Number") else ():
                 number = word.roles.get("count", "1" * ("numeral" in word.roles))
                 self.counted[number] += 1
                 if number not in ("", str(len(items)), "many" * (len(items) > 1)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from lumen_hpc.language.unwrapping import unwrapped
 
 LONGEST = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
-_LONGEST_PHRASE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,12 @@ Names = tuple[tuple[str, str], ...]
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
     tokens = normal(text).split()
-    known, named = lexicon().phrases[ahead], _named(names)
+    known, longest = lexicon().phrases[ahead], lexicon().longest
+    named, longest_named = _named(names)
     found, i = [], 0
     while i < len(tokens):
-        longest = _LONGEST_PHRASE if names or tokens[i] in lexicon().heads else 1
-        for n in range(min(longest, len(tokens) - i), 0, -1):
+        most = max(longest.get(tokens[i], 1), longest_named.get(tokens[i], 1))
+        for n in range(min(most, len(tokens) - i), 0, -1):
             phrase = " ".join(tokens[i : i + n])
             if word := named.get(phrase) or known.get(phrase):
                 break
@@ -61,10 +61,11 @@ def normal(text: str) -> str:
     text = text[:LONGEST].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     text = re.sub(r"(?<=[a-z0-9])[-\N{NON-BREAKING HYPHEN}](?=[a-z])", " ", text)
     text = re.sub(r"\bcan't\b|\bcannot\b", "can not", text)
-    text = text.replace("won't", "will not")
-    text = re.sub(r"n't\b", " not", text)
-    text = re.sub(r"\b(there|it|that|here)'s\b", r"\1 is", text)
-    text = re.sub(r"(?<=[a-z])'s?(?= |$|[.,;:])", lambda found: "s" if "s" in found[0] else "", text)
+    if "'" in text:
+        text = text.replace("won't", "will not")
+        text = re.sub(r"n't\b", " not", text)
+        text = re.sub(r"\b(there|it|that|here)'s\b", r"\1 is", text)
+        text = re.sub(r"(?<=[a-z])'s?(?= |$|[.,;:])", lambda found: "s" if "s" in found[0] else "", text)
     text = re.sub(r"\byou will (?=see|find|note|notice|observe)", "you ", text)  # no prediction
     text = re.sub(r"\b(vs|cf)\.|\bi\. ?e\.", lambda found: found[1] or "ie", text)
     text = re.sub(r"[^a-z0-9 ]", r" \g<0> ", text)
@@ -83,8 +84,8 @@ class Lexicon:
     phrases: tuple[dict[str, Word], dict[str, Word]]
     """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
-    heads: frozenset[str]
-    """First words of set phrases."""
+    longest: dict[str, int]
+    """Words of the longest phrase, by its first word."""
 
     def signs_of(self, role: str) -> str:
         """The signs of all words that can play a role."""
@@ -106,7 +107,15 @@ def lexicon() -> Lexicon:
     now, ahead = (
         {phrase: Word(phrase, roles, signs[frozenset(roles)]) for phrase, roles in table.items()} for table in tables
     )
-    return Lexicon((now, ahead), signs, frozenset(phrase.split()[0] for phrase in tables[0] if " " in phrase))
+    return Lexicon((now, ahead), signs, _longest(now))
+
+
+def _longest(phrases: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for phrase in phrases:
+        first, *rest = phrase.split()
+        found[first] = max(found.get(first, 1), 1 + len(rest))
+    return found
 
 
 def _word(text: str, roles: dict[str, str]) -> Word:
@@ -115,8 +124,8 @@ def _word(text: str, roles: dict[str, str]) -> Word:
 
 
 @lru_cache(maxsize=256)
-def _named(names: Names) -> dict[str, Word]:
-    """Names in the singular or plural; a finding of two words also turned round."""
+def _named(names: Names) -> tuple[dict[str, Word], dict[str, int]]:
+    """Names in the singular or plural, a finding of two words also turned round; and the `longest` of a Lexicon."""
     phrases = {}
     for role, name in names:
         given = normal(name).split()
@@ -124,7 +133,7 @@ def _named(names: Names) -> dict[str, Word]:
             for ending in ("", "s", "es") if given else ():
                 phrase = " ".join(order) + ending
                 phrases[phrase] = _word(phrase, {role: name})
-    return phrases
+    return phrases, _longest(phrases)
 
 
 @cache
