@@ -40,8 +40,8 @@ def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) 
 def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Sequence[int], submission: Path) -> float:
     """Returns once everything that these shards of a task's step read matches its manifest lines.
 
-    Returns the seconds that it waited; 0 where nothing was corrupt. Raises Interrupted if the task is asked to stop
-    meanwhile, and UserError if the shards cannot be written again.
+    Returns the seconds that it waited; 0 where nothing was corrupt. A controller that does not answer is asked again.
+    Raises Interrupted if the task is asked to stop meanwhile, and UserError if the shards cannot be written again.
     """
     submitted: set[str] = set()
     began, last_asked = time.monotonic(), -ASK_S
@@ -52,7 +52,10 @@ def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Seq
             raise Interrupted("while what it reads was written again")
         if task.ranks.first and time.monotonic() - last_asked >= ASK_S:
             last_asked = time.monotonic()
-            _resubmit(pipeline, task.run, graph, bad, submission, submitted)
+            try:
+                _resubmit(pipeline, task.run, graph, bad, submission, submitted)
+            except slurm.Unreachable as error:  # no reason to give the nodes back: the next answer may come
+                print(f"{error}; asking again in {ASK_S:.0f} s", flush=True)
         time.sleep(LOOK_S)
         waited = time.monotonic() - began
     return waited

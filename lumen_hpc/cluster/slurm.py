@@ -124,6 +124,8 @@ def ask(*words: str, timeout: float = 60, own_session: bool = False) -> str:
         raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
     if process.returncode:
         message = " ".join((complaint.strip() or found.strip()).decode(errors="replace").split())
+        if not message:  # it was killed, or died, before it could say anything; Slurm may have taken what it sent
+            raise Unreachable(f"{' '.join(words[:3])}: it ended without a word (exit status {process.returncode})")
         if NO_CLUSTER.search(message):
             message += ": is this a login node? (profile.executor=local runs here)"
         raise (Unreachable if NO_ANSWER.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")

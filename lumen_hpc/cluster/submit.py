@@ -148,7 +148,8 @@ def submit(
         if not isinstance(error, UserError):
             raise
         if not isinstance(error, slurm.Refused):
-            raise UserError(f"{error}; {outcome}") from None
+            kind = slurm.Unreachable if isinstance(error, slurm.Unreachable) else UserError
+            raise kind(f"{error}; {outcome}") from None
         requested = sbatch.request(request.profile, step)
         if "submit limit" in str(error):
             why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"

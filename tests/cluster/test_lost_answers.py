@@ -18,7 +18,7 @@ ON_HOLD = "profile.additional={hold: 'true'}"
 
 def test_watch_outlasts_a_controller_that_stalls_for_40_seconds(site: Site, cluster: Cluster, tmp_path: Path) -> None:
     site.submit("stalled", ON_HOLD)
-    words = ["status", "watch=true", "run=stalled", "profile=test", f"runs={site.runs}", f"experts.shards={SHARDS}"]
+    words = ["status", "watch=true", "run=stalled", "profile=test", f"runs={site.runs}"]
     output = tmp_path / "output"
     with output.open("wb") as stream:
         watch = subprocess.Popen(

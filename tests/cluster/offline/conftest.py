@@ -38,13 +38,14 @@ def run(tmp_path: Path) -> Run:
 
 SBATCH = """\
 #!/bin/sh
-# Stands in for sbatch: keeps each script, numbers jobs; refuses job $REFUSE_AT, accepts $LOST_AT without a word, and at
-# $INTERRUPT_AT its caller meets ^C before the answer.
+# Stands in for sbatch: keeps each script, numbers jobs; refuses job $REFUSE_AT, accepts $LOST_AT without a word, dies
+# at $KILLED_AT, and at $INTERRUPT_AT its caller meets ^C before the answer.
 n=$(ls "$FAKE" | grep -c '^script' || true)
 [ "$n" = "${LOST_AT:-none}" ] && {
     echo "$((1000 + n))|PENDING|Priority||N/A|$(id -u)|r.answer-a" > "$FAKE/queue"
     touch "$FAKE/script-$n"
     echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1; }
+[ "$n" = "${KILLED_AT:-none}" ] && kill -KILL $$
 [ "$n" = "${REFUSE_AT:-none}" ] && { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
 cp "$1" "$FAKE/script-$n"
 [ "$n" = "${INTERRUPT_AT:-none}" ] && { kill -INT "$PPID"; sleep 0.5; }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, live, lock, submit
+from lumen_hpc.cluster import commands, live, lock, slurm, submit
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
@@ -160,6 +160,15 @@ def test_a_job_that_sbatch_accepted_without_a_word_is_cancelled(
     with pytest.raises(UserError, match=r"Socket timed out.*nothing was submitted"):
         submit_chain(request_here, stages)
     assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000", "1003"]
+
+
+def test_an_sbatch_that_dies_without_a_word_is_no_refusal_and_leaves_no_job(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KILLED_AT", "2")
+    with pytest.raises(slurm.Unreachable, match=r"ended without a word \(exit status -9\); nothing was submitted"):
+        submit_chain(request_here, stages)
+    assert (fake / "cancelled").read_text().split() == ["1001", "1000"]
 
 
 def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
