@@ -11,9 +11,9 @@ from sandbox.checkout import ROOT
 from sandbox.slurm import Cluster
 
 
-def check(cluster: Cluster, *words: str) -> tuple[int, str]:
+def check(cluster: Cluster, *words: str, recipe: str = "demo") -> tuple[int, str]:
     """Exit code and output of `check` in the project itself, with its own stages and its h100 profile."""
-    command = [sys.executable, "launch.py", "check", "profile=h100", "recipe=demo", "run=not-created", *words]
+    command = [sys.executable, "launch.py", "check", "profile=h100", f"recipe={recipe}", "run=not-created", *words]
     done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
     assert cluster.queue() == []
     assert not (ROOT / "runs" / "not-created").exists()
@@ -75,7 +75,7 @@ def test_a_partition_whose_nodes_are_all_drained_is_said(cluster: Cluster) -> No
 
 
 def test_a_smoke_run_fits_a_site_as_it_is(cluster: Cluster) -> None:
-    code, output = check(cluster, "recipe=smoke")
+    code, output = check(cluster, recipe="smoke")
     assert code == 0, output
     command = [sys.executable, "launch.py", "stage=full", "profile=h100", "recipe=smoke", "dry_run=true"]
     done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
