@@ -7,6 +7,7 @@ LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from lumen_hpc.data.diff_vqa import parse_question
 from lumen_hpc.language.clauses import ANY
@@ -43,6 +44,7 @@ def strict(answer: str) -> str | None:
     return spoken[0] if spoken in (["yes"], ["no"]) else None
 
 
+@lru_cache(maxsize=1 << 16)  # closed answers are few sentences, given again and again
 def stated(kind: str, question: str, answer: str) -> str | None:
     """Whether an answer affirms or denies what was asked: by its opening `Yes` or `No`, else by what it says.
 
