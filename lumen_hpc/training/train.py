@@ -114,10 +114,11 @@ def fine_tune(
         if not on_any_rank(should_stop()):
             form = form or PromptForm.trained()
             train = _compiling(train, ranks, progress)
-            found = _surveyed(train, records, base, out, fingerprint, ranks, should_stop, progress)
+            rows, preprocessor = Records(records), nvila.Preprocessor.open(base)
+            found = _surveyed(train, rows, preprocessor, out, fingerprint, ranks, should_stop, progress)
             if found is not None:
                 train = _together(train, asked, found, base, out, ranks, seed)
-                work = _work(train, records, base, out, fingerprint, ranks, found, progress, form, held_out)
+                work = _work(train, rows, preprocessor, base, out, fingerprint, ranks, found, progress, form, held_out)
         if work is None:
             leave()
             kept = newest(out / FOLDER)
@@ -219,8 +220,8 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
 
 def _surveyed(
     train: schema.Train,
-    records: Path,
-    base: Path,
+    rows: Records,
+    preprocessor: nvila.Preprocessor,
     out: Path,
     fingerprint: dict[str, Any],
     ranks: Ranks,
@@ -228,9 +229,8 @@ def _surveyed(
     progress: Callable[..., None],
 ) -> RecordIndex | None:
     """The index of the records; None if a stop was requested while it was made."""
-    preprocessor = nvila.Preprocessor.open(base)
     found = survey(
-        Records(records),
+        rows,
         lambda some: measure(some, preprocessor),
         ranks,
         opening=opening,
@@ -248,7 +248,8 @@ def _surveyed(
 
 def _work(
     train: schema.Train,
-    records: Path,
+    rows: Records,
+    preprocessor: nvila.Preprocessor,
     base: Path,
     out: Path,
     fingerprint: dict[str, Any],
@@ -259,12 +260,10 @@ def _work(
     held_out: Path | None,
 ) -> loop.Work:
     """Everything that the loop works on."""
-    rows = Records(records)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(ranks.local_rank).total_memory / 1e9
         sizing.check(train, ranks.world_size, memory, nodes=ranks.nodes, sizes=Sizes.read(base))
     group = sequence_parallel.form(train.ranks_a_micro_batch, ranks)
-    preprocessor = nvila.Preprocessor.open(base)
     multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
     held = None
     if held_out is not None and held_out.is_file() and train.validate:
