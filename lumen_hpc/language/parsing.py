@@ -37,7 +37,7 @@ class Phrase:
     adjuncts: list[Phrase] = field(default_factory=list)
     """Phrases of place, time and comparison that stood beside it."""
 
-    words: tuple[Word, ...] = ()
+    words: tuple[Word, ...] = field(init=False)
     """Its words in order, without those of its adjuncts."""
 
     def __post_init__(self) -> None:
