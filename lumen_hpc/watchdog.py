@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ class Watchdog:
     """Calls `on_stuck` with the reason when no `beat` has come for `limit` seconds.
 
     The ranks of one job write their last beats to a shared folder. A rank waits while any of them is within its limit,
-    since the others wait for the one that works; when all are beyond it, each names the rank that stopped first, which
-    is the one that the others wait for.
+    since the others wait for the one that works; when all are beyond it, each names the rank that the others wait for:
+    of those that are not waiting themselves, the one that stopped first.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class Watchdog:
         if limit:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, doing: str = "works", within: float = 0.0) -> None:
-        """Records progress and the current action; `within`: seconds to the next beat, if fewer than the limit."""
+    def beat(self, doing: str = "works", within: float = 0.0, waits: bool = False) -> None:
+        """Records progress and the current action.
+
+        `within`: seconds to the next beat, if fewer than the limit. `waits`: the action is to wait for other ranks.
+        """
         limit = min(within or self._limit, self._limit)
-        self._beat = (time.monotonic(), limit, doing)
+        self._beat = (time.monotonic(), limit, doing, waits)
 
     def stop(self) -> None:
         """Stops watching."""
@@ -56,7 +60,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._interval, self._beat[1] / 8)):
-            at, limit, doing = self._beat
+            at, limit, doing, waits = self._beat
             own: dict[str, Any] = {
                 "job": self._job,
                 "rank": self._rank,
@@ -64,6 +68,7 @@ class Watchdog:
                 "doing": doing,
                 "age": time.monotonic() - at,  # seconds, not a time of day: the nodes' clocks may differ
                 "limit": limit,
+                "waits": waits or _in_an_exchange(),
             }
             shared = bool(self._folder) and self._world_size > 1
             if shared:
@@ -111,6 +116,20 @@ class Watchdog:
             return ""
         silent = sorted(set(range(self._world_size)) - {beat["rank"] for beat in beats})
         never_started = f"; ranks {silent} never started" if silent else ""
-        first = max(beats, key=lambda beat: beat["age"])
+        # Ages alone do not tell: an age that was read is up to an interval short, and a rank that computes may already
+        # be waiting in a gradient's exchange.
+        first = max(beats, key=lambda beat: (not beat["waits"], beat["age"]))
         where = f"rank {first['rank']} on {first['host']} ({first['doing']}, {first['age']:.0f} s ago)"
         return f"{never_started}; the first to stop was {where}"
+
+
+def _in_an_exchange() -> bool:
+    """Whether a thread of this process is inside a collective of torch.distributed."""
+    collectives = "torch.distributed.distributed_c10d"  # by name: a task without torch has nothing to import
+    if collectives not in sys.modules:
+        return False
+    return any(
+        frame.f_globals.get("__name__") == collectives
+        for top in sys._current_frames().values()
+        for frame, _ in traceback.walk_stack(top)
+    )

@@ -47,6 +47,47 @@ def test_the_rank_that_stopped_first_is_named(tmp_path):
     assert "the first to stop was rank 1" in reason and "computes step 7" in reason
 
 
+def test_a_rank_that_waits_for_others_is_not_named_though_it_stopped_first(tmp_path):
+    ended, place = Ended(), {"folder": tmp_path, "job": "7", "world_size": 2, "interval": 0.02}
+    Watchdog(0.4, ended, rank=0, **place).beat("waits for the others in step 7", waits=True)
+    time.sleep(0.2)
+    Watchdog(0.4, lambda reason: None, rank=1, **place).beat("computes step 7")
+    assert "the first to stop was rank 1" in ended.wait()
+
+
+EXCHANGES = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from lumen_hpc.watchdog import Watchdog
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1] + "/store", rank=0, world_size=2)
+dog = Watchdog(60, print, folder=Path(sys.argv[1]), job="7", rank=0, world_size=2, interval=0.02)
+dog.beat("computes step 7")
+dist.all_reduce(torch.ones(1))
+"""
+MEETS = """
+import sys, time, torch.distributed as dist
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1] + "/store", rank=1, world_size=2)
+time.sleep(600)
+"""
+
+
+def test_a_rank_in_an_exchange_waits_whatever_it_said(tmp_path):
+    ranks = [subprocess.Popen([sys.executable, "-c", code, tmp_path]) for code in (EXCHANGES, MEETS)]
+    try:
+        deadline = time.monotonic() + 60
+        beat = {}
+        while not beat.get("waits"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            if (file := tmp_path / "rank-00000.json").exists():
+                beat = json.loads(file.read_text())
+        assert beat["doing"] == "computes step 7"
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
 def test_a_rank_waits_for_another_that_still_has_time(tmp_path):
     place = {"folder": tmp_path, "job": "7", "world_size": 2, "interval": 0.02}
     converting = Watchdog(60, lambda reason: None, rank=0, **place)

@@ -87,12 +87,13 @@ def run(
     *,
     seed: int,
     should_stop: Callable[[], bool],
-    progress: Callable[..., None] = lambda doing="", within=0.0: None,
+    progress: Callable[..., None] = lambda doing="", within=0.0, waits=False: None,
     started: float | None = None,
 ) -> tuple[Engine, int, bool]:
     """Trains from the last valid checkpoint to the end, or until `should_stop`.
 
-    `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
+    `progress(doing, within, waits)` is called with this rank's next action, the seconds until its next call at the
+    latest, and whether the action is to wait for other ranks.
     Returns the engine, the steps done, and whether they are all. Raises Diverged naming the last good
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
@@ -144,7 +145,7 @@ class Loop:
         checkpoints: Checkpoints,
         done: int,
         should_stop: Callable[[], bool] = lambda: False,
-        progress: Callable[..., None] = lambda doing, within=0.0: None,
+        progress: Callable[..., None] = lambda doing, within=0.0, waits=False: None,
     ) -> None:
         self.work, self.train, self.ranks, self.plan = work, train, ranks, plan
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
@@ -281,7 +282,7 @@ class Loop:
             self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
-        self.progress(f"waits for the others in step {self.done + 1}", self.train.stuck_after)
+        self.progress(f"waits for the others in step {self.done + 1}", self.train.stuck_after, waits=True)
         flags = [float(self.should_stop()), float(self.checkpoints.failed)]
         own = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
         sums[-4:] = torch.tensor(own, dtype=torch.float64)

@@ -71,7 +71,7 @@ def fine_tune(
     seed: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
-    progress: Callable[..., None] = lambda doing="", within=0.0: None,
+    progress: Callable[..., None] = lambda doing="", within=0.0, waits=False: None,
     form: PromptForm | None = None,
     records_hash: str = "",
     held_out: Path | None = None,
@@ -84,7 +84,8 @@ def fine_tune(
     finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
     `held_out`: an instruction file whose loss is measured at checkpoints (`train.validate`), into metrics.jsonl.
     `form` is the records' and is noted in `final/`; None: what every training here has.
-    `progress(doing, within)` is called with this rank's next action and the seconds until its next call at the latest.
+    `progress(doing, within, waits)` is called with this rank's next action, the seconds until its next call at the
+    latest, and whether the action is to wait for other ranks.
     Raises UserError for invalid settings and records, and for a folder in which another job trains;
     loop.Diverged for a loss that diverges.
     """
@@ -100,7 +101,7 @@ def fine_tune(
     }
     if done := _finished(out, fingerprint):
         return Outcome(True, done)
-    progress("waiting for the other ranks")
+    progress("waiting for the other ranks", waits=True)
     join(ranks, out)
     with _alone(out, ranks):
         if ranks.first:

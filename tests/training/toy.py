@@ -163,8 +163,8 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
 
     at = [0]  # the step that this rank computes
 
-    def progress(doing: str = "", within: float = 0.0) -> None:
-        watchdog.beat(doing, within)
+    def progress(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
+        watchdog.beat(doing, within, waits)
         if doing.startswith("computes step"):
             at[0] = int(doing.split()[-1])
             while at[0] == run.get("held_at") and hold.exists() and not stop.requested():

@@ -20,11 +20,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     hold = task.run.folder.with_name(f"{task.run.folder.name}.hold")
     steps = 0
 
-    def held(doing: str = "", within: float = 0.0) -> None:
+    def held(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         nonlocal steps
         steps += doing.startswith("computes step")
         while steps > HELD_AFTER and hold.exists() and not task.should_stop():
             time.sleep(0.05)
-        task.progress(doing, within)
+        task.progress(doing, within, waits)
 
     return training.work(replace(task, progress=held))
