@@ -71,7 +71,8 @@ def _main(arguments: list[str]) -> int:
     except RuntimeError as error:
         if "home directory" not in str(error):  # pathlib's, of a path with ~
             raise
-        print("lumen: ~: this user has no home folder here; set HOME, or give profile.cache=FOLDER", file=sys.stderr)
+        why = "a folder begins with ~, and this user has no home folder here, or with ~NAME, and nobody has that name"
+        print(f"lumen: {why}; set HOME, or give whole paths (profile.cache=FOLDER)", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):

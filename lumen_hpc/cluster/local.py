@@ -115,7 +115,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
         # Threads that wait spin by default: beside anything else on these cores, a step then takes four times as long.
         "OMP_WAIT_POLICY": "passive",
         orphans.LAUNCHER: str(os.getpid()),
-        **run.profile.environment,
+        **{name: os.path.expandvars(value) for name, value in run.profile.environment.items()},
     }
     if run.profile.scratch:
         os.environ["LUMEN_SCRATCH"] = os.path.expandvars(run.profile.scratch)

@@ -56,18 +56,24 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
 
 def variables(profile: Profile, runs: str = "") -> Iterator[CheckResult]:
     """Variables of the profile's folders that are not set in this shell; `runs`: the folder of runs that counts."""
-    for key, folder in (("profile.runs", runs or profile.runs), ("profile.cache", profile.cache)):
+    folders = [("profile.runs", runs or profile.runs), ("profile.cache", profile.cache)]
+    folders += [("profile.node_paths", path) for path in profile.node_paths]
+    folders += [("profile.data_use.folders", path) for path in profile.data_use.folders]
+    for key, folder in folders:
+        other = "give runs=FOLDER" if key == "profile.runs" else f"give {key}=FOLDER"
         if names := re.findall(r"\$\{?(\w+)", folder):
-            other = " or give runs=FOLDER" if key == "profile.runs" else f" or give {key}=FOLDER"
             yield CheckResult(
-                "bad", f"{key}={folder}: ${names[0]} is not set in this shell", f"export {names[0]}=…,{other}"
+                "bad", f"{key}={folder}: ${names[0]} is not set in this shell", f"export {names[0]}=…, or {other}"
             )
+        elif found := re.search(r"\$\(.*|`.*|\$\{.*", folder):
+            yield CheckResult("bad", f"{key}={folder}: {found[0]}: variables alone are read here", other)
 
 
-def require_set(profile: Profile, runs: str = "") -> None:
-    """Raises UserError for the first variable of the profile's folders that is not set."""
+def require_set(profile: Profile, runs: str = "", only: str = "profile.") -> None:
+    """Raises UserError for the first variable of the profile's folders, or of `only` one, that is not set."""
     for result in variables(profile, runs):
-        raise UserError(f"{result.message}; fix: {result.fix}")
+        if result.message.startswith(only):
+            raise UserError(f"{result.message}; fix: {result.fix}")
 
 
 def on_nodes_only(path: Path, profile: Profile) -> bool:
@@ -177,9 +183,9 @@ def containers(profile: Profile) -> Iterator[CheckResult]:
     key = "profile.container.image"
     if not container.image:
         yield CheckResult("bad", f"{key} is empty", f"{key}=FILE")
-    elif container.image.startswith(("/", ".", "~")):
-        image = Path(container.image).expanduser()
-        if not on_nodes_only(image, profile) and not image.exists():
+    elif container.image.startswith(("/", ".")) or (container.kind == "apptainer" and "://" not in container.image):
+        image = Path(container.image)
+        if "$" not in container.image and not on_nodes_only(image, profile) and not image.exists():
             yield CheckResult(
                 "bad", f"{key}={image}: not there", "its path, or profile.node_paths if nodes alone see it"
             )

@@ -127,7 +127,8 @@ def _site(profile: Profile, resources: Resources, name: str, dependency: str) ->
 
 def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> dict[str, Any]:
     """Lays what the profile's `additional` says over the flags; what is about GPUs, in jobs that have some."""
-    without_value = {"": True, "true": True, "false": False}  # as in `overcommit: true`
+    # As in `overcommit: true`.
+    without_value = dict.fromkeys(("", "true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
     for option, value in further_options(profile).items():
         of_gpus = "gpu" in (value if option == "gres" else option)
         if of_gpus and not resources.gpus:
@@ -177,8 +178,8 @@ def python(profile: Profile, resources: Resources) -> str:
     """The command that starts Python in a job of these resources, inside the container if there is one."""
     container = profile.container
     if container.kind == "apptainer":
-        binds = [word for mount in container.mounts for word in ("--bind", mount)]
-        start = shlex.join(["apptainer", "exec", "--nv", *binds, container.image, "python"])
+        binds = "".join(f" --bind {_on_node(mount)}" for mount in container.mounts)
+        start = f"apptainer exec --nv{binds} {_on_node(container.image)} python"
     else:
         start = "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
     return start if needs_srun(profile, resources) else f"exec {start}"
@@ -192,7 +193,7 @@ def _script(
     flags = flags | {"output": str(logs / f"{name}_0_log.out")}
     start = f"{python(profile, resources)} -u -m {shlex.join(command)}"
     if needs_srun(profile, resources):
-        start = f"{shlex.join(_srun(profile, resources, logs / f'{name}_%t_log.out'))} {start}"
+        start = f"{_srun(profile, resources, logs / f'{name}_%t_log.out')} {start}"
     header = [_flag(key, value) for key, value in sorted(flags.items()) if value not in ("", 0, False)]
     return "\n".join(["#!/bin/bash", *header, "", *preamble, "", start, ""])
 
@@ -214,7 +215,7 @@ def _preamble(profile: Profile, resources: Resources, code: Path, submission: st
     for name in profile.modules:
         lines += _required(f"lumen_load {shlex.quote(name)}", f"profile.modules: module load {name}")
     variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": submission}
-    lines += [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
+    lines += [f"export {key}={_on_node(value)}" for key, value in variables.items()]
     if profile.scratch:
         lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
     for line in profile.setup:
@@ -230,7 +231,14 @@ def _required(line: str, name: str) -> list[str]:
     return [f"lumen_line={shlex.quote(name)}", line, "lumen_require $?"]
 
 
-def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:
+def _on_node(text: str) -> str:
+    """A text of the profile as a word of the script, in which the node's shell reads variables and nothing else."""
+    if not re.search(r"\$\{?[A-Za-z_]", text):
+        return shlex.quote(text)
+    return '"' + re.sub(r'["`\\]|\$(?!\{?[A-Za-z_])', r"\\\g<0>", text) + '"'
+
+
+def _srun(profile: Profile, resources: Resources, log: Path) -> str:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
     words = ["srun", "--unbuffered", "--output", str(log), f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
@@ -245,7 +253,8 @@ def _srun(profile: Profile, resources: Resources, log: Path) -> list[str]:
         passed += [name for name in profile.environment if name not in passed]
         passed += ["LUMEN_SCRATCH"] if profile.scratch else []
         words.append(f"--container-env={','.join(passed)}")  # else the image's own values win
-        words.append(f"--container-image={profile.container.image}")
+        entered = f" --container-image={_on_node(profile.container.image)}"
         if profile.container.mounts:
-            words.append(f"--container-mounts={','.join(profile.container.mounts)}")
-    return words
+            entered += f" --container-mounts={_on_node(','.join(profile.container.mounts))}"
+        return shlex.join(words) + entered
+    return shlex.join(words)

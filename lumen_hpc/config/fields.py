@@ -5,6 +5,9 @@ A `runtime_only` field changes how a stage runs, never what it writes, so changi
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import math
 from dataclasses import field
 from typing import Any
@@ -38,3 +41,14 @@ def choice(value: Any, *choices: Any) -> Any:
 def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
     """A list-valued field that takes some of `choices`, each once, and at least so many."""
     return field(default_factory=lambda: list(values), metadata={"choices": choices, "least": least})
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The string literal under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for item, after in itertools.pairwise(body):
+        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
+            docs[item.target.id] = " ".join(str(after.value.value).split())
+    return docs

@@ -35,7 +35,7 @@ class Resources:
     nodes: int = in_range(1, 1)
     """Nodes a job."""
     gpus: int = 0
-    """GPUs a node."""
+    """GPUs a node; of one type with constraint, or with additional: {gres: 'gpu:TYPE:N'}."""
     tasks_per_node: int = in_range(1, 1)
     """Processes a node: one a GPU for training, 1 otherwise."""
     cpus: int = in_range(4, 1)
@@ -137,7 +137,7 @@ class Profile:
     mail_user: str = ""
     """Address for Slurm's mail."""
     mail_type: str = ""
-    """When Slurm sends mail, e.g. END,FAIL."""
+    """When Slurm sends mail, e.g. END,FAIL; never if empty."""
     additional: dict[str, str] = field(default_factory=dict)
     """Further sbatch options, `name: value`."""
     data_use: DataUse = field(default_factory=DataUse)
@@ -221,6 +221,27 @@ def require_own_options(profile: Profile) -> None:
             )
 
 
+def require_variables(profile: Profile) -> None:
+    """Raises UserError for an environment variable that a job's shell cannot set."""
+    for name, value in profile.environment.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise UserError(
+                f"profile.environment.{name}={value}: a variable's name has letters, digits and _, and no digit first"
+            )
+
+
+def require_container(profile: Profile, *sources: DictConfig) -> None:
+    """Raises UserError for an image or mounts without a word on how jobs enter the container: none would."""
+    container = profile.container
+    named = any("kind" in (source.get("container") or {}) for source in sources)
+    if container.kind == "none" and not named and (container.image or container.mounts):
+        key = "image" if container.image else "mounts"
+        raise UserError(
+            f"profile.container.{key}={getattr(container, key)}: no job would enter it; add the kind, apptainer or "
+            "pyxis (or none, to do without it for now)"
+        )
+
+
 def require_one_line(profile: Profile) -> None:
     """Raises UserError for a line break in what becomes an option of sbatch: the rest would be run as a command."""
     for key, value in leaves(dataclasses.asdict(profile)):
@@ -265,7 +286,7 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     if path in _seen:
         circle = " -> ".join(map(str, (*_seen, path)))
         raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
-    own = read_yaml(path)
+    own = read_yaml(path, Profile)
     parent = own.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
 from typing import Any
 
+from lumen_hpc.config.fields import field_docs
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import NO_OPTION, READS, TAKES, Request
 from lumen_hpc.config.schema import Settings
@@ -25,7 +23,7 @@ def documentation(verb: str = "") -> list[tuple[str, str, str]]:
 
 
 def _documented(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
-    docs = _field_docs(kind)
+    docs = field_docs(kind)
     rows = []
     default = kind()
     for item in dataclasses.fields(kind):
@@ -48,14 +46,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(value) + "}"
     return str(value) if value != "" else '""'
-
-
-def _field_docs(kind: type) -> dict[str, str]:
-    """The string literal under each field of a dataclass."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    docs = {}
-    for item, after in itertools.pairwise(body):
-        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
-            docs[item.target.id] = " ".join(str(after.value.value).split())
-    return docs

@@ -28,6 +28,14 @@ TAKES = {
 """Options that a verb honours, beside run and runs (compare: runs alone); any other is refused."""
 READS = {"ask": ("serve.model", "serve.weights"), "status": (), "cancel": (), "logs": (), "compare": ()}
 """Settings that a verb reads, where it does not read all; any other is refused, since it goes by the run's own."""
+OF_STAGES = ("full", "fetch", "export", "export_text_llama", "prognose")
+"""What `stage=` takes beside the names of settings' sections, and a model's step of them (train-lumen)."""
+MEANT = {
+    **dict.fromkeys(("submit", "start"), "without a verb it submits"),
+    **dict.fromkeys(("stop", "kill", "abort"), "did you mean cancel?"),
+    **dict.fromkeys(("resume", "continue", "retry", "restart"), "a run goes on with stage=full run=NAME, as it began"),
+}
+"""Words of other programs."""
 SHORTHANDS = {
     "data": "data.source",
     "seeds": "train.seeds",
@@ -151,26 +159,42 @@ def _meant(word: str, arguments: list[str]) -> str:
     before = arguments[: arguments.index(word)][-1:]
     if before and before[0].endswith("="):
         return f"; did you mean {before[0]}{word}?"
+    bare = [other for other in arguments if "=" not in other and other not in VERBS]
+    if "compare" in arguments and not word.startswith("-"):
+        return f"; did you mean runs={','.join(bare)}?"
+    step = word.lstrip("-")
+    if step in OF_STAGES or dataclasses.is_dataclass(type_at(Settings, step.split("-")[0])):
+        return f"; did you mean stage={step}?"
     key, colon, value = name.partition(":")
     if key in OPTIONS or key in SHORTHANDS or type_at(Settings, key) is not None:
-        return f"; write {key}={value if colon and value else 'VALUE'}, without spaces"
-    if name in ("submit", "start"):
-        return "; without a verb it submits"
-    if "ask" in arguments:
+        follows = bare[bare.index(word) + 1 :][:1] or ["VALUE"]
+        value = value if colon and value else "true" if OPTIONS.get(key) == "bool" else follows[0]
+        return f"; write {key}={value}, without spaces"
+    if name in MEANT:
+        return f"; {MEANT[name]}"
+    if "ask" in arguments and not word.startswith("-"):
         return '; a question stands behind its verb, as in ask "what has changed?"'
-    if found := similar(name, VERBS):
-        return found
-    runs = [other for other in arguments if "=" not in other and other not in VERBS]
-    if "compare" in arguments:
-        return f"; did you mean runs={','.join(runs)}?"
-    return f"; did you mean run={word}?" if set(VERBS) & set(arguments) else ""
+    if found := similar(name, (*VERBS, "help"), alike=0.6):
+        return found.replace("help", "--help")
+    return f"; did you mean run={word}?" if set(VERBS) & set(arguments) and not word.startswith("-") else ""
 
 
 def _question(arguments: list[str]) -> tuple[list[str], str]:
     """The words without those of a question behind the verb `ask`, and the question."""
     start = arguments.index("ask") + 1 if "ask" in arguments else len(arguments)
-    asked = [word for word in arguments[start:] if not re.match(r"[\w.]+=", word)]
+    asked = [word for word in arguments[start:] if _asks(word)]
     return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
+
+
+def _asks(word: str) -> bool:
+    """Whether a word behind `ask` belongs to the question: neither KEY=VALUE nor, in another program's way, --KEY."""
+    if re.match(r"--?[A-Za-z]", word):
+        return False
+    key, equals, _ = word.partition("=")
+    if not equals or not re.fullmatch(r"[\w.]+", key):
+        return True
+    known = key in OPTIONS or key in SHORTHANDS or key.startswith("profile.") or type_at(Settings, key) is not None
+    return not known and (" " in word or word.endswith("?"))
 
 
 def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -27,12 +27,15 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import (
     OTHER_BASE,
     SHELL_VARIABLE,
+    TEXTS,
     as_written,
     check,
     leaves,
     of_shell,
     read_yaml,
+    require_fits,
     similar,
+    type_at,
 )
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
@@ -50,6 +53,7 @@ def resolve(arguments: list[str]) -> Request:
     """
     request, words = read_words(arguments)
     own, of_site = _dots(words, of_profile=False), _dots(words, of_profile=True)
+    _require_of_command(of_site)
     whole = _config(request)
     name, profile_yaml, chosen = _profile(request, words, whole)
     known = _known(request, of_site, profile_yaml)
@@ -72,13 +76,14 @@ def resolve(arguments: list[str]) -> Request:
     sources += [(earlier, remembered.nested(given)), ("command line", own)]
     request.settings = merged(Settings, sources)
     request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, ("command line", of_site)])
-    for key in ("runs", "cache"):
-        setattr(request.profile, key, os.path.expandvars(os.path.expanduser(getattr(request.profile, key))))
+    _expand(request.profile)
     _make_absolute(request.settings)
     check(request.settings)
     check(request.profile, "profile.")
     profiles.require_no_secret(request.profile)
     profiles.require_own_options(request.profile)
+    profiles.require_variables(request.profile)
+    profiles.require_container(request.profile, profile_yaml, of_site)
     profiles.require_one_line(request.profile)
     profiles.require_time_to_work(request.profile)
     for kind in request.profile.resources:
@@ -91,6 +96,15 @@ def resolve(arguments: list[str]) -> Request:
     request.of_site = (*profiles.slurm_keys(profile_yaml), *(key for key, _ in _leaves(of_site)))
     request.recorded = known.settings if known else None
     return request
+
+
+def _require_of_command(of_site: DictConfig) -> None:
+    """Raises UserError for what a command line says of a profile's file, where it has words of its own."""
+    for key, value in _leaves(of_site):
+        first, _, rest = key.partition(".")
+        if first in ("recipe", "defaults"):
+            own = f"{rest or 'KEY'}={value if rest else 'VALUE'}" if first == "defaults" else f"recipe={value}"
+            raise UserError(f"profile.{key}={value}: that is for a profile's file; on a command line write {own}")
 
 
 def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tuple[str, DictConfig, bool]:
@@ -149,7 +163,10 @@ def _beyond_base(recipe: str, profile: str, settings: Any) -> dict[str, Any]:
 def _base(recipe: str, profile: str, profile_yaml: DictConfig) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     """The sources of settings below a command line, without a run, and what the recipe lays over the profile."""
     own, site = _recipe(recipe)
-    defaults = profile_yaml.get("defaults") if site.get("defaults", True) else None
+    defaults = profile_yaml.get("defaults")
+    if defaults and not site.get("defaults", True):  # a typo shows all the same: a smoke run comes first
+        require_fits(Settings, defaults, f"profile {profile}, `defaults:`")
+        defaults = None
     settings = [(f"recipe {recipe}", own), (f"profile {profile}, `defaults:`", defaults)]
     most, limits = site.get("at_most", {}), {}
     if most:
@@ -175,6 +192,22 @@ def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
         if key and not key.startswith("serve."):
             found[key] = remembered.value_at(settings, key, value)
     return found
+
+
+def _expand(profile: Profile) -> None:
+    """Reads `~` and variables of this shell in the profile's folders; what only nodes expand stays as it is."""
+
+    def expanded(path: str) -> str:
+        return os.path.expandvars(os.path.expanduser(path))
+
+    profile.runs, profile.cache = expanded(profile.runs), expanded(profile.cache)
+    profile.node_paths = [expanded(path) for path in profile.node_paths]
+    profile.data_use.folders = [expanded(path) for path in profile.data_use.folders]
+    container = profile.container
+    container.mounts = [os.path.expanduser(mount) for mount in container.mounts]
+    container.image = os.path.expanduser(container.image)
+    if container.kind == "apptainer" and os.path.exists(container.image):
+        container.image = os.path.abspath(container.image)  # jobs start in the folder of whoever submits
 
 
 def _make_absolute(settings: Settings) -> None:
@@ -212,10 +245,11 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
         try:
             found.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
             key, _, text = pair.removeprefix("profile.").partition("=")
-            if OTHER_BASE.search(text):
+            kind = type_at(Profile if of_profile else Settings, key)
+            if OTHER_BASE.search(text) or kind is not None:
                 value = OmegaConf.select(found, key)
                 value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                OmegaConf.update(found, key, as_written(value, yaml.load(text, yaml.BaseLoader)))
+                OmegaConf.update(found, key, as_written(value, yaml.load(text, TEXTS), kind), merge=False)
         except Exception as error:  # whatever YAML or OmegaConf make of it
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None
@@ -251,7 +285,7 @@ def _recipe(name: str) -> tuple[DictConfig, DictConfig]:
         raise UserError(
             f"recipe={name}: there is no {path}; the recipes here are {', '.join(known)}{similar(path.stem, known)}"
         )
-    own = read_yaml(path)
+    own = read_yaml(path, Settings)
     site = own.pop("site", None) or OmegaConf.create()
     known = [item.name for item in dataclasses.fields(Resources)]
     if wrong := [*(set(site) - {"defaults", "at_most"}), *(set(site.get("at_most", {})) - set(known))]:

@@ -17,31 +17,42 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lumen_hpc.config.fields import field_docs
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_bytes
 
 MOST_NESTED = 2000
 """Lists and mappings that may begin within a line of a YAML file; a run's config.yaml has a few dozen."""
+LONGEST_MEANING = 90
+"""Characters of a field's docstring that a message shows whole."""
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 OTHER_BASE = re.compile(r"(?<![\w.])0\d|\d:\d|\d_\d")
 """A text that may have a number which YAML 1.1 reads in another base than 10."""
+TEXTS: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+"""Reads every value of YAML as the text that it is; libyaml's where PyYAML was built with it."""
 SHELL_VARIABLE = re.compile(r"(?<!\\)\$\{(?=[!#]?[A-Z_][A-Z0-9_]*\W)")
 """The beginning of `${NAME}`, `${NAME:-otherwise}` and the like, as a shell reads them."""
 
 
-def read_yaml(path: Path) -> DictConfig:
-    """A file's mapping; UserError of one line if it has none."""
+def read_yaml(path: Path, kind: Any = Any) -> DictConfig:
+    """A file's mapping; UserError of one line if it has none. `kind` says which of its values are texts."""
     try:
         text = shallow(read_bytes(path)).decode()
         found = OmegaConf.load(io.StringIO(text))
-        if OTHER_BASE.search(text):
-            found = OmegaConf.create(as_written(OmegaConf.to_container(found), yaml.load(text, Loader=yaml.BaseLoader)))
+        if kind is not Any or OTHER_BASE.search(text):
+            found = OmegaConf.create(as_written(OmegaConf.to_container(found), yaml.load(text, TEXTS), kind))
         found = of_shell(found) if SHELL_VARIABLE.search(text) else found
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is no UTF-8: save the file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{where}: not readable as YAML: {error.problem}") from None
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = str(error.problem)
+        problem += ", with a space behind it" * problem.endswith("expected ':'")
+        problem = "a tab: YAML is indented with spaces" if mark and "\t" in _indent(text, mark.line) else problem
+        raise UserError(f"{path}{where}: not readable as YAML: {problem}") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(found, DictConfig):
@@ -62,17 +73,30 @@ def of_shell(values: Any) -> Any:
     return OmegaConf.create(escaped(OmegaConf.to_container(values)))
 
 
-def as_written(value: Any, text: Any) -> Any:
+def _indent(text: str, number: int) -> str:
+    """The white space that a line begins with; the lines count from 0."""
+    line = "".join(text.split("\n")[number : number + 1])
+    return line[: len(line) - len(line.lstrip())]
+
+
+def as_written(value: Any, text: Any, kind: Any = Any) -> Any:
     """A value of YAML with those numbers as texts that are written otherwise: an account 0123, a time 1:00:00.
 
-    YAML 1.1 reads them as 83 and as 3600. `text` is the same YAML in texts alone.
+    YAML 1.1 reads them as 83 and as 3600. Where `kind` takes text, so are `3.10`, `true` and `no`, which would become
+    3.1, True and False. `text` is the same YAML in texts alone.
     """
     if isinstance(value, dict) and isinstance(text, dict) and len(value) == len(text):
-        return {key: as_written(one, other) for (key, one), other in zip(value.items(), text.values(), strict=True)}
+        return {
+            name if type(key) in (bool, int, float) else key: as_written(one, other, type_at(kind, name))
+            for (key, one), (name, other) in zip(value.items(), text.items(), strict=True)
+        }
     if isinstance(value, list) and isinstance(text, list) and len(value) == len(text):
-        return [as_written(one, other) for one, other in zip(value, text, strict=True)]
-    of_other_base = type(value) in (int, float) and isinstance(text, str) and OTHER_BASE.search(text)
-    return text if of_other_base and str(value) != text else value
+        inner = typing.get_args(kind)[0] if typing.get_origin(kind) is list else Any
+        return [as_written(one, other, inner) for one, other in zip(value, text, strict=True)]
+    if type(value) not in (bool, int, float) or not isinstance(text, str):
+        return value
+    of_other_base = type(value) is not bool and OTHER_BASE.search(text) and str(value) != text
+    return text if kind is str or of_other_base else value
 
 
 def shallow(text: bytes) -> bytes:
@@ -87,10 +111,16 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
 
     `prefix` is what keys are called in `source` beyond their names here; `also` are further words that it knows.
     """
-    empty = OmegaConf.structured(kind)
-    for key, value in leaves(OmegaConf.to_container(values)):
+    empty, plain = OmegaConf.structured(kind), OmegaConf.to_container(values)
+    if dotted := next(_dotted(plain), ""):
+        nested = ": {".join(dotted.split(".")) + ": …" + "}" * dotted.count(".")
+        raise UserError(f"{source}: {dotted}: keys with dots are for a command line; in a file: {nested}")
+    for key, value in leaves(plain):
         expected = type_at(kind, key)
         if expected is None:
+            before, colon, after = key.partition(":")
+            if colon and type_at(kind, before) is not None:
+                raise UserError(f"{source}: {prefix}{key}: a space belongs behind the colon: {before}: {after}")
             names = [name if name in also else prefix + name for name in _similar_keys(kind, key, also)]
             raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_listed(names)}?")
         one = value
@@ -98,14 +128,45 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
             one = {part: one}
         try:
             OmegaConf.merge(empty, one)  # unlike OmegaConf.update, it also fills a section whose default is null
+            fits = not _holds_another(value, expected)
         except (OmegaConfBaseException, TypeError):
+            fits = False
+        if not fits:
             shown = "(empty)" if value in ("", None) else value
-            takes = _takes(expected)
-            if typing.get_origin(expected) is list and isinstance(value, str | int | float):
+            section, _, name = key.rpartition(".")
+            takes = _takes(expected) + _meaning(type_at(kind, section) if section else kind, name)
+            of_list = typing.get_origin(expected) is list and (not section or type_at(kind, section) != expected)
+            if of_list and value != "" and isinstance(value, str | int | float):
                 takes += f", so {prefix}{key}=[{value}]"
             if ":" in key and value in ("", None):
-                takes = f"a mapping with spaces behind its colons: {{{key.rpartition('.')[2].replace(':', ': ')}}}"
-            raise UserError(f"{source}: {prefix}{key}={shown}: takes {takes}") from None
+                takes = f"a mapping with spaces behind its colons: {{{name.replace(':', ': ')}}}"
+            raise UserError(f"{source}: {prefix}{key}={shown}: takes {takes}")
+
+
+def _holds_another(value: Any, kind: Any) -> bool:
+    """Whether a list or a mapping stands where one value belongs: OmegaConf takes it there, in lists and mappings."""
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        return any(isinstance(one, list | dict) for one in value)
+    return kind in TYPE_NAMES and isinstance(value, list | dict)
+
+
+def _dotted(values: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a file that have a dot in themselves."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if "." in str(name):
+            yield f"{prefix}{name}"
+        yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _meaning(section: Any, name: str) -> str:
+    """What a section's plain field is, in parentheses: its docstring, or the beginning of a long one."""
+    if isinstance(section, types.UnionType):
+        section = typing.get_args(section)[0]
+    if not dataclasses.is_dataclass(section) or dataclasses.is_dataclass(type_at(section, name)):
+        return ""
+    text = field_docs(section).get(name, "").rstrip(".")  # type: ignore[arg-type]
+    text = text if len(text) <= LONGEST_MEANING else re.split(r"[;.] |: ", text)[0]
+    return f" ({text[:1].lower()}{text[1:]})" if text and text[1:2].islower() else f" ({text})" if text else ""
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -120,6 +181,8 @@ def check(settings: Any, prefix: str = "") -> None:
                 check(entry, f"{key}.{name}.")
             continue
         several = isinstance(value, dict | list)
+        if several and "Any" not in str(item.type):
+            _check_flat(key, value)
         shown, words = f"{key}={value}", list(value) if several else [value]
         for word in words:
             _check_choice(f"{shown}: '{word}' is none of them;" if several else f"{shown}:", word, item.metadata)
@@ -129,6 +192,15 @@ def check(settings: Any, prefix: str = "") -> None:
         if "least" in item.metadata and not least <= len(words) == len(set(words)):
             some = "at least one, and " if least else ""
             raise UserError(f"{shown}: takes {some}each once, of {_listed(item.metadata['choices'])}")
+
+
+def _check_flat(key: str, value: Any) -> None:
+    """Raises UserError for a list or a mapping within a list or a mapping of plain values."""
+    inner = value.items() if isinstance(value, dict) else ((None, one) for one in value)
+    for name, one in inner:
+        if isinstance(one, dict | list):
+            where = key if name is None else f"{key}.{name}"
+            raise UserError(f"{where}={one}: takes one value, neither a list nor a mapping")
 
 
 def _check_choice(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -150,10 +222,10 @@ def _check_range(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{shown}: must {must}")
 
 
-def similar(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` where a valid word is similar."""
+def similar(word: str, valid: Iterable[str], alike: float = 0.5) -> str:
+    """`; did you mean X?` where a valid word is similar, by at least this share of its characters."""
     known = {name.casefold(): name for name in valid}
-    close = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=alike)
     return f"; did you mean {known[close[0]]}?" if close else ""
 
 
@@ -186,7 +258,7 @@ def _similar_keys(kind: type, key: str, also: Iterable[str]) -> list[str]:
     if corrected := _corrected(kind, key):
         return [corrected]
     above, _, leaf = key.rpartition(".")
-    alike = difflib.get_close_matches(key.lstrip("-"), known, n=3, cutoff=0.7)
+    alike = difflib.get_close_matches(key.lstrip("-").casefold(), known, n=3, cutoff=0.7)
     elsewhere = [other for other in known if other.endswith(f".{leaf}")]
     beside = [other for other in known if other.rpartition(".")[0] == above]
     return elsewhere[:3] or alike or beside[:12] or known[:12]

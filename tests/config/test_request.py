@@ -52,3 +52,16 @@ def test_of_a_setting_that_is_given_twice_the_last_counts_and_it_is_said(capsys:
 @pytest.mark.parametrize("names", ["a,b", "[a,b]", "a,b,", "a, b"])
 def test_runs_to_compare_are_named_as_a_list(names: str):
     assert read_words(["compare", f"runs={names}"])[0].compared == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (["FEV1=70%, is it worse?"], "FEV1=70%, is it worse?"),
+        (["size=big?"], "size=big?"),
+        (["what", "has", "changed?"], "what has changed?"),
+        (["image=my x.png", "why?", "-3 days?"], "why? -3 days?"),
+    ],
+)
+def test_a_question_may_hold_an_equals_sign(words: list[str], question: str):
+    assert read_words(["ask", *words])[0].question == question

@@ -79,9 +79,16 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["recipe=nothing"], ["nothing", "demo", "lumen"]),
         (["statsu"], ["statsu", "did you mean status?"]),
         (["--status"], ["'--status'", "did you mean status?"]),
-        (["full"], ["'full'", "KEY=VALUE, such as stage=full"]),
-        (["stage", "full"], ["'stage'", "write stage=VALUE, without spaces"]),
-        (["--dry-run"], ["'--dry-run'", "write dry_run=VALUE"]),
+        (["full"], ["'full'", "did you mean stage=full?"]),
+        (["train"], ["'train'", "did you mean stage=train?"]),
+        (["predict-lumen"], ["did you mean stage=predict-lumen?"]),
+        (["fetch"], ["did you mean stage=fetch?"]),
+        (["stop"], ["did you mean cancel?"]),
+        (["resume"], ["a run goes on with stage=full run=NAME"]),
+        (["status", "--halp"], ["did you mean --help?"]),
+        (["STAGE=full"], ["did you mean stage?"]),
+        (["stage", "full"], ["'stage'", "write stage=full, without spaces"]),
+        (["--dry-run"], ["'--dry-run'", "write dry_run=true"]),
         (["stage=full", "recipe=", "smoke"], ["'smoke'", "did you mean recipe=smoke?"]),
         (["dry_run=perhaps"], ["dry_run=perhaps", "true or false"]),
         (["config=absent.yaml"], ["absent.yaml"]),
@@ -104,6 +111,16 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["trian.steps=1"], ["did you mean train.steps?"]),
         (["status", "first"], ["'first'", "did you mean run=first?"]),
         (["compare", "first", "other"], ["did you mean runs=first,other?"]),
+        (["compare", "a", "b"], ["did you mean runs=a,b?"]),
+        (["ask", "what has changed?", "--days", "30"], ["'--days'", "write days=VALUE"]),
+        (["predict.models=[[ft],[lumen]]"], ["predict.models=[['ft'], ['lumen']]: takes a list, each text"]),
+        (["predict.models=[{ft: 1}]"], ["command line: predict.models=", "takes a list, each text"]),
+        (["profile.environment={A: [1]}"], ["profile.environment.A=[1]: takes one value"]),
+        (["profile.environment={A-B: x}"], ["profile.environment.A-B=x: a variable's name has letters"]),
+        (["profile.recipe=smoke"], ["on a command line write recipe=smoke"]),
+        (["profile.defaults.train.steps=3"], ["on a command line write train.steps=3"]),
+        (["profile.resources.gpu.mem_gb=32G"], ["mem_gb=32G: takes a whole number (memory a node [GB];"]),
+        (["profile.resources.gpu.time_min=1-00:00:00"], ["takes a whole number (time limit of a job [min])"]),
         (["run=my run"], ["run=my run", "letters, digits"]),
     ],
 )
@@ -171,6 +188,18 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
         ("extends: slurm\nenvironment: [A=1]\n", ["site.yaml: environment=['A=1']: takes a mapping"]),
         ("extends: slurm\ndefaults: [a]\n", ["site.yaml: defaults=['a']: takes a mapping"]),
         ("extends: slurm\nruns: /scratch/${acount}\n", ["runs: ", "'acount' not found", "a variable of the shell"]),
+        (
+            "extends: slurm\nresources:\n\tgpu: {gpus: 1}\n",
+            ["site.yaml, line 3", "a tab: YAML is indented with spaces"],
+        ),
+        ("extends: slurm\nresources: {gpu: {gpus:1}}\n", ["site.yaml", "a space belongs behind the colon", "gpus: 1"]),
+        ("extends: slurm\naccount:chest\n", ["site.yaml, line 3", "':', with a space behind it"]),
+        ("extends: slurm\nresources.gpu.gpus: 1\n", ["in a file: resources: {gpu: {gpus: …}}"]),
+        ("extends: slurm\ndefaults: {train.steps: 1}\n", ["`defaults:`", "in a file: train: {steps: …}"]),
+        ("extends: slurm\nmail_type: [END]\n", ["mail_type=['END']: takes text (when Slurm sends mail"]),
+        ("extends: slurm\nresources: {gpu: {gpus: a100}}\n", ["a whole number (GPUs a node; of one type with"]),
+        ("extends: slurm\ncontainer: {image: /x.sif}\n", ["profile.container.image=/x.sif: no job would enter it"]),
+        ("extends: slurm\ncontainer: {mounts: ['/a:/b']}\n", ["profile.container.mounts=", "add the kind"]),
     ],
 )
 def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expected: list[str]):
@@ -194,6 +223,71 @@ def test_a_variable_of_the_shell_is_no_reference_to_another_key(tmp_path: Path, 
     for profile in (request.profile, saved.load(tmp_path / "config.yaml")[1]):
         assert (profile.runs, profile.scratch) == ("/scratch/us/chest/runs", "/local/${SLURM_JOB_ID}")
         assert (profile.setup, profile.environment["A"]) == (lines, "${HOME}/a")
+
+
+def test_a_profile_in_another_encoding_is_one_line(tmp_path: Path):
+    (tmp_path / "site.yaml").write_bytes("extends: slurm\nabout: München\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"site.yaml: byte 24 is no UTF-8: save the file in UTF-8$"):
+        resolve(["stage=full", f"profile={tmp_path}/site.yaml"])
+
+
+def test_an_image_may_lie_idle_where_the_profile_says_so(tmp_path: Path):
+    (tmp_path / "site.yaml").write_text("extends: slurm\ncontainer: {kind: none, image: /x.sif}\n")
+    assert resolve(["stage=full", f"profile={tmp_path}/site.yaml"]).profile.container.kind == "none"
+    (tmp_path / "site.yaml").write_text("extends: slurm\ncontainer: {image: /x.sif}\n")
+    words = ["stage=full", f"profile={tmp_path}/site.yaml"]
+    assert resolve([*words, "profile.container.kind=none"]).profile.container.kind == "none"
+    assert resolve([*words, "profile.container.kind=pyxis"]).profile.container.kind == "pyxis"
+
+
+def test_a_smoke_run_shows_typos_in_the_defaults_that_it_does_not_take(tmp_path: Path):
+    (tmp_path / "site.yaml").write_text("extends: slurm\ndefaults: {trainn: {steps: 4}}\n")
+    with pytest.raises(UserError, match=r"`defaults:`: unknown setting 'trainn.steps'; did you mean train.steps"):
+        resolve(["check", "recipe=smoke", f"profile={tmp_path}/site.yaml"])
+
+
+AS_WRITTEN = {
+    "OMP_PROC_BIND": "true", "PYTHON": "3.10", "NCCL": "off", "LEVEL": "1e3", "HEX": "0x1F", "DAY": "2020-01-01",
+    "NO": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["file", "command line"])
+def test_a_text_stays_as_it_was_written(tmp_path: Path, place: str):
+    """YAML reads true, 3.10 and no as True, 3.1 and False: a job's variables, modules and account would be others."""
+    environment = "{" + ", ".join(f"{name}: {value}" for name, value in AS_WRITTEN.items()) + "}"
+    lines = {
+        "account": "no",
+        "modules": "[3.10, yes]",
+        "environment": environment,
+        "additional": "{hint: no, nice: 1.0}",
+    }
+    if place == "file":
+        text = "extends: slurm\n" + "".join(f"{key}: {value}\n" for key, value in lines.items())
+        (tmp_path / "site.yaml").write_text(text)
+        words = [f"profile={tmp_path}/site.yaml"]
+    else:
+        words = ["profile=slurm", *(f"profile.{key}={value}" for key, value in lines.items())]
+    profile = resolve(["stage=full", *words]).profile
+    assert {name: profile.environment[name] for name in AS_WRITTEN} == AS_WRITTEN
+    assert (profile.account, profile.modules) == ("no", ["3.10", "yes"])
+    assert profile.additional == {"hint": "no", "nice": "1.0"}
+
+
+def test_a_profiles_folders_are_read_as_the_shell_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/us")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lumen.sif").touch()
+    (tmp_path / "site.yaml").write_text(
+        "extends: slurm\nnode_paths: [$SCRATCH/nodes]\ndata_use: {folders: ['${SCRATCH}/data', ~/data]}\n"
+        "container: {kind: apptainer, image: lumen.sif, mounts: ['~/a:/a', '$SCRATCH:/b']}\n"
+    )
+    profile = resolve(["stage=full", f"profile={tmp_path}/site.yaml"]).profile
+    assert profile.node_paths == ["/scratch/us/nodes"]
+    assert profile.data_use.folders == ["/scratch/us/data", f"{tmp_path}/data"]
+    assert profile.container.image == f"{tmp_path}/lumen.sif"
+    assert profile.container.mounts == [f"{tmp_path}/a:/a", "$SCRATCH:/b"], "which the node reads"
 
 
 def test_seeds_is_short_for_the_trainings_of_each_model():

@@ -175,6 +175,23 @@ def test_a_container_image_is_looked_for(tmp_path: Path) -> None:
     assert len(list(ready.containers(request.profile))) == 1
 
 
+def test_an_image_without_a_folder_is_looked_for_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["stage=full", "profile=h100", "recipe=demo", "profile.container.kind=apptainer"]
+    for image, found in (("absent.sif", 1), ("docker://site/lumen", 0), ("$IMAGES/lumen.sif", 0)):
+        assert len(list(ready.containers(resolve([*words, f"profile.container.image={image}"]).profile))) == found
+
+
+@pytest.mark.parametrize("folder", ["$(pwd)/x", "/x/`pwd`", "$NO_SUCH_NAME/x"])
+def test_what_a_folder_of_the_profile_leaves_unread_is_refused(folder: str) -> None:
+    for key in ("runs", "cache"):
+        profile = resolve(["stage=full", "profile=h100", f"profile.{key}={folder}"]).profile
+        assert [result.level for result in ready.variables(profile)] == ["bad"]
+    for key in ("node_paths", "data_use.folders"):
+        profile = resolve(["stage=full", "profile=h100", f"profile.{key}=['{folder}']"]).profile
+        assert [f"profile.{key}={folder}" in result.message for result in ready.variables(profile)] == [True]
+
+
 def test_steps_that_do_not_load_a_model_do_not_ask_for_it() -> None:
     request = resolve(["stage=full", "train.base=org/absent", "recipe=demo"])
     assert [result for result in ready.models(request.settings, request.profile, {"instruct"})] == []

@@ -296,6 +296,28 @@ def test_packages_in_the_users_home_do_not_shadow_a_containers():
     assert passed and {"PYTHONNOUSERSITE", "PYTHONUTF8", "OMP_NUM_THREADS"} <= set(passed[1].split(","))
 
 
+@pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
+def test_the_node_reads_variables_of_containers_and_environment_and_nothing_else(kind: str, tmp_path: Path):
+    """`$(…)`, quotes and backslashes are text; `$NAME` and `${NAME}` are what the node says."""
+    profile = resolve(["stage=full", "profile=h100"]).profile
+    profile.container = Container(kind=kind, image="$IMAGES/x.sif", mounts=['${SCRATCH}/a b:/y$(touch no)"`'])
+    profile.environment = {"HF_HOME": "$SCRATCH/hf", "COST": "5$", "ODD": "$(touch no) $SCRATCH \\"}
+    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    (tmp_path / "bin").mkdir()
+    for name in ("srun", "apptainer"):
+        (tmp_path / "bin" / name).write_text('#!/bin/bash\nprintf "%s\\n" "$@" "$HF_HOME" "$COST" "$ODD"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    env = {"PATH": path, "SCRATCH": "/s c", "IMAGES": "/i"}
+    done = subprocess.run(["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True)
+    before = {"apptainer": "", "pyxis": "--container-mounts="}[kind]
+    lines = done.stdout.splitlines()
+    assert f'{before}/s c/a b:/y$(touch no)"`' in lines, done
+    assert any(line.endswith("/i/x.sif") for line in lines)
+    assert lines[-3:] == ["/s c/hf", "5$", "$(touch no) /s c \\"]
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected", "absent"),
     [

@@ -198,6 +198,12 @@ def test_a_user_without_a_home_is_one_line(
     words = ["stage=full", "profile=local", "recipe=demo", f"runs={tmp_path}", "run=r", "dry_run=true"]
     assert launch.main(words) == 2
     assert capsys.readouterr().err == (
-        "lumen: ~: this user has no home folder here; set HOME, or give profile.cache=FOLDER\n"
+        "lumen: a folder begins with ~, and this user has no home folder here, or with ~NAME, and nobody has that "
+        "name; set HOME, or give whole paths (profile.cache=FOLDER)\n"
     )
     assert launch.main([*words, f"profile.cache={tmp_path}"]) == 0
+
+
+def test_a_folder_of_a_user_who_is_not_known_is_one_line(capsys: pytest.CaptureFixture):
+    assert launch.main(["stage=full", "profile=local", "recipe=demo", "runs=~nobody.here/x", "run=r"]) == 2
+    assert "with ~NAME, and nobody has that name" in capsys.readouterr().err
