@@ -15,7 +15,7 @@ import yaml
 from lumen_hpc.config.request import OPTIONS, READS, SHORTHANDS, Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import type_at
+from lumen_hpc.config.validate import TEXTS, type_at
 from lumen_hpc.errors import UserError
 
 MOST = 50
@@ -40,18 +40,21 @@ def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
         raise UserError(
             f"this sweep has {len(combinations)} runs, more than {MOST}: shorter lists, or one after another"
         )
-    found: list[tuple[str, list[str]]] = []
+    keys = {index: arguments[index].partition("=")[0] for index in swept}
+    last = [key.rpartition(".")[2] for key in keys.values()]
+    found: dict[str, list[str]] = {}
     for combination in combinations:
         words = list(arguments)
         names = [base.run]
-        for index, value in zip(swept, combination, strict=True):
-            key = arguments[index].partition("=")[0]
+        for (index, key), short, value in zip(keys.items(), last, combination, strict=True):
             words[index] = f"{key}={value}"
-            names.append(f"{key.rpartition('.')[2]}-{value}")
+            names.append(f"{short if last.count(short) == 1 else key}-{value}")
         name = re.sub(r"[^\w.-]", "_", "-".join(names), flags=re.ASCII)
+        if name in found:
+            raise UserError(f"two runs of this sweep would have the name {name}; submit one by itself, run=NAME")
         own = [word for word in words if not word.startswith("run=")]
-        found.append((name, [*_remembered(base, arguments), *own, f"run={name}"]))
-    return found
+        found[name] = [*_remembered(base, arguments), *own, f"run={name}"]
+    return list(found.items())
 
 
 def _remembered(base: Request, arguments: list[str]) -> list[str]:
@@ -78,11 +81,19 @@ def _values(word: str) -> list[str]:
     if kind is None or typing.get_origin(kind) in (list, dict):
         return []
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, TEXTS)  # as they are written: null is no None, 1.0e-5 no 1e-05
     except yaml.YAMLError:
         return []
     if not isinstance(values, list) or not values or any(isinstance(value, list | dict) for value in values):
         raise UserError(f"command line: {word}: a sweep takes a list of values, as in {key}=[1e-5,2e-5]")
-    if len(set(map(str, values))) < len(values):
+    if len({_meant(value, kind) for value in values}) < len(values):
         raise UserError(f"command line: {word}: a value comes twice")
-    return [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    return values
+
+
+def _meant(value: str, kind: type) -> float | str:
+    """What a value is, however it is written."""
+    try:
+        return float(value) if kind in (int, float) else value
+    except ValueError:
+        return value

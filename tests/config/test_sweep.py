@@ -23,6 +23,19 @@ def test_every_combination_is_a_run_with_a_name(tmp_path: Path) -> None:
     assert all(resolve(words).run == name for name, words in found.items())
 
 
+def test_a_value_of_a_sweep_is_what_was_written(tmp_path: Path) -> None:
+    words = ["stage=full", "run=try", f"runs={tmp_path}", "evaluate.images=[null,true]"]
+    found = {name: resolve(words).settings.evaluate.images for name, words in points(words)}
+    assert found == {"try-images-null": None, "try-images-true": True}
+
+
+def test_two_lists_for_keys_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    words = ["stage=full", "run=try", f"runs={tmp_path}", "experts.shards=[1,2]", "rewrite.shards=[3]"]
+    assert [name for name, _ in points(words)] == [
+        "try-experts.shards-1-rewrite.shards-3", "try-experts.shards-2-rewrite.shards-3",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "word",
     ["predict.models=[ft,lumen]", "train.betas=[0.9,0.95]", "train.mixture={}", "train.clip=1.0",
@@ -49,6 +62,9 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
     [
         (["check", "seed=[0,1]"], "seed: check takes one value"),
         (["seed=[1,1]"], "a value comes twice"),
+        (["train.learning_rate=[1e-5,0.00001]"], "a value comes twice"),
+        (["train.base=[ü,ö]"], "two runs of this sweep would have the name demo-base-_; submit one by itself"),
+        (["train.base=[a/b,a_b]"], "two runs of this sweep would have the name demo-base-a_b"),
         (["seed=[]"], "takes a list of values"),
         (["train.learning_rate=[" + ",".join(f"{k}e-6" for k in range(1, 60)) + "]"], "59 runs, more than 50"),
     ],
