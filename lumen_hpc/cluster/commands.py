@@ -39,6 +39,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if request.stage == "fetch":
         from lumen_hpc.cluster import fetch
 
+        ready.require_set(request.profile, only="profile.cache")
         return fetch.fetch(request.settings, Path(request.profile.cache), _console(), request.dry_run)
     stage = graph.on_request(pipeline.stages, request.stage)
     if stage:
@@ -318,8 +319,10 @@ def compare(request: Request, pipeline: Pipeline) -> int:
     """Prints what two or more runs have different: settings, and the tables with intervals of the differences."""
     from lumen_hpc.cluster import compare as comparison
 
-    top = request.folder.parent
-    comparison.show(comparison.open_runs(list(request.compared), top), _console())
+    runs = comparison.open_runs(list(request.compared), request.folder.parent)
+    for line in comparison.stale(runs, pipeline.stages):
+        print(f"lumen: {line}", file=sys.stderr)
+    comparison.show(runs, _console())
     return 0
 
 
@@ -330,11 +333,12 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     requests = [resolve(words) for _, words in points]
     for request in requests:
         refusals.require_valid(request, pipeline)
-    print(f"a sweep of {len(points)} runs: {', '.join(name for name, _ in points)}")
+    print(f"a sweep of {len(points)} run{'s' * (len(points) > 1)}: {', '.join(name for name, _ in points)}")
     codes = [submit(request, pipeline) for request in requests]
     elsewhere = submission.open_run(requests[0]).elsewhere
     place = f" profile.runs={elsewhere}" if elsewhere else ""
-    print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}{place}")
+    if len(points) > 1:
+        print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}{place}")
     return max(codes)
 
 

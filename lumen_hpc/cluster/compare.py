@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster import graph, manifest, plan, submit
 from lumen_hpc.cluster.changes import short
-from lumen_hpc.cluster.stage import Run
+from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
@@ -23,29 +23,47 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     """The runs of these names in `top`, or of these paths; UserError for one that is not there or not evaluated."""
     if len(names) < 2:
         raise UserError("compare takes two runs or more: compare runs=FIRST,OTHER")
-    if twice := next((name for name in names if names.count(name) > 1), ""):
-        raise UserError(f"compare: run {twice} is named twice; compare runs=FIRST,OTHER takes different ones")
+    folders = [Path(name).expanduser().absolute() if "/" in name else top / name for name in names]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"compare: run {twice.name} is named twice; compare runs=FIRST,OTHER takes different ones")
     runs = []
-    for name in names:
-        folder = Path(name).expanduser().absolute() if "/" in name else top / name
+    for folder in folders:
         remembered.require_open(folder)
         if not (folder / "config.yaml").is_file():
             here = ", ".join(sorted(path.parent.name for path in top.glob("*/config.yaml"))) or "(none)"
             raise UserError(f"compare: there is no run {folder}; the runs in {top} are {here}")
+        submit.require_layout(folder)
+        run = Run(folder, *saved.load(folder / "config.yaml"))
         if not (folder / "report" / "tables.csv").is_file():
-            raise UserError(
-                f"compare: run {folder.name} has no report yet: python launch.py stage=full run={folder.name}"
-            )
+            raise UserError(f"compare: run {folder.name} has no report yet: python launch.py stage=full {run.words}")
         if not (folder / "instruct" / "lumen-test.jsonl").is_file():
             raise UserError(f"compare: {folder}: no test records; run its stage instruct first")
-        runs.append(Run(folder, *saved.load(folder / "config.yaml")))
+        runs.append(run)
     return runs
+
+
+def stale(runs: list[Run], stages: Sequence[Stage]) -> Iterator[str]:
+    """A line for each run whose report is not of its settings and answers as they are now."""
+    for run in runs:
+        everything = graph.steps(stages, run.settings)
+        step = next(step for step in everything if step.stage.name == "evaluate")
+        if plan.missing(run, step, everything):
+            yield (
+                f"{_label(run, runs)}: its tables are not those of its present settings and answers, or missed their "
+                f"gates: python launch.py status {run.words}"
+            )
+
+
+def _label(run: Run, runs: list[Run]) -> str:
+    """What a run is called beside the others."""
+    names = [other.folder.name for other in runs]
+    return visible(run.folder.name if names.count(run.folder.name) == 1 else str(run.folder))
 
 
 def show(runs: list[Run], console: Console) -> None:
     """Prints the comparison of the other runs with the first."""
     console.print(_settings(runs))
-    results = [read(run) for run in runs]
+    results = [read(run, _label(run, runs)) for run in runs]
     tables = [run_comparison.values(result) for result in results]
     places = [place for place in tables[0] if any(place in table for table in tables[1:])]
     found = [run_comparison.differences(results[0], other, places, runs[0].settings.evaluate) for other in results[1:]]
@@ -57,7 +75,7 @@ def show(runs: list[Run], console: Console) -> None:
 
 
 def _settings(runs: list[Run]) -> Table:
-    names = (visible(run.folder.name) for run in runs)
+    names = [_label(run, runs) for run in runs]
     view = Table("settings that differ", *names, box=None, pad_edge=False)
     plain = [saved.plain(run.settings) for run in runs]
     keys = {key: old for other in plain[1:] for key, old, _ in remembered.differences(plain[0], other)}
@@ -69,17 +87,18 @@ def _settings(runs: list[Run]) -> Table:
     return view
 
 
-def read(run: Run) -> RunResults:
+def read(run: Run, label: str) -> RunResults:
     """A run's test questions, answers and scores; UserError where a file is not what its manifest records."""
     models = list(run.settings.predict.models)
     judged = [model for model in models if run.path("judge", model).is_dir()]
     predicted = [run.path("predict", model) for model in models]
-    for folder in (run.path("instruct"), *predicted, *(run.path("judge", model) for model in judged)):
+    steps = (run.path("instruct"), *predicted, *(run.path("judge", model) for model in judged), run.path("evaluate"))
+    for folder in steps:
         for line in manifest.latest(folder).values():
             manifest.require_verified(folder, line)
     records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
     return RunResults(
-        visible(run.folder.name),
+        label,
         {record["meta"]["question_id"]: {**record["meta"], "images": record["images"]} for record in records},
         [row for model in models for row in run.rows("predict", model) if not row.get("control")],
         [row for model in judged for row in run.rows("judge", model) if not row.get("canary")],

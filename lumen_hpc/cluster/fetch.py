@@ -58,6 +58,10 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
 
     `dry_run` prints what would be fetched, and where to; nothing is written or asked of a server.
     """
+    needed = list(needs(settings, cache))
+    if not needed and settings.experts.model != "xrv":
+        console.print("these settings name no weights (the demo trains its own); the paper's are recipe=lumen's")
+        return 0
     if dry_run:
         return _show(settings, cache, console)
     try:
@@ -65,10 +69,6 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
     except OSError as error:
         raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
     notes = read_json(cache / NOTE, {})
-    needed = list(needs(settings, cache))
-    if not needed and settings.experts.model != "xrv":
-        console.print("these settings name no weights (the demo trains its own); the paper's are recipe=lumen's")
-        return 0
     failed = [need for need in needed if not _bring(need, notes, cache, console)]
     if settings.experts.model == "xrv":
         failed_experts = _bring_experts(settings, cache, console)

@@ -42,7 +42,9 @@ def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
         return chosen
     if name in {stage.name for stage in stages}:
         raise UserError(f"stage={name}: these settings have no use for it (see its file, jobs/{name}.py)")
-    valid = ["full", *dict.fromkeys([stage.name for stage in stages] + [step.name for step in graph])]
+    if name == "fetch":
+        raise UserError("stage=fetch is no part of a run; python launch.py stage=fetch alone brings its weights")
+    valid = ["full", "fetch", *dict.fromkeys([stage.name for stage in stages] + [step.name for step in graph])]
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     if "," in name:

@@ -66,12 +66,17 @@ def open_run(request: Request) -> Run:
     """The run as the request sees it; nothing is created. UserError if it is another user's and closed to this one."""
     folder = request.folder
     remembered.require_open(folder)
+    require_layout(folder)
+    return Run(folder, request.settings, request.profile)
+
+
+def require_layout(folder: Path) -> None:
+    """Raises UserError for a run that another version of this package wrote, in another layout."""
     if (version := layout(folder)) not in ("", str(LAYOUT)):
         raise UserError(
             f"{folder}: written by another version of lumen_hpc (layout {version}, this one writes {LAYOUT}); go on "
             "with that version, or choose another run=NAME"
         )
-    return Run(folder, request.settings, request.profile)
 
 
 def layout(folder: Path) -> str:

@@ -80,12 +80,17 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
         ("a,z", "there is no run"),
         ("a,d", "run d has no report yet"),
         ("b,b", "run b is named twice"),
+        ("b,{runs}/b/", "run b is named twice"),
+        ("{runs}/a,{runs}/d", "run d has no report yet: python launch.py stage=full run=d runs="),
+        ("a,old", "old: written by another version of lumen_hpc (layout 1"),
     ],
 )
 def test_what_cannot_be_compared_is_named(runs: Path, capsys: pytest.CaptureFixture, names: str, message: str) -> None:
     run(runs, "d", 1)
     (runs / "d" / "report" / "tables.csv").unlink()
-    assert launch.main(["compare", f"runs={names}", f"profile.runs={runs}"]) == 2
+    run(runs, "old", 1)
+    (runs / "old" / "layout").write_text("1\n")
+    assert launch.main(["compare", f"runs={names.format(runs=runs)}", f"profile.runs={runs}"]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -98,3 +103,30 @@ def test_answers_that_are_not_those_of_the_manifest_are_not_compared(runs: Path,
     path.write_text(path.read_text().replace("worsened", "improved"))
     assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 2
     assert "shard 0 is not the file that its manifest records" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_in_two_folders_are_told_apart(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    run(runs / "more", "a", 20)
+    assert launch.main(["compare", f"runs=a,{runs}/more/a", f"profile.runs={runs}"]) == 0
+    assert f"{runs}/more/a and {runs}/a: 40 questions in common" in capsys.readouterr().out
+
+
+def test_tables_that_are_not_of_the_present_settings_are_doubted(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    """A run whose settings were changed keeps its tables until its stage evaluate has run again."""
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 0
+    doubts = [line for line in capsys.readouterr().err.splitlines() if "its tables are not those of its" in line]
+    assert [line.split(":")[1] for line in doubts] == [" a", " b"], "neither has a finished stage evaluate"
+
+
+def test_a_table_that_was_edited_is_not_compared(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    table, folder = runs / "b" / "report" / "tables.csv", runs / "b" / "evaluate"
+    folder.mkdir()
+    shard = folder / "shard-00000-of-00001.jsonl"
+    shard.write_text("{}\n")
+    beside = {"file": "../report/tables.csv", "sha256": sha256(table), "bytes": table.stat().st_size, "mtime_ns": 0}
+    line = {"shard": 0, "of": 1, "sha256": sha256(shard), "bytes": 3, "mtime_ns": 0, "files": [beside]}
+    manifest.append(folder / manifest.NAME, {**line, "config": "", "inputs": ""})
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 0
+    table.write_text(table.read_text().replace("0.75", "0.95"))
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 2
+    assert "evaluate: shard 0 is not the file that its manifest records" in capsys.readouterr().err

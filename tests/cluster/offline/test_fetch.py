@@ -118,3 +118,22 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
     assert f"would be fetched to {tmp_path}/cache/NVILA-8B (weights are for non-commercial use" in out
     assert "experts: what of densenet121-res224-all, " in out
     assert hub == [] and list(tmp_path.iterdir()) == []
+
+
+def test_settings_without_weights_say_so_in_a_dry_run_too(capsys: pytest.CaptureFixture):
+    assert launch.main(["stage=fetch", "recipe=demo", "profile=local", "dry_run=true"]) == 0
+    assert "these settings name no weights" in capsys.readouterr().out
+
+
+def test_a_cache_whose_variable_is_not_set_is_not_made(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NO_SUCH", raising=False)
+    assert launch.main(["stage=fetch", "recipe=lumen", "profile=local", "profile.cache=$NO_SUCH/weights"]) == 2
+    assert "$NO_SUCH is not set in this shell" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_fetch_is_no_part_of_a_run(capsys: pytest.CaptureFixture):
+    assert launch.main(["check", "stage=fetch", "profile=local"]) == 2
+    assert "stage=fetch is no part of a run" in capsys.readouterr().err
+    assert launch.main(["stage=fecth", "profile=local"]) == 2
+    assert "did you mean fetch?" in capsys.readouterr().err
