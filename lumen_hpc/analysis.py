@@ -7,7 +7,6 @@ is analysed is what the stages wrote. Columns are those of docs/data.md; every c
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,11 +17,11 @@ import pandas as pd
 
 from lumen_hpc.cluster import accounting, asking, manifest
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import saved
+from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import lines
+from lumen_hpc.models import AGAIN
 from lumen_hpc.plain_text import visible
 from lumen_hpc.report import costs
 
@@ -34,7 +33,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "subject_id": ("BIGINT", "patient"),
         "study_id": ("BIGINT", "examination"),
         "dicom_id": ("VARCHAR", "the image that stands for the study"),
-        "image": ("VARCHAR", "its file"),
+        "image": ("VARCHAR", "its file; a phantom's is in this run, wherever that lies now"),
         "view": ("VARCHAR", "PA or AP"),
         "taken_at": ("TIMESTAMP", "date and time of the study, shifted per patient"),
         "split": ("VARCHAR", "train, val or test"),
@@ -103,8 +102,15 @@ def open_run(folder: str | Path) -> OpenRun:
 
     folder = Path(folder).expanduser().absolute()
     path = folder / "config.yaml"
+    remembered.require_open(folder)
     if not path.is_file():
-        raise UserError(f"{folder} is no run: it has no config.yaml; give the folder of a run, such as runs/demo")
+        runs = sorted(other.parent.name for other in folder.glob("*/config.yaml"))
+        one = (
+            f"one of the runs in it, such as {folder.name}/{runs[0]}"
+            if runs
+            else "the folder of a run, such as runs/demo"
+        )
+        raise UserError(f"{folder} is no run: it has no config.yaml; give {one}")
     if (version := layout(folder)) != str(LAYOUT):
         raise UserError(
             f"{folder}: a run of layout {version or '(none)'}, this version reads {LAYOUT}; "
@@ -142,7 +148,11 @@ class OpenRun:
     @cached_property
     def studies(self) -> pd.DataFrame:
         """A row a study."""
-        return self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
+        frame = self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
+        if self.settings.data.source == "phantom" and len(frame) and not Path(frame["image"].iloc[0]).is_file():
+            here = f"{self._run.path('prepare')}/phantom/"  # the run has been moved
+            frame["image"] = frame["image"].str.replace(r"^.*/prepare/phantom/", lambda _: here, regex=True)
+        return frame
 
     @cached_property
     def questions(self) -> pd.DataFrame:
@@ -192,13 +202,12 @@ class OpenRun:
 
     @cached_property
     def training(self) -> pd.DataFrame:
-        """A row an optimizer step of each training: step, loss, learning rate, tokens, times."""
+        """A row an optimizer step of each training, of further seeds (`lumen@1`) and of those under way too."""
         frames = []
         for model in self.models:
-            path = self._run.path("train", model) / "metrics.jsonl"
-            if path.is_file():
-                rows = (json.loads(line) for line in lines(path))
-                frames.append(pd.json_normalize(list(rows)).assign(model=model))
+            for folder in (self._run.path("train", model), *sorted(self.folder.glob(f"train-{model}{AGAIN}*"))):
+                if rows := manifest.read(folder / "metrics.jsonl"):
+                    frames.append(pd.json_normalize(rows).assign(model=folder.name.removeprefix("train-")))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"model": [], "step": [], "loss": []})
 
     @cached_property

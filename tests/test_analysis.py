@@ -71,8 +71,8 @@ def folder(tmp_path: Path) -> Path:
     saved.save(request, run / "config.yaml")
     (run / "layout").write_text(f"{LAYOUT}\n")
     studies = [
-        {"subject_id": 10, "study_id": 50, "dicom_id": "a-b", "image": "a.jpg", "view": "PA",
-         "taken_at": "2150-08-10T23:55:25", "split": "test"}
+        {"subject_id": 10, "study_id": 50, "dicom_id": "a-b", "image": f"{run}/prepare/phantom/files/a.jpg",
+         "view": "PA", "taken_at": "2150-08-10T23:55:25", "split": "test"}
     ]  # fmt: skip
     write_jsonl(run / "prepare" / "studies.jsonl", studies)
     write_jsonl(run / "prepare" / "questions.jsonl", QUESTIONS)
@@ -142,7 +142,9 @@ def test_an_unfinished_stage_is_named(folder: Path):
 
 def test_what_is_no_run_is_refused(tmp_path: Path, folder: Path):
     with pytest.raises(UserError, match=r"is no run: it has no config\.yaml"):
-        lumen_hpc.open_run(tmp_path)
+        lumen_hpc.open_run(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"give one of the runs in it, such as {folder.parent.name}/{folder.name}$"):
+        lumen_hpc.open_run(folder.parent)
     (folder / "layout").write_text("1\n")
     with pytest.raises(UserError, match="a run of layout 1"):
         lumen_hpc.open_run(folder)
@@ -156,3 +158,18 @@ def test_costs_have_a_row_a_step_that_ran(folder: Path):
         )
     row = lumen_hpc.open_run(folder).costs.set_index("step").loc["judge-lumen"]
     assert row["gpu_hours"] == 1.0 and row["cpu_hours"] == 2.0 and row["attempts"] == 1
+
+
+def test_a_moved_runs_phantoms_are_where_the_run_is(folder: Path, tmp_path: Path):
+    moved = folder.rename(tmp_path / "moved run")
+    assert lumen_hpc.open_run(moved).studies["image"].tolist() == [f"{moved}/prepare/phantom/files/a.jpg"]
+
+
+def test_a_training_under_way_and_those_of_further_seeds_are_read(folder: Path):
+    for name, count in (("train-lumen", 3), ("train-lumen@1", 2), ("train-lumen-outcomes", 5)):
+        (folder / name).mkdir()
+        rows = [json.dumps({"step": step, "loss": 0.5, "timing": {"seconds": 1.0}}) for step in range(count)]
+        (folder / name / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 9, "lo']))
+    training = lumen_hpc.open_run(folder).training
+    assert training.groupby("model").size().to_dict() == {"lumen": 3, "lumen@1": 2}
+    assert set(training["timing.seconds"]) == {1.0}

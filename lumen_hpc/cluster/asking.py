@@ -13,7 +13,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
-from lumen_hpc.models import MODELS
+from lumen_hpc.models import MODELS, compared
 from lumen_hpc.plain_text import visible
 from lumen_hpc.weights import locate, verify
 
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 def trained(run: Run, model: str) -> Path:
     """Folder of a compared model's weights. Raises UserError if the run does not compare it, or has not trained it."""
-    if model not in MODELS:
-        raise UserError(f"model={model}: the models are {', '.join(MODELS)}")
+    try:
+        known = compared(model)
+    except KeyError:
+        raise UserError(f"model={model}: the models are {', '.join(MODELS)}") from None
     folder = run.weights(model)
-    if MODELS[model].trained and not folder.is_dir():
+    if known.trained and not folder.is_dir():
+        if known.name not in run.settings.predict.models:
+            raise UserError(f"model={model}: run {run.folder.name} has {', '.join(run.settings.predict.models)} alone")
         raise UserError(
             f"run {run.folder.name} has no trained {model} yet ({folder} is not there): "
-            f"run stage=train first, or give weights=FOLDER"
+            f"run stage=train {run.words} first, or give weights=FOLDER"
         )
     return folder
 
@@ -77,8 +81,11 @@ COMPARES = re.compile(r"\b(changed|compared|comparison|different|worse|better|im
 
 def _doubts(asked: Asked) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
-    if len(asked.files) == 1 and COMPARES.search(asked.question) and "will" not in asked.question.casefold().split():
+    will = "will" in asked.question.casefold().split()
+    if len(asked.files) == 1 and COMPARES.search(asked.question) and not will:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
+    if len(asked.files) == 2 and will:
+        yield "the question asks what will be, which is learned from one image: give the earlier one alone, image="
     if len(asked.files) == 2:
         if asked.files["image"] == asked.files["reference"]:
             yield "image and reference are the same file"
@@ -98,7 +105,9 @@ def ask(request: Request, run: Run) -> int:
             days = int(request.days)
         except ValueError:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
-    if not request.settings.serve.weights:
+    if request.settings.serve.weights:
+        given(run, request.settings.serve.weights)
+    else:
         trained(run, request.settings.serve.model)
     from lumen_hpc.serving.ask import read  # seconds: what the command line itself says is checked first
 

@@ -148,6 +148,7 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         (["ask", f"runs={tmp_path}", "run=none", *images, "what?"], "run=none: there is no"),
         (["status", *images], "status has no use for it"),
         ([*words, f"image={tmp_path}", "what?"], f"image={tmp_path}: a pipe, a device or a folder"),
+        (["ask", "weights=/nowhere", *images, "what?"], "weights=/nowhere: no config.json"),
         ([*words, images[0], "days=3", "what?"], "days=3: they are counted from an earlier image"),
         ([*words, f"image={__file__}", "what?"], "test_ask.py cannot be read: give a whole JPG, PNG or DICOM"),
     ):
@@ -166,6 +167,8 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         (["image=0-main.png", "reference=0-reference.png", "days=-3", "what has changed?"],
          "the reference is 3 days later than the image"),
         (["image=0-main.png", "reference=0-reference.png", "what has changed?"], ""),
+        (["image=0-main.png", "reference=0-reference.png", "What will have changed in 30 days?"],
+         "give the earlier one alone"),
     ],
 )  # fmt: skip
 def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, words, doubt):
@@ -186,3 +189,7 @@ def test_a_run_that_has_not_trained_the_model_says_so(tmp_path):
         open_model(run, "lumen")
     with pytest.raises(UserError, match="model=lumne: the models are nvila, ft, lumen"):
         open_model(run, "lumne")
+    with pytest.raises(UserError, match="run early has no trained lumen@1 yet"):
+        open_model(run, "lumen@1")
+    with pytest.raises(UserError, match="model=lumen-outcomes: run early has nvila, ft, lumen alone"):
+        open_model(run, "lumen-outcomes")
