@@ -96,8 +96,11 @@ class Progress:
     def __str__(self) -> str:
         mfu = f", MFU {self.mfu:.2f}" if self.mfu else ""
         held_out = ", validation loss {1:.4g} at step {0}".format(*self.validation) if self.validation else ""
+        where = f"on {self.gpus} GPU{'s' * (self.gpus > 1)}"
+        if not self.mfu:  # a CPU, maybe
+            where = f"in {self.gpus} process{'es' * (self.gpus > 1)}"
         return (
-            f"step {self.step} of {self.steps}, {self.seconds:.3g} s a step on {self.gpus} GPUs{mfu}, "
+            f"step {self.step} of {self.steps}, {self.seconds:.3g} s a step {where}{mfu}, "
             f"measured in this run{held_out}"
         )
 

@@ -30,6 +30,14 @@ def test_a_run_s_own_steps_say_how_fast_it_is(tmp_path):
     assert str(found) == "step 40 of 100, 10 s a step on 4 GPUs, MFU 0.31, measured in this run"
 
 
+def test_a_training_without_gpus_is_not_said_to_have_some(tmp_path):
+    for gpus, where in ((2, "in 2 processes"), (1, "in 1 process")):
+        write(tmp_path, [(step, timing(0.25, gpus=gpus)) for step in range(1, 11)])
+        assert str(speed.of_run(tmp_path, Train(zero="auto"))) == (
+            f"step 10 of 100, 0.25 s a step {where}, measured in this run"
+        )
+
+
 def test_the_last_validation_loss_is_reported_however_long_ago(tmp_path):
     write(tmp_path, [(step, timing(10.0)) for step in range(1, 91)])
     path = tmp_path / "metrics.jsonl"
