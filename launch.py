@@ -87,7 +87,16 @@ def _main(arguments: list[str]) -> int:
         return 130
 
 
+def _with_docstrings() -> None:
+    """Starts again without PYTHONOPTIMIZE or -OO: they take the usage above, and docstrings that transformers reads."""
+    if sys.flags.optimize > 1:
+        os.environ.pop("PYTHONOPTIMIZE", None)
+        flags = ["-I"] if sys.flags.isolated else []
+        os.execv(sys.executable, [sys.executable, *flags, os.path.abspath(__file__), *sys.argv[1:]])
+
+
 if __name__ == "__main__":
+    _with_docstrings()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know less than Unicode
     gc.set_threshold(100_000)  # the default collects often while modules load: a tenth of a submission's time

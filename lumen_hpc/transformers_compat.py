@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from lumen_hpc.errors import UserError
+
 NAME = "transformers.utils.import_utils"
 """The module of transformers that reads its files and looks for other packages."""
 
@@ -73,5 +75,7 @@ class _Adapting(Loader):
         _adapt(module)
 
 
+if sys.flags.optimize > 1:
+    raise UserError("PYTHONOPTIMIZE=2 and -OO take docstrings away, which transformers reads: start Python without")
 if NAME not in sys.modules:
     sys.meta_path.insert(0, _Finder())

@@ -31,6 +31,15 @@ def test_help_is_printed_where_the_terminal_knows_ascii_alone(tmp_path):
     assert "data.mimic_cxr" in done.stdout and "python launch.py ask" in done.stdout
 
 
+def test_a_python_without_docstrings_is_started_again_with_them(tmp_path):
+    done = _launch(tmp_path, "status", "--help", PYTHONOPTIMIZE="2")
+    assert done.returncode == 0 and done.stdout.startswith("LUMEN on a cluster: `python launch.py"), done.stderr
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import lumen_hpc.nvila"
+    words = [sys.executable, "-OO", "-c", code, str(ROOT)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stderr.endswith("which transformers reads: start Python without\n"), done.stderr
+
+
 def test_a_package_of_the_same_name_in_the_users_folder_is_not_taken(tmp_path):
     (tmp_path / "lumen_hpc").mkdir()
     (tmp_path / "lumen_hpc" / "__init__.py").write_text("raise SystemExit('the wrong package')")
