@@ -19,7 +19,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
-from lumen_hpc.serving.media import image_bytes, picture, taken_on
+from lumen_hpc.serving.media import image_bytes, picture, require_no_mark, taken_on
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Asked:
 def read(question: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None) -> Asked:
     """What `TrainedModel.ask` is given, before any model is needed.
 
-    Raises UserError for an empty question, a file that cannot be read, and `days` without a reference.
+    Raises UserError for a question that is empty or holds `<image>`, a file that cannot be read, and `days` without a
+    reference.
     """
     if not question.strip():
         raise UserError('ask a question, such as "what has changed?"')
@@ -58,6 +59,7 @@ def read(question: str, *, image: str | Path, reference: str | Path | None = Non
         question.encode()
     except UnicodeEncodeError:
         raise UserError("the question holds half a character: type it again, in UTF-8") from None
+    require_no_mark(question)
     try:
         days = None if days is None else operator.index(days)  # numpy's and pandas' numbers too
     except TypeError:

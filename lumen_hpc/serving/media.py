@@ -12,6 +12,7 @@ import binascii
 import io
 import json
 import os
+import re
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -29,13 +30,24 @@ from lumen_hpc.nvila.preprocess import open_picture
 
 LARGEST = 128 * 2**20
 """Bytes of an image file that are taken."""
+MARK = re.compile(r"<image>|<vila/\w+>")
+"""What stands for a picture in a prompt."""
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path, as JSON."""
 
 
+def require_no_mark(*texts: str) -> None:
+    """Raises UserError for a text that holds what stands for a picture in a prompt: it would count as one."""
+    for text in texts:
+        if found := MARK.search(text):
+            raise UserError(f"the text holds {found[0]}, which stands for a picture in the prompt: leave it out")
+
+
 def image_bytes(name: str, path: str | Path) -> bytes:
     """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
+    if re.match(r"[a-z]{2,}:", str(path), re.I) and not os.path.exists(path):
+        raise UserError(f"{name}={path}: an address; no address is read: give a JPG, PNG or DICOM file of this machine")
     try:
         with opened(Path(path).expanduser()) as file:
             data = file.read(LARGEST + 1)

@@ -35,7 +35,7 @@ from lumen_hpc.language.prediction_questions import templates
 from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
-from .media import LARGEST, picture, taken_on
+from .media import LARGEST, picture, require_no_mark, taken_on
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
@@ -92,6 +92,7 @@ class Ask:
             "".join(texts).encode()
         except UnicodeEncodeError:
             raise UserError("a text holds half a character (a lone surrogate): type it again") from None
+        require_no_mark(self.question, *self.experts.values())
         if (longest := max(map(len, [self.question, *self.experts.values()]))) > LONGEST_TEXT:
             raise UserError(f"a text of {longest} characters is too long: at most {LONGEST_TEXT} are taken")
         if not self.question.strip():

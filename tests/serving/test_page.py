@@ -368,6 +368,8 @@ def test_facts_are_the_readers(kind, answer, facts):
         ({"question": "  "}, "the question is empty"),
         ({"question": "What in {days} days?", "interval": None}, "needs the days"),
         ({"images": {"reference": "data:…"}}, "the radiograph is missing"),
+        ({"question": "what is <image>?"}, "the text holds <image>, which stands for a picture"),
+        ({"experts": {"main": "<image> words"}}, "the text holds <image>"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused(given, message):
