@@ -19,6 +19,10 @@ class Alone:
     rank = 0
     """This process's number among them."""
 
+    def own_range(self, count: int) -> range:
+        """Which of `count` rows `own` takes for this process, what fills the last parts left out."""
+        return range(count)
+
     def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This process's part of `x`, one of `size` equal ones in order; zeros fill the last ones."""
         return x

@@ -27,8 +27,18 @@ from .config import Block, NVILAConfig
 
 _PILLOW = int(PIL.__version__.split(".")[0])
 
-Picture: TypeAlias = Image.Image | np.ndarray | str | Path
-"""A PIL image, a uint8 array [H, W] or [H, W, 3], or the path of an image file."""
+
+@dataclass(frozen=True)
+class Blank:
+    """In place of a picture whose tiles are not needed here: as large, and black."""
+
+    width: int
+    height: int
+    """[px]."""
+
+
+Picture: TypeAlias = Image.Image | np.ndarray | str | Path | Blank
+"""A PIL image, a uint8 array [H, W] or [H, W, 3], the path of an image file, or a blank."""
 Resize = Callable[[int, int], torch.Tensor]
 """(width, height) [px] -> uint8 [height, width, 1 or 3] of one picture."""
 
@@ -56,14 +66,7 @@ def preprocess_images(
     """
     tiles, blocks, per_picture = [], [], []
     for place, picture in enumerate(pictures):
-        grey = None if exact else _grey_jpeg(picture)
-        if grey is None:
-            image = open_picture(picture, place)
-            width, height = image.size
-            resize = _exact(image) if exact or image.mode != "L" else _fast(np.asarray(image))
-        else:
-            height, width = grey.shape
-            resize = _fast(grey)
+        width, height, resize = _opened(picture, place, exact)
         cut, picture_blocks = _cut_picture(width, height, config, resize, single_tile)
         tiles.append(cut)
         blocks += picture_blocks
@@ -108,6 +111,17 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"{where}: more than 8 bits a pixel (mode {picture.mode}); scale it to 0..255 first")
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+def _opened(picture: Picture, place: int, exact: bool) -> tuple[int, int, Resize]:
+    """Width and height [px] of a picture, and what resizes it; arguments as for `preprocess_images`."""
+    if isinstance(picture, Blank):
+        return picture.width, picture.height, _black
+    if not exact and (grey := _grey_jpeg(picture)) is not None:
+        return grey.shape[1], grey.shape[0], _fast(grey)
+    image = open_picture(picture, place)
+    fast = not exact and image.mode == "L"
+    return *image.size, _fast(np.asarray(image)) if fast else _exact(image)
 
 
 def _cut_picture(
@@ -170,12 +184,23 @@ def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[Block]:
     return [(rows, columns)]
 
 
+def tile_count(size: tuple[int, int], config: NVILAConfig) -> int:
+    """Tiles that a picture of this size is cut into, without its pixels."""
+    coarse = sum((scale // config.scales[0]) ** 2 for scale in config.scales[:-1])
+    return sum(1 if block is None else coarse + block[0] * block[1] for block in placeholders(size, config))
+
+
 def _grid_tiles(rows: int, columns: int, size: int, resize: Resize) -> torch.Tensor:
     """Resize to rows x columns tiles and cut: uint8 [rows·columns, C, size, size]."""
     pixels = resize(columns * size, rows * size)
     channels = pixels.shape[2]
     grid = pixels.view(rows, size, columns, size, channels)
     return grid.permute(0, 2, 4, 1, 3).reshape(rows * columns, channels, size, size)
+
+
+def _black(width: int, height: int) -> torch.Tensor:
+    """A blank, resized: one number that stands for all of its pixels."""
+    return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(height, width, 1)
 
 
 def _exact(image: Image.Image) -> Resize:

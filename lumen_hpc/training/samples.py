@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import accumulate
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
 from lumen_hpc.nvila.config import NVILAConfig
 from lumen_hpc.nvila.generate import line_ends
 from lumen_hpc.nvila.group import Alone
-from lumen_hpc.nvila.preprocess import placeholders
+from lumen_hpc.nvila.preprocess import Blank, placeholders, tile_count
 from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import RecordIndex
@@ -206,7 +207,8 @@ class Batcher:
         group: Alone | None = None,
     ) -> None:
         """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths. `group`: ranks that
-        compute each micro-batch together: this one's has only the supervised tokens that its positions predict."""
+        compute each micro-batch together: this one's has only the supervised tokens that its positions predict, and
+        reads only the pictures of which it computes a tile; the others are black."""
         self._group = group or Alone()
         self._multiple = lcm(multiple, self._group.size)
         self._records, self._survey, self._preprocessor = records, survey, preprocessor
@@ -221,7 +223,7 @@ class Batcher:
             none = torch.zeros(0, dtype=torch.int64)
             return Micro(pack([[self._blank()]], multiple=self._group.size), none, none.bool(), 0)
         ids = [sample for sequence in packed for sample in sequence.samples]
-        samples = dict(zip(ids, self._samples(ids)))
+        samples = self._samples(packed)
         batch = pack([[samples[i] for i in sequence.samples] for sequence in packed], multiple=self._multiple)
         counts = torch.tensor([samples[i].supervised for i in ids])
         of_token = torch.repeat_interleave(torch.tensor(ids), counts)
@@ -230,20 +232,37 @@ class Batcher:
         micro = Micro(batch, of_token[mine], verdicts[mine], tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
-    def _samples(self, ids: list[int]) -> list[Sample]:
-        opened: dict[str, Any] = {}
-        records = []
-        for i in ids:
-            whole = self._records[int(self._survey.rows[i])]
-            record = without_images(whole, int(self._survey.images_left_out[i]))
-            pictures = [opened.setdefault(path, self._pictures.open(path)) for path in record["images"]]
-            records.append({**record, "images": pictures})
-        samples = self._preprocessor(records, inline=True).samples
-        for i, sample in zip(ids, samples):
+    def _samples(self, packed: list[Shared]) -> dict[int, Sample]:
+        """The samples of these sequences, by id."""
+        records = {
+            i: without_images(self._records[int(self._survey.rows[i])], int(self._survey.images_left_out[i]))
+            for sequence in packed
+            for i in sequence.samples
+        }
+        blanks = self._blanks([records[sequence.samples[0]] for sequence in packed])
+        paths = dict.fromkeys(path for record in records.values() for path in record["images"])
+        pictures = {path: blanks.get(path) or self._pictures.open(path) for path in paths}
+        shown = [{**record, "images": [pictures[path] for path in record["images"]]} for record in records.values()]
+        samples = dict(zip(records, self._preprocessor(shown, inline=True).samples))
+        for i, sample in samples.items():
             expected = self._survey.prefix[i] + self._survey.suffix[i]
             if sample.supervised != self._survey.supervised[i] or len(sample) != expected:
                 raise UserError(f"record {self._survey.ids[i]} has changed since the training began")
         return samples
+
+    def _blanks(self, records: list[Record]) -> dict[str, Blank]:
+        """By path, the pictures of a micro-batch whose tiles are all computed by other ranks of the group.
+
+        `records`: one of each sequence, since its others show the same pictures.
+        """
+        if self._group.size == 1:
+            return {}
+        sizes = [(path, size) for record in records for path, size in zip(record["images"], _sizes(record))]
+        ends = list(accumulate(tile_count(size, self._preprocessor.config) for _, size in sizes))
+        own = self._group.own_range(ends[-1] if ends else 0)
+        spans = zip(sizes, [0, *ends], ends)
+        needed = {path for (path, _), begin, end in spans if begin < own.stop and own.start < end}
+        return {path: Blank(*size) for path, size in sizes if path not in needed}
 
     def _verdict(self, i: int, sample: Sample) -> torch.Tensor:
         """bool [supervised tokens of the sample]: where an outcome's answer says yes or no; nowhere for other kinds."""

@@ -30,13 +30,15 @@ class Group(Alone):
         """`name` of torch's process group: compiled layers take no group itself."""
         self.size, self.rank, self.name = size, rank, name
 
-    def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        count = x.shape[dim]
+    def own_range(self, count: int) -> range:
         each = -(-count // self.size)
-        start = min(self.rank * each, count)
-        part = x.narrow(dim, start, min(each, count - start))
+        return range(count)[self.rank * each : (self.rank + 1) * each]
+
+    def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        rows = self.own_range(x.shape[dim])
+        part = x.narrow(dim, rows.start, len(rows))
         missing = list(x.shape)
-        missing[dim] = each - part.shape[dim]
+        missing[dim] = -(-x.shape[dim] // self.size) - len(rows)
         return torch.cat([part, x.new_zeros(missing)], dim) if missing[dim] else part
 
     def joined(self, part: torch.Tensor, count: int) -> torch.Tensor:

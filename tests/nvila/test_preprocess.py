@@ -7,7 +7,7 @@ from PIL import Image
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.cards import cards
-from lumen_hpc.nvila.preprocess import best_grid, normalise, preprocess_images
+from lumen_hpc.nvila.preprocess import Blank, best_grid, normalise, preprocess_images, tile_count
 
 RADIOGRAPH = np.random.default_rng(0).integers(0, 256, (306, 255), dtype=np.uint8)
 
@@ -78,6 +78,17 @@ def test_a_path_an_array_and_a_pil_image_give_the_same(tiny, tmp_path):
     ways = [RADIOGRAPH, Image.fromarray(RADIOGRAPH), tmp_path / "a.png", str(tmp_path / "a.png")]
     first, *others = (preprocess_images([way], tiny.config).tiles for way in ways)
     assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("card", ["NVILA-8B", "NVILA-Lite-8B", "one tile"])
+@pytest.mark.parametrize("size", [(1020, 1224), (449, 1300), (300, 40)])
+def test_a_blank_is_cut_as_a_picture_of_its_size_and_its_tiles_are_counted_without_it(tiny, card, size):
+    config = tiny.config if card == "one tile" else cards()[card]
+    picture = preprocess_images([Image.new("L", size, 255)], config)
+    blank = preprocess_images([Blank(*size)], config)
+    assert blank.tiles.shape == picture.tiles.shape and not blank.tiles.any()
+    assert (blank.blocks, blank.per_picture) == (picture.blocks, picture.per_picture)
+    assert tile_count(size, config) == len(picture.tiles)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

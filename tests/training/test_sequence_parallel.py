@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lumen_hpc import nvila
@@ -17,11 +19,15 @@ from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
+from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.preprocess import normalise
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import sequence_parallel
 from lumen_hpc.training import train as training
+from lumen_hpc.training.layout import sequences
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.record_index import RecordIndex
+from lumen_hpc.training.record_index import RecordIndex, survey
+from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
 from lumen_hpc.training.sequence_parallel import Group, own_tokens
 from lumen_hpc.training.sizing import check, check_batch, check_parallel, plan
 from tests.training import tiny, toy
@@ -115,6 +121,35 @@ def test_every_supervised_token_and_every_tile_is_one_rank_s(size: int) -> None:
     assert (min(part.supervised for part, _, _ in parts) == 0) == (size == 4), "a rank may have nothing to predict"
     tiles = torch.cat([group.own(batch.tiles) for group in groups])
     assert torch.equal(tiles[:3], batch.tiles) and not tiles[3:].any() and len(tiles) == 4
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("form", ["resize", "dynamic", "dynamic_s2"])
+def test_a_rank_reads_only_the_pictures_of_which_it_computes_a_tile(tmp_path: Path, size: int, form: str) -> None:
+    """Each of its tiles is what it is where one process reads all, one of them coloured."""
+    dataset = tiny.make(tmp_path, patients=3, aspect=form, image=(90, 70))
+    Image.new("RGB", (90, 70), (255, 0, 0)).save(dataset / "0-main.png")
+    rows, prepare = Records(dataset / "records.jsonl"), nvila.Preprocessor.open(dataset / "base")
+    index = survey(
+        rows, partial(measure, preprocessor=prepare), Ranks(), opening=opening, max_tokens=8192, on_bad="stop",
+        folder=tmp_path, version="1",
+    )  # fmt: skip
+    packed = sequences(range(len(rows)), index.groups, index.prefix, index.suffix, budget=8192, shared=True)
+    files = {path for row in rows for path in row["images"]}
+    read: dict[int, set[str]] = {}
+
+    def tiles(group: Alone) -> torch.Tensor:
+        pictures = Pictures()
+        monitored = read.setdefault(group.rank, set())
+        pictures.open = lambda path: monitored.add(path) or Pictures.open(pictures, path)  # type: ignore[method-assign]
+        return normalise(group.own(Batcher(rows, index, prepare, pictures, group=group).build(packed).batch.tiles))
+
+    parts = torch.cat([tiles(Group(size, rank, "unused")) for rank in range(size)])
+    assert set().union(*read.values()) == files and all(len(of_rank) < len(files) for of_rank in read.values())
+    whole = tiles(Alone())
+    assert read[0] == files
+    assert torch.equal(parts[: len(whole)], whole)
 
 
 @pytest.fixture
