@@ -59,7 +59,7 @@ UNREAD = (
         "add judge.engine.kind=vllm, or another",
     ),
     Unread(
-        ("train.adapter.rank", "train.adapter.alpha", "train.adapter.dropout", "train.adapter.targets"),
+        tuple(f"train.adapter.{name}" for name in ("rank", "alpha", "dropout", "targets", "base_bits")),
         lambda settings: settings.train.adapter.kind == "none",
         "train.adapter.kind=none trains no adapter",
         "add train.adapter.kind=lora",

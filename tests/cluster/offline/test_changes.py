@@ -95,6 +95,7 @@ def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.Cap
         (["data=mimic", "recipe=lumen", "data.phantom.size=64"], "data.phantom.size: nothing would read it"),
         (["rewrite.engine.model=/llama"], "rewrite.engine.model: nothing would read it"),
         (["train.epochs=2"], "train.epochs: nothing would read it, because train.steps"),
+        (["train.adapter.base_bits=4"], "train.adapter.base_bits: nothing would read it, because train.adapter.kind"),
         (["profile.account=chest"], "profile.account: nothing would read it, because profile local runs on this"),
         (["profile.resources.train.partition=a100"], "profile.resources.train.partition: nothing would read it"),
         (["profile.modules=[cuda]"], "name your site's with profile=NAME or LUMEN_PROFILE"),
