@@ -226,13 +226,18 @@ class Train:
     def __post_init__(self) -> None:
         if not self.base:
             raise UserError("train.base is empty: takes a folder, a name that stage=fetch has staged, or tiny")
-        if self.adapter.kind != "none" and self.adapter.base_bits < 16 and self.zero not in (1, 2, "auto"):
+        if self.quantised and self.zero not in (1, 2, "auto"):
             raise UserError(
                 f"train.zero={self.zero} does not take train.adapter.base_bits={self.adapter.base_bits}: "
                 "use train.zero=1, 2 or auto"
             )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"train.betas={self.betas}: takes two numbers from 0 to below 1, as in [0.9, 0.999]")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether adapters are trained over a base of 8 or 4 bits."""
+        return self.adapter.kind != "none" and self.adapter.base_bits < 16
 
     @property
     def ranks_a_micro_batch(self) -> int:

@@ -52,7 +52,7 @@ class Learner(torch.nn.Module):
             module.requires_grad_(False)
         if train.adapter.kind == "lora":
             adapters.inject(model, train, seed)
-        self.quantised = train.adapter.kind != "none" and train.adapter.base_bits < 16
+        self.quantised = train.quantised
         compiled = train.compiled is True
         if compiled and self.quantised:
             raise UserError("train.compiled=true does not compile layers of train.adapter.base_bits=8 or 4; use auto")

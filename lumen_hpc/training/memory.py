@@ -44,11 +44,6 @@ def learning_parameters(train: schema.Train, sizes: Sizes) -> int:
     return train.adapter.rank * sum(count for part, count in ends.items() if part in train.tune)
 
 
-def quantised(train: schema.Train) -> bool:
-    """Whether adapters are trained on a base of 8 or 4 bits."""
-    return train.adapter.kind != "none" and train.adapter.base_bits < 16
-
-
 def adapted_weights(train: schema.Train, sizes: Sizes) -> int:
     """Weights of the linear layers that get adapters."""
     c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
@@ -73,7 +68,7 @@ def by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: W
     """GB a GPU by use; no `auto` about memory is left in `train`."""
     width, learning = _bytes(train), learning_parameters(train, sizes)
     weights: float = width * sizes.total
-    if quantised(train):
+    if train.quantised:
         weights -= (width - QUANTISED_BYTES[train.adapter.base_bits]) * adapted_weights(train, sizes)
     stage = int(train.zero)
     if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched

@@ -16,7 +16,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
 from lumen_hpc.training import exchange, memory, speed
 from lumen_hpc.training.flops import token_flops
-from lumen_hpc.training.memory import memory_gb, quantised
+from lumen_hpc.training.memory import memory_gb
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, parallel, stated
 
@@ -128,7 +128,7 @@ def resolve(
     """
     checkpointings = ("none", "selective", "full") if train.checkpointing == "auto" else (train.checkpointing,)
     stages: tuple[int | str, ...] = (1, 2, 3) if train.zero == "auto" else (train.zero,)
-    if train.zero == "auto" and quantised(train):  # ZeRO-3 would cut quantised weights
+    if train.zero == "auto" and train.quantised:  # ZeRO-3 would cut quantised weights
         stages = (1, 2)
     for checkpointing, stage in itertools.product(checkpointings, stages):
         several = stage == 3 and 1 < nodes < gpus
@@ -143,7 +143,7 @@ def resolve(
 def _frugal(train: schema.Train) -> schema.Train:
     return dataclasses.replace(
         train,
-        zero=(2 if quantised(train) else 3) if train.zero == "auto" else train.zero,
+        zero=(2 if train.quantised else 3) if train.zero == "auto" else train.zero,
         checkpointing="full" if train.checkpointing == "auto" else train.checkpointing,
         node_shards=train.node_shards is True,
     )
