@@ -16,7 +16,7 @@ from .chat import IGNORE, Message, Tokenizer
 from .config import NVILAConfig
 from .config_files import read_config
 from .packing import Batch, Sample, expand, pad
-from .preprocess import Picture, join_tiles, normalise, preprocess_images
+from .preprocess import Picture, identity, join_tiles, normalise, preprocess_images
 
 
 @dataclass
@@ -107,15 +107,15 @@ class Preprocessor:
         samples = []
         for place, record in enumerate(records):
             try:
-                pictures = _pictures(record)
+                pictures = pictures_of(record)
                 single = official_tiles and len(pictures) > 1
-                key = tuple(str(p) if isinstance(p, str | Path) else id(p) for p in pictures)
+                key = tuple(map(identity, pictures))
                 if key not in decoded:
                     cut = preprocess_images(pictures, self.config, exact=exact, single_tile=single)
                     decoded[key] = (cut, pictures)  # kept alive, or another could take its id
                 cut = decoded[key][0]
                 aspect = "resize" if single else self.config.aspect
-                messages = _turns(record, generation)
+                messages = turns_of(record, generation=generation)
                 placed_inline = self.config.prompt_form.inline if inline is None else inline
                 if inline is None and placed_inline:
                     messages = chat.with_placeholders(messages, len(pictures))
@@ -131,14 +131,16 @@ class Preprocessor:
         return Inputs(samples, self.tokenizer.pad, generation)
 
 
-def _pictures(record: dict[str, Any]) -> list[Picture]:
+def pictures_of(record: dict[str, Any]) -> list[Picture]:
+    """The pictures of a record: `images`, or LLaVA's `image`; none for text alone."""
     pictures = record.get("images", record.get("image"))
     if pictures is None:
         return []
     return list(pictures) if isinstance(pictures, list | tuple) else [pictures]
 
 
-def _turns(record: dict[str, Any], generation: bool) -> list[Message]:
+def turns_of(record: dict[str, Any], *, generation: bool) -> list[Message]:
+    """The messages of a record, for generation without a last answer. Raises UserError where none is left."""
     messages = list(record.get("conversations") or [])
     if generation and messages and chat.ROLES.get(messages[-1]["from"]) == "assistant":
         messages = messages[:-1]

@@ -89,6 +89,11 @@ def join_tiles(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([part.expand(-1, channels, -1, -1) for part in tiles])
 
 
+def identity(picture: Picture) -> object:
+    """Equal for pictures that are the same: a path's text, or which object it is (for as long as it is kept)."""
+    return str(picture) if isinstance(picture, str | Path) else id(picture)
+
+
 def open_picture(picture: Picture, place: int = 0) -> Image.Image:
     """A picture as a PIL image of mode L (one grey channel) or RGB."""
     where = f"image {place}"

@@ -55,6 +55,18 @@ def test_prompts_answers_and_probabilities_equal_the_native_ones(folder, native,
     assert (max(cached) > 0) == (prefix_cache and len(inputs.samples[1]) > 32), "two questions share their images"
 
 
+def test_a_record_is_read_as_the_native_engine_reads_it(folders, pictures):
+    """Its one picture may be under LLaVA's `image`, its answer is no part of the prompt, and it must ask something."""
+    prepare = nvila.Preprocessor.open(folders["resize"])
+    turns = [{"from": "human", "value": "<image>\nWhat has changed?"}, {"from": "gpt", "value": "Nothing."}]
+    record = {"image": pictures[0], "conversations": turns}
+    found = vllm_answerer.request(record, prepare, {})
+    assert found["prompt_token_ids"] == prepare([record], generation=True, inline=True).samples[0].input_ids.tolist()
+    assert found["multi_modal_data"]["image"] == [pictures[0]]
+    with pytest.raises(UserError, match="no messages"):
+        vllm_answerer.request({"conversations": turns[1:]}, prepare, {})
+
+
 def test_the_order_of_the_images_matters(folders, records, open_vllm):
     """Features go to their own picture's places: swapped images give another distribution, the native one."""
     native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
