@@ -55,18 +55,39 @@ def load(
     placed = placement.layout(model, dtype or _stored_dtype(config), memory) if memory else None
     first_device = device if placed is None else _torch_device(placed[placement.FIXED[0]])
     on_disk: dict[str, dict[str, Any]] = {}
-    parameters = dict(model.named_parameters())
-    missing = set(parameters)
+    for name, tensor, file in _fitting_weights(folder, model, dtype):
+        kept_on = first_device if placed is None else placement.device_of(name, placed)
+        if kept_on == "disk":
+            flat = not (folder / "llm").is_dir()
+            on_disk[name] = placement.stored(name, file, flat, dtype or tensor.dtype)
+            kept_on = "meta"
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(_torch_device(kept_on), dtype)))
+    if config.llm.get("tie_word_embeddings"):
+        model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
+    _make_buffers(model, first_device, on_disk)
+    model.eval()
+    if placed is not None:
+        model.requires_grad_(False)
+        placement.dispatch(model, placed, on_disk)
+    return model
+
+
+def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor, Path]]:
+    """What `read_weights` gives, one tensor for each parameter; with `dtype` None they must be stored alike.
+
+    Raises UserError naming the file and tensor that does not fit, and at the end the parameters without one.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    missing = set(shapes)
     first: tuple[torch.dtype, Path] | None = None
     for name, tensor, file in read_weights(folder):
-        if name not in parameters:
-            if name == "llm.lm_head.weight" and config.llm.get("tie_word_embeddings"):
+        if name not in shapes:
+            if name == "llm.lm_head.weight" and model.config.llm.get("tie_word_embeddings"):
                 continue
             raise UserError(f"{file}: tensor {name!r} has no place in this model; does config.json belong to it?")
-        if tensor.shape != parameters[name].shape:
-            raise UserError(
-                f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(parameters[name].shape)}"
-            )
+        if tensor.shape != shapes[name]:
+            raise UserError(f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(shapes[name])}")
         first = first or (tensor.dtype, file)
         if not tensor.is_floating_point():
             raise UserError(f"{file}: {name} is stored as {_named(tensor.dtype)}: quantised weights are not read")
@@ -80,23 +101,9 @@ def load(
         if name not in missing:
             raise UserError(f"{file}: {name} is stored in an earlier file too; keep one of the two")
         missing.discard(name)
-        kept_on = first_device if placed is None else placement.device_of(name, placed)
-        if kept_on == "disk":
-            flat = not (folder / "llm").is_dir()
-            on_disk[name] = placement.stored(name, file, flat, dtype or tensor.dtype)
-            kept_on = "meta"
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(_torch_device(kept_on), dtype)))
-    if config.llm.get("tie_word_embeddings"):
-        model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
+        yield name, tensor, file
     if missing:
         raise UserError(f"{folder} lacks the weights of {sorted(missing)[:3]}{' …' if len(missing) > 3 else ''}")
-    _make_buffers(model, first_device, on_disk)
-    model.eval()
-    if placed is not None:
-        model.requires_grad_(False)
-        placement.dispatch(model, placed, on_disk)
-    return model
 
 
 def _built(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
