@@ -133,59 +133,68 @@ def application(
 
     direct = DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False)  # else HTTP_PROXY gets images and key
     client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=direct)
-    here, reading = Path(__file__).parent, asyncio.Semaphore(READING)
+    page = _Page(client, model, answer_tokens, experts)
+    app = Starlette(
+        routes=[
+            Route("/", page.index),
+            Route("/page.css", page.style),
+            Route("/page.js", page.script),
+            Route("/questions", page.questions),
+            Route("/picture", page.read, methods=["POST"]),
+            Route("/ask", page.ask, methods=["POST"]),
+        ]
+    )
+    app.add_middleware(RequirePageKey, key=page_key)
+    return app
 
-    async def index(request: Request) -> Response:
-        text = (here / "page.html").read_text().replace("{model}", html.escape(model))
+
+class _Page:
+    """What each address of the page answers; the arguments are those of `application`."""
+
+    def __init__(self, client: Any, model: str, answer_tokens: int, experts: Callable[[bytes], str] | None) -> None:
+        self._client, self._model, self._answer_tokens, self._experts = client, model, answer_tokens, experts
+        self._here, self._reading = Path(__file__).parent, asyncio.Semaphore(READING)
+
+    async def index(self, request: Request) -> Response:
+        text = (self._here / "page.html").read_text().replace("{model}", html.escape(self._model))
         return Response(text, media_type="text/html", headers=HEADERS)
 
-    async def style(request: Request) -> Response:
-        return Response((here / "page.css").read_bytes(), media_type="text/css", headers=HEADERS)
+    async def style(self, request: Request) -> Response:
+        return Response((self._here / "page.css").read_bytes(), media_type="text/css", headers=HEADERS)
 
-    async def script(request: Request) -> Response:
-        return Response((here / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
+    async def script(self, request: Request) -> Response:
+        return Response((self._here / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
 
-    async def read(request: Request) -> Response:
+    async def questions(self, request: Request) -> Response:
+        return JSONResponse(QUESTIONS, headers=HEADERS)
+
+    async def read(self, request: Request) -> Response:
+        """An image file of the user's, decoded, with the experts' words on it."""
         if _too_long(request, LARGEST):
             return _error(f"the file is larger than {LARGEST >> 20} MiB", 413)
-        async with reading:
+        async with self._reading:
             data = await request.body()
             try:
                 found = await run_in_threadpool(decoded, data)
-                if experts:
-                    found["experts"] = await run_in_threadpool(experts, data)
+                if self._experts:
+                    found["experts"] = await run_in_threadpool(self._experts, data)
                 return JSONResponse(found, headers=HEADERS)
             except UserError as error:
                 return _error(visible(str(error)))
 
-    async def questions(request: Request) -> Response:
-        return JSONResponse(QUESTIONS, headers=HEADERS)
-
-    async def ask(request: Request) -> Response:
+    async def ask(self, request: Request) -> Response:
+        """The model's answer to an `Ask`, streamed."""
         if _too_long(request, 3 * LARGEST):  # two images in base64
             return _error("the request is too long", 413)
         try:
-            async with reading:
+            async with self._reading:
                 asked = Ask(**await request.json())
         except UserError as error:
             return _error(visible(str(error)))
         except (TypeError, ValueError, RecursionError):
             return _error("the request is not one of this page's")
-        return StreamingResponse(_answer(client, model, asked, answer_tokens), media_type="application/x-ndjson",
-                                 headers=HEADERS)  # fmt: skip
-
-    app = Starlette(
-        routes=[
-            Route("/", index),
-            Route("/page.css", style),
-            Route("/page.js", script),
-            Route("/questions", questions),
-            Route("/picture", read, methods=["POST"]),
-            Route("/ask", ask, methods=["POST"]),
-        ]
-    )
-    app.add_middleware(RequirePageKey, key=page_key)
-    return app
+        return StreamingResponse(_answer(self._client, self._model, asked, self._answer_tokens),
+                                 media_type="application/x-ndjson", headers=HEADERS)  # fmt: skip
 
 
 async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> AsyncIterator[bytes]:
