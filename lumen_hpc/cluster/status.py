@@ -6,11 +6,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import graph, live, lock, manifest, plan, reasons, slurm, triage
 from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Run, Stage, Step
+from lumen_hpc.training.speed import Progress
 
 RUNNING = (
     "RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED",
@@ -52,13 +54,9 @@ class StepStatus:
 def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings include."""
     everything = graph.steps(stages, run.settings)
-    tasks = _tasks(run)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
-    newest, account = live.newest(run.folder), Accounting()
-    return [
-        _step(run, step, everything, tasks.get(step.name, []), here, newest.get(step.name), account)
-        for step in everything
-    ]
+    jobs = _Jobs(_tasks(run), here, live.newest(run.folder), Accounting())
+    return [_step(run, step, everything, jobs) for step in everything]
 
 
 def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
@@ -136,46 +134,39 @@ def _working(tasks: list[_Packed], missing: Collection[int]) -> list[slurm.Job]:
     return [task.job for task in tasks if task.job.state in RUNNING or first.get(task.pack) is task]
 
 
-def _step(
-    run: Run, step: Step, everything: list[Step], tasks: list[_Packed], here: bool, newest: dict[int, str] | None,
-    account: Accounting,
-) -> StepStatus:  # fmt: skip
-    """`here`: a command on this machine runs the steps itself, so tasks that have not ended are alive.
+@dataclass(frozen=True)
+class _Jobs:
+    """What is known of a run's jobs beside the files that they write."""
 
-    `newest`: the last submission of each shard; what failed before it is past.
-    """
+    tasks: dict[str, list[_Packed]]
+    """Tasks in the queue, by step."""
+    here: bool
+    """A command on this machine runs the steps itself, so tasks that have not ended are alive."""
+    newest: dict[str, dict[int, str]]
+    """By step, the last submission of each shard; what failed before it is past."""
+    account: Accounting
+
+
+def _step(run: Run, step: Step, everything: list[Step], known: _Jobs) -> StepStatus:
     found, missing = _counted(run, step, everything)
-    folder = run.folder / step.name
+    folder, tasks = run.folder / step.name, known.tasks.get(step.name, [])
     if again := _queued_again(tasks) - set(missing):
         missing = sorted({*missing, *again})
         found.done -= len(again)
     jobs = _working(tasks, missing)
-    running = sum(job.state in RUNNING for job in jobs)
-    found.queued = len(jobs) - running
-    if here and missing:
-        running = len(triage.unended(folder))
-    found.running, found.successors = running, len(tasks) - len(jobs)
-    lost = [] if jobs or here else triage.corrupt(run, step, everything, missing)
-    others = _without(missing, lost)
-    alive = {job.id for job in jobs} | ({""} if here else set())
-    kinds = triage.failure_kinds(folder, others, alive, account.usage, newest)
-    if not kinds and others and not jobs and not tasks:
-        kinds = triage.before_work(run, step, others, _inputs_done(run, step, everything), account.usage)
-    kinds = lost + kinds
-    found.failures = _described(kinds)
+    found.running = sum(job.state in RUNNING for job in jobs)
+    found.queued, found.successors = len(jobs) - found.running, len(tasks) - len(jobs)
+    if known.here and missing:
+        found.running = len(triage.unended(folder))
+    found.failures = _described(_failures(run, step, everything, missing, jobs, known))
     own = step.stage.progress(run.settings, folder) if missing else None
     found.progress = str(own or "")
     if not missing:
         found.state = "done"
-    elif running:
-        found.state = "running"
+    elif found.running:
+        found.state, found.eta_seconds = "running", _eta_seconds(folder, len(missing) / found.running, own)
         if paused := sum(job.state in ("SUSPENDED", "STOPPED") for job in jobs):
             found.waits = [f"{paused} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"]
-        seconds = sorted(line["seconds"] for line in manifest.latest(folder).values())
-        if seconds:
-            found.eta_seconds = seconds[len(seconds) // 2] * len(missing) / running
-        elif own:
-            found.eta_seconds = own.eta_seconds
     elif jobs and all(job.never_starts for job in jobs):
         found.state = "stuck"
         fix = f"submit again, which clears them: python launch.py stage=full {run.words}"
@@ -187,8 +178,29 @@ def _step(
         if found.waits and all((why := reasons.explain(job.reason)) and not why.starts for job in jobs):
             found.state = "stuck"
     else:
-        found.state = "failed" if kinds else "waiting"
+        found.state = "failed" if found.failures else "waiting"
     return found
+
+
+def _failures(
+    run: Run, step: Step, everything: list[Step], missing: list[int], jobs: list[slurm.Job], known: _Jobs
+) -> list[triage.FailureKind]:
+    """The failures of a step's missing shards; `jobs` are those that work on them, or will."""
+    lost = [] if jobs or known.here else triage.corrupt(run, step, everything, missing)
+    others = _without(missing, lost)
+    alive = {job.id for job in jobs} | ({""} if known.here else set())
+    usage, newest = known.account.usage, known.newest.get(step.name)
+    kinds = triage.failure_kinds(run.folder / step.name, others, alive, usage, newest)
+    if not kinds and others and not known.tasks.get(step.name):
+        kinds = triage.before_work(run, step, others, _inputs_done(run, step, everything), usage)
+    return lost + kinds
+
+
+def _eta_seconds(folder: Path, rounds: float, own: Progress | None) -> float | None:
+    """Seconds until the missing shards are done, `rounds` for each running task: by those that are done, or its own."""
+    if seconds := sorted(line["seconds"] for line in manifest.latest(folder).values()):
+        return seconds[len(seconds) // 2] * rounds
+    return own.eta_seconds if own else None
 
 
 def server(run: Run) -> list[str]:
