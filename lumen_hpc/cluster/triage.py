@@ -152,22 +152,11 @@ def before_work(
     The worker records every attempt; these have a log, or an account of Slurm's, and no attempt. `inputs_done`: where
     neither exists, a job whose inputs are there should have started.
     """
-    newest = [
-        (record, job) for record in live.submissions(run.folder) if not record.get("cancelled")
-        for job in record["jobs"] if job["step"] == step.name and not job.get("gate")
-    ]  # fmt: skip
-    if not newest:
+    folder, names = run.folder / step.name, _without_attempt(run, step, missing)
+    if not names:
         return []
-    latest = newest[-1][0]["folder"]
-    folder = run.folder / step.name
-    begun = {row["job"] for row in manifest.read(folder / "attempts.jsonl")}
-    names = [
-        name for record, job in newest if record["folder"] == latest
-        for name, pack in zip(slurm.expand(job["id"], len(job["packs"])), job["packs"], strict=True)
-        if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
-    ]  # fmt: skip
     known = usage(names) or {}
-    full = full_disk.full(folder) if names and folder.is_dir() else ""
+    full = full_disk.full(folder) if folder.is_dir() else ""
     found: dict[str, FailureKind] = {}
     for name in names:
         log = Path(_log(folder, name))
@@ -188,6 +177,20 @@ def before_work(
         if "left no log" in ending:
             kind.fix = f"does every node see {folder}? (profile.runs)"
     return sorted(found.values(), key=lambda kind: -kind.count)
+
+
+def _without_attempt(run: Run, step: Step, missing: Sequence[int]) -> list[str]:
+    """Jobs of the newest submission of a step that were for missing shards and recorded no attempt at them."""
+    submitted = [
+        (record, job) for record in live.submissions(run.folder) if not record.get("cancelled")
+        for job in record["jobs"] if job["step"] == step.name and not job.get("gate")
+    ]  # fmt: skip
+    begun = {row["job"] for row in manifest.read(run.folder / step.name / "attempts.jsonl")}
+    return [
+        name for record, job in submitted if record["folder"] == submitted[-1][0]["folder"]
+        for name, pack in zip(slurm.expand(job["id"], len(job["packs"])), job["packs"], strict=True)
+        if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
+    ]  # fmt: skip
 
 
 def _last_line(log: Path) -> str:
