@@ -11,9 +11,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lumen_hpc import progress
 from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
@@ -47,18 +47,17 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     _use_scratch(run.profile.scratch)
     stop = Stop()
     on_slurm, ranks = ranks is not None, ranks or _local_ranks()
+    chain = Path(submission) if on_slurm and ranks.first else None  # whose successors this process may cancel
     todo = _todo(run, step, everything, shards, patience_s=shown_within(run.folder))
     if not todo:
-        if on_slurm and ranks.first:
-            _cancel_successors(Path(submission))
+        _cancel_successors(chain)
         if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
             atexit.register((run.folder / name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack, ranks.rank)
     todo = attempts.within_budget(todo)
     if not todo:
-        if on_slurm and ranks.first:
-            _cancel_successors(Path(submission))
+        _cancel_successors(chain)
         sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
         run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
@@ -66,29 +65,33 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     )  # fmt: skip
     task = Task(run, step, ranks, stop.requested, watchdog.beat)
     attempts.began()
-    if not _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
-        failed = 0
-    else:
-        failed = _write(task, todo, everything, attempts, watchdog)
+    failed = 0
+    if _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
+        failed = _Writer(task, everything, attempts, watchdog).write(todo)
     watchdog.stop()
     left = set(_todo(run, step, everything, shards)) if ranks.first else set()
-    if on_slurm and ranks.first and left <= attempts.final_shards():
-        _cancel_successors(Path(submission))
+    if chain is not None and left <= attempts.final_shards():
+        _cancel_successors(chain)
     if failed:
         attempts.ended("failed")
         print(f"{name}: {failed} of {len(todo)} shards failed; see {run.folder / name / 'failures.jsonl'}", flush=True)
         sys.exit(EXIT_FAILED)
     if left:
         attempts.ended("interrupted")
-        next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
-        if not step.stage.successors(run.settings):
-            next_one = "nothing goes on by itself"
-        print(f"{name}: stopped by {stop.reason} with {len(left)} shards left; {next_one}", flush=True)
-        if run.profile.requeue and attempts.job:
-            _requeue(run, name, attempts.job)
-        sys.exit(EXIT_INTERRUPTED)
+        _exit_interrupted(run, step, attempts.job, f"stopped by {stop.reason} with {len(left)} shards left")
     attempts.ended("done")
     return f"{name}: {len(todo)} shards written"
+
+
+def _exit_interrupted(run: Run, step: Step, job: str, why: str) -> NoReturn:
+    """Ends a task with work left, and says what goes on with it; where the profile wants it so, the same job."""
+    next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
+    if not step.stage.successors(run.settings):
+        next_one = "nothing goes on by itself"
+    print(f"{step.name}: {why}; {next_one}", flush=True)
+    if run.profile.requeue and job:
+        _requeue(run, step.name, job)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _requeue(run: Run, name: str, job: str) -> None:
@@ -117,11 +120,14 @@ def _use_scratch(setting: str) -> None:
         os.environ.setdefault(name, f"{caches}/{name.lower()}")
 
 
-def _cancel_successors(submission: Path) -> None:
+def _cancel_successors(submission: Path | None) -> None:
     """Cancels this task's own successors, if this node may: whatever they were queued for cannot come any more.
 
-    Otherwise the successors of an array start, find nothing to do, and have cost their turn in the queue.
+    Otherwise the successors of an array start, find nothing to do, and have cost their turn in the queue. `submission`:
+    None where the task has none, or another rank cancels them.
     """
+    if submission is None:
+        return
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     own = array or os.environ["SLURM_JOB_ID"]
     jobs = json.loads((submission / "plan.json").read_text())["jobs"]
@@ -173,75 +179,77 @@ def _inputs_verified(
     return True
 
 
-def _write(task: Task, todo: list[int], everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> int:
-    """Writes the shards in turn; the number that failed. A stop request lets the current shard finish."""
-    step = task.step
-    count = step.stage.shards(task.settings)
-    known = plan.inputs(task.run, step, everything)
-    if task.ranks.first:
-        sweep(task.folder, [Shard(index, count) for index in todo])
-    begin = settled = time.monotonic()
-    try:
-        process = importlib.import_module(f"jobs.{step.stage.name}").work(task)
-    except Exception as error:
-        attempts.failure(todo, error)
-        return len(todo)
-    failed = 0
-    for index in todo:
-        if task.should_stop():
-            break
-        shard = Shard(index, count)
-        files: list[dict[str, Any]] = []
+class _Writer:
+    """Writes shards of a step, one after the other, and their lines of the manifest."""
+
+    def __init__(self, task: Task, everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> None:
+        self._task, self._attempts, self._watchdog = task, attempts, watchdog
+        self._count = task.step.stage.shards(task.settings)
+        self._inputs = plan.inputs(task.run, task.step, everything)
+        self._begun = self._settled = time.monotonic()
+
+    def write(self, todo: list[int]) -> int:
+        """The number of shards that failed. A stop request lets the current one finish."""
+        task = self._task
+        if task.ranks.first:
+            sweep(task.folder, [Shard(index, self._count) for index in todo])
         try:
-            rows = _watched(process(shard), task.folder, watchdog, files)
-            if not task.ranks.first:
-                for _ in rows:
-                    pass
-                continue
-            rows = progress.counted(rows, f"{step.name} shard {index + 1} of {count}", lambda: task.expected)
-            written = write_shard(task.folder, shard, rows, step.stage.volatile)
-            now = time.monotonic()
-            line = _line(task, shard, written, files, str(known[index]), now - begin, attempts)
-            manifest.append(task.folder / manifest.NAME, line)
-            if now - settled > SETTLE_SECONDS:
-                manifest.settle(task.folder)
-                settled = now
-            begin = now
-        except Interrupted:
-            break
+            process = importlib.import_module(f"jobs.{task.step.stage.name}").work(task)
         except Exception as error:
-            attempts.failure([index], error)
-            failed += 1
-            if task.ranks.world_size > 1:
-                break  # the other processes wait for this one: Slurm ends them when it exits
-    try:
-        if (task.folder / manifest.NAME).exists():
+            self._attempts.failure(todo, error)
+            return len(todo)
+        failed = 0
+        for index in todo:
+            if task.should_stop():
+                break
+            try:
+                self._write(process, Shard(index, self._count))
+            except Interrupted:
+                break
+            except Exception as error:
+                self._attempts.failure([index], error)
+                failed += 1
+                if task.ranks.world_size > 1:
+                    break  # the other processes wait for this one: Slurm ends them when it exits
+        try:
+            if (task.folder / manifest.NAME).exists():
+                manifest.settle(task.folder)
+        except OSError as error:  # some file systems say only now that they are full
+            self._attempts.failure([], error)
+            failed = failed or 1
+        return failed
+
+    def _write(self, process: Callable[[Shard], Iterator[dict[str, Any]]], shard: Shard) -> None:
+        """One shard; ranks but the first take part in its work alone."""
+        task = self._task
+        files: list[dict[str, Any]] = []
+        rows = _watched(process(shard), task.folder, self._watchdog, files)
+        if not task.ranks.first:
+            for _ in rows:
+                pass
+            return
+        rows = progress.counted(rows, f"{task.step.name} shard {shard.index + 1} of {shard.count}",
+                                lambda: task.expected)  # fmt: skip
+        written = write_shard(task.folder, shard, rows, task.step.stage.volatile)
+        now = time.monotonic()
+        manifest.append(task.folder / manifest.NAME, self._line(shard, written, files, now - self._begun))
+        if now - self._settled > SETTLE_SECONDS:
             manifest.settle(task.folder)
-    except OSError as error:  # some file systems say only now that they are full
-        attempts.failure([], error)
-        failed = failed or 1
-    return failed
+            self._settled = now
+        self._begun = now
 
-
-def _line(
-    task: Task,
-    shard: Shard,
-    written: Written,
-    files: list[dict[str, Any]],
-    inputs: str,
-    seconds: float,
-    attempts: Attempts,
-) -> dict[str, Any]:
-    """The manifest line of a shard."""
-    stage = task.step.stage
-    resources = task.run.profile.resources[stage.resources]
-    return {
-        "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
-        "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
-        "inputs": inputs, "config": saved.digest(task.settings, stage.settings), "code": _code(),
-        "seconds": round(seconds, 3), "gpu_seconds": round(seconds * resources.gpus * resources.nodes, 3),
-        "node": socket.gethostname(), "pack": attempts.pack, "attempt": attempts.number, "finished": manifest.now(),
-    }  # fmt: skip
+    def _line(self, shard: Shard, written: Written, files: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        """The manifest line of a shard."""
+        task, stage = self._task, self._task.step.stage
+        resources = task.run.profile.resources[stage.resources]
+        return {
+            "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
+            "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
+            "inputs": str(self._inputs[shard.index]), "config": saved.digest(task.settings, stage.settings),
+            "code": _code(), "seconds": round(seconds, 3),
+            "gpu_seconds": round(seconds * resources.gpus * resources.nodes, 3), "node": socket.gethostname(),
+            "pack": self._attempts.pack, "attempt": self._attempts.number, "finished": manifest.now(),
+        }  # fmt: skip
 
 
 def _watched(
