@@ -30,7 +30,7 @@ from lumen_hpc.cluster import (
 )
 from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.plan import StepPlan
-from lumen_hpc.cluster.stage import Pipeline, Run, Stage
+from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
@@ -152,17 +152,20 @@ def submit(
                 print(f"lumen: {outcome}", file=sys.stderr)
         if not isinstance(error, UserError):
             raise
-        if not isinstance(error, slurm.Refused):
-            kind = slurm.Unreachable if isinstance(error, slurm.Unreachable) else UserError
-            raise kind(f"{error}; {outcome}") from None
-        requested = sbatch.request(request.profile, step)
-        if "submit limit" in str(error):
-            why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
-        else:
-            usual = "python launch.py check compares the profile with the cluster"
-            why = preflight.why_refused(request.profile) or usual
-        raise UserError(f"Slurm refused step {step.name} ({requested}): {error}; {outcome}; {why}") from None
+        raise _refusal(request.profile, step, error, outcome) from None
     return submission
+
+
+def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> UserError:
+    """Why a step's job could not be submitted, and what would do; `outcome`: what became of the jobs before it."""
+    if not isinstance(error, slurm.Refused):
+        kind = slurm.Unreachable if isinstance(error, slurm.Unreachable) else UserError
+        return kind(f"{error}; {outcome}")
+    if "submit limit" in str(error):
+        why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
+    else:
+        why = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"
+    return UserError(f"Slurm refused step {step.name} ({sbatch.request(profile, step)}): {error}; {outcome}; {why}")
 
 
 @contextmanager
