@@ -183,14 +183,12 @@ def survey(folder: Path, size: int) -> None:
     from lumen_hpc.data.records import Records
     from lumen_hpc.distributed import Ranks, join
     from lumen_hpc.training.record_index import survey
-    from lumen_hpc.training.samples import measure, opening
 
     join(Ranks(), folder)
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir()
-    preprocessor = nvila.Preprocessor.open(folder / "base")
     found = survey(
-        Records(folder / "records.jsonl"), lambda some: measure(some, preprocessor), Ranks(), opening=opening,
+        Records(folder / "records.jsonl"), nvila.Preprocessor.open(folder / "base"), Ranks(),
         max_tokens=1 << 20, on_bad="stop", folder=folder / "out", version="1",
     )  # fmt: skip
     assert found is not None and len(found) == size

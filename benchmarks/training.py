@@ -47,7 +47,7 @@ from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.record_index import survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.train import fine_tune
 
 MICRO_BATCH, GLOBAL_BATCH = 8, 32
@@ -102,9 +102,8 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
     prepare = nvila.Preprocessor.open(folder / "base")
     found = survey(
         records,
-        lambda some: measure(some, prepare),
+        prepare,
         Ranks(),
-        opening=opening,
         max_tokens=train.max_tokens,
         on_bad="stop",
         folder=out,

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lumen_hpc.data.fewer_images import without_oldest
+from lumen_hpc.training.lengths import Measure, Record
 
-Record = dict[str, Any]
 ANSWER_SHARE = 16
 """One token in so many of `train.max_tokens` is kept for the answer. The answer's own length must not decide which
 images a question shows, or what a test question shows would depend on its answer."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Token counts of one record; with a `fault` the counts are meaningless."""
-
-    prefix: int = 0
-    """Tokens up to the question, which questions about the same images can share."""
-    suffix: int = 0
-    """Tokens of the question and the answer."""
-    supervised: int = 0
-    """Tokens of the answer that the loss counts."""
-    fault: str = ""
-
-    @property
-    def total(self) -> int:
-        return self.prefix + self.suffix
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of all but the answer."""
-        return self.total - self.supervised
 
 
 class Fitted(NamedTuple):

@@ -26,7 +26,8 @@ from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
 from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.fitting import Fitted, fit
-from lumen_hpc.training.samples import Pictures, measure
+from lumen_hpc.training.lengths import measure
+from lumen_hpc.training.samples import Pictures
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]

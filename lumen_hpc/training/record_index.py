@@ -30,7 +30,9 @@ from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
-from lumen_hpc.training.fitting import Fitted, Measure, fit
+from lumen_hpc.nvila import Preprocessor
+from lumen_hpc.training.fitting import Fitted, fit
+from lumen_hpc.training.lengths import Measure, Record, measure, opening
 
 BLOCK = 4096
 """Records that are measured, and saved, at a time."""
@@ -69,7 +71,7 @@ class RecordIndex:
         return len(self.rows)
 
 
-def fault(record: dict[str, Any]) -> str:
+def fault(record: Record) -> str:
     """A record's fault, whatever the model: a field of another type, an empty turn, a missing image; empty if none."""
     meta, images, turns = record.get("meta"), record.get("images"), record.get("conversations")
     if not _id(record):
@@ -123,7 +125,7 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _id(record: dict[str, Any]) -> str:
+def _id(record: Record) -> str:
     """A record's id as text; empty if it has none."""
     name = record.get("id")
     return str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
@@ -139,11 +141,10 @@ def _is_file(path: str) -> bool:
 
 
 def survey(
-    records: Sequence[dict[str, Any]],
-    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
+    records: Sequence[Record],
+    preprocessor: Preprocessor,
     ranks: Ranks,
     *,
-    opening: Callable[[dict[str, Any]], str],
     max_tokens: int,
     on_bad: str,
     folder: Path,
@@ -153,8 +154,7 @@ def survey(
 ) -> RecordIndex | None:
     """Measures every record, the ranks sharing the work; a UserError names the first bad one, or they are left out.
 
-    `measure` counts the tokens of some records at a time; `opening` is equal for records that can share their images;
-    `version` names everything that the counts depend on (records, tokenizer).
+    `version` names everything that their lengths depend on (records, tokenizer).
     With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons. Those that lose their
     oldest images, so that they fit into `max_tokens`, are listed in `folder/images_left_out.jsonl`.
     Returns None if a rank was asked to stop; the next survey goes on from the blocks that were measured.
@@ -174,7 +174,7 @@ def survey(
             continue
         rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
         try:
-            columns = _measured(records, rows, measure, opening, max_tokens)
+            columns = _measured(records, rows, preprocessor, max_tokens)
         except UserError as error:  # sent to the others, which would otherwise wait for this rank
             broken = str(error)
             break
@@ -207,11 +207,7 @@ def numbered(names: np.ndarray) -> np.ndarray:
 
 
 def _measured(
-    records: Sequence[dict[str, Any]],
-    rows: Sequence[int],
-    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
-    opening: Callable[[dict[str, Any]], str],
-    max_tokens: int,
+    records: Sequence[Record], rows: Sequence[int], preprocessor: Preprocessor, max_tokens: int
 ) -> dict[str, np.ndarray]:
     """Columns of one block, a row a record; `faults` is empty for a good one.
 
@@ -223,7 +219,7 @@ def _measured(
             block.append(records[row])
         faults = [fault(record) for record in block]
         sound = [record for record, wrong in zip(block, faults) if not wrong]
-        fitting = partial(fit, measure=measure, max_tokens=max_tokens)
+        fitting = partial(fit, measure=partial(measure, preprocessor=preprocessor), max_tokens=max_tokens)
         good = iter(_each(sound, fitting, [row for row, wrong in zip(rows, faults) if not wrong]))
         found = [
             Fitted(record, Measure(fault=wrong), 0) if wrong else next(good) for record, wrong in zip(block, faults)
@@ -250,9 +246,7 @@ def _measured(
 
 
 def _each(
-    records: Sequence[dict[str, Any]],
-    fitting: Callable[[Sequence[dict[str, Any]]], list[Fitted]],
-    rows: Sequence[int],
+    records: Sequence[Record], fitting: Callable[[Sequence[Record]], list[Fitted]], rows: Sequence[int]
 ) -> list[Fitted]:
     """Some records, fitted; where that fails, one by one, to name the record that it fails at."""
     try:

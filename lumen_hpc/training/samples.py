@@ -1,4 +1,4 @@
-"""Instruction records as NVILA's input: measured from image headers alone, or decoded, tokenised and packed."""
+"""Instruction records as NVILA's input: decoded, tokenised and packed."""
 
 from __future__ import annotations
 
@@ -6,33 +6,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from itertools import accumulate
 from math import lcm
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lumen_hpc.data.dicom_headers import dicom_header
 from lumen_hpc.data.fewer_images import without_images
-from lumen_hpc.data.image_headers import ORIENTATION
 from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
-from lumen_hpc.nvila.chat import IGNORE, IMAGE, place_images, render
-from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.chat import IGNORE
 from lumen_hpc.nvila.generate import line_ends
 from lumen_hpc.nvila.group import Alone
-from lumen_hpc.nvila.preprocess import Blank, placeholders, tile_count
-from lumen_hpc.training.fitting import Measure
+from lumen_hpc.nvila.preprocess import Blank, tile_count
 from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.lengths import Record, sizes_of
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.sequence_parallel import own_tokens
-
-Record = dict[str, Any]
 
 
 class Pictures:
@@ -77,91 +69,6 @@ def _grey(path: str) -> np.ndarray | None:
             return np.array(image) if image.mode == "L" else None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-@lru_cache(maxsize=1 << 18)
-def size_of(path: str) -> tuple[int, int]:
-    """(width, height) [px] from the file's header. Raises UserError naming a file that is unreadable or misread."""
-    try:
-        if path.endswith(".dcm"):
-            header, _ = dicom_header(Path(path))
-            return int(header.Columns), int(header.Rows)
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are previews
-                raise UserError(f"{path}: it holds {image.n_frames} pictures; give one")
-            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
-                raise UserError(f"{path}: its pixels are stored turned or mirrored (EXIF); store them upright")
-            return image.size
-    except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measure]:
-    """The records' tokens, from their texts and the sizes of their images: `meta.sizes`, else the files' headers.
-
-    All texts are encoded at once, by as many threads as there are cores. A file that cannot be read, or a text whose
-    `<image>` are not those of its images, is the record's fault.
-    """
-    tokenizer = preprocessor.tokenizer
-    blocks = lru_cache(maxsize=None)(partial(_counts, config=preprocessor.config))  # images have few sizes
-    measures: list[Measure] = []
-    texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
-    for number, record in enumerate(records):
-        measures.append(Measure())
-        try:
-            counts = [blocks(size) for size in _sizes(record)]
-            messages = place_images(
-                record["conversations"], list(map(len, counts)), preprocessor.config.aspect, inline=True
-            )
-            messages = tokenizer.plain(messages)
-            text, spans = render(messages, generation=False)
-            question = messages[0]["value"].strip()
-            end = text.index(question) + len(question.rpartition("\n")[0])  # of what questions can share
-            texts.append((number, text, end, spans, sum(sum(tokens) - len(tokens) for tokens in counts)))
-        except UserError as error:
-            measures[number] = Measure(fault=str(error))
-    encodings = tokenizer.backend.encode_batch([text for _, text, *_ in texts], add_special_tokens=False)
-    for (number, _, end, spans, more), encoding in zip(texts, encodings):
-        prefix = _ended(encoding, end) + more
-        supervised = sum(_begun(encoding, stop) - _begun(encoding, begin) for begin, stop in spans)
-        measures[number] = Measure(prefix, len(encoding) + more - prefix, supervised)
-    return measures
-
-
-def _sizes(record: Record) -> list[tuple[int, int]]:
-    """(width, height) of each image [px]."""
-    known = record["meta"].get("sizes") or [None] * len(record["images"])
-    return [tuple(size) if size else size_of(path) for path, size in zip(record["images"], known, strict=True)]
-
-
-def _counts(size: tuple[int, int], config: NVILAConfig) -> list[int]:
-    """Tokens that each `<image>` of a picture of this size becomes."""
-    return [config.image_tokens(block) for block in placeholders(size, config)]
-
-
-# Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
-
-
-def _ended(encoding: Any, character: int) -> int:
-    """Tokens that end at a character of the text, or before it."""
-    token = encoding.char_to_token(character)
-    return sum(stop <= character for _, stop in encoding.offsets) if token is None else token
-
-
-def _begun(encoding: Any, character: int) -> int:
-    """Tokens that begin before a character of the text."""
-    token = encoding.char_to_token(character)
-    if token is None:
-        return sum(start < character for start, _ in encoding.offsets)
-    return token + (encoding.token_to_chars(token)[0] < character)
-
-
-def opening(record: Record) -> str:
-    """Key that records must have in common to share their images: the images, and the text up to the last of them."""
-    question = record["conversations"][0]["value"]
-    return "\n".join([*record["images"], question[: question.rfind(IMAGE) + len(IMAGE)]])
 
 
 @dataclass
@@ -257,7 +164,7 @@ class Batcher:
         """
         if self._group.size == 1:
             return {}
-        sizes = [(path, size) for record in records for path, size in zip(record["images"], _sizes(record))]
+        sizes = [(path, size) for record in records for path, size in zip(record["images"], sizes_of(record))]
         ends = list(accumulate(tile_count(size, self._preprocessor.config) for _, size in sizes))
         own = self._group.own_range(ends[-1] if ends else 0)
         spans = zip(sizes, [0, *ends], ends)

@@ -37,7 +37,7 @@ from lumen_hpc.training.health import check_devices
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex, describe, survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 
 log = logging.getLogger(__name__)
 LENGTHS = 32
@@ -232,9 +232,8 @@ def _surveyed(
     """The index of the records; None if a stop was requested while it was made."""
     found = survey(
         rows,
-        lambda some: measure(some, preprocessor),
+        preprocessor,
         ranks,
-        opening=opening,
         max_tokens=train.max_tokens,
         on_bad=train.on_bad,
         folder=out,
@@ -270,10 +269,9 @@ def _work(
     if held_out is not None and held_out.is_file() and train.validate:
         held = validation.hold_out(
             validation.spread(Records(held_out), train.validate),
-            lambda some: measure(some, preprocessor),
+            preprocessor,
             lambda kept, index: Batcher(kept, index, preprocessor, Pictures(), multiple=multiple, group=group),
             ranks,
-            opening=opening,
             max_tokens=train.max_tokens,
             folder=out / "validation",
             version=f"{_records_hash(held_out)} {fingerprint['base']}",

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import Preprocessor
 from lumen_hpc.training.deepspeed_engine import Engine
-from lumen_hpc.training.fitting import Measure
 from lumen_hpc.training.layout import layout, sequences
 from lumen_hpc.training.record_index import RecordIndex, survey
 from lumen_hpc.training.token_kinds import TokenKinds
@@ -44,11 +44,10 @@ def spread(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
 
 def hold_out(
     records: Sequence[dict[str, Any]],
-    measure: Callable[[Sequence[dict[str, Any]]], list[Measure]],
+    preprocessor: Preprocessor,
     batcher: Callable[[Sequence[dict[str, Any]], RecordIndex], Any],
     ranks: Ranks,
     *,
-    opening: Callable[[dict[str, Any]], str],
     max_tokens: int,
     folder: Path,
     version: str,
@@ -64,7 +63,7 @@ def hold_out(
     dist.barrier()
     try:
         index = survey(
-            records, measure, ranks, opening=opening, max_tokens=max_tokens, on_bad="skip", folder=folder,
+            records, preprocessor, ranks, max_tokens=max_tokens, on_bad="skip", folder=folder,
             version=f"{version} {len(records)}",
         )  # fmt: skip
     except UserError as error:

@@ -25,7 +25,7 @@ from lumen_hpc.data.mimic_cxr import _view
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import media
-from lumen_hpc.training.samples import size_of
+from lumen_hpc.training.lengths import size_of
 from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, SPLIT, Dataset
 
 MARKER = "Zebrowski"

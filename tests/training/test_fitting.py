@@ -20,9 +20,10 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training.fitting import ANSWER_SHARE, fit
 from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.lengths import measure
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.record_index import survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -60,7 +61,7 @@ def surveyed(made: dict[str, Any], folder: Path, rows: list[dict[str, Any]], on_
     path = folder / "records.jsonl"
     write_jsonl(path, rows)
     return survey(
-        Records(path), partial(measure, preprocessor=made["prepare"]), Ranks(), opening=opening, folder=folder,
+        Records(path), made["prepare"], Ranks(), folder=folder,
         max_tokens=limit or made["limit"], on_bad=on_bad, version="1",
     )  # fmt: skip
 

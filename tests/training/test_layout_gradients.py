@@ -13,7 +13,7 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.training.layout import Layout, critical_path, lay_out, layout, sequences
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.record_index import RecordIndex, survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -36,9 +36,8 @@ def gradients(dataset, index: RecordIndex, ranks: Layout) -> tuple[float, dict[s
 
 def test_spread_samples_have_the_loss_and_gradients_of_samples_together(tmp_path):
     dataset = tiny.make(tmp_path, patients=2)
-    prepare = nvila.Preprocessor.open(dataset / "base")
     index = survey(
-        Records(dataset / "records.jsonl"), lambda some: measure(some, prepare), Ranks(), opening=opening,
+        Records(dataset / "records.jsonl"), nvila.Preprocessor.open(dataset / "base"), Ranks(),
         max_tokens=512, on_bad="stop", folder=tmp_path / "out", version="1",
     )  # fmt: skip
     batch, columns = np.arange(len(index)).tolist(), (index.groups, index.prefix, index.suffix)

@@ -19,11 +19,11 @@ from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import chat
-from lumen_hpc.training import record_index, samples
-from lumen_hpc.training.fitting import Measure
+from lumen_hpc.training import lengths, record_index
 from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.lengths import Measure
 from lumen_hpc.training.record_index import survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 from tests.training import tiny
 
 
@@ -42,12 +42,10 @@ def index(dataset, folder, rows=None, **changes):
     if rows is not None:
         path = folder / "changed.jsonl"
         write_jsonl(path, rows)
-    prepare = nvila.Preprocessor.open(dataset / "base")
     return survey(
         Records(path),
-        lambda some: measure(some, prepare),
+        nvila.Preprocessor.open(dataset / "base"),
         Ranks(),
-        opening=opening,
         folder=folder,
         **{"max_tokens": 512, "on_bad": "stop", "version": "1", **changes},
     )
@@ -115,10 +113,10 @@ def test_texts_encoded_at_once_count_as_each_alone(dataset):
     odd[1]["conversations"][0]["value"] = "<image>\n\n  is there\tan <|im_end|> 😀\n肺 edema? "
     odd[2]["conversations"] += [{"from": "human", "value": "and here?"}, {"from": "gpt", "value": "no\u00a0."}]
     odd[3]["conversations"][0]["value"] = "<image>one line"
-    found = samples.measure(odd, prepare)
+    found = lengths.measure(odd, prepare)
     for record, counted in zip(odd, found):
         prefix, suffix, supervised = one_by_one(record, prepare)
-        more = sum(sum(samples._counts(size, prepare.config)) - 1 for size in samples._sizes(record))
+        more = sum(sum(lengths._counts(size, prepare.config)) - 1 for size in lengths.sizes_of(record))
         assert (counted.prefix, counted.suffix, counted.supervised) == (prefix + more, suffix, supervised)
 
 
@@ -128,18 +126,14 @@ def test_a_stopped_survey_goes_on_from_the_blocks_that_it_measured(dataset, tmp_
     assert not (tmp_path / "whole" / record_index.PARTS).exists()
     measured: list[str] = []
 
-    def counting(some):
+    def counting(some, preprocessor):
         measured.extend(record["id"] for record in some)
-        return samples.measure(some, nvila.Preprocessor.open(dataset / "base"))
+        return lengths.measure(some, preprocessor)
 
-    def begun(should_stop):
-        return survey(
-            Records(dataset / "records.jsonl"), counting, Ranks(), opening=opening, folder=tmp_path / "out",
-            max_tokens=512, on_bad="stop", version="1", should_stop=should_stop,
-        )  # fmt: skip
-
-    assert begun(lambda: len(measured) >= 6) is None and len(measured) == 6
-    again = begun(lambda: False)
+    monkeypatch.setattr(record_index, "measure", counting)
+    stopped = index(dataset, tmp_path / "out", should_stop=lambda: len(measured) >= 6)
+    assert stopped is None and len(measured) == 6
+    again = index(dataset, tmp_path / "out")
     assert measured == [row["id"] for row in rows(dataset)]  # none twice
     for name, column in vars(whole).items():
         assert np.array_equal(getattr(again, name), column), name
@@ -366,37 +360,33 @@ def test_records_of_which_none_has_an_id_are_refused_whatever_the_setting(datase
 
 
 def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_path):
+    prepare = nvila.Preprocessor.open(dataset / "base")
     lines = (dataset / "records.jsonl").read_text().splitlines()
     file = tmp_path / "broken.jsonl"
     for line, message in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ("[]", "line 5: a list where a JSON")):
         file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
         with pytest.raises(UserError, match=message):
-            survey(
-                Records(file), lambda some: [Measure(1, 1, 1)] * len(some), Ranks(), opening=opening, folder=tmp_path,
-                max_tokens=512, on_bad="skip", version="1",
-            )  # fmt: skip
+            survey(Records(file), prepare, Ranks(), folder=tmp_path, max_tokens=512, on_bad="skip", version="1")
 
 
-def test_an_unforeseen_error_names_its_record_to_every_rank(dataset, tmp_path):
-    def failing(some):
+def test_an_unforeseen_error_names_its_record_to_every_rank(dataset, tmp_path, monkeypatch):
+    def failing(some, preprocessor):
         if any(record["id"] == name for record in some):
             raise KeyError("tokenizer")
         return [Measure(1, 1, 1)] * len(some)
 
     name = rows(dataset)[2]["id"]
+    monkeypatch.setattr(record_index, "measure", failing)
     with pytest.raises(UserError, match="record 3: KeyError"):
-        survey(
-            rows(dataset), failing, Ranks(), opening=opening, folder=tmp_path, max_tokens=512, on_bad="skip",
-            version="1",
-        )  # fmt: skip
+        index(dataset, tmp_path / "out", on_bad="skip")
 
 
 def test_sizes_in_a_record_replace_the_reading_of_headers(dataset, tmp_path, monkeypatch):
     plain = index(dataset, tmp_path / "plain")
     sized = rows(dataset)
     for row in sized:
-        row["meta"]["sizes"] = [list(samples.size_of(image)) for image in row["images"]]
-    monkeypatch.setattr(samples, "size_of", None)
+        row["meta"]["sizes"] = [list(lengths.size_of(image)) for image in row["images"]]
+    monkeypatch.setattr(lengths, "size_of", None)
     found = index(dataset, tmp_path / "sized", sized)
     assert (found.prefix.tolist(), found.suffix.tolist()) == (plain.prefix.tolist(), plain.suffix.tolist())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from lumen_hpc.training import train as training
 from lumen_hpc.training.layout import sequences
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex, survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.sequence_parallel import Group, own_tokens
 from lumen_hpc.training.sizing import check, check_batch, check_parallel, plan
 from tests.training import tiny, toy
@@ -132,8 +131,7 @@ def test_a_rank_reads_only_the_pictures_of_which_it_computes_a_tile(tmp_path: Pa
     Image.new("RGB", (90, 70), (255, 0, 0)).save(dataset / "0-main.png")
     rows, prepare = Records(dataset / "records.jsonl"), nvila.Preprocessor.open(dataset / "base")
     index = survey(
-        rows, partial(measure, preprocessor=prepare), Ranks(), opening=opening, max_tokens=8192, on_bad="stop",
-        folder=tmp_path, version="1",
+        rows, prepare, Ranks(), max_tokens=8192, on_bad="stop", folder=tmp_path, version="1",
     )  # fmt: skip
     packed = sequences(range(len(rows)), index.groups, index.prefix, index.suffix, budget=8192, shared=True)
     files = {path for row in rows for path in row["images"]}

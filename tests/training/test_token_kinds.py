@@ -14,7 +14,7 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.record_index import survey
-from lumen_hpc.training.samples import Batcher, Pictures, measure, opening
+from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.token_kinds import TokenKinds
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -44,7 +44,7 @@ def test_the_counts_are_those_of_the_tokens(tmp_path: Path) -> None:
     model = make_tiny([answer for _, answer in ANSWERS.values()])
     prepare = model.preprocessor
     index = survey(
-        Records(tmp_path / "records.jsonl"), lambda some: measure(some, prepare), Ranks(), opening=opening,
+        Records(tmp_path / "records.jsonl"), prepare, Ranks(),
         max_tokens=512, on_bad="stop", folder=tmp_path, version="1",
     )  # fmt: skip
     kinds = TokenKinds(index.kinds)
