@@ -1,7 +1,7 @@
 """What grows with the size of the data, the number of ranks and of shards, at three sizes each.
 
     python -m benchmarks.scale                        # all lines, about a quarter of an hour on two cores
-    python -m benchmarks.scale survey layout import   # some of them
+    python -m benchmarks.scale index layout import    # some of them
 
 Each row is one fresh process: seconds by the clock and of CPU with its imports, peak memory, and where strace is
 installed, in a second process, the files that it opens and asks about (`-` where not). The exponent is the slope of CPU
@@ -178,16 +178,16 @@ def records(folder: Path, size: int) -> None:
     nvila.save(make_tiny(texts, aspect="dynamic_s2", width=32, layers=1, vision_width=32), folder / "base")
 
 
-def survey(folder: Path, size: int) -> None:
+def index(folder: Path, size: int) -> None:
     from lumen_hpc import nvila
     from lumen_hpc.data.records import Records
     from lumen_hpc.distributed import Ranks, join
-    from lumen_hpc.training.record_index import survey
+    from lumen_hpc.training import record_index
 
     join(Ranks(), folder)
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir()
-    found = survey(
+    found = record_index.build(
         Records(folder / "records.jsonl"), nvila.Preprocessor.open(folder / "base"), Ranks(),
         max_tokens=1 << 20, on_bad="stop", folder=folder / "out", version="1",
     )  # fmt: skip
@@ -290,7 +290,7 @@ LINES = {
     "prepare": Line(prepare, (70_000, 350_000, 700_703), "questions", questions),
     "instruct": Line(instruct, (70_000, 350_000, 700_703), "questions", prepared, "13 s at 700,703"),
     "evaluate": Line(evaluate, (1_000, 10_000, 100_000), "answers a model", answers, "78 s, 1,500 MB at 100,000"),
-    "survey": Line(survey, (15_000, 60_000, 240_000), "records", records, ".89 ms of CPU a record on this benchmark"),
+    "index": Line(index, (15_000, 60_000, 240_000), "records", records, ".89 ms of CPU a record on this benchmark"),
     "layout": Line(layout, (4, 16, 32, 64, 256), "GPUs, 100 steps", before=".3 ms a step, nothing spread", note=busy),
     "import": Line(imports, (1,), "process", before="5.8 s, 15,187 opens, 91,520 stats"),
     "status": Line(status, (10, 100, 1_000), "shards", run_of),

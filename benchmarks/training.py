@@ -42,11 +42,10 @@ from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training import loop, sampler
+from lumen_hpc.training import loop, record_index, sampler
 from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.train import fine_tune
 
@@ -100,7 +99,7 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
     out.mkdir(parents=True, exist_ok=True)
     records = Records(folder / "records.jsonl")
     prepare = nvila.Preprocessor.open(folder / "base")
-    found = survey(
+    found = record_index.build(
         records,
         prepare,
         Ranks(),
@@ -109,14 +108,14 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
         folder=out,
         version="benchmark",
     )
-    assert found is not None, "nothing asks the survey to stop"
+    assert found is not None, "nothing asks for a stop"
     learner = Learner(nvila.load(folder / "base"), train)
     return loop.Work(learner, Batcher(records, found, prepare, Pictures()), found, out, {})
 
 
 def trained_tokens(folder: Path, out: Path, ids: list[str]) -> int:
     """Tokens of these samples, each with its own images, without padding."""
-    found = work(folder, out, settings()).survey
+    found = work(folder, out, settings()).index
     length = dict(zip(found.ids, (found.prefix + found.suffix).tolist()))
     return sum(length[i] for i in ids)
 
@@ -159,7 +158,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     train = settings(steps=steps + 2)
     job = work(folder, out, train)
     job = dataclasses.replace(job, batcher=Built(job.batcher))
-    plan = sampler.make(job.survey.groups, job.survey.kinds, train, 0)
+    plan = sampler.make(job.index.groups, job.index.kinds, train, 0)
     checkpoints = loop.Checkpoints(out / "bare", Ranks(), keep=1)
     alone = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
     runner = loop.Loop(job, train, Ranks(), plan, alone, checkpoints, 0)

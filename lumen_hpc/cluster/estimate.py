@@ -109,7 +109,7 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
 
 def _steps(run: Run, model: str) -> occupancy.Steps | None:
     """Steps of the record index, where a training of this model has made one."""
-    return occupancy.recorded(run.path("train", model) / "survey.npz", run.settings.train, run.settings.seed)
+    return occupancy.recorded(run.path("train", model) / "record_index.npz", run.settings.train, run.settings.seed)
 
 
 def idle_warning(run: Run, model: str) -> str:

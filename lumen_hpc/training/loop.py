@@ -67,7 +67,7 @@ class Work:
     model: torch.nn.Module
     """Called with a micro-batch, gives the negative log-likelihood of each supervised token, float32 [tokens]."""
     batcher: Batcher
-    survey: RecordIndex
+    index: RecordIndex
     out: Path
     """Folder of this training: checkpoints, metrics, final weights."""
     fingerprint: dict[str, Any]
@@ -98,7 +98,7 @@ def run(
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
-    plan = sampling.make(work.survey.groups, work.survey.kinds, train, seed)
+    plan = sampling.make(work.index.groups, work.index.kinds, train, seed)
     check_batch(train, ranks.world_size)
     checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=train.keep_checkpoints)
     found = checkpoints.latest()
@@ -151,7 +151,7 @@ class Loop:
         self.engine, self.checkpoints, self.done = engine, checkpoints, done
         self.should_stop, self.progress = should_stop, progress
         self.device = engine.ds.device
-        self.kinds = TokenKinds(work.survey.kinds, self.device)
+        self.kinds = TokenKinds(work.index.kinds, self.device)
         self.recent: deque[float] = deque(maxlen=100)
         self.seconds: deque[float] = deque(maxlen=20)
         self.stall = 0.0
@@ -194,7 +194,7 @@ class Loop:
                     metrics |= held_out
                     self._report(metrics, timing)
                     try:
-                        journal.step(self.done, self.work.survey.ids[ids].tolist(), metrics, timing)
+                        journal.step(self.done, self.work.index.ids[ids].tolist(), metrics, timing)
                     except OSError as error:
                         raise unwritable(self.work.out / FOLDER, error) from error
                 if stop or due:
@@ -242,15 +242,15 @@ class Loop:
 
     def _layouts(self) -> Any:
         """(ids, this rank's micro-batches) of every remaining step."""
-        survey, train = self.work.survey, self.train
+        index, train = self.work.index, self.train
         together = train.ranks_a_micro_batch
         for step in range(self.done, self.plan.steps):
             ids = self.plan.batch(step)
             ranks = lay_out(
                 ids,
-                survey.groups,
-                survey.prefix,
-                survey.suffix,
+                index.groups,
+                index.prefix,
+                index.suffix,
                 world_size=self.ranks.world_size // together,
                 budget=train.token_budget,
                 shared=train.shared_prefix,
@@ -259,7 +259,7 @@ class Loop:
 
     def _weights(self, ids: list[int]) -> list[float]:
         """[kinds]: the weight of a supervised token of each kind in this step's loss, rounded to float32."""
-        counts = self.kinds.counts(ids, self.work.survey.supervised)
+        counts = self.kinds.counts(ids, self.work.index.supervised)
         if self.train.loss == "kinds":
             return (1 / counts.clamp(min=1)).float().tolist()
         return torch.full_like(counts, 1 / float(counts.sum())).float().tolist()

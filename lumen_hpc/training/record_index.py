@@ -38,8 +38,9 @@ BLOCK = 4096
 """Records that are measured, and saved, at a time."""
 TYPES = (*DIAGNOSTIC, *KINDS)
 """What `meta.type` may be."""
-PARTS = "survey"
-"""Folder of the blocks of an unfinished survey."""
+FILE = "record_index.npz"
+PARTS = "record_index"
+"""Folder of the blocks of an unfinished index."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 """Characters that no text has: controls but tab and line ends, and what stands for a byte that was lost."""
 _MISSING = frozenset({"nan", "null", "undefined", "<na>", "n/a", "[object object]"})
@@ -104,7 +105,7 @@ def fault(record: Record) -> str:
 
 
 def _wrong_notes(meta: dict[str, Any], images: int) -> str:
-    """What is wrong with the notes that the survey reads; empty if nothing is."""
+    """What is wrong with the notes that the index reads; empty if nothing is."""
     if meta["type"] not in TYPES:
         return f"its meta.type is none of {', '.join(TYPES)}"
     sizes = meta.get("sizes") or []
@@ -140,7 +141,7 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def survey(
+def build(
     records: Sequence[Record],
     preprocessor: Preprocessor,
     ranks: Ranks,
@@ -157,9 +158,9 @@ def survey(
     `version` names everything that their lengths depend on (records, tokenizer).
     With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons. Those that lose their
     oldest images, so that they fit into `max_tokens`, are listed in `folder/images_left_out.jsonl`.
-    Returns None if a rank was asked to stop; the next survey goes on from the blocks that were measured.
+    Returns None if a rank was asked to stop; the next call goes on from the blocks that were measured.
     """
-    file = folder / "survey.npz"
+    file = folder / FILE
     version = hashlib.sha256(f"{version} {max_tokens} {on_bad} fitted".encode()).hexdigest()
     # The others look the file up once it is there: some file systems remember for a while that it was not.
     if broadcast_json(ranks.first and _kept(file, version) is not None):
@@ -169,7 +170,7 @@ def survey(
     for block in blocks[ranks.rank :: ranks.world_size]:
         if stopped := should_stop():
             break
-        progress(f"surveys records from {block * BLOCK + 1}")
+        progress(f"indexes records from {block * BLOCK + 1}")
         if _read(_part(folder, block), version) is not None:
             continue
         rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
@@ -291,7 +292,7 @@ def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> No
     _write(file, version, {**columns, "groups": numbered(columns["groups"])})
     for part in parts:
         part.unlink()
-    with suppress(OSError):  # another survey's blocks, of other records, may lie there
+    with suppress(OSError):  # another index's blocks, of other records, may lie there
         (folder / PARTS).rmdir()
 
 
@@ -353,7 +354,7 @@ def _read(file: Path, version: str) -> dict[str, np.ndarray] | None:
 
 
 def _kept(file: Path, version: str) -> RecordIndex | None:
-    """An earlier survey of the same records by the same model."""
+    """An earlier index of the same records by the same model."""
     columns = _read(file, version) or {}
     names = {field.name for field in fields(RecordIndex)}
     return RecordIndex(**columns) if columns.keys() == names else None

@@ -101,12 +101,12 @@ class Micro:
 
 
 class Batcher:
-    """Reads the records of a survey and packs them for the model."""
+    """Reads the records of an index and packs them for the model."""
 
     def __init__(
         self,
         records: Sequence[Record],
-        survey: RecordIndex,
+        index: RecordIndex,
         preprocessor: Preprocessor,
         pictures: Pictures,
         *,
@@ -118,13 +118,13 @@ class Batcher:
         reads only the pictures of which it computes a tile; the others are black."""
         self._group = group or Alone()
         self._multiple = lcm(multiple, self._group.size)
-        self._records, self._survey, self._preprocessor = records, survey, preprocessor
+        self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures
 
     def build(self, packed: list[Shared]) -> Micro:
         """A micro-batch of these sequences; of none, one blank token that supervises nothing.
 
-        Raises UserError naming a record whose images or text have changed since the survey.
+        Raises UserError naming a record whose images or text have changed since they were indexed.
         """
         if not packed:
             none = torch.zeros(0, dtype=torch.int64)
@@ -142,7 +142,7 @@ class Batcher:
     def _samples(self, packed: list[Shared]) -> dict[int, Sample]:
         """The samples of these sequences, by id."""
         records = {
-            i: without_images(self._records[int(self._survey.rows[i])], int(self._survey.images_left_out[i]))
+            i: without_images(self._records[int(self._index.rows[i])], int(self._index.images_left_out[i]))
             for sequence in packed
             for i in sequence.samples
         }
@@ -152,9 +152,9 @@ class Batcher:
         shown = [{**record, "images": [pictures[path] for path in record["images"]]} for record in records.values()]
         samples = dict(zip(records, self._preprocessor(shown, inline=True).samples))
         for i, sample in samples.items():
-            expected = self._survey.prefix[i] + self._survey.suffix[i]
-            if sample.supervised != self._survey.supervised[i] or len(sample) != expected:
-                raise UserError(f"record {self._survey.ids[i]} has changed since the training began")
+            expected = self._index.prefix[i] + self._index.suffix[i]
+            if sample.supervised != self._index.supervised[i] or len(sample) != expected:
+                raise UserError(f"record {self._index.ids[i]} has changed since the training began")
         return samples
 
     def _blanks(self, records: list[Record]) -> dict[str, Blank]:
@@ -176,7 +176,7 @@ class Batcher:
         labels = sample.token_labels[1:]
         learned = labels[labels != IGNORE]
         found: np.ndarray = np.zeros(len(learned), dtype=bool)
-        if self._survey.kinds[i] == "outcome":
+        if self._index.kinds[i] == "outcome":
             ends = np.flatnonzero(np.isin(learned[:-1], line_ends(self._preprocessor.tokenizer)))
             found[ends[0] + 1 if len(ends) else 0] = True
         return torch.from_numpy(found)

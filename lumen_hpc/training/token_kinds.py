@@ -34,7 +34,7 @@ class TokenKinds:
         return torch.where(micro.verdicts, self._verdict, self._index[micro.samples])
 
     def counts(self, ids: Iterable[int], supervised: np.ndarray) -> torch.Tensor:
-        """float64 [names]: supervised tokens of each kind in these samples; `supervised` [samples] as in the survey."""
+        """float64 [names]: supervised tokens of each kind in these samples; `supervised` [samples] as indexed."""
         chosen = np.fromiter(ids, dtype=np.int64)
         found = np.bincount(self._of_sample[chosen], supervised[chosen], minlength=len(self.names))
         outcomes = int((self._of_sample[chosen] == self._outcome).sum())

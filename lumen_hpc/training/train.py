@@ -29,14 +29,23 @@ from lumen_hpc.nvila import layers
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.scratch import use_private_cache
-from lumen_hpc.training import adapters, loop, occupancy, quantisation, sequence_parallel, sizing, validation
+from lumen_hpc.training import (
+    adapters,
+    loop,
+    occupancy,
+    quantisation,
+    record_index,
+    sequence_parallel,
+    sizing,
+    validation,
+)
 from lumen_hpc.training.checkpointing import FOLDER, newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import check_devices
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.record_index import RecordIndex, describe, survey
+from lumen_hpc.training.record_index import RecordIndex, describe
 from lumen_hpc.training.samples import Batcher, Pictures
 
 log = logging.getLogger(__name__)
@@ -44,7 +53,7 @@ LENGTHS = 32
 """Lengths of a micro-batch that compiled layers meet: each compiles once, at its first appearance (10 s on an H200). Of
 a budget of 16,384 tokens, 8 lengths would leave 7 % of the work to padding, 32 leave 2 %."""
 RESULTS = (
-    "training.json", "survey", "survey.npz", "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
+    "training.json", record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json",
 )  # fmt: skip
 """Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
@@ -116,7 +125,7 @@ def fine_tune(
             form = form or PromptForm.trained()
             train = _compiling(train, ranks, progress)
             rows, preprocessor = Records(records), nvila.Preprocessor.open(base)
-            found = _surveyed(train, rows, preprocessor, out, fingerprint, ranks, should_stop, progress)
+            found = _indexed(train, rows, preprocessor, out, fingerprint, ranks, should_stop, progress)
             if found is not None:
                 train = _together(train, asked, found, base, out, ranks, seed)
                 work = _work(train, rows, preprocessor, base, out, fingerprint, ranks, found, progress, form, held_out)
@@ -219,7 +228,7 @@ def _alone(out: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _surveyed(
+def _indexed(
     train: schema.Train,
     rows: Records,
     preprocessor: nvila.Preprocessor,
@@ -230,7 +239,7 @@ def _surveyed(
     progress: Callable[..., None],
 ) -> RecordIndex | None:
     """The index of the records; None if a stop was requested while it was made."""
-    found = survey(
+    found = record_index.build(
         rows,
         preprocessor,
         ranks,
@@ -307,7 +316,7 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
         final = nvila.save(learner.model, out / "final", state)
         if factors:
             adapters.save_peft(factors, schema.Adapter(**work.fingerprint["train.adapter"]), final / adapters.FOLDER)
-        summary = {"step": step, "samples": len(work.survey), "fingerprint": work.fingerprint}
+        summary = {"step": step, "samples": len(work.index), "fingerprint": work.fingerprint}
         write_json(out / "finished.json", summary)
     dist.barrier()
 

@@ -17,9 +17,10 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Preprocessor
+from lumen_hpc.training import record_index
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.layout import layout, sequences
-from lumen_hpc.training.record_index import RecordIndex, survey
+from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.token_kinds import TokenKinds
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def hold_out(
 ) -> HeldOut | None:
     """The usable of these records; None where none is. They never stop a training: bad ones are left out.
 
-    `batcher` makes what packs them; the other arguments are those of `record_index.survey`.
+    `batcher` makes what packs them; the other arguments are those of `record_index.build`.
     """
     if not records:
         return None
@@ -62,7 +63,7 @@ def hold_out(
         folder.mkdir(exist_ok=True)
     dist.barrier()
     try:
-        index = survey(
+        index = record_index.build(
             records, preprocessor, ranks, max_tokens=max_tokens, on_bad="skip", folder=folder,
             version=f"{version} {len(records)}",
         )  # fmt: skip

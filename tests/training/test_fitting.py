@@ -18,11 +18,11 @@ from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.training import record_index
 from lumen_hpc.training.fitting import ANSWER_SHARE, fit
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.lengths import measure
 from lumen_hpc.training.predict import open_predictor
-from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -57,10 +57,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"folder": folder, "rows": rows, "paths": paths, "prepare": prepare, "limit": limit}
 
 
-def surveyed(made: dict[str, Any], folder: Path, rows: list[dict[str, Any]], on_bad: str = "stop", limit: int = 0):
+def indexed(made: dict[str, Any], folder: Path, rows: list[dict[str, Any]], on_bad: str = "stop", limit: int = 0):
     path = folder / "records.jsonl"
     write_jsonl(path, rows)
-    return survey(
+    return record_index.build(
         Records(path), made["prepare"], Ranks(), folder=folder,
         max_tokens=limit or made["limit"], on_bad=on_bad, version="1",
     )  # fmt: skip
@@ -76,9 +76,9 @@ def test_the_longest_prompt_that_fits_stays_whole_and_longer_ones_lose_their_old
             assert [one.measure] == measured([one.record])
 
 
-def test_training_reads_the_records_that_the_survey_fitted(made, tmp_path, caplog) -> None:
+def test_training_reads_the_records_that_the_index_fitted(made, tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        found = surveyed(made, tmp_path, made["rows"])
+        found = indexed(made, tmp_path, made["rows"])
     assert found.images_left_out.tolist() == [0, 0, 1, 2]
     assert "2 of 4 records are too long for train.max_tokens and lose their oldest images, 3 in all" in caplog.text
     listed = [json.loads(line) for line in (tmp_path / "images_left_out.jsonl").open()]
@@ -95,7 +95,7 @@ def test_training_reads_the_records_that_the_survey_fitted(made, tmp_path, caplo
 def test_a_pair_that_does_not_fit_alone_is_a_bad_record_and_is_not_listed(made, tmp_path) -> None:
     limit = measure(made["rows"][:1], made["prepare"])[0].total - 1
     with pytest.raises(UserError, match=f"4 of 4 records are bad.*more than train.max_tokens={limit}"):
-        surveyed(made, tmp_path, made["rows"], limit=limit)
+        indexed(made, tmp_path, made["rows"], limit=limit)
 
 
 def test_prediction_leaves_out_what_training_leaves_out(made) -> None:

@@ -10,9 +10,10 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks
+from lumen_hpc.training import record_index
 from lumen_hpc.training.layout import Layout, critical_path, lay_out, layout, sequences
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.record_index import RecordIndex, survey
+from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.samples import Batcher, Pictures
 from tests.training import tiny
 
@@ -36,7 +37,7 @@ def gradients(dataset, index: RecordIndex, ranks: Layout) -> tuple[float, dict[s
 
 def test_spread_samples_have_the_loss_and_gradients_of_samples_together(tmp_path):
     dataset = tiny.make(tmp_path, patients=2)
-    index = survey(
+    index = record_index.build(
         Records(dataset / "records.jsonl"), nvila.Preprocessor.open(dataset / "base"), Ranks(),
         max_tokens=512, on_bad="stop", folder=tmp_path / "out", version="1",
     )  # fmt: skip

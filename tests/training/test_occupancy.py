@@ -53,8 +53,8 @@ def all_steps(index: dict[str, np.ndarray], train: Train, gpus: int, together: i
 @pytest.mark.parametrize("spread", ["narrow", "wide"])
 def test_sampled_and_stated_steps_take_what_all_steps_do_within_a_tenth(tmp_path, workload, spread, gpus):
     index, train = records(workload, spread), Train()
-    np.savez(tmp_path / "survey.npz", **index)
-    steps = recorded(tmp_path / "survey.npz", train, seed=0)
+    np.savez(tmp_path / "record_index.npz", **index)
+    steps = recorded(tmp_path / "record_index.npz", train, seed=0)
     assert steps is not None and steps.recorded and steps.samples == len(index["groups"])
     for together in (1, parallel(steps, train, gpus)):
         fixed = dataclasses.replace(train, sequence_parallel=together)
@@ -85,8 +85,8 @@ def test_auto_keeps_32_and_64_gpus_busy_at_the_paper_s_batch():
 def test_auto_keeps_gpus_busy_on_records_too(tmp_path, model, spread):
     workload = MODELS[model].workload
     assert workload is not None
-    np.savez(tmp_path / "survey.npz", **records(workload, spread))
-    steps = recorded(tmp_path / "survey.npz", Train(), seed=0)
+    np.savez(tmp_path / "record_index.npz", **records(workload, spread))
+    steps = recorded(tmp_path / "record_index.npz", Train(), seed=0)
     assert steps is not None
     efficiency = {gpus: occupancy(steps, Train(), gpus).efficiency for gpus in (4, 8, 16, 24, 32, 48, 64)}
     assert min(efficiency.values()) >= 0.8 and efficiency[32] >= 0.85, efficiency
@@ -127,8 +127,8 @@ def test_a_mixture_takes_its_samples_a_step_of_each_kind():
 
 def test_without_an_index_or_with_a_broken_one_nothing_is_recorded(tmp_path):
     assert recorded(tmp_path / "none.npz", Train(), 0) is None
-    (tmp_path / "survey.npz").write_bytes(b"cut off")
-    assert recorded(tmp_path / "survey.npz", Train(), 0) is None
+    (tmp_path / "record_index.npz").write_bytes(b"cut off")
+    assert recorded(tmp_path / "record_index.npz", Train(), 0) is None
 
 
 def test_a_mixture_of_every_kind_has_an_estimate():

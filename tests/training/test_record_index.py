@@ -22,7 +22,6 @@ from lumen_hpc.nvila import chat
 from lumen_hpc.training import lengths, record_index
 from lumen_hpc.training.layout import Shared
 from lumen_hpc.training.lengths import Measure
-from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures
 from tests.training import tiny
 
@@ -36,13 +35,13 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def index(dataset, folder, rows=None, **changes):
-    """The survey of some rows, by default the dataset's."""
+    """The index of some rows, by default the dataset's."""
     folder.mkdir(exist_ok=True)
     path = dataset / "records.jsonl"
     if rows is not None:
         path = folder / "changed.jsonl"
         write_jsonl(path, rows)
-    return survey(
+    return record_index.build(
         Records(path),
         nvila.Preprocessor.open(dataset / "base"),
         Ranks(),
@@ -75,7 +74,7 @@ def test_counts_from_headers_equal_the_encoded_samples(tmp_path, form):
     assert set(found.kinds) == {"diagnostic", "difference", "prediction"}
 
 
-def test_a_packed_group_is_no_longer_than_the_survey_says(dataset, tmp_path):
+def test_a_packed_group_is_no_longer_than_the_index_says(dataset, tmp_path):
     found = index(dataset, tmp_path / "out")
     samples = nvila.Preprocessor.open(dataset / "base")(rows(dataset), inline=True).samples
     for group in range(found.groups.max() + 1):
@@ -85,7 +84,7 @@ def test_a_packed_group_is_no_longer_than_the_survey_says(dataset, tmp_path):
         assert packed <= estimate <= packed + 8 * len(of)
 
 
-def test_a_second_survey_reads_what_the_first_wrote_unless_the_records_changed(dataset, tmp_path):
+def test_a_second_call_reads_what_the_first_wrote_unless_the_records_changed(dataset, tmp_path):
     first = index(dataset, tmp_path / "out")
     changed = [{**row, "id": row["id"] + "x"} for row in rows(dataset)]
     assert index(dataset, tmp_path / "out", changed).ids.tolist() == first.ids.tolist()
@@ -120,7 +119,7 @@ def test_texts_encoded_at_once_count_as_each_alone(dataset):
         assert (counted.prefix, counted.suffix, counted.supervised) == (prefix + more, suffix, supervised)
 
 
-def test_a_stopped_survey_goes_on_from_the_blocks_that_it_measured(dataset, tmp_path, monkeypatch):
+def test_a_stopped_index_goes_on_from_the_blocks_that_it_measured(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(record_index, "BLOCK", 3)
     whole = index(dataset, tmp_path / "whole")
     assert not (tmp_path / "whole" / record_index.PARTS).exists()
@@ -366,7 +365,9 @@ def test_a_line_that_is_no_record_is_named_whatever_the_setting(dataset, tmp_pat
     for line, message in ((lines[4][:40], "broken.jsonl line 5: not JSON"), ("[]", "line 5: a list where a JSON")):
         file.write_text("\n".join([*lines[:4], line, *lines[5:]]))
         with pytest.raises(UserError, match=message):
-            survey(Records(file), prepare, Ranks(), folder=tmp_path, max_tokens=512, on_bad="skip", version="1")
+            record_index.build(
+                Records(file), prepare, Ranks(), folder=tmp_path, max_tokens=512, on_bad="skip", version="1"
+            )
 
 
 def test_an_unforeseen_error_names_its_record_to_every_rank(dataset, tmp_path, monkeypatch):
@@ -400,7 +401,7 @@ def test_nothing_to_train_on_and_doubled_ids_are_refused(dataset, tmp_path):
         index(dataset, tmp_path / "doubled", doubled)
 
 
-def test_an_image_that_breaks_after_the_survey_stops_the_training_and_is_named(dataset, tmp_path):
+def test_an_image_that_breaks_after_it_was_indexed_stops_the_training_and_is_named(dataset, tmp_path):
     changed = rows(dataset)
     image = tmp_path / "image.png"
     image.write_bytes(Path(changed[2]["images"][0]).read_bytes())

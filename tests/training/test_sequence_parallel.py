@@ -21,11 +21,11 @@ from lumen_hpc.models import MODELS
 from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import normalise
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training import sequence_parallel
+from lumen_hpc.training import record_index, sequence_parallel
 from lumen_hpc.training import train as training
 from lumen_hpc.training.layout import sequences
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.record_index import RecordIndex, survey
+from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.sequence_parallel import Group, own_tokens
 from lumen_hpc.training.sizing import check, check_batch, check_parallel, plan
@@ -130,7 +130,7 @@ def test_a_rank_reads_only_the_pictures_of_which_it_computes_a_tile(tmp_path: Pa
     dataset = tiny.make(tmp_path, patients=3, aspect=form, image=(90, 70))
     Image.new("RGB", (90, 70), (255, 0, 0)).save(dataset / "0-main.png")
     rows, prepare = Records(dataset / "records.jsonl"), nvila.Preprocessor.open(dataset / "base")
-    index = survey(
+    index = record_index.build(
         rows, prepare, Ranks(), max_tokens=8192, on_bad="stop", folder=tmp_path, version="1",
     )  # fmt: skip
     packed = sequences(range(len(rows)), index.groups, index.prefix, index.suffix, budget=8192, shared=True)

@@ -12,8 +12,8 @@ import torch
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.training import record_index
 from lumen_hpc.training.layout import Shared
-from lumen_hpc.training.record_index import survey
 from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.token_kinds import TokenKinds
 
@@ -43,7 +43,7 @@ def test_the_counts_are_those_of_the_tokens(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "records.jsonl", records)
     model = make_tiny([answer for _, answer in ANSWERS.values()])
     prepare = model.preprocessor
-    index = survey(
+    index = record_index.build(
         Records(tmp_path / "records.jsonl"), prepare, Ranks(),
         max_tokens=512, on_bad="stop", folder=tmp_path, version="1",
     )  # fmt: skip

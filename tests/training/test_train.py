@@ -17,6 +17,7 @@ from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.prompt_form import PromptForm
+from lumen_hpc.training import record_index
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.record_index import BLOCK
 from lumen_hpc.training.train import RESULTS, fine_tune
@@ -123,7 +124,7 @@ def test_final_weights_have_the_mode_of_other_files(trained):
 
 def test_a_stop_before_the_first_step_leaves_before_loading(trained):
     assert not (trained / "early" / "metrics.jsonl").exists()
-    assert not (trained / "early" / "survey.npz").exists()
+    assert not (trained / "early" / record_index.FILE).exists()
 
 
 def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
@@ -131,7 +132,7 @@ def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trai
     of_the_job = {"rendezvous.json", "health.json", "training.lock"}
     assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {
         "restarts.jsonl",
-        "survey",
+        record_index.PARTS,
         "validation",
     }
 
@@ -208,7 +209,7 @@ def test_a_mixture_with_the_sum_of_kind_means(trained, dataset):
 
 
 def spoiled(dataset, folder, change):
-    """The records many times over, more than the first rank surveys, one of the second rank's changed."""
+    """The records many times over, more than the first rank indexes, one of the second rank's changed."""
     lines = [json.loads(line) for line in (dataset / "records.jsonl").read_text().splitlines()]
     rows = [{**row, "id": f"{row['id']}-{again}"} for again in range(BLOCK // len(lines) + 2) for row in lines]
     texts = [json.dumps(row) for row in rows]

@@ -145,7 +145,7 @@ def test_the_record_index_of_a_training_replaces_the_stated_mixture(run: Run):
     folder.mkdir(parents=True)
     samples = np.arange(6400)
     np.savez(
-        folder / "survey.npz",
+        folder / "record_index.npz",
         groups=samples // 4, kinds=np.full(6400, "diagnostic"), prefix=np.full(6400, 3100), suffix=np.full(6400, 100),
     )  # fmt: skip
     found = estimate.training(run, "lumen")
