@@ -22,7 +22,7 @@ from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import normalise
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import record_index, sequence_parallel
-from lumen_hpc.training import train as training
+from lumen_hpc.training.auto import Auto
 from lumen_hpc.training.layout import sequences
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
@@ -165,8 +165,8 @@ def together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def decide(asked: Train, hosts: list[str]) -> Train:
         monkeypatch.setattr(sequence_parallel, "gather_json", lambda host: hosts)
         ranks = Ranks(world_size=64, nodes=16)
-        resolved = training._resolved(asked, tmp_path, tmp_path, ranks)
-        return training._together(resolved, asked, index, tmp_path, tmp_path, ranks, 0)
+        auto = Auto(asked, tmp_path, tmp_path, ranks)
+        return auto.resolve_sequence_parallel(auto.resolve_memory(), index, seed=0)
 
     return decide
 

@@ -18,9 +18,10 @@ from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import record_index
+from lumen_hpc.training.folder import RESULTS
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.record_index import BLOCK
-from lumen_hpc.training.train import RESULTS, fine_tune
+from lumen_hpc.training.train import fine_tune
 from tests.training import tiny, toy
 
 STEPS = 5

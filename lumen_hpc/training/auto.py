@@ -1,0 +1,106 @@
+"""The settings of a training that are `auto`, decided on its GPUs, alike on all ranks (`Auto`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks, gather_json
+from lumen_hpc.errors import UserError
+from lumen_hpc.nvila import layers
+from lumen_hpc.scratch import use_private_cache
+from lumen_hpc.training import occupancy, sequence_parallel, sizing
+from lumen_hpc.training.model_sizes import Sizes
+from lumen_hpc.training.record_index import RecordIndex
+
+log = logging.getLogger(__name__)
+
+
+class Auto:
+    """Decides in the order in which a training learns what it needs: GPU memory, the compiler, the records."""
+
+    def __init__(self, asked: schema.Train, base: Path, out: Path, ranks: Ranks) -> None:
+        """`asked`: the settings as given; `base`: folder of the pretrained NVILA; `out`: folder of the training."""
+        self._asked, self._out, self._ranks, self._sizes = asked, out, ranks, Sizes.read(base)
+        gpu = torch.cuda.get_device_properties(ranks.local_rank) if torch.cuda.is_available() else None
+        self._memory_gb = gpu.total_memory / 1e9 if gpu is not None else 0.0
+
+    def resolve_memory(self) -> schema.Train:
+        """The settings with every `auto` about memory decided by this GPU; a begun training keeps its ZeRO stage."""
+        train = self._asked
+        if train.zero == "auto" and (self._out / "training.json").is_file():
+            begun = json.loads((self._out / "training.json").read_text()).get("train.zero")
+            train = dataclasses.replace(train, zero=begun if isinstance(begun, int) else "auto")
+        resolved = self._resolved(train)
+        if resolved != train and self._ranks.first:
+            names = ("zero", "checkpointing", "node_shards")
+            log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
+        return resolved
+
+    def _resolved(self, train: schema.Train) -> schema.Train:
+        ranks = self._ranks
+        return sizing.resolve(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
+
+    def resolve_compiled(self, train: schema.Train, progress: Callable[..., None]) -> schema.Train:
+        """The settings with `train.compiled=auto` decided: plain layers where one rank cannot compile."""
+        if train.compiled == "auto":
+            progress("trying the compiler")
+            reasons = [reason for reason in gather_json(_why_plain(train)) if reason]
+            if reasons and self._ranks.first:
+                log.info("plain layers: %s", reasons[0])
+            train = dataclasses.replace(train, compiled=not reasons)
+        if train.compiled and train.attention == "auto" and torch.cuda.is_available():
+            train = dataclasses.replace(train, attention="flex")
+        if train.compiled:
+            use_private_cache()
+        return train
+
+    def resolve_sequence_parallel(self, train: schema.Train, index: RecordIndex, seed: int) -> schema.Train:
+        """The settings with `train.sequence_parallel=auto` decided by the layout of the records, alike at every start.
+
+        Activations then take less memory, so an `auto` that was asked for about recomputation is decided again. Raises
+        UserError for a number that does not fit the ranks or the model.
+        """
+        ranks, size = self._ranks, train.ranks_a_micro_batch
+        if train.sequence_parallel == "auto" and torch.cuda.is_available():
+            steps = occupancy.sampled(vars(index), train, seed)
+            size = occupancy.parallel(steps, train, ranks.world_size, nodes=ranks.nodes, heads=self._sizes.heads)
+        if size > 1 and (reason := sequence_parallel.apart(size)):
+            fix = "number the ranks node by node (srun --distribution=block)"
+            if train.sequence_parallel != "auto":
+                raise UserError(f"train.sequence_parallel={size}: {reason}; {fix}, or use train.sequence_parallel=1")
+            log.warning("train.sequence_parallel=auto stays 1, where %d would be faster: %s; %s", size, reason, fix)
+            size = 1
+        train = dataclasses.replace(train, sequence_parallel=size)
+        sizing.check_parallel(train, ranks.world_size, ranks.nodes, self._sizes)
+        if size > 1:
+            again = self._resolved(dataclasses.replace(self._asked, zero=train.zero, sequence_parallel=size))
+            train = dataclasses.replace(train, checkpointing=again.checkpointing, node_shards=again.node_shards)
+            if ranks.first:
+                log.info("train.sequence_parallel=%d: so many ranks compute each micro-batch together", size)
+        return train
+
+    def require_fit(self, train: schema.Train) -> None:
+        """Raises UserError, with settings that would fit, where the plan of these exceeds the GPU's memory."""
+        ranks = self._ranks
+        if self._memory_gb:
+            sizing.check(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
+
+
+def _why_plain(train: schema.Train) -> str:
+    """Why this rank does not compile layers; empty where a trial went well."""
+    if train.quantised:
+        return f"train.adapter.base_bits={train.adapter.base_bits}"
+    if train.adapter.kind != "none" and train.zero == 3:
+        return "adapters under train.zero=3"
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    if train.attention not in ("auto", "flex"):
+        return f"train.attention={train.attention}"
+    return layers.try_compiling(torch.bfloat16)

@@ -1,0 +1,125 @@
+"""The folder of one training: which training it holds, who may write there, and what of another one is set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from lumen_hpc.config import schema
+from lumen_hpc.distributed import Ranks, broadcast_json
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import sha256, write_json
+from lumen_hpc.nvila.checkpoint import read_files
+from lumen_hpc.training import record_index
+from lumen_hpc.training.checkpointing import FOLDER
+
+log = logging.getLogger(__name__)
+RESULTS = (
+    "training.json", record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
+    "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json",
+)  # fmt: skip
+"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
+
+
+def fingerprint_of(train: schema.Train, records: str, base: Path, seed: int) -> dict[str, Any]:
+    """What decides a training's result: settings, hash of the records, identity of the base, seed.
+
+    Raises UserError for a base that is none.
+    """
+    return {**_results(train), "seed": seed, "records": records, "base": _identity(base)}
+
+
+def _results(train: schema.Train) -> dict[str, Any]:
+    """The settings that determine the result; those of speed and location are excluded."""
+    values = dataclasses.asdict(train)
+    return {
+        f"train.{field.name}": values[field.name]
+        for field in dataclasses.fields(train)
+        if not field.metadata.get("runtime_only")
+        and field.name != "base"
+        and (field.name != "adapter" or train.adapter.kind != "none")
+    }
+
+
+def records_hash(path: Path) -> str:
+    """The hash of a file of records. Raises UserError where there is none."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run stage=instruct first")
+    return sha256(path)
+
+
+def _identity(base: Path) -> str:
+    """A hash of the small files that `load` reads and of the names and sizes of the weights (which may be 15 GB)."""
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base} has no config.json: give the folder of a pretrained NVILA as train.base")
+    digest = hashlib.sha256()
+    for path in read_files(base):
+        digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
+        if path.suffix != ".safetensors":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def require_writable(out: Path, ranks: Ranks) -> None:
+    """Raises UserError unless this rank can write where the results go."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{ranks.rank}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written to ({error}): training could not save") from None
+
+
+@contextmanager
+def alone(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
+    with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock:
+        holder = ""
+        if lock is not None:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}, job {ranks.job or 'none'}")
+                lock.flush()
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read()
+            except OSError as error:  # a file system without locks
+                log.warning("%s cannot be locked (%s): make sure that no other job trains there", out, error)
+        if holder := broadcast_json(holder):
+            raise UserError(f"another training is running in {out} ({holder}): wait for its end, or cancel it")
+        yield
+
+
+def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
+    """Steps of a finished training of just these settings; 0 if there is none."""
+    try:
+        kept = json.loads((out / "finished.json").read_text())
+    except (OSError, ValueError):
+        return 0
+    whole = (out / "final" / "complete.json").is_file()
+    return kept["step"] if whole and kept["fingerprint"] == fingerprint else 0
+
+
+def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
+    """Rank 0: moves another training's results to `earlier/`; nothing is deleted."""
+    file = out / "training.json"
+    if file.exists() and json.loads(file.read_text()) != fingerprint:
+        earlier = out / "earlier"
+        place = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
+        place.mkdir(parents=True)
+        for name in RESULTS:
+            if (out / name).exists():
+                (out / name).rename(place / name)
+        log.warning("%s has a training with other settings or records; it is kept in %s", out, place)
+    write_json(file, fingerprint)
