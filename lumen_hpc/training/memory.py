@@ -33,28 +33,27 @@ def learning_parameters(train: schema.Train, sizes: Sizes) -> int:
     """Parameters that learn; of adapters, `rank` for each input and output of the tuned parts' linear layers."""
     if train.adapter.kind == "none":
         return sum(count for part, count in sizes.parts.items() if part in train.tune)
-    c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
-    r = 3 if sizes.projector.endswith("3x3_fix") else 2
-    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
-    ends = {
-        "vision_tower": (sizes.vision_layers - 1) * (4 * 2 * c + 2 * (c + sizes.vision_mlp)),
-        "projector": 2 * h + (joined + h if r == 2 else joined + 2 * inner + h),
-        "llm": sizes.layers * (2 * 2 * h + 2 * (h + kv) + 3 * (h + sizes.mlp)),
-    }
-    return train.adapter.rank * sum(count for part, count in ends.items() if part in train.tune)
+    return train.adapter.rank * sum(inputs + outputs for inputs, outputs in _adapted_layers(train, sizes))
 
 
 def adapted_weights(train: schema.Train, sizes: Sizes) -> int:
     """Weights of the linear layers that get adapters."""
+    return sum(inputs * outputs for inputs, outputs in _adapted_layers(train, sizes))
+
+
+def _adapted_layers(train: schema.Train, sizes: Sizes) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the linear layers that get adapters."""
     c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
     r = 3 if sizes.projector.endswith("3x3_fix") else 2
     joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
-    counts = {
-        "vision_tower": (sizes.vision_layers - 1) * (4 * c * c + 2 * c * sizes.vision_mlp),
-        "projector": h * h + (joined * h if r == 2 else joined * inner + inner * h),
-        "llm": sizes.layers * (2 * h * h + 2 * h * kv + 3 * h * sizes.mlp),
+    vision = [(c, c)] * 4 + [(c, sizes.vision_mlp)] * 2  # q, k, v, out; fc1, fc2
+    llm = [(h, h)] * 2 + [(h, kv)] * 2 + [(h, sizes.mlp)] * 3  # q, o; k, v; gate, up, down
+    layers = {
+        "vision_tower": vision * (sizes.vision_layers - 1),
+        "projector": [(joined, h), (h, h)] if r == 2 else [(joined, inner), (inner, h), (h, h)],
+        "llm": llm * sizes.layers,
     }
-    return sum(count for part, count in counts.items() if part in train.tune)
+    return [layer for part, of_part in layers.items() if part in train.tune for layer in of_part]
 
 
 def checkpoint_gb(train: schema.Train, sizes: Sizes) -> float:
