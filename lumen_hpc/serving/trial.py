@@ -24,8 +24,8 @@ def try_vllm() -> str:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST)
     except subprocess.TimeoutExpired:
         return f"it did not answer within {LONGEST} s"
-    said = (done.stdout + done.stderr).strip().splitlines() or [f"it ended with code {done.returncode}"]
-    return "" if EQUAL in done.stdout.splitlines() else said[-1][:300]
+    lines = (done.stdout + done.stderr).strip().splitlines() or [f"it ended with code {done.returncode}"]
+    return "" if EQUAL in done.stdout.splitlines() else lines[-1][:300]
 
 
 def compare(folder: Path) -> str:
