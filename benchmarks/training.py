@@ -44,7 +44,7 @@ from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import loop, record_index, sampler
 from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
-from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.train import fine_tune
@@ -143,7 +143,7 @@ class Built:
         self._batcher = batcher
         self._built: dict[tuple, Any] = {}
 
-    def build(self, packed: list[Shared]) -> Any:
+    def build(self, packed: list[SharedSequence]) -> Any:
         key = tuple(sequence.samples for sequence in packed)
         if key not in self._built:
             self._built[key] = self._batcher.build(packed)

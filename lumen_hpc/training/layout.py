@@ -21,7 +21,7 @@ class PerSample(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSequence:
     """Samples that share one prefix, and the tokens they cost together."""
 
     samples: tuple[int, ...]
@@ -36,7 +36,7 @@ def sequences(
     *,
     budget: int,
     shared: bool,
-) -> list[Shared]:
+) -> list[SharedSequence]:
     """The batch's samples joined where they share images; a sequence longer than `budget` tokens is split.
 
     `groups`, `prefix` and `suffix` are indexed by sample id: images, tokens that can be shared, tokens that cannot.
@@ -54,10 +54,10 @@ def sequences(
             closed.append(open_[group])
         open_[group] = [sample]
         cost[group] = prefix[sample] + suffix[sample]
-    return [Shared(tuple(s), prefix[s[0]] + sum(suffix[i] for i in s)) for s in [*closed, *open_.values()]]
+    return [SharedSequence(tuple(s), prefix[s[0]] + sum(suffix[i] for i in s)) for s in [*closed, *open_.values()]]
 
 
-Layout = list[list[list[Shared]]]
+Layout = list[list[list[SharedSequence]]]
 """`[rank][micro-batch]` lists of sequences."""
 
 LIMITS = 8
@@ -103,7 +103,7 @@ def critical_path(ranks: Layout) -> int:
     return sum(max(sum(item.tokens for item in micro) for micro in step) for step in zip(*ranks))
 
 
-def layout(items: list[Shared], world_size: int, budget: int) -> Layout:
+def layout(items: list[SharedSequence], world_size: int, budget: int) -> Layout:
     """Packs sequences into `[rank][micro-batch]` lists, the longest first into the emptiest.
 
     No micro-batch exceeds `budget` tokens unless a single sequence does. Every rank has the same number of
@@ -113,7 +113,7 @@ def layout(items: list[Shared], world_size: int, budget: int) -> Layout:
     total = sum(min(s.tokens, budget) for s in items)
     micro = max(1, -(-total // (budget * world_size)))
     while True:
-        bins: list[list[Shared]] = [[] for _ in range(world_size * micro)]
+        bins: list[list[SharedSequence]] = [[] for _ in range(world_size * micro)]
         load = [0] * len(bins)
         emptiest_first = [(0, b) for b in range(len(bins))]
         heapify(emptiest_first)

@@ -23,7 +23,7 @@ from lumen_hpc.training import validation
 from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.journal import Journal, losses
-from lumen_hpc.training.layout import Shared, lay_out
+from lumen_hpc.training.layout import SharedSequence, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.schedule import rate_at
@@ -56,7 +56,7 @@ class Micro(Protocol):
 class Batcher(Protocol):
     """Turns sequences into micro-batches."""
 
-    def build(self, packed: list[Shared]) -> Micro:
+    def build(self, packed: list[SharedSequence]) -> Micro:
         """A micro-batch of these sequences; of none, one that computes something and supervises nothing."""
 
 

@@ -21,7 +21,7 @@ from lumen_hpc.nvila.chat import IGNORE
 from lumen_hpc.nvila.generate import line_ends
 from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import Blank, tile_count
-from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.lengths import Record, sizes_of
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.sequence_parallel import own_tokens
@@ -121,7 +121,7 @@ class Batcher:
         self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures
 
-    def build(self, packed: list[Shared]) -> Micro:
+    def build(self, packed: list[SharedSequence]) -> Micro:
         """A micro-batch of these sequences; of none, one blank token that supervises nothing.
 
         Raises UserError naming a record whose images or text have changed since they were indexed.
@@ -139,7 +139,7 @@ class Batcher:
         micro = Micro(batch, of_token[mine], verdicts[mine], tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
-    def _samples(self, packed: list[Shared]) -> dict[int, Sample]:
+    def _samples(self, packed: list[SharedSequence]) -> dict[int, Sample]:
         """The samples of these sequences, by id."""
         records = {
             i: without_images(self._records[int(self._index.rows[i])], int(self._index.images_left_out[i]))

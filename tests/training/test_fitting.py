@@ -20,7 +20,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import record_index
 from lumen_hpc.training.fitting import ANSWER_SHARE, fit
-from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.lengths import measure
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.samples import Batcher, Pictures
@@ -87,7 +87,7 @@ def test_training_reads_the_records_that_the_index_fitted(made, tmp_path, caplog
     batcher = Batcher(Records(tmp_path / "records.jsonl"), found, made["prepare"], Pictures())
     shown = made["prepare"]([made["rows"][1]], inline=True).samples[0]
     for sample in (1, 2, 3):
-        micro = batcher.build([Shared((sample,), 1)])
+        micro = batcher.build([SharedSequence((sample,), 1)])
         assert micro.tokens == len(shown) == (found.prefix + found.suffix)[sample]
         assert micro.batch.token_ids[0, : len(shown)].tolist() == shown.token_ids.tolist()
 

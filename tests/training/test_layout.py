@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lumen_hpc.training.layout import Shared, critical_path, lay_out, layout, sequences
+from lumen_hpc.training.layout import SharedSequence, critical_path, lay_out, layout, sequences
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def test_samples_about_the_same_images_share_one_sequence_until_the_budget():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_every_sequence_is_placed_once_within_the_budget_on_equally_many_micro_batches(world_size):
-    items = [Shared((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=40))]
+    items = [SharedSequence((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=40))]
     ranks = layout(items, world_size, 150)
     assert len(ranks) == world_size and len({len(rank) for rank in ranks}) == 1
     placed = [item for rank in ranks for micro in rank for item in micro]
@@ -39,7 +39,7 @@ def test_every_sequence_is_placed_once_within_the_budget_on_equally_many_micro_b
 
 
 def test_the_ranks_work_alike_in_every_micro_step():
-    items = [Shared((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=64))]
+    items = [SharedSequence((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=64))]
     ranks = layout(items, 4, 300)
     for micro in range(len(ranks[0])):
         loads = [sum(s.tokens for s in rank[micro]) for rank in ranks]
@@ -47,12 +47,12 @@ def test_the_ranks_work_alike_in_every_micro_step():
 
 
 def test_a_short_last_batch_leaves_some_ranks_an_empty_micro_batch():
-    ranks = layout([Shared((0,), 50)], 3, 100)
+    ranks = layout([SharedSequence((0,), 50)], 3, 100)
     assert sorted(len(rank[0]) for rank in ranks) == [0, 0, 1]
 
 
 def test_one_sequence_over_the_budget_stands_alone():
-    ranks = layout([Shared((0,), 500), Shared((1,), 10)], 1, 100)
+    ranks = layout([SharedSequence((0,), 500), SharedSequence((1,), 10)], 1, 100)
     assert [[s.tokens for s in micro] for micro in ranks[0]] == [[500], [10]]
 
 

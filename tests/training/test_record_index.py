@@ -20,7 +20,7 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import chat
 from lumen_hpc.training import lengths, record_index
-from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.lengths import Measure
 from lumen_hpc.training.samples import Batcher, Pictures
 from tests.training import tiny
@@ -408,10 +408,10 @@ def test_an_image_that_breaks_after_it_was_indexed_stops_the_training_and_is_nam
     changed[2]["images"] = [str(image)]
     found = index(dataset, tmp_path / "out", changed)
     batcher = Batcher(changed, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
-    assert batcher.build([Shared((2,), 1)]).samples.tolist() == [2] * int(found.supervised[2])
+    assert batcher.build([SharedSequence((2,), 1)]).samples.tolist() == [2] * int(found.supervised[2])
     image.write_bytes(image.read_bytes()[:100])
     with pytest.raises(UserError, match=rf"record {changed[2]['id']}: .*image\.png"):
-        batcher.build([Shared((2,), 1)])
+        batcher.build([SharedSequence((2,), 1)])
 
 
 def test_sizes_that_are_not_those_of_the_image_stop_the_training_and_are_named(tmp_path):
@@ -421,7 +421,7 @@ def test_sizes_that_are_not_those_of_the_image_stop_the_training_and_are_named(t
     found = index(dataset, tmp_path / "out", changed, max_tokens=8192)
     batcher = Batcher(changed, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
     with pytest.raises(UserError, match=f"record {changed[2]['id']} has changed"):
-        batcher.build([Shared((2,), 1)])
+        batcher.build([SharedSequence((2,), 1)])
 
 
 def _folder(path):
@@ -440,7 +440,7 @@ def test_dicoms_are_counted_and_read_as_their_jpgs(dataset, tmp_path):
     found = index(dataset, tmp_path / "out", changed + dicoms)
     assert found.prefix[:2].tolist() == found.prefix[2:].tolist()
     batcher = Batcher(changed + dicoms, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
-    jpg, dicom = (batcher.build([Shared((i,), 1)]).batch.tiles.float() for i in (0, 2))
+    jpg, dicom = (batcher.build([SharedSequence((i,), 1)]).batch.tiles.float() for i in (0, 2))
     assert (jpg - dicom).abs().mean() < 3  # the JPG was compressed
 
 

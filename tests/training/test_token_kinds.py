@@ -13,7 +13,7 @@ from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import record_index
-from lumen_hpc.training.layout import Shared
+from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.training.token_kinds import TokenKinds
 
@@ -50,7 +50,7 @@ def test_the_counts_are_those_of_the_tokens(tmp_path: Path) -> None:
     kinds = TokenKinds(index.kinds)
     assert kinds.names == ["difference", "outcome", "verdict"]
     micro = Batcher(Records(tmp_path / "records.jsonl"), index, prepare, Pictures()).build(
-        [Shared((sample,), 1) for sample in range(3)]
+        [SharedSequence((sample,), 1) for sample in range(3)]
     )
     learned = micro.batch.token_ids.flatten()[micro.batch.learned]
     words = [prepare.tokenizer.decode([token]) for token in learned[micro.verdicts].tolist()]

@@ -115,7 +115,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     from lumen_hpc.config.schema import Train
     from lumen_hpc.distributed import join, leave
     from lumen_hpc.training import loop
-    from lumen_hpc.training.layout import Shared
+    from lumen_hpc.training.layout import SharedSequence
     from lumen_hpc.training.record_index import RecordIndex
     from lumen_hpc.watchdog import Watchdog
 
@@ -134,7 +134,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         return torch.from_numpy(np.random.default_rng(sample).integers(VOCABULARY, size=suffix[sample] + 1))
 
     class Batcher:
-        def build(self, packed: list[Shared]) -> Micro:
+        def build(self, packed: list[SharedSequence]) -> Micro:
             parts = [(sample, text(sample)) for sequence in packed for sample in sequence.samples]
             nothing = torch.zeros(0, dtype=torch.long)
             learned = sum(len(text) - 1 for _, text in parts)
