@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Train
+from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
@@ -33,6 +33,7 @@ from tests.training import tiny, toy
 from tests.training.test_occupancy import records
 
 LORA = {"kind": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.0}
+QLORA = {bits: LORA | {"base_bits": bits} for bits in (8, 4)}
 KINDS = {"mixture": {"diagnostic": 4, "difference": 2, "prediction": 2}, "loss": "kinds", "steps": 3}
 S2 = {"max_tokens": 1024, "token_budget": 1024}
 ON_TWO: dict[str, dict[str, Any]] = {
@@ -45,6 +46,8 @@ ON_TWO: dict[str, dict[str, Any]] = {
     "separate": {"zero": 2, "shared_prefix": False},
     "kinds": {"zero": 1, **KINDS},
     "lora": {"zero": 2, "adapter": LORA},
+    "qlora8": {"zero": 1, "adapter": QLORA[8], "checkpointing": "full"},
+    "qlora4": {"zero": 2, "adapter": QLORA[4]},
     "frozen": {"zero": 3, "tune": ["projector", "llm"], "checkpointing": "full"},
     "eager": {"zero": 2, "attention": "eager", "steps": 2},
 }
@@ -57,11 +60,15 @@ ON_FOUR: dict[str, dict[str, Any]] = {
 }
 """Settings on four ranks: two pairs, or all together, where two heads of keys serve four ranks."""
 REFERENCE = {
-    **{name: name for name in ("s2", "separate", "kinds", "lora", "frozen", "eager")},
+    **{name: name for name in ("s2", "separate", "kinds", "lora", "qlora8", "qlora4", "frozen", "eager")},
     **{name: "plain" for name in ("zero1", "zero2", "zero3", "compiled", "compiled3", "pairs", "four", "nodes")},
     "four_s2": "s2",
+    "lora_one_two": "lora",
+    "qlora_wider": "qlora4",
 }
-RESUMED = ("one_two", "two_one", "wider", "narrower")
+CLOSE = {"qlora8": 1e-2}
+"""How far from one process, where not 1e-5: LLM.int8 rounds inputs too, and a last bit decides how."""
+RESUMED = ("one_two", "two_one", "wider", "narrower", "lora_one_two", "qlora_wider")
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +91,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def start(*runs: dict[str, Any], world_size: int) -> None:
         toy.train(*runs, world_size=world_size, script=tiny.__file__)
 
-    same = ("s2", "separate", "kinds", "lora", "frozen", "eager")
+    same = sorted({*REFERENCE.values()} - {"plain"})
     alone = [run(f"1:{name}-alone" if name != "s2" else "1:alone-s2", **_on_one(ON_TWO[name])) for name in same]
-    start(run("1:plain-alone"), *alone, run("1:wider", 2), world_size=1)
+    start(run("1:plain-alone"), *alone, run("1:wider", 2), run("1:lora_one_two", 2, adapter=LORA), world_size=1)
     start(
         *(run(f"2:{name}", sequence_parallel=2, **settings) for name, settings in ON_TWO.items()),
         run("2:one_two", 3), run("2:one_two", sequence_parallel=2),
         run("2:two_one", 3, sequence_parallel=2), run("2:two_one"),
         run("2:wider", 3, sequence_parallel=2),
+        run("2:lora_one_two", sequence_parallel=2, adapter=LORA),
+        run("2:qlora_wider", 3, sequence_parallel=2, adapter=QLORA[4]),
         *(run(f"2:bf16-{how}", stop, sequence_parallel=2, zero=3, precision="bf16")
           for how, stop in (("whole", 0), ("again", 2), ("again", 3), ("again", 0))),
         world_size=2,
@@ -99,7 +108,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start(
         *(run(f"4:{name}", **settings) | ({"nodes": 2} if name == "nodes" else {})
           for name, settings in ON_FOUR.items()),
-        run("4:wider", sequence_parallel=4), run("4:narrower", 3, sequence_parallel=2), world_size=4,
+        run("4:wider", sequence_parallel=4), run("4:narrower", 3, sequence_parallel=2),
+        run("4:qlora_wider", sequence_parallel=4, adapter=QLORA[4]), world_size=4,
     )  # fmt: skip
     start(run("1:narrower"), world_size=1)
     return folder
@@ -182,6 +192,12 @@ def test_auto_follows_the_records_and_recomputes_less_where_activations_are_divi
     assert together(Train(checkpointing="selective"), BLOCK).checkpointing == "selective"
 
 
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_auto_groups_ranks_under_adapters_too(together: Any, bits: int) -> None:
+    found = together(Train(zero="auto", adapter=Adapter(kind="lora", base_bits=bits)), BLOCK)
+    assert (found.sequence_parallel, found.zero) == (4, 1)
+
+
 def test_ranks_of_a_group_stay_on_one_node(together: Any) -> None:
     assert together(Train(), CYCLIC).sequence_parallel == 1
     refusal = r"train\.sequence_parallel=2: ranks 0 to 1 are on several nodes \(n0, n1\).*distribution=block"
@@ -208,19 +224,20 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_losses_accounts_and_weights_are_those_of_one_process(trained: Path, name: str) -> None:
     found, alone = toy.metrics(trained / name), toy.metrics(reference(trained, name))
     assert len(found) == len(alone) >= 2
-    exact = ("step", "samples", "supervised")
+    exact, close = ("step", "samples", "supervised"), CLOSE.get(name, 1e-5)
     for ours, theirs in zip(found, alone, strict=True):
         assert ours.keys() == theirs.keys()
         assert [ours[key] for key in exact] == [theirs[key] for key in exact]
         for key in ours.keys() - {*exact, "tokens", "time"}:
-            assert ours[key] == pytest.approx(theirs[key], abs=1e-5, rel=1e-4 if key == "grad_norm" else 0), key
+            rel = 10 * close if key == "grad_norm" else 0
+            assert ours[key] == pytest.approx(theirs[key], abs=close, rel=rel), key
     assert toy.consumed(trained / name) == toy.consumed(reference(trained, name))
     ours, theirs = weights(trained / name), weights(reference(trained, name))
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         if key.endswith("k_proj.bias"):  # attention does not depend on it: AdamW enlarges what rounding leaves
             continue
-        assert torch.allclose(ours[key], tensor, atol=1e-5), key
+        assert torch.allclose(ours[key], tensor, atol=close), key
 
 
 @pytest.mark.parametrize("name", [*ON_TWO, "four"])
