@@ -70,6 +70,7 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     if not found:
         return Changes(request.run, [])
     old = Run(request.folder, *saved.load(request.folder / "config.yaml"))
+    before = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
     everything = graph.steps(pipeline.stages, new.settings, request.stage)
     chosen = {step.name for step in graph.select(everything, pipeline.stages, request.stage)}
     redone: list[Redone] = []
@@ -77,7 +78,8 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     for step in everything:
         if step.stage.on_request:
             continue
-        if stale & set(step.after) or _differs(step, old, new):
+        reads_others = before.get(step.name, set(step.after)) != set(step.after)
+        if stale & set(step.after) or reads_others or _differs(step, old, new):
             stale.add(step.name)
             if lost := _lost(step, old, step.name in chosen):
                 redone.append(lost)

@@ -51,6 +51,12 @@ def test_speed_alone_loses_nothing(finished: list[str]) -> None:
     changes.require_confirmed(request, found)
 
 
+def test_a_step_that_reads_more_than_before_runs_again(finished: list[str]) -> None:
+    """Trainings of further seeds lose nothing but the report, which is about them too."""
+    lines = list(changes.of(resolve(["stage=full", *finished, "seeds=2"]), PIPELINE).lines())
+    assert "finished steps that run again: evaluate" in lines and "finished work lost: 30 min, 1 GPU-hours" in lines
+
+
 def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert launch.main(["stage=full", *finished, "seed=3"]) == 2
