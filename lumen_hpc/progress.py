@@ -35,15 +35,28 @@ def counted(
     from tqdm import tqdm
 
     stream = stream or sys.stdout
-    bar, began, drawn = None, time.monotonic(), time.monotonic()
+    bar, count, shown = None, 0, 0
+    began = drawn = time.monotonic()
+
+    def show(now: float) -> None:
+        """A line of a log. Rows count from the first one on, for which a model was loaded."""
+        if expected := total():
+            line = tqdm.format_meter(
+                count, expected, now - began, initial=1, prefix=what, unit=" rows", ascii=True, ncols=100
+            )
+            print(line, file=stream, flush=True)
+
     for count, row in enumerate(rows, 1):
         if stream.isatty():
             bar = bar or tqdm(desc=what, total=total() or None, unit=" rows", file=stream, leave=False)
             bar.update()
-        elif (now := time.monotonic()) - drawn >= every_s and (expected := total()):
-            drawn = now
-            line = tqdm.format_meter(count, expected, now - began, prefix=what, unit=" rows", ascii=True, ncols=100)
-            print(line, file=stream, flush=True)
+        elif count == 1:
+            began = time.monotonic()
+        elif (now := time.monotonic()) - drawn >= every_s:
+            drawn, shown = now, count
+            show(now)
         yield row
     if bar is not None:
         bar.close()
+    elif 0 < shown < count:
+        show(time.monotonic())
