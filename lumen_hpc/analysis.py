@@ -102,6 +102,8 @@ def open_run(folder: str | Path) -> OpenRun:
 
     folder = Path(folder).expanduser().absolute()
     path = folder / "config.yaml"
+    if folder.is_file():
+        raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
     remembered.require_open(folder)
     if not path.is_file():
         runs = sorted(other.parent.name for other in folder.glob("*/config.yaml"))

@@ -143,6 +143,8 @@ def test_an_unfinished_stage_is_named(folder: Path):
 def test_what_is_no_run_is_refused(tmp_path: Path, folder: Path):
     with pytest.raises(UserError, match=r"is no run: it has no config\.yaml"):
         lumen_hpc.open_run(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"config\.yaml is no run, but a file; give the folder"):
+        lumen_hpc.open_run(folder / "config.yaml")
     with pytest.raises(UserError, match=rf"give one of the runs in it, such as {folder.parent.name}/{folder.name}$"):
         lumen_hpc.open_run(folder.parent)
     (folder / "layout").write_text("1\n")
