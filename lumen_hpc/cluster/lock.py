@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from lumen_hpc.files import read_bytes
 
 LOCK = ".submitting"
 """In the run's folder while a command has it; its text names the command: host and process id."""
+handles: set[int] = set()
+"""The locks of this process. An sbatch inherits them: what a killed command left at work still has the run."""
+PATIENCE_S, LOOK_S = 120.0, 0.1
+"""How long a command waits for the sbatch of a killed one, and how often it looks."""
 
 
 class Busy(UserError):
@@ -22,11 +27,11 @@ class Busy(UserError):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds a run. The lock of a dead process of this host is taken over.
+    """Holds a run. The lock of a dead process of this host is taken over, once no sbatch of it is at work any more.
 
     That of another host is not, free or not: where a file system's locks do not reach across hosts, it looks free.
     """
-    path = folder / LOCK
+    path, deadline = folder / LOCK, time.monotonic() + PATIENCE_S
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -45,12 +50,16 @@ def held(folder: Path) -> Iterator[None]:
             break
         os.close(handle)
         if not mine and path.exists():
-            raise _busy(path, host, pid)
+            if not _killed(host, pid) or time.monotonic() > deadline:
+                raise _busy(path, host, pid)
+            time.sleep(LOOK_S)
     os.ftruncate(handle, 0)
     os.write(handle, f"{socket.gethostname()} {os.getpid()}".encode())
+    handles.add(handle)
     try:
         yield
     finally:
+        handles.discard(handle)
         path.unlink(missing_ok=True)
         os.close(handle)
 
@@ -82,6 +91,11 @@ def is_held(folder: Path) -> bool:
         return _named(folder / LOCK)[0] != socket.gethostname()
     finally:
         os.close(handle)
+
+
+def _killed(host: str, pid: str) -> bool:
+    """Whether the command that a lock names was on this host and is no more."""
+    return host == socket.gethostname() and not Path("/proc", pid).exists()
 
 
 def _named(path: Path) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumen_hpc.cluster import lock
 from lumen_hpc.errors import UserError
 
 ENDED = {
@@ -98,15 +100,27 @@ def foreseen() -> Iterator[None]:
                 process.kill()
 
 
+ENDING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that ask a job to end. Slurm sends them to each process of a job, also to an sbatch that it waits for."""
+
+
 def _start(words: tuple[str, ...], own_session: bool = False) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=own_session)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING if own_session else ())  # the new process inherits it
+    try:
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=own_session,
+            pass_fds=tuple(lock.handles) if own_session else (),
+        )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ask(*words: str, timeout: float = 60, own_session: bool = False) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer.
 
-    `own_session`: ^C in the terminal does not reach it.
+    `own_session`: neither ^C in the terminal nor a signal that asks the job to end reaches it, and it keeps the run's
+    lock if this process is killed.
     """
     try:
         process = _begun.pop(words, None) or _start(words, own_session)
@@ -294,13 +308,13 @@ def cancel_pending(ids: list[str]) -> bool:
     only = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
     for pause in (*CANCEL_AGAIN_S, 0):
         try:
-            done = subprocess.run(["scancel", "--quiet", *only, *ids], capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
+            ask("scancel", "--quiet", *only, *ids, own_session=True)
+            return True
+        except Unreachable:
+            time.sleep(pause)
+        except (UserError, OSError):
             return False
-        if done.returncode == 0 or not NO_ANSWER.search(done.stderr):
-            break
-        time.sleep(pause)
-    return done.returncode == 0
+    return False
 
 
 class Refused(UserError):

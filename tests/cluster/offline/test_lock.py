@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +56,39 @@ def test_the_lock_of_a_killed_command_is_taken_over_even_if_its_process_id_is_in
     with lock.held(tmp_path):
         assert lock.is_held(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+HOLD_AND_SUBMIT = """
+import sys
+from pathlib import Path
+from lumen_hpc.cluster import lock, slurm
+sbatch = 'touch "$0/begun"; while [ ! -e "$0/end" ]; do sleep 0.05; done'
+with lock.held(Path(sys.argv[1])):
+    slurm.ask("sh", "-c", sbatch, sys.argv[1], own_session=True)
+"""
+
+
+def test_the_lock_of_a_killed_command_is_taken_over_once_its_sbatch_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What sbatch submits meanwhile would be neither recorded nor in the queue yet."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD_AND_SUBMIT, tmp_path])
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert lock.is_held(tmp_path)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        (tmp_path / "end").touch()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    with lock.held(tmp_path):
+        assert pauses
 
 
 def test_the_lock_of_another_host_is_left_alone(tmp_path: Path):

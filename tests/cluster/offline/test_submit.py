@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def test_an_sbatch_that_dies_without_a_word_is_no_refusal_and_leaves_no_job(
     with pytest.raises(slurm.Unreachable, match=r"ended without a word \(exit status -9\); nothing was submitted"):
         submit_chain(request_here, stages)
     assert (fake / "cancelled").read_text().split() == ["1001", "1000"]
+
+
+def test_signals_that_ask_a_job_to_end_do_not_end_the_sbatch_that_it_waits_for(fake: Path):
+    """Slurm sends them to every process of a job; what sbatch had submitted by then would be known to nobody."""
+    to_itself = "; ".join(f"os.kill(os.getpid(), signal.{name})" for name in ("SIGTERM", "SIGUSR2", "SIGHUP"))
+    tool = fake / "bin" / "sbatch"
+    tool.write_text(f"#!{sys.executable}\nimport os, signal; {to_itself}\nprint('Submitted batch job 7')\n")
+    assert slurm.submit(fake / "script.sh") == "7"
 
 
 def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
