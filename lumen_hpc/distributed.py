@@ -19,6 +19,8 @@ from lumen_hpc.files import foreign, write_json
 
 COLLECTIVE_S = 7200.0
 """Longest wait of a rank for the others in a collective [s]."""
+ANSWER_S = 60.0
+"""Shortest patience with one answer of the store [s], also where the ranks are waited for less long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def _published(file: Path, job: str, timeout: float) -> _Meeting:
     """What rank 0 published for this job; polls, since a shared file system shows it late."""
     deadline = time.monotonic() + timeout
     refusal = ""
-    while time.monotonic() < deadline:
+    while True:
+        late = time.monotonic() > deadline  # before the look: however late this process is, it looks once
         try:
             meeting = _Meeting(**json.loads(file.read_text()))
             refusal = foreign(file)
@@ -71,11 +74,12 @@ def _published(file: Path, job: str, timeout: float) -> _Meeting:
                 return meeting
         except (OSError, ValueError, TypeError):
             pass
+        if late:
+            raise TimeoutError(
+                f"rank 0 did not open the rendezvous of job {job} in {timeout:.0f} s (looked in {file}): "
+                + (refusal or "its node did not start, or the folder is not shared between the nodes")
+            )
         time.sleep(0.05)
-    raise TimeoutError(
-        f"rank 0 did not open the rendezvous of job {job} in {timeout:.0f} s (looked in {file}): "
-        + (refusal or "its node did not start, or the folder is not shared between the nodes")
-    )
 
 
 def _serve(ranks: Ranks, file: Path, limit: timedelta) -> tuple[Any, _Meeting]:
@@ -122,7 +126,7 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeo
     import torch
     import torch.distributed as dist
 
-    limit = timedelta(seconds=timeout)
+    limit = timedelta(seconds=max(timeout, ANSWER_S))
     if ranks.nodes == 1:  # else both listen on the node's outer interfaces
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
