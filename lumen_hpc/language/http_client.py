@@ -106,7 +106,7 @@ class Client:
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
-            if over.is_set():
+            if over.is_set() or isinstance(error, TimeoutError):  # the socket's own may come first
                 raise TimeoutError(f"no whole answer within {self._timeout:g} s") from error
             raise
         finally:
