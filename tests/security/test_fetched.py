@@ -47,7 +47,9 @@ def test_a_copy_with_other_times_is_hashed_and_accepted(model):
 
 
 def replaced(folder: Path) -> None:
+    written = (folder / "model.safetensors").stat().st_mtime_ns
     (folder / "model.safetensors").write_bytes(b"WEIGHTS" * 1000)
+    os.utime(folder / "model.safetensors", ns=(written, written + 10_000_000))  # a file system's clock moves in steps
 
 
 def added(folder: Path) -> None:

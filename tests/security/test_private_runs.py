@@ -398,8 +398,10 @@ def test_markup_that_reaches_the_page_neither_runs_nor_sends(tmp_path, page):
             (tmp_path / "index.html").write_text(text)
             opened, sent = browser.new_page(), []
             opened.on("requestfailed", lambda request, sent=sent: sent.append((request.url, request.failure)))
-            opened.goto((tmp_path / "index.html").as_uri())
-            opened.wait_for_timeout(300)
+            with opened.expect_event("requestfailed", lambda request: "/leak" in request.url, timeout=60_000):
+                opened.goto((tmp_path / "index.html").as_uri())
+            if not is_defended:  # by the image that is not there, a moment later
+                opened.wait_for_function("document.title === 'attacked'", timeout=60_000)
             assert ("attacked" not in opened.title()) == is_defended
             leaks = [failure for url, failure in sent if "/leak" in url]
             assert all("csp" in str(failure).lower() for failure in leaks) == is_defended

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -419,12 +418,15 @@ def test_who_has_no_key_sends_no_body_to_the_open_door(monkeypatch):
 def test_pictures_are_decoded_a_few_at_a_time(client, monkeypatch):
     """A hundred uploads of 67 megapixels at once would fill the memory of the server's node."""
     now, most, lock = [0], [0], threading.Lock()
+    full = threading.Event()
 
     def decoded(data: bytes) -> dict:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.02)
+            if now[0] == page.READING:
+                full.set()
+        assert full.wait(300), "fewer at a time than it allows"
         with lock:
             now[0] -= 1
         return {}

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -158,10 +159,12 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
                 time.sleep(600)
             logits = self.out(torch.tanh(self.hidden(self.embed(micro.inputs))))
             if run.get("poisoned_at") == at[0]:
+                poisoned.set()
                 logits = logits * float("nan")
             return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
 
     at = [0]  # the step that this rank computes
+    poisoned = threading.Event()
 
     def progress(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         watchdog.beat(doing, within, waits)
@@ -169,10 +172,19 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
             at[0] = int(doing.split()[-1])
             while at[0] == run.get("held_at") and hold.exists() and not stop.requested():
                 time.sleep(0.01)
+            while at[0] == full_disk_at + 1 and writer_of(full_disk_at):
+                time.sleep(0.01)
+
+    def writer_of(step: int) -> bool:
+        """Whether this rank's thread still writes the checkpoint of that step."""
+        return any(thread.name == f"checkpoint-{step}" for thread in threading.enumerate())
 
     def save(value: Any, file: Any) -> None:
-        time.sleep(run.get("slow_save", 0.0))
-        if f"/.step-{run.get('full_disk_at', 0):06d}/" in file._file.name and ranks.rank == 1:
+        while f"/.step-{run.get('held_save', 0):06d}/" in file._file.name and hold.exists():
+            time.sleep(0.01)
+        if f"/.step-{run.get('poisoned_at', 0) - 1:06d}/" in file._file.name:
+            poisoned.wait()
+        if f"/.step-{full_disk_at:06d}/" in file._file.name and ranks.rank == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
         really_save(value, file)
 
@@ -205,7 +217,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     )
     out = Path(run["out"])
     stop = Stop()
-    hold = out / "hold"
+    hold, full_disk_at = out / "hold", run.get("full_disk_at", 0)
     watchdog = Watchdog(120, lambda reason: os._exit(EXIT_STUCK), folder=out / "heartbeats", job=ranks.job,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
     join(ranks, out, timeout=60)

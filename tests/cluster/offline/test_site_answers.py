@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -151,29 +152,41 @@ def test_a_network_file_system_is_given_a_minute_to_show_what_others_wrote(
     assert files.shown_within(tmp_path / "runs" / "r", mounts) == seconds
 
 
-def _late(action) -> threading.Thread:
-    thread = threading.Thread(target=lambda: (time.sleep(0.6), action()))
-    thread.start()
-    return thread
+@pytest.fixture
+def at_the_first_pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, Callable[[], None]], list[float]]:
+    """Has something happen once a module that waits for it pauses; gives the pauses."""
+
+    def happens(module: ModuleType, action: Callable[[], None]) -> list[float]:
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 1:
+                action()
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+        return pauses
+
+    return happens
 
 
 def test_a_gate_waits_for_a_manifest_that_its_node_sees_late(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, at_the_first_pause
 ):
     run, jobs = submit_chain(request_here, stages)
     own = next(job for job in jobs if job["step"] == "first" and job.get("gate"))
     monkeypatch.setenv("SLURM_JOB_ID", own["id"])
     steps = graph.steps(stages, run.settings)
-    late = _late(lambda: finish(run, steps[0], steps))
+    pauses = at_the_first_pause(gate, lambda: finish(run, steps[0], steps))
     assert gate.main(run.folder, next((run.folder / "submissions").iterdir())) == 0
-    late.join()
+    assert len(pauses) == 1
 
 
-def test_a_task_waits_for_input_that_its_node_sees_late(run: Run, stages: list[Stage]) -> None:
+def test_a_task_waits_for_input_that_its_node_sees_late(run: Run, stages: list[Stage], at_the_first_pause) -> None:
     steps = graph.steps(stages, run.settings)
-    late = _late(lambda: finish(run, steps[0], steps))
-    assert worker._todo(run, steps[1], steps, [0, 2], patience_s=10) == [0, 2]
-    late.join()
+    pauses = at_the_first_pause(worker, lambda: finish(run, steps[0], steps))
+    assert worker._todo(run, steps[1], steps, [0, 2], patience_s=600) == [0, 2]
+    assert len(pauses) == 1
     (run.folder / "first" / "manifest.jsonl").unlink()
     with pytest.raises(UserError, match="what it reads has not finished: first"):
         worker._todo(run, steps[1], steps, [0, 2])
