@@ -18,8 +18,8 @@ from sandbox.usage import explain
 
 def bracketed(phrase: parsing.Phrase) -> str:
     """`N(the edema)`; a word of no phrase as it is."""
-    if phrase.word is not None:
-        return phrase.word.text if phrase.word.roles else f"{phrase.word.text}?"
+    if phrase.kind == "word":
+        return "".join(word.text if word.roles else f"{word.text}?" for word in phrase.words)
     beside = "".join(f" +{bracketed(adjunct)}" for adjunct in phrase.adjuncts)
     return f"{phrase.kind}({' '.join(word.text for word in phrase.words)}){beside}"
 
@@ -31,9 +31,9 @@ def parsed(kind: str, text: str) -> list[str]:
         found = parsing.phrases_of(sentence)
         parses = parsing.strict(found)
         lines += ["phrases  " + " ".join(map(bracketed, found))]
-        lines += [f"clause   {clause.row.rule}: {clause.row.pattern}" for parse in parses for clause in parse]
+        lines += [f"clause   {clause.says.rule}: {clause.says.pattern}" for parse in parses for clause in parse]
         if not parses:
-            known = [phrase for phrase in found if phrase.word is None or phrase.own]
+            known = [phrase for phrase in found if all(word.roles for word in phrase.words)]
             covered = (
                 " ".join(map(bracketed, clause.parts))
                 for clause in parsing.lenient(known, certain=kind != "prediction")

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import severity
 from lumen_hpc.language.parsing import Phrase
 
-Place = tuple[str, frozenset[str]]
-"""(left, right or "", the places named with it); `bilateral` is both sides."""
-
-
-@dataclass(slots=True)
-class _Part:
-    sides: set[str] = field(default_factory=set)
-    places: set[str] = field(default_factory=set)
-    headed: bool = False
-    """It has a head word of its own, such as lung."""
+Place = frozenset[str]
+"""The names of one place, a side among them; `bilateral` is two places."""
+SIDES = frozenset({"left", "right"})
+_HEAD = "head word"
+"""Among the names of a part: it has a head word of its own, such as lung."""
 
 
 def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
@@ -26,44 +20,41 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
     That a `finding` of the pleura is in the pleural space is no place.
     """
-    parts = [part for phrase in phrases for part in _parts(phrase)]
-    found = {(side, frozenset(part.places)) for part in parts for side in part.sides or {""}}
-    if finding.startswith("pleural"):
-        found = {(side, where - {"pleura"}) for side, where in found} - {("", frozenset())}
-    sides = {place for place in found if place[0] and not place[1]}
-    bare = {place for place in found if place[1] and not place[0]}
+    unsaid = {_HEAD, "pleura"} if finding.startswith("pleural") else {_HEAD}
+    parts = [part - unsaid for phrase in phrases for part in _parts(phrase)]
+    found = {frozenset({side} | part - SIDES) - {""} for part in parts for side in part & SIDES or {""}} - {frozenset()}
+    sides = {place for place in found if place <= SIDES}
+    bare = {place for place in found if not place & SIDES}
     if sides and bare and found == sides | bare:
-        return frozenset((side, frozenset().union(*(where for _, where in bare))) for side, _ in sides)
-    same = {side for side, _ in sides} == {side for side, where in found if side and where}
+        return frozenset(side.union(*bare) for side in sides)
+    same = sides == {place & SIDES for place in found - sides if place & SIDES}
     return frozenset(found - sides if same else found)  # on the left, in the left lower lobe
 
 
-def _parts(phrase: Phrase) -> list[_Part]:
+def _parts(phrase: Phrase) -> list[set[str]]:
     """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
-    parts = [_Part()]
-    explicit = {"left", "right"} & set(phrase.roles("side"))
+    parts: list[set[str]] = [set()]
+    explicit = SIDES & set(phrase.roles("side"))
     for word in phrase.words:
+        roles = word.roles.keys()
         place = word.roles.get("place", "")
-        if word.roles.keys() & {"and", "or", "comma"} or ("in" in word.roles and parts[-1].sides):
-            parts.append(_Part())
-        elif word.roles.keys() & {"both", "each"} and explicit:
+        if roles & {"and", "or", "comma"} or ("in" in roles and parts[-1] & SIDES):
+            parts.append(set())
+        elif roles & {"both", "each"} and explicit:
             continue  # both the left and the right
-        elif word.roles.keys() & {"side", "both", "each", "bothways"} or place.startswith("both "):
+        elif roles & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
-            parts[-1].sides |= {"left", "right"} if side == "both" else {side}
-        parts[-1].headed |= "weak" in word.roles
-        parts[-1].places |= {place.removeprefix("both ")} - {""}
-    parts = [part for part in parts if part.sides or part.places]
+            parts[-1] |= SIDES if side == "both" else {side}
+        parts[-1] |= {place.removeprefix("both "), _HEAD * ("weak" in roles)} - {""}
+    parts = [part for part in parts if part - {_HEAD}]
     for earlier, later in itertools.pairwise(parts):
-        if later.places and not later.sides:
-            later.sides = set(earlier.sides)
+        if not later & SIDES:
+            later |= earlier & SIDES
     for later, earlier in itertools.pairwise(parts[::-1]):
-        if earlier.headed:
-            continue  # the left lung and the right lower lobe
-        if earlier.sides and not earlier.places:
-            earlier.places = set(later.places)
-        elif "lobe" in later.places and earlier.places <= {"upper", "middle", "lower"}:
-            earlier.places.add("lobe")
+        if earlier <= SIDES:
+            earlier |= later - SIDES
+        elif "lobe" in later and earlier <= SIDES | {"upper", "middle", "lower"}:
+            earlier.add("lobe")  # but: the left lung and the right lower lobe
     return parts
 
 
@@ -74,7 +65,7 @@ _RANKED = {"tiny": "minimal", "slight": "mild", "minor": "mild", "extensive": "s
 
 def level_of(phrase: Phrase) -> str:
     """The level that a phrase names: `mild to moderate`."""
-    ranks = [" ".join(rank.roles("lvl")) for rank in ([phrase] if phrase.kind == "Rank" else phrase.all("Rank"))]
+    ranks = (" ".join(rank.roles("lvl")) for rank in Phrase([phrase]).all("Rank"))
     return " to ".join(rank for rank in ranks if rank)
 
 
@@ -84,16 +75,17 @@ def readings(phrases: Iterable[Phrase]) -> Levels:
 
 
 def _readings(phrase: Phrase) -> Iterator[tuple[str, str]]:
-    ends: dict[str, list[str]] = {}
-    marker = "from"
+    before: list[str] = []
+    after: list[str] = []
+    named = before
     for part in phrase.parts:
-        if part.has("from", "then", "was") and part.word:
-            marker = "from"
-        elif part.has("to", "now") and part.word:
-            marker = "to"
+        if part.plays("from", "then", "was"):
+            named = before
+        elif part.plays("to", "now"):
+            named = after
         elif part.kind in ("Rank", "Level"):
-            ends.setdefault(marker, []).append(level_of(part))
-    chain = [*ends.get("from", []), *ends.get("to", [])]
+            named.append(level_of(part))
+    chain = before + after
     return ((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
 
 

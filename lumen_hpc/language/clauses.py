@@ -15,7 +15,9 @@ ANY = "any finding"
 CHANGING = ("difference", "prediction")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done")
-ADJECTIVES = {"newadj": "new", "sameadj": "same", "difadj": "changed", "upadj": "up", "downadj": "down"}
+ADJECTIVES = ("newadj", "sameadj", "difadj", "upadj", "downadj")
+_TELLING = ("third", "done", "base", "going", "noun", *ADJECTIVES)
+"""Roles whose words stand for a change."""
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ def apart(clause: Clause) -> Clause:
     """A clause whose last words name the one image that it speaks of: `there was no edema in the reference image`."""
     *others, last = clause.parts
     image = last.kind == "Mod" and last.parts[0].kind in ("OnRef", "OnMain") and len(last.parts) == 1 and last.has("in")
-    if clause.row.rule not in ("there", "absent", "gone", "unchanged") or not image or time_of(others):
+    if clause.says.rule not in ("there", "absent", "gone", "unchanged") or not image or time_of(others):
         return clause
     return replace(clause, parts=[*others, *last.parts])
 
@@ -63,7 +65,8 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
     head: Item | None = None
     for i, part in enumerate(parts):
         if part.kind in MODIFIERS:
-            one = {"is", "was", "has"} & part.texts and not (part.has("neither", "none") or clause.whole.has("neither"))
+            singular = any(word.text in ("is", "was", "has") for word in part.words)
+            one = singular and not (part.has("neither", "none") or clause.has("neither"))
             last = all(other.kind not in ("N", "Turn") for other in parts[i:])
             shared = part.kind == "Front" or (last and not one)
             for item in items if shared else items[-1:]:
@@ -73,9 +76,9 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
             items.append(item)
             if part.kind != "Change" and (item.event or item.there or item.levels):
                 head = item
-            elif head and not opened and (head.phrase.kind == "Turn" or "the" not in part.texts):
+            elif head and not opened and (head.phrase.kind == "Turn" or "the" not in part.roles("det")):
                 item.inherited = head.event  # it says nothing of its own: what the list's first is, it is too
-        elif part.own.keys() & {"no", "as", "so"}:
+        elif part.plays("no", "as", "so"):
             head = None
     for item in items:
         item.event = item.event or item.inherited
@@ -97,30 +100,30 @@ def _item(phrase: Phrase) -> Item:
     item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
     time = ""
     for part in phrase.parts:
-        if part.kind == "Organ" or "finding" in part.own:
+        if part.kind == "Organ" or part.plays("finding"):
             item.name, item.organ = (part.roles("organ") or part.roles("finding"))[0], part.kind == "Organ"
         elif part.kind in ("Level", "Degree", "Rank"):
             item.levels.setdefault(time, []).append(level_of(part))
-        elif "then" in part.own or "now" in part.own:
-            time = "then" if "then" in part.own else "now"
+        elif part.plays("then", "now"):
+            time = "then" if part.plays("then") else "now"
             item.there[time] = True
-        elif part.own.keys() & {"newadj", "oldadj", "residual"}:
-            item.change("new" if "newadj" in part.own else "same")
+        elif part.plays("newadj", "oldadj", "residual"):
+            item.change(min(part.roles("newadj") or ["same"]))
         elif part.kind == "Newly":
             item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
-        elif "type" in part.own:
-            item.types |= {part.own["type"]}
+        elif part.plays("type"):
+            item.types |= set(part.roles("type"))
     return item
 
 
 def _modify(item: Item, mod: Phrase) -> None:
     """`Seen on the reference image`, `previously mild`, `that was absent before but is seen now`."""
-    item.places += Phrase("", "", [mod]).all("Loc", "Place")
+    item.places += Phrase([mod]).all("Loc", "Place")
     claim: list[Phrase] = []
     for part in mod.parts:
-        if not part.own.keys() & {"and", "but", "comma"}:
+        if not part.plays("and", "but", "comma"):
             claim.append(part)
-        elif any(other.word is None or other.has("now", "then") for other in claim):
+        elif any(other.kind != "word" or other.has("now", "then") for other in claim):
             _claim(item, claim)
             claim = []
     if claim:
@@ -129,7 +132,7 @@ def _modify(item: Item, mod: Phrase) -> None:
 
 def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     """One claim of a modifier: of an image, a level or that the finding is there."""
-    whole = Phrase("", "", parts)
+    whole = Phrase(parts)
     time = time_of(parts) or ("then" if whole.has(*PAST, "having") else "")
     if whole.has(*FUTURE):
         item.foretold = True
@@ -145,7 +148,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             event = min(_meant(done, bool(item.readings)), default="")
             item.change(event if event in ("new", "same", "up", "down", "changed") else "unclear")
             return
-    if any(part.has("newadj", "newly") for part in parts if part.word or part.kind == "Any"):
+    if any(part.has("newadj", "newly") for part in parts if part.kind in ("word", "Any")):
         item.change("unclear" if denied else "new")
         if not time:
             return
@@ -177,9 +180,9 @@ def time_of(parts: Sequence[Phrase]) -> str:
 
 def _times(parts: Sequence[Phrase]) -> Iterator[str]:
     for part in parts:
-        if part.kind in ("Ref", "OnRef") or "then" in part.own:
+        if part.kind in ("Ref", "OnRef") or part.plays("then"):
             yield "then"
-        elif part.kind in ("Main", "OnMain") or "now" in part.own:
+        elif part.kind in ("Main", "OnMain") or part.plays("now"):
             yield "now"
         elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review", "Comparison"):
             yield from _times(part.parts)
@@ -194,22 +197,23 @@ class Predicate:
 
     def __init__(self, clause: Clause) -> None:
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
-        whole, ranges = Phrase("", "", others), [part for part in others if part.kind == "Range"]
-        beside = list(clause.whole.all("Place", "OnImg", "Comp"))
-        self.row = clause.row
+        whole, ranges = Phrase(others), [part for part in others if part.kind == "Range"]
+        beside = list(clause.all("Place", "OnImg", "Comp"))
+        self.row = clause.says
         self.time = time_of(others)
         self.readings = readings(others)
-        self.levels = {part.kind: level_of(part) for part in others if part.kind in LEVELS}
-        """The levels it names, by the kind of their phrase."""
         self.roles: dict[str, list[str]] = {}
         """What its words stand for, by the roles they play in it; those of levels apart."""
         events = self._events(others, ranges, clause)
         self.events = events - {"become"}
         """The changes that its verb or adjective can stand for."""
         self.become = "become" in events
-        headings = Phrase("", "", [part for part in clause.parts if part.kind in ("Header", "Change")])
-        self.future = self.has(*FUTURE) or clause.whole.has("likely") or headings.has(*FUTURE)
-        showed = any((part.kind == "Shows" and part.has("showed")) or "appeared" in part.own for part in others)
+        times = {"From": "then", "To": "now", "Level": "now" * self.become, "Degree": "now" * self.become}
+        self.levels = [(times[part.kind], level_of(part)) for part in others if part.kind in times]
+        """(time or "", level) for the levels it names."""
+        headings = Phrase([part for part in clause.parts if part.kind in ("Header", "Change")])
+        self.future = self.has(*FUTURE) or clause.has("likely") or headings.has(*FUTURE)
+        showed = any((part.kind == "Shows" and part.has("showed")) or part.plays("appeared") for part in others)
         self.past = self.has(*PAST) or showed
         mods = [part for part in clause.parts if part.kind == "Mod" and any(p.kind in VERBS for p in part.parts)]
         self.done = any(not mod.has(*FUTURE) for mod in mods)
@@ -220,7 +224,7 @@ class Predicate:
         """It holds one image against another."""
         self.alike = any(adjunct.has("as") for adjunct in beside)
         """It says that something is as on another image."""
-        self.partly = any(clause.whole.all("Dim")) or self.has("dim")
+        self.partly = any(clause.all("Dim")) or self.has("dim")
         """It speaks of something of its findings, such as their level."""
         self.exclusive = self.has("nothingbut") or any(p.has("only") for p in clause.parts if p.kind == "Any")
         """It says that there is nothing else."""
@@ -239,15 +243,14 @@ class Predicate:
         verbs: list[str] = []
         for part in others:
             for word in part.words if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
-                played = _played(word, part, clause.row)
+                played = _played(word, part, clause.says)
                 for role, value in played.items():
                     self.roles.setdefault(role, []).append(value)
-                if part.kind in VERBS or part.word is not None:
-                    verbs += [played[form] for form in ("third", "done", "base", "going", "noun") if form in played]
-                    verbs += [event for role, event in ADJECTIVES.items() if role in played and part.word is not None]
-        named = bool(ranges) or "To" in self.levels
+                if part.kind in VERBS or part.kind == "word":
+                    verbs += [played[role] for role in _TELLING if role in played]
+        named = any(part.kind in ("Range", "To") for part in others)
         events = {event for verb in verbs if verb for event in _meant(verb.split("/"), named)}
-        events |= {event for part in ranges for event in ("up", "down") if part.has(f"{event}adj")}
+        events |= {event for part in ranges for event in part.roles("upadj") + part.roles("downadj")}
         general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
         return events | (general if general <= events or not events else {"unclear"})
 
@@ -262,7 +265,7 @@ def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
     if part.kind in VERBS:
         normal = {"normal": word.text} if "normal" in word.text else {}
         return {role: value for role, value in word.roles.items() if role not in ("diseased", "going")} | normal
-    if part.word is None:
+    if part.kind != "word":
         return word.roles
     named = {role: value for role, value in word.roles.items() if role in row.names}
     return {"diseased": named["diseased"]} if "diseased" in named else named

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import LATER, Facts, numbers_of, places_in, read
@@ -198,12 +199,12 @@ def score(kind: str, question: str, reference: str, answer: str) -> int:
 
 def _atoms(facts: Facts) -> set[tuple]:
     atoms = {(name, claim) for name, it in facts.findings.items() for claim in (it.status, *it.levels, *it.types)}
-    return atoms | {("view", *view) for view in facts.views.items()} | {("place", *place) for place in facts.places}
+    return atoms | {("view", *view) for view in facts.views.items()} | {("place", place) for place in facts.places}
 
 
 def _contradicted(truth: Facts, claims: Facts) -> float:
     """The share of the reference's findings and views that the answer contradicts; a wrong side counts for all."""
-    sides, other_sides = ({side for side, _ in facts.places if side} for facts in (truth, claims))
+    sides, other_sides = (SIDES & frozenset().union(*facts.places) for facts in (truth, claims))
     if sides and other_sides and not sides & other_sides:
         return 1.0
     findings = claims.findings

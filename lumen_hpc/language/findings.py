@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.attributes import Levels, Place, places, rise
+from lumen_hpc.language.attributes import SIDES, Levels, Place, places, rise
 from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate, located
 from lumen_hpc.language.parsing import Phrase
 
@@ -29,6 +30,15 @@ class State:
         return {1: "up", -1: "down"}.get(min(rises), "") if len(rises) == 1 else ""
 
 
+class Problems(dict[str, None]):
+    """Why what was read is not certain, in order."""
+
+    def add(self, problem: str, holds: object) -> None:
+        """Notes a problem where its condition holds."""
+        if holds:
+            self[problem] = None
+
+
 @dataclass(slots=True)
 class Finding:
     """All that a text says of one finding; times are then (the reference image), now (the main image) and ""."""
@@ -36,11 +46,13 @@ class Finding:
     name: str
     kind: str
     """The question's type."""
-    there: dict[str, set[bool]] = field(default_factory=lambda: {"then": set(), "now": set(), "": set()})
-    levels: dict[str, list[str]] = field(default_factory=lambda: {"then": [], "now": [], "": []})
+    problems: Problems
+    """Why what the text says is not certain; those of this finding are added."""
+    there: dict[str, set[bool]] = field(default_factory=lambda: defaultdict(set))
+    levels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     events: set[str] = field(default_factory=set)
     readings: Levels = frozenset()
-    types: frozenset[str] = frozenset()
+    types: set[str] = field(default_factory=set)
     places: list[Phrase] = field(default_factory=list)
     present: bool = False
     foretold: bool = False
@@ -48,12 +60,10 @@ class Finding:
     """A clause says that it is there, or that it is not."""
     named: bool = False
     """It is named, not only implied by an adjective such as `abnormal`."""
-    problems: list[str] = field(default_factory=list)
-    """Why the claim is not certain."""
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
-        self.problems += self.doubts(predicate, item)
+        self.doubt(predicate, item)
         rule, foretelling = predicate.row.rule, self.kind == "prediction"
         time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
         if foretelling:
@@ -68,24 +78,16 @@ class Finding:
             (untimed,) = item.there  # `the mild edema of the reference image`
         for when, there in item.there.items():
             self.there[when or ("then" if foretelling else untimed)].add(there)
+        stated = [(when or time, level) for when, level in predicate.levels]
+        turned = predicate.readings or any(when == "now" for when, _ in stated)
         for when, levels in item.levels.items():
-            self.levels[when or untimed] += levels
-        self._add_levels(predicate, [] if untimed else item.levels.get("", []), time)
-        getattr(self, f"_{rule}")(predicate, item, time)
+            self.levels[when or untimed or "then" * bool(turned)] += levels  # a moderate effusion has shrunk to small
+        for when, level in stated:
+            self.levels[when].append(level)
+        self.events |= getattr(self, f"_{rule}")(predicate, item, time)
 
-    def _add_levels(self, predicate: Predicate, undated: list[str], time: str) -> None:
-        """Adds the levels that a clause names; a level named after it makes an undated one that of before."""
-        named = predicate.levels
-        stated = [named[kind] for kind in ("Level", "Degree") if kind in named]
-        if "To" in named or predicate.readings or (stated and (predicate.become or time == "now")):
-            self.levels["then"] += undated  # a moderate effusion has shrunk to small
-            self.levels[""] = self.levels[""][: len(self.levels[""]) - len(undated)]
-        for when, kind in (("now", "To"), ("then", "From")):
-            self.levels[when] += [named[kind]] if kind in named else []
-        self.levels["now" if predicate.become else time] += stated
-
-    def doubts(self, predicate: Predicate, item: Item) -> list[str]:
-        """Why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
+    def doubt(self, predicate: Predicate, item: Item) -> None:
+        """Notes why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
         has, rule, time, future = predicate.has, predicate.row.rule, predicate.time, predicate.future
         one_image, foretelling = self.kind not in CHANGING, self.kind == "prediction"
         turning = bool(predicate.events or predicate.readings or predicate.become or item.event or has("newly"))
@@ -113,34 +115,34 @@ class Finding:
             "its denial is weakened": rule in _DENIALS and (weak or (one_image and item.phrase.has("newadj"))),
             "it does not say what an organ is": item.organ != has("diseased", "normal") and self.name != ANY,
         }
-        return [reason for reason, holds in reasons.items() if holds]
+        for reason, holds in reasons.items():
+            self.problems.add(reason, holds)
 
-    # One method a rule of grammar.yaml's clauses.
+    # One method a rule of grammar.yaml's clauses: the changes that it tells.
 
-    def _there(self, predicate: Predicate, item: Item, time: str) -> None:
+    def _there(self, predicate: Predicate, item: Item, time: str) -> set[str]:
         if item.event:
-            self.events.add(item.event)
-        elif predicate.has("newly", "still"):
-            self.events.add("new" if predicate.has("newly") else "same")
-        elif predicate.events or predicate.unlike:
-            self.events |= predicate.events or {"new"}
-        elif time or not {"then", "now"} <= item.there.keys():  # else its modifiers say it of both images
+            return {item.event}
+        if predicate.has("newly", "still"):
+            return {"new" if predicate.has("newly") else "same"}
+        if predicate.events or predicate.unlike:
+            return predicate.events or {"new"}
+        if time or not {"then", "now"} <= item.there.keys():  # else its modifiers say it of both images
             self.seen(True, predicate, time)
+        return set()
 
     _place = _type = _follows = _supplants = _there
 
-    def _presented(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events |= {item.event} - {""}  # its modifiers say the rest
+    def _presented(self, predicate: Predicate, item: Item, time: str) -> set[str]:
+        return {item.event} - {""}  # its modifiers say the rest
 
-    def _absent(self, predicate: Predicate, item: Item, time: str) -> None:
-        if item.there.get(time) is False or len(item.there) > 1:
-            self.problems.append("it denies a denial or a level")
+    def _absent(self, predicate: Predicate, item: Item, time: str) -> set[str]:
+        self.problems.add("it denies a denial or a level", item.there.get(time) is False or len(item.there) > 1)
         if item.event and not (item.event == "same" and item.phrase.has("residual")):
-            self.events.add(f"not-{item.event}")
-        elif item.event or self.lost(predicate, item, time):
-            self.events.add("gone")
-        else:
-            self.seen(False, predicate, time)
+            return {f"not-{item.event}"}
+        if item.event or self.lost(predicate, item, time):
+            return {"gone"}
+        return self.seen(False, predicate, time)
 
     def lost(self, predicate: Predicate, item: Item, time: str) -> bool:
         """Whether a denial tells that the finding was there: `compared with …`, `the edema will not be seen`."""
@@ -148,38 +150,39 @@ class Finding:
             return predicate.future and ("the" in item.phrase.roles("det") or predicate.has("absent"))
         return self.kind == "difference" and time != "then" and (predicate.has("lacks", "Change") or predicate.against)
 
-    def seen(self, there: bool, predicate: Predicate, time: str) -> None:
+    def seen(self, there: bool, predicate: Predicate, time: str) -> set[str]:
+        """No change, but that it is there or is not."""
         self.there[time].add(there)
         self.witnessed = True
         self.present |= predicate.has("now")
         if predicate.has("only"):
             self.there["now" if time == "then" else "then"].add(not there)
+        return set()
 
-    def _notplace(self, predicate: Predicate, item: Item, time: str) -> None:
+    def _notplace(self, predicate: Predicate, item: Item, time: str) -> set[str]:
         if not predicate.places:
-            self._absent(predicate, item, time)
-        else:
-            self.problems += ["it denies a place of what has a place"] if any(item.phrase.all("Loc")) else []
-            self.events.add("not-placed")
+            return self._absent(predicate, item, time)
+        self.problems.add("it denies a place of what has a place", any(item.phrase.all("Loc")))
+        return {"not-placed"}
 
-    def _gone(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events.add("gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear")
+    def _gone(self, predicate: Predicate, item: Item, time: str) -> set[str]:
+        return {"gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear"}
 
-    def _event(self, predicate: Predicate, item: Item, time: str) -> None:
+    def _event(self, predicate: Predicate, item: Item, time: str) -> set[str]:
         turning = item.event and predicate.has("happened")  # a decrease has occurred
         events = set() if turning else predicate.events
-        self.events |= self.changes(predicate, item) if not turning else set()
-        self.events |= {item.event} - {""} if not events else set()
+        told = self.changes(predicate, item) if not turning else set()
         twice = events and item.event and (item.phrase.kind == "Turn" or item.event not in events)
-        self.events |= {"unclear"} if twice or time == "then" else set()
+        return told | {item.event * (not events), "unclear" * bool(twice or time == "then")} - {""}
 
-    def _notevent(self, predicate: Predicate, item: Item, time: str) -> None:
-        stays = {"same": "changed" if predicate.has(*ADJECTIVES) else "gone", "changed": "same"}
+    def _notevent(self, predicate: Predicate, item: Item, time: str) -> set[str]:
         if predicate.has("existbase") and (predicate.time or self.kind not in CHANGING):
-            self.seen(False, predicate, time)  # it does not appear on this image
-            return
-        stays |= {"changed": "not-level"} if predicate.partly else {}
-        self.events |= {stays.get(event, f"not-{event}") for event in self.changes(predicate, item)}
+            return self.seen(False, predicate, time)  # it does not appear on this image
+        stays = {
+            "same": "changed" if predicate.has(*ADJECTIVES) else "gone",
+            "changed": "not-level" if predicate.partly else "same",
+        }
+        return {stays.get(event, f"not-{event}") for event in self.changes(predicate, item)}
 
     def changes(self, predicate: Predicate, item: Item) -> set[str]:
         """The change that a verb or adjective tells."""
@@ -189,46 +192,40 @@ class Finding:
             return predicate.events | {"gone" if predicate.has("normal") else "new"}
         return predicate.events or ({"unclear"} if not predicate.levels and not item.event else set())
 
-    def _level(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events |= {item.event} - {""}
-        if self.kind not in CHANGING and predicate.readings and predicate.has("colon") and not predicate.has("from"):
-            self._ranges(predicate, item, time)
+    def _level(self, predicate: Predicate, item: Item, time: str) -> set[str]:
+        colon = self.kind not in CHANGING and predicate.has("colon") and not predicate.has("from")
+        if predicate.readings and (colon or predicate.has("rangesfrom")):  # of one level
+            self.levels[time].append(" to ".join(min(predicate.readings)))
+            self.readings -= predicate.readings
+        events = {item.event} - {""}
         if predicate.events or predicate.become:
-            self.events |= self.changes(predicate, item) if self.kind in CHANGING else {"changed"}
-        elif self.kind in CHANGING and predicate.has("stay", "remained", "staybase"):
-            self.events.add("same")
+            return events | (self.changes(predicate, item) if self.kind in CHANGING else {"changed"})
+        stays = self.kind in CHANGING and predicate.has("stay", "remained", "staybase")
+        return events | {"same"} if stays else events
 
-    def _ranges(self, predicate: Predicate, item: Item, time: str) -> None:
-        self.events |= {item.event} - {""}
-        self.levels[time].append(" to ".join(min(predicate.readings)))
-        self.readings -= predicate.readings
-
-    def _unchanged(self, predicate: Predicate, item: Item, time: str) -> None:
+    def _unchanged(self, predicate: Predicate, item: Item, time: str) -> set[str]:
         events = predicate.events
         denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
         fit = events in (set(), {"same"} if predicate.has("sameadj") else denied) or {"new", "gone"} <= events
         if predicate.has("nothing") and events in ({"new"}, {"gone"}):
-            self.events.add(f"not-{min(events)}")
-        else:
-            self.events.add("same" if fit and not predicate.become else "unclear")
+            return {f"not-{min(events)}"}
+        return {"same" if fit and not predicate.become else "unclear"}
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
-        sides = [{side for side, where in places([place]) if side and not where} for place in self.places]
+        sides = [frozenset().union(*(it for it in places([place]) if it <= SIDES)) for place in self.places]
         both = ({*place.roles("side")} for place in self.places if place.has("each") or "both" in place.roles("side"))
-        one = any(len(named) == 1 for named in sides) and {"left", "right"} in sides
-        if one or any(len(named & {"left", "right"}) == 1 for named in both):
-            self.problems.append("it names both sides and one of them")
+        one = any(len(named) == 1 for named in sides) and SIDES in sides
+        one = one or any(len(SIDES & named) == 1 for named in both)
+        self.problems.add("it names both sides and one of them", one)
         if self.kind in CHANGING:
             status, levels = self.changed()
-            return State(status, levels, self.types, places(self.places, self.name))
+            return State(status, levels, frozenset(self.types), places(self.places, self.name))
         there = set().union(*self.there.values())
-        if self.there["then"] or self.levels["then"] or self.foretold:
-            self.problems.append("it speaks of another time")
-        if len(there) > 1 or len(self.events) > 1:
-            self.problems.append("it says two things of one finding")
+        self.problems.add("it speaks of another time", self.there["then"] or self.levels["then"] or self.foretold)
+        self.problems.add("it says two things of one finding", len(there) > 1 or len(self.events) > 1)
         status = min(self.events, default="present" if there != {False} else "absent")
-        return State(status, _alone(self.levels) | self.readings, self.types, places(self.places, self.name))
+        return State(status, _alone(self.levels) | self.readings, frozenset(self.types), places(self.places, self.name))
 
     def changed(self) -> tuple[str, Levels]:
         """Its change, and the levels that it is between."""
@@ -236,15 +233,15 @@ class Finding:
         now = levels["now"] or levels[""]
         if levels["then"] and now:
             read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
-            levels = {"": levels[""] if levels["now"] else []}
+            levels = {"": levels[""]} if levels["now"] else {}
         if read:
             ends = {"then": {before for before, *_ in read}, "now": {after for *_, after in read}}
             stray = any(level not in ends[when or "now"] for when, named in levels.items() for level in named)
-            if stray or any(False in there for there in self.there.values()):
-                self.problems.append("what it says beside its change is not that of its change")
+            stray = stray or any(False in there for there in self.there.values())
+            self.problems.add("what it says beside its change is not that of its change", stray)
             directions = {sign for event, sign in (("up", 1), ("down", -1)) if event in events}
-            if any(all(rise(*reading) == -sign for reading in read) for sign in directions):
-                self.problems.append("its direction is not that of its levels")
+            wrong = any(all(rise(*reading) == -sign for reading in read) for sign in directions)
+            self.problems.add("its direction is not that of its levels", wrong)
             events = events - {"up", "down", "changed"} | {"level"}
         return self.event(events), read | _alone(levels)
 
@@ -257,10 +254,9 @@ class Finding:
         then, now = self.there["then"], self.there["now"] | self.there[""]
         for event in events & {"new", "gone"}:
             then, now = then | {event == "gone"}, now | {event == "new"}
-        if len(then) > 1 or len(now) > 1 or len(events) > 1:
-            self.problems.append("it says two things of one finding")
-        if events == {"same"} and self.witnessed and self.name == ANY:
-            self.problems.append("it says more than that nothing has changed")
+        self.problems.add("it says two things of one finding", max(len(then), len(now), len(events)) > 1)
+        seen = events == {"same"} and self.witnessed and self.name == ANY
+        self.problems.add("it says more than that nothing has changed", seen)
         if events:
             return "level" if "level" in events else "unclear" if {"new", "gone"} <= events else min(events)
         if then and now:

@@ -8,10 +8,10 @@ phrases, and no pattern nests a repetition in another over the same phrases.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -28,27 +28,26 @@ LONGEST = 60
 class Phrase:
     """A word or phrase of a sentence, with its parts."""
 
-    kind: str
-    sign: str
     parts: Sequence[Phrase] = ()
-    word: Word | None = None
+    kind: str = ""
+    """Its line in the table of phrases; `word`; or empty for parts that are no phrase."""
+    sign: str = ""
     row: int = 0
     """Which row of its kind's table it fits."""
+    words: Sequence[Word] = ()
+    """Its words in order, without those of its adjuncts."""
     adjuncts: list[Phrase] = field(default_factory=list)
     """Phrases of place, time and comparison that stood beside it."""
 
-    words: tuple[Word, ...] = field(init=False)
-    """Its words in order, without those of its adjuncts."""
-
     def __post_init__(self) -> None:
-        self.words = (self.word,) if self.word is not None else tuple(chain.from_iterable(p.words for p in self.parts))
+        self.words = self.words or [word for part in self.parts for word in part.words]
 
     def all(self, *kinds: str) -> Iterator[Phrase]:
         """The outermost phrases of these kinds in it, adjuncts included."""
         for part in (*self.parts, *self.adjuncts):
             if part.kind in kinds:
                 yield part
-                yield from Phrase("", "", part.adjuncts).all(*kinds)
+                yield from Phrase(part.adjuncts).all(*kinds)
             else:
                 yield from part.all(*kinds)
 
@@ -60,15 +59,9 @@ class Phrase:
         """Whether one of its words can play one of these roles."""
         return not all(word.roles.keys().isdisjoint(roles) for word in self.words)
 
-    @property
-    def own(self) -> dict[str, str]:
-        """The roles that it can play, if it is a word."""
-        return self.word.roles if self.word is not None else {}
-
-    @property
-    def texts(self) -> set[str]:
-        """Its words."""
-        return {word.text for word in self.words}
+    def plays(self, *roles: str) -> bool:
+        """Whether it is a word that can play one of these roles."""
+        return self.kind == "word" and self.has(*roles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +73,26 @@ class Row:
     marks: frozenset[str]
     """What the clause before adds to it."""
     pattern: str
-    takes_up: bool
-    """Its subject may be that of the clause before."""
     names: frozenset[str]
     """The roles that its own words can play."""
 
+    @property
+    def takes_up(self) -> bool:
+        """Its subject may be that of the clause before."""
+        return self.pattern.startswith(("S ", "~"))
 
-@dataclass(frozen=True, slots=True)
-class Clause:
-    row: Row
-    parts: Sequence[Phrase]
-    start: int
+
+@dataclass(slots=True)
+class Clause(Phrase):
+    """A clause; its own words are those that are no part of a smaller phrase."""
+
+    says: Row = field(kw_only=True)
+    start: int = field(kw_only=True)
     """The number of phrases before it in its sentence."""
 
-    @property
-    def whole(self) -> Phrase:
-        """All of it as one phrase."""
-        return Phrase("", "", self.parts)
-
-    @property
-    def bare(self) -> Phrase:
-        """Its words that are no part of a smaller phrase."""
-        return Phrase("", "", [part for part in self.parts if part.word is not None])
+    def own(self, *roles: str) -> bool:
+        """Whether one of its own words can play one of these roles."""
+        return any(part.plays(*roles) for part in self.parts)
 
     @property
     def names_findings(self) -> bool:
@@ -114,12 +105,13 @@ class Grammar:
     phrases: list[tuple[str, str, re.Pattern]]
     clauses: re.Pattern
     rows: list[Row]
+    """Of the groups of `clauses`, in order."""
     joints: re.Pattern
 
     def clause(self, signs: str, found: list[Phrase], start: int, end: int) -> Clause | None:
         """The phrases from `start` to `end` as a clause."""
         match = self.clauses.fullmatch(signs, start, end)
-        return Clause(self.rows[int(str(match.lastgroup)[1:])], found[start:end], start) if match else None
+        return Clause(found[start:end], says=self.rows[(match.lastindex or 0) - 1], start=start) if match else None
 
 
 @cache
@@ -141,24 +133,21 @@ def grammar() -> Grammar:
         return f"[{characters}]"
 
     around = set(_NAME.findall(spelled(f"{table['lead']} {table['tail']}")))
-    rows: list[Row] = []
-    heads: dict[str, list[str]] = {}
+    heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
     for name, patterns in table["clauses"].items():
         rule, *marks = name.split(", ")
         for row in patterns:
-            pattern = row.removeprefix("~")
-            head, _, rest = pattern.partition(" ") if re.match(r"[A-Za-z]+ ", pattern) else ("", "", pattern)
-            heads.setdefault(head, []).append(f"(?P<r{len(rows)}>{compiled(rest)})")
-            names = around | set(_NAME.findall(spelled(pattern)))
-            rows.append(Row(rule, frozenset(marks), row, row.startswith(("S ", "~")), frozenset(names)))
-    clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rests)})" for head, rests in heads.items())
+            head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
+            names = around | set(_NAME.findall(spelled(row)))
+            heads[head].append((Row(rule, frozenset(marks), row, frozenset(names)), f"({compiled(rest)})"))
+    clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
     return Grammar(
         [
             (kind, sign, re.compile("|".join(f"({compiled(row)})" for row in table["phrases"][kind])))
             for kind, sign in signs.items()
         ],
         re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
-        rows,
+        [row for rows in heads.values() for row, _ in rows],
         re.compile(compiled(table["joints"])),
     )
 
@@ -168,14 +157,14 @@ _NAME = re.compile("[A-Za-z]+")
 
 def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     """The words of a sentence as phrases; each stage of the table builds on those before it."""
-    found = [Phrase("word", word.sign, word=word) for word in words]
+    found = [Phrase((), "word", word.sign, words=(word,)) for word in words]
     signs = "".join(word.sign for word in words)
     for kind, sign, pattern in grammar().phrases:
         built: list[Phrase] = []
         end = 0
         for match in pattern.finditer(signs):
             parts = found[match.start() : match.end()]
-            built += [*found[end : match.start()], Phrase(kind, sign, parts, row=int(match.lastindex or 0))]
+            built += [*found[end : match.start()], Phrase(parts, kind, sign, int(match.lastindex or 0))]
             end = match.end()
         if end:
             found = built + found[end:]
@@ -197,8 +186,8 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
             waiting = []
             kept.append(phrase)
         else:
-            keeper = kept[-1].adjuncts if kept and not kept[-1].own.keys() & _MARKS else waiting
-            keeper += [part for part in phrase.parts if part.word is None]
+            keeper = kept[-1].adjuncts if kept and not kept[-1].plays(*_MARKS) else waiting
+            keeper += [part for part in phrase.parts if part.kind != "word"]
     if kept:
         kept[-1].adjuncts += waiting
     return kept
@@ -209,26 +198,24 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     if len(found) > LONGEST:
         return []
     signs = "".join(phrase.sign for phrase in found)
-    table = grammar()
-    starts = [(0, 0), *(match.span() for match in table.joints.finditer(signs))]
-    ends = [*(joint for joint, _ in starts if joint), len(signs)]
-    best: dict[int, list[tuple[int, int, list[Clause]]]] = {0: [(0, 0, [])]}
-    for joint, start in starts:
+    joints = [match.span() for match in grammar().joints.finditer(signs)]
+    ends = [*(joint for joint, _ in joints if joint), len(signs)]
+    best: dict[int, list[tuple[int, list[Clause]]]] = {0: [(0, [])]}
+    for joint, start in [(0, 0), *joints]:
         if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
             continue
-        bare = start - joint == 1 and "and" in found[joint].own
+        bare = start - joint == 1 and found[joint].plays("and")
         for end in ends:
-            if end > start and (clause := table.clause(signs, found, start, end)):
-                longer = [(clauses + 1, bares + bare, [*parse, clause]) for clauses, bares, parse in best[joint]]
+            if end > start and (clause := grammar().clause(signs, found, start, end)):
+                longer = [(cost + LONGEST + bare, [*parse, clause]) for cost, parse in best[joint]]
                 known = best.get(end, []) + longer
-                best[end] = [parse for parse in known if parse[:2] == min(parse[:2] for parse in known)][:4]
-    return [parse for *_, parse in best.get(len(signs), [])]
+                best[end] = [(cost, parse) for cost, parse in known if cost == min(cost for cost, _ in known)][:4]
+    return [parse for _, parse in best.get(len(signs), [])]
 
 
-_TURNING = ("no", "not", "notso", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence")
+_DENYING = ("no", "not", "notso", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence")
+_TURNING = (*_DENYING, "unlikely", "if")
 """Words that turn what stands beside them, where no clause holds them."""
-
-
 _DOUBTING = ("hedge", "modal", "couldbe")
 
 
@@ -240,21 +227,18 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
     if len(found) > LONGEST:
         return lenient(found[:LONGEST], certain) + lenient(found[LONGEST:], certain)
     signs = "".join(phrase.sign for phrase in found)
-    table = grammar()
-    best: list[tuple[float, list[Clause]]] = [(0, []), *((-1, []) for _ in found)]
-    for start in range(len(found)):
-        score, clauses = best[start]
-        best[start + 1] = max(best[start + 1], (score, clauses), key=lambda cover: cover[0])
-        for end in range(start + 1, len(found) + 1):
-            if clause := table.clause(signs, found, start, end):
-                cover = (score + end - start - 0.5, [*clauses, clause])
-                best[end] = max(best[end], cover, key=lambda cover: cover[0])
+    best: list[tuple[float, list[Clause]]] = [(0, [])]
+    for end in range(1, len(found) + 1):
+        covers = [
+            (score + end - start - 0.5, [*clauses, clause])
+            for start, (score, clauses) in enumerate(best)
+            if (clause := grammar().clause(signs, found, start, end))
+        ]
+        best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
     unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
-    turning = (*_TURNING, "unlikely", "if", *(_DOUBTING if certain else ()))
+    turning = _TURNING + _DOUBTING * certain
     denied = {i for i in unread if found[i].has(*turning)}
     beside = {i + step for i in denied for step in (-1, 1)}
-    beside |= {
-        i + 1 for i in beside & unread if i - 1 in denied and not found[i].own.keys() & _MARKS
-    }  # nor will it be seen
+    beside |= {i + 1 for i in beside & unread if i - 1 in denied and not found[i].plays(*_MARKS)}  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
-from lumen_hpc.language.attributes import Place, places
+from lumen_hpc.language.attributes import SIDES, Place, places
 from lumen_hpc.language.clauses import ANY, Item, Predicate, apart, items_of
-from lumen_hpc.language.findings import Finding, State
+from lumen_hpc.language.findings import Finding, Problems, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
@@ -57,7 +57,7 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     found = found[(1 + ended) * bool(lead) :]
     reading = _Reading(kind, lenient)
     if len(text) > LONGEST:
-        reading.unread.append(f"longer than {LONGEST:,} characters")
+        reading.unread[f"longer than {LONGEST:,} characters"] = None
     for sentence in sentences_of(found):
         reading.add(sentence)
     return reading.facts(found, lead)
@@ -78,58 +78,58 @@ _OF_TWO = ("former", "latter")
 _PRONOUNS = ("it", "they", "this", "both", "all", "none", "neither", "numeral", "do", "did", "there", *_OF_TWO)
 
 
+@dataclass(slots=True)
 class _Reading:
     """Gathers what the sentences of one text say."""
 
-    def __init__(self, kind: str, lenient: bool) -> None:
-        self.kind = kind
-        self.lenient = lenient
-        self.findings: dict[str, Finding] = {}
-        self.views: dict[str, bool] = {}
-        self.places: list[Phrase] = []
-        self.denied: list[Phrase] = []
-        self.problems: list[str] = []
-        self.unread: list[str] = []
-        self.subjects: list[Item] = []
-        """What the clause before speaks of, without those of `the former` and `the latter`."""
-        self.counted: Counter = Counter()
-        """Number words that are those of the findings in their clause."""
-        self.predicate: Predicate | None = None
-        """What the clause before says."""
+    kind: str
+    lenient: bool
+    problems: Problems = field(default_factory=Problems)
+    unread: dict[str, None] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    views: dict[str, bool] = field(default_factory=dict)
+    places: list[Phrase] = field(default_factory=list)
+    denied: list[Phrase] = field(default_factory=list)
+    subjects: list[Item] = field(default_factory=list)
+    """What the clause before speaks of, without those of `the former` and `the latter`."""
+    counted: Counter[str] = field(default_factory=Counter)
+    """Number words that are those of the findings in their clause."""
+    predicate: Predicate | None = None
+    """What the clause before says."""
 
     def add(self, sentence: list[Word]) -> None:
         """Reads one sentence, clause by clause."""
         if unknown := [word.text for word in sentence if not word.roles]:
-            self.unread.append(f"unknown words: {', '.join(dict.fromkeys(unknown))}")
+            self.unread[f"unknown words: {', '.join(dict.fromkeys(unknown))}"] = None
             if not self.lenient:
                 return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
-        whole = Phrase("", "", phrases)
+        whole = Phrase(phrases)
         main = set(whole.roles("main")) - ({"visit"} if self.kind == "prediction" else set())
-        if main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"}):
-            self.problems.append(LATER if main == {"later"} else "it speaks of the main image")
+        of_main = main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"})
+        self.problems.add(LATER if main == {"later"} else "it speaks of the main image", of_main)
         to_come = self.kind != "prediction" and any(image.has("bebase") for image in whole.all("Main", "OnMain"))
-        if to_come or any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref")))):
-            self.problems.append("it speaks of another time")
+        elsewhen = any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref"))))
+        self.problems.add("it speaks of another time", to_come or elsewhen)
         parses = parsing.strict(phrases)
         if not parses:
-            self.unread.append("no complete parse")
+            self.unread["no complete parse"] = None
             parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
-        if len({tuple(clause.start for clause in parse) for parse in parses}) > 1:
-            self.problems.append("it can be read in more than one way")
-        if parses[0] and parses[0][-1].bare.has("notonly") and not parses[0][-1].bare.has("butalso"):
-            self.problems.append("it breaks off")
+        cuts = {tuple(clause.start for clause in parse) for parse in parses}
+        self.problems.add("it can be read in more than one way", len(cuts) > 1)
+        last = parses[0][-1:]
+        self.problems.add("it breaks off", any(c.own("notonly") and not c.own("butalso") for c in last))
         for i, clause in enumerate(parses[0]):
             self.clause(apart(clause), opened=i == 0 and clause.start > 0)
 
     def clause(self, clause: Clause, opened: bool) -> None:
         """Takes in what one clause says; `opened`: a word such as `besides` stands before it."""
-        for place in clause.whole.all("Loc", "Place", "NotPlace"):
+        for place in clause.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
-        predicate, marks, before = Predicate(clause), clause.row.marks, self.predicate
+        predicate, marks, before = Predicate(clause), clause.says.marks, self.predicate
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
-        if clause.row.rule in ("view", "notview"):
+        if clause.says.rule in ("view", "notview"):
             self.view(clause, predicate)
             return
         if before and clause.start and "same mood" in marks:  # a is expected to appear, b to go
@@ -139,39 +139,37 @@ class _Reading:
             predicate.against |= predicate.unlike
         items = self.items(clause, predicate, opened)
         events = predicate.events | {item.event for item in items}
-        if predicate.partly and {"new", "gone"} & events and "changed" not in events:
-            self.problems.append("it speaks of something of a finding")  # new in size
+        new_in_size = predicate.partly and {"new", "gone"} & events and "changed" not in events
+        self.problems.add("it speaks of something of a finding", new_in_size)
         naming = "naming" in marks and self.kind == "abnormality" and [item.name for item in self.subjects] == [ANY]
         if naming and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
-            self.problems += self.findings.pop(ANY).problems  # `These are a and b` names what was counted
-        self.subjects = self.subjects if clause.bare.has(*_OF_TWO) else items
+            del self.findings[ANY]  # `These are a and b` names what was counted
+        self.subjects = self.subjects if clause.own(*_OF_TWO) else items
         self.predicate = predicate
         for item in items:
-            self.findings.setdefault(item.name, Finding(item.name, self.kind)).add(predicate, item)
+            self.findings.setdefault(item.name, Finding(item.name, self.kind, self.problems)).add(predicate, item)
 
     def items(self, clause: Clause, predicate: Predicate, opened: bool) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
-        rule, whole = clause.row.rule, clause.whole
-        bare = clause.bare
-        taken_up = self.subjects if clause.row.takes_up and (clause.start > 0 or whole.has(*_PRONOUNS)) else ()
-        if bare.has(*_OF_TWO):
-            taken_up = self.subjects[bare.has("latter") :][:1] if len(self.subjects) == 2 else ()
+        rule = clause.says.rule
+        taken_up = self.subjects if clause.says.takes_up and (clause.start > 0 or clause.has(*_PRONOUNS)) else ()
+        if clause.own(*_OF_TWO):
+            taken_up = self.subjects[clause.own("latter") :][:1] if len(self.subjects) == 2 else ()
         items = items_of(clause, taken_up, opened)
         self.count(clause, items)
-        if items and not clause.names_findings and any(bare.has(w) and n != len(items) for w, n in _NUMBER.items()):
-            self.problems.append("its pronoun is of another number")
-        some = rule == "unchanged" and (any(whole.all("Dim")) or any(map(_some, items)))
-        if some and not {"new", "gone"} <= predicate.events:  # but: no finding has … or changed
-            self.problems.append("it speaks of some findings, or of something of them")
-        if rule == "unchanged" or (not items and not clause.row.pattern.startswith("S")):
-            return [Item(ANY, Phrase("Any", ""))]
-        if not items or (bare.has("other") and not self.subjects):
-            self.problems.append("it has no subject")
+        other_number = any(clause.own(pronoun) and number != len(items) for pronoun, number in _NUMBER.items())
+        self.problems.add("its pronoun is of another number", items and not clause.names_findings and other_number)
+        some = rule == "unchanged" and (any(clause.all("Dim")) or any(map(_some, items)))
+        some = some and not {"new", "gone"} <= predicate.events  # but: no finding has … or changed
+        self.problems.add("it speaks of some findings, or of something of them", some)
+        if rule == "unchanged" or (not items and not clause.says.pattern.startswith("S")):
+            return [Item(ANY, Phrase((), "Any"))]
+        self.problems.add("it has no subject", not items or (clause.own("other") and not self.subjects))
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
             item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
-        if self.kind == "abnormality" and {"additional"} == {w for item in items for w in item.phrase.roles("newadj")}:
-            for item in items:
-                item.event = ""  # of one image, it tells no change
+        newly = {word.text for item in items for word in item.phrase.words if "newadj" in word.roles}
+        for item in items if self.kind == "abnormality" and newly == {"additional"} else ():
+            item.event = ""  # of one image, it tells no change
         return items
 
     def count(self, clause: Clause, items: list[Item]) -> None:
@@ -180,22 +178,20 @@ class _Reading:
             for word in part.words if part.kind in ("Any", "Number") else ():
                 number = word.roles.get("count", "1" * ("numeral" in word.roles))
                 self.counted[number] += 1
-                if number not in ("", str(len(items)), "many" * (len(items) > 1)):
-                    self.problems.append("it counts what it does not name")
+                fits = number in ("", str(len(items)), "many" * (len(items) > 1))
+                self.problems.add("it counts what it does not name", not fits)
 
     def view(self, clause: Clause, predicate: Predicate) -> None:
         """Takes in a clause that says which view the image is."""
-        affirmed = clause.row.rule == "view"
-        if predicate.future or predicate.time:
-            self.problems.append("it speaks of another time")
+        affirmed = clause.says.rule == "view"
+        self.problems.add("it speaks of another time", predicate.future or predicate.time)
         views = [view for phrase in clause.parts if phrase.kind == "View" for view in phrase.roles("view")]
-        if any(self.views.setdefault(view, affirmed) != affirmed for view in views):
-            self.problems.append("it says of a view both that it is and that it is not")
+        both = any(self.views.setdefault(view, affirmed) != affirmed for view in views)
+        self.problems.add("it says of a view both that it is and that it is not", both)
 
     def facts(self, found: list[Word], lead: str) -> Facts:
         """What the whole text says."""
         findings = {name: finding.state() for name, finding in self.findings.items()}
-        self.problems += [problem for finding in self.findings.values() for problem in finding.problems]
         general = findings.get(ANY, State("none"))
         implied = not (ANY in findings and self.findings[ANY].named) and general.status != "gone"
         others = [state for name, state in findings.items() if name != ANY]
@@ -205,10 +201,10 @@ class _Reading:
         where = places(self.places, next((name for name in findings if name.startswith("pleural")), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
-        if any(place.has("or") for place in self.places) and any(s.status != "absent" for s in findings.values()):
-            self.problems.append("it leaves a place open")
-        if denied and (not where or any(a == b and within <= place for a, within in denied for b, place in where)):
-            self.problems.append("it denies a place")
+        absent = all(state.status == "absent" for state in findings.values())
+        self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
+        within = any(a <= b and a & SIDES == b & SIDES for a in denied for b in where)
+        self.problems.add("it denies a place", within or (denied and not where))
         return Facts(
             findings=findings,
             views=self.views,
@@ -218,8 +214,8 @@ class _Reading:
             lead=lead,
             partial=part and ANY in findings and general.status in ("absent", "same"),
             foretold=all(finding.foretold for finding in self.findings.values()),
-            problems=tuple(dict.fromkeys(self.problems)),
-            unread=tuple(dict.fromkeys(self.unread)),
+            problems=tuple(self.problems),
+            unread=tuple(self.unread),
         )
 
 
@@ -231,7 +227,7 @@ def _some(item: Item) -> bool:
 def places_in(text: str) -> frozenset[Place]:
     """The places that a text names, whatever it claims about them."""
     phrases = parsing.phrases_of([word for word in words(text) if word.roles])
-    return places([*Phrase("", "", phrases).all("Loc")])
+    return places([*Phrase(phrases).all("Loc")])
 
 
 @lru_cache(maxsize=1 << 12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -36,21 +38,34 @@ Names = tuple[tuple[str, str], ...]
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
     tokens = normal(text).split()
-    known, longest = lexicon().phrases[ahead], lexicon().longest
-    named, longest_named = _named(names)
+    known, longest = _known(names, ahead)
     found, i = [], 0
     while i < len(tokens):
-        most = max(longest.get(tokens[i], 1), longest_named.get(tokens[i], 1))
-        for n in range(min(most, len(tokens) - i), 0, -1):
+        for n in range(min(longest[tokens[i]] or 1, len(tokens) - i), 0, -1):
             phrase = " ".join(tokens[i : i + n])
-            if word := named.get(phrase) or known.get(phrase):
+            if word := known.get(phrase):
                 break
         else:
-            number = phrase.isdigit() and phrase.isascii()
-            word = _word(phrase, {"number": phrase} if number else {})
+            word = _word(phrase, {"number": phrase} if phrase.isdigit() and phrase.isascii() else {})
         found.append(word)
         i += n
     return found
+
+
+@lru_cache(maxsize=64)
+def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], Counter[str]]:
+    """All phrases, and how many words the longest has by its first word.
+
+    Names are in the singular or plural, a finding of two words also turned round.
+    """
+    given = {}
+    for role, name in names:
+        parts = normal(name).split()
+        for order in (parts, parts[::-1]) if len(parts) == 2 and role == "finding" else (parts,):
+            for ending in ("", "s", "es") if parts else ():
+                phrase = " ".join(order) + ending
+                given[phrase] = _word(phrase, {role: name})
+    return lexicon().phrases[ahead] | given, lexicon().longest | _longest(given)
 
 
 def normal(text: str) -> str:
@@ -84,7 +99,7 @@ class Lexicon:
     phrases: tuple[dict[str, Word], dict[str, Word]]
     """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
-    longest: dict[str, int]
+    longest: Counter[str]
     """Words of the longest phrase, by its first word."""
 
     def signs_of(self, role: str) -> str:
@@ -98,9 +113,8 @@ def lexicon() -> Lexicon:
     for role, value, phrase in _entries():
         for table, name in zip(tables, (role.split("|") * 2)[:2], strict=True):
             roles = table.setdefault(phrase, {})
-            known = roles.get(name, value)
             if name:
-                roles[name] = (value or phrase) if known in ("", value) else f"{known}/{value}"
+                roles[name] = value if roles.get(name, value) == value else f"{roles[name]}/{value}"
     alone = [{role: ""} for role in ("finding", "lvl", "type", "place", "number")]
     sets = dict.fromkeys(frozenset(roles) for roles in [{}, *alone, *tables[0].values(), *tables[1].values()])
     signs = {roles: chr(0xE000 + i) for i, roles in enumerate(sets)}
@@ -110,11 +124,11 @@ def lexicon() -> Lexicon:
     return Lexicon((now, ahead), signs, _longest(now))
 
 
-def _longest(phrases: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _longest(phrases: Iterable[str]) -> Counter[str]:
+    found: Counter[str] = Counter()
     for phrase in phrases:
         first, *rest = phrase.split()
-        found[first] = max(found.get(first, 1), 1 + len(rest))
+        found[first] = max(found[first], 1 + len(rest))
     return found
 
 
@@ -123,37 +137,33 @@ def _word(text: str, roles: dict[str, str]) -> Word:
     return Word(text, roles, lexicon().signs[frozenset(roles)])
 
 
-@lru_cache(maxsize=256)
-def _named(names: Names) -> tuple[dict[str, Word], dict[str, int]]:
-    """Names in the singular or plural, a finding of two words also turned round; and the `longest` of a Lexicon."""
-    phrases = {}
-    for role, name in names:
-        given = normal(name).split()
-        for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
-            for ending in ("", "s", "es") if given else ():
-                phrase = " ".join(order) + ending
-                phrases[phrase] = _word(phrase, {role: name})
-    return phrases, _longest(phrases)
-
-
 @cache
 def vocabulary() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text(encoding="utf-8"))
 
 
 def _entries() -> Iterator[tuple[str, str, str]]:
-    """(role, what it stands for or "", phrase) of every entry of vocabulary.yaml."""
-    snippets = vocabulary()["snippets"]
+    """(role, what it stands for, phrase) of every entry of vocabulary.yaml."""
     for role, group in vocabulary()["words"].items():
         for value, pattern in (group if isinstance(group, dict) else {"": group}).items():
-            for name, text in snippets.items():
-                pattern = pattern.replace(f"{{{name}}}", text)
-            for phrase in spelled(pattern):
-                yield role, str(value), phrase
+            for spelled in _spelled(pattern.format_map(vocabulary()["snippets"])):
+                phrase = " ".join(spelled.split())
+                yield role, str(value or phrase), phrase
     for event, verbs in vocabulary()["verbs"].items():
         for verb in verbs.split(", "):
             for form, phrase in _inflected(*verb.split("/")):
                 yield form, event, phrase
+
+
+def _spelled(pattern: str) -> Iterator[str]:
+    """Every phrase that a pattern stands for: `a|b`, where each may hold `(a|b)`, `[ab]` and `?`."""
+    for phrase in re.split(r"\|(?![^(]*\))", pattern):
+        parts = re.findall(r"(?:\((.*?)\)|\[(.*?)\]|(.))(\??)", phrase)
+        choices = (
+            [*(_spelled(group) if group else letters or letter), *[""] * len(maybe)]
+            for group, letters, letter, maybe in parts
+        )
+        yield from map("".join, itertools.product(*choices))
 
 
 def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
@@ -166,30 +176,6 @@ def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
     for form, words in (("base", (verb,)), ("third", (f"{third}s",)), ("done", past), ("going", (ing,))):
         for word in words:
             yield form, f"{word} {rest}".strip()
-
-
-def spelled(pattern: str) -> list[str]:
-    """Every phrase that a pattern of words, `(a|b)`, `[ab]` and `?` stands for."""
-    return list(dict.fromkeys(" ".join(phrase.split()) for phrase in _choices(iter(_PATTERN.findall(pattern)))))
-
-
-_PATTERN = re.compile(r"[(|]|\)\??|\[[^]]*\]\??|.\??")
-
-
-def _choices(tokens: Iterator[str]) -> list[str]:
-    """The phrases of a pattern up to the bracket that closes it."""
-    done: list[str] = []
-    heads = [""]
-    for token in tokens:
-        maybe = [""] * token.endswith("?")
-        if token[0] == ")":
-            return maybe + done + heads
-        if token == "|":
-            done, heads = done + heads, [""]
-        else:
-            ends = _choices(tokens) if token == "(" else maybe + list(token.strip("[]?"))
-            heads = [head + end for head in heads for end in ends]
-    return done + heads
 
 
 @lru_cache(maxsize=1 << 12)

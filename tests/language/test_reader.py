@@ -193,7 +193,7 @@ def used() -> Counter:
             found = parsing.phrases_of(given)
             counts.update({(phrase.kind, phrase.row) for phrase in _phrases(found) if phrase.parts})
             for parse in parsing.strict(found):
-                counts.update({clause.row for clause in parse})
+                counts.update({clause.says for clause in parse})
     return counts
 
 
