@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from lumen_hpc.data.diff_vqa import severity
 from lumen_hpc.language.parsing import Phrase
@@ -71,22 +71,21 @@ def level_of(phrase: Phrase) -> str:
 
 def readings(phrases: Iterable[Phrase]) -> Levels:
     """Every way to read the ranges among phrases, such as `from A to B to C`, as (before, after)."""
-    return frozenset(reading for phrase in phrases if phrase.kind == "Range" for reading in _readings(phrase))
-
-
-def _readings(phrase: Phrase) -> Iterator[tuple[str, str]]:
-    before: list[str] = []
-    after: list[str] = []
-    named = before
-    for part in phrase.parts:
-        if part.plays("from", "then", "was"):
-            named = before
-        elif part.plays("to", "now"):
-            named = after
-        elif part.kind in ("Rank", "Level"):
-            named.append(level_of(part))
-    chain = before + after
-    return ((" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain)))
+    found: set[tuple[str, ...]] = set()
+    for phrase in phrases:
+        before: list[str] = []
+        after: list[str] = []
+        named = before
+        for part in phrase.parts if phrase.kind == "Range" else ():
+            if part.plays("from", "then", "was"):
+                named = before
+            elif part.plays("to", "now"):
+                named = after
+            elif part.kind in ("Rank", "Level"):
+                named.append(level_of(part))
+        chain = before + after
+        found |= {(" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain))}
+    return frozenset(found)
 
 
 def rise(before: str, after: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
@@ -18,6 +18,15 @@ VERBS = ("Did", "NotDid", "Done")
 ADJECTIVES = ("newadj", "sameadj", "difadj", "upadj", "downadj")
 _TELLING = ("third", "done", "base", "going", "noun", *ADJECTIVES)
 """Roles whose words stand for a change."""
+
+
+class Problems(dict[str, None]):
+    """Why what was read is not certain, in order."""
+
+    def add(self, problem: str, holds: object) -> None:
+        """Notes a problem where its condition holds."""
+        if holds:
+            self[problem] = None
 
 
 @dataclass(slots=True)
@@ -91,15 +100,10 @@ def items_of(clause: Clause, subjects: Sequence[Item] = (), opened: bool = False
 
 
 def _item(phrase: Phrase) -> Item:
-    if phrase.kind == "Turn":
-        item = _item(next(part for part in phrase.parts if part.kind == "N"))
-        item.phrase = phrase
-        item.readings = readings(phrase.parts)
-        item.change((phrase.roles("noun") or phrase.roles("going"))[0])
-        return item
-    item = Item(ANY, phrase, "changed" if phrase.kind == "Change" else "")
+    named = next((part for part in phrase.parts if part.kind == "N"), phrase)  # of a turn: resolution of edema
+    item = Item(ANY, phrase, "changed" * (phrase.kind == "Change"), readings=readings(phrase.parts))
     time = ""
-    for part in phrase.parts:
+    for part in named.parts:
         if part.kind == "Organ" or part.plays("finding"):
             item.name, item.organ = (part.roles("organ") or part.roles("finding"))[0], part.kind == "Organ"
         elif part.kind in ("Level", "Degree", "Rank"):
@@ -113,6 +117,8 @@ def _item(phrase: Phrase) -> Item:
             item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
         elif part.plays("type"):
             item.types |= set(part.roles("type"))
+    if named is not phrase:
+        item.change((phrase.roles("noun") or phrase.roles("going"))[0])
     return item
 
 
@@ -174,83 +180,81 @@ _NEGATIONS = {"not", "couldnot", "neither", "none", "nolonger", "normal", "absen
 
 def time_of(parts: Sequence[Phrase]) -> str:
     """Which image phrases speak of: then (the reference image), now (the main image), or neither."""
-    times = set(_times(parts))
+    times: set[str] = set()
+    for part in parts:
+        if part.kind in ("Ref", "OnRef") or part.plays("then"):
+            times.add("then")
+        elif part.kind in ("Main", "OnMain") or part.plays("now"):
+            times.add("now")
+        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review", "Comparison"):
+            times.add(time_of(part.parts))
+    times -= {""}
     return "both" if len(times) > 1 else min(times, default="")
 
 
-def _times(parts: Sequence[Phrase]) -> Iterator[str]:
-    for part in parts:
-        if part.kind in ("Ref", "OnRef") or part.plays("then"):
-            yield "then"
-        elif part.kind in ("Main", "OnMain") or part.plays("now"):
-            yield "now"
-        elif part.kind not in (*NOUNS, *MODIFIERS, "Range", "From", "Unlike", "Review", "Comparison"):
-            yield from _times(part.parts)
-
-
 FUTURE = {"modal", "expected", "bound", "unlikely", "foresee", "forecast", "likely"}
-LEVELS = ("Level", "Degree", "To", "From")
+_LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
+"""Phrases of a level, with its time where they tell it."""
 
 
 class Predicate:
-    """What a clause says beside the findings it names."""
+    """What a clause says beside the findings it names, in an answer to a type of question."""
 
-    def __init__(self, clause: Clause) -> None:
+    def __init__(self, clause: Clause, kind: str) -> None:
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
-        whole, ranges = Phrase(others), [part for part in others if part.kind == "Range"]
         beside = list(clause.all("Place", "OnImg", "Comp"))
-        self.row = clause.says
+        self.rule = clause.says.rule
         self.time = time_of(others)
         self.readings = readings(others)
-        self.roles: dict[str, list[str]] = {}
-        """What its words stand for, by the roles they play in it; those of levels apart."""
-        events = self._events(others, ranges, clause)
+        self.roles: dict[str, list[str]] = {part.kind: [] for part in clause.parts}
+        """What its words stand for, by their roles in it, those of levels apart; and the kinds of its phrases."""
+        events = self._events(others, clause)
         self.events = events - {"become"}
         """The changes that its verb or adjective can stand for."""
         self.become = "become" in events
-        times = {"From": "then", "To": "now", "Level": "now" * self.become, "Degree": "now" * self.become}
-        self.levels = [(times[part.kind], level_of(part)) for part in others if part.kind in times]
+        leveled = [part for part in others if part.kind in _LEVELS]
+        self.levels = [(_LEVELS[part.kind] or "now" * self.become, level_of(part)) for part in leveled]
         """(time or "", level) for the levels it names."""
         headings = Phrase([part for part in clause.parts if part.kind in ("Header", "Change")])
         self.future = self.has(*FUTURE) or clause.has("likely") or headings.has(*FUTURE)
         showed = any((part.kind == "Shows" and part.has("showed")) or part.plays("appeared") for part in others)
         self.past = self.has(*PAST) or showed
-        mods = [part for part in clause.parts if part.kind == "Mod" and any(p.kind in VERBS for p in part.parts)]
-        self.done = any(not mod.has(*FUTURE) for mod in mods)
-        """One of its modifiers tells a change as done: `edema which has developed`."""
-        self.places = located(whole)
-        self.unlike = any(part.kind == "Unlike" for part in others)
-        self.against = self.unlike or any(part.has("compared", "comparing") for part in others + beside)
+        self.places = located(Phrase(others))
+        self.against = self.has("Unlike") or any(part.has("compared", "comparing") for part in others + beside)
         """It holds one image against another."""
         self.alike = any(adjunct.has("as") for adjunct in beside)
         """It says that something is as on another image."""
         self.partly = any(clause.all("Dim")) or self.has("dim")
         """It speaks of something of its findings, such as their level."""
-        self.exclusive = self.has("nothingbut") or any(p.has("only") for p in clause.parts if p.kind == "Any")
-        """It says that there is nothing else."""
+        self.problems = Problems()
+        mods = [part for part in clause.parts if part.kind == "Mod" and any(p.kind in VERBS for p in part.parts)]
+        done = any(not mod.has(*FUTURE) for mod in mods)  # edema which has developed
+        self.problems.add("it speaks of the past", kind == "prediction" and done)
+        only = self.has("nothingbut") or any(part.has("only") for part in clause.parts if part.kind == "Any")
+        self.problems.add("it excludes others", only and kind not in ("abnormality", *CHANGING))
+        self.problems.add("it is complete and has a level", self.has("completely") and (self.readings or leveled))
         last = clause.parts[-1]
-        self.broken = last.kind in ("Be", "NotBe") and not (last.adjuncts or beside or self.time)
-        """Nothing follows its `is`: no place, no time, no image."""
+        broken = last.kind in ("Be", "NotBe") and not (last.adjuncts or beside or self.time)
+        self.problems.add("it breaks off", broken and self.rule in ("there", "notplace"))
 
     def has(self, *roles: str) -> bool:
         """Whether one of its words plays one of these roles."""
-        return any(role in self.roles for role in roles)
+        return not self.roles.keys().isdisjoint(roles)
 
-    def _events(self, others: Sequence[Phrase], ranges: Sequence[Phrase], clause: Clause) -> set[str]:
+    def _events(self, others: Sequence[Phrase], clause: Clause) -> set[str]:
         """Gathers the roles that its words play; the changes that they tell."""
-        if any(part.kind == "Change" for part in clause.parts):
-            self.roles["Change"] = []
         verbs: list[str] = []
         for part in others:
-            for word in part.words if part.kind not in ("Range", "Header", "Review", *LEVELS) else ():
+            for word in part.words if part.kind not in ("Range", "Header", "Review", *_LEVELS) else ():
                 played = _played(word, part, clause.says)
                 for role, value in played.items():
                     self.roles.setdefault(role, []).append(value)
                 if part.kind in VERBS or part.kind == "word":
                     verbs += [played[role] for role in _TELLING if role in played]
-        named = any(part.kind in ("Range", "To") for part in others)
+        named = self.has("Range", "To")
         events = {event for verb in verbs if verb for event in _meant(verb.split("/"), named)}
-        events |= {event for part in ranges for event in part.roles("upadj") + part.roles("downadj")}
+        ranges = Phrase([part for part in others if part.kind == "Range"])
+        events |= {*ranges.roles("upadj"), *ranges.roles("downadj")}
         general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
         return events | (general if general <= events or not events else {"unclear"})
 

@@ -124,14 +124,12 @@ def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: 
     """What is wrong with the words themselves, whatever they say of findings."""
     asked = numbers_of(question)
     numbers = answer.numbers - asked - {f"{int(days) // 365} years" for days in asked & {"365", "730", "1095"}}
-    counts = answer.counts - {str(len(answer.findings)), "many" * (len(answer.findings) > 1)}
     nothing = all(state.status in ("absent", "same") for state in given.findings.values()) and not given.views
     lead = short_answer.strip().lower() if is_closed(short_answer) else "no" * nothing
     if kind == "prediction" and not nothing and question.lower().startswith(_CLOSED):
         lead = "yes"
     wrong = {
         f"number not in the question: {', '.join(sorted(numbers))}": numbers,
-        f"another count: {', '.join(sorted(counts))}": counts,
         f"opening: {answer.lead}": answer.lead not in ("", lead),
         "no prediction": kind == "prediction" and not answer.foretold,
     }

@@ -6,10 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import SIDES, Levels, Place, places, rise
-from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate, located
+from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate, Problems, located
 from lumen_hpc.language.parsing import Phrase
-
-_DENIALS = ("absent", "notevent", "notplace", "unchanged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +26,6 @@ class State:
         """up or down where every reading of its levels is."""
         rises = {rise(*level) for level in self.levels if self.status == "level" and len(level) == 2}
         return {1: "up", -1: "down"}.get(min(rises), "") if len(rises) == 1 else ""
-
-
-class Problems(dict[str, None]):
-    """Why what was read is not certain, in order."""
-
-    def add(self, problem: str, holds: object) -> None:
-        """Notes a problem where its condition holds."""
-        if holds:
-            self[problem] = None
 
 
 @dataclass(slots=True)
@@ -63,8 +52,9 @@ class Finding:
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
+        self.problems |= predicate.problems
         self.doubt(predicate, item)
-        rule, foretelling = predicate.row.rule, self.kind == "prediction"
+        rule, foretelling = predicate.rule, self.kind == "prediction"
         time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
         if foretelling:
             time = "now" if predicate.future else "then"
@@ -88,7 +78,7 @@ class Finding:
 
     def doubt(self, predicate: Predicate, item: Item) -> None:
         """Notes why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
-        has, rule, time, future = predicate.has, predicate.row.rule, predicate.time, predicate.future
+        has, rule, time, future = predicate.has, predicate.rule, predicate.time, predicate.future
         one_image, foretelling = self.kind not in CHANGING, self.kind == "prediction"
         turning = bool(predicate.events or predicate.readings or predicate.become or item.event or has("newly"))
         turning |= rule in ("gone", "unchanged")
@@ -96,27 +86,21 @@ class Finding:
         lasting |= has("been") and (rule == "there" or has("there"))
         weak = has("clearly", "completely", "newly") or item.phrase.has("plain")
         able = has("can") and not has("see", "conclude", "expected", "rated", "lie")
+        denial = rule in ("absent", "notevent", "notplace", "unchanged")
         counts = ("all", "numeral") if self.name == ANY else ("count",)
-        reasons = {
-            "it speaks of what may be": ((future or item.foretold) and not foretelling)
-            or (able and "seen" not in predicate.roles.get("seen", ())),
-            "it confuses the images": (time == "both" and (rule != "unchanged" or foretelling))
-            or (time == "then" and (future or predicate.unlike or (self.kind == "difference" and turning)))
-            or (time == "now" and foretelling and not future),
-            "it speaks of the past": (predicate.past and (future or (rule == "there" and turning)))
-            or (foretelling and predicate.done),
-            "it speaks of another time": one_image and lasting,
-            "it excludes others": predicate.exclusive and one_image and self.kind != "abnormality",
-            "it is still so that it changed": (has("still") or predicate.alike)
-            and bool((predicate.events | {item.event}) - {"same", ""} or item.levels),
-            "it is complete and has a level": has("completely") and bool(predicate.readings or predicate.levels),
-            "it counts what it does not name": item.phrase.has(*counts),
-            "it breaks off": predicate.broken and rule in ("there", "notplace"),
-            "its denial is weakened": rule in _DENIALS and (weak or (one_image and item.phrase.has("newadj"))),
-            "it does not say what an organ is": item.organ != has("diseased", "normal") and self.name != ANY,
-        }
-        for reason, holds in reasons.items():
-            self.problems.add(reason, holds)
+        doubt = self.problems.add
+        maybe = (future or item.foretold) and not foretelling
+        doubt("it speaks of what may be", maybe or (able and "seen" not in predicate.roles.get("seen", ())))
+        doubt("it confuses the images", time == "both" and (rule != "unchanged" or foretelling))
+        of_old = future or has("Unlike") or (self.kind == "difference" and turning)
+        doubt("it confuses the images", (time == "then" and of_old) or (time == "now" and foretelling and not future))
+        doubt("it speaks of the past", predicate.past and (future or (rule == "there" and turning)))
+        doubt("it speaks of another time", one_image and lasting)
+        changed = (predicate.events | {item.event}) - {"same", ""} or item.levels
+        doubt("it is still so that it changed", (has("still") or predicate.alike) and changed)
+        doubt("it counts what it does not name", item.phrase.has(*counts))
+        doubt("its denial is weakened", denial and (weak or (one_image and item.phrase.has("newadj"))))
+        doubt("it does not say what an organ is", item.organ != has("diseased", "normal") and self.name != ANY)
 
     # One method a rule of grammar.yaml's clauses: the changes that it tells.
 
@@ -125,7 +109,7 @@ class Finding:
             return {item.event}
         if predicate.has("newly", "still"):
             return {"new" if predicate.has("newly") else "same"}
-        if predicate.events or predicate.unlike:
+        if predicate.events or predicate.has("Unlike"):
             return predicate.events or {"new"}
         if time or not {"then", "now"} <= item.there.keys():  # else its modifiers say it of both images
             self.seen(True, predicate, time)

@@ -48,7 +48,7 @@ class Phrase:
             if part.kind in kinds:
                 yield part
                 yield from Phrase(part.adjuncts).all(*kinds)
-            else:
+            elif part.parts or part.adjuncts:
                 yield from part.all(*kinds)
 
     def roles(self, role: str) -> list[str]:
@@ -75,11 +75,6 @@ class Row:
     pattern: str
     names: frozenset[str]
     """The roles that its own words can play."""
-
-    @property
-    def takes_up(self) -> bool:
-        """Its subject may be that of the clause before."""
-        return self.pattern.startswith(("S ", "~"))
 
 
 @dataclass(slots=True)
@@ -127,19 +122,18 @@ def grammar() -> Grammar:
         return _NAME.sub(one, re.sub(r"\((?!\?)", "(?:", spelled(pattern))).replace(" ", "")
 
     def one(name: re.Match) -> str:
-        characters = signs.get(name[0]) or lexicon().signs_of(name[0])
+        characters = signs.get(name[0]) or "".join(sign for roles, sign in lexicon().signs.items() if name[0] in roles)
         if not characters:
             raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
         return f"[{characters}]"
 
-    around = set(_NAME.findall(spelled(f"{table['lead']} {table['tail']}")))
     heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
     for name, patterns in table["clauses"].items():
         rule, *marks = name.split(", ")
         for row in patterns:
             head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
-            names = around | set(_NAME.findall(spelled(row)))
-            heads[head].append((Row(rule, frozenset(marks), row, frozenset(names)), f"({compiled(rest)})"))
+            names = frozenset(_NAME.findall(spelled(f"{table['lead']} {row} {table['tail']}")))
+            heads[head].append((Row(rule, frozenset(marks), row, names), f"({compiled(rest)})"))
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
     return Grammar(
         [
@@ -160,14 +154,11 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     found = [Phrase((), "word", word.sign, words=(word,)) for word in words]
     signs = "".join(word.sign for word in words)
     for kind, sign, pattern in grammar().phrases:
-        built: list[Phrase] = []
-        end = 0
-        for match in pattern.finditer(signs):
+        matches = list(pattern.finditer(signs))
+        for match in reversed(matches):
             parts = found[match.start() : match.end()]
-            built += [*found[end : match.start()], Phrase(parts, kind, sign, int(match.lastindex or 0))]
-            end = match.end()
-        if end:
-            found = built + found[end:]
+            found[match.start() : match.end()] = [Phrase(parts, kind, sign, match.lastindex or 0)]
+        if matches:
             found = _attached(found) if kind == "Adjuncts" else found
             signs = "".join(phrase.sign for phrase in found)
     return found

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, Item, Predicate, apart, items_of
-from lumen_hpc.language.findings import Finding, Problems, State
+from lumen_hpc.language.clauses import ANY, Item, Predicate, Problems, apart, items_of
+from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
@@ -34,8 +34,6 @@ class Facts:
     places: frozenset[Place]
     """All places named, whichever finding they belong to."""
     numbers: frozenset[str]
-    counts: frozenset[str]
-    """How many things it counts that no clause names, as numbers."""
     lead: str
     """yes or no, where the text opens with it; else empty."""
     partial: bool
@@ -56,8 +54,7 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     lead = "".join(role for word in found[:1] for role in ("yes", "no")[: 1 + ended] if role in word.roles)
     found = found[(1 + ended) * bool(lead) :]
     reading = _Reading(kind, lenient)
-    if len(text) > LONGEST:
-        reading.unread[f"longer than {LONGEST:,} characters"] = None
+    reading.unread.add(f"longer than {LONGEST:,} characters", len(text) > LONGEST)
     for sentence in sentences_of(found):
         reading.add(sentence)
     return reading.facts(found, lead)
@@ -85,7 +82,7 @@ class _Reading:
     kind: str
     lenient: bool
     problems: Problems = field(default_factory=Problems)
-    unread: dict[str, None] = field(default_factory=dict)
+    unread: Problems = field(default_factory=Problems)
     findings: dict[str, Finding] = field(default_factory=dict)
     views: dict[str, bool] = field(default_factory=dict)
     places: list[Phrase] = field(default_factory=list)
@@ -99,10 +96,10 @@ class _Reading:
 
     def add(self, sentence: list[Word]) -> None:
         """Reads one sentence, clause by clause."""
-        if unknown := [word.text for word in sentence if not word.roles]:
-            self.unread[f"unknown words: {', '.join(dict.fromkeys(unknown))}"] = None
-            if not self.lenient:
-                return
+        unknown = dict.fromkeys(word.text for word in sentence if not word.roles)
+        self.unread.add(f"unknown words: {', '.join(unknown)}", unknown)
+        if unknown and not self.lenient:
+            return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
         whole = Phrase(phrases)
         main = set(whole.roles("main")) - ({"visit"} if self.kind == "prediction" else set())
@@ -112,8 +109,8 @@ class _Reading:
         elsewhen = any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref"))))
         self.problems.add("it speaks of another time", to_come or elsewhen)
         parses = parsing.strict(phrases)
+        self.unread.add("no complete parse", not parses)
         if not parses:
-            self.unread["no complete parse"] = None
             parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
@@ -126,7 +123,7 @@ class _Reading:
         """Takes in what one clause says; `opened`: a word such as `besides` stands before it."""
         for place in clause.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
-        predicate, marks, before = Predicate(clause), clause.says.marks, self.predicate
+        predicate, marks, before = Predicate(clause, self.kind), clause.says.marks, self.predicate
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
         if clause.says.rule in ("view", "notview"):
@@ -135,8 +132,9 @@ class _Reading:
         if before and clause.start and "same mood" in marks:  # a is expected to appear, b to go
             predicate.future |= before.future
         if before and "same image" in marks and not predicate.time:  # `shows a but no b`
-            predicate.time, predicate.unlike = before.time, before.unlike
-            predicate.against |= predicate.unlike
+            predicate.time = before.time
+            predicate.roles |= {"Unlike": []} if before.has("Unlike") else {}
+            predicate.against |= before.has("Unlike")
         items = self.items(clause, predicate, opened)
         events = predicate.events | {item.event for item in items}
         new_in_size = predicate.partly and {"new", "gone"} & events and "changed" not in events
@@ -152,13 +150,15 @@ class _Reading:
     def items(self, clause: Clause, predicate: Predicate, opened: bool) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
         rule = clause.says.rule
-        taken_up = self.subjects if clause.says.takes_up and (clause.start > 0 or clause.has(*_PRONOUNS)) else ()
+        takes_up = clause.says.pattern.startswith(("S ", "~")) and (clause.start > 0 or clause.has(*_PRONOUNS))
+        taken_up = self.subjects if takes_up else ()
         if clause.own(*_OF_TWO):
             taken_up = self.subjects[clause.own("latter") :][:1] if len(self.subjects) == 2 else ()
         items = items_of(clause, taken_up, opened)
         self.count(clause, items)
-        other_number = any(clause.own(pronoun) and number != len(items) for pronoun, number in _NUMBER.items())
-        self.problems.add("its pronoun is of another number", items and not clause.names_findings and other_number)
+        by_pronoun = items and not clause.names_findings
+        other_number = by_pronoun and any(clause.own(word) and n != len(items) for word, n in _NUMBER.items())
+        self.problems.add("its pronoun is of another number", other_number)
         some = rule == "unchanged" and (any(clause.all("Dim")) or any(map(_some, items)))
         some = some and not {"new", "gone"} <= predicate.events  # but: no finding has … or changed
         self.problems.add("it speaks of some findings, or of something of them", some)
@@ -205,12 +205,14 @@ class _Reading:
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
         within = any(a <= b and a & SIDES == b & SIDES for a in denied for b in where)
         self.problems.add("it denies a place", within or (denied and not where))
+        counts = Counter(word.roles["count"] for word in found if "count" in word.roles) - self.counted
+        other = counts.keys() - {str(len(findings)), "many" * (len(findings) > 1)}
+        self.problems.add("it counts what it does not name", other)
         return Facts(
             findings=findings,
             views=self.views,
             places=frozenset().union(*(state.places for state in findings.values())) or where,
             numbers=frozenset(_numbers(found)),
-            counts=frozenset(Counter(w.roles["count"] for w in found if "count" in w.roles) - self.counted),
             lead=lead,
             partial=part and ANY in findings and general.status in ("absent", "same"),
             foretold=all(finding.foretold for finding in self.findings.values()),

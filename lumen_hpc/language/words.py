@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -41,7 +40,7 @@ def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     known, longest = _known(names, ahead)
     found, i = [], 0
     while i < len(tokens):
-        for n in range(min(longest[tokens[i]] or 1, len(tokens) - i), 0, -1):
+        for n in range(min(longest.get(tokens[i], 1), len(tokens) - i), 0, -1):
             phrase = " ".join(tokens[i : i + n])
             if word := known.get(phrase):
                 break
@@ -53,19 +52,21 @@ def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
 
 
 @lru_cache(maxsize=64)
-def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], Counter[str]]:
+def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], dict[str, int]]:
     """All phrases, and how many words the longest has by its first word.
 
     Names are in the singular or plural, a finding of two words also turned round.
     """
-    given = {}
+    known, longest = dict(lexicon().phrases[ahead]), dict(lexicon().longest)
     for role, name in names:
-        parts = normal(name).split()
-        for order in (parts, parts[::-1]) if len(parts) == 2 and role == "finding" else (parts,):
-            for ending in ("", "s", "es") if parts else ():
+        given = normal(name).split()
+        for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
+            for ending in ("", "s", "es") if given else ():
                 phrase = " ".join(order) + ending
-                given[phrase] = _word(phrase, {role: name})
-    return lexicon().phrases[ahead] | given, lexicon().longest | _longest(given)
+                known[phrase] = _word(phrase, {role: name})
+                first = phrase.split()[0]
+                longest[first] = max(longest.get(first, 1), len(order))
+    return known, longest
 
 
 def normal(text: str) -> str:
@@ -99,12 +100,8 @@ class Lexicon:
     phrases: tuple[dict[str, Word], dict[str, Word]]
     """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
     signs: dict[frozenset[str], str]
-    longest: Counter[str]
+    longest: dict[str, int]
     """Words of the longest phrase, by its first word."""
-
-    def signs_of(self, role: str) -> str:
-        """The signs of all words that can play a role."""
-        return "".join(sign for roles, sign in self.signs.items() if role in roles)
 
 
 @cache
@@ -121,15 +118,8 @@ def lexicon() -> Lexicon:
     now, ahead = (
         {phrase: Word(phrase, roles, signs[frozenset(roles)]) for phrase, roles in table.items()} for table in tables
     )
-    return Lexicon((now, ahead), signs, _longest(now))
-
-
-def _longest(phrases: Iterable[str]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for phrase in phrases:
-        first, *rest = phrase.split()
-        found[first] = max(found[first], 1 + len(rest))
-    return found
+    tokens = sorted((phrase.split() for phrase in now), key=len)
+    return Lexicon((now, ahead), signs, {phrase[0]: len(phrase) for phrase in tokens})
 
 
 def _word(text: str, roles: dict[str, str]) -> Word:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language import findings, parsing, reader
+from lumen_hpc.language import clauses, findings, parsing, reader
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.reader import read, sentences_of
 from lumen_hpc.language.sentences import sentence
@@ -204,7 +204,7 @@ def test_every_row_of_the_grammar_reads_some_sentence(used):
 
 
 def test_every_doubt_refuses_some_sentence_on_its_own():
-    source = "".join(Path(module.__file__).read_text() for module in (reader, findings))
+    source = "".join(Path(module.__file__).read_text() for module in (reader, clauses, findings))
     doubts = set(re.findall(r'"((?:it|its|what it) [a-z][^"]+)"', source))
     alone: Counter = Counter()
     for case in read_jsonl(CASES):
