@@ -166,7 +166,8 @@ def _meaning(section: Any, name: str) -> str:
         return ""
     text = field_docs(section).get(name, "").rstrip(".")  # type: ignore[arg-type]
     text = text if len(text) <= LONGEST_MEANING else re.split(r"[;.] |: ", text)[0]
-    return f" ({text[:1].lower()}{text[1:]})" if text and text[1:2].islower() else f" ({text})" if text else ""
+    text = text if text[1:2].isupper() else text[:1].lower() + text[1:]
+    return f" ({text})" if text else ""
 
 
 def check(settings: Any, prefix: str = "") -> None:

@@ -120,6 +120,8 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["profile.recipe=smoke"], ["on a command line write recipe=smoke"]),
         (["profile.defaults.train.steps=3"], ["on a command line write train.steps=3"]),
         (["profile.resources.gpu.mem_gb=32G"], ["mem_gb=32G: takes a whole number (memory a node [GB];"]),
+        (["instruct.findings_first=t"], ["takes true or false (a parseable line"]),
+        (["profile.resources.gpu.gpus=x"], ["takes a whole number (GPUs a node;"]),
         (["profile.resources.gpu.time_min=1-00:00:00"], ["takes a whole number (time limit of a job [min])"]),
         (["run=my run"], ["run=my run", "letters, digits"]),
     ],
