@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from lumen_hpc import files
 from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch, slurm
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
@@ -87,7 +91,29 @@ def _require_fit(request: Request, steps: Sequence[Step]) -> None:
 
 def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
     """Raises UserError for the first thing that these plans' stages read from outside and this machine lacks."""
+    for result in _moved(request, plans):
+        raise UserError(f"{result.message}; fix: {result.fix}")
     ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
+
+
+def _moved(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
+    """A run of phantoms that lies elsewhere than when its records were written: they name its images where it was."""
+    path = request.folder / "prepare" / "studies.jsonl"
+    if request.settings.data.source != "phantom" or not path.is_file():
+        return
+    if not any(item.packs for item in plans) or any(item.step.stage.name == "prepare" and item.packs for item in plans):
+        return
+    try:
+        image = next((str(json.loads(line)["image"]) for line in files.lines(path)), "")
+    except (ValueError, KeyError, TypeError):  # whoever reads the file says what is wrong with it
+        return
+    before = image.partition("/prepare/phantom/")[0]
+    if before != str(request.folder) and not Path(image).is_file():
+        yield CheckResult(
+            "bad",
+            f"run {request.run} was at {before} when its records were written, and they name its images there",
+            f"move it back, or leave a link there: ln -s {shlex.quote(str(request.folder))} {shlex.quote(before)}",
+        )
 
 
 def require_fitting_cluster(request: Request, plans: Sequence[StepPlan]) -> None:
@@ -112,6 +138,7 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     stages = {item.step.stage.name for item in plans if item.packs}
     found = [
         *ready.variables(request.profile, request.runs),
+        *_moved(request, plans),
         *ready.needed(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),
     ]

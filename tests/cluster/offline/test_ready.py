@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import launch
-from lumen_hpc.cluster import engines, ready
+from lumen_hpc.cluster import engines, ready, refusals
 from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.errors import UserError
 from tests.data.small_dataset import MIMIC_ALL, Dataset
 
 MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
@@ -237,3 +240,23 @@ def test_two_judges_in_one_process_share_the_gpus_memory(
     monkeypatch.setattr(engines, "open_for", lambda task, engine: engine.gpu_memory)
     task = Task(Run(run.folder, settings, run.profile), Step(stages[0]))
     assert engines.open_judges(task) == pytest.approx(shares)
+
+
+def test_a_moved_run_of_phantoms_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    """Its records name images where it was: predict would fail there, and a report would silently show none."""
+    request = resolve(["stage=full", "recipe=demo", "profile=local", f"runs={tmp_path}", "run=now"])
+    image = tmp_path / "before" / "prepare" / "phantom" / "files" / "a.jpg"
+    (request.folder / "prepare").mkdir(parents=True)
+    (request.folder / "prepare" / "studies.jsonl").write_text(json.dumps({"image": str(image)}) + "\n")
+    plans = {
+        name: SimpleNamespace(packs=[[0]], step=SimpleNamespace(stage=SimpleNamespace(name=name, resources="cpu")))
+        for name in ("prepare", "predict")
+    }
+    with pytest.raises(UserError, match=rf"was at {tmp_path}/before when .*; fix: move it back, or .*: ln -s \S+/now "):
+        refusals.require_ready(request, [plans["predict"]])
+    assert any("run now was at" in result.message for result in refusals.of_plans(request, [plans["predict"]]))
+    refusals.require_ready(request, [plans["prepare"], plans["predict"]])  # which writes the records again
+    (tmp_path / "before").symlink_to(request.folder)
+    image.parent.mkdir(parents=True)
+    image.touch()
+    refusals.require_ready(request, [plans["predict"]])
