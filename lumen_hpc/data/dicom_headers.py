@@ -11,6 +11,7 @@ import os
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,6 +25,7 @@ _DICOM_PREAMBLE = 144
 """Bytes before a DICOM's meta information is counted: 128, the magic word, and the element with its length."""
 _MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
 """Bytes of the largest image and of the other elements."""
+_RLE = "1.2.840.10008.1.2.5"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LAST_GROUPS = (*range(0x7FE0, 0x8000), 0xFFFA, 0xFFFC)
 """Groups of the elements that may follow the pixels: private ones, signatures, padding."""
@@ -84,7 +86,7 @@ def _check_deflated(path: Path) -> None:
         raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; an image has at most so much")
 
 
-TURNED = "PatientOrientation says that the image is stored mirrored or upside down; it is read as stored"
+TURNED = "PatientOrientation says that the image is stored mirrored, upside down or turned; it is read as stored"
 INVERTED = "RescaleSlope or PresentationLUTShape says that the image is stored inverted; it is read as stored"
 
 
@@ -100,7 +102,7 @@ def stored_otherwise(dataset: Any) -> str:
         row, column = dataset.get("PatientOrientation") or ("", "")
     except Exception:  # pydicom's own errors of every kind; a corrupt note is no orientation
         row, column = "", ""
-    if str(row).startswith("R") or str(column).startswith("H"):
+    if str(row).startswith(("R", "H", "F")) or str(column).startswith(("H", "L", "R", "A", "P")):
         return TURNED
     try:
         falls = float(dataset.get("RescaleSlope") or 1) < 0 or _falls(dataset)
@@ -110,7 +112,7 @@ def stored_otherwise(dataset: Any) -> str:
     other = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
     if falls or shape == other:
         return INVERTED
-    if str(dataset.get("Modality") or "") not in _RADIOGRAPHS:
+    if str(dataset.get("Modality") or "").upper() not in _RADIOGRAPHS:
         return OTHER_MODALITY
     try:
         return STRETCHED if any(map(_unequal, map(dataset.get, _SPACINGS))) else ""
@@ -129,12 +131,24 @@ def _unequal(pair: Any) -> bool:
 
 def _falls(dataset: Any) -> bool:
     """True if a table of grey levels falls from its first value to its last."""
+    order: Literal["little", "big"] = "little" if dataset.file_meta.TransferSyntaxUID.is_little_endian else "big"
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
         for table in dataset.get(name) or ():
-            first, last = table.LUTData[0], table.LUTData[-1]
+            first, last = _ends(table, order)
             if first > last:
                 return True
     return False
+
+
+def _ends(table: Any, order: Literal["little", "big"]) -> tuple[int, int]:
+    """First and last value of a table: numbers, or (OW) the bytes of numbers."""
+    data = table.LUTData
+    if not isinstance(data, bytes):
+        return data[0], data[-1]
+    entries = int(table.LUTDescriptor[0]) or 1 << 16
+    size = 2 if len(data) >= 2 * entries else 1
+    last = (entries - 1) * size
+    return int.from_bytes(data[:size], order), int.from_bytes(data[last : last + size], order)
 
 
 def single_frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
@@ -143,10 +157,10 @@ def single_frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
     Raises UserError for several frames, a frame that is cut off, and a picture of another size, by which a decoder
     would allocate, or of signed values.
     """
-    from pydicom.encaps import get_frame, parse_basic_offsets
+    from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets
 
     try:
-        frames = len(parse_basic_offsets(dataset.PixelData))
+        frames = len(parse_basic_offsets(dataset.PixelData)) or sum(map(_begins, generate_fragments(dataset.PixelData)))
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     except Exception as reason:  # items cut off or out of order
         raise UserError(f"{path}: its pixels cannot be read: {str(reason).splitlines()[0]}") from None
@@ -155,9 +169,28 @@ def single_frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
     size = _frame_size(path, frame)
     if size and size != Size(shape[1], shape[0]):
         raise UserError(f"{path}: its pixels are {size.width} x {size.height} px, not those of its header")
+    if dataset.file_meta.TransferSyntaxUID == _RLE:
+        _check_rle(path, frame, shape)
     if frame.startswith(JPEG_START) and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         raise UserError(f"{path} is truncated: its compressed pixels have no end; fetch the file again")
     return frame
+
+
+def _begins(fragment: bytes) -> bool:
+    """True for the beginning of a frame, where no table says which fragments are of one: a stream's own, or RLE's."""
+    segments, first = struct.unpack("<II", fragment[:8].ljust(8, b"\0"))
+    return fragment.startswith((JPEG_START, _CODESTREAM, _CONTAINER)) or (segments in (1, 2) and first == 64)
+
+
+def _check_rle(path: Path, frame: bytes, shape: tuple[int, int]) -> None:
+    """Raises UserError for a frame of RLE with more rows than the header says, of which decoders take the first."""
+    import imagecodecs
+
+    count, first, second = struct.unpack("<3I", frame[:12].ljust(12, b"\0"))
+    with suppress(imagecodecs.PackbitsError):
+        there = len(imagecodecs.packbits_decode(frame[first : second if count > 1 else None]))
+        if there >= shape[0] * shape[1] + max(shape[1], 2):
+            raise UserError(f"{path} has {there} pixels where its header says {shape[0] * shape[1]}: a corrupt header")
 
 
 def _frame_size(path: Path, frame: bytes) -> Size | None:
@@ -205,12 +238,12 @@ def dicom_header(path: Path) -> tuple[Any, int | None]:
         before = file.read(4 if syntax.is_implicit_VR else 8)
         if not syntax.is_encapsulated:
             length = int.from_bytes(before[-4:], "little" if syntax.is_little_endian else "big")
-            _check_length(path, dataset, length, os.fstat(file.fileno()).st_size - file.tell())
+            check_length(path, dataset, length, os.fstat(file.fileno()).st_size - file.tell())
             _check_rest(path, file, length, "little" if syntax.is_little_endian else "big")
     return dataset, start + 4 + len(before)
 
 
-def _check_length(path: Path, dataset: Any, length: int, left: int) -> None:
+def check_length(path: Path, dataset: Any, length: int, left: int) -> None:
     """Raises UserError for uncompressed pixels that are not as long as the header says; a row of padding is no fault.
 
     What follows short ones would be read as pixels, and of long ones a part would be taken for the whole image.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lumen_hpc.data.dicom_headers import dicom_header, open_dicom, single_frame, stored_otherwise
+from lumen_hpc.data.dicom_headers import check_length, dicom_header, open_dicom, single_frame, stored_otherwise
 from lumen_hpc.data.image_headers import (
     JPEG_START,
     PNG_START,
@@ -252,6 +252,8 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:  # deflated: its length shows only here
+        check_length(path, header, len(dataset.PixelData), len(dataset.PixelData))
     pixels = _decoded(path, syntax, single_frame(path, dataset, shape), shape) if syntax.is_encapsulated else None
     if pixels is None:
         try:
@@ -263,9 +265,10 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
         raise UserError(
             f"{path}: its pixels ({syntax.name}) are {pixels.dtype} {pixels.shape}, not those of its header"
         )
-    if syntax in (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K):
-        pixels = np.minimum(pixels, 2**header.BitsStored - 1)  # a value rounded beyond white is white, not black
-    elif syntax.is_encapsulated and syntax != uid.RLELossless and pixels.max() >= 1 << header.BitsStored:
+    most = 1 << header.BitsStored
+    if syntax in (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K) and pixels.max() < most * 1.1:
+        pixels = np.minimum(pixels, most - 1)  # a value rounded beyond white is white, not black
+    elif syntax.is_encapsulated and syntax != uid.RLELossless and pixels.max() >= most:
         raise UserError(f"{path}: its compressed pixels need more than its BitsStored {header.BitsStored}")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 

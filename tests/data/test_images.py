@@ -418,6 +418,7 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
     [
         (["L", "F"], ""), (["A", "F"], ""), (["P", "FR"], ""), (["LF", "FR"], ""), ("", ""), ("L", ""),
         (["R", "F"], dicom_headers.TURNED), (["L", "H"], dicom_headers.TURNED), (["RH", "FR"], dicom_headers.TURNED),
+        (["F", "L"], dicom_headers.TURNED), (["H", "R"], dicom_headers.TURNED), (["L", "P"], dicom_headers.TURNED),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")

@@ -156,6 +156,29 @@ def test_two_frames_in_a_image_of_one_are_refused(tmp_path, look):
     refused(look, path, "holds 2 frames")
 
 
+@pytest.mark.parametrize("syntax", ["JPEGBaseline8Bit", "JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossless", "RLE"])
+@every_read
+def test_two_frames_without_a_table_of_them_are_refused(tmp_path, look, syntax):
+    bits = 8 if "8Bit" in syntax else 12
+    name = "RLELossless" if syntax == "RLE" else syntax
+    path = stored_as(tmp_path / "image.dcm", name, grey(bits), bits)
+    dataset = pydicom.dcmread(path)
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame] * 2, has_bot=False)
+    dataset.save_as(path)
+    refused(look, path, "holds 2 frames")
+
+
+@pytest.mark.parametrize("syntax", ["DeflatedExplicitVRLittleEndian", "ExplicitVRBigEndian", "RLELossless"])
+@every_read
+def test_more_rows_than_the_header_says_are_refused(tmp_path, look, syntax):
+    path = stored_as(tmp_path / "image.dcm", syntax, grey(), 12)
+    dataset = pydicom.dcmread(path)
+    dataset.Rows = 50
+    dataset.save_as(path)
+    refused(look, path, "where its header says")
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_a_frame_in_several_fragments_is_one(tmp_path, table):
     path = stored_as(tmp_path / "image.dcm", "JPEGLosslessSV1", grey(), 12)
@@ -175,6 +198,13 @@ def test_signed_values_and_colours_in_the_stream_of_a_grey_image_are_refused(tmp
     refused(look, path, "3 values a pixel")
 
 
+@every_read
+def test_lossy_values_far_beyond_the_range_of_the_header_are_refused(tmp_path, look):
+    stream = imagecodecs.jpeg2k_encode(grey(16), level=60, codecformat="j2k")
+    path = dicom(tmp_path / "image.dcm", grey(), compress=(uid.JPEG2000, stream))
+    refused(look, path, "need more than its BitsStored 12")
+
+
 def test_a_lossy_value_beyond_white_is_white(tmp_path):
     pixels = np.full((60, 50), 4095, np.uint16)
     pixels[:30] = grey(12, (30, 50))
@@ -187,8 +217,8 @@ def test_a_lossy_value_beyond_white_is_white(tmp_path):
 
 def grey_levels(falling):
     """A table of grey levels, as in VOILUTSequence."""
-    values, table = np.arange(4096, dtype=np.uint16), pydicom.Dataset()
-    table.LUTDescriptor = [4096, 0, 12]
+    values, table = np.linspace(255, 4352, 4096).astype(np.uint16), pydicom.Dataset()  # 0x00ff to 0x1100
+    table.LUTDescriptor = [4096, 0, 16]
     table.add_new("LUTData", "OW", (values[::-1] if falling else values).tobytes())
     return pydicom.Sequence([table])
 
