@@ -72,15 +72,18 @@ class Records(Sequence):
         return type(self), (self.path,)
 
 
+_SPACES = b" \t\r\n"
+
+
 def _line_offsets(text: mmap.mmap | bytes) -> array:
-    """Where each line starts, and the end of the text."""
-    offsets = array("Q", [0])
-    end = text.find(b"\n")
-    while end >= 0:
-        offsets.append(end + 1)
-        end = text.find(b"\n", end + 1)
-    if offsets[-1] < len(text):
-        offsets.append(len(text))
+    """Where each row starts, and the end of the text; a blank line is no row, and joins the one above."""
+    offsets, start = array("Q"), 0
+    while start < len(text):
+        end = text.find(b"\n", start) + 1 or len(text)
+        if text[start] not in _SPACES or text[start:end].strip():
+            offsets.append(start)
+        start = end
+    offsets.append(len(text))
     return offsets
 
 

@@ -73,7 +73,9 @@ def repeats(
     whole image: then the answer with fewer facts is the area's own. `question` gives the row at a position.
     """
     rules: dict[str, np.ndarray] = {rule: np.zeros(len(ok), bool) for rule in (REPEAT, WHOLE_IMAGE)}
-    for first, later in _repeated(columns.id, ok):
+    for together in _repeated(columns.id, ok):
+        # Of copies in two splits, the most held-out one counts: a rule about patients may take the others away.
+        first, *later = sorted(together, key=lambda at: (-columns.split[at], at))
         row = question(first)
         kept, known = first, facts(row["type"], row["short_answer"])
         for this in later:
@@ -100,14 +102,14 @@ def about_an_area(row: dict) -> bool:
     return row["type"] == "difference" and asked != TEMPLATES["difference"][0]
 
 
-def _repeated(ids: np.ndarray, ok: np.ndarray) -> list[tuple[int, list[int]]]:
-    """(first position, later positions) of each id that occurs more than once among the `ok` rows, in order."""
+def _repeated(ids: np.ndarray, ok: np.ndarray) -> list[list[int]]:
+    """The positions of each id that occurs more than once among the `ok` rows, in order."""
     ordered = np.sort(ids[ok])
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     groups: dict[int, list[int]] = {}
     for at in np.flatnonzero(ok & np.isin(ids, twice)).tolist() if len(twice) else ():
         groups.setdefault(int(ids[at]), []).append(at)
-    return [(first, later) for first, *later in groups.values()]
+    return list(groups.values())
 
 
 def patients(columns: Columns, ok: np.ndarray) -> tuple[dict[int, int], list[int]]:

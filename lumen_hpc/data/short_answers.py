@@ -39,20 +39,23 @@ _NOTATION = frozenset(
 _ABSENCE = re.compile(r"(?:no|not|without|absence of) .*|nothing|normal|absent|resolved", re.IGNORECASE)
 """Words that deny a finding, where its name or its level is expected."""
 _REFUSAL = re.compile(
-    r"(?:no|not|none|yes|i|i'm|sorry,?|cannot|can't|could|unable|see|as an?) .*|maybe|y(?:es)?/no?|\w"
-    r"|same|(?:same as|as|all of the|none of the|any of the) above"
+    r"(?:no|not|none|yes|i|i'm|sorry,?|cannot|can't|could|unable|see|as an?) .*|maybe|sorry|y(?:es)?/no?|\w"
+    r"|same|(?:same as|as|all of the|none of the|any of the) above|(?:no|some|any|else)where|here|there"
+    r"|(?:level|type|location|place|finding|class|label|category|grade|option|choice)(?: \w?\d*)?|\d+e[+-]?\d+"
+    r"|.* (?:not|never) .*|.*\bthe (?:reference|main) image\b.*"
     r"|.*(?:\bl?xxx\b|%s|%[0-9a-f]{2}|\. |\.\.|\b(?:nan|null|na na|etc)\b).*",
     re.IGNORECASE,
 )
-"""A refusal, a word about the record or another row, one letter, the blank of a template, escapes of a link, a missing
-value among words, or several sentences, in a name's place."""
+"""A refusal, a word about the record or another row, one letter, the kind of word that is asked for, a number, a
+denial, a template's blank, escapes of a link, a missing value among words, or several sentences, in a name's place."""
 _NO_QUESTION = re.compile(
-    r"[\[\]{}<>|=\\`_#@~^$*;\ufffd]|%[0-9a-f]{2}|\b(?:l?xxx|nan|null|n/a)\b|\bthe none\b"
+    r"[\[\]{}<>|=\\`_#@~^$*;\ufffd]|%(?:s|[0-9a-f]{2})|\b(?:l?xxx|nan|null|n/a)\b|\b(?:the|of|there) none\b"
+    r"|^unnamed:"
     r"|\b(?:there|of|the) (?:in th|located\b|area\?|bilateral\?|\?)",
     re.IGNORECASE,
 )
 """Notation, escapes, a missing value, or an empty blank in a question."""
-_CUT = re.compile(r"and\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
+_CUT = re.compile(r"(?:and|or|to|than)\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
 """A name that is cut off at either end."""
 
 

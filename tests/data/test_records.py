@@ -67,6 +67,16 @@ def test_a_last_line_without_newline_counts(tmp_path):
     assert [row["a"] for row in Records(tmp_path / "rows.jsonl")] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "text", [b'{"a":1}\n{"a":2}\n\n', b'\n{"a":1}\n \t\r\n\n {"a":2}\r\n  \n', b'{"a":1}\n\n{"a":2}']
+)
+def test_blank_lines_are_no_rows(tmp_path, text):
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    records = Records(tmp_path / "rows.jsonl")
+    assert len(records) == 2
+    assert list(read_jsonl(tmp_path / "rows.jsonl")) == [records[0], records[-1]] == [{"a": 1}, {"a": 2}]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b'{"a":1}\r\n{"a":2}\r\n')

@@ -49,6 +49,16 @@ def test_a_repeat_with_equal_facts_is_one_question_and_counted(dataset):
     assert "2 of 3 difference questions repeat" in release_lines(counts["release"])[0]
 
 
+@pytest.mark.parametrize(("overlap", "left_out"), [("drop", 7), ("allow", 1)])
+def test_of_a_question_in_two_splits_the_held_out_one_stays(dataset, overlap, left_out):
+    dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)
+    dataset.tables[QUESTIONS].append([*dataset.tables[QUESTIONS][-1][:-1], "test"])
+    counts = dataset.write().run(patient_overlap=overlap, **ALL)
+    assert counts["splits"]["test"]["difference"]["ours"] == 1 and accounted(counts)
+    assert counts["left_out"]["repeat of a question"] == 1
+    assert not any(row["split"] == "train" for row in rows(dataset.out, "questions") if row["ref_study_id"])
+
+
 def test_a_contradiction_is_a_bad_row(dataset):
     dataset.ask(50000012, 50000011, "difference", CHANGED, BOTH)
     dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)

@@ -34,6 +34,9 @@ NO_ANSWER = (
     # Signs around a name
     "edema (", "edema)", "(edema", "edema :", "edema -", "-edema", "edema/", "a) edema", "IMPRESSION: edema",
     "A: edema", "http://a.b/c", "/data/edema", "\N{LEFT DOUBLE QUOTATION MARK}edema\N{RIGHT DOUBLE QUOTATION MARK}",
+    # Another word than the one asked for
+    "sorry", "1e9", "class 3", "label", "level 2", "type", "location", "nowhere", "here", "edema not seen",
+    "edema is never seen", "edema than the reference image of nodule", "to moderate", "or edema",
     # Other characters than those that it shows
     "pleural%20effusion", "effusi\u00c3\u00b3n", "patient\u00e2\u20ac\u2122s line", "\N{LATIN SMALL LIGATURE FI}brosis",
     "\uff45\uff44\uff45\uff4d\uff41", "e\N{COMBINING ACUTE ACCENT}dema", "edema\N{TRADE MARK SIGN}",
@@ -100,6 +103,7 @@ def test_an_answer_of_its_type_is_taken(type, answer):
         "is there evidence of  in this image?", "where is the  located?", "what has changed in the  area?",
         "is the  bilateral?", "what level is the ?", "<image> is there edema?", "is there edema?<|im_end|>",
         "is there pleural%20effusion?", "is there ___ in this image?", "is there effusi\u00c3\u00b3n?",
+        "is there evidence of None in this image?", "what type is the None?", "is there %s?", "Unnamed: 4",
         "is there \N{LATIN SMALL LIGATURE FI}brosis?", "is there edema?\\n", "is there\x0bedema?",
     ],
 )  # fmt: skip
