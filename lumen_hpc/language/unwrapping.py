@@ -30,17 +30,29 @@ _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL 
 _CONTROL = re.compile(r"<\|[^<>]*\|>")
 _BLOCK = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
-_FENCE = re.compile(r"```\w*")
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_FENCE = re.compile(r"```(?:\w*(?=\n))?")
+_BOXED = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|mathrm|emph)\{([^{}]*)\}")
+_MATHS = re.compile(r"\$+|\\[()\[\]]|\\(?:begin|end)\{\w+\}")
+"""Where a formula, or a list in LaTeX, begins and ends."""
+_ITEM = re.compile(r"\\item\b\s*|\\\\")
+_OPTION = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re.IGNORECASE)
+"""The letter before a choice: `(A) Yes`."""
+_SORT = "(?:(?:the|my|final|short|correct|right|best) )*"
 _LABEL = re.compile(
-    r"\s*(?:(?:(?:the |final |short )?(?:answer|response|output|result)|assistant|a) *[:\n]|(?:the )?answer is\b:?"
-    r"|i(?:'d| would) say\b|(?:sure|certainly|of course|okay|ok)[!,.]|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
+    rf"\s*(?:(?:{_SORT}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
+    rf"|{_SORT}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer)\b:?"
+    r"|(?:sure|certainly|of course|okay|ok)[!,.]|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
     re.IGNORECASE,
 )
+_FINAL = re.compile(
+    r".*(?:\bfinal answer|\?\W*(?:short )?answer)\W*?(?: is)?\s*(?:[:\n]|- )\s*", re.IGNORECASE | re.DOTALL
+)
+"""What comes before the answer: reasoning without tags, or the question again."""
 _RULE = re.compile(r"[\s|:+=_*-]*")
 _ARROW = re.compile(r" ?(?:[-=]+>|[\N{RIGHTWARDS ARROW}\N{RIGHTWARDS DOUBLE ARROW}\N{LONG RIGHTWARDS ARROW}]) ?")
 _BULLET = re.compile(r"(?:[-*+\N{BULLET}\N{EN DASH}]|\d+[.)])\s")
 _CHECK = re.compile(r"^((?:[-*+]\s)?)(?:\[[ xX]?\]|[\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{BALLOT BOX WITH CHECK}])\s*")
+_TICKED, _UNTICKED = re.compile(r"\s*(?:[-*+]\s)?\[[xX]\]"), re.compile(r"\s*(?:[-*+]\s)?\[ ?\]")
 _BOOLEANS = {"true": "yes", "false": "no"}
 _SAY = (
     "say|tell|determine|know|assess|judge|evaluate|comment|decide|confirm|exclude|rule out|compare|conclude"
@@ -88,16 +100,22 @@ _NARROW = 25
 """Characters of the longest line of a text that was broken by width."""
 _NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
 """Keys of an object that says something of one finding."""
-_ANSWERS = ("answer", "response", "output", "result", "text")
-"""Keys of an object whose value is the answer."""
+_ANSWERS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
+"""Keys of an object whose value is the answer; the last three are a chat server's."""
+
+
+def without_thought(text: str) -> str:
+    """The text without reasoning in tags; what follows a tag that nothing closes is reasoning that was cut off."""
+    return _THOUGHT.sub(" ", text).strip() if "<" in text else text
 
 
 @lru_cache(maxsize=1 << 14)
 def unwrapped(text: str) -> str:
     """The answer's own words; the text itself where it is one plain line."""
     text = text if _PLAIN.fullmatch(text) else _unmarked(text[:LONGEST])
-    while label := _LABEL.match(text):
-        text = text[label.end() :]
+    for before in (_FINAL, _LABEL, _LABEL, _OPTION):
+        if (found := before.match(text)) and text[found.end() :].strip():
+            text = text[found.end() :]
     text = text[1:-1] if text[:1] == "'" == text[-1:] else text
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
@@ -108,11 +126,23 @@ def _unmarked(text: str) -> str:
     text = _FENCE.sub("\n", _CONTROL.sub(" ", _THOUGHT.sub(" ", text))).strip()
     if (value := _value(text)) is not None:
         text = ".\n".join(_said(value))
-    text = html.unescape(_TAG.sub(" ", _BLOCK.sub("\n", _BOXED.sub(r"\1", text)))).translate(_SIGNS)
+    if "\\" in text or "$" in text:
+        text = _without_latex(text)
+    text = html.unescape(_TAG.sub(" ", _BLOCK.sub("\n", text))).translate(_SIGNS)
     if "\n" not in text:
         text = text.replace("\\n", "\n").replace("\\t", "\n")
-    text = "\n".join(line for line in map(_line, text.splitlines()) if not line.startswith("#"))
+    lines = text.splitlines()
+    if any(map(_TICKED.match, lines)):
+        lines = [line for line in lines if not _UNTICKED.match(line)]
+    text = "\n".join(line for line in map(_line, lines) if not line.startswith("#"))
     return "\n".join(_joined(_ABOVE_A_LIST.sub(_listed, text).split("\n"))).strip()
+
+
+def _without_latex(text: str) -> str:
+    """The text without LaTeX's boxes, formulas and lists."""
+    for _ in range(3):  # `\\boxed{\\text{no}}` holds one in another
+        text = _BOXED.sub(r"\1", text)
+    return _ITEM.sub("\n- ", _MATHS.sub(" ", text)).replace("\\%", "%").strip()
 
 
 def _listed(found: re.Match[str]) -> str:
@@ -164,6 +194,11 @@ def _value(text: str) -> Any:
     return None
 
 
+def in_words(value: Any) -> str:
+    """What a value of JSON that stands in an answer's place says; the items of a list are a list of names."""
+    return ", ".join(_said(value))
+
+
 def _said(value: Any) -> Iterator[str]:
     """What a value of JSON says, in words: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
     if isinstance(value, dict):
@@ -177,10 +212,13 @@ def _said(value: Any) -> Iterator[str]:
             rest = " ".join(str(each) for key, each in named.items() if key not in ("from", "to"))
             yield f"{rest} has changed from {named['from']} to {named['to']}"
             return
+        if answers := [named[key] for key in _ANSWERS if named.get(key) is not None]:
+            yield from _said(answers[0])  # not its explanation
+            return
         for key, each in named.items():
             words = list(_said(each))
             parts = each if isinstance(each, list) else [each]
-            if key in _ANSWERS or any(isinstance(part, dict | list) for part in parts):
+            if any(isinstance(part, dict | list) for part in parts):
                 yield from words
             elif words:
                 yield f"{key}: {', '.join(words)}"

@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def references(rows: Iterable[dict]) -> Iterator[dict]:
     """Question rows; an instruction record's (`instruct/lumen-test.jsonl`) is its `meta`."""
-    return (row.get("meta", row) if isinstance(row, dict) else row for row in rows)
+    for row in rows:
+        meta = row.get("meta")
+        yield meta if isinstance(meta, dict) and "question_id" in meta else row
 
 
 def files(path: Path) -> list[Path]:

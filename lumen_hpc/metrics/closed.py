@@ -12,6 +12,7 @@ from functools import lru_cache
 from lumen_hpc.data.diff_vqa import parse_question
 from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
+from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import read
 from lumen_hpc.language.unwrapping import unwrapped
 from lumen_hpc.language.words import knows
@@ -23,8 +24,21 @@ _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
 
-_KNOWN = ("present", "same", "absent")
-"""What is said of a finding where it answers: residual edema is there."""
+_KNOWN = ("present", "same", "absent", "gone")
+"""What is said of a finding where it answers: residual edema is there, resolved edema is not."""
+_YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
+_NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
+"""Words that alone are an answer."""
+_WHOLE = (
+    ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|film|exam))*"),
+    ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
+    ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|film|exam))*"),
+    ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
+    ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
+)
+"""(word of the template, reply, whole answer): answers that name nothing of the question."""
+_CONCLUDED = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|no)\W*(?=$|[,.;:!\n])", re.IGNORECASE)
+"""Yes or no at either end of a sentence: `Based on the image, yes.`"""
 
 
 def first_yes_no(answer: str) -> str | None:
@@ -59,6 +73,11 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
     finding = named(parsed.finding) if parsed.finding else None
     answer = unwrapped(answer)
+    if (word := answer.strip(" .!").lower()) in _YES | _NO:
+        return "yes" if word in _YES else "no"
+    for asked, reply, said in _WHOLE:
+        if asked in parsed.template and re.fullmatch(said, word):
+            return reply
     facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
     if facts.lead and _both(answer):
         return None
@@ -72,7 +91,25 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         claims = [there == (view == asked) for view, there in facts.views.items() if there or view == asked]
     else:
         states = facts.findings.values() if finding is None else [facts.findings.get(finding)]
-        claims = [state.status != "absent" for state in states if state and state.status in _KNOWN]
-    if not claims:
-        return facts.lead or None
-    return "yes" if any(claims) else "no"
+        known = [state for state in states if state and state.status in _KNOWN]
+        replies = (_claim(parsed.template, parsed.location, state) for state in known)
+        claims = [claim for claim in replies if claim is not None]
+    if claims:
+        return "yes" if any(claims) else "no"
+    concluded = {found.lower() for ends in _CONCLUDED.findall(answer) for found in ends if found}
+    nothing_else = not facts.findings and not facts.views and len(concluded) == 1
+    return facts.lead or (concluded.pop() if nothing_else else None)
+
+
+def _claim(template: str, location: str | None, state: State) -> bool | None:
+    """Whether what is said of the finding affirms the question; None where it says another thing of it.
+
+    Of a finding that is there, sides that lie elsewhere deny: `on the left only`, asked whether it is bilateral.
+    """
+    if state.status in ("absent", "gone"):
+        return False
+    sides = {side for side, _ in state.places} - {""}
+    if "bilateral" in template:
+        return sides == {"left", "right"} if sides else None
+    asked = {"left", "right"} & set((location or "").lower().split())
+    return not (asked and sides) or asked <= sides

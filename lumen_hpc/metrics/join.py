@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_difference, parse_findings
+from lumen_hpc.data.diff_vqa import TYPES, is_closed
 from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.short_answers import answer_fault
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.unwrapping import in_words, without_thought
 
 _SHOWN = 5
 KINDS = (*TYPES, "prediction", "outcome", "timeline")
@@ -68,6 +70,8 @@ def join(
     if not by_id:
         raise UserError("the references hold no question")
     given: dict[str, dict[str, str]] = {model: {} for model in models}
+    silent, id = True, ""
+    row: dict = {}
     for id, row in _with_ids(answers, "answer", problems):
         model = str(row.get("model") or "model")
         if row.get("control"):
@@ -78,10 +82,13 @@ def join(
             problems.add(f"doubled answers of {model} (the first is kept)", id)
         else:
             given[model][id] = strip(_answer(row, id, model, problems))
+            silent = silent and "answer" not in row
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(by_id)} questions; "
                         "are the files of one run, and is `question_id` the same in both?")  # fmt: skip
+    if silent:
+        raise UserError(f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}")
     common = [id for id in by_id if all(id in texts for texts in given.values())]
     for model, texts in given.items():
         for id in by_id:
@@ -102,7 +109,7 @@ def _with_ids(rows: Iterable[dict], what: str, problems: Problems) -> Iterator[t
             nameless = row
         else:
             named += 1
-            yield str(row["question_id"]), row
+            yield str(row["question_id"]).strip(), row
     if nameless is not None and not named:
         raise UserError(f"no {what} has a 'question_id'; fields of the last are {', '.join(nameless) or 'none'}")
 
@@ -114,47 +121,52 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
         if id in questions:
             problems.add("doubled questions (the first is kept)", id)
             continue
-        short = _field(row, "short_answer", f"question {id}")
-        closed = row.get("closed")
-        closed = is_closed(short) if closed is None else bool(closed)
+        texts = {name: _text(row, name, id, problems) for name in ("type", "short_answer", "question", "long_answer")}
+        if missing := [name for name in ("type", "short_answer") if row.get(name) is None]:
+            raise UserError(f"question {id} has no {missing[0]!r}; its fields are {', '.join(row)}")
+        short, kind = texts["short_answer"], texts["type"].strip().lower()
+        noted = row.get("closed")
+        closed = noted if isinstance(noted, bool) else is_closed(short)
         if closed and not is_closed(short):
             problems.add("closed questions whose short answer is not yes or no (counted as open)", id)
             closed = False
-        if not row.get("long_answer"):
+        if not texts["long_answer"]:
             problems.add("questions without a long answer (no long BLEU-4 and ROUGE-L)", id)
-        kind = _field(row, "type", f"question {id}").strip().lower()
         if kind not in KINDS:
             problems.add(f"questions of another type than {', '.join(KINDS)} (no change or finding F1)", id)
-        if not _readable(kind, closed, short):
+        if not _readable(kind, texts["question"], closed, short):
             problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
-        same = row.get("closed") is closed and row["type"] == kind
-        questions[id] = row if same else {**row, "closed": closed, "type": kind}
+        found = {**texts, "closed": closed, "type": kind}
+        questions[id] = row if found.items() <= row.items() else {**row, **found}
     return questions
 
 
-def _readable(kind: str, closed: bool, short: str) -> bool:
-    try:
-        if kind in ("difference", "prediction"):
-            parse_difference(short)
-        elif kind == "abnormality" and not closed:
-            parse_findings(short)
-    except GrammarError:
-        return False
+def _readable(kind: str, question: str, closed: bool, short: str) -> bool:
+    if kind in ("difference", "prediction") or (kind == "abnormality" and not closed):
+        return answer_fault(kind, question, short) is None
     return True
 
 
 def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
-    """The text of an answer; a list of texts is read as one, anything else as it prints, and both are counted."""
+    """The text of an answer; a value of JSON as what it says, nothing for null, without reasoning: each is counted."""
     answer = row.get("answer")
-    if answer is not None and not isinstance(answer, str):
+    if answer is None:
+        problems.add(f"answers of {model} that are null (scored as no answer)", id)
+        return ""
+    if not isinstance(answer, str):
         problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
-        if isinstance(answer, list):
-            return ", ".join(map(str, answer))
-    return _field(row, "answer", f"the answer to {id}")
+        return in_words(answer)
+    if (said := without_thought(answer)) != answer:
+        problems.add(f"answers of {model} with reasoning in tags (left out)", id)
+    return said
 
 
-def _field(row: dict, name: str, of: str) -> str:
+def _text(row: dict, name: str, id: str, problems: Problems) -> str:
+    """A text of a reference, empty where it is null; a list of texts is read as its items, and counted."""
     value = row.get(name)
-    if value is None:
-        raise UserError(f"{of} has no {name!r}; its fields are {', '.join(map(str, row)) or 'none'}")
-    return value if isinstance(value, str) else str(value)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        problems.add(f"references whose {name} is a list (read as its items)", id)
+        return ", ".join(value)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"question {id}: its {name} is of type {type(value).__name__}, not text; write it as text")
+    return value or ""

@@ -7,7 +7,7 @@ import pytest
 
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.errors import UserError
-from lumen_hpc.metrics.__main__ import main
+from lumen_hpc.metrics.__main__ import main, references, score
 from lumen_hpc.metrics.join import join
 from lumen_hpc.metrics.measures import MEASURES, Samples
 
@@ -137,9 +137,66 @@ def test_an_answer_that_is_no_text_is_read_as_its_items_and_named():
     rows = [question("a", "abnormality", "edema, nodule"), question("b", "view", "PA view"), question("c", "type", "x")]
     given = (["edema", "nodule"], {"view": "PA"}, 3)
     joined = join(rows, [{"question_id": row["question_id"], "answer": text} for row, text in zip(rows, given)])
-    assert joined.answers["model"] == ["edema, nodule", "{'view': 'PA'}", "3"]
+    assert joined.answers["model"] == ["edema, nodule", "view: PA", "3"]
     (line,) = joined.problems.lines()
     assert line == "3 answers of model that are not text (a list is read as its items): a, b, c"
+
+
+@pytest.mark.parametrize(
+    ("answer", "read", "kind"),
+    [
+        (None, "", "null (scored as no answer)"),
+        ([], "", "not text"), ([None], "", "not text"), (["edema", "nodule"], "edema, nodule", "not text"),
+        ([["edema"], ["nodule"]], "edema, nodule", "not text"), (True, "yes", "not text"), (1.5, "1.5", "not text"),
+        ([{"type": "text", "text": "Edema is seen."}], "Edema is seen.", "not text"),
+        ({"answer": "edema", "explanation": "no nodule"}, "edema", "not text"),
+        ({"findings": ["edema", "nodule"]}, "findings: edema, nodule", "not text"),
+        ({"choices": [{"message": {"role": "assistant", "content": "edema"}}]}, "edema", "not text"),
+        ("<think>A nodule? No.</think>\nEdema is seen.", "Edema is seen.", "reasoning in tags"),
+        ("<think>Perhaps a nod", "", "reasoning in tags"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_what_it_says_and_counted_where_it_is_no_plain_text(answer, read, kind):
+    joined = join([question("a", "abnormality", "edema")], [{"question_id": "a", "answer": answer}])
+    assert joined.answers["model"] == [read]
+    (line,) = joined.problems.lines()
+    assert line.startswith("1 answers of model ") and kind in line and line.endswith(": a")
+    score(joined)
+
+
+def test_an_answer_without_its_field_among_others_is_none_and_counted():
+    joined = join(QUESTIONS, [*answered("c1"), {"question_id": "c2"}])
+    assert joined.answers["model"][1] == "" and "null" in joined.problems.lines()[-2] + joined.problems.lines()[-1]
+
+
+LISTED = {"short_answer": ["edema", "nodule"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "right"),
+    [
+        ({"closed": None}, None), ({"closed": "False"}, None), ({"closed": "OPEN"}, None), ({"closed": 0}, None),
+        ({"question": None}, None), (LISTED, "whose short_answer is a list"),
+        ({"long_answer": ["edema", "nodule"]}, "whose long_answer is a list"),
+        ({"long_answer": None}, "without a long answer"), ({"short_answer": "nan"}, "outside the grammar"),
+        ({"short_answer": "['edema', 'nodule']"}, "outside the grammar"), ({"meta": None}, None), ({"meta": "x"}, None),
+        ({"meta": {"source": "x"}}, None), ({"question_id": "a "}, None),
+    ],
+)  # fmt: skip
+def test_a_reference_that_others_wrote_is_read_or_counted(fields, right):
+    row = question("a", "abnormality", "edema, nodule") | fields
+    joined = join(references([row]), [{"question_id": "a", "answer": "Edema and a nodule."}])
+    (block,) = score(joined).values()
+    assert block["finding_f1"] == (None if right and "grammar" in right else 1)
+    assert [right in line for line in joined.problems.lines()] == [True] * bool(right)
+
+
+@pytest.mark.parametrize("name", ["short_answer", "long_answer", "question", "type"])
+@pytest.mark.parametrize("value", [3, True, {"a": 1}, [1], []])
+def test_a_reference_that_is_no_text_is_refused_by_name(name, value):
+    row = question("a", "abnormality", "edema, nodule") | {name: value}
+    with pytest.raises(UserError, match=f"question a: its {name} is of type {type(value).__name__}, not text"):
+        join([row], answered("a"))
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,51 @@ def test_what_declines_names_no_finding(text):
         ("I cannot determine whether there is a pleural effusion.", None), ("Is there a pleural effusion?", None),
         ("I am unable to say if there is no effusion.", None), ("A pleural effusion cannot be excluded.", None),
         ("It is unclear if there's a pleural effusion", None), ("", None), ("unknown", None), ("Nein", None),
+        ("(A) Yes", "yes"), ("B. No", "no"), ("The correct option is (B) No.", "no"), ("My answer: yes", "yes"),
+        ("The correct answer is Yes.", "yes"), ("Answer - no", "no"), ("I would answer yes", "yes"), ("```no```", "no"),
+        ("$\\boxed{\\text{No}}$", "no"), ("\\textbf{Yes}", "yes"), ("Based on the image, yes.", "yes"),
+        ("Is there evidence of pleural effusion in this image? Answer: no", "no"), ("Nope.", "no"), ("Yeah", "yes"),
+        ("The costophrenic angles are sharp, with no edema. Final answer: Yes", "yes"), ("Y", "yes"), ("N.", "no"),
+        ("Affirmative.", "yes"), ("Negative", "no"), ("Present.", "yes"), ("Absent", "no"), ("Positive", "yes"),
+        ("- [x] Yes\n- [ ] No", "yes"), ("- [ ] Yes\n- [x] No", "no"), ("[x] Yes [ ] No", None),
+        ('{"answer": "no", "explanation": "Yes, edema is there, but no effusion."}', "no"),
+        ("The pleural effusion has resolved.", "no"), ("I have no idea", None), ("There is no pneumothorax.", None),
     ],
 )  # fmt: skip
 def test_a_closed_answer_is_read_out_of_its_wrapping(text, answer):
     assert stated("presence", "is there evidence of pleural effusion in this image?", text) == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "text", "answer"),
+    [
+        ("presence", "is the pleural effusion bilateral?", "The effusion is on the left only.", "no"),
+        ("presence", "is the pleural effusion bilateral?", "There is an effusion on both sides.", "yes"),
+        ("presence", "is the pleural effusion bilateral?", "There is a pleural effusion.", None),
+        ("presence", "is the pleural effusion bilateral?", "Both sides.", "yes"),
+        ("presence", "is the pleural effusion bilateral?", "Left side only", "no"),
+        ("presence", "is there edema in the left lung?", "There is edema in the right lung.", "no"),
+        ("presence", "is there edema in the left lung?", "There is edema in both lungs.", "yes"),
+        ("presence", "is there edema in the left lung?", "There is edema.", "yes"),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "Normal chest radiograph.", "no"),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "Unremarkable.", "no"),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "Abnormal study", "yes"),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "No acute disease.", "no"),
+    ],
+)
+def test_a_closed_answer_is_about_the_side_and_the_whole_that_was_asked(kind, question, text, answer):
+    assert stated(kind, question, text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\begin{itemize}\\item Edema \\item Pneumonia \\item Atelectasis\\end{itemize}",
+        "\\textbf{Edema}, \\textit{pneumonia}, $\\text{atelectasis}$", "Edema \\\\ Pneumonia \\\\ Atelectasis",
+    ],
+)  # fmt: skip
+def test_a_list_is_read_out_of_latex(text):
+    assert READER.findings(text) == LISTED
 
 
 WRAPPINGS = {
