@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import tempfile
 from collections.abc import Sequence
@@ -83,6 +84,14 @@ class Tokenizer:
             raise UserError(
                 f"the tokenizer in llm/ gives {given[:80]!r} for {_PROBE!r}: its vocabulary, normalizer or decoder is "
                 "not that of an NVILA"
+            )
+        tokens = self.backend.get_added_tokens_decoder().values()
+        if words := [
+            token.content for token in tokens if token.special and not re.search(r"[^\w\s,.;:]", token.content)
+        ]:
+            raise UserError(
+                f"the tokenizer in llm/ marks {words[0]!r} as a special token: every answer would lose it; unmark it "
+                "in tokenizer.json"
             )
 
     @property

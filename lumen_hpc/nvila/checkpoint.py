@@ -258,7 +258,10 @@ def _check_marker(folder: Path) -> None:
         raise UserError(f"{folder} is an unfinished save; use a folder without .partial")
     if not (folder / COMPLETE).is_file():
         return
-    for name, size in read_json(folder / COMPLETE)["files"].items():
+    sizes = read_json(folder / COMPLETE).get("files")
+    if not isinstance(sizes, dict):
+        raise UserError(f"{folder / COMPLETE} lists no files: copy the checkpoint again")
+    for name, size in sizes.items():
         file = folder / name
         if not file.is_file():
             raise UserError(f"{file} is missing, though {COMPLETE} names it: copy the checkpoint again")

@@ -170,7 +170,8 @@ class NVILAConfig:
             raise UserError(f"min_tiles={fewest} with max_tiles={most} in config.json: no picture has such a grid")
         raw = self.root.get("s2_scales")
         try:
-            readable = min(self.scales) > 0
+            readable = min(self.scales) > 0 and (isinstance(raw, str | None) or all(map(_whole, raw)))
+            readable = readable and len(set(self.scales)) == len(self.scales)
         except (ValueError, TypeError):
             readable = False
         if not readable:

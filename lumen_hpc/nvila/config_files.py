@@ -26,6 +26,8 @@ def read_config(folder: str | Path) -> NVILAConfig:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}: give the folder that holds config.json and llm/")
+    if not (folder / "config.json").exists() and (found := sorted(folder.glob("snapshots/*/config.json"))):
+        raise UserError(f"{folder} is a folder of the hub's cache: give the snapshot in it, {found[0].parent}")
     _require_own_files(folder)
     require_self_contained(folder)
     root = read_json(folder / "config.json")
@@ -66,6 +68,9 @@ def _require_own_files(folder: Path) -> None:
 
 
 def _travels(path: Path) -> bool:
+    """True for a small file of the model; a copy's shadow (`._config.json`) and a trainer's state are none."""
+    if path.name.startswith(".") or path.name == "trainer_state.json":
+        return False
     return path.suffix in (".json", ".txt", ".jinja", ".model") and not path.name.endswith(".index.json")
 
 

@@ -56,6 +56,10 @@ class Output:
     """bool [rows, length], False for padding."""
 
 
+_OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
+"""What the parts return, whatever their config.json asks for: some were saved after a look inside."""
+
+
 class NVILA(nn.Module):
     """The model with its tokenizer and preprocessing. `load` and `tiny` make one."""
 
@@ -72,9 +76,9 @@ class NVILA(nn.Module):
         self.group = Alone()
         """How processes divide a batch: `embed` divides tiles and joins their features, on each process for all places.
         Who calls `decode` divides the positions."""
-        vision = SiglipVisionConfig(**config.vision_tower | {"vision_use_head": False})
+        vision = SiglipVisionConfig(**config.vision_tower | _OUTPUTS | {"vision_use_head": False})
         vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
-        llm = Qwen2Config(**config.llm)
+        llm = Qwen2Config(**config.llm | _OUTPUTS)
         llm._attn_implementation = attention.NAME
         self.vision_tower = SiglipVisionModel(vision)
         self.mm_projector = Projector(config)

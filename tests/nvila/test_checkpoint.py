@@ -1,5 +1,6 @@
 import gc
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import checkpoint
+from lumen_hpc.nvila.generate import generate
 from lumen_hpc.nvila.tiny import make_tiny
 
 TEXTS = ["What has changed? Nothing has changed. The heart size is normal."]
@@ -257,7 +259,11 @@ def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
         ("llm/config.json", {"rope_theta": float("nan")}, r"llm/config.json cannot be read as json: NaN is no number"),
         ("llm/config.json", {"model_max_length": -5}, "model_max_length=-5 in llm/config.json"),
         ("llm/config.json", {"model_max_length": 1e30}, r"model_max_length=1e\+30 in llm/config.json"),
-        ("llm/adapter_config.json", {"r": 8}, "llm holds an adapter, which names its base; give the merged model"),
+        (
+            "llm/adapter_config.json",
+            {"r": 8},
+            r"llm holds an adapter \(adapter_config.json\), which belongs to a base; give the merged",
+        ),
         ("llm/model.safetensors.index.json", {"weight_map": ["a"]}, "its weight_map does not give"),
         ("llm/model.safetensors.index.json", {"weight_map": {"lm_head.weight": 3}}, "its weight_map does not give"),
     ],
@@ -276,10 +282,71 @@ def test_scales_that_no_tiles_can_show_are_named_at_load(tmp_path):
         ({"max_tiles": 8}, "max_tiles=8 in config.json: the finest of s2_scales has at least 9 tiles"),
         ({"max_tiles": 12, "s2_resize_output_to_scale_idx": 7}, "there are 3 scales"),
         ({"s2_resize_output_to_scale_idx": -4}, "there are 3 scales"),
+        ({"s2_resize_output_to_scale_idx": 0, "s2_scales": [32.5, 64, 96]}, r"s2_scales=\[32.5, 64, 96\] in config.json"),
+        ({"s2_scales": "32,32,64"}, 's2_scales="32,32,64" in config.json'),
     ):
         _change(folder / "config.json", **values)
         with pytest.raises(UserError, match=message):
             nvila.load(folder)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"llm/._config.json": b"\0\5\x16\7", "._config.json": b"\0"}, {"llm/trainer_state.json": b'{"loss": NaN}'},
+        {"llm/.DS_Store": b"\0"},
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_part_of_the_model_is_left_alone(saved, tmp_path, files):
+    for name, content in files.items():
+        (saved / name).write_bytes(content)
+    again = nvila.save(nvila.load(saved), tmp_path / "again")
+    assert not any((again / name).exists() for name in files)
+
+
+@pytest.mark.parametrize(
+    "name", ["llm/adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json"]
+)
+def test_an_adapter_without_its_base_is_refused(saved, name):
+    (saved / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"holds an adapter .{Path(name).name}., .* give the merged model"):
+        nvila.load(saved)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"files": null}', '{"files": []}', "[]"])
+def test_a_marker_that_lists_no_files_is_named(saved, content):
+    (saved / "complete.json").write_text(content)
+    with pytest.raises(UserError, match=r"complete\.json"):
+        nvila.load(saved)
+
+
+def test_what_the_parts_were_told_to_return_changes_nothing(saved, records):
+    plain = nvila.load(saved)
+    for part in ("llm", "vision_tower"):
+        _change(saved / part / "config.json", return_dict=False, output_hidden_states=True, output_attentions=True)
+    again = nvila.load(saved)
+    samples = plain.preprocess(records, generation=True).samples
+    ours, theirs = (generate(model, samples, max_new_tokens=4) for model in (plain, again))
+    assert [answer.ids for answer in ours] == [answer.ids for answer in theirs]
+
+
+@pytest.mark.parametrize("word", ["the", "nodule", "pleural effusion"])
+def test_a_word_that_is_marked_special_is_named(saved, word):
+    tokens = json.loads((saved / "llm" / "tokenizer.json").read_text())["added_tokens"]
+    more = {"id": max(token["id"] for token in tokens) + 1, "content": word, "special": True, "normalized": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    _change(saved / "llm" / "tokenizer.json", added_tokens=[*tokens, more | flags])
+    with pytest.raises(UserError, match=f"marks '{re.escape(word)}' as a special token: every answer would lose it"):
+        nvila.load(saved)
+
+
+def test_a_folder_of_the_hubs_cache_names_its_snapshot(saved, tmp_path):
+    snapshot = tmp_path / "models--A--B" / "snapshots" / "1f2e"
+    snapshot.parent.mkdir(parents=True)
+    saved.rename(snapshot)
+    with pytest.raises(UserError, match=r"a folder of the hub's cache: give the snapshot in it, .*/snapshots/1f2e"):
+        nvila.load(tmp_path / "models--A--B")
+    nvila.load(snapshot)
 
 
 def test_stored_dropout_of_a_tokenizer_makes_no_text_two_texts(saved, records):
