@@ -107,6 +107,7 @@ def inputs(task: Task) -> Any:
         for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
+    counts = read_json(prepared / "counts.json", {})
     return Inputs(
         records=read_jsonl(run.path("instruct") / "lumen-test.jsonl"),
         answers={model: run.rows("predict", model) for model in models},
@@ -114,7 +115,7 @@ def inputs(task: Task) -> Any:
         scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},
         studies=read_jsonl(prepared / "studies.jsonl"),
         rewrites=run.rows("rewrite"),
-        counts=read_json(prepared / "counts.json", {}),
+        counts=counts,
         training={
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
@@ -124,7 +125,7 @@ def inputs(task: Task) -> Any:
         findings=read_findings(entities) if known else {},
         training_meta=_training_meta(run),
         experts={str(row["study_id"]): row for row in run.rows("experts")},
-        identity=identify(settings),
+        identity=identify(settings, counts),
         exposure=exposure(settings),
         truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
         settings=_changed(settings, run.restricted),

@@ -32,6 +32,14 @@ def locate(name: str, cache: str | Path) -> Path:
     return Path(cache).expanduser() / name.rsplit("/", 1)[-1]
 
 
+def own_name(name: str) -> str:
+    """A model's own name: the last part of a path or hub name; a snapshot in the hub's cache has its repository's."""
+    *before, last = name.rstrip("/").split("/")
+    if before[-1:] == ["snapshots"] and before[-2:-1] and before[-2].startswith("models--"):
+        return before[-2].rpartition("--")[2]
+    return last
+
+
 def locate_experts(folder: str, cache: str | Path) -> Path:
     """TorchXRayVision's weights: the folder of `experts.weights`, or `<cache>/torchxrayvision` where that is empty."""
     return Path(folder or Path(cache) / "torchxrayvision").expanduser()
@@ -76,6 +84,9 @@ def verify(folder: Path, cache: str | Path) -> Path:
     return folder
 
 
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
+
+
 def require_self_contained(folder: Path) -> None:
     """Raises UserError for a model's folder whose files lead to other weights, or to code on the hub.
 
@@ -83,8 +94,8 @@ def require_self_contained(folder: Path) -> None:
     model that a speculator's config.json names.
     """
     for part in (folder, folder / "llm"):
-        if (part / "adapter_config.json").exists():
-            raise UserError(f"{part} holds an adapter, which names its base; give the merged model")
+        if found := next((name for name in _ADAPTERS if (part / name).exists()), ""):
+            raise UserError(f"{part} holds an adapter ({found}), which belongs to a base; give the merged model")
     try:
         config = json.loads(read_bytes(folder / "config.json"))
     except (OSError, ValueError, RecursionError):  # whoever loads the folder says so

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lumen_hpc.config.schema import PARTS, EngineSettings, Settings
+from lumen_hpc.data.counts import MIMIC_CXR
 from lumen_hpc.models import MODELS
+from lumen_hpc.weights import own_name
 
 COMPOSED = "+rule"
 """Suffix of a composed baseline: `ft+rule` compares FT's answers about each image by rule."""
@@ -21,6 +24,8 @@ class Identity:
 
     data: str = "phantom"
     """`phantom` or `mimic`."""
+    studies: int = MIMIC_CXR["studies"]
+    """Studies of the data's metadata."""
     base: str = "tiny"
     """`train.base`."""
     judge: str = "grammar"
@@ -32,8 +37,13 @@ class Identity:
 
     @property
     def mimic(self) -> bool:
-        """True where the published numbers are about the same dataset."""
+        """True for data in MIMIC-CXR's layout, not generated here."""
         return self.data == "mimic"
+
+    @property
+    def comparable(self) -> bool:
+        """True where the published numbers are about the same dataset: all of MIMIC-CXR, or most of it."""
+        return self.mimic and 2 * self.studies >= MIMIC_CXR["studies"]
 
     def label(self, model: str) -> str:
         """A model's own name: the paper's only for a model fine-tuned from the paper's base."""
@@ -42,7 +52,7 @@ class Identity:
             return f"{'FT' if base == 'ft' else self.label(base)} + rule"
         if model not in MODELS:
             return model
-        name = self.base.rstrip("/").rpartition("/")[2]
+        name = own_name(self.base)
         if name == OFFICIAL_BASE:
             return MODELS[model].label
         own = "tiny NVILA" if name == "tiny" else name
@@ -64,6 +74,9 @@ class Identity:
         if not self.mimic:
             lines.append("The data are phantoms: generated images, not radiographs. No number here says anything about "
                          "patients, and none compares with a published one.")  # fmt: skip
+        elif not self.comparable:
+            lines.append(f"The data are {self.studies:,} studies in MIMIC-CXR's layout, which has "
+                         f"{MIMIC_CXR['studies']:,}: no published number stands beside these.")  # fmt: skip
         if self.base == "tiny":
             lines.append("The models are tiny stand-ins with the architecture of NVILA, trained in minutes; no "
                          "NVILA-8B was run.")  # fmt: skip
@@ -74,10 +87,12 @@ class Identity:
         return tuple(lines)
 
 
-def identify(settings: Settings) -> Identity:
-    """The identity of a run with these `Settings`."""
+def identify(settings: Settings, counts: Mapping[str, Any] | None = None) -> Identity:
+    """The identity of a run with these `Settings`; `counts`: of its stage prepare (counts.json)."""
+    studies = (counts or {}).get("studies", {}).get("in_metadata", {}).get("ours")
     return Identity(
         data=settings.data.source,
+        studies=MIMIC_CXR["studies"] if studies is None else studies,
         base=settings.train.base,
         judge=_engine(settings.judge.engine),
         deviations=tuple(_deviations(settings)),
@@ -85,13 +100,13 @@ def identify(settings: Settings) -> Identity:
 
 
 def _engine(engine: EngineSettings) -> str:
-    return engine.kind if engine.kind == "grammar" else (engine.model or engine.endpoint).rstrip("/").rpartition("/")[2]
+    return engine.kind if engine.kind == "grammar" else own_name(engine.model) or engine.kind
 
 
 def _deviations(settings: Settings) -> Sequence[str]:
     """One sentence for each setting that departs from what the paper states (facts: sections 2.1 to 2.5)."""
     train, instruct, rewrite = settings.train, settings.instruct, settings.rewrite
-    mimic, base = settings.data.source == "mimic", train.base.rstrip("/").rpartition("/")[2]
+    mimic, base = settings.data.source == "mimic", own_name(train.base)
     frozen = [part.replace("_", " ") for part in PARTS if part not in train.tune]
     found = [
         (not mimic, "Data: generated phantoms in place of MIMIC-CXR and Medical-Diff-VQA (2.1)."),

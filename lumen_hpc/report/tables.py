@@ -82,7 +82,7 @@ def tables(results: Results) -> list[Table]:
         rows = [(model, tuple(found[name, model, *column] for column in columns)) for model in models]
         rows = [row for row in rows if any(cell.value is not None for cell in row[1])]
         result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha, results.labels(),
-                            titles(results), results.identity.mimic))  # fmt: skip
+                            titles(results), results.identity.comparable))  # fmt: skip
     return result
 
 
@@ -109,7 +109,7 @@ def notes(results: Results) -> list[str]:
         "A value of exactly 0 or 1 has the exact interval over patients (Clopper-Pearson).",
         *(f"{titles(results)[name]}: {definition}." for name, definition in DEFINITIONS.items() if name in MEASURES),
     ]
-    if results.identity.mimic:
+    if results.identity.comparable:
         lines.append(
             "Published: arXiv 2602.21142v1, table 1, on MIMIC-CXR with an undisclosed subset; its table 2 is not "
             "available here. Its judge scores are not shown beside ours: the rubric is not published, and an absolute "

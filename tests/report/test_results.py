@@ -55,6 +55,30 @@ def test_elsewhere_nothing_published_is_shown_and_no_model_has_a_name_that_is_no
     assert "The data are phantoms" in page and "Grammar rule (1–10)" in page and "Judge score" not in page
 
 
+@pytest.mark.parametrize(("studies", "shown"), [(227_835, True), (150_000, True), (32, False)])
+def test_published_numbers_stand_beside_most_of_mimic_cxr_alone(inputs, studies, shown):
+    identity = replace(MIMIC, studies=studies)
+    first, second = tables.tables(pretend.results_of(inputs, identity=identity))
+    assert first.comparable == second.comparable == shown
+    assert (
+        "published" in tables.markdown([first], tables.notes(pretend.results_of(inputs, identity=identity)))
+    ) == shown
+    assert any(f"{studies:,} studies in MIMIC-CXR's layout" in line for line in identity.banner) != shown
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("/models/NVILA-8B", "NVILA-8B-FT"),
+        ("/cache/models--Efficient-Large-Model--NVILA-8B/snapshots/0a1b2c/", "NVILA-8B-FT"),
+        ("/cache/models--A--NVILA-Lite-2B/snapshots/0a1b2c", "NVILA-Lite-2B-FT"),
+        ("/data/snapshots/mine", "mine-FT"),
+    ],
+)
+def test_a_model_in_the_hubs_cache_has_its_own_name(path, label):
+    assert replace(MIMIC, base=path).label("ft") == label
+
+
 def test_a_cell_is_the_mean_of_its_questions_with_its_n_and_test(results):
     cell = results.cell("difference", "rouge_l", "nvila", tested=True)
     where = results.where("difference")
