@@ -189,6 +189,11 @@ def _unknown_kind(path: Path, data: bytes) -> UserError:
     return UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})")
 
 
+def holds_dicom(path: str | Path) -> bool:
+    """True for a file that is a DICOM by its content, whatever its name; UserError for one that cannot be read."""
+    return is_dicom(_head(Path(path)))
+
+
 def is_dicom(data: bytes) -> bool:
     """True for a file that begins as a DICOM; `data` holds at least its first 132 bytes."""
     return data[128:132] == b"DICM"

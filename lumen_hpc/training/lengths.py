@@ -12,6 +12,7 @@ from PIL import Image
 
 from lumen_hpc.data.dicom_headers import dicom_header
 from lumen_hpc.data.image_headers import ORIENTATION
+from lumen_hpc.data.images import holds_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Preprocessor
 from lumen_hpc.nvila.chat import IMAGE, place_images, render
@@ -47,7 +48,7 @@ class Measure:
 def size_of(path: str) -> tuple[int, int]:
     """(width, height) [px] from the file's header. Raises UserError naming a file that is unreadable or misread."""
     try:
-        if path.endswith(".dcm"):
+        if holds_dicom(path):
             header, _ = dicom_header(Path(path))
             return int(header.Columns), int(header.Rows)
         with Image.open(path) as image:

@@ -43,7 +43,7 @@ PARTS = "record_index"
 """Folder of the blocks of an unfinished index."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 """Characters that no text has: controls but tab and line ends, and what stands for a byte that was lost."""
-_MISSING = frozenset({"nan", "null", "undefined", "<na>", "n/a", "[object object]"})
+_MISSING = frozenset({"nan", "nat", "null", "undefined", "<na>", "n/a", "#n/a", "#ref!", "#value!", "[object object]"})
 """How programs write that there is no text."""
 
 log = logging.getLogger(__name__)

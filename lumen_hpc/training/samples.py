@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lumen_hpc.data.fewer_images import without_images
-from lumen_hpc.data.images import grey_levels
+from lumen_hpc.data.images import grey_levels, holds_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE
@@ -45,7 +45,7 @@ class Pictures:
                 self._kept.move_to_end(path)
                 return self._kept[path]
         picture: np.ndarray | None = None
-        if path.endswith(".dcm"):
+        if holds_dicom(path):
             picture = grey_levels(path)
         elif self._limit:
             picture = _grey(path)

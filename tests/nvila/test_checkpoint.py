@@ -282,7 +282,10 @@ def test_scales_that_no_tiles_can_show_are_named_at_load(tmp_path):
         ({"max_tiles": 8}, "max_tiles=8 in config.json: the finest of s2_scales has at least 9 tiles"),
         ({"max_tiles": 12, "s2_resize_output_to_scale_idx": 7}, "there are 3 scales"),
         ({"s2_resize_output_to_scale_idx": -4}, "there are 3 scales"),
-        ({"s2_resize_output_to_scale_idx": 0, "s2_scales": [32.5, 64, 96]}, r"s2_scales=\[32.5, 64, 96\] in config.json"),
+        (
+            {"s2_resize_output_to_scale_idx": 0, "s2_scales": [32.5, 64, 96]},
+            r"s2_scales=\[32.5, 64, 96\] in config.json",
+        ),
         ({"s2_scales": "32,32,64"}, 's2_scales="32,32,64" in config.json'),
     ):
         _change(folder / "config.json", **values)

@@ -14,7 +14,7 @@ from PIL import Image
 from lumen_hpc import nvila
 from lumen_hpc.config import schema
 from lumen_hpc.config.data_schema import Phantom
-from lumen_hpc.data import phantom
+from lumen_hpc.data import images, phantom
 from lumen_hpc.data.records import Records, read_jsonl, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
@@ -256,6 +256,8 @@ FIELDS = {
     "answer nan": turn(1, "nan"),
     "answer null as text": turn(1, " Null. "),
     "answer of a script": turn(1, "[object Object]"),
+    "answer of a sheet": turn(1, "#N/A"),
+    "answer no time": turn(1, "NaT"),
     "question undefined": turn(0, "<image>\nundefined"),
     "image of a long name": lambda record: record.update(images=["a" * 5000]),
     "image a folder": lambda record: record.update(images=["."]),
@@ -304,6 +306,8 @@ REASONS = {
     "a lost letter in a question": "its question has control characters or lost ones (turn 1)",
     "answer nan": "its answer is a missing value (turn 2)",
     "answer null as text": "its answer is a missing value (turn 2)",
+    "answer of a sheet": "its answer is a missing value (turn 2)",
+    "answer no time": "its answer is a missing value (turn 2)",
     "answer of a script": "its answer is a missing value (turn 2)",
     "question undefined": "its question is a missing value (turn 1)",
     "image of a long name": "is missing",
@@ -442,6 +446,21 @@ def test_dicoms_are_counted_and_read_as_their_jpgs(dataset, tmp_path):
     batcher = Batcher(changed + dicoms, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
     jpg, dicom = (batcher.build([SharedSequence((i,), 1)]).batch.tiles.float() for i in (0, 2))
     assert (jpg - dicom).abs().mean() < 3  # the JPG was compressed
+
+
+def test_the_content_of_an_image_and_not_its_name_says_how_it_is_read(dataset, tmp_path):
+    phantom.write(tmp_path / "phantom", Phantom(patients=1, dicom_every=1, size=100), seed=0)
+    dicom, jpg = (next((tmp_path / "phantom").rglob(f"*.{ending}")) for ending in ("dcm", "jpg"))
+    for file, ending in ((dicom, ".jpg"), (dicom, ""), (jpg, ".dcm"), (jpg, ".png")):
+        named = tmp_path / f"image{ending}"
+        named.write_bytes(file.read_bytes())
+        expected = images.grey_levels(file)
+        assert lengths.size_of(str(named)) == expected.shape[::-1]
+        lengths.size_of.cache_clear()
+        for pictures in (Pictures(), Pictures(cache_gb=1)):
+            picture = pictures.open(str(named))
+            read = picture if isinstance(picture, np.ndarray) else np.array(Image.open(picture))
+            assert np.array_equal(read, expected)
 
 
 def test_kept_pictures_are_the_same_and_stay_within_their_room(dataset):
