@@ -30,9 +30,9 @@ _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
 """Words that alone are an answer."""
 _WHOLE = (
-    ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|film|exam))*"),
+    ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
     ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
-    ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|film|exam))*"),
+    ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
     ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
     ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
 )
