@@ -10,11 +10,14 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, write_json
 
 COLLECTIVE_S = 7200.0
@@ -183,6 +186,21 @@ def _rank() -> int:
     import torch.distributed as dist
 
     return dist.get_rank()
+
+
+@contextmanager
+def raised_together() -> Iterator[None]:
+    """Raises a UserError of the block on every rank, that of the first rank which has one; all ranks enter it.
+
+    Without it the others would wait, in their next collective, for the rank that failed.
+    """
+    message = ""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    if message := next((found for found in gather_json(message) if found), ""):
+        raise UserError(message)
 
 
 def on_any_rank(flag: bool) -> bool:

@@ -27,7 +27,7 @@ from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.instructions import kind
 from lumen_hpc.data.perturbations import IMAGE
 from lumen_hpc.data.records import write_jsonl
-from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
+from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank, raised_together
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.nvila import Preprocessor
@@ -165,33 +165,20 @@ def build(
     # The others look the file up once it is there: some file systems remember for a while that it was not.
     if broadcast_json(ranks.first and _kept(file, version) is not None):
         return _kept(file, version)
-    blocks = range(-(-len(records) // BLOCK))
-    broken, stopped = "", False
-    for block in blocks[ranks.rank :: ranks.world_size]:
-        if stopped := should_stop():
-            break
-        progress(f"indexes records from {block * BLOCK + 1}")
-        if _read(_part(folder, block), version) is not None:
-            continue
-        rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
-        try:
-            columns = _measured(records, rows, preprocessor, max_tokens)
-        except UserError as error:  # sent to the others, which would otherwise wait for this rank
-            broken = str(error)
-            break
-        _write(_part(folder, block), version, columns)
-    reports = gather_json((broken, stopped))
-    if broken := next((message for message, _ in reports if message), ""):
-        raise UserError(broken)
-    if any(stopped for _, stopped in reports):
+    stopped = False
+    with raised_together():
+        for block in range(ranks.rank, -(-len(records) // BLOCK), ranks.world_size):
+            if stopped := should_stop():
+                break
+            progress(f"indexes records from {block * BLOCK + 1}")
+            if _read(_part(folder, block), version) is None:
+                rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
+                _write(_part(folder, block), version, _measured(records, rows, preprocessor, max_tokens))
+    if on_any_rank(stopped):
         return None
-    if ranks.first:
-        try:
+    with raised_together():
+        if ranks.first:
             _join(folder, file, version, len(records), on_bad)
-        except UserError as error:
-            broken = str(error)
-    if broken := broadcast_json(broken):
-        raise UserError(broken)
     found = _kept(file, version)
     if found is None:
         raise UserError(f"{file} cannot be read back: is the folder shared between the nodes?")
