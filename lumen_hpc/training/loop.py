@@ -162,6 +162,38 @@ class Loop:
 
     def go(self, *, started: float, resumed: Checkpoint | None) -> bool:
         """Steps until the end, or until a rank should stop; True at the end."""
+        journal = self._opened_journal(resumed)
+        stop = False
+        began = time.perf_counter()
+        with Prefetcher(self._layouts(), self.work.batcher, workers=self.train.workers) as prefetcher:
+            for ids, micros in prefetcher:
+                waited = time.perf_counter() - began
+                metrics, stop = self._step(ids, micros)
+                self.done += 1
+                due = self._is_due()
+                # A stop does not wait for it, since the next start measures it; after the last step there is no start.
+                held_out = self._validate() if due and (not stop or self.done == self.plan.steps) else {}
+                if journal is not None:
+                    seconds = time.perf_counter() - began - self.validated
+                    timing = self._timing(seconds, waited, micros, metrics, started)
+                    self._record(journal, ids, metrics | held_out, timing)
+                if stop or due:
+                    self.progress(f"saves after step {self.done}")
+                    self._save(journal)
+                if stop:
+                    break
+                began = time.perf_counter()
+        self.checkpoints.finish()
+        if journal is not None:
+            journal.close()
+        dist.barrier()
+        return self.done == self.plan.steps
+
+    def _opened_journal(self, resumed: Checkpoint | None) -> Journal | None:
+        """Rank 0's journal, cut to the steps done; None elsewhere.
+
+        Every rank calls it. It makes up for a validation loss that a stop left out, and reads the recent losses.
+        """
         journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
         if journal is not None and (resumed is not None or journal.lost_steps):
             journal.restarted(
@@ -177,37 +209,15 @@ class Loop:
                 journal.amend(held_out)
         recent = losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None
         self.recent.extend(broadcast_json(recent) or [])
-        stop = False
-        began = time.perf_counter()
-        with Prefetcher(self._layouts(), self.work.batcher, workers=self.train.workers) as prefetcher:
-            for ids, micros in prefetcher:
-                waited = time.perf_counter() - began
-                metrics, stop = self._step(ids, micros)
-                self.done += 1
-                due = self._is_due()
-                # A stop does not wait for it, since the next start measures it; after the last step there is no start.
-                held_out = self._validate() if due and (not stop or self.done == self.plan.steps) else {}
-                if journal is not None:
-                    timing = self._timing(
-                        time.perf_counter() - began - self.validated, waited, micros, metrics, started
-                    )
-                    metrics |= held_out
-                    self._report(metrics, timing)
-                    try:
-                        journal.step(self.done, self.work.index.ids[ids].tolist(), metrics, timing)
-                    except OSError as error:
-                        raise unwritable(self.work.out / FOLDER, error) from error
-                if stop or due:
-                    self.progress(f"saves after step {self.done}")
-                    self._save(journal)
-                if stop:
-                    break
-                began = time.perf_counter()
-        self.checkpoints.finish()
-        if journal is not None:
-            journal.close()
-        dist.barrier()
-        return self.done == self.plan.steps
+        return journal
+
+    def _record(self, journal: Journal, ids: list[int], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Rank 0: a step in the log and in the journal."""
+        self._report(metrics, timing)
+        try:
+            journal.step(self.done, self.work.index.ids[ids].tolist(), metrics, timing)
+        except OSError as error:
+            raise unwritable(self.work.out / FOLDER, error) from error
 
     def _is_due(self) -> bool:
         """Whether a checkpoint, and a validation loss, belong to the step that was done last."""
