@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 
 from lumen_hpc.data.diff_vqa import parse_question
+from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.findings import State
@@ -108,7 +109,7 @@ def _claim(template: str, location: str | None, state: State) -> bool | None:
     """
     if state.status in ("absent", "gone"):
         return False
-    sides = {side for side, _ in state.places} - {""}
+    sides = {name for place in state.places for name in place} & SIDES
     if "bilateral" in template:
         return sides == {"left", "right"} if sides else None
     asked = {"left", "right"} & set((location or "").lower().split())
