@@ -63,7 +63,8 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                     if fresh.packs:
                         console.print(f"{place}: {item.step.stage.about}")
                         bars.start_task(tasks[item.step.name])
-                        running.append(_start(request, pipeline, run, fresh, 0))
+                        with submit.uninterrupted():
+                            running.append(_start(request, pipeline, run, fresh, 0))
                     else:
                         console.print(f"{place}: already done")
                         bars.update(tasks[item.step.name], completed=item.shards)
@@ -71,10 +72,11 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                     bars.update(tasks[one.item.step.name], completed=_written(run, one))
                     if all(job.done() for job in one.jobs):
                         running.remove(one)
-                        again = _settle(request, pipeline, run, one)
-                        if again:
-                            running.append(again)
-                            continue
+                        with submit.uninterrupted():
+                            again = _settle(request, pipeline, run, one)
+                            if again:
+                                running.append(again)
+                                continue
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
                         console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s")
                         for line in _printed(one, request.settings):
@@ -123,12 +125,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    # Ctrl-C reaches every process of the terminal: tasks inherit that they ignore it, and `_stop` asks them to stop.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
     return _Running(item, jobs, written, failures, attempt)
 
 

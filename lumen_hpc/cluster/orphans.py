@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import threading
 import time
 from pathlib import Path
@@ -26,10 +27,14 @@ PATIENCE_S = 60.0
 
 
 def end_with_launcher(folder: Path) -> None:
-    """In a local task: holds the run, and ends this process at once when its launcher ends. Elsewhere: nothing."""
+    """In a local task: holds the run, and ends this process at once when its launcher ends. Elsewhere: nothing.
+
+    Ctrl-C reaches every process of the terminal: the task ignores it, and its launcher asks it to stop.
+    """
     launcher = os.environ.get(LAUNCHER)
     if not launcher or os.environ.get("SUBMITIT_EXECUTOR") != "local":
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # open as long as the process lives
     fcntl.flock(handle, fcntl.LOCK_SH)
     try:

@@ -135,13 +135,13 @@ def submit(
             plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
         ):
             step = job.step
-            with _uninterrupted():
+            with uninterrupted():
                 ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
                 submission.jobs.append(_job_record(run, job, ids))
                 submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
         record(request, run, submission)
     except BaseException as error:
-        with _uninterrupted():
+        with uninterrupted():
             left = _withdraw(run, submission)
             outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
             if not left:
@@ -169,8 +169,8 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Puts ^C and the like off to the end of the block: a job that sbatch takes meanwhile would be known to nobody."""
+def uninterrupted() -> Iterator[None]:
+    """Puts ^C and the like off to the end of the block: a job that is started meanwhile would be known to nobody."""
     waiting: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in before:

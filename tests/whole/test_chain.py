@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lumen_hpc
 from lumen_hpc.serving.supervisor import read_address
 from sandbox import notebook
+from sandbox.checkout import make
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -26,16 +29,37 @@ SMALL = (
 )  # fmt: skip
 
 
-def command(runs: Path, *words: str, run: str = "small") -> list[str]:
-    return [sys.executable, str(ROOT / "launch.py"), *words, f"runs={runs}", f"run={run}"]
+HELD = """
+import time
+from dataclasses import replace
+from jobs import training
+
+STAGE = training.STAGE
+
+def work(task):
+    hold = task.run.folder.with_name("hold")
+
+    def progress(doing="", *more, **options):
+        while (task.model, doing) == ("lumen", "computes step 4") and hold.exists():
+            time.sleep(0.05)
+        task.progress(doing, *more, **options)
+
+    return training.work(replace(task, progress=progress))
+"""
+"""The project's own training, which lies beside it as training.py; LUMEN's waits before its last step as long as a file
+`hold` lies beside the run."""
+
+
+def command(runs: Path, *words: str, run: str = "small", checkout: Path = ROOT) -> list[str]:
+    return [sys.executable, str(checkout / "launch.py"), *words, f"runs={runs}", f"run={run}"]
 
 
 def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"}
 
 
-def launch(runs: Path, *words: str, run: str = "small") -> subprocess.CompletedProcess[str]:
-    words = command(runs, *words, run=run)
+def launch(runs: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    words = command(runs, *words, **more)
     return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=900)
 
 
@@ -191,7 +215,17 @@ def test_served_lumen_answers_the_plain_client_as_in_the_run(runs: Path):
             process.wait(120)
 
 
-def interrupt(runs: Path, path: str, reached: str, how: str) -> int:
+@pytest.fixture(scope="module")
+def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose training a test can hold."""
+    folder = tmp_path_factory.mktemp("holding")
+    shutil.copytree(ROOT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "jobs" / "train.py").rename(folder / "jobs" / "training.py")
+    (folder / "jobs" / "train.py").write_text(HELD)
+    return make(folder / "checkout", jobs=folder / "jobs")
+
+
+def interrupt(checkout: Path, runs: Path, path: str, reached: str, how: str) -> int:
     """Runs the chain until the line `reached` is in a file of run `cut`, then ends it as told; its exit code.
 
     Ctrl-C goes to every process of the terminal, `kill -9` to the launcher alone.
@@ -200,29 +234,32 @@ def interrupt(runs: Path, path: str, reached: str, how: str) -> int:
     seen = file.read_text().count(reached) if file.exists() else 0
     with (runs / "cut.log").open("a") as log:
         process = subprocess.Popen(
-            command(runs, "stage=full", *SMALL, run="cut"),
+            command(runs, "stage=full", *SMALL, run="cut", checkout=checkout),
             env=environment(), stdout=log, stderr=log, start_new_session=True,
             # Where the tests run in a shell's background, they and their children are deaf to Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     while not (file.exists() and file.read_text().count(reached) > seen):
         assert process.poll() is None, (runs / "cut.log").read_text()[-3000:]
-        time.sleep(0.02)
+        time.sleep(0.05)
     if how == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.kill()
-    return process.wait(60)
+    return process.wait(300)
 
 
-def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_tables(runs: Path):
+def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_tables(holding: Path, runs: Path):
     began = '"event":"began"'
-    assert interrupt(runs, "experts/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
-    assert interrupt(runs, "rewrite/attempts.jsonl", began, "ctrl-c") == 130
-    assert interrupt(runs, "train-lumen/metrics.jsonl", '"step": 3', "kill -9") == -signal.SIGKILL
-    assert interrupt(runs, "predict-ft/attempts.jsonl", began, "ctrl-c") == 130
-    assert interrupt(runs, "evaluate/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
-    done = launch(runs, "stage=full", *SMALL, run="cut")
+    (runs / "hold").touch()
+    assert interrupt(holding, runs, "experts/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
+    assert interrupt(holding, runs, "rewrite/attempts.jsonl", began, "ctrl-c") == 130
+    marker = "train-lumen/checkpoints/step-000002/COMPLETE.json"
+    assert interrupt(holding, runs, marker, '"files"', "kill -9") == -signal.SIGKILL
+    (runs / "hold").unlink()
+    assert interrupt(holding, runs, "predict-ft/attempts.jsonl", began, "ctrl-c") == 130
+    assert interrupt(holding, runs, "evaluate/attempts.jsonl", began, "kill -9") == -signal.SIGKILL
+    done = launch(runs, "stage=full", *SMALL, run="cut", checkout=holding)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     cut, small = runs / "cut", runs / "small"
