@@ -11,8 +11,9 @@ schedule them and to set CUDA_VISIBLE_DEVICES.
 Ports are drawn at random, so that several clusters can run side by side.
 
 Partitions: `h100` (default) and `cpu` are never preempted; `preempt` gives way to both; `private` is hidden, and open
-to two groups alone. Timings that stock Slurm leaves in minutes (dead nodes, scheduling cycles) are set to seconds;
-everything else is stock: MaxArraySize is 1001, a requeued job waits two minutes, and dependants of a failed job stay
+to two groups alone. Scheduling cycles, which stock Slurm leaves at a minute, are set to a second. How long daemons wait
+for one another is at least what stock Slurm gives them: on a loaded machine a node that answers late is not dead.
+Everything else is stock: MaxArraySize is 1001, a requeued job waits two minutes, and dependants of a failed job stay
 in the queue unless the job says otherwise.
 """
 
@@ -138,7 +139,7 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """The node loses power: its slurmd, job steps and tasks get SIGKILL at once.
 
-        Slurm itself finds out after SlurmdTimeout, about 25 s; `declare_dead` reports it at once.
+        Slurm itself finds out after SlurmdTimeout, five minutes; `declare_dead` reports it at once.
         """
         self._known(node)
         self._kill_processes_of(node)

@@ -98,14 +98,20 @@ class Site:
         """Ids of the step's running tasks."""
         return [id_ for id_, name, state, _ in self.jobs(run) if name == f"{run}.{step}" and state == "RUNNING"]
 
-    def accounted(self, jobs: Iterable[str], *fields: str) -> list[list[str]]:
-        """These fields of jobs that have left the queue, a row a task, once all of them are on record as ended."""
+    def accounted(self, run: RunOnDisk, jobs: Iterable[str], *fields: str) -> list[list[str]]:
+        """These fields of jobs that have left the queue, a row a task, once all of them are on record as ended.
+
+        Accounting gets to know of tasks in no order: those that were cancelled before one that began. An array's tasks
+        that never began may have one row or none.
+        """
         ids, rows = set(jobs), []
+        begun = {task for task in run.tasks_begun() if task.split("_")[0] in ids}
 
         def ended() -> bool:
             words = ("sacct", "-n", "-P", "-X", "-j", ",".join(ids), "-o", ",".join(("JobID", "State", "End", *fields)))
             rows[:] = [line.split("|") for line in self.cluster.run(*words).stdout.splitlines()]
-            on_record = {id_.split("_")[0] for id_, *_ in rows} == ids
+            found = {id_ for id_, *_ in rows}
+            on_record = begun <= found and ids <= {id_.split("_")[0] for id_ in found}
             return on_record and all(
                 end != "Unknown" and state not in ("PENDING", "RUNNING") for _, state, end, *_ in rows
             )
@@ -160,6 +166,11 @@ class RunOnDisk:
         path = self.folder / step / "attempts.jsonl"
         return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 
+    def tasks_begun(self) -> set[str]:
+        """Slurm's ids of the tasks that had work, as 7 or 7_1."""
+        rows = [json.loads(line) for path in self.folder.glob("*/attempts.jsonl") for line in path.open()]
+        return {row["job"] for row in rows if row["event"] == "began"}
+
     def leftovers(self) -> list[Path]:
         """Half-written files."""
         return list(self.folder.rglob("*.tmp"))
@@ -210,9 +221,28 @@ def calm(request: pytest.FixtureRequest) -> Iterator[None]:
     """No job outlives its test, so that one failing test does not spoil the next."""
     yield
     if "cluster" in request.fixturenames:
-        cluster: Cluster = request.getfixturevalue("cluster")
-        if left := cluster.queue():
-            cluster.run("scancel", *{id_.split("_")[0] for id_, *_ in left}, check=False)
-            deadline = time.monotonic() + 15
-            while cluster.queue() and time.monotonic() < deadline:
-                time.sleep(0.1)
+        clear(request.getfixturevalue("cluster"))
+
+
+def clear(cluster: Cluster) -> None:
+    """End every job in the queue."""
+    if left := cluster.queue():
+        cluster.run("scancel", *{id_.split("_")[0] for id_, *_ in left}, check=False)
+        cluster.wait(lambda: not cluster.queue(), 120, "the jobs that a test left to end")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """The runs that a failing test made are set aside: another try finds none of them, and a person all."""
+    sites = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Site)]
+    before = {site.runs: set(site.runs.glob("*")) for site in sites}
+    try:
+        return (yield)
+    except BaseException:
+        for site in sites:
+            clear(site.cluster)
+            aside = site.runs.with_name(f"{site.runs.name}-failed-{time.monotonic_ns()}")
+            for path in sorted(set(site.runs.glob("*")) - before[site.runs]):
+                aside.mkdir(exist_ok=True)
+                path.rename(aside / path.name)
+        raise

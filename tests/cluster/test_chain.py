@@ -118,36 +118,36 @@ def test_on_a_full_partition_dependants_start_at_once_and_successors_never_run(s
     squares = next(step for step in table["steps"] if step["step"] == "squares")
     assert squares["queued"] == 0 and squares["successors"] >= 3, squares
     hold.unlink()
-    site.wait_until_left("crowded", 120)
+    site.wait_until_left("crowded", 500)
     jobs = {job["id"]: job for job in submitted(run)}
-    rows = site.accounted(jobs, "JobName", "JobID", "Start", "End", "NodeList")
+    rows = site.accounted(run, jobs, "JobName", "JobID", "Start", "End", "NodeList")
     nodes = {job: node for _, job, _, _, node in rows if jobs[job.split("_")[0]]["link"]}
     assert nodes and set(nodes.values()) == {"None assigned"}, nodes
     times = {job: (name, start, end) for name, job, start, end, node in rows if job not in nodes}
     squares_end = max(end for name, _, end in times.values() if name == "crowded.squares")
     checks_start = min(start for name, start, _ in times.values() if name == "crowded.checks")
     waited = datetime.fromisoformat(checks_start) - datetime.fromisoformat(squares_end)
-    assert waited.total_seconds() <= 10
+    assert waited.total_seconds() < 500, "a turn in the queue is 1000 s"
 
 
 def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, undisturbed: RunOnDisk) -> None:
-    """The other packs cancel their own successors when they end; one whose scancel got no answer would run for nothing.
-
-    On a loaded machine the controller may be busy for longer than scancel waits: a task asks three times.
-    """
+    """The others cancel their own successors when they end; one whose scancel got no answer would run for nothing."""
     run = site.run("one-pack")
     fault = run.steer("fail-squares-5")
-    hold = run.steer("hold-squares-0")  # the first array is still running when the fault is repaired
+    # A pack that ends before the submission does knows no successors yet.
+    first, *others = [run.steer(f"hold-squares-{pack}") for pack in range(4)]
     site.submit("one-pack", "profile.resources.gpu.successors=2")
+    for hold in others:
+        hold.unlink()
     site.wait(lambda: "failed" in run.events("squares"), 180, "a pack to fail")
     fault.unlink()
-    hold.unlink()
+    first.unlink()  # the first array was still running when the fault was repaired
     site.wait_until_left("one-pack")
     assert_whole(run, undisturbed)
     attempts = [json.loads(line) for line in (run.folder / "squares" / "attempts.jsonl").read_text().splitlines()]
     (failed,) = [row["pack"] for row in attempts if row["event"] == "failed"]
     later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
-    ran = site.accounted(later, "JobID", "State")
+    ran = site.accounted(run, later, "JobID", "State")
     completed = [id_.split("_")[1] for id_, state in ran if state == "COMPLETED"]
     assert completed == [str(failed)], (ran, [(row["job"], row["event"], row["at"]) for row in attempts])
 

@@ -14,7 +14,7 @@ from sandbox.slurm import Cluster
 def check(cluster: Cluster, *words: str, recipe: str = "demo") -> tuple[int, str]:
     """Exit code and output of `check` in the project itself, with its own stages and its h100 profile."""
     command = [sys.executable, "launch.py", "check", "profile=h100", f"recipe={recipe}", "run=not-created", *words]
-    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=300)
     assert cluster.queue() == []
     assert not (ROOT / "runs" / "not-created").exists()
     return done.returncode, done.stdout + done.stderr
@@ -78,7 +78,7 @@ def test_a_smoke_run_fits_a_site_as_it_is(cluster: Cluster) -> None:
     code, output = check(cluster, recipe="smoke")
     assert code == 0, output
     command = [sys.executable, "launch.py", "stage=full", "profile=h100", "recipe=smoke", "dry_run=true"]
-    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "h100 profile: would submit to Slurm, 14 steps, phantoms" in done.stdout
     assert "1 x 1 GPU, 30 min" in done.stdout and "4 GPU" not in done.stdout and "refused" not in done.stdout

@@ -62,15 +62,16 @@ def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
     output = replace(site, cluster=forgetful).launch("stage=full", "run=ghost", ON_HOLD, code=2)
     assert "Submitted batch job" in (tmp_path / "answer").read_text(), "it was accepted"
     assert "Socket timed out" in output and "nothing was submitted" in output
-    site.wait(lambda: not site.jobs("ghost"), 30, "the ghost to go")
+    site.wait(lambda: not site.jobs("ghost"), 120, "the ghost to go")
     assert not site.run("ghost").folder.exists()
 
 
 def test_wrong_input_of_one_pack_ends_no_other_packs_successor(site: Site, cluster: Cluster) -> None:
     run = site.run("one-wrong")
     run.steer("wrong-squares-0")
-    hold = run.steer("hold-squares-5")
+    hold, early = run.steer("hold-squares-5"), run.steer("hold-squares-0")
     site.submit("one-wrong")
+    early.unlink()  # a pack that ends before the submission does knows no successors yet
     site.wait(lambda: "failed" in run.events("squares") and "squares-5" in run.begun(), 180, "both packs")
     for task in site.running("one-wrong", "squares"):
         cluster.run("scancel", task)
@@ -79,7 +80,8 @@ def test_wrong_input_of_one_pack_ends_no_other_packs_successor(site: Site, clust
     site.wait_until_left("one-wrong")
     assert {f"squares-{shard}" for shard in range(1, SHARDS)} <= set(run.done())
     later = {job["id"] for job in submitted(run) if job["step"] == "squares" and job["link"]}
-    ran = {id_.split("_")[1] for id_, node in site.accounted(later, "JobID", "NodeList") if node != "None assigned"}
+    rows = site.accounted(run, later, "JobID", "NodeList")
+    ran = {id_.split("_")[1] for id_, node in rows if node != "None assigned"}
     assert "1" in ran and "0" not in ran, (
         "the pack with wrong input is not tried again; 2 and 3 are if they were cancelled"
     )

@@ -36,6 +36,26 @@ def where(run: RunOnDisk, what: str) -> tuple[str, int]:
     return node, pid
 
 
+SECOND = [f"squares-{shard}" for shard in range(4, 8)]
+"""The second shard of each of the four packs (0, 4, 8; 1, 5, 9; …): a task that stops there leaves one."""
+
+
+def begin_and_hold_all(site: Site, name: str, *words: str) -> RunOnDisk:
+    """Submit a run and return once every task of `squares` is held in its second shard."""
+    run = site.run(name)
+    for what in SECOND:
+        run.steer(f"hold-{what}")
+    site.submit(name, *words)
+    site.wait(lambda: set(SECOND) <= set(run.begun()), 180, "every pack to be at its second shard")
+    return run
+
+
+def release_once_asked(site: Site, run: RunOnDisk) -> None:
+    """Wait until every held task has learnt that it should stop, and let them end their shards."""
+    site.wait(lambda: len(run.reported("asked")) == len(SECOND), 60, "every task to be asked to stop")
+    release(run)
+
+
 def release(run: RunOnDisk) -> None:
     for hold in run.control.glob("hold-*"):
         hold.unlink()
@@ -196,28 +216,19 @@ def test_cancel_ends_the_whole_chain_and_a_rerun_goes_on(site: Site, undisturbed
 
 
 def test_preemption(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
-    run = site.run("preempted")
-    pause = run.steer("pause-squares", "0.2")
-    site.submit("preempted", "profile.resources.gpu.partition=preempt")
-    site.wait(lambda: run.reported("begin", "squares"), 180, "squares to begin")
-    intruder = cluster.run(
-        "sbatch", "--parsable", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
-    ).stdout.strip()
-    site.wait(lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in cluster.queue()), 120, "the intruder")
-    pause.unlink()
-    assert any(f"squares-{shard}" not in run.ends() for shard in range(SHARDS)), "nothing was left to preempt"
+    run = begin_and_hold_all(site, "preempted", "profile.resources.gpu.partition=preempt")
+    cluster.run("sbatch", "-p", "h100", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    release_once_asked(site, run)
     site.wait_until_left("preempted")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a preempted task should finish the shard it is at"
 
 
 def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undisturbed: RunOnDisk) -> None:
-    run = site.run("timeout")
-    run.steer("pause-squares", "0.1")
-    site.submit("timeout")
-    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
+    run = begin_and_hold_all(site, "timeout")
     for task in site.running("timeout", "squares"):
         cluster.run("scancel", "--batch", "--signal=USR2", task)
+    release_once_asked(site, run)
     site.wait_until_left("timeout")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
@@ -227,15 +238,12 @@ def test_time_limit_rehearsed_by_its_signal(site: Site, cluster: Cluster, undist
 def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
     site: Site, cluster: Cluster, undisturbed: RunOnDisk
 ) -> None:
-    run = site.run("requeued")
-    pause = run.steer("pause-squares", "0.3")
-    site.submit("requeued", "profile.requeue=true")
-    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
+    run = begin_and_hold_all(site, "requeued", "profile.requeue=true")
     tasks = site.running("requeued", "squares")
     for task in tasks:
         cluster.run("scancel", "--batch", "--signal=USR2", task)
+    release_once_asked(site, run)
     site.wait(lambda: run.events("squares").count("interrupted") == len(tasks), 60, "every task to be interrupted")
-    pause.unlink()
     site.wait(lambda: all(state == "PENDING" for *_, state, _ in site.jobs("requeued")), 60, "the tasks to be requeued")
     for task in tasks:
         # Slurm waits two minutes, since nodes refuse a job that comes back in the second in which they ended it.
@@ -257,19 +265,17 @@ PATH=/nowhere exec {python} "$@"
 def test_a_container_without_scontrol_is_requeued_all_the_same(
     site: Site, cluster: Cluster, undisturbed: RunOnDisk, tmp_path: Path
 ) -> None:
-    run = site.run("contained")
-    pause = run.steer("pause-squares", "0.3")
     (tmp_path / "apptainer").write_text(INSIDE.format(python=sys.executable))
     (tmp_path / "apptainer").chmod(0o755)
     (tmp_path / "x.sif").touch()
     container = f"profile.container={{kind: apptainer, image: {tmp_path / 'x.sif'}}}"
-    site.submit("contained", "profile.requeue=true", container, f"profile.setup=['export PATH={tmp_path}:$PATH']")
-    site.wait(lambda: len(run.reported("begin", "squares")) >= 4, 180, "every pack to begin")
+    words = ("profile.requeue=true", container, f"profile.setup=['export PATH={tmp_path}:$PATH']")
+    run = begin_and_hold_all(site, "contained", *words)
     tasks = site.running("contained", "squares")
     for task in tasks:
         cluster.run("scancel", "--signal=USR2", task)
+    release_once_asked(site, run)
     site.wait(lambda: run.events("squares").count("interrupted") == len(tasks), 60, "every task to be interrupted")
-    pause.unlink()
     site.wait(lambda: not site.running("contained", "squares"), 60, "the tasks to end")
     assert {id_ for id_, name, *_ in site.jobs("contained") if name == "contained.squares"} == set(tasks)
     for task in tasks:
@@ -359,7 +365,7 @@ def test_slurmctld_restarted_in_between(site_of_its_own: Site, undisturbed: RunO
 def test_a_task_that_makes_no_progress_ends_itself_and_its_successor_goes_on(
     site: Site, undisturbed: RunOnDisk
 ) -> None:
-    run = begin_and_hold(site, "stuck", "squares-5", "profile.stuck_after_s=3")
+    run = begin_and_hold(site, "stuck", "squares-5", "profile.stuck_after_s=15")
     site.wait(lambda: run.begun()["squares-5"] == 2, 180, "a successor to take squares-5 up")
     release(run)
     site.wait_until_left("stuck")

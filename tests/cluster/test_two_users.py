@@ -111,4 +111,4 @@ def test_a_hidden_partition_is_seen_by_an_ordinary_user(shared: Site, second: Ne
     assert "partition private" in checked
     jobs = {id_.split("_")[0] for id_ in before}
     assert f"cancelled {len(jobs)} job(s)" in second.launch("cancel", "run=hidden")
-    shared.wait(lambda: not shared.jobs("hidden"), 30, "the jobs of run hidden to go")
+    shared.wait(lambda: not shared.jobs("hidden"), 120, "the jobs of run hidden to go")

@@ -35,6 +35,7 @@ def open_page(browser):
         # Playwright's `wait_for_function` calls eval, which the page's policy forbids; tests of the policy keep it.
         context = browser.new_context(**{"bypass_csp": True} | options)
         contexts.append(context)
+        context.set_default_timeout(120_000)  # a machine under load answers late
         page = context.new_page()
         page.on(
             "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None

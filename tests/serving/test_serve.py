@@ -53,7 +53,7 @@ def served(folders, tmp_path_factory):
             time.sleep(0.5)
         yield address, runs, out.read_text()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130, out.read_text()
+        assert process.wait(timeout=300) == 130, out.read_text()
     assert read_address(runs / "try" / "serve") is None, "the address goes with the server"
 
 
@@ -223,7 +223,7 @@ def test_without_the_key_nothing_is_answered(served):
     address = served[0]
     for path in ("/v1/models", "/metrics", "/tokenize", "/docs"):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"http://{address.host}:{address.port}{path}", timeout=5)
+            urllib.request.urlopen(f"http://{address.host}:{address.port}{path}", timeout=60)
         assert caught.value.code == 401, path
 
 

@@ -1,9 +1,10 @@
 """What the test stages report to their test, and the control files by which it steers them.
 
-`computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is read, and `end …` when its
-last row was written. Files in the same folder steer: `fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise,
-`wrong-STAGE-SHARD` raises what says that the input is wrong, `hold-STAGE-SHARD` waits in mid-shard while the file is
-there, `pause-STAGE` (its text: seconds) slows every row down.
+`computed.txt` gets a line `begin STAGE SHARD NODE PID` when a shard's first row is read, `end …` when its last row was
+written, and `asked …` when a task that is held learns that it should stop. Files in the same folder steer:
+`fail-STAGE-SHARD` and `fail-STAGE-on-NODE` raise, `wrong-STAGE-SHARD` raises what says that the input is wrong,
+`hold-STAGE-SHARD` waits in mid-shard while the file is there, before it may fail, and `pause-STAGE` (its text: seconds)
+slows every row down.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ def watched(task: Task, shard: Shard, rows: Iterable[dict[str, Any]]) -> Iterato
     pause = control / f"pause-{task.step.name}"
     for number, row in enumerate(rows):
         if number == 1:
+            asked = False
+            while (control / f"hold-{what}").exists():
+                if task.should_stop() and not asked:
+                    asked = True
+                    _report(control, "asked", task, shard)
+                time.sleep(0.05)
             if (control / f"fail-{what}").exists() or (control / f"fail-{here}").exists():
                 raise RuntimeError(f"{what} fails by order of its test")
             if (control / f"wrong-{what}").exists():
                 raise UserError(f"{what}: wrong input by order of its test")
-            while (control / f"hold-{what}").exists():
-                time.sleep(0.05)
         if pause.exists():
             time.sleep(float(pause.read_text()))
         yield row
