@@ -230,8 +230,12 @@ class Predicate:
         mods = [part for part in clause.parts if part.kind == "Mod" and any(p.kind in VERBS for p in part.parts)]
         done = any(not mod.has(*FUTURE) for mod in mods)  # edema which has developed
         self.problems.add("it speaks of the past", kind == "prediction" and done)
-        only = self.has("nothingbut") or any(part.has("only") for part in clause.parts if part.kind == "Any")
-        self.problems.add("it excludes others", only and kind not in ("abnormality", *CHANGING))
+        only = [part for part in clause.parts if part.kind == "Any" and part.has("only")]
+        excluding = self.has("nothingbut") or bool(only)
+        if kind in CHANGING:  # the only new finding, the only one that was not there: of its image it says nothing
+            turned = any(part.kind == "Mod" and part.has(*_NEGATIONS) for part in clause.parts)
+            excluding = not turned and not all(_item(part).event for part in only)
+        self.problems.add("it excludes others", excluding and kind != "abnormality")
         self.problems.add("it is complete and has a level", self.has("completely") and (self.readings or leveled))
         last = clause.parts[-1]
         broken = last.kind in ("Be", "NotBe") and not (last.adjuncts or beside or self.time)

@@ -344,4 +344,4 @@ def test_long_texts_are_read_in_bounded_time(piece):
     started = time.process_time()
     assert read(text, "difference").unread
     read(text, "difference", lenient=True)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 120  # seconds by load and machine; a pattern that explodes takes days
