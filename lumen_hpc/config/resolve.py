@@ -53,7 +53,6 @@ def resolve(arguments: list[str]) -> Request:
     """
     request, words = read_words(arguments)
     own, of_site = _dots(words, of_profile=False), _dots(words, of_profile=True)
-    _require_of_command(of_site)
     whole = _config(request)
     name, profile_yaml, chosen = _profile(request, words, whole)
     known = _known(request, of_site, profile_yaml)
@@ -81,6 +80,7 @@ def resolve(arguments: list[str]) -> Request:
     check(request.settings)
     check(request.profile, "profile.")
     profiles.require_no_secret(request.profile)
+    _require_of_command(of_site)  # which repeats its value
     profiles.require_own_options(request.profile)
     profiles.require_variables(request.profile)
     profiles.require_container(request.profile, profile_yaml, of_site)

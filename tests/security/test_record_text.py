@@ -60,7 +60,7 @@ def fail(run, monkeypatch, capsys, caplog) -> Callable[..., str]:
         attempts = Attempts(run, step, 0, 0)
         (run.folder / step.name).mkdir(parents=True, exist_ok=True)
         task = worker.Task(run, step)
-        assert worker._write(task, [0], [step], attempts, Quiet()) == 1, "the stage was meant to fail"
+        assert worker._Writer(task, [step], attempts, Quiet()).write([0]) == 1, "the stage was meant to fail"
         printed = capsys.readouterr()
         files = [path for path in (run.folder / step.name).rglob("*") if path.is_file() and path.name not in DATA]
         left = "\n".join(path.read_bytes().decode(errors="replace") for path in files)
