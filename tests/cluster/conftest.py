@@ -22,6 +22,8 @@ from sandbox.checkout import make
 from sandbox.slurm import Cluster, ClusterError, why_not
 
 SHARDS = 12
+PATIENCE = 3
+"""Times the seconds that a quiet machine needs, before a wait fails: two cores may be slow, and do other things."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,7 +83,8 @@ class Site:
         return RunOnDisk(self.runs / name, self.runs / f"control-{name}")
 
     def wait(self, reached: Callable[[], object], seconds: float, what: str) -> None:
-        self.cluster.wait(reached, seconds, what)
+        """Waits for what a quiet machine reaches within `seconds`."""
+        self.cluster.wait(reached, PATIENCE * seconds, what)
 
     def jobs(self, run: str) -> list[tuple[str, str, str, str]]:
         """The run's jobs in the queue: (id, name, state, reason)."""

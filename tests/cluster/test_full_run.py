@@ -82,7 +82,7 @@ def left_alone(demo_site: Site) -> Attacked:
     return run
 
 
-@pytest.mark.timeout(1200)  # two whole runs; four minutes on two idle cores
+@pytest.mark.timeout(3600)  # two whole runs; four minutes on two idle cores
 def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables(
     demo_site: Site, left_alone: Attacked, cluster: Cluster, healthy_nodes: None
 ) -> None:

@@ -32,7 +32,7 @@ def _ask(address: Address) -> str:
     return client.chat.completions.create(model="lumen", messages=messages, max_tokens=4).choices[0].message.content
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_server_hands_over_near_its_time_limit_and_ends_when_cancelled(site: Site, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     weights = nvila.save(make_family("resize"), tmp_path / "model")
