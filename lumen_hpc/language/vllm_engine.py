@@ -8,17 +8,19 @@ import importlib.util
 import json
 import math
 import os
+import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lumen_hpc import torchvision_compat
 from lumen_hpc.config import schema
-from lumen_hpc.distributed import Ranks, gather_json, join
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json, join
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.language.in_process import InProcessEngine, Tokens
@@ -52,7 +54,7 @@ class VLLMEngine(InProcessEngine):
         self.ranks = ranks
         prepare_process()
         if ranks.world_size > 1:
-            _join(ranks, rendezvous)
+            join_vllm(ranks, rendezvous)
         import torch
         from vllm import LLM
 
@@ -78,6 +80,7 @@ class VLLMEngine(InProcessEngine):
                 )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"vLLM cannot load engine.model={settings.model}: {error}; {_MEMORY_FIX}") from error
+        release_segments()
         self.tokenizer = self.model.get_tokenizer()
 
     def chat(self, conversations: Sequence[Conversation], **options: Any) -> list[Completion]:
@@ -179,7 +182,7 @@ def hide_llvmlite() -> Iterator[None]:
             sys.modules[name] = hidden
 
 
-def _join(ranks: Ranks, rendezvous: Path) -> None:
+def join_vllm(ranks: Ranks, rendezvous: Path) -> None:
     """Joins torch.distributed, which vLLM then uses, and sets the environment from which vLLM reads its rank."""
     from torch import distributed
 
@@ -187,21 +190,45 @@ def _join(ranks: Ranks, rendezvous: Path) -> None:
     os.environ.update({name: str(value) for name, value in variables.items()})
     if not distributed.is_initialized():  # a second judge uses the processes of the first
         rendezvous.mkdir(parents=True, exist_ok=True)
-        if ranks.local_rank == 0:
-            remove_stale_segments()
         join(ranks, rendezvous)
-        distributed.barrier()
+        _name_segments(f"lumen-{broadcast_json(secrets.token_hex(8))}")
         if ranks.first:
             shutil.rmtree(rendezvous)
 
 
-def remove_stale_segments() -> None:
-    """Removes shared memory that a killed job of this user left on this node.
+_segments = ""
+"""In the name of the shared memory of this job's processes, and of no other's."""
+LOADS_WITHIN_S = 3600.0
+"""Shared memory that is older was left by a job that was killed while it loaded."""
 
-    On CPUs vLLM gives the segments of every external_launcher job the same names and fails where they exist
-    (EEXIST). A living job has them mapped, and keeps them when their names go.
+
+def _name_segments(own: str) -> None:
+    """Gives the shared memory of this job's processes a name of its own.
+
+    On CPUs vLLM calls that of every external_launcher job alike, and fails where it exists (EEXIST): another job loads
+    its model on the same node, or was killed when it did.
     """
-    for segment in Path("/dev/shm").glob("-tp:*-cpushm_*"):
+    import torch
+
+    global _segments
+    if torch.cuda.is_available():
+        return
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    _segments, name = own, _CPUSHMDistributed.make_group_name
+    _CPUSHMDistributed.make_group_name = staticmethod(lambda communicator: f"/{own}{name(communicator).lstrip('/')}")
+    _remove(Path("/dev/shm").glob("*lumen-*-cpushm_*"), unused_s=LOADS_WITHIN_S)
+
+
+def release_segments() -> None:
+    """Removes the names of this job's shared memory once its processes have it mapped: a kill then leaves none."""
+    if _segments:
+        _remove(Path("/dev/shm").glob(f"*{_segments}*"))
+
+
+def _remove(segments: Iterable[Path], unused_s: float = 0.0) -> None:
+    for segment in segments:
         with contextlib.suppress(OSError):
-            if segment.stat().st_uid == os.getuid():
+            status = segment.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime >= unused_s:
                 segment.unlink()

@@ -100,6 +100,7 @@ def test_a_server_gives_the_same_greedy_text(engines, server, tiny, monkeypatch)
 TWO = """
 import json, sys
 from pathlib import Path
+from lumen_hpc.language import vllm_engine
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.distributed import Ranks
@@ -109,6 +110,7 @@ settings = EngineSettings(kind="vllm", model=model, dtype="float32", max_model_l
 ranks = Ranks(rank=rank, world_size=2, local_rank=rank, job="of this test")
 engine = open_engine(settings, None, ranks, folder / "rendezvous")
 assert rank or not (folder / "rendezvous").exists()
+(folder / "segments").write_text(vllm_engine._segments)
 answers = [engine.chat(c, max_tokens=24, temperature=t, seed=3, choices=asked["choices"] if t is None else None)
            for c, t in ((asked["asked"], 0.0), (asked["asked"], 0.8), (asked["judged"], None))]
 completions = [[(a.text, a.choice_probabilities) for a in group] for group in answers]
@@ -121,7 +123,19 @@ except Exception as error:
 
 
 @pytest.fixture(scope="module")
-def two(tiny, tmp_path_factory):
+def of_another_job():
+    """Shared memory as vLLM itself names that of every such job: another one's that loads its model right now."""
+    segments = [Path(f"/dev/shm/-tp:0-[0-1]-cpushm_{rank}") for rank in range(2)]
+    mine = [segment for segment in segments if not segment.exists()]
+    for segment in mine:
+        segment.write_text("another job's")
+    yield segments
+    for segment in mine:
+        segment.unlink()
+
+
+@pytest.fixture(scope="module")
+def two(tiny, tmp_path_factory, of_another_job):
     """Folder with the answers of two processes that share one vLLM model, as two tasks of a job would."""
     folder = tmp_path_factory.mktemp("two")
     asked = json.dumps({"asked": REWRITTEN, "judged": JUDGED, "choices": SCORES})
@@ -157,6 +171,11 @@ def test_a_model_shared_by_two_processes_answers_as_in_one(engines, two):
     for (text, probabilities), completion in zip(first[2], chosen, strict=True):
         assert text == completion.text
         assert probabilities == pytest.approx(completion.choice_probabilities, abs=1e-4)
+
+
+def test_jobs_on_one_node_have_shared_memory_of_their_own_and_leave_none(two, of_another_job):
+    assert all(segment.exists() for segment in of_another_job)
+    assert not list(Path("/dev/shm").glob(f"*{(two / 'segments').read_text()}*"))
 
 
 def test_processes_with_different_conversations_are_stopped(two):
