@@ -106,7 +106,7 @@ def open_run(folder: str | Path) -> OpenRun:
         raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
     remembered.require_open(folder)
     if not path.is_file():
-        runs = sorted(other.parent.name for other in folder.glob("*/config.yaml"))
+        runs = remembered.runs_in(folder)
         one = (
             f"one of the runs in it, such as {folder.name}/{runs[0]}"
             if runs

@@ -107,10 +107,9 @@ def _doubts(request: Request) -> Iterator[str]:
     if not request.profile_named and slurm.installed():
         yield "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
     if request.recorded is None:
-        alike = [path.parent.name for path in request.folder.parent.glob("*/config.yaml")]
-        bare = _bare(request.run)
-        if found := [name for name in alike if name != request.run and _bare(name) == bare]:
-            yield f"{request.run} is a new run; {', '.join(sorted(found))} is another, which exists"
+        bare, others = _bare(request.run), remembered.runs_in(request.folder.parent)
+        if found := [name for name in others if name != request.run and _bare(name) == bare]:
+            yield f"{request.run} is a new run; {', '.join(found)} is another, which exists"
 
 
 def _bare(name: str) -> str:

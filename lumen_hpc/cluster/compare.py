@@ -30,7 +30,7 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     for folder in folders:
         remembered.require_open(folder)
         if not (folder / "config.yaml").is_file():
-            here = ", ".join(sorted(path.parent.name for path in top.glob("*/config.yaml"))) or "(none)"
+            here = ", ".join(remembered.runs_in(top)) or "(none)"
             raise UserError(f"compare: there is no run {folder}; the runs in {top} are {here}")
         submit.require_layout(folder)
         run = Run(folder, *saved.load(folder / "config.yaml"))

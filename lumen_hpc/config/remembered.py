@@ -71,10 +71,14 @@ def _plain(text: bytes) -> bytes:
     return text
 
 
+def runs_in(folder: Path) -> list[str]:
+    """The names of the runs in a folder, in alphabetical order."""
+    return sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+
+
 def beside(folder: Path) -> str:
     """The runs that lie where a run was looked for, or how to make a first one or look elsewhere."""
-    here = sorted(path.parent.name for path in folder.parent.glob("*/config.yaml"))
-    if here:
+    if here := runs_in(folder.parent):
         return f"the runs here are {', '.join(here)}; stage=full makes a new one"
     return "runs=FOLDER looks elsewhere; make demo, or stage=full run=NAME, makes a first one"
 
