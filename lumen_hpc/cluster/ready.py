@@ -54,12 +54,17 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
     yield from sizes(settings, stages)
 
 
-def variables(profile: Profile, runs: str = "") -> Iterator[CheckResult]:
-    """Variables of the profile's folders that are not set in this shell; `runs`: the folder of runs that counts."""
+def variables(profile: Profile, runs: str = "", only: str = "") -> Iterator[CheckResult]:
+    """Variables of the profile's folders that are not set in this shell.
+
+    `runs`: the folder of runs that counts; `only`: the key of the folders to look at, all if empty.
+    """
     folders = [("profile.runs", runs or profile.runs), ("profile.cache", profile.cache)]
     folders += [("profile.node_paths", path) for path in profile.node_paths]
     folders += [("profile.data_use.folders", path) for path in profile.data_use.folders]
     for key, folder in folders:
+        if only not in ("", key):
+            continue
         other = "give runs=FOLDER" if key == "profile.runs" else f"give {key}=FOLDER"
         if names := re.findall(r"\$\{?(\w+)", folder):
             yield CheckResult(
@@ -69,11 +74,10 @@ def variables(profile: Profile, runs: str = "") -> Iterator[CheckResult]:
             yield CheckResult("bad", f"{key}={folder}: {found[0]}: variables alone are read here", other)
 
 
-def require_set(profile: Profile, runs: str = "", only: str = "profile.") -> None:
-    """Raises UserError for the first variable of the profile's folders, or of `only` one, that is not set."""
-    for result in variables(profile, runs):
-        if result.message.startswith(only):
-            raise UserError(f"{result.message}; fix: {result.fix}")
+def require_set(profile: Profile, runs: str = "", only: str = "") -> None:
+    """Raises UserError for the first variable of the profile's folders that is not set; arguments as `variables`."""
+    for result in variables(profile, runs, only):
+        raise UserError(f"{result.message}; fix: {result.fix}")
 
 
 def on_nodes_only(path: Path, profile: Profile) -> bool:
