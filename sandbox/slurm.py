@@ -184,9 +184,12 @@ class Cluster:
         return done
 
     def queue(self) -> list[tuple[str, str, str, str]]:
-        """Each job or array task still in the queue: (id, name, state, reason), array tasks one by one."""
+        """Each job or array task still in the queue: (id, name, state, reason), array tasks one by one, by id.
+
+        squeue orders by priority, which changes between two calls.
+        """
         lines = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%r").stdout.splitlines()
-        return [(job, name, state, reason) for job, name, state, reason in (line.split("|", 3) for line in lines)]
+        return sorted((job, name, state, reason) for job, name, state, reason in (line.split("|", 3) for line in lines))
 
     def node_states(self) -> dict[str, str]:
         """Name and short state of each node: idle, mix, alloc, comp, down, …; empty while the controller is away."""
