@@ -33,12 +33,14 @@ class Watchdog:
         rank: int = 0,
         world_size: int = 1,
         interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`limit`: seconds, 0 disables. `folder`: the ranks' beats, read where there are several ranks; `job`: name
-        shared by the ranks and by no earlier job. `interval`: longest time between two checks [s]."""
+        shared by the ranks and by no earlier job. `interval`: longest time between two checks [s]. `clock`: seconds
+        since any moment, another one on each node."""
         self._limit, self._on_stuck, self._folder = limit, on_stuck, folder
         self._job, self._rank, self._world_size = job, rank, world_size
-        self._interval = interval
+        self._interval, self._clock = interval, clock
         self._seen: dict[int, tuple[str, float]] = {}
         """What other ranks wrote last, and since when it has been so by this node's clock."""
         self._over = threading.Event()
@@ -52,7 +54,7 @@ class Watchdog:
         `within`: seconds to the next beat, if fewer than the limit. `waits`: the action is to wait for other ranks.
         """
         limit = min(within or self._limit, self._limit)
-        self._beat = (time.monotonic(), limit, doing, waits)
+        self._beat = (self._clock(), limit, doing, waits)
 
     def stop(self) -> None:
         """Stops watching."""
@@ -66,7 +68,7 @@ class Watchdog:
                 "rank": self._rank,
                 "host": socket.gethostname(),
                 "doing": doing,
-                "age": time.monotonic() - at,  # seconds, not a time of day: the nodes' clocks may differ
+                "age": self._clock() - at,  # seconds, not a time of day: the nodes' clocks may differ
                 "limit": limit,
                 "waits": waits or _in_an_exchange(),
             }
@@ -106,8 +108,8 @@ class Watchdog:
                 if rank == self._rank or beat["job"] != self._job:
                     continue
                 if self._seen.get(rank, ("", 0.0))[0] != text:
-                    self._seen[rank] = (text, time.monotonic())
-                found.append(beat | {"age": beat["age"] + time.monotonic() - self._seen[rank][1]})
+                    self._seen[rank] = (text, self._clock())
+                found.append(beat | {"age": beat["age"] + self._clock() - self._seen[rank][1]})
         return found
 
     def _slowest(self, beats: list[dict[str, Any]]) -> str:
