@@ -13,7 +13,7 @@ from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Step
 from lumen_hpc.config import remembered, unread
-from lumen_hpc.config.request import Request
+from lumen_hpc.config.request import SHORTHANDS, Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import compared
 
@@ -30,6 +30,8 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     steps = steps_of(request, pipeline)
     unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unread.require_read(request.settings, request.anew)
+    _require_server(request, steps)
+    _require_scripts(request)
     unread.require_site_read(request.profile, request.of_site)
     _require_kinds(request, steps)
     _require_fit(request, steps)
@@ -38,6 +40,28 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     if request.verb != "check":  # `check` lists them itself
         preflight.require_processes(request.settings, request.profile, request.stage)
         _require_begun(request, steps)
+
+
+def _require_server(request: Request, steps: Sequence[Step]) -> None:
+    """Raises UserError for a server's settings, or an export's, on a command that is about neither."""
+    names = {key: name for name, key in SHORTHANDS.items()}
+    for key in request.anew:
+        read = any(key == name or key.startswith(f"{name}.") for step in steps for name in step.stage.settings)
+        if not key.startswith("serve.") or read:
+            continue
+        stage, hint = request.stage or "full", ""
+        if key == "serve.model" and stage in ("train", "predict", "judge"):
+            hint = f"; stage={stage}-{request.settings.serve.model} is one model's step"
+        raise UserError(f"{names.get(key, key)}: stage={stage} has no use for it: it is for stage=serve{hint}")
+
+
+def _require_scripts(request: Request) -> None:
+    """Raises UserError where sbatch scripts are asked for and none would be shown."""
+    if request.scripts and not request.dry_run:
+        raise UserError("scripts=true shows the scripts of a dry run, and this would submit; add dry_run=true")
+    if request.scripts and request.profile.executor == "local":
+        name = request.profile.name
+        raise UserError(f"scripts=true: profile {name} runs on this machine, without sbatch scripts; leave it out")
 
 
 def _require_kinds(request: Request, steps: Sequence[Step]) -> None:

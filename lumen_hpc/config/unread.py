@@ -5,11 +5,11 @@ A value from a recipe or profile is no mistake: both are written for more than o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.errors import UserError
 
 
@@ -26,7 +26,41 @@ def _phantoms(settings: Settings) -> bool:
     return settings.data.source == "phantom"
 
 
-ENGINE = ("model", "endpoint", "dtype", "max_model_len", "tensor_parallel", "pipeline_parallel", "gpu_memory")
+def _real_patients(settings: Settings) -> bool:
+    """Whether nothing of phantoms is trained: their stand-in weights are not made."""
+    return settings.train.base != "tiny" and settings.experts.model != "phantom"
+
+
+def _no_mimic_iv(settings: Settings) -> bool:
+    return not (settings.data.phantom.mimic_iv if _phantoms(settings) else settings.data.mimic_iv)
+
+
+KINDS_THAT_READ = {
+    "model": ("vllm", "transformers", "server"),
+    "dtype": ("vllm", "transformers"),
+    "max_model_len": ("vllm", "transformers"),
+    "tensor_parallel": ("vllm",),
+    "pipeline_parallel": ("vllm",),
+    "gpu_memory": ("vllm",),
+    "endpoint": ("server",),
+    "timeout": ("server",),
+}
+"""Setting of a language engine → the kinds, of those that come with this package, that read it."""
+
+
+def _of_engine(section: str, engine: Callable[[Settings], EngineSettings | None]) -> Iterator[Unread]:
+    """A rule for each setting of a section's engine."""
+    for name, kinds in KINDS_THAT_READ.items():
+        others = {"grammar", "vllm", "transformers", "server"} - set(kinds)
+
+        def when(settings: Settings, others: Collection[str] = frozenset(others)) -> bool:
+            found = engine(settings)
+            return found is not None and found.kind in others
+
+        few = " or ".join(kinds)
+        yield Unread((f"{section}.{name}",), when, f"{section}.kind is not {few}", f"add {section}.kind={kinds[0]}")
+
+
 UNREAD = (
     Unread(
         ("data.mimic_cxr", "data.mimic_cxr_dicom", "data.diff_vqa", "data.mimic_iv"),
@@ -46,17 +80,69 @@ UNREAD = (
         "it belongs to the phantoms' MIMIC-IV tables",
         "add data.phantom.mimic_iv=true",
     ),
+    *_of_engine("rewrite.engine", lambda settings: settings.rewrite.engine),
+    *_of_engine("judge.engine", lambda settings: settings.judge.engine),
+    *_of_engine("judge.second", lambda settings: settings.judge.second),
     Unread(
-        tuple(f"rewrite.engine.{name}" for name in ENGINE),
+        ("rewrite.temperature", "rewrite.max_tokens"),
         lambda settings: settings.rewrite.engine.kind == "grammar",
         "rewrite.engine.kind=grammar loads no model",
         "add rewrite.engine.kind=vllm, or another",
     ),
     Unread(
-        tuple(f"judge.engine.{name}" for name in ENGINE),
-        lambda settings: settings.judge.engine.kind == "grammar",
-        "judge.engine.kind=grammar loads no model",
-        "add judge.engine.kind=vllm, or another",
+        tuple(f"experts.{name}" for name in ("weights", "pathologies", "extra", "trust_unknown_weights")),
+        lambda settings: settings.experts.model == "phantom",
+        "experts.model=phantom is trained by the run itself",
+        "add experts.model=xrv",
+    ),
+    Unread(
+        ("experts.in_prompt", "experts.thresholds"),
+        lambda settings: not settings.instruct.expert_text,
+        "instruct.expert_text=false leaves the experts' words out",
+        "add instruct.expert_text=true",
+    ),
+    Unread(("pretrain.",), _real_patients, "no stand-in weights are made for real patients", "leave it out"),
+    Unread(
+        ("outcomes.",),
+        _no_mimic_iv,
+        "there are no MIMIC-IV tables",
+        "add data.mimic_iv=FOLDER, or data.phantom.mimic_iv=true for phantoms",
+    ),
+    Unread(
+        ("prepare.max_bad",),
+        lambda settings: settings.prepare.on_bad == "stop",
+        "prepare.on_bad=stop ends at the first bad row",
+        "add prepare.on_bad=skip",
+    ),
+    Unread(
+        ("instruct.line",),
+        lambda settings: not settings.instruct.findings_first,
+        "instruct.findings_first=false writes no line of findings",
+        "add instruct.findings_first=true",
+    ),
+    Unread(
+        ("instruct.clinical_images",),
+        lambda settings: not settings.instruct.clinical,
+        "instruct.clinical has no lines",
+        "add instruct.clinical=[patient,stay,labs], or some of them",
+    ),
+    Unread(
+        ("instruct.labs",),
+        lambda settings: "labs" not in settings.instruct.clinical,
+        "instruct.clinical has no line of laboratory values",
+        "add labs to instruct.clinical",
+    ),
+    Unread(
+        ("predict.gpu_memory",),
+        lambda settings: settings.predict.engine == "native",
+        "predict.engine=native does without vLLM",
+        "add predict.engine=vllm or auto",
+    ),
+    Unread(
+        ("evaluate.outcome_gates",),
+        lambda settings: not settings.instruct.outcomes,
+        "instruct.outcomes asks about none",
+        "add instruct.outcomes=[icu_48h], or others",
     ),
     Unread(
         tuple(f"train.adapter.{name}" for name in ("rank", "alpha", "dropout", "targets", "base_bits")),

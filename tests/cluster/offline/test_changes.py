@@ -100,6 +100,33 @@ def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.Cap
         (["data=mimic"], "recipe=demo does not fit data=mimic: experts.model=phantom"),
         (["data=mimic", "recipe=lumen", "data.phantom.size=64"], "data.phantom.size: nothing would read it"),
         (["rewrite.engine.model=/llama"], "rewrite.engine.model: nothing would read it"),
+        (
+            ["judge.engine.kind=vllm", "judge.engine.model=/m", "judge.engine.endpoint=http://node:1/v1"],
+            "judge.engine.endpoint: nothing would read it, because judge.engine.kind is not server; add "
+            "judge.engine.kind=server",
+        ),
+        (
+            ["judge.second.kind=transformers", "judge.second.gpu_memory=0.5"],
+            "judge.second.gpu_memory: nothing would read it, because judge.second.kind is not vllm",
+        ),
+        (["rewrite.temperature=0.1"], "rewrite.temperature: nothing would read it"),
+        (["experts.weights=/x"], "experts.weights: nothing would read it, because experts.model=phantom"),
+        (["experts.in_prompt=[age]"], "experts.in_prompt: nothing would read it, because instruct.expert_text=false"),
+        (["data=mimic", "recipe=lumen", "pretrain.patients=9"], "pretrain.patients: nothing would read it"),
+        (["outcomes.threads=4"], "outcomes.threads: nothing would read it, because there are no MIMIC-IV tables"),
+        (["prepare.max_bad=0.2"], "prepare.max_bad: nothing would read it, because prepare.on_bad=stop"),
+        (["recipe=lumen", "instruct.line=[edema]"], "instruct.line: nothing would read it"),
+        (
+            ["data.phantom.mimic_iv=true", "instruct.clinical=[stay]", "instruct.labs=[sodium]"],
+            "instruct.labs: nothing would read it",
+        ),
+        (["instruct.clinical_images=last"], "instruct.clinical_images: nothing would read it"),
+        (["predict.engine=native", "predict.gpu_memory=0.5"], "predict.gpu_memory: nothing would read it"),
+        (["evaluate.outcome_gates=true"], "evaluate.outcome_gates: nothing would read it"),
+        (["page=true"], "page: stage=full has no use for it: it is for stage=serve"),
+        (["serve.port=8000"], "serve.port: stage=full has no use for it"),
+        (["scripts=true"], "scripts=true shows the scripts of a dry run, and this would submit; add dry_run=true"),
+        (["scripts=true", "dry_run=true"], "profile local runs on this machine, without sbatch scripts"),
         (["train.epochs=2"], "train.epochs: nothing would read it, because train.steps"),
         (["train.adapter.base_bits=4"], "train.adapter.base_bits: nothing would read it, because train.adapter.kind"),
         (["profile.account=chest"], "profile.account: nothing would read it, because profile local runs on this"),
@@ -115,6 +142,11 @@ def test_what_nothing_reads_is_refused(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_named_for_a_training_is_said_to_be_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert launch.main(["stage=train", "model=ft", f"runs={tmp_path}"]) == 2
+    assert "model: stage=train has no use for it: it is for stage=serve; stage=train-ft is one" in capsys.readouterr().err
 
 
 def test_a_site_that_extends_nothing_does_not_run_here(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
