@@ -1,6 +1,7 @@
 """A checkpoint's configuration: the official json values, kept whole, and the few of them that decide the maths.
 
-Keys that nothing here reads are kept and written back; `config_files` reads and writes the files.
+Keys that nothing here reads are kept and written back. `config_files` reads and writes the files; `config_checks`
+checks single values, and this module what follows from several.
 """
 
 from __future__ import annotations
@@ -12,41 +13,18 @@ from typing import Any
 
 from lumen_hpc.errors import UserError
 
+from .config_checks import GENERATION, check_family, check_sizes, check_types, is_whole
 from .prompt_form import KEY, PromptForm
 
 PARTS = ("llm", "vision_tower", "mm_projector")
 PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
 """Projector types and how many patches each side of a downsampling block has."""
 ASPECTS = ("resize", "dynamic", "dynamic_s2")
-
-_NEEDED = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
-"""What is read from the parts' `config.json` here; transformers knows the rest."""
-
-MOST_TILES = 100
-"""Of one picture; published checkpoints have 12."""
-_FAMILY = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
-"""The parts' `model_type`."""
-_MOST = {
-    "llm": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10, "vocab_size": 1 << 22},
-    "vision_tower": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "image_size": 4096, "patch_size": 512},
-}
-"""Sizes far above every published model's: a larger one would only fill memory or never end."""
 _MOST_SCALE = 8192
 """Side of the largest scale [px]."""
 
-_FORMATS = ("float32", "bfloat16", "float16", "float64")
-_FLAGS = ("dynamic_s2", "s2", "ps3")
-_COUNTS = ("min_tiles", "max_tiles")
-_INDICES = ("mm_vision_select_layer", "s2_resize_output_to_scale_idx")
-GENERATION = "llm/generation_config.json"
-
 Block = tuple[int, int] | None
 """(rows, columns) of the finest scale's tiles of one picture; None for a picture that is a single tile."""
-
-
-def _whole(value: object) -> bool:
-    """True for a whole number; json's true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(kw_only=True)
@@ -60,117 +38,31 @@ class NVILAConfig:
     """Small files that travel with the weights (tokenizer, preprocessor, generation settings), by their path."""
 
     def __post_init__(self) -> None:
-        self._check_types()
-        for part, keys in _NEEDED.items():
-            lacking = [key for key in keys if not _whole(getattr(self, part).get(key))]
-            if lacking:
-                raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
-        self._check_sizes()
-        self._check_family()
-        self._check_pictures()
+        parts = {part: getattr(self, part) for part in PARTS}
+        check_types(self.root, parts, self.generation)
+        check_sizes(parts)
+        check_family(self.root, parts)
+        if not isinstance(self.projector, str) or self.projector not in PROJECTORS:
+            raise UserError(
+                f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
+                f"use one of {sorted(PROJECTORS)}"
+            )
+        self._check_scales()
+        self._check_tiles()
+        self._check_preprocessor()
         PromptForm.read(self.root)
         _ = self.max_length, self.select_layer, self.s2_output, self.generation  # read here if they are of other types
-
-    def _check_sizes(self) -> None:
-        """Refuse a size that is no whole number from 1 to far above every model's."""
-        for part, most in _MOST.items():
-            values = getattr(self, part)
-            for key, limit in most.items():
-                if key in values and not (_whole(values[key]) and 1 <= values[key] <= limit):
-                    raise UserError(
-                        f"{key}={json.dumps(values[key])[:40]} in {part}/config.json: it takes a whole number from 1 "
-                        f"to {limit}"
-                    )
-
-    def _check_types(self) -> None:
-        """Refuse values that would be read as something else (`"false"` is true) or fail far from here."""
-        for keys, kind, valid in (
-            (_FLAGS, "true or false", lambda value: value is None or isinstance(value, bool)),
-            (_COUNTS, f"a whole number from 1 to {MOST_TILES}", lambda n: _whole(n) and 1 <= n <= MOST_TILES),
-            (_INDICES, "a whole number", _whole),
-        ):
-            for key in keys:
-                if key in self.root and not valid(self.root[key]):
-                    raise UserError(f"{key}={json.dumps(self.root[key])} in config.json: it takes {kind}")
-        for part in PARTS:
-            if not isinstance(self.root.get(f"{part}_cfg"), dict | str | None):
-                raise UserError(f"{part}_cfg in config.json is a {type(self.root[f'{part}_cfg']).__name__}: it takes "
-                                f"an object, or the path that VILA writes while it trains")  # fmt: skip
-        for key, most in (("rope_theta", 1e12), ("model_max_length", 1 << 24), ("max_position_embeddings", 1 << 24)):
-            value = self.llm.get(key)
-            if isinstance(value, int | float) and not 0 < value <= most:
-                raise UserError(f"{key}={json.dumps(value)} in llm/config.json: it takes a number from 1 to {most:.0g}")
-        tied = self.llm.get("tie_word_embeddings", False)
-        if not isinstance(tied, bool):
-            raise UserError(f"tie_word_embeddings={json.dumps(tied)} in llm/config.json: it takes true or false")
-        for key in ("torch_dtype", "dtype"):
-            if self.llm.get(key) not in (None, *_FORMATS):
-                raise UserError(
-                    f"{key}={json.dumps(self.llm[key])[:40]} in llm/config.json: it takes one of {', '.join(_FORMATS)}"
-                )
-        for name, values in (("llm/config.json", self.llm), (GENERATION, self.generation)):
-            for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
-                ids = values.get(key)
-                if not all(
-                    _whole(i) and i >= 0 for i in (ids if isinstance(ids, list) else [ids] if ids is not None else [])
-                ):
-                    raise UserError(f"{key}={json.dumps(ids)} in {name}: it takes a token id, a whole number")
 
     @property
     def generation(self) -> dict[str, Any]:
         """`llm/generation_config.json`, empty where there is none."""
         return json.loads(self.files.get(GENERATION, b"{}"))
 
-    def _check_family(self) -> None:
-        """Refuse, with its value, what the official code would compute differently."""
-        if not isinstance(self.projector, str) or self.projector not in PROJECTORS:
-            raise UserError(
-                f"mm_projector_type={self.projector!r} in mm_projector/config.json is not supported; "
-                f"use one of {sorted(PROJECTORS)}"
-            )
-        for part, kind in _FAMILY.items():
-            if (named := getattr(self, part).get("model_type", kind)) != kind:
-                raise UserError(f"model_type={json.dumps(named)} in {part}/config.json is not supported; it is {kind}")
-        for name in ("root", *PARTS):
-            if getattr(self, name).get("quantization_config"):
-                file = "config.json" if name == "root" else f"{name}/config.json"
-                raise UserError(f"quantization_config in {file}: quantised weights are not read; give unquantised ones")
-        if self.root.get("mm_vision_select_feature", "cls_patch") != "cls_patch":
-            raise UserError(
-                f"mm_vision_select_feature={self.root['mm_vision_select_feature']!r} in config.json: SigLIP has no "
-                "class token to drop; use cls_patch"
-            )
-        if self.root.get("ps3") or (self.root.get("s2") and not self.s2):
-            raise UserError("ps3=true or s2=true in config.json is not supported; of these only dynamic_s2 is")
-        if self.root.get("chat_template") not in (None, "qwen2"):
-            raise UserError(f"chat_template={self.root['chat_template']!r} in config.json: use qwen2 (ChatML)")
-        if any(kind != "full_attention" for kind in self.llm.get("layer_types") or ()):
-            raise UserError("layer_types in llm/config.json has other than full_attention; NVILA has full attention")
-        if self.llm.get("use_sliding_window"):
-            raise UserError("use_sliding_window=true in llm/config.json is not supported; NVILA has full attention")
-        encoder = self.root.get("image_encoder") or {}  # an object, or json text of one
-        try:
-            encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
-        except ValueError:
-            encoder = None
-        if not isinstance(encoder, dict):
-            raise UserError("image_encoder in config.json is no object, nor json text of one")
-        ends = encoder.get("start_tokens"), encoder.get("end_tokens", "\n")
-        if ends != (None, "\n"):
-            raise UserError(f"image_encoder in config.json puts {ends} around a picture; use a newline after it")
-
-    def _check_pictures(self) -> None:
-        """Refuse tiling or normalisation that differs from every published NVILA's."""
-        if self.aspect not in ASPECTS:
-            raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
-        if self.aspect == "dynamic_s2" and not self.s2:
-            raise UserError("image_aspect_ratio='dynamic_s2' in config.json needs dynamic_s2=true beside it")
-        fewest, most = self.tiles
-        if fewest > most:
-            raise UserError(f"min_tiles={fewest} with max_tiles={most} in config.json: no picture has such a grid")
+    def _check_scales(self) -> None:
+        """Refuses scales and a layer that the tower does not have."""
         raw = self.root.get("s2_scales")
         try:
-            readable = min(self.scales) > 0 and (isinstance(raw, str | None) or all(map(_whole, raw)))
+            readable = min(self.scales) > 0 and (isinstance(raw, str | None) or all(map(is_whole, raw)))
             readable = readable and len(set(self.scales)) == len(self.scales)
         except (ValueError, TypeError):
             readable = False
@@ -189,11 +81,24 @@ class NVILAConfig:
             raise UserError(f"s2_scales={str(raw)[:40]!r} in config.json: sides of at most {_MOST_SCALE} px are read")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
-                f"s2_scales={self.root.get('s2_scales')!r} in config.json must be multiples of the tower's "
-                f"image_size={self.image_size}, which comes first"
+                f"s2_scales={raw!r} in config.json must be multiples of the tower's image_size={self.image_size}, "
+                "which comes first"
             )
+
+    def _check_tiles(self) -> None:
+        """Refuses tiling that no published NVILA has."""
+        if self.aspect not in ASPECTS:
+            raise UserError(f"image_aspect_ratio={self.aspect!r} in config.json is not supported; use one of {ASPECTS}")
+        if self.aspect == "dynamic_s2" and not self.s2:
+            raise UserError("image_aspect_ratio='dynamic_s2' in config.json needs dynamic_s2=true beside it")
+        fewest, most = self.tiles
+        if fewest > most:
+            raise UserError(f"min_tiles={fewest} with max_tiles={most} in config.json: no picture has such a grid")
         if self.aspect == "dynamic_s2" and most < (finest := (self.scales[-1] // self.scales[0]) ** 2):
             raise UserError(f"max_tiles={most} in config.json: the finest of s2_scales has at least {finest} tiles")
+
+    def _check_preprocessor(self) -> None:
+        """Refuses a normalisation or resize other than every published NVILA's."""
         name = "vision_tower/preprocessor_config.json"
         stored = json.loads(self.files.get(name, b"{}"))
         half, size = [0.5, 0.5, 0.5], {"height": self.image_size, "width": self.image_size}
