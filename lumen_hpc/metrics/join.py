@@ -9,7 +9,8 @@ from lumen_hpc.data.diff_vqa import TYPES, is_closed
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.short_answers import answer_fault
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.unwrapping import in_words, without_thought
+from lumen_hpc.language.json_words import in_words
+from lumen_hpc.language.markup import without_thought
 
 _SHOWN = 5
 KINDS = (*TYPES, "prediction", "outcome", "timeline")

@@ -1,0 +1,127 @@
+"""A text without its markup: out of JSON, Markdown, HTML, LaTeX and their signs, as plain sentences."""
+
+from __future__ import annotations
+
+import html
+import re
+from itertools import pairwise
+
+from lumen_hpc.language.json_words import in_sentences, json_value
+
+_HIDDEN = "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{SOFT HYPHEN}\ufeff"
+_QUOTES = '\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"'
+_SIGNS: dict[int, str] = str.maketrans({
+    **dict.fromkeys(_HIDDEN, ""), **dict.fromkeys(_QUOTES, " "), "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ",
+    "\N{FULLWIDTH COMMA}": ", ", "\N{IDEOGRAPHIC COMMA}": ", ", "\N{FULLWIDTH SEMICOLON}": "; ",
+    "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
+})  # fmt: skip
+_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(r"<\|[^<>]*\|>")
+_BLOCK = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
+_FENCE = re.compile(r"```(?:\w*(?=\n))?")
+_BOXED = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|mathrm|emph)\{([^{}]*)\}")
+_MATHS = re.compile(r"\$+|\\[()\[\]]|\\(?:begin|end)\{\w+\}")
+"""Where a formula, or a list in LaTeX, begins and ends."""
+_ITEM = re.compile(r"\\item\b\s*|\\\\")
+_RULE = re.compile(r"[\s|:+=_*-]*")
+_ARROW = re.compile(r" ?(?:[-=]+>|[\N{RIGHTWARDS ARROW}\N{RIGHTWARDS DOUBLE ARROW}\N{LONG RIGHTWARDS ARROW}]) ?")
+_BULLET = re.compile(r"(?:[-*+\N{BULLET}\N{EN DASH}]|\d+[.)])\s")
+_CHECK = re.compile(r"^((?:[-*+]\s)?)(?:\[[ xX]?\]|[\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{BALLOT BOX WITH CHECK}])\s*")
+_TICKED, _UNTICKED = re.compile(r"\s*(?:[-*+]\s)?\[[xX]\]"), re.compile(r"\s*(?:[-*+]\s)?\[ ?\]")
+HEADING = (
+    r"((?:new|additional|resolved|missing|disappeared|appeared|developed)"
+    r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
+)
+"""A group: what stands above, or before, a list of the findings that are new or gone."""
+_ABOVE_A_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
+_NARROW = 25
+"""Characters of the longest line of a text that was broken by width."""
+_LINK_WORDS = (
+    "and|or|of|in|a|an|the|than|from|to|is|are|has|have|was|were|been|with|without|on|but|no|not|new|now|compared|,"
+)
+
+
+def without_thought(text: str) -> str:
+    """The text without reasoning in tags; what follows a tag that nothing closes is reasoning that was cut off."""
+    return _THOUGHT.sub(" ", text).strip() if "<" in text else text
+
+
+def without_markup(text: str) -> str:
+    """The text in plain lines, of which none is broken by its width alone; its reasoning goes too."""
+    text = _FENCE.sub("\n", _CONTROL.sub(" ", _THOUGHT.sub(" ", text))).strip()
+    if (value := json_value(text)) is not None:
+        text = in_sentences(value)
+    if "\\" in text or "$" in text:
+        text = _without_latex(text)
+    text = html.unescape(_TAG.sub(" ", _BLOCK.sub("\n", text))).translate(_SIGNS)
+    if "\n" not in text:
+        text = text.replace("\\n", "\n").replace("\\t", "\n")
+    lines = text.splitlines()
+    if any(map(_TICKED.match, lines)):
+        lines = [line for line in lines if not _UNTICKED.match(line)]
+    text = "\n".join(line for line in map(_without_markdown, lines) if not line.startswith("#"))
+    return "\n".join(_rejoined(_ABOVE_A_LIST.sub(_in_one_line, text).split("\n"))).strip()
+
+
+def _without_latex(text: str) -> str:
+    """The text without LaTeX's boxes, formulas and lists."""
+    for _ in range(3):  # `\\boxed{\\text{no}}` holds one in another
+        text = _BOXED.sub(r"\1", text)
+    return _ITEM.sub("\n- ", _MATHS.sub(" ", text)).replace("\\%", "%").strip()
+
+
+def _in_one_line(found: re.Match[str]) -> str:
+    """A heading that says what is new, or gone, with the list below it in one line."""
+    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in found[2].split("\n") if line)
+    return f"{found[1]}: {', '.join(items)}.\n"
+
+
+def _without_markdown(line: str) -> str:
+    """A line without the marks of Markdown: headings, quotes, emphasis, checks, and the bars of a table."""
+    line = re.sub(r"^\s*(?:>\s?)+", "", line).strip()
+    line = re.sub(r"\*\*|__|`|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)", "", line)
+    line = _CHECK.sub(r"\1", line)
+    line = re.sub(r"^#+\s*(?=(?:new|additional|resolved|missing)\b)", "", line, flags=re.IGNORECASE)
+    if _RULE.fullmatch(line):
+        return ""
+    if line.startswith("|"):
+        head, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+        line = f"{head}: {', '.join(rest)}." if rest else head
+    line = re.sub(r"(?<=[a-z])_(?=[a-z])", " ", line, flags=re.IGNORECASE)
+    if _ARROW.search(line):
+        line = re.sub(rf"\(([\w -]+?){_ARROW.pattern}([\w -]+)\)", r"from \1 to \2", line)
+        line = _ARROW.sub(" to ", re.sub(rf"^([^:]*):\s*([\w -]+?){_ARROW.pattern}", r"\1 from \2 to ", line))
+    return line
+
+
+def _rejoined(lines: list[str]) -> list[str]:
+    """Lines of a text, those that were broken by their width alone joined again."""
+    widest = max(map(len, lines))
+    breaks = [at for at, (above, line) in enumerate(pairwise(lines), 1) if above and line and not _begins(above, line)]
+    by_width = (
+        widest >= _NARROW
+        and len(breaks) > 1
+        and all(len(lines[at - 1]) + 1 + len(lines[at].split()[0]) > widest for at in breaks)
+    )
+    joined = lines[:1]
+    for at, (above, line) in enumerate(pairwise(lines), 1):
+        if at in breaks and (by_width or _goes_on(above, line)):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+    return [line for line in joined if line]
+
+
+def _begins(before: str, line: str) -> bool:
+    """True for a line that begins a sentence or an item of its own."""
+    return before[-1] in ".!?;" or bool(_BULLET.match(line)) or bool(_BULLET.match(before))
+
+
+def _goes_on(before: str, line: str) -> bool:
+    """True where a sentence runs on from one line to the next."""
+    return before.endswith(":") or bool(
+        re.search(rf"(?:(?<![-:] )\b(?:{_LINK_WORDS})|,)$", before, re.IGNORECASE)
+        or re.match(rf"(?:{_LINK_WORDS})\b", line)
+    )
