@@ -7,6 +7,7 @@ A difference keeps the dataset's own clauses, so that `diff_vqa.parse_difference
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from lumen_hpc.data.diff_vqa import (
     Change,
@@ -101,38 +102,38 @@ def _seen(place: str | None, answer: str) -> str:
     return f"{where[0].upper()}{where[1:]} shows {listed(names) if names else 'no abnormality'}."
 
 
-_BY_TEMPLATE = {
-    "what abnormalities are seen in this image?": lambda finding, place, answer: _seen(None, answer),
-    "what abnormalities are seen in the {location}?": lambda finding, place, answer: _seen(place, answer),
-    "is there evidence of any abnormalities in this image?": lambda finding, place, answer: (
-        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}evidence of abnormalities in this image."
+def _closed(text: str) -> Callable[..., str]:
+    """The sentence of a closed question: `{no}` and `{not_}` in `text` stand where a negative answer has them."""
+
+    def sentence(finding: str | None, location: str | None, answer: str) -> str:
+        yes = _yes(answer)
+        negation = {"no": "" if yes else "no ", "not_": "" if yes else "not "}
+        return _opening(answer) + text.format(finding=finding, location=location, **negation)
+
+    return sentence
+
+
+def _located(finding: str | None, location: str | None, answer: str) -> str:
+    return f"The {finding} is {_where(answer)}."
+
+
+_BY_TEMPLATE: dict[str, Callable[..., str]] = {
+    "what abnormalities are seen in this image?": lambda finding, location, answer: _seen(None, answer),
+    "what abnormalities are seen in the {location}?": lambda finding, location, answer: _seen(location, answer),
+    "is there evidence of any abnormalities in this image?": _closed(
+        "there is {no}evidence of abnormalities in this image."
     ),
-    "is there evidence of {finding} in this image?": lambda finding, place, answer: (
-        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}evidence of {finding} in this image."
-    ),
-    "is the {finding} bilateral?": lambda finding, place, answer: (
-        f"{_opening(answer)}the {finding} is {'' if _yes(answer) else 'not '}bilateral."
-    ),
-    "is there {finding} in the {location}?": lambda finding, place, answer: (
-        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}{finding} in the {place}."
-    ),
-    "is there {finding}?": lambda finding, place, answer: (
-        f"{_opening(answer)}there is {'' if _yes(answer) else 'no '}{finding}."
-    ),
-    "which view is this image taken?": lambda finding, place, answer: f"This image is taken in the {answer}.",
-    "is this PA view?": lambda finding, place, answer: (
-        f"{_opening(answer)}this image is {'' if _yes(answer) else 'not '}a PA view."
-    ),
-    "is this AP view?": lambda finding, place, answer: (
-        f"{_opening(answer)}this image is {'' if _yes(answer) else 'not '}an AP view."
-    ),
-    "where in the image is the {finding} located?": lambda finding, place, answer: (
-        f"The {finding} is {_where(answer)}."
-    ),
-    "is the {finding} located on the left side or right side?": lambda finding, place, answer: (
-        f"The {finding} is {_where(answer)}."
-    ),
-    "where is the {finding}?": lambda finding, place, answer: f"The {finding} is {_where(answer)}.",
-    "what level is the {finding}?": lambda finding, place, answer: f"The level of the {finding} is {answer}.",
-    "what type is the {finding}?": lambda finding, place, answer: f"The type of the {finding} is {answer}.",
+    "is there evidence of {finding} in this image?": _closed("there is {no}evidence of {finding} in this image."),
+    "is the {finding} bilateral?": _closed("the {finding} is {not_}bilateral."),
+    "is there {finding} in the {location}?": _closed("there is {no}{finding} in the {location}."),
+    "is there {finding}?": _closed("there is {no}{finding}."),
+    "which view is this image taken?": lambda finding, location, answer: f"This image is taken in the {answer}.",
+    "is this PA view?": _closed("this image is {not_}a PA view."),
+    "is this AP view?": _closed("this image is {not_}an AP view."),
+    "where in the image is the {finding} located?": _located,
+    "is the {finding} located on the left side or right side?": _located,
+    "where is the {finding}?": _located,
+    "what level is the {finding}?": lambda finding, location, answer: f"The level of the {finding} is {answer}.",
+    "what type is the {finding}?": lambda finding, location, answer: f"The type of the {finding} is {answer}.",
 }
+"""Template of a question → its sentence, from the finding and location in the question and the short answer."""
