@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumen_hpc.cluster import asking
+from lumen_hpc.cluster import run_model
 from lumen_hpc.cluster.stage import Interrupted, Run, Shard, Stage, Task
 from lumen_hpc.errors import UserError
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 def weights(run: Run) -> Path:
     """The folder that is served. Raises UserError if it is not there, or the model is not trained yet."""
-    settings = run.settings.serve
-    return asking.given(run, settings.weights) if settings.weights else asking.trained(run, settings.model)
+    return run_model.weights_folder(run, run.settings.serve.model, run.settings.serve.weights)
 
 
 def require(run: Run) -> None:

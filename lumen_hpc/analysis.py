@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pandas as pd
 
-from lumen_hpc.cluster import accounting, asking, manifest
+from lumen_hpc.cluster import accounting, manifest, run_model
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
@@ -227,7 +227,7 @@ class OpenRun:
 
         Raises UserError for a model that this run has not trained.
         """
-        return asking.open_model(self._run, name)
+        return run_model.open_model(self._run, name)
 
     def _shards(self, stage: str, model: str = "") -> list[Path]:
         """A finished step's shards, verified."""

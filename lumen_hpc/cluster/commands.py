@@ -357,12 +357,9 @@ def existing(request: Request) -> Run:
 
 def ask(request: Request, pipeline: Pipeline) -> int:
     """Answers one question about one or two images with a run's model, on this machine."""
-    from lumen_hpc.cluster import asking
+    from lumen_hpc.cluster import run_model
 
-    asked = request.settings.serve
-    if not asked.weights:
-        return asking.ask(request, existing(request))
-    return asking.ask(request, submission.open_run(request))
+    return run_model.ask(request, submission.open_run(request) if request.settings.serve.weights else existing(request))
 
 
 def help_text(usage: str, verb: str = "") -> None:

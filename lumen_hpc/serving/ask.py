@@ -37,29 +37,31 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question with its images, read and decoded."""
 
-    question: str
+    text: str
     files: dict[str, bytes]
     """`reference`, if there is one, and `image`, in this order."""
     pictures: list[Image.Image]
     days: int | None
 
 
-def read(question: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None) -> Asked:
+def read_question(
+    text: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None
+) -> Question:
     """What `TrainedModel.ask` is given, before any model is needed.
 
     Raises UserError for a question that is empty or holds `<image>`, a file that cannot be read, and `days` without a
     reference.
     """
-    if not question.strip():
+    if not text.strip():
         raise UserError('ask a question, such as "what has changed?"')
     try:
-        question.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise UserError("the question holds half a character: type it again, in UTF-8") from None
-    require_no_mark(question)
+    require_no_mark(text)
     try:
         days = None if days is None else operator.index(days)  # numpy's and pandas' numbers too
     except TypeError:
@@ -71,7 +73,7 @@ def read(question: str, *, image: str | Path, reference: str | Path | None = Non
     pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
     if reference is not None and days is None:
         days = _days_between(*files.values())
-    return Asked(question.strip(), files, pictures, days)
+    return Question(text.strip(), files, pictures, days)
 
 
 class TrainedModel:
@@ -91,18 +93,18 @@ class TrainedModel:
 
         Files are JPG, PNG or DICOM, decoded as in training. `days` are those from the reference to the image; without
         them the dates in the files count, and where these have none the prompt calls the distance unknown. Raises
-        UserError as `read` does.
+        UserError as `read_question` does.
         """
-        asked = read(question, image=image, reference=reference, days=days)
-        shown = [{"study_id": name} for name in asked.files]
-        kind = "diagnostic" if reference is None else "difference"
-        row = {"type": kind, "interval_days": asked.days, "question": asked.question}
-        words = {name: self._experts(data) for name, data in asked.files.items()} if self._experts else {}
+        return self.answer(read_question(question, image=image, reference=reference, days=days))
+
+    def answer(self, question: Question) -> Reply:
+        """The greedy answer to a question that was read."""
+        shown = [{"study_id": name} for name in question.files]
+        kind = "difference" if "reference" in question.files else "diagnostic"
+        row = {"type": kind, "interval_days": question.days, "question": question.text}
+        words = {name: self._experts(data) for name, data in question.files.items()} if self._experts else {}
         text = prompt(shown, row, words)
-        record = {
-            "images": asked.pictures,
-            "conversations": [{"from": "human", "value": text}],
-        }
+        record = {"images": question.pictures, "conversations": [{"from": "human", "value": text}]}
         inputs = self.nvila.preprocess([record], generation=True, inline=True)
         [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
         sentence = strip(answer.text)

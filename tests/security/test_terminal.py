@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import launch
-from lumen_hpc.cluster import asking, commands, logs, status_table
+from lumen_hpc.cluster import commands, logs, run_model, status_table
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus
 from lumen_hpc.config.profile import Profile
@@ -71,11 +71,11 @@ def test_the_message_of_a_wrong_command(capsys):
 
 def test_a_models_answer(tmp_path, monkeypatch, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    model = SimpleNamespace(ask=lambda *_, **__: SimpleNamespace(answer=ATTACK))
-    monkeypatch.setattr(asking, "open_model", lambda *_: model)
-    monkeypatch.setattr(asking, "trained", lambda *_: tmp_path)
+    model = SimpleNamespace(answer=lambda *_: SimpleNamespace(answer=ATTACK))
+    monkeypatch.setattr(run_model, "open_model", lambda *_: model)
+    monkeypatch.setattr(run_model, "weights_folder", lambda *_: tmp_path)
     request = Request(verb="ask", question="what?", image=str(tmp_path / "image.png"))
-    assert asking.ask(request, Run(tmp_path, Settings(), Profile())) == 0
+    assert run_model.ask(request, Run(tmp_path, Settings(), Profile())) == 0
     shown(capsys.readouterr().out)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lumen_hpc import nvila
-from lumen_hpc.cluster import asking
+from lumen_hpc.cluster import run_model
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import EngineSettings, Experts, Predict, Settings
@@ -159,7 +159,7 @@ def test_a_question_to_a_strangers_run_does_not_load_its_experts(expert_pickle, 
     nvila.save(make_tiny(["is there edema?"]), run.path("train", "lumen") / "final")
     os.chown(run.folder, 12345, -1)
     with pytest.raises(UserError, match=r"belongs to user 12345.*could run another user's code"):
-        asking.open_model(run, "lumen")
+        run_model.open_model(run, "lumen")
     assert not witness.exists()
 
 

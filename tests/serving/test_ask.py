@@ -183,7 +183,7 @@ def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, w
 
 
 def test_a_run_that_has_not_trained_the_model_says_so(tmp_path):
-    from lumen_hpc.cluster.asking import open_model
+    from lumen_hpc.cluster.run_model import open_model
     from lumen_hpc.cluster.stage import Run
     from lumen_hpc.config.profile import Profile
     from lumen_hpc.config.schema import Settings

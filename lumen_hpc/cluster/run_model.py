@@ -18,11 +18,18 @@ from lumen_hpc.plain_text import visible
 from lumen_hpc.weights import locate, verify
 
 if TYPE_CHECKING:
-    from lumen_hpc.serving.ask import Asked, TrainedModel
+    from lumen_hpc.serving.ask import Question, TrainedModel
 
 
-def trained(run: Run, model: str) -> Path:
-    """Folder of a compared model's weights. Raises UserError if the run does not compare it, or has not trained it."""
+def weights_folder(run: Run, model: str, weights: str = "") -> Path:
+    """Folder of a compared model's weights, or of the checkpoint that `weights` names.
+
+    Raises UserError if the run does not compare the model or has not trained it, or if `weights` names no NVILA.
+    """
+    return _checkpoint(run, weights) if weights else _trained(run, model)
+
+
+def _trained(run: Run, model: str) -> Path:
     try:
         known = compared(model)
     except KeyError:
@@ -38,8 +45,7 @@ def trained(run: Run, model: str) -> Path:
     return folder
 
 
-def given(run: Run, weights: str) -> Path:
-    """Folder of the checkpoint that `weights` names. Raises UserError if it is none."""
+def _checkpoint(run: Run, weights: str) -> Path:
     folder = locate(weights, run.profile.cache)
     if not (folder / "config.json").is_file():
         raise UserError(f"weights={weights}: no config.json in {folder}; give a checkpoint's folder")
@@ -56,7 +62,9 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     from lumen_hpc.serving.ask import TrainedModel
     from lumen_hpc.training.predict import open_model
 
-    folder = given(run, weights) if weights else verify(trained(run, model), run.profile.cache)
+    folder = weights_folder(run, model, weights)
+    if not weights:
+        folder = verify(folder, run.profile.cache)
     opened = open_model(folder, run=run.folder)
     settings = run.settings
     form = opened.config.prompt_form
@@ -79,18 +87,18 @@ COMPARES = re.compile(r"\b(changed|compared|comparison|different|worse|better|im
 """Words of a question about two images, unless it asks what will be."""
 
 
-def _doubts(asked: Asked) -> Iterator[str]:
+def _doubts(question: Question) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
-    will = "will" in asked.question.casefold().split()
-    if len(asked.files) == 1 and COMPARES.search(asked.question) and not will:
+    will = "will" in question.text.casefold().split()
+    if len(question.files) == 1 and COMPARES.search(question.text) and not will:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
-    if len(asked.files) == 2 and will:
+    if len(question.files) == 2 and will:
         yield "the question asks what will be, which is learned from one image: give the earlier one alone, image="
-    if len(asked.files) == 2:
-        if asked.files["image"] == asked.files["reference"]:
+    if len(question.files) == 2:
+        if question.files["image"] == question.files["reference"]:
             yield "image and reference are the same file"
-        if asked.days is not None and asked.days < 0:
-            yield f"the reference is {-asked.days} days later than the image; the earlier one is the reference"
+        if question.days is not None and question.days < 0:
+            yield f"the reference is {-question.days} days later than the image; the earlier one is the reference"
 
 
 def ask(request: Request, run: Run) -> int:
@@ -105,18 +113,16 @@ def ask(request: Request, run: Run) -> int:
             days = int(request.days)
         except ValueError:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
-    if request.settings.serve.weights:
-        given(run, request.settings.serve.weights)
-    else:
-        trained(run, request.settings.serve.model)
-    from lumen_hpc.serving.ask import read  # seconds: what the command line itself says is checked first
+    name, weights = request.settings.serve.model, request.settings.serve.weights
+    weights_folder(run, name, weights)
+    from lumen_hpc.serving.ask import read_question  # seconds: what the command line itself says is checked first
 
-    asked = read(request.question, image=request.image, reference=request.reference or None, days=days)
-    for doubt in _doubts(asked):
+    question = read_question(request.question, image=request.image, reference=request.reference or None, days=days)
+    for doubt in _doubts(question):
         print(f"lumen: {doubt}", file=sys.stderr)
-    print(f"loading {request.settings.serve.weights or request.settings.serve.model} …", file=sys.stderr, flush=True)
-    model = open_model(run, request.settings.serve.model, request.settings.serve.weights)
-    reply = model.ask(request.question, image=request.image, reference=request.reference or None, days=days)
+    print(f"loading {weights or name} …", file=sys.stderr, flush=True)
+    model = open_model(run, name, weights)
+    reply = model.answer(question)
     if request.json:
         print(json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt}))
     else:
