@@ -98,84 +98,108 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
 
     Raises UserError where a model has no answers or no question was answered by every model.
     """
-    settings = replace(settings, images=settings.images is not False)
-    asked = questions(inputs.records)
-    scores = _judged(inputs.scores, asked)
-    answers = _Answers(inputs.answers)
-    results = Results(
-        asked,
-        answers.plain(),
-        (row | {"model": model} for model, rows in scores.items() for row in rows if not row.get("canary")),
-        settings,
-        seed,
-        models=list(inputs.answers),
-        identity=inputs.identity,
-    )
-    checked = self_check(
-        results.joined.answers, [row.get("long_answer") or "" for row in results.questions], settings.self_check, seed
-    )
-    training_meta = baselines.narrowed(inputs.training_meta) if settings.baselines or settings.gates else []
-    _add_baselines(results, inputs, training_meta, answers.controlled)
-    control_results = controls(results, answers.controlled, inputs.findings)
-    oracles = ceilings.oracles(results, inputs.truth) if inputs.truth else {}
-    checks = list(inputs.criteria)
-    if settings.gates:
-        undecided = ceilings.undecided(results, inputs.truth) if inputs.truth else None
-        checks = [*phantom_criteria(results, control_results, oracles, undecided, training_meta), *checks]
-    known = ceilings.scores(results, oracles)
-    compared = comparison(results, known.pop(ceilings.TWO_READINGS, None))
-    training = {model: list(rows) for model, rows in inputs.training.items()}
-    spent = budgets.budgets(training)
-    notes = [
-        *([str(compared)] if compared else []),
-        *tables.notes(results),
-        *images_left_out.note(answers.fewer_images, len(asked)),
-        str(checked),
-        *budgets.notes(spent, results.labels(), results.principal),
-    ]
-    studies = list(inputs.studies)
-    every_slice = slices.slices(results, studies, inputs.experts) + slices.experts(results, answers.controlled)
-    language = _language(scores, inputs.rewrites, bool(settings.images))
-    both = tables.tables(results)
-    case = case_figure(results, inputs.image) if settings.images else None
-    figures = page.draw(both, every_slice, control_results, language["canaries"], language["acceptance"], training)
-    content = page.Content(
-        tables=both,
-        seeds=seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()}),
-        notes=[
-            *inputs.identity.banner,
-            *language["unfit"],
-            *notes,
-            *(f"Departs from the paper: {line}" for line in inputs.identity.deviations),
-        ],
-        identity=inputs.identity,
-        labels=results.labels(),
-        self_check=str(checked),
-        comparison=str(compared) if compared else "",
-        exposure=inputs.exposure,
-        budgets=spent,
-        figures=figures | ({"figure-1": case} if case else {}),
-        gates=checks,
-        ceilings=known,
-        controls=control_results,
-        slices=every_slice,
-        **language,
-        costs=costs.costs(inputs.steps, inputs.accounted),
-        accounted=inputs.accounted is not None,
-        counts=inputs.counts,
-        detections=findings.detections(results, least=1 if settings.images else settings.small),
-        confusions=findings.confusions(results),
-        cases=cases.cases(results, inputs.image, settings, seed, studies),
-        small=settings.small,
-        settings=inputs.settings,
-        problems=results.problems.lines(),
-        run=inputs.run,
-        restricted=not settings.images,
-    )
+    measured = _Measured(inputs, replace(settings, images=settings.images is not False), seed)
+    content = measured.content()
     files = _write(folder, content)
     files.append(folder / "samples.jsonl")
-    write_jsonl(files[-1], results.rows())
-    return files, checks
+    write_jsonl(files[-1], measured.results.rows())
+    return files, list(content.gates)
+
+
+class _Measured:
+    """What was measured once and more than one section of the report shows; the arguments are those of `report`."""
+
+    def __init__(self, inputs: Inputs, settings: Evaluate, seed: int) -> None:
+        self.inputs, self.settings, self.seed = inputs, settings, seed
+        asked = questions(inputs.records)
+        self.asked = len(asked)
+        self.scores = _judged(inputs.scores, asked)
+        self.answers = _Answers(inputs.answers)
+        self.results = Results(
+            asked,
+            self.answers.plain(),
+            (row | {"model": model} for model, rows in self.scores.items() for row in rows if not row.get("canary")),
+            settings,
+            seed,
+            models=list(inputs.answers),
+            identity=inputs.identity,
+        )
+        references = [row.get("long_answer") or "" for row in self.results.questions]
+        self.self_check = self_check(self.results.joined.answers, references, settings.self_check, seed)
+        self.training_meta = baselines.narrowed(inputs.training_meta) if settings.baselines or settings.gates else []
+        _add_baselines(self.results, inputs, self.training_meta, self.answers.controlled)
+        self.controls = controls(self.results, self.answers.controlled, inputs.findings)
+        self.oracles = ceilings.oracles(self.results, inputs.truth) if inputs.truth else {}
+        self.ceilings = ceilings.scores(self.results, self.oracles)
+        self.comparison = comparison(self.results, self.ceilings.pop(ceilings.TWO_READINGS, None))
+        self.training = {model: list(rows) for model, rows in inputs.training.items()}
+        self.budgets = budgets.budgets(self.training)
+        self.language = _language(self.scores, inputs.rewrites, bool(settings.images))
+        self.tables = tables.tables(self.results)
+        self.studies = list(inputs.studies)
+        self.slices = slices.slices(self.results, self.studies, inputs.experts)
+        self.slices += slices.experts(self.results, self.answers.controlled)
+
+    def content(self) -> page.Content:
+        """Everything that the page shows."""
+        inputs, results, settings = self.inputs, self.results, self.settings
+        return page.Content(
+            tables=self.tables,
+            seeds=seeds.spreads(results, {name: list(rows) for name, rows in inputs.repeats.items()}),
+            notes=self.notes(),
+            identity=inputs.identity,
+            labels=results.labels(),
+            self_check=str(self.self_check),
+            comparison=str(self.comparison) if self.comparison else "",
+            exposure=inputs.exposure,
+            budgets=self.budgets,
+            figures=self.figures(),
+            gates=self.gates(),
+            ceilings=self.ceilings,
+            controls=self.controls,
+            slices=self.slices,
+            **self.language,
+            costs=costs.costs(inputs.steps, inputs.accounted),
+            accounted=inputs.accounted is not None,
+            counts=inputs.counts,
+            detections=findings.detections(results, least=1 if settings.images else settings.small),
+            confusions=findings.confusions(results),
+            cases=cases.cases(results, inputs.image, settings, self.seed, self.studies),
+            small=settings.small,
+            settings=inputs.settings,
+            problems=results.problems.lines(),
+            run=inputs.run,
+            restricted=not settings.images,
+        )
+
+    def gates(self) -> list[Criterion]:
+        """Those of the phantoms, where they are asked for, and those of other pages."""
+        if not self.settings.gates:
+            return list(self.inputs.criteria)
+        undecided = ceilings.undecided(self.results, self.inputs.truth) if self.inputs.truth else None
+        of_phantoms = phantom_criteria(self.results, self.controls, self.oracles, undecided, self.training_meta)
+        return [*of_phantoms, *self.inputs.criteria]
+
+    def notes(self) -> list[str]:
+        """The lines under the tables: first what must be known before any number is read."""
+        identity = self.inputs.identity
+        return [
+            *identity.banner,
+            *self.language["unfit"],
+            *([str(self.comparison)] if self.comparison else []),
+            *tables.notes(self.results),
+            *images_left_out.note(self.answers.fewer_images, self.asked),
+            str(self.self_check),
+            *budgets.notes(self.budgets, self.results.labels(), self.results.principal),
+            *(f"Departs from the paper: {line}" for line in identity.deviations),
+        ]
+
+    def figures(self) -> dict[str, str]:
+        """Name → SVG."""
+        canaries, acceptance = self.language["canaries"], self.language["acceptance"]
+        drawn = page.draw(self.tables, self.slices, self.controls, canaries, acceptance, self.training)
+        case = case_figure(self.results, self.inputs.image) if self.settings.images else None
+        return drawn | ({"figure-1": case} if case else {})
 
 
 class _Answers:
