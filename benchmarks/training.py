@@ -126,11 +126,11 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
     job = work(folder, out, train)
     marks: list[tuple[float, float]] = []
 
-    def progress(doing: str, within: float = 0.0, waits: bool = False) -> None:
+    def beat(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         if doing.startswith(("computes step", "saves")):  # each step's beginning, and the last one's end
             marks.append((time.perf_counter(), time.thread_time()))
 
-    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, progress=progress)
+    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, beat=beat)
     engine.close()
     assert len(marks) == steps + 2
     return marks[-1][0] - marks[1][0], marks[-1][1] - marks[1][1]
@@ -176,7 +176,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     pairs: list[tuple[float, float]] = []
     begun: list[float] = []
 
-    def progress(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
+    def beat(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         if not doing.startswith("computes step"):
             return
         if begun:  # a whole step of ours is done
@@ -186,7 +186,7 @@ def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
             pairs.append((loops, time.thread_time() - began))
         begun.append(time.process_time())
 
-    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, progress=progress)
+    engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, beat=beat)
     engine.close()
     alone.close()
     return pairs[1:]  # the first warms up
@@ -276,7 +276,7 @@ def part(folder: Path, who: str, stop: int) -> None:
     fine_tune(
         settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
         should_stop=lambda: doing[-1].endswith(f" step {stop}"),
-        progress=lambda action, within=0.0, waits=False: doing.append(action),
+        beat=lambda action="", within=0.0, waits=False: doing.append(action),
     )  # fmt: skip
     (*_, last) = (out / "metrics.jsonl").read_text().splitlines()
     print(json.dumps({"time": json.loads(last)["timing"]["time"]}), flush=True)

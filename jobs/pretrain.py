@@ -40,7 +40,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
         for path in pretrain.pretrain(
-            settings.pretrain, settings.experts, settings.instruct, settings.seed, task.folder, task.progress,
+            settings.pretrain, settings.experts, settings.instruct, settings.seed, task.folder, task.beat,
             phantom_texts.texts(settings.instruct),
         ):  # fmt: skip
             yield task.artefact(path)

@@ -88,8 +88,7 @@ def serve(task: Task) -> None:
         server = supervisor.Server(words, supervisor.environment(settings, key), log)
         try:
             print(f"loading {folder} (log: {log})", flush=True)
-            beat = lambda: task.progress("loading the model")  # noqa: E731
-            if not server.wait_until_ready(host, port, task.should_stop, beat):
+            if not server.wait_until_ready(host, port, task.should_stop, task.beat):
                 return
             address = supervisor.Address(
                 host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
@@ -101,7 +100,7 @@ def serve(task: Task) -> None:
                 print(f"ready at {address.url}; {shown} shows the key", flush=True)
                 while not task.should_stop():
                     server.require_alive()
-                    task.progress("serving")
+                    task.beat("serving")
                     time.sleep(0.5)
             print("asked to stop: the time limit is near, or the job was cancelled; answers may end", flush=True)
         finally:

@@ -53,7 +53,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             seed=task.settings.seed + training_number(task.model),
             ranks=task.ranks,
             should_stop=task.should_stop,
-            progress=task.progress,
+            beat=task.beat,
             form=form,
             records_hash=digests.get(records.name, ""),
             held_out=records.with_name(records.name.replace("-train", "-val")),

@@ -12,7 +12,19 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+class Beat(Protocol):
+    """Says that a task goes on: `Watchdog.beat`, or `unwatched`."""
+
+    def __call__(self, doing: str = ..., within: float = ..., waits: bool = ...) -> None:
+        """`doing`: what comes now. `within`: seconds to the next beat, if fewer than the watchdog's limit. `waits`:
+        what comes is to wait for other ranks."""
+
+
+def unwatched(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
+    """A beat that nobody waits for."""
 
 
 class Watchdog:
@@ -49,10 +61,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, doing: str = "works", within: float = 0.0, waits: bool = False) -> None:
-        """Records progress and the current action.
-
-        `within`: seconds to the next beat, if fewer than the limit. `waits`: the action is to wait for other ranks.
-        """
+        """Records progress and the current action, as `Beat` says."""
         limit = min(within or self._limit, self._limit)
         self._beat = (self._clock(), limit, doing, waits)
 

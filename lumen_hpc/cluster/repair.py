@@ -47,7 +47,7 @@ def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Seq
     began, last_asked = time.monotonic(), -ASK_S
     waited = 0.0
     while bad := corrupt(task.run, task.step, graph, shards):
-        task.progress()
+        task.beat()
         if task.should_stop():
             raise Interrupted("while what it reads was written again")
         if task.ranks.first and time.monotonic() - last_asked >= ASK_S:

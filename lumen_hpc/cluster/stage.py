@@ -26,6 +26,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import lines, sha256
 from lumen_hpc.models import compared
 from lumen_hpc.training.speed import Progress
+from lumen_hpc.watchdog import Beat, unwatched
 from lumen_hpc.weights import locate
 
 
@@ -191,10 +192,8 @@ class Task:
     ranks: Ranks = field(default_factory=Ranks)
     should_stop: Callable[[], bool] = lambda: False
     """True once the time limit is near or the job is being preempted: save and return."""
-    progress: Callable[..., None] = lambda doing="", within=0.0, waits=False: None
-    """Call it when something was achieved that is not a row (a training step): it feeds the watchdog. `doing` says
-    what comes now, `within` how soon the next call must come [s], if sooner than the profile asks, `waits` whether it
-    is a wait for other ranks."""
+    beat: Beat = unwatched
+    """Call it when something was achieved that is not a row (a training step): it feeds the watchdog."""
 
     expected: int = 0
     """Rows that the shard under way will have, where a stage knows it: for the progress bar in its log."""

@@ -28,6 +28,7 @@ from typing import IO
 from lumen_hpc.config.schema import Serve
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
+from lumen_hpc.watchdog import Beat
 
 from . import guard
 
@@ -194,13 +195,13 @@ class Server:
             env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Callable[[], None]) -> bool:
+    def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Beat) -> bool:
         """True once it answers; False if a stop was asked meanwhile. Raises UserError if it ends before."""
         while not should_stop():
             self.require_alive()
             if self._listens(port) and answers(host, port):
                 return True
-            beat()
+            beat("loading the model")
             time.sleep(0.5)
         return False
 

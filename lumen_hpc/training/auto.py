@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from lumen_hpc.scratch import use_private_cache
 from lumen_hpc.training import occupancy, sequence_parallel, sizing
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
+from lumen_hpc.watchdog import Beat
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class Auto:
         ranks = self._ranks
         return sizing.resolve(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
-    def resolve_compiled(self, train: schema.Train, progress: Callable[..., None]) -> schema.Train:
+    def resolve_compiled(self, train: schema.Train, beat: Beat) -> schema.Train:
         """The settings with `train.compiled=auto` decided: plain layers where one rank cannot compile."""
         if train.compiled == "auto":
-            progress("trying the compiler")
+            beat("trying the compiler")
             reasons = [reason for reason in gather_json(_why_plain(train)) if reason]
             if reasons and self._ranks.first:
                 log.info("plain layers: %s", reasons[0])

@@ -35,6 +35,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
+from lumen_hpc.watchdog import Beat
 
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
@@ -252,13 +253,13 @@ class Checkpoints:
                 log.warning("checkpoint %s is skipped: %s", folder, found)
         return None
 
-    def universal(self, checkpoint: Checkpoint, progress: Callable[[str], None]) -> Path:
+    def universal(self, checkpoint: Checkpoint, beat: Beat) -> Path:
         """The checkpoint converted for any number of ranks (DeepSpeed's universal form), once, by rank 0."""
         target = checkpoint.folder / "universal"
         if self._ranks.first and not target.exists():
             staging = checkpoint.folder / ".universal"
             shutil.rmtree(staging, ignore_errors=True)
-            _convert(checkpoint.folder / TAG, staging, progress)
+            _convert(checkpoint.folder / TAG, staging, beat)
             staging.rename(target)
         dist.barrier()
         return target
@@ -269,7 +270,7 @@ class Checkpoints:
             restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=True))
 
 
-def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
+def _convert(source: Path, target: Path, beat: Beat) -> None:
     """Runs DeepSpeed's converter, in a process of its own since it forks."""
     code = (  # DeepSpeed as `accelerator` sets it up: it reads nothing but weights
         "from lumen_hpc.training import accelerator; from deepspeed.checkpoint import ds_to_universal as tool; "
@@ -283,7 +284,7 @@ def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> Non
         env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, "PYTHONPATH": path},
     )  # fmt: skip
     while True:
-        progress(f"converting {source} for another number of ranks")
+        beat(f"converting {source} for another number of ranks")
         with contextlib.suppress(subprocess.TimeoutExpired):
             errors = process.communicate(timeout=5)[1]
             break

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.training.sizing import check_batch
 from lumen_hpc.training.speed import peak_flops
 from lumen_hpc.training.token_kinds import TokenKinds
+from lumen_hpc.watchdog import Beat, unwatched
 
 REPORT_S = 15.0
 """Between two lines of progress in the log, at least."""
@@ -87,13 +89,11 @@ def run(
     *,
     seed: int,
     should_stop: Callable[[], bool],
-    progress: Callable[..., None] = lambda doing="", within=0.0, waits=False: None,
+    beat: Beat = unwatched,
     started: float | None = None,
 ) -> tuple[Engine, int, bool]:
     """Trains from the last valid checkpoint to the end, or until `should_stop`.
 
-    `progress(doing, within, waits)` is called with this rank's next action, the seconds until its next call at the
-    latest, and whether the action is to wait for other ranks.
     Returns the engine, the steps done, and whether they are all. Raises Diverged naming the last good
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
@@ -109,13 +109,13 @@ def run(
     engine = Engine(work.model, train, ranks, checkpoints.writer, universal=convert)
     done = 0
     if found is not None:
-        folder = checkpoints.universal(found, progress) if convert else found.folder / TAG
+        folder = checkpoints.universal(found, beat) if convert else found.folder / TAG
         engine.load(folder.parent, folder.name)
         checkpoints.rng(found)
         done = found.step
     if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
         return engine, done, done == plan.steps
-    loop = Loop(work, train, ranks, plan, engine, checkpoints, done, should_stop, progress)
+    loop = Loop(work, train, ranks, plan, engine, checkpoints, done, should_stop, beat)
     try:
         finished = loop.go(started=started, resumed=found)
     except BaseException:
@@ -132,33 +132,38 @@ def _same_run(found: Checkpoint, fingerprint: dict[str, Any]) -> None:
         raise UserError(f"{found.folder} belongs to another training ({changes}): set it back, or use another run")
 
 
+@dataclass
 class Loop:
     """One process's steps."""
 
-    def __init__(
-        self,
-        work: Work,
-        train: schema.Train,
-        ranks: Ranks,
-        plan: sampling.Sampler,
-        engine: Engine,
-        checkpoints: Checkpoints,
-        done: int,
-        should_stop: Callable[[], bool] = lambda: False,
-        progress: Callable[..., None] = lambda doing, within=0.0, waits=False: None,
-    ) -> None:
-        self.work, self.train, self.ranks, self.plan = work, train, ranks, plan
-        self.engine, self.checkpoints, self.done = engine, checkpoints, done
-        self.should_stop, self.progress = should_stop, progress
-        self.device = engine.ds.device
-        self.kinds = TokenKinds(work.index.kinds, self.device)
+    work: Work
+    train: schema.Train
+    ranks: Ranks
+    plan: sampling.Sampler
+    engine: Engine
+    checkpoints: Checkpoints
+    done: int
+    """Optimizer steps done."""
+    should_stop: Callable[[], bool] = lambda: False
+    beat: Beat = unwatched
+
+    def __post_init__(self) -> None:
+        self.device = self.engine.ds.device
+        self.kinds = TokenKinds(self.work.index.kinds, self.device)
         self.recent: deque[float] = deque(maxlen=100)
+        """Losses, for what is usual."""
         self.seconds: deque[float] = deque(maxlen=20)
+        """Of steps, for the time that is left."""
         self.stall = 0.0
-        self.first = True
-        self.flops = 0.0
-        self.reported = -math.inf
+        """Seconds that the last checkpoint took, until a step's timing has them."""
         self.validated = 0.0
+        """Seconds that the last validation took, likewise."""
+        self.first = True
+        """Whether no step was timed yet."""
+        self.flops = 0.0
+        """Model FLOPs of the last step, on all ranks."""
+        self.reported = -math.inf
+        """When the log got its last line (`time.monotonic`)."""
 
     def go(self, *, started: float, resumed: Checkpoint | None) -> bool:
         """Steps until the end, or until a rank should stop; True at the end."""
@@ -178,7 +183,7 @@ class Loop:
                     timing = self._timing(seconds, waited, micros, metrics, started)
                     self._record(journal, ids, metrics | held_out, timing)
                 if stop or due:
-                    self.progress(f"saves after step {self.done}")
+                    self.beat(f"saves after step {self.done}")
                     self._save(journal)
                 if stop:
                     break
@@ -228,11 +233,10 @@ class Loop:
         if self.work.held_out is None:
             return {}
         doing = f"measures the validation loss after step {self.done}"
-        self.progress(doing, self.train.stuck_after)
+        self.beat(doing, self.train.stuck_after)
         began = time.perf_counter()
         found = validation.losses(
-            self.work.held_out, self.engine, self.train, self.ranks,
-            lambda: self.progress(doing, self.train.stuck_after),
+            self.work.held_out, self.engine, self.train, self.ranks, partial(self.beat, doing, self.train.stuck_after)
         )  # fmt: skip
         self.validated = time.perf_counter() - began
         return found
@@ -279,7 +283,7 @@ class Loop:
 
         Only two values are read back from a GPU: the collective's sums, and the gradient norm after the update.
         """
-        self.progress(f"computes step {self.done + 1}", self.train.stuck_after)
+        self.beat(f"computes step {self.done + 1}", self.train.stuck_after)
         weights = self._weights(ids)
         on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
         names = self.kinds.names
@@ -292,7 +296,7 @@ class Loop:
             self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
-        self.progress(f"waits for the others in step {self.done + 1}", self.train.stuck_after, waits=True)
+        self.beat(f"waits for the others in step {self.done + 1}", self.train.stuck_after, waits=True)
         flags = [float(self.should_stop()), float(self.checkpoints.failed)]
         own = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
         sums[-4:] = torch.tensor(own, dtype=torch.float64)

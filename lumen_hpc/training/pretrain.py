@@ -9,7 +9,7 @@ That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ from lumen_hpc.training import phantom_records
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.sampler import plain
 from lumen_hpc.training.schedule import rate_at
+from lumen_hpc.watchdog import Beat, unwatched
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ LEARNING_RATE, WARMUP, CLIP = 3e-3, 0.2, 1.0
 
 def pretrain(
     settings: Pretrain, expert_settings: Experts, instruct: Instruct, seed: int, folder: Path,
-    progress: Callable[[], None] = lambda: None, more_texts: Iterable[str] = (),
+    beat: Beat = unwatched, more_texts: Iterable[str] = (),
 ) -> list[Path]:  # fmt: skip
     """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
 
@@ -61,7 +62,7 @@ def pretrain(
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     for step in experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed):
-        progress()
+        beat()
         if step["step"] % 50 == 0:
             log.info("expert step %d: loss %.3f", step["step"], step["loss"])
     experts.save_expert(expert, folder / "expert.safetensors")
@@ -69,7 +70,7 @@ def pretrain(
     records = [r for r in phantom_records.records(timelines, instruct, seed, expert_sentences=expert_sentences)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
     for number, loss in enumerate(train_base(model, records, steps=settings.base_steps, seed=seed), 1):
-        progress()
+        beat()
         if number % 20 == 0:
             log.info("base step %d: loss %.3f", number, loss)
     model.config = model.config.with_prompt_form(PromptForm.trained(expert_text=instruct.expert_text))

@@ -33,6 +33,7 @@ from lumen_hpc.files import atomic
 from lumen_hpc.nvila import Preprocessor
 from lumen_hpc.training.fitting import Fitted, fit
 from lumen_hpc.training.lengths import Measure, Record, measure, opening
+from lumen_hpc.watchdog import Beat, unwatched
 
 BLOCK = 4096
 """Records that are measured, and saved, at a time."""
@@ -151,7 +152,7 @@ def build(
     folder: Path,
     version: str,
     should_stop: Callable[[], bool] = lambda: False,
-    progress: Callable[..., None] = lambda doing: None,
+    beat: Beat = unwatched,
 ) -> RecordIndex | None:
     """Measures every record, the ranks sharing the work; a UserError names the first bad one, or they are left out.
 
@@ -170,7 +171,7 @@ def build(
         for block in range(ranks.rank, -(-len(records) // BLOCK), ranks.world_size):
             if stopped := should_stop():
                 break
-            progress(f"indexes records from {block * BLOCK + 1}")
+            beat(f"indexes records from {block * BLOCK + 1}")
             if _read(_part(folder, block), version) is None:
                 rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
                 _write(_part(folder, block), version, _measured(records, rows, preprocessor, max_tokens))

@@ -30,6 +30,7 @@ from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.samples import Batcher, Pictures
+from lumen_hpc.watchdog import Beat, unwatched
 
 log = logging.getLogger(__name__)
 LENGTHS = 32
@@ -58,7 +59,7 @@ def fine_tune(
     seed: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
-    progress: Callable[..., None] = lambda doing="", within=0.0, waits=False: None,
+    beat: Beat = unwatched,
     form: PromptForm | None = None,
     records_hash: str = "",
     held_out: Path | None = None,
@@ -71,8 +72,6 @@ def fine_tune(
     finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
     `held_out`: an instruction file whose loss is measured at checkpoints (`train.validate`), into metrics.jsonl.
     `form` is the records' and is noted in `final/`; None: what every training here has.
-    `progress(doing, within, waits)` is called with this rank's next action, the seconds until its next call at the
-    latest, and whether the action is to wait for other ranks.
     Raises UserError for invalid settings and records, and for a folder in which another job trains;
     loop.Diverged for a loss that diverges.
     """
@@ -83,20 +82,20 @@ def fine_tune(
     fingerprint = folder.fingerprint_of(train, records_hash or folder.records_hash(records), base, seed)
     if done := folder.finished_steps(out, fingerprint):
         return Outcome(True, done)
-    progress("waiting for the other ranks", waits=True)
+    beat("waiting for the other ranks", waits=True)
     join(ranks, out)
     with folder.alone(out, ranks):
         if ranks.first:
             folder.set_aside(out, fingerprint)
         dist.barrier()
-        progress("checking GPUs and interconnect")
+        beat("checking GPUs and interconnect")
         reports = check_devices(ranks)
         if ranks.first:
             write_json(out / "health.json", reports)
         index = None
         if not on_any_rank(should_stop()):
-            train = auto.resolve_compiled(train, progress)
-            sources = _Sources(records, base, out, fingerprint, ranks, progress)
+            train = auto.resolve_compiled(train, beat)
+            sources = _Sources(records, base, out, fingerprint, ranks, beat)
             index = sources.index(train, should_stop)
         if index is None:  # asked to stop before anything was loaded
             leave()
@@ -106,10 +105,10 @@ def fine_tune(
         auto.require_fit(train)
         work = sources.work(train, index, form or PromptForm.trained(), held_out)
         engine, done, finished = loop.run(
-            work, train, ranks, seed=seed, should_stop=should_stop, progress=progress, started=started
+            work, train, ranks, seed=seed, should_stop=should_stop, beat=beat, started=started
         )
         if finished:
-            progress("writing the final model")
+            beat("writing the final model")
             _export(engine, work, out, done)
         engine.close()
         leave()
@@ -121,12 +120,12 @@ class _Sources:
 
     def __init__(
         self, records: Path, base: Path, out: Path, fingerprint: dict[str, Any], ranks: Ranks,
-        progress: Callable[..., None],
+        beat: Beat,
     ) -> None:  # fmt: skip
         """The arguments are those of `fine_tune`."""
         self._records, self._preprocessor = Records(records), nvila.Preprocessor.open(base)
         self._base, self._out, self._fingerprint = base, out, fingerprint
-        self._ranks, self._progress = ranks, progress
+        self._ranks, self._beat = ranks, beat
 
     def index(self, train: schema.Train, should_stop: Callable[[], bool]) -> RecordIndex | None:
         """The index of the records; None if a stop was requested while it was made."""
@@ -139,7 +138,7 @@ class _Sources:
             folder=self._out,
             version=f"{self._fingerprint['records']} {self._fingerprint['base']}",
             should_stop=should_stop,
-            progress=self._progress,
+            beat=self._beat,
         )
         if found is not None and self._ranks.first:
             log.info("records: %s", record_index.describe(found))
@@ -151,7 +150,7 @@ class _Sources:
         multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
         batcher = partial(Batcher, preprocessor=self._preprocessor, multiple=multiple, group=group)
         held = self._held_out(train, held_out, batcher) if held_out is not None else None
-        self._progress("loading the model")
+        self._beat("loading the model")
         model = self._model(train)
         model.config = model.config.with_prompt_form(form)  # saved with the final model
         sizes = Sizes.read(self._base)

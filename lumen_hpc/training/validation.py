@@ -22,6 +22,7 @@ from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.layout import layout, sequences
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.token_kinds import TokenKinds
+from lumen_hpc.watchdog import Beat, unwatched
 
 log = logging.getLogger(__name__)
 LOSS = "validation_loss"
@@ -79,7 +80,7 @@ def losses(
     engine: Engine,
     train: schema.Train,
     ranks: Ranks,
-    progress: Callable[[], None] = lambda: None,
+    beat: Beat = unwatched,
 ) -> dict[str, float]:
     """`validation_loss`, in the form of the training's own (`train.loss`), and `validation_loss_KIND`, a token's mean.
 
@@ -100,7 +101,7 @@ def losses(
     try:
         with ThreadPoolExecutor(train.workers) as pool, quiet:
             for micro in pool.map(held.batcher.build, packs):
-                progress()
+                beat()
                 micro = micro.to(device)
                 nll = engine(micro).detach().double()
                 kind = kinds.of(micro)

@@ -24,6 +24,7 @@ from lumen_hpc.data.image_headers import MOST_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import guard, media, page, supervisor
+from lumen_hpc.watchdog import unwatched
 from tests.security.test_servers import serving
 
 
@@ -339,7 +340,7 @@ def test_a_neighbour_who_opens_the_port_first_is_not_taken_for_the_server(tmp_pa
             server._process, port = child, int(child.stdout.readline())  # type: ignore[union-attr]
             port = neighbour.server_address[1] if owner == "neighbour" else port
             assert supervisor.answers("127.0.0.1", port)
-            ready = server.wait_until_ready("127.0.0.1", port, lambda: next(polls), lambda: None)
+            ready = server.wait_until_ready("127.0.0.1", port, lambda: next(polls), unwatched)
             assert ready == (owner == "server")
         finally:
             child.kill()

@@ -166,7 +166,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
     at = [0]  # the step that this rank computes
     poisoned = threading.Event()
 
-    def progress(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
+    def beat(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         watchdog.beat(doing, within, waits)
         if doing.startswith("computes step"):
             at[0] = int(doing.split()[-1])
@@ -233,7 +233,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
                 ranks,
                 seed=0,
                 should_stop=lambda: stop.requested() or bool(stop_at and at[0] >= stop_at),
-                progress=progress,
+                beat=beat,
             )
     finally:
         watchdog.stop()

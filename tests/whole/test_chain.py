@@ -39,12 +39,12 @@ STAGE = training.STAGE
 def work(task):
     hold = task.run.folder.with_name("hold")
 
-    def progress(doing="", *more, **options):
+    def beat(doing="", *more, **options):
         while (task.model, doing) == ("lumen", "computes step 4") and hold.exists():
             time.sleep(0.05)
-        task.progress(doing, *more, **options)
+        task.beat(doing, *more, **options)
 
-    return training.work(replace(task, progress=progress))
+    return training.work(replace(task, beat=beat))
 """
 """The project's own training, which lies beside it as training.py; LUMEN's waits before its last step as long as a file
 `hold` lies beside the run."""

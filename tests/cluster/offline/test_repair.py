@@ -27,7 +27,7 @@ def test_a_task_that_gets_no_answer_asks_again_and_keeps_its_nodes(
     monkeypatch.setattr(repair, "ASK_S", 0.0)
     monkeypatch.setattr(repair, "LOOK_S", 0.0)
     task = SimpleNamespace(
-        run=None, step=None, ranks=SimpleNamespace(first=True), progress=lambda: None, should_stop=lambda: False
+        run=None, step=None, ranks=SimpleNamespace(first=True), beat=lambda: None, should_stop=lambda: False
     )
     repair.verify_inputs(None, task, [], [0], tmp_path)  # type: ignore[arg-type]
     assert asked == [bad, bad]

@@ -25,6 +25,6 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         steps += doing.startswith("computes step")
         while steps > HELD_AFTER and hold.exists() and not task.should_stop():
             time.sleep(0.05)
-        task.progress(doing, within, waits)
+        task.beat(doing, within, waits)
 
-    return training.work(replace(task, progress=held))
+    return training.work(replace(task, beat=held))
