@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,26 @@ lumen_load() {
 """`module load` in a shell that has no `module` yet (the user's is no bash), and of versions that fail with exit 0."""
 
 
+@dataclass(frozen=True)
+class JobFolders:
+    """Where a job finds what was submitted."""
+
+    run: Path
+    """The run's folder."""
+    code: Path
+    """The snapshot of the code."""
+    submission: str
+    """The name of the submission's folder in the run."""
+
+    def logs(self, step: Step) -> Path:
+        """The folder of a step's logs."""
+        return self.run / step.name / "logs"
+
+
 def text(
     profile: Profile,
     step: Step,
-    run: Path,
-    code: Path,
-    submission: str,
+    folders: JobFolders,
     packs: Sequence[int],
     dependency: str = "",
     exclude: tuple[str, ...] = (),
@@ -66,14 +80,13 @@ def text(
     if len(packs) > 1:
         flags["array"] = f"0-{len(packs) - 1}%{min(len(packs), profile.throttle or len(packs))}"
         name = "%A_%a"
-    flags = _further(profile, resources, flags | _site(profile, resources, job_name(run, step), dependency))
+    flags = _further(profile, resources, flags | _site(profile, resources, job_name(folders.run, step), dependency))
     of_site = flags.get("exclude")
     flags["exclude"] = ",".join([*([of_site] if isinstance(of_site, str) else []), *exclude])
-    command = ["lumen_hpc.cluster.task", str(run), submission, step.name, str(packs[0])]
-    script = _script(
-        profile, resources, flags, _preamble(profile, resources, code, submission), command, _logs(run, step), name
-    )
-    return script + (REQUEUE.format(logs=shlex.quote(str(_logs(run, step)))) if _requeued_outside(profile) else "")
+    command = ["lumen_hpc.cluster.task", str(folders.run), folders.submission, step.name, str(packs[0])]
+    logs = folders.logs(step)
+    script = _script(profile, resources, flags, _preamble(profile, resources, folders), command, logs / name)
+    return script + (REQUEUE.format(logs=shlex.quote(str(logs))) if _requeued_outside(profile) else "")
 
 
 def require_path(run: Path) -> None:
@@ -90,18 +103,18 @@ def job_name(run: Path, step: Step) -> str:
     return f"{run.name}.{step.name}"
 
 
-def gate_text(profile: Profile, step: Step, run: Path, code: Path, submission: str, dependency: str) -> str:
+def gate_text(profile: Profile, step: Step, folders: JobFolders, dependency: str) -> str:
     """The sbatch script of a step's gate (gate.py): one process on the cpu resources, for a second or two."""
     cpu = profile.resources["cpu"]
     resources = replace(
         cpu, nodes=1, tasks_per_node=1, cpus=1, mem_gb=min(cpu.mem_gb, 1), time_min=min(cpu.time_min, GATE_MINUTES)
     )
-    flags = _further(profile, resources, _site(profile, resources, f"{job_name(run, step)}.gate", dependency))
+    flags = _further(profile, resources, _site(profile, resources, f"{job_name(folders.run, step)}.gate", dependency))
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
-    command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / submission)]
-    return _script(
-        profile, resources, flags, _preamble(profile, resources, code, submission), command, _logs(run, step), "%j"
-    )
+    run = folders.run
+    command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / folders.submission)]
+    preamble = _preamble(profile, resources, folders)
+    return _script(profile, resources, flags, preamble, command, folders.logs(step) / "%j")
 
 
 def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
@@ -139,10 +152,6 @@ def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> d
             flags.pop("gpus-per-node", None)
         flags[option] = without_value.get(value.lower(), value)
     return flags
-
-
-def _logs(run: Path, step: Step) -> Path:
-    return run / step.name / "logs"
 
 
 def request(profile: Profile, step: Step) -> str:
@@ -186,14 +195,13 @@ def python(profile: Profile, resources: Resources) -> str:
 
 
 def _script(
-    profile: Profile, resources: Resources, flags: dict[str, Any], preamble: list[str], command: list[str], logs: Path,
-    name: str,
-) -> str:  # fmt: skip
-    """An sbatch script; `command` is a module and its arguments, `name` Slurm's pattern for the job in its log's."""
-    flags = flags | {"output": str(logs / f"{name}_0_log.out")}
+    profile: Profile, resources: Resources, flags: dict[str, Any], preamble: list[str], command: list[str], log: Path
+) -> str:
+    """An sbatch script; `command` is a module and its arguments, `log` the beginning of its logs' paths."""
+    flags = flags | {"output": f"{log}_0_log.out"}
     start = f"{python(profile, resources)} -u -m {shlex.join(command)}"
     if needs_srun(profile, resources):
-        start = f"{_srun(profile, resources, logs / f'{name}_%t_log.out')} {start}"
+        start = f"{_srun(profile, resources, f'{log}_%t_log.out')} {start}"
     header = [_flag(key, value) for key, value in sorted(flags.items()) if value not in ("", 0, False)]
     return "\n".join(["#!/bin/bash", *header, "", *preamble, "", start, ""])
 
@@ -202,7 +210,7 @@ def _flag(key: str, value: Any) -> str:
     return f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"
 
 
-def _preamble(profile: Profile, resources: Resources, code: Path, submission: str) -> list[str]:
+def _preamble(profile: Profile, resources: Resources, folders: JobFolders) -> list[str]:
     """The lines before the command: environment, modules, the profile's own setup, and where the code lies."""
     # What the shell of the submission says about Python and threads is no concern of the jobs.
     lines = ["unset ${!PYTHON@} LUMEN_SCRATCH", "export PYTHONPATH= PYTHONSAFEPATH=1 PYTHONUTF8=1 SLURM_EXPORT_ENV=ALL"]
@@ -214,7 +222,7 @@ def _preamble(profile: Profile, resources: Resources, code: Path, submission: st
         lines.append(LOAD)
     for name in profile.modules:
         lines += _required(f"lumen_load {shlex.quote(name)}", f"profile.modules: module load {name}")
-    variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": submission}
+    variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": folders.submission}
     lines += [f"export {key}={_on_node(value)}" for key, value in variables.items()]
     if profile.scratch:
         lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
@@ -223,7 +231,7 @@ def _preamble(profile: Profile, resources: Resources, code: Path, submission: st
     if profile.modules or profile.setup:
         lines.append(REQUIRED_ALL)
     # Last, so that nothing comes before the submitted code; without PYTHONSAFEPATH the working directory would.
-    lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
+    lines.append(f"export PYTHONPATH={shlex.quote(str(folders.code))}${{PYTHONPATH:+:$PYTHONPATH}}")
     return [*lines, NO_EMPTY_ENTRY] if profile.modules or profile.setup else lines
 
 
@@ -238,9 +246,9 @@ def _on_node(text: str) -> str:
     return '"' + re.sub(r'["`\\]|\$(?!\{?[A-Za-z_])', r"\\\g<0>", text) + '"'
 
 
-def _srun(profile: Profile, resources: Resources, log: Path) -> str:
+def _srun(profile: Profile, resources: Resources, log: str) -> str:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
-    words = ["srun", "--unbuffered", "--output", str(log), f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
+    words = ["srun", "--unbuffered", "--output", log, f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
         passed = [
             "PYTHONPATH",

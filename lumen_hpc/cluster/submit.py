@@ -225,12 +225,12 @@ def _logs(run: Run, plans: list[StepPlan]) -> set[Path]:
     return {path for item in plans for path in (run.folder / item.step.name / "logs").glob("*")}
 
 
-def _script(run: Run, profile: Profile, submission: str, code: Path, job: Link | Gate, after: str) -> str:
+def _script(profile: Profile, folders: sbatch.JobFolders, job: Link | Gate, after: str) -> str:
     """A job's sbatch script, as submitted and as a dry run shows it."""
     if isinstance(job, Gate):
-        return sbatch.gate_text(profile, job.step, run.folder, code, submission, after)
-    bad = triage.bad_nodes(run.folder / job.step.name)
-    return sbatch.text(profile, job.step, run.folder, code, submission, job.packs, after, bad)
+        return sbatch.gate_text(profile, job.step, folders, after)
+    bad = triage.bad_nodes(folders.run / job.step.name)
+    return sbatch.text(profile, job.step, folders, job.packs, after, bad)
 
 
 def _submit_job(run: Run, profile: Profile, submission: Submission, job: Link | Gate, ids: dict[str, str]) -> str:
@@ -238,7 +238,8 @@ def _submit_job(run: Run, profile: Profile, submission: Submission, job: Link | 
     (run.folder / job.step.name / "logs").mkdir(parents=True, exist_ok=True)
     name = f"{job.step.name}-gate" if isinstance(job, Gate) else job.step.name
     script = submission.folder / f"{name}.sh"
-    script.write_text(_script(run, profile, submission.name, submission.code, job, job.dependency(ids)))
+    folders = sbatch.JobFolders(run.folder, submission.code, submission.name)
+    script.write_text(_script(profile, folders, job, job.dependency(ids)))
     id_ = slurm.submit(script)
     script.rename(submission.folder / f"{name}-{id_}.sh")
     return id_
@@ -252,9 +253,9 @@ def scripts(
     with suppress(UserError):  # a dry run works where no cluster answers; Slurm's own default is used then
         limit = limit or slurm.largest_array()
     limit = limit or 1001
-    code = run.folder / "code/<hash>"
+    folders = sbatch.JobFolders(run.folder, run.folder / "code/<hash>", "<next>")
     for job in dependencies.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
-        yield job.label, _script(run, request.profile, "<next>", code, job, job.dependency({}))
+        yield job.label, _script(request.profile, folders, job, job.dependency({}))
 
 
 @contextmanager

@@ -83,7 +83,9 @@ def test_several_clusters_at_once_number_their_jobs_alike_and_are_refused(
 
 def started(tmp_path: Path, variables: dict[str, str] | None = None, **profile: list[str]) -> tuple[bool, str]:
     """Whether a job of this profile comes to its work, and what it prints; it is run by bash as on a node."""
-    script = sbatch.text(_profile(**profile), Step(stage("first")), tmp_path, Path("/c"), "0001", [0])
+    script = sbatch.text(
+        _profile(**profile), Step(stage("first")), sbatch.JobFolders(tmp_path, Path("/c"), "0001"), [0]
+    )
     file = tmp_path / "script.sh"
     file.write_text(re.sub(r"(?m)^exec .*", "echo begun $A $B; true", script))
     known = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", **(variables or {})}
@@ -144,7 +146,7 @@ def test_a_setup_that_changes_the_shell_still_lets_a_container_be_requeued(tmp_p
         (tmp_path / "bin" / name).chmod(0o755)
     profile = _profile(requeue=True, setup=["set -eu"], container=Container(kind="pyxis", image="x.sif"))
     file = tmp_path / "script.sh"
-    file.write_text(sbatch.text(profile, Step(stage("first")), tmp_path, Path("/c"), "0001", [0]))
+    file.write_text(sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(tmp_path, Path("/c"), "0001"), [0]))
     known = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     assert subprocess.run(["bash", str(file)], env=known).returncode == 137
     assert (tmp_path / "asked").read_text() == "requeue 7\n"

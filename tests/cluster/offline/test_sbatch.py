@@ -194,7 +194,7 @@ def test_another_installed_copy_is_never_taken_for_the_checkout(tmp_path: Path, 
 def test_what_the_profile_adds_comes_last():
     words = ["{mem: 5G, signal: USR1@9, overcommit: true, hint: nomultithread, cpus_per_gpu: '4'}"]
     profile = resolve(["stage=full", "profile=h100", f"profile.additional={words[0]}"]).profile
-    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0])
     flags = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
     assert {"mem=5G", "signal=USR1@9", "overcommit", "hint=nomultithread", "cpus-per-gpu=4"} <= set(flags)
     assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
@@ -203,7 +203,9 @@ def test_what_the_profile_adds_comes_last():
 def test_the_sites_bad_nodes_and_a_runs_own_are_both_left_out():
     profile = resolve(["stage=full", "profile=h100", "profile.additional={exclude: 'n[1-2]'}"]).profile
     for bad, expected in (((), "'n[1-2]'"), (("n7", "n9"), "'n[1-2],n7,n9'")):
-        script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0], "", bad)
+        script = sbatch.text(
+            profile, Step(stage("first")), sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0], "", bad
+        )
         assert f"#SBATCH --exclude={expected}\n" in script and script.count("--exclude") == 1
     with pytest.raises(UserError, match="sbatch would read a file; list the nodes"):
         resolve(["stage=full", "profile=h100", "profile.additional={exclude: ./bad}"])
@@ -221,7 +223,7 @@ def test_a_container_that_asks_for_it_is_requeued_from_outside(
     profile.container = Container(kind=kind, image="x.sif")
     logs = tmp_path / "a run" / "first" / "logs"
     logs.mkdir(parents=True)
-    script = sbatch.text(profile, Step(stage("first")), tmp_path / "a run", Path("/c"), "0001", [0])
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(tmp_path / "a run", Path("/c"), "0001"), [0])
     assert "USR2@" in script and "B:USR2@" not in script, "srun passes the signal on"
     (fake / "bin" / "srun").write_text("#!/bin/sh\nexit 137\n")
     (fake / "bin" / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$FAKE/scontrol"\n')
@@ -269,7 +271,7 @@ def test_a_mixture_without_a_kind_that_is_asked_for_costs_no_queue_turn(tmp_path
 def test_what_the_shell_says_about_python_and_threads_does_not_reach_a_job(tmp_path: Path):
     resources = resolve(["stage=full", "profile=h100"]).profile
     step = Step(stage("first"))
-    script = sbatch.text(resources, step, tmp_path, tmp_path / "code", "0001", [0])
+    script = sbatch.text(resources, step, sbatch.JobFolders(tmp_path, tmp_path / "code", "0001"), [0])
     setup = script[script.index("\nunset") : script.index("\nexec ")]
     asked = "import os, sys, warnings; print(sys.flags.utf8_mode, sys.flags.optimize, sys.warnoptions, os.environ)"
     inherited = {
@@ -289,7 +291,10 @@ def test_packages_in_the_users_home_do_not_shadow_a_containers():
     profile = resolve(["stage=full", "profile=h100"]).profile
     container = Container(kind="pyxis", image="/images/lumen.sqsh")
     script = sbatch.text(
-        replace(profile, container=container), Step(stage("first")), Path("/r"), Path("/c"), "0001", [0]
+        replace(profile, container=container),
+        Step(stage("first")),
+        sbatch.JobFolders(Path("/r"), Path("/c"), "0001"),
+        [0],
     )
     assert "export PYTHONNOUSERSITE=1" in script
     passed = re.search(r"--container-env=(\S+)", script)
@@ -302,7 +307,7 @@ def test_the_node_reads_variables_of_containers_and_environment_and_nothing_else
     profile = resolve(["stage=full", "profile=h100"]).profile
     profile.container = Container(kind=kind, image="$IMAGES/x.sif", mounts=['${SCRATCH}/a b:/y$(touch no)"`'])
     profile.environment = {"HF_HOME": "$SCRATCH/hf", "COST": "5$", "ODD": "$(touch no) $SCRATCH \\"}
-    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0])
     (tmp_path / "bin").mkdir()
     for name in ("srun", "apptainer"):
         (tmp_path / "bin" / name).write_text('#!/bin/bash\nprintf "%s\\n" "$@" "$HF_HOME" "$COST" "$ODD"\n')
@@ -335,7 +340,7 @@ def test_the_node_reads_variables_of_containers_and_environment_and_nothing_else
 )
 def test_further_options_in_every_spelling(words: str, expected: set[str], absent: set[str]):
     profile = resolve(["stage=full", "profile=h100", f"profile.additional={words}"]).profile
-    script = sbatch.text(profile, Step(stage("first")), Path("/r"), Path("/c"), "0001", [0])
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0])
     flags = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     assert expected <= flags and not absent & {flag.partition("=")[0] for flag in flags}, flags
 
@@ -344,8 +349,8 @@ def test_options_about_gpus_are_for_jobs_that_have_some():
     words = "{gres: 'gpu:h100:4', gpu-bind: closest, mem_per_gpu: 9G, reservation: night}"
     profile = resolve(["stage=full", "profile=h100", f"profile.additional={words}"]).profile
     for step in (Step(stage("first", resources="cpu")), Step(stage("answer"))):
-        texts = [sbatch.text(profile, step, Path("/r"), Path("/c"), "0001", [0])]
-        texts += [sbatch.gate_text(profile, step, Path("/r"), Path("/c"), "0001", "afterok:1")]
+        texts = [sbatch.text(profile, step, sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0])]
+        texts += [sbatch.gate_text(profile, step, sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), "afterok:1")]
         for script, has_gpus in zip(texts, (step.stage.resources == "gpu", False), strict=True):
             assert "--reservation=night" in script
             assert [name in script for name in ("--gres=", "--gpu-bind=", "--mem-per-gpu=")] == [has_gpus] * 3
