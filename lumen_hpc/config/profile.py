@@ -6,8 +6,6 @@ of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,119 +144,14 @@ class Profile:
     """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
 
 
-_SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"}
-_SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)\w{4}|://[^/@\s]+:[^/@\s]+@")
-_ASSIGNED = re.compile(r"\b(\w+)=[\"']?[^\"'$`\s]")
-"""A shell variable that gets a literal value; `$(cat file)` is none."""
-
-
-def require_no_secret(profile: Profile) -> None:
-    """Raises UserError for a text of the profile that looks like a secret, without its value.
-
-    It would be written into config.yaml, and most of them into the batch scripts of every job.
-    """
-    for key, value in leaves(dataclasses.asdict(profile)):
-        for text in map(str, value if isinstance(value, list) else [value]):
-            names = _ASSIGNED.findall(text) if key == "setup" else [key.rpartition(".")[2]]
-            if key.startswith("defaults."):  # names of our own settings, such as train.token_budget
-                names = []
-            if any(_SECRET_WORDS & set(name.upper().split("_")) for name in names) or _SECRET_VALUE.search(text):
-                raise UserError(
-                    f"profile.{key} looks like a secret, and the profile's values are written into the run's files; "
-                    "leave it out and export it in the shell that submits: Slurm passes it on to the jobs"
-                )
-
-
-OWN_OPTIONS = {
-    "array": "profile.resources.KIND.tasks and profile.throttle",
-    "clusters": "SLURM_CLUSTERS in the shell",
-    "dependency": "stage=NAME, which submits that stage alone",
-    "error": "the log of a task has both",
-    "job-name": "run=NAME",
-    "kill-on-invalid-dep": "profile.kill_on_invalid_dep",
-    "no-requeue": "profile.requeue",
-    "output": "profile.runs",
-    "parsable": "status … json=true",
-    "quiet": "2>/dev/null",
-    "requeue": "profile.requeue",
-    "test-only": "dry_run=true",
-    "wait": "status … watch=true",
-    "wrap": "profile.setup",
-}
-"""sbatch options by which the jobs of a run are chained, found again and numbered; what says the same instead."""
-
-
 def further_options(profile: Profile) -> dict[str, str]:
     """What `additional` says, by the names of sbatch's long options."""
-    return {_option(name): value for name, value in profile.additional.items()}
+    return {option_name(name): value for name, value in profile.additional.items()}
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
     """sbatch's long option of a key: `--mem_per_gpu` is mem-per-gpu."""
     return name.lstrip("-").replace("_", "-")
-
-
-def require_own_options(profile: Profile) -> None:
-    """Raises UserError for an option of `additional` by which a submission would lose track of its jobs.
-
-    sbatch takes the beginning of an option for the whole, so `depend` is refused as well.
-    """
-    for name, value in profile.additional.items():
-        option = _option(name)
-        if not re.fullmatch(r"[A-Za-z][\w-]+", option):
-            raise UserError(
-                f"profile.additional.{name}={value}: give the option's long name, such as hint or reservation"
-            )
-        if own := next((own for own in OWN_OPTIONS if own.startswith(option)), ""):
-            raise UserError(
-                f"profile.additional.{name}={value}: a submission sets --{own} itself; leave it out "
-                f"({OWN_OPTIONS[own]})"
-            )
-        if option == "exclude" and "/" in value:
-            raise UserError(
-                f"profile.additional.{name}={value}: sbatch would read a file; list the nodes here, since those on "
-                "which a run's shards fail are added"
-            )
-
-
-def require_variables(profile: Profile) -> None:
-    """Raises UserError for an environment variable that a job's shell cannot set."""
-    for name, value in profile.environment.items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise UserError(
-                f"profile.environment.{name}={value}: a variable's name has letters, digits and _, and no digit first"
-            )
-
-
-def require_container(profile: Profile, *sources: DictConfig) -> None:
-    """Raises UserError for an image or mounts without a word on how jobs enter the container: none would."""
-    container = profile.container
-    named = any("kind" in (source.get("container") or {}) for source in sources)
-    if container.kind == "none" and not named and (container.image or container.mounts):
-        key = "image" if container.image else "mounts"
-        raise UserError(
-            f"profile.container.{key}={getattr(container, key)}: no job would enter it; add the kind, apptainer or "
-            "pyxis (or none, to do without it for now)"
-        )
-
-
-def require_one_line(profile: Profile) -> None:
-    """Raises UserError for a line break in what becomes an option of sbatch: the rest would be run as a command."""
-    for key, value in leaves(dataclasses.asdict(profile)):
-        if key.partition(".")[0] not in ("about", "setup", "environment", "defaults"):
-            for text in map(str, value if isinstance(value, list) else [value]):
-                if re.search(r"[\x00-\x1f\x7f]", text):
-                    raise UserError(f"profile.{key}={text!r}: takes one line without control characters")
-
-
-def require_time_to_work(profile: Profile) -> None:
-    """Raises UserError for a time limit so short that the signal to stop comes as the work begins."""
-    for kind, resources in profile.resources.items():
-        if resources.time_min * 60 <= profile.signal_before_s and profile.executor == "slurm":
-            raise UserError(
-                f"profile.resources.{kind}.time_min={resources.time_min}: work is asked to stop "
-                f"{profile.signal_before_s} s before the end (profile.signal_before_s), which leaves it no time"
-            )
 
 
 def slurm_keys(values: DictConfig) -> list[str]:

@@ -20,6 +20,7 @@ from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import remembered
 from lumen_hpc.config.merge import RENAMED, merged
 from lumen_hpc.config.profile import Profile, Resources
+from lumen_hpc.config.profile_checks import require_no_secret, require_usable
 from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.request import Request, read_words, value_of
 from lumen_hpc.config.saved import require_complete
@@ -79,13 +80,9 @@ def resolve(arguments: list[str]) -> Request:
     _make_absolute(request.settings)
     check(request.settings)
     check(request.profile, "profile.")
-    profiles.require_no_secret(request.profile)
+    require_no_secret(request.profile)
     _require_of_command(of_site)  # which repeats its value
-    profiles.require_own_options(request.profile)
-    profiles.require_variables(request.profile)
-    profiles.require_container(request.profile, profile_yaml, of_site)
-    profiles.require_one_line(request.profile)
-    profiles.require_time_to_work(request.profile)
+    require_usable(request.profile, profile_yaml, of_site)
     for kind in request.profile.resources:
         if kind not in RESOURCE_KINDS:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
