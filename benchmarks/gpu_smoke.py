@@ -196,10 +196,10 @@ def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
         ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, job=given.job)
         rank(given, folder, ranks)
         return 0
-    from lumen_hpc.cluster import task
+    from lumen_hpc.cluster.ranks import of_slurm
 
     job = f"{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"  # several of one job may follow one another
-    ranks = dataclasses.replace(task.ranks(os.environ), job=job)
+    ranks = dataclasses.replace(of_slurm(os.environ), job=job)
     ready = folder / f"ready-{ranks.job}"
     if ranks.first:
         _prepare(given, folder)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from lumen_hpc.cluster import worker
-from lumen_hpc.cluster.attempts import job_id
-from lumen_hpc.cluster.stage import Pipeline, Ranks
+from lumen_hpc.cluster import ranks, worker
+from lumen_hpc.cluster.stage import Pipeline
 
 
 def main(folder: str, submission: str, step: str, first_pack: str) -> None:
@@ -23,24 +20,7 @@ def main(folder: str, submission: str, step: str, first_pack: str) -> None:
     pipeline: Pipeline = importlib.import_module("jobs").PIPELINE
     pack = int(first_pack) + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     place = Path(folder) / "submissions" / submission
-    print(worker.run_pack(pipeline, folder, str(place), step, pack, ranks(os.environ)), flush=True)
-
-
-def ranks(environment: Mapping[str, str]) -> Ranks:
-    """Which of the job's processes this is, by what Slurm tells it."""
-    return Ranks(
-        rank=int(environment.get("SLURM_PROCID", "0")), world_size=int(environment.get("SLURM_NTASKS", "1")),
-        local_rank=worker.device(int(environment.get("SLURM_LOCALID", "0"))),
-        master_addr=first_host(environment["SLURM_JOB_NODELIST"]),
-        nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
-        job=f"{job_id(environment)}-{environment.get('SLURM_RESTART_COUNT', '0')}",
-    )  # fmt: skip
-
-
-def first_host(nodes: str) -> str:
-    """The first host of Slurm's list, such as `n[03-05,9],m1`; containers have no scontrol to ask."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
-    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first else ""
+    print(worker.run_pack(pipeline, folder, str(place), step, pack, ranks.of_slurm(os.environ)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from lumen_hpc import progress
 from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
 from lumen_hpc.cluster.attempts import Attempts, job_id
+from lumen_hpc.cluster.ranks import of_this_machine
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import saved
@@ -46,7 +47,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     shards = submitted["packs"][name][pack]
     _use_scratch(run.profile.scratch)
     stop = Stop()
-    on_slurm, ranks = ranks is not None, ranks or _local_ranks()
+    on_slurm, ranks = ranks is not None, ranks or of_this_machine()
     chain = Path(submission) if on_slurm and ranks.first else None  # whose successors this process may cancel
     todo = _todo(run, step, everything, shards, patience_s=shown_within(run.folder))
     if not todo:
@@ -267,24 +268,6 @@ def _watched(
 def _code() -> str:
     """The snapshot's name: the hash of the code that runs."""
     return Path(__file__).resolve().parents[2].name
-
-
-def _local_ranks() -> Ranks:
-    if "SUBMITIT_EXECUTOR" not in os.environ:
-        return Ranks()
-    from submitit import JobEnvironment
-
-    here = JobEnvironment()
-    return Ranks(
-        rank=here.global_rank, world_size=here.num_tasks, local_rank=device(here.local_rank),
-        master_addr=here.hostnames[0], nodes=here.num_nodes, job=f"{here.job_id}-0",
-    )  # fmt: skip
-
-
-def device(local_rank: int) -> int:
-    """The GPU of a process among those that it sees: a site may show each process its own alone (--gpus-per-task)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("ROCR_VISIBLE_DEVICES", ""))
-    return 0 if visible and "," not in visible else local_rank
 
 
 class Stop:

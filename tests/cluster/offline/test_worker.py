@@ -84,15 +84,6 @@ def test_an_input_error_ends_the_tries_at_its_own_shards_only(
     assert Attempts(run, step, 1, rank=0).within_budget([1, 2]) == [1, 2], "another pack"
 
 
-@pytest.mark.parametrize(("visible", "device"), [("0,1,2,3", 3), ("GPU-5f", 0), (None, 3), ("", 3)])
-def test_a_rank_that_sees_one_gpu_uses_it(monkeypatch: pytest.MonkeyPatch, visible: str | None, device: int) -> None:
-    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert worker.device(3) == device
-
-
 def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
     import jobs  # noqa: F401
 
