@@ -19,7 +19,8 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
-from lumen_hpc.serving.media import image_bytes, picture, require_no_mark, taken_on
+from lumen_hpc.serving.media import image_bytes, picture, taken_on
+from lumen_hpc.serving.question import require_days, require_no_mark
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def read_question(
         days = None if days is None else operator.index(days)  # numpy's and pandas' numbers too
     except TypeError:
         raise UserError(f"days={days!r}: takes a whole number of days") from None
+    require_days(days)
     if days is not None and reference is None:
         raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
     given = {"image": image} if reference is None else {"reference": reference, "image": image}

@@ -30,18 +30,9 @@ from lumen_hpc.nvila.preprocess import open_picture
 
 LARGEST = 128 * 2**20
 """Bytes of an image file that are taken."""
-MARK = re.compile(r"<image>|<vila/\w+>")
-"""What stands for a picture in a prompt."""
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path, as JSON."""
-
-
-def require_no_mark(*texts: str) -> None:
-    """Raises UserError for a text that holds what stands for a picture in a prompt: it would count as one."""
-    for text in texts:
-        if found := MARK.search(text):
-            raise UserError(f"the text holds {found[0]}, which stands for a picture in the prompt: leave it out")
 
 
 def image_bytes(name: str, path: str | Path) -> bytes:

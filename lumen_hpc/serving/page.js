@@ -52,7 +52,11 @@ class Radiograph {
     if (!reply.ok) return fault(`${file.name}: ${read.error}`);
     const image = new Image();
     image.src = read.url;
-    await image.decode();
+    try {
+      await image.decode();
+    } catch {
+      return fault(`${file.name}: this browser cannot show an image of ${read.width} × ${read.height} px`);
+    }
     this.url = read.url;
     this.taken = read.taken;
     this.root.querySelector(".experts textarea").value = read.experts || "";
@@ -112,6 +116,7 @@ class Radiograph {
 }
 
 const SILENT = "the server does not answer any more", WAITING = "The model answers …";
+const BROKEN_OFF = "Broken off before its end.";
 const find = (id) => document.getElementById(id);
 const fault = (text) => { find("fault").textContent = text; };
 const radiographs = {};
@@ -138,7 +143,11 @@ function listQuestions() {
 }
 
 async function start() {
-  questions = await (await fetch("questions")).json();
+  try {
+    questions = await (await fetch("questions")).json();
+  } catch {
+    return fault(SILENT);
+  }
   listQuestions();
 }
 document.querySelectorAll("input[name=kind]").forEach((input) => input.addEventListener("change", listQuestions));
@@ -157,9 +166,14 @@ async function ask(how) {
   fault("");
   const [before, after, title] = AS[how];
   const shown = { reference: radiographs[before], main: radiographs[after] };
-  const interval = find("interval").value;
+  const lacking = Object.values(shown).find((radiograph) => !radiograph.url);
+  if (lacking && kind() === "difference") {
+    return fault(`the ${lacking.title.toLowerCase()} is missing: this kind of question is about it`);
+  }
+  const days = find("interval");
+  if (!days.checkValidity()) return fault(`days between them: ${days.value || "this"} is no whole number within a century`);
   const body = {
-    kind: kind(), question: find("question").value, interval: interval === "" ? null : Math.round(Number(interval)),
+    kind: kind(), question: find("question").value, interval: days.value === "" ? null : Number(days.value),
     images: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.url || ""])),
     experts: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.experts])),
   };
@@ -169,18 +183,24 @@ async function ask(how) {
   try {
     const reply = await fetch("ask", { method: "POST", body: JSON.stringify(body), signal: running.signal });
     if (!reply.ok) return fault((await reply.json()).error);
-    card = newCard(title, body.question.replace("{days}", interval));
+    card = newCard(title, body.question.replaceAll("{days}", days.value));
     for await (const event of events(reply.body)) {
-      if (event.error) fault(event.error);
+      if (event.error) {
+        fault(event.error);
+        note(card, BROKEN_OFF);
+      }
       if (event.text) card.querySelector(".text").textContent += event.text;
       if (event.facts) {
-        card.querySelector(".text").textContent = event.answer; // without the findings line, if there was one
+        card.querySelector(".text").textContent = event.answer || "(empty answer)"; // without the findings line, if there was one
+        note(card, event.note);
         finish(card, event.facts);
       }
     }
   } catch (error) {
-    if (error.name === "AbortError") find("status").textContent = "Stopped.";
+    const stopped = error.name === "AbortError";
+    if (stopped) find("status").textContent = "Stopped.";
     else fault(SILENT);
+    if (card) note(card, stopped ? "Stopped before its end." : BROKEN_OFF);
   } finally {
     running = null;
     busy(false);
@@ -212,10 +232,20 @@ function newCard(title, question) {
     const part = document.createElement(tag);
     part.className = name;
     part.textContent = text;
+    part.dir = "auto";
     card.append(part);
   }
   find("answers").prepend(card);
   return card;
+}
+
+// What must be known beside an answer, or a part of one: half of "No change is seen but in the left lung" says something else.
+function note(card, text) {
+  if (!text) return;
+  const part = document.createElement("p");
+  part.className = "note";
+  part.textContent = text;
+  card.append(part);
 }
 
 function finish(card, facts) {
@@ -233,6 +263,9 @@ function finish(card, facts) {
   find("status").textContent = `${card.querySelector(".title").textContent}: ${card.querySelector(".text").textContent}`;
 }
 
+for (const name of ["dragover", "drop"]) {
+  document.addEventListener(name, (event) => event.preventDefault()); // a file dropped beside a radiograph would replace the page
+}
 find("form").addEventListener("submit", (event) => { event.preventDefault(); ask("given"); });
 find("swapped").addEventListener("click", () => ask("swapped"));
 find("same").addEventListener("click", () => ask("same"));

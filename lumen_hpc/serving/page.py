@@ -35,7 +35,8 @@ from lumen_hpc.language.prediction_questions import templates
 from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
-from .media import LARGEST, picture, require_no_mark, taken_on
+from .media import LARGEST, picture, taken_on
+from .question import require_days, require_no_mark
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
@@ -97,6 +98,7 @@ class Ask:
             raise UserError(f"a text of {longest} characters is too long: at most {LONGEST_TEXT} are taken")
         if not self.question.strip():
             raise UserError("ask something first: the question is empty")
+        require_days(self.interval)
         if "{days}" in self.question and self.interval is None:
             raise UserError("this question needs the days between the images")
         if lacking := [name for name in SHOWN[self.kind] if not self.images.get(name)]:
@@ -198,19 +200,28 @@ class _Page:
 
 
 async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> AsyncIterator[bytes]:
-    """Lines of JSON: `{"text"}` for each piece of the answer, then `{"answer", "facts"}`; or `{"error"}`."""
-    from openai import APIError
+    """Lines of JSON: `{"text"}` for each piece of the answer, then `{"answer", "facts", "note"}`; or `{"error"}`.
 
-    whole = ""
+    `note`: what must be known beside the answer; empty for one that the model ended itself.
+    """
+    from httpx import HTTPError
+    from openai import APIConnectionError, APIError
+
+    whole, note = "", ""
     try:
         stream = await client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": asked.content()}], stream=True, max_tokens=answer_tokens
         )
         async for event in stream:
-            if event.choices and (piece := event.choices[0].delta.content):
-                whole += piece
-                yield _line({"text": visible(piece)})
-        yield _line({"answer": visible(strip(whole)), "facts": read_facts(whole, asked.kind)})
+            for choice in event.choices:
+                if choice.finish_reason == "length":
+                    note = f"Cut after {answer_tokens} tokens (predict.max_new_tokens)."
+                if piece := choice.delta.content:
+                    whole += piece
+                    yield _line({"text": visible(piece)})
+        yield _line({"answer": visible(strip(whole)), "facts": read_facts(whole, asked.kind), "note": note})
+    except (APIConnectionError, HTTPError):  # httpx's own, while an answer streams
+        yield _line({"error": "the model's server does not answer any more"})
     except APIError as error:
         yield _line({"error": visible(error.message)})
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lumen_hpc import nvila
 from lumen_hpc.nvila.tiny import make_tiny
+from tests.serving.pages import address, browser_page, files, model  # noqa: F401  (fixtures)
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden_nvila"
 TEXTS = [
@@ -93,9 +94,9 @@ def open_vllm():
         return opened[-1]
 
     yield open_model
-    for model in opened:
-        model.llm.llm_engine.engine_core.shutdown()
-        del model.llm
+    for one in opened:
+        one.llm.llm_engine.engine_core.shutdown()
+        del one.llm
     gc.collect()
 
 

@@ -2,167 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
 import re
-import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route
 
 from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
 from lumen_hpc.serving.answer_facts import read_facts
-from lumen_hpc.serving.media import picture, read
-from lumen_hpc.serving.supervisor import listen
-
-expect.set_options(timeout=60_000)  # a machine under load answers late
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH: the page goes unseen here")
-ANSWERS = {
-    "given": "The main image has an additional finding of pleural effusion than the reference image.",
-    "swapped": "The main image is missing the finding of pleural effusion than the reference image.",
-    "same": "Nothing has changed.",
-}
-
-
-class Model:
-    """An OpenAI-compatible server that answers by the order of the grey levels it is shown, word by word."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict] = []
-        self.refuse = ""
-        self.held = False
-        """Hold the answer back after its first word."""
-        self.app = Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"])])
-
-    async def complete(self, request):
-        body = await request.json()
-        self.asked.append({"body": body, "authorization": request.headers["authorization"]})
-        if self.refuse:
-            return JSONResponse({"error": {"message": self.refuse, "code": 400}}, 400)
-        levels = [np.asarray(image).mean() for image in self.images(-1)]
-        how = "same" if len(set(levels)) < 2 else "given" if levels[0] < levels[1] else "swapped"
-
-        async def stream():
-            for word in ANSWERS[how].split(" "):
-                yield f"data: {json.dumps(_chunk(word + ' '))}\n\n"
-                while self.held:
-                    await asyncio.sleep(0.02)
-            yield "data: [DONE]\n\n"
-
-        return StreamingResponse(stream(), media_type="text/event-stream")
-
-    def parts(self, place: int) -> list[dict]:
-        return self.asked[place]["body"]["messages"][0]["content"]
-
-    def images(self, place: int) -> list[Image.Image]:
-        return [picture(read(part["image_url"]["url"], [])) for part in self.parts(place) if part["type"] != "text"]
-
-
-def _chunk(text: str) -> dict:
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-    return {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "lumen", "choices": [choice]}
-
-
-@contextmanager
-def _listening(app):
-    with listen("127.0.0.1", 0, "port") as opened, page.serving(app, opened):
-        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
-
-
-def _words(data: bytes) -> str:
-    return f"Expert models predict: {'no' if data[128:132] == b'DICM' else 'maybe'} edema."
-
-
-@pytest.fixture
-def model():
-    return Model()
-
-
-@pytest.fixture
-def address(model):
-    with _listening(model.app) as server:
-        app = page.application(f"{server}/v1", "server-key", "page-key", "lumen", experts=_words)
-        with _listening(app) as url:
-            yield url
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A dark and a bright radiograph, the dark one a DICOM of 2 March 2020, the bright one of 9 March in its Exif."""
-    import pydicom
-    from pydicom.data import get_testdata_file
-
-    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    dataset.PixelRepresentation = 0  # a CT's signed values; a radiograph's are unsigned
-    dataset.AcquisitionDate = "20200302"
-    dataset.save_as(tmp_path / "dark.dcm")
-    bright = Image.fromarray(np.full((90, 70), 200, np.uint8))
-    exif = bright.getexif()
-    exif[0x0132] = "2020:03:09 10:00:00"
-    bright.save(tmp_path / "bright.jpg", exif=exif)
-    return tmp_path
-
-
-@pytest.fixture
-def browser_page(address):
-    """The page opened with its key; a complaint of the browser or a request elsewhere fails the test."""
-    from playwright.sync_api import sync_playwright
-
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page()
-        opened.set_default_timeout(60_000)
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on(
-            "console",
-            lambda message: (
-                complaints.append(message.text)
-                if message.type in ("error", "warning") and "400 (Bad Request)" not in message.text
-                else None
-            ),
-        )
-        opened.on(
-            "request",
-            lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
-        )
-        opened.goto(f"{address}/page-key/")
-        opened.locator("#questions option").first.wait_for(state="attached")
-        yield opened
-        browser.close()
-    assert complaints == []
-
-
-def _load(opened, files) -> None:
-    for name, file in (("reference", "dark.dcm"), ("main", "bright.jpg")):
-        opened.locator(f"[data-name={name}] input[type=file]").set_input_files(files / file)
-        opened.locator(f"[data-name={name}] .about", has_text=file).wait_for()
-
-
-def _answered(opened, count: int) -> str:
-    expect(opened.locator("#answers .chips")).to_have_count(count)
-    return opened.locator("#answers li .text").first.inner_text()
+from tests.serving.pages import ANSWERS, answered, load, needs_chromium
 
 
 @needs_chromium
 def test_two_files_are_asked_about_as_in_training_and_the_facts_stand_beside(browser_page, files, model):
-    _load(browser_page, files)
+    load(browser_page, files)
     assert browser_page.locator("#interval").input_value() == "7"
     words = browser_page.locator("[data-name=main] .experts textarea")
     assert words.input_value() == "Expert models predict: maybe edema."
     words.fill("")  # editable: left out, it leaves the prompt
     browser_page.locator("#ask").click()
-    assert _answered(browser_page, 1) == ANSWERS["given"]
+    assert answered(browser_page, 1) == ANSWERS["given"]
     assert browser_page.locator("#answers .chips li").all_inner_texts() == ["pleural effusion · new"]
     assert model.parts(-1)[0]["text"] == (
         "reference image: <image>\nExpert models predict: no edema.\nmain image, 7 days later: <image>\n"
@@ -178,26 +41,26 @@ def test_two_files_are_asked_about_as_in_training_and_the_facts_stand_beside(bro
 
 @needs_chromium
 def test_the_controls_are_one_click_each(browser_page, files, model):
-    _load(browser_page, files)
+    load(browser_page, files)
     for count, (how, chip) in enumerate(
         {"swapped": "pleural effusion · resolved", "same": "nothing has changed"}.items(), start=1
     ):
         browser_page.locator(f"#{how}").click()
-        assert _answered(browser_page, count) == ANSWERS[how]
+        assert answered(browser_page, count) == ANSWERS[how]
         assert browser_page.locator("#answers li .chips").first.inner_text() == chip
     assert browser_page.locator("#answers h3").all_inner_texts() == ["Same image twice", "Images swapped"]
 
 
 @needs_chromium
 def test_the_answer_streams_and_can_be_stopped(browser_page, files, model):
-    _load(browser_page, files)
+    load(browser_page, files)
     model.held = True
     browser_page.locator("#ask").click()
     text, status = browser_page.locator("#answers .text").first, browser_page.locator("#status")
     expect(text).to_have_text("The")
     expect(status).to_have_text("The model answers …")
     model.held = False
-    assert _answered(browser_page, 1) == ANSWERS["given"]
+    assert answered(browser_page, 1) == ANSWERS["given"]
     model.held = True
     browser_page.locator("#ask").click()
     expect(text).to_have_text("The")
@@ -232,30 +95,30 @@ def test_files_can_be_dropped_and_days_follow_from_their_dates_alone(browser_pag
     _drop(browser_page, "main", files / "undated.png")
     assert interval.input_value() == "", "seven days were those of another image"
     browser_page.locator("#ask").click()
-    _answered(browser_page, 1)
+    answered(browser_page, 1)
     assert "main image, at an unknown distance in time" in model.parts(-1)[0]["text"]
     interval.fill("30")
     _drop(browser_page, "main", files / "undated.png")
     assert interval.input_value() == "30", "what was typed stays"
     browser_page.locator("#swapped").click()
-    _answered(browser_page, 2)
+    answered(browser_page, 2)
     assert "main image, 30 days later" in model.parts(-1)[0]["text"]
 
 
 @needs_chromium
 @pytest.mark.parametrize(("kind", "images"), [("diagnostic", ["bright.jpg"]), ("prediction", ["dark.dcm"])])
 def test_the_datasets_questions_and_free_ones_of_the_other_kinds(browser_page, files, model, kind, images):
-    _load(browser_page, files)
+    load(browser_page, files)
     browser_page.locator(f"input[value={kind}]").check()
     assert browser_page.locator("#questions option").all_inner_texts() == page.QUESTIONS[kind]
     assert browser_page.locator("#swapped").is_disabled() and browser_page.locator("#same").is_disabled()
     browser_page.locator("#questions").select_option(index=1)
     chosen = page.QUESTIONS[kind][1].replace("{days}", "7")
     browser_page.locator("#ask").click()
-    _answered(browser_page, 1)
+    answered(browser_page, 1)
     browser_page.locator("#question").fill("Is the heart large?")
     browser_page.locator("#ask").click()
-    _answered(browser_page, 2)
+    answered(browser_page, 2)
     for place, question in ((-2, chosen), (-1, "Is the heart large?")):
         assert model.parts(place)[0]["text"].endswith(f"\n{question}")
         assert [
@@ -266,19 +129,19 @@ def test_the_datasets_questions_and_free_ones_of_the_other_kinds(browser_page, f
 
 @needs_chromium
 def test_it_works_by_keyboard_and_speaks(browser_page, files):
-    _load(browser_page, files)
+    load(browser_page, files)
     browser_page.locator("#question").focus()
     browser_page.keyboard.press("Tab")
     assert browser_page.evaluate("document.activeElement.id") == "ask"
     browser_page.keyboard.press("Enter")
-    _answered(browser_page, 1)
+    answered(browser_page, 1)
     assert ANSWERS["given"] in browser_page.locator("#status").inner_text()
     assert browser_page.locator("#status").get_attribute("aria-live") == "polite"
 
 
 @needs_chromium
 def test_zoom_and_window_change_the_view_and_not_what_is_asked(browser_page, files, model):
-    _load(browser_page, files)
+    load(browser_page, files)
     canvas = browser_page.locator("[data-name=reference] canvas")
     before = canvas.evaluate("c => c.toDataURL()")
     canvas.focus()
@@ -291,7 +154,7 @@ def test_zoom_and_window_change_the_view_and_not_what_is_asked(browser_page, fil
     windowed = canvas.evaluate("c => c.toDataURL()")
     assert len({before, zoomed, levelled, windowed}) == 4
     browser_page.locator("#ask").click()
-    _answered(browser_page, 1)
+    answered(browser_page, 1)
     assert np.array_equal(model.images(-1)[0], grey_levels(files / "dark.dcm"))
     browser_page.locator("[data-name=reference] .reset").click()
     assert canvas.evaluate("c => c.toDataURL()") == before
@@ -306,7 +169,7 @@ def test_bad_input_is_one_line_on_the_page(browser_page, files, model):
     (files / "notes.txt").write_text("no image")
     browser_page.locator("[data-name=main] input[type=file]").set_input_files(files / "notes.txt")
     expect(fault).to_have_text("notes.txt: the image cannot be read: give a whole JPG, PNG or DICOM file")
-    _load(browser_page, files)
+    load(browser_page, files)
     model.refuse = "This model's maximum context length is 64 tokens."
     browser_page.locator("#ask").click()
     expect(fault).to_contain_text("maximum context length is 64 tokens")
@@ -318,9 +181,9 @@ def test_it_is_accessible_and_says_not_for_clinical_use(browser_page, files, sch
     from axe_playwright_python.sync_playwright import Axe
 
     browser_page.emulate_media(color_scheme=scheme)
-    _load(browser_page, files)
+    load(browser_page, files)
     browser_page.locator("#ask").click()
-    _answered(browser_page, 1)
+    answered(browser_page, 1)
     found = Axe().run(browser_page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
     assert browser_page.locator("header .warning").is_visible()
