@@ -43,6 +43,8 @@ class RequireKey:
 async def _refuse(scope: dict[str, Any], send: Any, status: int, message: str) -> None:
     body = json.dumps({"error": {"message": message, "code": status}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:  # RFC 9110: which scheme would do; clients ask for a key by it
+        headers.append((b"www-authenticate", b"Bearer"))
     if scope["type"] == "websocket":
         return await send({"type": "websocket.close", "code": 1008})
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import io
 import json
 import os
@@ -112,7 +111,7 @@ def read(url: str, folders: list[Path]) -> bytes:
     """
     if url[:5].lower() == "data:":
         head, _, body = url.partition(",")
-        if not head.endswith(";base64"):
+        if not head.lower().endswith(";base64"):
             raise UserError("an image in the request must be a base64 data URL: data:image/png;base64,…")
         if len(body) <= 2 * LARGEST:
             body = body.replace("\r", "").replace("\n", "")  # `base64 FILE` breaks its lines
@@ -120,9 +119,12 @@ def read(url: str, folders: list[Path]) -> bytes:
             raise UserError(f"the image is larger than {LARGEST >> 20} MiB")
         try:
             return base64.b64decode(body, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii's, or letters beyond ASCII
             raise UserError("the image's base64 is broken; encode the file's bytes again") from None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # `file://[x`
+        raise UserError("the address of an image is none; images come as base64 data URLs or file:// paths") from None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise UserError("images come as base64 data URLs or file:// paths; this server fetches no addresses")
     try:

@@ -240,6 +240,8 @@ _CAUSES = (  # vLLM's own words, which tests/serving/test_supervisor.py looks up
     ("out of memory", "the GPU's memory is too small: lower serve.max_model_len, or raise serve.tensor_parallel "
      "or serve.cpu_offload_gb"),
     ("address already in use", "serve.port is taken: 0 takes a free one"),
+    ("must be divisible by tensor parallel size", "serve.tensor_parallel does not divide the model's attention heads: "
+     "take one that does"),
     ("is greater than the derived max_model_len", "serve.max_model_len is longer than the model can read: lower it"),
 )  # fmt: skip
 

@@ -93,6 +93,8 @@ def test_the_key_is_on_no_command_line(tmp_path):
         ("ValueError: No available memory for the cache blocks.", r"lower serve\.max_model_len"),
         ("torch.OutOfMemoryError: CUDA out of memory.", r"serve\.tensor_parallel"),
         ("OSError: [Errno 98] Address already in use", r"serve\.port is taken"),
+        ("Value error, Total number of attention heads (28) must be divisible by tensor parallel size (3).",
+         r"serve\.tensor_parallel does not divide"),
         ("KeyError: 'something'\nbye", r"ended with code 3: KeyError: 'something'"),
         ("(EngineCore pid=7) ERROR [core.py] lumen_hpc.errors.UserError: llm/model.safetensors is cut: copy it again\n"
          "RuntimeError: Engine core initialization failed. See root cause above.",
@@ -130,6 +132,7 @@ def test_vllms_own_words_about_memory_and_length_are_those_that_are_looked_for(t
     for words, file in (
         ("Free memory on device", "v1/worker/utils.py"),
         ("than the derived max_model_len", "config/model.py"),
+        ("must be divisible by tensor parallel size", "config/model.py"),
     ):
         assert words in (package / file).read_text()
 
@@ -158,6 +161,8 @@ def test_every_path_but_health_needs_the_key(monkeypatch, path):
     assert status((b"authorization", b"Bearer right")) == 200
     assert asyncio.run(_status("/health", []))[0]["status"] == 200
     assert asyncio.run(_status(path, [], "websocket"))[0]["type"] == "websocket.close"
+    refused = asyncio.run(_status(path, []))[0]["headers"]
+    assert (b"www-authenticate", b"Bearer") in refused, "a client learns which key to send"
     monkeypatch.setenv(guard.KEY, "")
     assert asyncio.run(_status(path, [(b"authorization", b"Bearer ")]))[0]["status"] == 401
 
@@ -177,7 +182,8 @@ def test_images_are_read_from_the_request_and_from_allowed_folders_only(tmp_path
         file.write_bytes(data)
     (tmp_path / "in" / "link.png").symlink_to(outside)
     folders = [tmp_path / "in"]
-    assert media.read(f"data:image/png;base64,{base64.b64encode(data).decode()}", folders) == data
+    for head in ("data:image/png;base64", "DATA:IMAGE/PNG;BASE64", "data:image/png;name=a.png;base64"):
+        assert media.read(f"{head},{base64.b64encode(data).decode()}", folders) == data
     assert media.read(f"file://{tmp_path}/in/a%20b.png", folders) == data
     for url, message in (
         (f"file://{outside}", "lies outside the folders of serve.images"),
@@ -188,6 +194,9 @@ def test_images_are_read_from_the_request_and_from_allowed_folders_only(tmp_path
         ("file://elsewhere/in/a.png", "fetches no addresses"),
         ("data:image/png,abc", "base64 data URL"),
         ("data:image/png;base64,***", "base64 is broken"),
+        ("data:image/png;base64,\N{LATIN SMALL LETTER U WITH DIAERESIS}", "base64 is broken"),
+        ("http://[::1", "the address of an image is none"),
+        ("file://[x/a.png", "the address of an image is none"),
     ):
         with pytest.raises(UserError, match=message):
             media.read(url, folders)
