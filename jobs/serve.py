@@ -36,6 +36,8 @@ def require(run: Run) -> None:
         raise UserError(
             f"serve.tensor_parallel={settings.tensor_parallel}, and profile.resources.gpu.gpus={gpus}: ask for as many"
         )
+    if settings.page and settings.port == settings.page_port != 0:
+        raise UserError(f"serve.page_port={settings.page_port} is serve.port too; 0 takes a free one")
     if lacking := [folder for folder in settings.images if not Path(folder).is_dir()]:
         raise UserError(f"serve.images: {lacking[0]} is not a folder")
 

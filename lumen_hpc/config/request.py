@@ -135,11 +135,13 @@ def _require_honoured(verb: str, options: dict[str, Any], dotlist: list[str]) ->
     """Raises UserError for an option or a setting that a verb would ignore."""
     takes = ("runs", *TAKES[verb]) if verb == "compare" else ("run", "runs", *TAKES[verb])
     of_no_run = verb == "ask" and value_of(dotlist, "serve.weights")  # a checkpoint, without settings of its own
-    reads = None if of_no_run else READS.get(verb)
+    reads = READS.get(verb)
     ignored = [f"{name}={value}".replace("True", "true") for name, value in options.items() if name not in takes]
     hint = ""
     for pair in dotlist if reads is not None else ():
         key, _, value = pair.partition("=")
+        if of_no_run and not key.startswith("serve."):
+            continue
         if not key.startswith("profile.") and key not in (reads or ()) and type_at(Settings, key) is not None:
             ignored.append(pair)
             if key == "serve.model" and "stage" in takes:
@@ -193,7 +195,12 @@ def _asks(word: str) -> bool:
     key, equals, _ = word.partition("=")
     if not equals or not re.fullmatch(r"[\w.]+", key):
         return True
-    known = key in OPTIONS or key in SHORTHANDS or key.startswith("profile.") or type_at(Settings, key) is not None
+    known = (
+        key in ("question", *OPTIONS)
+        or key in SHORTHANDS
+        or key.startswith("profile.")
+        or type_at(Settings, key) is not None
+    )
     return not known and (" " in word or word.endswith("?"))
 
 
@@ -206,6 +213,10 @@ def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
         key, value = pair.split("=", 1)
         if not key.strip("."):
             raise UserError(f"'{pair}' is not KEY=VALUE")
+        if key == "question":
+            raise UserError(
+                f'{pair}: a question stands behind its verb without a key: ask "{value or "what has changed?"}"'
+            )
         if not value and (key in OPTIONS or SHORTHANDS.get(key) == "profile.name"):
             raise UserError(f"{key}= is empty (a variable that is not set?): give a value, or leave it out")
         if seen.setdefault(SHORTHANDS.get(key, key), value) != value:

@@ -230,6 +230,10 @@ def _make_absolute(settings: Settings) -> None:
                     "path if that is what you mean, or start from another folder for the hub's model"
                 )
             setattr(holder, name, found)
+    if not all(settings.serve.images):  # the working directory, as a path
+        raise UserError(
+            "serve.images has an empty folder (a variable that is not set?): give its path, or leave it out"
+        )
     settings.serve.images = [os.path.abspath(os.path.expanduser(folder)) for folder in settings.serve.images]
 
 

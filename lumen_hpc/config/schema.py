@@ -79,7 +79,7 @@ class EngineSettings:
     """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
     timeout: float = runtime_only(600.0)
     """Seconds until a server that does not answer is given up, after four tries."""
-    gpu_memory: float = runtime_only(0.9, high=1)
+    gpu_memory: float = runtime_only(0.9, low=0.01, high=1)
     """Share of GPU memory vLLM may take."""
 
     @property
@@ -262,7 +262,7 @@ class Predict:
     otherwise."""
     batch_tokens: int = runtime_only(32768, low=1)
     """Prompt tokens generated from at a time."""
-    gpu_memory: float = runtime_only(0.9, high=1)
+    gpu_memory: float = runtime_only(0.9, low=0.01, high=1)
     """Share of GPU memory vLLM may take."""
 
 
@@ -286,7 +286,7 @@ class Serve:
     """Longest prompt and answer [tokens]."""
     tensor_parallel: int = in_range(1, 1)
     """GPUs that share each layer of the language model; profile.resources.gpu.gpus must be as many."""
-    gpu_memory: float = in_range(0.9, 0, 1)
+    gpu_memory: float = in_range(0.9, 0.01, 1)
     """Share of GPU memory vLLM may take."""
     cpu_offload_gb: float = in_range(0.0, 0)
     """Weights that vLLM keeps in main memory instead, for each GPU [GiB]; slower, for a model that does not fit."""

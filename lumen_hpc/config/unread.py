@@ -162,6 +162,7 @@ UNREAD = (
         "train.mixture decides how many samples a step has",
         "train.mixture={}, or its own numbers",
     ),
+    Unread(("serve.page_port",), lambda settings: not settings.serve.page, "no page is opened", "add page=true"),
 )
 
 

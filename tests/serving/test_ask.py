@@ -129,6 +129,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
         ({"question": "what <vila/video>?", "image": main}, "the text holds <vila/video>"),
         ({"question": "what?", "image": "https://site/a.png"}, "image=https://site/a.png: an address; no address is"),
         ({"question": "what?", "image": f"file://{main}"}, "main.png: an address; no address is read"),
+        ({"question": "what?", "image": main, "reference": main, "days": 10**20}, "at most 36525, a century"),
         ({"question": "what?", "image": tmp_path / "none.png"}, "none.png: No such file"),
         ({"question": "what?", "image": tmp_path / "broken.png"}, r"image=.*broken\.png is truncated"),
         ({"question": "what?", "image": tmp_path / "notes.txt", "reference": tmp_path / "notes.txt"},
@@ -155,6 +156,9 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         (["ask", "weights=/nowhere", *images, "what?"], "weights=/nowhere: no config.json"),
         ([*words, images[0], "days=3", "what?"], "days=3: they are counted from an earlier image"),
         ([*words, f"image={__file__}", "what?"], "test_ask.py cannot be read: give a whole JPG, PNG or DICOM"),
+        ([*words, *images, "page=true", "what?"], "page=true: ask has no use for it"),
+        ([*words, *images, "serve.port=5", "what?"], "serve.port=5: ask has no use for it"),
+        ([*words, *images, "question=what has changed?"], 'behind its verb without a key: ask "what has changed?"'),
     ):
         assert launch.main(wrong) == 2
         error = capsys.readouterr().err

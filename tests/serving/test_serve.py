@@ -267,6 +267,13 @@ def _only_loopback(port: int) -> None:
         (["run=made", "model=other"], "takes one of nvila, ft, lumen"),
         (["run=made", "weights={model}", "serve.images=[{tmp}/none]"], "serve.images: {tmp}/none is not a folder"),
         (["run=made", "weights={model}", "serve.tensor_parallel=2"], "profile.resources.gpu.gpus"),
+        (
+            ["run=made", "weights={model}", "page=true", "serve.port=9999", "serve.page_port=9999"],
+            "serve.page_port=9999 is serve.port too; 0 takes a free one",
+        ),
+        (["run=made", "weights={model}", "serve.page_port=9999"], "serve.page_port: nothing would read it"),
+        (["run=made", "weights={model}", "serve.images=['']"], "serve.images has an empty folder"),
+        (["run=made", "weights={model}", "serve.gpu_memory=0"], "serve.gpu_memory=0.0: must be from 0.01 to 1"),
     ],
 )
 def test_what_would_stop_it_is_said_before_anything_starts(folders, tmp_path, capsys, words, message):
