@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -116,6 +117,20 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):
 
 class PictureMultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
     """Replaces each `<image>` of a prompt with its picture's places."""
+
+    def apply(self, inputs: Any, *context: Any, **more: Any) -> Any:
+        """As vLLM's, but pictures are told apart by their pixels alone.
+
+        A request may name its pictures (`uuid`), and vLLM answers about the first picture that had the name, whatever
+        the request shows. ValueErrors become its answers 400.
+        """
+        pictures = list(inputs.mm_data_items.get("image", ()))
+        if any(picture is None for picture in pictures):
+            raise ValueError("an image is given by its uuid alone: send the image itself")
+        mark = IMAGE if isinstance(inputs.prompt, str) else opened(self.info.get_hf_config().folder).tokenizer.image
+        if inputs.prompt.count(mark) < len(pictures):
+            raise ValueError("the prompt was cut before an image: leave truncate_prompt_tokens out")
+        return super().apply(replace(inputs, mm_uuid_items=None), *context, **more)
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Mapping[str, MultiModalFieldConfig]:
         return {"tiles": MultiModalFieldConfig.batched("image"), "block": MultiModalFieldConfig.batched("image")}

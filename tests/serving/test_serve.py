@@ -203,6 +203,7 @@ def test_another_format_of_image_is_refused_by_name_of_those_that_are_read(clien
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool choice requires"),
         ({"extra_body": {"chat_template": "{{ 1 }}"}}, "chat template"),
         ({"extra_body": {"mm_processor_kwargs": {"exact": False}}}, "mm_processor_kwargs are disabled"),
+        ({"extra_body": {"truncate_prompt_tokens": 5}}, "the prompt was cut before an image"),
     ],
 )
 def test_options_that_cannot_be_are_answered_400(client, options, message):
@@ -210,6 +211,18 @@ def test_options_that_cannot_be_are_answered_400(client, options, message):
 
     with pytest.raises(BadRequestError, match=message):
         _ask(client, [_url(GREY), _text("Why?")], **options)
+
+
+def test_an_image_is_told_from_another_by_its_pixels_whatever_name_a_request_gives_it(client):
+    """vLLM takes a `uuid` for the image: it answers about the first one of that name."""
+    from openai import BadRequestError
+
+    white = Image.new("L", (64, 64), 255)
+    expected = [_said(_ask(client, [_url(picture), _text("Why?")])) for picture in (GREY, white)]
+    named = [_said(_ask(client, [_url(picture) | {"uuid": "main"}, _text("Why?")])) for picture in (GREY, white)]
+    assert named == expected and expected[0] != expected[1]
+    with pytest.raises(BadRequestError, match="by its uuid alone: send the image itself"):
+        _ask(client, [{"type": "image_url", "image_url": None, "uuid": "main"}, _text("Why?")])
 
 
 def test_another_model_is_answered_404_with_the_name_that_is_served(client):
