@@ -20,7 +20,7 @@ from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.media import image_bytes, picture, taken_on
-from lumen_hpc.serving.question import require_days, require_no_mark
+from lumen_hpc.serving.question import require_days, require_no_mark, require_words
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def read_question(
     Raises UserError for a question that is empty or holds `<image>`, a file that cannot be read, and `days` without a
     reference.
     """
-    if not text.strip():
-        raise UserError('ask a question, such as "what has changed?"')
+    require_words(text)
     try:
         text.encode()
     except UnicodeEncodeError:

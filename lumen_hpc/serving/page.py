@@ -36,7 +36,7 @@ from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
 from .media import LARGEST, picture, taken_on
-from .question import require_days, require_no_mark
+from .question import require_days, require_no_mark, require_words
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
@@ -96,8 +96,7 @@ class Ask:
         require_no_mark(self.question, *self.experts.values())
         if (longest := max(map(len, [self.question, *self.experts.values()]))) > LONGEST_TEXT:
             raise UserError(f"a text of {longest} characters is too long: at most {LONGEST_TEXT} are taken")
-        if not self.question.strip():
-            raise UserError("ask something first: the question is empty")
+        require_words(self.question)
         require_days(self.interval)
         if "{days}" in self.question and self.interval is None:
             raise UserError("this question needs the days between the images")

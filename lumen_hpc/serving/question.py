@@ -12,6 +12,12 @@ MOST_DAYS = 36_525
 """Between two images."""
 
 
+def require_words(text: str) -> None:
+    """Raises UserError for a question without a letter or a digit: blanks, signs, or what no screen shows."""
+    if not any(map(str.isalnum, text)):
+        raise UserError('ask a question, such as "what has changed?": this one has no words')
+
+
 def require_no_mark(*texts: str) -> None:
     """Raises UserError for a text that holds what stands for a picture in a prompt: it would count as one."""
     for text in texts:

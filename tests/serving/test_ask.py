@@ -121,6 +121,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
     main = made / "0-main.png"
     for words, message in (
         ({"question": " ", "image": made / "0-main.png"}, "ask a question"),
+        ({"question": "\N{ZERO WIDTH SPACE}?!", "image": main}, "this one has no words"),
         ({"question": "what?", "image": made / "0-main.png", "days": 2}, "days=2: they are counted from an earlier"),
         ({"question": "what?", "image": main, "reference": main, "days": "3"}, "days='3'"),
         ({"question": "what?", "image": main, "reference": main, "days": 1.5}, "days=1.5"),

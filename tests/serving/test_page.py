@@ -228,7 +228,8 @@ def test_facts_are_the_readers(kind, answer, facts):
     ("given", "message"),
     [
         ({"kind": "other"}, "takes one of diagnostic, difference, prediction"),
-        ({"question": "  "}, "the question is empty"),
+        ({"question": "  "}, "this one has no words"),
+        ({"question": "\N{ZERO WIDTH SPACE}?!"}, "this one has no words"),
         ({"question": "What in {days} days?", "interval": None}, "needs the days"),
         ({"images": {"reference": "data:…"}}, "the radiograph is missing"),
         ({"question": "what is <image>?"}, "the text holds <image>, which stands for a picture"),
