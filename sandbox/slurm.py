@@ -153,9 +153,11 @@ class Cluster:
         self._known(node)
         self._start_slurmd(node)
         self.wait(lambda: listens(self._port_of(node)), PATIENCE_S, f"slurmd of {node}")
+        self.wait(self.node_states, PATIENCE_S, "slurmctld")
         if self.node_states()[node].startswith("down"):  # a node declared down stays so until somebody resumes it
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self.wait(lambda: self.node_states()[node] in ("idle", "mix", "alloc"), PATIENCE_S, f"{node} back in service")
+        in_service = lambda: self.node_states().get(node) in ("idle", "mix", "alloc")  # noqa: E731
+        self.wait(in_service, PATIENCE_S, f"{node} back in service")
 
     def restart_controller(self) -> None:
         """Stop slurmctld in good order and start it again on its saved state; jobs go on meanwhile."""
