@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 from lumen_hpc.cluster.attempts import EXIT_STUCK
 from tests.training import toy
+from tests.training.forked import Rank
 
 ALL = Counter({f"s{i}": 2 for i in range(toy.SAMPLES)})
 """Every sample once in each of two epochs."""
@@ -136,7 +136,7 @@ def interrupted(out: Path, how: str) -> None:
         assert all(rank.returncode != 0 for rank in ranks)
 
 
-def until(condition: Any, ranks: list[subprocess.Popen], *, timeout: float = 240) -> None:
+def until(condition: Any, ranks: list[Rank], *, timeout: float = 240) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it does not come"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,33 +17,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.training.forked import Rank
+
 VOCABULARY, WIDTH, SAMPLES = 40, 16, 50
 
 
-def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> list[subprocess.Popen]:
+def launch(script: str, runs: list[dict[str, Any]], *, world_size: int = 1) -> list[Rank]:
     """Starts `world_size` ranks of `script`, which do `runs` one after the other."""
     file = Path(runs[0]["out"]) / f"job-{uuid.uuid4().hex}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"runs": runs, "world_size": world_size}))
-    environment = {
-        **os.environ,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, script, str(file), str(rank)],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world_size)
-    ]
+    return [Rank(script, [str(file), str(rank)], file.with_suffix(f".{rank}.log")) for rank in range(world_size)]
 
 
-def finish(ranks: list[subprocess.Popen], *, timeout: float = 500) -> list[str]:
+def finish(ranks: list[Rank], *, timeout: float = 500) -> list[str]:
     """Waits for the ranks; what they printed."""
     try:
         return [rank.communicate(timeout=timeout)[0] for rank in ranks]
