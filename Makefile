@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# Tests start hundreds of processes, which read compiled modules where they may write them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo demo-outcomes test test-unit test-whole test-cluster lint audit clean
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV)
@@ -18,8 +21,8 @@ demo-outcomes: setup
 
 test: test-unit test-whole test-cluster
 
-# A process a core, and the tests of a file in one: they share what they set up.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+# A process a core, and the tests of a file in one: they share what they set up. tests/conftest.py says in which order.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-unit: setup
 	@scripts/install_slurm.sh

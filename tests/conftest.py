@@ -1,8 +1,31 @@
-"""No test here sees the user's own choice of a profile."""
+"""What holds for every test: no profile of the user's, one thread a process, and long files first."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+
+# Before anything imports torch: on small models threads only wait for each other, and processes already fill the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONGEST = (
+    "training/test_sequence_parallel.py", "training/test_loop.py", "training/test_gpu_speed.py",
+    "serving/test_serve.py", "language/test_facts.py", "training/test_train.py", "serving/test_vllm_answerer.py",
+    "language/test_engines.py", "language/test_reader.py", "language/test_resume.py", "report/test_page.py",
+    "language/test_smollm2.py", "training/test_adapters.py", "training/test_quantisation.py",
+    "training/test_validation.py", "report/test_cheats.py", "nvila/test_zero3.py", "security/test_scratch.py",
+    "whole/test_chain.py",
+)  # fmt: skip
+"""Files that take half a minute or more, the longest first: they begin first, so that at the end no process waits long
+for another's last file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in place), "a name in LONGEST is no file"
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)
