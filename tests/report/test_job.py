@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     settings.instruct.findings_first = True
     settings.predict.controls = ["same", "swapped"]
     settings.predict.shards = settings.rewrite.shards = 1
-    settings.evaluate.bootstrap = 50
+    settings.evaluate.bootstrap, settings.evaluate.permutations = 50, 2000
     pretended = Run(tmp_path_factory.mktemp("runs") / "pretended", settings, Profile())
     write(pretended, "experts", rows=[])
     for stage in ("prepare", "rewrite", "instruct"):

@@ -185,7 +185,7 @@ def test_findings_have_sensitivity_and_specificity_and_directions_a_table(writte
 
 
 def test_few_questions_carry_a_warning(tmp_path, open_page):
-    report(pretend.inputs(patients=6), Evaluate(bootstrap=20), 0, tmp_path)
+    report(pretend.inputs(patients=6), Evaluate(bootstrap=20, permutations=20), 0, tmp_path)
     page = open_page(tmp_path)
     assert "stand on fewer than 30 questions" in page.locator("#results").inner_text()
     assert page.locator("#t1 ~ .scroll .flag").first.inner_text().startswith("n = ")
@@ -267,7 +267,7 @@ def test_twenty_thousand_cases_stay_usable(written, open_page, tmp_path):
 
 def test_restricted_data_leaves_no_image_and_no_text_in_the_page(tmp_path, open_page):
     inputs = pretend.inputs(patients=6)
-    report(inputs, Evaluate(bootstrap=20, images=False), 0, tmp_path)
+    report(inputs, Evaluate(bootstrap=20, permutations=20, images=False), 0, tmp_path)
     html = (tmp_path / "index.html").read_text()
     assert "data:image" not in html
     for record in inputs.records:
@@ -284,7 +284,7 @@ def test_two_judges_agreement_is_shown_beside_the_canaries(tmp_path, open_page):
     inputs = pretend.inputs(patients=4)
     for rows in inputs.scores.values():
         rows += [row | {"judge": "second"} for row in rows if not row.get("canary")]
-    report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
+    report(inputs, Evaluate(bootstrap=20, permutations=20), 0, tmp_path)
     text = open_page(tmp_path).locator("#language").inner_text()
     assert "pretended and second scored the same" in text and "within one point 1.000" in text
 
@@ -294,7 +294,7 @@ def test_a_text_cannot_break_out_of_the_page(tmp_path, open_page):
     evil = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
     for rows in inputs.answers.values():
         rows[:] = [row | {"answer": evil} if not row.get("control") else row for row in rows]
-    report(inputs, Evaluate(bootstrap=20), 0, tmp_path)
+    report(inputs, Evaluate(bootstrap=20, permutations=20), 0, tmp_path)
     page = open_page(tmp_path)
     assert page.title() == "pretended · LUMEN report"
     assert evil in page.locator("#case").inner_text()

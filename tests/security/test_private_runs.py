@@ -333,7 +333,7 @@ def test_the_snapshot_of_this_checkout_holds_all_its_code():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("page")
-    assemble.report(pretend.inputs(patients=6), Evaluate(bootstrap=20), 0, folder)
+    assemble.report(pretend.inputs(patients=6), Evaluate(bootstrap=20, permutations=20), 0, folder)
     return (folder / "index.html").read_text()
 
 

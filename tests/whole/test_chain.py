@@ -25,7 +25,7 @@ SMALL = (
     "pretrain.patients=60", "pretrain.expert_steps=24", "pretrain.base_steps=21", "data.phantom.patients=40",
     "data.phantom.test_fraction=0.2", "train.steps=4", "train.checkpoint_every=2",
     "predict.controls=[same]", "predict.max_new_tokens=16",
-    "evaluate.gates=false", "evaluate.bootstrap=200",
+    "evaluate.gates=false", "evaluate.bootstrap=200", "evaluate.permutations=2000",
 )  # fmt: skip
 
 

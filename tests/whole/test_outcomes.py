@@ -14,8 +14,8 @@ SMALL = (
     "train.mixture.diagnostic=2", "train.mixture.difference=1", "train.mixture.prediction=1",
     "train.mixture.outcome=2", "train.mixture.timeline=1", "instruct.timelines=true",
     "pretrain.patients=30", "pretrain.expert_steps=2",
-    "pretrain.base_steps=2", "evaluate.bootstrap=20", "evaluate.outcome_gates=false", "predict.max_new_tokens=4",
-    "predict.shards=1",
+    "pretrain.base_steps=2", "evaluate.bootstrap=20", "evaluate.permutations=2000", "evaluate.outcome_gates=false",
+    "predict.max_new_tokens=4", "predict.shards=1",
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def recipe(base: Path, rewriter: Path) -> dict:
             "checkpointing": "none", "max_tokens": 2048, "workers": 1,
         },
         "predict": {"shards": 2, "max_new_tokens": 12, "controls": ["same"]},
-        "evaluate": {"bootstrap": 50},
+        "evaluate": {"bootstrap": 50, "permutations": 2000},
     }  # fmt: skip
 
 
