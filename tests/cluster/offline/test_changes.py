@@ -146,7 +146,8 @@ def test_what_nothing_reads_is_refused(
 
 def test_a_model_named_for_a_training_is_said_to_be_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert launch.main(["stage=train", "model=ft", f"runs={tmp_path}"]) == 2
-    assert "model: stage=train has no use for it: it is for stage=serve; stage=train-ft is one" in capsys.readouterr().err
+    refusal = "model: stage=train has no use for it: it is for stage=serve; stage=train-ft is one"
+    assert refusal in capsys.readouterr().err
 
 
 def test_a_site_that_extends_nothing_does_not_run_here(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
