@@ -19,8 +19,9 @@ from lumen_hpc.cluster import accounting, manifest, run_model
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.schema import KINDS, Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.metrics.measures import MEASURES
 from lumen_hpc.models import AGAIN
 from lumen_hpc.plain_text import visible
 from lumen_hpc.report import costs
@@ -28,6 +29,8 @@ from lumen_hpc.report import costs
 if TYPE_CHECKING:
     from lumen_hpc.serving.ask import TrainedModel
 
+TOKEN_KINDS = (*KINDS, "verdict")
+"""Kinds of tokens with a loss of their own; a verdict is the yes or no of an outcome's answer."""
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "studies": {
         "subject_id": ("BIGINT", "patient"),
@@ -89,8 +92,65 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "canary": ("VARCHAR", "kind of canary; missing for an answer"),
         "passed": ("BOOLEAN", "whether a canary was scored right"),
     },
+    "samples": {
+        "question_id": ("VARCHAR", "test question"),
+        "type": ("VARCHAR", "one of the seven types, or prediction"),
+        "model": ("VARCHAR", "compared model, or a row that needs none"),
+        **{name: ("DOUBLE", meaning) for name, meaning in MEASURES.items()},
+        "judge": ("DOUBLE", "score of the first judge, 1 to 10"),
+        "judge_expected": ("DOUBLE", "mean of 1 to 10 under its probabilities"),
+    },
+    "training": {
+        "model": ("VARCHAR", "trained model; lumen@1 is of a further seed"),
+        "step": ("BIGINT", "optimizer step, from 1"),
+        "loss": ("DOUBLE", "what was minimised (train.loss)"),
+        **{f"loss_{kind}": ("DOUBLE", f"a {kind} token's mean") for kind in TOKEN_KINDS},
+        "lr": ("DOUBLE", "learning rate"),
+        "grad_norm": ("DOUBLE", "gradient norm before clipping"),
+        "samples": ("BIGINT", "samples so far"),
+        "tokens": ("BIGINT", "tokens of this step"),
+        "supervised": ("BIGINT", "tokens of this step that are learned"),
+        "validation_loss": ("DOUBLE", "the same on held-out records; missing but at checkpoints"),
+        **{f"validation_loss_{kind}": ("DOUBLE", f"a {kind} token's mean on them") for kind in TOKEN_KINDS},
+        "timing.seconds": ("DOUBLE", "time of the step [s]"),
+        "timing.data_wait": ("DOUBLE", "of it: waiting for data [s]"),
+        "timing.checkpoint_stall": ("DOUBLE", "of it: waiting for the last checkpoint [s]"),
+        "timing.tokens_per_s": ("DOUBLE", "tokens a second, of all GPUs"),
+        "timing.micro_batches": ("BIGINT", "micro-batches of rank 0"),
+        "timing.gpus": ("BIGINT", "processes"),
+        "timing.steps": ("BIGINT", "steps of the whole training"),
+        "timing.eta_s": ("DOUBLE", "estimated time to its end [s]"),
+        "timing.time": ("DOUBLE", "when the step ended [Unix time]"),
+        "timing.memory_gb": ("DOUBLE", "largest memory of rank 0's GPU so far [GB]; missing without one"),
+        "timing.mfu": ("DOUBLE", "model FLOPs utilisation; missing where the GPU's peak is not known"),
+        "timing.validation": ("DOUBLE", "time of the validation loss before this step [s]"),
+        "timing.start_to_first_step": ("DOUBLE", "from the process's start, after each restart [s]"),
+    },
+    "costs": {
+        "step": ("VARCHAR", "step, such as train-lumen"),
+        "shards": ("BIGINT", "finished shards"),
+        "began": ("DOUBLE", "when its first task began [Unix time]"),
+        "wall_seconds": ("DOUBLE", "from the beginning of its first task to the end of its last [s]"),
+        "cpu_hours": ("DOUBLE", "cores asked for x time, of every attempt"),
+        "gpu_hours": ("DOUBLE", "GPUs asked for x time, of every attempt"),
+        "joules": ("DOUBLE", "energy of the nodes by Slurm's accounting; missing where it was not measured"),
+        "peak_bytes": ("BIGINT", "largest memory of any of its processes"),
+        "gpu_peak_bytes": ("BIGINT", "largest GPU memory of a training's rank 0; missing without GPUs"),
+        "attempts": ("BIGINT", "tasks started, whatever their end"),
+        "interrupted": ("BIGINT", "attempts that were killed, interrupted or failed"),
+        "wasted_seconds": ("DOUBLE", "time that left nothing, as of interrupted attempts and shards written again [s]"),
+        "nodes": ("VARCHAR[]", "where its tasks ran"),
+    },
 }
-"""Frame → column → (type in duckdb, meaning). `samples`, `training` and `costs` hold what their files hold."""
+COLUMNS["results"] = {
+    **COLUMNS["samples"],
+    **{name: column for name, column in COLUMNS["answers"].items() if name != "control"},
+    "judged_by": ("VARCHAR", "first judge"),
+    "score": COLUMNS["scores"]["score"],
+    "expected_score": COLUMNS["scores"]["expected_score"],
+    **{name: column for name, column in COLUMNS["records"].items() if name != "type"},
+}
+"""Frame → column → (type in duckdb, meaning). Each frame has these columns, whatever its run measured."""
 
 
 def open_run(folder: str | Path) -> OpenRun:
@@ -189,7 +249,7 @@ class OpenRun:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """A row a test question and model, with a column a measure (docs/evaluation.md); missing where none applies."""
-        return _read([self._artefact("evaluate", "../report/samples.jsonl")])
+        return self._frame("samples", [self._artefact("evaluate", "../report/samples.jsonl")])
 
     @cached_property
     def results(self) -> pd.DataFrame:
@@ -200,7 +260,7 @@ class OpenRun:
         first = judged.drop_duplicates(["question_id", "model"]).rename(columns={"judge": "judged_by"})
         frame = frame.merge(first, on=["question_id", "model"], how="left", validate="one_to_one")
         records = self.records.drop(columns=["type"])
-        return frame.merge(records, on="question_id", how="left", validate="many_to_one")
+        return frame.merge(records, on="question_id", how="left", validate="many_to_one")[list(COLUMNS["results"])]
 
     @cached_property
     def training(self) -> pd.DataFrame:
@@ -210,7 +270,8 @@ class OpenRun:
             for folder in (self._run.path("train", model), *sorted(self.folder.glob(f"train-{model}{AGAIN}*"))):
                 if rows := manifest.read(folder / "metrics.jsonl"):
                     frames.append(pd.json_normalize(rows).assign(model=folder.name.removeprefix("train-")))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"model": [], "step": [], "loss": []})
+        whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return whole.reindex(columns=list(COLUMNS["training"]))
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -220,7 +281,8 @@ class OpenRun:
             for path in sorted(self.folder.glob(f"*/{manifest.NAME}"))
         }
         jobs = costs.job_ids(logs)
-        return pd.DataFrame(costs.costs(logs, accounting.usage(jobs) if jobs else None))
+        rows = costs.costs(logs, accounting.usage(jobs) if jobs else None)
+        return pd.DataFrame(rows).reindex(columns=list(COLUMNS["costs"]))
 
     def model(self, name: str) -> TrainedModel:
         """A compared model, loaded on this machine; `.ask(question, image=…)` answers about image files.
@@ -261,11 +323,10 @@ class OpenRun:
         return _read(files, {column: kind for column, (kind, _) in COLUMNS[name].items()})
 
 
-def _read(files: Iterable[Path], columns: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """The rows of JSONL files; without `columns`, with every field that a row has."""
-    paths = [glob.escape(str(file)) for file in files]  # else `run[12]` would read its neighbour `run1`
-    options: dict[str, Any] = {"columns": dict(columns)} if columns else {"union_by_name": True}
-    return _database().read_json(paths, format="newline_delimited", **options).df()
+def _read(files: Iterable[Path], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of JSONL files, with these columns and types."""
+    paths: Any = [glob.escape(str(file)) for file in files]  # else `run[12]` would read its neighbour `run1`
+    return _database().read_json(paths, format="newline_delimited", columns=dict(columns)).df()
 
 
 @cache

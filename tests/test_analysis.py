@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import lumen_hpc
+from lumen_hpc.analysis import COLUMNS
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.shards import Shard, write_shard
 from lumen_hpc.cluster.submit import LAYOUT
@@ -17,6 +19,7 @@ from lumen_hpc.config.resolve import resolve
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256
+from lumen_hpc.report.costs import Cost
 
 QUESTIONS = [
     {
@@ -106,6 +109,23 @@ def test_frames_hold_what_the_stages_wrote(folder: Path):
     assert run.studies["taken_at"].iloc[0].isoformat() == "2150-08-10T23:55:25"
     assert len(run.answers) == 10 and run.answers["control"].notna().sum() == 2
     assert len(run.scores) == 10 and run.scores["canary"].notna().sum() == 2
+
+
+def test_every_frame_has_its_documented_columns_and_no_others(folder: Path):
+    step(folder / "rewrite", [{"question_id": "q0", "long_answer": "Nothing.", "source": "llm", "attempts": 1}])
+    empty = {name: getattr(lumen_hpc.open_run(folder), name).columns.tolist() for name in ("training", "costs")}
+    (folder / "train-lumen").mkdir()
+    row = {"step": 1, "loss": 0.5, "loss_verdict": 0.1, "timing": {"seconds": 1.0, "mfu": 0.3}}
+    (folder / "train-lumen" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    began = {"pack": 0, "attempt": 1, "job": "", "node": "n1", "cpus": 2, "gpus": 1, "event": "began", "time": 1.0}
+    manifest.append(folder / "judge-lumen" / "attempts.jsonl", began)
+    run = lumen_hpc.open_run(folder)
+    assert len(run.costs) == len(run.training) == 1
+    assert {name: getattr(run, name).columns.tolist() for name in COLUMNS} == {
+        name: list(columns) for name, columns in COLUMNS.items()
+    }
+    assert empty == {name: list(COLUMNS[name]) for name in empty}
+    assert [item.name for item in dataclasses.fields(Cost)] == list(COLUMNS["costs"])
 
 
 def test_results_join_a_row_a_question_and_model(folder: Path):

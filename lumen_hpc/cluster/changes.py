@@ -8,6 +8,7 @@ from typing import Any
 
 from lumen_hpc.cluster import graph, manifest
 from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import remembered, saved
 from lumen_hpc.config.request import Request
@@ -86,13 +87,21 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     return Changes(request.run, found, redone, frozenset(stale))
 
 
+def unconfirmed(request: Request, changes: Changes) -> Iterator[CheckResult]:
+    """Finished work that would be lost without confirm=true."""
+    if changes.redone and not request.confirm:
+        yield CheckResult(
+            "bad",
+            f"run={request.run}: these settings redo finished work ({changes.cost()})",
+            "add confirm=true to do so, leave the settings out to go on as before, or choose another run=NAME to keep "
+            "both",
+        )
+
+
 def require_confirmed(request: Request, changes: Changes) -> None:
     """Raises UserError where finished work would be lost without confirm=true."""
-    if changes.redone and not request.confirm:
-        raise UserError(
-            f"run={request.run}: these settings redo finished work ({changes.cost()}); add confirm=true to do so, "
-            "leave the settings out to go on as before, or choose another run=NAME to keep both"
-        )
+    for lost in unconfirmed(request, changes):
+        raise UserError(f"{lost.message}; {lost.fix}")
 
 
 def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan]) -> None:

@@ -54,7 +54,8 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         from lumen_hpc.cluster import dry_run
 
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run)
-        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), refusals.of_plans(request, plans))
+        refused = [*changes.unconfirmed(request, changed), *refusals.of_plans(request, plans)]
+        dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), refused)
         return 0
     ready.require_set(request.profile, request.runs)
     changes.require_confirmed(request, changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -40,6 +41,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     `ranks` says which process of a job of Slurm this is; None: whatever submitit says, on this machine.
     """
     orphans.end_with_launcher(Path(folder))
+    _show_log()
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
     run.keep_private()
     submitted = json.loads((Path(submission) / "plan.json").read_text())
@@ -82,6 +84,24 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
         _exit_interrupted(run, step, attempts.job, f"stopped by {stop.reason} with {len(left)} shards left")
     attempts.ended("done")
     return f"{name}: {len(todo)} shards written"
+
+
+class _TaskLog(logging.Handler):
+    """What this package logs, in the task's log: information in `.out`, warnings in `.err`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            print(record.getMessage(), flush=True)
+        elif not logging.getLogger().handlers:  # else those have it already
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+def _show_log() -> None:
+    """By itself Python shows warnings alone."""
+    package = logging.getLogger("lumen_hpc")
+    package.setLevel(logging.INFO)
+    if not package.handlers:
+        package.addHandler(_TaskLog())
 
 
 def _exit_interrupted(run: Run, step: Step, job: str, why: str) -> NoReturn:

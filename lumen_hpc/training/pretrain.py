@@ -8,7 +8,7 @@ That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,14 +26,13 @@ from lumen_hpc.language.prediction_questions import filled, templates
 from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.progress import EVERY_S, spell
 from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 from lumen_hpc.training import phantom_records
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.sampler import plain
 from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.watchdog import Beat, unwatched
-
-log = logging.getLogger(__name__)
 
 SEED_OFFSET = 1_000_003
 """Added to the run's seed, so that no patient of the run is seen here."""
@@ -61,21 +60,28 @@ def pretrain(
     model = make_tiny(read, seed=seed, image_size=SIZE)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
-    for step in experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed):
-        beat()
-        if step["step"] % 50 == 0:
-            log.info("expert step %d: loss %.3f", step["step"], step["loss"])
+    steps = experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed)
+    _report((step["loss"] for step in steps), "expert", settings.expert_steps, beat)
     experts.save_expert(expert, folder / "expert.safetensors")
     expert_sentences = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
     records = [r for r in phantom_records.records(timelines, instruct, seed, expert_sentences=expert_sentences)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
-    for number, loss in enumerate(train_base(model, records, steps=settings.base_steps, seed=seed), 1):
-        beat()
-        if number % 20 == 0:
-            log.info("base step %d: loss %.3f", number, loss)
+    _report(train_base(model, records, steps=settings.base_steps, seed=seed), "base", settings.base_steps, beat)
     model.config = model.config.with_prompt_form(PromptForm.trained(expert_text=instruct.expert_text))
     save(model, folder / "nvila")
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
+
+
+def _report(losses: Iterator[float], what: str, steps: int, beat: Beat) -> None:
+    """Goes through the steps of a training, with a line for the log at the last one and now and then before."""
+    began = shown = time.monotonic()
+    for number, loss in enumerate(losses, 1):
+        beat()
+        now = time.monotonic()
+        if number == steps or now - shown >= EVERY_S:
+            shown = now
+            eta = "" if number == steps else f", ETA {spell((now - began) / number * (steps - number))}"
+            print(f"{what} step {number}/{steps}: loss {loss:.3f}{eta}", flush=True)
 
 
 def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:

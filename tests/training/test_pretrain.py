@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,13 @@ def test_the_same_seed_makes_the_same_expert(pretrained, tmp_path):
     pretrain.pretrain(SMALL, Experts(model="phantom"), Instruct(), 5, tmp_path)
     one, two = (load_expert(folder / "expert.safetensors").state_dict() for folder in (pretrained[0], tmp_path))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_log_tells_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=iter([0.0, 40.0, 80.0, 120.0]).__next__))
+    pretrain._report(iter([0.9, 0.5, 0.25]), "base", 3, lambda: None)
+    lines = ["base step 1/3: loss 0.900, ETA 80 s", "base step 2/3: loss 0.500, ETA 40 s", "base step 3/3: loss 0.250"]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_records_in_memory_show_the_images_and_say_what_the_stages_say():

@@ -67,6 +67,18 @@ def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, ca
     changes.require_confirmed(request, changes.of(request, PIPELINE))
 
 
+def test_a_dry_run_says_that_it_would_have_to_be_confirmed(
+    finished: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands.submission, "make", lambda *_: ([], {}))  # no file of the run's is whole
+    assert launch.main(["stage=full", *finished, "seed=3", "dry_run=true"]) == 0
+    refused = capsys.readouterr().out.partition("a submission would be refused: ")[2]
+    assert refused.startswith("run=first: these settings redo finished work (")
+    assert "; fix: add confirm=true to do so" in refused
+    assert launch.main(["stage=full", *finished, "seed=3", "dry_run=true", "confirm=true"]) == 0
+    assert "redo finished work" not in capsys.readouterr().out
+
+
 def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.CaptureFixture) -> None:
     assert launch.main(["stage=serve", *finished, "train.clip=2.0"]) == 2
     assert f"train.clip: stage=serve takes run first as it is (train.clip={CLIP})" in capsys.readouterr().err
@@ -146,8 +158,8 @@ def test_what_nothing_reads_is_refused(
 
 def test_a_model_named_for_a_training_is_said_to_be_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert launch.main(["stage=train", "model=ft", f"runs={tmp_path}"]) == 2
-    refusal = "model: stage=train has no use for it: it is for stage=serve; stage=train-ft is one"
-    assert refusal in capsys.readouterr().err
+    message = "model: stage=train has no use for it: it is for stage=serve; stage=train-ft is one model's step"
+    assert message in capsys.readouterr().err
 
 
 def test_a_site_that_extends_nothing_does_not_run_here(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -25,6 +26,20 @@ def test_signals_only_set_a_flag_and_the_first_is_the_reason() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_what_the_package_logs_is_in_the_tasks_log(capsys: pytest.CaptureFixture) -> None:
+    package = logging.getLogger("lumen_hpc")
+    before = package.handlers, package.level, package.propagate
+    try:
+        package.handlers, package.propagate = [], False
+        for _ in range(2):  # as a process that works on two packs
+            worker._show_log()
+        logging.getLogger("lumen_hpc.training.auto").info("train.zero=%d", 2)
+        logging.getLogger("other").info("no part of it")
+    finally:
+        package.handlers, package.level, package.propagate = before
+    assert capsys.readouterr().out == "train.zero=2\n"
 
 
 @pytest.fixture
