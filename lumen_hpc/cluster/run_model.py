@@ -15,6 +15,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.models import MODELS, compared
 from lumen_hpc.plain_text import visible
+from lumen_hpc.serving.image_files import image_files
 from lumen_hpc.weights import locate, verify
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def ask(request: Request, run: Run) -> int:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
     name, weights = request.settings.serve.model, request.settings.serve.weights
     weights_folder(run, name, weights)
+    image_files(request.image, request.reference or None, days)
     from lumen_hpc.serving.ask import read_question  # seconds: what the command line itself says is checked first
 
     question = read_question(request.question, image=request.image, reference=request.reference or None, days=days)

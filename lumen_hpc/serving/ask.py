@@ -19,7 +19,8 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
-from lumen_hpc.serving.media import image_bytes, picture, taken_on
+from lumen_hpc.serving.image_files import image_files
+from lumen_hpc.serving.media import picture, taken_on
 from lumen_hpc.serving.question import require_days, require_no_mark, require_words
 
 
@@ -67,10 +68,8 @@ def read_question(
     except TypeError:
         raise UserError(f"days={days!r}: takes a whole number of days") from None
     require_days(days)
-    if days is not None and reference is None:
-        raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
-    given = {"image": image} if reference is None else {"reference": reference, "image": image}
-    files = {name: image_bytes(name, path) for name, path in given.items()}
+    files = image_files(image, reference, days)
+    given = {"image": image, "reference": reference}
     pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
     if reference is not None and days is None:
         days = _days_between(*files.values())

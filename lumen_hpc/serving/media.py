@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import os
-import re
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -26,28 +25,11 @@ from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
 from lumen_hpc.nvila.preprocess import open_picture
+from lumen_hpc.serving.image_files import LARGEST
 
-LARGEST = 128 * 2**20
-"""Bytes of an image file that are taken."""
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path, as JSON."""
-
-
-def image_bytes(name: str, path: str | Path) -> bytes:
-    """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
-    if re.match(r"[a-z]{2,}:", str(path), re.I) and not os.path.exists(path):
-        raise UserError(f"{name}={path}: an address; no address is read: give a JPG, PNG or DICOM file of this machine")
-    try:
-        with opened(Path(path).expanduser()) as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file") from None
-    except UserError as error:  # a folder, a device, a pipe
-        raise UserError(f"{name}={error}; give a JPG, PNG or DICOM file") from None
-    if len(data) > LARGEST:
-        raise UserError(f"{name}={path}: larger than {LARGEST >> 20} MiB; give a JPG, PNG or DICOM file")
-    return data
 
 
 def picture(data: bytes, where: str = "the image") -> Image.Image:

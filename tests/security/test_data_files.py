@@ -19,7 +19,7 @@ from PIL import Image
 from lumen_hpc.data.images import check, check_header, decode
 from lumen_hpc.data.tables import CsvTable
 from lumen_hpc.errors import UserError
-from lumen_hpc.serving import media
+from lumen_hpc.serving import image_files, media
 from tests.security.test_serving_attacks import _chunk, _dicom, png
 
 
@@ -98,11 +98,11 @@ def test_a_table_that_is_no_file_is_not_waited_for(tmp_path, kind):
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-@pytest.mark.parametrize("read", [decode, check, check_header, media.image_bytes])
+@pytest.mark.parametrize("read", [decode, check, check_header, image_files.image_bytes])
 def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / "image.jpg")
     with pytest.raises(UserError, match=r"image\.jpg: a pipe"):
-        read(*(("image",) if read is media.image_bytes else ()), tmp_path / "image.jpg")
+        read(*(("image",) if read is image_files.image_bytes else ()), tmp_path / "image.jpg")
 
 
 def scans(count: int, side: int = 256) -> bytes:
@@ -167,7 +167,7 @@ def test_an_image_with_a_tebibyte_of_holes_is_not_read(tmp_path, start):
         with pytest.raises(UserError, match=r"has 1048576 MiB; the file of a radiograph has at most 512"):
             read(tmp_path / "image.jpg")
     with pytest.raises(UserError, match=r"larger than 128 MiB"):
-        media.image_bytes("image", tmp_path / "image.jpg")
+        image_files.image_bytes("image", tmp_path / "image.jpg")
 
 
 def test_a_date_of_any_bytes_is_no_date():

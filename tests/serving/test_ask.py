@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from lumen_hpc.training.predict import open_predictor
 from tests.data.test_images import dicom
 from tests.training import tiny
 
+ROOT = Path(__file__).parents[2]
 DIFFERENCE = "what has changed?"
 
 
@@ -164,6 +168,21 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         assert launch.main(wrong) == 2
         error = capsys.readouterr().err
         assert message in error and "loading" not in error, "said before a model is loaded"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["image=/nowhere.png"], "image=/nowhere.png: No such file"),
+        (["image=/a.png,/b.png"], "give a JPG, PNG or DICOM file, one alone: the earlier one is reference=FILE"),
+        (["image={made}/0-main.png", "days=3"], "days=3: they are counted from an earlier image"),
+    ],
+)
+def test_a_wrong_file_is_said_before_torch_is_loaded(made, tmp_path, words, message):
+    words = ["ask", f"runs={tmp_path}", f"weights={made / 'base'}", *(word.format(made=made) for word in words), "so?"]
+    program = f"import sys, launch; code = launch.main({words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

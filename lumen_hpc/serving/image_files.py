@@ -1,0 +1,41 @@
+"""The image files that a question names, as they are: read without torch, so that a wrong path is said at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.files import opened
+
+LARGEST = 128 * 2**20
+"""Bytes of an image file that are taken."""
+
+
+def image_files(image: str | Path, reference: str | Path | None = None, days: int | None = None) -> dict[str, bytes]:
+    """The bytes of `reference`, if there is one, and of `image`, in this order.
+
+    Raises UserError for a file that cannot be read, and for `days` without a reference.
+    """
+    if days is not None and reference is None:
+        raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
+    given = {"image": image} if reference is None else {"reference": reference, "image": image}
+    return {name: image_bytes(name, path) for name, path in given.items()}
+
+
+def image_bytes(name: str, path: str | Path) -> bytes:
+    """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
+    if re.match(r"[a-z]{2,}:", str(path), re.I) and not os.path.exists(path):
+        raise UserError(f"{name}={path}: an address; no address is read: give a JPG, PNG or DICOM file of this machine")
+    try:
+        with opened(Path(path).expanduser()) as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        one = ", one alone: the earlier one is reference=FILE" if "," in str(path) else ""
+        raise UserError(f"{name}={path}: {error.strerror}; give a JPG, PNG or DICOM file{one}") from None
+    except UserError as error:  # a folder, a device, a pipe
+        raise UserError(f"{name}={error}; give a JPG, PNG or DICOM file") from None
+    if len(data) > LARGEST:
+        raise UserError(f"{name}={path}: larger than {LARGEST >> 20} MiB; give a JPG, PNG or DICOM file")
+    return data
