@@ -222,6 +222,8 @@ def _make_absolute(settings: Settings) -> None:
             setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(given)))
     for holder, name in ((settings.train, "base"), *((engine, "model") for engine in settings.engines().values())):
         given = getattr(holder, name)  # a folder, or a hub name, which may look like a relative path
+        if holder is settings.train and given == "tiny":
+            continue  # what stage pretrain makes, and no folder of that name where the command starts
         if given.startswith((".", "~")) or os.path.isdir(given):
             found = os.path.abspath(os.path.expanduser(given))
             if given[0] not in "./~" and (owner := os.lstat(found).st_uid) not in (os.getuid(), 0):

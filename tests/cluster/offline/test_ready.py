@@ -212,6 +212,13 @@ def test_a_model_given_as_a_relative_folder_is_the_same_from_everywhere(
     assert settings.judge.engine.model == "org/name", "a name on the hub"
 
 
+def test_the_tiny_model_is_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve(["stage=full", "recipe=demo"]).settings.train.base == "tiny"
+    assert resolve(["stage=full", "train.base=./tiny"]).settings.train.base == str(tmp_path / "tiny")
+
+
 @pytest.mark.parametrize(
     ("words", "stale"),
     [
