@@ -1,5 +1,7 @@
 """The statistics hold the error rates they state, find what is planted, and do not crash on ties."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -30,6 +32,23 @@ def test_wilcoxon_is_scipys_with_an_effect_size():
     assert (test.n, test.ties) == (80, 0)
     assert 0.2 < test.effect < 1
     assert wilcoxon(y, x).effect == -test.effect
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 8, 14, 30])
+def test_wilcoxon_of_few_pairs_is_scipys_with_ties_and_equal_values_and_without(pairs):
+    rng = np.random.default_rng(pairs)
+    tied, distinct = rng.integers(0, 4, (2, 2, pairs)).astype(float), rng.normal(size=(2, 2, pairs))
+    for x, y in (*tied, *distinct, (distinct[0][0], np.zeros(pairs)), (np.arange(1.0, pairs + 1), np.zeros(pairs))):
+        if (x != y).any():
+            assert wilcoxon(x, y).p == pytest.approx(stats.wilcoxon(x, y).pvalue, rel=1e-12)
+
+
+def test_wilcoxon_of_thirteen_pairs_is_exact():
+    x = np.array([2, -1, 3, 3, -2, 5, 1, 0, 4, -1, 2, 6, 2], float)
+    ranks = stats.rankdata(np.abs(x[x != 0]))
+    sums = np.array(list(itertools.product((0, 1), repeat=len(ranks)))) @ ranks
+    tails = [(sums <= ranks[x[x != 0] > 0].sum()).mean(), (sums >= ranks[x[x != 0] > 0].sum()).mean()]
+    assert wilcoxon(x, np.zeros(13)).p == pytest.approx(2 * min(tails), rel=1e-12)
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.0] * 7, [0.3, 0.9, 0.1] * 50, []])
