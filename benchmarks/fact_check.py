@@ -27,7 +27,7 @@ from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language import prompting
 from lumen_hpc.language.engine import open_engine
-from sandbox.fact_cases import CASES, changed_names, measured
+from sandbox.fact_cases import CASES, changed_names, checked, measured
 from sandbox.lookalike import write
 from sandbox.small_models import smollm2
 from sandbox.usage import explain
@@ -59,7 +59,7 @@ def row(name: str, counts: Counter, kinds: set[str]) -> str:
 
 def cases(path: Path) -> None:
     began = time.process_time()
-    counts, wrong = measured(path)
+    counts, wrong = measured(checked(path))
     spent = time.process_time() - began
     kinds = dict.fromkeys(kind for kind, _, _ in counts)
     print(f"{'type':<12} {'faithful':>8} {'unfaithful':>10} {'precision':>10} {'recall':>8} {'unfaithful caught':>18}")

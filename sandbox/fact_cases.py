@@ -13,16 +13,18 @@ from lumen_hpc.language.words import vocabulary
 CASES = Path(__file__).parents[1] / "tests" / "language" / "fact_cases.jsonl"
 
 
-def measured(path: Path) -> tuple[Counter, list[tuple[dict, list[str]]]]:
+def checked(path: Path) -> list[tuple[dict, list[str]]]:
+    """Every case with the check's reasons against it."""
+    return [
+        (case, check(case["type"], case["question"], case["short_answer"], case["long_answer"]))
+        for case in read_jsonl(path)
+    ]
+
+
+def measured(cases: list[tuple[dict, list[str]]]) -> tuple[Counter, list[tuple[dict, list[str]]]]:
     """Counts by (type, faithful, passed), and the cases that were judged wrongly with the check's reasons."""
-    counts: Counter = Counter()
-    wrong = []
-    for case in read_jsonl(path):
-        reasons = check(case["type"], case["question"], case["short_answer"], case["long_answer"])
-        counts[case["type"], case["faithful"], not reasons] += 1
-        if case["faithful"] != (not reasons):
-            wrong.append((case, reasons))
-    return counts, wrong
+    counts = Counter((case["type"], case["faithful"], not reasons) for case, reasons in cases)
+    return counts, [(case, reasons) for case, reasons in cases if case["faithful"] != (not reasons)]
 
 
 def changed_names(case: dict) -> set[str]:

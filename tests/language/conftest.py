@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

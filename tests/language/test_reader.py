@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language import clauses, findings, parsing, reader
+from lumen_hpc.language import parsing
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.reader import read, sentences_of
 from lumen_hpc.language.sentences import sentence
@@ -201,18 +201,6 @@ def test_every_row_of_the_grammar_reads_some_sentence(used):
     assert [row for row in parsing.grammar().rows if not used[row]] == []
     rows = [(kind, row) for kind, _, pattern in parsing.grammar().phrases for row in range(1, pattern.groups + 1)]
     assert [row for row in rows if not used[row] and row[0] != "Adjuncts"] == []  # these leave only what they hold
-
-
-def test_every_doubt_refuses_some_sentence_on_its_own():
-    source = "".join(Path(module.__file__).read_text() for module in (reader, clauses, findings))
-    doubts = set(re.findall(r'"((?:it|its|what it) [a-z][^"]+)"', source))
-    alone: Counter = Counter()
-    for case in read_jsonl(CASES):
-        if not case["faithful"]:
-            reasons = check(case["type"], case["question"], case["short_answer"], case["long_answer"])
-            alone.update(reasons if len(reasons) == 1 else ())
-    assert len(doubts) > 20
-    assert {doubt for doubt in doubts if not alone[f"unclear: {doubt}"]} == set()
 
 
 def test_every_role_of_a_word_has_a_place_in_the_grammar():
