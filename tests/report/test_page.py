@@ -231,6 +231,14 @@ def test_dark_is_dark_and_the_button_overrides_it(written, open_page):
     assert page.evaluate(ink) != pale  # the figures follow
 
 
+def test_what_is_printed_is_dark_on_light(written, open_page):
+    page = open_page(written, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    for theme in ("light", "dark", ""):
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 39, 51)", theme
+
+
 def test_a_narrow_screen_scrolls_tables_not_the_page(written, open_page):
     page = open_page(written, viewport={"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
