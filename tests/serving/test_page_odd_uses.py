@@ -94,6 +94,7 @@ def test_answers_of_any_length_and_script_stay_within_the_window(browser_page, f
     assert shown.nth(3).evaluate("part => getComputedStyle(part).direction") == "rtl"
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
     browser_page.emulate_media(media="print", color_scheme="dark")
+    assert browser_page.evaluate("getComputedStyle(document.body).color") == "rgb(24, 35, 44)", "ink on paper"
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
 
 
