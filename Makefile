@@ -21,7 +21,8 @@ demo-outcomes: setup
 
 test: test-unit test-whole test-cluster
 
-# A process a core, and the tests of a file in one: they share what they set up. tests/conftest.py says in which order.
+# A process a core, each with a test cluster of its own, and the tests of a file in one: they share what they set up.
+# tests/conftest.py says in which order.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-unit: setup
@@ -33,7 +34,7 @@ test-whole: setup
 
 test-cluster: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests/cluster -m cluster
+	$(RUN) -m pytest tests/cluster -m cluster $(SIDE_BY_SIDE)
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shlex
@@ -11,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = "lumen-neighbour"
+USERS = Path("/run/lumen-neighbour")
+"""Locked by each program that uses the account; holds a word if one of them created it."""
 PATIENCE_S = 30.0
 NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)))
 """What the user has to read in order to run this Python."""
@@ -22,13 +25,20 @@ NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix
 
 @contextmanager
 def present() -> Iterator[None]:
-    """The user exists, and is removed afterwards if this call created it."""
-    created = _create()
-    try:
-        yield
-    finally:
-        if created:
-            subprocess.run(["userdel", NAME], capture_output=True)
+    """The user exists; the last of the programs that use it at once removes it, if one of them created it."""
+    with USERS.open("a+") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        if _create():
+            users.write("created")
+            users.flush()
+        try:
+            yield
+        finally:
+            with suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if USERS.read_text():
+                    subprocess.run(["userdel", NAME], capture_output=True)
+                    users.truncate(0)
 
 
 def _create() -> bool:

@@ -17,6 +17,8 @@ LONGEST = (
     "language/test_smollm2.py", "training/test_adapters.py", "training/test_quantisation.py",
     "training/test_validation.py", "report/test_cheats.py", "nvila/test_zero3.py", "security/test_scratch.py",
     "whole/test_chain.py",
+    "cluster/test_full_run.py", "cluster/test_mishaps.py", "cluster/test_training.py",
+    "cluster/test_restricted_run.py", "cluster/test_kinds_of_stage.py",
 )  # fmt: skip
 """Files that take half a minute or more, the longest first: they begin first, so that at the end no process waits long
 for another's last file."""
