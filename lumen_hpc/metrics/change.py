@@ -10,13 +10,14 @@ weights: an error counts one, whatever it is about.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lumen_hpc.data.diff_vqa import LEVELS, Change, GrammarError, LevelChange, parse_difference, parse_findings
-from lumen_hpc.language.clauses import ANY
+from lumen_hpc.data.short_answers import answer_fault
+from lumen_hpc.language.clauses import ANY, CHANGING
 from lumen_hpc.language.reader import read
 from lumen_hpc.language.words import knows, words
 
@@ -91,6 +92,21 @@ def direction(change: Change) -> str | None:
     return "worse" if 1 in ways else "better" if -1 in ways else None if ways else "same"
 
 
+def expected_change(row: dict) -> Change | None:
+    """The change of a reference (a difference or prediction question); None for a short answer outside the grammar."""
+    return _expected(parse_difference, row["type"], row.get("question") or "", row["short_answer"])
+
+
+def expected_findings(row: dict) -> tuple[str, ...] | None:
+    """The findings of a reference (an open abnormality question); None for a short answer outside the grammar."""
+    return _expected(parse_findings, row["type"], row.get("question") or "", row["short_answer"])
+
+
+@lru_cache(maxsize=1 << 17)  # a reference is read when it is joined, and again for every model and baseline
+def _expected(parse: Callable[[str], Any], kind: str, question: str, short_answer: str) -> Any:
+    return None if answer_fault(kind, question, short_answer) else parse(short_answer)
+
+
 class Reader:
     """Reads answers, knowing the names of the findings that may occur in them."""
 
@@ -103,13 +119,10 @@ class Reader:
         """A reader that knows every finding named in the short answers of these questions."""
         names: set[str] = set()
         for row in references:
-            try:
-                if row["type"] == "abnormality" and not row.get("closed"):
-                    names.update(parse_findings(row["short_answer"]))
-                elif row["type"] in ("difference", "prediction"):
-                    names.update(fact[1] for fact in facts(parse_difference(row["short_answer"])))
-            except GrammarError:
-                continue
+            if row["type"] == "abnormality" and not row.get("closed"):
+                names.update(expected_findings(row) or ())
+            elif row["type"] in CHANGING:
+                names.update(fact[1] for fact in facts(expected_change(row) or Change()))
         return cls(names)
 
     def findings(self, text: str) -> set[str]:

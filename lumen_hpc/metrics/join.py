@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from lumen_hpc.data.diff_vqa import TYPES, is_closed
 from lumen_hpc.data.findings_line import strip
-from lumen_hpc.data.short_answers import answer_fault
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.json_words import in_words
 from lumen_hpc.language.markup import without_thought
+from lumen_hpc.metrics.change import expected_change, expected_findings
 
 _SHOWN = 5
 KINDS = (*TYPES, "prediction", "outcome", "timeline")
@@ -135,17 +136,17 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             problems.add("questions without a long answer (no long BLEU-4 and ROUGE-L)", id)
         if kind not in KINDS:
             problems.add(f"questions of another type than {', '.join(KINDS)} (no change or finding F1)", id)
-        if not _readable(kind, texts["question"], closed, short):
-            problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
         found = {**texts, "closed": closed, "type": kind}
+        if not _readable(found):
+            problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
         questions[id] = row if found.items() <= row.items() else {**row, **found}
     return questions
 
 
-def _readable(kind: str, question: str, closed: bool, short: str) -> bool:
-    if kind in ("difference", "prediction") or (kind == "abnormality" and not closed):
-        return answer_fault(kind, question, short) is None
-    return True
+def _readable(row: dict) -> bool:
+    if row["type"] in CHANGING:
+        return expected_change(row) is not None
+    return row["type"] != "abnormality" or row["closed"] or expected_findings(row) is not None
 
 
 def _answer(row: dict, id: str, model: str, problems: Problems) -> str:

@@ -6,14 +6,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lumen_hpc.data.diff_vqa import parse_difference, parse_findings
-from lumen_hpc.data.short_answers import answer_fault
+from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.metrics import closed
-from lumen_hpc.metrics.change import KINDS, Reader, direction, facts, named, tally
+from lumen_hpc.metrics.change import (
+    KINDS,
+    Reader,
+    direction,
+    expected_change,
+    expected_findings,
+    facts,
+    named,
+    tally,
+)
 from lumen_hpc.metrics.lexical import TOKENIZERS, corpus_bleu, lexical
 from lumen_hpc.metrics.significance import Column
 
-CHANGING = ("difference", "prediction")
 MEASURES = {
     "bleu4": "BLEU-4 against the long answer: " + TOKENIZERS["bleu4"],
     "rouge_l": "ROUGE-L against the long answer: " + TOKENIZERS["rouge_l"],
@@ -118,7 +125,7 @@ class Samples:
         tallies = {kind: np.zeros((n, 3)) for kind in KINDS}
         macro, right, has_direction, read, where = (np.zeros(n) for _ in range(5))
         for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
-            expected = _reference(parse_difference, row) if row["type"] in CHANGING else None
+            expected = expected_change(row) if row["type"] in CHANGING else None
             if expected is None:
                 continue
             claim = reader.change(answer, row["type"])
@@ -144,7 +151,7 @@ class Samples:
         tallies, macro, where = np.zeros((len(answers), 3)), np.zeros(len(answers)), np.zeros(len(answers))
         for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
             listed = row["type"] == "abnormality" and not row["closed"]
-            expected = _reference(parse_findings, row) if listed else None
+            expected = expected_findings(row) if listed else None
             if expected is not None:
                 self.listed[i] = (reader.findings(answer), {named(name) for name in expected})
                 counted = tally(*({(name,) for name in names} for names in self.listed[i]))
@@ -159,12 +166,6 @@ class Samples:
 
 def _f1(hits: np.ndarray, extra: np.ndarray, missed: np.ndarray) -> Column:
     return Column(2 * hits, 2 * hits + extra + missed)
-
-
-def _reference(parse: Callable, row: dict):
-    """A short answer read by the grammar; None for one outside it, which the join has counted."""
-    fault = answer_fault(row["type"], row.get("question") or "", row["short_answer"])
-    return None if fault else parse(row["short_answer"])
 
 
 def _plain(text: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any
 from lumen_hpc.data.diff_vqa import Change, GrammarError, LevelChange, parse_difference, parse_question
 from lumen_hpc.data.diff_vqa import render_difference as render
 from lumen_hpc.data.phantom_ceilings import best_threshold
+from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.metrics.change import Fact, facts, named
 from lumen_hpc.report.composed import Findings, difference
 
 Row = Mapping[str, Any]
-CHANGING = ("difference", "prediction")
 REFERENCE = "reference"
 
 

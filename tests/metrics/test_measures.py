@@ -7,6 +7,7 @@ import pytest
 
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.errors import UserError
+from lumen_hpc.metrics import change
 from lumen_hpc.metrics.__main__ import main, references, score
 from lumen_hpc.metrics.join import join
 from lumen_hpc.metrics.measures import MEASURES, Samples
@@ -247,6 +248,15 @@ def test_the_command_prints_one_json_object_and_a_table(files, capsys):
     ]
     assert values and all(0 <= value <= 1 for value in values)
     assert "difference" in err
+
+
+def test_a_reference_is_read_once_however_many_models_answer(monkeypatch):
+    calls = []
+    fault = change.answer_fault
+    monkeypatch.setattr(change, "answer_fault", lambda *reference: calls.append(reference) or fault(*reference))
+    change._expected.cache_clear()
+    score(join(QUESTIONS, [row for model in "abc" for row in answered("d1", "d2", "a1", model=model)]))
+    assert sorted(short for _, _, short in calls) == ["edema, nodule", "nothing has changed.", NEW_EDEMA]
 
 
 def test_several_models_have_a_block_each(files, capsys):
