@@ -52,7 +52,7 @@ def load(
     _check_vocabulary(model)
     if device == "auto":
         memory = memory or placement.free_memory()
-    placed = placement.layout(model, dtype or _stored_dtype(config), memory) if memory else None
+    placed = placement.layout(model, dtype or getattr(torch, config.dtype), memory) if memory else None
     first_device = device if placed is None else _torch_device(placed[placement.FIXED[0]])
     on_disk: dict[str, dict[str, Any]] = {}
     for name, tensor, file in _fitting_weights(folder, model, dtype):
@@ -120,12 +120,6 @@ def _built(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
 
 def _torch_device(device: Any) -> torch.device:
     return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-
-
-def _stored_dtype(config: NVILAConfig) -> torch.dtype:
-    """The weights' format as llm/config.json names it, float32 where it names none."""
-    name = config.llm.get("torch_dtype") or config.llm.get("dtype") or "float32"
-    return getattr(torch, name)
 
 
 def _named(dtype: torch.dtype) -> str:

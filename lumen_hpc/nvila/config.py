@@ -183,6 +183,11 @@ class NVILAConfig:
         """Longest sequence that the checkpoint supports [tokens]."""
         return int(self.llm.get("model_max_length") or self.llm.get("max_position_embeddings", 32768))
 
+    @property
+    def dtype(self) -> str:
+        """The weights' format as llm/config.json names it; `bfloat16`, the published checkpoints', where it does not."""
+        return self.llm.get("torch_dtype") or self.llm.get("dtype") or "bfloat16"
+
     def with_dtype(self, dtype: object) -> NVILAConfig:
         """The same, with `dtype` (a torch dtype) wherever the json files name the weights' format."""
         name = str(dtype).removeprefix("torch.")

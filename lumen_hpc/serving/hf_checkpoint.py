@@ -51,7 +51,7 @@ class NVILAFolderConfig(PretrainedConfig):
             "folder": str(Path(folder).absolute()),
             "eos_token_id": stop_ids(config),
             "tie_word_embeddings": bool(config.llm.get("tie_word_embeddings")),
-            "torch_dtype": stored_dtype(config),
+            "torch_dtype": config.dtype,
         }
         return super().from_dict(values, **kwargs)
 
@@ -99,11 +99,6 @@ def stop_ids(config: NVILAConfig) -> list[int]:
     eos = config.generation.get("eos_token_id")
     others = eos if isinstance(eos, list) else [eos] if eos is not None else []
     return sorted({Tokenizer.from_files(config.files).end, *others})
-
-
-def stored_dtype(config: NVILAConfig) -> str:
-    """The weights' format as llm/config.json names it, `bfloat16` where it names none."""
-    return config.llm.get("torch_dtype") or config.llm.get("dtype") or "bfloat16"
 
 
 def chat_template(config: NVILAConfig) -> str:

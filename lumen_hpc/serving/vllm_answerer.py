@@ -48,7 +48,7 @@ class VLLMModel:
         prepare_process()
         from vllm import LLM
 
-        from .hf_checkpoint import stop_ids, stored_dtype
+        from .hf_checkpoint import stop_ids
         from .plugin import register
 
         register()
@@ -60,7 +60,7 @@ class VLLMModel:
             with hide_llvmlite():
                 self.llm = LLM(
                     model=str(folder),
-                    dtype=dtype or stored_dtype(config),
+                    dtype=dtype or config.dtype,
                     max_model_len=min(length, longest),
                     tensor_parallel_size=tensor_parallel,
                     gpu_memory_utilization=gpu_memory,

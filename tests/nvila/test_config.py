@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -63,3 +64,11 @@ def test_scales_may_be_resized_to_another_than_the_finest():
 def test_tokens_of_a_picture_of_one_tile():
     assert cards()["NVILA-8B"].image_tokens(None) == 257
     assert cards()["NVILA-Lite-8B"].image_tokens(None) == 122
+
+
+@pytest.mark.parametrize("named, dtype", [({"torch_dtype": "float32"}, "float32"), ({"dtype": "float16"}, "float16"),
+                                          ({"torch_dtype": None}, "bfloat16"), ({}, "bfloat16")])  # fmt: skip
+def test_weights_without_a_stated_format_are_the_published_checkpoints(named, dtype):
+    config = cards()["NVILA-8B"]
+    unnamed = {key: value for key, value in config.llm.items() if key not in ("torch_dtype", "dtype")}
+    assert replace(config, llm=unnamed | named).dtype == dtype
