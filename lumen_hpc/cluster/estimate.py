@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.schema import EngineSettings, Settings
-from lumen_hpc.models import AGAIN, MODELS, Workload, compared
+from lumen_hpc.data import probes
+from lumen_hpc.models import AGAIN, MODELS, Workload, compared, training_number
 from lumen_hpc.training import occupancy, sizing
 from lumen_hpc.training.speed import Progress
 
@@ -35,6 +36,8 @@ class Counts:
     images: int
     questions: int
     test_questions: int
+    test_pairs: int
+    """Test questions that show two images."""
 
 
 def counts(settings: Settings) -> Counts:
@@ -42,10 +45,12 @@ def counts(settings: Settings) -> Counts:
     if settings.data.source == "mimic":
         share, each = _differences(settings), 1 + settings.rewrite.predictions_per_pair
         asked = round(each * share * (43_381 + 1_369))
-        return Counts(129_231 + 4_190, 428_995 + 13_688 + asked, 13_688 + round(each * share * 1_369))
+        test, pairs = 13_688 + round(each * share * 1_369), round(share * 1_369)
+        return Counts(129_231 + 4_190, 428_995 + 13_688 + asked, test, pairs)
     phantom = settings.data.phantom
     images = phantom.patients * phantom.studies
-    return Counts(images, 12 * images, int(12 * images * phantom.test_fraction))
+    pairs = round(phantom.patients * (phantom.studies - 1) * phantom.test_fraction)
+    return Counts(images, 12 * images, int(12 * images * phantom.test_fraction), pairs)
 
 
 PAPER_FRACTION = 0.33
@@ -164,11 +169,28 @@ def train(run: Run, model: str) -> float:
 
 
 def predict(run: Run, model: str) -> float:
-    """Two images (6,146 tokens) a question, and 40 tokens of answer; nothing for the demo's tiny model."""
+    """Each question's images and 40 tokens of answer, with its controls; nothing for the demo's tiny model.
+
+    A further training (`lumen@1`) is asked under `composed` alone.
+    """
     if run.settings.train.base == "tiny":
         return 0.0
-    questions = counts(run.settings).test_questions * (1 + len(run.settings.predict.controls))
-    return questions * (6_146 / PREFILL_TOKENS_PER_SECOND + 40 / OUTPUT_TOKENS_PER_SECOND) / 3600
+    known = counts(run.settings)
+    images, answers = known.test_questions + known.test_pairs, known.test_questions
+    for control in run.settings.predict.controls:
+        if training_number(model) and control != probes.CONTROL:
+            continue
+        more = _ASKED.get(control, (2, 1))
+        every = control in ("no_image", "no_experts")
+        images += more[0] * (known.test_questions + known.test_pairs if every else known.test_pairs)
+        answers += more[1] * (known.test_questions if every else known.test_pairs)
+    prompts = images * Workload.image_tokens / PREFILL_TOKENS_PER_SECOND
+    return (prompts + answers * 40 / OUTPUT_TOKENS_PER_SECOND) / 3600
+
+
+_ASKED = {"no_image": (0, 1), "no_experts": (1, 1), probes.CONTROL: (2, 2 * (1 + probes.MOST_LEVELS))}
+"""Control → images and answers: of `no_image` and `no_experts` a question's own, else of each pair. A composed pair's
+many questions share their two images."""
 
 
 def experts_load(settings: Settings) -> float:

@@ -107,6 +107,26 @@ def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_th
     assert ft == MODELS["ft"].workload
 
 
+def test_controls_are_priced_by_the_questions_that_they_ask(run: Run):
+    def hours(model: str = "lumen", **predict: list[str]) -> float:
+        settings = resolve(["recipe=lumen"]).settings
+        settings.predict.controls = predict.get("controls", [])
+        return estimate.predict(replace(run, settings=settings), model)
+
+    def priced(images: int, answers: int) -> float:
+        speeds = estimate.PREFILL_TOKENS_PER_SECOND, estimate.OUTPUT_TOKENS_PER_SECOND
+        return (images * 3073 / speeds[0] + answers * 40 / speeds[1]) / 3600
+
+    asked, pairs = 13_688 + 2 * 1_369, 1_369
+    assert hours() == pytest.approx(priced(asked + pairs, asked))
+    for control, (images, answers) in {
+        "swapped": (2 * pairs, pairs), "no_image": (0, asked), "no_experts": (asked + pairs, asked),
+        "composed": (2 * pairs, 26 * pairs),
+    }.items():  # fmt: skip
+        assert hours(controls=[control]) - hours() == pytest.approx(priced(images, answers))
+    assert hours("lumen@1", controls=["swapped", "no_image"]) == hours()
+
+
 def test_a_further_training_costs_as_much_as_the_first(run: Run):
     run = replace(run, settings=resolve(["recipe=lumen", "seeds=2"]).settings)
     assert estimate.train(run, "lumen@1") == estimate.train(run, "lumen") > 0
