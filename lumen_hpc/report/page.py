@@ -86,8 +86,7 @@ def draw(both: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Cont
     """Every figure that the run has data for, by name."""
     models = both[0].labels
     every = {
-        "table-1": figures.headline(both[0], models),
-        "table-2": figures.headline(both[1], models),
+        **{table.name.replace(" ", "-"): figures.headline(table, models) for table in both},
         "interval-difference": figures.by_interval(slices, "difference", models),
         "interval-prediction": figures.by_interval(slices, "prediction", models),
         "controls": figures.controlled(controls, models),

@@ -12,7 +12,7 @@ from itertools import groupby
 from lumen_hpc.metrics.measures import MEASURES as DEFINITIONS
 from lumen_hpc.report.baselines import ABOUT as BASELINES
 from lumen_hpc.report.identity import COMPOSED
-from lumen_hpc.report.results import Cell, Results
+from lumen_hpc.report.results import BLOCKS, Cell, Results
 
 PUBLISHED = {
     ("difference", "nvila"): {"bleu4": 0.001, "rouge_l": 0.071, "judge": 2.486},
@@ -41,6 +41,14 @@ MEASURES = {
 _PROGNOSTIC = ("bleu4", "rouge_l", "judge", "change_f1")
 # Polarity and finding F1 first: a constant answer wins recall and the first-word accuracy.
 _DIAGNOSTIC = ("accuracy_polarity", "finding_f1", "bleu4", "rouge_l", "recall", "precision", "accuracy", "judge")
+_LAYOUT = {
+    "table 1": (
+        "Prognostic questions",
+        [(block, name) for block in ("difference", "prediction") for name in _PROGNOSTIC],
+    ),
+    "table 2": ("Diagnostic questions", [("diagnostic", name) for name in _DIAGNOSTIC]),
+}
+"""Table → title and columns (block, measure)."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +75,18 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
-    """Tables 1 and 2; Holm's correction runs over the tests of both."""
-    both = [(block, measure) for block in ("difference", "prediction") for measure in _PROGNOSTIC]
-    layout = {
-        "table 1": ("Prognostic questions", both),
-        "table 2": ("Diagnostic questions", [("diagnostic", measure) for measure in _DIAGNOSTIC]),
-    }
+    """Tables 1 and 2, of those that the test questions fill; Holm's correction runs over the tests of both."""
     models = results.models()
-    spots = [(name, model, *column) for name, (_, columns) in layout.items() for model in models for column in columns]
+    spots = [(name, model, *column) for name, (_, columns) in _LAYOUT.items() for model in models for column in columns]
     cells = results.tested([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
     found = dict(zip(spots, cells, strict=True))
     result = []
-    for name, (title, columns) in layout.items():
+    for name, (title, columns) in _LAYOUT.items():
         rows = [(model, tuple(found[name, model, *column] for column in columns)) for model in models]
         rows = [row for row in rows if any(cell.value is not None for cell in row[1])]
-        result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha, results.labels(),
-                            titles(results), results.identity.comparable))  # fmt: skip
+        if rows:
+            result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha, results.labels(),
+                                titles(results), results.identity.comparable))  # fmt: skip
     return result
 
 
@@ -95,7 +99,9 @@ def notes(results: Results) -> list[str]:
     """What a reader of the tables must know: the sample behind each number, and what was left out."""
     settings = results.settings
     percent = f"{100 * settings.confidence:g} %"
+    missing = [f"The test set has no {block} question." for block in BLOCKS if not results.where(block).any()]
     lines = [
+        *missing,
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
         "of questions in a row, several where its columns differ.",
         f"In brackets: {percent} percentile bootstrap over patients, {settings.bootstrap} resamples.",

@@ -152,6 +152,28 @@ def test_the_report_is_the_same_twice(inputs, written, tmp_path):
         assert (tmp_path / file.relative_to(written)).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.parametrize(("kept", "names", "missing"), [
+    (("difference", "prediction"), ["table 1"], ["diagnostic"]),
+    (("presence", "view"), ["table 2"], ["difference", "prediction"]),
+    (("prediction",), ["table 1"], ["difference", "diagnostic"]),
+])  # fmt: skip
+def test_a_test_set_without_a_kind_of_question_has_a_report_that_says_so(inputs, tmp_path, kept, names, missing):
+    records = [record for record in inputs.records if record["meta"]["type"] in kept]
+    ids = {record["meta"]["question_id"] for record in records}
+    rows = {
+        name: {
+            model: [row for row in rows if row["question_id"] in ids] for model, rows in getattr(inputs, name).items()
+        }
+        for name in ("answers", "scores")
+    }
+    report(replace(inputs, records=records, **rows), Evaluate(bootstrap=20, permutations=50), 0, tmp_path)
+    with (tmp_path / "tables.csv").open() as stream:
+        assert {row["table"] for row in csv.DictReader(stream)} == set(names)
+    text = (tmp_path / "tables.md").read_text()
+    assert [f"- The test set has no {block} question." in text for block in missing] == [True] * len(missing)
+    assert "The test set has no" in (tmp_path / "index.html").read_text()
+
+
 def test_a_missing_model_is_refused_and_a_missing_answer_counted(inputs):
     cut = pretend.inputs(patients=4)
     cut.answers["lumen"] = []
