@@ -94,7 +94,7 @@ def _expected(type: str, question: str, short_answer: str) -> str:
         return ""
     if type == "abnormality":
         return _expected_findings(text)
-    return "" if all(map(is_name, re.split(r"\s*,\s*", text))) else f"a {type}"
+    return "" if all(map(_is_present, re.split(r"\s*,\s*", text))) else f"a {type}"
 
 
 @lru_cache(maxsize=4096)
@@ -158,7 +158,7 @@ def _expected_findings(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _is_present(text: str) -> bool:
-    """True for a name of a finding, or of a level, that an image shows."""
+    """True for a name of a finding, or of its place, level or type, that an image shows."""
     return is_name(text) and not _ABSENCE.fullmatch(text)
 
 

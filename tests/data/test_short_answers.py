@@ -53,6 +53,7 @@ def test_what_is_no_answer_is_refused_in_every_type(type, answer):
     ("type", "answer"),
     [
         ("abnormality", "edema. nodule"), ("abnormality", "None."), ("location", "no."), ("level", "yes."),
+        ("level", "absent"), ("level", "resolved"), ("level", "nothing"), ("location", "nothing"), ("type", "normal"),
         ("abnormality", "yes"), ("presence", "edema"), ("view", "yes"), ("location", "no"), ("level", "yes"),
         ("type", "Yes"), ("difference", "yes"), ("prediction", "the heart will grow."),
         ("difference", "the level of edema has changed from nan to mild. "),
