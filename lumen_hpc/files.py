@@ -10,10 +10,11 @@ import os
 import pwd
 import shutil
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -90,13 +91,18 @@ def read_bytes(path: Path) -> bytes:
 def lines(path: str | os.PathLike, pipe: bool = False) -> Iterator[bytes]:
     """The lines of a text file of any size, with their ends; UserError for what is none, and for a line without end.
 
-    `pipe`: a pipe is as good, as in `<(zcat answers.jsonl.gz)` on a command line.
+    `pipe`: a pipe is as good, as in `<(tail answers.jsonl)` on a command line, and so is a gzip stream.
     """
     with open(path, "rb") if pipe else opened(path) as stream:
-        while line := stream.readline(LONGEST_LINE):
-            if len(line) == LONGEST_LINE:
-                raise UserError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB, more than any record has")
-            yield line
+        packed = pipe and cast(io.BufferedReader, stream).peek(2)[:2] == b"\x1f\x8b"
+        text: Any = gzip.GzipFile(fileobj=stream) if packed else stream
+        try:
+            while line := text.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    raise UserError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB, more than any record has")
+                yield line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: a gzip stream that is corrupt or cut off ({error}); write it again") from None
 
 
 def last_lines(path: Path, count: int) -> list[str]:

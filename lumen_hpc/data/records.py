@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc import files
+from lumen_hpc.data.file_kinds import GZIP, other_kind
 from lumen_hpc.errors import UserError
 
 
@@ -93,7 +94,46 @@ def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{path} line {number}: not JSON ({error}); write the file again") from None
+        raise UserError(f"{path} line {number}: not JSON ({error}); {_fix(line.strip(), number)}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected")
+        fix = _ONE_A_LINE if isinstance(row, list) else "write one object a line"
+        raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected; {fix}")
     return row
+
+
+_ONE_A_LINE = "write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does of a list"
+
+
+def _fix(line: bytes, number: int) -> str:
+    """What would make JSON lines of a file whose line is not JSON; its first line tells its kind."""
+    if number == 1:
+        if line.startswith(GZIP):
+            return "the file is packed by gzip: unpack it"
+        if kind := other_kind(line, "JSON lines"):
+            return f"the file is {kind}"
+        if line.startswith(b"["):
+            return _ONE_A_LINE
+        if not line.startswith(b"{"):
+            return (
+                "is it csv? then pandas.read_csv(FILE).to_json('FILE.jsonl', orient='records', lines=True) makes "
+                "JSON lines of it"
+            )
+    if line.startswith(b"{'"):
+        return "Python's own notation is none; write it with json.dumps"
+    if line.endswith(b"},"):
+        return "no comma follows an object"
+    if not _is_utf8(line):
+        return "save it as UTF-8"
+    if b"\\ud" in line.lower():
+        return "a character may be cut in half (\\ud83d alone): write U+FFFD in its place"
+    if any(word in line for word in (b"NaN", b"Infinity")):
+        return "JSON has no NaN and no Infinity: write null"
+    return "write the file again, one whole object a line (`jq -c . FILE` does of objects over several lines)"
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
+from lumen_hpc.data.file_kinds import GZIP, HEAD, other_kind
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
 
@@ -121,17 +122,13 @@ class CsvTable:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             with opened(self.path) as raw:
-                packed = raw.read(2) == _GZIP
+                packed = raw.read(2) == GZIP
                 raw.seek(0)
                 unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
                 # Buffered, since GzipFile itself is slow at lines.
                 stream = io.BufferedReader(_Lines(unpacked, self.path), 1 << 17)
-                if stream.peek(_TAR.stop)[_TAR] == b"ustar":
-                    raise UserError(f"{self.path} is a tar archive, not csv or csv.gz; unpack it")
-                head = stream.peek(32).lstrip()
-                for start, (kind, fix) in _OTHER_KINDS.items():
-                    if head.startswith(start):
-                        raise UserError(f"{self.path} is {kind}, not csv or csv.gz; {fix}")
+                if kind := other_kind(stream.peek(HEAD), "csv or csv.gz"):
+                    raise UserError(f"{self.path} is {kind}")
                 yield cast(BinaryIO, stream)
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
             where = f"{self.path.name} after line {self.line}"
@@ -234,29 +231,6 @@ def _columns(lines: list[bytes], positions: list[int], width: int) -> list[list[
     fields = text.removesuffix("\n").replace("\n", ",").split(",")
     return [fields[position::width] for position in positions]
 
-
-_GZIP = b"\x1f\x8b"
-_OTHER_KINDS = {
-    _GZIP: ("packed twice", "unpack it once"),
-    b"PK\x03\x04": ("a zip archive or a workbook", "unpack it, or save it as csv"),
-    b"\xfd7zXZ": ("an xz archive", "unpack it"),
-    b"BZh": ("a bzip2 archive", "unpack it"),
-    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it"),
-    b"PAR1": ("a Parquet file", "save it as csv"),
-    b"ARROW1": ("an Arrow file", "save it as csv"),
-    b"SQLite format 3": ("a database", "save its table as csv"),
-    b"\xd0\xcf\x11\xe0": ("a workbook", "save it as csv"),
-    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
-    b"\x04\x22\x4d\x18": ("an LZ4 archive", "unpack it"),
-    b"-----BEGIN PGP": ("encrypted", "decrypt it"),
-    codecs.BOM_UTF16_LE: ("UTF-16 text", "save it as UTF-8"),
-    codecs.BOM_UTF16_BE: ("UTF-16 text", "save it as UTF-8"),
-    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself"),
-    b"<": ("a web page", "download the table again, signed in to PhysioNet"),
-}
-"""How a file begins that is no table → what it is, and what to do."""
-_TAR = slice(257, 262)
-"""Where a tar archive has its mark."""
 
 OPEN_QUOTE = "a quote opens a field and nothing closes it in this row"
 _REASONS = {

@@ -17,7 +17,7 @@ _SIGNS: dict[int, str] = str.maketrans({
     "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
 })  # fmt: skip
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_CONTROL = re.compile(r"<\|[^<>]*\|>")
+_CONTROL = re.compile(r"<\|[^<>]*\|>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:PAD|EOS|SEP|CLS)\]")
 _BLOCK = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:\w*(?=\n))?")
@@ -46,6 +46,11 @@ _LINK_WORDS = (
 def without_thought(text: str) -> str:
     """The text without reasoning in tags; what follows a tag that nothing closes is reasoning that was cut off."""
     return _THOUGHT.sub(" ", text).strip() if "<" in text else text
+
+
+def without_tokens(text: str) -> str:
+    """The text without a tokenizer's control tokens, as `Yes.<|im_end|>` and `Yes.</s>` have them."""
+    return _CONTROL.sub(" ", text).strip() if "<" in text or "[" in text else text
 
 
 def without_markup(text: str) -> str:

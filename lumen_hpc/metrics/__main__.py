@@ -12,8 +12,11 @@ One JSON object goes to stdout (values 0 to 1, null where a measure applies to n
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lumen_hpc.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("answers", nargs="+", type=Path, help="JSON lines of answers, or a step's folder of shards")
+    parser.add_argument("answers", nargs="+", help="JSON lines of answers, or a step's folder of shards")
     parser.add_argument("references", help="JSON lines of questions with their answers, or a run's test records")
     chosen = parser.parse_args(arguments)
     try:
-        answers = (row for path in chosen.answers for file in files(path) for row in read_jsonl(file, pipe=True))
-        joined = join(references(read_jsonl(chosen.references, pipe=True)), answers)
+        answers = chain.from_iterable(_rows(path, files(path)) for path in map(_path, chosen.answers))
+        joined = join(references(_rows(asked := _path(chosen.references), [asked])), answers)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
@@ -52,8 +55,36 @@ def main(arguments: list[str] | None = None) -> int:
     alone = len(blocks) == 1
     result = {"model": next(iter(blocks)), **next(iter(blocks.values()))} if alone else {"models": blocks}
     result |= {"problems": joined.problems.as_dict(), "definitions": MEASURES | TOKENIZERS}
-    sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    return _written(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+
+
+def _written(text: str) -> int:
+    """Exit code 0, or 2 with a line where the scores could not be written: a full disk."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        print(f"error: the scores cannot be written: {error.strerror}; free some space", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at the end
+        return 2
     return 0
+
+
+def _path(word: str) -> Path:
+    """A file or folder; `-` is standard input."""
+    return Path("/dev/stdin" if word == "-" else word)
+
+
+def _rows(path: Path, found: Iterable[Path]) -> Iterator[dict]:
+    """The rows of an argument's files. Raises UserError where they hold none, and for a folder without shards."""
+    empty = True
+    for file in found:
+        if file.is_dir():
+            raise UserError(f"{file} is a folder; name the file in it, as {file}/lumen-test.jsonl of stage instruct")
+        for row in read_jsonl(file, pipe=True):
+            empty = False
+            yield row
+    if empty:
+        raise UserError(f"{path} is empty; it should hold one JSON object a line")
 
 
 def references(rows: Iterable[dict]) -> Iterator[dict]:
@@ -68,6 +99,8 @@ def files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     shards = sorted(path.glob("shard-*-of-*.jsonl"))
+    if not shards and (steps := sorted(path.glob("predict-*"))):
+        raise UserError(f"{path} is a run's folder; name its answers: {' '.join(map(str, steps))}")
     counts = {shard.stem.rsplit("-", 1)[1] for shard in shards}
     if len(counts) != 1 or len(shards) != int(*counts):
         found = ", ".join(shard.name for shard in shards) or "none"
@@ -96,4 +129,5 @@ def _table(blocks: dict[str, dict]) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any command
     sys.exit(main())

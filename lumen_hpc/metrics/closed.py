@@ -21,6 +21,8 @@ from lumen_hpc.metrics.change import named
 from lumen_hpc.metrics.recall import words
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_CHOICE = re.compile(r"\byes *(?:/|or) *no\b|\bno *(?:/|or) *yes\b", re.IGNORECASE)
+"""Both words as a question has them: `Is there edema, yes or no?`"""
 _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
@@ -43,8 +45,8 @@ _CONCLUDED = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|n
 
 
 def first_yes_no(answer: str) -> str | None:
-    """The first word `yes` or `no` of an answer, in lower case; None if it has neither."""
-    found = _YES_NO.search(answer)
+    """The first word `yes` or `no` of an answer, in lower case; None if it has neither. `Yes or no` offers both."""
+    found = _YES_NO.search(_CHOICE.sub(" ", answer))
     return found[1].lower() if found else None
 
 
@@ -73,8 +75,8 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     if parsed is None:
         return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
     finding = named(parsed.finding) if parsed.finding else None
-    answer = unwrapped(answer)
-    if (word := answer.strip(" .!").lower()) in _YES | _NO:
+    answer = _CHOICE.sub(" ", unwrapped(answer))
+    if (word := answer.strip(" .!:()").lower()) in _YES | _NO:
         return "yes" if word in _YES else "no"
     for asked, reply, said in _WHOLE:
         if asked in parsed.template and re.fullmatch(said, word):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from lumen_hpc.data.diff_vqa import TYPES, is_closed
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.json_words import in_words
-from lumen_hpc.language.markup import without_thought
+from lumen_hpc.language.markup import without_thought, without_tokens
 from lumen_hpc.metrics.change import expected_change, expected_findings
 
 _SHOWN = 5
+UNNAMED = "model"
+"""What answers without a model's name are called."""
 KINDS = (*TYPES, "prediction", "outcome", "timeline")
 """Types of questions."""
 
@@ -72,32 +75,37 @@ def join(
     if not by_id:
         raise UserError("the references hold no question")
     given: dict[str, dict[str, str]] = {model: {} for model in models}
-    silent, id = True, ""
+    silent, id, stranger = True, "", ""
     row: dict = {}
     for id, row in _with_ids(answers, "answer", problems):
-        model = str(row.get("model") or "model")
+        model = str(row.get("model") or UNNAMED).strip()
         if row.get("control"):
             problems.add("answers under a control (left out)", id)
         elif id not in by_id:
-            problems.add("answers without a question", id)
+            problems.add("answers without a question", stranger := id)
         elif id in given.setdefault(model, {}):
-            problems.add(f"doubled answers of {model} (the first is kept)", id)
+            several = ", of several models each row needs its `model`" if model == UNNAMED else ""
+            problems.add(f"doubled answers of {model} (the first is kept{several})", id)
         else:
             given[model][id] = strip(_answer(row, id, model, problems))
             silent = silent and "answer" not in row
     absent = [model for model, texts in given.items() if not texts]
     if absent or not given:
+        ids = f" (answers have {stranger[:40]}, questions {next(iter(by_id))[:40]})" if stranger else ""
         raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(by_id)} questions; "
-                        "are the files of one run, and is `question_id` the same in both?")  # fmt: skip
+                        f"are the files of one run, and is `question_id` the same in both{ids}?")  # fmt: skip
     if silent:
-        raise UserError(f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}")
+        raise UserError(
+            f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}; {_fix(row)}"
+        )
     common = [id for id in by_id if all(id in texts for texts in given.values())]
     for model, texts in given.items():
         for id in by_id:
             if id not in texts:
                 problems.add(f"questions without an answer of {model} (left out for every model)", id)
     if not common:
-        raise UserError(f"no question was answered by all of {', '.join(given)}; score them one at a time")
+        unnamed = f" ({UNNAMED} is that of rows without one)" if UNNAMED in given else ""
+        raise UserError(f"no question was answered by all of {', '.join(given)}{unnamed}; score them one at a time")
     rows = [by_id[id] for id in common]
     return Joined(rows, {model: [texts[id] for id in common] for model, texts in given.items()}, problems)
 
@@ -111,9 +119,22 @@ def _with_ids(rows: Iterable[dict], what: str, problems: Problems) -> Iterator[t
             nameless = row
         else:
             named += 1
-            yield str(row["question_id"]).strip(), row
+            yield _id(row["question_id"]), row
     if nameless is not None and not named:
-        raise UserError(f"no {what} has a 'question_id'; fields of the last are {', '.join(nameless) or 'none'}")
+        fields = ", ".join(nameless) or "none"
+        raise UserError(f"no {what} has a 'question_id'; fields of the last are {fields}; {_fix(nameless)}")
+
+
+def _id(value: Any) -> str:
+    """An id as text; pandas writes a column of whole numbers with one missing as 7.0."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def _fix(row: dict) -> str:
+    """What would do about a row without its fields: files in the other order, or other names."""
+    if "short_answer" in row or {"answer", "question_id"} <= row.keys():
+        return "name the files of answers first and that of references last"
+    return "rename them as docs/evaluation.md has them"
 
 
 def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
@@ -125,10 +146,12 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             continue
         texts = {name: _text(row, name, id, problems) for name in ("type", "short_answer", "question", "long_answer")}
         if missing := [name for name in ("type", "short_answer") if row.get(name) is None]:
-            raise UserError(f"question {id} has no {missing[0]!r}; its fields are {', '.join(row)}")
+            raise UserError(f"question {id} has no {missing[0]!r}; its fields are {', '.join(row)}; {_fix(row)}")
+        if is_closed(bare := texts["short_answer"].strip(" .!")):
+            texts["short_answer"] = bare
         short, kind = texts["short_answer"], texts["type"].strip().lower()
         noted = row.get("closed")
-        closed = noted if isinstance(noted, bool) else is_closed(short)
+        closed = kind == "presence" or (noted if isinstance(noted, bool) else is_closed(short))
         if closed and not is_closed(short):
             problems.add("closed questions whose short answer is not yes or no (counted as open)", id)
             closed = False
@@ -160,7 +183,9 @@ def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
         return in_words(answer)
     if (said := without_thought(answer)) != answer:
         problems.add(f"answers of {model} with reasoning in tags (left out)", id)
-    return said
+    if (text := without_tokens(said)) != said:
+        problems.add(f"answers of {model} with control tokens (left out)", id)
+    return text
 
 
 def _text(row: dict, name: str, id: str, problems: Problems) -> str:

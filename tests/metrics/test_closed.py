@@ -17,6 +17,9 @@ from lumen_hpc.metrics.closed import first_yes_no, stated, strict
         ("There is a nodule.", None, None),  # `no` is in `nodule`
         ("There is no nodule.", "no", None),
         ("no, yes", "no", None),
+        ("Yes or no? No.", "no", None),
+        ("Is there edema (yes/no): yes", "yes", None),
+        ("No or yes", None, None),
         ("Yesterday's image shows nothing abnormal", None, None),
         ("", None, None),
     ],
@@ -35,6 +38,8 @@ def test_rules_of_words(answer, first, equal):
         ("presence", "is there edema?", "The lungs are free of edema.", "no"),
         ("presence", "is there edema?", "There is a nodule.", None),
         ("presence", "is there edema?", "", None),
+        ("presence", "is there edema?", "Yes/No: Yes", "yes"),
+        ("presence", "is there edema?", "yes or no? (no)", "no"),
         ("presence", "is there strange thing?", "A strange thing is seen.", "yes"),
         ("view", "is this PA view?", "This is a PA view.", "yes"),
         ("view", "is this PA view?", "This image is not a PA view.", "no"),

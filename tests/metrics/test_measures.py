@@ -1,6 +1,12 @@
 """Per-sample scores apply where they should, and what does not fit together is named and counted."""
 
+import gzip
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +122,7 @@ def test_bad_input_is_named_and_counted():
         "difference answers outside the grammar (no change or finding F1)": 1,
         "closed questions whose short answer is not yes or no (counted as open)": 1,
         "questions without a long answer (no long BLEU-4 and ROUGE-L)": 1,
-        "doubled answers of model (the first is kept)": 1,
+        "doubled answers of model (the first is kept, of several models each row needs its `model`)": 1,
         "answers without a question": 1,
         "references without a question_id (left out)": 1,
         "answers without a question_id (left out)": 2,
@@ -155,6 +161,8 @@ def test_an_answer_that_is_no_text_is_read_as_its_items_and_named():
         ({"choices": [{"message": {"role": "assistant", "content": "edema"}}]}, "edema", "not text"),
         ("<think>A nodule? No.</think>\nEdema is seen.", "Edema is seen.", "reasoning in tags"),
         ("<think>Perhaps a nod", "", "reasoning in tags"),
+        ("Edema is seen.<|im_end|>", "Edema is seen.", "control tokens"),
+        ("<s> Edema is seen.</s><pad><pad>", "Edema is seen.", "control tokens"),
     ],
 )  # fmt: skip
 def test_an_answer_is_what_it_says_and_counted_where_it_is_no_plain_text(answer, read, kind):
@@ -212,10 +220,14 @@ def test_a_reference_that_is_no_text_is_refused_by_name(name, value):
             QUESTIONS,
             [{"id": "c1", "answer": "yes"}],
             (),
-            "no answer has a 'question_id'; fields of the last are id, answer",
+            "no answer has a 'question_id'; fields of the last are id, answer; rename them as docs",
         ),
         ([{"type": "view"}], answered("c1"), (), "no reference has a 'question_id'"),
         (QUESTIONS, [{"question_id": "c1"}], (), "the answer to c1 has no 'answer'"),
+        (QUESTIONS, QUESTIONS, (), "the answer to v1 has no 'answer', .* name the files of answers first"),
+        (answered("c1"), QUESTIONS, (), "question c1 has no 'type'; .* name the files of answers first"),
+        (QUESTIONS, answered("7"), (), r"is `question_id` the same in both \(answers have 7, questions d1\)\?"),
+        (QUESTIONS, [*answered("c1"), *answered("c2", model="a")], (), r"by all of model, a \(model is that of rows"),
     ],
 )
 def test_input_that_cannot_be_scored_is_refused(references, answers, models, message):
@@ -278,6 +290,102 @@ def test_a_semicolon_alone_takes_nothing_off(files, capsys):
     answers = [{"question_id": "d1", "answer": "the edema is new; the main image has new edema."}]
     main([files("answers.jsonl", answers), files("references.jsonl", QUESTIONS[:1])])
     assert json.loads(capsys.readouterr().out)["rouge_l"] < 1
+
+
+def test_ids_that_pandas_wrote_as_floats_are_whole_numbers():
+    rows = [row | {"question_id": number} for number, row in enumerate(QUESTIONS)]
+    joined = join(rows, [{"question_id": float(row["question_id"]), "answer": row["long_answer"]} for row in rows])
+    assert len(joined.questions) == len(QUESTIONS) and not joined.problems
+
+
+@pytest.mark.parametrize("short", ["Yes.", " yes ", "YES!"])
+def test_a_yes_with_its_sign_is_a_closed_reference(short):
+    row = question("a", "presence", short) | {"closed": False}
+    joined = join([row], [{"question_id": "a", "answer": "yes"}])
+    (block,) = score(joined).values()
+    assert block["accuracy"] == block["accuracy_strict"] == 1 and not joined.problems
+
+
+@pytest.mark.parametrize("short", ["1", "present", "there is edema"])
+def test_a_presence_question_without_yes_or_no_is_named(short):
+    (line,) = join([question("a", "presence", short)], answered("a")).problems.lines()
+    assert line.startswith("1 closed questions whose short answer is not yes or no")
+
+
+@pytest.mark.parametrize("packed", ["answers.jsonl", "references.jsonl"])
+def test_gzip_streams_are_read_and_a_broken_one_is_named(files, tmp_path, capsys, packed):
+    answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
+    paths = {name: files(name, rows) for name, rows in (("answers.jsonl", answers), ("references.jsonl", QUESTIONS))}
+    plain = gzip.compress(Path(paths[packed]).read_bytes())
+    paths[packed] += ".gz"
+    Path(paths[packed]).write_bytes(plain)
+    assert main([*paths.values()]) == 0
+    assert json.loads(capsys.readouterr().out)["rouge_l"] == 1
+    Path(paths[packed]).write_bytes(plain[:-9])
+    assert main([*paths.values()]) == 2
+    assert f"{packed}.gz: a gzip stream that is corrupt or cut off" in capsys.readouterr().err
+
+
+ROW = b'{"question_id": "c1", "answer": "yes"}\n'
+OTHER_FILES = {
+    "csv": (b"question_id,answer\nc1,yes\n", "is it csv?"),
+    "a list": (b"[" + ROW.strip() + b"]", r"line 1: a list .* `jq -c '.\[\]'"),
+    "a list over lines": (b"[\n  {\n", r"line 1: not JSON .* `jq -c '.\[\]'"),
+    "an object over lines": (ROW.replace(b"{", b"{\n"), "line 1: not JSON .*`jq -c . FILE`"),
+    "a cut line": (ROW + ROW[:-9], "line 2: not JSON .* write the file again"),
+    "Python's notation": (ROW.replace(b'"', b"'"), "line 1: .* json.dumps"),
+    "commas": (ROW.replace(b"}", b"},"), "line 1: .* no comma follows an object"),
+    "half a character": (ROW.replace(b"yes", b"\\ud83d"), "line 1: .* U.FFFD"),
+    "NaN": (ROW.replace(b'"yes"', b"NaN"), "line 1: .* write null"),
+    "UTF-16": (ROW.decode().encode("utf-16"), "line 1: .* UTF-16 text, not JSON lines; save it as UTF-8"),
+    "Latin-1": (ROW.replace(b"yes", b"caf\xe9"), "line 1: .* save it as UTF-8"),
+    "a zip archive": (b"PK\3\4" + ROW, "a zip archive or a workbook, not JSON lines; unpack it, or save it as JSON"),
+    "a Parquet file": (b"PAR1" + ROW, "a Parquet file, not JSON lines; save it as JSON lines"),
+    "nothing": (b"\n\n", "answers is empty; it should hold one JSON object a line"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_FILES)
+def test_a_file_of_another_kind_is_named_with_what_would_do(files, tmp_path, capsys, what):
+    content, message = OTHER_FILES[what]
+    (tmp_path / "answers").write_bytes(content)
+    assert main([str(tmp_path / "answers"), files("references.jsonl", QUESTIONS)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_folder_that_is_no_step_says_what_to_name(files, tmp_path, capsys):
+    asked = files("references.jsonl", QUESTIONS)
+    (tmp_path / "run" / "predict-lumen").mkdir(parents=True)
+    assert main([str(tmp_path / "run"), asked]) == 2
+    assert re.search("is a run's folder; name its answers: .*run/predict-lumen", capsys.readouterr().err)
+    assert main([asked, str(tmp_path / "run")]) == 2
+    assert "run is a folder; name the file in it, as" in capsys.readouterr().err
+
+
+def command(words, **streams):
+    return subprocess.run(
+        [sys.executable, "-m", "lumen_hpc.metrics", *words], stderr=subprocess.PIPE, text=True, check=False, **streams
+    )
+
+
+def test_scores_that_cannot_be_written_are_a_line_and_a_closed_pipe_is_none(files):
+    answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
+    words = [files("answers.jsonl", answers), files("references.jsonl", QUESTIONS)]
+    with open("/dev/full", "w") as full:
+        done = command(words, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: the scores cannot be written: No space left on device")
+    end, start = os.pipe()
+    os.close(end)
+    assert "Error" not in command(words, stdout=start).stderr
+    os.close(start)
+
+
+def test_a_dash_is_standard_input(files):
+    answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
+    with open(files("answers.jsonl", answers)) as stream:
+        done = command(["-", files("references.jsonl", QUESTIONS)], stdin=stream, stdout=subprocess.PIPE)
+    assert json.loads(done.stdout)["rouge_l"] == 1
 
 
 def test_errors_are_one_line_and_exit_2(files, capsys):
