@@ -43,11 +43,11 @@ _REFUSAL = re.compile(
     r"|same|(?:same as|as|all of the|none of the|any of the) above|(?:no|some|any|else)where|here|there"
     r"|(?:level|type|location|place|finding|class|label|category|grade|option|choice)(?: \w?\d*)?|\d+e[+-]?\d+"
     r"|.* (?:not|never) .*|.*\bthe (?:reference|main) image\b.*"
-    r"|.*(?:\bl?xxx\b|%s|%[0-9a-f]{2}|\. |\.\.|\b(?:nan|null|na na|etc)\b).*",
+    r"|.*(?:\d{4}|\bl?xxx\b|%s|%[0-9a-f]{2}|\. |\.\.|\b(?:nan|null|na na|etc)\b).*",
     re.IGNORECASE,
 )
-"""A refusal, a word about the record or another row, one letter, the kind of word that is asked for, a number, a
-denial, a template's blank, escapes of a link, a missing value among words, or several sentences, in a name's place."""
+"""In a name's place: a refusal, a word about the record or another row, one letter, the kind of word that is asked for,
+a number, a date, a denial, a template's blank, escapes of a link, a missing value among words, several sentences."""
 _NO_QUESTION = re.compile(
     r"[\[\]{}<>|=\\`_#@~^$*;\ufffd]|%(?:s|[0-9a-f]{2})|\b(?:l?xxx|nan|null|n/a)\b|\b(?:the|of|there) none\b"
     r"|^unnamed:"
@@ -106,6 +106,8 @@ def is_name(text: str) -> bool:
     if _REFUSAL.fullmatch(text) or _CUT.fullmatch(text):
         return False
     if text.startswith(("-", "/", ")")) or text.endswith(("-", "/", "(")) or text.count("(") != text.count(")"):
+        return False
+    if not text.isascii() and any(unicodedata.category(character) == "So" for character in text):  # an emoji
         return False
     return any(map(str.isalpha, text)) and _NOTATION.isdisjoint(text)
 

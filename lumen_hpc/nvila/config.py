@@ -185,7 +185,7 @@ class NVILAConfig:
 
     @property
     def dtype(self) -> str:
-        """The weights' format as llm/config.json names it; `bfloat16`, the published checkpoints', where it does not."""
+        """The weights' format as llm/config.json names it; else `bfloat16`, that of the published checkpoints."""
         return self.llm.get("torch_dtype") or self.llm.get("dtype") or "bfloat16"
 
     def with_dtype(self, dtype: object) -> NVILAConfig:

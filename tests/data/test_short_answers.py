@@ -37,6 +37,7 @@ NO_ANSWER = (
     # Another word than the one asked for
     "sorry", "1e9", "class 3", "label", "level 2", "type", "location", "nowhere", "here", "edema not seen",
     "edema is never seen", "edema than the reference image of nodule", "to moderate", "or edema",
+    "edema since 2180-01-01", "edema of 1.5.2180", "edema \N{FACE WITHOUT MOUTH}", "\N{HEAVY CHECK MARK} edema",
     # Other characters than those that it shows
     "pleural%20effusion", "effusi\u00c3\u00b3n", "patient\u00e2\u20ac\u2122s line", "\N{LATIN SMALL LIGATURE FI}brosis",
     "\uff45\uff44\uff45\uff4d\uff41", "e\N{COMBINING ACUTE ACCENT}dema", "edema\N{TRADE MARK SIGN}",
