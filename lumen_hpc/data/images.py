@@ -33,6 +33,8 @@ from lumen_hpc.files import opened
 LARGEST = 1 << 29
 """Bytes of an image's file, four times the largest one without compression."""
 _JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
+_GREY_WITHIN = 32
+"""Grey levels by which the channels of a grey image may differ after a lossy encoder rounded its colours."""
 _SAMPLED_ROWS = 64
 """Rows of an uncompressed DICOM that `inspect` reads."""
 
@@ -56,6 +58,7 @@ class Inspected(NamedTuple):
 
 BLANK = "every pixel has the same value: nothing is shown"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
+COLOURED = "the image has colours, of which the red channel alone is read"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
 
@@ -108,7 +111,7 @@ def check(path: str | Path) -> Inspected:
     path = Path(path)
     if not is_dicom(_head(path)):
         pixels = decode(path).pixels
-        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else "")
+        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else COLOURED if _coloured(path) else "")
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
     pixels = _stored(path, header, start)
@@ -144,6 +147,17 @@ def check_header(path: str | Path) -> Inspected:
 def _blank(pixels: np.ndarray) -> bool:
     some = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
     return bool(some.min() == some.max()) and bool(pixels.min() == pixels.max())
+
+
+def _coloured(path: Path) -> bool:
+    """True for a JPEG or PNG whose channels differ by more than a lossy grey image's do."""
+    from PIL import Image
+
+    with Image.open(path, formats=["JPEG", "PNG"]) as image:
+        if image.mode in ("L", "LA"):
+            return False
+        red, *others = np.asarray(image.convert("RGB"), np.int16).transpose(2, 0, 1)
+    return any(np.abs(red - other).max() > _GREY_WITHIN for other in others)
 
 
 def _oddity(pixels: np.ndarray, bits: int) -> str:

@@ -452,6 +452,19 @@ def test_a_png_of_several_channels_gives_its_first(tmp_path, mode):
     assert images.check(tmp_path / "image.png") == ((50, 60), "")
 
 
+def _of_channels(path, kind, channels):
+    Image.merge("RGB", [Image.fromarray(channel) for channel in channels]).save(path, kind)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_of_colours_is_a_warning_and_one_of_greys_is_none(tmp_path, kind):
+    pixels = grey(8)
+    coloured = _of_channels(tmp_path / "a.jpg", kind, [pixels, pixels[::-1], pixels])
+    assert images.check(coloured).warning == images.COLOURED
+    assert images.check(_of_channels(tmp_path / "b.jpg", kind, [pixels] * 3)).warning == ""
+
+
 @pytest.mark.parametrize("kind", ["12 bits", "lossless", "JPEG-LS", "JPEG 2000", "WEBP", "height 0", "bytes before"])
 @every_look
 def test_a_jpg_that_is_another_kind_is_refused(tmp_path, look, kind):
