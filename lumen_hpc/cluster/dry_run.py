@@ -37,6 +37,8 @@ def show(
     total = plan.total_gpu_hours(plans)
     console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
     for item in plans:
+        if warning := too_long(item):
+            console.print(f"{item.step.name}: {warning}", soft_wrap=True)
         if item.step.stage.resources == "train" and item.step.model and item.missing:
             if found := estimate.training(run, item.step.model, own=item.progress):
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
@@ -51,6 +53,26 @@ def show(
     if request.profile.executor == "slurm" and request.scripts:
         for name, text in submit.scripts(request, pipeline.stages, run, plans, upstream_job_ids):
             console.print(f"--- {name} ---\n{text}", soft_wrap=True)
+
+
+def too_long(item: StepPlan) -> str:
+    """A warning where a task would take longer than the time limit of its jobs; empty where it would not.
+
+    A training goes on from its checkpoints, and a task from its finished shards: a successor has the time limit again.
+    """
+    if not item.gpu_hours or not item.packs:
+        return ""
+    name, resources = item.step.stage.resources, item.resources
+    hours, limit = item.gpu_hours / len(item.packs) / item.gpus, resources.time_min / 60
+    goes_on = name == "train" or len(item.missing) > len(item.packs)
+    jobs = 1 + resources.successors * goes_on
+    if hours <= jobs * limit:
+        return ""
+    more = f"profile.resources.{name}.successors={math.ceil(hours / limit) - 1}" if goes_on else "more shards"
+    return (
+        f"warning: a task takes about {hours:.1f} h by the clock, and its {jobs} job(s) end after {limit:g} h each; "
+        f"fix: {more}, a longer profile.resources.{name}.time_min, or submit again then, which continues"
+    )
 
 
 def _hours(item: StepPlan) -> str:

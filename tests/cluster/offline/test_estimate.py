@@ -127,6 +127,20 @@ def test_controls_are_priced_by_the_questions_that_they_ask(run: Run):
     assert hours("lumen@1", controls=["swapped", "no_image"]) == hours()
 
 
+@pytest.mark.parametrize(("stage", "shards", "hours", "fix"), [
+    (train.STAGE, 1, 29.0, ""), (train.STAGE, 1, 31.0, "train.successors=3"), (train.STAGE, 1, 101.0, "successors=10"),
+    (predict.STAGE, 1, 9.0, ""), (predict.STAGE, 1, 11.0, "more shards"), (predict.STAGE, 9, 11.0, ""),
+    (predict.STAGE, 9, 31.0, "gpu.successors=3"), (predict.STAGE, 9, 0.0, ""),
+])  # fmt: skip
+def test_a_task_that_its_jobs_have_no_time_for_is_warned_about(run: Run, stage: Stage, shards: int, hours: float, fix):
+    step = graph.steps([replace(stage, after=())], run.settings)[0]
+    resources = Resources(nodes=2, gpus=4, successors=2, time_min=600)
+    item = plan.StepPlan(step, shards, [*range(shards)], [[*range(shards)]], resources, estimate=8 * hours)
+    warning = dry_run.too_long(item)
+    assert bool(warning) == bool(fix) and fix in warning
+    assert not fix or f"about {hours} h by the clock" in warning
+
+
 def test_a_further_training_costs_as_much_as_the_first(run: Run):
     run = replace(run, settings=resolve(["recipe=lumen", "seeds=2"]).settings)
     assert estimate.train(run, "lumen@1") == estimate.train(run, "lumen") > 0
