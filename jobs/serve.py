@@ -71,7 +71,7 @@ def serve(task: Task) -> None:
 
     from lumen_hpc.nvila.config_files import read_config
     from lumen_hpc.serving import supervisor
-    from lumen_hpc.serving.hf_checkpoint import chat_template, stored_dtype
+    from lumen_hpc.serving.hf_checkpoint import chat_template
 
     settings, folder = task.settings.serve, weights(task.run)
     config = read_config(folder)
@@ -84,9 +84,7 @@ def serve(task: Task) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         template = Path(scratch) / "chat_template.jinja"
         template.write_text(chat_template(config))
-        words = supervisor.arguments(
-            settings, folder, template, "bfloat16" if gpu else stored_dtype(config), host, port, gpu
-        )
+        words = supervisor.arguments(settings, folder, template, "bfloat16" if gpu else config.dtype, host, port, gpu)
         server = supervisor.Server(words, supervisor.environment(settings, key), log)
         try:
             print(f"loading {folder} (log: {log})", flush=True)
