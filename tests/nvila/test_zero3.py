@@ -1,18 +1,19 @@
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.training.forked import Rank
+from tests.training.toy import finish
+
+SCRIPT = Path(__file__).with_name("zero3_worker.py")
 
 
-def test_a_process_with_text_alone_does_not_keep_zero3_waiting():
+def test_a_process_with_text_alone_does_not_keep_zero3_waiting(tmp_path):
     """Two processes with unequal numbers of tower calls: it ends, and with the losses of one process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command.append(str(Path(__file__).with_name("zero3_worker.py")))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    losses = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("losses")]
-    assert len(losses) == 2, done.stderr[-2000:]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    ranks = [Rank(str(SCRIPT), [str(rank), port], tmp_path / f"{rank}.log") for rank in range(2)]
+    printed = "\n".join(finish(ranks))
+    losses = [line.split()[1:] for line in printed.splitlines() if line.startswith("losses")]
+    assert len(losses) == 2 and [rank.returncode for rank in ranks] == [0, 0], printed[-2000:]
     for together, alone in losses:
         assert abs(float(together) - float(alone)) < 1e-5

@@ -1,13 +1,12 @@
 """One of two processes under DeepSpeed ZeRO-3: one has pictures, the other text alone, and they swap.
 
-Prints a line a step: the mean loss of both, and the loss of their samples together in one process.
+`zero3_worker.py RANK PORT`, with the port of both; prints a line a step: the mean loss of both, and the loss of their
+samples together in one process.
 """
 
-import os
-
-os.environ["DS_ACCELERATOR"] = "cpu"
-
 import copy
+import os
+import sys
 
 import deepspeed
 import deepspeed.ops
@@ -20,6 +19,8 @@ from lumen_hpc.nvila.tiny import make_tiny
 
 torch.set_num_threads(1)
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles C++
+os.environ |= {"RANK": sys.argv[1], "LOCAL_RANK": sys.argv[1], "WORLD_SIZE": "2"}
+os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2]}
 deepspeed.init_distributed("gloo")
 RANK, WORLD = dist.get_rank(), dist.get_world_size()
 
