@@ -16,11 +16,12 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # under -I and -P too: never another, installed copy
 
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import UserError, raise_interrupts
 from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
@@ -49,7 +50,7 @@ def _main(arguments: list[str]) -> int:
 
         commands.help_text(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
         return 0
-    where = "the run's folder"
+    where, writes = "the run's folder", False
     try:
         from jobs import PIPELINE
         from lumen_hpc.cluster import commands, environment
@@ -58,12 +59,16 @@ def _main(arguments: list[str]) -> int:
 
         if points := sweep.points(arguments):
             environment.drop(report=True)
+            writes = True
+            raise_interrupts()
             return commands.sweep(points, PIPELINE)
         request = resolve(arguments)
-        where = str(request.folder)
+        where, writes = str(request.folder), request.verb == "submit" and not request.dry_run
         on_slurm = request.verb != "submit" or request.profile.executor == "slurm"
         if on_slurm and request.verb not in ("ask", "compare"):  # which run here, within an allocation perhaps
             environment.drop(report=request.verb == "submit")
+        if request.verb != "ask":  # which has torch to load
+            raise_interrupts()
         return getattr(commands, request.verb)(request, PIPELINE)
     except UserError as error:
         print(f"lumen: {visible(str(error))}", file=sys.stderr)
@@ -83,7 +88,8 @@ def _main(arguments: list[str]) -> int:
         print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lumen: interrupted; finished shards are kept; the same command continues", file=sys.stderr)
+        kept = "; finished shards are kept; the same command continues" if writes else ""
+        print(f"lumen: interrupted{kept}", file=sys.stderr)
         return 130
 
 
@@ -96,6 +102,8 @@ def _with_docstrings() -> None:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nothing is held yet: a Ctrl-C in the midst of
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports would leave a traceback, or a crash of torch's
     _with_docstrings()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know less than Unicode

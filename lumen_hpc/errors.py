@@ -1,4 +1,8 @@
-"""The one error class that speaks to users."""
+"""The one error class that speaks to users, and how a Ctrl-C reaches what runs."""
+
+from __future__ import annotations
+
+import signal
 
 
 class UserError(ValueError):
@@ -6,3 +10,9 @@ class UserError(ValueError):
 
     `launch.py` prints the message alone and exits with 2; anything else is a defect and keeps its traceback.
     """
+
+
+def raise_interrupts() -> None:
+    """Has Ctrl-C raise KeyboardInterrupt again, where launch.py lets it end the process while modules load."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

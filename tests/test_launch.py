@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import launch
+from lumen_hpc.cluster import commands
 from lumen_hpc.cluster.environment import EXACTLY
 from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import resolve
@@ -105,3 +108,36 @@ def test_a_login_node_loads_nothing_heavy(tmp_path, words):
         env={key: value for key, value in os.environ.items() if key != "LUMEN_PROFILE"},
     )  # fmt: skip
     assert done.stdout.endswith("set()\n"), done.stdout[-300:] + done.stderr[-2000:]
+
+
+def test_a_ctrl_c_while_modules_load_leaves_no_traceback(tmp_path):
+    (tmp_path / "omegaconf.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(9)\n"
+    )
+    done = _launch(tmp_path, "stage=full", "dry_run=true", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("status", ["status"], "lumen: interrupted\n"),
+        ("submit", ["stage=full", "dry_run=true"], "lumen: interrupted\n"),
+        ("submit", ["stage=full"], "lumen: interrupted; finished shards are kept; the same command continues\n"),
+        ("sweep", ["stage=full", "seed=[1,2]"], "lumen: interrupted; finished shards are kept; the same command"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_kept_where_it_made_something(
+    tmp_path, capsys, monkeypatch, verb, words, said
+):
+    def interrupted(*_):
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "what is begun is withdrawn"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, verb, interrupted)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as while modules load
+    try:
+        assert launch.main([*words, f"runs={tmp_path}"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith(said)

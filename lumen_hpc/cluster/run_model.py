@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.request import Request
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import UserError, raise_interrupts
 from lumen_hpc.files import foreign
 from lumen_hpc.models import MODELS, compared
 from lumen_hpc.plain_text import visible
@@ -119,6 +119,7 @@ def ask(request: Request, run: Run) -> int:
     image_files(request.image, request.reference or None, days)
     from lumen_hpc.serving.ask import read_question  # seconds: what the command line itself says is checked first
 
+    raise_interrupts()
     question = read_question(request.question, image=request.image, reference=request.reference or None, days=days)
     for doubt in _doubts(question):
         print(f"lumen: {doubt}", file=sys.stderr)

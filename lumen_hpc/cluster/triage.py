@@ -30,6 +30,10 @@ FIXES: Sequence[tuple[str, str]] = (
 )
 
 
+ENDED_HERE = (
+    "a task ended without a message: the command that ran it was interrupted, or it was killed",
+    "run the same command again, which goes on; if it ends so by itself, memory is short",
+)
 KILLED = ("a task ended without a message (killed from outside)", "memory (mem_gb), its node, or a kill: rerun goes on")
 ENDS = {
     "OUT_OF_MEMORY": (
@@ -90,7 +94,7 @@ def failure_kinds(
     known = usage([row["job"] for row in killed if row["job"]]) or {}
     full = full_disk.full(folder) if killed else ""  # so that a task could not even record its end
     for row in killed:
-        error, helps = (full, full_disk.FIX) if full else _ending(known.get(row["job"]))
+        error, helps = (full, full_disk.FIX) if full else _ending(known.get(row["job"])) if row["job"] else ENDED_HERE
         kind = found.setdefault(error, FailureKind(error, fix=helps))
         kind.nodes.add(row["node"])
         kind.count += 1

@@ -56,6 +56,14 @@ def test_a_task_killed_from_outside_is_told(tmp_path: Path):
     assert kind.count == 1 and kind.nodes == {"n2"} and "killed" in kind.error
 
 
+def test_a_task_of_an_interrupted_local_run_asks_for_no_memory_of_slurm(tmp_path: Path):
+    row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "", "node": "here"}
+    manifest.append(tmp_path / "attempts.jsonl", row)
+    (kind,) = triage.failure_kinds(tmp_path, [0])
+    assert "the command that ran it was interrupted, or it was killed" in kind.error
+    assert kind.fix.startswith("run the same command again, which goes on") and "mem_gb" not in kind.fix
+
+
 def test_a_node_is_left_out_when_different_shards_fail_there_alone(tmp_path: Path):
     for index in (1, 2):
         _failed(tmp_path, [index], "RuntimeError: CUDA error", node="bad")
