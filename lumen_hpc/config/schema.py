@@ -155,7 +155,7 @@ class Train:
     """Peak learning rate (section 2.5)."""
     epochs: float = 1.0
     """Passes over the records."""
-    global_batch: int = in_range(128, 1)
+    global_batch: int = in_range(128, 1, 8192)
     """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""
     warmup: float = in_range(0.03, 0, 1)
     """Share of the steps that warm the learning rate up."""
@@ -341,7 +341,7 @@ class Evaluate:
 
 @dataclass(kw_only=True)
 class Settings:
-    seed: int = 0
+    seed: int = in_range(0, 0, 2**31)
     """Seed of every draw in the run."""
     data: Data = field(default_factory=Data)
     prepare: Prepare = field(default_factory=Prepare)

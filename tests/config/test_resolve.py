@@ -72,7 +72,7 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["status", "check"], ["'status check'", "one verb at a time"]),
         (["train.zero=7"], ["train.zero=7", "0, 1, 2, 3, auto"]),
         (["data=mimik"], ["data.source=mimik", "did you mean mimic?"]),
-        (["train.global_batch=-1"], ["train.global_batch=-1", "at least 1"]),
+        (["train.global_batch=-1"], ["train.global_batch=-1", "from 1 to 8192"]),
         (["profile=nowhere"], ["nowhere", "h100"]),
         (["profile.acount=x"], ["acount", "account"]),
         (["profile.resources.gpus.gpus=1"], ["resources.gpus", "gpu"]),
@@ -317,3 +317,9 @@ def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written
     assert resolve(["train.learning_rate=1e-3", "seed=1_000"]).settings.seed == 1000
     with pytest.raises(UserError, match=r"seed=1:00: takes a whole number"):
         resolve(["seed=1:00"])
+
+
+@pytest.mark.parametrize("words", ["seed=99999999999999999999", "train.global_batch=1000000", "train.global_batch=0"])
+def test_numbers_that_no_training_can_take_are_refused(words):
+    with pytest.raises(UserError, match=f"{words.partition('=')[0]}=.*must be from"):
+        resolve([words])

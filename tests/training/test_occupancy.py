@@ -135,3 +135,9 @@ def test_a_mixture_of_every_kind_has_an_estimate():
     train = Train(steps=100, mixture=dict.fromkeys(KINDS, 8))
     planned = plan(train, 4, workload=MODELS["lumen-outcomes"].workload)
     assert 0.5 < planned.occupancy.efficiency <= 1
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(128, 32), (1024, 32), (2048, 16), (8192, 4)])
+def test_large_batches_lay_out_fewer_steps(batch, steps):
+    groups, *_ = dataclasses.astuple(stated(Train(global_batch=batch), Workload()))
+    assert [len(step) for step in groups] == [batch] * steps
