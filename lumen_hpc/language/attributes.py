@@ -73,17 +73,9 @@ def readings(phrases: Iterable[Phrase]) -> Levels:
     """Every way to read the ranges among phrases, such as `from A to B to C`, as (before, after)."""
     found: set[tuple[str, ...]] = set()
     for phrase in phrases:
-        before: list[str] = []
-        after: list[str] = []
-        named = before
-        for part in phrase.parts if phrase.kind == "Range" else ():
-            if part.plays("from", "then", "was"):
-                named = before
-            elif part.plays("to", "now"):
-                named = after
-            elif part.kind in ("Rank", "Level"):
-                named.append(level_of(part))
-        chain = before + after
+        chain = [level_of(part) for part in phrase.parts if phrase.kind == "Range" and part.kind in ("Rank", "Level")]
+        if chain and phrase.parts[0].plays("to", "now"):
+            chain.reverse()
         found |= {(" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain))}
     return frozenset(found)
 

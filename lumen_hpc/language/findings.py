@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import SIDES, Levels, Place, places, rise
-from lumen_hpc.language.clauses import ADJECTIVES, ANY, CHANGING, Item, Predicate, Problems, located
-from lumen_hpc.language.parsing import Phrase
+from lumen_hpc.language.clauses import ANY, CHANGING, Item, Predicate, Problems, Said, located
+from lumen_hpc.language.parsing import doubts, marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +28,15 @@ class State:
 
 
 @dataclass(slots=True)
-class Finding:
-    """All that a text says of one finding; times are then (the reference image), now (the main image) and ""."""
+class Finding(Said):
+    """All that a text says of one finding."""
 
-    name: str
-    kind: str
+    kind: str = field(kw_only=True)
     """The question's type."""
-    problems: Problems
+    problems: Problems = field(kw_only=True)
     """Why what the text says is not certain; those of this finding are added."""
-    there: dict[str, set[bool]] = field(default_factory=lambda: defaultdict(set))
-    levels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     events: set[str] = field(default_factory=set)
-    readings: Levels = frozenset()
-    types: set[str] = field(default_factory=set)
-    places: list[Phrase] = field(default_factory=list)
     present: bool = False
-    foretold: bool = False
     witnessed: bool = False
     """A clause says that it is there, or that it is not."""
     named: bool = False
@@ -52,148 +44,37 @@ class Finding:
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
-        self.problems |= predicate.problems
-        self.doubt(predicate, item)
+        marks = marked("says", predicate.marks | item.marks(predicate.events))
+        self.problems.update(doubts(marks))
+        said = {mark[3:] for mark in marks if mark.startswith("-> ")}
         rule, foretelling = predicate.rule, self.kind == "prediction"
-        time = predicate.time.replace("both", "") or ("then" if predicate.past else "")
-        if foretelling:
-            time = "now" if predicate.future else "then"
+        time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
         self.named |= bool(item.phrase.parts)
-        self.foretold |= predicate.future or item.foretold
-        self.readings |= item.readings | predicate.readings
-        self.types |= item.types | set(predicate.roles.get("type", ()))
+        self.foretold |= not marks.isdisjoint(("future", "promised"))
+        self.types |= item.types | predicate.types
         self.places += [*located(item.phrase), *item.places, *predicate.places]
         untimed = time if rule == "there" else "then" if foretelling else ""
         if item.there.keys() in ({"then"}, {"now"}):
             (untimed,) = item.there  # `the mild edema of the reference image`
         for when, there in item.there.items():
-            self.there[when or ("then" if foretelling else untimed)].add(there)
+            self.there[when or ("then" if foretelling else untimed)] |= there
         stated = [(when or time, level) for when, level in predicate.levels]
         turned = predicate.readings or any(when == "now" for when, _ in stated)
         for when, levels in item.levels.items():
             self.levels[when or untimed or "then" * bool(turned)] += levels  # a moderate effusion has shrunk to small
+        if "one-level" in marks:
+            stated.append((time, " to ".join(min(predicate.readings))))
+        self.readings |= item.readings | (predicate.readings if "one-level" not in marks else frozenset())
         for when, level in stated:
             self.levels[when].append(level)
-        self.events |= getattr(self, f"_{rule}")(predicate, item, time)
-
-    def doubt(self, predicate: Predicate, item: Item) -> None:
-        """Notes why a clause does not tell this for certain: mood, tense, image, a weakened denial."""
-        has, rule, time, future = predicate.has, predicate.rule, predicate.time, predicate.future
-        one_image, foretelling = self.kind not in CHANGING, self.kind == "prediction"
-        turning = bool(predicate.events or predicate.readings or predicate.become or item.event or has("newly"))
-        turning |= rule in ("gone", "unchanged")
-        lasting = has("stay", "remained", "staybase", "still", "now", "then", "newly") or item.phrase.has("interval")
-        lasting |= has("been") and (rule == "there" or has("there"))
-        weak = has("clearly", "completely", "newly") or item.phrase.has("plain")
-        able = has("can") and not has("see", "conclude", "expected", "rated", "lie")
-        denial = rule in ("absent", "notevent", "notplace", "unchanged")
-        counts = ("all", "numeral") if self.name == ANY else ("count",)
-        doubt = self.problems.add
-        maybe = (future or item.foretold) and not foretelling
-        doubt("it speaks of what may be", maybe or (able and "seen" not in predicate.roles.get("seen", ())))
-        doubt("it confuses the images", time == "both" and (rule != "unchanged" or foretelling))
-        of_old = future or has("Unlike") or (self.kind == "difference" and turning)
-        doubt("it confuses the images", (time == "then" and of_old) or (time == "now" and foretelling and not future))
-        doubt("it speaks of the past", predicate.past and (future or (rule == "there" and turning)))
-        doubt("it speaks of another time", one_image and lasting)
-        changed = (predicate.events | {item.event}) - {"same", ""} or item.levels
-        doubt("it is still so that it changed", (has("still") or predicate.alike) and changed)
-        doubt("it counts what it does not name", item.phrase.has(*counts))
-        doubt("its denial is weakened", denial and (weak or (one_image and item.phrase.has("newadj"))))
-        doubt("it does not say what an organ is", item.organ != has("diseased", "normal") and self.name != ANY)
-
-    # One method a rule of grammar.yaml's clauses: the changes that it tells.
-
-    def _there(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        if item.event:
-            return {item.event}
-        if predicate.has("newly", "still"):
-            return {"new" if predicate.has("newly") else "same"}
-        if predicate.events or predicate.has("Unlike"):
-            return predicate.events or {"new"}
-        if time or not {"then", "now"} <= item.there.keys():  # else its modifiers say it of both images
-            self.seen(True, predicate, time)
-        return set()
-
-    _place = _type = _follows = _supplants = _there
-
-    def _presented(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        return {item.event} - {""}  # its modifiers say the rest
-
-    def _absent(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        self.problems.add("it denies a denial or a level", item.there.get(time) is False or len(item.there) > 1)
-        if item.event and not (item.event == "same" and item.phrase.has("residual")):
-            return {f"not-{item.event}"}
-        if item.event or self.lost(predicate, item, time):
-            return {"gone"}
-        return self.seen(False, predicate, time)
-
-    def lost(self, predicate: Predicate, item: Item, time: str) -> bool:
-        """Whether a denial tells that the finding was there: `compared with …`, `the edema will not be seen`."""
-        if self.kind == "prediction":
-            return predicate.future and ("the" in item.phrase.roles("det") or predicate.has("absent"))
-        return self.kind == "difference" and time != "then" and (predicate.has("lacks", "Change") or predicate.against)
-
-    def seen(self, there: bool, predicate: Predicate, time: str) -> set[str]:
-        """No change, but that it is there or is not."""
-        self.there[time].add(there)
-        self.witnessed = True
-        self.present |= predicate.has("now")
-        if predicate.has("only"):
-            self.there["now" if time == "then" else "then"].add(not there)
-        return set()
-
-    def _notplace(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        if not predicate.places:
-            return self._absent(predicate, item, time)
-        self.problems.add("it denies a place of what has a place", any(item.phrase.all("Loc")))
-        return {"not-placed"}
-
-    def _gone(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        return {"gone" if time != "then" and not item.event and predicate.events <= {"gone"} else "unclear"}
-
-    def _event(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        turning = item.event and predicate.has("happened")  # a decrease has occurred
-        events = set() if turning else predicate.events
-        told = self.changes(predicate, item) if not turning else set()
-        twice = events and item.event and (item.phrase.kind == "Turn" or item.event not in events)
-        return told | {item.event * (not events), "unclear" * bool(twice or time == "then")} - {""}
-
-    def _notevent(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        if predicate.has("existbase") and (predicate.time or self.kind not in CHANGING):
-            return self.seen(False, predicate, time)  # it does not appear on this image
-        stays = {
-            "same": "changed" if predicate.has(*ADJECTIVES) else "gone",
-            "changed": "not-level" if predicate.partly else "same",
-        }
-        return {stays.get(event, f"not-{event}") for event in self.changes(predicate, item)}
-
-    def changes(self, predicate: Predicate, item: Item) -> set[str]:
-        """The change that a verb or adjective tells."""
-        if predicate.has("third") and not predicate.events & {"same", "changed"}:
-            return {"unclear"}  # `edema resolves` tells a habit, not a change
-        if predicate.become and predicate.has("seen", "diseased", "normal"):
-            return predicate.events | {"gone" if predicate.has("normal") else "new"}
-        return predicate.events or ({"unclear"} if not predicate.levels and not item.event else set())
-
-    def _level(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        colon = self.kind not in CHANGING and predicate.has("colon") and not predicate.has("from")
-        if predicate.readings and (colon or predicate.has("rangesfrom")):  # of one level
-            self.levels[time].append(" to ".join(min(predicate.readings)))
-            self.readings -= predicate.readings
-        events = {item.event} - {""}
-        if predicate.events or predicate.become:
-            return events | (self.changes(predicate, item) if self.kind in CHANGING else {"changed"})
-        stays = self.kind in CHANGING and predicate.has("stay", "remained", "staybase")
-        return events | {"same"} if stays else events
-
-    def _unchanged(self, predicate: Predicate, item: Item, time: str) -> set[str]:
-        events = predicate.events
-        denied = {"new"} if predicate.has("Change") else {"new", "gone"} if predicate.has("newadj") else {"changed"}
-        fit = events in (set(), {"same"} if predicate.has("sameadj") else denied) or {"new", "gone"} <= events
-        if predicate.has("nothing") and events in ({"new"}, {"gone"}):
-            return {f"not-{min(events)}"}
-        return {"same" if fit and not predicate.become else "unclear"}
+        for there in {"there", "not there"} & said:
+            self.there[time].add(there == "there")
+            self.witnessed = True
+            self.present |= "now" in marks
+            if "only" in marks:
+                self.there["now" if time == "then" else "then"].add(there != "there")
+        meant = {"own": {item.event}, "its": predicate.events, "not own": {f"not-{item.event}"}}
+        self.events |= set().union(*(meant.get(event, {event}) for event in said - {"there", "not there"}))
 
     def state(self) -> State:
         """What it comes to, over the whole text."""

@@ -14,6 +14,7 @@ _SIGNS: dict[int, str] = str.maketrans({
     **dict.fromkeys(_HIDDEN, ""), **dict.fromkeys(_QUOTES, " "), "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-",
     "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ",
     "\N{FULLWIDTH COMMA}": ", ", "\N{IDEOGRAPHIC COMMA}": ", ", "\N{FULLWIDTH SEMICOLON}": "; ",
+    "\N{UPWARDS ARROW}": " has increased", "\N{DOWNWARDS ARROW}": " has decreased",
     "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
 })  # fmt: skip
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)

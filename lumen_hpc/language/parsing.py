@@ -11,12 +11,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import yaml
 
-from lumen_hpc.language.words import Word, lexicon
+from lumen_hpc.language.words import Word, signs
 
 NOUNS = ("N", "Turn", "Any", "Change")
 """Phrases of what a clause speaks of."""
@@ -95,6 +95,10 @@ class Clause(Phrase):
         return any(part.kind in NOUNS for part in self.parts)
 
 
+Mark = tuple[str, frozenset[str], frozenset[str]]
+"""A name, and the marks that it needs and excludes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grammar:
     phrases: list[tuple[str, str, re.Pattern]]
@@ -102,6 +106,10 @@ class Grammar:
     rows: list[Row]
     """Of the groups of `clauses`, in order."""
     joints: re.Pattern
+    marks: dict[str, list[Mark]]
+    """The tables of what a clause comes to (marks) and what it says of each finding (says)."""
+    used: frozenset[str]
+    """The marks that they name."""
 
     def clause(self, signs: str, found: list[Phrase], start: int, end: int) -> Clause | None:
         """The phrases from `start` to `end` as a clause."""
@@ -112,7 +120,7 @@ class Grammar:
 @cache
 def grammar() -> Grammar:
     table = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8"))
-    signs = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
+    kinds = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
     short = table["short"]
 
     def spelled(pattern: str) -> str:
@@ -122,7 +130,7 @@ def grammar() -> Grammar:
         return _NAME.sub(one, re.sub(r"\((?!\?)", "(?:", spelled(pattern))).replace(" ", "")
 
     def one(name: re.Match) -> str:
-        characters = signs.get(name[0]) or "".join(sign for roles, sign in lexicon().signs.items() if name[0] in roles)
+        characters = kinds.get(name[0]) or "".join(sign for roles, sign in signs().items() if name[0] in roles)
         if not characters:
             raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
         return f"[{characters}]"
@@ -134,16 +142,46 @@ def grammar() -> Grammar:
             head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
             names = frozenset(_NAME.findall(spelled(f"{table['lead']} {row} {table['tail']}")))
             heads[head].append((Row(rule, frozenset(marks), row, names), f"({compiled(rest)})"))
+    marks = {name: _lines(table[name]) for name in ("marks", "says")}
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
     return Grammar(
         [
             (kind, sign, re.compile("|".join(f"({compiled(row)})" for row in table["phrases"][kind])))
-            for kind, sign in signs.items()
+            for kind, sign in kinds.items()
         ],
         re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
         [row for rows in heads.values() for row, _ in rows],
         re.compile(compiled(table["joints"])),
+        marks,
+        frozenset().union(*(needs | without for lines in marks.values() for _, needs, without in lines)),
     )
+
+
+def _lines(table: dict[str, str]) -> list[Mark]:
+    rows = [(name, row.split()) for name, alternatives in table.items() for row in alternatives.split(" | ")]
+    return [
+        (name, frozenset(m for m in row if m[0] != "!"), frozenset(m[1:] for m in row if m[0] == "!"))
+        for name, row in rows
+    ]
+
+
+def marked(table: str, marks: set[str]) -> set[str]:
+    """The marks with the names that hold of them, by the table `marks` or `says`."""
+    return marks | _held(table, grammar().used & marks)
+
+
+def doubts(marks: set[str]) -> dict[str, None]:
+    """The names of several words among marks that are no saying: reasons for doubt."""
+    return dict.fromkeys(sorted(mark for mark in marks if " " in mark and mark[0] != "-"))
+
+
+@lru_cache(maxsize=1 << 14)
+def _held(table: str, marks: frozenset[str]) -> set[str]:
+    held = set(marks)
+    for name, needs, without in grammar().marks[table]:
+        if needs <= held and without.isdisjoint(held):
+            held.add(name)
+    return held
 
 
 _NAME = re.compile("[A-Za-z]+")
@@ -204,7 +242,20 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     return [parse for _, parse in best.get(len(signs), [])]
 
 
-_DENYING = ("no", "not", "notso", "neither", "none", "nothing", "nolonger", "negative", "lacks", "absent", "absence")
+_DENYING = (
+    "no",
+    "not",
+    "notso",
+    "neither",
+    "none",
+    "nothing",
+    "nolonger",
+    "negative",
+    "lacks",
+    "absent",
+    "absence",
+    "ruledout",
+)
 _TURNING = (*_DENYING, "unlikely", "if")
 """Words that turn what stands beside them, where no clause holds them."""
 _DOUBTING = ("hedge", "modal", "couldbe")

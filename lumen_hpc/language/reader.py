@@ -8,18 +8,19 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, Item, Predicate, Problems, apart, items_of
+from lumen_hpc.language.clauses import ANY, Item, Predicate, Problems, items_of
 from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
+WORDS = 300
+"""Words of a sentence that are read."""
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
 
@@ -67,12 +68,7 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
             yield list(sentence)
 
 
-_NUMBER = {"it": 1, "numeral": 1, "both": 2, "neither": 2}
-"""How many findings a pronoun stands for."""
-_ELSEWHEN = {"prediction": ("Once",), "difference": ("Span", "Ahead")}
-"""Phrases of another time than the answer to a type of question can speak of."""
 _OF_TWO = ("former", "latter")
-_PRONOUNS = ("it", "they", "this", "both", "all", "none", "neither", "numeral", "do", "did", "there", *_OF_TWO)
 
 
 @dataclass(slots=True)
@@ -89,8 +85,8 @@ class _Reading:
     denied: list[Phrase] = field(default_factory=list)
     subjects: list[Item] = field(default_factory=list)
     """What the clause before speaks of, without those of `the former` and `the latter`."""
-    counted: Counter[str] = field(default_factory=Counter)
-    """Number words that are those of the findings in their clause."""
+    counts: set[str] = field(default_factory=set)
+    """Number words that are not those of the findings in their clause."""
     predicate: Predicate | None = None
     """What the clause before says."""
 
@@ -100,14 +96,8 @@ class _Reading:
         self.unread.add(f"unknown words: {', '.join(unknown)}", unknown)
         if unknown and not self.lenient:
             return
-        phrases = parsing.phrases_of([word for word in sentence if word.roles])
-        whole = Phrase(phrases)
-        main = set(whole.roles("main")) - ({"visit"} if self.kind == "prediction" else set())
-        of_main = main and self.kind != "difference" and (self.kind == "prediction" or main != {"main"})
-        self.problems.add(LATER if main == {"later"} else "it speaks of the main image", of_main)
-        to_come = self.kind != "prediction" and any(image.has("bebase") for image in whole.all("Main", "OnMain"))
-        elsewhen = any(whole.all(*_ELSEWHEN.get(self.kind, ("Span", "Ahead", "Comp", "Ref"))))
-        self.problems.add("it speaks of another time", to_come or elsewhen)
+        self.unread.add(f"a sentence of more than {WORDS} words", len(sentence) > WORDS)
+        phrases = parsing.phrases_of([word for word in sentence[:WORDS] if word.roles])
         parses = parsing.strict(phrases)
         self.unread.add("no complete parse", not parses)
         if not parses:
@@ -116,75 +106,54 @@ class _Reading:
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         last = parses[0][-1:]
         self.problems.add("it breaks off", any(c.own("notonly") and not c.own("butalso") for c in last))
-        for i, clause in enumerate(parses[0]):
-            self.clause(apart(clause), opened=i == 0 and clause.start > 0)
+        for clause in parses[0]:
+            self.clause(clause)
 
-    def clause(self, clause: Clause, opened: bool) -> None:
-        """Takes in what one clause says; `opened`: a word such as `besides` stands before it."""
+    def clause(self, clause: Clause) -> None:
+        """Takes in what one clause says."""
         for place in clause.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
-        predicate, marks, before = Predicate(clause, self.kind), clause.says.marks, self.predicate
+        predicate = Predicate(clause, self.kind, self.predicate if clause.start else None)
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
         if clause.says.rule in ("view", "notview"):
-            self.view(clause, predicate)
+            self.view(clause)
+            self.problems.update(parsing.doubts(predicate.marks))
             return
-        if before and clause.start and "same mood" in marks:  # a is expected to appear, b to go
-            predicate.future |= before.future
-        if before and "same image" in marks and not predicate.time:  # `shows a but no b`
-            predicate.time = before.time
-            predicate.roles |= {"Unlike": []} if before.has("Unlike") else {}
-            predicate.against |= before.has("Unlike")
-        items = self.items(clause, predicate, opened)
-        events = predicate.events | {item.event for item in items}
-        new_in_size = predicate.partly and {"new", "gone"} & events and "changed" not in events
-        self.problems.add("it speaks of something of a finding", new_in_size)
-        naming = "naming" in marks and self.kind == "abnormality" and [item.name for item in self.subjects] == [ANY]
-        if naming and replace(self.findings[ANY].state(), places=frozenset()) == State("present"):
-            del self.findings[ANY]  # `These are a and b` names what was counted
+        items = self.items(clause, predicate)
         self.subjects = self.subjects if clause.own(*_OF_TWO) else items
         self.predicate = predicate
         for item in items:
-            self.findings.setdefault(item.name, Finding(item.name, self.kind, self.problems)).add(predicate, item)
+            finding = Finding(item.name, kind=self.kind, problems=self.problems)
+            self.findings.setdefault(item.name, finding).add(predicate, item)
 
-    def items(self, clause: Clause, predicate: Predicate, opened: bool) -> list[Item]:
+    def items(self, clause: Clause, predicate: Predicate) -> list[Item]:
         """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
         rule = clause.says.rule
-        takes_up = clause.says.pattern.startswith(("S ", "~")) and (clause.start > 0 or clause.has(*_PRONOUNS))
-        taken_up = self.subjects if takes_up else ()
+        taken_up = self.subjects if clause.says.pattern.startswith(("S ", "~")) else ()
         if clause.own(*_OF_TWO):
             taken_up = self.subjects[clause.own("latter") :][:1] if len(self.subjects) == 2 else ()
-        items = items_of(clause, taken_up, opened)
-        self.count(clause, items)
-        by_pronoun = items and not clause.names_findings
-        other_number = by_pronoun and any(clause.own(word) and n != len(items) for word, n in _NUMBER.items())
-        self.problems.add("its pronoun is of another number", other_number)
+        items = items_of(clause, taken_up)
+        for part in clause.parts:
+            own = part.kind in ("Any", "Number") and items and items[0].name != ANY
+            numbers = {*part.roles("count"), *("1" for _ in part.roles("numeral") if own)}
+            fit = not own or numbers <= {str(len(items)), "many" * (len(items) > 1)}
+            self.problems.add("it counts what it does not name", not fit)
+            self.counts |= set() if own else numbers
+        predicate.marks.add(f"#{len(items)}")
         some = rule == "unchanged" and (any(clause.all("Dim")) or any(map(_some, items)))
         some = some and not {"new", "gone"} <= predicate.events  # but: no finding has … or changed
         self.problems.add("it speaks of some findings, or of something of them", some)
         if rule == "unchanged" or (not items and not clause.says.pattern.startswith("S")):
-            return [Item(ANY, Phrase((), "Any"))]
+            return [Item(ANY, phrase=Phrase((), "Any"))]
         self.problems.add("it has no subject", not items or (clause.own("other") and not self.subjects))
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
             item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
-        newly = {word.text for item in items for word in item.phrase.words if "newadj" in word.roles}
-        for item in items if self.kind == "abnormality" and newly == {"additional"} else ():
-            item.event = ""  # of one image, it tells no change
         return items
 
-    def count(self, clause: Clause, items: list[Item]) -> None:
-        """Holds the number words of a clause against the findings that it names."""
-        for part in clause.parts if items and items[0].name != ANY else ():
-            for word in part.words if part.kind in ("Any", "Number") else ():
-                number = word.roles.get("count", "1" * ("numeral" in word.roles))
-                self.counted[number] += 1
-                fits = number in ("", str(len(items)), "many" * (len(items) > 1))
-                self.problems.add("it counts what it does not name", not fits)
-
-    def view(self, clause: Clause, predicate: Predicate) -> None:
+    def view(self, clause: Clause) -> None:
         """Takes in a clause that says which view the image is."""
         affirmed = clause.says.rule == "view"
-        self.problems.add("it speaks of another time", predicate.future or predicate.time)
         views = [view for phrase in clause.parts if phrase.kind == "View" for view in phrase.roles("view")]
         both = any(self.views.setdefault(view, affirmed) != affirmed for view in views)
         self.problems.add("it says of a view both that it is and that it is not", both)
@@ -193,8 +162,9 @@ class _Reading:
         """What the whole text says."""
         findings = {name: finding.state() for name, finding in self.findings.items()}
         general = findings.get(ANY, State("none"))
-        implied = not (ANY in findings and self.findings[ANY].named) and general.status != "gone"
         others = [state for name, state in findings.items() if name != ANY]
+        counted = str(len(others)) in self.counts  # two abnormalities are seen: a and b
+        implied = counted or (not (ANY in findings and self.findings[ANY].named) and general.status != "gone")
         alike = implied and general.status in {state.status for state in others}
         if alike or (others and all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
@@ -205,9 +175,8 @@ class _Reading:
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
         within = any(a <= b and a & SIDES == b & SIDES for a in denied for b in where)
         self.problems.add("it denies a place", within or (denied and not where))
-        counts = Counter(word.roles["count"] for word in found if "count" in word.roles) - self.counted
-        other = counts.keys() - {str(len(findings)), "many" * (len(findings) > 1)}
-        self.problems.add("it counts what it does not name", other)
+        stray = self.counts - {str(len(findings)), "many" * (len(findings) > 1)}
+        self.problems.add("it counts what it does not name", stray)
         return Facts(
             findings=findings,
             views=self.views,

@@ -20,7 +20,8 @@ _SORT = "(?:(?:the|my|final|short|correct|right|best) )*"
 _LABEL = re.compile(
     rf"\s*(?:(?:{_SORT}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
     rf"|{_SORT}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer)\b:?"
-    r"|(?:sure|certainly|of course|okay|ok)[!,.]|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
+    r"|(?:sure|certainly|of course|okay|ok)[!,.]|it(?:'s| is) an? (?=(?:yes|no)\b)"
+    r"|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
     re.IGNORECASE,
 )
 _FINAL = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -36,7 +37,7 @@ Names = tuple[tuple[str, str], ...]
 
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
-    tokens = normal(text).split()
+    tokens = _tokens(text)
     known, longest = _known(names, ahead)
     found, i = [], 0
     while i < len(tokens):
@@ -51,80 +52,69 @@ def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     return found
 
 
+def _tokens(text: str) -> list[str]:
+    """The words and signs of a text, spelled as the vocabulary spells them."""
+    return in_days(" ".join(_respelled("spelling", text[:LONGEST].lower()).split())).split()
+
+
+def tidied(text: str) -> str:
+    """A text as plain sentences for the lenient reading."""
+    return _respelled("notes", f"\n{unwrapped(text)[:LONGEST]}").lstrip(" .")
+
+
+def _respelled(table: str, text: str) -> str:
+    for pattern, spelling in _patterns(table):
+        text = pattern.sub(spelling, text)
+    return text
+
+
+@cache
+def _patterns(table: str) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern), spelling) for pattern, spelling in vocabulary()[table].items()]
+
+
 @lru_cache(maxsize=64)
 def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], dict[str, int]]:
     """All phrases, and how many words the longest has by its first word.
 
     Names are in the singular or plural, a finding of two words also turned round.
     """
-    known, longest = dict(lexicon().phrases[ahead]), dict(lexicon().longest)
+    if not names:
+        counted = sorted(map(str.split, _roles(ahead)), key=len)
+        known = {phrase: _word(phrase, roles) for phrase, roles in _roles(ahead).items()}
+        return known, {first: 1 + len(rest) for first, *rest in counted}
+    known, longest = map(dict, _known((), ahead))
     for role, name in names:
-        given = normal(name).split()
+        given = _tokens(name)
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
-            for ending in ("", "s", "es") if given else ():
-                phrase = " ".join(order) + ending
+            for phrase in (" ".join(order) + ending for ending in ("", "s", "es") if given):
                 known[phrase] = _word(phrase, {role: name})
                 first = phrase.split()[0]
                 longest[first] = max(longest.get(first, 1), len(order))
     return known, longest
 
 
-def normal(text: str) -> str:
-    """Lower case, hyphens as blanks, contractions in full, punctuation apart, spans of time in days.
-
-    A character that is neither a letter, a digit nor punctuation of a plain sentence stands alone, unknown to all.
-    """
-    text = text[:LONGEST].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    text = re.sub(r"(?<=[a-z0-9])[-\N{NON-BREAKING HYPHEN}](?=[a-z])", " ", text)
-    text = re.sub(r"\bcan't\b|\bcannot\b", "can not", text)
-    if "'" in text:
-        text = text.replace("won't", "will not")
-        text = re.sub(r"n't\b", " not", text)
-        text = re.sub(r"\b(there|it|that|here)'s\b", r"\1 is", text)
-        text = re.sub(r"(?<=[a-z])'s?(?= |$|[.,;:])", lambda found: "s" if "s" in found[0] else "", text)
-    text = re.sub(r"\byou will (?=see|find|note|notice|observe)", "you ", text)  # no prediction
-    text = re.sub(r"\b(vs|cf)\.|\bi\. ?e\.", lambda found: found[1] or "ie", text)
-    text = re.sub(r"[^a-z0-9 ]", r" \g<0> ", text)
-    return " ".join(in_days(" ".join(text.split())).split())
-
-
-def tidied(text: str) -> str:
-    """A text as plain sentences for the lenient reading: bullets and lines as sentences, slashes as `and`."""
-    text = re.sub(r"\s*[\n\r]+\s*(?:[-*\N{BULLET}+]|\d+[.)])?\s*", " . ", f"\n{unwrapped(text)[:LONGEST]}")
-    text = re.sub(r"[/&+]", " and ", re.sub(r"[?!\N{BULLET}*]", " . ", text))
-    return re.sub(r"[^\w\s.,;:()'\N{RIGHT SINGLE QUOTATION MARK}-]", " ", text).lstrip(" .")
-
-
-@dataclass(frozen=True, slots=True)
-class Lexicon:
-    phrases: tuple[dict[str, Word], dict[str, Word]]
-    """All words and set phrases, and the same where a text speaks of the future: what is today is the reference."""
-    signs: dict[frozenset[str], str]
-    longest: dict[str, int]
-    """Words of the longest phrase, by its first word."""
+@cache
+def _roles(ahead: bool) -> dict[str, dict[str, str]]:
+    """The roles of all words and set phrases."""
+    table: dict[str, dict[str, str]] = defaultdict(dict)
+    for role, value, phrase in _entries():
+        roles = table[phrase]
+        if name := (role.split("|") * 2)[ahead]:
+            roles[name] = value if roles.get(name, value) == value else f"{roles[name]}/{value}"
+    return table
 
 
 @cache
-def lexicon() -> Lexicon:
-    tables: tuple[dict[str, dict[str, str]], ...] = ({}, {})
-    for role, value, phrase in _entries():
-        for table, name in zip(tables, (role.split("|") * 2)[:2], strict=True):
-            roles = table.setdefault(phrase, {})
-            if name:
-                roles[name] = value if roles.get(name, value) == value else f"{roles[name]}/{value}"
-    alone = [{role: ""} for role in ("finding", "lvl", "type", "place", "number")]
-    sets = dict.fromkeys(frozenset(roles) for roles in [{}, *alone, *tables[0].values(), *tables[1].values()])
-    signs = {roles: chr(0xE000 + i) for i, roles in enumerate(sets)}
-    now, ahead = (
-        {phrase: Word(phrase, roles, signs[frozenset(roles)]) for phrase, roles in table.items()} for table in tables
-    )
-    tokens = sorted((phrase.split() for phrase in now), key=len)
-    return Lexicon((now, ahead), signs, {phrase[0]: len(phrase) for phrase in tokens})
+def signs() -> dict[frozenset[str], str]:
+    """One character for each set of roles that a word has, be it a name beyond the vocabulary."""
+    names = [{}, *({role: ""} for role in ("finding", "lvl", "type", "place", "number"))]
+    sets = dict.fromkeys(map(frozenset, (*names, *_roles(False).values(), *_roles(True).values())))
+    return {roles: chr(0xE000 + i) for i, roles in enumerate(sets)}
 
 
 def _word(text: str, roles: dict[str, str]) -> Word:
-    """A word beyond the vocabulary."""
-    return Word(text, roles, lexicon().signs[frozenset(roles)])
+    return Word(text, roles, signs()[frozenset(roles)])
 
 
 @cache
