@@ -17,8 +17,7 @@ ANY = "any finding"
 CHANGING = ("difference", "prediction")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done")
-ADJECTIVES = ("newadj", "sameadj", "difadj", "upadj", "downadj")
-_TELLING = ("third", "done", "base", "going", "noun", *ADJECTIVES)
+_TELLING = ("third", "done", "base", "going", "noun", "newadj", "sameadj", "difadj", "upadj", "downadj")
 """Roles whose words stand for a change."""
 
 
@@ -78,7 +77,8 @@ class Item(Said):
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`."""
     parts = sorted(clause.parts, key=lambda part: part.kind == "Front")
-    items = [] if clause.names_findings else [Item(item.name, phrase=item.phrase) for item in subjects]
+    own = any(part.kind in NOUNS for part in parts)
+    items = [] if own else [Item(item.name, phrase=item.phrase) for item in subjects]
     head: Item | None = None
     heirs: list[tuple[Item, str]] = []
     for i, part in enumerate(parts):

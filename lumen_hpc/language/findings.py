@@ -49,7 +49,7 @@ class Finding(Said):
         said = {mark[3:] for mark in marks if mark.startswith("-> ")}
         rule, foretelling = predicate.rule, self.kind == "prediction"
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
-        self.named |= bool(item.phrase.parts)
+        self.named |= bool(item.phrase.parts) and rule != "unchanged"
         self.foretold |= not marks.isdisjoint(("future", "promised"))
         self.types |= item.types | predicate.types
         self.places += [*located(item.phrase), *item.places, *predicate.places]

@@ -89,11 +89,6 @@ class Clause(Phrase):
         """Whether one of its own words can play one of these roles."""
         return any(part.plays(*roles) for part in self.parts)
 
-    @property
-    def names_findings(self) -> bool:
-        """It names what it speaks of, be it only as a finding or a change."""
-        return any(part.kind in NOUNS for part in self.parts)
-
 
 Mark = tuple[str, frozenset[str], frozenset[str]]
 """A name, and the marks that it needs and excludes."""
@@ -106,6 +101,8 @@ class Grammar:
     rows: list[Row]
     """Of the groups of `clauses`, in order."""
     joints: re.Pattern
+    turning: dict[str, list[str]]
+    """Roles of words that turn what stands beside them where no clause holds them."""
     marks: dict[str, list[Mark]]
     """The tables of what a clause comes to (marks) and what it says of each finding (says)."""
     used: frozenset[str]
@@ -152,6 +149,7 @@ def grammar() -> Grammar:
         re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
         [row for rows in heads.values() for row, _ in rows],
         re.compile(compiled(table["joints"])),
+        {name: roles.split(" | ") for name, roles in table["turning"].items()},
         marks,
         frozenset().union(*(needs | without for lines in marks.values() for _, needs, without in lines)),
     )
@@ -242,32 +240,11 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     return [parse for _, parse in best.get(len(signs), [])]
 
 
-_DENYING = (
-    "no",
-    "not",
-    "notso",
-    "neither",
-    "none",
-    "nothing",
-    "nolonger",
-    "negative",
-    "lacks",
-    "absent",
-    "absence",
-    "ruledout",
-)
-_TURNING = (*_DENYING, "unlikely", "if")
-"""Words that turn what stands beside them, where no clause holds them."""
-_DOUBTING = ("hedge", "modal", "couldbe")
-
-
 def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
     """The clauses that cover most of a sentence, without those beside a denial that none covers.
 
     `certain`: nor those beside a word of doubt.
     """
-    if len(found) > LONGEST:
-        return lenient(found[:LONGEST], certain) + lenient(found[LONGEST:], certain)
     signs = "".join(phrase.sign for phrase in found)
     best: list[tuple[float, list[Clause]]] = [(0, [])]
     for end in range(1, len(found) + 1):
@@ -279,8 +256,7 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
     unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
-    turning = _TURNING + _DOUBTING * certain
-    denied = {i for i in unread if found[i].has(*turning)}
+    denied = {i for i in unread if found[i].has(*grammar().turning["denied"], *grammar().turning["doubted"] * certain)}
     beside = {i + step for i in denied for step in (-1, 1)}
     beside |= {i + 1 for i in beside & unread if i - 1 in denied and not found[i].plays(*_MARKS)}  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

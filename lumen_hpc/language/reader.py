@@ -19,7 +19,7 @@ from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
-WORDS = 300
+WORDS = 150
 """Words of a sentence that are read."""
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
@@ -114,12 +114,11 @@ class _Reading:
         for place in clause.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
         predicate = Predicate(clause, self.kind, self.predicate if clause.start else None)
+        self.problems.update(parsing.doubts(predicate.marks))
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
         if clause.says.rule in ("view", "notview"):
-            self.view(clause)
-            self.problems.update(parsing.doubts(predicate.marks))
-            return
+            return self.view(clause)
         items = self.items(clause, predicate)
         self.subjects = self.subjects if clause.own(*_OF_TWO) else items
         self.predicate = predicate
@@ -128,7 +127,7 @@ class _Reading:
             self.findings.setdefault(item.name, finding).add(predicate, item)
 
     def items(self, clause: Clause, predicate: Predicate) -> list[Item]:
-        """The findings of a clause: its own, else those of the clause before, across sentences by pronoun alone."""
+        """The findings of a clause: its own, else those of the clause before."""
         rule = clause.says.rule
         taken_up = self.subjects if clause.says.pattern.startswith(("S ", "~")) else ()
         if clause.own(*_OF_TWO):
@@ -141,10 +140,7 @@ class _Reading:
             self.problems.add("it counts what it does not name", not fit)
             self.counts |= set() if own else numbers
         predicate.marks.add(f"#{len(items)}")
-        some = rule == "unchanged" and (any(clause.all("Dim")) or any(map(_some, items)))
-        some = some and not {"new", "gone"} <= predicate.events  # but: no finding has … or changed
-        self.problems.add("it speaks of some findings, or of something of them", some)
-        if rule == "unchanged" or (not items and not clause.says.pattern.startswith("S")):
+        if not items and (rule == "unchanged" or not clause.says.pattern.startswith("S")):
             return [Item(ANY, phrase=Phrase((), "Any"))]
         self.problems.add("it has no subject", not items or (clause.own("other") and not self.subjects))
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
@@ -188,11 +184,6 @@ class _Reading:
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )
-
-
-def _some(item: Item) -> bool:
-    names = item.phrase.roles("abnormality") if item.phrase.kind == "Any" else []
-    return bool(names) and bool(item.event or item.levels or item.types or not names[-1].endswith("s"))
 
 
 def places_in(text: str) -> frozenset[Place]:

@@ -284,6 +284,7 @@ def test_a_sentence_without_end_is_read_in_its_first_words():
 @pytest.mark.parametrize(
     "text",
     ["- Edema\n- Pneumonia\n- Atelectasis", "edema/pneumonia/atelectasis", "edema & pneumonia & atelectasis",
+     "The image shows edema, pneumonia and resolving atelectasis.",
      "1. Edema\n2. Pneumonia\n3. Atelectasis", "The image shows edema, pneumonia, atelectasis and"],
 )  # fmt: skip
 def test_a_list_in_the_wild_names_all_its_findings(text):
