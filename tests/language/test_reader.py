@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language import parsing
+from lumen_hpc.language import clauses, findings, parsing
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.reader import read, sentences_of
 from lumen_hpc.language.sentences import sentence
