@@ -206,6 +206,7 @@ class Predicate:
         self.readings = readings(others)
         self.places = located(Phrase(others))
         self.types: set[str] = set()
+        self.marks: set[str] = set()
         marks = {f":{self.rule}", f"?{kind}", *(part.kind for part in (*clause.parts, *beside))}
         marks.update(f"Mod.{part.kind}" for mod in clause.parts if mod.kind == "Mod" for part in mod.parts)
         marks.update(f"main={image}" for image in clause.roles("main"))

@@ -67,12 +67,12 @@ class Finding(Said):
         self.readings |= item.readings | (predicate.readings if "one-level" not in marks else frozenset())
         for when, level in stated:
             self.levels[when].append(level)
-        for there in {"there", "not there"} & said:
-            self.there[time].add(there == "there")
+        for claim in {"there", "not there"} & said:
+            self.there[time].add(claim == "there")
             self.witnessed = True
             self.present |= "now" in marks
             if "only" in marks:
-                self.there["now" if time == "then" else "then"].add(there != "there")
+                self.there["now" if time == "then" else "then"].add(claim != "there")
         meant = {"own": {item.event}, "its": predicate.events, "not own": {f"not-{item.event}"}}
         self.events |= set().union(*(meant.get(event, {event}) for event in said - {"there", "not there"}))
 

@@ -83,7 +83,8 @@ def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], dict[str, int]]:
         counted = sorted(map(str.split, _roles(ahead)), key=len)
         known = {phrase: _word(phrase, roles) for phrase, roles in _roles(ahead).items()}
         return known, {first: 1 + len(rest) for first, *rest in counted}
-    known, longest = map(dict, _known((), ahead))
+    whole, lengths = _known((), ahead)
+    known, longest = whole.copy(), lengths.copy()
     for role, name in names:
         given = _tokens(name)
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
