@@ -6,12 +6,13 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lumen_hpc.cluster import live, manifest, orphans, submit, triage
+from lumen_hpc.cluster import live, manifest, orphans, snapshot, submit, triage
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config.request import Request
@@ -35,6 +36,7 @@ class _Running:
     jobs: list[Any]
     written: int
     failures: int
+    code: Path
     attempt: int
     begun: float = field(default_factory=time.monotonic)
 
@@ -44,8 +46,12 @@ class _Running:
 
 
 def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], console: Console) -> None:
-    """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish."""
+    """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish.
+
+    All of them run the code as it is now, whatever is edited meanwhile.
+    """
     orphans.require_none(run.folder, console)
+    code = snapshot.take(run.folder)
     waiting = list(plans)
     running: list[_Running] = []
     free = len(os.sched_getaffinity(0))
@@ -64,7 +70,7 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                         console.print(f"{place}: {item.step.stage.about}")
                         bars.start_task(tasks[item.step.name])
                         with submit.uninterrupted():
-                            running.append(_start(request, pipeline, run, fresh, 0))
+                            running.append(_start(request, pipeline, run, fresh, code))
                     else:
                         console.print(f"{place}: already done")
                         bars.update(tasks[item.step.name], completed=item.shards)
@@ -99,12 +105,12 @@ def _plan_now(request: Request, pipeline: Pipeline, run: Run, step: Step) -> Ste
     return submit.make(request, pipeline.stages, run)[0][0]
 
 
-def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attempt: int) -> _Running:
+def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code: Path, attempt: int = 0) -> _Running:
     """Starts a task for each of a step's packs."""
     import submitit
 
     name, folder = item.step.name, run.folder / item.step.name
-    submission = submit.begin(request, run, [item])
+    submission = submit.begin(request, run, [item], code)
     submit.record(request, run, submission)
     for variable in [variable for variable in os.environ if variable.startswith("PYTHON")]:
         del os.environ[variable]  # as jobs of Slurm do: PYTHONWARNINGS=error would end a task at its first import
@@ -126,7 +132,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, attem
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
     jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
-    return _Running(item, jobs, written, failures, attempt)
+    return _Running(item, jobs, written, failures, code, attempt)
 
 
 def _written(run: Run, one: _Running) -> int:
@@ -157,7 +163,7 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     if failed or one.attempt == item.resources.successors:
         kinds = triage.failure_kinds(folder, item.missing, newest=live.newest(run.folder).get(item.step.name))
         raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
-    return _start(request, pipeline, run, item, one.attempt + 1)
+    return _start(request, pipeline, run, item, one.code, one.attempt + 1)
 
 
 def _stop(jobs: list[Any]) -> None:

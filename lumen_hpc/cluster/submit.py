@@ -107,9 +107,8 @@ def prepare_folder(run: Run) -> None:
         ) from None
 
 
-def begin(request: Request, run: Run, plans: list[StepPlan]) -> Submission:
-    """Freezes code, settings and packs."""
-    code = snapshot.take(run.folder)
+def begin(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Submission:
+    """Freezes settings and packs; `code` is the folder of its snapshot."""
     top = run.folder / "submissions"
     top.mkdir(exist_ok=True)
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
@@ -126,7 +125,7 @@ def submit(
 ) -> Submission:
     """Submits the plans' packs to Slurm as one dependency chain; on a refusal, removes all of it, files included."""
     before = _logs(run, plans)
-    submission = begin(request, run, plans)
+    submission = begin(request, run, plans, snapshot.take(run.folder))
     limit = request.profile.max_array_size or slurm.largest_array()
     ids: dict[str, str] = {}
     step = plans[0].step

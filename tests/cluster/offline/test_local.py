@@ -1,10 +1,13 @@
-"""Runs on this machine: what Ctrl-C does while a step starts."""
+"""Runs on this machine: what Ctrl-C does while a step starts, and what an edit does."""
 
 from __future__ import annotations
 
 import io
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,7 @@ import jobs
 from lumen_hpc.cluster import local, submit
 from lumen_hpc.cluster.stage import Pipeline, Stage
 from lumen_hpc.config.request import Request
+from sandbox import checkout
 
 
 class Interrupted:
@@ -59,3 +63,23 @@ def test_ctrl_c_while_a_step_starts_stops_the_run_and_every_task_that_was_starte
     finally:
         signal.signal(signal.SIGINT, before)
     assert [job.received for job in Interrupted.started] == [[signal.SIGTERM]]
+
+
+def test_an_edit_during_a_run_does_not_reach_the_steps_to_come(tmp_path: Path) -> None:
+    own = checkout.make(tmp_path / "checkout", jobs=Path(__file__).parents[1] / "chain")
+    runs, control = tmp_path / "runs", tmp_path / "runs" / "control-edited"
+    control.mkdir(parents=True)
+    (control / "hold-numbers-0").touch()
+    words = ("stage=full", "profile=local", "recipe=demo", "run=edited", f"runs={runs}", "experts.shards=1")
+    command = [sys.executable, "launch.py", *words]
+    with subprocess.Popen(command, cwd=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launch:
+        try:
+            while not (control / "computed.txt").exists():
+                assert launch.poll() is None, launch.communicate()[0]
+                time.sleep(0.1)
+            (own / "jobs" / "total.py").write_text("raise RuntimeError('edited')\n")
+        finally:
+            (control / "hold-numbers-0").unlink()
+        output = launch.communicate()[0]
+    assert launch.returncode == 0, output
+    assert len(list((runs / "edited" / "code").iterdir())) == 1
