@@ -114,7 +114,11 @@ def test_a_ctrl_c_while_modules_load_leaves_no_traceback(tmp_path):
     (tmp_path / "omegaconf.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(9)\n"
     )
-    done = _launch(tmp_path, "stage=full", "dry_run=true", PYTHONPATH=str(tmp_path))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored in the background
+    try:
+        done = _launch(tmp_path, "stage=full", "dry_run=true", PYTHONPATH=str(tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 

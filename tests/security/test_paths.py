@@ -54,8 +54,7 @@ def test_a_runs_frames_are_read_from_its_own_files_whatever_its_folder_is_called
     for folder in ("run1", "runx", name):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "rows.jsonl").write_text(json.dumps({"of": folder}) + "\n")
-    for columns in (None, {"of": "VARCHAR"}):
-        assert list(analysis._read([tmp_path / name / "rows.jsonl"], columns)["of"]) == [name]
+    assert list(analysis._read([tmp_path / name / "rows.jsonl"], {"of": "VARCHAR"})["of"]) == [name]
 
 
 @pytest.fixture

@@ -120,7 +120,8 @@ class Model:
     async def create(self, **_):
         async def stream():
             for piece in self._pieces:
-                yield SimpleNamespace(choices=[SimpleNamespace(delta=SimpleNamespace(content=piece))])
+                delta = SimpleNamespace(content=piece)
+                yield SimpleNamespace(choices=[SimpleNamespace(delta=delta, finish_reason=None)])
 
         return stream()
 

@@ -23,7 +23,8 @@ def test_a_job_imports_nothing_from_where_it_was_submitted(tmp_path, line):
     """A module that appends to an empty PYTHONPATH leaves an empty entry: the working directory, before `json`."""
     (tmp_path / "json.py").write_text("raise SystemExit('a neighbour's json')\n")
     profile = Profile(setup=[f"export PYTHONPATH={line}"])
-    preamble = sbatch._preamble(profile, profile.resources["cpu"], tmp_path / "code", "0001")
+    folders = sbatch.JobFolders(tmp_path / "run", tmp_path / "code", "0001")
+    preamble = sbatch._preamble(profile, profile.resources["cpu"], folders)
     program = f"{sys.executable} -c 'import json, sys; print(sys.path)'"
 
     def job(lines: list[str]) -> subprocess.CompletedProcess[str]:
