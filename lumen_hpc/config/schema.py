@@ -153,7 +153,7 @@ class Train:
     """Folder of the pretrained NVILA, a hub name that `fetch` has staged, or `tiny` (what `pretrain` makes)."""
     learning_rate: float = 1.5e-5
     """Peak learning rate (section 2.5)."""
-    epochs: float = 1.0
+    epochs: float = in_range(1.0, 0.001)
     """Passes over the records."""
     global_batch: int = in_range(128, 1, 8192)
     """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""

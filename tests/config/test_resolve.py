@@ -319,7 +319,9 @@ def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written
         resolve(["seed=1:00"])
 
 
-@pytest.mark.parametrize("words", ["seed=99999999999999999999", "train.global_batch=1000000", "train.global_batch=0"])
+@pytest.mark.parametrize(
+    "words", ["seed=99999999999999999999", "train.global_batch=1000000", "train.epochs=0", "train.global_batch=0"]
+)
 def test_numbers_that_no_training_can_take_are_refused(words):
-    with pytest.raises(UserError, match=f"{words.partition('=')[0]}=.*must be from"):
+    with pytest.raises(UserError, match=f"{words.partition('=')[0]}=.*must be (from|at least)"):
         resolve([words])
