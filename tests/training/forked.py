@@ -12,10 +12,8 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -30,7 +28,7 @@ class Rank:
         self._printed = printed
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
-        with _environment():
+        with patch.dict(os.environ, ENVIRONMENT):  # the process that ranks are forked from has it from its start
             self._process = context.Process(target=_run, args=(script, words, str(printed)), daemon=True)
             self._process.start()
 
@@ -55,19 +53,6 @@ class Rank:
         if self.poll() is None:
             raise subprocess.TimeoutExpired(str(self._printed), timeout or 0, self._printed.read_bytes())
         return self._printed.read_text(), None
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """The environment of ranks, which the process that they are forked from has from its start."""
-    before: dict[str, Any] = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ |= ENVIRONMENT
-    yield
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
 
 
 def _run(script: str, words: list[str], printed: str) -> None:
