@@ -26,6 +26,8 @@ FULL_BELOW = 1_000_000
 """Free bytes of a file system that counts as full."""
 LARGEST = 1 << 30
 """Bytes of the largest file that is read whole, which no record of a run comes near."""
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzip stream."""
 LONGEST_LINE = 1 << 26
 """Bytes of a line of a file of records."""
 _END = 1 << 18
@@ -94,7 +96,7 @@ def lines(path: str | os.PathLike, pipe: bool = False) -> Iterator[bytes]:
     `pipe`: a pipe is as good, as in `<(tail answers.jsonl)` on a command line, and so is a gzip stream.
     """
     with open(path, "rb") if pipe else opened(path) as stream:
-        packed = pipe and cast(io.BufferedReader, stream).peek(2)[:2] == b"\x1f\x8b"
+        packed = pipe and cast(io.BufferedReader, stream).peek(2)[:2] == GZIP
         text: Any = gzip.GzipFile(fileobj=stream) if packed else stream
         try:
             while line := text.readline(LONGEST_LINE):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 
-GZIP = b"\x1f\x8b"
+from lumen_hpc.files import GZIP
+
 _KINDS = {
     GZIP: ("packed twice", "unpack it once"),
     b"PK\x03\x04": ("a zip archive or a workbook", "unpack it, or save it as {}"),

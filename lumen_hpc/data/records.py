@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lumen_hpc import files
-from lumen_hpc.data.file_kinds import GZIP, other_kind
+from lumen_hpc.data.file_kinds import other_kind
 from lumen_hpc.errors import UserError
 
 
@@ -107,7 +107,7 @@ _ONE_A_LINE = "write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does 
 def _fix(line: bytes, number: int) -> str:
     """What would make JSON lines of a file whose line is not JSON; its first line tells its kind."""
     if number == 1:
-        if line.startswith(GZIP):
+        if line.startswith(files.GZIP):
             return "the file is packed by gzip: unpack it"
         if kind := other_kind(line, "JSON lines"):
             return f"the file is {kind}"

@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from lumen_hpc.data.file_kinds import GZIP, HEAD, other_kind
+from lumen_hpc.data.file_kinds import HEAD, other_kind
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import opened
+from lumen_hpc.files import GZIP, opened
 
 
 class Place(NamedTuple):
