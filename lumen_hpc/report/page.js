@@ -90,9 +90,11 @@
   const days = (count) => `${count} day${Math.abs(count) === 1 ? "" : "s"}`;
   const mark = (outcome) => ({ right: "✓ right", wrong: "✗ wrong", partly: "~ partly" })[outcome] ?? outcome;
   const current = () => {
-    for (const item of list.querySelectorAll("button")) {
-      if (chosen && item.dataset.id === chosen.id) item.setAttribute("aria-current", "true");
+    const items = [...list.querySelectorAll("button")], now = items.find((item) => item.dataset.id === chosen?.id);
+    for (const item of items) {
+      if (item === now) item.setAttribute("aria-current", "true");
       else item.removeAttribute("aria-current");
+      item.tabIndex = item === (now ?? items[0]) ? 0 : -1; // one stop for Tab; arrow keys do the rest
     }
   };
 
@@ -145,4 +147,5 @@
     if (next) { next.focus(); next.click(); }
   });
   filter();
+  addEventListener("pageshow", filter); // Back brings the form's words with it, after this file has run
 })();

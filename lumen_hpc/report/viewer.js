@@ -4,7 +4,7 @@
   const dialog = document.getElementById("viewer"), panes = dialog.querySelector(".panes");
   const look = (name) => dialog.querySelector(`[name=${name}]`);
   const SIZE = 1024;
-  let images = [], x = 0, y = 0;
+  let images = [], x = 0, y = 0; // from the middle of the pane to that of the image, at zoom 1
 
   const windowed = ({ grey, off }) => {
     const wide = Number(look("window").value), low = Number(look("level").value) - wide / 2;
@@ -17,13 +17,18 @@
     off.getContext("2d").putImageData(shown, 0, 0);
   };
   const place = ({ canvas, off }) => {
-    const context = canvas.getContext("2d"), fit = SIZE / Math.max(off.width, off.height) * Number(look("zoom").value);
-    const [w, h] = [off.width * fit, off.height * fit];
+    const context = canvas.getContext("2d"), zoom = Number(look("zoom").value);
+    const fit = SIZE / Math.max(off.width, off.height) * zoom, [w, h] = [off.width * fit, off.height * fit];
     context.clearRect(0, 0, SIZE, SIZE);
-    context.drawImage(off, (SIZE - w) / 2 + x, (SIZE - h) / 2 + y, w, h);
+    context.drawImage(off, (SIZE - w) / 2 + x * zoom, (SIZE - h) / 2 + y * zoom, w, h);
   };
   const draw = () => { images.forEach(windowed); images.forEach(place); };
-  const move = (dx, dy) => { x += dx; y += dy; images.forEach(place); };
+  const within = (value) => Math.max(-SIZE / 2, Math.min(SIZE / 2, value)); // an image never leaves its pane
+  const move = (dx, dy) => {
+    const zoom = Number(look("zoom").value);
+    [x, y] = [within(x + dx / zoom), within(y + dy / zoom)];
+    images.forEach(place);
+  };
   const zoom = (step) => { look("zoom").value = Number(look("zoom").value) + step; images.forEach(place); };
   const reset = () => { look("zoom").value = 1; look("level").value = 128; look("window").value = 256; x = y = 0; draw(); };
 

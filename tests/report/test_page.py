@@ -171,6 +171,31 @@ def test_an_image_says_its_view_and_date_and_opens_larger(written, open_page):
     assert not page.locator("#viewer").is_visible()
 
 
+def test_zoom_keeps_the_middle_and_an_image_never_leaves_its_pane(written, open_page):
+    page = open_page(written)
+    page.select_option("[name=type]", "difference")
+    page.locator("#case .larger").last.click()
+    page.wait_for_function("document.getElementById('viewer').open")
+    canvas = page.locator("#viewer canvas").first
+    # Where the middle of the pane lies in the image [pixels of the pane at zoom 1], from the last drawing.
+    page.evaluate(
+        """() => { const draw = CanvasRenderingContext2D.prototype.drawImage;
+        CanvasRenderingContext2D.prototype.drawImage = function (image, x, y, w, h) {
+          if (this.canvas.isConnected) window.middle = [(512 - x) / w, (512 - y) / h].map((each) => each.toFixed(4));
+          return draw.call(this, image, x, y, w, h); }; }"""
+    )
+    for key in ("+", "ArrowLeft", "ArrowUp"):
+        canvas.press(key)
+    before = page.evaluate("window.middle")
+    assert before != ["0.5000", "0.5000"]
+    canvas.press("+")
+    page.locator("#viewer [name=zoom]").fill("4")
+    assert page.evaluate("window.middle") == before
+    for _ in range(100):
+        canvas.press("ArrowRight")
+    assert page.evaluate("window.middle")[0] == "0.0000"  # half of the pane still shows the image
+
+
 def test_findings_have_sensitivity_and_specificity_and_directions_a_table(written, inputs, open_page):
     page = open_page(written)
     page.evaluate("document.querySelectorAll('#findings details').forEach((each) => { each.open = true; })")
@@ -211,6 +236,42 @@ def test_arrow_keys_move_through_the_list_and_pages_turn(written, open_page):
     assert page.locator("#where").inner_text() == "51–100 of 120"
 
 
+def test_the_list_is_one_stop_of_the_tab_key(written, open_page):
+    page = open_page(written)
+    for later in (False, True):
+        if later:
+            page.get_by_role("button", name="Later").click()
+        [stop] = page.locator("#list button[tabindex='0']").all()
+        stop.focus()
+        page.keyboard.press("ArrowDown")
+        assert page.locator("#list button[tabindex='0']").get_attribute("aria-current") == "true"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('#list')") is None
+
+
+def test_filters_that_back_brings_back_are_those_of_the_list(written, open_page):
+    page = open_page(written)
+    page.select_option("[name=type]", "difference")
+    narrowed = shown(page)
+    page.goto("about:blank")
+    page.go_back()
+    kept = page.locator("[name=type]").input_value()
+    page.wait_for_function(
+        "count => document.getElementById('count').textContent.startsWith(`${count} `)",
+        arg=narrowed if kept else 120,
+    )
+
+
+def test_a_comparison_is_read_whole(written, open_page):
+    """The names of the models begin alike; the chosen pair must be told from the others."""
+    page = open_page(written)
+    narrow, wide = page.evaluate(
+        """() => { const select = document.querySelector("[name=compare]"), width = select.offsetWidth;
+        select.style.maxWidth = "none"; return [width, select.offsetWidth]; }"""
+    )
+    assert narrow == wide
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_no_fault(written, open_page, scheme, width):
@@ -239,9 +300,31 @@ def test_what_is_printed_is_dark_on_light(written, open_page):
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 39, 51)", theme
 
 
+def test_no_table_is_cut_on_paper(written, open_page):
+    """On A4 and letter across, less the margin; what scrolls on a screen is lost on paper."""
+    page = open_page(written, viewport={"width": 980, "height": 700})
+    assert "size: landscape" in page.locator("style").text_content()
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    wide = """[...document.querySelectorAll('.scroll')].filter((each) => each.offsetParent)
+        .map((each) => [each.getAttribute('aria-labelledby') ?? each.getAttribute('aria-label'), each.scrollWidth])"""
+    assert [each for each in page.evaluate(wide) if each[1] > 980] == []
+
+
 def test_a_narrow_screen_scrolls_tables_not_the_page(written, open_page):
-    page = open_page(written, viewport={"width": 360, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page = open_page(written, viewport={"width": 320, "height": 600})
+    page.evaluate(
+        """() => { document.querySelectorAll("details").forEach((each) => { each.open = true; });
+        const long = "<li><code>a_setting.with_a_name=and_a_value_of_some_length</code>";
+        document.querySelector(".notes").innerHTML += long; }"""
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.select_option("[name=type]", "difference")
+    page.locator("#case .larger").last.click()
+    page.wait_for_function("document.getElementById('viewer').open")
+    larger = "document.querySelector('#viewer canvas').clientWidth / document.querySelector('#case img').clientWidth"
+    assert page.evaluate(larger) > 1.5
+    assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= 320
 
 
 def test_without_scripts_the_numbers_are_still_there(written, open_page):
