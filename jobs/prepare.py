@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lumen_hpc.cluster.question_counts import PREPARED_BY
 from lumen_hpc.cluster.stage import Shard, Stage, Task
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.schema import Settings
@@ -39,7 +40,7 @@ STAGE = Stage(
     paper="2.1",
     about="dataset files to studies and questions",
     resources="cpu",
-    settings=("seed", "data", "prepare"),
+    settings=PREPARED_BY,
     external=external,
 )
 

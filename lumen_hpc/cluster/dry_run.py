@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lumen_hpc.cluster import estimate, plan, submit
+from lumen_hpc.cluster import estimate, plan, question_counts, submit
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -35,7 +35,11 @@ def show(
         view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
     console.print(view)
     total = plan.total_gpu_hours(plans)
-    console.print(f"GPU-hours: {total:.1f}; ~ is an estimate (lumen_hpc/cluster/estimate.py), ? is not known")
+    source = question_counts.of(run).source
+    console.print(
+        f"GPU-hours: {total:.1f}; ~ is an estimate from {source} (lumen_hpc/cluster/estimate.py), ? is not known",
+        soft_wrap=True,
+    )
     for item in plans:
         if warning := too_long(item):
             console.print(f"{item.step.name}: {warning}", soft_wrap=True)

@@ -1,14 +1,16 @@
 """GPU-hours before anything was measured: rough, marked as such, and replaced by the first measured shards.
 
-The work and the loading before it are estimated separately, because every task loads for itself. Counts are the
-paper's (section 2.1) or follow from the phantom settings; speeds are of one H100 80 GB, from published figures and our
-own CPU decoding rates, and each stands beside its source.
+The work and the loading before it are estimated separately, because every task loads for itself. Counts are stage
+prepare's, or expected (question_counts.py); speeds are of one H100 80 GB, from published figures and our own CPU
+decoding rates, and each stands beside its source.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lumen_hpc.cluster import question_counts
+from lumen_hpc.cluster.question_counts import Counts
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data import probes
@@ -31,61 +33,38 @@ EFFICIENT = 0.8
 """Share of its GPUs' time below which a training is warned about."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    images: int
-    questions: int
-    test_questions: int
-    test_pairs: int
-    """Test questions that show two images."""
+def workload(settings: Settings, model: str, counts: Counts) -> Workload | None:
+    """What a model's training reads with these settings; None where it is not trained.
 
-
-def counts(settings: Settings) -> Counts:
-    """Sizes of the data: the paper's, or what the phantom settings make."""
-    if settings.data.source == "mimic":
-        share, each = _differences(settings), 1 + settings.rewrite.predictions_per_pair
-        asked = round(each * share * (43_381 + 1_369))
-        test, pairs = 13_688 + round(each * share * 1_369), round(share * 1_369)
-        return Counts(129_231 + 4_190, 428_995 + 13_688 + asked, test, pairs)
-    phantom = settings.data.phantom
-    images = phantom.patients * phantom.studies
-    pairs = round(phantom.patients * (phantom.studies - 1) * phantom.test_fraction)
-    return Counts(images, 12 * images, int(12 * images * phantom.test_fraction), pairs)
-
-
-PAPER_FRACTION = 0.33
-"""`prepare.difference_fraction` that keeps about as many difference questions as the paper has."""
-
-
-def _differences(settings: Settings) -> float:
-    """How many times the paper's difference questions these settings keep."""
-    return settings.prepare.difference_fraction / PAPER_FRACTION
-
-
-def workload(settings: Settings, model: str) -> Workload | None:
-    """What a model's training reads with these settings; None where it is not trained."""
+    The registry has what it reads in the paper; what shows pairs follows the number of difference questions.
+    """
     entry = compared(model)
-    if entry.workload is None or settings.data.source != "mimic":
+    if entry.workload is None or counts.train is None:
         return entry.workload
-    kept, pairs = _differences(settings), 43_381
-    more = round(pairs * (kept - 1)) if "difference" in entry.trains_on else 0
-    ahead = round(pairs * (kept * settings.rewrite.predictions_per_pair - 1)) if "prediction" in entry.trains_on else 0
-    samples, image_sets = entry.workload.samples + more + ahead, entry.workload.image_sets + more
-    return replace(entry.workload, samples=samples, image_sets=image_sets, pairs=entry.workload.pairs + more)
+    train, paper, read = counts.train, question_counts.TRAIN, entry.workload
+    share, predicted = train.difference / paper.difference, "prediction" in entry.trains_on
+    others = read.samples - paper.diagnostic - paper.difference * predicted
+    ahead = settings.rewrite.predictions_per_pair * train.difference * predicted
+    return replace(
+        read,
+        samples=max(1, train.diagnostic) + round(share * others) + round(ahead),
+        image_sets=max(1, train.images) + round(share * (read.image_sets - paper.images)),
+        pairs=round(share * read.pairs),
+    )
 
 
 def experts(run: Run, model: str) -> float:
     """Every image once through every expert; nothing for the phantoms' small one."""
     if run.settings.experts.model == "phantom":
         return 0.0
-    return counts(run.settings).images / IMAGES_PER_SECOND / 3600
+    return question_counts.of(run).images / IMAGES_PER_SECOND / 3600
 
 
 def rewrite(run: Run, model: str) -> float:
     """About 40 tokens a sentence, generated 1.2 times on average."""
     if run.settings.rewrite.engine.kind == "grammar":
         return 0.0
-    return 1.2 * 40 * counts(run.settings).questions / OUTPUT_TOKENS_PER_SECOND / 3600
+    return 1.2 * 40 * question_counts.of(run).questions / OUTPUT_TOKENS_PER_SECOND / 3600
 
 
 def rewrite_load(settings: Settings) -> float:
@@ -103,7 +82,7 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
     if train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
         return None
     gpus, nodes = resources.gpus * resources.nodes or 1, resources.nodes
-    read, steps = workload(run.settings, model), _steps(run, model)
+    read, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)
     if memory := run.profile.gpu_memory_gb:
         known = steps or occupancy.stated(train, read or Workload())
         divided = replace(train, sequence_parallel=occupancy.parallel(known, train, gpus, nodes=nodes))
@@ -122,7 +101,7 @@ def idle_warning(run: Run, model: str) -> str:
     found = training(run, model)
     if found is None or found.occupancy.efficiency >= EFFICIENT:
         return ""
-    train, used, read = run.settings.train, found.occupancy, workload(run.settings, model)
+    train, used, read = run.settings.train, found.occupancy, workload(run.settings, model, question_counts.of(run))
     steps = _steps(run, model)
     tried = [
         (f"{count} GPUs take {{}}", train, count, steps) for k in range(1, 8) if (count := found.gpus >> k)
@@ -158,8 +137,9 @@ def idle_warning(run: Run, model: str) -> str:
 def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float, nodes: int = 1) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
     if gpus and gpu_memory_gb and settings.train.base != "tiny":
+        counts = question_counts.expected(settings)
         for model in models:
-            sizing.check(settings.train, gpus, gpu_memory_gb, nodes=nodes, workload=workload(settings, model))
+            sizing.check(settings.train, gpus, gpu_memory_gb, nodes=nodes, workload=workload(settings, model, counts))
 
 
 def train(run: Run, model: str) -> float:
@@ -175,22 +155,34 @@ def predict(run: Run, model: str) -> float:
     """
     if run.settings.train.base == "tiny":
         return 0.0
-    known = counts(run.settings)
+    known = question_counts.of(run)
     images, answers = known.test_questions + known.test_pairs, known.test_questions
     for control in run.settings.predict.controls:
         if training_number(model) and control != probes.CONTROL:
             continue
-        more = _ASKED.get(control, (2, 1))
-        every = control in ("no_image", "no_experts")
-        images += more[0] * (known.test_questions + known.test_pairs if every else known.test_pairs)
-        answers += more[1] * (known.test_questions if every else known.test_pairs)
+        more = _ASKED.get(control, Asked(2, 1))
+        images += more.images * (known.test_pairs + known.test_questions * more.of_every)
+        answers += more.answers * (known.test_questions if more.of_every else known.test_pairs)
     prompts = images * Workload.image_tokens / PREFILL_TOKENS_PER_SECOND
     return (prompts + answers * 40 / OUTPUT_TOKENS_PER_SECOND) / 3600
 
 
-_ASKED = {"no_image": (0, 1), "no_experts": (1, 1), probes.CONTROL: (2, 2 * (1 + probes.MOST_LEVELS))}
-"""Control → images and answers: of `no_image` and `no_experts` a question's own, else of each pair. A composed pair's
-many questions share their two images."""
+@dataclass(frozen=True)
+class Asked:
+    """What a control asks again."""
+
+    images: int
+    answers: int
+    of_every: bool = False
+    """Of every question, and its own images; else of each pair."""
+
+
+_ASKED = {
+    "no_image": Asked(0, 1, of_every=True),
+    "no_experts": Asked(1, 1, of_every=True),
+    probes.CONTROL: Asked(2, 2 * (1 + probes.MOST_LEVELS)),
+}
+"""By control; any other shows each pair once. A composed pair's many questions share their two images."""
 
 
 def experts_load(settings: Settings) -> float:
@@ -206,7 +198,7 @@ def predict_load(settings: Settings) -> float:
 def judge(run: Run, model: str) -> float:
     """Every answer once for each judge."""
     judges = sum(engine.in_task for engine in run.settings.engines("judge").values())
-    return judges * counts(run.settings).test_questions / JUDGED_PER_GPU_HOUR
+    return judges * question_counts.of(run).test_questions / JUDGED_PER_GPU_HOUR
 
 
 def judge_load(settings: Settings) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumen_hpc.cluster import estimate
+from lumen_hpc.cluster import question_counts
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.data.table_files import DIFF_VQA, MIMIC_CXR, deeper, find
@@ -218,7 +218,7 @@ def setup(profile: Profile) -> Iterator[CheckResult]:
 
 def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
     """Values that do not fit one another, found here rather than after a model was loaded."""
-    counts = estimate.counts(settings)
+    counts = question_counts.expected(settings)
     for stage, shards, rows, name in (
         ("experts", settings.experts.shards, counts.images, "images"),
         ("rewrite", settings.rewrite.shards, counts.questions, "questions"),

@@ -3,20 +3,25 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import jobs
 from jobs import experts, judge, predict, rewrite, train
-from lumen_hpc.cluster import dry_run, estimate, graph, plan, status
+from lumen_hpc.cluster import dry_run, estimate, graph, manifest, plan, question_counts, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
+from lumen_hpc.config import saved
 from lumen_hpc.config.profile import Resources
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings
+from lumen_hpc.data.prepare import prepare
 from lumen_hpc.models import MODELS, Workload
 from tests.cluster.offline.offline_graph import finish
+from tests.data.small_dataset import Dataset
 
 JUDGE = EngineSettings(kind="vllm", model="large", tensor_parallel=4, pipeline_parallel=2)
 
@@ -93,9 +98,10 @@ def test_engines_outside_the_task_cost_it_no_gpu(run: Run, kind: str):
 def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_theirs():
     def priced(*words: str) -> tuple[int, int, int]:
         settings = resolve(["recipe=lumen", *words]).settings
-        trained = estimate.workload(settings, "lumen")
+        counts = question_counts.expected(settings)
+        trained = estimate.workload(settings, "lumen", counts)
         assert trained is not None
-        return trained.samples, trained.image_sets, estimate.counts(settings).test_questions
+        return trained.samples, trained.image_sets, counts.test_questions
 
     paper = Workload()
     assert priced() == (paper.samples, paper.image_sets, 13_688 + 2 * 1_369)
@@ -103,8 +109,41 @@ def test_the_paper_s_recipe_is_priced_with_the_paper_s_counts_and_others_with_th
     assert image_sets == pytest.approx(129_231 + 43_381 / 0.33, abs=1)
     assert samples == pytest.approx(428_995 + 4 * 43_381 / 0.33, abs=2)
     assert asked == pytest.approx(13_688 + 4 * 1_369 / 0.33, abs=1)
-    ft = estimate.workload(resolve(["recipe=lumen", "prepare.difference_fraction=1.0"]).settings, "ft@1")
-    assert ft == MODELS["ft"].workload
+    settings = resolve(["recipe=lumen", "prepare.difference_fraction=1.0"]).settings
+    assert estimate.workload(settings, "ft@1", question_counts.expected(settings)) == MODELS["ft"].workload
+
+
+def test_what_prepare_has_counted_replaces_the_paper_s_counts(run: Run, tmp_path: Path):
+    def shown() -> str:
+        request = Request(stage="full", run="run", settings=settings, profile=run.profile)
+        console = Console(file=io.StringIO(), width=300)
+        dry_run.show(request, Pipeline((), lambda *_: ""), run, [], {}, console)
+        return console.file.getvalue()
+
+    settings = resolve(["recipe=lumen", "profile=local", "rewrite.predictions_per_pair=2"]).settings
+    settings.data = Dataset(tmp_path).write().data
+    settings.prepare.difference_fraction = 1.0
+    run = replace(run, settings=settings)
+    assert "~ is an estimate from the paper's counts" in shown()
+    paper = estimate.predict(run, "lumen"), estimate.experts(run, ""), estimate.rewrite(run, "")
+    counted = prepare(settings.data, settings.prepare, settings.seed, run.path("prepare"))
+    digest = saved.digest(settings, jobs.prepare.STAGE.settings)
+    manifest.append(run.path("prepare") / manifest.NAME, {"shard": 0, "config": digest})
+    assert "~ is an estimate from the counts of stage prepare" in shown()
+    found, splits = question_counts.of(run), counted["splits"]
+    differences = {name: split["difference"]["ours"] for name, split in splits.items()}
+    assert (found.images, found.test_pairs) == (counted["studies"]["asked_about"], differences["test"]) == (7, 1)
+    assert found.questions == counted["kept"] + 2 * sum(differences.values()) == 14
+    assert found.test_questions == splits["test"]["diagnostic"]["ours"] + 3
+    trained = estimate.workload(settings, "lumen", found)
+    assert trained is not None
+    diagnostic = splits["train"]["diagnostic"]["ours"]
+    assert (trained.samples, trained.pairs) == (diagnostic + 3 * differences["train"], differences["train"])
+    now = estimate.predict(run, "lumen"), estimate.experts(run, ""), estimate.rewrite(run, "")
+    assert all(0 < less < more / 1000 for less, more in zip(now, paper, strict=True))
+    assert estimate.train(run, "lumen") > 0, "few questions divide by nothing"
+    settings.prepare.difference_fraction = 0.5
+    assert question_counts.of(run) == question_counts.expected(settings), "it counted with other settings"
 
 
 def test_controls_are_priced_by_the_questions_that_they_ask(run: Run):
