@@ -74,7 +74,7 @@ class Outcomes:
 class Pretrain:
     patients: int = in_range(4000, 1)
     """Phantom patients (another seed than the run's) that the stand-in weights are trained on."""
-    expert_steps: int = 500
+    expert_steps: int = in_range(500, 1)
     """Steps of the vision expert (tower and projector as a classifier)."""
     base_steps: int = 120
     """Steps of diagnostic instruction of the tiny base model."""

@@ -18,6 +18,11 @@ def in_range(default: Any, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"range": (low, high)})
 
 
+def positive(default: float, high: float = math.inf) -> Any:
+    """A number above 0 and at most `high`."""
+    return field(default=default, metadata={"range": (0, high), "positive": True})
+
+
 def runtime_only(default: Any, low: float = 0, high: float = math.inf) -> Any:
     """A field that changes speed or place, not results; it takes no part in a shard's `config` hash."""
     return field(default=default, metadata={"runtime_only": True, "range": (low, high)})

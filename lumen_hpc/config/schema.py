@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from lumen_hpc.config.data_schema import Data, Outcomes, Prepare, Pretrain
-from lumen_hpc.config.fields import choice, in_range, list_of, runtime_choice, runtime_only, subset_of
+from lumen_hpc.config.fields import choice, in_range, list_of, positive, runtime_choice, runtime_only, subset_of
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
 from lumen_hpc.registry import ENGINES, EXPERTS
@@ -77,7 +77,7 @@ class EngineSettings:
     """GPUs that share each layer of a vLLM model; the job has a process for each (profile.resources)."""
     pipeline_parallel: int = runtime_only(1, low=1)
     """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
-    timeout: float = runtime_only(600.0)
+    timeout: float = runtime_only(600.0, low=1)
     """Seconds until a server that does not answer is given up, after four tries."""
     gpu_memory: float = runtime_only(0.9, low=0.01, high=1)
     """Share of GPU memory vLLM may take."""
@@ -97,11 +97,11 @@ class Rewrite:
     """Different sentences asked for each distinct (question, answer)."""
     attempts: int = in_range(3, 1)
     """Tries with new seeds before the grammar's own sentence is taken."""
-    temperature: float = 0.7
+    temperature: float = in_range(0.7, 0, 2)
     """Sampling temperature of the first and later tries."""
     max_tokens: int = in_range(128, 1)
     """Longest sentence [tokens]."""
-    predictions_per_pair: int = 1
+    predictions_per_pair: int = in_range(1, 0, 100)
     """Prediction questions drawn from the hundred for each difference pair (section 2.4)."""
     verify: str = choice("rules", "rules", "rules+llm")
     """What a sentence must pass: the fact check's rules, or also the rewriter's own yes or no; it loosens no rule."""
@@ -137,9 +137,9 @@ class Adapter:
     """`none`: the parts of `train.tune` learn whole; `lora`: low-rank updates of their linear layers learn."""
     rank: int = in_range(64, 1)
     """Rank of an update."""
-    alpha: float = 128.0
+    alpha: float = positive(128.0)
     """An update counts alpha / rank times."""
-    dropout: float = in_range(0.05, 0, 1)
+    dropout: float = in_range(0.05, 0, 0.99)
     """Dropout before an update."""
     targets: list[str] = field(default_factory=list)
     """Names of the linear layers with an update (q_proj, fc1, …); empty: all."""
@@ -151,7 +151,7 @@ class Adapter:
 class Train:
     base: str = "Efficient-Large-Model/NVILA-8B"
     """Folder of the pretrained NVILA, a hub name that `fetch` has staged, or `tiny` (what `pretrain` makes)."""
-    learning_rate: float = 1.5e-5
+    learning_rate: float = positive(1.5e-5, 1)
     """Peak learning rate (section 2.5)."""
     epochs: float = in_range(1.0, 0.001)
     """Passes over the records."""
@@ -164,7 +164,7 @@ class Train:
     betas: list[float] = list_of(0.9, 0.999)
     """AdamW's moment decays."""
     clip: float = 5.0
-    """Largest gradient norm."""
+    """Largest gradient norm; 0: no limit."""
     precision: str = choice("bf16", "bf16", "fp32")
     """Number format of the forward and backward passes."""
     zero: int | str = choice(3, 0, 1, 2, 3, "auto")

@@ -188,7 +188,7 @@ def check(settings: Any, prefix: str = "") -> None:
         for word in words:
             _check_choice(f"{shown}: '{word}' is none of them;" if several else f"{shown}:", word, item.metadata)
         for number in value.values() if isinstance(value, dict) else words:
-            _check_range(shown, number, item.metadata)
+            _check_range(shown, number, item)
         least = item.metadata.get("least", 0)
         if "least" in item.metadata and not least <= len(words) == len(set(words)):
             some = "at least one, and " if least else ""
@@ -210,17 +210,22 @@ def _check_choice(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{shown} takes one of {_listed(choices)}{similar(str(value), map(str, choices))}")
 
 
-def _check_range(shown: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def _check_range(shown: str, value: Any, item: dataclasses.Field[Any]) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    low, high = metadata.get("range", (0, math.inf))
+    (low, high), above = item.metadata.get("range", (0, math.inf)), item.metadata.get("positive", False)
+    if math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
     if not math.isfinite(value):
-        raise UserError(f"{shown}: must be a finite number")
-    if not low <= value <= high:
+        must = "be a finite number"
+    elif above:
+        must = f"be above {low:g}" + f" and at most {high:g}" * (high < math.inf)
+    else:
         must = (
             f"be from {low:g} to {high:g}" if high < math.inf else f"be at least {low:g}" if low else "not be negative"
         )
-        raise UserError(f"{shown}: must {must}")
+    default = f"; the default is {item.default:g}" if isinstance(item.default, int | float) else ""
+    raise UserError(f"{shown}: must {must}{default}")
 
 
 def similar(word: str, valid: Iterable[str], alike: float = 0.5) -> str:

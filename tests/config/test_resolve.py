@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -320,8 +321,26 @@ def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written
 
 
 @pytest.mark.parametrize(
-    "words", ["seed=99999999999999999999", "train.global_batch=1000000", "train.epochs=0", "train.global_batch=0"]
+    ("words", "fault"),
+    [
+        ("seed=99999999999999999999", "must be from 0 to"),
+        ("train.global_batch=1000000", "must be from 1 to 8192; the default is 128"),
+        ("train.global_batch=0", "must be from 1 to 8192"),
+        ("train.epochs=0", "must be at least 0.001; the default is 1"),
+        ("train.learning_rate=0", "must be above 0 and at most 1; the default is 1.5e-05"),
+        ("train.learning_rate=-1e-5", "must be above 0 and at most 1"),
+        ("train.learning_rate=nan", "must be a finite number; the default is 1.5e-05"),
+        ("train.learning_rate=15", "must be above 0 and at most 1"),
+        ("train.adapter.alpha=0", "must be above 0; the default is 128"),
+        ("train.adapter.dropout=1", "must be from 0 to 0.99"),
+        ("rewrite.temperature=3", "must be from 0 to 2"),
+        ("rewrite.predictions_per_pair=101", "must be from 0 to 100"),
+        ("rewrite.engine.timeout=0", "must be at least 1; the default is 600"),
+        ("pretrain.expert_steps=0", "must be at least 1"),
+    ],
 )
-def test_numbers_that_no_training_can_take_are_refused(words):
-    with pytest.raises(UserError, match=f"{words.partition('=')[0]}=.*must be (from|at least)"):
+def test_numbers_that_no_training_can_take_are_refused(words: str, fault: str):
+    with pytest.raises(
+        UserError, match=f"^(command line: )?{re.escape(words.partition('=')[0])}=.*: {re.escape(fault)}"
+    ):
         resolve([words])
