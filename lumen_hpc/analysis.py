@@ -165,7 +165,11 @@ def open_run(folder: str | Path) -> OpenRun:
     if folder.is_file():
         raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
     remembered.require_open(folder)
+    if not folder.exists():
+        raise UserError(f"there is no {folder}; {remembered.beside(folder)}")
     if not path.is_file():
+        if inside := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):
+            raise UserError(f"{folder} is a part of a run; give the run's folder, {inside}")
         runs = remembered.runs_in(folder)
         one = (
             f"one of the runs in it, such as {folder.name}/{runs[0]}"
@@ -211,8 +215,8 @@ class OpenRun:
     def studies(self) -> pd.DataFrame:
         """A row a study."""
         frame = self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
-        if self.settings.data.source == "phantom" and len(frame) and not Path(frame["image"].iloc[0]).is_file():
-            here = f"{self._run.path('prepare')}/phantom/"  # the run has been moved
+        if self.settings.data.source == "phantom":
+            here = f"{self._run.path('prepare')}/phantom/"  # the run may have been moved or copied since
             frame["image"] = frame["image"].str.replace(r"^.*/prepare/phantom/", lambda _: here, regex=True)
         return frame
 

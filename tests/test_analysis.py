@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,13 @@ def test_an_unfinished_stage_is_named(folder: Path):
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, folder: Path):
+    with pytest.raises(UserError, match=rf"there is no .*/elsewhere; the runs here are {folder.name}"):
+        lumen_hpc.open_run(folder.parent / "elsewhere")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"is no run: it has no config\.yaml"):
-        lumen_hpc.open_run(tmp_path / "elsewhere")
+        lumen_hpc.open_run(tmp_path / "empty")
+    with pytest.raises(UserError, match=rf"is a part of a run; give the run's folder, .*/{folder.name}$"):
+        lumen_hpc.open_run(folder / "judge-lumen")
     with pytest.raises(UserError, match=r"config\.yaml is no run, but a file; give the folder"):
         lumen_hpc.open_run(folder / "config.yaml")
     with pytest.raises(UserError, match=rf"give one of the runs in it, such as {folder.parent.name}/{folder.name}$"):
@@ -183,6 +189,11 @@ def test_costs_have_a_row_a_step_that_ran(folder: Path):
 
 
 def test_a_moved_runs_phantoms_are_where_the_run_is(folder: Path, tmp_path: Path):
+    image = folder / "prepare" / "phantom" / "files" / "a.jpg"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    copy = shutil.copytree(folder, tmp_path / "a copy")  # whose original is still there
+    assert lumen_hpc.open_run(copy).studies["image"].tolist() == [f"{copy}/prepare/phantom/files/a.jpg"]
     moved = folder.rename(tmp_path / "moved run")
     assert lumen_hpc.open_run(moved).studies["image"].tolist() == [f"{moved}/prepare/phantom/files/a.jpg"]
 

@@ -30,8 +30,8 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     for folder in folders:
         remembered.require_open(folder)
         if not (folder / "config.yaml").is_file():
-            here = ", ".join(remembered.runs_in(top)) or "(none)"
-            raise UserError(f"compare: there is no run {folder}; the runs in {top} are {here}")
+            here = ", ".join(remembered.runs_in(folder.parent)) or "(none)"
+            raise UserError(f"compare: there is no run {folder}; the runs in {folder.parent} are {here}")
         submit.require_layout(folder)
         run = Run(folder, *saved.load(folder / "config.yaml"))
         if not (folder / "report" / "tables.csv").is_file():
@@ -115,10 +115,13 @@ def _notes(results: list[RunResults], found: list[Differences], confidence: floa
             f"{len(first.questions)}"
             + ("" if gap.shared else "; without any, differences have no interval: their values are of other questions")
         )
-    yield (
-        f"values are those of each run's own report; in brackets the {confidence:.0%} interval over patients of the "
-        f"difference from {first.name} on the questions in common, * where it excludes 0"
-    )
+    values = "values are those of each run's own report"
+    if any(gap.intervals for gap in found):
+        values += (
+            f"; in brackets the {confidence:.0%} interval over patients of the difference from {first.name} on the "
+            "questions in common, * where it excludes 0"
+        )
+    yield values
 
 
 def _table(

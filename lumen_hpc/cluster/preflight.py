@@ -28,7 +28,9 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 
 def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
     """Everything that can be known before submission, in the order of the chain; of these stages alone if given."""
-    unset = list(ready.variables(run.profile, str(run.folder.parent)))
+    runs = run.folder.parent
+    own = runs == Path(run.profile.runs).absolute()  # else given as runs=FOLDER; a text is shown as it is written
+    unset = list(ready.variables(run.profile, "" if own else str(runs)))
     yield from unset
     if stages is None or "prepare" in stages:
         yield from ready.data(run.settings, run.profile)

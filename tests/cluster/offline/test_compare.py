@@ -70,7 +70,7 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "c and a: 0 questions in common" in out and "without any" in out
     (row,) = [line for line in out.splitlines() if line.startswith("rouge l")]
-    assert "[" not in row
+    assert "[" not in row and "in brackets" not in out
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,11 @@ def test_what_cannot_be_compared_is_named(runs: Path, capsys: pytest.CaptureFixt
     (runs / "old" / "layout").write_text("1\n")
     assert launch.main(["compare", f"runs={names.format(runs=runs)}", f"profile.runs={runs}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_runs_beside_a_missing_path_are_listed(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert launch.main(["compare", f"runs={runs}/a,{runs}/z", f"profile.runs={tmp_path}/elsewhere"]) == 2
+    assert f"the runs in {runs} are a, b, c" in capsys.readouterr().err
 
 
 def test_answers_that_are_not_those_of_the_manifest_are_not_compared(runs: Path, capsys: pytest.CaptureFixture) -> None:

@@ -61,7 +61,7 @@ def test_a_variable_that_is_not_set_is_named(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "profile.runs=$SCRATCH/runs: $SCRATCH is not set in this shell" in line
     assert launch.main(["check", *words]) == 2
-    assert "$SCRATCH is not set" in capsys.readouterr().out
+    assert f"{'bad':5}profile.runs=$SCRATCH/runs: $SCRATCH is not set" in capsys.readouterr().out
     assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
     assert "a submission would be refused: profile.runs=$SCRATCH/runs" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
