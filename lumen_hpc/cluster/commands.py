@@ -82,7 +82,10 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
         refusals.require_within_budget(request, plans)
         refusals.require_ready(request, plans)
         if not any(item.packs for item in plans):
-            print(f"nothing to submit: {request.stage} of run {request.run} is done or under way")
+            how = "under way" if any(item.live for item in plans) else "done"
+            print(f"nothing to submit: {request.stage} of run {request.run} is {how}")
+            if how == "done" and request.stage in ("full", "evaluate"):
+                print(f"report: {run.page}")
             return 0
         refusals.require_fitting_cluster(request, plans)
         done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
@@ -150,10 +153,9 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
         except local.Failed as error:
             print(f"lumen: {visible(str(error))}")
             return 1
-    page = run.folder / "report" / "index.html"
-    if request.stage in ("full", "evaluate") and page.exists():
+    if request.stage in ("full", "evaluate") and run.page.exists():
         terminal.show(run.folder / "report" / "tables.csv", console)
-        print(f"report: {page}")
+        print(f"report: {run.page}")
     if request.stage != "full":
         print(*(f"{item.step.name}: {run.folder / item.step.name}" for item in plans), sep="\n")
     return 0

@@ -145,6 +145,11 @@ class Run:
         return self.folder / (f"{stage}-{model}" if model else stage)
 
     @property
+    def page(self) -> Path:
+        """The report's page, once stage evaluate has written it."""
+        return self.folder / "report" / "index.html"
+
+    @property
     def base_weights(self) -> Path:
         """Folder of the pretrained NVILA: `pretrain`'s, a user's, or one staged by `fetch`."""
         base = self.settings.train.base

@@ -100,6 +100,8 @@ def parts(run: Run, found: list[StepStatus]) -> list[RenderableType]:
         row = (item.step, item.state, f"{item.done}/{item.shards}", *counts, spell(item.eta_seconds), spent)
         view.add_row(*row, *([Text(item.todo)] if todo else []))
     lines = [line for item in found for line in _details(item)] + server(run)
+    if any(item.step == "evaluate" for item in found) and all(item.state == "done" for item in found):
+        lines.append(f"report: {run.page}")
     # A line each: a failure's own lines could look like those of another step, with a fix of their own.
     return [view, *(Text(visible(" ".join(line.split("\n")))) for line in lines)]
 

@@ -78,7 +78,7 @@ def test_a_second_submission_of_a_live_run_starts_no_duplicates(site: Site, undi
         site.wait(lambda: len([what for what in run.done() if what.startswith("checks")]) >= checked, 120, "checks")  # noqa: B023
         site.wait(lambda: not checked or not site.running("twice", "checks"), 60, "the tasks of checks to end")  # noqa: B023
         before = {id_ for id_, *_ in site.jobs("twice")}
-        assert "nothing to submit" in site.submit("twice")
+        assert "nothing to submit: full of run twice is under way" in site.submit("twice")
         assert {id_ for id_, *_ in site.jobs("twice")} <= before
     hold.unlink()
     site.wait_until_left("twice")

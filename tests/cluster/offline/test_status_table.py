@@ -44,6 +44,18 @@ def test_a_run_without_trouble_has_no_column_for_it(run: Run) -> None:
     assert "first to do" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_finished_run_says_where_its_report_is(run: Run) -> None:
+    def shown(*found: StepStatus) -> str:
+        console = Console(file=io.StringIO(), width=140)
+        status_table.show(run, list(found), console)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    done, report = StepStatus("evaluate", "done", 1, 1), f"report: {run.folder}/report/index.html"
+    assert report in shown(StepStatus("judge-lumen", "done", 1, 1), done)
+    assert report not in shown(StepStatus("judge-lumen", "running", 0, 1, 1), done)
+    assert report not in shown(StepStatus("judge-lumen", "done", 1, 1))
+
+
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(status_table.time, "sleep", lambda seconds: None)
     going, done = [StepStatus("train", "running", 0, 1, 1)], [StepStatus("train", "done", 1, 1)]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, live, lock, slurm, submit
+from lumen_hpc.cluster import commands, graph, live, lock, slurm, submit
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
-from tests.cluster.offline.offline_graph import submit_chain
+from tests.cluster.offline.offline_graph import finish, submit_chain
 
 
 def test_two_first_submissions_at_once_do_not_remove_each_others_run(
@@ -53,6 +53,30 @@ def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
     request_here.stage = "full"
     assert commands.submit(request_here, pipeline) == 0
     assert "cancelled 1 job(s) of earlier submissions" in capsys.readouterr().out
+
+
+def test_a_second_submission_says_whether_the_run_is_under_way_or_done(
+    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
+):
+    run, submitted = submit_chain(request_here, stages)
+    own = str(os.getuid())
+    (fake / "queue").write_text(
+        "\n".join(
+            f"{task}|PENDING|Priority||N/A|{own}|{job['name']}"
+            for job in submitted
+            for task in slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+        )
+    )
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    assert commands.submit(request_here, pipeline) == 0
+    assert capsys.readouterr().out.endswith("nothing to submit: full of run r is under way\n")
+    (fake / "queue").write_text("")
+    everything = graph.steps(stages, run.settings)
+    for step in everything:
+        finish(run, step, everything)
+    assert commands.submit(request_here, pipeline) == 0
+    last = f"nothing to submit: full of run r is done\nreport: {run.folder}/report/index.html\n"
+    assert capsys.readouterr().out.endswith(last)
 
 
 def test_a_submission_waits_for_a_gate_that_is_about_to_cancel_what_waits_for_it(
