@@ -19,7 +19,10 @@ def image_files(image: str | Path, reference: str | Path | None = None, days: in
     Raises UserError for a file that cannot be read, and for `days` without a reference.
     """
     if days is not None and reference is None:
-        raise UserError(f"days={days}: they are counted from an earlier image; give it as reference=FILE")
+        raise UserError(
+            f"days={days}: they are counted from an earlier image; give it as reference=FILE. A question about what "
+            "will be says its days itself, such as: what will have changed after 30 days?"
+        )
     given = {"image": image} if reference is None else {"reference": reference, "image": image}
     return {name: image_bytes(name, path) for name, path in given.items()}
 

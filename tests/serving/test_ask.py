@@ -176,6 +176,7 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
         (["image=/nowhere.png"], "image=/nowhere.png: No such file"),
         (["image=/a.png,/b.png"], "give a JPG, PNG or DICOM file, one alone: the earlier one is reference=FILE"),
         (["image={made}/0-main.png", "days=3"], "days=3: they are counted from an earlier image"),
+        (["image={made}/0-main.png", "days=3"], "what will be says its days itself, such as: what will have changed"),
     ],
 )
 def test_a_wrong_file_is_said_before_torch_is_loaded(made, tmp_path, words, message):
