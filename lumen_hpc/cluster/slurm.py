@@ -281,7 +281,7 @@ def cancel(ids: list[str]) -> list[str]:
     try:
         ask("scancel", *ids, own_session=True)
     except UserError as error:
-        if "Invalid job id" not in str(error) and "already completing" not in str(error):
+        if not _ended(error):
             print(f"lumen: {error}", file=sys.stderr)
         left = _still_queued(ids)
         return [id_ for id_ in ids if id_.split("_")[0] in left]
@@ -301,20 +301,28 @@ def cancel_pending(ids: list[str]) -> bool:
     """From within a job: cancels those of the jobs that have not started; False if this site's nodes cannot.
 
     Single tasks of an array must not be running: with `--state`, Slurm 22.05 takes 7_1 for all of array 7. A controller
-    that is too busy to answer is asked again, since each job that is left costs a turn in the queue.
+    that is too busy to answer is asked again, since each job that is left costs a turn in the queue. Not `--quiet`: of
+    a job that has ended scancel would exit with 1 and no word, as one that died before it could ask.
     """
     if not ids:
         return True
     only = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
     for pause in (*CANCEL_AGAIN_S, 0):
         try:
-            ask("scancel", "--quiet", *only, *ids, own_session=True)
+            ask("scancel", *only, *ids, own_session=True)
             return True
         except Unreachable:
             time.sleep(pause)
-        except (UserError, OSError):
+        except UserError as error:
+            return _ended(error)
+        except OSError:
             return False
     return False
+
+
+def _ended(error: UserError) -> bool:
+    """Whether scancel complains of jobs that have ended, which it goes past: all others it has cancelled."""
+    return "Invalid job id" in str(error) or "already completing" in str(error)
 
 
 class Refused(UserError):

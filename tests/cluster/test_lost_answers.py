@@ -9,6 +9,9 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from lumen_hpc.cluster import slurm
 from sandbox.slurm import Cluster
 from tests.cluster.conftest import SHARDS, Site, submitted
 
@@ -64,6 +67,23 @@ def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
     assert "Socket timed out" in output and "nothing was submitted" in output
     site.wait(lambda: not site.jobs("ghost"), 120, "the ghost to go")
     assert not site.run("ghost").folder.exists()
+
+
+def test_jobs_that_have_ended_are_no_reason_to_ask_the_controller_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a gate cancels are links of which one has ended, and often all: each gate would wait six seconds."""
+    held = ("sbatch", "--parsable", "--hold", "-p", "cpu", "--mem=1", "-o", "/dev/null", "--wrap", "true")
+    ended, waiting = (cluster.run(*held).stdout.strip() for _ in range(2))
+    cluster.run("scancel", ended)
+    asked, ask = [], slurm.ask
+    monkeypatch.setattr(slurm, "ask", lambda *words, **options: asked.append(words) or ask(*words, **options))
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    for ids in ([ended, waiting], [ended, waiting], [ended]):
+        assert slurm.cancel_pending(ids)
+        assert waiting not in {id_ for id_, *_ in cluster.queue()}
+    assert len(asked) == 3, asked
 
 
 def test_wrong_input_of_one_pack_ends_no_other_packs_successor(site: Site, cluster: Cluster) -> None:
