@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import changes, graph, live, lock, preflight, ready, refusals, slurm
+from lumen_hpc.cluster import changes, graph, live, lock, plan, preflight, ready, refusals, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -328,6 +328,10 @@ def compare(request: Request, pipeline: Pipeline) -> int:
     return 0
 
 
+def _planned(request: Request, pipeline: Pipeline) -> list[StepPlan]:
+    return submission.make(request, pipeline.stages, submission.open_run(request))[0]
+
+
 def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     """Submits a run for each point of a sweep, all or none where the settings of one are refused; the worst code."""
     from lumen_hpc.config.resolve import resolve
@@ -336,6 +340,14 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     for request in requests:
         refusals.require_valid(request, pipeline)
     print(f"a sweep of {len(points)} run{'s' * (len(points) > 1)}: {', '.join(name for name, _ in points)}")
+    first = requests[0]
+    chained = first.stage not in ("", "fetch") and not graph.on_request(pipeline.stages, first.stage)
+    if first.profile.executor == "slurm" and chained:
+        with slurm.foreseen():
+            plans = [item for each in requests for item in _planned(each, pipeline)]
+        print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
+        if not first.dry_run:
+            refusals.require_within_budget(first, plans, len(requests))
     codes = [submit(request, pipeline) for request in requests]
     elsewhere = submission.open_run(requests[0]).elsewhere
     place = f" profile.runs={elsewhere}" if elsewhere else ""

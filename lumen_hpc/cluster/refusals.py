@@ -147,13 +147,20 @@ def require_fitting_cluster(request: Request, plans: Sequence[StepPlan]) -> None
         raise UserError(f"step {steps[kind]} can never run on this cluster: {result.message}; fix: {result.fix}")
 
 
-def require_within_budget(request: Request, plans: Sequence[StepPlan]) -> None:
-    """Raises UserError where the plans cost more GPU-hours than `profile.gpu_hours_limit`."""
+def require_within_budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> None:
+    """Raises UserError where the plans, of so many runs, cost more GPU-hours than `profile.gpu_hours_limit`."""
+    for result in _budget(request, plans, runs):
+        raise UserError(f"{result.message}; {result.fix}")
+
+
+def _budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Iterator[CheckResult]:
     limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
     if limit and total > limit:
-        raise UserError(
-            f"this submission would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}; "
-            "dry_run=true shows what costs how much"
+        what = "this submission" if runs == 1 else f"the {runs} runs of this sweep together"
+        yield CheckResult(
+            "bad",
+            f"{what} would cost about {total:.1f} GPU-hours, profile.gpu_hours_limit is {limit:g}",
+            "dry_run=true shows what costs how much",
         )
 
 
@@ -168,5 +175,5 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     ]
     if request.profile.executor == "slurm":
         kinds = {item.step.stage.resources for item in plans if item.packs}
-        found += [result for _, result in preflight.unfit(request.profile, kinds)]
+        found += [*_budget(request, plans), *(result for _, result in preflight.unfit(request.profile, kinds))]
     return [result for result in dict.fromkeys(found) if result.level == "bad"]

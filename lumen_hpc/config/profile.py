@@ -131,7 +131,7 @@ class Profile:
     gpu_memory_gb: float = 80
     """Memory of one GPU [GB]; a training that cannot fit is refused with settings that would. 0 asks nothing."""
     gpu_hours_limit: float = 0
-    """Submission is refused when the plan costs more GPU-hours; 0 sets no limit."""
+    """Submission is refused when the plan, of a sweep all plans, costs more GPU-hours; 0 sets no limit."""
     mail_user: str = ""
     """Address for Slurm's mail."""
     mail_type: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,25 @@ def test_a_sweep_is_one_submission_a_value(tmp_path: Path, capsys: pytest.Captur
     assert f"python launch.py compare runs={','.join(names)}" in out
     assert launch.main([*words, "train.learning_rate=[1e-5,-1]"]) == 2, "none is submitted where one is refused"
     assert "a sweep of" not in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_costs_what_its_runs_do_together(tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["stage=full", "run=try", f"runs={tmp_path / 'runs'}", "profile=h100", "profile.account=a", "recipe=lumen"]
+    words += ["data=phantom"]  # whose size is known before stage prepare
+    assert launch.main([*words, "dry_run=true"]) == 0
+    (one,) = re.findall(r"GPU-hours: (\S+);", capsys.readouterr().out)
+    limited = [*words, f"profile.gpu_hours_limit={float(one) * 1.5}", "seed=[0,1]"]
+    assert launch.main([*limited, "dry_run=true"]) == 0
+    (both,) = re.findall(r"GPU-hours of all of them: (\S+)", capsys.readouterr().out)
+    assert float(both) == pytest.approx(2 * float(one), abs=0.2)
+    assert launch.main(limited) == 2
+    assert f"the 2 runs of this sweep together would cost about {both} GPU-hours" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists() and not list(fake.glob("script*"))
+
+
+def test_a_dry_run_says_what_the_budget_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["stage=full", "run=r", f"runs={tmp_path}", "profile=h100", "recipe=lumen", "data=phantom", "dry_run=true"]
+    for limit, refused in ((1, True), (100_000, False)):
+        assert launch.main([*words, f"profile.gpu_hours_limit={limit}"]) == 0
+        out = capsys.readouterr().out
+        assert ("a submission would be refused: this submission would cost about" in out) == refused
