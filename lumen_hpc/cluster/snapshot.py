@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -145,11 +146,14 @@ def record_provenance(run: Path, code: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of PACKAGES, by the names of their dist-info folders: reading the metadata takes ten times as long."""
+    """Versions of PACKAGES, by the names of their metadata folders: reading the metadata takes ten times as long.
+
+    A package that an older pip or setuptools built from source has `NAME-VERSION-pyX.Y.egg-info`.
+    """
     installed: dict[str, str] = {}
     for folder in reversed(sys.path):
-        for info in Path(folder or ".").glob("*.dist-info"):
-            name, _, version = info.stem.rpartition("-")
+        for info in Path(folder or ".").glob("*-*.*-info"):
+            name, _, version = re.sub(r"-py[\d.]+$", "", info.stem).rpartition("-")
             installed[name.lower().replace("_", "-")] = version
     return {name: installed[name] for name in PACKAGES if name in installed}
 

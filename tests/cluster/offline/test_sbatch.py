@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import live, preflight, refusals, sbatch, slurm, submit
+from lumen_hpc.cluster import live, preflight, refusals, sbatch, slurm, snapshot, submit
 from lumen_hpc.cluster.stage import Stage, Step
 from lumen_hpc.config.profile import Container
 from lumen_hpc.config.request import Request
@@ -388,3 +388,13 @@ def test_a_time_limit_that_ends_as_the_work_begins_is_refused():
     with pytest.raises(UserError, match=r"gpu\.time_min=2: work is asked to stop 120 s before the end"):
         resolve(words)
     resolve([*words, "profile.signal_before_s=60"])
+
+
+def test_provenance_knows_a_package_however_it_was_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built from source by an older pip, a package has egg-info: what trains must not be missing in the record."""
+    for name in ("torch-2.13.0+cpu.dist-info", "rouge_score-0.1.2-py3.11.egg-info", "deepspeed-0.19.8-py3.11.egg-info"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "nltk.egg-info").mkdir()  # a checkout's, which has no version in its name
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    found = snapshot.provenance(tmp_path)["packages"]
+    assert found == {"torch": "2.13.0+cpu", "deepspeed": "0.19.8", "rouge-score": "0.1.2"}
