@@ -79,7 +79,7 @@ def _rows(path: Path, found: Iterable[Path]) -> Iterator[dict]:
     empty = True
     for file in found:
         if file.is_dir():
-            raise UserError(f"{file} is a folder; name the file in it, as {file}/lumen-test.jsonl of stage instruct")
+            raise UserError(f"{file} is a folder; references come last, a file: of a run instruct/lumen-test.jsonl")
         for row in read_jsonl(file, pipe=True):
             empty = False
             yield row

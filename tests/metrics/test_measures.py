@@ -359,7 +359,9 @@ def test_a_folder_that_is_no_step_says_what_to_name(files, tmp_path, capsys):
     assert main([str(tmp_path / "run"), asked]) == 2
     assert re.search("is a run's folder; name its answers: .*run/predict-lumen", capsys.readouterr().err)
     assert main([asked, str(tmp_path / "run")]) == 2
-    assert "run is a folder; name the file in it, as" in capsys.readouterr().err
+    assert (
+        "run is a folder; references come last, a file: of a run instruct/lumen-test.jsonl" in capsys.readouterr().err
+    )
 
 
 def command(words, **streams):
