@@ -121,7 +121,7 @@ def foreign(path: Path) -> str:
     """Why a file or folder may hold what another user wrote; empty if only this user (or root) could write it."""
     status = path.lstat()
     if status.st_uid not in (os.getuid(), 0):
-        return f"{path.name} belongs to user {status.st_uid}, not to {os.getuid()}"
+        return f"{path.name} belongs to {user_name(status.st_uid)}, not to {user_name(os.getuid())}"
     if stat.S_ISLNK(status.st_mode):
         return f"{path.name} is a symbolic link"
     if status.st_mode & stat.S_IWOTH and not (status.st_mode & stat.S_ISVTX):

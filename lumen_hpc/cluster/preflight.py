@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from lumen_hpc import files
 from lumen_hpc.cluster import import_cost, ready, slurm
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
@@ -38,6 +40,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
         yield from ready.entities(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
+        yield from others_run(run.folder)
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
@@ -108,6 +111,15 @@ def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
     """Raises UserError where the data-use rules are broken; called before every submission."""
     for result in data_use(settings, profile, folder):
         raise UserError(f"{result.message}; {result.fix}")
+
+
+def others_run(folder: Path) -> Iterator[CheckResult]:
+    """A run's folder in which another user could change what the jobs of this one run."""
+    if folder.is_dir() and (reason := files.foreign(folder.resolve())):
+        fix = "choose another run=NAME"
+        if weights := next(folder.glob("train-*/final"), None):
+            fix += f"; stage=serve and stage=export take its model with weights={shlex.quote(str(weights))}"
+        yield CheckResult("bad", f"{folder}: {reason}; others could change what your jobs run there", fix)
 
 
 def _folder(folder: Path, name: str, room_gb: float) -> Iterator[CheckResult]:

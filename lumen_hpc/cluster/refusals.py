@@ -169,6 +169,7 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     stages = {item.step.stage.name for item in plans if item.packs}
     found = [
         *ready.variables(request.profile, request.runs),
+        *preflight.others_run(request.folder),
         *_moved(request, plans),
         *ready.needed(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),

@@ -93,10 +93,8 @@ def prepare_folder(run: Run) -> None:
         if is_shared and (reason := files.replaceable(run.folder)):
             raise UserError(f"{run.folder}: {reason}, and put another run there: choose another with runs=FOLDER")
         run.folder.mkdir(parents=True, exist_ok=True)
-        if reason := files.foreign(run.folder.resolve()):
-            raise UserError(
-                f"{run.folder}: {reason}; others could change what your jobs run there: choose another run=NAME"
-            )
+        for result in preflight.others_run(run.folder):
+            raise UserError(f"{result.message}; fix: {result.fix}")
         run.keep_private()
         if run.restricted:
             run.folder.chmod(0o700)

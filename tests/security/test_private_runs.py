@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import launch
 from lumen_hpc.cluster import commands, snapshot, submit
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import saved
@@ -146,6 +147,21 @@ def test_nothing_is_submitted_from_a_folder_that_another_user_controls(tmp_path,
     with pytest.raises(UserError, match=r"lumen: lumen (belongs to user 12345|may be written by any user).*run=NAME"):
         submit.prepare_folder(run)
     assert list(run.folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_another_users_run_is_refused_in_the_dry_run_too_and_its_model_can_be_served(tmp_path, capsys):
+    words = [f"runs={tmp_path}", "run=theirs", "recipe=smoke", "profile=local"]
+    request = resolve(["stage=full", *words])
+    final = request.folder / "train-lumen" / "final"
+    final.mkdir(parents=True)
+    saved.save(request, request.folder / "config.yaml")
+    os.chown(request.folder, 12345, -1)
+    for command in (["stage=full", "dry_run=true"], ["stage=serve", "dry_run=true"], ["check"]):
+        launch.main([*command, *words])
+        out = " ".join(capsys.readouterr().out.split())
+        assert "theirs belongs to user 12345, not to root; others could change what your jobs run there" in out
+        assert f"choose another run=NAME; stage=serve and stage=export take its model with weights={final}" in out
 
 
 @pytest.mark.usefixtures("umask")
