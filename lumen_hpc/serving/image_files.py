@@ -29,6 +29,8 @@ def image_files(image: str | Path, reference: str | Path | None = None, days: in
 
 def image_bytes(name: str, path: str | Path) -> bytes:
     """An image file as it is; raises UserError, by the name under which it was given, if it cannot be read."""
+    if not isinstance(path, str | os.PathLike):  # an opened image or an array has lost how its file was encoded
+        raise UserError(f"{name}: takes the path of a JPG, PNG or DICOM file, not a {type(path).__name__}")
     if re.match(r"[a-z]{2,}:", str(path), re.I) and not os.path.exists(path):
         raise UserError(f"{name}={path}: an address; no address is read: give a JPG, PNG or DICOM file of this machine")
     try:

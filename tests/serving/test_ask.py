@@ -135,6 +135,8 @@ def test_what_cannot_be_asked_is_refused_in_a_line(made, model, tmp_path):
         ({"question": "what?", "image": "https://site/a.png"}, "image=https://site/a.png: an address; no address is"),
         ({"question": "what?", "image": f"file://{main}"}, "main.png: an address; no address is read"),
         ({"question": "what?", "image": main, "reference": main, "days": 10**20}, "at most 36525, a century"),
+        ({"question": "what?", "image": np.zeros((8, 8), np.uint8)}, "image: takes the path .* not a ndarray"),
+        ({"question": "what?", "image": main, "reference": Image.open(main)}, "reference: takes the path .*, not a "),
         ({"question": "what?", "image": tmp_path / "none.png"}, "none.png: No such file"),
         ({"question": "what?", "image": tmp_path / "broken.png"}, r"image=.*broken\.png is truncated"),
         ({"question": "what?", "image": tmp_path / "notes.txt", "reference": tmp_path / "notes.txt"},
