@@ -19,8 +19,10 @@ fi
   || { echo "setup: no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
 echo "environment: installing into $venv (about 2 minutes and 4 GB)"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
-pip install "$(grep '^torch==' "$lock")"
-pip install --no-deps -r <(grep -v '^torch==' "$lock")
+pip install --no-compile "$(grep '^torch==' "$lock")"
+pip install --no-compile --no-deps -r <(grep -v '^torch==' "$lock")
 pip install --no-deps --no-build-isolation -e .
+# pip compiles on one core, which is most of its time; templates that are no Python fail, and nobody imports them.
+"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true
 echo "$want" > "$stamp"
 echo "environment: $venv is ready"
