@@ -21,20 +21,22 @@ demo-outcomes: setup
 
 test: test-unit test-whole test-cluster
 
-# A process a core, each with a test cluster of its own, and the tests of a file in one: they share what they set up.
-# tests/conftest.py says in which order.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The tests of a file are in one process: they share what they set up. tests/conftest.py says in which order.
+SIDE_BY_SIDE := --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+A_CORE := -n logical
+# Each process has a test cluster of its own, which often waits for Slurm's clocks alone.
+ONE_MORE := -n $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 test-unit: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests --ignore=tests/whole -m "not cluster" $(SIDE_BY_SIDE)
+	$(RUN) -m pytest tests --ignore=tests/whole -m "not cluster" $(A_CORE) $(SIDE_BY_SIDE)
 
 test-whole: setup
-	$(RUN) -m pytest tests/whole $(SIDE_BY_SIDE)
+	$(RUN) -m pytest tests/whole $(A_CORE) $(SIDE_BY_SIDE)
 
 test-cluster: setup
 	@scripts/install_slurm.sh
-	$(RUN) -m pytest tests/cluster -m cluster $(SIDE_BY_SIDE)
+	$(RUN) -m pytest tests/cluster -m cluster $(ONE_MORE) $(SIDE_BY_SIDE)
 
 lint: setup
 	$(RUN) -m ruff check .
