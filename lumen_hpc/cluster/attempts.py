@@ -73,8 +73,22 @@ class Attempts:
         self._record("began", **self.requested)
 
     def ended(self, event: str) -> None:
-        waited = {"waited": round(self.waited, 3)} if self.waited else {}
-        self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **waited)
+        more: dict[str, Any] = {"waited": round(self.waited, 3)} if self.waited else {}
+        # Asked last, since it could start CUDA before the work forks; and not of a driver that may hang.
+        if event != "stuck" and (blind := self._blind()):
+            print(f"pack {self.pack}: {blind}", file=sys.stderr, flush=True)
+            more["blind"] = blind
+        self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **more)
+
+    def _blind(self) -> str:
+        """What a task with GPUs says where torch, which it has loaded, sees none; else empty.
+
+        An environment whose torch does not fit the node's driver computes on the CPU, right and for days.
+        """
+        torch = sys.modules.get("torch")
+        if not self.requested["gpus"] or torch is None or torch.cuda.is_available():
+            return ""
+        return f"it asks for GPUs, and torch {torch.__version__} sees none on {socket.gethostname()}"
 
     def failure(self, shards: list[int], error: Exception) -> None:
         """Records a failure with its traceback; the log has it too.

@@ -19,6 +19,8 @@ RUNNING = (
 )  # fmt: skip
 """States of a job that holds nodes."""
 
+SEES_NO_GPU = "a torch that fits the nodes' CUDA driver (nvidia-smi there shows it), or resources without GPUs"
+
 
 @dataclass
 class StepStatus:
@@ -39,6 +41,8 @@ class StepStatus:
     failures: list[dict[str, Any]] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     """Why its tasks are pending, where others being first is not all."""
+    notes: list[str] = field(default_factory=list)
+    """What its tasks noticed, though nothing failed."""
     progress: str = ""
     """How far and how fast the shard under way is, by its own measurement."""
     logs: str = ""
@@ -82,6 +86,7 @@ def _counted(run: Run, step: Step, everything: list[Step]) -> tuple[StepStatus, 
     missing = plan.missing(run, step, everything)
     found = StepStatus(step.name, "", shards - len(missing), shards, logs=str(folder / "logs"))
     found.gpu_hours = sum(line["gpu_seconds"] for line in manifest.latest(folder).values()) / 3600
+    found.notes = [f"{blind}; fix: {SEES_NO_GPU}" for blind in triage.blind(folder)]
     return found, missing
 
 

@@ -108,7 +108,7 @@ def parts(run: Run, found: list[StepStatus]) -> list[RenderableType]:
 
 def _details(item: StepStatus) -> list[str]:
     lines = [f"{item.step}: {item.progress}"] if item.progress else []
-    lines += [f"{item.step}: {line}" for line in item.waits]
+    lines += [f"{item.step}: {line}" for line in (*item.waits, *item.notes)]
     for kind in item.failures:
         where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
         lines += [f"{item.step}: {kind['count']}x {kind['error']}{where}", f"   fix: {kind['fix']}"]

@@ -115,6 +115,14 @@ def unended(folder: Path) -> list[dict[str, Any]]:
     return [row for row in last.values() if row["event"] == "began"]
 
 
+def blind(folder: Path) -> list[str]:
+    """What the last attempts of the newest submission say of GPUs that they asked for and did not see, each once."""
+    rows = manifest.read(folder / "attempts.jsonl")
+    newest = max((row["chain"] for row in rows), default="")
+    last = {row["pack"]: row.get("blind") for row in rows if row["chain"] == newest and row["event"] != "began"}
+    return sorted({text for text in last.values() if text})
+
+
 def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> list[FailureKind]:
     """Finished shards that are missing only because their files are no longer those of their manifest lines."""
     folder, count = run.folder / step.name, step.stage.shards(run.settings)

@@ -3,15 +3,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lumen_hpc.cluster import snapshot, worker
+from lumen_hpc.cluster import snapshot, status, status_table, worker
 from lumen_hpc.cluster.attempts import Attempts
 from lumen_hpc.cluster.stage import Run, Stage, Step
 from lumen_hpc.cluster.worker import Stop
+from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
 
 
@@ -83,6 +87,38 @@ def test_a_pack_is_given_up_after_exactly_its_crashes(
         attempts.began()
     start(monkeypatch, "99")
     assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sees", "noted"), [(1, False, True), (1, True, False), (0, False, False), (1, None, False)]
+)
+def test_a_task_that_asks_for_gpus_and_sees_none_is_named_by_status(
+    run: Run,
+    stages: list[Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    gpus: int,
+    sees: bool | None,
+    noted: bool,
+) -> None:
+    """A torch that does not fit the node's driver computes on the CPU, and everything else looks well."""
+    step = Step(stages[0])
+    monkeypatch.setenv("LUMEN_SUBMISSION", "0001")
+    run.profile.resources[step.stage.resources] = Resources(gpus=gpus)
+    torch = SimpleNamespace(__version__="2.13.0", cuda=SimpleNamespace(is_available=lambda: sees))
+    if sees is None:  # the work needs no torch
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "torch", torch)
+    start(monkeypatch, "7")
+    for pack in (0, 1):
+        attempts = Attempts(run, step, pack, rank=0)
+        attempts.began()
+        attempts.ended("done")
+    found = status.by_files(run, [step.stage])[0]
+    shown = status_table._text(status_table.parts(run, [found]))
+    line = f"{step.name}: it asks for GPUs, and torch 2.13.0 sees none on {socket.gethostname()}; fix: "
+    assert (shown.count(line), "torch 2.13.0 sees none" in capsys.readouterr().err) == (int(noted), noted)
 
 
 def test_an_input_error_ends_the_tries_at_its_own_shards_only(
