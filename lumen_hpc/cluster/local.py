@@ -23,6 +23,10 @@ COLUMNS = (
     SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
 )  # fmt: skip
 
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+"""Has glibc keep what a task frees. By default it gives large blocks back to the system, and clearing each tensor's
+pages once more costs a step of the demo a tenth of its time. Blocks of more than 32 MiB still go back."""
+
 
 class Failed(Exception):
     """A step did not finish; the message says which, why and where to look."""
@@ -122,6 +126,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
         "OMP_NUM_THREADS": str(item.resources.cpus),
         # Threads that wait spin by default: beside anything else on these cores, a step then takes four times as long.
         "OMP_WAIT_POLICY": "passive",
+        **KEPT_MEMORY,
         orphans.LAUNCHER: str(os.getpid()),
         **{name: os.path.expandvars(value) for name, value in run.profile.environment.items()},
     }

@@ -1,9 +1,10 @@
-"""Runs on this machine: what Ctrl-C does while a step starts, and what an edit does."""
+"""Runs on this machine: what Ctrl-C does while a step starts, what an edit does, and what tasks do with memory."""
 
 from __future__ import annotations
 
 import io
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -46,9 +47,9 @@ class Interrupted:
         return self.started[-1]
 
 
-def test_ctrl_c_while_a_step_starts_stops_the_run_and_every_task_that_was_started(
-    request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interrupted_run(request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose first task was started, in `os.environ`, and interrupted."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(submitit, "LocalExecutor", Interrupted)
     request_here.profile.executor = "local"
@@ -62,7 +63,30 @@ def test_ctrl_c_while_a_step_starts_stops_the_run_and_every_task_that_was_starte
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_a_step_starts_stops_the_run_and_every_task_that_was_started(interrupted_run: None) -> None:
     assert [job.received for job in Interrupted.started] == [[signal.SIGTERM]]
+
+
+REUSE = """
+import resource
+import numpy as np
+def use():
+    return [np.ones(3 << 20, np.uint8) for _ in range(8)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""The page faults of 24 MiB of memory that is freed and taken again ten times: 6,144 pages each time, or none."""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+def test_a_task_keeps_the_memory_that_it_frees(interrupted_run: None) -> None:
+    faults = subprocess.check_output([sys.executable, "-c", REUSE], env=os.environ, text=True)
+    assert int(faults) < 1000
 
 
 def test_an_edit_during_a_run_does_not_reach_the_steps_to_come(tmp_path: Path) -> None:
