@@ -219,7 +219,8 @@ class Train:
     workers: int = runtime_only(4, low=1)
     """Threads a rank that decode images ahead."""
     cache_images_gb: float = runtime_only(0.0)
-    """Memory a rank for decoded images [GiB]; worth it where they are small, as the demo's."""
+    """Memory a rank for decoded images [GiB], and on CPUs as much for a frozen vision tower's features of them; worth
+    it where they are small, as the demo's."""
     stuck_after: int = runtime_only(600, low=1)
     """Seconds without a step after which a training job ends itself; `profile.stuck_after_s` if that is fewer."""
 

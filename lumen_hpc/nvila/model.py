@@ -26,6 +26,7 @@ from .group import Alone
 from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
 from .projector import Projector
+from .tower_cache import TowerCache
 from .vision import Pictures, encode
 
 
@@ -73,6 +74,8 @@ class NVILA(nn.Module):
         """Tiles that the vision tower sees in one call."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
+        self.tower_cache: TowerCache | None = None
+        """Keeps a frozen tower's features, on a CPU alone: elsewhere a look at the tiles would be waited for."""
         self.group = Alone()
         """How processes divide a batch: `embed` divides tiles and joins their features, on each process for all places.
         Who calls `decode` divides the positions."""
@@ -132,6 +135,7 @@ class NVILA(nn.Module):
             self.tiles_at_once,
             self.sync_tower_calls,
             self.group,
+            self.tower_cache,
         )
         embeds = self.llm.model.embed_tokens(batch.token_ids.clamp_min(0)) + pictures.zero
         if pictures.features:

@@ -12,6 +12,7 @@ from .config import Block, NVILAConfig
 from .group import Alone
 from .preprocess import normalise
 from .s2 import flatten, join_scales
+from .tower_cache import TowerCache
 
 
 @dataclass
@@ -56,6 +57,7 @@ def encode(
     tiles_at_once: int,
     sync_tower_calls: Callable[[int], int],
     group: Alone | None = None,
+    cache: TowerCache | None = None,
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
 
@@ -63,23 +65,30 @@ def encode(
     number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing
     calls take one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that
     its backward pass runs too. `group`: the processes with the same `tiles`, which divide them and join their features.
+    `cache`: of a frozen tower's features, where calls need no agreement.
     """
     weight = next(projector.parameters())
     group = group or Alone()
-    pixels = normalise(group.own(tiles).to(weight.device), weight.dtype)
-    parts = list(pixels.split(tiles_at_once)) if len(pixels) else []
-    calls = sync_tower_calls(len(parts))
-    hidden = [tower_hidden(tower, part, config.select_layer) for part in parts]
+    own = group.own(tiles)
+    pixels = normalise(own.to(weight.device), weight.dtype)
+    own_calls = -(-len(pixels) // tiles_at_once)
+    calls = sync_tower_calls(own_calls)
+
+    def hidden_at(places: Sequence[int] | slice) -> torch.Tensor:
+        parts = pixels[places].split(tiles_at_once)
+        return torch.cat([tower_hidden(tower, part, config.select_layer) for part in parts])
+
     blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
     zero = pixels.new_zeros(())
-    for _ in range(len(parts), calls):
+    for _ in range(own_calls, calls):
         zero = zero + tower_hidden(tower, blank, config.select_layer).sum() * 0
-    if not parts:
+    if not own_calls:
         nothing = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
         if calls:  # a batch of text alone: the projector must run as well
             zero = projector(nothing.new_zeros(1, *nothing.shape[1:]) + zero).sum() * 0
         return Pictures([], pixels, nothing, nothing, nothing, zero)
-    features = group.joined(torch.cat(hidden), len(tiles))
+    hidden = hidden_at(slice(None)) if cache is None else cache.of(own, hidden_at)
+    features = group.joined(hidden, len(tiles))
     joined, grids = join_scales(features, blocks, config) if config.s2 else (features, [(1, 1)] * len(features))
     projected = group.joined(projector(group.own(joined)), len(joined))
     pictures = projected.split([rows * columns for rows, columns in grids])

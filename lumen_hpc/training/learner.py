@@ -13,6 +13,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, Batch, layers
 from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.tower_cache import TowerCache
 from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
@@ -52,6 +53,8 @@ class Learner(torch.nn.Module):
             module.requires_grad_(False)
         if train.adapter.kind == "lora":
             adapters.inject(model, train, seed)
+        if train.cache_images_gb and _repeats(model.vision_tower) and not torch.cuda.is_available() and train.zero != 3:
+            model.tower_cache = TowerCache(train.cache_images_gb)
         self.quantised = train.quantised
         compiled = train.compiled is True
         if compiled and self.quantised:
@@ -100,6 +103,12 @@ class Learner(torch.nn.Module):
     def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """State with the names that NVILA itself uses."""
         return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def _repeats(tower: torch.nn.Module) -> bool:
+    """Whether a tower makes the same features of a tile at every step: it is frozen, and drops nothing at random."""
+    frozen = not any(parameter.requires_grad for parameter in tower.parameters())
+    return frozen and not tower.config.attention_dropout
 
 
 def _after_selected(model: NVILA) -> list[torch.nn.Module]:

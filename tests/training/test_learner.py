@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Train
+from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.samples import Micro
 from tests.nvila.conftest import make_family, records  # noqa: F401  (a fixture)
@@ -49,3 +49,26 @@ def test_a_wait_would_be_seen():
     with Waits() as waits:
         float(torch.ones(3).sum())
     assert waits.seen["_local_scalar_dense"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"tune": ["projector", "llm"]}, True),
+        ({"tune": ["projector", "llm"], "zero": 3}, False),  # whose calls of the tower the ranks agree on
+        ({"tune": ["projector", "llm"], "cache_images_gb": 0.0}, False),
+        ({}, False),
+        ({"tune": ["vision_tower", "llm"], "adapter": Adapter(kind="lora")}, False),
+    ],
+)
+def test_features_are_kept_of_a_frozen_tower_alone(settings, kept):
+    train = Train(**{"zero": 1, "checkpointing": "none", "compiled": False, "cache_images_gb": 1.0} | settings)
+    learner = Learner(make_family("resize"), train)
+    assert (learner.model.tower_cache is not None) == (kept and not torch.cuda.is_available())
+
+
+def test_no_features_are_kept_of_a_tower_that_drops_some_at_random():
+    model = make_family("resize")
+    model.vision_tower.config.attention_dropout = 0.1
+    train = Train(tune=["llm"], zero=1, checkpointing="none", compiled=False, cache_images_gb=1.0)
+    assert Learner(model, train).model.tower_cache is None

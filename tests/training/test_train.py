@@ -53,6 +53,9 @@ def trained(dataset, tmp_path_factory):
     nodes = run("node_shards", zero=3, node_shards=True, checkpoint_every=2) | {"nodes": 2}
     start(nodes | {"stop_at": 3}, nodes, world_size=4)
     early = run("early") | {"stop_at": 1}  # to stop before the first step
+    frozen_twice = {"tune": ["projector", "llm"], "epochs": 2.4}
+    kept = run("kept", **frozen_twice, cache_images_gb=0.1)
+    start(run("not_kept", **frozen_twice), kept | {"stop_at": 5}, kept, world_size=1)
     frozen = run("frozen", tune=["projector", "llm"], zero=3, checkpointing="full")
     start(run("one"), run("separate", shared_prefix=False), frozen, early, run("short", epochs=0.4), world_size=1)
     return folder
@@ -231,3 +234,8 @@ def test_every_rank_names_the_bad_record_that_one_of_them_met(dataset, tmp_path)
         assert f"the first is record {number} " in text and "its images are not a list of paths" in text
         assert f"records.jsonl line {number}: not JSON" in text
         assert "Connection closed" not in text
+
+
+def test_a_frozen_towers_kept_features_change_no_bit_also_where_a_training_goes_on(trained):
+    assert len(toy.metrics(trained / "kept")) == 12
+    assert toy.metrics(trained / "kept") == toy.metrics(trained / "not_kept")
