@@ -47,9 +47,9 @@ class PaddedSpans:
         return cls(queries, keys, bias[:, None])
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """q [places, heads, d], k and v [places, kv heads, d] -> [spans · longest, heads, d]."""
-        q = _gather(q, self.queries)
-        k, v = _gather(k, self.keys), _gather(v, self.keys)
+        """At the batch's places, q [spans · longest, heads, d], k and v alike -> [spans · longest, heads, d]."""
+        q = q.unflatten(0, self.queries.shape).transpose(1, 2)
+        k, v = (x.unflatten(0, self.keys.shape).transpose(1, 2) for x in (k, v))
         bias = None if self.bias is None else self.bias.to(q.dtype)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, is_causal=bias is None, scale=scale, enable_gqa=True
@@ -57,16 +57,14 @@ class PaddedSpans:
         return out.transpose(1, 2).flatten(0, 1)
 
 
-def _gather(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """[places, heads, d] -> [spans, heads, longest, d]."""
-    return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
-
-
 @dataclass(frozen=True)
 class PaddedBatches:
     """All spans of some rows, and where each place finds its result."""
 
     batches: list[PaddedSpans]
+    queries: torch.Tensor
+    """int64, those of all batches one after the other, and their keys: a gather has a gradient as long as the rows."""
+    keys: torch.Tensor
     source: torch.Tensor
     """int64 [rows · length], places in the results one after the other; places that no span covers find zeros."""
 
@@ -85,13 +83,19 @@ class PaddedBatches:
         source = torch.full((rows * length,), total)
         if batches:
             source[torch.cat(owners)] = torch.cat(places)
-        return cls(batches, source)
+        none = source[:0]
+        queries = torch.cat([none, *(batch.queries.flatten() for batch in batches)])
+        keys = torch.cat([none, *(batch.keys.flatten() for batch in batches)])
+        return cls(batches, queries, keys, source)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """q [rows, heads, T, d], k and v [rows, kv heads, T, d] -> [rows, T, heads, d]."""
         rows, heads, length, width = q.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-        results = [batch.attend(q, k, v, scale) for batch in self.batches]
+        queries = q.index_select(0, self.queries).split([batch.queries.numel() for batch in self.batches])
+        sizes = [batch.keys.numel() for batch in self.batches]
+        keys, values = (x.index_select(0, self.keys).split(sizes) for x in (k, v))
+        results = [b.attend(*qkv, scale) for b, qkv in zip(self.batches, zip(queries, keys, values))]
         found = torch.cat([*results, q.new_zeros(1, heads, width)])
         return found.index_select(0, self.source).view(rows, length, heads, width)
 

@@ -46,6 +46,14 @@ def test_spans_of_like_size_are_one_call():
     assert PaddedBatches.of([Span(0, n, n + 1) for n in range(9)], 1, 9).batches[0].queries.shape == (9, 1)
 
 
+def test_one_gather_of_queries_keys_and_values_serves_all_calls():
+    """The gradient of each is as long as the rows."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        _found("sdpa")
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert (calls["aten::index_select"], calls["aten::index_add_"]) == (4, 4)  # and one that puts results in place
+
+
 @pytest.mark.parametrize(("longest", "calls"), [(11, 1), (12, 2), (30, 2)])
 def test_padding_is_bounded(longest, calls):
     spans = [Span(0, 10 * n, 10 * n + 10) for n in range(5)] + [Span(0, 50, 50 + longest)]
