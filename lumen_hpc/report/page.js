@@ -147,5 +147,6 @@
     if (next) { next.focus(); next.click(); }
   });
   filter();
-  addEventListener("pageshow", filter); // Back brings the form's words with it, after this file has run
+  // Back brings the form's words with it after this file has run; a page that was kept whole has its case still.
+  addEventListener("pageshow", (event) => { if (!event.persisted) filter(); });
 })();
