@@ -40,7 +40,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
         yield from ready.entities(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
-        yield from others_run(run.folder)
+        yield from others_run(run)
         yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
@@ -113,8 +113,12 @@ def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
         raise UserError(f"{result.message}; {result.fix}")
 
 
-def others_run(folder: Path) -> Iterator[CheckResult]:
-    """A run's folder in which another user could change what the jobs of this one run."""
+def others_run(run: Run) -> Iterator[CheckResult]:
+    """A run's folder in which another user could change what the jobs of this one run, or which one could exchange."""
+    folder = run.folder
+    is_shared = run.restricted or run.profile.executor == "slurm"  # else the machine may be a container of its own
+    if is_shared and (reason := files.replaceable(folder)):
+        yield CheckResult("bad", f"{folder}: {reason}, and put another run there", "choose another with runs=FOLDER")
     if folder.is_dir() and (reason := files.foreign(folder.resolve())):
         fix = "choose another run=NAME"
         if weights := next(folder.glob("train-*/final"), None):

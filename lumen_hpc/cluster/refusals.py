@@ -11,7 +11,7 @@ from lumen_hpc import files
 from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch, slurm
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
-from lumen_hpc.cluster.stage import Pipeline, Step
+from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import remembered, unread
 from lumen_hpc.config.request import SHORTHANDS, Request
 from lumen_hpc.errors import UserError
@@ -169,7 +169,7 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     stages = {item.step.stage.name for item in plans if item.packs}
     found = [
         *ready.variables(request.profile, request.runs),
-        *preflight.others_run(request.folder),
+        *preflight.others_run(Run(request.folder, request.settings, request.profile)),
         *_moved(request, plans),
         *ready.needed(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),

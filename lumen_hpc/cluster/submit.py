@@ -85,16 +85,18 @@ def layout(folder: Path) -> str:
     return files.read_bytes(path)[:20].decode(errors="replace").strip() if path.exists() else ""
 
 
+def _require_own(run: Run) -> None:
+    for result in preflight.others_run(run):
+        raise UserError(f"{result.message}; fix: {result.fix}")
+
+
 def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data is restricted, and never writable for everyone."""
     os.umask(os.umask(0o077) | 0o002)  # Slurm passes it on to the jobs
     try:
-        is_shared = run.restricted or run.profile.executor == "slurm"  # else the machine may be a container of its own
-        if is_shared and (reason := files.replaceable(run.folder)):
-            raise UserError(f"{run.folder}: {reason}, and put another run there: choose another with runs=FOLDER")
+        _require_own(run)
         run.folder.mkdir(parents=True, exist_ok=True)
-        for result in preflight.others_run(run.folder):
-            raise UserError(f"{result.message}; fix: {result.fix}")
+        _require_own(run)  # another user may have been faster
         run.keep_private()
         if run.restricted:
             run.folder.chmod(0o700)

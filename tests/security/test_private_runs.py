@@ -149,6 +149,20 @@ def test_nothing_is_submitted_from_a_folder_that_another_user_controls(tmp_path,
     assert list(run.folder.iterdir()) == []
 
 
+def test_a_folder_of_runs_that_any_user_may_write_is_named_before_a_submission(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    runs.mkdir(mode=0o777)
+    runs.chmod(0o777)
+    words = [f"runs={runs}", "recipe=smoke", "profile=h100"]
+    for command in (["stage=full", "dry_run=true"], ["check"]):
+        launch.main([*command, *words])
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"any user may rename what lies in {runs} (mode 0777, no sticky bit)" in out
+    with pytest.raises(UserError, match=r"any user may rename what lies in .*runs=FOLDER"):
+        submit.prepare_folder(submit.open_run(resolve(["stage=full", *words])))
+    assert list(runs.iterdir()) == []
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_another_users_run_is_refused_in_the_dry_run_too_and_its_model_can_be_served(tmp_path, capsys):
     words = [f"runs={tmp_path}", "run=theirs", "recipe=smoke", "profile=local"]
