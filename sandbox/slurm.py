@@ -43,6 +43,9 @@ LONGEST_FOLDER = 80
 """A unix socket's path ends at 107 characters, and ours are a few below the folder."""
 PATIENCE_S = 120
 """How long a step of starting or asking may take; on an idle machine each takes well under a second."""
+PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25
+"""Between two looks of a wait. The pause is four times the look: what asks Slurm all the time takes a fifth of a core
+from the jobs that it waits for, while files may be looked at often."""
 NODE_MARK = "LUMEN_TEST_NODE"
 """In the environment of a node's slurmd and slurmstepds: the folder and the node they belong to."""
 
@@ -201,10 +204,13 @@ class Cluster:
     def wait(self, reached: Callable[[], object], seconds: float, what: str) -> None:
         """Poll until `reached()` is true; raise ClusterError with the logs' tails after `seconds`."""
         deadline = time.monotonic() + seconds
+        asked = time.monotonic()
         while not reached():
-            if time.monotonic() > deadline:
+            answered = time.monotonic()
+            if answered > deadline:
                 raise ClusterError(f"waited {seconds} s for: {what}\n{self._tails()}")
-            time.sleep(0.05)
+            time.sleep(min(LONGEST_PAUSE_S, max(PAUSE_S, 4 * (answered - asked))))
+            asked = time.monotonic()
 
     def alive(self, name: str) -> bool:
         """Whether this daemon (slurmctld, munged, n1, …) of this cluster runs."""
