@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.training import speed
 
 STAGE = Stage(
     name="pretrain",
@@ -28,6 +29,7 @@ STAGE = Stage(
         "instruct.outcomes",
         "instruct.timelines",
     ),
+    progress=lambda settings, folder: speed.of_pretraining(folder, settings.pretrain),
     enabled=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
 )
 

@@ -78,3 +78,8 @@ class Pretrain:
     """Steps of the vision expert (tower and projector as a classifier)."""
     base_steps: int = 120
     """Steps of diagnostic instruction of the tiny base model."""
+
+    @property
+    def steps(self) -> int:
+        """Of both trainings; those of one take about as long as those of the other."""
+        return self.expert_steps + self.base_steps

@@ -8,6 +8,7 @@ That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,9 +52,10 @@ def pretrain(
 ) -> list[Path]:  # fmt: skip
     """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
 
-    `expert_settings` and `instruct` define the form of the base's questions, as they do for stage `instruct`. The
-    tokenizer learns `more_texts` too.
+    Beside them `metrics.jsonl` has a row for each step of the two trainings. `expert_settings` and `instruct` define
+    the form of the base's questions, as they do for stage `instruct`. The tokenizer learns `more_texts` too.
     """
+    followed = _Steps(folder, settings)
     torch.manual_seed(seed)
     pixels, targets, timelines = experts.make_images(seed + SEED_OFFSET, settings.patients, SIZE)
     read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
@@ -61,27 +63,41 @@ def pretrain(
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     steps = experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed)
-    _report((step["loss"] for step in steps), "expert", settings.expert_steps, beat)
+    followed.follow((step["loss"] for step in steps), "expert", settings.expert_steps, beat)
     experts.save_expert(expert, folder / "expert.safetensors")
     expert_sentences = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
     records = [r for r in phantom_records.records(timelines, instruct, seed, expert_sentences=expert_sentences)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
-    _report(train_base(model, records, steps=settings.base_steps, seed=seed), "base", settings.base_steps, beat)
+    losses = train_base(model, records, steps=settings.base_steps, seed=seed)
+    followed.follow(losses, "base", settings.base_steps, beat)
     model.config = model.config.with_prompt_form(PromptForm.trained(expert_text=instruct.expert_text))
     save(model, folder / "nvila")
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
 
 
-def _report(losses: Iterator[float], what: str, steps: int, beat: Beat) -> None:
-    """Goes through the steps of a training, with a line for the log at the last one and now and then before."""
-    began = shown = time.monotonic()
-    for number, loss in enumerate(losses, 1):
-        beat()
-        now = time.monotonic()
-        if number == steps or now - shown >= EVERY_S:
-            shown = now
-            eta = "" if number == steps else f", ETA {spell((now - began) / number * (steps - number))}"
-            print(f"{what} step {number}/{steps}: loss {loss:.3f}{eta}", flush=True)
+class _Steps:
+    """The steps of both trainings, in `metrics.jsonl`: from it `status` says how far they are (speed.py)."""
+
+    def __init__(self, folder: Path, settings: Pretrain) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._done, self._all = folder / "metrics.jsonl", 0, settings.steps
+        self._path.unlink(missing_ok=True)
+
+    def follow(self, losses: Iterator[float], what: str, steps: int, beat: Beat) -> None:
+        """Goes through the steps of a training, with a line for the log at the last one and now and then before."""
+        began = before = shown = time.monotonic()
+        with self._path.open("a", buffering=1) as file:
+            for number, loss in enumerate(losses, 1):
+                beat()
+                now = time.monotonic()
+                self._done += 1
+                timing = {"seconds": round(now - before, 3), "gpus": 1, "steps": self._all}
+                file.write(json.dumps({"step": self._done, "part": what, "loss": loss, "timing": timing}) + "\n")
+                before = now
+                if number == steps or now - shown >= EVERY_S:
+                    shown = now
+                    eta = "" if number == steps else f", ETA {spell((now - began) / number * (steps - number))}"
+                    print(f"{what} step {number}/{steps}: loss {loss:.3f}{eta}", flush=True)
 
 
 def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.config import schema
+from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.files import opened, read_bytes
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
@@ -110,9 +111,18 @@ def of_run(folder: Path, train: schema.Train) -> Progress | None:
 
     None also where the settings are no longer those of that training: it would start anew.
     """
-    if not _same(folder, train):
-        return None
-    rows = _last_rows(folder / "metrics.jsonl", RECENT)
+    return of_steps(folder / "metrics.jsonl") if _same(folder, train) else None
+
+
+def of_pretraining(folder: Path, pretrain: Pretrain) -> Progress | None:
+    """Progress of stage `pretrain`, whose two trainings count as one."""
+    found = of_steps(folder / "metrics.jsonl")
+    return found if found and found.steps == pretrain.steps else None
+
+
+def of_steps(path: Path) -> Progress | None:
+    """What the rows of a metrics.jsonl say; None before the second step."""
+    rows = _last_rows(path, RECENT)
     if not rows or rows[-1]["step"] < 2:
         return None
     last = rows[-1]["timing"]
@@ -125,7 +135,7 @@ def of_run(folder: Path, train: schema.Train) -> Progress | None:
         seconds=statistics.median(timing["seconds"] for timing in steady),
         gpus=last["gpus"],
         mfu=statistics.median(timing.get("mfu", 0.0) for timing in steady),
-        validation=_last_validation(folder / "metrics.jsonl"),
+        validation=_last_validation(path),
     )
 
 

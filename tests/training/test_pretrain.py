@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import jobs
 from lumen_hpc import nvila
+from lumen_hpc.cluster import lock, manifest, status
+from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.data_schema import Phantom, Pretrain
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data import findings_line
 from lumen_hpc.experts.phantom_expert import load_expert
@@ -32,7 +38,9 @@ def test_every_file_is_named_and_there(pretrained):
     assert paths[0] == folder / "expert.safetensors"
     assert (folder / "nvila" / "config.json") in paths
     assert all(path.is_file() for path in paths)
-    assert len(beats) == SMALL.expert_steps + SMALL.base_steps
+    assert len(beats) == SMALL.steps
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["part"]) for row in rows] == [(1, "expert"), (2, "expert"), (3, "base"), (4, "base")]
 
 
 def test_the_base_starts_from_the_experts_tower(pretrained):
@@ -57,11 +65,29 @@ def test_the_same_seed_makes_the_same_expert(pretrained, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_the_log_tells_how_far_it_is(monkeypatch, capsys):
+def test_the_log_tells_how_far_it_is(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=iter([0.0, 40.0, 80.0, 120.0]).__next__))
-    pretrain._report(iter([0.9, 0.5, 0.25]), "base", 3, lambda: None)
+    pretrain._Steps(tmp_path, SMALL).follow(iter([0.9, 0.5, 0.25]), "base", 3, lambda: None)
     lines = ["base step 1/3: loss 0.900, ETA 80 s", "base step 2/3: loss 0.500, ETA 40 s", "base step 3/3: loss 0.250"]
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_status_shows_how_long_both_trainings_will_take(monkeypatch, tmp_path):
+    run = Run(tmp_path, resolve(["stage=full", "profile=local"]).settings, Profile())
+    run.settings.pretrain = Pretrain(expert_steps=3, base_steps=5)
+    folder = run.path("pretrain")
+    times = iter([0.0, 9.0, 11.0, 13.0, 100.0, 102.0])
+    monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=times.__next__))
+    steps = pretrain._Steps(folder, run.settings.pretrain)
+    steps.follow(iter([3.0, 2.0, 1.0]), "expert", 3, lambda: None)
+    steps.follow(iter([4.0]), "base", 5, lambda: None)
+    manifest.append(folder / "attempts.jsonl", {"event": "began", "job": "", "chain": "", "pack": 0})
+    with lock.held(tmp_path):
+        found = status.of(run, [jobs.pretrain.STAGE])[0]
+    assert found.progress == "step 4 of 8, 2 s a step in 1 process, measured in this run"
+    assert found.eta_seconds == 8.0
+    pretrain._Steps(folder, run.settings.pretrain)
+    assert jobs.pretrain.STAGE.progress(run.settings, folder) is None, "a new attempt begins anew"
 
 
 def test_records_in_memory_show_the_images_and_say_what_the_stages_say():
