@@ -116,11 +116,11 @@ def ask(request: Request, run: Run) -> int:
             raise UserError(f"days={request.days}: takes a whole number of days") from None
     name, weights = request.settings.serve.model, request.settings.serve.weights
     weights_folder(run, name, weights)
-    image_files(request.image, request.reference or None, days)
+    files = image_files(request.image, request.reference or None, days)
     from lumen_hpc.serving.ask import read_question  # seconds: what the command line itself says is checked first
 
     raise_interrupts()
-    question = read_question(request.question, image=request.image, reference=request.reference or None, days=days)
+    question = read_question(request.question, files, days)
     for doubt in _doubts(question):
         print(f"lumen: {doubt}", file=sys.stderr)
     print(f"loading {weights or name} …", file=sys.stderr, flush=True)

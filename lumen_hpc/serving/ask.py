@@ -19,7 +19,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
-from lumen_hpc.serving.image_files import image_files
+from lumen_hpc.serving.image_files import ImageFile, image_files
 from lumen_hpc.serving.media import picture, taken_on
 from lumen_hpc.serving.question import require_days, require_no_mark, require_words
 
@@ -49,13 +49,10 @@ class Question:
     days: int | None
 
 
-def read_question(
-    text: str, *, image: str | Path, reference: str | Path | None = None, days: int | None = None
-) -> Question:
+def read_question(text: str, files: dict[str, ImageFile], days: int | None = None) -> Question:
     """What `TrainedModel.ask` is given, before any model is needed.
 
-    Raises UserError for a question that is empty or holds `<image>`, a file that cannot be read, and `days` without a
-    reference.
+    Raises UserError for a question that is empty or holds `<image>`, and for a file that is no radiograph.
     """
     require_words(text)
     try:
@@ -68,12 +65,11 @@ def read_question(
     except TypeError:
         raise UserError(f"days={days!r}: takes a whole number of days") from None
     require_days(days)
-    files = image_files(image, reference, days)
-    given = {"image": image, "reference": reference}
-    pictures = [picture(data, where=f"{name}={given[name]}") for name, data in files.items()]
-    if reference is not None and days is None:
-        days = _days_between(*files.values())
-    return Question(text.strip(), files, pictures, days)
+    pictures = [picture(file.data, where=file.where) for file in files.values()]
+    contents = {name: file.data for name, file in files.items()}
+    if "reference" in files and days is None:
+        days = _days_between(**contents)
+    return Question(text.strip(), contents, pictures, days)
 
 
 class TrainedModel:
@@ -93,9 +89,9 @@ class TrainedModel:
 
         Files are JPG, PNG or DICOM, decoded as in training. `days` are those from the reference to the image; without
         them the dates in the files count, and where these have none the prompt calls the distance unknown. Raises
-        UserError as `read_question` does.
+        UserError as `image_files` and `read_question` do.
         """
-        return self.answer(read_question(question, image=image, reference=reference, days=days))
+        return self.answer(read_question(question, image_files(image, reference, days), days))
 
     def answer(self, question: Question) -> Reply:
         """The greedy answer to a question that was read."""

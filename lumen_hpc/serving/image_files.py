@@ -1,9 +1,10 @@
-"""The image files that a question names, as they are: read without torch, so that a wrong path is said at once."""
+"""The image files that a question names, as they are: read without torch, so that a wrong path is found at once."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.errors import UserError
@@ -13,8 +14,17 @@ LARGEST = 128 * 2**20
 """Bytes of an image file that are taken."""
 
 
-def image_files(image: str | Path, reference: str | Path | None = None, days: int | None = None) -> dict[str, bytes]:
-    """The bytes of `reference`, if there is one, and of `image`, in this order.
+@dataclass(frozen=True)
+class ImageFile:
+    where: str
+    """The name under which it was given, and its path: image=PATH."""
+    data: bytes
+
+
+def image_files(
+    image: str | Path, reference: str | Path | None = None, days: int | None = None
+) -> dict[str, ImageFile]:
+    """The files of `reference`, if there is one, and of `image`, in this order.
 
     Raises UserError for a file that cannot be read, and for `days` without a reference.
     """
@@ -24,7 +34,7 @@ def image_files(image: str | Path, reference: str | Path | None = None, days: in
             "will be says its days itself, such as: what will have changed after 30 days?"
         )
     given = {"image": image} if reference is None else {"reference": reference, "image": image}
-    return {name: image_bytes(name, path) for name, path in given.items()}
+    return {name: ImageFile(f"{name}={path}", image_bytes(name, path)) for name, path in given.items()}
 
 
 def image_bytes(name: str, path: str | Path) -> bytes:

@@ -15,6 +15,7 @@ import launch
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
 from lumen_hpc.errors import UserError
+from lumen_hpc.serving import image_files
 from lumen_hpc.serving.ask import TrainedModel
 from lumen_hpc.training.predict import open_predictor
 from tests.data.test_images import dicom
@@ -207,6 +208,16 @@ def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, w
     assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
     assert len(said) == bool(doubt) and doubt in "".join(said)
+
+
+def test_the_terminal_reads_an_image_once(made, monkeypatch, capsys):
+    """Of a pipe or a slow file system the second reading would be another file."""
+    read, whole = [], image_files.image_bytes
+    monkeypatch.setattr(image_files, "image_bytes", lambda name, path: read.append(name) or whole(name, path))
+    monkeypatch.chdir(made)
+    images = ["image=0-main.png", "reference=0-reference.png"]
+    assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *images, DIFFERENCE]) == 0
+    assert read == ["reference", "image"]
 
 
 def test_a_run_that_has_not_trained_the_model_says_so(tmp_path):
