@@ -41,7 +41,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
         yield from others_run(run)
-        yield from _folder(run.folder, "run folder", ROOM_GB[run.settings.data.source])
+        yield from _folder(run.folder, ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
     yield from ready.setup(run.profile)
@@ -126,20 +126,34 @@ def others_run(run: Run) -> Iterator[CheckResult]:
         yield CheckResult("bad", f"{folder}: {reason}; others could change what your jobs run there", fix)
 
 
-def _folder(folder: Path, name: str, room_gb: float) -> Iterator[CheckResult]:
-    top = folder
-    while not top.exists():
-        top = top.parent
-    if not os.access(top, os.W_OK):
-        yield CheckResult("bad", f"{name} {folder}: {top} is not writable for you", "choose another with runs=FOLDER")
+def unwritable(folder: Path) -> Iterator[CheckResult]:
+    """A run's folder that this user could not write, or not create."""
+    top = _existing(folder)
+    if not os.access(top, os.W_OK | os.X_OK):
+        yield CheckResult(
+            "bad", f"run folder {folder}: {top} is not writable for you", "choose another with runs=FOLDER"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the first above it that there is."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
+    if found := list(unwritable(folder)):
+        yield from found
         return
+    top = _existing(folder)
     free = shutil.disk_usage(top).free / 1e9
     if free < room_gb:
         yield CheckResult(
-            "warn", f"{name} {folder}: {free:.0f} GB free, a run needs about {room_gb:.0f}", "free some, or runs=FOLDER"
+            "warn",
+            f"run folder {folder}: {free:.0f} GB free, a run needs about {room_gb:.0f}",
+            "free some, or runs=FOLDER",
         )
     else:
-        yield CheckResult("ok", f"{name} {folder}: writable, {free:.0f} GB free")
+        yield CheckResult("ok", f"run folder {folder}: writable, {free:.0f} GB free")
     if not _locks(top):
         yield CheckResult(
             "warn", f"{top}: file locks do nothing here", "concurrent tasks may lose manifest lines and redo shards"

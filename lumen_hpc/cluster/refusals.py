@@ -170,6 +170,7 @@ def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     found = [
         *ready.variables(request.profile, request.runs),
         *preflight.others_run(Run(request.folder, request.settings, request.profile)),
+        *preflight.unwritable(request.folder),
         *_moved(request, plans),
         *ready.needed(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),

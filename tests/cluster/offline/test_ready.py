@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_a_variable_that_is_not_set_is_named(
     assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
     assert "a submission would be refused: profile.runs=$SCRATCH/runs" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_that_nothing_could_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    real = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    words = ["profile=local", "recipe=demo", f"runs={tmp_path / 'runs'}", "run=r"]
+    assert launch.main(["stage=full", *words, "dry_run=true"]) == 0
+    refused = (
+        f"run folder {tmp_path / 'runs/r'}: {tmp_path} is not writable for you; fix: choose another with runs=FOLDER"
+    )
+    assert f"a submission would be refused: {refused}" in capsys.readouterr().out
+    assert launch.main(["check", *words]) == 2
+    assert "is not writable for you" in capsys.readouterr().out
 
 
 def test_check_of_one_stage_looks_at_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
