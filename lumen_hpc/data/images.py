@@ -59,6 +59,8 @@ class Inspected(NamedTuple):
 BLANK = "every pixel has the same value: nothing is shown"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
 COLOURED = "the image has colours, of which the red channel alone is read"
+SEVERAL = "the file holds several pictures, of which the first is read"
+TRANSPARENT = "pixels are transparent, and are read as if they were not"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
 
 
@@ -111,7 +113,7 @@ def check(path: str | Path) -> Inspected:
     path = Path(path)
     if not is_dicom(_head(path)):
         pixels = decode(path).pixels
-        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else COLOURED if _coloured(path) else "")
+        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else _picture_oddity(path))
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
     pixels = _stored(path, header, start)
@@ -149,15 +151,22 @@ def _blank(pixels: np.ndarray) -> bool:
     return bool(some.min() == some.max()) and bool(pixels.min() == pixels.max())
 
 
-def _coloured(path: Path) -> bool:
-    """True for a JPEG or PNG whose channels differ by more than a lossy grey image's do."""
+def _picture_oddity(path: Path) -> str:
+    """A warning for a JPEG or PNG of which `decode` reads a part: one picture, one channel, not its transparency.
+
+    Channels of a lossy grey image differ a little.
+    """
     from PIL import Image
 
     with Image.open(path, formats=["JPEG", "PNG"]) as image:
+        if getattr(image, "n_frames", 1) > 1:  # an MPO, an animated PNG
+            return SEVERAL
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            return TRANSPARENT
         if image.mode in ("L", "LA"):
-            return False
+            return ""
         red, *others = np.asarray(image.convert("RGB"), np.int16).transpose(2, 0, 1)
-    return any(np.abs(red - other).max() > _GREY_WITHIN for other in others)
+    return COLOURED if any(np.abs(red - other).max() > _GREY_WITHIN for other in others) else ""
 
 
 def _oddity(pixels: np.ndarray, bits: int) -> str:

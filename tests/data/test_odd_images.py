@@ -465,6 +465,22 @@ def test_an_image_of_colours_is_a_warning_and_one_of_greys_is_none(tmp_path, kin
     assert images.check(_of_channels(tmp_path / "b.jpg", kind, [pixels] * 3)).warning == ""
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("transparent", [True, False])
+def test_transparent_pixels_are_a_warning(tmp_path, mode, transparent):
+    image = Image.fromarray(grey(8)).convert(mode)
+    image.putalpha(0 if transparent else 255)
+    image.save(tmp_path / "image.png")
+    assert images.check(tmp_path / "image.png").warning == (images.TRANSPARENT if transparent else "")
+
+
+def test_a_jpeg_of_several_pictures_is_a_warning(tmp_path):
+    first, second = (Image.fromarray(grey(8)[::step]) for step in (1, 2))
+    first.save(tmp_path / "image.jpg", "MPO", save_all=True, append_images=[second])
+    assert images.check(tmp_path / "image.jpg") == ((50, 60), images.SEVERAL)
+    assert images.decode(tmp_path / "image.jpg").pixels.shape == (60, 50)
+
+
 @pytest.mark.parametrize("kind", ["12 bits", "lossless", "JPEG-LS", "JPEG 2000", "WEBP", "height 0", "bytes before"])
 @every_look
 def test_a_jpg_that_is_another_kind_is_refused(tmp_path, look, kind):
