@@ -24,6 +24,8 @@ LICENCES = {
     "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
     "Efficient-Large-Model/": "weights are for non-commercial use; read the model's page",
 }
+ANSWER_S = 10
+"""Until the hub has to answer; a network that drops what it forbids would never say no."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
     try:
         from huggingface_hub import HfApi, snapshot_download
 
-        revision = noted["revision"] if noted else REVISIONS.get(need.name) or HfApi().model_info(need.name).sha
+        known = noted["revision"] if noted else REVISIONS.get(need.name)
+        # Asked once: without a network, a download of a known revision would try again for half a minute.
+        found = HfApi().model_info(need.name, revision=known, timeout=ANSWER_S)
+        revision = known or found.sha
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
@@ -120,14 +125,14 @@ def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) ->
             notes[need.name] = {"revision": "unknown", **note(need.folder), "fetched": now()}
             write_json(cache / NOTE, notes)
         return need.there
-    found = note(need.folder)
-    hashes = found["files"]
+    recorded = note(need.folder)
+    hashes = recorded["files"]
     if noted and noted["files"] != hashes:
         changed = sorted(name for name in hashes if noted["files"].get(name) != hashes[name])
         raise UserError(
             f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} recorded at the first fetch"
         )
-    notes[need.name] = {"revision": revision, **found, "fetched": now()}
+    notes[need.name] = {"revision": revision, **recorded, "fetched": now()}
     write_json(cache / NOTE, notes)
     return True
 
