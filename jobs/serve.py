@@ -30,11 +30,17 @@ def weights(run: Run) -> Path:
 
 def require(run: Run) -> None:
     """What would stop a server, before it is submitted."""
-    weights(run)
+    folder = weights(run)
     settings, gpus = run.settings.serve, run.profile.resources["gpu"].gpus
     if settings.tensor_parallel > max(gpus, 1):
         raise UserError(
             f"serve.tensor_parallel={settings.tensor_parallel}, and profile.resources.gpu.gpus={gpus}: ask for as many"
+        )
+    longest = run_model.longest(folder)
+    if longest and settings.max_model_len > longest:
+        raise UserError(
+            f"serve.max_model_len={settings.max_model_len}: the language model in {folder} reads at most {longest} "
+            "tokens; lower it"
         )
     if settings.page and settings.port == settings.page_port != 0:
         raise UserError(f"serve.page_port={settings.page_port} is serve.port too; 0 takes a free one")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError, raise_interrupts
-from lumen_hpc.files import foreign
+from lumen_hpc.files import foreign, read_json
 from lumen_hpc.models import MODELS, compared
 from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.image_files import image_files
@@ -56,6 +56,18 @@ def _checkpoint(run: Run, weights: str) -> Path:
             "config.json (the hub's); give an NVILA's folder"
         )
     return folder
+
+
+def longest(folder: Path) -> int:
+    """Most tokens that a checkpoint's language model reads, in either layout; 0 where its config.json does not say.
+
+    Read without torch, which a login node may not have; a config.json that is broken is its loader's to report.
+    """
+    try:
+        config = read_json(folder / "llm" / "config.json", None) or read_json(folder / "config.json", {})["text_config"]
+        return int(config.get("max_position_embeddings", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from lumen_hpc.serving import validation_text
+
 KEY = "VLLM_API_KEY"
 """The environment variable that holds the key: it is in no file and on no command line."""
 OPEN = ("/health",)
@@ -33,7 +35,7 @@ class RequireKey:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > (0 if scope["path"] in OPEN else LONGEST):
             return await _refuse(scope, send, 413, f"a request has at most {LONGEST >> 20} MiB")
-        await self._app(scope, _limited(receive), send)
+        await self._app(scope, _limited(receive), validation_text.short(send))
 
     def _allowed(self, scope: dict[str, Any]) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import signal
 import stat
@@ -213,6 +214,28 @@ def test_options_that_cannot_be_are_answered_400(client, options, message):
         _ask(client, [_url(GREY), _text("Why?")], **options)
 
 
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "user", "content": 5}], "messages.0.content is malformed: a message has a role and a content"),
+        ([{"role": "user", "content": [_text("a"), 5]}], "part 2 of a message's content is malformed: a content is a"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "part 1 of a message's content is malformed"),
+        ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "part 1 of a message's content is malformed"),
+        ([{"role": "user", "content": [{"type": "picture"}]}], "part 1 of a message's content is malformed"),
+        ("Hi", "messages: Input should be a valid list"),
+    ],
+)
+def test_a_malformed_message_is_refused_in_a_line_with_its_place(served, messages, message):
+    """The client's own types would not send it."""
+    body = json.dumps({"model": "lumen", "messages": messages}).encode()
+    headers = {"Authorization": f"Bearer {served[0].key}", "Content-Type": "application/json"}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(f"{served[0].url}/chat/completions", body, headers), timeout=60)
+    text = json.loads(caught.value.read())["error"]["message"]
+    assert caught.value.code == 400 and text.startswith(message), text
+    assert "\n" not in text and len(text) < 250
+
+
 def test_an_image_is_told_from_another_by_its_pixels_whatever_name_a_request_gives_it(client):
     """vLLM takes a `uuid` for the image: it answers about the first one of that name."""
     from openai import BadRequestError
@@ -286,6 +309,10 @@ def _only_loopback(port: int) -> None:
         ),
         (["run=made", "weights={model}", "serve.page_port=9999"], "serve.page_port: nothing would read it"),
         (["run=made", "weights={model}", "serve.images=['']"], "serve.images has an empty folder"),
+        (
+            ["run=made", "weights={model}", "serve.max_model_len=99999"],
+            "serve.max_model_len=99999: the language model in {model} reads at most 8192 tokens; lower it",
+        ),
         (["run=made", "weights={model}", "serve.gpu_memory=0"], "serve.gpu_memory=0.0: must be from 0.01 to 1"),
     ],
 )
