@@ -55,9 +55,9 @@ def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int
     """
     from jobs import evaluate
     from lumen_hpc.cluster.stage import Run, Step, Task
-    from lumen_hpc.config import saved
+    from lumen_hpc.config import config_file
 
-    settings, profile = saved.load(folder / "config.yaml")
+    settings, profile = config_file.load(folder / "config.yaml")
     inputs = evaluate.inputs(Task(Run(folder.resolve(), settings, profile), Step(evaluate.STAGE, "")))
     # Streams, each read by every answerer.
     inputs = replace(inputs, records=list(inputs.records), training_meta=list(inputs.training_meta))

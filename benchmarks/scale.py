@@ -233,7 +233,7 @@ def run_of(folder: Path, shards: int) -> Any:
     from lumen_hpc.cluster import graph, manifest, plan
     from lumen_hpc.cluster.shards import write_shard
     from lumen_hpc.cluster.stage import Run, Shard
-    from lumen_hpc.config import saved
+    from lumen_hpc.config import config_file
     from lumen_hpc.config.profile import Profile
     from lumen_hpc.config.schema import Settings
 
@@ -252,7 +252,8 @@ def run_of(folder: Path, shards: int) -> Any:
                 "shard": index, "of": count, "sha256": written.sha256, "content": written.content,
                 "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": [],
                 "inputs": reads[index],
-                "config": saved.digest(settings, step.stage.settings), "seconds": 1.0, "gpu_seconds": 0.0, "node": "n",
+                "config": config_file.digest(settings, step.stage.settings),
+                "seconds": 1.0, "gpu_seconds": 0.0, "node": "n",
             }  # fmt: skip
             manifest.append(run.folder / step.name / manifest.NAME, line)
     return run

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lumen_hpc.cluster import accounting, manifest, run_model
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import KINDS, Settings
 from lumen_hpc.errors import UserError
@@ -164,13 +164,13 @@ def open_run(folder: str | Path) -> OpenRun:
     path = folder / "config.yaml"
     if folder.is_file():
         raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
-    remembered.require_open(folder)
+    run_record.require_open(folder)
     if not folder.exists():
-        raise UserError(f"there is no {folder}; {remembered.beside(folder)}")
+        raise UserError(f"there is no {folder}; {run_record.beside(folder)}")
     if not path.is_file():
         if inside := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):
             raise UserError(f"{folder} is a part of a run; give the run's folder, {inside}")
-        runs = remembered.runs_in(folder)
+        runs = run_record.runs_in(folder)
         one = (
             f"one of the runs in it, such as {folder.name}/{runs[0]}"
             if runs
@@ -182,7 +182,7 @@ def open_run(folder: str | Path) -> OpenRun:
             f"{folder}: a run of layout {version or '(none)'}, this version reads {LAYOUT}; "
             "use the version that made it"
         )
-    return OpenRun(Run(folder, *saved.load(path)))
+    return OpenRun(Run(folder, *config_file.load(path)))
 
 
 class OpenRun:

@@ -15,7 +15,7 @@ from lumen_hpc.analysis import COLUMNS
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.shards import Shard, write_shard
 from lumen_hpc.cluster.submit import LAYOUT
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
     request = resolve(["stage=full", "run=run", f"runs={tmp_path}", "predict.models=[nvila,lumen]"])
     for name in ("prepare", "report"):
         (run / name).mkdir(parents=True)
-    saved.save(request, run / "config.yaml")
+    config_file.save(request, run / "config.yaml")
     (run / "layout").write_text(f"{LAYOUT}\n")
     studies = [
         {"subject_id": 10, "study_id": 50, "dicom_id": "a-b", "image": f"{run}/prepare/phantom/files/a.jpg",

@@ -13,7 +13,7 @@ import pytest
 import launch
 from lumen_hpc.cluster import commands
 from lumen_hpc.cluster.environment import EXACTLY
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def test_a_login_node_loads_nothing_heavy(tmp_path, words):
     """A torch that is imported costs seconds, and fails where a shell strips docstrings (PYTHONOPTIMIZE=2)."""
     request = resolve(["stage=full", "recipe=smoke", "run=first", f"runs={tmp_path}"])
     request.folder.mkdir()
-    saved.save(request, request.folder / "config.yaml")
+    config_file.save(request, request.folder / "config.yaml")
     words = [*words, "run=first", f"runs={tmp_path}"]
     code = f"import launch, sys; launch.main({words}); print({HEAVY} & set(sys.modules))"
     done = subprocess.run(

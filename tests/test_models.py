@@ -7,7 +7,7 @@ import pytest
 from jobs import PIPELINE
 from lumen_hpc import models
 from lumen_hpc.cluster import graph
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 
 
@@ -35,4 +35,4 @@ def test_seeds_add_trainings_and_their_answers_and_nothing_else():
 def test_more_seeds_make_no_finished_training_stale():
     before, after = (resolve(["stage=full", *words]).settings for words in ([], ["seeds=3"]))
     for stage in PIPELINE.stages:
-        assert saved.digest(before, stage.settings) == saved.digest(after, stage.settings), stage.name
+        assert config_file.digest(before, stage.settings) == config_file.digest(after, stage.settings), stage.name

@@ -10,7 +10,7 @@ from lumen_hpc.cluster import graph, manifest
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
@@ -67,10 +67,10 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     if request.recorded is None:
         return Changes(request.run, [])
     new = Run(request.folder, request.settings, request.profile)
-    found = remembered.differences(request.recorded, saved.plain(request.settings))
+    found = run_record.differences(request.recorded, config_file.plain(request.settings))
     if not found:
         return Changes(request.run, [])
-    old = Run(request.folder, *saved.load(request.folder / "config.yaml"))
+    old = Run(request.folder, *config_file.load(request.folder / "config.yaml"))
     before = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
     everything = graph.steps(pipeline.stages, new.settings, request.stage)
     chosen = {step.name for step in graph.select(everything, pipeline.stages, request.stage)}
@@ -115,13 +115,13 @@ def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan])
 
 def _differs(step: Step, old: Run, new: Run) -> bool:
     stage = step.stage
-    return stage.shards(old.settings) != stage.shards(new.settings) or saved.digest(
+    return stage.shards(old.settings) != stage.shards(new.settings) or config_file.digest(
         old.settings, stage.settings
-    ) != saved.digest(new.settings, stage.settings)
+    ) != config_file.digest(new.settings, stage.settings)
 
 
 def _lost(step: Step, old: Run, now: bool) -> Redone | None:
-    digest, count = saved.digest(old.settings, step.stage.settings), step.stage.shards(old.settings)
+    digest, count = config_file.digest(old.settings, step.stage.settings), step.stage.shards(old.settings)
     lines = [
         line
         for line in manifest.latest(old.folder / step.name).values()

@@ -16,7 +16,7 @@ from lumen_hpc.cluster import changes, graph, live, lock, plan, preflight, ready
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
-from lumen_hpc.config import reference, remembered, saved
+from lumen_hpc.config import config_file, reference, run_record
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
@@ -111,7 +111,7 @@ def _doubts(request: Request) -> Iterator[str]:
     if not request.profile_named and slurm.installed():
         yield "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
     if request.recorded is None:
-        bare, others = _bare(request.run), remembered.runs_in(request.folder.parent)
+        bare, others = _bare(request.run), run_record.runs_in(request.folder.parent)
         if found := [name for name in others if name != request.run and _bare(name) == bare]:
             yield f"{request.run} is a new run; {', '.join(found)} is another, which exists"
 
@@ -127,7 +127,7 @@ def _take_settings(request: Request) -> None:
         if not request.settings.serve.weights:
             existing(request)
         return
-    for key, old, _ in remembered.differences(request.recorded, saved.plain(request.settings)):
+    for key, old, _ in run_record.differences(request.recorded, config_file.plain(request.settings)):
         if any(word == key or word.startswith(f"{key}.") for word in request.anew):
             raise UserError(
                 f"{key}: stage={request.stage} takes run {request.run} as it is ({key}={old}); "
@@ -364,8 +364,8 @@ def existing(request: Request) -> Run:
         path = next((record["folder"] / path.name for record in live.submissions(run.folder)), path)
     if not path.is_file():
         where = f"{path}{refusals.no_profile(request)}"
-        raise UserError(f"run={request.run}: there is no {where}; {remembered.beside(run.folder)}")
-    run = Run(run.folder, *saved.load(path))
+        raise UserError(f"run={request.run}: there is no {where}; {run_record.beside(run.folder)}")
+    run = Run(run.folder, *config_file.load(path))
     run.keep_private()
     return run
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from lumen_hpc.cluster import graph, manifest, plan, submit
 from lumen_hpc.cluster.changes import short
 from lumen_hpc.cluster.stage import Run, Stage
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
@@ -28,12 +28,12 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
         raise UserError(f"compare: run {twice.name} is named twice; compare runs=FIRST,OTHER takes different ones")
     runs = []
     for folder in folders:
-        remembered.require_open(folder)
+        run_record.require_open(folder)
         if not (folder / "config.yaml").is_file():
-            here = ", ".join(remembered.runs_in(folder.parent)) or "(none)"
+            here = ", ".join(run_record.runs_in(folder.parent)) or "(none)"
             raise UserError(f"compare: there is no run {folder}; the runs in {folder.parent} are {here}")
         submit.require_layout(folder)
-        run = Run(folder, *saved.load(folder / "config.yaml"))
+        run = Run(folder, *config_file.load(folder / "config.yaml"))
         if not (folder / "report" / "tables.csv").is_file():
             raise UserError(f"compare: run {folder.name} has no report yet: python launch.py stage=full {run.words}")
         if not (folder / "instruct" / "lumen-test.jsonl").is_file():
@@ -77,10 +77,10 @@ def show(runs: list[Run], console: Console) -> None:
 def _settings(runs: list[Run]) -> Table:
     names = [_label(run, runs) for run in runs]
     view = Table("settings that differ", *names, box=None, pad_edge=False)
-    plain = [saved.plain(run.settings) for run in runs]
-    keys = {key: old for other in plain[1:] for key, old, _ in remembered.differences(plain[0], other)}
+    plain = [config_file.plain(run.settings) for run in runs]
+    keys = {key: old for other in plain[1:] for key, old, _ in run_record.differences(plain[0], other)}
     for key, first in keys.items():
-        others = [remembered.value_at(run.settings, key, None) for run in runs[1:]]
+        others = [run_record.value_at(run.settings, key, None) for run in runs[1:]]
         view.add_row(visible(key), short(first), *map(short, others))
     if not keys:
         view.add_row("(none)")

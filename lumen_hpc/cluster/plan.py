@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.stage import Run, Step
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.speed import Progress
@@ -147,7 +147,7 @@ def _unfinished(run: Run, step: Step, graph: list[Step], unfinished: dict[str, s
 def missing(run: Run, step: Step, graph: list[Step]) -> list[int]:
     """Shards of a step that are not done, by what it would read today."""
     count = step.stage.shards(run.settings)
-    digest = saved.digest(run.settings, step.stage.settings)
+    digest = config_file.digest(run.settings, step.stage.settings)
     seen = None if run.seen is None else run.seen.setdefault(step.name, set())
     return manifest.missing(run.folder / step.name, count, digest, inputs(run, step, graph), seen)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.files import read_json
 
@@ -66,7 +66,7 @@ def expected(settings: Settings) -> Counts:
 def _counted(run: Run) -> Counts | None:
     folder = run.path("prepare")
     line = manifest.latest(folder).get(0)
-    if line is None or line["config"] != saved.digest(run.settings, PREPARED_BY):
+    if line is None or line["config"] != config_file.digest(run.settings, PREPARED_BY):
         return None
     try:
         found = read_json(folder / "counts.json", {})

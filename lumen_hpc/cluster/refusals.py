@@ -12,7 +12,7 @@ from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch, s
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
-from lumen_hpc.config import remembered, unread
+from lumen_hpc.config import run_record, unused_settings
 from lumen_hpc.config.request import SHORTHANDS, Request
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import compared
@@ -28,11 +28,11 @@ def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
 def require_valid(request: Request, pipeline: Pipeline) -> None:
     """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
     steps = steps_of(request, pipeline)
-    unread.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
-    unread.require_read(request.settings, request.anew)
+    unused_settings.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
+    unused_settings.require_read(request.settings, request.anew)
     _require_server(request, steps)
     _require_scripts(request)
-    unread.require_site_read(request.profile, request.of_site)
+    unused_settings.require_site_read(request.profile, request.of_site)
     _require_kinds(request, steps)
     _require_fit(request, steps)
     if request.profile.executor == "slurm":
@@ -87,7 +87,7 @@ def _require_begun(request: Request, steps: Sequence[Step]) -> None:
             if first := next((name for name in step.after if name not in chosen), ""):
                 raise UserError(
                     f"run={request.run}: there is no such run in {request.folder.parent}{no_profile(request)}, and "
-                    f"stage {step.name} reads its {first}; {remembered.beside(request.folder)}"
+                    f"stage {step.name} reads its {first}; {run_record.beside(request.folder)}"
                 )
 
 

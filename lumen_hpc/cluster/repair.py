@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lumen_hpc.cluster import environment, live, lock, manifest, plan, slurm, submit
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Run, Step, Task
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.errors import UserError
 
 LOOK_S = 2.0
@@ -88,7 +88,7 @@ def _resubmit(
 
 def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submission: Path) -> None:
     """Submits what is missing of a step, and of what it reads itself, with the settings and code of this job."""
-    request = saved.request(submission / "config.yaml", run.folder)
+    request = config_file.request(submission / "config.yaml", run.folder)
     with submit.writing(run):
         under_way, upstream_job_ids = live.shards(run, live.queue(run))
         needed = {step.name}

@@ -31,7 +31,7 @@ from lumen_hpc.cluster import (
 from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage, Step
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
@@ -65,7 +65,7 @@ class Submission:
 def open_run(request: Request) -> Run:
     """The run as the request sees it; nothing is created. UserError if it is another user's and closed to this one."""
     folder = request.folder
-    remembered.require_open(folder)
+    run_record.require_open(folder)
     require_layout(folder)
     return Run(folder, request.settings, request.profile)
 
@@ -115,7 +115,7 @@ def begin(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Subm
     cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
     submission = Submission(top / f"{number:04d}", code, cluster)
     submission.folder.mkdir(mode=0o700)
-    saved.save(request, submission.folder / "config.yaml", sync_name=False)
+    config_file.save(request, submission.folder / "config.yaml", sync_name=False)
     submission.keep(plans)
     return submission
 
@@ -200,7 +200,7 @@ def _job_record(run: Run, job: Link | Gate, ids: dict[str, str]) -> dict[str, An
     if isinstance(job, Link):
         return row | {"after": after, "link": job.number}
     shards = sorted(index for pack in job.packs for index in job.plan.packs[pack])
-    config = saved.digest(run.settings, job.step.stage.settings)
+    config = config_file.digest(run.settings, job.step.stage.settings)
     gate = {"name": f"{name}.gate", "after": after, "link": 0, "gate": True}
     return row | gate | {"shards": shards, "of": job.plan.shards, "config": config}
 
@@ -210,9 +210,9 @@ def record(request: Request, run: Run, submission: Submission) -> None:
 
     A run that was once asked for whole stays so, whatever stage came last: `config=` repeats all of it.
     """
-    before = remembered.read(run.folder)
+    before = run_record.read(run.folder)
     if before and before.stage == "full" != request.stage:
-        saved.save(dataclasses.replace(request, stage="full"), run.folder / "config.yaml")
+        config_file.save(dataclasses.replace(request, stage="full"), run.folder / "config.yaml")
     else:
         text = (submission.folder / "config.yaml").read_text(encoding="utf-8")
         files.write_text(run.folder / "config.yaml", text, private=True)

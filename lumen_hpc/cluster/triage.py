@@ -11,7 +11,7 @@ from typing import Any
 from lumen_hpc.cluster import accounting, full_disk, live, manifest, plan, slurm
 from lumen_hpc.cluster.accounting import Usage
 from lumen_hpc.cluster.stage import Run, Step
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.files import last_lines
 
 FIXES: Sequence[tuple[str, str]] = (
@@ -126,7 +126,7 @@ def blind(folder: Path) -> list[str]:
 def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> list[FailureKind]:
     """Finished shards that are missing only because their files are no longer those of their manifest lines."""
     folder, count = run.folder / step.name, step.stage.shards(run.settings)
-    lines, config = manifest.latest(folder), saved.digest(run.settings, step.stage.settings)
+    lines, config = manifest.latest(folder), config_file.digest(run.settings, step.stage.settings)
     known = plan.inputs(run, step, graph)
     wrong: dict[int, str] = {}
     for index in missing:

@@ -22,7 +22,7 @@ from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.ranks import of_this_machine
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import shown_within
 from lumen_hpc.scratch import compile_caches
@@ -163,7 +163,7 @@ def _cancel_successors(submission: Path | None) -> None:
 
 
 def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
-    settings, profile = saved.load(submission / "config.yaml")
+    settings, profile = config_file.load(submission / "config.yaml")
     everything = graph.steps(stages, settings, name)
     step = next((step for step in everything if step.name == name), None)
     if step is None:
@@ -266,7 +266,7 @@ class _Writer:
         return {
             "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
             "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
-            "inputs": str(self._inputs[shard.index]), "config": saved.digest(task.settings, stage.settings),
+            "inputs": str(self._inputs[shard.index]), "config": config_file.digest(task.settings, stage.settings),
             "code": _code(), "seconds": round(seconds, 3),
             "gpu_seconds": round(seconds * resources.gpus * resources.nodes, 3), "node": socket.gethostname(),
             "pack": self._attempts.pack, "attempt": self._attempts.number, "finished": manifest.now(),

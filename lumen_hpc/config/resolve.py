@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config import profile as profiles
-from lumen_hpc.config import remembered
+from lumen_hpc.config import run_record
+from lumen_hpc.config.config_file import require_complete
 from lumen_hpc.config.merge import RENAMED, merged
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.profile_checks import require_no_secret, require_usable
-from lumen_hpc.config.remembered import Remembered
 from lumen_hpc.config.request import Request, read_words, value_of
-from lumen_hpc.config.saved import require_complete
+from lumen_hpc.config.run_record import RunRecord
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import (
     OTHER_BASE,
@@ -73,7 +73,7 @@ def resolve(arguments: list[str]) -> Request:
     else:
         sources, limits = _base(request.recipe, name, profile_yaml)
     earlier = str(known.file) if known else ""
-    sources += [(earlier, remembered.nested(given)), ("command line", own)]
+    sources += [(earlier, run_record.nested(given)), ("command line", own)]
     request.settings = merged(Settings, sources)
     request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, ("command line", of_site)])
     _expand(request.profile)
@@ -116,7 +116,7 @@ def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tu
     return name, profiles.read(name, origin), bool(named or environment)
 
 
-def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> Remembered | None:
+def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> RunRecord | None:
     """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
     request.run = request.run or Path(request.recipe or _text(profile_yaml, "recipe") or DEFAULT_RECIPE).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
@@ -128,7 +128,7 @@ def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> R
         )
     runs = request.runs or _text(of_site, "runs") or _text(profile_yaml, "runs") or DEFAULT_RUNS
     folder = Path(os.path.expandvars(os.path.expanduser(runs))).absolute() / request.run
-    known = remembered.read(folder) if request.verb in ("submit", "check") else None
+    known = run_record.read(folder) if request.verb in ("submit", "check") else None
     if known:
         request.runs = str(folder.parent)
     return known
@@ -142,7 +142,7 @@ def _text(values: DictConfig, key: str) -> str:
         return str(getattr(merged(Profile, [("profile", values)]), key))
 
 
-def _given_before(known: Remembered) -> dict[str, Any]:
+def _given_before(known: RunRecord) -> dict[str, Any]:
     """What command lines gave the run; of a version that kept no such list, all that its recipe does not say."""
     return _beyond_base(known.recipe, known.profile, known.settings) if known.given is None else known.given
 
@@ -187,7 +187,7 @@ def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
     for key, value in _leaves(own):
         key = RENAMED.get(key, key)
         if key and not key.startswith("serve."):
-            found[key] = remembered.value_at(settings, key, value)
+            found[key] = run_record.value_at(settings, key, value)
     return found
 
 

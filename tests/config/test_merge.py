@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 
 
@@ -22,11 +22,11 @@ def test_a_run_with_a_removed_setting_goes_on_with_a_warning(tmp_path: Path, cap
     request = resolve(["stage=full", "recipe=demo", "run=old", f"runs={tmp_path}", "predict.compiled=true"])
     assert not [key for key in request.given if "compiled" in key]
     path = tmp_path / "old" / "config.yaml"
-    saved.save(request, path)
+    config_file.save(request, path)
     path.write_text(path.read_text().replace("    batch_tokens:", "    compiled: false\n    batch_tokens:", 1))
     assert "compiled: false\n    batch_tokens" in path.read_text()
     resolve(["stage=full", "run=old", f"runs={tmp_path}"])
-    saved.load(path)
+    config_file.load(path)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "lumen: command line: predict.compiled is gone and has no effect"
     assert lines[-1] == f"lumen: {path}: predict.compiled is gone and has no effect"

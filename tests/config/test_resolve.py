@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc.config import config_file
 from lumen_hpc.config import profile as profiles
-from lumen_hpc.config import saved
 from lumen_hpc.config.resolve import RECIPES, resolve
 from lumen_hpc.errors import UserError
 
@@ -222,8 +222,8 @@ def test_a_variable_of_the_shell_is_no_reference_to_another_key(tmp_path: Path, 
         f"setup: {json.dumps(lines)}\n"
     )
     request = resolve(["stage=full", f"profile={tmp_path}/site.yaml", "profile.environment={A: '${HOME}/a'}"])
-    saved.save(request, tmp_path / "config.yaml")
-    for profile in (request.profile, saved.load(tmp_path / "config.yaml")[1]):
+    config_file.save(request, tmp_path / "config.yaml")
+    for profile in (request.profile, config_file.load(tmp_path / "config.yaml")[1]):
         assert (profile.runs, profile.scratch) == ("/scratch/us/chest/runs", "/local/${SLURM_JOB_ID}")
         assert (profile.setup, profile.environment["A"]) == (lines, "${HOME}/a")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.sweep import points
 from lumen_hpc.errors import UserError
@@ -49,7 +49,7 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
     words = ["stage=full", "run=first", f"runs={tmp_path}"]
     first = resolve([*words, "train.steps=7", "predict.models=[lumen]", "evaluate.images=false"])
     first.folder.mkdir()
-    saved.save(first, first.folder / "config.yaml")
+    config_file.save(first, first.folder / "config.yaml")
     for _, point in points([*words, "train.clip=[1.5,2.5]"]):
         found = resolve(point)
         assert found.recorded is None, "a new run"

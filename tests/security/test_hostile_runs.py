@@ -18,7 +18,7 @@ from lumen_hpc import analysis
 from lumen_hpc.cluster import compare, live, lock, logs, manifest, slurm, status
 from lumen_hpc.cluster.shards import Shard, write_shard
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
@@ -50,7 +50,7 @@ def patience() -> Iterator[None]:
 def run(tmp_path) -> Path:
     """The folder of a run as submission writes it, with nothing done yet."""
     request = resolve(["stage=full", f"runs={tmp_path}", "run=theirs", "recipe=demo"])
-    saved.save(request, tmp_path / "theirs" / "config.yaml")
+    config_file.save(request, tmp_path / "theirs" / "config.yaml")
     (tmp_path / "theirs" / "layout").write_text("2\n")
     return tmp_path / "theirs"
 
@@ -262,7 +262,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_a_config_that_would_unfold_without_end_is_one_line(run, text):
     (run / "config.yaml").write_text(f"{text}\n")
     with pytest.raises(UserError, match=r"config\.yaml: not a config\.yaml of a run"):
-        remembered.read(run)
+        run_record.read(run)
     with pytest.raises(UserError, match=r"config\.yaml.*: not readable as YAML") as caught:
         read_yaml(run / "config.yaml")
     assert len(str(caught.value)) < 1000
@@ -270,7 +270,7 @@ def test_a_config_that_would_unfold_without_end_is_one_line(run, text):
 
 def test_a_config_names_no_class_to_construct(run, tmp_path):
     (run / "config.yaml").write_text(f"a: !!python/object/apply:os.mkdir [{tmp_path}/ran]\n")
-    for read in (remembered.read, lambda folder: read_yaml(folder / "config.yaml")):
+    for read in (run_record.read, lambda folder: read_yaml(folder / "config.yaml")):
         with pytest.raises(UserError):
             read(run)
     assert not (tmp_path / "ran").exists()

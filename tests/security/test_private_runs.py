@@ -18,7 +18,7 @@ import pytest
 import launch
 from lumen_hpc.cluster import commands, snapshot, submit
 from lumen_hpc.cluster.stage import Run
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import DataUse, Profile
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Evaluate, Settings
@@ -92,7 +92,7 @@ def test_ordinary_variables_are_accepted():
 
 def test_a_runs_config_is_private(tmp_path):
     request = resolve(["stage=full", f"runs={tmp_path}"])
-    saved.save(request, tmp_path / "config.yaml")
+    config_file.save(request, tmp_path / "config.yaml")
     assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
 
 
@@ -169,7 +169,7 @@ def test_another_users_run_is_refused_in_the_dry_run_too_and_its_model_can_be_se
     request = resolve(["stage=full", *words])
     final = request.folder / "train-lumen" / "final"
     final.mkdir(parents=True)
-    saved.save(request, request.folder / "config.yaml")
+    config_file.save(request, request.folder / "config.yaml")
     os.chown(request.folder, 12345, -1)
     for command in (["stage=full", "dry_run=true"], ["stage=serve", "dry_run=true"], ["check"]):
         launch.main([*command, *words])
@@ -217,7 +217,7 @@ def test_under_no_umask_at_all_a_run_is_not_writable_for_everyone(tmp_path):
 def test_a_verb_on_a_restricted_run_writes_private_files_too(tmp_path):
     words = [f"runs={tmp_path}", "run=mine", "data=mimic", "recipe=lumen", "data.mimic_cxr=/a", "data.diff_vqa=/b"]
     submitted = resolve(["stage=full", *words])
-    saved.save(submitted, tmp_path / "mine" / "config.yaml")
+    config_file.save(submitted, tmp_path / "mine" / "config.yaml")
     assert commands.existing(resolve(["cancel", *words[:2]])).restricted
     (tmp_path / "plan.json").write_text("{}")  # as cancel writes it anew
     assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == 0o600

@@ -11,7 +11,7 @@ import launch
 from jobs import export as job
 from lumen_hpc import nvila
 from lumen_hpc.cluster.stage import Run, Shard, Step, Task
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
@@ -33,7 +33,7 @@ def task(folders, tmp_path) -> Task:
     (run.folder / "report" / "tables.md").write_text("## Table 1. Prognostic questions\n\n| LUMEN | 0.5 [0.4, 0.6] |\n")
     (run.folder / "report" / "controls.md").write_text("| the same image twice | 0.9 [0.8, 1.0] |\n")
     (run.folder / "provenance.json").write_text(json.dumps([{"git_commit": "abc123", "packages": {"torch": "2.13.0"}}]))
-    saved.save(request, run.folder / "config.yaml")
+    config_file.save(request, run.folder / "config.yaml")
     return Task(run, Step(job.STAGE, "lumen"))
 
 

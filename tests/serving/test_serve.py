@@ -317,11 +317,11 @@ def _only_loopback(port: int) -> None:
     ],
 )
 def test_what_would_stop_it_is_said_before_anything_starts(folders, tmp_path, capsys, words, message):
-    from lumen_hpc.config import saved
+    from lumen_hpc.config import config_file
     from lumen_hpc.config.resolve import resolve
 
     (tmp_path / "made").mkdir()
-    saved.save(resolve(["stage=full", "run=made", f"runs={tmp_path}"]), tmp_path / "made" / "config.yaml")
+    config_file.save(resolve(["stage=full", "run=made", f"runs={tmp_path}"]), tmp_path / "made" / "config.yaml")
     (tmp_path / "made" / "config.json").write_text('{"model_type": "qwen2"}')
     names = {"tmp": tmp_path, "model": folders["resize"]}
     assert launch.main(["stage=serve", f"runs={tmp_path}", *[word.format(**names) for word in words]]) == 2

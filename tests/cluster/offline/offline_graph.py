@@ -7,8 +7,8 @@ from lumen_hpc.cluster import manifest, submit
 from lumen_hpc.cluster.plan import inputs
 from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
+from lumen_hpc.config.config_file import digest
 from lumen_hpc.config.request import Request
-from lumen_hpc.config.saved import digest
 
 
 def finish(run: Run, step: Step, graph: list[Step], shards: list[int] | None = None, seconds: float = 1.0) -> None:

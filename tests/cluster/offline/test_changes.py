@@ -10,7 +10,7 @@ import pytest
 import launch
 from jobs import PIPELINE
 from lumen_hpc.cluster import changes, commands, graph, manifest
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 
 CLIP = resolve(["stage=full", "profile=local", "recipe=demo"]).settings.train.clip
@@ -23,11 +23,11 @@ def finished(tmp_path: Path) -> list[str]:
     request = resolve(["stage=full", *words, "train.steps=9"])
     for step in graph.steps(PIPELINE.stages, request.settings):
         count = step.stage.shards(request.settings)
-        config = saved.digest(request.settings, step.stage.settings)
+        config = config_file.digest(request.settings, step.stage.settings)
         for shard in range(count):
             line = {"shard": shard, "of": count, "config": config, "seconds": 1800 / count, "gpu_seconds": 3600 / count}
             manifest.append(request.folder / step.name / manifest.NAME, line)
-    saved.save(request, request.folder / "config.yaml")
+    config_file.save(request, request.folder / "config.yaml")
     return words
 
 
@@ -93,7 +93,7 @@ def test_a_server_of_a_run_whose_recipe_was_edited_takes_the_record(
     words = ["run=first", f"runs={tmp_path / 'runs'}"]
     request = resolve(["stage=full", *words, f"recipe={recipe}"])
     request.folder.mkdir(parents=True)
-    saved.save(request, request.folder / "config.yaml")
+    config_file.save(request, request.folder / "config.yaml")
     recipe.write_text("train: {clip: 3.0}\n")
     assert launch.main(["stage=serve", *words]) == 2
     assert "no trained lumen yet" in capsys.readouterr().err
@@ -192,7 +192,7 @@ def test_a_name_like_another_runs_is_said_to_be_new(tmp_path: Path, capsys: pyte
     words = [f"runs={tmp_path}", "dry_run=true"]
     first = resolve(["stage=full", "run=first", words[0]])
     first.folder.mkdir()
-    saved.save(first, first.folder / "config.yaml")
+    config_file.save(first, first.folder / "config.yaml")
     for name, new in (("First", True), ("fir-st", True), ("first", False), ("second", False)):
         assert launch.main(["stage=full", f"run={name}", *words]) == 0
         said = f"{name} is a new run; first is another, which exists" in capsys.readouterr().out.splitlines()

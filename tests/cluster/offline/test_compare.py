@@ -9,7 +9,7 @@ import pytest
 
 import launch
 from lumen_hpc.cluster import manifest
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.files import sha256
 
@@ -21,7 +21,7 @@ def run(runs: Path, name: str, right: int, prefix: str = "q", **words: object) -
     folder = request.folder
     for step in ("instruct", "predict-lumen", "report"):
         (folder / step).mkdir(parents=True)
-    saved.save(request, folder / "config.yaml")
+    config_file.save(request, folder / "config.yaml")
     records, answers = [], []
     for number in range(40):
         meta = {

@@ -13,7 +13,7 @@ import jobs
 from jobs import experts, judge, predict, rewrite, train
 from lumen_hpc.cluster import dry_run, estimate, graph, manifest, plan, question_counts, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Resources
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
@@ -127,7 +127,7 @@ def test_what_prepare_has_counted_replaces_the_paper_s_counts(run: Run, tmp_path
     assert "~ is an estimate from the paper's counts" in shown()
     paper = estimate.predict(run, "lumen"), estimate.experts(run, ""), estimate.rewrite(run, "")
     counted = prepare(settings.data, settings.prepare, settings.seed, run.path("prepare"))
-    digest = saved.digest(settings, jobs.prepare.STAGE.settings)
+    digest = config_file.digest(settings, jobs.prepare.STAGE.settings)
     manifest.append(run.path("prepare") / manifest.NAME, {"shard": 0, "config": digest})
     assert "~ is an estimate from the counts of stage prepare" in shown()
     found, splits = question_counts.of(run), counted["splits"]

@@ -14,7 +14,7 @@ import pytest
 import launch
 from lumen_hpc.cluster import engines, ready, refusals
 from lumen_hpc.cluster.stage import Run, Stage, Step, Task
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.errors import UserError
@@ -250,7 +250,9 @@ def test_only_what_changes_a_stages_output_makes_its_shards_stale(words: list[st
 
     before, after = resolve(["stage=full"]).settings, resolve(["stage=full", *words]).settings
     keys = {stage.name: stage.settings for stage in PIPELINE.stages}
-    assert {name for name, read in keys.items() if saved.digest(before, read) != saved.digest(after, read)} == stale
+    assert {
+        name for name, read in keys.items() if config_file.digest(before, read) != config_file.digest(after, read)
+    } == stale
 
 
 @pytest.mark.parametrize(("second", "shares"), [("vllm", (0.45, 0.45)), ("transformers", (0.9, 0.9))])

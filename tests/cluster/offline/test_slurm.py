@@ -27,7 +27,7 @@ from lumen_hpc.cluster import (
 )
 from lumen_hpc.cluster.accounting import Accounting
 from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
@@ -256,7 +256,7 @@ def test_a_plan_or_config_that_a_full_disk_left_empty_is_one_line(
         live.queue(run)
     (folder / "config.yaml").write_text("")
     with pytest.raises(UserError, match=r"config\.yaml: .*lacks stage, recipe, profile, settings"):
-        saved.load(folder / "config.yaml")
+        config_file.load(folder / "config.yaml")
     with pytest.raises(UserError, match=r"config\.yaml: .*lacks"):
         resolve([f"config={folder / 'config.yaml'}"])
 

@@ -1,4 +1,4 @@
-"""What a run's folder remembers of the command lines that made it: recipe, profile, and every setting that they gave.
+"""What a run's folder records of the command lines that made it: recipe, profile, and every setting that they gave.
 
 `profile.` keys are not among them: they say how one submission runs, not what the run is.
 A run goes on with its own settings. They are made anew from its recipe, its profile's `defaults:` and those values, so
@@ -28,7 +28,7 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RunRecord:
     file: Path
     """The run's config.yaml."""
     stage: str
@@ -41,15 +41,15 @@ class Remembered:
     """What command lines gave, by dotted key; None where an older version wrote the file."""
 
 
-def read(folder: Path) -> Remembered | None:
-    """What the run in `folder` remembers; None where there is no run, UserError for a file that is none of a run's."""
+def read(folder: Path) -> RunRecord | None:
+    """What the run in `folder` records; None where there is no run, UserError for a file that is none of a run's."""
     path = folder / "config.yaml"
     require_open(folder)
     if not path.is_file():
         return None
     try:
         whole = yaml.load(_plain(read_bytes(path)), Loader=LOADER)
-        return Remembered(
+        return RunRecord(
             path,
             str(whole["stage"]),
             str(whole["recipe"]),

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lumen_hpc.config import saved
+from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
 
 
 def test_a_saved_config_repeats_the_run(tmp_path: Path):
     request = resolve(["stage=train", "profile=h100", "recipe=demo", "train.clip=0.5", "profile.account=us"])
-    saved.save(request, tmp_path / "config.yaml")
+    config_file.save(request, tmp_path / "config.yaml")
     again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
     assert again.settings == request.settings
     assert again.stage == "train"
-    assert saved.load(tmp_path / "config.yaml") == (request.settings, request.profile)
+    assert config_file.load(tmp_path / "config.yaml") == (request.settings, request.profile)
 
 
 def test_the_digest_sees_what_decides_results_and_nothing_else():
     before, after = Settings(), Settings()
     after.train.token_budget += 1
-    assert saved.digest(before, ("train",)) == saved.digest(after, ("train",))
+    assert config_file.digest(before, ("train",)) == config_file.digest(after, ("train",))
     after.train.learning_rate *= 2
-    assert saved.digest(before, ("train",)) != saved.digest(after, ("train",))
-    assert saved.digest(before, ("seed", "experts")) == saved.digest(after, ("seed", "experts"))
+    assert config_file.digest(before, ("train",)) != config_file.digest(after, ("train",))
+    assert config_file.digest(before, ("seed", "experts")) == config_file.digest(after, ("seed", "experts"))
 
 
 def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_path: Path):
     first = resolve(["stage=train", "profile=h100", "profile.resources.gpu.tasks=3", "train.clip=0.5"])
-    saved.save(first, tmp_path / "config.yaml")
+    config_file.save(first, tmp_path / "config.yaml")
     again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
     assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.cluster import submit
-from lumen_hpc.config import remembered, saved
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
@@ -21,7 +21,7 @@ def words(tmp_path: Path) -> list[str]:
 def submitted(words: list[str]) -> Request:
     request = resolve(words)
     request.folder.mkdir(parents=True, exist_ok=True)
-    saved.save(request, request.folder / "config.yaml")
+    config_file.save(request, request.folder / "config.yaml")
     return request
 
 
@@ -30,7 +30,7 @@ def test_a_run_goes_on_without_its_earlier_words(words: list[str]) -> None:
     again = resolve(words)
     assert (again.settings, again.profile) == (first.settings, first.profile)
     assert again.recorded is not None
-    assert remembered.differences(again.recorded, again.recorded) == []
+    assert run_record.differences(again.recorded, again.recorded) == []
 
 
 def test_what_is_given_anew_comes_on_top_and_is_remembered_too(words: list[str]) -> None:
@@ -55,7 +55,7 @@ def test_an_edited_recipe_is_a_difference_not_ignored(words: list[str], tmp_path
     recipe.write_text("train: {clip: 4.0}\n")
     again = resolve(words)
     assert again.recorded is not None
-    found = remembered.differences(again.recorded, saved.plain(again.settings))
+    found = run_record.differences(again.recorded, config_file.plain(again.settings))
     assert found == [("train.clip", 1.0, 4.0)]
     recipe.unlink()
     assert resolve(words).settings.train.clip == 1.0, "a recipe that is gone: the run's own record"
@@ -98,11 +98,11 @@ def test_a_config_without_a_name_is_refused_with_both_choices(words: list[str]) 
 def test_sections_that_come_and_go_are_differences() -> None:
     before = {"judge": {"second": None}, "train": {"mixture": {"diagnostic": 1, "difference": 2}}}
     after = {"judge": {"second": {"kind": "vllm"}}, "train": {"mixture": {"diagnostic": 1}}}
-    assert remembered.differences(before, after) == [
+    assert run_record.differences(before, after) == [
         ("train.mixture", {"diagnostic": 1, "difference": 2}, {"diagnostic": 1}),
         ("judge.second", None, {"kind": "vllm"}),
     ]
-    assert remembered.differences({"train": {"old": 1}}, {"train": {"new": 2}}) == [], "keys of another version"
+    assert run_record.differences({"train": {"old": 1}}, {"train": {"new": 2}}) == [], "keys of another version"
 
 
 def test_a_corrupt_file_is_named(words: list[str], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monk
         request = resolve([f"stage={stage}", *words[1:]])
         folder = request.folder / "submissions" / stage
         folder.mkdir(parents=True)
-        saved.save(request, folder / "config.yaml")
+        config_file.save(request, folder / "config.yaml")
         submit.record(request, submit.open_run(request), submit.Submission(folder, request.folder))
     again = resolve([f"config={request.folder / 'config.yaml'}", "run=second", words[2]])
     assert (again.stage, again.run) == ("full", "second")
