@@ -83,7 +83,7 @@ def serve(task: Task) -> None:
     config = read_config(folder)
     host = supervisor.listening_host(task.run.profile.data_use.listen)
     port = supervisor.free_port(host, settings.port)
-    if settings.page:  # said before the model is loaded
+    if settings.page:  # refused before the model is loaded
         supervisor.free_port(host, settings.page_port, "serve.page_port")
     key, gpu = supervisor.new_key(), torch.cuda.is_available()
     log = task.folder / "logs" / f"server-{os.environ.get('SLURM_JOB_ID', 'local')}.log"

@@ -171,6 +171,14 @@ def test_no_file_has_a_word_that_the_glossary_replaces(word: str):
     assert not lines, "\n".join(["the glossary in CONTRIBUTING.md has other words for these:", *lines])
 
 
+def test_nothing_is_named_said_or_told_but_what_a_language_says():
+    """A message, a claim or a reading is meant; the language package reads what a sentence said."""
+    for path, room in _files():
+        if room != "language":
+            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+            assert not names & {"said", "told"}, path.relative_to(ROOT)
+
+
 def test_jobs_do_not_import_each_other():
     for path, room in _files():
         if room == "jobs" and path.stem != "__init__":

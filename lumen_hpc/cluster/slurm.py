@@ -77,7 +77,7 @@ NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.con
 CANCEL_AGAIN_S = (1.0, 5.0)
 """Pauses before a job that got no answer to its scancel asks again."""
 ANNOUNCED_AFTER_S = 8.0
-"""After how long people are told what a command waits for."""
+"""After how long a message names what a command waits for."""
 
 
 _begun: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}

@@ -72,7 +72,7 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
 RELEASES = {"1.0.0": 79_767 / 164_324, "1.0.1": 0.0}
 """Share of reversed pairs (main study earlier than the reference) in each release of Medical-Diff-VQA."""
 MIXED, _NEAR, _FEWEST = "of an unknown release", 0.12, 500
-"""What is said of a file whose share is further than that from both, if it has that many pairs."""
+"""The release of a file whose share is further than that from both, if it has that many pairs."""
 
 
 def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:

@@ -28,7 +28,7 @@ _NEGATION = re.compile(
 )
 
 _KNOWN = ("present", "same", "absent", "gone")
-"""What is said of a finding where it answers: residual edema is there, resolved edema is not."""
+"""States of a finding that answer: residual edema is there, resolved edema is not."""
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
 """Words that alone are an answer."""
@@ -67,7 +67,7 @@ def stated(kind: str, question: str, answer: str) -> str | None:
 
     Long answers (paper, section 2.2) may affirm without saying yes: `There is evidence of edema in this image.` A
     sentence about another finding answers nothing: None. So does one that only says what may be. An opening that
-    speaks of another finding gives way to what is said of the one asked about. `kind` is the question's type; of a
+    speaks of another finding gives way to the claims about the one asked about. `kind` is the question's type; of a
     question outside the dataset's templates the subject is not known, so any sentence counts, and a word of negation
     decides.
     """
@@ -78,8 +78,8 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     answer = _CHOICE.sub(" ", unwrapped(answer))
     if (word := answer.strip(" .!:()").lower()) in _YES | _NO:
         return "yes" if word in _YES else "no"
-    for asked, reply, said in _WHOLE:
-        if asked in parsed.template and re.fullmatch(said, word):
+    for asked, reply, pattern in _WHOLE:
+        if asked in parsed.template and re.fullmatch(pattern, word):
             return reply
     facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
     if facts.lead and _both(answer):
@@ -105,7 +105,7 @@ def stated(kind: str, question: str, answer: str) -> str | None:
 
 
 def _claim(template: str, location: str | None, state: State) -> bool | None:
-    """Whether what is said of the finding affirms the question; None where it says another thing of it.
+    """Whether the claim about the finding affirms the question; None where it is about something else.
 
     Of a finding that is there, sides that lie elsewhere deny: `on the left only`, asked whether it is bilateral.
     """

@@ -181,9 +181,9 @@ def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
     if not isinstance(answer, str):
         problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
         return in_words(answer)
-    if (said := without_thought(answer)) != answer:
+    if (visible := without_thought(answer)) != answer:
         problems.add(f"answers of {model} with reasoning in tags (left out)", id)
-    if (text := without_tokens(said)) != said:
+    if (text := without_tokens(visible)) != visible:
         problems.add(f"answers of {model} with control tokens (left out)", id)
     return text
 

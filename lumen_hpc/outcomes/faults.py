@@ -20,7 +20,7 @@ KINDS = {
     "unknown age": "anchor_age or anchor_year that is no whole number, or impossible; the age is read as missing",
     "unknown sex": "a gender that is neither F nor M; read as missing",
     "patient not in MIMIC-IV": "a patient of the run without a row in patients; outcomes are unknown",
-    "patient without any admission": "no follow-up can be told; outcomes that need a stay are unknown",
+    "patient without any admission": "no follow-up is known; outcomes that need a stay are unknown",
     "admission without times": "admittime or dischtime missing or no time; the admission is left out",
     "discharge before admission": "the admission is left out",
     "race of no known kind": "read as missing",
