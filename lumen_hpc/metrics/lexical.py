@@ -51,7 +51,7 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
     """
     if len(answers) != len(references):
         raise ValueError(f"{len(answers)} answers for {len(references)} references")
-    from lumen_hpc.metrics import ngrams as counting
+    from lumen_hpc.metrics.compiled import counting
 
     vocabulary = _Vocabulary()
     parts = []
@@ -59,7 +59,7 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
         chunk = answers[start : start + _CHUNK], references[start : start + _CHUNK]
         texts = [text for pair in zip(*chunk, strict=True) for text in pair]
         counts: np.ndarray = np.zeros((len(chunk[0]), _COLUMNS), np.int64)
-        counting.count_pairs(*vocabulary.encode(texts), *vocabulary.tables(), counts)
+        counting().count_pairs(*vocabulary.encode(texts), *vocabulary.tables(), counts)
         for row, answer, reference in _many_periods(*chunk):
             counts[row, _RECALL] = _recall_counts(published.words(answer), published.words(reference))
         parts.append(_scores(counts))
@@ -130,12 +130,12 @@ class _Words(dict):
 
 def _dropped(texts: list[str]) -> list[int]:
     """`recall.dropped_marks` of each text as bits, in the order of `recall.MARKS`."""
-    from lumen_hpc.metrics.ngrams import dropped_marks
+    from lumen_hpc.metrics.compiled import counting
 
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum([len(text) for text in encoded])
     marks = np.frombuffer(published.MARKS.encode(), np.uint8)
-    dropped = dropped_marks(np.frombuffer(b"".join(encoded), np.uint8), ends, marks).tolist()
+    dropped = counting().dropped_marks(np.frombuffer(b"".join(encoded), np.uint8), ends, marks).tolist()
     for k, text in enumerate(texts):
         if not text.isascii() and "," in text:  # its digits need not be ASCII
             places = map(published.MARKS.index, published.dropped_marks(text))

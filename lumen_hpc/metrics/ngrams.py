@@ -1,6 +1,6 @@
 """The compiled counting under `lexical`: what two texts, given as token ids, have in common.
 
-Compiled on first use (seconds); the machine code is kept on disk, so it is a once-a-machine cost.
+Compiled on first use (seconds); the machine code is kept for every run with this version of the file (compiled.py).
 """
 
 # mypy: disable-error-code="var-annotated, assignment"
