@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lumen_hpc.data.diff_vqa import severity
+from lumen_hpc.data.diff_vqa import LevelChange
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.short_answers import is_missing
@@ -214,10 +214,8 @@ def _outcome(name: str, before: Findings, after: Findings) -> str:
         return "new" if name in after else "resolved"
     if name not in before:
         return "same"
-    earlier, later = (severity(findings[name].get("level", "")) for findings in (before, after))
-    if earlier is None or later is None or earlier == later:
-        return "same"
-    return "worse" if later > earlier else "better"
+    levels = (findings[name].get("level", "") for findings in (before, after))
+    return {0: "same", 1: "worse", -1: "better"}[LevelChange(name, *levels).direction]
 
 
 @cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from lumen_hpc.data.diff_vqa import severity
+from lumen_hpc.data.diff_vqa import LevelChange
 from lumen_hpc.language.parsing import Phrase
+from lumen_hpc.language.words import vocabulary
 
 Place = frozenset[str]
 """The names of one place, a side among them; `bilateral` is two places."""
@@ -38,7 +39,7 @@ def _parts(phrase: Phrase) -> list[set[str]]:
     for word in phrase.words:
         roles = word.roles.keys()
         place = word.roles.get("place", "")
-        if roles & {"and", "or", "comma"} or ("in" in roles and parts[-1] & SIDES):
+        if roles & {"and", "or", "with", "comma"} or ("in" in roles and parts[-1] & SIDES):
             parts.append(set())
         elif roles & {"both", "each"} and explicit:
             continue  # both the left and the right
@@ -59,8 +60,6 @@ def _parts(phrase: Phrase) -> list[set[str]]:
 
 
 Levels = frozenset[tuple[str, ...]]
-_RANKED = {"tiny": "minimal", "slight": "mild", "minor": "mild", "extensive": "severe", "marked": "severe"}
-"""Words for a level by such as the dataset's ranks hold; they lack all but `minor`, which they rank with minimal."""
 
 
 def level_of(phrase: Phrase) -> str:
@@ -82,5 +81,6 @@ def readings(phrases: Iterable[Phrase]) -> Levels:
 
 def rise(before: str, after: str) -> int:
     """+1 where the level rises, -1 where it falls, 0 where the words do not tell."""
-    first, last = (severity(" ".join(_RANKED.get(word, word) for word in level.split())) for level in (before, after))
-    return 0 if first is None or last is None else (last > first) - (last < first)
+    ranks = vocabulary()["ranks"]
+    first, last = (" ".join(ranks.get(word, word) for word in level.split()) for level in (before, after))
+    return LevelChange("", first, last).direction

@@ -16,8 +16,8 @@ ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
 MODIFIERS = ("Mod", "Front")
-VERBS = ("Did", "NotDid", "Done")
-_TELLING = ("third", "done", "base", "going", "noun", "newadj", "sameadj", "difadj", "upadj", "downadj")
+VERBS = ("Did", "NotDid", "Done", "Having")
+_TELLING = ("third", "turnsit", "done", "base", "going", "noun", "newadj", "sameadj", "difadj", "upadj", "downadj")
 """Roles whose words stand for a change."""
 
 
@@ -150,6 +150,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     said = Predicate(Clause(parts, says=_MODIFIER, start=0), "")
     then, now, denied = (said.has(mark) for mark in ("at-then", "at-now", "negated"))
     item.foretold |= said.has("future")
+    item.types |= said.types
     if said.has("contrary"):
         item.change("unclear")
     time = "" if then and now else "then" * then + "now" * now
@@ -158,11 +159,11 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         item.change(min(events) if events < _CHANGES and not denied else "unclear")
         if said.has("Did") or not time:
             return
-    others = [_item(part) for part in parts if part.kind == "N"]
     levels = [level for _, level in said.levels]
-    for other in others:
-        levels += other.levels.get("", []) if other.name == item.name else ["another finding"]
-    if (others and not levels) or (said.has("Any") and not (time or denied or said.has("seen"))):
+    for other in (_item(part) for part in parts if part.kind in ("N", "Any")):
+        levels += other.levels.get("", []) if other.name in (item.name, ANY) else ["another finding"]
+        item.types |= other.types
+    if not levels and (said.has("N") or (said.has("Any") and not (time or denied or said.has("seen")))):
         return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about
     if levels and not denied:
         item.levels[time] += levels

@@ -107,9 +107,9 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
             others += [("place", word) for word in unknown(parsed.location or "")]
             role = {"level": "lvl", "location": "place"}.get(kind)
             others += [(role, word) for word in unknown(short_answer)] if role else []
-            if kind == "type":  # bibasilar, compressive: the first is elsewhere a place
+            if kind == "type":  # bibasilar, acute: elsewhere a place and a level
                 parts = re.split(r", | and ", short_answer.strip(" ."))
-                others += [("type", it) for it in parts if any("type" not in word.roles for word in words(it))]
+                others += [("type", it) for it in parts if any({"type"} != word.roles.keys() for word in words(it))]
             if kind == "abnormality" and not is_closed(short_answer):
                 findings += parse_findings(short_answer)
     names = [("finding", name) for name in findings if name and not knows(name)] + others

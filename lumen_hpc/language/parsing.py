@@ -222,8 +222,6 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
 
 def strict(found: list[Phrase]) -> list[list[Clause]]:
     """Every way to read a sentence as the fewest clauses, of these those parted by a comma or more than `and`."""
-    if len(found) > LONGEST:
-        return []
     signs = "".join(phrase.sign for phrase in found)
     joints = [match.span() for match in grammar().joints.finditer(signs)]
     ends = [*(joint for joint, _ in joints if joint), len(signs)]

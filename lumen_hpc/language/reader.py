@@ -19,8 +19,6 @@ from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
-WORDS = 150
-"""Words of a sentence that are read."""
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
 
@@ -96,8 +94,9 @@ class _Reading:
         self.unread.add(f"unknown words: {', '.join(unknown)}", unknown)
         if unknown and not self.lenient:
             return
-        self.unread.add(f"a sentence of more than {WORDS} words", len(sentence) > WORDS)
-        phrases = parsing.phrases_of([word for word in sentence[:WORDS] if word.roles])
+        phrases = parsing.phrases_of([word for word in sentence if word.roles])
+        self.unread.add(f"a sentence of more than {parsing.LONGEST} phrases", phrases[parsing.LONGEST :])
+        phrases = phrases[: parsing.LONGEST]
         parses = parsing.strict(phrases)
         self.unread.add("no complete parse", not parses)
         if not parses:

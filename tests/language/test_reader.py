@@ -155,6 +155,9 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|foresee (?:will|may) be|was new on the image taken|AP was the view|severe edema(?:,? from mild|, which has gone)"
     r"|same findings were|was no change to|I expect (?:will|may) be|severe edema that has increased"
     r"|now was|evident on the reference on the reference|was not present today"
+    r"|were looking at|view was what|view was the one|was missing from the main|was not one on|being identified"
+    r"|show that (?:the )?edema may|may be predicted|will be predicted|left edema (?:in|to|situated)"
+    r"|mild edema (?:reaches|can be|would be)|mild edema, mild today"
 )
 """A tense that changes nothing, a level or side given twice, the edema on the old image."""
 
