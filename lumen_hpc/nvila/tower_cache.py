@@ -1,7 +1,7 @@
 """What a frozen tower made of each tile, kept in memory: worth it where tiles are small and seen several times.
 
-A tile's features have the same bits whatever tiles share its call, so that a training resumes the same with an empty
-cache (tests/nvila/test_tower_cache.py).
+Each tile is computed in a call of its own: matrix products may round otherwise where more rows share them, and a
+training must resume with an empty cache to the same bits.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ class TowerCache:
         self._limit, self._used = int(gb * 2**30), 0
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
-    def of(self, tiles: torch.Tensor, compute: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-        """[N, patches², C] of uint8 [N, 1 or 3, S, S]; `compute` makes those at the places where none is kept."""
-        keys = [sha256(tile.numpy().tobytes()).digest() for tile in tiles]
-        found = {key: self._kept[key] for key in keys if key in self._kept}
-        new = {key: place for place, key in enumerate(keys) if key not in found}
-        if new:
-            # Clones: a view would hold the whole call's features for as long as one of them is kept.
-            found |= {key: made.clone() for key, made in zip(new, compute(list(new.values())))}
-        for key in found:
-            self._keep(key, found[key])
-        return torch.stack([found[key] for key in keys])
+    def of(self, tiles: torch.Tensor, compute: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """[N, patches², C] of uint8 [N, 1 or 3, S, S]; `compute` makes those of the tile at a place."""
+        found: list[torch.Tensor] = []
+        for place, tile in enumerate(tiles):
+            key = sha256(tile.numpy().tobytes()).digest()
+            found.append(self._kept[key] if key in self._kept else compute(place))
+            self._keep(key, found[-1])
+        return torch.stack(found)
 
     def _keep(self, key: bytes, features: torch.Tensor) -> None:
         if key not in self._kept:

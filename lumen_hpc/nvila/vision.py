@@ -74,20 +74,22 @@ def encode(
     own_calls = -(-len(pixels) // tiles_at_once)
     calls = sync_tower_calls(own_calls)
 
-    def hidden_at(places: Sequence[int] | slice) -> torch.Tensor:
-        parts = pixels[places].split(tiles_at_once)
-        return torch.cat([tower_hidden(tower, part, config.select_layer) for part in parts])
+    def hidden_of(pixels: torch.Tensor) -> torch.Tensor:
+        return tower_hidden(tower, pixels, config.select_layer)
 
     blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
     zero = pixels.new_zeros(())
     for _ in range(own_calls, calls):
-        zero = zero + tower_hidden(tower, blank, config.select_layer).sum() * 0
+        zero = zero + hidden_of(blank).sum() * 0
     if not own_calls:
         nothing = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
         if calls:  # a batch of text alone: the projector must run as well
             zero = projector(nothing.new_zeros(1, *nothing.shape[1:]) + zero).sum() * 0
         return Pictures([], pixels, nothing, nothing, nothing, zero)
-    hidden = hidden_at(slice(None)) if cache is None else cache.of(own, hidden_at)
+    if cache is None:
+        hidden = torch.cat([hidden_of(part) for part in pixels.split(tiles_at_once)])
+    else:
+        hidden = cache.of(own, lambda place: hidden_of(pixels[place : place + 1])[0])
     features = group.joined(hidden, len(tiles))
     joined, grids = join_scales(features, blocks, config) if config.s2 else (features, [(1, 1)] * len(features))
     projected = group.joined(projector(group.own(joined)), len(joined))
