@@ -353,3 +353,17 @@ def test_the_page_beside_it_asks_this_server(served, client, pictures, tmp_path)
     )
     expected = _ask(client, [_text(text), _url(pictures[0]), _url(pictures[1])])
     assert shown.split() == strip(expected.choices[0].message.content).split()
+
+
+@pytest.mark.parametrize(
+    ("grey", "options"),
+    [(3, {"n": 0}), (4, {"n": 2}), (5, {"max_tokens": -1}), (6, {"temperature": -1})],
+)
+def test_an_image_that_was_first_seen_in_a_refused_request_is_answered_about(client, grey, options):
+    """vLLM's two caches of images would differ from then on, and the next request with this image be a 500."""
+    from openai import BadRequestError
+
+    picture = Image.new("L", (64, 64), grey)
+    with pytest.raises(BadRequestError):
+        _ask(client, [_url(picture), _text("Why?")], **options)
+    assert all(_said(_ask(client, [_url(picture), _text("Why?")])))
