@@ -52,12 +52,13 @@ class Item(Said):
     event: str = ""
     """The change that they tell: `new edema`, `resolution of edema`."""
 
-    def marks(self, told: set[str]) -> set[str]:
-        """What the table of marks asks of it, beside a verb that can tell these changes."""
+    def marks(self, predicate: Predicate) -> set[str]:
+        """What the table of marks asks of it, beside what its clause says."""
         given = {
             "own": self.event,
             f"own={self.event}": self.event,
-            "echoed": self.event in told,
+            "echoed": self.event in predicate.events,
+            "ill": self.name in predicate.ills,
             "promised": self.foretold,
             "item-any": self.name == ANY,
             "item.levels": self.levels,
@@ -167,7 +168,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about
     if levels and not denied:
         item.levels[time] += levels
-    elif levels or (said.has("diseased") and not any(item.phrase.all("Organ"))):
+    elif levels or (said.ills and item.name not in said.ills):
         item.change("unclear")  # the left base, which is blunted
     else:
         item.there[time].add(not denied)
@@ -207,6 +208,8 @@ class Predicate:
         self.readings = readings(others)
         self.places = located(Phrase(others))
         self.types: set[str] = set()
+        self.ills: set[str] = set()
+        """The findings that an organ is by its adjective: `enlarged`."""
         self.marks: set[str] = set()
         marks = {f":{self.rule}", f"?{kind}", *(part.kind for part in (*clause.parts, *beside))}
         marks.update(f"Mod.{part.kind}" for mod in clause.parts if mod.kind == "Mod" for part in mod.parts)
@@ -253,6 +256,7 @@ class Predicate:
                 played = _played(word, part, clause.says)
                 marks.update(played, ["visible"] if played.get("seen") == "seen" else [])
                 self.types |= {played["type"]} if "type" in played else set()
+                self.ills |= set(played.get("diseased", "").split("/")) - {""}
                 if part.kind in VERBS or part.kind == "word":
                     verbs += [played[role] for role in _TELLING if role in played]
         named = any(part.kind in ("Range", "To") for part in clause.parts)

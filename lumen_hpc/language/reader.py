@@ -138,6 +138,8 @@ class _Reading:
             fit = not own or numbers <= {str(len(items)), "many" * (len(items) > 1)}
             self.problems.add("it counts what it does not name", not fit)
             self.counts |= set() if own else numbers
+        if self.kind == "abnormality" and predicate.has("Any.only", "nothingbut"):
+            self.counts.add(str(len(items)))
         predicate.marks.add(f"#{len(items)}")
         if not items and (rule == "unchanged" or not clause.says.pattern.startswith("S")):
             return [Item(ANY, phrase=Phrase((), "Any"))]

@@ -156,8 +156,9 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|same findings were|was no change to|I expect (?:will|may) be|severe edema that has increased"
     r"|now was|evident on the reference on the reference|was not present today"
     r"|were looking at|view was what|view was the one|was missing from the main|was not one on|being identified"
-    r"|show that (?:the )?edema may|may be predicted|will be predicted|left edema (?:in|to|situated)"
-    r"|mild edema (?:reaches|can be|would be)|mild edema, mild today"
+    r"|show that (?:the )?edema may|may be predicted|will be predicted|left edema (?:in|to|situated|can)"
+    r"|mild edema (?:reaches|can be|would be|will have)|mild edema, mild today|findings were unchanged"
+    r"|no longer shows edema or pneumonia"
 )
 """A tense that changes nothing, a level or side given twice, the edema on the old image."""
 
