@@ -32,6 +32,7 @@ FLOORS = (
         "weights",
         "models",
         "proportions",
+        "recently_used",
         "registry",
         "replicas",
         "plain_text",

@@ -74,8 +74,8 @@ def encode(
     own_calls = -(-len(pixels) // tiles_at_once)
     calls = sync_tower_calls(own_calls)
 
-    def hidden_of(pixels: torch.Tensor) -> torch.Tensor:
-        return tower_hidden(tower, pixels, config.select_layer)
+    def hidden_of(part: torch.Tensor) -> torch.Tensor:
+        return tower_hidden(tower, part, config.select_layer)
 
     blank = pixels.new_zeros(1, 3, config.image_size, config.image_size)
     zero = pixels.new_zeros(())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -21,6 +19,7 @@ from lumen_hpc.nvila.chat import IGNORE
 from lumen_hpc.nvila.generate import line_ends
 from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import Blank, tile_count
+from lumen_hpc.recently_used import RecentlyUsed
 from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.lengths import Record, sizes_of
 from lumen_hpc.training.record_index import RecordIndex
@@ -34,32 +33,20 @@ class Pictures:
     """
 
     def __init__(self, cache_gb: float = 0.0) -> None:
-        self._limit, self._used = int(cache_gb * 2**30), 0
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: RecentlyUsed[np.ndarray] | None = RecentlyUsed(cache_gb) if cache_gb else None
 
     def open(self, path: str) -> str | np.ndarray:
         """uint8 [H, W], or the path itself where nothing is cached. Raises UserError naming an unreadable file."""
-        with self._lock:
-            if path in self._kept:
-                self._kept.move_to_end(path)
-                return self._kept[path]
+        if self._kept is not None and (kept := self._kept.get(path)) is not None:
+            return kept
         picture: np.ndarray | None = None
         if holds_dicom(path):
             picture = grey_levels(path)
-        elif self._limit:
+        elif self._kept is not None:
             picture = _grey(path)
-        if picture is not None and self._limit:
-            self._keep(path, picture)
+        if picture is not None and self._kept is not None:
+            self._kept.keep(path, picture)
         return path if picture is None else picture
-
-    def _keep(self, path: str, picture: np.ndarray) -> None:
-        with self._lock:
-            if path not in self._kept:  # another thread may have been first
-                self._kept[path] = picture
-                self._used += picture.nbytes
-            while self._used > self._limit:
-                self._used -= self._kept.popitem(last=False)[1].nbytes
 
 
 def _grey(path: str) -> np.ndarray | None:
