@@ -102,6 +102,7 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
         item.event = item.event or event
     named = [item for item in items if item.phrase.kind in ("N", "Turn")]
     for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
+        item.foretold |= some.foretold
         for time, there in some.there.items():
             item.there[time] = item.there.get(time) or there
         if some.event == "unclear" or False in some.there.get("", ()) or some.levels or some.types:
@@ -225,14 +226,15 @@ class Predicate:
         leveled = [part for part in others if part.kind in _LEVELS]
         self.levels = [(_LEVELS[part.kind] or "now" * ("become" in events), level_of(part)) for part in leveled]
         """(time or "", level) for the levels it names."""
-        if before and "same mood" in clause.says.marks and "future" in before.marks:  # a is expected to appear, b to go
-            marks.add("foretold")
-        if before and "same image" in clause.says.marks and not self.time:  # `shows a but no b`
+        marks |= clause.says.marks | {f"before.{m}" for m in (before.marks if before else ()) if " " not in m}
+        if before and "same-image" in clause.says.marks and not self.time:  # `shows a but no b`
             self.time = before.time
             marks |= {"Unlike"} & before.marks
+        marks |= _within("first", *clause.parts[0].words[0].roles)
         last = clause.parts[-1]
         given = {
             "become": "become" in events,
+            "after": before,
             "ends": last.kind in ("Be", "NotBe") and not (last.adjuncts or beside),
             "readings": self.readings,
             "levels": self.levels,
@@ -256,7 +258,7 @@ class Predicate:
                 played = _played(word, part, clause.says)
                 marks.update(played, ["visible"] if played.get("seen") == "seen" else [])
                 self.types |= {played["type"]} if "type" in played else set()
-                self.ills |= set(played.get("diseased", "").split("/")) - {""}
+                self.ills |= set(played.get("diseased", played.get("ailment", "")).split("/")) - {""}
                 if part.kind in VERBS or part.kind == "word":
                     verbs += [played[role] for role in _TELLING if role in played]
         named = any(part.kind in ("Range", "To") for part in clause.parts)
@@ -283,6 +285,8 @@ def located(phrase: Phrase) -> list[Phrase]:
 
 _NO_VERB = ("diseased", "going", "appeared")
 """Roles that a word does not play in a verb."""
+_ALONE = ("diseased", "kind", "appear", "exists")
+"""Roles beside which a word that stands alone plays no other."""
 
 
 def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
@@ -293,7 +297,8 @@ def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
     if part.kind != "word":
         return word.roles
     named = {role: value for role, value in word.roles.items() if role in row.names or not row.names}
-    return {"diseased": named["diseased"]} if "diseased" in named else named
+    alone = [role for role in _ALONE if role in named]
+    return {role: named[role] for role in alone or named}
 
 
 def _meant(events: list[str], level_named: bool) -> list[str]:

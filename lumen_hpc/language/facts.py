@@ -70,7 +70,7 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
     parsed = parse_question(kind, question) if meant else None
     if parsed is None or not parsed.finding:
         return answer
-    alone = re.sub(r"^\s*(in|on|at) the ", "", answer, flags=re.IGNORECASE)
+    alone = re.sub(r"^\s*(the answer is )?((in|on|at) the )?", "", answer, flags=re.IGNORECASE)
     if alone.strip(" .").lower() == short_answer.strip(" .").lower() and not is_closed(short_answer):
         return sentence(kind, question, short_answer)
     if kind == "type":

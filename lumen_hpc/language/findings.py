@@ -44,7 +44,8 @@ class Finding(Said):
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
-        marks = marked("says", predicate.marks | item.marks(predicate))
+        known = {"known"} if self.named else set()
+        marks = marked("says", predicate.marks | item.marks(predicate) | known)
         self.problems.update(doubts(marks))
         said = {mark[3:] for mark in marks if mark.startswith("-> ")}
         rule, foretelling = predicate.rule, self.kind == "prediction"

@@ -8,7 +8,7 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -52,11 +52,11 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
     lead = "".join(role for word in found[:1] for role in ("yes", "no")[: 1 + ended] if role in word.roles)
     found = found[(1 + ended) * bool(lead) :]
-    reading = _Reading(kind, lenient)
+    reading = _Reading(kind, lenient, {lead} - {""})
     reading.unread.add(f"longer than {LONGEST:,} characters", len(text) > LONGEST)
     for sentence in sentences_of(found):
         reading.add(sentence)
-    return reading.facts(found, lead)
+    return reading.facts(found)
 
 
 def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
@@ -75,6 +75,8 @@ class _Reading:
 
     kind: str
     lenient: bool
+    leads: set[str]
+    """yes or no, where it says so."""
     problems: Problems = field(default_factory=Problems)
     unread: Problems = field(default_factory=Problems)
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -116,6 +118,9 @@ class _Reading:
         self.problems.update(parsing.doubts(predicate.marks))
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
+        if clause.says.rule == "verdict":
+            self.leads |= {*clause.roles("closed")}
+            return None
         if clause.says.rule in ("view", "notview"):
             return self.view(clause)
         items = self.items(clause, predicate)
@@ -133,9 +138,10 @@ class _Reading:
             taken_up = self.subjects[clause.own("latter") :][:1] if len(self.subjects) == 2 else ()
         items = items_of(clause, taken_up)
         for part in clause.parts:
-            own = part.kind in ("Any", "Number") and items and items[0].name != ANY
-            numbers = {*part.roles("count"), *("1" for _ in part.roles("numeral") if own)}
-            fit = not own or numbers <= {str(len(items)), "many" * (len(items) > 1)}
+            named = part.kind in ("Any", "Number", "Change")
+            own = named and items and items[0].name != ANY
+            numbers = {*part.roles("count"), *("1" for _ in part.roles("numeral") if named)}
+            fit = not own or numbers <= _count(items)
             self.problems.add("it counts what it does not name", not fit)
             self.counts |= set() if own else numbers
         if self.kind == "abnormality" and predicate.has("Any.only", "nothingbut"):
@@ -155,36 +161,45 @@ class _Reading:
         both = any(self.views.setdefault(view, affirmed) != affirmed for view in views)
         self.problems.add("it says of a view both that it is and that it is not", both)
 
-    def facts(self, found: list[Word], lead: str) -> Facts:
+    def facts(self, found: list[Word]) -> Facts:
         """What the whole text says."""
         findings = {name: finding.state() for name, finding in self.findings.items()}
         general = findings.get(ANY, State("none"))
         others = [state for name, state in findings.items() if name != ANY]
-        counted = str(len(others)) in self.counts  # two abnormalities are seen: a and b
+        counted = self.counts & _count(others)  # two abnormalities are seen: a and b
         implied = counted or (not (ANY in findings and self.findings[ANY].named) and general.status != "gone")
-        alike = implied and general.status in {state.status for state in others}
+        statuses = {state.status for state in others}
+        alike = implied and general.status in statuses | ({"changed"} if statuses <= _CHANGED else set())
         if alike or (others and all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
         where = places(self.places, next((name for name in findings if name.startswith("pleural")), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
         absent = all(state.status == "absent" for state in findings.values())
+        self.problems.add("it says both yes and no", len(self.leads) > 1)
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
         within = any(a <= b and a & SIDES == b & SIDES for a in denied for b in where)
         self.problems.add("it denies a place", within or (denied and not where))
-        stray = self.counts - {str(len(findings)), "many" * (len(findings) > 1)}
-        self.problems.add("it counts what it does not name", stray)
+        self.problems.add("it counts what it does not name", self.counts - _count(set(findings) - {ANY}))
         return Facts(
             findings=findings,
             views=self.views,
             places=frozenset().union(*(state.places for state in findings.values())) or where,
             numbers=frozenset(_numbers(found)),
-            lead=lead,
+            lead=max(self.leads, default=""),
             partial=part and ANY in findings and general.status in ("absent", "same"),
             foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )
+
+
+_CHANGED = {"new", "gone", "level", "up", "down"}
+
+
+def _count(findings: Collection) -> set[str]:
+    """The words for how many they are."""
+    return {str(len(findings)), "many" * (len(findings) > 1)}
 
 
 def places_in(text: str) -> frozenset[Place]:

@@ -158,7 +158,7 @@ TRUE_ALL_THE_SAME = re.compile(
     r"|were looking at|view was what|view was the one|was missing from the main|was not one on|being identified"
     r"|show that (?:the )?edema may|may be predicted|will be predicted|left edema (?:in|to|situated|can)"
     r"|mild edema (?:reaches|can be|would be|will have)|mild edema, mild today|findings were unchanged"
-    r"|no longer shows edema or pneumonia"
+    r"|no longer shows edema or pneumonia|image lacked on the reference"
 )
 """A tense that changes nothing, a level or side given twice, the edema on the old image."""
 

@@ -122,11 +122,8 @@ def test_faithful_wordings_of_a_change_are_read_as_that_change(kind):
 
 
 def test_every_faithful_wording_of_a_list_is_read_as_its_findings():
-    """But for two: `should` is no claim, and the hila are no organ whose state is a finding."""
-    not_read = {
-        "You should pick up both a fracture and scoliosis on this radiograph.",
-        "The cardiomediastinum is enlarged and the hila are congested.",
-    }
+    """But for one: `should` is no claim."""
+    not_read = {"You should pick up both a fracture and scoliosis on this radiograph."}
     listed = [case for case in CASES if case["type"] == "abnormality" and case["faithful"]]
     listed = [case for case in listed if case["short_answer"] not in ("yes", "no")]
     misread = [
