@@ -269,7 +269,7 @@ class Predicate:
         return events | (general if general <= events or not events else {"unclear"})
 
 
-_OPEN = ("word", "N", "Turn", "Any", "Change", "Header", "Mod", "Shows", "Comp", "Comparison", "OnImg")
+_OPEN = ("word", "N", "Turn", "Any", "Change", "Header", "Mod", "Shows", "Comp", "Comparison", "OnImg", "OnMain")
 """Kinds of phrases whose words the table of marks asks for."""
 
 

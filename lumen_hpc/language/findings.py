@@ -57,9 +57,10 @@ class Finding(Said):
         untimed = time if rule == "there" else "then" if foretelling else ""
         if item.there.keys() in ({"then"}, {"now"}):
             (untimed,) = item.there  # `the mild edema of the reference image`
+            time = time or untimed if rule == "level" else time
+        stated = [(when or time, level) for when, level in predicate.levels]
         for when, there in item.there.items():
             self.there[when or ("then" if foretelling else untimed)] |= there
-        stated = [(when or time, level) for when, level in predicate.levels]
         turned = predicate.readings or any(when == "now" for when, _ in stated)
         for when, levels in item.levels.items():
             self.levels[when or untimed or "then" * bool(turned)] += levels  # a moderate effusion has shrunk to small
