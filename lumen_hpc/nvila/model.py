@@ -25,6 +25,7 @@ from .generate import Answer, generate
 from .group import Alone
 from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
+from .patch_embedding import embed_by_product
 from .projector import Projector
 from .tower_cache import TowerCache
 from .vision import Pictures, encode
@@ -84,6 +85,7 @@ class NVILA(nn.Module):
         llm = Qwen2Config(**config.llm | _OUTPUTS)
         llm._attn_implementation = attention.NAME
         self.vision_tower = SiglipVisionModel(vision)
+        embed_by_product(self.vision_tower)
         self.mm_projector = Projector(config)
         self.llm = Qwen2ForCausalLM(llm)
         last_layer.choose(self.llm.model.layers[-1], compiled=False)

@@ -41,8 +41,7 @@ def tower_hidden(tower: nn.Module, pixels: torch.Tensor, select_layer: int) -> t
     """
     tower = getattr(tower, "vision_model", tower)
     layers = tower.encoder.layers
-    # The patches come channels first; a residual stream so laid out costs each layer's norms and sums a copy.
-    x = tower.embeddings(pixels).contiguous()
+    x = tower.embeddings(pixels)
     for layer in layers[: select_layer % (len(layers) + 1)]:
         x = layer(x, attention_mask=None)
     return x
