@@ -16,9 +16,8 @@ from torch.utils import checkpoint as recomputation
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.scratch import use_private_cache
 
-from . import attention, last_layer
+from . import last_layer
 from .config import NVILAConfig
 
 SHAPES = 128
@@ -98,42 +97,6 @@ def _allow_shapes() -> None:
 
     if hasattr(inductor, "deterministic"):  # kernels chosen by a stopwatch would end bit-equal resumes
         inductor.deterministic = True
-
-
-def try_compiling(dtype: torch.dtype, *, device: str = "cuda", backend: Any = BACKEND) -> str:
-    """Why layers had better not be compiled here; empty where they can.
-
-    Compiles an MLP and attention over a shared prefix, forward and backward, and compares both with the plain ones.
-    """
-    use_private_cache()
-    spans = [attention.Span(0, 0, 200), attention.Span(0, 200, 300, (0, 200)), attention.Span(0, 300, 384, (0, 200))]
-    torch.manual_seed(0)
-    heads, kv_heads, width = 4, 2, 64
-    x = torch.randn(1, 384, heads * width, device=device, dtype=dtype)
-    project = torch.randn(heads * width, (heads + 2 * kv_heads) * width, device=device, dtype=dtype) * 0.05
-
-    def run(kernel: str, compiled: bool) -> list[torch.Tensor]:
-        plan = attention.plan(spans, 1, x.shape[1], kernel, x.device)
-        weight = project.clone().requires_grad_()
-
-        def layer(weight: torch.Tensor) -> torch.Tensor:
-            y = nn.functional.silu(x @ weight).unflatten(-1, (-1, width)).transpose(1, 2)
-            q, k, v = y.split([heads, kv_heads, kv_heads], dim=1)
-            return plan.attend(0, q, k, v, width**-0.5)
-
-        forward = torch.compile(layer, backend=backend, dynamic=False, fullgraph=True) if compiled else layer
-        out = forward(weight)
-        out.float().square().sum().backward()
-        assert weight.grad is not None
-        return [out.detach().float(), weight.grad.float()]
-
-    try:
-        plain, fused = run("sdpa", False), run("flex", True)
-    except Exception as error:  # whatever a compiler does without its tools
-        return f"layers cannot be compiled here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-    apart = max(float((a - b).norm() / a.norm()) for a, b in zip(plain, fused))
-    limit = 2e-2 if dtype == torch.bfloat16 else 1e-4
-    return "" if apart < limit else f"compiled layers differ from plain ones by {apart:.2g} of their size"
 
 
 def _recomputed(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

@@ -12,9 +12,9 @@ import torch
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks, gather_json
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila import layers
+from lumen_hpc.nvila.config_files import read_config
 from lumen_hpc.scratch import use_private_cache
-from lumen_hpc.training import occupancy, sequence_parallel, sizing
+from lumen_hpc.training import compile_trial, occupancy, sequence_parallel, sizing
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.watchdog import Beat
@@ -27,7 +27,8 @@ class Auto:
 
     def __init__(self, asked: schema.Train, base: Path, out: Path, ranks: Ranks) -> None:
         """`asked`: the settings as given; `base`: folder of the pretrained NVILA; `out`: folder of the training."""
-        self._asked, self._out, self._ranks, self._sizes = asked, out, ranks, Sizes.read(base)
+        self._asked, self._base, self._out, self._ranks = asked, base, out, ranks
+        self._sizes = Sizes.read(base)
         gpu = torch.cuda.get_device_properties(ranks.local_rank) if torch.cuda.is_available() else None
         self._memory_gb = gpu.total_memory / 1e9 if gpu is not None else 0.0
 
@@ -51,7 +52,7 @@ class Auto:
         """The settings with `train.compiled=auto` decided: plain layers where one rank cannot compile."""
         if train.compiled == "auto":
             beat("trying the compiler")
-            reasons = [reason for reason in gather_json(_why_plain(train)) if reason]
+            reasons = [reason for reason in gather_json(self._why_plain(train)) if reason]
             if reasons and self._ranks.first:
                 log.info("plain layers: %s", reasons[0])
             train = dataclasses.replace(train, compiled=not reasons)
@@ -92,15 +93,14 @@ class Auto:
         if self._memory_gb:
             sizing.check(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
-
-def _why_plain(train: schema.Train) -> str:
-    """Why this rank does not compile layers; empty where a trial went well."""
-    if train.quantised:
-        return f"train.adapter.base_bits={train.adapter.base_bits}"
-    if train.adapter.kind != "none" and train.zero == 3:
-        return "adapters under train.zero=3"
-    if not torch.cuda.is_available():
-        return "there is no GPU"
-    if train.attention not in ("auto", "flex"):
-        return f"train.attention={train.attention}"
-    return layers.try_compiling(torch.bfloat16)
+    def _why_plain(self, train: schema.Train) -> str:
+        """Why this rank does not compile layers; empty where a trial went well."""
+        if train.quantised:
+            return f"train.adapter.base_bits={train.adapter.base_bits}"
+        if train.adapter.kind != "none" and train.zero == 3:
+            return "adapters under train.zero=3"
+        if not torch.cuda.is_available():
+            return "there is no GPU"
+        if train.attention not in ("auto", "flex"):
+            return f"train.attention={train.attention}"
+        return compile_trial.why_plain(train, read_config(self._base))

@@ -1,0 +1,99 @@
+"""Whether a training's layers can be compiled here: one micro-batch of its model cut down to a layer of each part.
+
+Compilers fail in ways that only the real graph shows: a build of torch without its tools, a kernel that is wrong on
+this GPU, adapters whose compiled graph torch 2.11 cannot divide (one H200, 2026-11-28). So the trial has the
+training's own widths, adapters and recomputation, and compares with plain layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from lumen_hpc import nvila
+from lumen_hpc.config import schema
+from lumen_hpc.nvila import layers
+from lumen_hpc.nvila.config import NVILAConfig
+from lumen_hpc.nvila.tiny import train_tokenizer
+from lumen_hpc.scratch import use_private_cache
+from lumen_hpc.training.learner import Learner
+from lumen_hpc.training.samples import Micro
+
+QUESTIONS = ("Is there an effusion in the left lung?", "Is there edema?")
+ANSWER = "No finding is seen."
+
+
+def why_plain(train: schema.Train, config: NVILAConfig, *, device: str = "cuda", backend: Any = layers.BACKEND) -> str:
+    """Why the layers of `config` had better not be compiled; empty where they can.
+
+    `train` with no `auto` about memory left. Losses and gradients must agree; gradients of adapters roughly, since
+    compiled layers draw another dropout.
+    """
+    use_private_cache()
+    settings = dataclasses.replace(train, zero=1, sequence_parallel=1, cache_images_gb=0.0)
+    try:
+        with torch.random.fork_rng():
+            plain, fused = (_losses_and_gradients(settings, config, device, kind, backend) for kind in (False, True))
+    except Exception as error:  # whatever a compiler does without its tools
+        return f"layers cannot be compiled here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    exact = 5e-2 if train.precision == "bf16" else 1e-4
+    limits = (exact, exact if train.adapter.kind == "none" else 0.5)
+    for name, limit, a, b in zip(("losses", "gradients"), limits, plain, fused):
+        if not (apart := float((a - b).norm() / a.norm())) < limit:
+            return f"{name} of compiled layers differ from those of plain ones by {apart:.2g} of their size"
+    return ""
+
+
+def _losses_and_gradients(
+    train: schema.Train, config: NVILAConfig, device: str, compiled: bool, backend: Any
+) -> list[torch.Tensor]:
+    """float32 [supervised tokens], and the gradient of all weights, one behind the other."""
+    kernel = "flex" if compiled else "sdpa"
+    model = _cut_down(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
+    learner = Learner(model, dataclasses.replace(train, compiled=compiled, attention=kernel))
+    model.prepare_layers(train.checkpointing, compiled=compiled, backend=backend)
+    batch = _batch(model).to(torch.device(device))
+    of_token = torch.zeros(batch.supervised, dtype=torch.int64)
+    losses = learner(Micro(batch, of_token, of_token.bool(), batch.tokens))
+    losses.sum().backward()
+    gradients = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
+    return [losses.detach(), torch.cat(gradients)]
+
+
+def _cut_down(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: str) -> nvila.NVILA:
+    """Random weights at the widths of `config`: one layer of the language model, as few of the tower's as can be."""
+    tokenizer = train_tokenizer([*QUESTIONS, ANSWER])
+    vocabulary = tokenizer.backend.get_vocab_size(with_added_tokens=True)
+    unread = dict.fromkeys(("layer_types", "pad_token_id", "bos_token_id", "eos_token_id"))  # of the whole model
+    small = dataclasses.replace(
+        config,
+        llm=config.llm | unread | {"num_hidden_layers": 1, "vocab_size": vocabulary},
+        vision_tower=config.vision_tower | {"num_hidden_layers": max(2, -config.select_layer, config.select_layer)},
+    )
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            return nvila.NVILA(small, tokenizer, kernel=kernel)
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _batch(model: nvila.NVILA) -> nvila.Batch:
+    """Two pictures with two questions each, and one question more of the first: shared prefixes of unlike lengths."""
+    rng = np.random.default_rng(0)
+    side = model.config.image_size
+    groups = []
+    for questions in (QUESTIONS, QUESTIONS[:1]):
+        picture = rng.integers(256, size=(side, side), dtype=np.uint8)
+        turns = [
+            [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": ANSWER}]
+            for question in questions
+        ]
+        records = [{"images": [picture], "conversations": turn} for turn in turns]
+        groups.append(model.preprocess(records, inline=True, exact=False).samples)
+    return nvila.pack(groups, multiple=128)
