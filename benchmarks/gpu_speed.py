@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumen_hpc import nvila
-from lumen_hpc.config.schema import Train
+from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.models import Workload
 from lumen_hpc.nvila import attention, cards, flash, layers
@@ -41,43 +42,62 @@ from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.learner import ONE_CALL
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.sizing import plan
+from lumen_hpc.training.sizing import plan, resolve
 from lumen_hpc.training.speed import PEAK_FLOPS, peak_flops
 
-STEPS = {
-    "as before": ("sdpa", "full", False),
-    "compiled": ("flex", "full", True),
-    "compiled, selective": ("flex", "selective", True),
-    "flash-attention": ("flash", "full", False),
-}
-"""Row of the table: attention, recomputation, compiled."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as before": {"attention": "sdpa", "checkpointing": "full", "compiled": False},
+    "compiled": {"attention": "flex", "checkpointing": "full", "compiled": True},
+    "compiled, selective": {"attention": "flex", "checkpointing": "selective", "compiled": True},
+    "compiled, none": {"attention": "flex", "checkpointing": "none", "compiled": True},
+    "without ZeRO-3": {"attention": "flex", "checkpointing": "selective", "compiled": True, "zero": 2},
+    "adapters": {"attention": "sdpa", "checkpointing": "auto", "compiled": False, "zero": "auto",
+                 "adapter": Adapter(kind="lora")},
+    "flash-attention": {"attention": "flash", "checkpointing": "full", "compiled": False},
+}  # fmt: skip
+"""Rows of the tables: settings of the training, ZeRO-3 where a row names no stage."""
 KERNELS = {
     "attention": ("flash", "fmha", "flex", "attention", "sdpa"),
     "product": ("gemm", "nvjet", "xmma", "cutlass", "cublas"),
 }
 """Parts of the names of a GPU's kernels, by kind; the first kind that fits counts."""
 LIMITS = {"step": 150, "parts": 90, "attention": 60, "operators": 60, "resume": 120}
-"""Seconds of each part. On an H200 a plain step takes 30 and a compiled one over 60, the most of them to compile."""
+"""Seconds of each row. On an H200 a plain step takes 50 and a compiled one 70, most of them to start and compile."""
 QUESTIONS = (4, 3, 3, 3)
 """Questions of each of the four images of a micro-batch: 14,600 tokens and 68 tiles at full size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the model and its micro-batch are."""
+
+    rehearse: bool = False
+    """Tiny, for a CPU."""
+    layers: int = 0
+    """Of the language model; 0: as many as fit."""
+    kernels: int = 0
+    """How many of the longest kernels to print."""
 
 
 class Case:
     """The model and one micro-batch, as the training makes them."""
 
-    def __init__(self, rehearse: bool, kernel: str, checkpointing: str, compiled: bool) -> None:
+    def __init__(self, size: Size, **settings: Any) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.train = Train(checkpointing=checkpointing, compiled=compiled, attention=kernel,
-                           precision="bf16" if self.device.type == "cuda" else "fp32")  # fmt: skip
+        self.kernels = size.kernels
+        settings = {"zero": 3, "precision": "bf16" if self.device.type == "cuda" else "fp32"} | settings
+        train = Train(**settings)
         tokenizer = train_tokenizer(["Is there an effusion in the left lung? No finding is seen."])
-        self.sizes = self._fitting(rehearse)
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
+        self.sizes = self._fitting(train, memory, size)
+        self.train = resolve(train, 1, memory, sizes=self.sizes)
         torch.manual_seed(0)
         with torch.device(self.device):
             torch.set_default_dtype(self.dtype)
-            self.model = nvila.NVILA(self._config(rehearse), tokenizer, kernel=kernel)
+            self.model = nvila.NVILA(self._config(size.rehearse), tokenizer, kernel=train.attention)
             torch.set_default_dtype(torch.float32)
-        self.batch = self._batch(rehearse).to(self.device)
+        self.batch = self._batch(size.rehearse).to(self.device)
 
     def _config(self, rehearse: bool) -> Any:
         sizes = self.sizes
@@ -90,18 +110,23 @@ class Case:
         side = sizes.image_size
         return official_config(vision=vision, llm=llm, scales=(side, 2 * side, 3 * side))
 
-    def _fitting(self, rehearse: bool) -> Sizes:
+    def _fitting(self, train: Train, memory: float, size: Size) -> Sizes:
         """As many layers of the language model as the plan says fit while little is recomputed, AdamW's state included.
 
-        One model serves every row; where the GPU is small, at least four layers, and that row says what it would take.
+        One model serves every row but the adapters', which take all layers where they fit; where the GPU is small, at
+        least four layers, and that row says what it would take.
         """
-        if rehearse:
+        if size.rehearse:
             return Sizes(vision_width=64, vision_layers=3, vision_mlp=128, image_size=56, width=64, layers=2, mlp=128,
                          heads=4, kv_heads=2, vocabulary=2048)  # fmt: skip
-        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
         every = cards.cards()["NVILA-8B"].llm["num_hidden_layers"]
-        sizes = [Sizes(layers=count) for count in range(every // 2, 4, -1)]
-        train = dataclasses.replace(self.train, zero=3, checkpointing="selective", compiled=True)
+        most = every
+        if train.adapter.kind == "none":
+            most = every // 2
+            train = dataclasses.replace(train, zero=3, checkpointing="selective", compiled=True)
+        if size.layers:
+            return Sizes(layers=size.layers)
+        sizes = [Sizes(layers=count) for count in range(most, 4, -1)]
         fitting = (found for found in sizes if plan(train, 1, sizes=found).memory_gb <= memory)
         return next(fitting, Sizes(layers=4))
 
@@ -117,7 +142,7 @@ class Case:
             records = [{"images": [picture], "conversations": turn} for turn in turns]
             groups.append(self.model.preprocess(records, inline=True, exact=False).samples)
         self.questions = sum(QUESTIONS)
-        return nvila.pack(groups, multiple=128 if self.train.compiled else 1)
+        return nvila.pack(groups, multiple=128 if self.train.compiled is True else 1)
 
     def flops(self, part: str = "") -> float:
         whole = matrix_flops(self.train, self.sizes, self.batch.tokens, len(self.batch.tiles))
@@ -157,22 +182,27 @@ class Case:
         for kernel in profile.key_averages():
             kinds = (kind for kind, names in KERNELS.items() if any(name in kernel.key.lower() for name in names))
             times[next(kinds, "other")] += kernel.self_device_time_total
-        return {f"{kind} share": times[kind] / times.total() for kind in ("attention", "other")}
+        longest = sorted(profile.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+        for kernel in longest[: self.kernels]:
+            print(
+                f"{kernel.self_device_time_total / 1000:9.2f} ms {kernel.count:5} × {kernel.key[:110]}", file=sys.stderr
+            )
+        shares = {f"{kind} share": times[kind] / times.total() for kind in ("attention", "other")}
+        return {"kernels ms": times.total() / 1000, **shares}
 
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-def step(rehearse: bool, row: str) -> dict[str, Any]:
+def step(size: Size, row: str) -> dict[str, Any]:
     """One optimizer step of one micro-batch through the training's own Learner and Engine."""
     from lumen_hpc.training.checkpointing import StagedWriter
     from lumen_hpc.training.deepspeed_engine import Engine
     from lumen_hpc.training.learner import Learner
     from lumen_hpc.training.samples import Micro
 
-    case = Case(rehearse, *STEPS[row])
-    case.train.zero = 3
+    case = Case(size, **SETTINGS[row])
     with tempfile.TemporaryDirectory() as folder:
         join(Ranks(), Path(folder))
     engine = Engine(Learner(case.model, case.train), case.train, Ranks(), StagedWriter())
@@ -197,15 +227,16 @@ def step(rehearse: bool, row: str) -> dict[str, Any]:
     engine.close()
     leave()
     of_four = (3 * alone + with_step) / 4  # 128 samples on eight GPUs are four such micro-batches a step
-    return {"layers": case.sizes.layers, "ms": 1000 * alone, "AdamW ms": 1000 * (with_step - alone),
+    return {"layers": case.sizes.layers, "zero": case.train.zero, "recomputation": case.train.checkpointing,
+            "ms": 1000 * alone, "AdamW ms": 1000 * (with_step - alone),
             "first step s": first, "MFU": case.mfu(of_four), "MFU of one a step": case.mfu(with_step),
             "questions/s": case.questions / of_four, "tokens/s": case.batch.tokens / of_four, "peak GB": memory,
             "plan GB": case.planned_gb(), **kinds, "gradient norm": norm}  # fmt: skip
 
 
-def parts(rehearse: bool, row: str) -> dict[str, Any]:
+def parts(size: Size, row: str) -> dict[str, Any]:
     """Tower with projector, and the language model's layers, each alone, forward and backward."""
-    case = Case(rehearse, *STEPS[row])
+    case = Case(size, **SETTINGS[row])
     case.model.train().prepare_layers(case.train.checkpointing, compiled=case.train.compiled)
     case.model.tiles_at_once = ONE_CALL
     embeds = case.model.embed(case.batch)[0].detach().requires_grad_()
@@ -223,37 +254,38 @@ def parts(rehearse: bool, row: str) -> dict[str, Any]:
     return found
 
 
-def attention_of_a_layer(rehearse: bool, row: str) -> dict[str, Any]:
+def attention_of_a_layer(size: Size, row: str) -> dict[str, Any]:
     """Forward and backward of one layer's attention by every kernel that runs here, and how far from sdpa."""
-    case = Case(rehearse, "sdpa", "none", False)
-    sizes, (rows, length) = case.sizes, case.batch.token_ids.shape
+    case = Case(size, attention="sdpa", checkpointing="none")
+    shapes, kernels = (_tower_kernels if row == "tower" else _kernels)(case)
     found: dict[str, Any] = {}
-    results = {}
-    for name, attend in _kernels(case, rows, length).items():
+    results: dict[str, list[torch.Tensor]] = {}
+    for name, attend in kernels.items():
         try:
             torch.manual_seed(0)
-            q, k, v = (torch.randn(rows, heads, length, sizes.width // sizes.heads, device=case.device,
-                                   dtype=case.dtype, requires_grad=True)
-                       for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads))  # fmt: skip
-            weight = torch.randn(rows, length, sizes.heads, sizes.width // sizes.heads, device=case.device)
+            inputs = [torch.randn(shape, device=case.device, dtype=case.dtype, requires_grad=True) for shape in shapes]
+            weight = torch.randn(attend(*inputs).shape, device=case.device, dtype=case.dtype)
 
-            def action(attend=attend, q=q, k=k, v=v, weight=weight) -> torch.Tensor:
-                out = attend(q, k, v)
-                (out * weight).sum().backward()
-                return out
+            def action(attend=attend, inputs=inputs, weight=weight) -> list[torch.Tensor]:
+                out = attend(*inputs)
+                return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
 
-            found[f"{name} ms"] = 1000 * case.seconds(action)
-            q.grad = None
-            results[name] = (action().detach(), q.grad.clone())
-            found[f"{name} off by"] = max(float((a - b).abs().max()) for a, b in zip(results[name], results["sdpa"]))
+            results[name] = action()
+            apart = [float((a.float() - b.float()).norm() / b.float().norm())
+                     for a, b in zip(results[name], results["sdpa"])]  # fmt: skip
+            found |= {f"{name} ms": 1000 * case.seconds(action, 10), f"{name} off by": max(apart)}
         except Exception as error:  # a kernel that fails here is what the row says
             found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
     return found
 
 
-def _kernels(case: Case, rows: int, length: int) -> dict[str, Callable[..., torch.Tensor]]:
-    """Attention of the batch by each kernel, from q, k and v; flash-attention by each version that is installed."""
-    spans, scale = case.batch.spans, 0.1
+Kernels = tuple[list[tuple[int, ...]], dict[str, Callable[..., torch.Tensor]]]
+"""Shapes of q, k and v, and attention by each kernel."""
+
+
+def _kernels(case: Case) -> Kernels:
+    """The language model's; flash-attention by each version that is installed."""
+    spans, scale, (rows, length) = case.batch.spans, 0.1, case.batch.token_ids.shape
     plans = {kernel: attention.plan(spans, rows, length, kernel, case.device) for kernel in ("sdpa", "flex")}
     found: dict[str, Callable[..., torch.Tensor]] = {
         kernel: lambda q, k, v, chosen=chosen: chosen.attend(0, q, k, v, scale) for kernel, chosen in plans.items()
@@ -263,7 +295,34 @@ def _kernels(case: Case, rows: int, length: int) -> dict[str, Callable[..., torc
         found[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
             index, q, k, v, scale, function
         )
-    return found
+    sizes = case.sizes
+    return [(rows, heads, length, sizes.width // sizes.heads) for heads in (sizes.heads, *[sizes.kv_heads] * 2)], found
+
+
+def _tower_kernels(case: Case) -> Kernels:
+    """The tower's, all tiles at once: what torch takes by itself, and each of its kernels that runs here."""
+    heads = case.model.config.vision_tower["num_attention_heads"]
+    shape = (len(case.batch.tiles), heads, case.sizes.patches, case.sizes.vision_width // heads)
+    found: dict[str, Callable[..., torch.Tensor]] = {"sdpa": torch.nn.functional.scaled_dot_product_attention}
+    backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION] if case.device.type == "cuda" else []
+    for backend in backends:
+
+        def one(q, k, v, backend=backend) -> torch.Tensor:
+            with sdpa_kernel(backend):
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+        found[backend.name.lower()] = one
+    for version, function in flash.installed((2, 3, 4)):
+        tiles, _, patches, _ = shape
+        ends = torch.arange(0, (tiles + 1) * patches, patches, dtype=torch.int32, device=case.device)
+
+        def flat(q, k, v, function=function, ends=ends, patches=patches) -> torch.Tensor:
+            q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+            out = function(q, k, v, ends, ends, patches, patches, softmax_scale=q.shape[-1] ** -0.5, causal=False)
+            return out.unflatten(0, (-1, patches)).transpose(1, 2)
+
+        found[f"flash-attention {version}"] = flat
+    return [shape] * 3, found
 
 
 class _Operators(TorchDispatchMode):
@@ -276,11 +335,11 @@ class _Operators(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def operators(rehearse: bool, row: str) -> dict[str, Any]:
+def operators(size: Size, row: str) -> dict[str, Any]:
     """Operators of one layer's forward and backward pass, views included: by spans, and in one attention call."""
     found = {}
     for kernel in ("sdpa", "flex"):
-        case = Case(True, kernel, "none", False)
+        case = Case(Size(rehearse=True), attention=kernel, checkpointing="none")
         case.model.train()
         chosen = case.model.attention_plan(case.batch)
         embeds, _ = case.model.embed(case.batch)
@@ -302,7 +361,7 @@ def operators(rehearse: bool, row: str) -> dict[str, Any]:
     return found
 
 
-def resume(rehearse: bool, row: str) -> dict[str, Any]:
+def resume(size: Size, row: str) -> dict[str, Any]:
     """A tiny model through the real `train()`, straight and interrupted: gpu_smoke.py's own comparison."""
     script = Path(__file__).with_name("gpu_smoke.py")
     done = subprocess.run([sys.executable, str(script), "--rehearse", "--steps", "6", "--ranks", "1"],
@@ -311,7 +370,7 @@ def resume(rehearse: bool, row: str) -> dict[str, Any]:
     return {"exit": done.returncode, "verdict": "; ".join(lines) or done.stderr[-200:]}
 
 
-PARTS: dict[str, Callable[[bool, str], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Size, str], dict[str, Any]]] = {
     "step": step,
     "parts": parts,
     "attention": attention_of_a_layer,
@@ -320,12 +379,18 @@ PARTS: dict[str, Callable[[bool, str], dict[str, Any]]] = {
 }
 
 
-ROWS = {"step": tuple(STEPS), "parts": ("as before", "compiled", "compiled, selective")}
+ROWS = {
+    "step": ("as before", "compiled, selective", "adapters", "flash-attention"),
+    "parts": ("as before", "compiled, selective"),
+    "attention": ("language model", "tower"),
+}
+"""What fits 8 minutes; the other settings run with --part and --rows."""
 
 
-def measured(part: str, rows: Sequence[str], rehearse: bool, limit: float) -> dict[str, dict[str, Any]]:
+def measured(part: str, rows: Sequence[str], size: Size, limit: float) -> dict[str, dict[str, Any]]:
     """Results by row from one process with a time limit [s]; a row without one says why."""
-    command = [sys.executable, __file__, "--part", part, "--rows", *rows, *(["--rehearse"] if rehearse else [])]
+    command = [sys.executable, __file__, "--part", part, "--layers", str(size.layers), "--rows", *rows]
+    command += ["--rehearse"] * size.rehearse
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
     try:
@@ -338,11 +403,11 @@ def measured(part: str, rows: Sequence[str], rehearse: bool, limit: float) -> di
     return {row: {"failed": reason} for row in rows} | {line["row"]: line["result"] for line in lines}
 
 
-def work(part: str, rows: Sequence[str], rehearse: bool) -> None:
+def work(part: str, rows: Sequence[str], size: Size) -> None:
     """A process's task: measures the rows and prints a line each."""
     for row in rows:
         try:
-            result = PARTS[part](rehearse, row)
+            result = PARTS[part](size, row)
         except Exception as error:
             result = {"failed": f"{type(error).__name__}: {str(error)[:160]}"}
         print(json.dumps({"row": row, "result": result}), flush=True)
@@ -362,13 +427,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="a CPU and tiny sizes")
     parser.add_argument("--part", default="", choices=["", *PARTS], help="one part alone")
+    parser.add_argument("--layers", type=int, default=0, help="of the language model (default: as many as fit)")
+    parser.add_argument("--kernels", type=int, default=0, help="with --part: print so many of the longest kernels")
     parser.add_argument("--limit", type=float, default=0.0, help="most seconds of a process (default: by its part)")
-    parser.add_argument("--rows", nargs="+", default=["as before"], help=argparse.SUPPRESS)
+    parser.add_argument("--rows", nargs="+", default=["as before"],
+                        help=f"with --part: {', '.join(SETTINGS)} (of attention: tower)")  # fmt: skip
     given = parser.parse_args()
     if not given.rehearse and not torch.cuda.is_available():
         parser.error("no GPU here; --rehearse tries the script on a CPU")
+    size = Size(given.rehearse, given.layers, given.kernels)
     if given.part:
-        work(given.part, given.rows, given.rehearse)
+        work(given.part, given.rows, size)
         return 0
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU (a rehearsal)"
     print(f"{device}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}", flush=True)
@@ -376,7 +445,7 @@ def main() -> int:
 
     def part_of(part: str, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
         # A rehearsal may share its cores, and has all rows in one process.
-        return measured(part, rows, given.rehearse, given.limit or LIMITS[part] * (4 if given.rehearse else 1))
+        return measured(part, rows, size, given.limit or LIMITS[part] * (4 if given.rehearse else 1))
 
     if given.rehearse:  # all rows of a part in one process, two parts at a time
         with ThreadPoolExecutor(2) as pool:

@@ -42,15 +42,19 @@ class Measurement:
 
 MEASUREMENTS = (
     Measurement(
-        device="H200", shared_prefix=True, checkpointing="full", compiled=False, mfu=0.316, date="2026-11-27"
+        device="H200", shared_prefix=True, checkpointing="full", compiled=False, mfu=0.344, date="2026-11-28"
+    ),
+    Measurement(device="H200", shared_prefix=True, checkpointing="full", compiled=True, mfu=0.387, date="2026-11-28"),
+    Measurement(
+        device="H200", shared_prefix=True, checkpointing="selective", compiled=True, mfu=0.457, date="2026-11-28"
     ),
     Measurement(
         device="H200", shared_prefix=False, checkpointing="full", compiled=False, mfu=0.304, date="2026-11-26"
     ),
 )  # fmt: skip
-"""torch 2.11, sdpa, ZeRO-3, four micro-batches a step; ten of NVILA-8B's 28 language-model layers, fourteen for
-separate samples. Compiled layers were measured without DeepSpeed alone (benchmarks/gpu_smoke.md), adapters not at all;
-they have no row, and the plan takes the nearest."""
+"""torch 2.11, ZeRO-3, four micro-batches a step; ten of NVILA-8B's 28 language-model layers, fourteen for separate
+samples and for compiled layers with full recomputation (benchmarks/gpu_smoke.md). Adapters have no row, and the plan
+takes the nearest."""
 
 
 def peak_flops(device: str) -> float:
@@ -62,7 +66,7 @@ def nearest(device: str, *, shared_prefix: bool, checkpointing: str, compiled: b
     """The measurement most like these settings: sharing counts first, then the device, then how layers run."""
 
     def likeness(row: Measurement) -> tuple[bool, ...]:
-        same_layers = (row.checkpointing == checkpointing, row.compiled == compiled)
+        same_layers = (row.compiled == compiled, row.checkpointing == checkpointing)
         return (row.shared_prefix == shared_prefix, row.device == device, *same_layers)
 
     return max(MEASUREMENTS, key=likeness)

@@ -69,7 +69,7 @@ def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(
         return console.file.getvalue(), plans[0], status.of(run, [stage])[0]
 
     before, planned, state = shown()
-    assert "MFU 0.32 (measured on one H200, 2026-11-27" in before and "~" in before and not state.progress
+    assert "MFU 0.34 (measured on one H200, 2026-11-28" in before and "~" in before and not state.progress
     folder = run.folder / "train-lumen"
     folder.mkdir(parents=True)
     (folder / "training.json").write_text(json.dumps({"train.zero": 3}))
