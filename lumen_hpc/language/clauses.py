@@ -218,7 +218,7 @@ class Predicate:
         for part in clause.all("Main", "OnMain", "Ref", "Comp", "Span", "Ahead", "Once"):
             marks |= {f"*{part.kind}"} | {"*bebase" for _ in part.roles("bebase") if part.kind.endswith("Main")}
         for part in (*clause.parts, *beside):
-            for word in part.words if part.kind in _OPEN else ():
+            for word in part.words:
                 marks |= _within(part.kind, *word.roles)
         events = self._events(others, clause, marks)
         self.events = events - {"become"}
@@ -267,10 +267,6 @@ class Predicate:
         events |= {*ranges.roles("upadj"), *ranges.roles("downadj")}
         general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
         return events | (general if general <= events or not events else {"unclear"})
-
-
-_OPEN = ("word", "N", "Turn", "Any", "Change", "Header", "Mod", "Shows", "Comp", "Comparison", "OnImg", "OnMain")
-"""Kinds of phrases whose words the table of marks asks for."""
 
 
 @cache

@@ -87,12 +87,13 @@ class Finding(Said):
         self.problems.add("it names both sides and one of them", one)
         if self.kind in CHANGING:
             status, levels = self.changed()
-            return State(status, levels, frozenset(self.types), places(self.places, self.name))
-        there = set().union(*self.there.values())
-        self.problems.add("it speaks of another time", self.there["then"] or self.levels["then"] or self.foretold)
-        self.problems.add("it says two things of one finding", len(there) > 1 or len(self.events) > 1)
-        status = min(self.events, default="present" if there != {False} else "absent")
-        return State(status, _alone(self.levels) | self.readings, frozenset(self.types), places(self.places, self.name))
+        else:
+            there = set().union(*self.there.values())
+            self.problems.add("it speaks of another time", self.there["then"] or self.levels["then"] or self.foretold)
+            self.problems.add("it says two things of one finding", len(there) > 1 or len(self.events) > 1)
+            status = min(self.events, default="present" if there != {False} else "absent")
+            levels = _alone(self.levels) | self.readings
+        return State(status, levels, frozenset(self.types), places(self.places, self.name))
 
     def changed(self) -> tuple[str, Levels]:
         """Its change, and the levels that it is between."""

@@ -66,9 +66,6 @@ def sentences_of(found: list[Word]) -> Iterator[list[Word]]:
             yield list(sentence)
 
 
-_OF_TWO = ("former", "latter")
-
-
 @dataclass(slots=True)
 class _Reading:
     """Gathers what the sentences of one text say."""
@@ -105,10 +102,9 @@ class _Reading:
             parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
-        last = parses[0][-1:]
-        self.problems.add("it breaks off", any(c.own("notonly") and not c.own("butalso") for c in last))
         for clause in parses[0]:
             self.clause(clause)
+        self.problems.add("it breaks off", any(c.own("notonly") and not c.own("butalso") for c in parses[0][-1:]))
 
     def clause(self, clause: Clause) -> None:
         """Takes in what one clause says."""
@@ -119,12 +115,11 @@ class _Reading:
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
         if clause.says.rule == "verdict":
-            self.leads |= {*clause.roles("closed")}
-            return None
+            return self.leads.update(clause.roles("closed"))
         if clause.says.rule in ("view", "notview"):
             return self.view(clause)
         items = self.items(clause, predicate)
-        self.subjects = self.subjects if clause.own(*_OF_TWO) else items
+        self.subjects = self.subjects if clause.own("former", "latter") else items
         self.predicate = predicate
         for item in items:
             finding = Finding(item.name, kind=self.kind, problems=self.problems)
@@ -134,15 +129,14 @@ class _Reading:
         """The findings of a clause: its own, else those of the clause before."""
         rule = clause.says.rule
         taken_up = self.subjects if clause.says.pattern.startswith(("S ", "~")) else ()
-        if clause.own(*_OF_TWO):
+        if clause.own("former", "latter"):
             taken_up = self.subjects[clause.own("latter") :][:1] if len(self.subjects) == 2 else ()
         items = items_of(clause, taken_up)
         for part in clause.parts:
             named = part.kind in ("Any", "Number", "Change")
             own = named and items and items[0].name != ANY
             numbers = {*part.roles("count"), *("1" for _ in part.roles("numeral") if named)}
-            fit = not own or numbers <= _count(items)
-            self.problems.add("it counts what it does not name", not fit)
+            self.problems.add("it counts what it does not name", own and not numbers <= _count(items))
             self.counts |= set() if own else numbers
         if self.kind == "abnormality" and predicate.has("Any.only", "nothingbut"):
             self.counts.add(str(len(items)))
@@ -168,9 +162,8 @@ class _Reading:
         others = [state for name, state in findings.items() if name != ANY]
         counted = self.counts & _count(others)  # two abnormalities are seen: a and b
         implied = counted or (not (ANY in findings and self.findings[ANY].named) and general.status != "gone")
-        statuses = {state.status for state in others}
-        alike = implied and general.status in statuses | ({"changed"} if statuses <= _CHANGED else set())
-        if alike or (others and all(general.status == state.direction for state in others)):
+        alike = general.status == "changed" or (implied and general.status in {state.status for state in others})
+        if others and (alike or all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
         where = places(self.places, next((name for name in findings if name.startswith("pleural")), ""))
         denied = places(self.denied)
@@ -192,9 +185,6 @@ class _Reading:
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )
-
-
-_CHANGED = {"new", "gone", "level", "up", "down"}
 
 
 def _count(findings: Collection) -> set[str]:

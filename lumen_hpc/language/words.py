@@ -63,14 +63,9 @@ def tidied(text: str) -> str:
 
 
 def _respelled(table: str, text: str) -> str:
-    for pattern, spelling in _patterns(table):
-        text = pattern.sub(spelling, text)
+    for pattern, spelling in vocabulary()[table].items():
+        text = re.sub(pattern, spelling, text)
     return text
-
-
-@cache
-def _patterns(table: str) -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(pattern), spelling) for pattern, spelling in vocabulary()[table].items()]
 
 
 @lru_cache(maxsize=64)
