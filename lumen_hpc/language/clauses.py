@@ -216,7 +216,7 @@ class Predicate:
         marks.update(f"Mod.{part.kind}" for mod in clause.parts if mod.kind == "Mod" for part in mod.parts)
         marks.update(f"main={image}" for image in clause.roles("main"))
         for part in clause.all("Main", "OnMain", "Ref", "Comp", "Span", "Ahead", "Once"):
-            marks |= {f"*{part.kind}"} | {"*bebase" for _ in part.roles("bebase") if part.kind.endswith("Main")}
+            marks |= {f"*{part.kind}", *(f"*{part.kind}.{role}" for word in part.words for role in word.roles)}
         for part in (*clause.parts, *beside):
             for word in part.words:
                 marks |= _within(part.kind, *word.roles)

@@ -19,6 +19,8 @@ from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
 
+MORE = "it speaks of other findings beside those it names"
+"""A problem of `edema and one abnormality`, whose number could be that of the names."""
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
 
@@ -102,6 +104,9 @@ class _Reading:
             parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
+        beside = any(phrases[max(clause.start - 1, 0)].plays("with") for clause in parses[0])
+        kinds = {phrase.kind for clause in parses[0] for phrase in clause.all("Any", "N")}
+        self.problems.add(MORE, beside and kinds == {"Any", "N"})
         for clause in parses[0]:
             self.clause(clause)
         self.problems.add("it breaks off", any(c.own("notonly") and not c.own("butalso") for c in parses[0][-1:]))
@@ -119,6 +124,7 @@ class _Reading:
         if clause.says.rule in ("view", "notview"):
             return self.view(clause)
         items = self.items(clause, predicate)
+        self.problems.add(MORE, self.more(clause, predicate, items))
         self.subjects = self.subjects if clause.own("former", "latter") else items
         self.predicate = predicate
         for item in items:
@@ -147,6 +153,15 @@ class _Reading:
         for i, item in enumerate(items if rule in ("follows", "supplants") else ()):
             item.event = "new" if (i == 0) == (rule == "supplants") else "gone"
         return items
+
+    def more(self, clause: Clause, predicate: Predicate, items: list[Item]) -> bool:
+        """Whether it says of findings in general what is not of those it has named: `edema and one abnormality`."""
+        named = {item.name for item in items} - {ANY}
+        kinds = ["and" if part.plays("and", "or", "with") else part.kind for part in clause.parts]
+        kinds = [kind for kind in kinds if kind in ("and", "Any", "N")]
+        joined = {("Any", "and", "N"), ("N", "and", "Any")} & {*zip(kinds, kinds[1:], kinds[2:])}
+        general = any(item.phrase.parts for item in items) or predicate.has("normal", "diseased", "abnormal")
+        return bool(joined) or (not named and general and not self.findings.keys() <= {ANY})
 
     def view(self, clause: Clause) -> None:
         """Takes in a clause that says which view the image is."""
