@@ -53,7 +53,7 @@ def _losses_and_gradients(
     """float32 [supervised tokens], and the gradient of all weights, one behind the other."""
     kernel = "flex" if compiled else "sdpa"
     model = _cut_down(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
-    learner = Learner(model, dataclasses.replace(train, compiled=compiled, attention=kernel))
+    learner = Learner(model, dataclasses.replace(train, compiled=False))
     model.prepare_layers(train.checkpointing, compiled=compiled, backend=backend)
     batch = _batch(model).to(torch.device(device))
     of_token = torch.zeros(batch.supervised, dtype=torch.int64)
@@ -84,7 +84,7 @@ def _cut_down(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: str)
 
 
 def _batch(model: nvila.NVILA) -> nvila.Batch:
-    """Two pictures with two questions each, and one question more of the first: shared prefixes of unlike lengths."""
+    """A picture with two questions and one with a single question: shared prefixes, and rows of unlike lengths."""
     rng = np.random.default_rng(0)
     side = model.config.image_size
     groups = []
