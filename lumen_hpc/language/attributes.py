@@ -21,7 +21,7 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
     That a `finding` of the pleura is in the pleural space is no place.
     """
-    unsaid = {_HEAD, "pleura"} if finding.startswith("pleural") else {_HEAD}
+    unsaid = {_HEAD, vocabulary()["homes"].get(finding)}
     parts = [part - unsaid for phrase in phrases for part in _parts(phrase)]
     found = {frozenset({side} | part - SIDES) - {""} for part in parts for side in part & SIDES or {""}} - {frozenset()}
     sides = {place for place in found if place <= SIDES}

@@ -10,7 +10,7 @@ from functools import cache
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
 from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, marked
-from lumen_hpc.language.words import Word
+from lumen_hpc.language.words import Word, vocabulary
 
 ANY = "any finding"
 """An abnormality, whichever."""
@@ -163,7 +163,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             return
     levels = [level for _, level in said.levels]
     for other in (_item(part) for part in parts if part.kind in ("N", "Any")):
-        levels += other.levels.get("", []) if other.name in (item.name, ANY) else ["another finding"]
+        levels += other.levels.get("", []) if other.name == ANY or alike(other, item) else ["another finding"]
         item.types |= other.types
     if not levels and (said.has("N") or (said.has("Any") and not (time or denied or said.has("seen")))):
         return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about
@@ -173,6 +173,11 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         item.change("unclear")  # the left base, which is blunted
     else:
         item.there[time].add(not denied)
+
+
+def alike(*items: Item) -> bool:
+    """Whether they are of one finding, by whichever of its names."""
+    return len({vocabulary()["equal"].get(item.name, item.name) for item in items}) == 1
 
 
 _MODIFIER = Row("modifier", frozenset(), "", frozenset())

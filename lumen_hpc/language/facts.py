@@ -52,7 +52,8 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
 
 
 _IT = re.compile(
-    r"^(?!.* that )\s*(?:it|they|these|this)(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies)|can)\b)",
+    r"^(?!.* (?:that|which) )\s*(?:it|they|these|this)"
+    r"(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies)|can)\b)",
     re.IGNORECASE,
 )
 
@@ -89,7 +90,8 @@ def _renamed(given: Facts, answer: Facts) -> Facts:
     for name, state in answer.findings.items():
         alike = (ours for ours in given.findings if ours != name and equal.get(ours, ours) == equal.get(name, name))
         other = next(alike, name)
-        findings[name if {name, other} <= given.findings.keys() or other in answer.findings else other] = state
+        apart = {name, other} <= given.findings.keys() or answer.findings.get(other, state) != state
+        findings[name if apart else other] = state
     return replace(answer, findings=findings)
 
 
@@ -138,7 +140,8 @@ def _wording(kind: str, question: str, short_answer: str, given: Facts, answer: 
 
 def _later(kind: str, question: str) -> bool:
     """True if a question asks for a prediction of a later image, which its answer may then speak of."""
-    return kind == "prediction" and any(word.roles.get("main") == "later" for word in words(question))
+    roles = [word.roles for word in words(question)]
+    return kind == "prediction" and any(it.get("main") == "later" or "fromnow" in it for it in roles)
 
 
 def _placed(kind: str, short_answer: str) -> bool:

@@ -80,10 +80,10 @@ class Finding(Said):
 
     def state(self) -> State:
         """What it comes to, over the whole text."""
-        sides = [frozenset().union(*(it for it in places([place]) if it <= SIDES)) for place in self.places]
-        both = ({*place.roles("side")} for place in self.places if place.has("each") or "both" in place.roles("side"))
+        sides = [frozenset().union(*(it for it in places([place], self.name) if it <= SIDES)) for place in self.places]
+        pairs = [place for place in self.places if place.has("each", "both") or "both" in place.roles("side")]
         one = any(len(named) == 1 for named in sides) and SIDES in sides
-        one = one or any(len(SIDES & named) == 1 for named in both)
+        one = one or any(len(SIDES & {*place.roles("side")}) == 1 for place in pairs)
         self.problems.add("it names both sides and one of them", one)
         if self.kind in CHANGING:
             status, levels = self.changed()

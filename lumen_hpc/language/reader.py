@@ -17,7 +17,7 @@ from lumen_hpc.language.attributes import SIDES, Place, places
 from lumen_hpc.language.clauses import ANY, Item, Predicate, Problems, items_of
 from lumen_hpc.language.findings import Finding, State
 from lumen_hpc.language.parsing import Clause, Phrase
-from lumen_hpc.language.words import LONGEST, Names, Word, tidied, words
+from lumen_hpc.language.words import LONGEST, Names, Word, tidied, vocabulary, words
 
 MORE = "it speaks of other findings beside those it names"
 """A problem of `edema and one abnormality`, whose number could be that of the names."""
@@ -105,6 +105,7 @@ class _Reading:
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         beside = any(phrases[max(clause.start - 1, 0)].plays("with") for clause in parses[0])
+        beside = beside and not any(clause.own("as") for clause in parses[0])  # with edema as a new finding
         kinds = {phrase.kind for clause in parses[0] for phrase in clause.all("Any", "N")}
         self.problems.add(MORE, beside and kinds == {"Any", "N"})
         for clause in parses[0]:
@@ -157,8 +158,11 @@ class _Reading:
     def more(self, clause: Clause, predicate: Predicate, items: list[Item]) -> bool:
         """Whether it says of findings in general what is not of those it has named: `edema and one abnormality`."""
         named = {item.name for item in items} - {ANY}
-        kinds = ["and" if part.plays("and", "or", "with") else part.kind for part in clause.parts]
-        kinds = [kind for kind in kinds if kind in ("and", "Any", "N")]
+        kinds = [
+            "and" if part.plays("and", "or", "with") else "they" if part.plays("they") else part.kind
+            for part in clause.parts
+        ]
+        kinds = [kind for kind in kinds if kind in ("and", "they", "Any", "N")]
         joined = {("Any", "and", "N"), ("N", "and", "Any")} & {*zip(kinds, kinds[1:], kinds[2:])}
         general = any(item.phrase.parts for item in items) or predicate.has("normal", "diseased", "abnormal")
         return bool(joined) or (not named and general and not self.findings.keys() <= {ANY})
@@ -180,7 +184,7 @@ class _Reading:
         alike = general.status == "changed" or (implied and general.status in {state.status for state in others})
         if others and (alike or all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
-        where = places(self.places, next((name for name in findings if name.startswith("pleural")), ""))
+        where = places(self.places, next((name for name in findings if name in vocabulary()["homes"]), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
         absent = all(state.status == "absent" for state in findings.values())
