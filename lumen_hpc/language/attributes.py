@@ -19,9 +19,9 @@ _HEAD = "head word"
 def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
     """The places that phrases name; a side alone and a place alone in one text belong together.
 
-    That a `finding` of the pleura is in the pleural space is no place.
+    That a `finding` is where it always is, as an effusion in the pleural space, is no place.
     """
-    unsaid = {_HEAD, vocabulary()["homes"].get(finding)}
+    unsaid = {_HEAD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings.split(", "))}
     parts = [part - unsaid for phrase in phrases for part in _parts(phrase)]
     found = {frozenset({side} | part - SIDES) - {""} for part in parts for side in part & SIDES or {""}} - {frozenset()}
     sides = {place for place in found if place <= SIDES}

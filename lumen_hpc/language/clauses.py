@@ -164,6 +164,8 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     levels = [level for _, level in said.levels]
     for other in (_item(part) for part in parts if part.kind in ("N", "Any")):
         levels += other.levels.get("", []) if other.name == ANY or alike(other, item) else ["another finding"]
+        if other.event and other.name != ANY:
+            item.change(other.event)
         item.types |= other.types
     if not levels and (said.has("N") or (said.has("Any") and not (time or denied or said.has("seen")))):
         return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about

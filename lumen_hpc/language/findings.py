@@ -84,6 +84,7 @@ class Finding(Said):
         pairs = [place for place in self.places if place.has("each", "both") or "both" in place.roles("side")]
         one = any(len(named) == 1 for named in sides) and SIDES in sides
         one = one or any(len(SIDES & {*place.roles("side")}) == 1 for place in pairs)
+        one = one or any(place.has("namely") and {*place.roles("side")} >= SIDES for place in self.places)
         self.problems.add("it names both sides and one of them", one)
         if self.kind in CHANGING:
             status, levels = self.changed()

@@ -38,7 +38,7 @@ class Facts:
     lead: str
     """yes or no, where the text opens with it; else empty."""
     partial: bool
-    """It denies every finding, or change, of a part of the image that it does not name, such as `the lungs`."""
+    """It denies every finding, or what lies elsewhere, of a part of the image, such as `the lungs`."""
     foretold: bool
     """Of every finding it says something of the future."""
     problems: tuple[str, ...]
@@ -184,9 +184,10 @@ class _Reading:
         alike = general.status == "changed" or (implied and general.status in {state.status for state in others})
         if others and (alike or all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
-        where = places(self.places, next((name for name in findings if name in vocabulary()["homes"]), ""))
+        where = places(self.places, min(findings, default=""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
+        silent = [findings[name] for name in (ANY, *vocabulary()["outside"].split(", ")) if name in findings]
         absent = all(state.status == "absent" for state in findings.values())
         self.problems.add("it says both yes and no", len(self.leads) > 1)
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
@@ -199,7 +200,7 @@ class _Reading:
             places=frozenset().union(*(state.places for state in findings.values())) or where,
             numbers=frozenset(_numbers(found)),
             lead=max(self.leads, default=""),
-            partial=part and ANY in findings and general.status in ("absent", "same"),
+            partial=part and any(state.status in ("absent", "same") for state in silent),
             foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(self.problems),
             unread=tuple(self.unread),
