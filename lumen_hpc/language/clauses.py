@@ -10,7 +10,7 @@ from functools import cache
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
 from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, marked
-from lumen_hpc.language.words import Word, vocabulary
+from lumen_hpc.language.words import Word, canonical
 
 ANY = "any finding"
 """An abnormality, whichever."""
@@ -163,7 +163,8 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
             return
     levels = [level for _, level in said.levels]
     for other in (_item(part) for part in parts if part.kind in ("N", "Any")):
-        levels += other.levels.get("", []) if other.name == ANY or alike(other, item) else ["another finding"]
+        same = canonical(other.name) in (canonical(item.name), ANY)
+        levels += other.levels.get("", []) if same else ["another finding"]
         if other.event and other.name != ANY:
             item.change(other.event)
         item.types |= other.types
@@ -175,11 +176,6 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
         item.change("unclear")  # the left base, which is blunted
     else:
         item.there[time].add(not denied)
-
-
-def alike(*items: Item) -> bool:
-    """Whether they are of one finding, by whichever of its names."""
-    return len({vocabulary()["equal"].get(item.name, item.name) for item in items}) == 1
 
 
 _MODIFIER = Row("modifier", frozenset(), "", frozenset())

@@ -16,7 +16,7 @@ from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import LATER, Facts, numbers_of, places_in, read
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.language.words import Names, knows, unknown, vocabulary, words
+from lumen_hpc.language.words import Names, canonical, knows, unknown, words
 
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 
@@ -86,9 +86,9 @@ def _named(kind: str, question: str, short_answer: str, answer: str) -> str:
 
 def _renamed(given: Facts, answer: Facts) -> Facts:
     """The answer's facts, with a finding's other name put for it where only one of the two names is in play."""
-    findings, equal = {}, vocabulary()["equal"]
+    findings = {}
     for name, state in answer.findings.items():
-        alike = (ours for ours in given.findings if ours != name and equal.get(ours, ours) == equal.get(name, name))
+        alike = (ours for ours in given.findings if ours != name and canonical(ours) == canonical(name))
         other = next(alike, name)
         apart = {name, other} <= given.findings.keys() or answer.findings.get(other, state) != state
         findings[name if apart else other] = state

@@ -158,11 +158,8 @@ class _Reading:
     def more(self, clause: Clause, predicate: Predicate, items: list[Item]) -> bool:
         """Whether it says of findings in general what is not of those it has named: `edema and one abnormality`."""
         named = {item.name for item in items} - {ANY}
-        kinds = [
-            "and" if part.plays("and", "or", "with") else "they" if part.plays("they") else part.kind
-            for part in clause.parts
-        ]
-        kinds = [kind for kind in kinds if kind in ("and", "they", "Any", "N")]
+        kinds = ["and" if part.plays("and", "or", "with") else part.kind for part in clause.parts]
+        kinds = [kind for kind in kinds if kind in ("and", "Any", "N")]
         joined = {("Any", "and", "N"), ("N", "and", "Any")} & {*zip(kinds, kinds[1:], kinds[2:])}
         general = any(item.phrase.parts for item in items) or predicate.has("normal", "diseased", "abnormal")
         return bool(joined) or (not named and general and not self.findings.keys() <= {ANY})
@@ -184,7 +181,7 @@ class _Reading:
         alike = general.status == "changed" or (implied and general.status in {state.status for state in others})
         if others and (alike or all(general.status == state.direction for state in others)):
             del findings[ANY]  # but: an image that is `now normal` has lost every finding
-        where = places(self.places, min(findings, default=""))
+        where = places(self.places, next(iter(findings), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
         silent = [findings[name] for name in (ANY, *vocabulary()["outside"].split(", ")) if name in findings]

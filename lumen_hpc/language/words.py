@@ -154,6 +154,11 @@ def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
             yield form, f"{word} {rest}".strip()
 
 
+def canonical(name: str) -> str:
+    """The one name for a finding that has several."""
+    return vocabulary()["equal"].get(name, name)
+
+
 @lru_cache(maxsize=1 << 12)
 def unknown(text: str) -> tuple[str, ...]:
     """The words of a text that the vocabulary does not hold."""
