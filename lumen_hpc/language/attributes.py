@@ -21,7 +21,7 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
     That a `finding` is where it always is, as an effusion in the pleural space, is no place.
     """
-    unsaid = {_HEAD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings.split(", "))}
+    unsaid = {_HEAD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings)}
     parts = [part - unsaid for phrase in phrases for part in _parts(phrase)]
     found = {frozenset({side} | part - SIDES) - {""} for part in parts for side in part & SIDES or {""}} - {frozenset()}
     sides = {place for place in found if place <= SIDES}

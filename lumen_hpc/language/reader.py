@@ -184,7 +184,7 @@ class _Reading:
         where = places(self.places, next(iter(findings), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
-        silent = [findings[name] for name in (ANY, *vocabulary()["outside"].split(", ")) if name in findings]
+        silent = [findings[name] for name in (ANY, *vocabulary()["outside"]) if name in findings]
         absent = all(state.status == "absent" for state in findings.values())
         self.problems.add("it says both yes and no", len(self.leads) > 1)
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
