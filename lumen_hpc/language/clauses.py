@@ -196,6 +196,8 @@ def time_of(parts: Sequence[Phrase]) -> str:
     return "both" if len(times) > 1 else min(times, default="")
 
 
+_BESIDE = ("Place", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
+"""Phrases whose kinds and words are marks of their clause also where they stand beside another."""
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level, with its time where they tell it."""
 
@@ -206,7 +208,7 @@ class Predicate:
     def __init__(self, clause: Clause, kind: str, before: Predicate | None = None) -> None:
         """`before`: that of the clause before it in its sentence."""
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
-        beside = [*clause.all("Place", "OnImg", "Comp", "Dim")]
+        beside = [*clause.all(*_BESIDE)]
         self.rule = clause.says.rule
         self.time = time_of(others)
         self.readings = readings(others)
@@ -215,14 +217,10 @@ class Predicate:
         self.ills: set[str] = set()
         """The findings that an organ is by its adjective: `enlarged`."""
         self.marks: set[str] = set()
-        marks = {f":{self.rule}", f"?{kind}", *(part.kind for part in (*clause.parts, *beside))}
-        marks.update(f"Mod.{part.kind}" for mod in clause.parts if mod.kind == "Mod" for part in mod.parts)
-        marks.update(f"main={image}" for image in clause.roles("main"))
-        for part in clause.all("Main", "OnMain", "Ref", "Comp", "Span", "Ahead", "Once"):
-            marks |= {f"*{part.kind}", *(f"*{part.kind}.{role}" for word in part.words for role in word.roles)}
+        marks = {f":{self.rule}", f"?{kind}", *(f"main={image}" for image in clause.roles("main"))}
         for part in (*clause.parts, *beside):
-            for word in part.words:
-                marks |= _within(part.kind, *word.roles)
+            marks |= {part.kind, *(f"{part.kind}.{inner.kind}" for inner in part.parts)}
+            marks.update(*(_within(part.kind, *word.roles) for word in part.words))
         events = self._events(others, clause, marks)
         self.events = events - {"become"}
         """The changes that its verb or adjective can stand for."""
