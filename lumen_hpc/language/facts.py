@@ -153,7 +153,7 @@ def _placed(kind: str, short_answer: str) -> bool:
 def _differences(given: Facts, answer: Facts, placed: bool) -> list[str]:
     reasons = [f"left out: {name}" for name in given.findings if name not in answer.findings]
     reasons += [f"added: {name}" for name in answer.findings if name not in given.findings]
-    for name in given.findings.keys() & answer.findings.keys():
+    for name in sorted(given.findings.keys() & answer.findings.keys()):
         ours, theirs = given.findings[name], answer.findings[name]
         differ = {
             f"polarity or change: {name} is {theirs.status}, not {ours.status}": ours.status != theirs.status,

@@ -36,21 +36,17 @@ class Finding(Said):
     problems: Problems = field(kw_only=True)
     """Why what the text says is not certain; those of this finding are added."""
     events: set[str] = field(default_factory=set)
-    present: bool = False
-    witnessed: bool = False
-    """A clause says that it is there, or that it is not."""
-    named: bool = False
-    """It is named, not only implied by an adjective such as `abnormal`."""
+    marks: set[str] = field(default_factory=set)
+    """`named`, not only implied by an adjective such as `abnormal`; `witnessed`, `said-now` as in the table `comes`."""
 
     def add(self, predicate: Predicate, item: Item) -> None:
         """Adds what a clause says of the finding."""
-        known = {"known"} if self.named else set()
-        marks = marked("says", predicate.marks | item.marks(predicate) | known)
+        marks = marked("says", predicate.marks | item.marks(predicate) | self.marks)
         self.problems.update(doubts(marks))
         said = {mark[3:] for mark in marks if mark.startswith("-> ")}
         rule, foretelling = predicate.rule, self.kind == "prediction"
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
-        self.named |= bool(item.phrase.parts) and rule != "unchanged"
+        self.marks |= {"named"} if item.phrase.parts and rule != "unchanged" else set()
         self.foretold |= not marks.isdisjoint(("future", "promised"))
         self.types |= item.types | predicate.types
         self.places += [*located(item.phrase), *item.places, *predicate.places]
@@ -71,8 +67,7 @@ class Finding(Said):
             self.levels[when].append(level)
         for claim in {"there", "not there"} & said:
             self.there[time].add(claim == "there")
-            self.witnessed = True
-            self.present |= "now" in marks
+            self.marks |= {"witnessed", *({"said-now"} if "now" in marks else ())}
             if "only" in marks:
                 self.there["now" if time == "then" else "then"].add(claim != "there")
         meant = {"own": {item.event}, "its": predicate.events, "not own": {f"not-{item.event}"}}
@@ -86,19 +81,24 @@ class Finding(Said):
         one = one or any(len(SIDES & {*place.roles("side")}) == 1 for place in pairs)
         one = one or any(place.has("namely") and {*place.roles("side")} >= SIDES for place in self.places)
         self.problems.add("it names both sides and one of them", one)
-        if self.kind in CHANGING:
-            status, levels = self.changed()
-        else:
-            there = set().union(*self.there.values())
-            self.problems.add("it speaks of another time", self.there["then"] or self.levels["then"] or self.foretold)
-            self.problems.add("it says two things of one finding", len(there) > 1 or len(self.events) > 1)
-            status = min(self.events, default="present" if there != {False} else "absent")
-            levels = _alone(self.levels) | self.readings
+        events, levels = self.changed() if self.kind in CHANGING else (self.events, _alone(self.levels) | self.readings)
+        given = {
+            "changing": self.kind in CHANGING,
+            f"?{self.kind}": True,
+            f"#{len(events)}": True,
+            "any": self.name == ANY,
+            "foretold": self.foretold,
+            "then-level": self.levels["then"],
+        }
+        claims = {"not-" * (not it) + (when or "there") for when, there in self.there.items() for it in there}
+        marks = marked("comes", {mark for mark, holds in given.items() if holds} | claims | events | self.marks)
+        self.problems.update(doubts(marks))
+        status = min({mark[3:] for mark in marks if mark.startswith("-> ")} or events)
         return State(status, levels, frozenset(self.types), places(self.places, self.name))
 
-    def changed(self) -> tuple[str, Levels]:
-        """Its change, and the levels that it is between."""
-        events, levels, read = set(self.events), self.levels, self.readings
+    def changed(self) -> tuple[set[str], Levels]:
+        """Its changes, and the levels that it is between."""
+        events, levels, read = self.events, self.levels, self.readings
         now = levels["now"] or levels[""]
         if levels["then"] and now:
             read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
@@ -112,28 +112,7 @@ class Finding(Said):
             wrong = any(all(rise(*reading) == -sign for reading in read) for sign in directions)
             self.problems.add("its direction is not that of its levels", wrong)
             events = events - {"up", "down", "changed"} | {"level"}
-        return self.event(events), read | _alone(levels)
-
-    def event(self, events: set[str]) -> str:
-        """The one event that fits all claims about a finding."""
-        events = events - {"changed"} if events & {"new", "gone"} else events
-        whole = events == {"same", "not-level"} or {"not-new", "not-gone"} <= events
-        if whole and events <= {"not-new", "not-gone", "not-level", "same"}:
-            return "same"
-        then, now = self.there["then"], self.there["now"] | self.there[""]
-        for event in events & {"new", "gone"}:
-            then, now = then | {event == "gone"}, now | {event == "new"}
-        self.problems.add("it says two things of one finding", max(len(then), len(now), len(events)) > 1)
-        seen = events == {"same"} and self.witnessed and self.name == ANY
-        self.problems.add("it says more than that nothing has changed", seen)
-        if events:
-            return "level" if "level" in events else "unclear" if {"new", "gone"} <= events else min(events)
-        if then and now:
-            turns = {(False, True): "new", (True, False): "gone", (True, True): "same"}
-            return turns.get((min(then), min(now)), "absent")
-        if self.present or (self.kind == "prediction" and self.there["now"] == {True}):
-            return "new" if True in now else "gone"
-        return "stated" if True in now | then else "absent"
+        return events - ({"changed"} if events & {"new", "gone"} else set()), read | _alone(levels)
 
 
 def _alone(levels: dict[str, list[str]]) -> Levels:

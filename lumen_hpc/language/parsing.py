@@ -104,7 +104,7 @@ class Grammar:
     turning: dict[str, list[str]]
     """Roles of words that turn what stands beside them where no clause holds them."""
     marks: dict[str, list[Mark]]
-    """The tables of what a clause comes to (marks) and what it says of each finding (says)."""
+    """The tables of what a clause comes to (marks), says of each finding (says), and what that comes to (comes)."""
     used: frozenset[str]
     """The marks that they name."""
 
@@ -139,7 +139,7 @@ def grammar() -> Grammar:
             head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
             names = frozenset(_NAME.findall(spelled(f"{table['lead']} {row} {table['tail']}")))
             heads[head].append((Row(rule, frozenset(marks), row, names), f"({compiled(rest)})"))
-    marks = {name: _lines(table[name]) for name in ("marks", "says")}
+    marks = {name: _lines(table[name]) for name in ("marks", "says", "comes")}
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
     return Grammar(
         [
@@ -164,7 +164,7 @@ def _lines(table: dict[str, str]) -> list[Mark]:
 
 
 def marked(table: str, marks: set[str]) -> set[str]:
-    """The marks with the names that hold of them, by the table `marks` or `says`."""
+    """The marks with the names that hold of them, by a table."""
     return marks | _held(table, grammar().used & marks)
 
 

@@ -174,13 +174,14 @@ class _Reading:
     def facts(self, found: list[Word]) -> Facts:
         """What the whole text says."""
         findings = {name: finding.state() for name, finding in self.findings.items()}
-        general = findings.get(ANY, State("none"))
         others = [state for name, state in findings.items() if name != ANY]
-        counted = self.counts & _count(others)  # two abnormalities are seen: a and b
-        implied = counted or (not (ANY in findings and self.findings[ANY].named) and general.status != "gone")
-        alike = general.status == "changed" or (implied and general.status in {state.status for state in others})
-        if others and (alike or all(general.status == state.direction for state in others)):
-            del findings[ANY]  # but: an image that is `now normal` has lost every finding
+        if others and ANY in findings:
+            general = findings[ANY].status
+            counted = self.counts & _count(others)  # two abnormalities are seen: a and b
+            implied = counted or (general != "gone" and "named" not in self.findings[ANY].marks)
+            alike = {"changed", *(state.status for state in others if implied)}
+            if general in alike or {general} == {state.direction for state in others}:
+                del findings[ANY]  # but: an image that is `now normal` has lost every finding
         where = places(self.places, next(iter(findings), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
