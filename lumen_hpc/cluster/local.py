@@ -44,10 +44,6 @@ class _Running:
     attempt: int
     begun: float = field(default_factory=time.monotonic)
 
-    @property
-    def cores(self) -> int:
-        return _cores(self.item)
-
 
 def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], console: Console) -> None:
     """Runs the plans' steps, each once those it reads are done; Failed at the first that does not finish.
@@ -65,7 +61,7 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
             while waiting or running:
                 unfinished = {item.step.name for item in waiting} | {one.item.step.name for one in running}
                 for item in [item for item in waiting if not unfinished & set(item.step.after)]:
-                    if running and _cores(item) > free - sum(one.cores for one in running):
+                    if not _may_start(item, [one.item for one in running], free):
                         break
                     waiting.remove(item)
                     fresh = _plan_now(request, pipeline, run, item.step)
@@ -97,6 +93,17 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                 console.print("stopping: the tasks save what they have and end; Ctrl-C again does not wait for them")
             _stop([job for one in running for job in one.jobs])
             raise
+
+
+def _may_start(item: StepPlan, running: list[StepPlan], cores: int) -> bool:
+    """Whether a step may start beside the running ones on this machine's `cores`.
+
+    Two steps of `cpu` resources share cores if they must: neither keeps all of them busy all the time (the demo's
+    prepare is one process, and pretrain begins and ends as one).
+    """
+    if _cores(item) <= cores - sum(map(_cores, running)) or not running:
+        return True
+    return len(running) == 1 and all(one.step.stage.resources == "cpu" for one in (item, *running))
 
 
 def _cores(item: StepPlan) -> int:

@@ -18,7 +18,9 @@ from rich.console import Console
 
 import jobs
 from lumen_hpc.cluster import local, submit
-from lumen_hpc.cluster.stage import Pipeline, Stage
+from lumen_hpc.cluster.plan import StepPlan
+from lumen_hpc.cluster.stage import Pipeline, Stage, Step
+from lumen_hpc.config.profile import Resources
 from lumen_hpc.config.request import Request
 from sandbox import checkout
 
@@ -67,6 +69,19 @@ def interrupted_run(request_here: Request, stages: list[Stage], monkeypatch: pyt
 
 def test_ctrl_c_while_a_step_starts_stops_the_run_and_every_task_that_was_started(interrupted_run: None) -> None:
     assert [job.received for job in Interrupted.started] == [[signal.SIGTERM]]
+
+
+def plan_of(resources: str, cpus: int) -> StepPlan:
+    step = Step(Stage(name="one", paper="", about="", settings=(), resources=resources))
+    return StepPlan(step, 1, [0], [[0]], Resources(cpus=cpus))
+
+
+def test_two_steps_of_cpu_resources_share_cores_and_no_others_do() -> None:
+    cpu, train, one = plan_of("cpu", 2), plan_of("train", 2), plan_of("judge", 1)
+    assert local._may_start(train, [], 1), "a step that is larger than the machine runs alone"
+    assert local._may_start(one, [one], 2) and not local._may_start(one, [one, one], 2)
+    assert local._may_start(cpu, [cpu], 2) and not local._may_start(cpu, [cpu, cpu], 2)
+    assert not local._may_start(cpu, [train], 2) and not local._may_start(train, [cpu], 2)
 
 
 REUSE = """
