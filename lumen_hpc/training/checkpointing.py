@@ -35,11 +35,11 @@ from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
+from lumen_hpc.training.folder import MARKER
 from lumen_hpc.watchdog import Beat
 
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
-FOLDER, MARKER = "checkpoints", "COMPLETE.json"
 GRACE_S = 60.0
 TAG = "deepspeed"
 """DeepSpeed's folder inside a checkpoint."""

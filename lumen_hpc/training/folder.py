@@ -20,9 +20,11 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.training import record_index
-from lumen_hpc.training.checkpointing import FOLDER
 
 log = logging.getLogger(__name__)
+FOLDER, MARKER = "checkpoints", "COMPLETE.json"
+"""The folder of checkpoints, and the file in a checkpoint's folder that says it is whole. Here, since who only opens a
+model need not import DeepSpeed, as checkpointing.py does: a second of each start."""
 RESULTS = (
     "training.json", record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json",

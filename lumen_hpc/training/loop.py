@@ -21,8 +21,9 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.progress import spell
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training import validation
-from lumen_hpc.training.checkpointing import FOLDER, TAG, Checkpoint, Checkpoints, newest, unwritable
+from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newest, unwritable
 from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.folder import FOLDER
 from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.layout import SharedSequence, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher

@@ -24,8 +24,8 @@ from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.nvila.placement import device_for
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
-from lumen_hpc.training.checkpointing import MARKER
 from lumen_hpc.training.fitting import Fitted, fit
+from lumen_hpc.training.folder import MARKER
 from lumen_hpc.training.lengths import measure
 from lumen_hpc.training.samples import Pictures
 

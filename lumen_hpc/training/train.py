@@ -22,7 +22,7 @@ from lumen_hpc.files import write_json
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters, folder, loop, quantisation, record_index, sequence_parallel, validation
 from lumen_hpc.training.auto import Auto
-from lumen_hpc.training.checkpointing import FOLDER, newest
+from lumen_hpc.training.checkpointing import newest
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import check_devices
@@ -99,7 +99,7 @@ def fine_tune(
             index = sources.index(train, should_stop)
         if index is None:  # asked to stop before anything was loaded
             leave()
-            kept = newest(out / FOLDER)
+            kept = newest(out / folder.FOLDER)
             return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
         train = auto.resolve_sequence_parallel(train, index, seed)
         auto.require_fit(train)

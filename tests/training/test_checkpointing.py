@@ -14,7 +14,8 @@ import torch
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import checkpointing
-from lumen_hpc.training.checkpointing import MARKER, Checkpoints, newest
+from lumen_hpc.training.checkpointing import Checkpoints, newest
+from lumen_hpc.training.folder import MARKER
 
 pytestmark = pytest.mark.usefixtures("alone")
 
