@@ -78,6 +78,8 @@ class Pretrain:
     """Steps of the vision expert (tower and projector as a classifier)."""
     base_steps: int = 120
     """Steps of diagnostic instruction of the tiny base model."""
+    layers: int = in_range(4, 1)
+    """Layers of the tiny base's language model."""
 
     @property
     def steps(self) -> int:

@@ -59,7 +59,7 @@ def pretrain(
     torch.manual_seed(seed)
     pixels, targets, timelines = experts.make_images(seed + SEED_OFFSET, settings.patients, SIZE)
     read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
-    model = make_tiny(read, seed=seed, image_size=SIZE)
+    model = make_tiny(read, seed=seed, image_size=SIZE, layers=settings.layers)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     steps = experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed)

@@ -21,7 +21,7 @@ from lumen_hpc.data import findings_line
 from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.training import phantom_records, pretrain
 
-SMALL = Pretrain(patients=12, expert_steps=2, base_steps=2)
+SMALL = Pretrain(patients=12, expert_steps=2, base_steps=2, layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,10 @@ def test_the_base_starts_from_the_experts_tower(pretrained):
     tower = dict(load_expert(folder / "expert.safetensors").tower.named_parameters())
     for name, weight in nvila.load(folder / "nvila").vision_tower.named_parameters():
         assert torch.equal(weight, tower[name]), name
+
+
+def test_the_base_has_the_layers_of_the_settings(pretrained):
+    assert len(nvila.load(pretrained[0] / "nvila").llm.model.layers) == SMALL.layers
 
 
 def test_the_tokenizer_has_whole_words_for_what_the_models_say(pretrained):
