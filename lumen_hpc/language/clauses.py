@@ -6,7 +6,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
 from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, marked
@@ -64,11 +63,10 @@ class Item(Said):
             "item.levels": self.levels,
             "item-denied": any(False in there for there in self.there.values()),
             "item-timed": len(self.there) > 1,
-            f"item.{self.phrase.kind}": True,
         }
         marks = {mark for mark, holds in given.items() if holds}
-        marks.update(f"item.{part.kind}" for part in self.phrase.all("Loc", "Organ"))
-        return marks.union(*(_within("item", *word.roles) for word in self.phrase.words))
+        marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ")))
+        return marks.union(f"item.{role}" for word in self.phrase.words for role in word.roles)
 
     def change(self, event: str) -> None:
         """Adds a change that its phrase tells; two that differ are unclear."""
@@ -220,7 +218,7 @@ class Predicate:
         marks = {f":{self.rule}", f"?{kind}", *(f"main={image}" for image in clause.roles("main"))}
         for part in (*clause.parts, *beside):
             marks |= {part.kind, *(f"{part.kind}.{inner.kind}" for inner in part.parts)}
-            marks.update(*(_within(part.kind, *word.roles) for word in part.words))
+            marks.update(f"{part.kind}.{role}" for word in part.words for role in word.roles)
         events = self._events(others, clause, marks)
         self.events = events - {"become"}
         """The changes that its verb or adjective can stand for."""
@@ -231,7 +229,7 @@ class Predicate:
         if before and "same-image" in clause.says.marks and not self.time:  # `shows a but no b`
             self.time = before.time
             marks |= {"Unlike"} & before.marks
-        marks |= _within("first", *clause.parts[0].words[0].roles)
+        marks.update(f"first.{role}" for role in clause.parts[0].words[0].roles)
         last = clause.parts[-1]
         given = {
             "become": "become" in events,
@@ -262,17 +260,14 @@ class Predicate:
                 self.ills |= set(played.get("diseased", played.get("ailment", "")).split("/")) - {""}
                 if part.kind in VERBS or part.kind == "word":
                     verbs += [played[role] for role in _TELLING if role in played]
-        named = any(part.kind in ("Range", "To") for part in clause.parts)
-        events = {event for verb in verbs if verb for event in _meant(verb.split("/"), named)}
+        leveled = any(part.kind in ("Range", "To") for part in clause.parts)
+        one = {verb for verb in verbs if "/" not in verb} - {""}
+        # `subside` and `go` tell a change of level where the level is named
+        events = one | {it for verb in verbs if "/" in verb for it in verb.split("/") if (it == "gone") != leveled}
         ranges = Phrase([part for part in others if part.kind == "Range"])
         events |= {*ranges.roles("upadj"), *ranges.roles("downadj")}
         general = {_item(part).event for part in clause.parts if part.kind == "Any"} - {""}
         return events | (general if general <= events or not events else {"unclear"})
-
-
-@cache
-def _within(kind: str, *roles: str) -> frozenset[str]:
-    return frozenset(f"{kind}.{role}" for role in roles)
 
 
 def located(phrase: Phrase) -> list[Phrase]:
@@ -296,8 +291,3 @@ def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
     named = {role: value for role, value in word.roles.items() if role in row.names or not row.names}
     alone = [role for role in _ALONE if role in named]
     return {role: named[role] for role in alone or named}
-
-
-def _meant(events: list[str], level_named: bool) -> list[str]:
-    """What one verb can stand for here: `subside` and `go` tell a change of level where the level is named."""
-    return [event for event in events if len(events) < 2 or (event == "gone") != level_named]

@@ -81,9 +81,10 @@ class Finding(Said):
         one = one or any(len(SIDES & {*place.roles("side")}) == 1 for place in pairs)
         one = one or any(place.has("namely") and {*place.roles("side")} >= SIDES for place in self.places)
         self.problems.add("it names both sides and one of them", one)
-        events, levels = self.changed() if self.kind in CHANGING else (self.events, _alone(self.levels) | self.readings)
+        changing = self.kind in CHANGING
+        events, levels, read = self.changed() if changing else (self.events, self.levels, self.readings)
         given = {
-            "changing": self.kind in CHANGING,
+            "changing": changing,
             f"?{self.kind}": True,
             f"#{len(events)}": True,
             "any": self.name == ANY,
@@ -94,10 +95,11 @@ class Finding(Said):
         marks = marked("comes", {mark for mark, holds in given.items() if holds} | claims | events | self.marks)
         self.problems.update(doubts(marks))
         status = min({mark[3:] for mark in marks if mark.startswith("-> ")} or events)
-        return State(status, levels, frozenset(self.types), places(self.places, self.name))
+        alone = {(level,) for named in levels.values() for level in named}
+        return State(status, read | alone, frozenset(self.types), places(self.places, self.name))
 
-    def changed(self) -> tuple[set[str], Levels]:
-        """Its changes, and the levels that it is between."""
+    def changed(self) -> tuple[set[str], dict[str, list[str]], Levels]:
+        """Its changes, its levels by time, and those that it is between."""
         events, levels, read = self.events, self.levels, self.readings
         now = levels["now"] or levels[""]
         if levels["then"] and now:
@@ -112,8 +114,4 @@ class Finding(Said):
             wrong = any(all(rise(*reading) == -sign for reading in read) for sign in directions)
             self.problems.add("its direction is not that of its levels", wrong)
             events = events - {"up", "down", "changed"} | {"level"}
-        return events - ({"changed"} if events & {"new", "gone"} else set()), read | _alone(levels)
-
-
-def _alone(levels: dict[str, list[str]]) -> Levels:
-    return frozenset((level,) for named in levels.values() for level in named)
+        return events - ({"changed"} if events & {"new", "gone"} else set()), levels, read

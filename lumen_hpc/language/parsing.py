@@ -139,7 +139,14 @@ def grammar() -> Grammar:
             head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
             names = frozenset(_NAME.findall(spelled(f"{table['lead']} {row} {table['tail']}")))
             heads[head].append((Row(rule, frozenset(marks), row, names), f"({compiled(rest)})"))
-    marks = {name: _lines(table[name]) for name in ("marks", "says", "comes")}
+    marks = {
+        name: [
+            (mark, frozenset(it for it in row if it[0] != "!"), frozenset(it[1:] for it in row if it[0] == "!"))
+            for mark, alternatives in table[name].items()
+            for row in map(str.split, alternatives.split(" | "))
+        ]
+        for name in ("marks", "says", "comes")
+    }
     clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
     return Grammar(
         [
@@ -153,14 +160,6 @@ def grammar() -> Grammar:
         marks,
         frozenset().union(*(needs | without for lines in marks.values() for _, needs, without in lines)),
     )
-
-
-def _lines(table: dict[str, str]) -> list[Mark]:
-    rows = [(name, row.split()) for name, alternatives in table.items() for row in alternatives.split(" | ")]
-    return [
-        (name, frozenset(m for m in row if m[0] != "!"), frozenset(m[1:] for m in row if m[0] == "!"))
-        for name, row in rows
-    ]
 
 
 def marked(table: str, marks: set[str]) -> set[str]:

@@ -123,7 +123,10 @@ class _Reading:
         if clause.says.rule == "verdict":
             return self.leads.update(clause.roles("closed"))
         if clause.says.rule in ("view", "notview"):
-            return self.view(clause)
+            affirmed = clause.says.rule == "view"
+            views = [view for phrase in clause.all("View") for view in phrase.roles("view")]
+            both = any(self.views.setdefault(view, affirmed) != affirmed for view in views)
+            return self.problems.add("it says of a view both that it is and that it is not", both)
         items = self.items(clause, predicate)
         self.problems.add(MORE, self.more(clause, predicate, items))
         self.subjects = self.subjects if clause.own("former", "latter") else items
@@ -163,13 +166,6 @@ class _Reading:
         joined = {("Any", "and", "N"), ("N", "and", "Any")} & {*zip(kinds, kinds[1:], kinds[2:])}
         general = any(item.phrase.parts for item in items) or predicate.has("normal", "diseased", "abnormal")
         return bool(joined) or (not named and general and not self.findings.keys() <= {ANY})
-
-    def view(self, clause: Clause) -> None:
-        """Takes in a clause that says which view the image is."""
-        affirmed = clause.says.rule == "view"
-        views = [view for phrase in clause.parts if phrase.kind == "View" for view in phrase.roles("view")]
-        both = any(self.views.setdefault(view, affirmed) != affirmed for view in views)
-        self.problems.add("it says of a view both that it is and that it is not", both)
 
     def facts(self, found: list[Word]) -> Facts:
         """What the whole text says."""
