@@ -146,8 +146,8 @@ def _later(kind: str, question: str) -> bool:
 
 def _placed(kind: str, short_answer: str) -> bool:
     """True if the findings of a short answer carry places of their own, so that each must keep its own."""
-    named = any({"side", "place"} & word.roles.keys() for word in words(short_answer))
-    return named and kind in ("abnormality", *CHANGING)
+    several = kind in ("abnormality", *CHANGING)
+    return several and any({"side", "place"} & word.roles.keys() for word in words(short_answer))
 
 
 def _differences(given: Facts, answer: Facts, placed: bool) -> list[str]:
