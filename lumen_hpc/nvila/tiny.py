@@ -1,7 +1,7 @@
 """A small random NVILA in the official layout, with a tokenizer trained on the texts it will read.
 
-Its sizes are those of the demo with outcomes: 64 px pictures of 8 px patches, 16 language-model tokens a picture, four
-layers, 1.7 M parameters. The demo's base has three layers (`pretrain.layers`).
+Its sizes are the phantom demo's: 64 px pictures of 8 px patches, 16 language-model tokens a picture, four layers
+(`pretrain.layers`), 1.7 M parameters.
 """
 
 from __future__ import annotations
