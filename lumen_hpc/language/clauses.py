@@ -215,7 +215,8 @@ class Predicate:
         self.ills: set[str] = set()
         """The findings that an organ is by its adjective: `enlarged`."""
         self.marks: set[str] = set()
-        marks = {f":{self.rule}", f"?{kind}", *(f"main={image}" for image in clause.roles("main"))}
+        marks = {f":{self.rule}", f"?{kind}"}
+        marks |= {f"main={image}" for part in (clause, *beside) for image in part.roles("main")}
         for part in (*clause.parts, *beside):
             marks |= {part.kind, *(f"{part.kind}.{inner.kind}" for inner in part.parts)}
             marks.update(f"{part.kind}.{role}" for word in part.words for role in word.roles)
