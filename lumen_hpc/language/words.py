@@ -18,8 +18,6 @@ from lumen_hpc.language.unwrapping import unwrapped
 
 LONGEST = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
-_WIDEST = 12
-"""Words of a set phrase or a name, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,10 @@ Names = tuple[tuple[str, str], ...]
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
     tokens = _tokens(text)
-    known = _known(names, ahead)
+    known, widest = _known(names, ahead)
     found, i = [], 0
     while i < len(tokens):
-        for n in range(min(_WIDEST, len(tokens) - i), 0, -1):
+        for n in range(widest.get(tokens[i], 1), 0, -1):
             phrase = " ".join(tokens[i : i + n])
             if word := known.get(phrase):
                 break
@@ -71,17 +69,23 @@ def _respelled(table: str, text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _known(names: Names, ahead: bool) -> dict[str, Word]:
-    """All phrases; names are in the singular or plural, a finding of two words also turned round."""
-    if not names:
-        return {phrase: _word(phrase, roles) for phrase, roles in _roles(ahead).items()}
-    known = _known((), ahead).copy()
+def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], dict[str, int]]:
+    """All phrases, and how many words the longest with a first word has.
+
+    Names are in the singular or plural, a finding of two words also turned round.
+    """
+    base = _known((), ahead) if names else ({}, {})
+    known, widest = base[0].copy(), base[1].copy()
+    added = {} if names else dict(_roles(ahead))
     for role, name in names:
         given = _tokens(name)
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
-            for phrase in (" ".join(order) + ending for ending in ("", "s", "es") if given):
-                known[phrase] = _word(phrase, {role: name})
-    return known
+            added |= {" ".join(order) + ending: {role: name} for ending in ("", "s", "es") if given}
+    for phrase, roles in added.items():
+        first, *others = phrase.split()
+        known[phrase] = _word(phrase, roles)
+        widest[first] = max(widest.get(first, 1), 1 + len(others))
+    return known, widest
 
 
 @cache
