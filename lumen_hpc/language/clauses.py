@@ -69,8 +69,9 @@ class Item(Said):
         return marks.union(f"item.{role}" for word in self.phrase.words for role in word.roles)
 
     def change(self, event: str) -> None:
-        """Adds a change that its phrase tells; two that differ are unclear."""
-        self.event = event if self.event in ("", event) else "unclear"
+        """Adds a change that its phrase tells; two that differ are unclear, but for a change's own direction."""
+        refines = self.event == "changed" and event in ("up", "down")
+        self.event = event if refines or self.event in ("", event) else "unclear"
 
 
 def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
