@@ -47,6 +47,9 @@ def _parts(phrase: Phrase) -> list[set[str]]:
             side = word.roles.get("side", "both")
             parts[-1] |= SIDES if side == "both" else {side}
         parts[-1] |= {place.removeprefix("both "), _HEAD * ("weak" in roles)} - {""}
+    parts = [part for part in parts if part]
+    if len(parts) > 1:  # the right lower lobe and the lungs
+        parts = [part if part - {_HEAD} else {"elsewhere"} for part in parts]
     parts = [part for part in parts if part - {_HEAD}]
     for earlier, later in itertools.pairwise(parts):
         if not later & SIDES:

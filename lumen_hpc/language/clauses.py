@@ -195,7 +195,7 @@ def time_of(parts: Sequence[Phrase]) -> str:
     return "both" if len(times) > 1 else min(times, default="")
 
 
-_BESIDE = ("Place", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
+_BESIDE = ("Place", "NotPlace", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
 """Phrases whose kinds and words are marks of their clause also where they stand beside another."""
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level, with its time where they tell it."""

@@ -181,7 +181,7 @@ class _Reading:
         where = places(self.places, next(iter(findings), ""))
         denied = places(self.denied)
         part = any(p.roles("weak")[-1:] == ["part"] for p in self.places if not p.has("side", "place", "bothways"))
-        silent = [findings[name] for name in (ANY, *vocabulary()["outside"]) if name in findings]
+        silent = findings.keys() & {*vocabulary()["outside"]}
         absent = all(state.status == "absent" for state in findings.values())
         self.problems.add("it says both yes and no", len(self.leads) > 1)
         self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in self.places))
@@ -194,7 +194,7 @@ class _Reading:
             places=frozenset().union(*(state.places for state in findings.values())) or where,
             numbers=frozenset(_numbers(found)),
             lead=max(self.leads, default=""),
-            partial=part and any(state.status in ("absent", "same") for state in silent),
+            partial=part and bool(silent or (ANY in findings and findings[ANY].status in ("absent", "same"))),
             foretold=all(finding.foretold for finding in self.findings.values()),
             problems=tuple(self.problems),
             unread=tuple(self.unread),
