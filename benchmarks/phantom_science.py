@@ -6,7 +6,7 @@
 
 The peers are oracles that know the phantoms' own tables (`lumen_hpc/data/phantom_ceilings.py`) and FT with a rule.
 The same modules as the stages', without their files and without DeepSpeed: `training/sampler.py` mixes the same
-samples, the loss is `train.loss=kinds`, the schedule `training/schedule.py`'s. Prints the loss as it falls, then a
+samples, the loss is `train.loss=kinds`, the schedule `schedule.py`'s. Prints the loss as it falls, then a
 table of what each model gets right on patients it never saw.
 """
 
@@ -33,8 +33,8 @@ from lumen_hpc.experts.phantom_expert import load_expert
 from lumen_hpc.metrics.change import Reader, facts, tally
 from lumen_hpc.nvila.packing import shared_length
 from lumen_hpc.report import composed
+from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import phantom_records, pretrain, sampler
-from lumen_hpc.training.schedule import rate_at
 
 Row = dict[str, Any]
 LEARNING_RATE, WARMUP, BETAS, DECAY, CLIP = 3e-3, 0.025, (0.9, 0.98), 0.02, 1.0

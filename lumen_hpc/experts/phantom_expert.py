@@ -30,10 +30,12 @@ from lumen_hpc.data import images, phantom
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
+from lumen_hpc.muon import Muon
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.projector import Projector
 from lumen_hpc.nvila.vision import tower_hidden
 from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
+from lumen_hpc.schedule import rate_at
 
 from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
@@ -54,6 +56,7 @@ Heart size and spots are what the image shows of cardiomegaly and nodules, which
 """
 _SIZES = [len(classes) for classes in ATTRIBUTES.values()]
 UNKNOWN = -100
+MATRIX_RATE, WARMUP = 0.02, 0.05
 Probabilities = Mapping[tuple[str, str], Sequence[float]]
 SELECT_LAYER = -2
 """The tower's hidden state that NVILA uses: its last layer is not run."""
@@ -135,10 +138,7 @@ def train(
     `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
     inputs, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
-    optimizer = torch.optim.AdamW(
-        expert.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    optimizer = Muon(expert, MATRIX_RATE, learning_rate)
     draw = torch.Generator().manual_seed(seed)
 
     def share(replica: PhantomExpert, chosen: torch.Tensor) -> torch.Tensor:
@@ -146,13 +146,12 @@ def train(
 
     with one_core_threads() as pool:
         replicas = Replicas(expert, pool)
-        for step in range(1, steps + 1):
+        for step in range(steps):
             chosen = torch.randint(len(inputs), (batch,), generator=draw)
             error = replicas.backward(share, chosen.tensor_split(PARTS))
             nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            yield {"step": step, "loss": error}
+            optimizer.step(rate_at(step, steps, 1.0, WARMUP))
+            yield {"step": step + 1, "loss": error}
 
 
 def tower_pixels(grey: torch.Tensor) -> torch.Tensor:

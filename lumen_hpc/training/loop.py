@@ -19,6 +19,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank
 from lumen_hpc.errors import UserError
 from lumen_hpc.progress import spell
+from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training import validation
 from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newest, unwritable
@@ -28,7 +29,6 @@ from lumen_hpc.training.journal import Journal, losses
 from lumen_hpc.training.layout import SharedSequence, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
-from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.training.sizing import check_batch
 from lumen_hpc.training.speed import peak_flops
 from lumen_hpc.training.token_kinds import TokenKinds

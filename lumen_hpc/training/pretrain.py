@@ -24,15 +24,16 @@ from lumen_hpc.data.phantom import Study
 from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.language.prediction_questions import filled, templates
+from lumen_hpc.muon import Muon
 from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.progress import EVERY_S, spell
 from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
+from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import phantom_records
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.sampler import plain
-from lumen_hpc.training.schedule import rate_at
 from lumen_hpc.watchdog import Beat, unwatched
 
 SEED_OFFSET = 1_000_003
@@ -43,7 +44,7 @@ PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
 QUESTIONS, TOGETHER = 96, 6
 """Questions a step of the base, and of one image."""
-LEARNING_RATE, WARMUP, CLIP = 3e-3, 0.2, 1.0
+MATRIX_RATE, LEARNING_RATE, WARMUP, CLIP = 0.01, 3e-3, 0.2, 1.0
 
 
 def pretrain(
@@ -126,7 +127,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
     """Diagnostic instruction with the tower frozen; yields the loss of every step."""
     model.vision_tower.requires_grad_(False)
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    optimizer = Muon(model, MATRIX_RATE, LEARNING_RATE)
     groups = image_groups(records)
     order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
@@ -149,9 +150,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
             supervised = sum(batch.supervised for batch in batches)
             error = replicas.backward(share, [(batch, supervised) for batch in batches])
             torch.nn.utils.clip_grad_norm_(learning, CLIP)
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, order.steps, LEARNING_RATE, WARMUP)
-            optimizer.step()
+            optimizer.step(rate_at(step, order.steps, 1.0, WARMUP))
             yield error
     model.requires_grad_(True).eval()
 

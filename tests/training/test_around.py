@@ -58,7 +58,7 @@ def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_zero():
-    from lumen_hpc.training.schedule import rate_at
+    from lumen_hpc.schedule import rate_at
 
     rates = [rate_at(step, 100, 2.0, 0.03) for step in range(100)]
     assert rates[:3] == pytest.approx([2 / 3, 4 / 3, 2.0])
