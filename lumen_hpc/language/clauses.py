@@ -83,20 +83,17 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     heirs: list[tuple[Item, str]] = []
     for i, part in enumerate(parts):
         if part.kind in MODIFIERS:
-            singular = any(word.text in ("is", "was", "has") for word in part.words)
-            last = all(other.kind not in ("N", "Turn") for other in parts[i:])
-            shared = part.kind == "Front" or (last and (not singular or part.has("neither", "none")))
+            single = any(word.text in ("is", "was", "has") for word in part.words) and not part.has("neither", "none")
+            shared = not single and all(other.kind not in ("N", "Turn") for other in parts[i:])
             for item in items if shared else items[-1:]:
                 _modify(item, part)
         elif part.kind in NOUNS:
             item = _item(part)
             items.append(item)
-            if part.kind != "Change" and (item.event or item.there or item.levels):
+            if part.kind != "Change" and (item.event or item.levels):
                 head = item
             elif head and clause.start != 1 and (head.phrase.kind == "Turn" or "the" not in part.roles("det")):
                 heirs.append((item, head.event))  # as the list's first, but for `besides new a, b`
-        elif part.plays("no", "as", "so"):
-            head = None
     for item, event in heirs:
         item.event = item.event or event
     named = [item for item in items if item.phrase.kind in ("N", "Turn")]
@@ -124,7 +121,7 @@ def _item(phrase: Phrase) -> Item:
         elif part.plays("newadj", "oldadj", "residual"):
             item.change(min(part.roles("newadj") or ["same"]))
         elif part.kind == "Newly":
-            item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
+            item.change("new")
         elif part.plays("type"):
             item.types |= set(part.roles("type"))
     if named is not phrase:
@@ -152,28 +149,23 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     then, now, denied = (said.has(mark) for mark in ("at-then", "at-now", "negated"))
     item.foretold |= said.has("future")
     item.types |= said.types
-    if said.has("contrary"):
-        item.change("unclear")
     time = "" if then and now else "then" * then + "now" * now
-    if events := said.events | {"new"} if said.has("newly") else said.events:
+    if events := {"new"} if said.has("newly") else said.events:
         item.readings |= said.readings
         item.change(min(events) if events < _CHANGES and not denied else "unclear")
-        if said.has("Did") or not time:
-            return
     levels = [level for _, level in said.levels]
     for other in (_item(part) for part in parts if part.kind in ("N", "Any")):
         same = canonical(other.name) in (canonical(item.name), ANY)
         levels += other.levels.get("", []) if same else ["another finding"]
-        if other.event and other.name != ANY:
-            item.change(other.event)
+        item.change(other.event or item.event)
         item.types |= other.types
     if not levels and (said.has("N") or (said.has("Any") and not (time or denied or said.has("seen")))):
         return  # cardiomegaly, or enlargement of the heart; edema, the finding you ask about
-    if levels and not denied:
-        item.levels[time] += levels
-    elif levels or (said.ills and item.name not in said.ills):
+    if said.has("contrary") or (denied and levels) or (said.ills and item.name not in said.ills):
         item.change("unclear")  # the left base, which is blunted
-    else:
+    elif levels:
+        item.levels[time] += levels
+    elif time or not events:
         item.there[time].add(not denied)
 
 
@@ -232,11 +224,10 @@ class Predicate:
             self.time = before.time
             marks |= {"Unlike"} & before.marks
         marks.update(f"first.{role}" for role in clause.parts[0].words[0].roles)
-        last = clause.parts[-1]
         given = {
             "become": "become" in events,
             "after": before,
-            "ends": last.kind in ("Be", "NotBe") and not (last.adjuncts or beside),
+            "ends": clause.parts[-1].kind in ("Be", "NotBe") and not beside,
             "readings": self.readings,
             "levels": self.levels,
             "placed": self.places,
