@@ -65,7 +65,7 @@ class Item(Said):
             "item-timed": len(self.there) > 1,
         }
         marks = {mark for mark, holds in given.items() if holds}
-        marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ")))
+        marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ", "OnImg")))
         return marks.union(f"item.{role}" for word in self.phrase.words for role in word.roles)
 
     def change(self, event: str) -> None:
@@ -99,6 +99,7 @@ def items_of(clause: Clause, subjects: Sequence[Item] = ()) -> list[Item]:
     named = [item for item in items if item.phrase.kind in ("N", "Turn")]
     for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
         item.foretold |= some.foretold
+        item.places += [*located(some.phrase), *some.places]
         for time, there in some.there.items():
             item.there[time] = item.there.get(time) or there
         if some.event == "unclear" or False in some.there.get("", ()) or some.levels or some.types:
@@ -121,7 +122,7 @@ def _item(phrase: Phrase) -> Item:
         elif part.plays("newadj", "oldadj", "residual"):
             item.change(min(part.roles("newadj") or ["same"]))
         elif part.kind == "Newly":
-            item.change("new")
+            item.change("new" if set(part.roles("done")) <= {"new"} else "unclear")
         elif part.plays("type"):
             item.types |= set(part.roles("type"))
     if named is not phrase:
@@ -150,7 +151,7 @@ def _claim(item: Item, parts: Sequence[Phrase]) -> None:
     item.foretold |= said.has("future")
     item.types |= said.types
     time = "" if then and now else "then" * then + "now" * now
-    if events := {"new"} if said.has("newly") else said.events:
+    if events := said.events | {"new"} if said.has("newly") else said.events:
         item.readings |= said.readings
         item.change(min(events) if events < _CHANGES and not denied else "unclear")
     levels = [level for _, level in said.levels]
@@ -187,8 +188,10 @@ def time_of(parts: Sequence[Phrase]) -> str:
     return "both" if len(times) > 1 else min(times, default="")
 
 
-_BESIDE = ("Place", "NotPlace", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
+_BESIDE = ("Linker", "Place", "NotPlace", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
 """Phrases whose kinds and words are marks of their clause also where they stand beside another."""
+_EARLIER = {"N", "Loc", "Img", "Main", "Ref", "it", "person", "Review"}
+"""Marks that a clause has after one with them, also after a full stop."""
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level, with its time where they tell it."""
 
@@ -196,8 +199,9 @@ _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 class Predicate:
     """What a clause says beside the findings it names, in an answer to a type of question."""
 
-    def __init__(self, clause: Clause, kind: str, before: Predicate | None = None) -> None:
-        """`before`: that of the clause before it in its sentence."""
+    def __init__(self, clause: Clause, kind: str, earlier: Predicate | None = None) -> None:
+        """`earlier`: that of the clause before it, also of another sentence."""
+        before = earlier if clause.start else None
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
         beside = [*clause.all(*_BESIDE)]
         self.rule = clause.says.rule
@@ -220,6 +224,7 @@ class Predicate:
         self.levels = [(_LEVELS[part.kind] or "now" * ("become" in events), level_of(part)) for part in leveled]
         """(time or "", level) for the levels it names."""
         marks |= clause.says.marks | {f"before.{m}" for m in (before.marks if before else ()) if " " not in m}
+        marks |= {f"earlier.{m}" for m in (earlier.marks if earlier else ()) if m in _EARLIER}
         if before and "same-image" in clause.says.marks and not self.time:  # `shows a but no b`
             self.time = before.time
             marks |= {"Unlike"} & before.marks

@@ -116,7 +116,7 @@ class _Reading:
         """Takes in what one clause says."""
         for place in clause.all("Loc", "Place", "NotPlace"):
             (self.denied if place.kind == "NotPlace" else self.places).append(place)
-        predicate = Predicate(clause, self.kind, self.predicate if clause.start else None)
+        predicate = Predicate(clause, self.kind, self.predicate)
         self.problems.update(parsing.doubts(predicate.marks))
         if self.lenient and self.kind != "prediction" and predicate.has("modal"):
             return  # what may be is no claim
