@@ -46,6 +46,9 @@ def quantised(layer: nn.Linear, bits: int) -> nn.Module:
         new = bitsandbytes.nn.Linear4bit(
             layer.in_features, layer.out_features, bias, compute_dtype=dtype, quant_type="nf4"
         )
+        # On a processor with AVX512-BF16, a forward pass without gradients would repack the codes in place and round
+        # their scales, so that a training went on otherwise after its first validation.
+        new.support_avx512bf16_for_cpu = False
     else:
         new = bitsandbytes.nn.Linear8bitLt(
             layer.in_features, layer.out_features, bias, has_fp16_weights=False, threshold=OUTLIER
