@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
-from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, marked
+from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, grammar, marked
 from lumen_hpc.language.words import Word, canonical
 
 ANY = "any finding"
@@ -190,8 +190,6 @@ def time_of(parts: Sequence[Phrase]) -> str:
 
 _BESIDE = ("Linker", "Place", "NotPlace", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
 """Phrases whose kinds and words are marks of their clause also where they stand beside another."""
-_EARLIER = {"N", "Loc", "Img", "Main", "Ref", "it", "person", "Review"}
-"""Marks that a clause has after one with them, also after a full stop."""
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level, with its time where they tell it."""
 
@@ -223,8 +221,9 @@ class Predicate:
         leveled = [part for part in others if part.kind in _LEVELS]
         self.levels = [(_LEVELS[part.kind] or "now" * ("become" in events), level_of(part)) for part in leveled]
         """(time or "", level) for the levels it names."""
-        marks |= clause.says.marks | {f"before.{m}" for m in (before.marks if before else ()) if " " not in m}
-        marks |= {f"earlier.{m}" for m in (earlier.marks if earlier else ()) if m in _EARLIER}
+        marks |= clause.says.marks
+        for name, other in (("before", before), ("earlier", earlier)):
+            marks |= grammar().used & {f"{name}.{mark}" for mark in (other.marks if other else ())}
         if before and "same-image" in clause.says.marks and not self.time:  # `shows a but no b`
             self.time = before.time
             marks |= {"Unlike"} & before.marks
