@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import Levels, level_of, readings
-from lumen_hpc.language.parsing import NOUNS, Clause, Phrase, Row, grammar, marked
+from lumen_hpc.language.parsing import Clause, Phrase, Row, grammar, marked
 from lumen_hpc.language.words import Word, canonical
 
 ANY = "any finding"
 """An abnormality, whichever."""
 CHANGING = ("difference", "prediction")
+NOUNS = ("N", "Turn", "Any", "Change")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done", "Having")
-_TELLING = ("third", "turnsit", "done", "base", "going", "noun", "newadj", "sameadj", "difadj", "upadj", "downadj")
-"""Roles whose words stand for a change."""
 
 
 class Problems(dict[str, None]):
@@ -188,8 +187,6 @@ def time_of(parts: Sequence[Phrase]) -> str:
     return "both" if len(times) > 1 else min(times, default="")
 
 
-_BESIDE = ("Linker", "Place", "NotPlace", "OnImg", "Comp", "Dim", "Main", "OnMain", "Ref", "Span", "Ahead", "Once")
-"""Phrases whose kinds and words are marks of their clause also where they stand beside another."""
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level, with its time where they tell it."""
 
@@ -201,7 +198,7 @@ class Predicate:
         """`earlier`: that of the clause before it, also of another sentence."""
         before = earlier if clause.start else None
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
-        beside = [*clause.all(*_BESIDE)]
+        beside = [*clause.all(*grammar().groups["beside"])]
         self.rule = clause.says.rule
         self.time = time_of(others)
         self.readings = readings(others)
@@ -256,7 +253,7 @@ class Predicate:
                 self.types |= {played["type"]} if "type" in played else set()
                 self.ills |= set(played.get("diseased", played.get("ailment", "")).split("/")) - {""}
                 if part.kind in VERBS or part.kind == "word":
-                    verbs += [played[role] for role in _TELLING if role in played]
+                    verbs += [played[role] for role in grammar().groups["telling"] if role in played]
         leveled = any(part.kind in ("Range", "To") for part in clause.parts)
         one = {verb for verb in verbs if "/" not in verb} - {""}
         # `subside` and `go` tell a change of level where the level is named
@@ -272,19 +269,13 @@ def located(phrase: Phrase) -> list[Phrase]:
     return [place for place in phrase.all("Loc", "Place", "NotPlace") if place.kind != "NotPlace"]
 
 
-_NO_VERB = ("diseased", "going", "appeared")
-"""Roles that a word does not play in a verb."""
-_ALONE = ("diseased", "kind", "appear", "exists")
-"""Roles beside which a word that stands alone plays no other."""
-
-
 def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
     """The roles that a word plays in a clause: where it is no part of a phrase, those that the clause's row names."""
     if part.kind in VERBS:
         normal = {"normal": word.text} if "normal" in word.text else {}
-        return {role: value for role, value in word.roles.items() if role not in _NO_VERB} | normal
+        return {role: value for role, value in word.roles.items() if role not in grammar().groups["no-verb"]} | normal
     if part.kind != "word":
         return word.roles
     named = {role: value for role, value in word.roles.items() if role in row.names or not row.names}
-    alone = [role for role in _ALONE if role in named]
+    alone = [role for role in grammar().groups["alone"] if role in named]
     return {role: named[role] for role in alone or named}

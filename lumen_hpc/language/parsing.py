@@ -13,31 +13,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lumen_hpc.language.words import Word, signs
 
-NOUNS = ("N", "Turn", "Any", "Change")
-"""Phrases of what a clause speaks of."""
 LONGEST = 60
 """Phrases of a sentence that is read."""
 
 
 @dataclass(slots=True)
 class Phrase:
-    """A word or phrase of a sentence, with its parts."""
+    """A word or phrase of a sentence, with its parts.
+
+    Its kind is its line in the table of phrases, `word`, or empty for parts that are no phrase; its row, which pattern
+    of that line it fits. Adjuncts are phrases of place, time and comparison that stood beside it.
+    """
 
     parts: Sequence[Phrase] = ()
     kind: str = ""
-    """Its line in the table of phrases; `word`; or empty for parts that are no phrase."""
     sign: str = ""
     row: int = 0
-    """Which row of its kind's table it fits."""
     words: Sequence[Word] = ()
-    """Its words in order, without those of its adjuncts."""
     adjuncts: list[Phrase] = field(default_factory=list)
-    """Phrases of place, time and comparison that stood beside it."""
 
     def __post_init__(self) -> None:
         self.words = self.words or [word for part in self.parts for word in part.words]
@@ -66,47 +65,76 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table of clauses."""
+    """A row of the table of clauses: its rule, what the clause before adds, and the names in its pattern."""
 
     rule: str
-    """What it says."""
     marks: frozenset[str]
-    """What the clause before adds to it."""
     pattern: str
     names: frozenset[str]
-    """The roles that its own words can play."""
 
 
 @dataclass(slots=True)
 class Clause(Phrase):
-    """A clause; its own words are those that are no part of a smaller phrase."""
+    """A clause, the row it fits, and the number of phrases before it in its sentence."""
 
     says: Row = field(kw_only=True)
     start: int = field(kw_only=True)
-    """The number of phrases before it in its sentence."""
 
     def own(self, *roles: str) -> bool:
-        """Whether one of its own words can play one of these roles."""
+        """Whether a word of it that is no part of a smaller phrase can play one of these roles."""
         return any(part.plays(*roles) for part in self.parts)
 
 
-Mark = tuple[str, frozenset[str], frozenset[str]]
-"""A name, and the marks that it needs and excludes."""
-
-
-@dataclass(frozen=True, slots=True)
 class Grammar:
-    phrases: list[tuple[str, str, re.Pattern]]
-    clauses: re.Pattern
-    rows: list[Row]
-    """Of the groups of `clauses`, in order."""
-    joints: re.Pattern
-    turning: dict[str, list[str]]
-    """Roles of words that turn what stands beside them where no clause holds them."""
-    marks: dict[str, list[Mark]]
-    """The tables of what a clause comes to (marks), says of each finding (says), and what that comes to (comes)."""
-    used: frozenset[str]
-    """The marks that they name."""
+    """The tables of grammar.yaml, compiled."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self._short = table["short"]
+        self._characters = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
+        self.phrases = [
+            (kind, sign, re.compile("|".join(f"({self._compiled(row)})" for row in table["phrases"][kind])))
+            for kind, sign in self._characters.items()
+        ]
+        heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
+        for name, patterns in table["clauses"].items():
+            rule, *marks = name.split(", ")
+            for row in patterns:
+                head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
+                names = frozenset(_NAME.findall(self._spelled(f"{table['lead']} {row} {table['tail']}")))
+                heads[head].append((Row(rule, frozenset(marks), row, names), f"({self._compiled(rest)})"))
+        rows = (f"{self._compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
+        lead, tail, joints = (self._compiled(table[name]) for name in ("lead", "tail", "joints"))
+        self.rows = [row for rows in heads.values() for row, _ in rows]
+        self.clauses = re.compile(f"(?:{lead})?(?:{'|'.join(rows)})(?:{tail})")
+        self.joints = re.compile(joints)
+        self.groups = {name: names.split(" | ") for name, names in table["groups"].items()}
+        self.marks = {
+            name: [
+                (mark, frozenset(it for it in row if it[0] != "!"), frozenset(it[1:] for it in row if it[0] == "!"))
+                for mark, alternatives in table[name].items()
+                for row in map(str.split, alternatives.split(" | "))
+            ]
+            for name in ("marks", "says", "comes")
+        }
+        """(name, marks it needs, marks it excludes)"""
+        self.used = frozenset().union(
+            *(needs | without for lines in self.marks.values() for _, needs, without in lines)
+        )
+
+    def _spelled(self, pattern: str) -> str:
+        """A pattern with its shorthands in full."""
+        short = self._short
+        return _NAME.sub(lambda it: f"({self._spelled(short[it[0]])})" if it[0] in short else it[0], pattern)
+
+    def _compiled(self, pattern: str) -> str:
+        return _NAME.sub(self._one, re.sub(r"\((?!\?)", "(?:", self._spelled(pattern))).replace(" ", "")
+
+    def _one(self, name: re.Match) -> str:
+        """The characters of a kind of phrases, or of the words that can play a role."""
+        known = self._characters.get(name[0]) or "".join(sign for roles, sign in signs().items() if name[0] in roles)
+        if not known:
+            raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
+        return f"[{known}]"
 
     def clause(self, signs: str, found: list[Phrase], start: int, end: int) -> Clause | None:
         """The phrases from `start` to `end` as a clause."""
@@ -116,50 +144,7 @@ class Grammar:
 
 @cache
 def grammar() -> Grammar:
-    table = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8"))
-    kinds = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
-    short = table["short"]
-
-    def spelled(pattern: str) -> str:
-        return _NAME.sub(lambda name: f"({spelled(short[name[0]])})" if name[0] in short else name[0], pattern)
-
-    def compiled(pattern: str) -> str:
-        return _NAME.sub(one, re.sub(r"\((?!\?)", "(?:", spelled(pattern))).replace(" ", "")
-
-    def one(name: re.Match) -> str:
-        characters = kinds.get(name[0]) or "".join(sign for roles, sign in signs().items() if name[0] in roles)
-        if not characters:
-            raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
-        return f"[{characters}]"
-
-    heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
-    for name, patterns in table["clauses"].items():
-        rule, *marks = name.split(", ")
-        for row in patterns:
-            head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
-            names = frozenset(_NAME.findall(spelled(f"{table['lead']} {row} {table['tail']}")))
-            heads[head].append((Row(rule, frozenset(marks), row, names), f"({compiled(rest)})"))
-    marks = {
-        name: [
-            (mark, frozenset(it for it in row if it[0] != "!"), frozenset(it[1:] for it in row if it[0] == "!"))
-            for mark, alternatives in table[name].items()
-            for row in map(str.split, alternatives.split(" | "))
-        ]
-        for name in ("marks", "says", "comes")
-    }
-    clauses = "|".join(f"{compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
-    return Grammar(
-        [
-            (kind, sign, re.compile("|".join(f"({compiled(row)})" for row in table["phrases"][kind])))
-            for kind, sign in kinds.items()
-        ],
-        re.compile(f"(?:{compiled(table['lead'])})?(?:{clauses})(?:{compiled(table['tail'])})"),
-        [row for rows in heads.values() for row, _ in rows],
-        re.compile(compiled(table["joints"])),
-        {name: roles.split(" | ") for name, roles in table["turning"].items()},
-        marks,
-        frozenset().union(*(needs | without for lines in marks.values() for _, needs, without in lines)),
-    )
+    return Grammar(yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8")))
 
 
 def marked(table: str, marks: set[str]) -> set[str]:
@@ -199,9 +184,6 @@ def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     return found
 
 
-_MARKS = {"comma", "semicolon", "colon", "and", "but", "or"}
-
-
 def _attached(found: list[Phrase]) -> list[Phrase]:
     """The phrases without the adjuncts among them, each kept by the phrase before it; after a mark, by the next."""
     kept: list[Phrase] = []
@@ -212,7 +194,7 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
             waiting = []
             kept.append(phrase)
         else:
-            keeper = kept[-1].adjuncts if kept and not kept[-1].plays(*_MARKS) else waiting
+            keeper = kept[-1].adjuncts if kept and not kept[-1].plays(*grammar().groups["joining"]) else waiting
             keeper += [part for part in phrase.parts if part.kind != "word"]
     if kept:
         kept[-1].adjuncts += waiting
@@ -242,6 +224,7 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
 
     `certain`: nor those beside a word of doubt.
     """
+    groups = grammar().groups
     signs = "".join(phrase.sign for phrase in found)
     best: list[tuple[float, list[Clause]]] = [(0, [])]
     for end in range(1, len(found) + 1):
@@ -253,7 +236,9 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
     unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
-    denied = {i for i in unread if found[i].has(*grammar().turning["denied"], *grammar().turning["doubted"] * certain)}
+    denied = {i for i in unread if found[i].has(*groups["denied"], *groups["doubted"] * certain)}
     beside = {i + step for i in denied for step in (-1, 1)}
-    beside |= {i + 1 for i in beside & unread if i - 1 in denied and not found[i].plays(*_MARKS)}  # nor will it be seen
+    beside |= {
+        i + 1 for i in beside & unread if i - 1 in denied and not found[i].plays(*groups["joining"])
+    }  # nor will it be seen
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]
