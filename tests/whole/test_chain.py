@@ -209,7 +209,7 @@ def test_served_lumen_answers_the_plain_client_as_in_the_run(runs: Path):
                     content.append({"type": "image_url", "image_url": {"url": f"data:image/any;base64,{data}"}})
                 messages = [{"role": "user", "content": content}]
                 reply = client.chat.completions.create(model="lumen", messages=messages, max_tokens=longest)
-                # nvila.chat strips what it decodes; the server does not
+                # as docs/serving.md says: a plain client gets the spaces around an answer too
                 assert reply.choices[0].message.content.strip() == _whole(row), record["meta"]["type"]
         finally:
             process.send_signal(signal.SIGINT)
