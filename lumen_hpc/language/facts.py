@@ -169,8 +169,8 @@ def _same_levels(ours: State, theirs: State) -> bool:
     """A change of level must be named, and beside it only the levels that it is between."""
     if ours.status != "level":
         return ours.levels == theirs.levels
-    between = {(level,) for change in ours.levels for level in change}
-    return bool(ours.levels & theirs.levels) and all(len(level) > 1 or level in between for level in theirs.levels)
+    named = {level for change in ours.levels for level in (" to ".join(change), *change)}
+    return bool(ours.levels & theirs.levels) and named.issuperset(map(" to ".join, theirs.levels))
 
 
 def _misplaced(kind: str, question: str, given: Facts, answer: Facts) -> list[str]:
