@@ -50,7 +50,6 @@ def _parts(phrase: Phrase) -> list[set[str]]:
     parts = [part for part in parts if part]
     if len(parts) > 1:  # the right lower lobe and the lungs
         parts = [part if part - {_HEAD} else {"elsewhere"} for part in parts]
-    parts = [part for part in parts if part - {_HEAD}]
     for earlier, later in itertools.pairwise(parts):
         if not later & SIDES:
             later |= earlier & SIDES

@@ -14,9 +14,9 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.findings import State
-from lumen_hpc.language.reader import LATER, Facts, numbers_of, places_in, read
+from lumen_hpc.language.reader import LATER, Facts, places_in, read
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.language.words import Names, canonical, knows, unknown, words
+from lumen_hpc.language.words import Names, canonical, knows, numbers_of, unknown, words
 
 _OPPOSITE = {("absent", "present"), ("gone", "new"), ("down", "up"), ("same", "changed"), ("not-gone", "gone")}
 

@@ -1,12 +1,20 @@
-"""What a text says of one finding: gathered clause by clause, and what it comes to."""
+"""What a text says of one finding: what all its clauses come to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lumen_hpc.language.attributes import SIDES, Levels, Place, places, rise
-from lumen_hpc.language.clauses import ANY, CHANGING, Item, Predicate, Problems, Said, located
+from lumen_hpc.language.clauses import ANY, CHANGING, Finding
 from lumen_hpc.language.parsing import doubts, marked
+
+
+class Problems(dict[str, None]):
+    """Why what was read is not certain, in order; each is added where its condition holds."""
+
+    def add(self, problem: str, holds: object) -> None:
+        if holds:
+            self[problem] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,91 +35,39 @@ class State:
         return {1: "up", -1: "down"}.get(min(rises), "") if len(rises) == 1 else ""
 
 
-@dataclass(slots=True)
-class Finding(Said):
-    """All that a text says of one finding."""
-
-    kind: str = field(kw_only=True)
-    """The question's type."""
-    problems: Problems = field(kw_only=True)
-    """Why what the text says is not certain; those of this finding are added."""
-    events: set[str] = field(default_factory=set)
-    marks: set[str] = field(default_factory=set)
-    """`named`, not only implied by an adjective such as `abnormal`; `witnessed`, `said-now` as in the table `comes`."""
-
-    def add(self, predicate: Predicate, item: Item) -> None:
-        """Adds what a clause says of the finding."""
-        marks = marked("says", predicate.marks | item.marks(predicate) | self.marks)
-        self.problems.update(doubts(marks))
-        said = {mark[3:] for mark in marks if mark.startswith("-> ")}
-        rule, foretelling = predicate.rule, self.kind == "prediction"
-        time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
-        self.marks |= {"named"} if item.phrase.parts and rule != "unchanged" else set()
-        self.foretold |= not marks.isdisjoint(("future", "promised"))
-        self.types |= item.types | predicate.types
-        self.places += [*located(item.phrase), *item.places, *predicate.places]
-        untimed = time if rule == "there" else "then" if foretelling else ""
-        if item.there.keys() in ({"then"}, {"now"}):
-            (untimed,) = item.there  # `the mild edema of the reference image`
-            time = time or untimed if rule == "level" else time
-        stated = [(when or time, level) for when, level in predicate.levels]
-        for when, there in item.there.items():
-            self.there[when or ("then" if foretelling else untimed)] |= there
-        turned = predicate.readings or any(when == "now" for when, _ in stated)
-        for when, levels in item.levels.items():
-            self.levels[when or untimed or "then" * bool(turned)] += levels  # a moderate effusion has shrunk to small
-        if "one-level" in marks:
-            stated.append((time, " to ".join(min(predicate.readings))))
-        self.readings |= item.readings | (predicate.readings if "one-level" not in marks else frozenset())
-        for when, level in stated:
-            self.levels[when].append(level)
-        for claim in {"there", "not there"} & said:
-            self.there[time].add(claim == "there")
-            self.marks |= {"witnessed", *({"said-now"} if "now" in marks else ())}
-            if "only" in marks:
-                self.there["now" if time == "then" else "then"].add(claim != "there")
-        meant = {"own": {item.event}, "its": predicate.events, "not own": {f"not-{item.event}"}}
-        self.events |= set().union(*(meant.get(event, {event}) for event in said - {"there", "not there"}))
-
-    def state(self) -> State:
-        """What it comes to, over the whole text."""
-        sides = [frozenset().union(*(it for it in places([place], self.name) if it <= SIDES)) for place in self.places]
-        pairs = [place for place in self.places if place.has("each", "both") or "both" in place.roles("side")]
-        one = any(len(named) == 1 for named in sides) and SIDES in sides
-        one = one or any(len(SIDES & {*place.roles("side")}) == 1 for place in pairs)
-        one = one or any(place.has("namely") and {*place.roles("side")} >= SIDES for place in self.places)
-        self.problems.add("it names both sides and one of them", one)
-        changing = self.kind in CHANGING
-        events, levels, read = self.changed() if changing else (self.events, self.levels, self.readings)
-        given = {
-            "changing": changing,
-            f"?{self.kind}": True,
-            f"#{len(events)}": True,
-            "any": self.name == ANY,
-            "foretold": self.foretold,
-            "then-level": self.levels["then"],
-        }
-        claims = {"not-" * (not it) + (when or "there") for when, there in self.there.items() for it in there}
-        marks = marked("comes", {mark for mark, holds in given.items() if holds} | claims | events | self.marks)
-        self.problems.update(doubts(marks))
-        status = min({mark[3:] for mark in marks if mark.startswith("-> ")} or events)
-        alone = {(level,) for named in levels.values() for level in named}
-        return State(status, read | alone, frozenset(self.types), places(self.places, self.name))
-
-    def changed(self) -> tuple[set[str], dict[str, list[str]], Levels]:
-        """Its changes, its levels by time, and those that it is between."""
-        events, levels, read = self.events, self.levels, self.readings
-        now = levels["now"] or levels[""]
-        if levels["then"] and now:
-            read |= {(" to ".join(dict.fromkeys(levels["then"])), " to ".join(dict.fromkeys(now)))}
-            levels = {"": levels[""]} if levels["now"] else {}
-        if read:
-            ends = {"then": {before for before, *_ in read}, "now": {after for *_, after in read}}
-            stray = any(level not in ends[when or "now"] for when, named in levels.items() for level in named)
-            stray = stray or any(False in there for there in self.there.values())
-            self.problems.add("what it says beside its change is not that of its change", stray)
-            directions = {sign for event, sign in (("up", 1), ("down", -1)) if event in events}
-            wrong = any(all(rise(*reading) == -sign for reading in read) for sign in directions)
-            self.problems.add("its direction is not that of its levels", wrong)
-            events = events - {"up", "down", "changed"} | {"level"}
-        return events - ({"changed"} if events & {"new", "gone"} else set()), levels, read
+def state_of(finding: Finding, kind: str, problems: Problems) -> State:
+    """What the claims about a finding come to in an answer to a type of question; adds what is in doubt about them."""
+    sides = [{side for it in places([place], finding.name) if it <= SIDES for side in it} for place in finding.places]
+    one = any(len(named) == 1 for named in sides) and SIDES in sides
+    for place in finding.places:
+        named = SIDES & {*place.roles("side")}
+        both = place.has("each", "both") or "both" in place.roles("side")
+        one = one or (both and len(named) == 1) or (place.has("namely") and named == SIDES)
+    problems.add("it names both sides and one of them", one)
+    events, levels, read, changing = finding.events, finding.levels, finding.readings, kind in CHANGING
+    then, now, untimed = ([level for when, level in levels if when == time] for time in ("then", "now", ""))
+    if then and (now or untimed) and changing:
+        read |= {(then[0], (now or untimed)[0])}
+    if read and changing:
+        events = events - {"up", "down", "changed"} | {"level"}
+        ends = {"then": {before for before, *_ in read}, "now": {after for *_, after in read}}
+        levels = [(when, level) for when, level in levels if level not in ends[when or "now"]]
+        stray = levels or any(not there for _, there in finding.there)
+        problems.add("what it says beside its change is not that of its change", stray)
+        falls, rises = (all(rise(*reading) == sign for reading in read) for sign in (-1, 1))
+        wrong = ("up" in finding.events and falls) or ("down" in finding.events and rises)
+        problems.add("its direction is not that of its levels", wrong)
+    given = {
+        "changing": changing,
+        f"?{kind}": True,
+        f"#{len(events)}": True,
+        "any": finding.name == ANY,
+        "foretold": finding.foretold,
+        "then-level": then,
+    }
+    claims = {"not-" * (not there) + (when or "there") for when, there in finding.there}
+    marks = marked("comes", {mark for mark, holds in given.items() if holds} | claims | events | finding.marks)
+    problems.update(doubts(marks))
+    status = min({mark[3:] for mark in marks if mark.startswith("-> ")} or events)
+    alone = {(level,) for _, level in levels}
+    return State(status, read | alone, frozenset(finding.types), places(finding.places, finding.name))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,7 +23,7 @@ LONGEST = 60
 """Phrases of a sentence that is read."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Phrase:
     """A word or phrase of a sentence, with its parts.
 
@@ -63,8 +63,7 @@ class Phrase:
         return self.kind == "word" and self.has(*roles)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of the table of clauses: its rule, what the clause before adds, and the names in its pattern."""
 
     rule: str
@@ -73,16 +72,14 @@ class Row:
     names: frozenset[str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Clause(Phrase):
-    """A clause, the row it fits, and the number of phrases before it in its sentence."""
+    """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence."""
 
     says: Row = field(kw_only=True)
-    start: int = field(kw_only=True)
-
-    def own(self, *roles: str) -> bool:
-        """Whether a word of it that is no part of a smaller phrase can play one of these roles."""
-        return any(part.plays(*roles) for part in self.parts)
+    start: int = 0
+    joint: Sequence[Phrase] = ()
+    last: bool = False
 
 
 class Grammar:
@@ -90,10 +87,14 @@ class Grammar:
 
     def __init__(self, table: dict[str, Any]) -> None:
         self._short = table["short"]
-        self._characters = {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
+        self._characters: dict[str, str] = defaultdict(str)
+        for roles, sign in signs().items():
+            for role in roles:
+                self._characters[role] += sign
+        self._characters |= {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
         self.phrases = [
-            (kind, sign, re.compile("|".join(f"({self._compiled(row)})" for row in table["phrases"][kind])))
-            for kind, sign in self._characters.items()
+            (kind, self._characters[kind], re.compile("|".join(f"({self._compiled(row)})" for row in rows)))
+            for kind, rows in table["phrases"].items()
         ]
         heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
         for name, patterns in table["clauses"].items():
@@ -117,29 +118,22 @@ class Grammar:
             for name in ("marks", "says", "comes")
         }
         """(name, marks it needs, marks it excludes)"""
-        self.used = frozenset().union(
-            *(needs | without for lines in self.marks.values() for _, needs, without in lines)
-        )
+        self.used = frozenset(it for lines in self.marks.values() for line in lines for it in line[1] | line[2])
 
     def _spelled(self, pattern: str) -> str:
         """A pattern with its shorthands in full."""
-        short = self._short
-        return _NAME.sub(lambda it: f"({self._spelled(short[it[0]])})" if it[0] in short else it[0], pattern)
+        return _NAME.sub(
+            lambda it: f"({self._spelled(self._short[it[0]])})" if it[0] in self._short else it[0], pattern
+        )
 
     def _compiled(self, pattern: str) -> str:
         return _NAME.sub(self._one, re.sub(r"\((?!\?)", "(?:", self._spelled(pattern))).replace(" ", "")
 
     def _one(self, name: re.Match) -> str:
         """The characters of a kind of phrases, or of the words that can play a role."""
-        known = self._characters.get(name[0]) or "".join(sign for roles, sign in signs().items() if name[0] in roles)
-        if not known:
+        if name[0] not in self._characters:
             raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
-        return f"[{known}]"
-
-    def clause(self, signs: str, found: list[Phrase], start: int, end: int) -> Clause | None:
-        """The phrases from `start` to `end` as a clause."""
-        match = self.clauses.fullmatch(signs, start, end)
-        return Clause(found[start:end], says=self.rows[(match.lastindex or 0) - 1], start=start) if match else None
+        return f"[{self._characters[name[0]]}]"
 
 
 @cache
@@ -170,18 +164,25 @@ _NAME = re.compile("[A-Za-z]+")
 
 
 def phrases_of(words: Sequence[Word]) -> list[Phrase]:
-    """The words of a sentence as phrases; each stage of the table builds on those before it."""
+    """The words of a sentence as phrases."""
     found = [Phrase((), "word", word.sign, words=(word,)) for word in words]
-    signs = "".join(word.sign for word in words)
-    for kind, sign, pattern in grammar().phrases:
-        matches = list(pattern.finditer(signs))
-        for match in reversed(matches):
-            parts = found[match.start() : match.end()]
-            found[match.start() : match.end()] = [Phrase(parts, kind, sign, match.lastindex or 0)]
-        if matches:
-            found = _attached(found) if kind == "Adjuncts" else found
-            signs = "".join(phrase.sign for phrase in found)
+    for kind, sign, matches in _stages("".join(word.sign for word in words)):
+        for start, end, row in matches:
+            found[start:end] = [Phrase(found[start:end], kind, sign, row)]
+        found = _attached(found) if kind == "Adjuncts" else found
     return found
+
+
+@lru_cache(maxsize=1 << 14)
+def _stages(signs: str) -> list[tuple[str, str, list[tuple[int, int, int]]]]:
+    """The stages of the table that find phrases, each among those before it; the last of a stage's phrases first."""
+    stages = []
+    for kind, sign, pattern in grammar().phrases:
+        if matches := [(it.start(), it.end(), it.lastindex or 0) for it in pattern.finditer(signs)][::-1]:
+            stages.append((kind, sign, matches))
+        for start, end, _ in matches:
+            signs = signs[:start] + sign * (kind != "Adjuncts") + signs[end:]
+    return stages
 
 
 def _attached(found: list[Phrase]) -> list[Phrase]:
@@ -201,20 +202,27 @@ def _attached(found: list[Phrase]) -> list[Phrase]:
     return kept
 
 
+def _clause(found: list[Phrase], signs: str, start: int, end: int) -> Clause | None:
+    """The phrases from `start` to `end` as a clause."""
+    match = grammar().clauses.fullmatch(signs, start, end)
+    if match is None:
+        return None
+    says = grammar().rows[(match.lastindex or 0) - 1]
+    return Clause(found[start:end], says=says, start=start, joint=found[start - 1 : start], last=end == len(found))
+
+
 def strict(found: list[Phrase]) -> list[list[Clause]]:
     """Every way to read a sentence as the fewest clauses, of these those parted by a comma or more than `and`."""
     signs = "".join(phrase.sign for phrase in found)
-    joints = [match.span() for match in grammar().joints.finditer(signs)]
+    joints = [(0, 0), *(match.span() for match in grammar().joints.finditer(signs))]
     ends = [*(joint for joint, _ in joints if joint), len(signs)]
     best: dict[int, list[tuple[int, list[Clause]]]] = {0: [(0, [])]}
-    for joint, start in [(0, 0), *joints]:
-        if joint not in best or any(phrase.adjuncts for phrase in found[joint:start]):
-            continue
+    for joint, start in joints:
         bare = start - joint == 1 and found[joint].plays("and")
-        for end in ends:
-            if end > start and (clause := grammar().clause(signs, found, start, end)):
-                longer = [(cost + LONGEST + bare, [*parse, clause]) for cost, parse in best[joint]]
-                known = best.get(end, []) + longer
+        before = [] if any(phrase.adjuncts for phrase in found[joint:start]) else best.get(joint, [])
+        for end in ends if before else ():
+            if end > start and (clause := _clause(found, signs, start, end)):
+                known = best.get(end, []) + [(cost + LONGEST + bare, [*parse, clause]) for cost, parse in before]
                 best[end] = [(cost, parse) for cost, parse in known if cost == min(cost for cost, _ in known)][:4]
     return [parse for _, parse in best.get(len(signs), [])]
 
@@ -231,7 +239,7 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
         covers = [
             (score + end - start - 0.5, [*clauses, clause])
             for start, (score, clauses) in enumerate(best)
-            if (clause := grammar().clause(signs, found, start, end))
+            if (clause := _clause(found, signs, start, end))
         ]
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]

@@ -6,10 +6,9 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,15 +19,16 @@ LONGEST = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word or set phrase."""
+class Word(NamedTuple):
+    """A word or set phrase.
+
+    Its roles are those it can play, with what it stands for in each, none if it is unknown; its sign is one character
+    for its set of roles, over which the patterns of the grammar are matched.
+    """
 
     text: str
     roles: dict[str, str]
-    """The roles it can play, with what it stands for in each; empty for an unknown word."""
     sign: str
-    """One character for its set of roles: the grammar's patterns are matched over these."""
 
 
 Names = tuple[tuple[str, str], ...]
@@ -37,24 +37,26 @@ Names = tuple[tuple[str, str], ...]
 
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
-    tokens = _tokens(text)
-    known, widest = _known(names, ahead)
+    tokens = _spelled(text).split()
+    known = _known(names, ahead)
     found, i = [], 0
     while i < len(tokens):
-        for n in range(widest.get(tokens[i], 1), 0, -1):
-            phrase = " ".join(tokens[i : i + n])
-            if word := known.get(phrase):
-                break
-        else:
-            word = _word(phrase, {"number": phrase} if phrase.isdigit() and phrase.isascii() else {})
-        found.append(word)
-        i += n
+        begun = itertools.takewhile(known.__contains__, itertools.accumulate(tokens[i:], "{} {}".format))
+        phrase = max(filter(known.get, begun), key=len, default=tokens[i])
+        found.append(known.get(phrase) or _word(phrase, {"number": phrase} if re.match("[0-9]+$", phrase) else {}))
+        i += 1 + phrase.count(" ")
     return found
 
 
-def _tokens(text: str) -> list[str]:
-    """The words and signs of a text, spelled as the vocabulary spells them."""
-    return in_days(" ".join(_respelled("spelling", text[:LONGEST].lower()).split())).split()
+@lru_cache(maxsize=1 << 12)
+def _spelled(text: str) -> str:
+    """A text with its words and signs apart, as the vocabulary spells them."""
+    return in_days(" ".join(_respelled("spelling", text[:LONGEST].lower()).split()))
+
+
+def numbers_of(text: str) -> frozenset[str]:
+    """The numbers in a text, those of hours, months and years with their unit."""
+    return frozenset(re.findall(r"(?<!\S)[0-9]+(?: (?:hours|months|years))?(?!\S)", _spelled(text)))
 
 
 def tidied(text: str) -> str:
@@ -69,23 +71,22 @@ def _respelled(table: str, text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _known(names: Names, ahead: bool) -> tuple[dict[str, Word], dict[str, int]]:
-    """All phrases, and how many words the longest with a first word has.
+def _known(names: Names, ahead: bool) -> dict[str, Word | None]:
+    """All phrases; None for what only begins one.
 
     Names are in the singular or plural, a finding of two words also turned round.
     """
-    base = _known((), ahead) if names else ({}, {})
-    known, widest = base[0].copy(), base[1].copy()
+    known = _known((), ahead).copy() if names else {}
     added = {} if names else dict(_roles(ahead))
     for role, name in names:
-        given = _tokens(name)
+        given = _spelled(name).split()
         for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
             added |= {" ".join(order) + ending: {role: name} for ending in ("", "s", "es") if given}
     for phrase, roles in added.items():
-        first, *others = phrase.split()
+        for beginning in itertools.accumulate(phrase.split(), "{} {}".format):
+            known.setdefault(beginning)
         known[phrase] = _word(phrase, roles)
-        widest[first] = max(widest.get(first, 1), 1 + len(others))
-    return known, widest
+    return known
 
 
 @cache
@@ -120,7 +121,7 @@ def _entries() -> Iterator[tuple[str, str, str]]:
     """(role, what it stands for, phrase) of every entry of vocabulary.yaml."""
     for role, group in vocabulary()["words"].items():
         for value, pattern in (group if isinstance(group, dict) else {"": group}).items():
-            for spelled in _spelled(pattern.format_map(vocabulary()["snippets"])):
+            for spelled in _expanded(pattern.format_map(vocabulary()["snippets"])):
                 phrase = " ".join(spelled.split())
                 yield role, str(value or phrase), phrase
     for event, verbs in vocabulary()["verbs"].items():
@@ -129,12 +130,12 @@ def _entries() -> Iterator[tuple[str, str, str]]:
                 yield form, event, phrase
 
 
-def _spelled(pattern: str) -> Iterator[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     """Every phrase that a pattern stands for: `a|b`, where each may hold `(a|b)`, `[ab]` and `?`."""
     for phrase in re.split(r"\|(?![^(]*\))", pattern):
         parts = re.findall(r"(?:\((.*?)\)|\[(.*?)\]|(.))(\??)", phrase)
         choices = (
-            [*(_spelled(group) if group else letters or letter), *[""] * len(maybe)]
+            [*(_expanded(group) if group else letters or letter), *[""] * len(maybe)]
             for group, letters, letter, maybe in parts
         )
         yield from map("".join, itertools.product(*choices))
