@@ -125,8 +125,7 @@ def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
     for item, events in heirs:
         item.events = item.events or events
     for item in items:
-        if len(item.events) > 1:
-            item.events = {"unclear"}
+        item.events = {"unclear"} if len(item.events) > 1 else item.events
     named = [item for item in items if item.phrase.kind in ("N", "Turn")]
     for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
         item.foretold |= some.foretold
@@ -199,8 +198,8 @@ class Statement:
         events = self._events(others, clause, marks)
         self._name(clause, earlier.subjects if earlier else [], marks)
         self.events = events - {"become"}
-        leveled = [part for part in others if part.kind in _LEVELS]
-        self.levels = [(_LEVELS[part.kind] or "now" * ("become" in events), level_of(part)) for part in leveled]
+        now = "now" if "become" in events else ""
+        self.levels = [(_LEVELS[part.kind] or now, level_of(part)) for part in others if part.kind in _LEVELS]
         for name, other in (("before", before), ("earlier", earlier)):
             marks |= grammar().used & {f"{name}.{mark}" for mark in (other.marks if other else ())}
         if before and "same-image" in marks and not self.time:  # `shows a but no b`

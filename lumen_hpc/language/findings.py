@@ -54,9 +54,8 @@ def state_of(finding: Finding, kind: str, problems: Problems) -> State:
         levels = [(when, level) for when, level in levels if level not in ends[when or "now"]]
         stray = levels or any(not there for _, there in finding.there)
         problems.add("what it says beside its change is not that of its change", stray)
-        falls, rises = (all(rise(*reading) == sign for reading in read) for sign in (-1, 1))
-        wrong = ("up" in finding.events and falls) or ("down" in finding.events and rises)
-        problems.add("its direction is not that of its levels", wrong)
+        way = State("level", read).direction
+        problems.add("its direction is not that of its levels", way and finding.events & {"up", "down"} - {way})
     given = {
         "changing": changing,
         f"?{kind}": True,

@@ -246,7 +246,6 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
     unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
     denied = {i for i in unread if found[i].has(*groups["denied"], *groups["doubted"] * certain)}
     beside = {i + step for i in denied for step in (-1, 1)}
-    beside |= {
-        i + 1 for i in beside & unread if i - 1 in denied and not found[i].plays(*groups["joining"])
-    }  # nor will it be seen
+    after = {i + 1 for i in denied} & unread  # nor will it be seen
+    beside |= {i + 1 for i in after if not found[i].plays(*groups["joining"])}
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

@@ -15,7 +15,6 @@ from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
 from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words
 from lumen_hpc.language.findings import Problems, State, state_of
-from lumen_hpc.language.parsing import Clause, Phrase
 from lumen_hpc.language.words import LONGEST, Names, Word, numbers_of, tidied, vocabulary, words
 
 LATER = "it speaks of a later image"
@@ -79,7 +78,7 @@ class _Reading:
     unread: Problems = field(default_factory=Problems)
     findings: dict[str, Finding] = field(default_factory=dict)
     views: dict[str, bool] = field(default_factory=dict)
-    places: list[Phrase] = field(default_factory=list)
+    places: list[parsing.Phrase] = field(default_factory=list)
     counts: set[str] = field(default_factory=set)
     said: Statement | None = None
 
@@ -94,14 +93,13 @@ class _Reading:
         phrases = phrases[: parsing.LONGEST]
         parses = parsing.strict(phrases)
         self.unread.add("no complete parse", not parses)
-        if not parses:
-            parses = [parsing.lenient(phrases, certain=self.kind != "prediction")] if self.lenient else [[]]
+        parses = parses or [parsing.lenient(phrases, self.kind != "prediction") if self.lenient else []]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         for clause in parses[0]:
             self.clause(clause)
 
-    def clause(self, clause: Clause) -> None:
+    def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
         self.places += clause.all("Loc", "Place", "NotPlace")
         said = Statement(clause, self.kind, self.said)
@@ -159,4 +157,4 @@ class _Reading:
 def places_in(text: str) -> frozenset[Place]:
     """The places that a text names, whatever it claims about them."""
     phrases = parsing.phrases_of([word for word in words(text) if word.roles])
-    return places([*Phrase(phrases).all("Loc")])
+    return places([*parsing.Phrase(phrases).all("Loc")])
