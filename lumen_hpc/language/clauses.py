@@ -131,7 +131,9 @@ def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
         item.foretold |= some.foretold
         item.places += [*located(some.phrase), *some.places]
         item.there |= some.there
-        if "unclear" in some.events or ("", False) in some.there or some.levels or some.types:
+        # not: two new findings, edema and the resolution of pneumonia
+        other = some.phrase.kind == "Any" and some.events and item.events - some.events
+        if other or "unclear" in some.events or ("", False) in some.there or some.levels or some.types:
             item.events = {"unclear"}
     return named or items
 
