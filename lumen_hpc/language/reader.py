@@ -157,4 +157,4 @@ class _Reading:
 def places_in(text: str) -> frozenset[Place]:
     """The places that a text names, whatever it claims about them."""
     phrases = parsing.phrases_of([word for word in words(text) if word.roles])
-    return places([*parsing.Phrase(phrases).all("Loc")])
+    return places(parsing.Phrase(phrases).all("Loc"))
