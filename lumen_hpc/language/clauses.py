@@ -40,12 +40,12 @@ class Finding:
     foretold: bool = False
     marks: set[str] = field(default_factory=set)
 
-    def marks_in(self, said: Statement, name: str) -> set[str]:
+    def marks_in(self, statement: Statement, name: str) -> set[str]:
         """What the table of marks asks of it, beside what a statement says, as one about the finding of a name."""
         given = {
             "own": self.events,
-            "echoed": self.events & said.events,
-            "ill": name in said.ills,
+            "echoed": self.events & statement.events,
+            "ill": name in statement.ills,
             "another": canonical(self.name) not in (ANY, canonical(name)),
             "promised": self.foretold,
             "item-any": self.name == ANY,
@@ -58,22 +58,22 @@ class Finding:
         marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ", "OnImg")))
         return marks.union(f"item.{role}" for word in self.phrase.words for role in word.roles)
 
-    def add(self, said: Statement, item: Finding) -> set[str]:
+    def add(self, statement: Statement, item: Finding) -> set[str]:
         """Adds what a statement says of one of its items; the marks that this comes to."""
-        marks = marked("says", said.marks | item.marks_in(said, self.name) | self.marks)
+        marks = marked("says", statement.marks | item.marks_in(statement, self.name) | self.marks)
         claims = {mark[3:] for mark in marks if mark.startswith("-> ")}
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
         untimed = time if marks & {":there", ":modifier"} else "then" if "?prediction" in marks else ""
         if (times := {when for when, _ in item.there}) in ({"then"}, {"now"}):
             (untimed,) = times  # `the mild edema of the reference image`
             time = time or untimed if ":level" in marks else time
-        levels = [(when or time, level) for when, level in said.levels]
-        turned = said.readings or any(when == "now" for when, _ in levels)  # a moderate effusion has shrunk to small
+        levels = [(when or time, level) for when, level in statement.levels]
+        turned = statement.readings or any(when == "now" for when, _ in levels)  # a moderate effusion shrank to small
         self.marks |= marks & {"named", "another"} | item.marks & {"another"}
         self.foretold |= not marks.isdisjoint(("future", "promised"))
-        self.types |= item.types | said.types
-        self.places += [*located(item.phrase), *item.places, *said.places]
-        self.readings |= item.readings | said.readings
+        self.types |= item.types | statement.types
+        self.places += [*located(item.phrase), *item.places, *statement.places]
+        self.readings |= item.readings | statement.readings
         self.there |= {(when or ("then" if "?prediction" in marks else untimed), there) for when, there in item.there}
         if "strange" not in marks:
             self.levels += [(when or untimed or "then" * bool(turned), level) for when, level in item.levels] + levels
@@ -82,7 +82,7 @@ class Finding:
             self.marks |= {"witnessed", *({"said-now"} if "now" in marks else ())}
             if "only" in marks and time:
                 self.there.add(("now" if time == "then" else "then", claim != "there"))
-        meant = {"own": item.events, "its": said.events, "not own": {f"not-{event}" for event in item.events}}
+        meant = {"own": item.events, "its": statement.events, "not own": {f"not-{event}" for event in item.events}}
         self.events |= set().union(*(meant.get(claim, {claim}) for claim in claims - {"there", "not there"}))
         self.events -= {"changed"} if self.events & {"new", "gone", "up", "down"} else set()
         return marks
@@ -94,9 +94,9 @@ class Finding:
         claims = [[*it] for joint, it in itertools.groupby(flat, lambda it: it.plays(*apart)) if not joint]
         for parts in claims:
             if parts is claims[-1] or any(part.kind != "word" or part.has("now", "then") for part in parts):
-                said = Statement(Clause(parts, says=_MODIFIER), "")
-                for item in said.items:
-                    self.add(said, item)
+                statement = Statement(Clause(parts, says=_MODIFIER), "")
+                for item in statement.items:
+                    self.add(statement, item)
 
 
 _MODIFIER = Row("modifier", frozenset(), "", frozenset())

@@ -68,7 +68,7 @@ class _Reading:
     """Gathers what the sentences of one text say.
 
     Leads are yes or no, where it says so; counts are number words that are not those of the findings in their clause;
-    `said` is the statement before.
+    `earlier` is the statement before.
     """
 
     kind: str
@@ -80,7 +80,7 @@ class _Reading:
     views: dict[str, bool] = field(default_factory=dict)
     places: list[parsing.Phrase] = field(default_factory=list)
     counts: set[str] = field(default_factory=set)
-    said: Statement | None = None
+    earlier: Statement | None = None
 
     def add(self, sentence: list[Word]) -> None:
         """Reads one sentence, clause by clause."""
@@ -102,22 +102,22 @@ class _Reading:
     def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
         self.places += clause.all("Loc", "Place", "NotPlace")
-        said = Statement(clause, self.kind, self.said)
-        self.problems.update(parsing.doubts(said.marks))
-        if self.lenient and self.kind != "prediction" and "modal" in said.marks:
+        statement = Statement(clause, self.kind, self.earlier)
+        self.problems.update(parsing.doubts(statement.marks))
+        if self.lenient and self.kind != "prediction" and "modal" in statement.marks:
             return  # what may be is no claim
-        if ":verdict" in said.marks:
+        if ":verdict" in statement.marks:
             return self.leads.update(clause.roles("closed"))
-        if affirmed := {":view", ":notview"} & said.marks:
+        if affirmed := {":view", ":notview"} & statement.marks:
             is_it = affirmed == {":view"}
             both = any(self.views.setdefault(view, is_it) != is_it for view in clause.roles("view"))
             return self.problems.add("it says of a view both that it is and that it is not", both)
-        self.said = said
-        self.counts |= said.counts
-        for item in said.items:
+        self.earlier = statement
+        self.counts |= statement.counts
+        for item in statement.items:
             finding = self.findings.setdefault(item.name, Finding(item.name))
             finding.marks |= {"others"} if self.findings.keys() - {item.name} else set()
-            self.problems.update(parsing.doubts(finding.add(said, item)))
+            self.problems.update(parsing.doubts(finding.add(statement, item)))
 
     def facts(self, numbers: frozenset[str]) -> Facts:
         """What the whole text says."""
