@@ -14,6 +14,8 @@ Place = frozenset[str]
 SIDES = frozenset({"left", "right"})
 _HEAD = "head word"
 """Among the names of a part: it has a head word of its own, such as lung."""
+_ELSEWHERE = "elsewhere"
+"""Among the names of a part: none of its neighbour, as the lower lobes of `the right lung and the lower lobes`."""
 
 
 def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
@@ -40,16 +42,17 @@ def _parts(phrase: Phrase) -> list[set[str]]:
         roles = word.roles.keys()
         place = word.roles.get("place", "")
         if roles & {"and", "or", "with", "comma"} or ("in" in roles and parts[-1] & SIDES):
-            parts.append(set())
+            whole = "and" in roles and _HEAD in parts[-1] and parts[-1] <= SIDES | {_HEAD}
+            parts.append({_ELSEWHERE} if whole else set())
         elif roles & {"both", "each"} and explicit:
             continue  # both the left and the right
         elif roles & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1] |= SIDES if side == "both" else {side}
         parts[-1] |= {place.removeprefix("both "), _HEAD * ("weak" in roles)} - {""}
-    parts = [part for part in parts if part]
+    parts = [part - {_ELSEWHERE} if part & SIDES else part for part in parts if part - {_ELSEWHERE}]
     if len(parts) > 1:  # the right lower lobe and the lungs
-        parts = [part if part - {_HEAD} else {"elsewhere"} for part in parts]
+        parts = [part if part - {_HEAD} else {_ELSEWHERE} for part in parts]
     for earlier, later in itertools.pairwise(parts):
         if not later & SIDES:
             later |= earlier & SIDES

@@ -244,7 +244,7 @@ class Statement:
         self.counts = {number for part in clause.parts if part not in own for number in part.roles("count")}
         if not self.items or self.items[0].name == ANY:
             self.counts |= numbers
-        elif not numbers <= number_words(self.items):
+        elif not numbers | (self.counts if taken_up else set()) <= number_words(self.items):
             marks.add("it counts what it does not name")
         if not self.items and (rule == "unchanged" or not pattern.startswith("S")):
             self.items = [Finding(ANY, Phrase((), "Any"))]
