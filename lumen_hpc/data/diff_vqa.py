@@ -231,10 +231,20 @@ def _clause(text: str) -> Change | None:
     if clause is None:
         return None
     if clause["new"]:
-        return Change(new=_names(clause["new"]))
+        return Change(new=_names(_apart(clause["new"])))
     if clause["resolved"]:
-        return Change(resolved=_names(clause["resolved"]))
+        return Change(resolved=_names(_apart(clause["resolved"])))
     return Change(levels=(_level_change(clause["finding"], clause["levels"]),))
+
+
+def _apart(listed: str) -> str:
+    """A list in which the dataset's generator fused names: it writes each copy of the last one as `and NAME`, no comma.
+
+    `opacity, and pneumonia edema, and pneumonia` names an opacity, a pneumonia and an edema: infections became
+    pneumonia, so that an answer could hold two (Holipori/EKAID issue 9).
+    """
+    last = _SEPARATOR.split(listed)[-1]
+    return re.sub(rf"(?:,? |^)and {re.escape(last)}(?= )", f", {last},", listed, flags=re.IGNORECASE).removeprefix(", ")
 
 
 @lru_cache(maxsize=4096)

@@ -109,6 +109,22 @@ def test_the_forms_that_the_dataset_uses_are_read(text, change):
     assert parse_difference(text) == change
 
 
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ("opacity, and pneumonia edema, hernia, and pneumonia", ("opacity", "pneumonia", "edema", "hernia")),
+        ("and Pneumonia edema, and pneumonia", ("pneumonia", "edema")),
+        ("and pneumonia and pneumonia", ("pneumonia",)),
+        ("aorta , and pneumonia edema, and pneumonia", ("aorta", "pneumonia", "edema")),
+        ("pneumonia edema, and pneumonia", ("pneumonia edema", "pneumonia")),
+    ],
+)
+def test_names_that_the_generator_fused_are_read_apart(listed, names):
+    for form in ("the main image has additional findings of {}", "the main image is missing the findings of {}"):
+        change = parse_difference(f"{form} than the reference image. ".format(listed))
+        assert change.new + change.resolved == names
+
+
 @calm
 @given(changes())
 def test_capitals_change_nothing(change):
