@@ -61,6 +61,7 @@ def usable(
 
 REPEAT = "repeat of a question"
 WHOLE_IMAGE = "answer about the whole image to a question about an area"
+OTHER_FINDING = "another finding of the same area"
 
 
 def repeats(
@@ -70,9 +71,10 @@ def repeats(
 
     Release 1.0.1 exchanged the studies of reversed pairs, so a pair that 1.0.0 held in both orders is there twice,
     with equal facts in any order. The question about an area was kept, while its answer was written anew about the
-    whole image: then the answer with fewer facts is the area's own. `question` gives the row at a position.
+    whole image: then the answer with fewer facts is the area's own. An answer about an area tells one of the findings
+    that changed there, so two can be true; the first counts. `question` gives the row at a position.
     """
-    rules: dict[str, np.ndarray] = {rule: np.zeros(len(ok), bool) for rule in (REPEAT, WHOLE_IMAGE)}
+    rules: dict[str, np.ndarray] = {rule: np.zeros(len(ok), bool) for rule in (REPEAT, WHOLE_IMAGE, OTHER_FINDING)}
     for together in _repeated(columns.id, ok):
         # Of copies in two splits, the most held-out one counts: a rule about patients may take the others away.
         first, *later = sorted(together, key=lambda at: (-columns.split[at], at))
@@ -85,6 +87,8 @@ def repeats(
             elif about_an_area(row) and (found < known or known < found):
                 rules[WHOLE_IMAGE][kept if found < known else this] = True
                 kept, known = (this, found) if found < known else (kept, known)
+            elif about_an_area(row) and {item[1] for item in found}.isdisjoint(item[1] for item in known):
+                rules[OTHER_FINDING][this] = True
             else:
                 ok[this] = False
                 bad.question(

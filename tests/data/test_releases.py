@@ -76,6 +76,16 @@ def test_of_two_answers_about_an_area_the_one_with_fewer_facts_is_its_own(datase
     assert [row["short_answer"] for row in rows(dataset.out, "questions") if row["ref_study_id"]] == [EDEMA]
 
 
+@pytest.mark.parametrize(("finding", "outcome"), [("effusion", "left_out"), ("edema", "rejected")])
+def test_two_findings_of_one_area_are_both_true(dataset, finding, outcome):
+    for name, after in (("edema", "severe"), (finding, "mild")):
+        dataset.ask(50000012, 50000011, "difference", AREA, f"the level of {name} has changed from small to {after}. ")
+    counts = dataset.write().run(on_bad="skip", max_bad=0.5, **ALL)
+    assert [row["short_answer"][13:18] for row in rows(dataset.out, "questions") if row["ref_study_id"]] == ["edema"]
+    assert counts["left_out"] == ({"another finding of the same area": 1} if outcome == "left_out" else {})
+    assert counts["rejected"]["questions"] == (outcome == "rejected") and accounted(counts)
+
+
 def test_the_ref_id_of_other_questions_is_ignored(dataset):
     for row, reference in zip(dataset.tables[QUESTIONS][1:], (50000012, "50000011.0", "nan", 50000012, "?", 1, "")):
         row[2] = reference
