@@ -31,6 +31,7 @@ KINDS = {
     "deathtime after dischtime": "the death counts in hospital if the flag says so, and at deathtime",
     "dod not a date": "dod is read as missing",
     "dod and deathtime differ": "more than a day apart; deathtime holds",
+    "death before an admission": "a stay begins more than a day after the date of death; deaths are unknown",
     "death before a study": "outcomes of that study are unknown",
     "study without a clock time": "its state is that of the day's beginning; outcomes in hours are unknown",
     "study outside any stay": "no discharge date, so no time until which it is followed",

@@ -12,6 +12,7 @@ from lumen_hpc.data.demographics import AGES, YEARS
 from lumen_hpc.outcomes.faults import Faults
 from lumen_hpc.outcomes.tables import Tables, id_in
 
+DAY = timedelta(days=1)
 FOLLOW_UP = timedelta(days=365)
 """MIMIC-IV keeps a date of death only up to one year after the patient's last discharge."""
 VENTILATION, INTUBATION = 225792, 224385
@@ -85,6 +86,17 @@ class History:
         """The day of death: the hospital's own time where there is one, else dod."""
         in_hospital = [stay.died for stay in self.admissions if stay.died]
         return min(in_hospital).date() if in_hospital else self.dod
+
+    @property
+    def denied(self) -> bool:
+        """Whether a stay begins more than a day after the recorded death, so that one of the two is wrong."""
+        death = self.death
+        return death is not None and any(stay.admitted.date() > death + DAY for stay in self.admissions)
+
+    def died_in(self, stay: Admission) -> bool:
+        """Whether a stay ended in death: by its own record, or by that of a stay which overlaps it."""
+        deaths = [other.died for other in self.admissions if other.died]
+        return stay.died is not None or any(stay.begin <= died <= stay.discharged for died in deaths)
 
     @property
     def followed_until(self) -> date | None:
@@ -201,6 +213,8 @@ def _look_at(history: History, faults: Faults) -> None:
     for before, after in pairwise(history.admissions):
         if after.admitted < before.discharged:
             faults("overlapping admissions", "admissions", subject_id=subject, hadm_id=after.hadm_id)
+    if history.denied:
+        faults("death before an admission", "admissions", subject_id=subject)
     died = next((stay for stay in history.admissions if stay.died), None)
     if died and died.died and history.dod and abs((died.died.date() - history.dod).days) > 1:
         faults("dod and deathtime differ", "admissions", subject_id=subject, hadm_id=died.hadm_id)

@@ -33,6 +33,7 @@ NO_CLOCK = "the study has no clock time"
 NO_STAY = "the study lies outside any stay"
 NO_PATIENT = "the patient is not in MIMIC-IV"
 DEAD = "the study is later than the date of death"
+DENIED = "an admission is later than the date of death"
 NO_FOLLOW_UP = "no admission, so no follow-up"
 TOO_SHORT = "the follow-up ends before the horizon"
 IN_ICU = "in intensive care at the time of the study"
@@ -72,29 +73,35 @@ def _late(history: History, study: Study) -> str:
     """Why a patient's outcomes after this study are unknown; empty where they are not."""
     if not history.known:
         return NO_PATIENT
-    return DEAD if history.death and history.death < study.at.date() else ""
+    dead = history.death and not history.denied and history.death < study.at.date()
+    return DEAD if dead else ""
+
+
+def _deaths_unknown(history: History, study: Study) -> str:
+    """Why nothing is known of a death after this study; empty where it is."""
+    if reason := _late(history, study):
+        return reason
+    return DENIED if history.denied else NO_FOLLOW_UP if history.followed_until is None else ""
 
 
 def _death(history: History, study: Study, days: int) -> Value:
     """Death within `days` days; known only where survival would be, or deaths alone would be counted."""
-    if reason := _late(history, study):
+    reason, followed = _deaths_unknown(history, study), history.followed_until
+    if reason or followed is None:
         return {"unknown": reason}
-    if history.followed_until is None:
-        return {"unknown": NO_FOLLOW_UP}
     horizon = study.at.date() + timedelta(days=days)
-    if history.followed_until < horizon:
+    if followed < horizon:
         return {"unknown": TOO_SHORT}
     return {"value": bool(history.death and history.death <= horizon)}
 
 
 def _survival(history: History, study: Study) -> Value:
     """{"value": {"days", "died"}}: days to death, or to the end of follow-up of a patient not known to have died."""
-    if reason := _late(history, study):
+    reason, followed = _deaths_unknown(history, study), history.followed_until
+    if reason or followed is None:
         return {"unknown": reason}
-    if history.followed_until is None:
-        return {"unknown": NO_FOLLOW_UP}
-    died = history.death is not None and history.death <= history.followed_until
-    end = history.death if died and history.death else history.followed_until
+    died = history.death is not None and history.death <= followed
+    end = history.death if died and history.death else followed
     days = (end - study.at.date()).days
     return {"value": {"days": days, "died": died}} if days >= 0 else {"unknown": TOO_SHORT}
 
@@ -110,11 +117,11 @@ def _hourly(history: History, study: Study) -> dict[str, Value]:
     ventilations = [span.begin for span in history.ventilation] + history.intubations
     in_icu = any(span.holds(at) for span in history.icu)
     ventilated = any(span.holds(at) for span in history.ventilation)
-    leaves = stay.discharged - at
+    leaves, died = stay.discharged - at, history.died_in(stay)
     found: dict[str, Value] = {
-        "in_hospital_death": {"value": stay.died is not None},
+        "in_hospital_death": {"value": died},
         "remaining_days": {"value": round(leaves / timedelta(days=1), 3)},
-        "discharge_72h": {"value": stay.died is None and leaves <= timedelta(hours=72)},
+        "discharge_72h": {"value": not died and leaves <= timedelta(hours=72)},
     }
     for hours in (24, 48):
         found[f"icu_{hours}h"] = {"unknown": IN_ICU} if in_icu else _within(admissions, at, hours)

@@ -21,6 +21,7 @@ SUBJECTS = {
         "ordinary", "died without deathtime", "deathtime after dischtime", "dod before the study", "overlapping",
         "no admission", "admitted later", "bad laboratory rows", "in icu", "unknown patient", "no clock",
         "death without flag", "bad admissions", "late study", "very old", "death after discharge",
+        "dod before a later stay", "died in the other stay",
     ))
 }  # fmt: skip
 """Name of the case → subject_id; its one study has study_id subject_id + 40,000,000."""
@@ -108,7 +109,13 @@ def _deaths(made: Tables) -> None:
     made.patient("deathtime after dischtime", dod=day(3))
     made.stay("deathtime after dischtime", -10, 60, died=61, flag=1)
     made.patient("dod before the study", dod=day(-3))
-    made.stay("dod before the study", -5, 30)
+    made.stay("dod before the study", -500, -300)
+    made.patient("dod before a later stay", dod=day(20))
+    made.stay("dod before a later stay", -5, 30)
+    made.stay("dod before a later stay", 24 * 900, 24 * 910, number=1)
+    made.patient("died in the other stay", dod=day(2))
+    made.stay("died in the other stay", -190, 54)
+    made.stay("died in the other stay", 24, 50, died=50, flag=1, number=1)
     made.patient("death without flag", dod=day(9))
     made.stay("death without flag", -5, 30, died=29)
     made.patient("death after discharge", dod="not recorded")
