@@ -21,6 +21,7 @@ from lumen_hpc.data import findings_line, leaks
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.data.study_times import is_earlier
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
@@ -96,7 +97,7 @@ class Sources:
             raise UserError(f"question {question_id} has no long answer: hint: run stage=rewrite again") from None
 
     def priors(self, study: Row, count: int) -> list[Row]:
-        """At most `count` studies of the same patient taken before this one, the nearest last."""
+        """At most `count` studies of the same patient that are known to be earlier than this one, the nearest last."""
         if count <= 0:
             return []
         if self._histories is None:
@@ -105,7 +106,8 @@ class Sources:
                 self._histories.setdefault(str(other["subject_id"]), []).append(str(other["study_id"]))
         history = self._histories[str(study["subject_id"])]
         before = history[: history.index(str(study["study_id"]))]
-        return [self.studies[i] for i in before if self.studies[i]["split"] == study["split"]][-count:]
+        of_split = (other for i in before if (other := self.studies[i])["split"] == study["split"])
+        return [other for other in of_split if is_earlier(other["taken_at"], study["taken_at"])][-count:]
 
 
 def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -85,8 +86,15 @@ def study_time(text: str) -> float:
 
 def study_times(texts: Sequence[str]) -> np.ndarray:
     """float64 [n]: the same of a column."""
-    read = float if _PLAIN.issuperset("".join(texts)) and all(texts) else study_time
-    return np.fromiter(map(read, texts), np.float64, len(texts))
+    if _PLAIN.issuperset("".join(texts)):
+        with suppress(ValueError):  # a text that is no number, as an empty one is
+            return np.fromiter(map(float, texts), np.float64, len(texts))
+    return np.fromiter(map(study_time, texts), np.float64, len(texts))
+
+
+def is_earlier(taken: str, than: str) -> bool:
+    """Whether one `taken_at` is known to lie before another: on one day, only where both have a clock time."""
+    return taken < than if "T" in taken and "T" in than else taken[:10] < than[:10]
 
 
 def moments(days: np.ndarray, numbers: np.ndarray) -> list[date]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.data.study_times import is_earlier
 from lumen_hpc.outcomes.histories import race_group
 from lumen_hpc.outcomes.panel import PANEL
 
@@ -102,7 +103,7 @@ def _probabilities(row: dict[str, Any]) -> Array:
 
 
 def _before(studies: Path, taken: Mapping[int, str]) -> dict[int, list[int]]:
-    """study_id → the patient's two studies before it, the nearest first; 0 where there is none."""
+    """study_id → the patient's last two studies known to be earlier, the nearest first; 0 where there is none."""
     by_patient: dict[int, list[int]] = {}
     for row in read_jsonl(studies):
         by_patient.setdefault(row["subject_id"], []).append(int(row["study_id"]))
@@ -110,7 +111,8 @@ def _before(studies: Path, taken: Mapping[int, str]) -> dict[int, list[int]]:
     for of_patient in by_patient.values():
         of_patient.sort(key=lambda study: (taken[study], study))
         for place, study in enumerate(of_patient):
-            found[study] = ([0, 0, *of_patient[:place]][-2:])[::-1]
+            earlier = [other for other in of_patient[:place] if is_earlier(taken[other], taken[study])]
+            found[study] = ([0, 0, *earlier][-2:])[::-1]
     return found
 
 

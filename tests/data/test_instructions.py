@@ -64,6 +64,15 @@ def prepared(tmp_path, monkeypatch):
     return folder
 
 
+def test_only_a_study_that_is_known_to_be_earlier_is_a_prior():
+    """A study of the same day without a clock time may be the later one, of which nothing is known yet."""
+    times = ("2150-01-04", "2150-01-05", "2150-01-05", "2150-01-05T08:00:00", "2150-01-05T08:00:00.500000")
+    studies = [{**study(1, number), "taken_at": taken} for number, taken in enumerate(times)]
+    sources = instructions.Sources.join(studies, [])
+    found = [[prior["study_id"] - 10 for prior in sources.priors(one, 4)] for one in studies]
+    assert found == [[], [0], [0], [0], [0, 3]]
+
+
 def rewrites():
     for patient in SPLITS:
         yield {"question_id": f"presence-{patient}-1", "long_answer": "There is edema."}

@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,12 @@ def test_a_study_time_keeps_its_milliseconds():
 def test_a_clock_time_is_read_with_or_without_colons(text):
     assert taken_at("21380516", text).isoformat() == "2138-05-16T19:30:50.234000"
     assert list(study_times(["", text, "5.0"]))[1:] == [193050.234, 5.0]
+
+
+@pytest.mark.parametrize("text", [" ", "-", "08.30.00", "08-30-00", "1 2"])
+def test_a_text_that_is_no_number_is_a_missing_time_whatever_stands_beside_it(text):
+    for column in ([text], ["", text], ["93015.500", text]):
+        assert np.isnan(study_times(column)[-1])
 
 
 @pytest.mark.parametrize(
