@@ -61,6 +61,7 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
     from lumen_hpc.report import images_left_out, outcomes_page
+    from lumen_hpc.report.identity import identify
     from lumen_hpc.report.outcome_criteria import outcome_criteria
 
     run, settings = task.run, task.settings
@@ -79,10 +80,17 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
         else None,
     )
     answers = {model: list(run.rows("prognose", model)) for model in trained_on("timeline", settings.predict.models)}
-    scores = evaluation.timeline_scores(read_jsonl(run.path("instruct") / TEST), answers)
+    scores = evaluation.timeline_scores(
+        read_jsonl(run.path("instruct") / TEST),
+        answers,
+        resamples=settings.evaluate.bootstrap,
+        seed=settings.seed,
+        confidence=settings.evaluate.confidence,
+    )
     rows = [row for of_model in answers.values() for row in of_model]
     notes = images_left_out.note(rows, total=len({row["question_id"] for row in rows if not row.get("control")}))
     counts = read_json(linked / "counts.json", {})
+    notes = [*identify(settings, read_json(prepared / "counts.json", {})).banner, *notes]
     files = outcomes_page.write(folder, tables, counts, settings, _about(run), scores, notes)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
     held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []

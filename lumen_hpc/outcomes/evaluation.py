@@ -11,12 +11,12 @@ import numpy as np
 
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.timelines import read
+from lumen_hpc.metrics.significance import ClusterBootstrap, Column
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.features import Cohort, cohort
 from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
 from lumen_hpc.outcomes.scoring import score
 from lumen_hpc.outcomes.survival import concordance, kaplan_meier
-from lumen_hpc.proportions import wilson
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -108,11 +108,14 @@ def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]]) -> dic
     return found
 
 
-def timeline_scores(records: Iterable[Row], answers: Mapping[str, Iterable[Row]]) -> list[dict[str, Any]]:
-    """Share of timeline questions answered right, a row for each model, kind and variant, with Wilson's interval.
+def timeline_scores(
+    records: Iterable[Row], answers: Mapping[str, Iterable[Row]], *, resamples: int, seed: int, confidence: float = 0.95
+) -> list[dict[str, Any]]:
+    """Share of timeline questions answered right, a row for each model, kind and variant, with its interval.
 
-    An answer is right if it reads as the short answer does. `constant` is the share that the most frequent answer of
-    the kind would have: what can be had without looking. `records`: those of outcomes-test.jsonl.
+    The interval resamples patients, who are asked several questions. An answer is right if it reads as the short answer
+    does. `constant` is the share that the most frequent answer of the kind would have: what can be had without looking.
+    `records`: those of outcomes-test.jsonl.
     """
     asked = [record["meta"] for record in records if record["meta"]["type"] == "timeline"]
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -124,12 +127,12 @@ def timeline_scores(records: Iterable[Row], answers: Mapping[str, Iterable[Row]]
         for (kind, variant), metas in sorted(groups.items()):
             answered = [meta for meta in metas if meta["question_id"] in texts]
             short = [read(meta["short_answer"]) for meta in answered]
-            right = sum(read(texts[meta["question_id"]]) == true for meta, true in zip(answered, short))
+            right = [read(texts[meta["question_id"]]) == true for meta, true in zip(answered, short)]
             if answered:
-                low, high = wilson(right, len(answered))
+                patients = ClusterBootstrap([meta["subject_id"] for meta in answered], resamples, seed, confidence)
                 found.append({
                     "model": model, "kind": kind, "variant": variant, "n": len(answered),
-                    "right": (right / len(answered), low, high),
+                    "right": patients.interval(Column(np.array(right, float), np.ones(len(right)))),
                     "constant": Counter(short).most_common(1)[0][1] / len(answered),
                 })  # fmt: skip
     return found

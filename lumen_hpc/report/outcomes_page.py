@@ -37,6 +37,8 @@ def write(
         css=css,
         policy=policy(css, js=""),
         run=run,
+        confidence=round(100 * settings.evaluate.confidence),
+        resamples=settings.evaluate.bootstrap,
         notes=notes,
         outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},
         meanings=OUTCOMES,
