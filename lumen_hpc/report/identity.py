@@ -32,6 +32,8 @@ class Identity:
     """The first judge's engine and model; `grammar` is a rule, not a language model."""
     shows_patients: bool = False
     """The page shows images and texts of credentialed data."""
+    patients_in_two_splits: int = 0
+    """Patients whose questions are in more than one split, where `prepare.patient_overlap=allow` lets them be."""
     deviations: tuple[str, ...] = ()
     """Where the run departs from the paper, a sentence each."""
 
@@ -77,6 +79,10 @@ class Identity:
         elif not self.comparable:
             lines.append(f"The data are {self.studies:,} studies in MIMIC-CXR's layout, which has "
                          f"{MIMIC_CXR['studies']:,}: no published number stands beside these.")  # fmt: skip
+        if self.patients_in_two_splits:
+            lines.append(f"{self.patients_in_two_splits:,} patients have questions in more than one split "
+                         "(prepare.patient_overlap=allow): the models may have learned from patients on whom they are "
+                         "tested, so that their scores may be too high.")  # fmt: skip
         if self.base == "tiny":
             lines.append("The models are tiny stand-ins with the architecture of NVILA, trained in minutes; no "
                          "NVILA-8B was run.")  # fmt: skip
@@ -89,12 +95,15 @@ class Identity:
 
 def identify(settings: Settings, counts: Mapping[str, Any] | None = None) -> Identity:
     """The identity of a run with these `Settings`; `counts`: of its stage prepare (counts.json)."""
-    studies = (counts or {}).get("studies", {}).get("in_metadata", {}).get("ours")
+    counts = counts or {}
+    studies = counts.get("studies", {}).get("in_metadata", {}).get("ours")
+    overlap = counts.get("patients_in_two_splits", 0) if settings.prepare.patient_overlap == "allow" else 0
     return Identity(
         data=settings.data.source,
         studies=MIMIC_CXR["studies"] if studies is None else studies,
         base=settings.train.base,
         judge=_engine(settings.judge.engine),
+        patients_in_two_splits=overlap,
         deviations=tuple(_deviations(settings)),
     )
 
@@ -113,6 +122,10 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (mimic and settings.prepare.difference_fraction == 1,
          "Data: every difference question is kept. The paper trains on 43,381 of them by a filter that it does not "
          "state, about a third; `prepare.difference_fraction` keeps a seeded share (2.1)."),
+        (not settings.prepare.one_study_per_test_subject,
+         "Data: every study of a test patient is asked about, not one a patient (2.1)."),
+        (settings.prepare.patient_overlap == "allow",
+         "Data: a patient may be in more than one split (2.1)."),
         (rewrite.predictions_per_pair == 1,
          "Data: one prediction question a difference pair. The paper's test set has 3,936 on 2,451 images, about 2.9 a "
          "test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
@@ -134,10 +147,14 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (base not in ("tiny", OFFICIAL_BASE), f"Base: {base}, not NVILA-8B (2.5)."),
         (bool(frozen), f"Training: {' and '.join(frozen)} frozen; the paper updates all parts (2.5)."),
         (train.learning_rate != 1.5e-5, f"Training: learning rate {train.learning_rate:g}, not 1.5e-5 (2.5)."),
-        (bool(train.mixture), "Training: a fixed mixture of question kinds each step, not one random pass (2.5)."),
+        (train.adapter.kind == "lora", f"Training: low-rank updates of rank {train.adapter.rank} learn on weights of "
+                                       f"{train.adapter.base_bits} bits; the paper updates the weights (2.5)."),
+        (bool(train.mixture), f"Training: {sum(train.mixture.values())} questions a step in a fixed mixture of kinds, "
+                              "not one random pass in batches of 128 (2.5)."),
         (train.loss != "tokens", "Training: the loss is the sum of each kind's mean, not the mean over tokens (2.5)."),
         (not train.mixture and train.global_batch != 128,
          f"Training: global batch {train.global_batch}, not 128 (2.5)."),
+        (bool(train.steps), f"Training: {train.steps:,} steps, not one epoch (2.5)."),
         (not train.steps and train.epochs != 1, f"Training: {train.epochs:g} epochs, not 1 (2.5)."),
         (PAPER_JUDGE not in _engine(settings.judge.engine),
          f"Judge: {_engine(settings.judge.engine)}, not {PAPER_JUDGE} (2.5)."),

@@ -131,7 +131,7 @@ def notes(results: Results) -> list[str]:
             "form. No rule stands in for prediction."
         )
     lines += [f"{each.label}: {each.about}." for name, each in BASELINES.items() if name in results.samples]
-    return lines + [f"Left out: {line}." for line in results.problems.lines()]
+    return lines + [f"Irregular: {line}." for line in results.problems.lines()]
 
 
 def published(cell: Cell) -> float | None:

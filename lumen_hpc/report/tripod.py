@@ -24,7 +24,7 @@ def number(value: float | None) -> str:
 
 def tripod(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> list[Item]:
     """The items in the guideline's order. `counts`: counts.json of stage outcomes."""
-    return [*_data(outcomes, counts, settings), *_methods(settings), *_results(outcomes)]
+    return [*_data(outcomes, counts, settings), *_methods(settings), *_results(outcomes, settings)]
 
 
 def _data(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> Iterator[Item]:
@@ -64,12 +64,14 @@ def _methods(settings: Settings) -> Iterator[Item]:
     yield "13", "Class imbalance", "nothing was resampled or weighted by outcome"
 
 
-def _results(outcomes: Tables) -> Iterator[Item]:
+def _results(outcomes: Tables, settings: Settings) -> Iterator[Item]:
     judged = {name: table for name, table in outcomes.items() if "rows" in table}
     gaps = [_gap(name, table) for name, table in judged.items()]
     yield "14", "Fairness", "; ".join(gaps) or "nothing was judged"
     yield "15", "Model output", "the model's own probability of yes over yes and no at its answer's first token"
-    yield "16", "Training against evaluation", "splits are by patient; train, val and test share none"
+    shared = settings.prepare.patient_overlap == "allow"
+    splits = "a patient may be in more than one" if shared else "splits are by patient; train, val and test share none"
+    yield "16", "Training against evaluation", splits
     yield "18f", "Code", "the run's folder holds the code, settings and package versions that made it"
     shares = [f"{name}: {t['events'] / max(t['patients'], 1):.1%} of the test patients" for name, t in outcomes.items()]
     yield "20b", "Participants: outcomes", "; ".join(shares)

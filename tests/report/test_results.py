@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lumen_hpc.config import resolve
 from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.data.diff_vqa import parse_difference, render_difference
 from lumen_hpc.errors import UserError
@@ -18,8 +19,9 @@ from lumen_hpc.metrics.significance import Interval, wilcoxon
 from lumen_hpc.report import cases, composed, figures, tables
 from lumen_hpc.report.assemble import report
 from lumen_hpc.report.case_figure import case_figure
+from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import Control, controls
-from lumen_hpc.report.identity import Identity
+from lumen_hpc.report.identity import Identity, identify
 from tests.report import pretend
 
 MIMIC = Identity(data="mimic", base="Efficient-Large-Model/NVILA-8B", judge="Llama-3.1-405B-Instruct-FP8")
@@ -211,6 +213,30 @@ def test_the_composed_baseline_compares_single_images(inputs, results):
     assert [facts_of(a) for a in claims] == [facts_of(a) for a in truth]
     assert results.cell("difference", "change_f1", "ft+rule").value == 1
     assert results.cell("prediction", "change_f1", "ft+rule").value is None
+
+
+def test_a_model_compares_images_only_where_it_beats_every_models_readings(inputs):
+    results = pretend.results_of(inputs)
+    results.add_model("lumen+rule", dict.fromkeys(composed.answers(inputs.answers["ft"], results.reader), "edema"))
+    shown = comparison(results)
+    # LUMEN's own readings tell nothing; those of FT are the truth, which LUMEN reaches nine times in ten.
+    assert results.cell("difference", "change_f1", "lumen+rule").value == 0
+    assert (shown.readings, shown.shown) == ("FT + rule", False)
+    assert "LUMEN (tiny NVILA) minus FT + rule" in str(shown) and "does not show that it compares" in str(shown)
+
+
+def test_what_departs_from_the_paper_is_listed_and_shared_patients_come_before_any_number():
+    counts = {"patients_in_two_splits": 7}
+    given = resolve.resolve(["stage=full", "recipe=lora", "data=mimic", "train.steps=50"]).settings
+    assert identify(given, counts).patients_in_two_splits == 0
+    lines = " ".join(identify(given).deviations)
+    assert "low-rank updates of rank 64" in lines and "50 steps, not one epoch" in lines
+    given = replace(given, prepare=replace(given.prepare, patient_overlap="allow", one_study_per_test_subject=False))
+    found = identify(given, counts)
+    assert any("7 patients have questions in more than one split" in line for line in found.banner)
+    lines = " ".join(found.deviations)
+    assert "in more than one split" in lines and "every study of a test patient" in lines
+    assert not identify(replace(given, train=replace(given.train, steps=0)), {}).patients_in_two_splits
 
 
 def facts_of(text):
