@@ -30,7 +30,12 @@ OLDEST = (3, 11)
 def main(arguments: list[str]) -> int:
     """Parses a command line and carries it out; returns the exit code."""
     try:
-        return _main(arguments)
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST:
             raise
@@ -52,6 +57,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     where, writes = "the run's folder", False
     try:
+        _require_working_folder()
         from jobs import PIPELINE
         from lumen_hpc.cluster import commands, environment
         from lumen_hpc.config import sweep
@@ -93,6 +99,14 @@ def _main(arguments: list[str]) -> int:
         return 130
 
 
+def _require_working_folder() -> None:
+    """Raises UserError where the folder that the command is started in was removed: no relative path has a meaning."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the working directory cannot be read ({error.strerror}): start from another") from None
+
+
 def _with_docstrings() -> None:
     """Starts again without PYTHONOPTIMIZE or -OO: they take the usage above, and docstrings that transformers reads."""
     if sys.flags.optimize > 1:
@@ -105,7 +119,9 @@ if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nothing is held yet: a Ctrl-C in the midst of
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports would leave a traceback, or a crash of torch's
     _with_docstrings()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know less than Unicode
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  # closed, as by `>&-`
+        stream.reconfigure(errors="replace")  # a terminal may know less than Unicode
+        setattr(sys, name, stream)
     gc.set_threshold(100_000)  # the default collects often while modules load: a tenth of a submission's time
     sys.exit(main(sys.argv[1:]))

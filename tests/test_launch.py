@@ -57,6 +57,32 @@ def test_where_there_is_no_run_yet_it_says_how_to_make_one(tmp_path):
     assert done.stderr.endswith("make demo, or stage=full run=NAME, makes a first one\n")
 
 
+def test_a_run_is_found_without_the_profile_where_its_place_is_given(tmp_path):
+    done = _launch(tmp_path, "status", "run=first", LUMEN_PROFILE="jean_zay", SCRATCH="")
+    assert done.stderr.startswith("lumen: run=first: there is no /lumen/runs/first/config.yaml"), done.stderr
+    done = _launch(tmp_path, "status", "run=first", "profile.runs=$NO_SUCH/runs")
+    assert done.stderr.startswith("lumen: profile.runs=$NO_SUCH/runs: $NO_SUCH is not set in this shell; fix: export")
+    done = _launch(tmp_path, "status", "run=first", LUMEN_PROFILE="nowhere")
+    assert done.stderr.endswith("; status does without a profile where run=NAME and runs=FOLDER are given\n")
+    done = _launch(tmp_path, "status", "run=first", f"runs={tmp_path}", LUMEN_PROFILE="nowhere")
+    assert f"there is no {tmp_path}/first/config.yaml" in done.stderr
+
+
+def test_a_working_folder_that_was_removed_is_a_line(tmp_path):
+    words = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} {ROOT}/launch.py stage=full dry_run=true"
+    done = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (
+        done.stderr == "lumen: the working directory cannot be read (No such file or directory): start from another\n"
+    )
+
+
+@pytest.mark.parametrize("end", ["| true", ">&-"])
+def test_whoever_reads_no_further_gets_no_traceback(tmp_path, end):
+    words = f"{sys.executable} {ROOT}/launch.py check recipe=smoke {end}"
+    done = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_verb_shows_its_own_options_alone(tmp_path):
     done = _launch(tmp_path, "status", "--help")
     assert done.returncode == 0, done.stderr
