@@ -25,14 +25,15 @@ MOST = 50
 def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
     """(run's name, its command line) of every combination; of a command line without a sweep none."""
     swept = {index: values for index, word in enumerate(arguments) if (values := _values(word))}
-    if not swept:
+    if not swept or set(arguments) & set(READS):  # verbs that refuse any setting
         return []
-    base = resolve([word for index, word in enumerate(arguments) if index not in swept])
-    if base.verb in READS:  # which refuses any setting
-        return []
+    keys = {index: arguments[index].partition("=")[0] for index in swept}
+    first = {index: f"{key}={swept[index][0]}" for index, key in keys.items()}
+    base = resolve([first.get(index, word) for index, word in enumerate(arguments)])
     if base.verb != "submit":
-        key = arguments[next(iter(swept))].partition("=")[0]
-        raise UserError(f"{key}: {base.verb} takes one value; a list makes a run of each on submission alone")
+        raise UserError(
+            f"{next(iter(keys.values()))}: {base.verb} takes one value; a list makes a run of each on submission alone"
+        )
     if base.config:
         raise UserError("config= repeats one run; sweep from its settings with recipe= instead")
     combinations = list(itertools.product(*swept.values()))
@@ -40,7 +41,6 @@ def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
         raise UserError(
             f"this sweep has {len(combinations)} runs, more than {MOST}: shorter lists, or one after another"
         )
-    keys = {index: arguments[index].partition("=")[0] for index in swept}
     last = [key.rpartition(".")[2] for key in keys.values()]
     found: dict[str, list[str]] = {}
     for combination in combinations:

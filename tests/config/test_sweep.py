@@ -72,3 +72,8 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
 def test_what_is_no_sweep_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         points([*([] if words[0] == "check" else ["stage=full"]), *words])
+
+
+def test_values_that_fit_are_swept_though_the_default_would_not() -> None:
+    words = ["stage=full", "recipe=lumen", "train.adapter.kind=lora", "train.adapter.base_bits=4", "train.zero=[1,2]"]
+    assert [resolve(point).settings.train.zero for _, point in points(words)] == [1, 2]
