@@ -70,7 +70,9 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     found = run_record.differences(request.recorded, config_file.plain(request.settings))
     if not found:
         return Changes(request.run, [])
-    old = Run(request.folder, *config_file.load(request.folder / "config.yaml"))
+    path = run_record.settings_file(request.folder)
+    assert path is not None, "what is recorded was read there"
+    old = Run(request.folder, *config_file.load(path))
     before = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
     everything = graph.steps(pipeline.stages, new.settings, request.stage)
     chosen = {step.name for step in graph.select(everything, pipeline.stages, request.stage)}

@@ -359,11 +359,10 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
 def existing(request: Request) -> Run:
     """The named run, with the settings of its last submission; UserError if there is none."""
     run = submission.open_run(request)
-    path = run.folder / "config.yaml"
-    if not path.is_file():  # a first submission that was killed: its jobs are in the queue all the same
-        path = next((record["folder"] / path.name for record in live.submissions(run.folder)), path)
-    if not path.is_file():
-        where = f"{path}{refusals.no_profile(request)}"
+    path = run_record.settings_file(run.folder)
+    if path is None:
+        ready.require_set(request.profile, request.runs, only="profile.runs")
+        where = f"{run.folder / 'config.yaml'}{refusals.no_profile(request)}"
         raise UserError(f"run={request.run}: there is no {where}; {run_record.beside(run.folder)}")
     run = Run(run.folder, *config_file.load(path))
     run.keep_private()

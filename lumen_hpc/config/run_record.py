@@ -30,7 +30,7 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 @dataclass(frozen=True)
 class RunRecord:
     file: Path
-    """The run's config.yaml."""
+    """The run's config.yaml, or that of its last submission."""
     stage: str
     recipe: str
     profile: str
@@ -41,11 +41,21 @@ class RunRecord:
     """What command lines gave, by dotted key; None where an older version wrote the file."""
 
 
+def settings_file(folder: Path) -> Path | None:
+    """The file with the settings of the run in `folder`; None where there is no run.
+
+    That is its config.yaml, or where this is missing, as after a first submission that was killed, the last
+    submission's: its jobs are in the queue, and its finished work is there, all the same.
+    """
+    found = [*sorted(folder.glob("submissions/*/config.yaml")), folder / "config.yaml"]
+    return next((path for path in reversed(found) if path.is_file()), None)
+
+
 def read(folder: Path) -> RunRecord | None:
     """What the run in `folder` records; None where there is no run, UserError for a file that is none of a run's."""
-    path = folder / "config.yaml"
     require_open(folder)
-    if not path.is_file():
+    path = settings_file(folder)
+    if path is None:
         return None
     try:
         whole = yaml.load(_plain(read_bytes(path)), Loader=LOADER)

@@ -139,3 +139,21 @@ def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monk
         submit.record(request, submit.open_run(request), submit.Submission(folder, request.folder))
     again = resolve([f"config={request.folder / 'config.yaml'}", "run=second", words[2]])
     assert (again.stage, again.run) == ("full", "second")
+
+
+def test_a_mapping_that_was_emptied_stays_so(words: list[str]) -> None:
+    first = submitted([*words, "train.mixture={}", "train.global_batch=64"])
+    assert (first.settings.train.mixture, resolve(words).settings.train.mixture) == ({}, {})
+    submitted([*words, "train.mixture.difference=3"])
+    submitted([*words, "train.mixture.prediction=4", "train.clip=2.0"])
+    assert resolve(words).settings.train.mixture == {"difference": 3, "prediction": 4}
+
+
+def test_a_run_that_lost_its_config_goes_on_as_it_was_last_submitted(words: list[str]) -> None:
+    for number in (1, 2):
+        request = resolve([*words, f"train.steps={number}"])
+        folder = request.folder / "submissions" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        config_file.save(request, folder / "config.yaml")
+    again = resolve(words)
+    assert again.recorded is not None and again.recorded["train"]["steps"] == again.settings.train.steps == 2
