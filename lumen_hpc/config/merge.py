@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import OPTIONS, SHORTHANDS
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import require_fits
+from lumen_hpc.config.validate import require_fits, without_emptied
 from lumen_hpc.errors import UserError
 
 OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
@@ -30,6 +30,8 @@ def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
     given = [
         (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
     ]
+    for position, (_, above) in enumerate(given):
+        given[:position] = [(name, without_emptied(kind, values, above)) for name, values in given[:position]]
     try:
         schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
         return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import leaves, read_yaml, require_fits, similar
+from lumen_hpc.config.validate import leaves, read_yaml, require_fits, similar, without_emptied
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -188,7 +188,7 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     else:
         above = read(parent, f"{path}: extends: {parent}", (*_seen, path))
         try:
-            merged = OmegaConf.merge(above, own)
+            merged = OmegaConf.merge(without_emptied(Profile, above, own), own)
         except (OmegaConfBaseException, TypeError):  # a list where a mapping is, or the other way round
             require_fits(Profile, own, f"profile {path}")
             raise

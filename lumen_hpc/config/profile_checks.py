@@ -59,11 +59,21 @@ def require_usable(profile: Profile, *sources: DictConfig) -> None:
 
     `sources`: the YAML and the words that the profile was made of.
     """
+    _check_folders(profile)
     _check_options(profile)
     _check_variables(profile)
     _check_container(profile, sources)
     _check_lines(profile)
     _check_time(profile)
+
+
+def _check_folders(profile: Profile) -> None:
+    """Refuses an empty folder of runs or weights, which would be the working directory."""
+    for key in ("runs", "cache"):
+        if not getattr(profile, key):
+            raise UserError(
+                f"profile.{key} is empty (a variable that is not set?): takes a folder; leave it out for the default"
+            )
 
 
 def _check_options(profile: Profile) -> None:

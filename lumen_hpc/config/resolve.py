@@ -22,7 +22,7 @@ from lumen_hpc.config.config_file import require_complete
 from lumen_hpc.config.merge import RENAMED, merged
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.profile_checks import require_no_secret, require_usable
-from lumen_hpc.config.request import Request, read_words, value_of
+from lumen_hpc.config.request import READS, Request, read_words, value_of
 from lumen_hpc.config.run_record import RunRecord
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import (
@@ -73,7 +73,8 @@ def resolve(arguments: list[str]) -> Request:
     else:
         sources, limits = _base(request.recipe, name, profile_yaml)
     earlier = str(known.file) if known else ""
-    sources += [(earlier, run_record.nested(given)), ("command line", own)]
+    emptied: dict[str, Any] = {key: {} for key in given if isinstance(given[key], dict)}  # `given` has the whole
+    sources += [(earlier, run_record.nested(emptied)), (earlier, run_record.nested(given)), ("command line", own)]
     request.settings = merged(Settings, sources)
     request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, ("command line", of_site)])
     _expand(request.profile)
@@ -88,7 +89,7 @@ def resolve(arguments: list[str]) -> Request:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
     if whole is not None:
         given = _beyond_base(request.recipe, request.profile.name, whole.settings)
-    request.given = given | _values(request.settings, own)
+    request.given = given | _values(request.settings, own, given)
     request.anew = tuple(key for key, _ in _leaves(own))
     request.of_site = (*profiles.slurm_keys(profile_yaml), *(key for key, _ in _leaves(of_site)))
     request.recorded = known.settings if known else None
@@ -105,7 +106,13 @@ def _require_of_command(of_site: DictConfig) -> None:
 
 
 def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tuple[str, DictConfig, bool]:
-    """The profile's name and YAML, and whether the command or the environment chose it."""
+    """The profile's name and YAML, and whether the command or the environment chose it.
+
+    A verb that goes by a run's own settings needs none to find a run whose whole place is given.
+    """
+    by_run = request.verb in READS and request.verb != "ask"  # which reads the cache of weights
+    if by_run and request.run and request.runs:
+        return "local", OmegaConf.create(), False
     named, environment = value_of(words, "profile.name"), os.environ.get("LUMEN_PROFILE", "")
     if whole is not None and not named:
         return request.config, whole.profile, True
@@ -113,7 +120,11 @@ def _profile(request: Request, words: list[str], whole: DictConfig | None) -> tu
     origin = f"{'profile' if named else 'LUMEN_PROFILE'}={name}"
     if name.endswith((".yaml", ".yml")):
         name = os.path.abspath(os.path.expanduser(name))
-    return name, profiles.read(name, origin), bool(named or environment)
+    try:
+        return name, profiles.read(name, origin), bool(named or environment)
+    except UserError as error:
+        more = f"; {request.verb} does without a profile where run=NAME and runs=FOLDER are given" * by_run
+        raise UserError(f"{error}{more}") from None
 
 
 def _known(request: Request, of_site: DictConfig, profile_yaml: DictConfig) -> RunRecord | None:
@@ -181,11 +192,16 @@ def _leaves(values: DictConfig) -> list[tuple[str, Any]]:
     return list(leaves(_plain(values)))
 
 
-def _values(settings: Settings, own: DictConfig) -> dict[str, Any]:
-    """The keys of a command line with their final values: paths are absolute there. A server's are not kept."""
+def _values(settings: Settings, own: DictConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a command line with their final values: paths are absolute there. A server's are not kept.
+
+    A key in a mapping that was emptied, and so is whole in what was `given` before, is kept as a part of it.
+    """
     found = {}
     for key, value in _leaves(own):
         key = RENAMED.get(key, key)
+        above = key.rpartition(".")[0]
+        key = above if isinstance(given.get(above), dict) else key
         if key and not key.startswith("serve."):
             found[key] = run_record.value_at(settings, key, value)
     return found
@@ -250,9 +266,10 @@ def _dots(dotlist: list[str], of_profile: bool) -> DictConfig:
             key, _, text = pair.removeprefix("profile.").partition("=")
             kind = type_at(Profile if of_profile else Settings, key)
             if OTHER_BASE.search(text) or kind is not None:
-                value = OmegaConf.select(found, key)
+                value = OmegaConf.select(found, key, throw_on_resolution_failure=False)  # ${NAME} is read later
                 value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                OmegaConf.update(found, key, as_written(value, yaml.load(text, TEXTS), kind), merge=False)
+                if value is not None:
+                    OmegaConf.update(found, key, as_written(value, yaml.load(text, TEXTS), kind), merge=False)
         except Exception as error:  # whatever YAML or OmegaConf make of it
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None

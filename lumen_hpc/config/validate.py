@@ -126,18 +126,19 @@ def require_fits(kind: type, values: DictConfig, source: str, prefix: str = "", 
         one = value
         for part in reversed(key.split(".")):
             one = {part: one}
+        section, _, name = key.rpartition(".")
+        holder = type_at(kind, section) if section else kind
         try:
             OmegaConf.merge(empty, one)  # unlike OmegaConf.update, it also fills a section whose default is null
-            fits = not _holds_another(value, expected)
+            fits = holder not in TYPE_NAMES and not _holds_another(value, expected)
         except (OmegaConfBaseException, TypeError):
             fits = False
         if not fits:
             shown = "(empty)" if value in ("", None) else value
-            section, _, name = key.rpartition(".")
-            takes = _takes(expected) + _meaning(type_at(kind, section) if section else kind, name)
-            of_list = typing.get_origin(expected) is list and (not section or type_at(kind, section) != expected)
+            takes = _takes(expected, _choices(holder, name)) + _meaning(holder, name)
+            of_list = typing.get_origin(expected) is list and holder != expected
             if of_list and value != "" and isinstance(value, str | int | float):
-                takes += f", so {prefix}{key}=[{value}]"
+                takes += f", so {prefix}{key}=[{str(value).strip('()')}]"
             if ":" in key and value in ("", None):
                 takes = f"a mapping with spaces behind its colons: {{{name.replace(':', ': ')}}}"
             raise UserError(f"{source}: {prefix}{key}={shown}: takes {takes}")
@@ -158,6 +159,12 @@ def _dotted(values: Any, prefix: str = "") -> Iterator[str]:
         yield from _dotted(value, f"{prefix}{name}.")
 
 
+def _choices(section: Any, name: str) -> tuple[Any, ...]:
+    """The values that a section's field may have; empty where it has no choices."""
+    fields = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+    return next((item.metadata.get("choices", ()) for item in fields if item.name == name), ())
+
+
 def _meaning(section: Any, name: str) -> str:
     """What a section's plain field is, in parentheses: its docstring, or the beginning of a long one."""
     if isinstance(section, types.UnionType):
@@ -166,7 +173,8 @@ def _meaning(section: Any, name: str) -> str:
         return ""
     text = field_docs(section).get(name, "").rstrip(".")  # type: ignore[arg-type]
     text = text if len(text) <= LONGEST_MEANING else re.split(r"[;.] |: ", text)[0]
-    text = text if text[1:2].isupper() else text[:1].lower() + text[1:]
+    name_first = any(character.isupper() for character in text.split(" ")[0][1:])  # AdamW, GPUs
+    text = text if name_first else text[:1].lower() + text[1:]
     return f" ({text})" if text else ""
 
 
@@ -219,10 +227,14 @@ def _check_range(shown: str, value: Any, item: dataclasses.Field[Any]) -> None:
     if not math.isfinite(value):
         must = "be a finite number"
     elif above:
-        must = f"be above {low:g}" + f" and at most {high:g}" * (high < math.inf)
+        must = f"be above {low:g}" + f" and at most {high:.12g}" * (high < math.inf)
     else:
         must = (
-            f"be from {low:g} to {high:g}" if high < math.inf else f"be at least {low:g}" if low else "not be negative"
+            f"be from {low:g} to {high:.12g}"
+            if high < math.inf
+            else f"be at least {low:g}"
+            if low
+            else "not be negative"
         )
     default = f"; the default is {item.default:g}" if isinstance(item.default, int | float) else ""
     raise UserError(f"{shown}: must {must}{default}")
@@ -233,6 +245,20 @@ def similar(word: str, valid: Iterable[str], alike: float = 0.5) -> str:
     known = {name.casefold(): name for name in valid}
     close = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=alike)
     return f"; did you mean {known[close[0]]}?" if close else ""
+
+
+def without_emptied(kind: type, below: DictConfig, above: DictConfig) -> DictConfig:
+    """The values `below` without the mappings of plain values that those `above` empty, as in `train.mixture: {}`.
+
+    Merged, an empty mapping would leave what is below as it is.
+    """
+    for key, value in leaves(OmegaConf.to_container(above)):
+        expected = type_at(kind, key) if value == {} else None
+        plain = typing.get_origin(expected) is dict and not dataclasses.is_dataclass(typing.get_args(expected)[1])
+        if plain and OmegaConf.select(below, key):
+            below = below.copy()
+            OmegaConf.update(below, key, {}, merge=False)
+    return below
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -263,7 +289,7 @@ def _similar_keys(kind: type, key: str, also: Iterable[str]) -> list[str]:
     known = [*also, *keys(kind, key)]
     if corrected := _corrected(kind, key):
         return [corrected]
-    above, _, leaf = key.rpartition(".")
+    above, _, leaf = key.lstrip("-").rpartition(".")
     alike = difflib.get_close_matches(key.lstrip("-").casefold(), known, n=3, cutoff=0.7)
     elsewhere = [other for other in known if other.endswith(f".{leaf}")]
     beside = [other for other in known if other.rpartition(".")[0] == above]
@@ -300,13 +326,16 @@ def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:
             yield from keys(inner, key, below)
 
 
-def _takes(kind: Any) -> str:
+def _takes(kind: Any, choices: tuple[Any, ...]) -> str:
     """What a field of this type takes."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if choices and origin not in (list, dict):
+        return f"one of {_listed(choices)}"
     if isinstance(kind, types.UnionType):
         kind = parts[0]
     if dataclasses.is_dataclass(kind):
-        return f"no value of its own, but those of {_listed(item.name for item in dataclasses.fields(kind))}"
+        own = f"no value of its own, but those of {_listed(item.name for item in dataclasses.fields(kind))}"
+        return own + "; or null, for none" * (type(None) in parts)
     if origin is list:
         return f"a list, each {TYPE_NAMES[parts[0]]}, as in [{'a, b' if parts[0] is str else '1, 2'}]"
     if origin is dict:
@@ -315,4 +344,4 @@ def _takes(kind: Any) -> str:
 
 
 def _listed(words: Iterable[Any]) -> str:
-    return ", ".join(map(str, words))
+    return ", ".join(str(word).lower() if isinstance(word, bool) else str(word) for word in words)

@@ -30,3 +30,12 @@ def test_a_run_with_a_removed_setting_goes_on_with_a_warning(tmp_path: Path, cap
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "lumen: command line: predict.compiled is gone and has no effect"
     assert lines[-1] == f"lumen: {path}: predict.compiled is gone and has no effect"
+
+
+def test_an_empty_mapping_takes_the_place_of_one(tmp_path: Path):
+    assert resolve(["stage=full", "recipe=demo", "train.mixture={}"]).settings.train.mixture == {}
+    site = tmp_path / "site.yaml"
+    site.write_text("extends: slurm\nenvironment: {}\nresources: {}\ndefaults: {train: {mixture: {}}}\n")
+    request = resolve(["stage=full", "recipe=demo", f"profile={site}"])
+    assert (request.profile.environment, request.settings.train.mixture) == ({}, {})
+    assert request.profile.resources["judge"].gpus == 8, "kinds of resources are not emptied"

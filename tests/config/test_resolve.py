@@ -125,6 +125,15 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["profile.resources.gpu.gpus=x"], ["takes a whole number (GPUs a node;"]),
         (["profile.resources.gpu.time_min=1-00:00:00"], ["takes a whole number (time limit of a job [min])"]),
         (["run=my run"], ["run=my run", "letters, digits"]),
+        (["train.compiled=1"], ["train.compiled=1: takes one of true, false, auto (compile"]),
+        (["train.node_shards=maybe"], ["takes one of true, false, auto"]),
+        (["train.betas=(0.9,0.99)"], ["(AdamW's moment decays), so train.betas=[0.9,0.99]"]),
+        (["--steps=4"], ["unknown setting '--steps'; did you mean train.steps?"]),
+        (["seed=-1"], ["from 0 to 2147483648"]),
+        (["train.mixture.difference.x=3"], ["command line: train.mixture.difference.x=3: takes a whole number"]),
+        (["judge.second=false"], ["or null, for none"]),
+        (["profile.runs="], ["profile.runs is empty (a variable that is not set?)"]),
+        (["profile.cache="], ["profile.cache is empty"]),
     ],
 )
 def test_a_wrong_word_is_named_with_what_to_write(words: list[str], expected: list[str]):
@@ -221,7 +230,9 @@ def test_a_variable_of_the_shell_is_no_reference_to_another_key(tmp_path: Path, 
         "extends: slurm\naccount: chest\nruns: ${SCRATCH}/${account}/runs\nscratch: /local/${SLURM_JOB_ID}\n"
         f"setup: {json.dumps(lines)}\n"
     )
-    request = resolve(["stage=full", f"profile={tmp_path}/site.yaml", "profile.environment={A: '${HOME}/a'}"])
+    words = ["profile.environment={A: '${HOME}/a'}", "profile.cache=${SCRATCH}/cache", "profile.mail_user=${account}"]
+    request = resolve(["stage=full", f"profile={tmp_path}/site.yaml", *words])
+    assert (request.profile.cache, request.profile.mail_user) == ("/scratch/us/cache", "chest")
     config_file.save(request, tmp_path / "config.yaml")
     for profile in (request.profile, config_file.load(tmp_path / "config.yaml")[1]):
         assert (profile.runs, profile.scratch) == ("/scratch/us/chest/runs", "/local/${SLURM_JOB_ID}")
