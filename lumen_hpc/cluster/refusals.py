@@ -65,18 +65,31 @@ def _require_scripts(request: Request) -> None:
 
 
 def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
-    """Raises UserError for a mixture without a kind of question that a model learns: its training would stop."""
-    instruct, mixture = request.settings.instruct, request.settings.train.mixture
-    learned = {kind for step in steps if step.stage.name == "train" for kind in compared(step.model).trains_on}
-    for kind, key, asked in (
-        ("outcome", "instruct.outcomes", bool(instruct.outcomes)),
-        ("timeline", "instruct.timelines", instruct.timelines),
-    ):
-        if mixture and asked and kind in learned and kind not in mixture:
+    """Raises UserError for a mixture by which a training would stop, late as it comes, or learn nothing."""
+    settings, mixture = request.settings, request.settings.train.mixture
+    pairs = settings.prepare.difference_fraction > 0
+    asked = {
+        "difference": pairs,
+        "prediction": pairs and settings.rewrite.predictions_per_pair > 0,
+        "outcome": bool(settings.instruct.outcomes),
+        "timeline": settings.instruct.timelines,
+    }
+    for step in steps if mixture else ():
+        if step.stage.name != "train":
+            continue
+        learned = [kind for kind in compared(step.model).trains_on if asked.get(kind, True)]
+        if unnamed := [kind for kind in learned if kind not in mixture]:
             raise UserError(
-                f"train.mixture={mixture} has no number for the {kind} questions that {key} asks for; "
-                f"add train.mixture.{kind}=N (0: none of them is learned)"
+                f"train.mixture={mixture} has no number for the {unnamed[0]} questions that {step.model} learns; "
+                f"add train.mixture.{unnamed[0]}=N (0: none of them is learned)"
             )
+        if not any(mixture[kind] for kind in learned):
+            raise UserError(
+                f"train.mixture={mixture} leaves {step.model} nothing to learn; give {', '.join(learned)} a number "
+                f"above 0, or leave {step.model} out of predict.models"
+            )
+        if not settings.train.steps:
+            raise UserError("train.steps=0: a mixture has no end of its own; give train.steps=N, or train.mixture={}")
 
 
 def _require_begun(request: Request, steps: Sequence[Step]) -> None:

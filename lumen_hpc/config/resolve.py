@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,13 @@ def resolve(arguments: list[str]) -> Request:
     else:
         sources, limits = _base(request.recipe, name, profile_yaml)
     earlier = str(known.file) if known else ""
-    emptied: dict[str, Any] = {key: {} for key in given if isinstance(given[key], dict)}  # `given` has the whole
-    sources += [(earlier, run_record.nested(emptied)), (earlier, run_record.nested(given)), ("command line", own)]
+    emptied = {key for key, _, value in (word.partition("=") for word in words) if value == "{}"}
+    kept_whole = {key for key, value in given.items() if isinstance(value, dict)}  # emptied by an earlier command
+    sources += _over_emptied(earlier, kept_whole, run_record.nested(given))
+    sources += _over_emptied("command line", [key for key in emptied if not key.startswith("profile.")], own)
     request.settings = merged(Settings, sources)
-    request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, ("command line", of_site)])
+    of_words = _over_emptied("command line", [key[8:] for key in emptied if key.startswith("profile.")], of_site)
+    request.profile = merged(Profile, [(f"profile {name}", profile_yaml), *limits, *of_words])
     _expand(request.profile)
     _make_absolute(request.settings)
     check(request.settings)
@@ -89,11 +93,16 @@ def resolve(arguments: list[str]) -> Request:
             raise UserError(f"profile.resources.{kind}: stages ask for {', '.join(RESOURCE_KINDS)} only")
     if whole is not None:
         given = _beyond_base(request.recipe, request.profile.name, whole.settings)
-    request.given = given | _values(request.settings, own, given)
+    request.given = given | _values(request.settings, own, kept_whole | emptied)
     request.anew = tuple(key for key, _ in _leaves(own))
     request.of_site = (*profiles.slurm_keys(profile_yaml), *(key for key, _ in _leaves(of_site)))
     request.recorded = known.settings if known else None
     return request
+
+
+def _over_emptied(source: str, keys: Iterable[str], values: DictConfig) -> list[tuple[str, Any]]:
+    """Sources that first empty the mappings of these keys and then have `values`, which may be parts of them."""
+    return [(source, run_record.nested({key: {} for key in keys})), (source, values)]
 
 
 def _require_of_command(of_site: DictConfig) -> None:
@@ -192,16 +201,16 @@ def _leaves(values: DictConfig) -> list[tuple[str, Any]]:
     return list(leaves(_plain(values)))
 
 
-def _values(settings: Settings, own: DictConfig, given: dict[str, Any]) -> dict[str, Any]:
+def _values(settings: Settings, own: DictConfig, whole: Collection[str]) -> dict[str, Any]:
     """The keys of a command line with their final values: paths are absolute there. A server's are not kept.
 
-    A key in a mapping that was emptied, and so is whole in what was `given` before, is kept as a part of it.
+    Of a mapping in `whole`, which was emptied, all of it is kept for a key in it.
     """
     found = {}
     for key, value in _leaves(own):
         key = RENAMED.get(key, key)
         above = key.rpartition(".")[0]
-        key = above if isinstance(given.get(above), dict) else key
+        key = above if above in whole else key
         if key and not key.startswith("serve."):
             found[key] = run_record.value_at(settings, key, value)
     return found

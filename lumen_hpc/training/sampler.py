@@ -106,6 +106,8 @@ def plain(
     """
     stream = Stream(np.arange(len(groups)), groups, max_run_length=max_run_length, seed=(seed,))
     total = steps * global_batch if steps else round(len(groups) * epochs)
+    if not total:
+        raise UserError(f"train.epochs={epochs:g} of {len(groups)} records is no sample; give more, or train.steps=N")
     return Sampler(((stream, global_batch),), total, math.ceil(total / global_batch))
 
 
@@ -128,6 +130,11 @@ def mixed(
             "train.mixture mixes kinds that end at different times: set the number of steps with train.steps"
         )
     chosen = [(kind, count) for kind, count in mixture.items() if kind in present and count]
+    if not chosen:
+        raise UserError(
+            f"train.mixture={mixture}: a step would have no sample, of records of the kinds {sorted(present)}; "
+            "give one of these a number above 0"
+        )
     ids = np.arange(len(groups))
     # The kind's name seeds its stream, so that one kind's order does not depend on the others.
     streams = tuple(

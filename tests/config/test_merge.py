@@ -39,3 +39,5 @@ def test_an_empty_mapping_takes_the_place_of_one(tmp_path: Path):
     request = resolve(["stage=full", "recipe=demo", f"profile={site}"])
     assert (request.profile.environment, request.settings.train.mixture) == ({}, {})
     assert request.profile.resources["judge"].gpus == 8, "kinds of resources are not emptied"
+    request = resolve(["stage=full", "profile=slurm", "profile.environment={}", "profile.environment.A=b"])
+    assert request.profile.environment == {"A": "b"}

@@ -144,7 +144,7 @@ def test_a_run_that_was_asked_for_whole_is_repeated_whole(words: list[str], monk
 def test_a_mapping_that_was_emptied_stays_so(words: list[str]) -> None:
     first = submitted([*words, "train.mixture={}", "train.global_batch=64"])
     assert (first.settings.train.mixture, resolve(words).settings.train.mixture) == ({}, {})
-    submitted([*words, "train.mixture.difference=3"])
+    submitted([*words, "train.mixture={}", "train.mixture.difference=3"])
     submitted([*words, "train.mixture.prediction=4", "train.clip=2.0"])
     assert resolve(words).settings.train.mixture == {"difference": 3, "prediction": 4}
 

@@ -84,3 +84,11 @@ def test_a_mixture_that_forgets_a_kind_or_the_steps_is_refused():
         sampler.mixed(
             GROUPS, KINDS, {"diagnostic": 1, "difference": 1, "prediction": 1}, steps=0, max_run_length=0, seed=0
         )
+
+
+def test_a_training_without_a_sample_is_refused():
+    kinds = {"diagnostic": 0, "difference": 0, "prediction": 0}
+    with pytest.raises(UserError, match="a step would have no sample"):
+        sampler.mixed(GROUPS, KINDS, kinds, steps=3, max_run_length=0, seed=0)
+    with pytest.raises(UserError, match=r"train\.epochs=0\.001 of 11 records is no sample"):
+        plain(epochs=0.001)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +267,25 @@ def test_a_mixture_without_a_kind_that_is_asked_for_costs_no_queue_turn(tmp_path
     with pytest.raises(UserError, match=r"add train\.mixture\.outcome=N"):
         refusals.require_valid(resolve(words), jobs.PIPELINE)
     refusals.require_valid(resolve([*words, "train.mixture.outcome=4"]), jobs.PIPELINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            ["train.mixture.diagnostic=0"],
+            "leaves ft nothing to learn; give diagnostic a number above 0, or leave ft out",
+        ),
+        (["train.mixture={}", "train.mixture.difference=3"], r"no number for the diagnostic questions that ft learns"),
+        (["train.steps=0"], r"a mixture has no end of its own; give train\.steps=N, or train\.mixture=\{\}"),
+        (["train.steps=0", "train.mixture={}"], ""),
+        (["train.mixture.diagnostic=0", "predict.models=[lumen]"], ""),
+    ],
+)
+def test_a_training_that_would_stop_or_learn_nothing_costs_no_queue_turn(tmp_path: Path, words: list[str], fault: str):
+    request = resolve(["stage=full", "profile=h100", "recipe=demo", f"runs={tmp_path}", *words])
+    with pytest.raises(UserError, match=fault) if fault else nullcontext():
+        refusals.require_valid(request, jobs.PIPELINE)
 
 
 def test_what_the_shell_says_about_python_and_threads_does_not_reach_a_job(tmp_path: Path):
