@@ -8,17 +8,19 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words
+from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Finding, Statement, number_words
 from lumen_hpc.language.findings import Problems, State, state_of
 from lumen_hpc.language.words import LONGEST, Names, Word, numbers_of, tidied, vocabulary, words
 
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
+_ORGAN = "it does not say what an organ is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,14 @@ class _Reading:
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
         self.unread.add(f"a sentence of more than {parsing.LONGEST} phrases", phrases[parsing.LONGEST :])
         phrases = phrases[: parsing.LONGEST]
-        parses = parsing.strict(phrases)
-        self.unread.add("no complete parse", not parses)
-        parses = parses or [parsing.lenient(phrases, self.kind != "prediction") if self.lenient else []]
+        exact = parsing.strict(phrases)
+        self.unread.add("no complete parse", not exact)
+        parses = exact or [parsing.lenient(phrases, self.kind != "prediction") if self.lenient else []]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         for clause in parses[0]:
-            self.clause(clause)
+            if not (self.lenient and (unknown or not exact) and _adrift(clause, parses[0], phrases, bool(unknown))):
+                self.clause(clause)
 
     def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
@@ -115,6 +118,8 @@ class _Reading:
         self.earlier = statement
         self.counts |= statement.counts
         for item in statement.items:
+            if self.lenient and _only_an_organ(statement, item):
+                continue
             finding = self.findings.setdefault(item.name, Finding(item.name))
             finding.marks |= {"others"} if self.findings.keys() - {item.name} else set()
             self.problems.update(parsing.doubts(finding.add(statement, item)))
@@ -152,6 +157,30 @@ class _Reading:
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )
+
+
+def _adrift(
+    clause: parsing.Clause, parse: Sequence[parsing.Clause], phrases: Sequence[parsing.Phrase], unknown: bool
+) -> bool:
+    """True for a clause that would take up an earlier subject, though words that were not read may be its own.
+
+    In `There is no edema. The lungs are clear.` it is not the edema that they are. `unknown`: its sentence has words
+    that are no phrase.
+    """
+    groups = parsing.grammar().groups
+    own = any(part.kind in NOUNS for part in clause.parts) or clause.has(*groups["pronouns"])
+    if own or not clause.says.pattern.startswith(("S ", "~")):
+        return False
+    read = {other.start + i for other in parse for i in range(len(other.parts))}
+    beside = {clause.start - 1, clause.start + len(clause.parts)} & set(range(len(phrases))) - read
+    return unknown or not all(phrases[i].plays(*groups["joining"]) for i in beside)
+
+
+def _only_an_organ(statement: Statement, item: Finding) -> bool:
+    """True for an organ of which an image shows nothing that was read: a heart alone is no cardiomegaly."""
+    alone = Finding(item.name)
+    doubts = parsing.doubts(alone.add(statement, item))
+    return _ORGAN in doubts and statement.kind not in CHANGING and alone.events <= {"same"}
 
 
 def places_in(text: str) -> frozenset[Place]:
