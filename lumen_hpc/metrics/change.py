@@ -23,7 +23,8 @@ from lumen_hpc.language.words import knows, words
 
 KINDS = ("new", "resolved", "level")
 Fact = tuple[str, ...]
-"""("new", finding), ("resolved", finding) or ("level", finding, before, after)."""
+"""("new", finding), ("resolved", finding), ("level", finding, before, after); of a claim without levels also
+("level", finding, "worse" or "better")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Claim(Change):
     worse: tuple[str, ...] = ()
     """Findings that it says are worse, without saying from which level to which."""
     better: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return Change.__bool__(self) or bool(self.worse or self.better)
 
 
 class Tally(NamedTuple):
@@ -61,7 +65,24 @@ def facts(change: Change) -> set[Fact]:
         *(("new", named(name)) for name in change.new),
         *(("resolved", named(name)) for name in change.resolved),
         *(("level", named(c.finding), levelled(c.before), levelled(c.after)) for c in change.levels),
+        *(("level", named(name), way) for way in ("worse", "better") for name in getattr(change, way, ())),
     }
+
+
+def claimed(claim: Change | None, truth: Change) -> set[Fact]:
+    """The facts of a claim as they count against what is true.
+
+    `worse` and `better` without levels are no fact of the reference, so where they are true they count neither way.
+    """
+    levels = {named(level.finding): level.direction for level in truth.levels}
+    ways = {**dict.fromkeys(map(named, truth.new), 1), **dict.fromkeys(map(named, truth.resolved), -1), **levels}
+    true = {
+        ("level", name, way)
+        for name, found in ways.items()
+        for way, sign in (("worse", 1), ("better", -1))
+        if found in (sign, 0)
+    }
+    return facts(claim) - true if claim else set()
 
 
 @lru_cache(maxsize=4096)
@@ -128,7 +149,7 @@ class Reader:
     def findings(self, text: str) -> set[str]:
         """The findings that a text about one image says are there."""
         found = read(text, "abnormality", self._names, lenient=True).findings
-        return {name for name, state in found.items() if state.status in ("present", "same") and name != ANY}
+        return {name for name, state in found.items() if state.status in PRESENT and name != ANY}
 
     def change(self, text: str, kind: str = "difference") -> Change | None:
         """The change that a text claims; None if it claims neither a change of a finding nor that there is none.
@@ -180,5 +201,7 @@ def _level_change(name: str, readings: Iterable[tuple[str, ...]]) -> LevelChange
     return change
 
 
+PRESENT = frozenset({"present", "same", "new", "level", "up", "down", "changed", "not-gone", "not-changed"})
+"""States of a finding that is there: what is new, or has changed, is."""
 _UNCHANGED = {"same", "not-new", "not-gone", "not-changed"}
 _LEVEL = re.compile(r"\b(?:" + "|".join(sorted(LEVELS, key=lambda word: (-len(word), word))) + r")\b")

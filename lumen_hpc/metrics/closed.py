@@ -17,7 +17,7 @@ from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import read
 from lumen_hpc.language.unwrapping import unwrapped
 from lumen_hpc.language.words import knows
-from lumen_hpc.metrics.change import named
+from lumen_hpc.metrics.change import PRESENT, Reader, named
 from lumen_hpc.metrics.recall import words
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -27,8 +27,9 @@ _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
 
-_KNOWN = ("present", "same", "absent", "gone")
-"""States of a finding that answer: residual edema is there, resolved edema is not."""
+_KNOWN = PRESENT | {"absent", "gone"}
+"""States of a finding that answer: residual or new edema is there, resolved edema is not."""
+_ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
 """Words that alone are an answer."""
@@ -102,6 +103,12 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     concluded = {found.lower() for ends in _CONCLUDED.findall(answer) for found in ends if found}
     nothing_else = not facts.findings and not facts.views and len(concluded) == 1
     return facts.lead or (concluded.pop() if nothing_else else None)
+
+
+def listed(reader: Reader, answer: str) -> set[str] | None:
+    """The findings that an answer names; None where it names none and does not say that there is none."""
+    names = reader.findings(answer)
+    return names if names or stated("abnormality", _ANY_ABNORMALITY, answer) == "no" else None
 
 
 def _claim(template: str, location: str | None, state: State) -> bool | None:

@@ -11,6 +11,7 @@ from lumen_hpc.metrics import closed
 from lumen_hpc.metrics.change import (
     KINDS,
     Reader,
+    claimed,
     direction,
     expected_change,
     expected_findings,
@@ -42,7 +43,8 @@ MEASURES = {
     "direction": "difference and prediction: worse, better, mixed or same, as in the reference",
     "change_read": "difference and prediction: answers in which a claim about change could be read at all",
     "finding_f1": "open abnormality questions: F1 over the findings named (micro)",
-    "finding_f1_macro": "open abnormality questions: mean of each answer's F1",
+    "finding_f1_macro": "open abnormality questions: mean of each answer's F1 (0 for an answer that says nothing of "
+    "findings)",
 }
 
 
@@ -60,8 +62,9 @@ class Samples:
         self.columns: dict[str, Column] = {}
         self.directions: dict[int, tuple[str, str | None]] = {}
         """Question → the reference's direction of change, and the answer's; None for one that could not be read."""
-        self.listed: dict[int, tuple[set[str], set[str]]] = {}
-        """Open abnormality question → the findings that the answer names, and those of the reference."""
+        self.listed: dict[int, tuple[set[str] | None, set[str]]] = {}
+        """Open abnormality question → the findings that the answer names (None if it could not be read), and those of
+        the reference."""
         self._texts(questions, answers)
         self._closed(questions, answers)
         reader = reader or Reader.of(questions)
@@ -129,7 +132,7 @@ class Samples:
             if expected is None:
                 continue
             claim = reader.change(answer, row["type"])
-            claims, true = facts(claim) if claim else set(), facts(expected)
+            claims, true = claimed(claim, expected), facts(expected)
             for kind in KINDS:
                 tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
             where[i], read[i] = 1, claim is not None
@@ -153,9 +156,10 @@ class Samples:
             listed = row["type"] == "abnormality" and not row["closed"]
             expected = expected_findings(row) if listed else None
             if expected is not None:
-                self.listed[i] = (reader.findings(answer), {named(name) for name in expected})
-                counted = tally(*({(name,) for name in names} for names in self.listed[i]))
-                tallies[i], macro[i], where[i] = counted, counted.f1, 1
+                claims, true = closed.listed(reader, answer), {named(name) for name in expected}
+                counted = tally(*({(name,) for name in names} for names in (claims or (), true)))
+                self.listed[i], tallies[i], where[i] = (claims, true), counted, 1
+                macro[i] = counted.f1 if claims is not None else 0.0
         self.columns["finding_f1"] = _f1(*tallies.T)
         self._mean("finding_f1_macro", macro, where)
 

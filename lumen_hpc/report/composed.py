@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference
 from lumen_hpc.data.probes import CONTROL, SIDES
 from lumen_hpc.metrics.change import Reader, named
+from lumen_hpc.metrics.closed import listed
 
 Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
@@ -19,7 +20,8 @@ Findings = Mapping[str, str]
 def answers(probed: Iterable[dict], reader: Reader) -> dict[str, str]:
     """Difference answers by question id, composed of a model's answers to `data.probes`.
 
-    `probed` may hold any answer rows. Only pairs of which both images were asked are answered.
+    `probed` may hold any answer rows. Only pairs of which both images were asked are answered; an answer that cannot
+    be read is no reading of an image, so that nothing is said of its pair.
     """
     by_question: dict[str, dict[str, str]] = {}
     for row in probed:
@@ -27,11 +29,13 @@ def answers(probed: Iterable[dict], reader: Reader) -> dict[str, str]:
             continue
         id, _, probe = row["question_id"].partition("/")
         by_question.setdefault(id, {})[probe] = row["answer"]
-    return {
-        id: render_difference(difference(*(_image(probe, side, reader) for side in SIDES)))
-        for id, probe in by_question.items()
-        if all(f"{side}/abnormality" in probe for side in SIDES)
-    }
+    texts = {}
+    for id, probe in by_question.items():
+        if all(f"{side}/abnormality" in probe for side in SIDES):
+            before, after = (_image(probe, side, reader) for side in SIDES)
+            unread = before is None or after is None
+            texts[id] = "" if unread else render_difference(difference(before or {}, after or {}))
+    return texts
 
 
 def difference(before: Findings, after: Findings) -> Change:
@@ -45,10 +49,10 @@ def difference(before: Findings, after: Findings) -> Change:
     return Change(new, tuple(name for name in before if name not in after), tuple(moved))
 
 
-def _image(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str]:
-    """The findings of one image of a pair, and their levels, by what was answered about it."""
+def _image(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str] | None:
+    """The findings of one image of a pair, and their levels, by what was answered about it; None if it was not read."""
     levels = {
         named(key.partition("/level/")[2]): text for key, text in probe.items() if key.startswith(f"{side}/level/")
     }
-    found = sorted(reader.findings(probe[f"{side}/abnormality"]))
-    return {name: reader.level(levels.get(name, "")) for name in found}
+    found = listed(reader, probe[f"{side}/abnormality"])
+    return None if found is None else {name: reader.level(levels.get(name, "")) for name in sorted(found)}

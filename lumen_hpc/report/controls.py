@@ -13,7 +13,7 @@ import numpy as np
 
 from lumen_hpc.data.diff_vqa import Change
 from lumen_hpc.data.findings_line import strip
-from lumen_hpc.metrics.change import facts, tally
+from lumen_hpc.metrics.change import claimed, facts, tally
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -110,17 +110,16 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claimed = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
-        claims = facts(claimed) if claimed else set()
+        claim = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
         for measure, expected in (
             ("shown", _shown(name, row, truth, findings)),
             ("original", truth),
         ):
             if expected is not None:
-                counted = tally(claims, facts(expected))
+                counted = tally(claimed(claim, expected), facts(expected))
                 sums[measure][0][i] = 2 * counted.hits
                 sums[measure][1][i] = 2 * counted.hits + counted.extra + counted.missed
-        sums["nothing"][0][i] = claimed is not None and not claimed
+        sums["nothing"][0][i] = claim is not None and not claim
         sums["nothing"][1][i] = 1
     columns = {measure: Column(*both) for measure, both in sums.items()}
     intervals = {m: results.bootstrap.interval(columns[m]) for m in _REPORTED[name] if columns[m].whole.any()}

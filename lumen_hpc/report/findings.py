@@ -109,7 +109,7 @@ def _listed(results: Results, models: Sequence[str]) -> Truth:
             part, whole = np.zeros(len(there)), np.zeros(len(there))
             for i, (given, names) in answers.items():
                 whole[i] = answered[i]
-                part[i] = answered[i] and (finding in given) == (finding in names)
+                part[i] = answered[i] and given is not None and (finding in given) == (finding in names)
             right[model] = Column(part, whole)
         yield finding, there, right
 

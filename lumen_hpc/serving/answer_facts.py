@@ -28,4 +28,6 @@ def read_facts(answer: str, kind: str) -> list[Fact]:
     for each in change.levels:
         levels = f"{each.before} → {each.after}"
         facts.append({"finding": each.finding, "change": _WAYS[each.direction], "level": levels})
+    for way in ("worse", "better"):
+        facts += [{"finding": name, "change": way, "level": ""} for name in getattr(change, way, ())]
     return facts

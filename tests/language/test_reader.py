@@ -248,7 +248,7 @@ LENIENT = [
     ("- New edema\n- Resolved pneumonia", {("new", "edema"), ("resolved", "pneumonia")}),
     ("New: edema/pneumonia. Resolved: nodule", {("new", "edema"), ("new", "pneumonia"), ("resolved", "nodule")}),
     ("Nothing has really changed.", set()),
-    ("The edema has worsened.", set()),
+    ("The edema has worsened.", {("level", "edema", "worse")}),
     ("There may be new edema.", None),
     ("The edema could have resolved.", None),
     ("New edema is possible.", None),

@@ -7,7 +7,7 @@ import pytest
 from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, parse_findings, render_difference
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.metrics.change import Reader, direction, facts, named, tally
+from lumen_hpc.metrics.change import Reader, claimed, direction, facts, named, tally
 
 READER = Reader(["odd thing"])
 CHANGES = [
@@ -75,6 +75,18 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("There are effusions but no edema.", {"pleural effusion"}),
         ("no abnormality", set()),
         ("Nodular pattern", set()),
+        ("There is new edema.", {"edema"}),
+        ("Edema has increased.", {"edema"}),
+        ("There is no edema. The lungs are clear.", set()),
+        ("No edema is seen. The bones are intact.", set()),
+        ("No edema. The lungs are well expanded.", set()),
+        ("The heart is normal in size. The lungs are clear.", set()),
+        ("Normal heart size. No effusion.", set()),
+        ("Heart: normal. Lungs: clear.", set()),
+        ("Small effusion, heart normal.", {"pleural effusion"}),
+        ("Heart size is stable.", set()),
+        ("The heart size is at the upper limits of normal.", set()),
+        ("Heart size is increased.", {"cardiomegaly"}),
     ],
 )
 def test_findings_are_affirmed_names(text, expected):
@@ -88,6 +100,23 @@ def test_tallies_count_each_fact_once():
     assert counted == (1, 2, 2)
     assert counted.f1 == pytest.approx(2 / 6)
     assert tally(set(), set()).f1 == 1
+
+
+@pytest.mark.parametrize(
+    "truth, expected",
+    [
+        (Change(), (0, 1, 0)),
+        (Change(levels=(LevelChange("edema", "mild", "severe"),)), (0, 0, 1)),
+        (Change(levels=(LevelChange("edema", "severe", "mild"),)), (0, 1, 1)),
+        (Change(levels=(LevelChange("edema", "acute", "increasing"),)), (0, 0, 1)),
+        (Change(new=("edema",)), (0, 0, 1)),
+        (Change(resolved=("edema",)), (0, 1, 1)),
+    ],
+)
+def test_a_change_without_levels_is_no_hit_and_is_wrong_where_it_is_not_true(truth, expected):
+    claim = READER.change("The edema has worsened.")
+    assert claim
+    assert tally(claimed(claim, truth), facts(truth)) == expected
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,28 @@ def test_an_answer_that_cannot_be_read_earns_nothing_even_where_nothing_changed(
     assert samples.columns["change_f1_macro"].part.tolist() == [0, 0]
 
 
+def test_a_claim_of_worsening_is_wrong_where_nothing_changed():
+    summary = Samples(QUESTIONS[1:2], ["The edema has worsened."]).summary()
+    assert (summary["change_f1"], summary["change_f1_macro"], summary["change_precision"]) == (0, 0, 0)
+
+
+NORMAL = question("n", "abnormality", "no abnormality", "This image shows no abnormality.")
+
+
+@pytest.mark.parametrize(
+    "answer, earned",
+    [
+        ("This image shows no abnormality.", 1), ("Normal.", 1), ("No edema or nodule is seen.", 1),
+        ("The lungs are clear and the heart is normal in size.", 1),
+        ("", 0), ("banana", 0), ("I cannot tell.", 0), ("There is new edema.", 0), ("edema", 0),
+    ],
+)  # fmt: skip
+def test_where_there_is_no_abnormality_an_answer_must_say_so(answer, earned):
+    samples = Samples([NORMAL], [answer])
+    assert samples.summary()["finding_f1_macro"] == samples.summary()["finding_f1"] == earned
+    assert (samples.listed[0][0] is None) == (answer in ("", "banana", "I cannot tell."))
+
+
 def test_micro_f1_counts_facts_over_all_answers():
     rows = [question(str(k), "difference", NEW_EDEMA) for k in range(3)]
     answers = [NEW_EDEMA, "nothing has changed.", "There is new edema and a new nodule."]

@@ -48,7 +48,7 @@ WORSE = {("level", "edema", "mild", "severe")}
         ("Edema \N{EM DASH} new. Nodule \N{EM DASH} resolved.", BOTH),
         ("Edema (new), nodule (resolved).", BOTH),
         ('[{"finding": "edema", "status": "new"}, {"finding": "nodule", "status": "resolved"}]', BOTH),
-        ("New edema, resolved nodule, and worsening effusion.", BOTH),
+        ("New edema, resolved nodule, and worsening effusion.", BOTH | {("level", "pleural effusion", "worse")}),
         ("edema=new; nodule=resolved", BOTH),
         ("Edema [new], nodule [resolved]", BOTH),
         ("new_findings: [edema, pneumonia]\nresolved_findings: [nodule]", MORE),

@@ -26,6 +26,7 @@ ASKED = [
     ("e", "presence", "is there edema in the left lung?", "yes", "No."),  # a place: not counted
     ("f", "abnormality", "what abnormalities are seen in this image?", "edema, nodule", "This image shows edema."),
     ("g", "abnormality", "what abnormalities are seen in this image?", "nodule", "This image shows nodule and edema."),
+    ("k", "abnormality", "what abnormalities are seen in this image?", "nodule", "I like trains."),
     ("h", "difference", "what has changed compared to the reference image?", NOTHING, "nothing has changed."),
     ("i", "difference", "what has changed compared to the reference image?",
      "the main image has an additional finding of edema than the reference image.",
@@ -56,8 +57,10 @@ def test_a_finding_that_was_asked_for_is_right_where_the_answer_agrees(results):
 
 def test_a_listed_finding_counts_where_it_is_named(results):
     edema, nodule = (_found(results, findings.LISTED, name) for name in ("edema", "nodule"))
-    assert (edema.sensitivity.value, edema.specificity.value) == (1.0, 0.0)
-    assert (nodule.sensitivity.n, nodule.sensitivity.value, nodule.specificity.n) == (2, 0.5, 0)
+    assert edema.sensitivity.value == 1.0
+    # The answer about trains says nothing of edema either: it is wrong.
+    assert (edema.specificity.n, edema.specificity.value) == (2, 0.0)
+    assert (nodule.sensitivity.n, nodule.sensitivity.value, nodule.specificity.n) == (3, pytest.approx(1 / 3), 0)
     assert nodule.specificity.value is None
 
 

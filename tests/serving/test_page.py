@@ -217,6 +217,7 @@ def test_the_policy_forbids_every_other_origin():
         ("difference", ANSWERS["same"], [("", "nothing", "")]),
         ("difference", "The level of pleural effusion has changed from small to severe.",
          [("pleural effusion", "worse", "small → severe")]),
+        ("difference", "The pleural effusion has worsened.", [("pleural effusion", "worse", "")]),
         ("prediction", "I like trains.", []),
     ],
 )  # fmt: skip
