@@ -25,15 +25,18 @@ def score(
     """
     items = list(items)
     mixed = make_canaries(items, judge.canaries, seed)
-    for scorer in (engine, second) if second else (engine,):
+    scorers = {engine.name: engine}
+    if second:  # an engine is called by the last part of its model's path: two folders `final` are two judges
+        scorers[f"{second.name}, second" if second.name == engine.name else second.name] = second
+    for name, scorer in scorers.items():
         scores = _scores(scorer, items, mixed, seed)
         for item in items:
-            yield _row(item, scorer, scores[_key(item, item["answer"])])
+            yield _row(item, name, scores[_key(item, item["answer"])])
         for canary in mixed:
             completion = scores[_key(canary.item, canary.answer)]
             bare = scores[_key(canary.item, canary.bare)] if canary.bare else completion
             passed = canary.passed(int(completion.text), _expected(completion), _expected(bare))
-            yield _row(canary.item, scorer, completion) | {"canary": canary.kind, "passed": passed}
+            yield _row(canary.item, name, completion) | {"canary": canary.kind, "passed": passed}
 
 
 def agreement(rows: Iterable[dict]) -> dict:
@@ -82,11 +85,11 @@ def _expected(completion: Completion) -> float:
     return sum(int(score) * p for score, p in zip(SCORES, completion.choice_probabilities, strict=True))
 
 
-def _row(item: dict, judge: Engine, completion: Completion) -> dict:
+def _row(item: dict, judge: str, completion: Completion) -> dict:
     return {
         "question_id": item["question_id"],
         "model": item["model"],
         "score": int(completion.text),
         "expected_score": round(_expected(completion), 6),
-        "judge": judge.name,
+        "judge": judge,
     }

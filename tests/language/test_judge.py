@@ -138,6 +138,15 @@ def test_the_expected_score_is_the_mean_over_the_choices():
     assert (row["score"], row["expected_score"]) == (10, 5.5)
 
 
+def test_two_judges_of_one_name_stay_two():
+    """An engine is called by the last part of its model's path: a/final and b/final."""
+    one, other = Constant("10"), Constant("3")
+    other.name = one.name
+    rows = list(score(list(items()), one, Judge(), seed=0, second=other))
+    assert {row["judge"]: row["score"] for row in rows} == {"always 10": 10, "always 10, second": 3}
+    assert agreement(rows)["difference"] == 7 and len(verdict(rows)) == 2
+
+
 def test_agreement_of_two_judges_leaves_canaries_out():
     given = [dict(item, answer="No edema is seen.") if i % 2 else item for i, item in enumerate(items())]
     rows = list(score(given, open_engine(EngineSettings()), Judge(), seed=0, second=Constant("10")))
