@@ -50,7 +50,8 @@ def evaluate(
             best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
             table["survival"] = {"row": best, **_survival(folder, samples, {**opponents, **models}[best])}
         if oracles and outcome == "icu_48h" and "rows" in table:
-            table["oracles"] = _oracles(samples, oracles)
+            judged = np.all([np.isfinite(p) for p in (*opponents.values(), *models.values())], axis=0)
+            table["oracles"] = _oracles(samples, oracles, judged)
         found[outcome] = table
     return found
 
@@ -96,14 +97,14 @@ def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
     return {"concordance": concordance(days, died, risk), "patients": len(places), "curves": curves}
 
 
-def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    """AUROC of each oracle on the same test studies."""
+def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]], judged: Array) -> dict[str, float]:
+    """AUROC of each oracle on the test studies that the rows are judged on."""
     from lumen_hpc.outcomes.discrimination import auroc, value
 
     found = {}
     for name, by_study in oracles.items():
         p = np.array([by_study.get(study, np.nan) for study in samples.study_id])
-        here = np.isfinite(p) & (samples.split == "test")
+        here = np.isfinite(p) & judged & (samples.split == "test")
         found[name] = value(auroc, samples.outcome, p, here)
     return found
 

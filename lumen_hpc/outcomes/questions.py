@@ -239,12 +239,16 @@ def _variant(draw: float) -> str:
 
 
 def _strangers(rows: Sequence[Row], seed: int) -> dict[Any, Any]:
-    """study_id of each test study → that of another test patient, in a circle of seeded order."""
+    """study_id of each test study → that of the next other test patient, in a circle of seeded order."""
     test = sorted(
         (row for row in rows if row["split"] == "test"), key=lambda row: _draw(seed, "other", row["study_id"])
     )
-    pairs = zip(test, [*test[1:], *test[:1]])
-    return {one["study_id"]: other["study_id"] for one, other in pairs if one["subject_id"] != other["subject_id"]}
+    strangers = {}
+    for at, one in enumerate(test):
+        others = (test[(at + step) % len(test)] for step in range(1, len(test)))
+        if other := next((row for row in others if row["subject_id"] != one["subject_id"]), None):
+            strangers[one["study_id"]] = other["study_id"]
+    return strangers
 
 
 def write(folder: Path, made: Iterable[tuple[str, Row]]) -> list[Path]:

@@ -125,6 +125,17 @@ def test_timeline_answers_are_scored_by_their_reading_and_resampled_by_patient(
     assert (score["right"].low, score["right"].high) == bounds
 
 
+def test_oracles_are_judged_on_the_patients_that_the_rows_are_judged_on(folder: Path) -> None:
+    oracles = evaluation.oracles(folder / "truth.jsonl", folder / "out", 1.0)
+    some = [row for k, row in enumerate(answers(folder, oracles)) if k % 5]
+    (table,) = evaluation.evaluate(
+        folder / "out", folder / "studies.jsonl", (), {"lumen-outcomes": some}, ["icu_48h"], resamples=20, seed=0,
+        oracles=oracles,
+    ).values()  # fmt: skip
+    assert table["unanswered"]
+    assert table["oracles"][ORACLE] == table["rows"]["lumen-outcomes"]["auroc"].value
+
+
 def test_the_previous_study_is_the_patients_own_and_its_distance_a_subgroup(
     folder: Path, found: dict[str, Any]
 ) -> None:

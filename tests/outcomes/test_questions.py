@@ -136,6 +136,16 @@ def test_shuffled_images_are_another_test_patient_s_and_so_are_the_experts(tmp_p
     assert "creatinine 3.5" in text, "the laboratory values stay"
 
 
+def test_every_test_study_has_images_of_another_patient() -> None:
+    rows = [{"study_id": 10 * patient + k, "subject_id": patient, "split": "test"} for patient in range(3)
+            for k in range(9)]  # fmt: skip
+    for seed in range(10):
+        strangers = questions._strangers(rows, seed)
+        assert strangers.keys() == {row["study_id"] for row in rows}
+        assert all(study // 10 != other // 10 for study, other in strangers.items())
+    assert questions._strangers(rows[:9], 0) == {}, "there is no other patient"
+
+
 def test_records_do_not_hang_on_the_order_of_rows_or_on_other_patients(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     few = {record["id"]: record for split, record in made(tmp_path, 12) if split != "test"}
