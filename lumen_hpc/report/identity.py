@@ -114,7 +114,9 @@ def _engine(engine: EngineSettings) -> str:
 
 def _deviations(settings: Settings) -> Sequence[str]:
     """One sentence for each setting that departs from what the paper states (facts: sections 2.1 to 2.5)."""
-    train, instruct, rewrite = settings.train, settings.instruct, settings.rewrite
+    train, instruct, rewrite, experts = settings.train, settings.instruct, settings.rewrite, settings.experts
+    unsaid = [part for part in ("pathologies", "age", "race", "view")
+              if part not in experts.in_prompt or part not in ("pathologies", *experts.extra)]  # fmt: skip
     mimic, base = settings.data.source == "mimic", own_name(train.base)
     frozen = [part.replace("_", " ") for part in PARTS if part not in train.tune]
     found = [
@@ -129,8 +131,14 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (rewrite.predictions_per_pair == 1,
          "Data: one prediction question a difference pair. The paper's test set has 3,936 on 2,451 images, about 2.9 a "
          "test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
-        (settings.experts.model != "xrv", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
+        (experts.model != "xrv", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
+        (experts.model == "xrv" and experts.thresholds != [0.25, 0.5, 0.75],
+         f"Experts: words at probabilities {experts.thresholds}, not [0.25, 0.5, 0.75] (2.3)."),
         (not instruct.expert_text, "Instructions: without the experts' predictions (2.3)."),
+        (instruct.expert_text and experts.model == "xrv" and bool(unsaid),
+         f"Instructions: without the experts' {' and '.join(unsaid)}, which the paper joins (2.3)."),
+        (bool(instruct.clinical), "Instructions: with lines of the patient's state, of "
+                                  f"{' and '.join(instruct.clinical)}; the paper has none (2.3)."),
         (instruct.findings_first, "Instructions: change answers open with a line of each finding's state, which is "
                                   "removed before scoring; the paper has none (2.4)."),
         (instruct.max_images == 2, "Instructions: a prediction question shows the reference image only. The paper "

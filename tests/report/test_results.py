@@ -249,6 +249,13 @@ def test_a_pair_with_one_image_unasked_is_not_composed():
     assert composed.answers(rows, Reader(["edema"])) == {}
 
 
+@pytest.mark.parametrize("before, after", [("banana", "edema"), ("edema", ""), ("I cannot tell.", "banana")])
+def test_a_pair_with_an_image_that_was_not_read_says_nothing(before, after):
+    said = {"reference": before, "main": after}
+    rows = [{"question_id": f"q/{side}/abnormality", "control": "composed", "answer": a} for side, a in said.items()]
+    assert composed.answers(rows, Reader(["edema"])) == {"q": ""}
+
+
 def test_controls_know_what_was_shown(inputs, results):
     rows = [row for row in inputs.records if row["meta"]["type"] == "difference"]
     studies = [row["meta"] for row in rows]
@@ -269,6 +276,14 @@ def test_controls_know_what_was_shown(inputs, results):
     assert found["swapped"]["shown"] == 1 and found["swapped"]["original"] < 0.2
     assert found["same"]["nothing"] == 1
     assert found["other_patient"]["shown"] == 1 and found["other_patient"]["original"] < 0.6
+
+
+def test_a_model_that_always_sees_it_worsen_does_not_say_that_nothing_has_changed(inputs, results):
+    rows = [record["meta"] for record in inputs.records if record["meta"]["type"] == "difference"]
+    answers = [{"question_id": row["question_id"], "control": "same", "answer": "The edema has worsened.",
+                "ref_study_id": row["ref_study_id"], "study_id": row["ref_study_id"]} for row in rows]  # fmt: skip
+    (control,) = controls(results, {"lumen": answers}, inputs.findings)
+    assert control.values["nothing"] == 0
 
 
 def test_a_model_has_one_colour_in_every_figure(results):
