@@ -165,15 +165,17 @@ def _adrift(
     """True for a clause that would take up an earlier subject, though words that were not read may be its own.
 
     In `There is no edema. The lungs are clear.` it is not the edema that they are. `unknown`: its sentence has words
-    that are no phrase.
+    that play no role.
     """
-    groups = parsing.grammar().groups
-    own = any(part.kind in NOUNS for part in clause.parts) or clause.has(*groups["pronouns"])
-    if own or not clause.says.pattern.startswith(("S ", "~")):
+    joining, pronouns = (parsing.grammar().groups[name] for name in ("joining", "pronouns"))
+    if any(part.kind in NOUNS for part in clause.parts) or not clause.says.pattern.startswith(("S ", "~")):
         return False
     read = {other.start + i for other in parse for i in range(len(other.parts))}
-    beside = {clause.start - 1, clause.start + len(clause.parts)} & set(range(len(phrases))) - read
-    return unknown or not all(phrases[i].plays(*groups["joining"]) for i in beside)
+    ends = clause.start - 1, clause.start + len(clause.parts)
+    before, after = (i in range(len(phrases)) and i not in read and not phrases[i].plays(*joining) for i in ends)
+    if clause.has(*pronouns):  # `It is a chest X-ray`
+        return clause.parts[-1].kind in ("Be", "NotBe") and (unknown or after)
+    return unknown or before or after
 
 
 def _only_an_organ(statement: Statement, item: Finding) -> bool:

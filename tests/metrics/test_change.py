@@ -80,6 +80,7 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("There is no edema. The lungs are clear.", set()),
         ("No edema is seen. The bones are intact.", set()),
         ("No edema. The lungs are well expanded.", set()),
+        ("No edema is seen. It is a chest X-ray.", set()),
         ("The heart is normal in size. The lungs are clear.", set()),
         ("Normal heart size. No effusion.", set()),
         ("Heart: normal. Lungs: clear.", set()),
