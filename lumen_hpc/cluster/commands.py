@@ -74,8 +74,8 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
     with submission.writing(run), submission.withdrawn_on_hangup():
         queued = live.settled_queue(run)
         if swept := live.sweep(run, queued):
-            print(f"cancelled {swept} job(s) of earlier submissions that could never start")
-            queued = live.queue(run)
+            print(f"cancelled {len(swept)} job(s) of earlier submissions that could never start, or are on no record")
+            queued = live.settled_queue(run, swept)
         plans, upstream_job_ids = submission.make(request, pipeline.stages, run, queued)
         changes.require_still(request, changed, plans)
         _print_live(plans)
@@ -259,9 +259,11 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
     if run.profile.executor == "local":
         raise UserError(f"run {request.run} has no jobs: it runs on this machine, and Ctrl-C where it runs ends it")
     names = _with_dependants(run, pipeline, request.stage)
+    if not request.dry_run:
+        lock.require_free(run.folder)  # before the queue is asked: what is submitted meanwhile would stay
+    records = list(live.submissions(run.folder))
     queued = live.queue(run)
-    records = [(record, job) for record in live.submissions(run.folder) for job in record["jobs"]]
-    alive = [job for record, job in records if live.tasks(record, job, queued)]
+    alive = [job for record in records for job in record["jobs"] if live.tasks(record, job, queued)]
     ids = [job["id"] for job in alive if names is None or job["step"] in names]
     ids += live.unrecorded(run, queued) if names is None else []
     what = f"run {request.run}" + (f", stage={request.stage}" if request.stage else "")
@@ -271,7 +273,6 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
                 print(f"{job['step']:<16} job {job['id']}")
         print(f"would cancel {len(ids)} job(s) of {what}; nothing was cancelled")
         return 0
-    lock.require_free(run.folder)
     left = slurm.cancel(ids[::-1])  # gates and dependants first, so that nothing starts in between
     print(f"cancelled {len(ids) - len(left)} job(s) of {what}; what is finished stays")
     if names is not None and (
@@ -282,7 +283,7 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
         print(f"lumen: not cancelled, still in the queue: {', '.join(left)}", file=sys.stderr)
         return 1
     if names is None:
-        live.mark_cancelled(run)
+        live.mark_cancelled(records)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,36 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
-GATES_END_S, LOOK_S = 120.0, 1.0
-"""How long a submission waits at most for a gate that is running, and how often it looks."""
+SETTLES_S, LOOK_S = 120.0, 0.5
+"""How long a submission waits at most for jobs that are about to change the queue, and how often it looks."""
 JobRecord = dict[str, Any]
 """A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
 
 
 def submissions(folder: Path) -> Iterator[dict[str, Any]]:
-    """The plan.json of every submission of a run, oldest first; UserError for one that cannot be read."""
+    """The plan.json of every submission of a run, oldest first; UserError for one that cannot be read.
+
+    In a copy of a run they have no jobs: those are the original's.
+    """
     for path in sorted((folder / "submissions").glob("*/plan.json")):
         text = files.read_bytes(path)
         try:
-            yield {"folder": path.parent, **json.loads(text)}
+            record = {"folder": path.parent, **json.loads(text)}
+            yield record | {"jobs": []} if _is_copy(path, str(record.get("run", ""))) else record
         except ValueError:
             raise UserError(
                 f"{path}: empty or not JSON (a full disk?); its jobs are not known: "
                 f"look for them in squeue, cancel them, and remove {path.parent}"
             ) from None
+
+
+def _is_copy(plan: Path, run: str) -> bool:
+    """Whether a plan.json was written in another run's folder, which is there still; one that was moved is not."""
+    original = Path(run, "submissions", plan.parent.name, plan.name)
+    try:
+        return bool(run) and original != plan and original.stat().st_ino != plan.stat().st_ino
+    except OSError:
+        return False
 
 
 def newest(folder: Path) -> dict[str, dict[int, str]]:
@@ -55,19 +68,33 @@ def queue(run: Run) -> dict[str, slurm.Job]:
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
 
 
-def settled_queue(run: Run) -> dict[str, slurm.Job]:
-    """The queue, once no gate of the run is running: it is about to let its dependants start, or to cancel them."""
-    deadline, announced = time.monotonic() + GATES_END_S, False
+def settled_queue(run: Run, ending: Collection[str] = ()) -> dict[str, slurm.Job]:
+    """The queue as a submission may count on it, of a new run too: a removed run's jobs may write to its folder still.
+
+    Waits while a gate of the run is running, which is about to let its dependants start or to cancel them, and for the
+    jobs that are ending now, among them `ending`: what was cancelled does no more work, but may take half a minute to
+    write its last. Jobs that are ending later are left out.
+    """
+    deadline, announced = time.monotonic() + SETTLES_S, False
+    waited_for: set[str] | None = None
     while True:
-        queued = queue(run)
-        gates = [
-            job for record in (submissions(run.folder) if queued else ()) for job in record["jobs"]
-            if job.get("gate") and any(task.state == "RUNNING" for task in tasks(record, job, queued).values())
-        ]  # fmt: skip
-        if not gates or time.monotonic() > deadline:
-            return queued
+        records = list(submissions(run.folder))
+        queued = queue(run) if records else slurm.queue()
+        own = {
+            task.id: (record, job) for record in (records if queued else ()) for job in record["jobs"]
+            for task in tasks(record, job, queued).values()
+        }  # fmt: skip
+        if waited_for is None:
+            waited_for = {id_ for id_ in own if queued[id_].state == "COMPLETING"}
+            waited_for |= {id_ for id_ in queued if id_.split("_")[0] in ending}
+        busy = [id_ for id_, (_, job) in own.items() if job.get("gate") and queued[id_].state == "RUNNING"]
+        busy += sorted(waited_for & queued.keys())
+        if not busy or time.monotonic() > deadline:
+            return {id_: job for id_, job in queued.items() if job.state != "COMPLETING"}
         if not announced:
-            print(f"waiting for job {gates[0]['id']}, which checks whether {gates[0]['step']} is whole", flush=True)
+            gate = busy[0] in own and own[busy[0]][1].get("gate")
+            why = f"which checks whether {own[busy[0]][1]['step']} is whole" if gate else "which is ending"
+            print(f"waiting for job {busy[0]}, {why}", flush=True)
             announced = True
         time.sleep(LOOK_S)
 
@@ -94,19 +121,20 @@ def shards(run: Run, queued: dict[str, slurm.Job]) -> tuple[dict[str, set[int]],
     ends: dict[str, list[str]] = {}
     lost = set(stuck(run, queued))
     for record in submissions(run.folder) if queued else ():
-        jobs = [job for job in record["jobs"] if job["id"] not in lost]
-        alive = [(job, found) for job in jobs if (found := tasks(record, job, queued))]
-        gated = {job["step"] for job in record["jobs"] if job.get("gate")}
-        last: dict[str, int] = {}
+        end_of: dict[tuple[str, tuple[int, ...]], str] = {}
         for job in record["jobs"]:
-            last[job["step"]] = max(last.get(job["step"], 0), job["link"])
-        for job, found in alive:
-            step = job["step"]
-            if not job.get("gate"):
-                for position in found:
-                    held.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
-            if job.get("gate") or (step not in gated and job["link"] == last[step]):
-                ends.setdefault(step, []).append(job["id"])
+            found = {} if job["id"] in lost else tasks(record, job, queued)
+            if not found:
+                continue
+            step, array = job["step"], (job["step"], tuple(job["packs"]))
+            if job.get("gate"):
+                end_of[array] = job["id"]
+                continue
+            end_of.setdefault(array, job["id"])  # where somebody cancelled the gate, or there is none
+            for position in found:
+                held.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
+        for (step, _), id_ in end_of.items():
+            ends.setdefault(step, []).append(id_)
     return held, ends
 
 
@@ -126,19 +154,21 @@ def stuck(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
 
 
 def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
-    """Ids of queued jobs of this run that no plan.json has: sbatch accepted them, but its answer was lost."""
+    """Ids of queued jobs of this run that no plan.json has: sbatch's answer was lost, or the run was removed."""
     known = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
     ids = {
         name.split("_")[0] for name, job in queued.items()
         if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
     }  # fmt: skip
-    return sorted(id_ for id_ in ids - known if slurm.log_of(id_).startswith(f"{run.folder}/"))
+    top = f"{os.path.realpath(run.folder)}/"
+    return sorted(id_ for id_ in ids - known if os.path.realpath(slurm.log_of(id_)).startswith(top))
 
 
-def sweep(run: Run, queued: dict[str, slurm.Job]) -> int:
-    """Cancels this user's jobs of the run that can never start or that no submission knows; how many."""
-    dead = [*stuck(run, queued)[::-1], *unrecorded(run, queued)]
-    return len(dead) - len(slurm.cancel(dead))
+def sweep(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+    """Cancels this user's jobs of the run that can never start or that no submission knows; those that it did."""
+    dead = [*stuck(run, queued)[::-1], *unrecorded(run, queued)[::-1]]
+    left = slurm.cancel(dead)
+    return [id_ for id_ in dead if id_ not in left]
 
 
 def _alive(record: dict[str, Any], queued: dict[str, slurm.Job]) -> list[str]:
@@ -177,9 +207,9 @@ def require_none(run: Run) -> None:
         )
 
 
-def mark_cancelled(run: Run) -> None:
-    """Records in this cluster's submissions that none of their jobs is left, for other clusters to see."""
-    for record in submissions(run.folder):
+def mark_cancelled(records: Iterable[dict[str, Any]]) -> None:
+    """Records in those submissions that were to this cluster that none of their jobs is left, for others to see."""
+    for record in records:
         if record["jobs"] and record.get("cluster") == slurm.cluster():
             folder = record.pop("folder")
             files.write_text(folder / "plan.json", json.dumps(record | {"cancelled": True}))

@@ -57,7 +57,8 @@ class Submission:
     def keep(self, plans: list[StepPlan]) -> None:
         """Writes plan.json whole: jobs may be reading it."""
         packs = {item.step.name: item.packs for item in plans}
-        whole = {"code": self.code.name, "user": os.getuid(), "cluster": self.cluster, "packs": packs}
+        run = os.path.realpath(self.folder.parents[1])
+        whole = {"code": self.code.name, "user": os.getuid(), "cluster": self.cluster, "run": run, "packs": packs}
         text = json.dumps(whole | {"jobs": self.jobs})
         files.write_text(self.folder / "plan.json", text, sync_name=False)  # `record` syncs, after the last job
 

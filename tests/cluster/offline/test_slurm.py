@@ -279,7 +279,26 @@ def test_a_run_is_not_cancelled_in_the_middle_of_its_submission(fake: Path, requ
     (run.folder / lock.LOCK).write_text("login2 4711")
     with pytest.raises(lock.Busy, match="process 4711 on login2"):
         commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack))
-    assert not (fake / "cancelled").exists()
+    assert not (fake / "cancelled").exists() and not (fake / "asked").exists(), "the queue may be an earlier one"
+
+
+def test_what_is_submitted_while_a_run_is_being_cancelled_is_not_marked_as_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+):
+    """A slow queue gives another command the time to submit."""
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+    queue, later = live.queue, run.folder / "submissions" / "0002"
+
+    def slow(run: Run) -> dict[str, slurm.Job]:
+        (before,) = run.folder.glob("submissions/*/plan.json")
+        later.mkdir()
+        (later / "plan.json").write_text(before.read_text())
+        return queue(run)
+
+    monkeypatch.setattr(live, "queue", slow)
+    commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack))
+    assert [bool(record.get("cancelled")) for record in live.submissions(run.folder)] == [True, False]
 
 
 @pytest.mark.parametrize("state", ["SIGNALING", "STAGE_OUT", "SPECIAL_EXIT", "OF_A_LATER_SLURM"])
