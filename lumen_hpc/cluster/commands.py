@@ -349,12 +349,30 @@ def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
         print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
         if not first.dry_run:
             refusals.require_within_budget(first, plans, len(requests))
-    codes = [submit(request, pipeline) for request in requests]
+    codes: list[int] = []
+    for request in requests:
+        with _naming(request.run, [name for name, _ in points], len(codes)):
+            codes.append(submit(request, pipeline))
     elsewhere = submission.open_run(requests[0]).elsewhere
     place = f" profile.runs={elsewhere}" if elsewhere else ""
     if len(points) > 1:
         print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}{place}")
     return max(codes)
+
+
+@contextmanager
+def _naming(run: str, names: list[str], done: int) -> Iterator[None]:
+    """In a sweep: says which run was refused or interrupted, and what became of the others."""
+    others = [f"{', '.join(names[:done])}: submitted or finished before, and not withdrawn"] * (done > 0)
+    others += [f"{', '.join(names[done + 1 :])}: not begun"] * (done + 1 < len(names))
+    words = f" (of this sweep {'; '.join(others)})" if others else ""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"run {run}: {error}{words}") from None
+    except KeyboardInterrupt:
+        print(f"lumen: interrupted at run {run}{words}", file=sys.stderr)
+        raise
 
 
 def existing(request: Request) -> Run:

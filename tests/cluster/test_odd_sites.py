@@ -82,6 +82,16 @@ def test_a_limit_on_submitted_jobs_is_refused_with_what_would_do(site: Site, few
     assert site.jobs("too-many") == [] and not site.run("too-many").folder.exists()
 
 
+def test_a_sweep_that_meets_the_limit_says_what_became_of_each_run(
+    site: Site, cluster: Cluster, few_jobs: None
+) -> None:
+    cluster.run("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=40")
+    output = site.launch("stage=full", "run=sweep", "seed=[1,2,3]", f"profile.additional={{{ON_HOLD}}}", code=2)
+    assert "lumen: run sweep-seed-2: Slurm refused" in output, output
+    assert "sweep-seed-1: submitted or finished before" in output and "sweep-seed-3: not begun" in output, output
+    assert site.jobs("sweep-seed-1") and not site.jobs("sweep-seed-2")
+
+
 def test_a_submitter_whose_account_is_gone_hides_nobody_elses_jobs(site: Site) -> None:
     site.submit("departed", f"profile.additional={{{ON_HOLD}}}")
     (plan,) = site.run("departed").folder.glob("submissions/*/plan.json")
