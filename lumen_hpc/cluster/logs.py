@@ -35,9 +35,9 @@ def relevant(folder: Path, steps: Sequence[StepStatus]) -> list[str]:
 def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
     """What the verb prints."""
     names = relevant(folder, steps)
-    known = {kind["log"] for item in steps if item.step in names for kind in item.failures if kind.get("log")}
+    known = {kind["log"] for item in steps for kind in item.failures if kind.get("log")}
     found = sorted(
-        (path for name in names for path in newest_first(folder / name)),
+        {*(path for name in names for path in newest_first(folder / name)), *filter(Path.is_file, map(Path, known))},
         key=lambda path: (str(path) not in known, -path.stat().st_mtime_ns),
     )
     if not found:

@@ -49,6 +49,7 @@ ENDS = {
     "CANCELLED": ("a task was cancelled in mid-work", "rerun goes on"),
 }
 """What Slurm's state of a killed task says, with the likely fix."""
+CANCELLED_EARLY = "it was cancelled, or the gate that it waited for was"
 
 
 @dataclass
@@ -169,14 +170,19 @@ def before_work(
         return []
     known = usage(names) or {}
     full = full_disk.full(folder) if folder.is_dir() else ""
+    barred, gate = _barred(run, step) if inputs_done else ("", None)
     found: dict[str, FailureKind] = {}
     for name in names:
         log = Path(_log(folder, name))
-        account = known.get(name) or known.get(name.split("_")[0])
+        account = _account(known, name)
         if log.is_file():
             ending = _last_line(log) or full or "its log is empty"
         elif account and account.node and account.state != "COMPLETED":
             ending = f"it ended as {account.state} on {account.node} and left no log"
+        elif gate:
+            ending, log = barred, gate
+        elif account and account.state == "CANCELLED" and barred:
+            ending = barred
         elif not account and inputs_done and not known:
             ending = "it is not in the queue and left no log"
         else:  # cancelled before it started, as what waits for a failed step is
@@ -188,7 +194,33 @@ def before_work(
         kind.nodes |= {account.node} if account and account.node else set()
         if "left no log" in ending:
             kind.fix = f"does every node see {folder}? (profile.runs)"
+        if ending == CANCELLED_EARLY:
+            kind.log, kind.fix = "", f"the same command goes on: python launch.py stage=full {run.words}"
     return sorted(found.values(), key=lambda kind: -kind.count)
+
+
+def _account(known: Mapping[str, Usage], name: str) -> Usage | None:
+    """A job's or a task's account; tasks that never began have one together, 7_[0-3]."""
+    array = name.split("_")[0]
+    together = (usage for job, usage in known.items() if job.startswith(f"{array}_["))
+    return known.get(name) or known.get(array) or next(together, None)
+
+
+def _barred(run: Run, step: Step) -> tuple[str, Path | None]:
+    """Why a step's jobs did not start though what they read is there, and the log that says so, if one does.
+
+    A gate that succeeds leaves no log. Nothing is said where what they read was submitted again after them.
+    """
+    last: dict[str, dict[str, Any]] = {}
+    for record in live.submissions(run.folder):
+        last |= {job["step"]: record for job in record["jobs"]}
+    newest = last[step.name]
+    if any(last.get(name, newest)["folder"].name > newest["folder"].name for name in step.after):
+        return "", None
+    gates = [job for job in newest["jobs"] if job.get("gate") and job["step"] in step.after]
+    logs = [(job["step"], Path(_log(run.folder / job["step"], job["id"]))) for job in gates]
+    name, log = next(((name, log) for name, log in logs if log.is_file()), ("", None))
+    return (f"the gate of {name} failed: {_last_line(log)}", log) if log else (CANCELLED_EARLY, None)
 
 
 def _without_attempt(run: Run, step: Step, missing: Sequence[int]) -> list[str]:

@@ -64,3 +64,25 @@ def test_where_only_a_running_job_is_left_its_readers_wait_for_it(
     release(run)
     site.wait_until_left("half-gone")
     assert_whole(run, undisturbed)
+
+
+FAILS_IN_GATES = "profile.setup=['case $SLURM_JOB_NAME in *.gate) false;; esac']"
+
+
+def test_a_run_that_stands_still_because_a_gate_failed_says_so(site: Site, cluster: Cluster) -> None:
+    site.submit("no-gates", FAILS_IN_GATES)
+    site.wait_until_left("no-gates")
+    said = "a job ended before its work began: the gate of numbers failed: lumen: a line of the setup failed"
+    site.wait(lambda: said in site.launch("status", "run=no-gates", code=1), 60, "Slurm's account of it")
+    assert "numbers/logs/" in site.launch("logs", "run=no-gates").partition("\n")[0], "the gate's log is shown"
+
+
+def test_a_run_whose_jobs_were_cancelled_before_they_began_says_so(site: Site, cluster: Cluster) -> None:
+    run = begin_and_hold(site, "gate-gone", "checks-0")
+    (gate,) = [id_ for id_, name, *_ in site.jobs("gate-gone") if name == "gate-gone.checks.gate"]
+    cluster.run("scancel", gate)
+    release(run)
+    site.wait_until_left("gate-gone")
+    said = "a job ended before its work began: it was cancelled, or the gate that it waited for was"
+    site.wait(lambda: said in site.launch("status", "run=gate-gone", code=1), 60, "Slurm's account of it")
+    assert "fix: the same command goes on" in site.launch("status", "run=gate-gone", code=1)

@@ -143,12 +143,14 @@ def test_a_job_that_ended_before_its_work_is_a_failure_with_the_end_of_its_log(
     assert error in kind.error and fix in kind.fix and kind.log.endswith("7_0_log.out")
 
 
-def test_a_job_that_left_no_log_where_it_ran_is_a_failure_and_one_that_never_ran_is_not(run: Run, stages: list[Stage]):
+def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, stages: list[Stage]):
     step = Step(stages[0])
     _submitted(run, step)
     (kind,) = triage.before_work(run, step, [0], True, _accounted("FAILED", "n1"))
     assert "left no log" in kind.error and "see" in kind.fix and kind.nodes == {"n1"}
-    assert triage.before_work(run, step, [0], True, _accounted("CANCELLED", "")) == []
+    assert triage.before_work(run, step, [0], False, _accounted("CANCELLED", "")) == [], "what it reads failed"
+    (kind,) = triage.before_work(run, step, [0], True, _accounted("CANCELLED", ""))
+    assert "it was cancelled, or the gate" in kind.error and "launch.py stage=full" in kind.fix and not kind.log
     assert triage.before_work(run, step, [0], True, lambda jobs: None), "no account, but nothing it waits for"
     assert triage.before_work(run, step, [0], False, lambda jobs: None) == [], "what it reads is not there"
     manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
