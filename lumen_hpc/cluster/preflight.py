@@ -202,7 +202,7 @@ def why_refused(profile: Profile) -> str:
 
 
 REPLACED = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntasks-per-node", "gpus-per-node"}
-"""Options of `profile.additional` that replace what `profile.resources` says."""
+"""Options of `additional` that replace what `profile.resources` says."""
 
 
 def unfit(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
@@ -211,8 +211,11 @@ def unfit(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, Check
     Slurm itself takes some of it, and lets the jobs wait for ever. Where the profile names no partition, the site may
     choose one by account, qos or features, and only Slurm can tell.
     """
-    named = [kind for kind in sorted(kinds) if profile.resources[kind].partition]
-    if not named or REPLACED & further_options(profile).keys():
+    named = [
+        kind for kind in sorted(kinds) if profile.resources[kind].partition
+        and not REPLACED & further_options(profile, profile.resources[kind]).keys()
+    ]  # fmt: skip
+    if not named:
         return
     try:
         partitions = slurm.partitions()

@@ -139,10 +139,10 @@ def _site(profile: Profile, resources: Resources, name: str, dependency: str) ->
 
 
 def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> dict[str, Any]:
-    """Lays what the profile's `additional` says over the flags; what is about GPUs, in jobs that have some."""
+    """Lays what `additional` says over the flags; what is about GPUs, in jobs that have some."""
     # As in `overcommit: true`.
     without_value = dict.fromkeys(("", "true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
-    for option, value in further_options(profile).items():
+    for option, value in further_options(profile, resources).items():
         of_gpus = "gpu" in (value if option == "gres" else option)
         if of_gpus and not resources.gpus:
             continue

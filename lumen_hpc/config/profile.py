@@ -48,6 +48,8 @@ class Resources:
     """Successors queued for each job, which continue after a time limit, a preemption or a crash."""
     exclusive: bool = False
     """Take whole nodes."""
+    additional: dict[str, str] = field(default_factory=dict)
+    """Further sbatch options of these jobs alone, `name: value`, over the profile's."""
 
 
 @dataclass(kw_only=True)
@@ -137,16 +139,17 @@ class Profile:
     mail_type: str = ""
     """When Slurm sends mail, e.g. END,FAIL; never if empty."""
     additional: dict[str, str] = field(default_factory=dict)
-    """Further sbatch options, `name: value`."""
+    """Further sbatch options of every job, `name: value`."""
     data_use: DataUse = field(default_factory=DataUse)
     """Where restricted data may be and which servers may see it."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
 
 
-def further_options(profile: Profile) -> dict[str, str]:
-    """What `additional` says, by the names of sbatch's long options."""
-    return {option_name(name): value for name, value in profile.additional.items()}
+def further_options(profile: Profile, resources: Resources) -> dict[str, str]:
+    """What `additional` says for these jobs, by the names of sbatch's long options."""
+    named = [*profile.additional.items(), *resources.additional.items()]
+    return {option_name(name): value for name, value in named}
 
 
 def option_name(name: str) -> str:

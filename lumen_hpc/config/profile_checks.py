@@ -81,21 +81,18 @@ def _check_options(profile: Profile) -> None:
 
     sbatch takes the beginning of an option for the whole, so `depend` is refused as well.
     """
-    for name, value in profile.additional.items():
-        option = option_name(name)
+    every = {"profile": profile.additional}
+    every |= {f"profile.resources.{kind}": resources.additional for kind, resources in profile.resources.items()}
+    for place, name, value in ((place, *item) for place, options in every.items() for item in options.items()):
+        key, option = f"{place}.additional.{name}", option_name(name)
         if not re.fullmatch(r"[A-Za-z][\w-]+", option):
-            raise UserError(
-                f"profile.additional.{name}={value}: give the option's long name, such as hint or reservation"
-            )
+            raise UserError(f"{key}={value}: give the option's long name, such as hint or reservation")
         if own := next((own for own in OWN_OPTIONS if own.startswith(option)), ""):
-            raise UserError(
-                f"profile.additional.{name}={value}: a submission sets --{own} itself; leave it out "
-                f"({OWN_OPTIONS[own]})"
-            )
+            raise UserError(f"{key}={value}: a submission sets --{own} itself; leave it out ({OWN_OPTIONS[own]})")
         if option == "exclude" and "/" in value:
             raise UserError(
-                f"profile.additional.{name}={value}: sbatch would read a file; list the nodes here, since those on "
-                "which a run's shards fail are added"
+                f"{key}={value}: sbatch would read a file; list the nodes here, since those on which a run's shards "
+                "fail are added"
             )
 
 

@@ -60,6 +60,29 @@ def test_slurm_takes_a_further_option_in_every_spelling(
     assert expected in shown(cluster, first["id"])
 
 
+def test_one_kind_of_jobs_has_options_of_its_own(site: Site, cluster: Cluster) -> None:
+    """GPUs of a type, in different numbers, and a reservation of nodes that the other jobs do not use."""
+    reservation = ("reservationname=ours", "starttime=now", "duration=60", "users=root", "nodes=n1")
+    cluster.run("scontrol", "create", "reservation", *reservation)
+    try:
+        site.submit(
+            "kinds", f"profile.additional={{{ON_HOLD}}}",
+            "profile.resources.gpu.additional={gres: 'gpu:h100:2', reservation: ours}",
+            "profile.resources.judge.additional.gres=gpu:h100:3",
+        )  # fmt: skip
+        jobs = submitted(site.run("kinds"))
+        squares, checks, total, gate = (
+            shown(cluster, next(job["id"] for job in jobs if job["step"] == step and bool(job.get("gate")) is gate))
+            for step, gate in (("squares", False), ("checks", False), ("total", False), ("squares", True))
+        )
+        assert "gres:gpu:h100:2" in squares and "Reservation=ours" in squares
+        assert "gres:gpu:h100:3" in checks and "gres:gpu:4" in total
+        assert not any("Reservation=ours" in text for text in (checks, total, gate))
+    finally:
+        site.launch("cancel", "run=kinds")
+        cluster.run("scontrol", "delete", "reservationname=ours")
+
+
 def test_a_job_without_the_shells_environment_does_its_work(site: Site, undisturbed: RunOnDisk) -> None:
     site.submit("bare-environment", "profile.additional={export: NONE}")
     site.wait_until_left("bare-environment")

@@ -311,7 +311,7 @@ def test_seeds_is_short_for_the_trainings_of_each_model():
 ODD = """\
 account: 0123
 additional: {time: 1:00:00, begin: 16:00, wckey: 2026_11}
-resources: {cpu: {partition: 007}}
+resources: {cpu: {partition: 007, additional: {time: 2:00:00}}}
 """
 
 
@@ -326,6 +326,7 @@ def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written
         profile = resolve(["stage=full", "profile=local", *words]).profile
     assert (profile.account, profile.resources["cpu"].partition) == ("0123", "007")
     assert profile.additional == {"time": "1:00:00", "begin": "16:00", "wckey": "2026_11"}
+    assert profile.resources["cpu"].additional == {"time": "2:00:00"}
     assert resolve(["train.learning_rate=1e-3", "seed=1_000"]).settings.seed == 1000
     with pytest.raises(UserError, match=r"seed=1:00: takes a whole number"):
         resolve(["seed=1:00"])

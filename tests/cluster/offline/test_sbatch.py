@@ -380,8 +380,9 @@ def test_options_about_gpus_are_for_jobs_that_have_some():
     "word", ["{depend: x}", "{--output: x}", "{arr: x}", "{error: x}", "{requeue: true}", "{quiet: ''}"]
 )
 def test_no_spelling_of_an_option_that_is_the_submissions_own_is_taken(word: str):
-    with pytest.raises(UserError, match=r"a submission sets --[\w-]+ itself; leave it out"):
-        resolve(["stage=full", "profile=h100", f"profile.additional={word}"])
+    for place in ("profile", "profile.resources.gpu"):
+        with pytest.raises(UserError, match=rf"{place}\.additional.*: a submission sets --[\w-]+ itself; leave it out"):
+            resolve(["stage=full", "profile=h100", f"{place}.additional={word}"])
 
 
 @pytest.mark.parametrize("word", ["{J: x}", "{-d: x}", "{--: x}", "{'a b': x}"])
