@@ -63,6 +63,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         for what, by_kind in (("left out", counts["left_out"]), ("bad rows", counts["rejected"]["rows_by_kind"])):
             if kinds := listed(by_kind):
                 print(f"{what}: {kinds}")
+        if "image missing or broken" in counts["rejected"]["rows_by_kind"]:
+            print(f"images are looked at once: after a repair, remove {task.folder} and run the stage again")
         for line in release_lines(counts["release"]):
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())

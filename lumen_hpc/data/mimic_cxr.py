@@ -311,8 +311,11 @@ class ImageFiles:
         return f"{root}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{ending}"
 
     @staticmethod
-    def _is_own(path: str, root: str) -> bool:
-        """True for a file of the tree; raises UserError for a link that leads out of it, to who knows whose file."""
+    def _is_own(path: str, tree: str) -> bool:
+        """True for a file of the tree; raises UserError for a link that leads out of it, to who knows whose file.
+
+        git-annex keeps the files beside files/, and links to them.
+        """
         try:
             mode = os.lstat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -324,15 +327,15 @@ class ImageFiles:
                 raise UserError(f"image {path} is not a file")
             return True
         target = os.path.realpath(path)
-        if os.path.commonpath([target, os.path.realpath(root)]) != os.path.realpath(root):
-            raise UserError(f"image {path} is a link that leads out of {root}; name the tree that holds the file")
+        if os.path.commonpath([target, os.path.realpath(tree)]) != os.path.realpath(tree):
+            raise UserError(f"image {path} is a link that leads out of {tree}; name the tree that holds the file")
         return os.path.isfile(target)
 
     def find(self, subject_id: int, study_id: int, dicom_id: str) -> int:
         """The kind of the first file that exists; raises UserError naming every path tried."""
         paths = [self.path(kind, subject_id, study_id, dicom_id) for kind in range(len(self.kinds))]
         for kind, path in enumerate(paths):
-            if self._is_own(path, self._roots[kind][0]):
+            if self._is_own(path, os.path.dirname(self._roots[kind][0])):
                 return kind
         alike = _alike(paths[0])
         hint = f"; there is {alike} instead: names must match, capitals included" if alike else ""

@@ -43,3 +43,15 @@ def test_a_run_on_this_machine_tells_on_the_console_what_was_read(tmp_path: Path
     ) in done.stdout
     assert "warning" not in done.stdout
     assert "submitit" not in done.stdout
+
+
+def test_after_bad_images_it_says_how_repaired_ones_are_read(tmp_path: Path, capsys) -> None:
+    dataset = Dataset(tmp_path).write()
+    settings = Settings(data=dataset.data)
+    settings.prepare.on_bad, settings.prepare.max_bad = "skip", 0.5
+    task = Task(Run(tmp_path / "run", settings, Profile()), Step(job.STAGE))
+    for broken in (False, True):
+        if broken:
+            dataset.image(50000011).write_bytes(b"")
+        list(job.work(task)(Shard(0, 1)))
+        assert (f"remove {task.folder} and run the stage again" in capsys.readouterr().out) is broken

@@ -37,15 +37,17 @@ def test_an_image_that_is_a_link_out_of_its_tree_is_refused(tmp_path):
     dataset = Dataset(tmp_path / "data").write()
     study = STUDIES[0][1]
     image = dataset.image(study)
-    outside, inside = tmp_path / "outside.jpg", image.with_name("inside.jpg")
+    outside, annex = tmp_path / "outside.jpg", tmp_path / "data" / "mimic-cxr-jpg" / ".git" / "annex"
     image.rename(outside)
     image.symlink_to(outside)
     with pytest.raises(UserError, match="leads out of"):
         dataset.run(images="exist")
-    image.unlink()
-    outside.rename(inside)
-    image.symlink_to(inside)
-    assert dataset.run(images="exist")["rejected"]["rows_by_kind"] == {}
+    annex.mkdir(parents=True)
+    for folder in (image.parent, annex):
+        image.unlink()
+        outside = outside.rename(folder / "inside.jpg")
+        image.symlink_to(outside)
+        assert dataset.run(images="exist")["rejected"]["rows_by_kind"] == {}
 
 
 @pytest.mark.parametrize("name", ["run[12]", "run*", "run?", "it's"])
