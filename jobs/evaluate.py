@@ -14,6 +14,7 @@ from typing import Any
 from lumen_hpc.cluster import accounting, manifest
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Task
 from lumen_hpc.config.schema import Settings
+from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_json
 from lumen_hpc.models import repeats, trained_on
@@ -109,7 +110,7 @@ def inputs(task: Task) -> Any:
     models = settings.predict.models
     prepared = run.path("prepare")
     entities = run.diff_vqa
-    known = (entities / "all_diseases.json").exists()
+    known = (entities / ENTITIES).exists()
     steps = {
         path.name: StepLogs.open(path, manifest.read)
         for path in sorted(run.folder.iterdir())

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.data.image_texts import ImageTexts
+from lumen_hpc.data.table_files import ENTITIES
+
+
+def external(settings: Settings) -> list[str]:
+    """The dataset's findings, where records are made of them; phantoms have none outside the run."""
+    data, reads = settings.data, settings.instruct.findings_first or settings.instruct.timelines
+    path = Path(data.diff_vqa).expanduser() / ENTITIES
+    return [str(path)] if data.source == "mimic" and reads and path.exists() else []
+
 
 STAGE = Stage(
     name="instruct",
@@ -20,6 +30,7 @@ STAGE = Stage(
     resources="cpu",
     settings=("seed", "data", "instruct", "experts.in_prompt", "experts.thresholds"),
     after=("prepare", "outcomes", "experts", "rewrite"),
+    external=external,
 )
 
 

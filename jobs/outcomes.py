@@ -21,12 +21,13 @@ def enabled(settings: Settings) -> bool:
 
 
 def external(settings: Settings) -> list[str]:
-    """MIMIC-IV's tables; phantoms have none outside the run."""
+    """MIMIC-IV's tables that are there; phantoms have none outside the run."""
     if settings.data.source == "phantom" or not settings.data.mimic_iv:
         return []
-    from lumen_hpc.outcomes.mimic_iv import files
+    from lumen_hpc.data.table_files import find
+    from lumen_hpc.outcomes.mimic_iv import TABLES
 
-    return [str(path) for path in files(settings.data.mimic_iv)]
+    return [str(path) for table in TABLES if (path := find(settings.data.mimic_iv, table))]
 
 
 STAGE = Stage(

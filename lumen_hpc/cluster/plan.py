@@ -12,7 +12,7 @@ from pathlib import Path
 from lumen_hpc.cluster import manifest
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import config_file
-from lumen_hpc.config.profile import Resources
+from lumen_hpc.config.profile import Resources, on_nodes_only
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.speed import Progress
 
@@ -71,12 +71,15 @@ def total_gpu_hours(plans: Sequence[StepPlan]) -> float:
 def inputs(run: Run, step: Step, graph: list[Step]) -> list[str | None]:
     """Hash of what each shard of a step reads; None for a shard while something it reads is not there.
 
-    It covers the verified content of earlier steps' shards and the files outside the run that the stage names.
+    It covers the verified content of earlier steps' shards and the files outside the run that the stage names, but for
+    those that only the nodes see: a worker's hash must be that of the machine that submits.
     """
     shards = step.stage.shards(run.settings)
     common = hashlib.sha256()
     for name in step.stage.external(run.settings):
         path = Path(name).expanduser()
+        if on_nodes_only(path, run.profile):
+            continue
         if not path.exists():
             raise UserError(f"stage {step.name} reads {path}, which is not there")
         stat = path.stat()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.cluster import question_counts
-from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.profile import Profile, on_nodes_only
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, MIMIC_CXR, deeper, find
+from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, deeper, find
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -80,11 +80,6 @@ def require_set(profile: Profile, runs: str = "", only: str = "") -> None:
         raise UserError(f"{result.message}; fix: {result.fix}")
 
 
-def on_nodes_only(path: Path, profile: Profile) -> bool:
-    """Whether the profile declares that only the nodes see this path."""
-    return any(path.absolute().is_relative_to(Path(top).expanduser()) for top in profile.node_paths)
-
-
 def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     """The dataset's folders and their tables."""
     where = settings.data
@@ -134,7 +129,7 @@ def _another(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[st
 
 def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     """The dataset's list of findings, where the findings line or timelines need it: instruct comes after GPU stages."""
-    path = Path(settings.data.diff_vqa).expanduser() / "all_diseases.json"
+    path = Path(settings.data.diff_vqa).expanduser() / ENTITIES
     reads = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
     if settings.data.source != "mimic" or not reads or on_nodes_only(path, profile):
         return

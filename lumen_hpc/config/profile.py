@@ -198,3 +198,8 @@ def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfi
     assert isinstance(merged, DictConfig)
     merged.name = name
     return merged
+
+
+def on_nodes_only(path: Path, profile: Profile) -> bool:
+    """Whether the profile declares that only the nodes see this path."""
+    return any(path.absolute().is_relative_to(Path(top).expanduser()) for top in profile.node_paths)

@@ -26,6 +26,7 @@ from lumen_hpc.data.diff_vqa import LevelChange
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.short_answers import is_missing
+from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
 
 Findings = Mapping[str, Mapping[str, str]]
@@ -137,7 +138,7 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
 
     The first of several levels or types counts. Raises UserError if the file is missing or is not of that form.
     """
-    path = Path(diff_vqa) / "all_diseases.json"
+    path = Path(diff_vqa) / ENTITIES
     try:
         found: dict[str, Findings] = {}
         for row in orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)):

@@ -10,6 +10,8 @@ METADATA = "mimic-cxr-*-metadata"
 SPLIT = "mimic-cxr-*-split"
 QUESTIONS = "mimic_pair_questions"
 MIMIC_ALL = "mimic_all"
+ENTITIES = "all_diseases.json"
+"""Beside the questions: the findings of every study, which a findings line and timelines are made of."""
 PATIENTS = "hosp/patients"
 """Sex and age, which MIMIC-CXR lacks."""
 MIMIC_CXR, DIFF_VQA = (METADATA, SPLIT), (QUESTIONS, MIMIC_ALL)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
+from jobs import PIPELINE
 from lumen_hpc.cluster import dependencies, graph, plan, submit
 from lumen_hpc.cluster.dependencies import Gate, Link
-from lumen_hpc.cluster.stage import Run, Shard, Stage
+from lumen_hpc.cluster.stage import Run, Shard, Stage, Step
+from lumen_hpc.config.data_schema import Data
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Instruct, Settings
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish
 
@@ -180,3 +185,24 @@ def test_a_run_of_another_version_is_refused(run: Run):
 
     with pytest.raises(UserError, match="layout 99"):
         submit.open_run(Request)  # type: ignore[arg-type]
+
+
+TABLES = {
+    "prepare": "vqa/mimic_all.csv", "outcomes": "iv/hosp/patients.csv.gz", "instruct": "vqa/all_diseases.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_file_that_only_the_nodes_see_counts_neither_there_nor_here(tmp_path: Path, name: str):
+    """Else what a worker has done would not be done for the machine that submits."""
+    folder = tmp_path / "local"
+    data = Data(source="mimic", mimic_cxr=f"{folder}/cxr", diff_vqa=f"{folder}/vqa", mimic_iv=f"{folder}/iv")
+    settings = Settings(data=data, instruct=Instruct(findings_first=True))
+    step = Step(next(stage for stage in PIPELINE.stages if stage.name == name))
+    runs = [Run(tmp_path, settings, Profile(node_paths=paths)) for paths in ([str(folder)], [])]
+    here, seen = (plan.inputs(run, step, []) for run in runs)
+    table = folder / TABLES[name]
+    table.parent.mkdir(parents=True)
+    table.write_text("[]")
+    assert plan.inputs(runs[0], step, []) == here
+    assert plan.inputs(runs[1], step, []) != seen
