@@ -9,7 +9,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 
-from lumen_hpc.data.diff_vqa import GrammarError, is_closed, parse_difference, parse_findings, parse_question
+from lumen_hpc.data.diff_vqa import LEVELS, GrammarError, is_closed, parse_difference, parse_findings, parse_question
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import CHANGING
@@ -103,12 +103,12 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
         if kind in CHANGING:
             change = parse_difference(short_answer)
             findings += [*change.new, *change.resolved, *(level.finding for level in change.levels)]
-            others += [("lvl", word) for level in change.levels for word in unknown(f"{level.before} {level.after}")]
+            others += [it for level in change.levels for it in _levels(f"{level.before} {level.after}")]
         elif parsed := parse_question(kind, question):
             findings.append(parsed.finding)
             others += [("place", word) for word in unknown(parsed.location or "")]
-            role = {"level": "lvl", "location": "place"}.get(kind)
-            others += [(role, word) for word in unknown(short_answer)] if role else []
+            others += [("place", word) for word in unknown(short_answer)] if kind == "location" else []
+            others += _levels(short_answer) if kind == "level" else []
             if kind == "type":  # bibasilar, acute: elsewhere a place and a level
                 parts = re.split(r", | and ", short_answer.strip(" ."))
                 others += [("type", it) for it in parts if any({"type"} != word.roles.keys() for word in words(it))]
@@ -116,6 +116,12 @@ def _names(kind: str, question: str, short_answer: str) -> Names:
                 findings += parse_findings(short_answer)
     names = [("finding", name) for name in findings if name and not knows(name)] + others
     return tuple(dict.fromkeys((role, name.lower()) for role, name in names))
+
+
+def _levels(text: str) -> list[tuple[str, str]]:
+    """Names of levels that the vocabulary does not hold as such: `increasing` is a change elsewhere."""
+    found = words(text)
+    return [("lvl", it.text) for it in found if not it.roles or (it.text in LEVELS and "lvl" not in it.roles)]
 
 
 _CLOSED = ("do ", "does ", "is ", "are ", "will ", "can ", "should ", "would ")

@@ -59,14 +59,24 @@ def _template_answers():
         Change(new=("pleural effusion",)),
         Change(resolved=("edema", "nodule")),
         Change(levels=(LevelChange("edema", "mild to moderate", "severe"),)),
+        Change(levels=(LevelChange("edema", "small", "small decreasing"),)),
         Change(("consolidation", "cardiomegaly"), ("nodule",), (LevelChange("edema", "severe", "mild"),)),
     )
     answers = {
         "abnormality": ("no abnormality", "edema", "edema, pleural effusion, tortuosity of the descending aorta"),
         "presence": ("yes", "no"),
         "view": ("PA view", "AP view"),
-        "location": ("left side", "bilateral", "in the right lower lobe", "the lung bases", "bilateral upper lung"),
-        "level": ("small", "moderate to severe", "acute"),
+        "location": (
+            "left side",
+            "bilateral",
+            "in the right lower lobe",
+            "the lung bases",
+            "bilateral upper lung",
+            "the lower and probably also middle lobe",
+            "left mid to lower area",
+            "upper to middle area",
+        ),
+        "level": ("small", "moderate to severe", "acute", "decreasing", "small increasing"),
         "type": ("linear", "ground-glass", "reticulated"),
         "difference": tuple(map(render_difference, changes)),
     }

@@ -33,6 +33,9 @@ ASKED = {
     "list": ("abnormality", "what abnormalities are seen in this image?", "edema"),
     "place": ("location", "where is the edema?", "left lung"),
     "mild": ("level", "what level is the edema?", "mild"),
+    "increasing": ("level", "what level is the edema?", "increasing"),
+    "from small": ("difference", DIFFERENCE, "the level of edema has changed from small to increasing. "),
+    "range": ("location", "where is the edema?", "the left mid to lower lung"),
     "view": ("view", "which view is this image taken?", "AP view"),
     "soon": (
         "prediction",
