@@ -242,6 +242,15 @@ def test_controls_change_images_and_their_sentences_and_nothing_else(prepared):
     assert "control" not in difference["meta"] and swapped["conversations"][1] == difference["conversations"][1]
 
 
+def test_controls_leave_images_before_the_pair_as_they_are(prepared):
+    records = write(prepared, settings=Instruct(max_images=3))["lumen-val"]
+    before, reference, main = records[1]["images"]
+    opening = prompt_of(records[1]).partition("reference image")[0]
+    for control, images in (("swapped", [before, main, reference]), ("same", [before, reference, reference])):
+        asked = perturb(control, records, 1)
+        assert asked["images"] == images and prompt_of(asked).partition("reference image")[0] == opening != ""
+
+
 LINE = (
     "pleural effusion small no resolved consolidation yes smooth no resolved cardiomegaly no yes new nodule no no same "
     "edema no no same"

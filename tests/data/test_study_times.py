@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumen_hpc.data.study_times import days, study_times, taken_at, taken_on
+from lumen_hpc.data.study_times import days, is_earlier, study_times, taken_at, taken_on
 from lumen_hpc.errors import UserError
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
@@ -100,3 +100,18 @@ def test_what_is_no_clock_time_leaves_the_date_alone(text):
 def test_a_date_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="StudyDate"):
         taken_on(text)
+
+
+@pytest.mark.parametrize(
+    ("taken", "than", "earlier"),
+    [
+        ("2138-05-15", "2138-05-16", True),
+        ("2138-05-16", "2138-05-15T01:00:00", False),
+        ("2138-05-16T08:00:00", "2138-05-16T09:00:00", True),
+        ("2138-05-16T08:00:00", "2138-05-16T08:00:00", False),
+        ("2138-05-16", "2138-05-16T09:00:00", False),
+        ("2138-05-16T09:00:00", "2138-05-16", False),
+    ],
+)
+def test_of_one_day_a_study_is_earlier_only_where_both_clocks_are_known(taken: str, than: str, earlier: bool):
+    assert is_earlier(taken, than) is earlier

@@ -10,8 +10,11 @@ import pytest
 import launch
 from jobs import PIPELINE
 from lumen_hpc.cluster import changes, commands, graph, manifest
+from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.config import config_file
+from lumen_hpc.config.profile import Resources
 from lumen_hpc.config.resolve import resolve
+from lumen_hpc.errors import UserError
 
 CLIP = resolve(["stage=full", "profile=local", "recipe=demo"]).settings.train.clip
 
@@ -43,6 +46,37 @@ def test_a_new_value_is_shown_with_what_it_costs(finished: list[str]) -> None:
     (later,) = [line for line in lines if "out of date" in line]
     assert "predict-lumen" in later and "predict-nvila" not in later and "evaluate" in later
     assert lines[-1] == "finished work lost: 3.5 h, 7 GPU-hours"  # two trainings, predictions, judgements, evaluate
+
+
+def test_what_had_not_finished_with_these_settings_is_no_loss(finished: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    (folder / "predict-lumen" / manifest.NAME).unlink()
+    path = folder / "judge-lumen" / manifest.NAME
+    path.write_text(re.sub(r'"config": ?"\w+"', '"config":"another"', path.read_text()))
+    found = changes.of(resolve(["stage=full", *finished, "train.clip=2.0"]), PIPELINE)
+    assert {"predict-lumen", "judge-lumen"} <= found.stale
+    assert [item.step for item in found.redone] == ["train-ft", "train-lumen", "predict-ft", "judge-ft", "evaluate"]
+
+
+def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(finished: list[str]) -> None:
+    """Their jobs would write shards of the one beside the others' of the other."""
+    request = resolve(["stage=full", *finished, "train.clip=2.0"])
+    found = changes.of(request, PIPELINE)
+    plans = {
+        step.name: StepPlan(step, 1, [], [], Resources()) for step in graph.steps(PIPELINE.stages, request.settings)
+    }
+    plans["predict-nvila"].live = [0]  # which the change does not touch
+    changes.require_still(request, found, list(plans.values()))
+    plans["train-lumen"].live = plans["evaluate"].live = [0]
+    with pytest.raises(UserError, match=r"evaluate, train-lumen queued or running .* cancel run=first"):
+        changes.require_still(request, found, list(plans.values()))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "none"), ("", "(empty)"), (0, "0"), ("x" * 60, "x" * 60), ("x" * 61, "x" * 59 + "…")]
+)
+def test_a_value_is_shown_in_a_line(value: object, shown: str) -> None:
+    assert changes.short(value) == shown
 
 
 def test_speed_alone_loses_nothing(finished: list[str]) -> None:
