@@ -142,7 +142,6 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.cluster import local
     from lumen_hpc.report import terminal
 
-    local.require_possible(request)
     live.require_none(run)
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)

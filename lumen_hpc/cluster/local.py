@@ -17,7 +17,6 @@ from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.errors import UserError
 
 COLUMNS = (
     SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -196,12 +195,3 @@ def _why(item: StepPlan, kinds: list[triage.FailureKind], log: str) -> str:
         lines.append("  no failure was recorded: a task was killed from outside, or could not start")
     lines.append(f"  log: {log}")
     return "\n".join(lines)
-
-
-def require_possible(request: Request) -> None:
-    """Refuses what only Slurm can do."""
-    for kind, resources in request.profile.resources.items():
-        if resources.nodes > 1:
-            raise UserError(
-                f"profile.resources.{kind}.nodes={resources.nodes}: this machine is one node; use a Slurm profile"
-            )

@@ -15,7 +15,7 @@ from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import run_record, unused_settings
 from lumen_hpc.config.request import SHORTHANDS, Request
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import compared
+from lumen_hpc.models import MODELS, compared, trained_on
 
 
 def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
@@ -33,7 +33,9 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     _require_server(request, steps)
     _require_scripts(request)
     unused_settings.require_site_read(request.profile, request.of_site)
+    _require_one_node(request)
     _require_kinds(request, steps)
+    _require_gated(request, steps)
     _require_fit(request, steps)
     if request.profile.executor == "slurm":
         sbatch.require_path(request.folder)
@@ -62,6 +64,34 @@ def _require_scripts(request: Request) -> None:
     if request.scripts and request.profile.executor == "local":
         name = request.profile.name
         raise UserError(f"scripts=true: profile {name} runs on this machine, without sbatch scripts; leave it out")
+
+
+def _require_one_node(request: Request) -> None:
+    """Raises UserError for jobs of several nodes where there is one."""
+    for kind, resources in request.profile.resources.items():
+        if resources.nodes > 1 and request.profile.executor == "local":
+            raise UserError(
+                f"profile.resources.{kind}.nodes={resources.nodes}: this machine is one node; use a Slurm profile"
+            )
+
+
+def _require_gated(request: Request, steps: Sequence[Step]) -> None:
+    """Raises UserError for gates about what the run has not: its last step would stop, or hold it to nothing."""
+    evaluate, models = request.settings.evaluate, request.settings.predict.models
+    if not any(step.stage.name == "evaluate" for step in steps):
+        return
+    if evaluate.gates and (absent := [name for name in ("ft", "lumen") if name not in models]):
+        raise UserError(
+            f"predict.models=[{','.join(models)}]: evaluate.gates=true compares lumen with ft; add "
+            f"{' and '.join(absent)}, or evaluate.gates=false"
+        )
+    if evaluate.outcome_gates and not (
+        "icu_48h" in request.settings.instruct.outcomes and trained_on("outcome", models)
+    ):
+        raise UserError(
+            "evaluate.outcome_gates=true is about icu_48h and a model that learns it; add icu_48h to instruct.outcomes "
+            f"and {', '.join(trained_on('outcome', MODELS))} to predict.models, or evaluate.outcome_gates=false"
+        )
 
 
 def _require_kinds(request: Request, steps: Sequence[Step]) -> None:

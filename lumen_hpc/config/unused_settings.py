@@ -139,6 +139,12 @@ UNREAD = (
         "add predict.engine=vllm or auto",
     ),
     Unread(
+        ("predict.controls",),
+        lambda settings: "no_experts" in settings.predict.controls and not settings.instruct.expert_text,
+        "no_experts leaves out words that instruct.expert_text=false never writes",
+        "leave no_experts out, or add instruct.expert_text=true",
+    ),
+    Unread(
         ("evaluate.outcome_gates",),
         lambda settings: not settings.instruct.outcomes,
         "instruct.outcomes asks about none",

@@ -172,6 +172,20 @@ def test_the_first_line_tells_what_runs_where(tmp_path: Path, capsys: pytest.Cap
         (["evaluate.outcome_gates=true"], "evaluate.outcome_gates: nothing would read it"),
         (["page=true"], "page: stage=full has no use for it: it is for stage=serve"),
         (["serve.port=8000"], "serve.port: stage=full has no use for it"),
+        (
+            ["predict.models=[nvila,lumen]"],
+            "evaluate.gates=true compares lumen with ft; add ft, or evaluate.gates=false",
+        ),
+        (
+            ["recipe=demo-outcomes", "predict.models=[lumen]"],
+            "evaluate.outcome_gates=true is about icu_48h and a model that learns it; add",
+        ),
+        (
+            ["recipe=demo-outcomes", "instruct.outcomes=[icu_24h]"],
+            "and lumen-outcomes to predict.models, or evaluate.outcome_gates=false",
+        ),
+        (["predict.controls=[same,no_experts]"], "predict.controls: nothing would read it, because no_experts leaves"),
+        (["profile.resources.train.nodes=2", "dry_run=true"], "train.nodes=2: this machine is one node"),
         (["scripts=true"], "scripts=true shows the scripts of a dry run, and this would submit; add dry_run=true"),
         (["scripts=true", "dry_run=true"], "profile local runs on this machine, without sbatch scripts"),
         (["train.epochs=2"], "train.epochs: nothing would read it, because train.steps"),

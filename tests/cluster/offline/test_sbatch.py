@@ -262,7 +262,14 @@ def test_a_path_that_slurm_or_python_reads_as_something_else_is_refused(tmp_path
 
 
 def test_a_mixture_without_a_kind_that_is_asked_for_costs_no_queue_turn(tmp_path: Path):
-    words = ["stage=full", "profile=h100", "recipe=demo", f"runs={tmp_path}", "predict.models=[lumen-outcomes]"]
+    words = [
+        "stage=full",
+        "profile=h100",
+        "recipe=demo",
+        f"runs={tmp_path}",
+        "predict.models=[lumen-outcomes]",
+        "evaluate.gates=false",
+    ]
     words += ["instruct.outcomes=[icu_48h]", "data.phantom.mimic_iv=true"]
     with pytest.raises(UserError, match=r"add train\.mixture\.outcome=N"):
         refusals.require_valid(resolve(words), jobs.PIPELINE)
@@ -279,7 +286,7 @@ def test_a_mixture_without_a_kind_that_is_asked_for_costs_no_queue_turn(tmp_path
         (["train.mixture={}", "train.mixture.difference=3"], r"no number for the diagnostic questions that ft learns"),
         (["train.steps=0"], r"a mixture has no end of its own; give train\.steps=N, or train\.mixture=\{\}"),
         (["train.steps=0", "train.mixture={}"], ""),
-        (["train.mixture.diagnostic=0", "predict.models=[lumen]"], ""),
+        (["train.mixture.diagnostic=0", "predict.models=[lumen]", "evaluate.gates=false"], ""),
     ],
 )
 def test_a_training_that_would_stop_or_learn_nothing_costs_no_queue_turn(tmp_path: Path, words: list[str], fault: str):
