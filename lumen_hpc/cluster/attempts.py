@@ -18,6 +18,8 @@ from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.errors import UserError
 
 EXIT_STUCK = 76
+UNENDED = ("began", "asked")
+"""Events after which an attempt goes on: it began, and it was asked to stop."""
 
 
 class Attempts:
@@ -37,6 +39,7 @@ class Attempts:
         }
         self.waited = 0.0
         """Seconds spent waiting for corrupt input to be written again."""
+        self._is_over = False
 
     def _is_earlier(self, row: dict[str, Any]) -> bool:
         """Whether a line is of an earlier attempt at this pack: another rank of this one may have written already."""
@@ -45,13 +48,14 @@ class Attempts:
     def within_budget(self, todo: list[int]) -> list[int]:
         """The shards worth another try: none once this submission's chain has spent its crashes or preemptions.
 
-        The same for each rank, however late it asks.
+        The same for each rank, however late it asks. What was killed after it had been asked to stop, because it could
+        not save in time, is no crash.
         """
         chain = [row for row in self.earlier if row["chain"] == _chain()]
         ended = {row["attempt"]: row["event"] for row in chain if row["event"] != "began"}
         outcomes = [ended.get(row["attempt"], "killed") for row in chain if row["event"] == "began"]
         crashes = sum(outcome in ("failed", "stuck", "killed") for outcome in outcomes)
-        stops = sum(outcome == "interrupted" for outcome in outcomes)
+        stops = sum(outcome in ("interrupted", "asked") for outcome in outcomes)
         if crashes > self.profile.crashes or stops > self.profile.preemptions:
             print(f"pack {self.pack}: {crashes} crashes and {stops} interruptions; the budget is "
                   f"{self.profile.crashes} and {self.profile.preemptions}", flush=True)  # fmt: skip
@@ -72,7 +76,13 @@ class Attempts:
     def began(self) -> None:
         self._record("began", **self.requested)
 
+    def asked(self) -> None:
+        """Records that the attempt was asked to stop; called from within a signal's handler."""
+        if not self._is_over:
+            self._record("asked")
+
     def ended(self, event: str) -> None:
+        self._is_over = True
         more: dict[str, Any] = {"waited": round(self.waited, 3)} if self.waited else {}
         # Asked last, since it could start CUDA before the work forks; and not of a driver that may hang.
         if event != "stuck" and (blind := self._blind()):

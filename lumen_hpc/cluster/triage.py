@@ -10,6 +10,7 @@ from typing import Any
 
 from lumen_hpc.cluster import accounting, full_disk, live, manifest, plan, slurm
 from lumen_hpc.cluster.accounting import Usage
+from lumen_hpc.cluster.attempts import UNENDED
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import config_file
 from lumen_hpc.files import last_lines
@@ -113,14 +114,14 @@ def unended(folder: Path) -> list[dict[str, Any]]:
     rows = manifest.read(folder / "attempts.jsonl")
     newest = max((row["chain"] for row in rows), default="")
     last: dict[int, dict[str, Any]] = {row["pack"]: row for row in rows if row["chain"] == newest}
-    return [row for row in last.values() if row["event"] == "began"]
+    return [row for row in last.values() if row["event"] in UNENDED]
 
 
 def blind(folder: Path) -> list[str]:
     """What the last attempts of the newest submission say of GPUs that they asked for and did not see, each once."""
     rows = manifest.read(folder / "attempts.jsonl")
     newest = max((row["chain"] for row in rows), default="")
-    last = {row["pack"]: row.get("blind") for row in rows if row["chain"] == newest and row["event"] != "began"}
+    last = {row["pack"]: row.get("blind") for row in rows if row["chain"] == newest and row["event"] not in UNENDED}
     return sorted({text for text in last.values() if text})
 
 

@@ -68,6 +68,7 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     )  # fmt: skip
     task = Task(run, step, ranks, stop.requested, watchdog.beat)
     attempts.began()
+    stop.tell(attempts.asked)
     failed = 0
     if _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
         failed = _Writer(task, everything, attempts, watchdog).write(todo)
@@ -295,11 +296,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason = ""
+        self._told: Callable[[], None] = lambda: None
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._set)
 
     def _set(self, number: int, frame: Any) -> None:
-        self.reason = self.reason or signal.Signals(number).name
+        if not self.reason:
+            self.reason = signal.Signals(number).name
+            self._told()
+
+    def tell(self, whom: Callable[[], None]) -> None:
+        """Has `whom` called when the request comes, and now if it has come."""
+        self._told = whom
+        if self.reason:
+            whom()
 
     def requested(self) -> bool:
         return bool(self.reason)

@@ -125,9 +125,9 @@ class Profile:
     signal_before_s: int = in_range(120, 1)
     """How long before the time limit the work is asked to save and stop [s]."""
     crashes: int = 2
-    """Crashes of one pack after which its successors give up."""
+    """Crashes of one pack, and deaths of its nodes, after which its successors give up."""
     preemptions: int = 20
-    """Preemptions and node failures of one pack after which its successors give up."""
+    """Preemptions and time limits of one pack after which its successors give up."""
     stuck_after_s: int = in_range(1800, 1)
     """A task that finishes no row for this long ends itself [s]."""
     gpu_memory_gb: float = 80

@@ -137,7 +137,7 @@ def _attempts(logs: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
     """
     found = {(row["pack"], row["attempt"]): _Attempt(row) for row in logs.attempts if row["event"] == "began"}
     for row in logs.attempts:
-        if row["event"] != "began" and (row["pack"], row["attempt"]) in found:
+        if row["event"] not in ("began", "asked") and (row["pack"], row["attempt"]) in found:
             found[row["pack"], row["attempt"]].ended = row
     for line in logs.manifest:
         if (line.get("pack"), line["attempt"]) in found:

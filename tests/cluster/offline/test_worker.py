@@ -6,12 +6,13 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from lumen_hpc.cluster import snapshot, status, status_table, worker
+from lumen_hpc.cluster import manifest, snapshot, status, status_table, triage, worker
 from lumen_hpc.cluster.attempts import Attempts
 from lumen_hpc.cluster.stage import Run, Stage, Step
 from lumen_hpc.cluster.worker import Stop
@@ -19,17 +20,21 @@ from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
 
 
-def test_signals_only_set_a_flag_and_the_first_is_the_reason() -> None:
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """The handlers of signals are afterwards as they were."""
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
-        stop = Stop()
-        assert not stop.requested()
-        for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-            assert stop.requested() and stop.reason == "SIGUSR2"
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_only_set_a_flag_and_the_first_is_the_reason(own_handlers: None) -> None:
+    stop = Stop()
+    assert not stop.requested()
+    for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        assert stop.requested() and stop.reason == "SIGUSR2"
 
 
 def test_what_the_package_logs_is_in_the_tasks_log(capsys: pytest.CaptureFixture) -> None:
@@ -87,6 +92,30 @@ def test_a_pack_is_given_up_after_exactly_its_crashes(
         attempts.began()
     start(monkeypatch, "99")
     assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
+
+
+def test_what_is_killed_after_it_was_asked_to_stop_is_a_preemption_and_no_crash(
+    run: Run, step: Step, monkeypatch: pytest.MonkeyPatch, own_handlers: None
+) -> None:
+    """Its shard, or its checkpoint, takes longer than the site waits before it kills."""
+    run.profile.crashes, run.profile.preemptions = 0, 1
+    for attempt in range(2):
+        start(monkeypatch, str(attempt))
+        attempts = Attempts(run, step, 0, rank=0)
+        assert attempts.within_budget([0]) == [0]
+        attempts.began()
+        stop = Stop()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        stop.tell(attempts.asked)  # as where the request comes before the attempt is on record
+        os.kill(os.getpid(), signal.SIGTERM)
+    folder = run.folder / step.name
+    assert [row["event"] for row in manifest.read(folder / "attempts.jsonl")] == ["began", "asked"] * 2
+    assert [row["job"] for row in triage.unended(folder)] == ["1"], "it has not ended"
+    start(monkeypatch, "99")
+    assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
+    attempts.ended("done")
+    attempts.asked()
+    assert triage.unended(folder) == [], "asked as it ends"
 
 
 @pytest.mark.parametrize(
