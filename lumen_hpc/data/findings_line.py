@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lumen_hpc.data.diff_vqa import LevelChange
+from lumen_hpc.data.diff_vqa import LevelChange, severity
 from lumen_hpc.data.phantom_states import FINDINGS
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.short_answers import is_missing
@@ -136,7 +136,8 @@ def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | N
 def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
     """study_id → its present findings, from all_diseases.json of a Medical-Diff-VQA folder.
 
-    The first of several levels or types counts. Raises UserError if the file is missing or is not of that form.
+    Of several levels the first that has a severity counts, as `moderate` of an increasing moderate effusion, and the
+    first of several types. Raises UserError if the file is missing or is not of that form.
     """
     path = Path(diff_vqa) / ENTITIES
     try:
@@ -191,7 +192,8 @@ def _known(name: str, entity: Mapping[str, list[str]]) -> dict[str, str]:
         if texts := entity.get(key):
             if not isinstance(texts, list) or not isinstance(texts[0], str) or is_missing(texts[0]):
                 raise TypeError(f"the {key} of a finding is no list of texts")
-            known[key] = texts[0]
+            ranked = (text for text in texts if isinstance(text, str) and severity(text) is not None)
+            known[key] = next(ranked, texts[0]) if key == "level" else texts[0]
     if not name or is_missing(name):
         raise TypeError("a finding has no name")
     return known

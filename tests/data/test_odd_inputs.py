@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import os
 import re
 import zipfile
@@ -128,6 +129,16 @@ def test_the_study_of_an_entity_is_known_by_its_number(tmp_path, study_id):
     rows = [{"study_id": study_id, "entity": {"edema": {"level": ["mild"], "type": None}}}]
     (tmp_path / "all_diseases.json").write_text(str(rows).replace("'", '"').replace("None", "null"))
     assert read_findings(tmp_path) == {"50000011": {"edema": {"level": "mild"}}}
+
+
+@pytest.mark.parametrize(
+    ("levels", "known"), [(["increasing", "moderate"], "moderate"), (["small", "acute"], "small"), (["acute"], "acute")]
+)
+def test_of_several_levels_the_first_with_a_severity_counts(tmp_path, levels, known):
+    """The answers weigh them so too: a line that said `increasing` would call a change to severe the same."""
+    rows = [{"study_id": "50000011", "entity": {"edema": {"level": levels, "type": ["focal", "linear"]}}}]
+    (tmp_path / "all_diseases.json").write_text(json.dumps(rows))
+    assert read_findings(tmp_path) == {"50000011": {"edema": {"level": known, "type": "focal"}}}
 
 
 NO_STUDIES = {
