@@ -56,7 +56,7 @@ def write(
     return [folder / name for name in files]
 
 
-_ABSENT = {"unjudged": "", "differences": {}, "oracles": {}, "survival": {}}
+_ABSENT = {"unjudged": "", "differences": {}, "pairs": [], "oracles": {}, "survival": {}}
 
 
 def _figures(name: str, table: Mapping[str, Any]) -> dict[str, str]:

@@ -94,6 +94,7 @@ def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: 
         assert f'id="{name}"' in text
         assert all(f">{row}</th>" in text for row in table["rows"])
     assert text.count("<svg") == 5, "two figures an outcome, and survival"
+    assert "<li>lumen-outcomes minus laboratory values, regression: 0." in text
     items = outcomes_page.tripod(found, counts, settings)
     assert all(topic and said for _, topic, said in items) and len({item for item, _, _ in items}) == len(items)
     assert "overlapping admissions" in dict((item, said) for item, _, said in items)["7"]
