@@ -29,6 +29,8 @@ _NEGATION = re.compile(
 
 _KNOWN = PRESENT | {"absent", "gone"}
 """States of a finding that answer: residual or new edema is there, resolved edema is not."""
+_OF_ANY = ("present", "new", "absent", "gone")
+"""Of whatever there may be: that the contours are stable tells of no abnormality."""
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
@@ -94,7 +96,8 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         asked = "PA" if "PA" in parsed.template else "AP"
         claims = [there == (view == asked) for view, there in facts.views.items() if there or view == asked]
     else:
-        states = facts.findings.values() if finding is None else [facts.findings.get(finding)]
+        several = (state for name, state in facts.findings.items() if name != ANY or state.status in _OF_ANY)
+        states = several if finding is None else [facts.findings.get(finding)]
         known = [state for state in states if state and state.status in _KNOWN]
         replies = (_claim(parsed.template, parsed.location, state) for state in known)
         claims = [claim for claim in replies if claim is not None]

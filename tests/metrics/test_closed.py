@@ -45,6 +45,12 @@ def test_rules_of_words(answer, first, equal):
         ("view", "is this PA view?", "This image is not a PA view.", "no"),
         ("view", "is this PA view?", "Edema is present.", None),
         ("abnormality", "is there evidence of any abnormalities in this image?", "Edema is present.", "yes"),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "No change.", None),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "The contours are stable.", None),
+        ("abnormality", "is there evidence of any abnormalities in this image?", "There are new findings.", "yes"),
+        ("presence", "is there edema?", "There is new edema.", "yes"),
+        ("presence", "is there edema?", "There is no edema. The lungs are clear.", "no"),
+        ("presence", "is there cardiomegaly?", "The heart is normal in size. The lungs are clear.", "no"),
         ("presence", "outside the templates", "It is so.", "yes"),
     ],
 )
