@@ -65,6 +65,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         )
         faults = sum(counts["faults"].values())
         print(f"{counts['studies']} studies of {counts['patients']} patients; {faults} faults, each in counts.json")
+        if absent := counts["faults"]["patient not in MIMIC-IV"]:
+            print(f"{absent} of the patients are not in MIMIC-IV: their outcomes and laboratory values are unknown")
         for name in FILES:
             yield task.artefact(task.folder / name)
 

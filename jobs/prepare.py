@@ -71,6 +71,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         print(f"{counts['studies']['asked_about']} images: {images}")
         if not data.mimic_iv:
             print("sex and age of the patients are unknown: MIMIC-CXR has neither; data.mimic_iv=FOLDER gives them")
+        elif (known := counts["studies"]["with_sex_and_age"]) < counts["studies"]["asked_about"]:
+            print(f"sex and age are known of {known} of {counts['studies']['asked_about']} studies")
         for line in warnings(counts):
             print(f"warning: {line}")
         for name in FILES:

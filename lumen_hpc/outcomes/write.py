@@ -30,7 +30,8 @@ def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float
 
     Files: `states.jsonl` (what was known at its time: inputs), `outcomes.jsonl` (what came after it, and the race as
     recorded, for subgroups), `faults.jsonl` and `counts.json`. `studies` is prepare's studies.jsonl, whose order the
-    rows keep. Raises UserError for a table or column that is not there, or a file that breaks off.
+    rows keep. Raises UserError for a table or column that is not there, a file that breaks off, or tables of other
+    patients alone.
     """
     every = [_study(row) for row in read_jsonl(studies)]
     if not every:
@@ -41,6 +42,11 @@ def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float
         tables = Tables(mimic_iv, database, faults)
         _load_studies(database, every)
         histories = read_histories(tables, {study.subject_id for study in every}, faults)
+        if not any(history.known for history in histories.values()):
+            raise UserError(
+                f"data.mimic_iv={mimic_iv}: hosp/patients has none of the run's {len(histories)} patients; give the "
+                "whole MIMIC-IV (its open demo has 100 patients)"
+            )
         read_labs(tables, faults)
         known, values = _write_rows(folder, every, histories, latest(tables), faults)
     faults.write(folder / "faults.jsonl")

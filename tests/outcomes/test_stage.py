@@ -9,6 +9,8 @@ import pytest
 from jobs import PIPELINE
 from lumen_hpc.cluster import graph, preflight, ready
 from lumen_hpc.config import resolve
+from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.write import write
 from tests.outcomes import small_mimic_iv as small
 
 
@@ -43,3 +45,12 @@ def test_check_names_the_table_that_is_not_there(tmp_path: Path) -> None:
     found = [result.message for result in ready.data(request.settings, request.profile)]
     (message,) = [text for text in found if text.startswith("data.mimic_iv")]
     assert message.endswith("lacks icu/icustays.csv*")
+
+
+def test_tables_of_other_patients_are_refused(tmp_path: Path) -> None:
+    """Else every outcome would be unknown, and models would be trained and asked for nothing."""
+    made = small.tables()
+    made.rows["hosp/patients"] = [row for row in made.rows["hosp/patients"] if row["subject_id"] >= 19_000_000]
+    folder = small.write(tmp_path / "iv", made)
+    with pytest.raises(UserError, match=f"none of the run's {len(small.SUBJECTS)} patients"):
+        write(tmp_path / "out", small.studies(tmp_path / "studies.jsonl"), folder)
