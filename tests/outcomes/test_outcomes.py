@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from lumen_hpc.outcomes import outcomes as rules
+from lumen_hpc.outcomes.histories import Admission, History, Period
 from tests.outcomes.conftest import Small
 
 
@@ -80,3 +83,25 @@ def test_every_outcome_of_every_study_has_a_value_or_a_reason(read_small: Small)
     for outcomes in read_small.outcomes.values():
         assert list(outcomes) == [*rules.OUTCOMES, "survival"]
         assert all(set(value) in ({"value"}, {"unknown"}) for value in outcomes.values())
+
+
+AT = datetime(2150, 3, 1, 8)
+
+
+def found(dod: timedelta | None = None, **periods: timedelta) -> dict:
+    """Outcomes of a study at AT, in a stay of 72 h more; death and periods begin so long after the study."""
+    stay = Admission(1, AT - timedelta(hours=5), AT + timedelta(hours=72), None, None, "")
+    begun = {name: [Period(AT + after, None)] for name, after in periods.items()}
+    history = History(7, known=True, dod=(AT + dod).date() if dod is not None else None, admissions=[stay], **begun)
+    return rules.outcomes_of(history, rules.Study(70, 7, "test", AT, True))
+
+
+def test_the_last_moment_of_a_horizon_belongs_to_it() -> None:
+    day, hour, least = timedelta(days=1), timedelta(hours=1), timedelta(seconds=1)
+    assert found()["discharge_72h"] == {"value": True}
+    assert [found(dod=days * day)["death_30d"]["value"] for days in (0, 30, 31)] == [True, True, False]
+    assert found(dod=0 * day)["survival"] == {"value": {"days": 0, "died": True}}
+    for name in ("icu", "ventilation"):
+        for after, value in ((24 * hour, True), (24 * hour + least, False), (least, True)):
+            assert found(**{name: after})[f"{name}_24h"] == {"value": value}, after
+    assert found(icu=0 * hour)["icu_24h"] == {"unknown": rules.IN_ICU}
