@@ -158,16 +158,16 @@ def open_run(folder: str | Path) -> OpenRun:
 
     `folder` is the run's folder, such as `runs/demo`; nothing is read yet but its settings.
     """
-    from lumen_hpc.cluster.submit import LAYOUT, layout
+    from lumen_hpc.cluster.submit import require_layout
 
     folder = Path(folder).expanduser().absolute()
-    path = folder / "config.yaml"
     if folder.is_file():
         raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
     run_record.require_open(folder)
     if not folder.exists():
         raise UserError(f"there is no {folder}; {run_record.beside(folder)}")
-    if not path.is_file():
+    path = run_record.settings_file(folder)
+    if path is None:
         if inside := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):
             raise UserError(f"{folder} is a part of a run; give the run's folder, {inside}")
         runs = run_record.runs_in(folder)
@@ -177,11 +177,7 @@ def open_run(folder: str | Path) -> OpenRun:
             else "the folder of a run, such as runs/demo"
         )
         raise UserError(f"{folder} is no run: it has no config.yaml; give {one}")
-    if (version := layout(folder)) != str(LAYOUT):
-        raise UserError(
-            f"{folder}: a run of layout {version or '(none)'}, this version reads {LAYOUT}; "
-            "use the version that made it"
-        )
+    require_layout(folder)
     return OpenRun(Run(folder, *config_file.load(path)))
 
 

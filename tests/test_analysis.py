@@ -174,7 +174,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, folder: Path):
     with pytest.raises(UserError, match=rf"give one of the runs in it, such as {folder.parent.name}/{folder.name}$"):
         lumen_hpc.open_run(folder.parent)
     (folder / "layout").write_text("1\n")
-    with pytest.raises(UserError, match="a run of layout 1"):
+    with pytest.raises(UserError, match=r"written by another version of lumen_hpc \(layout 1,"):
         lumen_hpc.open_run(folder)
 
 

@@ -29,11 +29,12 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     runs = []
     for folder in folders:
         run_record.require_open(folder)
-        if not (folder / "config.yaml").is_file():
+        path = run_record.settings_file(folder)
+        if path is None:
             here = ", ".join(run_record.runs_in(folder.parent)) or "(none)"
             raise UserError(f"compare: there is no run {folder}; the runs in {folder.parent} are {here}")
         submit.require_layout(folder)
-        run = Run(folder, *config_file.load(folder / "config.yaml"))
+        run = Run(folder, *config_file.load(path))
         if not (folder / "report" / "tables.csv").is_file():
             raise UserError(f"compare: run {folder.name} has no report yet: python launch.py stage=full {run.words}")
         if not (folder / "instruct" / "lumen-test.jsonl").is_file():
