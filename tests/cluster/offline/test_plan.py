@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from jobs import PIPELINE
-from lumen_hpc.cluster import dependencies, graph, plan, submit
+from lumen_hpc.cluster import dependencies, graph, manifest, plan, submit
 from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Step
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Instruct, Settings
 from lumen_hpc.errors import UserError
+from tests.cluster.offline.conftest import stage
 from tests.cluster.offline.offline_graph import finish
 
 
@@ -51,6 +52,43 @@ def test_only_what_is_missing_is_planned(run: Run, stages: list[Stage]):
     assert todo["answer-b"] == [3]
     assert todo["score-b"] == [3], "the input of this one may change"
     assert todo["last"] == [0], "it reads all of them; the node leaves out what proves done"
+
+
+def test_packs_follow_those_of_the_step_that_is_read_shard_by_shard(run: Run, stages: list[Stage]):
+    steps = graph.steps(stages, run.settings)
+    for step in steps:
+        finish(run, step, steps, seconds=plan.PACK_SECONDS)
+    for name, index in (("answer-b", 1), ("answer-b", 3), ("score-b", 0)):
+        (run.folder / name / Shard(index, 4).file).unlink()
+    packs = {item.step.name: item.packs for item in plan.make(run, steps, steps, {})}
+    assert packs["answer-b"] == [[1], [3]]
+    assert packs["score-b"] == [[1, 0], [3]], "what it lacks of its own joins them"
+
+
+@pytest.mark.parametrize(
+    ("changed", "readers"),
+    [
+        (("first", 0), {"answer-a": [0, 1, 2, 3], "answer-b": [0, 1, 2, 3], "score-a": [0, 1, 2, 3],
+                        "score-b": [0, 1, 2, 3], "sum": [0]}),
+        (("answer-a", 2), {"score-a": [2], "last": [0]}),
+        (("score-b", 1), {"last": [0]}),
+        (("other", 0), {"sum": [0]}),
+    ],
+)  # fmt: skip
+def test_a_shard_depends_on_all_that_it_reads_and_on_nothing_else(
+    run: Run, stages: list[Stage], changed: tuple[str, int], readers: dict[str, list[int]]
+):
+    steps = graph.steps([*stages, stage("other"), stage("sum", after=("first", "other"))], run.settings)
+    for step in steps:
+        finish(run, step, steps)
+    before = {step.name: plan.inputs(run, step, steps) for step in steps}
+    name, index = changed
+    line = manifest.latest(run.folder / name)[index]
+    manifest.append(run.folder / name / manifest.NAME, {**line, "content": "another"})
+    after = {step.name: plan.inputs(run, step, steps) for step in steps}
+    found = {step: [at for at, old in enumerate(before[step]) if old != after[step][at]] for step in before}
+    assert {step: shards for step, shards in found.items() if shards} == readers
+    assert not any(None in hashes for hashes in after.values())
 
 
 def test_queued_shards_are_left_alone(run: Run, stages: list[Stage]):
