@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lumen_hpc.cluster import graph, manifest, plan
 from lumen_hpc.cluster.shards import write_shard
 from lumen_hpc.cluster.stage import Run, Shard, Stage
+from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish
 
 
@@ -119,6 +121,27 @@ def test_a_copied_artefact_is_noted_in_the_folder_of_its_step(run: Run, answered
     assert _missing(run, answered, "answer-a") == []
     (note,) = manifest.read(folder / manifest.VERIFIED)
     assert note["file"] == "final/weights" and not (folder / "final" / manifest.VERIFIED).exists()
+
+
+@pytest.mark.parametrize(("wrong", "named"), [("", ""), ("final/weights", "final/weights"), ("shard", "shard")])
+def test_who_reads_a_shard_is_told_of_the_first_file_that_is_not_its_lines(
+    run: Run, answered: list, wrong: str, named: str
+):
+    folder, shard = run.folder / "answer-a", Shard(1, 4).file
+    artefact = folder / "final" / "weights"
+    artefact.parent.mkdir()
+    artefact.write_text("weights")
+    row = {"file": "final/weights", "bytes": 7, "sha256": manifest.sha256(artefact), "mtime_ns": 1}
+    line = manifest.latest(folder)[1] | {"files": [row]}
+    if wrong:
+        harmed = folder / shard if wrong == "shard" else folder / wrong
+        _flip_a_byte(harmed)
+    assert manifest.mismatch(folder, line) == (shard if named == "shard" else named)
+    assert manifest.verified(folder, line) is not bool(wrong)
+    with (
+        pytest.raises(UserError, match="shard 1 is not the file that its manifest records") if wrong else nullcontext()
+    ):
+        manifest.require_verified(folder, line)
 
 
 def test_a_changed_setting_makes_only_its_stages_stale(run: Run, answered: list):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from lumen_hpc.cluster import dependencies, graph, manifest, plan, submit
 from lumen_hpc.cluster.dependencies import Gate, Link
 from lumen_hpc.cluster.stage import Run, Shard, Stage, Step
 from lumen_hpc.config.data_schema import Data
-from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.schema import Instruct, Settings
 from lumen_hpc.errors import UserError
+from lumen_hpc.training.speed import Progress
 from tests.cluster.offline.conftest import stage
 from tests.cluster.offline.offline_graph import finish
 
@@ -89,6 +91,19 @@ def test_a_shard_depends_on_all_that_it_reads_and_on_nothing_else(
     found = {step: [at for at, old in enumerate(before[step]) if old != after[step][at]] for step in before}
     assert {step: shards for step, shards in found.items() if shards} == readers
     assert not any(None in hashes for hashes in after.values())
+
+
+def test_gpu_hours_are_of_what_is_missing_and_of_loading_once_a_task(stages: list[Stage]):
+    item = plan.StepPlan(Step(stages[1]), 4, [0, 1], [[0], [1]], Resources(gpus=2, nodes=3), load_hours=0.5)
+    assert item.gpu_hours is None and plan.total_gpu_hours([item]) == 0
+    item.estimate = 8.0  # of all four shards; 6 GPUs load for half an hour in each of two tasks
+    assert (item.gpu_hours, item.measured) == (4 + 6, False)
+    item.progress = Progress(step=40, steps=100, seconds=30.0, gpus=6)  # 60 steps are left
+    assert (item.gpu_hours, item.measured) == (3 + 6, True)
+    item.shard_seconds = 1800.0
+    assert item.gpu_hours == 6 + 6 == plan.total_gpu_hours([item])
+    assert replace(item, missing=[]).gpu_hours == 0
+    assert replace(item, resources=Resources(gpus=0)).gpu_hours == 0
 
 
 def test_queued_shards_are_left_alone(run: Run, stages: list[Stage]):
