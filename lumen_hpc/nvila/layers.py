@@ -101,7 +101,9 @@ def _allow_shapes() -> None:
 
 def _recomputed(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        if layer.training and torch.is_grad_enabled():
+        # Without a backward pass, as in a frozen tower, there is nothing to recompute, and torch refuses to compile it.
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+        if layer.training and torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *layer.parameters())):
             return recomputation.checkpoint(forward, *args, **options, **kwargs)
         return forward(*args, **kwargs)
 

@@ -26,7 +26,13 @@ def tried(backend, aspect="dynamic_s2", **settings) -> str:
     return why_plain(train, config, device="cpu", backend=backend)
 
 
-@pytest.mark.parametrize("settings", [{}, {"checkpointing": "selective"}, {"adapter": LORA}, {"aspect": "resize"}])
+FROZEN = {"tune": ["projector", "llm"]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"checkpointing": "selective"}, {"adapter": LORA}, {"aspect": "resize"}, FROZEN, FROZEN | {"adapter": LORA}],
+)
 def test_layers_that_compile_are_trusted(settings):
     before = torch.get_rng_state()
     assert tried("aot_eager", **settings) == ""
