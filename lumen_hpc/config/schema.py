@@ -167,8 +167,9 @@ class Train:
     """Largest gradient norm; 0: no limit."""
     precision: str = choice("bf16", "bf16", "fp32")
     """Number format of the forward and backward passes."""
-    zero: int | str = choice(3, 0, 1, 2, 3, "auto")
-    """DeepSpeed ZeRO stage; `auto`: the lowest that fits the GPUs' memory, kept for the whole training."""
+    zero: int | str = choice(3, 1, 2, 3, "auto")
+    """DeepSpeed ZeRO stage; `auto`: the lowest that fits the GPUs' memory, kept for the whole training. There is no 0:
+    DeepSpeed then counts a step of AdamW too many in bf16, and keeps no gradient norm in fp32."""
     max_tokens: int = in_range(8192, 1)
     """Longest sample [tokens]; a longer one loses its oldest priors, and is bad input if it is longer without them."""
     token_budget: int = runtime_only(16384, low=1)

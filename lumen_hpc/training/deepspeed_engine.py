@@ -98,7 +98,7 @@ class Engine:
         for group in self.ds.optimizer.param_groups:
             group["lr"] = rate
         self.ds.step()
-        return float(self.ds.get_global_grad_norm() or 0.0)
+        return float(self.ds.get_global_grad_norm())
 
     def stage(self, folder: Path) -> None:
         """Has DeepSpeed lay out its checkpoint under `folder`, through the staged writer."""

@@ -105,8 +105,7 @@ def run(
     found = checkpoints.latest()
     if found is not None:
         _same_run(found, work.fingerprint)
-    other_world = found is not None and found.world_size != ranks.world_size
-    convert = other_world and int(train.zero) > 0
+    convert = found is not None and found.world_size != ranks.world_size
     engine = Engine(work.model, train, ranks, checkpoints.writer, universal=convert)
     done = 0
     if found is not None:

@@ -75,7 +75,7 @@ def by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: W
         weights = own + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
     gradients = width * learning / (gpus if stage >= 2 else 1)
     # In float32 the weights are their own master.
-    optimizer = (12 if width == 2 else 8) * learning / (gpus if stage >= 1 else 1)
+    optimizer = (12 if width == 2 else 8) * learning / gpus
     tokens, together = train.token_budget, train.ranks_a_micro_batch
     tiles = tokens / workload.image_tokens * workload.tiles
     saved, in_layer = _activations(train, sizes, tokens / together, tiles / together)

@@ -54,12 +54,9 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
         raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
     model.config = model.config.with_prompt_form(PromptForm.trained())
-    if list((folder / "deepspeed").glob("*optim_states.pt")):
-        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
-            str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
-        )
-    else:  # train.zero=0 in float32: every rank has the whole model
-        weights = torch.load(folder / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=True)["module"]
+    weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
+        str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
+    )
     # Parameters missing from the checkpoint were frozen and equal the base's.
     learned, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     if factors:
