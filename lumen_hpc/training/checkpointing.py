@@ -1,8 +1,8 @@
 """Checkpoints that are either complete or absent, written while training continues.
 
 `checkpoints/step-000400/` appears by one rename after every rank's files are on disk, and holds `COMPLETE.json`:
-the step, what the run was, and each file's length and SHA-256. A folder without the marker, or with a file that
-does not match it, is skipped with a warning and the previous one is used.
+the step, what the run was, each file's length and SHA-256, and its own. A folder without the marker, or with a file
+that does not match it, is skipped with a warning and the previous one is used.
 
 DeepSpeed writes its own layout through `StagedWriter`, so its tools (zero_to_fp32, ds_to_universal) read ours.
 """
@@ -225,9 +225,8 @@ class Checkpoints:
         sums = [json.loads(part.read_text()) for part in parts]
         if not all(sums):
             return  # a rank could not write its files, and reports it itself
-        write_json(
-            staging / MARKER, {**marker, "files": {name: entry for part in sums for name, entry in part.items()}}
-        )
+        marker = {**marker, "files": {name: entry for part in sums for name, entry in part.items()}}
+        write_json(staging / MARKER, {**marker, "sha256": _digest(marker)})
         final = self._folder / staging.name.removeprefix(".")
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
@@ -319,11 +318,17 @@ def _read(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """The checkpoint that a marker describes, or the reason there is none."""
     try:
         marker = json.loads((folder / MARKER).read_text())
+        if marker.pop("sha256", "") not in ("", _digest(marker)):  # markers before 2026-11-29 have none
+            return None, "its marker was changed after it was written (SHA-256 differs)"
         return Checkpoint(folder, marker["step"], marker["world_size"], marker["state"], marker["files"]), None
     except FileNotFoundError:
         return None, "it has no marker, so it is incomplete"
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"its marker cannot be read ({error})"
+
+
+def _digest(marker: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()
 
 
 def _mismatch(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:

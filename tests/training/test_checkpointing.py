@@ -61,8 +61,10 @@ def corrupt(folder, how):
         file.unlink()
     elif how == "no marker":
         (folder / MARKER).unlink()
+    elif how == "another step":  # '6' and '2' are one bit apart
+        (folder / MARKER).write_text((folder / MARKER).read_text().replace('"step": 6', '"step": 2'))
     else:
-        (folder / MARKER).write_text('{"step": 6')
+        (folder / MARKER).write_text({"no object": "[1]", "broken marker": '{"step": 6'}[how])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,8 @@ def corrupt(folder, how):
         ("file missing", "weights.pt is missing"),
         ("no marker", "it is incomplete"),
         ("broken marker", "marker cannot be read"),
+        ("no object", "marker cannot be read"),
+        ("another step", "marker was changed"),
     ],
 )
 def test_a_corrupt_one_is_skipped_with_the_reason_and_can_be_written_again(kept, tmp_path, caplog, how, reason):
