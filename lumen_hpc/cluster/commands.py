@@ -71,7 +71,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
 def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Changes) -> int:
     """Submits what is missing to Slurm."""
     live.require_own(run)
-    with submission.writing(run), submission.withdrawn_on_hangup():
+    with submission.writing(run), submission.ended_as_by_ctrl_c():
         queued = live.settled_queue(run)
         if swept := live.sweep(run, queued):
             print(f"cancelled {len(swept)} job(s) of earlier submissions that could never start, or are on no record")
@@ -146,7 +146,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
     refusals.require_ready(request, plans)
-    with submission.writing(run), _announcing(run, request.stage):
+    with submission.writing(run), _announcing(run, request.stage), submission.ended_as_by_ctrl_c():
         try:
             local.run_all(request, pipeline, run, plans, console)
         except local.Failed as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
                 time.sleep(0.1)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and running:
-                console.print("stopping: the tasks save what they have and end; Ctrl-C again does not wait for them")
+                with suppress(OSError):  # the terminal may be closed
+                    console.print("stopping: tasks save what they have and end; Ctrl-C again does not wait for them")
             _stop([job for one in running for job in one.jobs])
             raise
 
@@ -142,7 +144,8 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
+    with orphans.deaf_to_terminal():
+        jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
     return _Running(item, jobs, written, failures, code, attempt)
 
 

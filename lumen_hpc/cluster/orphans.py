@@ -12,6 +12,8 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +25,22 @@ if TYPE_CHECKING:
 LAUNCHER = "LUMEN_LAUNCHER"
 """In a local task's environment: the process id of its launcher."""
 LOCK = ".working"
+OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to all of its processes."""
 PATIENCE_S = 60.0
 
 
 def end_with_launcher(folder: Path) -> None:
     """In a local task: holds the run, and ends this process at once when its launcher ends. Elsewhere: nothing.
 
-    Ctrl-C reaches every process of the terminal: the task ignores it, and its launcher asks it to stop.
+    Ctrl-C, or its end, reaches every process of a terminal: the task ignores it, and its launcher asks it to stop.
     """
     launcher = os.environ.get(LAUNCHER)
     if not launcher or os.environ.get("SUBMITIT_EXECUTOR") != "local":
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in OF_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINAL)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # open as long as the process lives
     fcntl.flock(handle, fcntl.LOCK_SH)
     try:
@@ -48,6 +54,19 @@ def end_with_launcher(folder: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def deaf_to_terminal() -> Iterator[None]:
+    """What is started in the block never gets a terminal's signals; this process gets them once it has ended.
+
+    submitit's process between a launcher and its tasks would kill them within a second of Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def require_none(folder: Path, console: Console) -> None:

@@ -277,8 +277,9 @@ def writing(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def withdrawn_on_hangup() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a closed terminal, end a submission as ^C does: what it submitted is withdrawn."""
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, end the block as ^C does: what was submitted is withdrawn, and tasks
+    on this machine are asked to save."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     changed = [number for number, handler in before.items() if handler == signal.SIG_DFL]  # not under nohup
     for number in changed:

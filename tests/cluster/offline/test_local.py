@@ -17,7 +17,7 @@ import submitit
 from rich.console import Console
 
 import jobs
-from lumen_hpc.cluster import local, submit
+from lumen_hpc.cluster import local, manifest, orphans, submit
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Stage, Step
 from lumen_hpc.config.profile import Resources
@@ -122,3 +122,30 @@ def test_an_edit_during_a_run_does_not_reach_the_steps_to_come(tmp_path: Path) -
         output = launch.communicate()[0]
     assert launch.returncode == 0, output
     assert len(list((runs / "edited" / "code").iterdir())) == 1
+
+
+@pytest.mark.parametrize("how", ["INT", "HUP", "TERM"])
+def test_whatever_ends_the_command_lets_its_tasks_save(tmp_path: Path, how: str) -> None:
+    """A terminal sends Ctrl-C and its own end to all processes, `timeout` SIGTERM to the command alone."""
+    own = checkout.make(tmp_path / "checkout", jobs=Path(__file__).parents[1] / "chain")
+    runs, control = tmp_path / "runs", tmp_path / "runs" / "control-ended"
+    control.mkdir(parents=True)
+    hold = control / "hold-numbers-0"
+    hold.touch()
+    words = ("stage=full", "profile=local", "recipe=demo", "run=ended", f"runs={runs}", "experts.shards=1")
+    process = subprocess.Popen(
+        [sys.executable, "launch.py", *words], cwd=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in orphans.OF_TERMINAL],
+    )  # fmt: skip
+    with process:
+        try:
+            while not (control / "computed.txt").exists():
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.1)
+            (os.kill if how == "TERM" else os.killpg)(process.pid, signal.Signals[f"SIG{how}"])
+            time.sleep(2)  # submitit's controller would have killed them after one
+        finally:
+            hold.unlink()
+        output = process.communicate()[0]
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert len(list(manifest.read(runs / "ended" / "numbers" / manifest.NAME))) == 1, "the shard was lost"
