@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 import signal
 import stat
@@ -53,9 +54,10 @@ def served(folders, tmp_path_factory):
             assert process.poll() is None and time.monotonic() < deadline, out.read_text()
             time.sleep(0.5)
         yield address, runs, out.read_text()
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(timeout=300) == 130, out.read_text()
     assert read_address(runs / "try" / "serve") is None, "the address goes with the server"
+    assert not (runs / "try" / "serve" / "failures.jsonl").exists(), "it was asked to stop"
 
 
 @pytest.fixture(scope="module")
