@@ -141,7 +141,10 @@ class Batcher:
         for i, sample in samples.items():
             expected = self._index.prefix[i] + self._index.suffix[i]
             if sample.supervised != self._index.supervised[i] or len(sample) != expected:
-                raise UserError(f"record {self._index.ids[i]} has changed since the training began")
+                raise UserError(
+                    f"record {self._index.ids[i]} has other tokens than when the training began: put its text and the "
+                    "sizes of its images back, or prepare the run again"
+                )
         return samples
 
     def _blanks(self, records: list[Record]) -> dict[str, Blank]:
