@@ -72,7 +72,8 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
         splits, shared = patients(columns, ok)
         keep, left_out = select(columns, studies, ok, settings, seed, splits, shared, repeated)
         if not keep.any():
-            raise UserError(f"{questions.file}: of {questions.read} questions, none is usable")
+            cause = f"; {bad.first}" if bad.first else ""
+            raise UserError(f"{questions.file}: of {questions.read} questions, none is usable{cause}")
         used = _studies_of(columns, ok)
         untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits, persons)
         lines.copy(folder / "questions.jsonl", keep)
