@@ -143,6 +143,7 @@ def _run_here(request: Request, pipeline: Pipeline, run: Run) -> int:
     from lumen_hpc.report import terminal
 
     live.require_none(run)
+    lock.require_free(run.folder)  # before what it has not finished yet looks like a stage that is missing
     console = _console()
     plans, _ = submission.make(request, pipeline.stages, run)
     refusals.require_ready(request, plans)

@@ -72,7 +72,7 @@ def require_free(folder: Path) -> None:
 
 def _busy(path: Path, host: str, pid: str) -> Busy:
     return Busy(
-        f"{path.parent}: another command (process {pid or '?'} on {host or '?'}) is submitting this run; "
+        f"{path.parent}: another command (process {pid or '?'} on {host or '?'}) works on this run; "
         f"if it no longer exists, remove {path}"
     )
 

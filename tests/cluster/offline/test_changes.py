@@ -9,7 +9,7 @@ import pytest
 
 import launch
 from jobs import PIPELINE
-from lumen_hpc.cluster import changes, commands, graph, manifest
+from lumen_hpc.cluster import changes, commands, graph, lock, manifest
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Resources
@@ -279,3 +279,13 @@ def test_a_dry_run_says_what_the_budget_would_refuse(tmp_path: Path, capsys: pyt
         assert launch.main([*words, f"profile.gpu_hours_limit={limit}"]) == 0
         out = capsys.readouterr().out
         assert ("a submission would be refused: this submission would cost about" in out) == refused
+
+
+def test_while_a_run_goes_on_here_another_command_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Else a stage whose input is being written at this moment would be called missing."""
+    request = resolve(["stage=full", "recipe=smoke", f"runs={tmp_path}"])
+    request.folder.mkdir()
+    config_file.save(request, request.folder / "config.yaml")
+    with lock.held(request.folder):
+        assert launch.main(["stage=train", "run=smoke", f"runs={tmp_path}"]) == 2
+    assert "works on this run" in capsys.readouterr().err

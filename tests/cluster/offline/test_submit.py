@@ -31,7 +31,7 @@ def test_two_first_submissions_at_once_do_not_remove_each_others_run(
             first.enter_context(lock.held(run.folder))
 
         monkeypatch.setattr(submit, "prepare_folder", meanwhile)
-        with pytest.raises(lock.Busy, match="is submitting this run"), submit.writing(run):
+        with pytest.raises(lock.Busy, match="works on this run"), submit.writing(run):
             pass
         assert (run.folder / lock.LOCK).exists() and (run.folder / "layout").exists()
 
