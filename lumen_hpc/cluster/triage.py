@@ -166,23 +166,23 @@ def before_work(
     The worker records every attempt; these have a log, or an account of Slurm's, and no attempt. `inputs_done`: where
     neither exists, a job whose inputs are there should have started.
     """
-    folder, names = run.folder / step.name, _without_attempt(run, step, missing)
-    if not names:
+    folder, idle = run.folder / step.name, _without_attempt(run, step, missing)
+    if not idle:
         return []
-    known = usage(names) or {}
+    known = usage([name for name, _ in idle]) or {}
     full = full_disk.full(folder) if folder.is_dir() else ""
     barred, gate = _barred(run, step) if inputs_done else ("", None)
     found: dict[str, FailureKind] = {}
-    for name in names:
+    for name, pack_begun in idle:
         log = Path(_log(folder, name))
         account = _account(known, name)
         if log.is_file():
             ending = _last_line(log) or full or "its log is empty"
         elif account and account.node and account.state != "COMPLETED":
             ending = f"it ended as {account.state} on {account.node} and left no log"
-        elif gate:
+        elif not pack_begun and gate:
             ending, log = barred, gate
-        elif account and account.state == "CANCELLED" and barred:
+        elif not pack_begun and barred and account and account.state == "CANCELLED":
             ending = barred
         elif not account and inputs_done and not known:
             ending = "it is not in the queue and left no log"
@@ -224,18 +224,23 @@ def _barred(run: Run, step: Step) -> tuple[str, Path | None]:
     return (f"the gate of {name} failed: {_last_line(log)}", log) if log else (CANCELLED_EARLY, None)
 
 
-def _without_attempt(run: Run, step: Step, missing: Sequence[int]) -> list[str]:
-    """Jobs of the newest submission of a step that were for missing shards and recorded no attempt at them."""
+def _without_attempt(run: Run, step: Step, missing: Sequence[int]) -> list[tuple[str, bool]]:
+    """Jobs of the newest submission of a step that were for missing shards and recorded no attempt at them.
+
+    With each, whether another link of it did: then this one stood by, and the shards are missing since.
+    """
     submitted = [
         (record, job) for record in live.submissions(run.folder) if not record.get("cancelled")
         for job in record["jobs"] if job["step"] == step.name and not job.get("gate")
     ]  # fmt: skip
     begun = {row["job"] for row in manifest.read(run.folder / step.name / "attempts.jsonl")}
-    return [
-        name for record, job in submitted if record["folder"] == submitted[-1][0]["folder"]
+    tasks = [
+        (name, pack) for record, job in submitted if record["folder"] == submitted[-1][0]["folder"]
         for name, pack in zip(slurm.expand(job["id"], len(job["packs"])), job["packs"], strict=True)
-        if set(record["packs"][step.name][pack]) & set(missing) and name not in begun
+        if set(record["packs"][step.name][pack]) & set(missing)
     ]  # fmt: skip
+    packs_begun = {pack for name, pack in tasks if name in begun}
+    return [(name, pack in packs_begun) for name, pack in tasks if name not in begun]
 
 
 def _last_line(log: Path) -> str:

@@ -157,6 +157,18 @@ def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, 
     assert triage.before_work(run, step, [0], True, _accounted("FAILED", "n1")) == []
 
 
+def test_a_successor_that_was_not_needed_is_no_failure_once_its_shard_is_missing_again(run: Run, stages: list[Stage]):
+    """As after a change of settings with which only another stage was submitted."""
+    step = Step(stages[0])
+    _submitted(run, step)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    record = json.loads(plan.read_text())
+    plan.write_text(json.dumps(record | {"jobs": [*record["jobs"], record["jobs"][0] | {"id": "8", "link": 1}]}))
+    assert len(triage.before_work(run, step, [0], True, _accounted("CANCELLED", ""))) == 1
+    manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
+    assert triage.before_work(run, step, [0], True, _accounted("CANCELLED", "")) == []
+
+
 @pytest.mark.parametrize(
     "error",
     [
