@@ -424,7 +424,7 @@ def test_sizes_that_are_not_those_of_the_image_stop_the_training_and_are_named(t
     changed[2]["meta"]["sizes"] = [[90, 450]] * len(changed[2]["images"])
     found = index(dataset, tmp_path / "out", changed, max_tokens=8192)
     batcher = Batcher(changed, found, nvila.Preprocessor.open(dataset / "base"), Pictures())
-    with pytest.raises(UserError, match=f"record {changed[2]['id']} has changed"):
+    with pytest.raises(UserError, match=f"record {changed[2]['id']} has other tokens"):
         batcher.build([SharedSequence((2,), 1)])
 
 
