@@ -157,11 +157,15 @@ def test_an_input_error_ends_the_tries_at_its_own_shards_only(
     attempts = Attempts(run, step, 0, rank=0)
     attempts.began()
     attempts.failure([1], UserError("row 5 has no image"))
+    attempts.failure([2], RuntimeError("a node's own trouble, which another try may not meet"))
     assert attempts.final_shards() == {1}
+    assert attempts.final_shards(before=True) == set(), "what this attempt itself met"
     attempts.ended("failed")
     start(monkeypatch, "8")
     assert Attempts(run, step, 0, rank=0).within_budget([1, 2]) == [2]
     assert Attempts(run, step, 1, rank=0).within_budget([1, 2]) == [1, 2], "another pack"
+    monkeypatch.setenv("LUMEN_SUBMISSION", "0099")
+    assert Attempts(run, step, 0, rank=0).within_budget([1, 2]) == [1, 2], "the user has submitted again"
 
 
 def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
