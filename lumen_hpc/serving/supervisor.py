@@ -195,7 +195,6 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lumen_hpc.serving.server", *words],
             env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
-            start_new_session=True,  # or a terminal's Ctrl-C would end it first, and it would look like a failure
         )  # fmt: skip
 
     def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Beat) -> bool:
