@@ -60,14 +60,16 @@ def _main(arguments: list[str]) -> int:
         _require_working_folder()
         from jobs import PIPELINE
         from lumen_hpc.cluster import commands, environment
-        from lumen_hpc.config import sweep
         from lumen_hpc.config.resolve import resolve
+        from lumen_hpc.config.sweep import points
 
-        if points := sweep.points(arguments):
+        if swept := points(arguments):
+            from lumen_hpc.cluster import sweep
+
             environment.drop(report=True)
             writes = True
             raise_interrupts()
-            return commands.sweep(points, PIPELINE)
+            return sweep.submit(swept, PIPELINE)
         request = resolve(arguments)
         where, writes = str(request.folder), request.verb == "submit" and not request.dry_run
         on_slurm = request.verb != "submit" or request.profile.executor == "slurm"

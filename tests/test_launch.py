@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from lumen_hpc.cluster import commands
+from lumen_hpc.cluster import commands, sweep
 from lumen_hpc.cluster.environment import EXACTLY
 from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
@@ -149,22 +149,27 @@ def test_a_ctrl_c_while_modules_load_leaves_no_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("verb", "words", "said"),
+    ("where", "verb", "words", "said"),
     [
-        ("status", ["status"], "lumen: interrupted\n"),
-        ("submit", ["stage=full", "dry_run=true"], "lumen: interrupted\n"),
-        ("submit", ["stage=full"], "lumen: interrupted; finished shards are kept; the same command continues\n"),
-        ("sweep", ["stage=full", "seed=[1,2]"], "lumen: interrupted; finished shards are kept; the same command"),
+        (commands, "status", ["status"], "lumen: interrupted\n"),
+        (commands, "submit", ["stage=full", "dry_run=true"], "lumen: interrupted\n"),
+        (commands, "submit", ["stage=full"], "lumen: interrupted; finished shards are kept; the same command"),
+        (
+            sweep,
+            "submit",
+            ["stage=full", "seed=[1,2]"],
+            "lumen: interrupted; finished shards are kept; the same command",
+        ),
     ],
 )
 def test_an_interrupted_command_says_what_is_kept_where_it_made_something(
-    tmp_path, capsys, monkeypatch, verb, words, said
+    tmp_path, capsys, monkeypatch, where, verb, words, said
 ):
     def interrupted(*_):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "what is begun is withdrawn"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, verb, interrupted)
+    monkeypatch.setattr(where, verb, interrupted)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as while modules load
     try:
         assert launch.main([*words, f"runs={tmp_path}"]) == 130

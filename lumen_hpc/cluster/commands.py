@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumen_hpc.cluster import changes, graph, live, lock, plan, preflight, ready, refusals, slurm
+from lumen_hpc.cluster import changes, graph, live, lock, preflight, ready, refusals, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.stage import Pipeline, Run
@@ -327,52 +327,6 @@ def compare(request: Request, pipeline: Pipeline) -> int:
         print(f"lumen: {line}", file=sys.stderr)
     comparison.show(runs, _console())
     return 0
-
-
-def _planned(request: Request, pipeline: Pipeline) -> list[StepPlan]:
-    return submission.make(request, pipeline.stages, submission.open_run(request))[0]
-
-
-def sweep(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
-    """Submits a run for each point of a sweep, all or none where the settings of one are refused; the worst code."""
-    from lumen_hpc.config.resolve import resolve
-
-    requests = [resolve(words) for _, words in points]
-    for request in requests:
-        refusals.require_valid(request, pipeline)
-    print(f"a sweep of {len(points)} run{'s' * (len(points) > 1)}: {', '.join(name for name, _ in points)}")
-    first = requests[0]
-    chained = first.stage not in ("", "fetch") and not graph.on_request(pipeline.stages, first.stage)
-    if first.profile.executor == "slurm" and chained:
-        with slurm.foreseen():
-            plans = [item for each in requests for item in _planned(each, pipeline)]
-        print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
-        if not first.dry_run:
-            refusals.require_within_budget(first, plans, len(requests))
-    codes: list[int] = []
-    for request in requests:
-        with _naming(request.run, [name for name, _ in points], len(codes)):
-            codes.append(submit(request, pipeline))
-    elsewhere = submission.open_run(requests[0]).elsewhere
-    place = f" profile.runs={elsewhere}" if elsewhere else ""
-    if len(points) > 1:
-        print(f"when they are done: python launch.py compare runs={','.join(name for name, _ in points)}{place}")
-    return max(codes)
-
-
-@contextmanager
-def _naming(run: str, names: list[str], done: int) -> Iterator[None]:
-    """In a sweep: says which run was refused or interrupted, and what became of the others."""
-    others = [f"{', '.join(names[:done])}: submitted or finished before, and not withdrawn"] * (done > 0)
-    others += [f"{', '.join(names[done + 1 :])}: not begun"] * (done + 1 < len(names))
-    words = f" (of this sweep {'; '.join(others)})" if others else ""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"run {run}: {error}{words}") from None
-    except KeyboardInterrupt:
-        print(f"lumen: interrupted at run {run}{words}", file=sys.stderr)
-        raise
 
 
 def existing(request: Request) -> Run:
