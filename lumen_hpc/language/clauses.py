@@ -185,7 +185,6 @@ class Statement:
 
     def __init__(self, clause: Clause, kind: str, earlier: Statement | None = None) -> None:
         """`earlier`: that of the clause before it, also of another sentence."""
-        self.kind = kind
         before = earlier if clause.start else None
         others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
         beside = [*clause.all(*grammar().groups["beside"])]

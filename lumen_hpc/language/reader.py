@@ -118,7 +118,7 @@ class _Reading:
         self.earlier = statement
         self.counts |= statement.counts
         for item in statement.items:
-            if self.lenient and _only_an_organ(statement, item):
+            if self.lenient and self.kind not in CHANGING and _only_an_organ(statement, item):
                 continue
             finding = self.findings.setdefault(item.name, Finding(item.name))
             finding.marks |= {"others"} if self.findings.keys() - {item.name} else set()
@@ -179,10 +179,10 @@ def _adrift(
 
 
 def _only_an_organ(statement: Statement, item: Finding) -> bool:
-    """True for an organ of which an image shows nothing that was read: a heart alone is no cardiomegaly."""
+    """True for an organ of which one image shows nothing that was read: a heart alone is no cardiomegaly."""
     alone = Finding(item.name)
     doubts = parsing.doubts(alone.add(statement, item))
-    return _ORGAN in doubts and statement.kind not in CHANGING and alone.events <= {"same"}
+    return _ORGAN in doubts and alone.events <= {"same"}
 
 
 def places_in(text: str) -> frozenset[Place]:
