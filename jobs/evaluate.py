@@ -6,7 +6,7 @@ A demo that fails a gate still writes its report, and then fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         folder = task.run.folder / "report"
         shown = not task.run.restricted if settings.evaluate.images is None else settings.evaluate.images
         evaluate, given = replace(settings.evaluate, images=shown), inputs(task)
+        written: list[Path] = []
+        if settings.instruct.outcomes:  # its page shows no image
+            written, given.criteria = outcomes(task, folder, given.identity.banner)
         if task.run.restricted and shown:
             given.identity = replace(given.identity, shows_patients=True)
-        written: list[Path] = []
-        if settings.instruct.outcomes:
-            written, given.criteria = outcomes(task, folder)
         files, checks = assemble.report(given, evaluate, settings.seed, folder)
         files += written
         if task.run.restricted:
@@ -56,13 +56,12 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     return process
 
 
-def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
-    """Writes the page on outcomes; returns its files and the gates with their results."""
+def outcomes(task: Task, folder: Path, banner: Sequence[str]) -> tuple[list[Path], list[Any]]:
+    """Writes the page on outcomes under a banner; returns its files and the gates with their results."""
     from lumen_hpc.data.records import read_jsonl
     from lumen_hpc.outcomes import evaluation
     from lumen_hpc.outcomes.questions import TEST
     from lumen_hpc.report import images_left_out, outcomes_page
-    from lumen_hpc.report.identity import identify
     from lumen_hpc.report.outcome_criteria import outcome_criteria
 
     run, settings = task.run, task.settings
@@ -89,9 +88,9 @@ def outcomes(task: Task, folder: Path) -> tuple[list[Path], list[Any]]:
         confidence=settings.evaluate.confidence,
     )
     rows = [row for of_model in answers.values() for row in of_model]
-    notes = images_left_out.note(rows, total=len({row["question_id"] for row in rows if not row.get("control")}))
+    total = len({row["question_id"] for row in rows if not row.get("control")})
+    notes = [*banner, *images_left_out.note(rows, total=total)]
     counts = read_json(linked / "counts.json", {})
-    notes = [*identify(settings, read_json(prepared / "counts.json", {})).banner, *notes]
     files = outcomes_page.write(folder, tables, counts, settings, _about(run), scores, notes)
     gated = "icu_48h" in tables and settings.evaluate.outcome_gates
     held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []

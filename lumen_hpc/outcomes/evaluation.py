@@ -15,7 +15,7 @@ from lumen_hpc.metrics.significance import ClusterBootstrap, Column
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.features import Cohort, cohort
 from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
-from lumen_hpc.outcomes.scoring import score
+from lumen_hpc.outcomes.scoring import answered_by_all, score
 from lumen_hpc.outcomes.survival import concordance, kaplan_meier
 
 Array = np.ndarray
@@ -50,8 +50,7 @@ def evaluate(
             best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
             table["survival"] = {"row": best, **_survival(folder, samples, {**opponents, **models}[best])}
         if oracles and outcome == "icu_48h" and "rows" in table:
-            judged = np.all([np.isfinite(p) for p in (*opponents.values(), *models.values())], axis=0)
-            table["oracles"] = _oracles(samples, oracles, judged)
+            table["oracles"] = _oracles(samples, oracles, answered_by_all({**opponents, **models}))
         found[outcome] = table
     return found
 

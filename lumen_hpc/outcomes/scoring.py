@@ -25,6 +25,11 @@ FEWEST_EVENTS = 5
 """With fewer events, or non-events, nothing is judged."""
 
 
+def answered_by_all(rows: Mapping[str, Array]) -> Array:
+    """bool [n]: the samples for which every row has a probability, on which all are judged."""
+    return np.all([np.isfinite(p) for p in rows.values()], axis=0)
+
+
 def score(
     cohort: Cohort, rivals: Mapping[str, Array], models: Mapping[str, Array], *, resamples: int, seed: int,
     confidence: float = 0.95, pairs: Sequence[tuple[str, str]] = (),
@@ -37,7 +42,7 @@ def score(
     against the other. `unjudged` says why there are no rows.
     """
     rows = {**rivals, **models}
-    answered = np.all([np.isfinite(p) for p in rows.values()], axis=0)
+    answered = answered_by_all(rows)
     test, val = answered & (cohort.split == "test"), cohort.split == "val"
     outcome = cohort.outcome[test]
     events = int(outcome.sum())
