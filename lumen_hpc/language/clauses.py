@@ -61,6 +61,8 @@ class Finding:
     def add(self, statement: Statement, item: Finding) -> set[str]:
         """Adds what a statement says of one of its items; the marks that this comes to."""
         marks = marked("says", statement.marks | item.marks_in(statement, self.name) | self.marks)
+        if "silent" in marks:
+            return marks
         claims = {mark[3:] for mark in marks if mark.startswith("-> ")}
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
         untimed = time if marks & {":there", ":modifier"} else "then" if "?prediction" in marks else ""
@@ -215,6 +217,8 @@ class Statement:
             "joined": "Any and N" in joined or "N and Any" in joined,
             "after": before,
             "last": clause.last,
+            "torn": clause.torn,
+            "has-pronoun": clause.has(*grammar().groups["pronouns"]),
             "ends": clause.parts[-1].kind in ("Be", "NotBe") and not beside,
             "readings": self.readings,
             "levels": self.levels,
@@ -234,11 +238,12 @@ class Statement:
     def _name(self, clause: Clause, before: Sequence[Finding], marks: set[str]) -> None:
         """Finds its items, of its own or those before it, and how many they are."""
         rule, pattern, chosen = clause.says.rule, clause.says.pattern, marks & {"former", "latter"}
-        taken_up = before if pattern.startswith(("S ", "~")) else []
+        takes_up = pattern.startswith(("S ", "~"))
+        taken_up = before if takes_up else []
         if chosen:
             taken_up = before[chosen == {"latter"} :][:1] if len(before) == 2 else []
         self.items: list[Finding] = items_of(clause, taken_up)
-        marks.add(f"#{len(self.items)}")
+        marks |= {f"#{len(self.items)}", "taken-up" * (takes_up and marks.isdisjoint(NOUNS))}
         own = [part for part in clause.parts if part.kind in ("Any", "Number", "Change")]
         numbers = {number for part in own for number in part.roles("count") + part.roles("numeral")}
         self.counts = {number for part in clause.parts if part not in own for number in part.roles("count")}

@@ -74,12 +74,16 @@ class Row(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Clause(Phrase):
-    """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence."""
+    """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence.
+
+    It is torn if words beside it, or unknown ones in its sentence, were not read.
+    """
 
     says: Row = field(kw_only=True)
     start: int = 0
     joint: Sequence[Phrase] = ()
     last: bool = False
+    torn: bool = False
 
 
 class Grammar:
@@ -248,4 +252,7 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
     beside = {i + step for i in denied for step in (-1, 1)}
     after = {i + 1 for i in denied} & unread  # nor will it be seen
     beside |= {i + 1 for i in after if not found[i].plays(*groups["joining"])}
+    loose = {i for i in unread if not found[i].plays(*groups["joining"])}
+    for clause in clauses:
+        clause.torn = not loose.isdisjoint((clause.start - 1, clause.start + len(clause.parts)))
     return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]

@@ -8,19 +8,17 @@ one, for scoring what a model says, reads what it can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, CHANGING, NOUNS, Finding, Statement, number_words
+from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words
 from lumen_hpc.language.findings import Problems, State, state_of
 from lumen_hpc.language.words import LONGEST, Names, Word, numbers_of, tidied, vocabulary, words
 
 LATER = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
-_ORGAN = "it does not say what an organ is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +97,16 @@ class _Reading:
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         for clause in parses[0]:
-            if not (self.lenient and (unknown or not exact) and _adrift(clause, parses[0], phrases, bool(unknown))):
-                self.clause(clause)
+            clause.torn |= bool(unknown)
+            self.clause(clause)
 
     def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
-        self.places += clause.all("Loc", "Place", "NotPlace")
         statement = Statement(clause, self.kind, self.earlier)
+        if self.lenient and "unclaimed" in statement.marks:
+            return
+        self.places += clause.all("Loc", "Place", "NotPlace")
         self.problems.update(parsing.doubts(statement.marks))
-        if self.lenient and self.kind != "prediction" and "modal" in statement.marks:
-            return  # what may be is no claim
         if ":verdict" in statement.marks:
             return self.leads.update(clause.roles("closed"))
         if affirmed := {":view", ":notview"} & statement.marks:
@@ -118,11 +116,12 @@ class _Reading:
         self.earlier = statement
         self.counts |= statement.counts
         for item in statement.items:
-            if self.lenient and self.kind not in CHANGING and _only_an_organ(statement, item):
-                continue
-            finding = self.findings.setdefault(item.name, Finding(item.name))
+            finding = self.findings.get(item.name) or Finding(item.name)
             finding.marks |= {"others"} if self.findings.keys() - {item.name} else set()
-            self.problems.update(parsing.doubts(finding.add(statement, item)))
+            marks = finding.add(statement, item)
+            self.problems.update(parsing.doubts(marks))
+            if "silent" not in marks:
+                self.findings[item.name] = finding
 
     def facts(self, numbers: frozenset[str]) -> Facts:
         """What the whole text says."""
@@ -157,32 +156,6 @@ class _Reading:
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )
-
-
-def _adrift(
-    clause: parsing.Clause, parse: Sequence[parsing.Clause], phrases: Sequence[parsing.Phrase], unknown: bool
-) -> bool:
-    """True for a clause that would take up an earlier subject, though words that were not read may be its own.
-
-    In `There is no edema. The lungs are clear.` it is not the edema that they are. `unknown`: its sentence has words
-    that play no role.
-    """
-    joining, pronouns = (parsing.grammar().groups[name] for name in ("joining", "pronouns"))
-    if any(part.kind in NOUNS for part in clause.parts) or not clause.says.pattern.startswith(("S ", "~")):
-        return False
-    read = {other.start + i for other in parse for i in range(len(other.parts))}
-    ends = clause.start - 1, clause.start + len(clause.parts)
-    before, after = (i in range(len(phrases)) and i not in read and not phrases[i].plays(*joining) for i in ends)
-    if clause.has(*pronouns):  # `It is a chest X-ray`
-        return clause.parts[-1].kind in ("Be", "NotBe") and (unknown or after)
-    return unknown or before or after
-
-
-def _only_an_organ(statement: Statement, item: Finding) -> bool:
-    """True for an organ of which one image shows nothing that was read: a heart alone is no cardiomegaly."""
-    alone = Finding(item.name)
-    doubts = parsing.doubts(alone.add(statement, item))
-    return _ORGAN in doubts and alone.events <= {"same"}
 
 
 def places_in(text: str) -> frozenset[Place]:

@@ -88,6 +88,7 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("Heart size is stable.", set()),
         ("The heart size is at the upper limits of normal.", set()),
         ("Heart size is increased.", {"cardiomegaly"}),
+        ("No cardiomegaly. The heart is in the left chest.", set()),
     ],
 )
 def test_findings_are_affirmed_names(text, expected):

@@ -51,6 +51,10 @@ def test_rules_of_words(answer, first, equal):
         ("presence", "is there edema?", "There is new edema.", "yes"),
         ("presence", "is there edema?", "There is no edema. The lungs are clear.", "no"),
         ("presence", "is there cardiomegaly?", "The heart is normal in size. The lungs are clear.", "no"),
+        ("presence", "is there edema?", "The edema is not severe.", None),
+        ("presence", "is there edema?", "The edema has not fully resolved.", None),
+        ("presence", "is there edema?", "Edema is not enormous.", None),
+        ("presence", "is there edema?", "There is edema. It is not severe.", "yes"),
         ("presence", "outside the templates", "It is so.", "yes"),
     ],
 )
