@@ -17,7 +17,20 @@ _SIGNS: dict[int, str] = str.maketrans({
     "\N{UPWARDS ARROW}": " has increased", "\N{DOWNWARDS ARROW}": " has decreased",
     "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
 })  # fmt: skip
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_OPENS = (
+    r"<(?:\w+:)?(?:think|thinking|thought|reasoning)\b[^<>]*>|\[THINK\]|\N{WHITE LEFT-POINTING TRIANGLE}think"
+    r"\N{WHITE RIGHT-POINTING TRIANGLE}|<unused94>|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>"
+    r"|(?-i:\Aanalysis(?=[A-Z]))"
+)
+"""What begins a model's reasoning: DeepSeek's and Qwen's tag, Mistral's, Kimi's, MedGemma's, gpt-oss's with and without
+its control tokens."""
+_CLOSES = (
+    r"</(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|\N{WHITE LEFT-POINTING TRIANGLE}/think"
+    r"\N{WHITE RIGHT-POINTING TRIANGLE}|<unused95>|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal"
+)
+_THOUGHT = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES}|\Z)", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEFORE = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
+"""Reasoning that only closes: many a chat template puts its opening tag into the prompt."""
 _CONTROL = re.compile(r"<\|[^<>]*\|>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:PAD|EOS|SEP|CLS)\]")
 _BLOCK = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
@@ -46,7 +59,10 @@ _LINK_WORDS = (
 
 def without_thought(text: str) -> str:
     """The text without reasoning in tags; what follows a tag that nothing closes is reasoning that was cut off."""
-    return _THOUGHT.sub(" ", text).strip() if "<" in text else text
+    if not any(sign in text for sign in ("<", "[", "\N{WHITE LEFT-POINTING TRIANGLE}", "analysis", "assistantfinal")):
+        return text
+    visible = _THOUGHT_BEFORE.sub("", _THOUGHT.sub(" ", text))
+    return text if visible == text else visible.strip()
 
 
 def without_tokens(text: str) -> str:
@@ -56,7 +72,7 @@ def without_tokens(text: str) -> str:
 
 def without_markup(text: str) -> str:
     """The text in plain lines, of which none is broken by its width alone; its reasoning goes too."""
-    text = _FENCE.sub("\n", _CONTROL.sub(" ", _THOUGHT.sub(" ", text))).strip()
+    text = _FENCE.sub("\n", _CONTROL.sub(" ", without_thought(text))).strip()
     if (value := json_value(text)) is not None:
         text = in_sentences(value)
     if "\\" in text or "$" in text:
