@@ -73,14 +73,47 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
     return encoded
 
 
-def _templated(tokenizer: Any, conversation: list[dict[str, str]]) -> str:
-    return tokenizer.apply_chat_template(
-        conversation,
-        add_generation_prompt=True,
-        tokenize=False,
-        date_string=PROMPT_DATE.strftime("%d %b %Y"),
-        strftime_now=PROMPT_DATE.strftime,
-    )
+def _templated(tokenizer: Any, conversation: list[dict[str, str]], reply_follows: bool = True) -> str:
+    """A conversation in the chat template; the system's words open the first question where it takes no system.
+
+    Gemma 2's template refuses such a message, and others leave it out without a word.
+    """
+    from jinja2 import TemplateError
+
+    first, *rest = conversation
+    forms = [conversation]
+    if first["role"] == "system" and rest:
+        forms.append([{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]])
+    refusal = ""
+    for messages in forms:
+        try:
+            text = tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=reply_follows,
+                tokenize=False,
+                date_string=PROMPT_DATE.strftime("%d %b %Y"),
+                strftime_now=PROMPT_DATE.strftime,
+                enable_thinking=False,  # a sentence, or a score at once: reasoning would take its room
+            )
+        except TemplateError as error:
+            refusal = str(error)
+            continue
+        if messages is forms[-1] or first["content"].strip() in text:
+            return text
+    raise UserError(f"the model's chat template refuses a conversation ({refusal}); take another model")
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The token that ends an assistant's turn in the chat template, which may be another than `eos_token`.
+
+    It is in Gemma (`<end_of_turn>`, `<eos>`) and Phi (`<|end|>`, `<|endoftext|>`): after a whole answer they do not
+    write theirs.
+    """
+    turns = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "reply"}]
+    _, reply, after = _templated(tokenizer, turns, reply_follows=False).rpartition("reply")
+    added = tokenizer.added_tokens_decoder
+    tokens = tokenizer.encode(after, add_special_tokens=False) if reply else []
+    return next((token for token in tokens if token in added and added[token].special), tokenizer.eos_token_id)
 
 
 def _plain(conversation: Conversation, plain: PlainText) -> list[dict[str, str]]:
@@ -103,7 +136,7 @@ def most_probable(
     continue some choice; so it is correct where `10` is one token (Llama-3) and where it is two (Qwen2, SmolLM2).
     `probabilities` returns, for prompts and token ids, their unnormalized probabilities as the next token.
     """
-    end = tokenizer.eos_token_id
+    end = end_of_turn(tokenizer)
     paths = [(*tokenizer.encode(choice, add_special_tokens=False), end) for choice in choices]
     shares = [[1.0] * len(choices) for _ in encoded]
     for prefix in sorted({path[:i] for path in paths for i in range(len(path))}):
@@ -113,6 +146,11 @@ def most_probable(
         masses = probabilities([[*prompt, *prefix] for prompt in encoded], following)
         for row, mass in zip(shares, masses, strict=True):
             total = sum(mass)
+            if not total > 0:  # NaN too
+                raise UserError(
+                    "the model's probabilities are no numbers: its values overflow; take another engine.dtype "
+                    "(bfloat16 or float32)"
+                )
             for i, path in enumerate(paths):
                 if path[: len(prefix)] == prefix:
                     row[i] *= mass[following.index(path[len(prefix)])] / total

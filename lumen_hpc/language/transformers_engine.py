@@ -23,7 +23,8 @@ class TransformersEngine(InProcessEngine):
     def __init__(self, settings: schema.EngineSettings) -> None:
         super().__init__(settings)
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         if not Path(settings.model).is_dir():  # huggingface_hub would ask the network about a name
             raise UserError(f"transformers cannot load engine.model={settings.model}: there is no such folder")
@@ -36,12 +37,14 @@ class TransformersEngine(InProcessEngine):
             self.model = AutoModelForCausalLM.from_pretrained(
                 settings.model, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
             ).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"transformers cannot load engine.model={settings.model}: {error}") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.pad = self.tokenizer.pad_token_id
         if self.pad is None:
             self.pad = self.tokenizer.eos_token_id
+        # Not the penalties that a model comes with (Qwen2.5's for repetition): vLLM has none, and greedy is greedy.
+        self.model.generation_config = GenerationConfig(eos_token_id=self.model.generation_config.eos_token_id)
 
     def _generate(
         self, encoded: list[Tokens], max_tokens: int, temperature: float, seeds: list[int]
@@ -68,9 +71,6 @@ class TransformersEngine(InProcessEngine):
                     attention_mask=mask,
                     max_new_tokens=max_tokens,
                     do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
                     pad_token_id=self.pad,
                     logits_processor=LogitsProcessorList(processors),
                 )

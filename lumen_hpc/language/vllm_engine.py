@@ -56,6 +56,7 @@ class VLLMEngine(InProcessEngine):
         if ranks.world_size > 1:
             join_vllm(ranks, rendezvous)
         import torch
+        from safetensors import SafetensorError
         from vllm import LLM
 
         # A chunked prefill rewinds the generator of a seeded request, which a CPU generator cannot do.
@@ -78,7 +79,7 @@ class VLLMEngine(InProcessEngine):
                     disable_log_stats=True,
                     **prefill,
                 )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"vLLM cannot load engine.model={settings.model}: {error}; {_MEMORY_FIX}") from error
         release_segments()
         self.tokenizer = self.model.get_tokenizer()

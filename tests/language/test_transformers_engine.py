@@ -1,0 +1,59 @@
+"""The transformers engine alone: what a model's folder brings along, and batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from lumen_hpc.config.schema import EngineSettings
+from lumen_hpc.errors import UserError
+from lumen_hpc.language import prompting, transformers_engine
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.judge import SCORES
+
+QUESTIONS = [
+    prompting.rewriting("presence", f"is there evidence of {finding} in this image?", "yes")
+    for finding in ("edema", "a large right pleural effusion", "pneumonia")
+]
+
+
+def engine(folder):
+    return open_engine(EngineSettings(kind="transformers", model=str(folder), dtype="float32", max_model_len=2048))
+
+
+def greedy(engine, **more):
+    return engine.chat(QUESTIONS, max_tokens=24, temperature=0.0, seed=0, **more)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny):
+    return engine(tiny)
+
+
+@pytest.fixture
+def copied(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "model")
+
+
+def test_a_models_own_penalties_change_nothing(plain, copied):
+    """vLLM has none either; Qwen2.5's generation_config.json comes with a penalty for repetition."""
+    file = copied / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 1.3, "temperature": 0.7}))
+    assert greedy(engine(copied)) == greedy(plain)
+
+
+def test_weights_that_were_cut_off_are_named(copied):
+    file = copied / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"cannot load engine\.model={copied}"):
+        engine(copied)
+
+
+def test_batches_change_no_answer(plain, monkeypatch):
+    together, chosen = greedy(plain), greedy(plain, choices=SCORES)
+    monkeypatch.setattr(transformers_engine, "BATCH_TOKENS", 1)
+    assert [it.text for it in greedy(plain)] == [it.text for it in together]
+    for ours, theirs in zip(greedy(plain, choices=SCORES), chosen, strict=True):
+        assert ours.choice_probabilities == pytest.approx(theirs.choice_probabilities, abs=1e-5)
