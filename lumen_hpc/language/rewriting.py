@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
+from lumen_hpc.language.markup import without_thought
 from lumen_hpc.language.prediction_questions import predictions
 from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import opened, sentence
@@ -96,7 +97,7 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
             temperature=rewrite.temperature,
             seed=[_number(request.seed, str(attempt)) for request in pending],
         )
-        texts = [" ".join(completion.text.split()) for completion in completions]
+        texts = [" ".join(without_thought(completion.text).split()) for completion in completions]
         checked = [
             facts.check(r.type, r.question, r.short_answer, text) for r, text in zip(pending, texts, strict=True)
         ]

@@ -63,6 +63,8 @@ def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
         ("no", "Edema is not seen.", "No, edema is not seen."),
         ("no", "There is no evidence of edema in this image.", "No, there is no evidence of edema in this image."),
         ("no", "No edema is seen.", "No edema is seen."),
+        ("no", "<think>Edema?</think>\n\nNo edema is seen.", "No edema is seen."),
+        ("no", "Edema is seen?</think>No edema is seen.", "No edema is seen."),
         ("no", "The heart grows.", "No, there is no evidence of edema in this image."),
     ],
 )
