@@ -56,18 +56,19 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
 
 
 def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[CheckResult]:
-    """The gate for restricted data: which servers may see it and where it may lie. Submission refuses on `bad`."""
+    """Servers' addresses, and the gate for restricted data: which servers may see it and where it may lie. Submission
+    refuses on `bad`."""
     rules = profile.data_use
-    if settings.data.source != "mimic" or not rules.restricted:
-        return
+    restricted = settings.data.source == "mimic" and rules.restricted
     for key, engine in settings.engines().items():
-        if engine.kind == "server":
+        if engine.kind == "server" and (engine.endpoint or restricted):
             try:
-                check_endpoint(engine.endpoint, rules.endpoints)
+                check_endpoint(engine.endpoint, rules.endpoints if restricted else None)
             except UserError as error:
-                yield CheckResult(
-                    "bad", f"{key}: {error}", "use an engine on the node, or a server that may see the data"
-                )
+                fix = "use an engine on the node, or a server that may see the data" if restricted else "correct it"
+                yield CheckResult("bad", f"{key}: {error}", fix)
+    if not restricted:
+        return
     inside = [Path(top).expanduser().resolve() for top in rules.folders]
     for place in _restricted_places(settings, folder) if inside else ():
         target = place.resolve()

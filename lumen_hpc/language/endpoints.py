@@ -39,6 +39,11 @@ def _parts(endpoint: str) -> SplitResult:
         raise UserError("an endpoint is no URL; it looks like http://node:8000/v1") from None
     if url.scheme not in PORTS or not url.hostname or not port_is_a_number:
         raise UserError(f"endpoint '{endpoint.rsplit('@', 1)[-1]}' is no URL; it looks like http://node:8000/v1")
+    if url.query or url.fragment or url.path.rstrip("/").endswith("/chat/completions"):
+        raise UserError(
+            f"endpoint at {url.hostname} is more than a base URL, to which /chat/completions is joined; it looks like "
+            "http://node:8000/v1"
+        )
     if url.username is not None or url.password is not None:
         raise UserError(
             f"endpoint at {url.hostname} carries a name or password; leave it out and set LUMEN_API_KEY instead"

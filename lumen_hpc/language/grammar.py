@@ -34,12 +34,12 @@ class GrammarEngine(Engine):
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
         given = map(prompting.material, conversations)
-        return [Completion(sentence(it["Type"], it["Question"], it["Short answer"]), 0) for it in given]
+        return [Completion(sentence(it["Type"], it["Question"], it["Short answer"])) for it in given]
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         """The choices are scores, or yes and no to a sentence; all probability is on the one that fits."""
         replies = [_reply(prompting.quoted_material(conversation)) for conversation in conversations]
-        return [Completion(reply, 0, tuple(float(choice == reply) for choice in choices)) for reply in replies]
+        return [Completion(reply, tuple(float(choice == reply) for choice in choices)) for reply in replies]
 
 
 def _reply(given: dict[str, str]) -> str:

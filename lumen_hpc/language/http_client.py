@@ -1,8 +1,8 @@
 """A small HTTP client for language model servers that sends a request to one checked address and nowhere else.
 
 It follows no redirect and reads no proxy from the environment: an answer of 307 would carry the prompt to a server
-that nobody allowed, and HTTP_PROXY would carry the prompt and the key. It resolves the host's name once, when the
-client opens, checks the address and then connects to that address alone.
+that nobody allowed, and HTTP_PROXY would carry the prompt and the key. It resolves the host's name once, checks its
+addresses and then connects to the first of these that takes a connection, and to it alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,51 +27,54 @@ MOST_BYTES = 64 << 20
 """Longest answer that the client reads."""
 PAUSE_SECONDS = 0.5
 """Pause after the first failure; it doubles with each one."""
-RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+RETRIED = frozenset({408, 429, *range(500, 600)})
 """Status codes after which the same request may succeed."""
 FAILURES = (OSError, http.client.HTTPException, ValueError, RecursionError)
 """What a lost connection or an answer that is not JSON raises."""
 
 
 class StatusError(Exception):
-    """The server answered with another status than 200."""
+    """The server answered with another status than 200; `retry_after` is the pause that it asks for [s]."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, retry_after: float = 0.0) -> None:
         super().__init__(f"status {status}")
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 
 class Client:
     """Posts JSON below one base URL; threads may share it, each keeps its own connection."""
 
     def __init__(self, endpoint: str, key: str, *, timeout: float, retries: int, restricted: bool) -> None:
-        """`timeout` [s] of one request. With `restricted`, the server's address must pass `checked_address`."""
+        """`timeout` [s] of one request. With `restricted`, the server's addresses must pass `check_addresses`."""
         url = urlsplit(endpoint)
         self._scheme, self._host, self._path = url.scheme, url.hostname or "", url.path.rstrip("/")
         self._port = url.port or PORTS[url.scheme]
         self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", "Host": url.netloc}
         self._timeout, self._retries = timeout, retries
         self._restricted = restricted
-        self._address = ""
+        self._addresses: list[str] = []
         self._lock, self._own = threading.Lock(), threading.local()
 
     def post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
         """The server's JSON answer. Raises StatusError, UserError for an address that is refused, or one of FAILURES.
 
-        It repeats a request after a lost connection or a status of RETRIED, `retries` times.
+        It repeats a request after a lost connection or a status of RETRIED, `retries` times, each after the pause that
+        the server asks for, if that is shorter than `timeout`.
         """
         body = json.dumps(value).encode()
         for attempt in range(self._retries + 1):
+            pause = PAUSE_SECONDS * 2**attempt
             try:
                 return self._post(f"{self._path}{path}", body)
             except StatusError as error:
                 if error.status not in RETRIED or attempt == self._retries:
                     raise
+                pause = max(pause, min(error.retry_after, self._timeout))
             except (OSError, http.client.HTTPException):
                 self._close()
                 if attempt == self._retries:
                     raise
-            time.sleep(PAUSE_SECONDS * 2**attempt)
+            time.sleep(pause)
         raise AssertionError("the loop returns or raises")
 
     def _post(self, path: str, body: bytes) -> dict[str, Any]:
@@ -79,10 +83,12 @@ class Client:
             connection.request("POST", path, body, self._headers)
             answer = connection.getresponse()
             content = answer.read(MOST_BYTES + 1)
+            if answer.length and len(content) <= MOST_BYTES:  # read() of so many bytes takes fewer for the whole
+                raise http.client.IncompleteRead(b"", answer.length)
         if answer.will_close or len(content) > MOST_BYTES:
             self._close()
         if answer.status != 200:  # a redirect too: the next server was not checked
-            raise StatusError(answer.status)
+            raise StatusError(answer.status, _seconds(answer.headers.get("Retry-After", "")))
         if len(content) > MOST_BYTES:
             raise ValueError(f"the answer has more than {MOST_BYTES} bytes")
         return json.loads(content)
@@ -115,10 +121,10 @@ class Client:
             raise TimeoutError(f"no whole answer within {self._timeout:g} s")
 
     def _connection(self) -> http.client.HTTPConnection:
-        """This thread's connection, to the address that was checked."""
+        """This thread's connection, to an address that was checked."""
         connection = getattr(self._own, "connection", None)
         if connection is None:
-            stream: socket.socket = socket.create_connection((self._resolved(), self._port), self._timeout)
+            stream = self._stream()
             if self._scheme == "https":  # the certificate must be that of the name
                 stream = ssl.create_default_context().wrap_socket(stream, server_hostname=self._host)
             connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
@@ -133,26 +139,48 @@ class Client:
             connection.close()
             self._own.connection = None
 
-    def _resolved(self) -> str:
-        """The server's address, resolved and checked once: a name that changes its address later changes nothing."""
+    def _stream(self) -> socket.socket:
+        """A connection to the first address that takes one: `localhost` is ::1 first, where vLLM does not listen."""
+        failure = OSError("no address")
+        for address in self._resolved():
+            try:
+                stream = socket.create_connection((address, self._port), self._timeout)
+            except OSError as error:
+                failure = error
+            else:
+                self._addresses = [address]
+                return stream
+        raise failure
+
+    def _resolved(self) -> list[str]:
+        """The server's addresses, resolved and checked once: a name that changes them later changes nothing."""
         with self._lock:
-            if not self._address:
+            if not self._addresses:
                 found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
                 addresses = [str(entry[4][0]) for entry in found]
-                self._address = (
-                    checked_address(self._scheme, self._host, addresses) if self._restricted else addresses[0]
-                )
-            return self._address
+                if self._restricted:
+                    check_addresses(self._scheme, self._host, addresses)
+                self._addresses = addresses
+            return self._addresses
 
 
-def checked_address(scheme: str, host: str, addresses: Iterable[str]) -> str:
-    """The first address of a host that may see restricted data; raises UserError if one of them may not.
+def _seconds(retry_after: str) -> float:
+    """The pause of a Retry-After, in seconds or up to a date; 0 for any other text."""
+    try:
+        if retry_after.strip().isdecimal():
+            return float(retry_after)
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return 0.0
+
+
+def check_addresses(scheme: str, host: str, addresses: Iterable[str]) -> None:
+    """Raises UserError if one of a host's addresses may not see restricted data.
 
     Over https the certificate identifies the server, at any address. Over http the address alone does, and the text
     travels in the clear: it must be the host itself, written as an address, or loopback or private. `localhost` must
     be loopback.
     """
-    addresses = list(addresses)
     for address in addresses:
         place = ipaddress.ip_address(address.partition("%")[0])
         place = getattr(place, "ipv4_mapped", None) or place  # older Pythons call every ::ffff:… private
@@ -163,4 +191,3 @@ def checked_address(scheme: str, host: str, addresses: Iterable[str]) -> str:
                 f"{host} resolves to the public address {address}, and http would send restricted data there in the "
                 "clear; use https, or list the server by its address in profile.data_use.endpoints"
             )
-    return addresses[0]

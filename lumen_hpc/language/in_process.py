@@ -154,6 +154,5 @@ def most_probable(
             for i, path in enumerate(paths):
                 if path[: len(prefix)] == prefix:
                     row[i] *= mass[following.index(path[len(prefix)])] / total
-    tokens = [len(path) - 1 for path in paths]
     best = [max(range(len(choices)), key=row.__getitem__) for row in shares]
-    return [Completion(choices[i], tokens[i], tuple(row)) for i, row in zip(best, shares, strict=True)]
+    return [Completion(choices[i], tuple(row)) for i, row in zip(best, shares, strict=True)]

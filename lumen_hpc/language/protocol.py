@@ -23,8 +23,6 @@ class Completion:
     """One answer of an engine."""
 
     text: str
-    tokens: int
-    """Tokens generated; 0 where no model ran."""
     choice_probabilities: tuple[float, ...] = ()
     """With `choices`: the probability of each choice, in order; they sum to 1."""
 

@@ -17,7 +17,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.endpoints import check_endpoint
-from lumen_hpc.language.http_client import FAILURES, Client, StatusError
+from lumen_hpc.language.http_client import FAILURES, RETRIED, Client, StatusError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.plain_text import PlainText
 
@@ -45,9 +45,12 @@ class ServerEngine(Engine):
     def __init__(self, settings: schema.EngineSettings, allowed_endpoints: Sequence[str] | None) -> None:
         super().__init__(settings)
         check_endpoint(settings.endpoint, allowed_endpoints)
+        key = os.environ.get(KEY, "").strip() or "none"  # the end of a file's line is no part of it
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"{KEY} holds characters that no key has; set it again")
         self.client = Client(
             settings.endpoint,
-            os.environ.get(KEY) or "none",
+            key,
             timeout=settings.timeout,
             retries=RETRIES,
             restricted=allowed_endpoints is not None,
@@ -57,7 +60,9 @@ class ServerEngine(Engine):
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
         def one(conversation: Conversation, seed: int) -> Completion:
-            return self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed).completion
+            return Completion(
+                self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed).text
+            )
 
         with ThreadPoolExecutor(CONCURRENT) as pool:
             return list(pool.map(one, conversations, seeds))
@@ -80,8 +85,7 @@ class ServerEngine(Engine):
             top_logprobs=20,
             structured_outputs={"choice": list(choices)},
         )
-        text, tokens = reply.completion.text, reply.completion.tokens
-        if text not in choices:
+        if reply.text not in choices:
             raise UserError(
                 f"the server at {self._host} does not keep to a list of choices; it must know vLLM's structured_outputs"
             )
@@ -96,8 +100,8 @@ class ServerEngine(Engine):
                 mass[prefix] -= sum(mass[choice] for choice in longer)
         total = sum(mass.values())
         if not total:  # no choice is among the 20 likeliest tokens: only the choice itself is known
-            mass, total = {choice: float(choice == text) for choice in choices}, 1.0
-        return Completion(text, tokens, tuple(mass[choice] / total for choice in choices))
+            mass, total = {choice: float(choice == reply.text) for choice in choices}, 1.0
+        return Completion(max(choices, key=mass.__getitem__), tuple(mass[choice] / total for choice in choices))
 
     def _continued(self, conversation: Conversation, prefix: str) -> _Reply:
         """The model's continuation of an answer that starts with `prefix`."""
@@ -119,17 +123,23 @@ class ServerEngine(Engine):
         except UserError:  # the address was refused
             raise
         except StatusError as error:
-            fix = (
-                "it redirects, and a redirect may lead to a server that may not see the data: name the last server"
-                if 300 <= error.status < 400
-                else f"see its log, and check the model's name, engine.max_model_len and {KEY}"
-            )
             raise UserError(
-                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}; {fix}"
+                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}; "
+                f"{_fix(error.status)}"
             ) from None
         except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"the server at {self._host} does not answer as OpenAI's chat completions do ({type(error).__name__})"
+            ) from None
+        except TimeoutError:
+            raise UserError(
+                f"the server at {self._host} does not answer within engine.timeout={self.settings.timeout:g} s, asked "
+                f"{CONCURRENT} times at once; start it, or give it more time, and submit again: finished shards stay"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"the server at {self._host} does not answer in JSON ({type(error).__name__}); correct engine.endpoint "
+                "or see its log"
             ) from None
         except FAILURES as error:
             raise UserError(
@@ -152,14 +162,27 @@ class _Reply:
 
     def __init__(self, answer: Any) -> None:
         choice = answer["choices"][0]
-        text, tokens = choice["message"]["content"] or "", answer["usage"]["completion_tokens"]
-        if not isinstance(tokens, int):
-            raise TypeError("a number of tokens that is none")
+        text = choice["message"].get("content") or ""  # none beside a call of a tool, or after a filter
         whole = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
-        self.completion = Completion(whole.strip(), tokens)
+        self.text = whole.strip()
         content = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
-        self.top = {top["token"].strip(): _probability(top["logprob"]) for top in content[0]["top_logprobs"]}
+        top = [(top["token"], _probability(top["logprob"])) for top in content[0]["top_logprobs"]]
+        top.sort(key=lambda it: (it[0] == it[0].strip(), it[1]))  # `1` counts before ` 1`, which no choice begins with
+        self.top = {token.strip(): probability for token, probability in top}
         """Probabilities of the first token's likeliest values, by their text."""
+
+
+def _fix(status: int) -> str:
+    """What helps after an answer of this status."""
+    if 300 <= status < 400:
+        return "it redirects, and a redirect may lead to a server that may not see the data: name the last server"
+    if status in (401, 403):
+        return f"check {KEY}"
+    if status == 404:
+        return "check engine.model, and the path of engine.endpoint, which mostly ends in /v1"
+    if status in RETRIED:
+        return "it is busy, starting or failing: see its log, and submit again once it answers: finished shards stay"
+    return "see its log: a conversation may be too long for it, or it may lack an option of vLLM's"
 
 
 def _probability(logarithm: float) -> float:

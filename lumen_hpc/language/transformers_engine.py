@@ -56,7 +56,7 @@ class TransformersEngine(InProcessEngine):
             for i, tokens in zip(batch, generated, strict=True):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 # A character cut off by max_tokens is left out, as vLLM does.
-                completions[i] = Completion(text.rstrip("\N{REPLACEMENT CHARACTER}").strip(), len(tokens))
+                completions[i] = Completion(text.rstrip("\N{REPLACEMENT CHARACTER}").strip())
         return [completions[i] for i in range(len(encoded))]
 
     def _batch(self, encoded: list[Tokens], max_tokens: int, processors: list) -> list[Tokens]:

@@ -110,7 +110,7 @@ class VLLMEngine(InProcessEngine):
 
         parameters = [SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed) for seed in seeds]
         outputs = self._outputs(encoded, parameters)
-        return [Completion(output.text.strip(), len(output.token_ids)) for output in outputs]
+        return [Completion(output.text.strip()) for output in outputs]
 
     def _next(self, encoded: list[Tokens], following: list[int]) -> list[list[float]]:
         from vllm import SamplingParams

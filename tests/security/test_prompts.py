@@ -157,7 +157,7 @@ class Obedient:
 
     def chat(self, conversations, **options):
         answers = open_engine(EngineSettings()).chat(conversations, **options)
-        ten = Completion("10", 1, tuple(float(choice == "10") for choice in SCORES))
+        ten = Completion("10", tuple(float(choice == "10") for choice in SCORES))
         return [
             ten if "10" in prompting.quoted_material(conversation)["Answer"] else completion
             for conversation, completion in zip(conversations, answers, strict=True)

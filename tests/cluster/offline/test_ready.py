@@ -33,6 +33,10 @@ MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such
         (["stage=full", "rewrite.engine.kind=vllm"], "rewrite.engine.model is empty"),
         (["stage=full", "judge.second.kind=transformers", "judge.second.model=a/b"], "judge.second.model=a/b"),
         (["stage=full", "judge.engine.kind=server"], "judge.engine.kind=server without judge.engine.endpoint"),
+        (
+            ["stage=full", *(f"judge.engine.{it}" for it in ("kind=server", "model=m", "endpoint=localhost:8000/v1"))],
+            "judge.engine: endpoint 'localhost:8000/v1' is no URL; it looks like http://node:8000/v1; correct it",
+        ),
         (["stage=full", "train.workers=0"], "train.workers=0: must be at least 1"),
         (["stage=full", "data.phantom.patients=2", "predict.shards=50"], "predict.shards=50: there are about"),
         (

@@ -1,0 +1,248 @@
+"""Servers that answer as real ones do: what is sent to them, their scores, their pauses and their faults."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from lumen_hpc.config.schema import EngineSettings
+from lumen_hpc.errors import UserError
+from lumen_hpc.language import http_client
+from lumen_hpc.language.endpoints import check_endpoint
+from lumen_hpc.language.engine import open_engine
+from lumen_hpc.language.judge import SCORES
+
+ASKED = [[{"role": "user", "content": f"question {number}"}] for number in range(3)]
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def said(text: str | None, probabilities: dict[str, float] | None = None) -> dict[str, Any]:
+    """A chat completion with a server's top_logprobs, the likeliest first."""
+    ordered = sorted((probabilities or {}).items(), key=lambda it: -it[1])
+    top = [{"token": token, "logprob": math.log(p)} for token, p in ordered]
+    return {
+        "choices": [{"message": {"content": text}, "logprobs": {"content": [{"top_logprobs": top}]} if top else None}]
+    }
+
+
+@contextmanager
+def serving(reply: Callable[[int, dict], dict | Answer]) -> Iterator[tuple[str, list[dict]]]:
+    """A server on loopback; `reply` gets the number of the request, from 0, and its JSON. Yields URL and requests."""
+    requests: list[dict] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(request | {"key": self.headers["Authorization"]})
+            answer = reply(len(requests) - 1, request)
+            status, headers, content = (200, {}, json.dumps(answer).encode()) if isinstance(answer, dict) else answer
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = headers.get("Content-Length", str(len(content))) != str(len(content))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def engine(url: str, **more):
+    return open_engine(EngineSettings(kind="server", model="m", endpoint=url, **more))
+
+
+def one(url: str, **more) -> str:
+    return engine(url, **more).chat(ASKED[:1], max_tokens=7, temperature=0.6, seed=4)[0].text
+
+
+def scored(reply: Callable[[int, dict], dict]) -> tuple[str, dict[str, float]]:
+    with serving(reply) as (url, _):
+        (completion,) = engine(url).chat(ASKED[:1], max_tokens=2, temperature=0.0, seed=0, choices=SCORES)
+    probabilities = zip(SCORES, completion.choice_probabilities, strict=True)
+    return completion.text, {score: round(p, 6) for score, p in probabilities if p}
+
+
+@pytest.fixture
+def pauses(monkeypatch) -> list[float]:
+    """The pauses that the client makes, none of which is waited for."""
+    made: list[float] = []
+    monkeypatch.setattr(http_client.time, "sleep", made.append)
+    return made
+
+
+def test_each_conversation_is_sent_with_its_own_seed_and_answered_in_order():
+    with serving(lambda _, request: said(f" {request['messages'][0]['content']} \n")) as (url, requests):
+        given = engine(url).chat(ASKED, max_tokens=7, temperature=0.6, seed=[5, 6, 7])
+    assert [completion.text for completion in given] == ["question 0", "question 1", "question 2"]
+    sent = sorted((it["messages"][0]["content"], it["seed"], it["max_tokens"], it["temperature"]) for it in requests)
+    assert sent == [(f"question {number}", 5 + number, 7, 0.6) for number in range(3)]
+    assert {request["model"] for request in requests} == {"m"}
+
+
+@pytest.mark.parametrize("message", [{"content": None, "reasoning_content": "Hm."}, {"tool_calls": []}])
+def test_a_message_without_content_is_an_empty_answer(message):
+    with serving(lambda *_: {"choices": [{"message": message, "finish_reason": "length"}], "usage": None}) as (url, _):
+        assert one(url) == ""
+
+
+def test_a_score_has_the_probability_of_its_own_token_not_of_one_with_a_space():
+    """vLLM's probabilities are those before the constraint, so ` 1` stands beside `1`."""
+    text, given = scored(lambda *_: said("1", {"1": 0.6, "10": 0.3, " 1": 0.05, "2": 0.1, "\n2": 0.2}))
+    assert (text, given) == ("1", {"1": 0.6, "2": 0.1, "10": 0.3})
+    assert scored(lambda *_: said("1", {" 1": 0.6, " 7": 0.2}))[1] == {"1": 0.75, "7": 0.25}
+
+
+def test_a_ten_of_two_digits_has_the_share_of_those_that_go_on():
+    def reply(_: int, request: dict) -> dict:
+        if "structured_outputs" in request:
+            assert request["structured_outputs"] == {"choice": list(SCORES)} and request["top_logprobs"] == 20
+            assert request["max_tokens"] > 1 and request["temperature"] == 0
+            return said("10", {"1": 0.5, "9": 0.4})
+        assert request["messages"][-1] == {"role": "assistant", "content": "1"}
+        assert request["continue_final_message"] and not request["add_generation_prompt"]
+        return said("0", {"0": 0.6, "<|im_end|>": 0.4})
+
+    text, given = scored(reply)
+    assert given == {"1": round(0.2 / 0.9, 6), "9": round(0.4 / 0.9, 6), "10": round(0.3 / 0.9, 6)}
+    assert text == "9"  # the most probable, where the server's digit by digit is 10
+
+
+def test_a_ten_of_one_token_is_not_asked_for_again():
+    with serving(lambda *_: said("1", {"1": 0.5, "10": 0.5})) as (url, requests):
+        engine(url).chat(ASKED[:1], max_tokens=2, temperature=0.0, seed=0, choices=SCORES)
+    assert len(requests) == 1
+
+
+def test_a_server_without_probabilities_has_its_choice_alone():
+    assert scored(lambda *_: said("7")) == ("7", {"7": 1.0})
+
+
+@pytest.mark.parametrize("text", ["7 of 10", "Score: 7", "four", "11", ""])
+def test_a_server_that_does_not_keep_to_the_scores_is_an_error(text):
+    with pytest.raises(UserError, match="structured_outputs"):
+        scored(lambda *_: said(text, {"7": 1.0}))
+
+
+def test_a_pause_that_the_server_asks_for_is_made(pauses):
+    """Seconds, a date, too long a one, and none: Azure and LiteLLM ask for one at every limit of their rates."""
+    asked = ["40", formatdate(time.time() + 100, usegmt=True), "86400", "soon", formatdate(0, usegmt=True)]
+    with serving(lambda number, _: (429, {"Retry-After": asked[number]}, b"{}") if number < 4 else said("fine")) as (
+        url,
+        requests,
+    ):
+        assert one(url, timeout=600.0) == "fine"
+    assert len(requests) == 5
+    assert pauses[0] == 40 and 90 < pauses[1] <= 100 and pauses[2] == 600 and pauses[3] == 4
+    assert http_client._seconds(asked[4]) < 0
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
+def test_a_status_that_passes_is_asked_again(pauses, status):
+    with serving(lambda number, _: (status, {}, b"busy") if number < 2 else said("fine")) as (url, _):
+        assert one(url) == "fine"
+    assert pauses == [0.5, 1.0]
+    with serving(lambda *_: (status, {}, b"busy")) as (url, requests), pytest.raises(UserError, match="submit again"):
+        one(url)
+    assert len(requests) == 5 and pauses[2:] == [0.5, 1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"), [(400, "see its log"), (401, "LUMEN_API_KEY"), (403, "LUMEN_API_KEY"), (404, "ends in /v1")]
+)
+def test_a_status_that_stays_is_an_error_with_its_fix(pauses, status, fix):
+    with serving(lambda *_: (status, {}, b"no")) as (url, requests), pytest.raises(UserError, match=fix):
+        one(url)
+    assert len(requests) == 1 and pauses == []
+
+
+def test_an_answer_cut_off_on_its_way_is_asked_for_again(pauses):
+    cut = (200, {"Content-Length": "5000"}, b'{"choices": [')
+    with serving(lambda number, _: cut if number < 2 else said("fine")) as (url, requests):
+        assert one(url) == "fine"
+    assert len(requests) == 3
+    with serving(lambda *_: cut) as (url, _), pytest.raises(UserError, match=r"does not answer \(IncompleteRead\)"):
+        one(url)
+
+
+def test_a_page_in_place_of_an_answer_points_to_the_endpoint():
+    with serving(lambda *_: (200, {"Content-Type": "text/html"}, b"<html>")) as (url, _):
+        with pytest.raises(UserError, match=r"in JSON .* correct engine\.endpoint"):
+            one(url)
+
+
+def test_a_server_that_is_too_slow_points_to_its_timeout(monkeypatch):
+    monkeypatch.setattr("lumen_hpc.language.server_engine.RETRIES", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(UserError, match=r"within engine\.timeout=1 s"):
+            one(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=1.0)
+
+
+def test_the_address_that_listens_is_taken(monkeypatch):
+    """`localhost` is ::1 first on many machines, and vLLM listens at 127.0.0.1 alone."""
+    look_up, connect = socket.getaddrinfo, socket.create_connection
+    tried: list[str] = []
+
+    def getaddrinfo(host, port, *rest, **options):
+        found = ("127.0.0.2", "127.0.0.1") if host == "localhost" else (host,)
+        return [entry for address in found for entry in look_up(address, port, *rest, **options)]
+
+    def create_connection(address, *rest):
+        tried.append(address[0])
+        if address[0] == "127.0.0.2":
+            raise ConnectionRefusedError
+        return connect(address, *rest)
+
+    monkeypatch.setattr(http_client.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(http_client.socket, "create_connection", create_connection)
+    with serving(lambda *_: said("fine")) as (url, _):
+        client = http_client.Client(url.replace("127.0.0.1", "localhost"), "k", timeout=9, retries=0, restricted=True)
+        for _ in range(2):
+            assert client.post("/chat/completions", {})["choices"]
+            client._close()
+    assert tried == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("key", ["sk-1\r", "sk-1\n", " sk-1 "])
+def test_the_end_of_a_line_is_no_part_of_a_key(monkeypatch, key):
+    monkeypatch.setenv("LUMEN_API_KEY", key)
+    with serving(lambda *_: said("fine")) as (url, requests):
+        one(url)
+    assert requests[0]["key"] == "Bearer sk-1"
+
+
+@pytest.mark.parametrize("key", ["sk-\N{HORIZONTAL ELLIPSIS}", "sk\n1", "sk\x1b1"])
+def test_a_key_that_cannot_be_sent_is_an_error_without_it(monkeypatch, key):
+    monkeypatch.setenv("LUMEN_API_KEY", key)
+    with pytest.raises(UserError, match="LUMEN_API_KEY holds characters") as caught:
+        engine("http://127.0.0.1:9/v1")
+    assert "sk" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rest", ["/v1/chat/completions", "/v1/chat/completions/", "/v1?api-version=2024-10-21", "/v1#a"]
+)
+def test_an_endpoint_that_is_more_than_a_base_url_is_refused(rest):
+    with pytest.raises(UserError, match="more than a base URL") as caught:
+        check_endpoint(f"http://node:8000{rest}", None)
+    assert "2024" not in str(caught.value)
