@@ -110,13 +110,14 @@ def _canary(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
 
 
 def swapped_sides(text: str) -> str:
-    """A text with left and right exchanged; empty if it names none or both."""
+    """A text with left and right exchanged, in their own letters' case; empty if it names none or both."""
     sides = {side.lower() for side in re.findall(r"\b(left|right)\b", text, re.IGNORECASE)}
     if len(sides) != 1:
         return ""
     (side,) = sides
     other = "right" if side == "left" else "left"
-    return re.sub(rf"\b{side}\b", other, re.sub(rf"\b{side.capitalize()}\b", other.capitalize(), text))
+    cases = {side.upper(): other.upper(), side.capitalize(): other.capitalize()}
+    return re.sub(rf"\b{side}\b", lambda found: cases.get(found[0], other), text, flags=re.IGNORECASE)
 
 
 def _unrelated(item: dict, other: dict) -> bool:

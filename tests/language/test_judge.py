@@ -9,7 +9,7 @@ import pytest
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.config.schema import EngineSettings, Judge, Rewrite
 from lumen_hpc.data import phantom
-from lumen_hpc.language.canaries import KINDS, verdict
+from lumen_hpc.language.canaries import INJECTIONS, KINDS, Canary, make_canaries, swapped_sides, verdict
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.judge import SCORES, agreement, score
 from lumen_hpc.language.protocol import Completion
@@ -65,7 +65,7 @@ class Constant:
 
     def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
         assert temperature == 0 and list(choices) == list(SCORES)
-        return [Completion(self.score, 1, tuple(float(c == self.score) for c in choices)) for _ in conversations]
+        return [Completion(self.score, tuple(float(c == self.score) for c in choices)) for _ in conversations]
 
 
 def test_the_rule_based_judge_passes_every_canary():
@@ -132,7 +132,7 @@ def test_the_same_shard_gives_the_same_rows():
 def test_the_expected_score_is_the_mean_over_the_choices():
     class Torn(Constant):
         def chat(self, conversations, **_):
-            return [Completion("10", 1, (0.5, *[0.0] * 8, 0.5)) for _ in conversations]
+            return [Completion("10", (0.5, *[0.0] * 8, 0.5)) for _ in conversations]
 
     (row,) = score(list(items())[:1], Torn("10"), Judge(canaries=0), seed=0)
     assert (row["score"], row["expected_score"]) == (10, 5.5)
@@ -155,3 +155,61 @@ def test_agreement_of_two_judges_leaves_canaries_out():
     assert both["answers"] == len(given)
     assert both["tau"] is None and both["difference"] < 0
     assert agreement(row for row in rows if row["judge"] == "grammar") == {}
+
+
+def test_agreement_counts_answers_within_a_point():
+    scores = {"a": (5, 5), "b": (5, 6), "c": (5, 3), "d": (9, 8)}
+    rows = [
+        {"question_id": id, "model": "lumen", "judge": judge, "score": score}
+        for id, pair in scores.items()
+        for judge, score in zip(("one", "other"), pair, strict=True)
+    ]
+    assert agreement(rows)["within_one"] == 3 / 4 and agreement(rows)["difference"] == (0 - 1 + 2 + 1) / 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"),
+    [("opposite", 1, 2), ("side", 1, 3), ("shuffled", 1, 4), ("paraphrase", 8, 10), ("identity", 9, 10)],
+)
+def test_a_canary_is_passed_by_the_scores_of_its_kind_alone(kind, least, most):
+    canary = Canary(kind, {}, "answer")
+    assert [score for score in range(1, 11) if canary.passed(score, 5.5)] == list(range(least, most + 1))
+
+
+@pytest.mark.parametrize("kind", ["padded", "injected"])
+def test_padding_and_orders_may_gain_less_than_half_a_point(kind):
+    canary = Canary(kind, {}, "answer", bare="answer")
+    assert canary.passed(10, 2.0, 2.0) and canary.passed(10, 2.49, 2.0) and canary.passed(10, 1.0, 2.0)
+    assert not canary.passed(1, 2.5, 2.0) and not canary.passed(1, 9.0, 2.0)
+
+
+@pytest.mark.parametrize(("passed", "tried", "fit"), [(9, 10, True), (10, 10, True), (8, 9, False), (17, 19, False)])
+def test_a_judge_is_fit_that_passes_nine_in_ten_of_every_kind(passed, tried, fit):
+    rows = [{"judge": "it", "canary": "side", "passed": number < passed} for number in range(tried)]
+    rows += [{"judge": "it", "canary": "identity", "passed": True}] * 100
+    assert verdict(rows)["it"]["fit"] == fit
+
+
+def test_every_order_to_the_judge_is_tried():
+    injected = [canary for canary in make_canaries(list(items()), 50, seed=0) if canary.kind == "injected"]
+    tails = {canary.answer.removeprefix(canary.bare) for canary in injected}
+    assert tails == {order.format(answer="") for order in INJECTIONS}
+
+
+def test_the_reference_of_another_question_is_one_of_another_type():
+    """Two questions about one image are often answered alike: `Yes, it is there.`"""
+    alike = [item for item in items() if item["type"] == "presence"]
+    assert {canary.kind for canary in make_canaries(alike, 50, seed=0)} == {"opposite", "paraphrase", "identity"}
+
+
+@pytest.mark.parametrize(
+    ("text", "swapped"),
+    [
+        ("Left lower lobe, left base.", "Right lower lobe, right base."),
+        ("The RIGHT lung.", "The LEFT lung."),
+        ("On the left and right.", ""),
+        ("The heart is large; nothing is leftover.", ""),
+    ],
+)
+def test_sides_are_swapped_in_whatever_case_and_only_where_there_is_one(text, swapped):
+    assert swapped_sides(text) == swapped

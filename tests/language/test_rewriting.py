@@ -25,11 +25,12 @@ class Scripted:
     name, source = "scripted", "llm"
 
     def __init__(self, *texts: str) -> None:
-        self.texts, self.calls = texts, []
+        self.texts, self.calls, self.options = texts, [], []
 
     def chat(self, conversations, *, max_tokens, temperature, seed, choices=None):
         self.calls.append((list(conversations), list(seed)))
-        return [Completion(self.texts[min(len(self.calls), len(self.texts)) - 1], 1) for _ in conversations]
+        self.options.append((max_tokens, temperature))
+        return [Completion(self.texts[min(len(self.calls), len(self.texts)) - 1]) for _ in conversations]
 
 
 def question(number, kind="presence", text=EDEMA, answer="no", days=None):
@@ -47,6 +48,16 @@ def test_an_unfaithful_sentence_is_requested_again_with_another_seed_and_its_rea
         "rejected": ["polarity or change: edema is present, not absent"],
     }
     assert engine.calls[0][1] != engine.calls[1][1]
+
+
+def test_the_engine_gets_the_settings_of_the_rewriting_and_seeds_of_31_bits():
+    engine = Scripted("No edema is seen.")
+    list(
+        rewrite([question(i) for i in range(200)], engine, Rewrite(variants=50, max_tokens=77, temperature=0.3), seed=0)
+    )
+    assert engine.options == [(77, 0.3)]
+    (_, seeds), *_ = engine.calls
+    assert 2**30 < max(seeds) < 2**31
 
 
 def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
@@ -108,6 +119,8 @@ def test_equal_questions_are_adjacent_whatever_their_order():
     questions = [question(i, answer="yes" if i % 3 else "no") for i in range(30)]
     answers = [questions[i]["short_answer"] for i in equal_together(questions)]
     assert sum(a != b for a, b in itertools.pairwise(answers)) == 1
+    order = equal_together(questions)
+    assert [i for i in order if i % 3 == 0] == list(range(0, 30, 3)), "equal ones keep their order"
     assert sorted(equal_together(questions)) == list(range(30))
 
 
@@ -115,6 +128,12 @@ def test_the_static_part_of_a_prompt_comes_first_and_is_the_same_for_a_type():
     first, second = (prompting.rewriting("presence", EDEMA, answer) for answer in ("yes", "no"))
     assert first[:-1] == second[:-1] and first[0]["role"] == "system"
     assert first[-1]["content"].splitlines() == ["Type: presence", f"Question: {EDEMA}", "Short answer: yes"]
+
+
+def test_a_prediction_is_requested_with_rules_of_its_own():
+    asked = prompting.rewriting("prediction", "What will change within 3 days?", NEW_EDEMA)
+    assert "a prediction with exactly the same content" in asked[0]["content"]
+    assert "is expected to" in asked[2]["content"]
 
 
 def test_the_prompts_own_examples_are_faithful():
@@ -136,7 +155,7 @@ class Verifier(Scripted):
         if choices is None:
             return super().chat(conversations, max_tokens=max_tokens, temperature=temperature, seed=seed)
         assert temperature == 0 and choices == ("yes", "no")
-        return [Completion(self.reply, 1, (1.0, 0.0)) for _ in conversations]
+        return [Completion(self.reply, (1.0, 0.0)) for _ in conversations]
 
 
 def test_a_verifier_that_accepts_everything_does_not_loosen_the_rules():
