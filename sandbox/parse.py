@@ -34,10 +34,7 @@ def parsed(kind: str, text: str) -> list[str]:
         lines += [f"clause   {clause.says.rule}: {clause.says.pattern}" for parse in parses for clause in parse]
         if not parses:
             known = [phrase for phrase in found if all(word.roles for word in phrase.words)]
-            covered = (
-                " ".join(map(bracketed, clause.parts))
-                for clause in parsing.lenient(known, certain=kind != "prediction")
-            )
+            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient(known))
             lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in covered)]
     facts = read(text, kind)
     lines += [f"says     {name}: {state}" for name, state in facts.findings.items()]

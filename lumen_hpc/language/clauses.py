@@ -194,7 +194,7 @@ class Statement:
         self.time = "both" if len(times) > 1 else min(times, default="")
         self.readings = readings(others)
         self.places = located(Phrase(others))
-        marks = {f":{clause.says.rule}", f"?{kind}"} | clause.says.marks
+        marks = {f":{clause.says.rule}", f"?{kind}"} | clause.says.marks | clause.unread
         marks |= {f"main={image}" for part in (clause, *beside) for image in part.roles("main")}
         for part in (*clause.parts, *beside):
             marks |= {part.kind, *(f"{part.kind}.{inner.kind}" for inner in part.parts)}
@@ -217,7 +217,9 @@ class Statement:
             "joined": "Any and N" in joined or "N and Any" in joined,
             "after": before,
             "last": clause.last,
-            "torn": clause.torn,
+            "bare": all(
+                part.kind in (*NOUNS, *MODIFIERS) or part.plays(*grammar().groups["joining"]) for part in clause.parts
+            ),
             "has-pronoun": clause.has(*grammar().groups["pronouns"]),
             "ends": clause.parts[-1].kind in ("Be", "NotBe") and not beside,
             "readings": self.readings,

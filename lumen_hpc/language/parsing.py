@@ -76,14 +76,18 @@ class Row(NamedTuple):
 class Clause(Phrase):
     """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence.
 
-    It is torn if words beside it, or unknown ones in its sentence, were not read.
+    Its marks are what was not read beside it, as in the table of marks.
     """
 
     says: Row = field(kw_only=True)
     start: int = 0
     joint: Sequence[Phrase] = ()
     last: bool = False
-    torn: bool = False
+    unread: set[str] = field(default_factory=set)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.parts)
 
 
 class Grammar:
@@ -231,12 +235,8 @@ def strict(found: list[Phrase]) -> list[list[Clause]]:
     return [parse for _, parse in best.get(len(signs), [])]
 
 
-def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
-    """The clauses that cover most of a sentence, without those beside a denial that none covers.
-
-    `certain`: nor those beside a word of doubt.
-    """
-    groups = grammar().groups
+def lenient(found: list[Phrase]) -> list[Clause]:
+    """The clauses that cover most of a sentence, marked with what is beside them that none covers."""
     signs = "".join(phrase.sign for phrase in found)
     best: list[tuple[float, list[Clause]]] = [(0, [])]
     for end in range(1, len(found) + 1):
@@ -247,12 +247,24 @@ def lenient(found: list[Phrase], certain: bool) -> list[Clause]:
         ]
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
-    unread = set(range(len(found))) - {c.start + i for c in clauses for i in range(len(c.parts))}
-    denied = {i for i in unread if found[i].has(*groups["denied"], *groups["doubted"] * certain)}
-    beside = {i + step for i in denied for step in (-1, 1)}
-    after = {i + 1 for i in denied} & unread  # nor will it be seen
-    beside |= {i + 1 for i in after if not found[i].plays(*groups["joining"])}
-    loose = {i for i in unread if not found[i].plays(*groups["joining"])}
-    for clause in clauses:
-        clause.torn = not loose.isdisjoint((clause.start - 1, clause.start + len(clause.parts)))
-    return [c for c in clauses if not beside & {c.start, c.start + len(c.parts) - 1}]
+    for clause, left, right in zip(clauses, [None, *clauses], [*clauses[1:], None], strict=False):
+        before = found[left.end if left else 0 : clause.start]
+        clause.unread |= {*_unread(before, found[clause.end : right.start if right else len(found)])}
+    return clauses
+
+
+def _unread(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator[str]:
+    """What phrases that were not read mean for the clause between them.
+
+    It is denied or doubted by one that denies or doubts right beside it; `-afar` by one before a comma and the like. It
+    is torn where the next one is no joint.
+    """
+    groups = grammar().groups
+    for role, back in (("denied", "denied-back"), ("doubted", "doubted")):
+        spoken = [i for i, phrase in enumerate(before, start=1) if phrase.has(*groups[role])]
+        if after and after[0].has(*groups[back]):
+            yield role
+        elif spoken:
+            yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[spoken[-1] :])
+    if any(not phrase.plays(*groups["joining"]) for phrase in (*before[-1:], *after[:1])):
+        yield "torn"

@@ -81,6 +81,7 @@ class _Reading:
     places: list[parsing.Phrase] = field(default_factory=list)
     counts: set[str] = field(default_factory=set)
     earlier: Statement | None = None
+    doubtful: set[str] = field(default_factory=set)
 
     def add(self, sentence: list[Word]) -> None:
         """Reads one sentence, clause by clause."""
@@ -93,16 +94,18 @@ class _Reading:
         phrases = phrases[: parsing.LONGEST]
         exact = parsing.strict(phrases)
         self.unread.add("no complete parse", not exact)
-        parses = exact or [parsing.lenient(phrases, self.kind != "prediction") if self.lenient else []]
+        parses = exact or [parsing.lenient(phrases) if self.lenient else []]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
+        self.doubtful = set()
         for clause in parses[0]:
-            clause.torn |= bool(unknown)
+            clause.unread |= self.doubtful | ({"torn"} if unknown else set())
             self.clause(clause)
 
     def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
         statement = Statement(clause, self.kind, self.earlier)
+        self.doubtful = {"after-doubtful"} if "doubtful" in statement.marks else set()
         if self.lenient and "unclaimed" in statement.marks:
             return
         self.places += clause.all("Loc", "Place", "NotPlace")

@@ -7,7 +7,7 @@ import pytest
 from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, parse_findings, render_difference
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.metrics.change import Reader, claimed, direction, facts, named, tally
+from lumen_hpc.metrics.change import Claim, Reader, claimed, direction, facts, named, tally
 
 READER = Reader(["odd thing"])
 CHANGES = [
@@ -60,6 +60,21 @@ def test_free_sentences(text, expected):
     assert facts(claim) == expected
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Interval resolution of the right pneumothorax.", Claim(resolved=("pneumothorax",))),
+        ("Interval development of left lower lobe consolidation.", Claim(new=("consolidation",))),
+        ("There is an increase in the size of the left effusion.", Claim(worse=("pleural effusion",))),
+        ("The edema has markedly improved.", Claim(better=("edema",))),
+        ("The edema has not fully resolved.", None),
+        ("Rather than growing from small to moderate, the effusion is gone.", None),
+    ],
+)
+def test_a_change_is_read_as_a_report_words_it(text, expected):
+    assert READER.change(text) == expected
+
+
 @pytest.mark.parametrize("text", ["", "This image shows edema.", "I cannot answer that.", "PA view"])
 def test_a_text_that_claims_nothing_about_change_is_not_read(text):
     assert READER.change(text) is None
@@ -89,6 +104,18 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("The heart size is at the upper limits of normal.", set()),
         ("Heart size is increased.", {"cardiomegaly"}),
         ("No cardiomegaly. The heart is in the left chest.", set()),
+        ("No foo, effusion, or pneumothorax.", set()),
+        ("There is no evidence for effusion.", set()),
+        ("No signs of pneumonia, edema, or effusion, but mild atelectasis is seen.", {"atelectasis"}),
+        ("Edema without an associated effusion or nodule.", {"edema"}),
+        ("No opacity to suggest pneumonia or edema.", set()),
+        ("The lungs show no abnormality such as edema or effusion.", set()),
+        ("No abnormality is seen other than edema.", {"edema"}),
+        ("Possible effusion or pneumonia.", set()),
+        ("Possible effusion, but edema.", {"edema"}),
+        ("An opacity is seen, which may reflect atelectasis or pneumonia.", {"lung opacity"}),
+        ("The differential includes pneumonia and atelectasis.", set()),
+        ("Edema rather than pneumonia.", {"edema"}),
     ],
 )
 def test_findings_are_affirmed_names(text, expected):
