@@ -67,6 +67,8 @@ def test_free_sentences(text, expected):
         ("Interval development of left lower lobe consolidation.", Claim(new=("consolidation",))),
         ("There is an increase in the size of the left effusion.", Claim(worse=("pleural effusion",))),
         ("The edema has markedly improved.", Claim(better=("edema",))),
+        ("The main image shows more edema than the reference image.", Claim(worse=("edema",))),
+        ("Edema is only seen in the main image.", Claim(new=("edema",))),
         ("The edema has not fully resolved.", None),
         ("Rather than growing from small to moderate, the effusion is gone.", None),
     ],
