@@ -45,8 +45,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
 
 def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The judge's view of one answer: the bare question and the long answer."""
+    """The judge's view of one answer, without its reasoning: the bare question and the long answer."""
     from lumen_hpc.data.findings_line import strip
+    from lumen_hpc.language.markup import without_thought
 
     meta = record["meta"]
     return {
@@ -56,5 +57,5 @@ def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "question": meta["question"],
         "short_answer": meta["short_answer"],
         "long_answer": meta["long_answer"],
-        "answer": strip(answer["answer"]),
+        "answer": strip(without_thought(answer["answer"])),
     }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 _NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
 """Keys of an object that says something of one finding."""
+_LAST_COMMA = re.compile(r",(?=\s*[}\]])")
+"""The comma after the last item, which JSON does not allow and models write."""
 _ANSWERS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
 """Keys of an object whose value is the answer; the last three are a chat server's."""
 
@@ -17,9 +20,9 @@ def json_value(text: str) -> Any:
     """The list or object that a whole text is, in JSON or as Python writes it; None for any other text."""
     if text[:1] not in ("{", "["):
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse, written in ((json.loads, text), (ast.literal_eval, text), (json.loads, _LAST_COMMA.sub("", text))):
         try:
-            value = parse(text)
+            value = parse(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return value if isinstance(value, dict | list) else None

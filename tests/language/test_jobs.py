@@ -65,6 +65,8 @@ def test_the_judge_sees_the_bare_question_and_the_answer_without_its_findings_li
         },
     }
     item = judge.item({"question_id": "q", "model": "lumen", "answer": "The edema has resolved."}, record)
+    thought = {"question_id": "q", "model": "lumen", "answer": "<think>Is it new?</think>The edema has resolved."}
+    assert judge.item(thought, record) == item, "nor its reasoning, which no measure reads"
     assert item["question"] == DIFFERENCE
     assert item["long_answer"] == NEW_EDEMA.strip() and item["answer"] == "The edema has resolved."
     assert set(item) == {"question_id", "model", "type", "question", "short_answer", "long_answer", "answer"}

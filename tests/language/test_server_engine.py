@@ -185,6 +185,16 @@ def test_an_answer_cut_off_on_its_way_is_asked_for_again(pauses):
         one(url)
 
 
+def test_an_answer_of_more_bytes_than_any_has_is_refused(monkeypatch):
+    content = json.dumps(said("fine")).encode()
+    with serving(lambda *_: said("fine")) as (url, _):
+        monkeypatch.setattr(http_client, "MOST_BYTES", len(content))
+        assert one(url) == "fine"
+        monkeypatch.setattr(http_client, "MOST_BYTES", len(content) - 1)
+        with pytest.raises(UserError, match="does not answer"):
+            one(url)
+
+
 def test_a_page_in_place_of_an_answer_points_to_the_endpoint():
     with serving(lambda *_: (200, {"Content-Type": "text/html"}, b"<html>")) as (url, _):
         with pytest.raises(UserError, match=r"in JSON .* correct engine\.endpoint"):

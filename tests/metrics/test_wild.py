@@ -160,7 +160,8 @@ def test_what_declines_names_no_finding(text):
     [
         ("**Yes**", "yes"), ("Answer: Yes", "yes"), ("The answer is no.", "no"), ("I'd say no", "no"), ("true", "yes"),
         ("False.", "no"), ('{"answer": "yes"}', "yes"), ('{"pleural effusion": true}', "yes"),
-        ('{"pleural effusion": false}', "no"), ("<answer>no</answer>", "no"), ("```\nyes\n```", "yes"),
+        ('{"pleural effusion": false}', "no"), ('{"answer": false,}', "no"), ("<answer>no</answer>", "no"),
+        ("```\nyes\n```", "yes"),
         ("'No, there is none.'", "no"), ("Sure! Here is my answer:\n\nNo.", "no"), ("Pleural effusion: absent", "no"),
         ("Pleural effusion \N{EM DASH} present", "yes"), ("| pleural effusion | yes |", "yes"),
         ("Effusion yes, edema no.", "yes"), ("Edema yes, effusion no.", "no"), ("Negative for effusion.", "no"),
