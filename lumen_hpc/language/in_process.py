@@ -49,7 +49,10 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
     model without a chat template, or a conversation that leaves no room for `max_tokens`.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError("the model's tokenizer has no chat template; take an instruction-tuned model")
+        raise UserError(
+            "the model's tokenizer has no chat template; take an instruction-tuned model, or put the "
+            "chat_template.jinja of its kind into its folder"
+        )
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     plain = PlainText(added)
     templated = [_templated(tokenizer, _plain(conversation, plain)) for conversation in conversations]

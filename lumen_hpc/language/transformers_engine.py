@@ -31,8 +31,8 @@ class TransformersEngine(InProcessEngine):
         require_self_contained(Path(settings.model))
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                settings.model, trust_remote_code=False, local_files_only=True
+            self.tokenizer = AutoTokenizer.from_pretrained(  # Mistral's own format knows no chat template
+                settings.model, trust_remote_code=False, local_files_only=True, mistral_format=False
             )
             self.model = AutoModelForCausalLM.from_pretrained(
                 settings.model, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True

@@ -68,6 +68,7 @@ class VLLMEngine(InProcessEngine):
                     dtype=settings.dtype,
                     load_format="safetensors",  # never pickled weights, which can run code
                     trust_remote_code=False,
+                    tokenizer_mode="hf",  # Mistral's own format knows no chat template
                     max_model_len=settings.max_model_len,
                     tensor_parallel_size=settings.tensor_parallel,
                     pipeline_parallel_size=settings.pipeline_parallel,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,17 @@ def test_weights_that_were_cut_off_are_named(copied):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"cannot load engine\.model={copied}"):
         engine(copied)
+
+
+def test_mistrals_own_tokenizer_beside_the_usual_one_is_left_alone(plain, copied):
+    """Their repositories hold both, and mistral_common would take the place of the folder's chat template."""
+    mistral_common = pytest.importorskip("mistral_common")
+    (vocabulary, *_) = sorted((Path(mistral_common.__file__).parent / "data").glob("tekken*.json"))
+    shutil.copy(vocabulary, copied / "tekken.json")
+    file = copied / "config.json"
+    kind = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | kind))
+    assert greedy(engine(copied)) == greedy(plain)
 
 
 def test_batches_change_no_answer(plain, monkeypatch):
