@@ -66,6 +66,12 @@ def test_a_template_without_a_system_role_has_its_words_before_the_first_questio
     assert text.count("The rubric.\n\nOne.<end>") == text.count("The rubric.") == 1 and "10<end>" in text
 
 
+def test_conversations_of_different_roles_are_prompts_of_one_call():
+    tokenizer = bytewise(GEMMA)
+    both = prompts(tokenizer, [SYSTEM_FIRST, SYSTEM_FIRST[1:2]], 8, 512)
+    assert both == [*prompts(tokenizer, [SYSTEM_FIRST], 8, 512), *prompts(tokenizer, [SYSTEM_FIRST[1:2]], 8, 512)]
+
+
 def test_a_template_that_takes_no_conversation_is_an_error_with_its_reason():
     tokenizer = bytewise("{{ raise_exception('tools only') }}")
     with pytest.raises(UserError, match=r"refuses a conversation \(tools only\)"):

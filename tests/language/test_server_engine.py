@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def serving(reply: Callable[[int, dict], dict | Answer]) -> Iterator[tuple[str, 
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            requests.append(request | {"key": self.headers["Authorization"]})
+            requests.append(request | {"key": self.headers["Authorization"], "host": self.headers["Host"]})
             answer = reply(len(requests) - 1, request)
             status, headers, content = (200, {}, json.dumps(answer).encode()) if isinstance(answer, dict) else answer
             self.send_response(status)
@@ -91,6 +92,29 @@ def pauses(monkeypatch) -> list[float]:
     return made
 
 
+def test_a_request_names_its_server():
+    with serving(lambda *_: said("fine")) as (url, requests):
+        one(url)
+    assert requests[0]["host"] == url.removeprefix("http://").removesuffix("/v1")
+
+
+def test_a_certificate_must_be_that_of_the_servers_name(monkeypatch, pauses):
+    names: list[str] = []
+
+    class Context:
+        def wrap_socket(self, stream: socket.socket, server_hostname: str) -> socket.socket:
+            names.append(server_hostname)
+            stream.close()
+            raise ssl.SSLCertVerificationError
+
+    context = ssl.create_default_context()
+    assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
+    monkeypatch.setattr(http_client.ssl, "create_default_context", Context)
+    with serving(lambda *_: said("fine")) as (url, requests), pytest.raises(UserError, match="SSLCertVerification"):
+        one(url.replace("http:", "https:").replace("127.0.0.1", "localhost"))
+    assert set(names) == {"localhost"} and not requests
+
+
 def test_each_conversation_is_sent_with_its_own_seed_and_answered_in_order():
     with serving(lambda _, request: said(f" {request['messages'][0]['content']} \n")) as (url, requests):
         given = engine(url).chat(ASKED, max_tokens=7, temperature=0.6, seed=[5, 6, 7])
@@ -98,6 +122,20 @@ def test_each_conversation_is_sent_with_its_own_seed_and_answered_in_order():
     sent = sorted((it["messages"][0]["content"], it["seed"], it["max_tokens"], it["temperature"]) for it in requests)
     assert sent == [(f"question {number}", 5 + number, 7, 0.6) for number in range(3)]
     assert {request["model"] for request in requests} == {"m"}
+
+
+def test_conversations_are_sent_at_once():
+    """A server batches what it has; one request after the other would take days."""
+    together = threading.Barrier(3, timeout=20)
+
+    def reply(*_: object) -> dict:
+        together.wait()
+        return said("7")
+
+    with serving(reply) as (url, _):
+        asked = engine(url)
+        asked.chat(ASKED, max_tokens=7, temperature=0.6, seed=4)
+        asked.chat(ASKED, max_tokens=2, temperature=0.0, seed=0, choices=SCORES)
 
 
 @pytest.mark.parametrize("message", [{"content": None, "reasoning_content": "Hm."}, {"tool_calls": []}])
