@@ -39,6 +39,13 @@ _WHOLE = (
     ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
     ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
     ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
+    (
+        "is there",
+        "no",
+        r"(?:(?:it|this) is )?(?:not|none|nothing) (?:is )?(?:seen|present|visible|evident|identified|there)|none",
+    ),
+    ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely|there is none"),
+    ("is there", "yes", r"(?:it|this) is (?:seen|present|visible|evident|identified|there|likely)|likely"),
     ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
     ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
 )
@@ -117,12 +124,14 @@ def listed(reader: Reader, answer: str) -> set[str] | None:
 def _claim(template: str, location: str | None, state: State) -> bool | None:
     """Whether the claim about the finding affirms the question; None where it is about something else.
 
-    Of a finding that is there, sides that lie elsewhere deny: `on the left only`, asked whether it is bilateral.
+    Of a finding that is there, sides that lie elsewhere deny: `on the left only`, asked whether it is bilateral. That
+    there is none elsewhere tells nothing.
     """
-    if state.status in ("absent", "gone"):
-        return False
     sides = {name for place in state.places for name in place} & SIDES
+    asked = SIDES & set((location or "").lower().split())
+    here = not (asked and sides) or asked <= sides
+    if state.status in ("absent", "gone"):
+        return False if here else None
     if "bilateral" in template:
-        return sides == {"left", "right"} if sides else None
-    asked = {"left", "right"} & set((location or "").lower().split())
-    return not (asked and sides) or asked <= sides
+        return sides == SIDES if sides else None
+    return here

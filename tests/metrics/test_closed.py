@@ -55,6 +55,13 @@ def test_rules_of_words(answer, first, equal):
         ("presence", "is there edema?", "The edema has not fully resolved.", None),
         ("presence", "is there edema?", "Edema is not enormous.", None),
         ("presence", "is there edema?", "There is edema. It is not severe.", "yes"),
+        ("presence", "is there edema?", "It is not seen.", "no"),
+        ("presence", "is there edema?", "It is present.", "yes"),
+        ("presence", "is there edema?", "It is a chest X-ray.", None),
+        ("presence", "is there edema in the left lung?", "There is no edema in the right lung.", None),
+        ("presence", "is there edema in the left lung?", "There is no edema in the left lung.", "no"),
+        ("presence", "is there edema in the left lung?", "Edema is only on the right.", "no"),
+        ("presence", "is the edema bilateral?", "The edema is only on the right.", "no"),
         ("presence", "outside the templates", "It is so.", "yes"),
     ],
 )
