@@ -63,6 +63,38 @@ def test_mistrals_own_tokenizer_beside_the_usual_one_is_left_alone(plain, copied
     assert greedy(engine(copied)) == greedy(plain)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_are_drawn_from_the_models_distribution_at_the_temperature(temperature):
+    import torch
+
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    noise = transformers_engine._Noise(list(range(20_000)), temperature)
+    for _ in range(2):  # the second token too
+        drawn = noise(None, logits.expand(20_000, -1)).argmax(-1)
+        shares = torch.bincount(drawn, minlength=4) / 20_000
+        assert shares.tolist() == pytest.approx((logits / temperature).softmax(-1).tolist(), abs=0.015)
+
+
+def test_a_sample_depends_on_its_own_seed_not_on_its_batch(plain):
+    def sampled(conversations, seeds):
+        return [it.text for it in plain.chat(conversations, max_tokens=16, temperature=0.8, seed=seeds)]
+
+    together = sampled(QUESTIONS, [0, 1, 2])
+    assert sampled(QUESTIONS[1:2], [1]) == together[1:2] != sampled(QUESTIONS[1:2], [7])
+
+
+def test_a_text_ends_with_its_turn_and_at_a_whole_character(plain):
+    """What a batch writes after the end of a shorter answer is padding, and max_tokens may cut a character."""
+    ends = plain.model.generation_config.eos_token_id
+    assert plain._until_end([5, 6, ends, 7, 8]) == [5, 6, ends] and plain._until_end([5, 6]) == [5, 6]
+    half = plain.tokenizer.encode("Edema \N{SNOWMAN}", add_special_tokens=False)[:-1]
+    plain_batch, plain._batch = plain._batch, lambda *_: [half]
+    try:
+        assert [it.text for it in plain.chat(QUESTIONS[:1], max_tokens=9, temperature=0.0, seed=0)] == ["Edema"]
+    finally:
+        plain._batch = plain_batch
+
+
 def test_batches_change_no_answer(plain, monkeypatch):
     together, chosen = greedy(plain), greedy(plain, choices=SCORES)
     monkeypatch.setattr(transformers_engine, "BATCH_TOKENS", 1)
