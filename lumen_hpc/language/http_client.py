@@ -34,11 +34,20 @@ FAILURES = (OSError, http.client.HTTPException, ValueError, RecursionError)
 
 
 class StatusError(Exception):
-    """The server answered with another status than 200; `retry_after` is the pause that it asks for [s]."""
+    """The server answered with another status than 200.
 
-    def __init__(self, status: int, retry_after: float = 0.0) -> None:
+    `retry_after` is the pause that it asks for [s]; `code` and `param` are those of an error as OpenAI writes it, and
+    may be any text.
+    """
+
+    def __init__(self, status: int, retry_after: float, content: bytes) -> None:
         super().__init__(f"status {status}")
         self.status, self.retry_after = status, retry_after
+        try:
+            error = json.loads(content)["error"]
+            self.code, self.param = error.get("code"), error.get("param")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self.code = self.param = None
 
 
 class Client:
@@ -88,7 +97,7 @@ class Client:
         if answer.will_close or len(content) > MOST_BYTES:
             self._close()
         if answer.status != 200:  # a redirect too: the next server was not checked
-            raise StatusError(answer.status, _seconds(answer.headers.get("Retry-After", "")))
+            raise StatusError(answer.status, _seconds(answer.headers.get("Retry-After", "")), content)
         if len(content) > MOST_BYTES:
             raise ValueError(f"the answer has more than {MOST_BYTES} bytes")
         return json.loads(content)

@@ -123,8 +123,11 @@ class ServerEngine(Engine):
         except UserError:  # the address was refused
             raise
         except StatusError as error:
+            if error.code == "content_filter":  # of one question: no answer, as where the answer is filtered
+                return _Reply({"choices": [{"message": {}}]})
+            refused = f": the model does not take {error.param} so" if error.param in list(parameters) else ""
             raise UserError(
-                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}; "
+                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}{refused}; "
                 f"{_fix(error.status)}"
             ) from None
         except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:

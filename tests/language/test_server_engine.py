@@ -214,6 +214,38 @@ def test_a_status_that_stays_is_an_error_with_its_fix(pauses, status, fix):
     assert len(requests) == 1 and pauses == []
 
 
+def refused(code: object, param: object = None) -> Answer:
+    return 400, {}, json.dumps({"error": {"message": "question 1", "code": code, "param": param}}).encode()
+
+
+def test_a_question_that_a_filter_refuses_has_no_answer_and_ends_nothing():
+    """Azure's filter refuses a prompt with a status, and an answer without one."""
+    with serving(
+        lambda _, request: (
+            refused("content_filter", "prompt") if "1" in request["messages"][0]["content"] else said("fine")
+        )
+    ) as (url, _):
+        given = engine(url).chat(ASKED, max_tokens=7, temperature=0.6, seed=4)
+    assert [completion.text for completion in given] == ["fine", "", "fine"]
+
+
+@pytest.mark.parametrize(
+    ("param", "named"), [("max_tokens", True), ("temperature", True), ("question 1", False), (None, False), ([], False)]
+)
+def test_an_option_that_a_model_does_not_take_is_named_and_no_other_text(param, named):
+    with serving(lambda *_: refused("unsupported_parameter", param)) as (url, _), pytest.raises(UserError) as caught:
+        one(url)
+    assert (f"does not take {param} so" in str(caught.value)) == named and "question 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"error": "no"}', b'{"error": null}', b"\xff", b"[" * 200_000]
+)
+def test_a_refusal_in_any_form_is_one(content):
+    with serving(lambda *_: (400, {}, content)) as (url, _), pytest.raises(UserError, match="answered 400"):
+        one(url)
+
+
 def test_an_answer_cut_off_on_its_way_is_asked_for_again(pauses):
     cut = (200, {"Content-Length": "5000"}, b'{"choices": [')
     with serving(lambda number, _: cut if number < 2 else said("fine")) as (url, requests):
