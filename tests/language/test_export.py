@@ -31,6 +31,14 @@ def mllama(tmp_path_factory):
         "pad_token_id": 3,
         "bos_token_id": 1,
         "eos_token_id": [2, 4],
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
     }
     vision = {
         "hidden_size": 32,
@@ -63,7 +71,9 @@ def test_text_logits_are_equal_to_the_bit(mllama, tmp_path):
 
     model, folder = mllama
     written = export(folder, tmp_path / "text", shard_bytes=100_000)
-    assert len([path for path in written if path.suffix == ".safetensors"]) > 2
+    assert {path.name for path in written} >= {"config.json", "generation_config.json", "model.safetensors.index.json"}
+    files = [path for path in written if path.suffix == ".safetensors"]
+    assert len(files) > 2 and all(path.stat().st_size < 110_000 for path in files)
     llama = LlamaForCausalLM.from_pretrained(tmp_path / "text", dtype=torch.float32).eval()
     assert llama.config.num_hidden_layers == 4
     assert llama.get_input_embeddings().weight.shape == (96, 64)
@@ -72,18 +82,25 @@ def test_text_logits_are_equal_to_the_bit(mllama, tmp_path):
 
 
 def test_tensors_named_as_in_the_official_release_are_found(mllama, tmp_path):
-    """transformers 4, and so the official files, say language_model.model.… where 5 says model.language_model.…"""
+    """transformers 4, and so the official files, say language_model.model.… where 5 says model.language_model.…, and
+    rope_theta and rope_scaling where 5 says rope_parameters."""
     from safetensors.torch import load_file, save_file
+    from transformers import LlamaConfig
 
     _, folder = mllama
     tensors = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    (other / "config.json").write_text(json.dumps(config))
     save_file({_other_name(name): tensor for name, tensor in tensors.items()}, other / "model.safetensors")
     export(folder, tmp_path / "a")
     export(other, tmp_path / "b")
     ours, theirs = (load_file(tmp_path / side / "model-00001.safetensors") for side in "ab")
+    one, two = (LlamaConfig.from_pretrained(tmp_path / side).to_dict() for side in "ab")
+    assert one["rope_parameters"] == two["rope_parameters"] and one["rope_parameters"]["rope_theta"] == 500_000.0
     assert ours.keys() == theirs.keys() and len(ours) == 4 * 9 + 3
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -105,7 +122,8 @@ def test_what_is_no_mllama_is_refused_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "text").exists()
 
 
-def test_a_checkpoint_that_lacks_a_layer_is_refused_and_leaves_nothing_complete(mllama, tmp_path):
+@pytest.mark.parametrize(("part", "missing"), [("layers.2.mlp", 3), ("lm_head", 1), ("embed_tokens", 1)])
+def test_a_checkpoint_that_lacks_a_part_is_refused_and_leaves_nothing_complete(mllama, tmp_path, part, missing):
     from safetensors.torch import load_file, save_file
 
     _, folder = mllama
@@ -113,7 +131,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused_and_leaves_nothing_complete(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text((folder / "config.json").read_text())
-    save_file({n: t for n, t in tensors.items() if "layers.2.mlp" not in n}, broken / "model.safetensors")
-    with pytest.raises(UserError, match="lacks 3 tensors"):
+    save_file({n: t for n, t in tensors.items() if part not in n}, broken / "model.safetensors")
+    with pytest.raises(UserError, match=f"lacks {missing} tensors"):
         export(broken, tmp_path / "text")
     assert not (tmp_path / "text").exists()
