@@ -52,6 +52,14 @@ def test_weights_that_were_cut_off_are_named(copied):
         engine(copied)
 
 
+def test_the_settings_number_format_is_that_of_the_weights(tiny):
+    import torch
+
+    for dtype, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32), ("auto", torch.float32)):
+        settings = EngineSettings(kind="transformers", model=str(tiny), dtype=dtype, max_model_len=2048)
+        assert open_engine(settings).model.dtype == expected
+
+
 def test_mistrals_own_tokenizer_beside_the_usual_one_is_left_alone(plain, copied):
     """Their repositories hold both, and mistral_common would take the place of the folder's chat template."""
     mistral_common = pytest.importorskip("mistral_common")
