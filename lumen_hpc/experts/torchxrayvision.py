@@ -70,6 +70,8 @@ class TorchXRayVision:
             on_device = {size: array.to(self.device, non_blocking=True) for size, array in inputs.items()}
             pathologies = self._pathologies(on_device)
             extra = {name: model(on_device[self.sizes[name]]).float().cpu() for name, model in self.extra.items()}
+            for name, values in (pathologies | extra).items():
+                _check_numbers(name, torch.as_tensor(values), batch)
             for position, study in enumerate(batch):
                 row = {"study_id": study["study_id"], "dicom_id": study["dicom_id"], "expert": "torchxrayvision"}
                 row["pathologies"] = {name: round(float(values[position]), 4) for name, values in pathologies.items()}
@@ -133,6 +135,17 @@ def _as_library_cache(folder: Path) -> Iterator[None]:
                 del os.environ["HOME"]
             else:
                 os.environ["HOME"] = home
+
+
+def _check_numbers(name: str, values: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UserError for an output that is no number; a row would have `null` there, which is no prediction."""
+    wrong = (~values.isfinite().reshape(len(batch), -1).all(1)).nonzero()
+    if len(wrong):
+        study = batch[int(wrong[0])]["study_id"]
+        raise UserError(
+            f"experts: {name} is no number for study {study} (NaN or infinite); its weights are damaged: remove them "
+            "and run stage=fetch again"
+        )
 
 
 def _named(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float]:

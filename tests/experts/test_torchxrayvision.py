@@ -131,6 +131,15 @@ def test_untrained_heads_are_left_out_of_an_ensemble(folder: Path, studies: list
         assert mixed["pathologies"]["Pneumonia"] == pytest.approx(mean, abs=2e-4)
 
 
+def test_a_prediction_that_is_no_number_stops_the_expert(tmp_path: Path, studies: list[dict]):
+    file = _stand_in("densenet121-res224-all", tmp_path)
+    model = torch.load(file, weights_only=False)
+    torch.nn.init.constant_(model.classifier.weight, torch.nan)
+    torch.save(model, file)
+    with pytest.raises(UserError, match="is no number for study s0"):
+        _rows(_settings(tmp_path, "densenet121-res224-all"), studies)
+
+
 def test_a_head_without_operating_point_is_untrained():
     class Model:
         targets = ("A", "", "C")
