@@ -20,6 +20,9 @@ from lumen_hpc.language.prediction_questions import predictions
 from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import opened, sentence
 
+FEWEST_EMPTY = 10
+"""So many empty answers, and no other, show that something is wrong: a filter refuses a few."""
+
 
 @dataclass(slots=True)
 class SentenceRequest:
@@ -53,7 +56,8 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
     "type" and "question" besides. With rewrite.verify=rules+llm a row also has "verified": of each attempt whether the
     "rules" and the "model" accept it, and its "sentence" where they differ.
     The rows depend on the questions, the engine and the seed alone.
-    Raises UserError with the question's id (never its words) where not even the grammar can form a sentence.
+    Raises UserError with the question's id (never its words) where not even the grammar can form a sentence, and where
+    all answers are empty.
     """
     requests: dict[tuple, SentenceRequest] = {}
     rows = []
@@ -98,6 +102,11 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
             seed=[_number(request.seed, str(attempt)) for request in pending],
         )
         texts = [" ".join(without_thought(completion.text).split()) for completion in completions]
+        if attempt == 1 and len(texts) >= FEWEST_EMPTY and not any(texts):
+            raise UserError(
+                f"all {len(texts)} answers of {engine.name} are empty: it may spend rewrite.max_tokens="
+                f"{rewrite.max_tokens} on reasoning (turn that off, or raise it), or overflow in engine.dtype"
+            )
         checked = [
             facts.check(r.type, r.question, r.short_answer, text) for r, text in zip(pending, texts, strict=True)
         ]

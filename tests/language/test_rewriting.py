@@ -60,6 +60,15 @@ def test_the_engine_gets_the_settings_of_the_rewriting_and_seeds_of_31_bits():
     assert 2**30 < max(seeds) < 2**31
 
 
+def test_a_model_that_never_answers_is_an_error_and_not_a_run_of_fallbacks():
+    asked = [question(i, text=f"is there {finding}?") for i, finding in enumerate(["edema", "nodule", "mass"] * 4)]
+    for text in ("", "<think>Is there"):
+        with pytest.raises(UserError, match=r"all 12 answers of scripted are empty.*rewrite\.max_tokens=128"):
+            list(rewrite(asked, Scripted(text), Rewrite(variants=10**6), seed=0))
+    assert {row["source"] for row in rewrite(asked, Scripted(""), Rewrite(), seed=0)} == {"fallback"}, "too few to tell"
+    assert list(rewrite(asked, Scripted("No.", ""), Rewrite(variants=10**6, attempts=2), seed=0))
+
+
 def test_after_the_last_attempt_the_grammars_sentence_replaces_it():
     (row,) = rewrite([question(1)], Scripted("Edema is seen."), Rewrite(attempts=3), seed=0)
     assert (row["source"], row["attempts"], len(row["rejected"])) == ("fallback", 3, 3)
