@@ -97,6 +97,26 @@ def test_a_server_gives_the_same_greedy_text(engines, server, tiny, monkeypatch)
     assert [c.text for c in greedy(engine)] == [c.text for c in greedy(engines["transformers"])]
 
 
+def test_the_prefix_cache_is_emptied_before_every_call(engines, monkeypatch):
+    """What a process computed before would change a shard's last bits, and with them its rows."""
+    model, calls = engines["vllm"].model, []
+
+    def recorded(name: str):
+        method = getattr(model, name)
+
+        def call(*given, **more):
+            calls.append(name)
+            return method(*given, **more)
+
+        monkeypatch.setattr(model, name, call)
+
+    recorded("reset_prefix_cache")
+    recorded("generate")
+    for _ in range(2):
+        greedy(engines["vllm"])
+    assert calls == ["reset_prefix_cache", "generate"] * 2
+
+
 TWO = """
 import json, sys
 from pathlib import Path

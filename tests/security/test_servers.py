@@ -197,8 +197,8 @@ def top(logprob: float, token: str = "1") -> dict:
     [
         answer(text=5), answer(text={"MARKER": 1}),
         answer(text=["MARKER"]), answer(logprobs=top(1e308)), answer(logprobs=top(float("nan"))),
-        answer(logprobs=top(7.0)), answer(logprobs=top(float("inf"))), answer(logprobs={"content": [{}]}),
-        answer(logprobs="MARKER"),
+        answer(logprobs=top(7.0)), answer(logprobs=top(0.1)), answer(logprobs=top(float("inf"))),
+        answer(logprobs={"content": [{}]}), answer(logprobs="MARKER"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_in_an_answer_is_an_error_without_its_text(given):
