@@ -118,6 +118,10 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("An opacity is seen, which may reflect atelectasis or pneumonia.", {"lung opacity"}),
         ("The differential includes pneumonia and atelectasis.", set()),
         ("Edema rather than pneumonia.", {"edema"}),
+        ("Edema w/o effusion", {"edema"}),
+        ("Edema: +, effusion: -", {"edema"}),
+        ("\u2713 edema\n\u2717 effusion", {"edema"}),
+        ("Heart: mildly enlarged. Lungs: mild edema. Pleura: no effusion.", {"cardiomegaly", "edema"}),
     ],
 )
 def test_findings_are_affirmed_names(text, expected):
