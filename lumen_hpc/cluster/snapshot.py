@@ -17,7 +17,7 @@ from typing import Any
 
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import read_json, write_json
+from lumen_hpc.files import atomic, read_json, write_json
 
 SOURCE = Path(__file__).resolve().parents[2]
 ROOTS = ("lumen_hpc", "jobs", "launch.py")
@@ -83,13 +83,23 @@ def _is_code(name: str) -> bool:
 
 
 def take(run: Path) -> Path:
-    """Copies the code to `<run>/code/<hash>`, once for each state of it; returns that folder."""
+    """Copies the code to `<run>/code/<hash>`, once for each state of it; returns that folder.
+
+    A copy that is there is completed: a scratch file system removes files that nobody has read for a month, and a file
+    that was edited would run under the hash of another.
+    """
     whole = hashlib.sha256()
     contents = {name: (SOURCE / name).read_bytes() for name in files()}
     for name, content in contents.items():
         whole.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
     folder = run / "code" / whole.hexdigest()[:16]
     if folder.is_dir():
+        for name, content in contents.items():
+            path = folder / name
+            if not path.is_file() or path.read_bytes() != content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic(path) as stream:  # jobs may be reading it
+                    stream.write(content)
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:

@@ -269,6 +269,16 @@ def test_the_snapshot_of_a_work_tree_takes_tracked_code_as_it_is_now(checkout, t
     assert "left out of what jobs run: lumen_hpc/patients.py;" in capsys.readouterr().err
 
 
+def test_a_snapshot_that_lost_files_or_was_edited_is_completed(checkout, tmp_path):
+    """Scratch file systems remove what nobody reads; and what runs under a hash is the code of that hash."""
+    code = snapshot.take(tmp_path / "run")
+    before = {path: path.read_bytes() for path in code.rglob("*") if path.is_file()}
+    shutil.rmtree(code / "lumen_hpc")
+    (code / "jobs" / "c.py").write_text("EDITED = 1")
+    assert snapshot.take(tmp_path / "run") == code
+    assert {path: path.read_bytes() for path in code.rglob("*") if path.is_file()} == before
+
+
 @pytest.fixture
 def programs(checkout, tmp_path) -> Path:
     """A work tree whose configuration starts a program on every look; the file that it creates."""
