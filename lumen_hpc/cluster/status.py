@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
         folder = run.folder / step.name
         found, missing = _counted(run, step, everything)
         alive = {row["job"] for row in triage.unended(folder)}  # for all that is known
-        lost = triage.corrupt(run, step, everything, missing)
-        others = _without(missing, lost)
-        found.failures = _described(lost + triage.failure_kinds(folder, others, alive, newest=newest.get(step.name)))
+        last = newest.get(step.name)
+        find = partial(triage.failure_kinds, folder, live=alive, newest=last)
+        found.failures = _described(_explained(run, step, everything, missing, last, find))
         found.state = "done" if not missing else "unknown"
         steps.append(found)
     return steps
@@ -191,14 +192,34 @@ def _failures(
     run: Run, step: Step, everything: list[Step], missing: list[int], jobs: list[slurm.Job], known: _Jobs
 ) -> list[triage.FailureKind]:
     """The failures of a step's missing shards; `jobs` are those that work on them, or will."""
-    lost = [] if jobs or known.here else triage.corrupt(run, step, everything, missing)
-    others = _without(missing, lost)
     alive = {job.id for job in jobs} | ({""} if known.here else set())
     usage, newest = known.account.usage, known.newest.get(step.name)
-    kinds = triage.failure_kinds(run.folder / step.name, others, alive, usage, newest)
-    if not kinds and others and not known.tasks.get(step.name):
-        kinds = triage.before_work(run, step, others, _inputs_done(run, step, everything), usage)
-    return lost + kinds
+
+    def find(shards: list[int]) -> list[triage.FailureKind]:
+        kinds = triage.failure_kinds(run.folder / step.name, shards, alive, usage, newest)
+        if not kinds and shards and not known.tasks.get(step.name):
+            kinds = triage.before_work(run, step, shards, _inputs_done(run, step, everything), usage)
+        return kinds
+
+    return find(missing) if jobs or known.here else _explained(run, step, everything, missing, newest, find)
+
+
+def _explained(
+    run: Run,
+    step: Step,
+    everything: list[Step],
+    missing: list[int],
+    newest: Mapping[int, str] | None,
+    find: Callable[[list[int]], list[triage.FailureKind]],
+) -> list[triage.FailureKind]:
+    """Why shards are missing: lost after they were finished, or what `find` knows of their tasks.
+
+    Of a lost shard that was submitted again, what became of that comes first: the same command did not help.
+    """
+    lost = triage.corrupt(run, step, everything, missing)
+    again = triage.submitted_again(run.folder / step.name, newest or {}) if lost else set()
+    kinds = find(sorted({*_without(missing, lost), *(again & set(missing))}))
+    return kinds + lost if again and kinds else lost + kinds
 
 
 def _eta_seconds(folder: Path, rounds: float, own: Progress | None) -> float | None:

@@ -125,6 +125,15 @@ def blind(folder: Path) -> list[str]:
     return sorted({text for text in last.values() if text})
 
 
+def submitted_again(folder: Path, newest: Mapping[int, str]) -> set[int]:
+    """Finished shards that a later submission, the `newest` of each, took on again: their loss is known."""
+    rows = manifest.read(folder / "attempts.jsonl")
+    made_in = {(row["pack"], row["attempt"]): str(row.get("chain", "")) for row in rows}
+    lines = manifest.latest(folder)
+    made = {index: made_in.get((line.get("pack"), line.get("attempt")), "") for index, line in lines.items()}
+    return {index for index, chain in made.items() if chain and chain < newest.get(index, "")}
+
+
 def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> list[FailureKind]:
     """Finished shards that are missing only because their files are no longer those of their manifest lines."""
     folder, count = run.folder / step.name, step.stage.shards(run.settings)

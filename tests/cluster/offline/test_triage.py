@@ -230,6 +230,33 @@ def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Sta
     assert triage.corrupt(run, answer, pipeline, [0, 1, 2, 3]) == [], "out of date, not corrupt"
 
 
+def test_a_lost_shard_that_was_submitted_again_in_vain_is_a_failure_of_that_submission(run: Run, stages: list[Stage]):
+    """The same command was given, and did not help: what it met is what has to be repaired."""
+    pipeline = graph.steps(stages, run.settings)
+    for step in pipeline:
+        finish(run, step, pipeline)
+    folder = run.folder / "answer-a"
+    (folder / "shard-00002-of-00004.jsonl").unlink()
+    manifest.append(folder / manifest.NAME, manifest.latest(folder)[2] | {"pack": 0, "attempt": 1})
+    row = {"pack": 0, "attempt": 1, "event": "done", "chain": "0001", "job": "7", "node": "n1"}
+    manifest.append(folder / "attempts.jsonl", row)
+    for name in ("0001", "0002"):
+        (run.folder / "submissions" / name).mkdir(parents=True)
+        plan = {"packs": {"answer-a": [[0, 1, 2, 3] if name == "0001" else [2]]}, "jobs": []}
+        (run.folder / "submissions" / name / "plan.json").write_text(json.dumps(plan))
+    _failed(folder, [2], "RuntimeError: of the first submission, and past", chain="0001")
+
+    def errors() -> list[str]:
+        (step,) = (item for item in status.of(run, stages) if item.step == "answer-a")
+        (by_files,) = (item for item in status.by_files(run, stages) if item.step == "answer-a")
+        assert step.state == "failed" and step.failures == by_files.failures
+        return [kind["error"].partition(": ")[2] for kind in step.failures]
+
+    assert errors() == ["not the file that manifest.jsonl records (corrupt or deleted)"]
+    _failed(folder, [2], "ModuleNotFoundError: No module named 'x'", chain="0002")
+    assert errors()[0] == "No module named 'x'"
+
+
 @pytest.mark.parametrize(
     ("reason", "starts"),
     [
