@@ -62,7 +62,7 @@ class Finding:
         """Adds what a statement says of one of its items; the marks that this comes to."""
         marks = marked("says", statement.marks | item.marks_in(statement, self.name) | self.marks)
         if "silent" in marks:
-            return marks
+            return marks  # a heart alone is no cardiomegaly
         claims = {mark[3:] for mark in marks if mark.startswith("-> ")}
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
         untimed = time if marks & {":there", ":modifier"} else "then" if "?prediction" in marks else ""

@@ -76,7 +76,7 @@ class Row(NamedTuple):
 class Clause(Phrase):
     """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence.
 
-    Its marks are what was not read beside it, as in the table of marks.
+    Unread are the marks of what the lenient reading left out beside it.
     """
 
     says: Row = field(kw_only=True)

@@ -68,7 +68,7 @@ class _Reading:
     """Gathers what the sentences of one text say.
 
     Leads are yes or no, where it says so; counts are number words that are not those of the findings in their clause;
-    `earlier` is the statement before.
+    `earlier` is the statement before; doubtful is the mark of a clause after one that claims nothing.
     """
 
     kind: str
