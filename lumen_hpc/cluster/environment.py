@@ -28,7 +28,7 @@ EXACTLY = {
 }
 """GPUs, ranks and cores of this process, and options of this shell that the jobs' bash would take over."""
 OF_SCRIPTS = ("apptainer", "cat", "echo", "exec", "exit", "export", "grep", "lumen_require", "mktemp", "python", "rm",
-              "scontrol", "set", "shift", "srun", "trap", "type", "unset")  # fmt: skip
+              "scontrol", "set", "shift", "singularity", "srun", "trap", "type", "unset")  # fmt: skip
 """Commands of the batch scripts, for which an exported function of this shell would stand in."""
 KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
 """Which cluster, and who: not properties of a job."""

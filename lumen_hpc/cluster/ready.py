@@ -182,7 +182,7 @@ def containers(profile: Profile) -> Iterator[CheckResult]:
     key = "profile.container.image"
     if not container.image:
         yield CheckResult("bad", f"{key} is empty", f"{key}=FILE")
-    elif container.image.startswith(("/", ".")) or (container.kind == "apptainer" and "://" not in container.image):
+    elif container.image.startswith(("/", ".")) or (container.kind != "pyxis" and "://" not in container.image):
         image = Path(container.image)
         if "$" not in container.image and not on_nodes_only(image, profile) and not image.exists():
             yield CheckResult(

@@ -186,9 +186,10 @@ def _requeued_outside(profile: Profile) -> bool:
 def python(profile: Profile, resources: Resources) -> str:
     """The command that starts Python in a job of these resources, inside the container if there is one."""
     container = profile.container
-    if container.kind == "apptainer":
-        binds = "".join(f" --bind {_on_node(mount)}" for mount in container.mounts)
-        start = f"apptainer exec --nv{binds} {_on_node(container.image)} python"
+    if container.kind in ("apptainer", "singularity"):
+        options = [_on_node(option) for option in container.options]
+        options += [f"--bind {_on_node(mount)}" for mount in container.mounts]
+        start = " ".join([container.kind, "exec", *options, _on_node(container.image), "python"])
     else:
         start = "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
     return start if needs_srun(profile, resources) else f"exec {start}"

@@ -54,12 +54,14 @@ class Resources:
 
 @dataclass(kw_only=True)
 class Container:
-    kind: str = choice("none", "none", "apptainer", "pyxis")
-    """How jobs enter a container."""
+    kind: str = choice("none", "none", "apptainer", "singularity", "pyxis")
+    """How jobs enter a container: `apptainer exec`, `singularity exec`, or a plugin of srun."""
     image: str = ""
     """Image file (.sif, .sqsh)."""
     mounts: list[str] = list_of()
     """Bind mounts, `host:inside`."""
+    options: list[str] = list_of("--nv")
+    """Options of apptainer's or singularity's exec: `--nv` for NVIDIA's driver, `--rocm` for AMD's."""
 
 
 @dataclass(kw_only=True)

@@ -112,8 +112,8 @@ def _check_container(profile: Profile, sources: Sequence[DictConfig]) -> None:
     if container.kind == "none" and not named and (container.image or container.mounts):
         key = "image" if container.image else "mounts"
         raise UserError(
-            f"profile.container.{key}={getattr(container, key)}: no job would enter it; add the kind, apptainer or "
-            "pyxis (or none, to do without it for now)"
+            f"profile.container.{key}={getattr(container, key)}: no job would enter it; add the kind, apptainer, "
+            "singularity or pyxis (or none, to do without it for now)"
         )
 
 

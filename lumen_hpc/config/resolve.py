@@ -228,7 +228,7 @@ def _expand(profile: Profile) -> None:
     container = profile.container
     container.mounts = [os.path.expanduser(mount) for mount in container.mounts]
     container.image = os.path.expanduser(container.image)
-    if container.kind == "apptainer" and os.path.exists(container.image):
+    if container.kind in ("apptainer", "singularity") and os.path.exists(container.image):
         container.image = os.path.abspath(container.image)  # jobs start in the folder of whoever submits
 
 

@@ -328,6 +328,15 @@ def test_packages_in_the_users_home_do_not_shadow_a_containers():
     assert passed and {"PYTHONNOUSERSITE", "PYTHONUTF8", "OMP_NUM_THREADS"} <= set(passed[1].split(","))
 
 
+def test_a_site_with_singularity_and_gpus_of_amd(tmp_path: Path):
+    (tmp_path / "site.yaml").write_text(
+        "extends: h100\ncontainer: {kind: singularity, image: /i.sif, mounts: ['/a:/a'], options: [--rocm, '$MORE']}\n"
+    )
+    profile = resolve(["stage=full", f"profile={tmp_path / 'site.yaml'}"]).profile
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(Path("/r"), Path("/c"), "0001"), [0])
+    assert 'exec singularity exec --rocm "$MORE" --bind /a:/a /i.sif python -u -m lumen_hpc' in script
+
+
 @pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
 def test_the_node_reads_variables_of_containers_and_environment_and_nothing_else(kind: str, tmp_path: Path):
     """`$(…)`, quotes and backslashes are text; `$NAME` and `${NAME}` are what the node says."""
