@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -308,14 +309,16 @@ def _decoded(path: Path, syntax: Any, frame: bytes, shape: tuple[int, int]) -> n
 
     if syntax == uid.JPEGBaseline8Bit and frame.startswith(JPEG_START):
         return _decode_jpeg(path, frame)
-    decoders = {
-        uid.JPEGLossless: (imagecodecs.ljpeg_decode, imagecodecs.jpegsof3_decode),  # the second takes unusual streams
-        uid.JPEGLSLossless: (imagecodecs.jpegls_decode,),
+    # Not imagecodecs' ljpeg and jpegsof3: they pass over restart intervals and point transforms.
+    decoders: dict[str, Callable[[bytes], Any]] = {
+        uid.JPEGLossless: imagecodecs.jpeg8_decode,
+        uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
+        uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
+        uid.JPEGLSLossless: imagecodecs.jpegls_decode,
+        uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
     }
-    decoders |= {uid.JPEGLosslessSV1: decoders[uid.JPEGLossless], uid.JPEGLSNearLossless: decoders[uid.JPEGLSLossless]}
-    for decode in decoders.get(syntax, ()):
-        with suppress(imagecodecs.LjpegError, imagecodecs.Jpegsof3Error, imagecodecs.JpeglsError, ValueError):
-            pixels = decode(frame)
-            if pixels.shape == shape and pixels.dtype.kind == "u":
-                return pixels
+    with suppress(KeyError, imagecodecs.Jpeg8Error, imagecodecs.JpeglsError, ValueError):
+        pixels = decoders[syntax](frame)
+        if pixels.shape == shape and pixels.dtype.kind == "u":
+            return pixels
     return None

@@ -124,21 +124,6 @@ def test_every_compression_and_photometric_gives_the_packages_values(tmp_path, c
     images.check(path)
 
 
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_a_lossless_stream_that_the_fastest_decoder_refuses_needs_no_other_package(tmp_path, monkeypatch, bits):
-    imagecodecs = pytest.importorskip("imagecodecs")
-    pixels = radiograph((150, 130), np.uint8 if bits == 8 else np.uint16, 2**bits - 1)
-    stream = pydicom.uid.JPEGLosslessSV1, imagecodecs.ljpeg_encode(pixels, bitspersample=bits)
-    path = dicom(tmp_path / "image.dcm", pixels, bits=bits, compress=stream)
-
-    def refuse(*_):
-        raise imagecodecs.LjpegError("ljpeg_decode", -1)
-
-    monkeypatch.setattr(imagecodecs, "ljpeg_decode", refuse)
-    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(lambda self: pytest.fail("pydicom decoded it")))
-    assert np.array_equal(images.decode(path).pixels, pixels)
-
-
 def test_eight_bit_dicoms_are_read(tmp_path):
     pixels = radiograph((50, 71), np.uint8, 255)
     image = images.decode(dicom(tmp_path / "image.dcm", pixels, bits=8))
