@@ -6,6 +6,7 @@ of a palette in place of grey values, scans that are lost, an absurd size.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -82,12 +83,29 @@ def jpeg_header(path: Path, stream: BinaryIO) -> Size:
             stream.seek(length, 1)
 
 
-def check_scans(path: Path, data: bytes) -> None:
+def check_jpeg(path: Path, data: bytes) -> None:
+    """As `jpeg_header`, and raises UserError for a JPEG of more scans than an encoder writes, or that has lost some.
+
+    Each scan costs a pass over the whole image. An empty one has 16 bytes and takes 2.5 ms at 2048 x 2048 px: a
+    progressive file of 10 MB could take hours.
+    """
+    stream = io.BytesIO(data)
+    jpeg_header(path, stream)
+    # Before its own scans there may be those of a thumbnail, and notes of any bytes.
+    start = stream.tell() - len(_START_OF_SCAN)
+    if (scans := data.count(_START_OF_SCAN, start)) > MOST_SCANS:
+        raise UserError(f"{path} is a JPEG of {scans} scans; an image has at most {MOST_SCANS}")
+    if b"\xff\xc2" in data[:start]:
+        _check_refined(path, data[start:].partition(b"\xff\xd9")[0])
+
+
+def _check_refined(path: Path, data: bytes) -> None:
     """Raises UserError for a progressive JPEG whose last scans are lost: it decodes, but blurred.
 
-    Each scan refines a band of coefficients of some components; at the end, each must be there to its last bit.
+    `data`: its scans. Each refines a band of coefficients of some components; at the end, each must be there to its
+    last bit.
     """
-    at = data.find(_START_OF_SCAN, data.find(b"\xff\xc2"))
+    at = 0
     components: set[int] = set()
     whole: set[tuple[int, int]] = set()
     while at >= 0:
@@ -102,15 +120,6 @@ def check_scans(path: Path, data: bytes) -> None:
         at = data.find(_START_OF_SCAN, at + 2)
     if not components or len(whole) < 64 * len(components):
         raise UserError(f"{path} is truncated: scans of the progressive JPEG are lost; fetch the file again")
-
-
-def check_number_of_scans(path: Path, data: bytes) -> None:
-    """Raises UserError for a JPEG of more scans than an encoder writes: each one costs a pass over the whole image.
-
-    An empty one has 16 bytes and takes 2.5 ms at 2048 x 2048 px: a progressive file of 10 MB could take hours.
-    """
-    if (scans := data.count(_START_OF_SCAN)) > MOST_SCANS:
-        raise UserError(f"{path} is a JPEG of {scans} scans; an image has at most {MOST_SCANS}")
 
 
 def _jpeg_frame(path: Path, frame: bytes) -> Size:

@@ -21,9 +21,8 @@ from lumen_hpc.data.image_headers import (
     JPEG_START,
     PNG_START,
     Size,
-    check_number_of_scans,
+    check_jpeg,
     check_png_rows,
-    check_scans,
     jpeg_header,
     png_header,
 )
@@ -78,9 +77,7 @@ def decode(path: str | Path) -> Radiograph:
         return _decode_dicom(path)
     data = _read(path)
     if data.startswith(JPEG_START):
-        check_number_of_scans(path, data)
-        if jpeg_header(path, io.BytesIO(data)) and b"\xff\xc2" in data:
-            check_scans(path, data)
+        check_jpeg(path, data)
         return Radiograph(_decode_jpeg(path, data), 255)
     if data.startswith(PNG_START):
         png_header(path, data)

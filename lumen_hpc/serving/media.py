@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from lumen_hpc.data.dicom_headers import quieten_pydicom
-from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_number_of_scans, jpeg_header, png_header
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_jpeg, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
@@ -48,8 +48,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
                 raise UserError(str(error).replace(file.name, where)) from None
     named = Path(where)
     if data.startswith(JPEG_START):
-        jpeg_header(named, io.BytesIO(data))
-        check_number_of_scans(named, data)
+        check_jpeg(named, data)
     elif data.startswith(PNG_START):
         png_header(named, data)
     else:

@@ -454,8 +454,20 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path, look, sc
     path = tmp_path / "image.jpg"
     path.write_bytes(data[: starts[scans]] + b"\xff\xd9")
     refused(look, path, "scans of the progressive JPEG are lost")
+    thumbnail = segment(0xE1, b"Exif\0\0" + jpeg(grey(8), progressive=True))
+    path.write_bytes(data[:2] + thumbnail + data[2 : starts[scans]] + b"\xff\xd9" + data)
+    refused(look, path, "scans of the progressive JPEG are lost")
     path.write_bytes(data)
     look(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@every_read
+def test_markers_within_a_note_are_no_scans(tmp_path, look, progressive):
+    data = jpeg(grey(8), progressive=progressive)
+    note = segment(0xE2, b"ICC_PROFILE\0\1\1\xff\xc2" + b"\xff\xda\0\x08" * 200)
+    (tmp_path / "image.jpg").write_bytes(data[:2] + note + data[2:])
+    look(tmp_path / "image.jpg")
 
 
 def chunk(name, body):
