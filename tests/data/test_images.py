@@ -45,14 +45,15 @@ def test_input_equals_the_packages_own_recipe(shape, size, kind, maximum):
     theirs = package_recipe(pixels, maximum, size)
     assert ours.dtype == np.float32
     assert ours.shape == theirs.shape == (1, size, size)
-    assert np.abs(ours - theirs).max() <= 1e-3 * 2048
+    assert np.abs(ours - theirs).max() <= 0.1
 
 
-@pytest.mark.parametrize(("low", "high"), [(180, 250), (3, 60), (77, 77)])
+@pytest.mark.parametrize(("low", "high"), [(180, 181), (3, 4), (77, 77), (127, 127), (128, 128)])
 def test_images_without_dark_or_without_bright_are_clipped_alike(low, high):
-    pixels = np.random.default_rng(0).integers(low, high + 1, (300, 280)).astype(np.uint8)
+    """At the edges, which average with what is outside, even where the middle of the range is not a value."""
+    pixels = np.random.default_rng(0).integers(low, high + 1, (1000, 900)).astype(np.uint8)
     ours = images.xrv_input(Radiograph(pixels, 255), 224)
-    assert np.abs(ours - package_recipe(pixels, 255, 224)).max() <= 1e-3 * 2048
+    assert np.abs(ours - package_recipe(pixels, 255, 224)).max() <= 0.1
 
 
 def test_a_jpg_is_decoded_as_pillow_decodes_it(tmp_path):

@@ -24,10 +24,10 @@ def test_coarse_scales_are_averaged_over_the_area_they_cover():
 
 
 def test_a_picture_of_one_tile_repeats_its_map():
-    single = torch.randn(1, 4, 2)
-    joined, grids = join_scales(single, [None], cards()["NVILA-8B"])
-    assert grids == [(1, 1)]
-    assert torch.equal(joined, torch.cat([single] * 3, dim=2))
+    two = torch.randn(2, 4, 2)
+    joined, grids = join_scales(two, [None, None], cards()["NVILA-8B"])
+    assert grids == [(1, 1), (1, 1)]
+    assert torch.equal(joined, torch.cat([two] * 3, dim=2))
 
 
 def test_pictures_do_not_mix():
