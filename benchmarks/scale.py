@@ -199,10 +199,11 @@ def layout(folder: Path, size: int) -> None:
     from lumen_hpc.config.schema import Train
     from lumen_hpc.models import Workload
     from lumen_hpc.training.layout import lay_out
+    from lumen_hpc.training.model_sizes import Sizes
     from lumen_hpc.training.occupancy import parallel, stated
 
     steps = stated(Train(), Workload())
-    ranks = size // parallel(steps, Train(), size)
+    ranks = size // parallel(steps, Train(), size, Sizes().heads)
     for groups, prefix, suffix in itertools.islice(itertools.cycle(steps), 100):
         lay_out(range(len(groups)), groups, prefix, suffix, world_size=ranks, budget=16384, shared=True)
 

@@ -7,6 +7,7 @@ decoding rates, and each stands beside its source.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from lumen_hpc.cluster import question_counts
@@ -14,8 +15,10 @@ from lumen_hpc.cluster.question_counts import Counts
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data import probes
+from lumen_hpc.errors import UserError
 from lumen_hpc.models import AGAIN, MODELS, Workload, compared, training_number
 from lumen_hpc.training import occupancy, sizing
+from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.speed import Progress
 
 IMAGES_PER_SECOND = 500
@@ -83,12 +86,20 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
         return None
     gpus, nodes = resources.gpus * resources.nodes or 1, resources.nodes
     read, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)
+    sizes = _sizes(run)
     if memory := run.profile.gpu_memory_gb:
         known = steps or occupancy.stated(train, read or Workload())
-        divided = replace(train, sequence_parallel=occupancy.parallel(known, train, gpus, nodes=nodes))
-        fitting = sizing.resolve(divided, gpus, memory, nodes=nodes, workload=read)
+        divided = replace(train, sequence_parallel=occupancy.parallel(known, train, gpus, sizes.heads, nodes=nodes))
+        fitting = sizing.resolve(divided, gpus, memory, nodes=nodes, sizes=sizes, workload=read)
         train = replace(fitting, sequence_parallel=train.sequence_parallel)  # the plan decides by its own GPUs
-    return sizing.plan(train, gpus, nodes=nodes, workload=read, own=own, steps=steps)
+    return sizing.plan(train, gpus, nodes=nodes, sizes=sizes, workload=read, own=own, steps=steps)
+
+
+def _sizes(run: Run) -> Sizes:
+    """The base's, where its checkpoint is there to be read; else NVILA-8B's."""
+    with suppress(UserError):  # whether it is there, and right, is asked by `ready`
+        return Sizes.read(run.base_weights)
+    return Sizes()
 
 
 def _steps(run: Run, model: str) -> occupancy.Steps | None:
@@ -118,7 +129,7 @@ def idle_warning(run: Run, model: str) -> str:
     fixes = []
     for alternatives in (divided, *tried):
         for text, changed, gpus, known in alternatives:
-            plan = sizing.plan(changed, gpus, workload=read, steps=known)
+            plan = sizing.plan(changed, gpus, sizes=_sizes(run), workload=read, steps=known)
             last = alternatives is divided and text == divided[-1][0]  # it may help most, and yet not enough
             if plan.occupancy.efficiency >= (1.1 * used.efficiency if last else EFFICIENT):
                 fixes.append(text.format(f"{plan.hours:.1f} h and {plan.gpu_hours:.0f} GPU-hours"))
@@ -134,12 +145,15 @@ def idle_warning(run: Run, model: str) -> str:
     )
 
 
-def require_fit(settings: Settings, models: list[str], gpus: int, gpu_memory_gb: float, nodes: int = 1) -> None:
+def require_fit(run: Run, models: list[str]) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
-    if gpus and gpu_memory_gb and settings.train.base != "tiny":
-        counts = question_counts.expected(settings)
+    resources, memory = run.profile.resources["train"], run.profile.gpu_memory_gb
+    gpus, train = resources.gpus * resources.nodes, run.settings.train
+    if gpus and memory and train.base != "tiny":
+        sizes, counts = _sizes(run), question_counts.expected(run.settings)
         for model in models:
-            sizing.check(settings.train, gpus, gpu_memory_gb, nodes=nodes, workload=workload(settings, model, counts))
+            read = workload(run.settings, model, counts)
+            sizing.check(train, gpus, memory, nodes=resources.nodes, sizes=sizes, workload=read)
 
 
 def train(run: Run, model: str) -> float:

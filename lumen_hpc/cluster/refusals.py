@@ -151,9 +151,7 @@ def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
 
 def _require_fit(request: Request, steps: Sequence[Step]) -> None:
     models = [step.model for step in steps if step.stage.name == "train"]
-    resources = request.profile.resources["train"]
-    gpus, memory = resources.gpus * resources.nodes, request.profile.gpu_memory_gb
-    estimate.require_fit(request.settings, models, gpus, memory, resources.nodes)
+    estimate.require_fit(Run(request.folder, request.settings, request.profile), models)
 
 
 def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:

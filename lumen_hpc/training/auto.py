@@ -71,7 +71,7 @@ class Auto:
         ranks, size = self._ranks, train.ranks_a_micro_batch
         if train.sequence_parallel == "auto" and torch.cuda.is_available():
             steps = occupancy.sampled(vars(index), train, seed)
-            size = occupancy.parallel(steps, train, ranks.world_size, nodes=ranks.nodes, heads=self._sizes.heads)
+            size = occupancy.parallel(steps, train, ranks.world_size, self._sizes.heads, nodes=ranks.nodes)
         if size > 1 and (reason := sequence_parallel.apart(size)):
             fix = "number the ranks node by node (srun --distribution=block)"
             if train.sequence_parallel != "auto":

@@ -53,7 +53,7 @@ class Sizes:
                 projector=projector["mm_projector_type"],
                 scales=len(root["s2_scales"].split(",")) if root.get("dynamic_s2") else 1,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{folder} is not an NVILA checkpoint in the official layout: {error!r}") from None
 
     @property

@@ -18,7 +18,6 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
 from lumen_hpc.training.layout import critical_path, lay_out, sequences
-from lumen_hpc.training.model_sizes import Sizes
 
 SAMPLED = 32
 """Steps that are laid out: the mean of their critical paths is within about 3 % of that of all."""
@@ -71,13 +70,13 @@ class Occupancy:
         return self.tokens / (self.gpus * self.path)
 
 
-def occupancy(steps: Steps, train: schema.Train, gpus: int, *, nodes: int = 1, heads: int = Sizes.heads) -> Occupancy:
+def occupancy(steps: Steps, train: schema.Train, gpus: int, heads: int, *, nodes: int = 1) -> Occupancy:
     """Lays the sampled steps out on `gpus` GPUs, as training does; `heads` of the language model's attention."""
-    together = parallel(steps, train, gpus, nodes=nodes, heads=heads)
+    together = parallel(steps, train, gpus, heads, nodes=nodes)
     return _occupancy(steps, gpus, together, train.token_budget, train.shared_prefix)
 
 
-def parallel(steps: Steps, train: schema.Train, gpus: int, *, nodes: int = 1, heads: int = Sizes.heads) -> int:
+def parallel(steps: Steps, train: schema.Train, gpus: int, heads: int, *, nodes: int = 1) -> int:
     """`train.sequence_parallel`, decided where it is `auto`.
 
     Up to half as many GPUs as a step has sequences balance well by themselves. Of more, the fewest compute a

@@ -88,7 +88,7 @@ def plan(
     """
     sizes, workload = sizes or Sizes(), workload or Workload()
     steps = steps or stated(train, workload)
-    used = occupancy(steps, train, gpus, nodes=nodes, heads=sizes.heads)
+    used = occupancy(steps, train, gpus, sizes.heads, nodes=nodes)
     asked, train = train, dataclasses.replace(_frugal(train), sequence_parallel=used.sequence_parallel)
     known = speed.nearest(
         device, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
@@ -101,7 +101,7 @@ def plan(
     sent = exchange.sent_bytes(train, sizes, workload, used.path)
     seconds, source = work / (speed.peak_flops(device) * mfu) + sent / exchange.BANDWIDTH, str(known)
     if own is not None:
-        seconds = own.seconds * used.path / occupancy(steps, asked, own.gpus).path
+        seconds = own.seconds * used.path / occupancy(steps, asked, own.gpus, sizes.heads).path
         mfu, source = own.mfu, "measured in this run"
     return TrainingPlan(
         memory=memory.by_use(train, gpus, nodes, sizes, workload),
@@ -160,7 +160,7 @@ def check(
 ) -> TrainingPlan:
     """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
     sizes, workload = sizes or Sizes(), workload or Workload()
-    together = parallel(stated(train, workload), train, gpus, nodes=nodes, heads=sizes.heads)
+    together = parallel(stated(train, workload), train, gpus, sizes.heads, nodes=nodes)
     train = dataclasses.replace(train, sequence_parallel=together)
     check_parallel(train, gpus, nodes, sizes)
     check_batch(train, gpus)

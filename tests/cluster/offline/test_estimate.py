@@ -11,6 +11,7 @@ from rich.console import Console
 
 import jobs
 from jobs import experts, judge, predict, rewrite, train
+from lumen_hpc import nvila
 from lumen_hpc.cluster import dry_run, estimate, graph, manifest, plan, question_counts, status
 from lumen_hpc.cluster.stage import Pipeline, Run, Stage
 from lumen_hpc.config import config_file
@@ -19,7 +20,9 @@ from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.data.prepare import prepare
+from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS, Workload
+from lumen_hpc.nvila.tiny import make_tiny
 from tests.cluster.offline.offline_graph import finish
 from tests.data.small_dataset import Dataset
 
@@ -208,6 +211,22 @@ def test_what_helps_most_is_named_where_it_does_not_help_enough(run: Run):
     run.settings.train.sequence_parallel = "auto"
     warning = estimate.idle_warning(run, "lumen")
     assert "128 GPUs use 79%" in warning and "train.sequence_parallel" not in warning and "64 GPUs take" in warning
+
+
+def test_a_base_s_own_sizes_count_where_its_checkpoint_is_there(run: Run, tmp_path: Path):
+    run.settings.train.base = str(tmp_path / "base")
+    run.profile.resources["train"], run.profile.gpu_memory_gb = Resources(gpus=2), 30.0
+    absent = estimate.training(run, "lumen")
+    with pytest.raises(UserError, match="does not fit"):
+        estimate.require_fit(run, ["lumen"])
+    nvila.save(make_tiny(["a text"]), tmp_path / "base")
+    small = estimate.training(run, "lumen")
+    estimate.require_fit(run, ["lumen"])
+    assert absent and small and small.checkpoint_gb < 0.01 * absent.checkpoint_gb
+    assert small.gpu_hours < 0.01 * absent.gpu_hours
+    config = tmp_path / "base" / "llm" / "config.json"
+    config.write_text("[]")
+    assert estimate.training(run, "lumen") == absent
 
 
 def test_the_record_index_of_a_training_replaces_the_stated_mixture(run: Run):
