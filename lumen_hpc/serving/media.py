@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from lumen_hpc.data.dicom_headers import quieten_pydicom
-from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_jpeg, png_header
+from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_jpeg, check_png_rows, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
@@ -51,6 +51,7 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
         check_jpeg(named, data)
     elif data.startswith(PNG_START):
         png_header(named, data)
+        check_png_rows(named, data)
     else:
         raise UserError(f"{where} cannot be read: give a whole JPG, PNG or DICOM file")
     try:

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from lumen_hpc.data import dicom_headers, images
 from lumen_hpc.errors import UserError
+from lumen_hpc.serving import media
 from tests.data.test_images import dicom, jpeg, radiograph
 
 pydicom = pytest.importorskip("pydicom")
@@ -19,6 +20,9 @@ imagecodecs = pytest.importorskip("imagecodecs")
 uid = pydicom.uid
 every_look = pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])
 every_read = pytest.mark.parametrize("look", [images.check, images.decode])
+read_or_served = pytest.mark.parametrize(
+    "look", [images.check, images.decode, lambda path: media.picture(path.read_bytes(), str(path))]
+)
 
 
 def grey(bits=12, shape=(60, 50)):
@@ -447,7 +451,7 @@ def test_a_png_that_any_note_turns_is_refused(tmp_path, look, how):
 
 
 @pytest.mark.parametrize("scans", [1, -2])
-@every_read
+@read_or_served
 def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path, look, scans):
     data = jpeg(grey(8, (300, 280)), progressive=True)
     starts = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
@@ -462,7 +466,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path, look, sc
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-@every_read
+@read_or_served
 def test_markers_within_a_note_are_no_scans(tmp_path, look, progressive):
     data = jpeg(grey(8), progressive=progressive)
     note = segment(0xE2, b"ICC_PROFILE\0\1\1\xff\xc2" + b"\xff\xda\0\x08" * 200)
@@ -495,7 +499,7 @@ def test_an_interlaced_png_is_read(tmp_path, shape):
 
 @pytest.mark.parametrize("lost", [1, 51, 1530])
 @pytest.mark.parametrize("woven", [False, True])
-@every_read
+@read_or_served
 def test_a_png_with_fewer_rows_than_its_header_says_is_refused(tmp_path, look, lost, woven):
     rows = interlaced(grey(8)) if woven else b"".join(b"\0" + row.tobytes() for row in grey(8))
     (tmp_path / "image.png").write_bytes(png_of(grey(8), rows[:-lost], int(woven)))
@@ -503,7 +507,7 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_refused(tmp_path, look, l
 
 
 @pytest.mark.parametrize("woven", [False, True])
-@every_read
+@read_or_served
 def test_a_png_with_more_rows_than_its_header_says_is_refused(tmp_path, look, woven):
     rows = interlaced(grey(8)) if woven else b"".join(b"\0" + row.tobytes() for row in grey(8))
     (tmp_path / "image.png").write_bytes(png_of(grey(8), rows + rows[:51], int(woven)))

@@ -38,6 +38,11 @@ def test_grids_are_the_official_ones(golden):
         assert 1 + 4 + rows * columns == row["s2_tiles"], row
 
 
+def test_a_strip_is_one_row_or_one_column():
+    assert best_grid(2000, 100, 448, 1, 12) == best_grid(2000, 100, 448, 9, 12) == (12, 1)
+    assert best_grid(100, 2000, 448, 1, 12) == best_grid(100, 2000, 448, 9, 12) == (1, 12)
+
+
 @pytest.mark.parametrize(
     "card, grids",
     [("NVILA-8B", [(1, 1), (2, 2), (3, 4)]), ("NVILA-Lite-8B", [(3, 4), (1, 1)])],
