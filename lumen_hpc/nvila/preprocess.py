@@ -113,6 +113,8 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise UserError(f"{where}: a {type(picture).__name__} is no picture; give a PIL image, a uint8 array or a path")
+    if 0 in picture.size:
+        raise UserError(f"{where}: an empty picture of {picture.width} x {picture.height} px")
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"{where}: more than 8 bits a pixel (mode {picture.mode}); scale it to 0..255 first")
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")

@@ -112,6 +112,7 @@ def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mod
         (np.zeros((4, 4), dtype=np.uint16), "uint16"),
         (np.zeros((4, 4, 4), dtype=np.uint8), "(4, 4, 4)"),
         (Image.new("I;16", (4, 4)), "more than 8 bits"),
+        (np.zeros((0, 4), dtype=np.uint8), "an empty picture of 4 x 0 px"),
         ("nowhere.png", "nowhere.png"),
         (7, "a int is no picture"),
     ],
