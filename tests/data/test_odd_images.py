@@ -180,6 +180,13 @@ def test_uncompressed_pixels_that_are_not_what_the_header_says_are_refused(tmp_p
     refused(look, dicom(tmp_path / "image.dcm", grey(), **odd), message)
 
 
+@pytest.mark.parametrize("syntax", NATIVE)
+@every_read
+def test_a_dicom_without_pixels_is_refused(tmp_path, look, syntax):
+    path = stored_as(tmp_path / "image.dcm", syntax, grey(), 12, PixelData=None)
+    refused(look, path, "is a DICOM without pixels")
+
+
 @pytest.mark.parametrize("padding", [0, 2, 60])
 @pytest.mark.parametrize("fields", [{}, {"NumberOfFrames": "0"}, {"SamplesPerPixel": None}, {"PlanarConfiguration": 1}])
 def test_padding_after_the_pixels_and_empty_counts_are_no_fault(tmp_path, padding, fields):
