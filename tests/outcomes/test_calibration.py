@@ -59,6 +59,8 @@ def test_net_benefit_follows_its_definition() -> None:
     (found,) = calibration.decision_curve(outcome, p, [0.25])
     (_, false), (_, true) = confusion_matrix(outcome, p >= 0.25)
     assert found["model"] == pytest.approx((true - false / 3) / len(p))
+    (rounded,) = calibration.decision_curve(outcome, np.full(len(p), 0.25), [0.25])
+    assert rounded["model"] == pytest.approx(rounded["all"]), "a probability that is the threshold reaches it"
     everyone = calibration.decision_curve(outcome, np.ones(len(p)), [0.25])[0]
     assert everyone["all"] == pytest.approx(everyone["model"])
 
@@ -74,3 +76,5 @@ def test_an_operating_point_is_the_highest_threshold_that_reaches_its_sensitivit
     flagged = p >= point["threshold"]
     assert point["number_needed"] == pytest.approx(flagged.sum() / (flagged & outcome).sum())
     assert point["ppv"] == pytest.approx(1 / point["number_needed"])
+    if (~flagged).any():
+        assert point["npv"] == pytest.approx((~flagged & ~outcome).sum() / (~flagged).sum())
