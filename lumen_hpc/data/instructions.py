@@ -89,6 +89,10 @@ class Sources:
         """A study as a findings line gives it."""
         return findings_line.Seen(self.findings.get(study_id, {}), self.looks.get(study_id, {}))
 
+    def known(self, shown: Iterable[Row]) -> bool:
+        """Whether every one of these studies has its findings: a study that the file lacks need not be a normal one."""
+        return all(str(study["study_id"]) in self.findings for study in shown)
+
     def long_answer(self, question_id: str) -> str:
         """A question's long answer; raises UserError if the rewrite stage has none."""
         try:
@@ -143,9 +147,10 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
     before, after = (sources.seen(str(study["study_id"])) for study in (reference, main))
     long_answer = sources.long_answer(question["question_id"])
-    line = findings_line.difference_line(before, after, sources.line) if settings.findings_first else ""
+    known = settings.findings_first and sources.known((reference, main))
+    line = findings_line.difference_line(before, after, sources.line) if known else ""
     yield question["split"], _record(question, [*older, reference, main], long_answer, sources, line=line)
-    line = findings_line.prediction_line(before, after, sources.line) if settings.findings_first else ""
+    line = findings_line.prediction_line(before, after, sources.line) if known else ""
     for row in sources.predictions.get(question["question_id"], []):
         prediction = {
             **question,

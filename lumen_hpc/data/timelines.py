@@ -6,7 +6,8 @@
 
 Images are named by their distance from the current one, as the prompt names them. A short answer and its sentence have
 one reading (`read`), so that sentences are checked and answers scored by it. A question is asked only where the answer
-is known and is one: levels without severity, ties for the worst, and two images of one day ask nothing.
+is known and is one: levels without severity, ties for the worst, two images of one day, and an image whose findings
+nobody noted ask nothing.
 """
 
 from __future__ import annotations
@@ -133,7 +134,9 @@ def records(
     for study in studies:
         shown = [*sources.priors(study, settings.max_images - 1), study]
         days = [(_day(study) - _day(one)).days for one in shown]
-        known = [findings.get(str(one["study_id"]), {}) for one in shown]
+        if not all(str(one["study_id"]) in findings for one in shown):
+            continue  # a study that the file lacks need not be a normal one
+        known = [findings[str(one["study_id"])] for one in shown]
         answered = {last: set(timelines(known[-last:], days[-last:])) for last in range(VISITS, len(shown))}
         for timeline in timelines(known, days):
             needed = next((last for last, same in answered.items() if timeline in same), len(shown))

@@ -184,6 +184,15 @@ def test_findings_come_first_and_are_stripped_again(prepared):
     assert [strip(text) for text in answers] == [r["meta"]["long_answer"] for r in (presence, difference, prediction)]
 
 
+def test_a_pair_of_which_one_study_has_no_findings_noted_has_no_line(prepared):
+    file = prepared.parent / "all_diseases.json"
+    main = write(prepared, settings=Instruct(findings_first=True))["lumen-val"][1]["meta"]["study_id"]
+    file.write_text(json.dumps([row for row in json.loads(file.read_text()) if str(row["study_id"]) != str(main)]))
+    for record in write(prepared, settings=Instruct(findings_first=True))["lumen-val"][1:]:
+        assert record["conversations"][1]["value"] == record["meta"]["long_answer"]
+        assert "line" not in record["meta"]
+
+
 def test_the_findings_of_the_line_can_be_chosen(prepared):
     difference = write(prepared, settings=Instruct(findings_first=True, line=["edema"]))["lumen-val"][1]
     assert difference["conversations"][1]["value"] == "edema severe mild better ; Nothing has changed."

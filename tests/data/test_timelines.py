@@ -97,3 +97,13 @@ def test_records_show_the_nearest_priors_oldest_first_and_a_test_question_alone_
     )
     assert last["worst", "one image"]["images"] == ["20.jpg"]
     assert len({r["id"] for r in made}) == len(made)
+
+
+def test_nothing_is_asked_about_images_of_which_one_has_no_findings_noted() -> None:
+    ids = {"subject_id": 1, "split": "train"}
+    studies = [
+        {**ids, "study_id": day, "image": f"{day}.jpg", "taken_at": f"2150-01-{day:02}T08:00:00"} for day in (1, 5, 11)
+    ]
+    sources, settings = Sources.join(studies, []), Instruct(max_images=3)
+    assert list(timelines.records(studies, {"1": LARGE, "5": LARGE, "11": LARGE}, sources, settings, 0))
+    assert not list(timelines.records(studies, {"1": LARGE, "11": LARGE}, sources, settings, 0))
