@@ -138,8 +138,13 @@ def ask(request: Request, run: Run) -> int:
     print(f"loading {weights or name} …", file=sys.stderr, flush=True)
     model = open_model(run, name, weights)
     reply = model.answer(question)
+    if reply.cut:
+        most = run.settings.predict.max_new_tokens
+        print(f"lumen: the answer was cut after {most} tokens (predict.max_new_tokens)", file=sys.stderr)
     if request.json:
-        print(json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt}))
+        print(
+            json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt, "cut": reply.cut})
+        )
     else:
         print(visible(reply.answer))
     return 0

@@ -18,6 +18,7 @@ from lumen_hpc import nvila
 from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.generate import stop_ids
 from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.image_files import ImageFile, image_files
 from lumen_hpc.serving.media import picture, taken_on
@@ -33,6 +34,8 @@ class Reply:
     """The findings line that the model wrote before its answer, where it was trained to; else empty."""
     prompt: str
     """The human turn as the model read it; `<image>` stands where a picture stood."""
+    cut: bool
+    """Whether the answer was cut at predict.max_new_tokens: its rest may say something else."""
 
     def __str__(self) -> str:
         return visible(self.answer)
@@ -104,7 +107,8 @@ class TrainedModel:
         inputs = self.nvila.preprocess([record], generation=True, inline=True)
         [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
         sentence = strip(answer.text)
-        return Reply(sentence, answer.text[: len(answer.text) - len(sentence)].rstrip(" ;"), text)
+        cut = answer.ids[-1] not in stop_ids(self.nvila)
+        return Reply(sentence, answer.text[: len(answer.text) - len(sentence)].rstrip(" ;"), text, cut)
 
 
 def _days_between(reference: bytes, image: bytes) -> int | None:

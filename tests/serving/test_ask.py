@@ -15,6 +15,7 @@ import launch
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
 from lumen_hpc.errors import UserError
+from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.serving import image_files
 from lumen_hpc.serving.ask import TrainedModel
 from lumen_hpc.training.predict import open_predictor
@@ -207,7 +208,15 @@ def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, w
     monkeypatch.chdir(made)
     assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
+    said.remove("lumen: the answer was cut after 1 tokens (predict.max_new_tokens)")
     assert len(said) == bool(doubt) and doubt in "".join(said)
+
+
+def test_a_cut_answer_is_told_from_a_whole_one(made, model, monkeypatch):
+    """ "No change is seen" may be half of "No change is seen but in the left lung"."""
+    for ids, cut in (([5, 6], True), ([5, model.nvila.tokenizer.end], False)):
+        monkeypatch.setattr(type(model.nvila), "generate", lambda *_, ids=ids, **__: [Answer("No change is seen", ids)])
+        assert model.ask("any change?", image=made / "0-main.png").cut is cut
 
 
 def test_the_terminal_reads_an_image_once(made, monkeypatch, capsys):
