@@ -41,6 +41,7 @@ class Radiograph {
     if (!file) return;
     fault("");
     const turn = this.turn = (this.turn || 0) + 1;
+    this.clear(); // else a question asked before this file is read, or after it was refused, is about the last one
     let reply, read;
     try {
       reply = await fetch("picture", { method: "POST", body: file });
@@ -71,6 +72,15 @@ class Radiograph {
     this.root.querySelector(".about").textContent = `${file.name}: ${read.width} × ${read.height} px${day}`;
     this.canvas.setAttribute("aria-label", `${this.title}: ${file.name}${day}`);
     this.reset();
+    this.changed();
+  }
+
+  clear() {
+    this.url = this.taken = this.grey = null;
+    this.root.querySelector(".about").textContent = "";
+    this.root.querySelector(".experts textarea").value = "";
+    this.canvas.setAttribute("aria-label", `${this.title}: none yet`);
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.changed();
   }
 

@@ -176,6 +176,23 @@ def test_bad_input_is_one_line_on_the_page(browser_page, files, model):
 
 
 @needs_chromium
+@pytest.mark.parametrize("end", ["slow", "refused"])
+def test_nothing_is_asked_about_the_image_before_the_one_that_was_chosen(browser_page, files, model, end):
+    load(browser_page, files)
+    (files / "notes.txt").write_text("no image")
+    if end == "slow":
+        browser_page.route("**/picture", lambda route: None)  # never answered
+    browser_page.locator("[data-name=main] input[type=file]").set_input_files(files / "notes.txt")
+    fault = browser_page.locator("#fault")
+    if end == "refused":
+        expect(fault).to_contain_text("notes.txt: the image cannot be read")
+    browser_page.locator("#ask").click()
+    expect(fault).to_contain_text("radiograph is missing")
+    assert model.asked == []
+    assert browser_page.locator("[data-name=main] .about").inner_text() == ""
+
+
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible_and_says_not_for_clinical_use(browser_page, files, scheme):
     from axe_playwright_python.sync_playwright import Axe
