@@ -206,18 +206,22 @@ async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> As
     from httpx import HTTPError
     from openai import APIConnectionError, APIError
 
-    whole, note = "", ""
+    whole, note, ended = "", "", None
     try:
         stream = await client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": asked.content()}], stream=True, max_tokens=answer_tokens
         )
         async for event in stream:
             for choice in event.choices:
-                if choice.finish_reason == "length":
+                ended = choice.finish_reason or ended
+                if ended == "length":
                     note = f"Cut after {answer_tokens} tokens (predict.max_new_tokens)."
                 if piece := choice.delta.content:
                     whole += piece
                     yield _line({"text": visible(piece)})
+        if ended not in ("stop", "length"):  # vLLM's abort or error, or a stream that ends without a reason
+            yield _line({"error": "the model's server broke the answer off"})
+            return
         yield _line({"answer": visible(strip(whole)), "facts": read_facts(whole, asked.kind), "note": note})
     except (APIConnectionError, HTTPError):  # httpx's own, while an answer streams
         yield _line({"error": "the model's server does not answer any more"})

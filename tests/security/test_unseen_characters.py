@@ -121,7 +121,7 @@ class Model:
         async def stream():
             for piece in self._pieces:
                 delta = SimpleNamespace(content=piece)
-                yield SimpleNamespace(choices=[SimpleNamespace(delta=delta, finish_reason=None)])
+                yield SimpleNamespace(choices=[SimpleNamespace(delta=delta, finish_reason="stop")])
 
         return stream()
 
@@ -139,7 +139,7 @@ def test_the_page_beside_the_server_shows_none(pieces):
 
 
 def test_a_printed_reply_and_a_printed_run_show_none(tmp_path):
-    reply = Reply(ATTACK, "", "")
+    reply = Reply(ATTACK, "", "", cut=False)
     assert attacked(str(reply)) == [] and reply.answer == ATTACK
     assert attacked(repr(reply)) == []
     settings = Settings()

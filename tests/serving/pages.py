@@ -39,8 +39,9 @@ class Model:
         """Hold the answer back after its first word."""
         self.answer: str | None = None
         """Another answer than the scripted ones."""
-        self.ends: str | None = None
-        """Why the answer ends: `stop`, `length`, or `broken`, a connection that is gone after the first word."""
+        self.ends: str | None = "stop"
+        """Why the answer ends: `stop`, `length`, `abort`, None for no reason, or `broken`, a connection that is gone
+        after the first word."""
         self.app = Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"])])
 
     async def complete(self, request):

@@ -69,7 +69,13 @@ def test_half_an_answer_is_not_shown_as_a_whole_one(browser_page, files, model):
     expect(card.locator(".note")).to_have_text("Broken off before its end.")
     assert card.locator(".text").inner_text() == "The" and card.locator(".chips").count() == 0
     expect(browser_page.locator("#fault")).to_have_text("the model's server does not answer any more")
-    model.ends, model.held = None, True
+    for count, model.ends in enumerate(["abort", None], 3):
+        browser_page.locator("#ask").click()
+        expect(browser_page.locator("#answers > li")).to_have_count(count)
+        expect(card.locator(".note")).to_have_text("Broken off before its end.")
+        assert card.locator(".chips").count() == 0
+        expect(browser_page.locator("#fault")).to_have_text("the model's server broke the answer off")
+    model.held = True
     browser_page.locator("#ask").click()
     expect(card.locator(".text")).to_have_text("The")
     browser_page.locator("#stop").click()
