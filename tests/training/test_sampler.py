@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lumen_hpc.config.schema import Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import sampler
 
@@ -92,3 +93,18 @@ def test_a_training_without_a_sample_is_refused():
         sampler.mixed(GROUPS, KINDS, kinds, steps=3, max_run_length=0, seed=0)
     with pytest.raises(UserError, match=r"train\.epochs=0\.001 of 11 records is no sample"):
         plain(epochs=0.001)
+
+
+@pytest.mark.parametrize(("changes", "longest"), [({}, 3), ({"shared_prefix": False}, 1)])
+def test_settings_keep_as_many_questions_about_an_image_together_as_they_say(changes: dict, longest: int) -> None:
+    settings = Train(mixture={}, global_batch=4, epochs=2.0, questions_per_image=3, **changes)
+    made = sampler.make(GROUPS, KINDS, settings, seed=7)
+    expected = plain(epochs=2.0, max_run_length=longest)
+    assert [made.batch(k) for k in range(made.steps)] == [expected.batch(k) for k in range(expected.steps)]
+
+
+def test_settings_with_a_mixture_mix() -> None:
+    mixture = {"diagnostic": 2, "difference": 1, "prediction": 1}
+    made = sampler.make(GROUPS, KINDS, Train(mixture=mixture, steps=5, questions_per_image=3), seed=7)
+    expected = sampler.mixed(GROUPS, KINDS, mixture, steps=5, max_run_length=3, seed=7)
+    assert [made.batch(k) for k in range(5)] == [expected.batch(k) for k in range(5)]
