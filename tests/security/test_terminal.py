@@ -18,6 +18,7 @@ from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
 from lumen_hpc.metrics import __main__ as metrics
 from lumen_hpc.plain_text import visible
+from lumen_hpc.serving.ask import Reply
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x9b2J\x08\x7f [bold]kept[/bold] [/x]"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -71,7 +72,7 @@ def test_the_message_of_a_wrong_command(capsys):
 
 def test_a_models_answer(tmp_path, monkeypatch, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    model = SimpleNamespace(answer=lambda *_: SimpleNamespace(answer=ATTACK))
+    model = SimpleNamespace(answer=lambda *_: Reply(ATTACK, findings="", prompt="", cut=False))
     monkeypatch.setattr(run_model, "open_model", lambda *_: model)
     monkeypatch.setattr(run_model, "weights_folder", lambda *_: tmp_path)
     request = Request(verb="ask", question="what?", image=str(tmp_path / "image.png"))
