@@ -53,13 +53,13 @@ class Admission:
 
 @dataclass(slots=True)
 class Period:
-    """A time with a beginning and perhaps an unknown end."""
+    """A time with a beginning and an end."""
 
     begin: datetime
-    end: datetime | None
+    end: datetime
 
     def holds(self, at: datetime) -> bool:
-        return self.begin <= at and (self.end is None or at < self.end)
+        return self.begin <= at < self.end
 
 
 @dataclass(slots=True)
@@ -80,12 +80,18 @@ class History:
     ed: list[Period] = field(default_factory=list)
     ventilation: list[Period] = field(default_factory=list)
     intubations: list[datetime] = field(default_factory=list)
+    untimed: set[str] = field(default_factory=set)
+    """What happened at a time that cannot be read: death, icu, ventilation."""
+
+    @property
+    def died(self) -> datetime | None:
+        """When the patient died in hospital; None for another death."""
+        return min((stay.died for stay in self.admissions if stay.died), default=None)
 
     @property
     def death(self) -> date | None:
         """The day of death: the hospital's own time where there is one, else dod."""
-        in_hospital = [stay.died for stay in self.admissions if stay.died]
-        return min(in_hospital).date() if in_hospital else self.dod
+        return self.died.date() if self.died else self.dod
 
     @property
     def denied(self) -> bool:
@@ -107,11 +113,24 @@ class History:
 
 
 def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> dict[int, History]:
-    """The history of every patient of the run (table `patients_of_run`), by subject_id."""
+    """The history of every patient of the run (table `patients_of_run`), by subject_id.
+
+    Raises UserError for a table of whose times none can be read.
+    """
     histories = {subject: History(subject) for subject in subjects}
+
+    def refuse_unread(table: str, kind: str, name: str) -> None:
+        read = any(getattr(history, name) for history in histories.values())
+        tables.refuse_unread(table, faults.counts[kind], read)
+
     _read_patients(tables, histories, faults)
+    refuse_unread("hosp/patients", "dod not a date", "dod")  # before a deathtime can stand in for it
     _read_admissions(tables, histories, faults)
+    refuse_unread("hosp/admissions", "admission without times", "admissions")
     _read_spans(tables, histories, faults)
+    refuse_unread("icu/icustays", "ICU stay without times", "icu")
+    refuse_unread("icu/procedureevents", "ventilation without times", "ventilation")
+    refuse_unread("ed/edstays", "ED stay without times", "ed")
     for history in histories.values():
         _look_at(history, faults)
     return histories
@@ -128,6 +147,7 @@ def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults
             continue
         if has_dod and dod is None:
             faults("dod not a date", "patients", subject_id=subject)
+            history.untimed.add("death")
         if gender and gender not in ("F", "M"):
             faults("unknown sex", "patients", subject_id=subject)
         if (age_text and age is None) or (year_text and year is None):
@@ -159,7 +179,8 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
             died = discharged
         elif died and died > discharged:
             faults("deathtime after dischtime", "admissions", **ids)
-            died = died if expired else None
+            if not expired:
+                histories[subject].dod, died = histories[subject].dod or died.date(), None
         elif died and not expired:
             faults("deathtime without the flag", "admissions", **ids)
         group = race_group(race)
@@ -172,12 +193,16 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
 def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
     ids = id_in("stay_id")
     discharges = {stay.hadm_id: stay.discharged for history in histories.values() for stay in history.admissions}
+    icu_ends: dict[tuple[int, int | None], datetime] = {}
     select = f"{ids}, {_times('intime', 'outtime')}, {id_in('hadm_id')}"
     for subject, stay_id, begin, end, hadm in tables.rows("icu/icustays", select):
         if begin is None or end is None:
             faults("ICU stay without times", "icustays", subject_id=subject, stay_id=stay_id)
-        if begin is not None:
-            histories[subject].icu.append(Period(begin, end or discharges.get(hadm)))
+        if begin and (end := end or discharges.get(hadm)):
+            icu_ends[subject, stay_id] = end
+            histories[subject].icu.append(Period(begin, end))
+        else:
+            histories[subject].untimed.add("icu")
     if tables.has("ed/edstays"):
         for subject, stay_id, begin, end in tables.rows("ed/edstays", f"{ids}, {_times('intime', 'outtime')}"):
             if begin is None or end is None:
@@ -191,12 +216,12 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
         lasts = item == VENTILATION
         if begin is None or (lasts and end is None):
             faults("ventilation without times", "procedureevents", subject_id=subject, stay_id=stay_id)
-        if begin is None:
-            continue
-        if lasts:
+        if begin and not lasts:
+            histories[subject].intubations.append(begin)
+        elif begin and (end := end or icu_ends.get((subject, stay_id))):
             histories[subject].ventilation.append(Period(begin, end))
         else:
-            histories[subject].intubations.append(begin)
+            histories[subject].untimed.add("ventilation")
 
 
 def _look_at(history: History, faults: Faults) -> None:

@@ -76,6 +76,8 @@ def read_labs(tables: Tables, faults: Faults) -> None:
     tables.count_bad_ids("hosp/labevents", bad, of_the_panel)
     database.execute("DELETE FROM labs WHERE fault = 'b'")
     _count_faults(database, faults)
+    (charted,) = database.execute("SELECT count(charted) FROM labs").fetchone() or (0,)
+    tables.refuse_unread("hosp/labevents", faults.counts["laboratory row without charttime"], charted > 0)
 
 
 def _check_items(tables: Tables, faults: Faults) -> list[int]:

@@ -32,12 +32,13 @@ OUTCOMES = {
 NO_CLOCK = "the study has no clock time"
 NO_STAY = "the study lies outside any stay"
 NO_PATIENT = "the patient is not in MIMIC-IV"
-DEAD = "the study is later than the date of death"
+DEAD = "the study is later than the death"
 DENIED = "an admission is later than the date of death"
 NO_FOLLOW_UP = "no admission, so no follow-up"
 TOO_SHORT = "the follow-up ends before the horizon"
 IN_ICU = "in intensive care at the time of the study"
 VENTILATED = "ventilated at the time of the study"
+UNTIMED = "recorded without a time that can be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Study:
 def stay_of(history: History, at: datetime) -> Admission | None:
     """The stay in which a time lies, from registration in the emergency department to discharge.
 
-    Where admissions overlap, the one that began last.
+    Where admissions overlap, the one admitted last.
     """
     holding = [stay for stay in history.admissions if stay.begin <= at < stay.discharged]
     return holding[-1] if holding else None
@@ -73,7 +74,9 @@ def _late(history: History, study: Study) -> str:
     """Why a patient's outcomes after this study are unknown; empty where they are not."""
     if not history.known:
         return NO_PATIENT
-    dead = history.death and not history.denied and history.death < study.at.date()
+    if history.death is None or history.denied:
+        return ""
+    dead = history.death < study.at.date() or (study.has_clock and history.died and history.died <= study.at)
     return DEAD if dead else ""
 
 
@@ -81,7 +84,11 @@ def _deaths_unknown(history: History, study: Study) -> str:
     """Why nothing is known of a death after this study; empty where it is."""
     if reason := _late(history, study):
         return reason
-    return DENIED if history.denied else NO_FOLLOW_UP if history.followed_until is None else ""
+    if history.denied:
+        return DENIED
+    if history.death is None and "death" in history.untimed:
+        return UNTIMED
+    return NO_FOLLOW_UP if history.followed_until is None else ""
 
 
 def _death(history: History, study: Study, days: int) -> Value:
@@ -113,22 +120,29 @@ def _hourly(history: History, study: Study) -> dict[str, Value]:
     if reason or stay is None:
         names = [name for name in OUTCOMES if not name.startswith("death_")]
         return {name: {"unknown": reason} for name in names}
+    untimed = {kind: UNTIMED if kind in history.untimed else "" for kind in ("icu", "ventilation")}
     admissions = [span.begin for span in history.icu]
     ventilations = [span.begin for span in history.ventilation] + history.intubations
-    in_icu = any(span.holds(at) for span in history.icu)
-    ventilated = any(span.holds(at) for span in history.ventilation)
+    in_icu = IN_ICU if any(span.holds(at) for span in history.icu) else untimed["icu"]
+    ventilated = VENTILATED if any(span.holds(at) for span in history.ventilation) else untimed["ventilation"]
     leaves, died = stay.discharged - at, history.died_in(stay)
+    denied = DENIED if died and history.denied else ""
     found: dict[str, Value] = {
-        "in_hospital_death": {"value": died},
+        "in_hospital_death": _unless(denied, died),
         "remaining_days": {"value": round(leaves / timedelta(days=1), 3)},
-        "discharge_72h": {"value": not died and leaves <= timedelta(hours=72)},
+        "discharge_72h": _unless(denied, not died and leaves <= timedelta(hours=72)),
     }
     for hours in (24, 48):
-        found[f"icu_{hours}h"] = {"unknown": IN_ICU} if in_icu else _within(admissions, at, hours)
-        found[f"ventilation_{hours}h"] = {"unknown": VENTILATED} if ventilated else _within(ventilations, at, hours)
+        found[f"icu_{hours}h"] = _unless(in_icu, _within(admissions, at, hours))
+        found[f"ventilation_{hours}h"] = _unless(ventilated, _within(ventilations, at, hours))
     return found
 
 
-def _within(events: Iterable[datetime], at: datetime, hours: int) -> Value:
+def _unless(reason: str, value: bool) -> Value:
+    """The value, if there is no reason why it is unknown."""
+    return {"unknown": reason} if reason else {"value": value}
+
+
+def _within(events: Iterable[datetime], at: datetime, hours: int) -> bool:
     """Whether any event lies in (at, at + hours]."""
-    return {"value": any(at < event <= at + timedelta(hours=hours) for event in events)}
+    return any(at < event <= at + timedelta(hours=hours) for event in events)

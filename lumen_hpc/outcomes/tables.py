@@ -20,13 +20,15 @@ from typing import Any
 import duckdb
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import opened
+from lumen_hpc.files import GZIP, opened
 from lumen_hpc.outcomes.faults import NAMED, Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
+FEWEST = 20
+"""Rows without a time that can be read, among which there should be one that has one."""
 _ID = "[1-9][0-9]{0,17}([.]0)?"
 """An id: digits, or as pandas writes a column of ids in which one is missing."""
 
@@ -89,11 +91,12 @@ class Tables:
         columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
         spans = " OR ".join(f"contains({_name(column)}, chr(10))" for column in header)
         joins = " OR ".join(f"regexp_matches({_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
+        packing = "'gzip'" if _is_packed(path) else "'none'"
         message = f"'{table}: a stray quote joins rows into one, the row that begins with '"
         return (
             f"(SELECT * FROM read_csv({_quoted(glob.escape(str(path)))}, header = true, auto_detect = false, "
-            f"columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', nullstr = '', store_rejects = true, "
-            f"rejects_limit = 0) WHERE CASE WHEN {spans} THEN CASE WHEN {joins} "
+            f"columns = {{{columns}}}, compression = {packing}, delim = ',', quote = '\"', escape = '\"', "
+            f"nullstr = '', store_rejects = true, rejects_limit = 0) WHERE CASE WHEN {spans} THEN CASE WHEN {joins} "
             f"THEN error({message} || coalesce(TRY_CAST({_name(header[0])} AS BIGINT)::VARCHAR, 'no number')) "
             "ELSE true END ELSE true END)"
         )
@@ -116,6 +119,14 @@ class Tables:
             cursor = self.database.execute(query)
             while block := cursor.fetchmany(10_000):
                 yield from block
+
+    def refuse_unread(self, table: str, unread: int, read: bool) -> None:
+        """Raises UserError for a table of whose times none can be read: its events would count as never."""
+        if unread >= FEWEST and not read:
+            raise UserError(
+                f"data.mimic_iv={self.folder}: {table}: none of {unread} times can be read; MIMIC-IV writes them as "
+                "2150-03-10 12:30:15, spreadsheets do not; download the file again"
+            )
 
     def count_bad_ids(self, table: str, count: int, among: str = "true") -> None:
         """Counts rows with an id that is none, and names the first by row, for which the table is read once more.
@@ -177,10 +188,16 @@ def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.Duc
             database.close()
 
 
+def _is_packed(path: Path) -> bool:
+    """By its first bytes, as prepare goes: a browser unpacks a download and keeps its name."""
+    with opened(path) as stream:
+        return stream.read(len(GZIP)) == GZIP
+
+
 def _header(path: Path) -> list[str]:
     """The names of a table's columns; of a file that is one endless line, only its beginning is unpacked."""
     try:
-        with opened(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as stream:
+        with opened(path) as raw, gzip.open(raw) if _is_packed(path) else raw as stream:
             start = stream.readline(LONGEST_HEADER)
             text = io.StringIO(start.decode("utf-8-sig", "replace"), newline="")
             if len(start) == LONGEST_HEADER and b"\n" not in start:

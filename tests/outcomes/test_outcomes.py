@@ -39,6 +39,7 @@ from tests.outcomes.conftest import Small
         ("admitted later", "remaining_days", 3.75),
         ("late study", "death_30d", False),
         ("no clock", "death_30d", False),
+        ("death after discharge", "death_30d", True),
         ("very old", "discharge_72h", True),
     ],
 )
@@ -91,7 +92,7 @@ AT = datetime(2150, 3, 1, 8)
 def found(dod: timedelta | None = None, **periods: timedelta) -> dict:
     """Outcomes of a study at AT, in a stay of 72 h more; death and periods begin so long after the study."""
     stay = Admission(1, AT - timedelta(hours=5), AT + timedelta(hours=72), None, None, "")
-    begun = {name: [Period(AT + after, None)] for name, after in periods.items()}
+    begun = {name: [Period(AT + after, AT + after + timedelta(hours=9))] for name, after in periods.items()}
     history = History(7, known=True, dod=(AT + dod).date() if dod is not None else None, admissions=[stay], **begun)
     return rules.outcomes_of(history, rules.Study(70, 7, "test", AT, True))
 

@@ -8,6 +8,8 @@ import orjson
 import pytest
 
 from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes import outcomes as rules
+from lumen_hpc.outcomes import tables
 from lumen_hpc.outcomes.mimic_iv import TABLES
 from lumen_hpc.outcomes.write import FILES, write
 from tests.outcomes import small_mimic_iv as small
@@ -144,6 +146,74 @@ def test_a_time_without_end_is_no_time(tmp_path: Path, table: str, column: str, 
     made.rows[table][0][column] = time
     counts = orjson.loads(run(tmp_path / "out", small.write(tmp_path / "iv", made))["counts.json"])
     assert counts["faults"][kind] == 2  # one is planted
+
+
+def outcomes_of(files: dict[str, bytes], case: str) -> dict:
+    rows = map(orjson.loads, files["outcomes.jsonl"].splitlines())
+    return next(row["outcomes"] for row in rows if row["subject_id"] == small.SUBJECTS[case])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "outcome"),
+    [
+        ("hosp/patients", "dod", "9/26/2150", "death_30d"),
+        ("hosp/patients", "dod", "9/26/2150", "survival"),
+        ("icu/icustays", "intime", "", "icu_48h"),
+        ("icu/icustays", "intime", "3/11/2150 8:30", "icu_24h"),
+        ("icu/procedureevents", "starttime", "", "ventilation_48h"),
+        ("icu/procedureevents", "starttime", "3/11/2150 18:30", "ventilation_24h"),
+    ],
+)
+def test_what_happened_at_a_time_that_cannot_be_read_is_not_said_never_to_happen(
+    tmp_path: Path, table: str, column: str, value: str, outcome: str
+) -> None:
+    made = small.tables()
+    made.rows[table][0][column] = value
+    found = outcomes_of(run(tmp_path / "out", small.write(tmp_path / "iv", made)), "ordinary")
+    assert found[outcome] == {"unknown": rules.UNTIMED}
+    assert found["in_hospital_death"] == {"value": False}
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "hosp/d_labitems"])
+def test_a_table_of_whose_times_none_can_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A spreadsheet writes times its own way: nobody would ever be in intensive care."""
+    monkeypatch.setattr(tables, "FEWEST", 1)
+    made = small.tables()
+    for row in made.rows[table]:
+        row.update({column: "3/11/2150 8:30" for column in row if column.endswith("time") or column == "dod"})
+    with pytest.raises(UserError, match=f"{table}: none of .* times can be read"):
+        run(tmp_path / "out", small.write(tmp_path / "iv", made))
+
+
+def test_a_ventilation_without_an_end_ends_with_its_stay(tmp_path: Path) -> None:
+    made, case = small.tables(), "in icu"
+    for row in made.rows["icu/icustays"]:
+        if row["subject_id"] == small.SUBJECTS[case]:
+            row["outtime"] = small.at(-1)
+    found = outcomes_of(run(tmp_path / "out", small.write(tmp_path / "iv", made)), case)
+    assert found["ventilation_24h"] == found["icu_24h"] == {"value": False}
+
+
+def test_an_icu_stay_without_any_end_is_no_state_and_no_outcome(tmp_path: Path) -> None:
+    made, case = small.tables(), "in icu"
+    for row in made.rows["icu/icustays"]:
+        row["hadm_id"] = 29_999_999
+    files = run(tmp_path / "out", small.write(tmp_path / "iv", made))
+    found = outcomes_of(files, case)
+    assert found["ventilation_24h"] == found["icu_24h"] == {"unknown": rules.UNTIMED}
+    states = [orjson.loads(line) for line in files["states.jsonl"].splitlines()]
+    assert next(row["state"] for row in states if row["subject_id"] == small.SUBJECTS[case])["place"] == "hospital"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_whether_a_table_is_packed_is_seen_in_its_bytes(tmp_path: Path, packed: bool) -> None:
+    made = small.tables()
+    plain = run(tmp_path / "plain", small.write(tmp_path / "iv", made, compressed=packed))
+    for path in (folder := small.write(tmp_path / "renamed", made, compressed=packed)).rglob("*.csv*"):
+        path.rename(path.with_name(path.name.split(".")[0] + (".csv" if packed else ".csv.gz")))
+    assert run(tmp_path / "out", folder) == plain
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
