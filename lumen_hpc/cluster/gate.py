@@ -21,7 +21,7 @@ from lumen_hpc.files import shown_within
 
 def main(folder: Path, submission: Path) -> int:
     """Exit code of the gate that runs as this job."""
-    own = _record(submission, os.environ["SLURM_JOB_ID"])
+    own = record(submission, os.environ["SLURM_JOB_ID"])
     step, shards = own["step"], own["shards"]
     if missing := _missing(folder / step, own):
         print(
@@ -35,9 +35,13 @@ def main(folder: Path, submission: Path) -> int:
     return 0
 
 
-def _record(submission: Path, job: str) -> dict[str, Any]:
-    """This job's entry in plan.json, which the submitting command may be writing still."""
-    deadline = time.monotonic() + shown_within(submission)
+def record(submission: Path, job: str) -> dict[str, Any]:
+    """This job's entry in plan.json, which the submitting command writes once sbatch has answered it.
+
+    SystemExit where none comes: sbatch said that it failed, and Slurm took the job all the same. What the job would do,
+    a later submission has given to another.
+    """
+    deadline = time.monotonic() + slurm.ANSWER_S + shown_within(submission)
     while True:
         for record in json.loads((submission / "plan.json").read_text())["jobs"]:
             if record["id"] == job:

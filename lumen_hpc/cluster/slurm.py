@@ -74,6 +74,8 @@ NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.con
 """Slurm's commands are here, and no slurm.conf is."""
 
 
+ANSWER_S = 60.0
+"""How long a command may take to answer. A job that sbatch has not confirmed by then is taken for not submitted."""
 CANCEL_AGAIN_S = (1.0, 5.0)
 """Pauses before a job that got no answer to its scancel asks again."""
 ANNOUNCED_AFTER_S = 8.0
@@ -116,7 +118,7 @@ def _start(words: tuple[str, ...], own_session: bool = False) -> subprocess.Pope
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ask(*words: str, timeout: float = 60, own_session: bool = False) -> str:
+def ask(*words: str, timeout: float = ANSWER_S, own_session: bool = False) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer.
 
     `own_session`: neither ^C in the terminal nor a signal that asks the job to end reaches it, and it keeps the run's

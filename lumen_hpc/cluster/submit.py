@@ -159,8 +159,10 @@ def submit(
 def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> UserError:
     """Why a step's job could not be submitted, and what would do; `outcome`: what became of the jobs before it."""
     if not isinstance(error, slurm.Refused):
-        kind = slurm.Unreachable if isinstance(error, slurm.Unreachable) else UserError
-        return kind(f"{error}; {outcome}")
+        if not isinstance(error, slurm.Unreachable):
+            return UserError(f"{error}; {outcome}")
+        late = "a job that Slurm took all the same does no work, and the same command cancels it"
+        return slurm.Unreachable(f"{error}; {outcome}; {late}")
     if "submit limit" in str(error):
         why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
     else:

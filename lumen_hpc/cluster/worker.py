@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lumen_hpc import progress
-from lumen_hpc.cluster import graph, manifest, orphans, plan, repair, slurm, snapshot
+from lumen_hpc.cluster import gate, graph, manifest, orphans, plan, repair, slurm, snapshot
 from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.ranks import of_this_machine
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
@@ -44,6 +44,8 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     _show_log()
     run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
     run.keep_private()
+    if ranks is not None:
+        gate.record(Path(submission), job_id().split("_")[0])
     submitted = json.loads((Path(submission) / "plan.json").read_text())
     snapshot.require_submitted(run.folder, submitted["code"])
     shards = submitted["packs"][name][pack]

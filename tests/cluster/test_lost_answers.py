@@ -13,7 +13,7 @@ import pytest
 
 from lumen_hpc.cluster import slurm
 from sandbox.slurm import Cluster
-from tests.cluster.conftest import SHARDS, Site, submitted
+from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole, submitted
 
 ON_HOLD = "profile.additional={hold: 'true'}"
 """No job starts: the queue alone is at stake."""
@@ -42,12 +42,13 @@ def test_watch_outlasts_a_controller_that_stalls_for_40_seconds(site: Site, clus
     assert "Traceback" not in output.read_text()
 
 
+NO_ANSWER = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 LOSES_THE_THIRD_ANSWER = """\
 #!/bin/sh
 echo x >> {folder}/calls
 [ $(wc -l < {folder}/calls) = 3 ] || exec /usr/bin/env PATH={path} sbatch "$@"
 PATH={path} sbatch "$@" > {folder}/answer
-echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+echo "{no_answer}" >&2
 exit 1
 """
 
@@ -58,7 +59,7 @@ def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
     path = cluster.environment["PATH"]
     (tmp_path / "bin").mkdir()
     tool = tmp_path / "bin" / "sbatch"
-    tool.write_text(LOSES_THE_THIRD_ANSWER.format(folder=tmp_path, path=path))
+    tool.write_text(LOSES_THE_THIRD_ANSWER.format(folder=tmp_path, path=path, no_answer=NO_ANSWER))
     tool.chmod(0o755)
     forgetful = copy(cluster)
     forgetful.environment = cluster.environment | {"PATH": f"{tmp_path / 'bin'}:{path}"}
@@ -67,6 +68,39 @@ def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
     assert "Socket timed out" in output and "nothing was submitted" in output
     site.wait(lambda: not site.jobs("ghost"), 120, "the ghost to go")
     assert not site.run("ghost").folder.exists()
+
+
+TAKEN_LATE = """\
+#!/bin/sh
+cp "$1" {folder}/script
+(sleep 4; PATH={path} sbatch {folder}/script) > {folder}/answer 2>&1 &
+echo "{no_answer}" >&2
+exit 1
+"""
+
+
+def test_a_job_that_slurm_took_after_the_command_had_given_up_does_no_shard_twice(
+    site: Site, cluster: Cluster, tmp_path: Path, undisturbed: RunOnDisk
+) -> None:
+    """It arrives when the same command was given again, under the name of whose submission it runs."""
+    run, path = site.run("late"), cluster.environment["PATH"]
+    site.submit("late", stage="numbers")
+    site.wait_until_left("late")
+    hold = run.steer("hold-squares-0")
+    tool = tmp_path / "sbatch"
+    tool.write_text(TAKEN_LATE.format(folder=tmp_path, path=path, no_answer=NO_ANSWER))
+    tool.chmod(0o755)
+    impatient = copy(cluster)
+    impatient.environment = cluster.environment | {"PATH": f"{tmp_path}:{path}"}
+    output = replace(site, cluster=impatient).launch("stage=full", "run=late", code=2)
+    assert "nothing was submitted; a job that Slurm took all the same does no work" in output
+    site.submit("late")
+    site.wait(lambda: len(site.running("late", "squares")) >= 5, 60, "the late job beside the new one's last task")
+    assert "on no record" in site.submit("late")
+    hold.unlink()
+    site.wait_until_left("late")
+    assert_whole(run, undisturbed)
+    assert run.begun() == run.ends(), "each shard once"
 
 
 def test_jobs_that_have_ended_are_no_reason_to_ask_the_controller_again(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lumen_hpc.cluster import gate, graph
-from lumen_hpc.cluster.stage import Run, Stage
+import jobs
+from lumen_hpc.cluster import gate, graph, slurm, snapshot, worker
+from lumen_hpc.cluster.stage import Pipeline, Ranks, Run, Stage
 from lumen_hpc.config.request import Request
 from tests.cluster.offline.offline_graph import finish, submit_chain
 
@@ -68,3 +71,29 @@ def test_where_nodes_have_no_scancel_the_gate_decides_all_the_same(
     steps = graph.steps(stages, run.settings)
     finish(run, steps[0], steps)
     assert gate.main(run.folder, folder) == 0
+
+
+def test_a_job_waits_for_its_record_as_long_as_sbatch_may_take_to_answer(
+    submitted: tuple[Run, dict[str, list[str]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ids, folder = submitted
+    plan, late = folder / "plan.json", (folder / "plan.json").read_text()
+    plan.write_text(json.dumps(json.loads(late) | {"jobs": []}))
+    moments = iter((0.0, 30.0, 59.0))  # what the command waits for is no concern of the folder's file system
+    answers = SimpleNamespace(monotonic=lambda: next(moments), sleep=lambda _: plan.write_text(late))
+    monkeypatch.setattr(gate, "time", answers)
+    assert gate.record(folder, ids["first"][0])["step"] == "first"
+
+
+def test_a_job_that_no_submission_knows_does_no_work(
+    submitted: tuple[Run, dict[str, list[str]], Path], stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm took it after sbatch had timed out; its work is another job's by now, under the same submission's name."""
+    run, _, folder = submitted
+    monkeypatch.setattr(slurm, "ANSWER_S", 0.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setattr(snapshot, "require_submitted", lambda run, code: None)
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    with pytest.raises(SystemExit, match="has no job 4711"):
+        worker.run_pack(pipeline, str(run.folder), str(folder), "first", 0, Ranks())
+    assert not (run.folder / "first" / "attempts.jsonl").exists()
