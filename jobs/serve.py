@@ -80,6 +80,7 @@ def serve(task: Task) -> None:
     from lumen_hpc.serving.hf_checkpoint import chat_template
 
     settings, folder = task.settings.serve, weights(task.run)
+    (task.folder / supervisor.FILE).unlink(missing_ok=True)  # of a server that was killed
     config = read_config(folder)
     host = supervisor.listening_host(task.run.profile.data_use.listen)
     port = supervisor.free_port(host, settings.port)
@@ -97,7 +98,7 @@ def serve(task: Task) -> None:
             if not server.wait_until_ready(host, port, task.should_stop, task.beat):
                 return
             address = supervisor.Address(
-                host=host, port=port, key=key, node=socket.gethostname(), model=settings.model,
+                host=host, port=port, key=key, node=socket.gethostname(), process=server.pid, model=settings.model,
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
                 ends=_ends(task),
             )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,15 +232,17 @@ def _eta_seconds(folder: Path, rounds: float, own: Progress | None) -> float | N
 
 def server(run: Run) -> list[str]:
     """Lines about the run's server: address, key, tunnel; none where it does not run."""
-    from lumen_hpc.serving.supervisor import answers, read_address
+    from lumen_hpc.serving.supervisor import listens, read_address
 
     address = read_address(run.folder / "serve")
     if address is None:
         return []
     if not address.job or not slurm.installed():
-        return address.lines() if answers(address.host, address.port) else []
+        here = address.node == socket.gethostname() and listens(address.process, address.port)
+        return address.lines() if here else []
     try:
-        running = any(name.split("_")[0] == address.job for name in slurm.queue())
+        jobs = [job for name, job in slurm.queue().items() if name.split("_")[0] == address.job]
+        running = any(job.state == "RUNNING" for job in jobs)  # one that is queued again listens nowhere
     except slurm.Unreachable:  # the queue is unknown, and the address is on record
         running = True
     return address.lines() if running else []

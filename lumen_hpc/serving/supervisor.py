@@ -44,6 +44,8 @@ class Address:
     port: int
     key: str
     node: str
+    process: int = 0
+    """Id of the server's process on its node."""
     job: str = ""
     """Slurm's id of the job; empty on this machine."""
     login: str = ""
@@ -90,6 +92,17 @@ def read_address(folder: Path) -> Address | None:
         return None if foreign(folder / FILE) else Address(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def listens(process: int, port: int) -> bool:
+    """Whether that very process of this machine listens at the port, which other users know and may take."""
+    import psutil
+
+    try:
+        opened = psutil.Process(process).net_connections("tcp")
+    except psutil.Error:  # it is gone, or another user's
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in opened)
 
 
 def answers(host: str, port: int) -> bool:
@@ -197,25 +210,19 @@ class Server:
             env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Beat) -> bool:
         """True once it answers; False if a stop was asked meanwhile. Raises UserError if it ends before."""
         while not should_stop():
             self.require_alive()
-            if self._listens(port) and answers(host, port):
+            if listens(self.pid, port) and answers(host, port):
                 return True
             beat("loading the model")
             time.sleep(0.5)
         return False
-
-    def _listens(self, port: int) -> bool:
-        """Whether this very process listens there: its command line shows the port, so another user can be first."""
-        import psutil
-
-        try:
-            opened = psutil.Process(self._process.pid).net_connections("tcp")
-        except psutil.NoSuchProcess:
-            return False
-        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in opened)
 
     def require_alive(self) -> None:
         """Raises UserError with what the server's log says, and the setting that would help."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -306,10 +307,11 @@ def test_a_forged_plan_does_not_cancel_the_jobs_of_who_reads_it(run, monkeypatch
 def test_a_strangers_server_is_neither_called_nor_shown(run, monkeypatch):
     """Its host, its page and its ssh line would be whatever the file says."""
     address = {"host": "127.0.0.1", "port": 1, "key": "k", "node": "-oProxyCommand=sh", "login": "x"}
+    monkeypatch.setattr(socket, "gethostname", lambda: address["node"])
     (run / "serve").mkdir()
     (run / "serve" / supervisor.FILE).write_text(json.dumps(address))
     called: list[tuple] = []
-    monkeypatch.setattr(supervisor, "answers", lambda *place: called.append(place) or True)
+    monkeypatch.setattr(supervisor, "listens", lambda *place: called.append(place) or True)
     opened = Run(run, Settings(), Profile())
     assert status.server(opened) and called, "the attack must work without the guard"
     os.chown(run / "serve" / supervisor.FILE, STRANGER, -1)

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -19,7 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumen_hpc.config.schema import Serve
+from lumen_hpc.cluster import slurm, status
+from lumen_hpc.cluster.stage import Run
+from lumen_hpc.config.profile import Profile
+from lumen_hpc.config.schema import Serve, Settings
 from lumen_hpc.data.image_headers import MOST_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
@@ -344,6 +348,29 @@ def test_a_neighbour_who_opens_the_port_first_is_not_taken_for_the_server(tmp_pa
             assert ready == (owner == "server")
         finally:
             child.kill()
+
+
+def test_a_killed_servers_port_in_other_hands_is_not_shown_with_its_key(tmp_path):
+    """kill -9 leaves the address on record; the port stood on a command line that every user could read."""
+    run = Run(tmp_path, Settings(), Profile())
+    with serving() as server:
+        given = {"host": "127.0.0.1", "port": server.server_address[1], "key": "k", "node": socket.gethostname()}
+        for process, shown in ((os.getpid(), True), (os.getppid(), False), (0, False)):
+            with supervisor.published(tmp_path / "serve", supervisor.Address(**given, process=process)):
+                assert bool(status.server(run)) == shown
+        with supervisor.published(
+            tmp_path / "serve", supervisor.Address(**given | {"node": "other"}, process=os.getpid())
+        ):
+            assert status.server(run) == []
+
+
+@pytest.mark.parametrize(("state", "shown"), [("RUNNING", True), ("PENDING", False), ("COMPLETING", False)])
+def test_a_requeued_jobs_last_address_is_not_shown(tmp_path, monkeypatch, state, shown):
+    monkeypatch.setattr(slurm, "installed", lambda: True)
+    monkeypatch.setattr(slurm, "queue", lambda: {"7_0": slurm.Job("7_0", state, "")})
+    address = supervisor.Address(host="127.0.0.1", port=1, key="k", node="n1", job="7")
+    with supervisor.published(tmp_path / "serve", address):
+        assert bool(status.server(Run(tmp_path, Settings(), Profile()))) == shown
 
 
 # ---------------------------------------------------------------------------------------------- the door of the server
