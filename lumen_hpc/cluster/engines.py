@@ -21,7 +21,9 @@ def open_for(task: Task, settings: schema.EngineSettings) -> Engine:
     from lumen_hpc.language.engine import open_engine
 
     rendezvous = task.folder / f"rendezvous-{task.ranks.job}"
-    return open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
+    engine = open_engine(with_local_model(settings, task), allowed_endpoints(task), task.ranks, rendezvous)
+    engine.beat = task.beat
+    return engine
 
 
 def open_judges(task: Task) -> tuple[Engine, Engine | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
+from lumen_hpc.watchdog import Beat, unwatched
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages of the form {"role": "system"|"user"|"assistant", "content": text}."""
@@ -32,6 +33,8 @@ class Engine(ABC):
 
     source = "llm"
     """Where a sentence comes from: `llm`, or `fallback` for the grammar."""
+    beat: Beat = staticmethod(unwatched)
+    """Called as a call's answers come: they are the only sign of progress of a shard, which is one call."""
 
     def __init__(self, settings: schema.EngineSettings) -> None:
         self.settings = settings

@@ -119,7 +119,9 @@ class ServerEngine(Engine):
         """Sends one request. Its errors never contain the request's text, which may be restricted."""
         request = {"model": self.settings.model, "messages": self._plain(conversation), **parameters}
         try:
-            return _Reply(self.client.post("/chat/completions", request))
+            reply = _Reply(self.client.post("/chat/completions", request))
+            self.beat("asks the server")
+            return reply
         except UserError:  # the address was refused
             raise
         except StatusError as error:

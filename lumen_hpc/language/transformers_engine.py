@@ -51,6 +51,7 @@ class TransformersEngine(InProcessEngine):
     ) -> list[Completion]:
         completions: dict[int, Completion] = {}
         for batch in _batches(encoded, max_tokens):
+            self.beat("computes answers")
             noise = [_Noise([seeds[i] for i in batch], temperature)] if temperature else []
             generated = self._batch([encoded[i] for i in batch], max_tokens, noise)
             for i, tokens in zip(batch, generated, strict=True):
@@ -92,6 +93,7 @@ class TransformersEngine(InProcessEngine):
 
         probabilities: list[list[float]] = [[] for _ in encoded]
         for batch in _batches(encoded, 1):
+            self.beat("computes answers")
             ids, mask = self._padded([encoded[i] for i in batch])
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             with torch.inference_mode():

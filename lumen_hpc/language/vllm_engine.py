@@ -83,12 +83,18 @@ class VLLMEngine(InProcessEngine):
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"vLLM cannot load engine.model={settings.model}: {error}; {_MEMORY_FIX}") from error
         release_segments()
+        self._step, self.model.llm_engine.step = self.model.llm_engine.step, self._watched_step
         self.tokenizer = self.model.get_tokenizer()
 
     def chat(self, conversations: Sequence[Conversation], **options: Any) -> list[Completion]:
         """As `Engine.chat`."""
         self._begin(conversations)
         return super().chat(conversations, **options)
+
+    def _watched_step(self) -> Any:
+        """A step of vLLM's scheduler, some tokens of many answers: its `generate` returns only after the last."""
+        self.beat("computes answers")
+        return self._step()
 
     def _begin(self, conversations: Sequence[Conversation]) -> None:
         """Empties the prefix cache; stops if the processes hold different conversations: answers would be noise."""

@@ -117,6 +117,16 @@ def test_the_prefix_cache_is_emptied_before_every_call(engines, monkeypatch):
     assert calls == ["reset_prefix_cache", "generate"] * 2
 
 
+@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+def test_a_call_shows_progress_before_it_returns(engines, kind, monkeypatch):
+    beats: list[str] = []
+    monkeypatch.setattr(engines[kind], "beat", beats.append)
+    for more in ({}, {"choices": SCORES}):
+        greedy(engines[kind], **more)
+        assert beats
+        beats.clear()
+
+
 TWO = """
 import json, sys
 from pathlib import Path

@@ -13,6 +13,8 @@ from lumen_hpc.config.profile import DataUse, Profile
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.language.judge import SCORES
+from tests.language.test_server_engine import ASKED, said, serving
 
 DIFFERENCE = "what has changed compared to the reference image?"
 NEW_EDEMA = "the main image has an additional finding of edema than the reference image. "
@@ -106,6 +108,17 @@ def test_an_engine_that_does_not_fit_the_jobs_processes_is_refused_before_it_is_
     spread.ranks = Ranks(rank=1, world_size=2)
     with pytest.raises(UserError, match=rf"{message} and this job has 2; nodes x tasks_per_node"):
         engines.open_for(spread, engine)
+
+
+def test_every_answer_of_a_server_is_progress_of_its_task(tmp_path):
+    """A shard is one call, which may well take longer than the watchdog waits."""
+    asking, beats = task(tmp_path, judge.STAGE, Settings()), []
+    asking.beat = lambda doing="", **_: beats.append(doing)
+    with serving(lambda *_: said("7")) as (url, _):
+        engine = engines.open_for(asking, EngineSettings(kind="server", model="m", endpoint=url))
+        engine.chat(ASKED, max_tokens=2, temperature=0.0, seed=0)
+        engine.chat(ASKED, max_tokens=2, temperature=0.0, seed=0, choices=SCORES)
+    assert len(beats) == 2 * len(ASKED)
 
 
 def test_a_text_model_is_exported_only_where_one_is_named(tmp_path):
