@@ -28,6 +28,13 @@ _FINAL = re.compile(
     r".*(?:\bfinal answer|\?\W*(?:short )?answer)\W*?(?: is)?\s*(?:[:\n]|- )\s*", re.IGNORECASE | re.DOTALL
 )
 """What comes before the answer: reasoning without tags, or the question again."""
+_SECTION = re.compile(
+    r"(^|[.;\n])\s*(?:(?:indications?|(?:clinical |past )?(?:history|information)|reason for [a-z ]+|recommendations?):"
+    r"[^.\n]*|(?:findings?|impressions?|conclusions?|interpretation|assessment|results?|report):"
+    r"(?! *(?:none|nothing|nil)\b))",
+    re.IGNORECASE,
+)
+"""A heading of a report; why the image was taken, and what is recommended, with what stands under it."""
 _BOOLEANS = {"true": "yes", "false": "no"}
 _SAY = (
     "say|tell|determine|know|assess|judge|evaluate|comment|decide|confirm|exclude|rule out|compare|conclude"
@@ -76,6 +83,7 @@ def unwrapped(text: str) -> str:
         if (found := before.match(text)) and text[found.end() :].strip():
             text = text[found.end() :]
     text = text[1:-1] if text[:1] == "'" == text[-1:] else text
+    text = _SECTION.sub(r"\1 ", text)
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
     return _spell_notes(_without_refusals(text))

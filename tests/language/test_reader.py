@@ -348,6 +348,10 @@ def test_a_list_in_the_wild_names_all_its_findings(text):
         ("Pleural effusion is not ruled out.", None),
         ("Blunting of the costophrenic angle, no definite effusion.", "no"),
         ("It's a yes.", "yes"),
+        ("The findings are not consistent with an effusion.", "no"),
+        ("Nothing suggests an effusion.", "no"),
+        ("Evaluate for pleural effusion.", None),
+        ("History: pleural effusion. Findings: edema.", None),
     ],
 )
 def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):

@@ -121,6 +121,13 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("Edema w/o effusion", {"edema"}),
         ("Edema: +, effusion: -", {"edema"}),
         ("\u2713 edema\n\u2717 effusion", {"edema"}),
+        ("The findings are not suggestive of edema.", set()),
+        ("An effusion, which isn't thought to represent edema.", {"pleural effusion"}),
+        ("The image does not clearly suggest edema.", set()),
+        ("Evaluate for edema. Treated for pneumonia.", set()),
+        ("A lateral view is recommended to exclude pneumonia.", set()),
+        ("Edema is favored over pneumonia.", {"edema"}),
+        ("INDICATION: history of edema, pneumonia. FINDINGS: No effusion. IMPRESSION: Nodule.", {"nodule"}),
         ("Heart: mildly enlarged. Lungs: mild edema. Pleura: no effusion.", {"cardiomegaly", "edema"}),
     ],
 )

@@ -69,6 +69,24 @@ def test_a_sentence_answers_what_was_asked(kind, question, answer, expected):
     assert stated(kind, question, answer) == expected
 
 
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("FINDINGS: No effusion.", "no"),
+        ("FINDINGS: Edema.", "yes"),
+        ("Findings: none.", "no"),
+        ("The lungs are clear.", "no"),
+        ("The lungs are clear, but there is edema.", "yes"),
+        ("The lungs are not clear.", None),
+        ("There is no acute cardiopulmonary process.", "no"),
+        ("The image appears to be within normal limits.", "no"),
+        ("The image shows a normal chest.", "no"),
+    ],
+)
+def test_reports_and_set_phrases_tell_whether_there_is_any_abnormality(answer, expected):
+    assert stated("abnormality", "is there evidence of any abnormalities in this image?", answer) == expected
+
+
 def test_faithful_wordings_of_yes_and_no_are_read():
     cases = read_jsonl(Path(__file__).parents[1] / "language" / "fact_cases.jsonl")
     closed = [case for case in cases if case["faithful"] and case["short_answer"] in ("yes", "no")]

@@ -56,6 +56,7 @@ WORSE = {("level", "edema", "mild", "severe")}
         ("Edema (mild -> severe)", WORSE),
         ("The edema, which was mild, is now severe.", WORSE),
         ("Stable edema with new nodule", new("nodule")),
+        ("Worse edema. New nodule.", new("nodule") | {("level", "edema", "worse")}),
         ("No change except for new edema.", new("edema")),
         ("Changes:\n- edema (new)\n- nodule (resolved)", BOTH),
         ("Edema \N{EN DASH} from mild to severe.", WORSE),
