@@ -253,7 +253,11 @@ class OpenRun:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """`samples` beside their questions, answers and judge's scores: what most analyses start from."""
+        """`samples` beside their questions, answers and judge's scores: what most analyses start from.
+
+        Raises UserError where one of these was written again since stage evaluate scored it.
+        """
+        self._require_scored()
         plain = self.answers[self.answers["control"].isna()].drop(columns=["control"])
         judged = self.scores[self.scores["canary"].isna()].drop(columns=["canary", "passed"])
         frame = self.samples.merge(plain, on=["question_id", "model"], how="left", validate="one_to_one")
@@ -290,6 +294,23 @@ class OpenRun:
         Raises UserError for a model that this run has not trained.
         """
         return run_model.open_model(self._run, name)
+
+    def _require_scored(self) -> None:
+        """Raises UserError where the report's scores are of other questions, answers or judgements than today's."""
+        scored = max((line["finished"] for line in manifest.latest(self._run.path("evaluate")).values()), default="")
+        models = [self._run.path(stage, model) for stage in ("predict", "judge") for model in self.models]
+        for folder in (self._run.path("instruct"), *models):
+            then: dict[int, str] = {}
+            for line in manifest.read(folder / manifest.NAME):
+                if line["finished"] <= scored:
+                    then[line["shard"]] = line["content"]
+                else:  # of nodes whose clocks differ, what was scored may look later
+                    then.setdefault(line["shard"], line["content"])
+            if then != {shard: line["content"] for shard, line in manifest.latest(folder).items()}:
+                raise UserError(
+                    f"{folder} was written again after stage evaluate scored it: its rows have no scores yet; "
+                    f"python launch.py stage=full {self._run.words}"
+                )
 
     def _shards(self, stage: str, model: str = "") -> list[Path]:
         """A finished step's shards, verified."""

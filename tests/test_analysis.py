@@ -39,7 +39,9 @@ QUESTIONS = [
 ]
 
 
-def step(folder: Path, rows: list[dict[str, Any]], files: tuple[Path, ...] = (), shards: int = 1) -> None:
+def step(
+    folder: Path, rows: list[dict[str, Any]], files: tuple[Path, ...] = (), shards: int = 1, finished: str = ""
+) -> None:
     """Writes a step as a worker would: shards, a manifest line each, and files beside them."""
     for index in range(shards):
         shard = Shard(index, shards)
@@ -61,7 +63,8 @@ def step(folder: Path, rows: list[dict[str, Any]], files: tuple[Path, ...] = (),
                 "shard": index, "of": shards, "rows": written.rows,
                 "sha256": written.sha256, "content": written.content,
                 "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": beside, "inputs": "", "config": "",
-                "code": "", "seconds": 1.0, "gpu_seconds": 0.0, "node": "n1", "pack": 0, "attempt": 1, "finished": "",
+                "code": "", "seconds": 1.0, "gpu_seconds": 0.0, "node": "n1", "pack": 0, "attempt": 1,
+                "finished": finished,
             },
         )  # fmt: skip
 
@@ -136,6 +139,20 @@ def test_results_join_a_row_a_question_and_model(folder: Path):
     assert (
         set(results["score"]) == {4} and set(results["bleu4"]) == {0.25} and set(results["long_answer"]) == {"Nothing."}
     )
+
+
+def test_answers_that_were_written_again_are_not_shown_beside_scores_of_others(folder: Path):
+    """Until stage evaluate has run again, its measures and the judge's scores are of the answers before."""
+    now = [{"question_id": row["question_id"], "model": "lumen", "answer": "Yes."} for row in QUESTIONS]
+    step(folder / "predict-lumen", [{**row, "answer": "No."} for row in now], shards=2, finished="2026-01-02T00:00:00Z")
+    evaluated = manifest.latest(folder / "evaluate")[0]
+    manifest.append(folder / "evaluate" / manifest.NAME, {**evaluated, "finished": "2026-01-03T00:00:00Z"})
+    assert len(lumen_hpc.open_run(folder).results) == 8
+    step(folder / "predict-lumen", now, shards=2, finished="2026-01-04T00:00:00Z")
+    with pytest.raises(UserError, match="predict-lumen was written again after stage evaluate scored it"):
+        _ = lumen_hpc.open_run(folder).results
+    manifest.append(folder / "evaluate" / manifest.NAME, {**evaluated, "finished": "2026-01-05T00:00:00Z"})
+    assert set(lumen_hpc.open_run(folder).results.query("model == 'lumen'")["answer"]) == {"Yes."}
 
 
 def test_a_file_that_is_not_what_the_stage_wrote_is_named(folder: Path):
