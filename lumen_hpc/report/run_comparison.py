@@ -74,7 +74,7 @@ def differences(first: RunResults, other: RunResults, places: Iterable[Place], s
         results = Results(
             [dict(row) for row in shared.values()],
             _renamed(first.answers, "first", shared) + _renamed(other.answers, "other", shared),
-            _renamed(first.scores, "first", shared) + _renamed(other.scores, "other", shared),
+            _renamed(_tabled(first.scores), "first", shared) + _renamed(_tabled(other.scores), "other", shared),
             settings,
             0,
             models=names,
@@ -90,6 +90,11 @@ def differences(first: RunResults, other: RunResults, places: Iterable[Place], s
                 one, two, results.where(block), scale_of(measure)
             )
     return Differences(len(results.questions), found)
+
+
+def _tabled(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the run's first judge, which its tables show; a second one may be the other run's first."""
+    return [row for row in scores if row.get("judge") == scores[0].get("judge")]
 
 
 def _renamed(rows: Sequence[Mapping[str, Any]], side: str, shared: Mapping[str, Any]) -> list[dict[str, Any]]:

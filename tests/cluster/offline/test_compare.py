@@ -73,6 +73,32 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
     assert "[" not in row and "in brackets" not in out
 
 
+@pytest.mark.parametrize(("judges", "interval"), [(("x", "y"), True), (("y", "x"), False)])
+def test_the_judge_of_an_interval_is_that_of_the_values(
+    runs: Path, capsys: pytest.CaptureFixture, judges: tuple[str, str], interval: bool
+) -> None:
+    for name, order in (("a", ("x", "y")), ("b", judges)):
+        scores = [
+            {
+                "question_id": f"q{number}",
+                "model": "lumen",
+                "judge": judge,
+                "score": 1 + number % 5,
+                "expected_score": 2.0,
+            }
+            for judge in order
+            for number in range(40)
+        ]
+        (runs / name / "judge-lumen").mkdir()
+        shard = runs / name / "judge-lumen" / "shard-00000-of-00001.jsonl"
+        shard.write_text("".join(json.dumps(row) + "\n" for row in scores))
+        table = runs / name / "report" / "tables.csv"
+        table.write_text(table.read_text() + "table 1,difference,judge,lumen,40,3,,\n")
+    assert launch.main(["compare", "runs=a,b", f"profile.runs={runs}"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("judge")]
+    assert ("[" in row) == interval
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
