@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def show(path: Path, console: Console) -> None:
-    """Prints every table of a `tables.csv`: models as rows, measures as columns; `*` is p < 0.001 against LUMEN."""
+    """Prints every table of a `tables.csv`: models as rows, measures as columns, with the tables' own stars."""
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     for name in dict.fromkeys(row["table"] for row in rows):
@@ -29,5 +29,4 @@ def show(path: Path, console: Console) -> None:
 def _cell(row: dict[str, str]) -> str:
     if not row["value"]:
         return "–"
-    star = "*" if row["p"] and float(row["p"]) < 0.001 else " "
-    return f"{float(row['value']):.3f}{star}"
+    return f"{float(row['value']):.3f}{row['star']:<3}"
