@@ -16,6 +16,9 @@ _DAYS = ((-np.inf, 0, "before"), (0, 1, "0"), (1, 8, "1–7"), (8, 31, "8–30")
 _YEARS = ((0, 40, "under 40"), (40, 60, "40–59"), (60, 80, "60–79"), (80, np.inf, "80 and over"))
 _MEASURES = {"difference": ("rouge_l", "change_f1"), "prediction": ("rouge_l", "change_f1"),
              "diagnostic": ("rouge_l", "accuracy_polarity", "recall")}  # fmt: skip
+_UNCHANGED = dict.fromkeys(("difference", "prediction"), ("rouge_l", "direction"))
+"""Where no reference has a change: F1 over facts is then 0 for one wrong claim, and nothing without any."""
+_COUNTS = ("0", "1", "2", "3 or more")
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ def slices(
     """
     predicted = experts or {}
     about = {str(row["study_id"]): row | _predicted(predicted.get(str(row["study_id"]), {})) for row in studies}
+    changed = np.array([bool(results.truth(i)) for i in range(len(results.questions))])
     result = []
     for by, keys in _groupings(results, about).items():
-        for block, measures in _MEASURES.items():
+        for block in _MEASURES:
             here = results.where(block)
             for group in dict.fromkeys(_in_order(keys[here])):
                 where = here & (keys == group)
+                measures = _MEASURES[block] if changed[where].any() else _UNCHANGED.get(block, _MEASURES[block])
                 cells = [results.cell(block, m, model, where) for model in results.run_models() for m in measures]
                 cells = [cell for cell in cells if cell.value is not None]
                 if cells and not where[here].all():
@@ -105,7 +110,7 @@ def _predicted(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_order(groups: Iterable[str]) -> list[str]:
-    known = [label for *_, label in (*_DAYS, *_YEARS)]
+    known = [*(label for *_, label in (*_DAYS, *_YEARS)), *_COUNTS]
     return sorted({g for g in groups if g}, key=lambda g: (known.index(g) if g in known else 0, g))
 
 
@@ -115,4 +120,4 @@ def _bin(value: float | None, bins: tuple) -> str:
 
 
 def _count(n: int) -> str:
-    return str(n) if n < 3 else "3 or more"
+    return _COUNTS[min(n, 3)]

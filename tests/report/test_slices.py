@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from lumen_hpc.report import slices
 
 
@@ -13,6 +16,20 @@ def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
     assert sum(counts) == 40
     assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
     assert not any(each.small for each in found if max(cell.n for cell in each.cells) >= 30)
+
+
+def test_where_nothing_changed_a_wrong_claim_is_one_of_many(inputs, results):
+    """F1 over no facts would be 0 for a model with one wrong claim, and nothing for one without any."""
+    found = [each for each in slices.slices(results, inputs.studies) if each.by == "changes in the reference"]
+    assert [each.group for each in found if each.block == "difference"] == ["0", "1", "2", "3 or more"]
+    unchanged = next(each for each in found if (each.block, each.group) == ("difference", "0"))
+    where = [i for i in np.flatnonzero(results.where("difference")) if not results.truth(i)]
+    for model in ("lumen", "ft+rule", "ft"):
+        (cell,) = (cell for cell in unchanged.cells if (cell.model, cell.measure) == (model, "direction"))
+        answers = [results.joined.answers[model][i].lower() for i in where]
+        assert cell.n == len(where) > 3
+        assert cell.value == pytest.approx(np.mean([answer == "nothing has changed." for answer in answers]))
+    assert not any(cell.measure == "change_f1" for cell in unchanged.cells)
 
 
 def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
