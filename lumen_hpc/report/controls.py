@@ -41,9 +41,10 @@ class Control:
 
     name: str
     model: str
-    n: int
+    n: dict[str, int]
+    """By measure (see MEASURES): the questions that it stands on."""
     intervals: dict[str, Interval]
-    """By measure (see MEASURES), those that can be measured."""
+    """By measure, those that can be measured."""
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -103,6 +104,7 @@ def _text(interval: Interval | None) -> str:
 def _control(results, name, model, rows, index, findings) -> Control:
     n = len(results.questions)
     sums = {measure: (np.zeros(n), np.zeros(n)) for measure in MEASURES}
+    counted: dict[str, np.ndarray] = {measure: np.zeros(n, bool) for measure in MEASURES}
     for row in rows:
         i = index[row["question_id"]]
         if results.questions[i]["type"] not in ("difference", "prediction"):
@@ -116,14 +118,15 @@ def _control(results, name, model, rows, index, findings) -> Control:
             ("original", truth),
         ):
             if expected is not None:
-                counted = tally(claimed(claim, expected), facts(expected))
-                sums[measure][0][i] = 2 * counted.hits
-                sums[measure][1][i] = 2 * counted.hits + counted.extra + counted.missed
+                found = tally(claimed(claim, expected), facts(expected))
+                sums[measure][0][i] = 2 * found.hits
+                sums[measure][1][i] = 2 * found.hits + found.extra + found.missed
+                counted[measure][i] = True
         sums["nothing"][0][i] = claim is not None and not claim
-        sums["nothing"][1][i] = 1
+        sums["nothing"][1][i] = counted["nothing"][i] = True
     columns = {measure: Column(*both) for measure, both in sums.items()}
     intervals = {m: results.bootstrap.interval(columns[m]) for m in _REPORTED[name] if columns[m].whole.any()}
-    return Control(name, model, int(columns["nothing"].whole.sum()), intervals)
+    return Control(name, model, {m: int(counted[m].sum()) for m in intervals}, intervals)
 
 
 def _shown(name: str, row: dict, truth: Change, findings: Mapping) -> Change | None:

@@ -211,11 +211,11 @@ def _few(content: Content) -> int:
     return sum(cell.value is not None and cell.n < content.small for cell in cells)
 
 
-def _asked(controls: Sequence[Control]) -> dict[str, dict[str, int]]:
-    """Model → control → questions asked under it."""
-    asked: dict[str, dict[str, int]] = {}
+def _asked(controls: Sequence[Control]) -> dict[str, dict[tuple[str, str], int]]:
+    """Model → (control, measure) → the questions that it stands on."""
+    asked: dict[str, dict[tuple[str, str], int]] = {}
     for control in controls:
-        asked.setdefault(control.model, {})[control.name] = control.n
+        asked.setdefault(control.model, {}).update({(control.name, m): n for m, n in control.n.items()})
     return asked
 
 

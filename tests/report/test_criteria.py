@@ -69,8 +69,8 @@ def of_controls(**values: tuple[float, ...]) -> dict[str, Criterion]:
     """The gates about controls of a run in which LUMEN reached these values, and FT the opposite of each."""
     measures = {"same": ("nothing",), "swapped": ("shown", "original"), "other_patient": ("shown", "original")}
     found = [
-        Control(name, model, 9, {key: Interval(value if model == "lumen" else 1 - value, 0.0, 1.0)
-                                 for key, value in zip(measures[name], of, strict=True)})
+        Control(name, model, {}, {key: Interval(value if model == "lumen" else 1 - value, 0.0, 1.0)
+                                  for key, value in zip(measures[name], of, strict=True)})
         for model in ("lumen", "ft") for name, of in values.items()
     ]  # fmt: skip
     gates = phantom_criteria(pretend.results_of(pretend.inputs(patients=6)), found, {})

@@ -276,6 +276,10 @@ def test_controls_know_what_was_shown(inputs, results):
     assert found["swapped"]["shown"] == 1 and found["swapped"]["original"] < 0.2
     assert found["same"]["nothing"] == 1
     assert found["other_patient"]["shown"] == 1 and found["other_patient"]["original"] < 0.6
+    known = {meta["study_id"]: inputs.findings[meta["study_id"]] for meta in studies}  # of no reference study
+    known |= {studies[k]["ref_study_id"]: inputs.findings[studies[k]["ref_study_id"]] for k in range(7)}
+    cut = next(each for each in controls(results, {"lumen": answers}, known) if each.name == "other_patient")
+    assert cut.n == {"shown": 7, "original": len(studies)}, "n is that of the value beside it"
 
 
 def test_a_model_that_always_sees_it_worsen_does_not_say_that_nothing_has_changed(inputs, results):
@@ -290,7 +294,7 @@ def test_a_model_has_one_colour_in_every_figure(results):
     """Whatever else a figure shows: table 2 has no composed row, and the training curves not every model."""
     first, second = tables.tables(results)
     models = first.labels
-    control = Control("same", "lumen", 40, {"nothing": Interval(0.9, 0.8, 1.0)})
+    control = Control("same", "lumen", {"nothing": 40}, {"nothing": Interval(0.9, 0.8, 1.0)})
     curve = {"lumen": [{"step": 1, "loss": 20.0}, {"step": 2, "loss": 0.1}]}
     drawn = [figures.headline(second, models), figures.controlled([control], models), figures.training(curve, models)]
     assert all("--series-0" in svg for svg in drawn)
@@ -323,4 +327,4 @@ def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():
 
 
 def test_an_interval_is_a_plain_triple():
-    assert Control("same", "lumen", 3, {"nothing": Interval(1.0, None, None)}).values == {"nothing": 1.0}
+    assert Control("same", "lumen", {"nothing": 3}, {"nothing": Interval(1.0, None, None)}).values == {"nothing": 1.0}
