@@ -302,7 +302,9 @@ class ImageFiles:
             # A DICOM-only site need not have an empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
-                raise UserError(f"{root} is not a folder: {setting} names the folder that holds files/")
+                below = sorted(Path(root).parent.glob("*/files"))  # a download nests a release
+                fix = " or ".join(f"give {setting}={files.parent}" for files in below)
+                raise UserError(f"{root} is not a folder: {fix or f'{setting} names the folder that holds files/'}")
 
     def path(self, kind: int, subject_id: int, study_id: int, dicom_id: str) -> str:
         """Absolute path of an image, whether or not it exists; `kind` is an index into `kinds`."""

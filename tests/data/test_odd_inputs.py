@@ -274,6 +274,16 @@ def test_a_file_in_place_of_a_folder_is_named(dataset):
         dataset.run(replace(dataset.data, mimic_cxr=table))
 
 
+@pytest.mark.parametrize("kind", ["jpg", "dicom"])
+def test_of_a_release_one_folder_down_the_setting_is_told(dataset, kind):
+    dataset.write()
+    setting = {"jpg": "mimic_cxr", "dicom": "mimic_cxr_dicom"}[kind]
+    release = dataset.folder / kind / "2.1.0"
+    (release / "files").mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape(f"give data.{setting}={release}")):
+        dataset.run(replace(dataset.data, **{setting: str(release.parent)}))
+
+
 ODD_ROWS = {
     "the header again": lambda lines: [*lines[:4], lines[0], *lines[4:]],
     "fields that are all empty": lambda lines: [*lines[:4], "," * lines[0].count(","), *lines[4:]],
