@@ -26,10 +26,14 @@ class Person(NamedTuple):
     anchor_year: int | None = None
 
     def age(self, year: int) -> int | None:
-        """Years in a calendar year; MIMIC-IV gives every patient above 89 the anchor age 91."""
+        """Years in a calendar year; MIMIC-IV gives every patient above 89 the anchor age 91.
+
+        None also where no age comes out, since the year is shifted otherwise than the anchor's.
+        """
         if self.anchor_age is None or self.anchor_year is None:
             return None
-        return self.anchor_age + year - self.anchor_year
+        age = self.anchor_age + year - self.anchor_year
+        return age if age in AGES else None
 
 
 UNKNOWN = Person()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from lumen_hpc.data.demographics import Person
 from lumen_hpc.outcomes.histories import History
 
 
@@ -28,16 +29,9 @@ def state_of(history: History, at: datetime, labs: dict[str, Any]) -> dict[str, 
     }
     hours = {place: round((at - begins[-1]) / timedelta(hours=1), 1) for place, begins in spans.items() if begins}
     return {
-        "age": _age(history, at),
+        "age": Person(None, history.anchor_age, history.anchor_year).age(at.year),
         "sex": history.sex or None,
         "place": next(iter(hours), "outside"),
         "hours": hours,
         "labs": labs,
     }
-
-
-def _age(history: History, at: datetime) -> int | None:
-    """Years; MIMIC-IV gives every patient above 89 the anchor age 91."""
-    if history.anchor_age is None or history.anchor_year is None:
-        return None
-    return history.anchor_age + at.year - history.anchor_year

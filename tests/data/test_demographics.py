@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from lumen_hpc.config.data_schema import Prepare
+from lumen_hpc.data.demographics import Person
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes.histories import History
+from lumen_hpc.outcomes.state import state_of
 from tests.data.small_dataset import Dataset
 
 PATIENTS = """subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod
@@ -39,6 +43,13 @@ def test_studies_have_the_sex_of_their_patient_and_the_age_at_its_time(tmp_path,
     assert people[50000011] == people[50000012] == ("F", 54)
     assert people[50000021] == people[50000031] == (None, None)
     assert counts["studies"]["with_sex_and_age"] == 2
+
+
+@pytest.mark.parametrize(("year", "age"), [(2095, None), (2096, 0), (2216, 120), (2217, None)])
+def test_of_a_year_that_is_shifted_otherwise_no_age_comes_out(year, age):
+    assert Person("F", 52, 2148).age(year) == age
+    at = datetime(year, 1, 1)
+    assert state_of(History(1, anchor_age=52, anchor_year=2148), at, {})["age"] == age
 
 
 def test_without_mimic_iv_they_are_unknown(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from lumen_hpc.config import resolve
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes import evaluation
-from lumen_hpc.outcomes.features import cohort
+from lumen_hpc.outcomes.features import _before, cohort, last_studies
 from lumen_hpc.outcomes.questions import SHUFFLED
 from lumen_hpc.report import outcomes_page
 from tests.outcomes.test_phantom_tables import run
@@ -77,6 +77,20 @@ def test_each_patient_counts_once_with_the_last_study(folder: Path, found: dict[
     rows = [row for row in read_jsonl(folder / "out" / "outcomes.jsonl") if "value" in row["outcomes"]["icu_48h"]]
     patients = {row["subject_id"] for row in rows if row["split"] == "test"}
     assert found["icu_48h"]["patients"] + found["icu_48h"]["unanswered"] == len(patients)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_last_study_is_so_by_time_whatever_the_order_of_rows(order: int) -> None:
+    taken = {5: "2150-01-09", 3: "2150-01-10", 4: "2150-01-10T08:00:00", 9: "2150-01-02T08:00:00"}
+    rows = [{"study_id": study, "subject_id": 1} for study in taken][::order]
+    assert last_studies(rows, taken) == {4}
+
+
+def test_experts_of_a_study_that_is_not_known_to_be_earlier_are_no_rivals(tmp_path: Path) -> None:
+    taken = {5: "2150-01-09T08:00:00", 3: "2150-01-10", 4: "2150-01-10T08:00:00", 2: "2150-01-10T09:00:00"}
+    path = tmp_path / "studies.jsonl"
+    path.write_bytes(b"".join(orjson.dumps({"study_id": study, "subject_id": 1}) + b"\n" for study in taken))
+    assert _before(path, taken) == {5: [0, 0], 3: [5, 0], 4: [5, 0], 2: [4, 5]}
 
 
 def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: dict[str, Any]) -> None:

@@ -142,6 +142,19 @@ def test_shuffled_images_are_another_test_patient_s_and_so_are_the_experts(tmp_p
     assert "creatinine 3.5" in text, "the laboratory values stay"
 
 
+def test_the_findings_line_of_shuffled_images_is_theirs() -> None:
+    taken = "2150-01-10T08:00:00"
+    studies = [
+        {"subject_id": n, "study_id": n, "split": "test", "image": f"{n}.jpg", "taken_at": taken} for n in (1, 2)
+    ]
+    sources = Sources.join(studies, [], findings={"1": {"edema": {}}, "2": {}}, line=("edema",))
+    rows = [{**study, "outcomes": {"icu_48h": {"value": True}}} for study in studies]
+    settings = Instruct(outcomes=["icu_48h"])
+    found = of(list(questions.records(rows, sources, settings, seed=0)), 1)
+    lines = {variant: record["conversations"][1]["value"].split(" ; ")[0] for variant, record in found.items()}
+    assert (lines["all"], lines[questions.SHUFFLED]) == ("edema yes same", "edema no same")
+
+
 def test_every_test_study_has_images_of_another_patient() -> None:
     rows = [{"study_id": 10 * patient + k, "subject_id": patient, "split": "test"} for patient in range(3)
             for k in range(9)]  # fmt: skip
