@@ -25,7 +25,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _FINAL = re.compile(
-    r".*(?:\bfinal answer|\?\W*(?:short )?answer)\W*?(?: is)?\s*(?:[:\n]|- )\s*", re.IGNORECASE | re.DOTALL
+    r".*(?:(?:\bfinal answer|\?\W*(?:short )?answer)\W*?(?: is)?\s*(?:[:\n]|- )\s*"
+    r"|\b(?:the|my) (?:\w+ )?answer (?:is|would be):? *(?=(?:yes|no)\b))",
+    re.IGNORECASE | re.DOTALL,
 )
 """What comes before the answer: reasoning without tags, or the question again."""
 _SECTION = re.compile(

@@ -7,6 +7,7 @@ LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from lumen_hpc.data.diff_vqa import parse_question
@@ -14,7 +15,7 @@ from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.findings import State
-from lumen_hpc.language.reader import read
+from lumen_hpc.language.reader import places_in, read
 from lumen_hpc.language.unwrapping import unwrapped
 from lumen_hpc.language.words import knows
 from lumen_hpc.metrics.change import PRESENT, Reader, named
@@ -44,7 +45,9 @@ _WHOLE = (
         "no",
         r"(?:(?:it|this) is )?(?:not|none|nothing) (?:is )?(?:seen|present|visible|evident|identified|there)|none",
     ),
-    ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely|there is none"),
+    ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely|there is none|there is(?: not|n't)"),
+    ("is there", "no", r"(?:there is )?no (?:evidence|sign)(?: of (?:it|this|that))?"),
+    ("is there", "yes", r"there is(?: evidence(?: of (?:it|this|that))?)?"),
     ("is there", "yes", r"(?:it|this) is (?:seen|present|visible|evident|identified|there|likely)|likely"),
     ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
     ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
@@ -121,15 +124,24 @@ def listed(reader: Reader, answer: str) -> set[str] | None:
     return names if names or stated("abnormality", _ANY_ABNORMALITY, answer) == "no" else None
 
 
+def _heights(place: Iterable[str]) -> set[str]:
+    """Upper, middle or lower, of the names of a place."""
+    names = " ".join(place).replace("apex", "upper").replace("base", "lower").split()
+    return {"upper", "middle", "lower"} & set(names)
+
+
 def _claim(template: str, location: str | None, state: State) -> bool | None:
     """Whether the claim about the finding affirms the question; None where it is about something else.
 
-    Of a finding that is there, sides that lie elsewhere deny: `on the left only`, asked whether it is bilateral. That
-    there is none elsewhere tells nothing.
+    Of a finding that is there, sides and heights that lie elsewhere deny: `on the left only`, asked whether it is
+    bilateral, and the left upper lobe, asked for the left lower lung. That there is none elsewhere tells nothing.
     """
     sides = {name for place in state.places for name in place} & SIDES
-    asked = SIDES & set((location or "").lower().split())
-    here = not (asked and sides) or asked <= sides
+    asked = {name for place in places_in(location or "") for name in place}
+    near = [place for place in state.places if not place & SIDES or not asked & SIDES or place & asked & SIDES]
+    heights = [_heights(place) for place in near]
+    level = not (heights and _heights(asked)) or any(not height or height & _heights(asked) for height in heights)
+    here = level and (not sides or asked & SIDES <= sides)
     if state.status in ("absent", "gone"):
         return False if here else None
     if "bilateral" in template:
