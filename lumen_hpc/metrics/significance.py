@@ -108,7 +108,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 class Interval(NamedTuple):
-    """A value with its percentile bootstrap interval; the bounds are None where there is nothing to resample."""
+    """A value with its percentile bootstrap interval; the bounds are None for fewer than two patients."""
 
     value: float | None
     low: float | None
@@ -246,14 +246,14 @@ class ClusterBootstrap:
         value = None if ours is None or theirs is None else ours - theirs
         sums = [self._clusters.sums(column, where) for column in (one, other)]
         first, second = (self._exact(v, s, scale) for v, s in zip((ours, theirs), sums, strict=True))
-        if first and second and None not in (first.low, second.low):
+        if first and second:
             return Interval(value, first.low - second.high, first.high - second.low)  # type: ignore[operator]
         return self._bounds(value, self._resampled(sums[0]) - self._resampled(sums[1]))
 
     def _exact(self, value: float | None, sums: np.ndarray, scale: Scale) -> Interval | None:
         """The exact interval of a measure that is at one end of its scale in every patient; None for any other."""
         part, whole = sums[sums[:, 1] > 0].T
-        if value is None or self._clusters.count < 2 or not len(whole):
+        if value is None or len(whole) < 2:
             return None
         bound = (scale.most - scale.least) * exact_bound(len(whole), self._confidence)
         if np.array_equal(part, scale.least * whole):
@@ -261,10 +261,15 @@ class ClusterBootstrap:
         return Interval(value, scale.most - bound, scale.most) if np.array_equal(part, scale.most * whole) else None
 
     def _resampled(self, sums: np.ndarray) -> np.ndarray:
-        """The measure in every resample, NaN where it does not apply; kept, since cells and differences share it."""
+        """The measure in every resample, NaN where it does not apply; kept, since cells and differences share it.
+
+        Of one patient every resample would say the same, so that there is none.
+        """
         key = hashlib.sha256(sums.tobytes()).digest()
         if key not in self._kept:
             used = np.flatnonzero(sums[:, 1])
+            if len(used) < 2:
+                return np.full(len(self._weights), np.nan)
             weights = self._weights if len(used) == self._clusters.count else self._weights[:, used]
             part, whole = _product(weights, sums[used]).T
             self._kept[key] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
@@ -272,7 +277,7 @@ class ClusterBootstrap:
 
     def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
         resampled = resampled[np.isfinite(resampled)]
-        if value is None or self._clusters.count < 2 or not resampled.size:
+        if value is None or not resampled.size:
             return Interval(value, None, None)
         tail = (1 - self._confidence) / 2
         low, high = (float(np.quantile(resampled, at)) for at in (tail, 1 - tail))

@@ -84,7 +84,7 @@ def test_wilcoxon_finds_a_planted_effect():
 
 def test_holm_is_the_step_down_procedure():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.5, 0.9]) == holm([0.9, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
 
 
@@ -155,7 +155,22 @@ def test_one_patient_has_no_interval_and_nothing_has_no_value():
     alone = ClusterBootstrap(["p"] * 5, 100, 0).interval(mean(np.ones(5)))
     assert alone == (1.0, None, None)
     nothing = Column(np.zeros(3), np.zeros(3))
-    assert ClusterBootstrap("abc", 100, 0).interval(nothing) == (None, None, None)
+    bootstrap = ClusterBootstrap("abc", 100, 0)
+    assert bootstrap.interval(nothing) == bootstrap.difference(nothing, mean(np.ones(3))) == (None, None, None)
+    assert bootstrap.difference(mean(np.ones(3)), nothing) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", [0.4, 1.0, 0.0])
+def test_one_patient_of_many_has_no_interval_and_two_have_one(value):
+    """Every resample of one patient says the same, which would be an interval without width."""
+    bootstrap = ClusterBootstrap(np.repeat(range(20), 2), 200, 0)
+    first, both = (Column(value * on, on) for on in ((np.arange(40) < n).astype(float) for n in (2, 4)))
+    none = Column(np.zeros(40), first.whole)
+    assert bootstrap.interval(first) == (value, None, None)
+    assert bootstrap.difference(first, none) == (value, None, None)
+    both.part[2:4] = 0.7
+    interval = bootstrap.interval(both)
+    assert (interval.low, interval.high) == (pytest.approx(min(value, 0.7)), pytest.approx(max(value, 0.7)))
 
 
 def test_the_same_seed_draws_the_same_patients():
