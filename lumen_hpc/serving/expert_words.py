@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 from lumen_hpc.config.schema import Experts
-from lumen_hpc.data.images import is_dicom
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.experts.protocol import open_expert
+from lumen_hpc.serving.image_files import in_memory
 
 
 class ExpertWords:
@@ -23,10 +22,6 @@ class ExpertWords:
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, data: bytes) -> str:
-        with tempfile.NamedTemporaryFile(suffix=".dcm" if is_dicom(data) else ".img") as file:
-            file.write(data)
-            file.flush()
-            study = {"study_id": "", "dicom_id": "", "image": file.name}
-            with self._one_at_a_time:
-                (row,) = self._expert.predict([study])
+        with in_memory(data) as name, self._one_at_a_time:
+            (row,) = self._expert.predict([{"study_id": "", "dicom_id": "", "image": name}])
         return sentence(row, self._settings.in_prompt, self._settings.thresholds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +56,12 @@ def image_bytes(name: str, path: str | Path) -> bytes:
     if len(data) > LARGEST:
         raise UserError(f"{name}={path}: larger than {LARGEST >> 20} MiB; give a JPG, PNG or DICOM file")
     return data
+
+
+@contextmanager
+def in_memory(data: bytes) -> Iterator[str]:
+    """A path of this process at which readers of files find `data`: a patient's image is on no disk, nor in /tmp."""
+    with open(os.memfd_create("image"), "wb") as file:
+        file.write(data)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"

@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import os
-import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import opened
 from lumen_hpc.nvila.preprocess import open_picture
-from lumen_hpc.serving.image_files import LARGEST
+from lumen_hpc.serving.image_files import LARGEST, in_memory
 
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
@@ -39,13 +38,11 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
     (EXIF): prepare refuses the same files.
     """
     if is_dicom(data):
-        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:  # private to this user, removed after the block
-            file.write(data)
-            file.flush()
+        with in_memory(data) as name:
             try:
-                return Image.fromarray(grey_levels(file.name))
+                return Image.fromarray(grey_levels(name))
             except UserError as error:
-                raise UserError(str(error).replace(file.name, where)) from None
+                raise UserError(str(error).replace(name, where)) from None
     named = Path(where)
     if data.startswith(JPEG_START):
         check_jpeg(named, data)

@@ -27,7 +27,7 @@ from lumen_hpc.config.schema import Serve, Settings
 from lumen_hpc.data.image_headers import MOST_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
-from lumen_hpc.serving import guard, media, page, supervisor
+from lumen_hpc.serving import expert_words, guard, media, page, supervisor
 from lumen_hpc.watchdog import unwatched
 from tests.security.test_servers import serving
 
@@ -197,6 +197,27 @@ def test_a_deflated_dicom_cannot_fill_the_memory(tmp_path):
     assert len(out.getvalue()) < 1 << 20
     with pytest.raises(UserError, match="inflates to more than 144 MiB"):
         media.picture(out.getvalue())
+
+
+def test_an_image_of_a_request_is_written_to_no_disk(monkeypatch):
+    """A kill would leave it in /tmp, which is none of profile.data_use.folders."""
+
+    class Expert:
+        def predict(self, studies):
+            return [
+                {"place": os.readlink(study["image"]), "read": len(decode(study["image"]).pixels)} for study in studies
+            ]
+
+    places: list[str] = []
+    monkeypatch.setattr(media, "grey_levels", lambda name: places.append(os.readlink(name)) or decode(name).pixels)
+    monkeypatch.setattr(expert_words, "open_expert", lambda *_, **__: Expert())
+    monkeypatch.setattr(expert_words, "sentence", lambda row, *_: row["place"])
+    dataset, out = _dicom()
+    dataset.save_as(out)  # type: ignore[attr-defined]
+    assert media.picture(out.getvalue()).size == (128, 128)
+    words = expert_words.ExpertWords(Settings().experts, cache="", pretrained=Path())
+    places += [words(out.getvalue()), words(png(PIXELS))]
+    assert len(places) == 3 and all(place.startswith("/memfd:") for place in places)
 
 
 def decode_bytes(data: bytes, folder: Path) -> np.ndarray:
