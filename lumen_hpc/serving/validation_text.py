@@ -14,6 +14,8 @@ _OF_BODY = re.compile(r"'loc': (.+?), 'msg': (['\"])(.+?)\2, '")
 """Where the request's body is wrong, and how, as vLLM's handler prints what FastAPI found."""
 _OF_PARTS = re.compile(r"^(\d+)\b.*\n  (.+?) \[type=", re.M)
 """The same of the parts of a content, which vLLM looks at later, by their number."""
+_OF_A_PART = re.compile(r"\d+ validation errors? for \w+Param\n")
+"""The same of a part that is no dictionary of its type: its number is not in the message."""
 _NAME = re.compile(r"\d+|[a-z][a-z0-9_]*")
 """A key or a number in the body; anything else in a place is a class of pydantic's or vLLM's."""
 _CONTENT = (
@@ -33,7 +35,9 @@ def in_a_line(message: str) -> str:
         if names[:1] == ["messages"] and len(names) > 1:
             return f"{place} is malformed: a message has a role and a content; {_CONTENT}"
         return f"{place}: {found[3]}"
-    return message.partition("\n")[0]
+    if _OF_A_PART.match(message):
+        return f"a part of a message's content is malformed: {_CONTENT}"
+    return re.sub(r"^.*:\n *", "", message).partition("\n")[0]
 
 
 def short(send: Send) -> Send:

@@ -223,6 +223,14 @@ def test_options_that_cannot_be_are_answered_400(client, options, message):
         ([{"role": "user", "content": [_text("a"), 5]}], "part 2 of a message's content is malformed: a content is a"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "part 1 of a message's content is malformed"),
         ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "part 1 of a message's content is malformed"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}],
+            "a part of a message's content is",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}],
+            "a part of a message's content is",
+        ),
         ([{"role": "user", "content": [{"type": "picture"}]}], "part 1 of a message's content is malformed"),
         ("Hi", "messages: Input should be a valid list"),
     ],
@@ -236,6 +244,13 @@ def test_a_malformed_message_is_refused_in_a_line_with_its_place(served, message
     text = json.loads(caught.value.read())["error"]["message"]
     assert caught.value.code == 400 and text.startswith(message), text
     assert "\n" not in text and len(text) < 250
+
+
+def test_a_body_of_another_type_is_refused_with_the_type_that_is_taken(served):
+    headers = {"Authorization": f"Bearer {served[0].key}", "Content-Type": "application/x-www-form-urlencoded"}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(f"{served[0].url}/chat/completions", b"a=b", headers), timeout=60)
+    assert json.loads(caught.value.read())["error"]["message"].endswith("Only 'application/json' is allowed")
 
 
 def test_an_image_is_told_from_another_by_its_pixels_whatever_name_a_request_gives_it(client):
