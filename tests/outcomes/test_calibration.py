@@ -43,6 +43,7 @@ def test_predictions_that_allow_no_line_have_none() -> None:
     assert np.isnan(calibration.fit(outcome, np.full(3, 0.4)).slope)
     assert np.isnan(calibration.fit(np.ones(3, bool), np.array([0.1, 0.2, 0.3])).slope)
     assert np.isnan(calibration.fit(outcome, np.array([0.9, 0.1, 0.8])).slope), "separated"
+    assert np.isnan(calibration.in_the_large(np.ones(3, bool), np.array([0.1, 0.2, 0.3])))
 
 
 def test_the_curve_is_scikit_learn_s() -> None:
