@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import pwd
-import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -37,8 +36,9 @@ REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p"
 
 
 def has_room(place: Path) -> bool:
-    """Whether the file system of a file or folder, there or not, has space left."""
-    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free > FULL_BELOW
+    """Whether the file system of a file or folder, there or not, has space left, and takes another file."""
+    status = os.statvfs(next(path for path in (place, *place.parents) if path.exists()))
+    return status.f_bavail * status.f_frsize > FULL_BELOW and (status.f_favail > 0 or not status.f_files)
 
 
 def file_system(folder: Path, mounts: Path) -> str:

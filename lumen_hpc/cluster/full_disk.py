@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
 import tempfile
 from pathlib import Path
 
 from lumen_hpc.files import NO_ROOM, has_room
 
 MESSAGES = re.compile(
-    r"No space left|Disk quota|inline_container.*unexpected pos|PytorchStreamWriter|file write failed", re.IGNORECASE
+    r"No space left|Disk quota|File too large|inline_container.*unexpected pos|PytorchStreamWriter|file write failed",
+    re.IGNORECASE,
 )
 """What libraries say of a disk that is full."""
-FIX = "free space there (df, quota), then the same command goes on; finished shards and older checkpoints are safe"
+FIX = (
+    "free space there (df, df -i, quota), then the same command goes on; finished shards and older checkpoints are safe"
+)
 
 
 def explain(error: BaseException, folder: Path) -> str:
     """Where there is no room, for an error that says so; empty for any other. `folder` is the step's."""
     number = getattr(error, "errno", None)
-    if number not in NO_ROOM and not MESSAGES.search(str(error)):
+    if number not in (*NO_ROOM, errno.EFBIG) and not MESSAGES.search(str(error)):
         return ""
     file = Path(str(getattr(error, "filename", None) or folder))
     if number == errno.EDQUOT:
@@ -27,6 +31,11 @@ def explain(error: BaseException, folder: Path) -> str:
     for place in (file, folder, Path(tempfile.gettempdir())):
         if text := full(place):
             return text
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY:
+        return f"File too large: this task may write {limit / 1e9:.3g} GB to a file (ulimit -f), as to {file}"
+    if number == errno.EFBIG:  # its file system's own limit
+        return ""
     return f"No space left on the file system {mount(file)} when this was written: {file}"
 
 

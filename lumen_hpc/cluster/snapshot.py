@@ -86,7 +86,8 @@ def take(run: Path) -> Path:
     """Copies the code to `<run>/code/<hash>`, once for each state of it; returns that folder.
 
     A copy that is there is completed: a scratch file system removes files that nobody has read for a month, and a file
-    that was edited would run under the hash of another.
+    that was edited would run under the hash of another. Its bytecode goes: a disk that filled while a job compiled may
+    have cut some off, which Python 3.11 keeps, and each later job would die of it.
     """
     whole = hashlib.sha256()
     contents = {name: (SOURCE / name).read_bytes() for name in files()}
@@ -100,6 +101,8 @@ def take(run: Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as stream:  # jobs may be reading it
                     stream.write(content)
+        for left in list(folder.rglob("__pycache__")):
+            shutil.rmtree(left, ignore_errors=True)  # a job may be writing it
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:

@@ -16,6 +16,10 @@ from lumen_hpc.config import config_file
 from lumen_hpc.files import last_lines
 
 FIXES: Sequence[tuple[str, str]] = (
+    (
+        "File too large",
+        "profile.setup: ['ulimit -f unlimited']; Slurm takes the limits of the shell that submits over to the jobs",
+    ),
     (full_disk.MESSAGES.pattern, full_disk.FIX),
     (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
@@ -23,6 +27,7 @@ FIXES: Sequence[tuple[str, str]] = (
     ),
     (r"no progress for", "the task hung; see its stacks in the log, then profile.stuck_after_s or train.stuck_after"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
+    (r"marshal data", "bytecode that a full disk cut off, which the same command removes"),
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
     (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
     (r"a line of the setup failed|command not found", "that line of the profile, or the node's environment"),
@@ -188,7 +193,7 @@ def before_work(
         if log.is_file():
             ending = _last_line(log) or full or "its log is empty"
         elif account and account.node and account.state != "COMPLETED":
-            ending = f"it ended as {account.state} on {account.node} and left no log"
+            ending = full or f"it ended as {account.state} on {account.node} and left no log"
         elif not pack_begun and gate:
             ending, log = barred, gate
         elif not pack_begun and barred and account and account.state == "CANCELLED":

@@ -275,6 +275,8 @@ def test_a_snapshot_that_lost_files_or_was_edited_is_completed(checkout, tmp_pat
     before = {path: path.read_bytes() for path in code.rglob("*") if path.is_file()}
     shutil.rmtree(code / "lumen_hpc")
     (code / "jobs" / "c.py").write_text("EDITED = 1")
+    (code / "jobs" / "__pycache__").mkdir()
+    (code / "jobs" / "__pycache__" / "c.cpython-311.pyc").write_bytes(b"cut off by a full disk: no job could start")
     assert snapshot.take(tmp_path / "run") == code
     assert {path: path.read_bytes() for path in code.rglob("*") if path.is_file()} == before
 

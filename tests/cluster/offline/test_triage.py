@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,12 +182,18 @@ def test_a_full_disk_is_not_taken_for_anything_else(error: str):
     assert triage.fix(error) == full_disk.FIX
 
 
+def statvfs(**left: int) -> SimpleNamespace:
+    """A file system with plenty of everything but what is `left`."""
+    return SimpleNamespace(**{"f_frsize": 1, "f_bavail": 10**9, "f_files": 10**6, "f_favail": 10**5} | left)
+
+
+@pytest.mark.parametrize("left", [{"f_bavail": 4096}, {"f_favail": 0}], ids=["bytes", "files"])
 def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_killed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
 ):
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    monkeypatch.setattr(files.os, "statvfs", lambda path: statvfs(**left))
     (kind,) = triage.failure_kinds(tmp_path, [0], usage=lambda jobs: None)
     assert re.match(r"No space left on the file system /", kind.error) and kind.fix == full_disk.FIX
 
@@ -197,7 +204,7 @@ def test_a_full_disk_is_named_by_its_mount_point(tmp_path: Path, monkeypatch: py
         raise refused
     assert caught.value.filename is None, "there is room here: it was another file's"
     assert full_disk.explain(KeyError("x"), tmp_path) == ""
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(files.os, "statvfs", lambda path: statvfs(f_bavail=0))
     with pytest.raises(OSError, match=f"'{tmp_path / 'x'}'") as caught, files.atomic(tmp_path / "x"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.undo()
@@ -206,6 +213,25 @@ def test_a_full_disk_is_named_by_its_mount_point(tmp_path: Path, monkeypatch: py
     assert triage.fix(text) == full_disk.FIX
     quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/home/me/cache")
     assert full_disk.explain(quota, tmp_path) == "No space left: the quota of /home/me/cache is used up"
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond a megabyte, as under the `ulimit -f` of a login node, which Slurm passes on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_limit_on_files_is_no_full_disk(tmp_path: Path, small_files: None):
+    with pytest.raises(OSError, match="File too large") as caught, files.atomic(tmp_path / "x") as stream:
+        stream.write(bytes(3_000_000))
+    hidden = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # torch's words
+    for error in (caught.value, hidden):
+        text = full_disk.explain(error, tmp_path)
+        assert text == f"File too large: this task may write 0.001 GB to a file (ulimit -f), as to {tmp_path}"
+        assert triage.fix(text).startswith("profile.setup: ['ulimit -f unlimited']")
 
 
 def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Stage]):
