@@ -45,12 +45,16 @@ REASONS: tuple[tuple[str, Reason], ...] = (
         Reason("its reservation does not exist any more", False, "profile.additional.reservation"),
     ),
     (
-        r"(QOS|Assoc)(Grp|Max)\w*Minutes\w*|(QOS|Assoc)(Grp|Max)\w*RunMin\w*|\w*BillingMinutes",
+        r"(QOS|Assoc)(Grp|Max)\w*Minutes\w*|(QOS|Assoc)GrpWall\w*|(QOS|Assoc)(Grp|Max)\w*RunMin\w*|\w*BillingMinutes",
         Reason("the budget of its account or qos is spent", True, "it starts once there is budget again, or never"),
     ),
     (
         r"(QOS|Assoc)(Grp|Max)\w+|(QOS|Association)(Job|Resource)Limit|Max\w+PerAccount|AccountingPolicy",
-        Reason("its account, qos or user runs as much as is allowed at once", True, "it starts when others end"),
+        Reason(
+            "its account, qos or user runs as much as is allowed at once",
+            True,
+            "it starts when others end, or never where it alone asks for more",
+        ),
     ),
     (
         "QOSUsageThreshold",
@@ -62,9 +66,10 @@ REASONS: tuple[tuple[str, Reason], ...] = (
     ("JobHeldUser", Reason("it is held", True, "scontrol release JOB")),
     ("JobHoldMaxRequeue", Reason("it was queued again too often, and Slurm holds it", True, "scontrol release JOB")),
     (
-        r".*requeued.*held",
+        r"launch failed requeued held",
         Reason("its start failed on a node, and Slurm holds it", True, "scontrol release JOB"),
     ),
+    (r".*requeued.*held", Reason("it was queued again, and is held", True, "scontrol release JOB")),
     ("PartitionDown|PartitionInactive", Reason("its partition is closed now", True, "wait, or another partition")),
     (
         "ReqNodeNotAvail|NodeDown|Nodes required for job are|ReservedMaintenance|ReqNodeReserved",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +60,7 @@ def of(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     """The status of every step that the run's settings include."""
     everything = graph.steps(stages, run.settings)
     here = run.profile.executor == "local" and lock.is_held(run.folder)
-    jobs = _Jobs(_tasks(run), here, live.newest(run.folder), Accounting())
+    jobs = _Jobs(*_tasks(run), here, live.newest(run.folder), Accounting())
     return [_step(run, step, everything, jobs) for step in everything]
 
 
@@ -112,19 +111,23 @@ class _Packed:
     job: slurm.Job
 
 
-def _tasks(run: Run) -> dict[str, list[_Packed]]:
-    """Tasks of a run in the queue, by step; gates are not among them."""
+def _tasks(run: Run) -> tuple[dict[str, list[_Packed]], dict[str, list[slurm.Job]]]:
+    """Tasks of a run in the queue, by step, and likewise its gates."""
     queued = live.queue(run)
     found: dict[str, list[_Packed]] = {}
+    gates: dict[str, list[slurm.Job]] = {}
     for record in live.submissions(run.folder) if queued else ():
         for job in record["jobs"]:
-            for position, task in {} if job.get("gate") else live.tasks(record, job, queued).items():
+            for position, task in live.tasks(record, job, queued).items():
+                if job.get("gate"):
+                    gates.setdefault(job["step"], []).append(task)
+                    continue
                 number = job["packs"][position]
                 shards = set(record["packs"][job["step"]][number])
                 found.setdefault(job["step"], []).append(
                     _Packed((record["folder"].name, number), shards, job["link"], task)
                 )
-    return found
+    return found, gates
 
 
 def _queued_again(tasks: list[_Packed]) -> set[int]:
@@ -147,6 +150,8 @@ class _Jobs:
 
     tasks: dict[str, list[_Packed]]
     """Tasks in the queue, by step."""
+    gates: dict[str, list[slurm.Job]]
+    """Gates in the queue, by the step whose readers wait for them."""
     here: bool
     """A command on this machine runs the steps itself, so tasks that have not ended are alive."""
     newest: dict[str, dict[int, str]]
@@ -181,11 +186,14 @@ def _step(run: Run, step: Step, everything: list[Step], known: _Jobs) -> StepSta
         found.failures.append({"error": error, "count": len(jobs), "fix": fix})
     elif jobs:
         found.state = "queued"
-        found.waits = _waits(jobs)
+        found.waits = _waits(run, step, jobs)
         if found.waits and all((why := reasons.explain(job.reason)) and not why.starts for job in jobs):
             found.state = "stuck"
     else:
         found.state = "failed" if found.failures else "waiting"
+    found.waits += [
+        f"what reads it waits for its gate: {line}" for line in _waits(run, step, known.gates.get(step.name, []))
+    ]
     return found
 
 
@@ -252,11 +260,16 @@ def _inputs_done(run: Run, step: Step, everything: list[Step]) -> bool:
     return not any(plan.missing(run, other, everything) for other in everything if other.name in step.after)
 
 
-def _waits(jobs: list[slurm.Job]) -> list[str]:
+def _waits(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
     """A line for each reason that says more than that others are first."""
     lines = []
-    for reason, count in Counter(job.reason for job in jobs).items():
+    for reason in dict.fromkeys(job.reason for job in jobs):
         if why := reasons.explain(reason):
-            ever = "" if why.starts else ", and cannot start as submitted"
-            lines.append(f"{count} task(s) pending ({reason}): {why.meaning}{ever}; fix: {why.fix}")
+            ids = [job.id for job in jobs if job.reason == reason]
+            fix = why.fix.replace("JOB", ",".join(dict.fromkeys(id_.split("_")[0] for id_ in ids)))
+            ever = ""
+            if not why.starts:
+                ever = ", and cannot start as submitted"
+                fix = f"python launch.py cancel stage={step.name} {run.words}, then submit again with: {fix}"
+            lines.append(f"{len(ids)} task(s) pending ({reason}): {why.meaning}{ever}; fix: {fix}")
     return lines

@@ -23,6 +23,7 @@ from lumen_hpc.cluster import (
     manifest,
     plan,
     preflight,
+    reasons,
     sbatch,
     slurm,
     snapshot,
@@ -163,7 +164,10 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
             return UserError(f"{error}; {outcome}")
         late = "a job that Slurm took all the same does no work, and the same command cancels it"
         return slurm.Unreachable(f"{error}; {outcome}; {late}")
-    if "submit limit" in str(error):
+    reason = reasons.explain(str(error))  # Slurm's name of a limit, where it begins with one
+    if reason and not reason.starts:
+        why = f"{reason.meaning}: {reason.fix}"
+    elif "submit limit" in str(error):
         why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
     else:
         why = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"

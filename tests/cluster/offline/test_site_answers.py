@@ -128,6 +128,44 @@ def test_reasons_of_many_versions(reason: str, starts: bool) -> None:
     assert found and found.starts == starts and found.fix
 
 
+@pytest.mark.parametrize(
+    ("limit", "fix"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "a smaller request, or another qos"),
+        ("QOSMaxNodePerJobLimit", "a smaller request, or another qos"),
+        ("QOSMaxSubmitJobPerUserLimit", "fewer tasks (profile.resources.KIND.tasks) or successors, one stage"),
+    ],
+)
+def test_what_helps_against_a_refusal_depends_on_the_limit(
+    fake: Path, request_here: Request, stages: list[Stage], limit: str, fix: str
+) -> None:
+    """Of a qos with DenyOnLimit, and of one that counts jobs: Slurm's second line is the same for both."""
+    tool = fake / "bin" / "sbatch"
+    same = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time)"
+    tool.write_text(f'#!/bin/sh\necho "sbatch: error: {limit}" >&2\necho "sbatch: error: {same}" >&2\nexit 1\n')
+    with pytest.raises(UserError, match=limit) as caught:
+        submit_chain(request_here, stages)
+    assert fix in str(caught.value)
+
+
+def test_a_gate_that_cannot_start_now_says_why_its_readers_wait(
+    fake: Path, request_here: Request, stages: list[Stage]
+) -> None:
+    run, submitted = submit_chain(request_here, stages)
+    steps = graph.steps(stages, run.settings)
+    finish(run, steps[0], steps)
+    gate_, reader = (next(job for job in submitted if job["step"] == name and bool(job.get("gate")) is own)
+                     for name, own in (("first", True), ("answer-a", False)))  # fmt: skip
+    (fake / "queue").write_text(
+        f"{gate_['id']}|PENDING|JobHeldUser||N/A|{os.getuid()}|{gate_['name']}\n"
+        f"{reader['id']}_0|PENDING|Dependency||N/A|{os.getuid()}|{reader['name']}\n"
+    )
+    first, answer_a, *_ = status.of(run, stages)
+    assert (first.state, answer_a.state, answer_a.waits) == ("done", "queued", [])
+    (line,) = first.waits
+    assert line.startswith("what reads it waits for its gate: ") and f"scontrol release {gate_['id']}" in line
+
+
 def test_words_of_sacct_where_a_number_should_be_say_nothing() -> None:
     found = accounting.read(
         "7|FAILED|x|INVALID|||n1\n7.batch|FAILED|1:INVALID|4|10K|INVALID|n1\n8|NODE_FAIL|1:0|||2.5|n1\n"

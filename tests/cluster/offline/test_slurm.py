@@ -223,6 +223,7 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
     _queue(fake, submitted, reason="PartitionTimeLimit")
     first, *_ = status.of(run, stages)
     assert first.state == "stuck" and "cannot start as submitted" in first.waits[0]
+    assert first.todo.startswith(f"python launch.py cancel stage=first {run.words}, then submit again with: a smaller")
     _queue(fake, submitted, reason="QOSGrpGRES")
     first, *_ = status.of(run, stages)
     assert first.state == "queued" and "starts when others end" in first.waits[0]
