@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks, broadcast_json, gather_json
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json, raised_together
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
@@ -157,7 +157,7 @@ class Checkpoints:
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".step-*"):
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
 
     def save(self, step: int, state: dict[str, Any], stage: Callable[[Path], None]) -> float:
         """Saves after `step` steps; `stage(folder)` has DeepSpeed write through `self.writer`. All ranks call it.
@@ -231,20 +231,22 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
         sync_folder(self._folder)
-        complete = _marked(self._folder)
-        for old in complete[: -self._keep] if self._keep else []:
+        steps, oldest_kept = _steps(self._folder), _marked(self._folder)[-self._keep :][0]
+        for old in steps[: steps.index(oldest_kept)]:  # without a marker too: what a killed rank began to remove
             shutil.rmtree(old)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.
 
-        The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason.
+        The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason. Raises UserError for one that
+        another user may have written: to begin again for that would lose what its owner can save with a chmod.
         """
         names = broadcast_json([path.name for path in reversed(_steps(self._folder))])  # nodes may see different ages
         for folder in (self._folder / name for name in names):
-            checkpoint, reason = _read(folder)
-            if checkpoint is not None:
-                reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)
+            with raised_together():
+                checkpoint, reason = _read(folder)
+                if checkpoint is not None:
+                    reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)
             found = next((r for r in gather_json(reason) if r), None)
             if not found:
                 return checkpoint
@@ -252,16 +254,21 @@ class Checkpoints:
                 log.warning("checkpoint %s is skipped: %s", folder, found)
         return None
 
-    def universal(self, checkpoint: Checkpoint, beat: Beat) -> Path:
-        """The checkpoint converted for any number of ranks (DeepSpeed's universal form), once, by rank 0."""
+    @contextlib.contextmanager
+    def universal(self, checkpoint: Checkpoint, beat: Beat) -> Iterator[Path]:
+        """The checkpoint converted for any number of ranks (DeepSpeed's universal form) by rank 0, until it is loaded.
+
+        Each start that needs it converts anew: no hash says whether an earlier start's is whole.
+        """
         target = checkpoint.folder / "universal"
-        if self._ranks.first and not target.exists():
-            staging = checkpoint.folder / ".universal"
-            shutil.rmtree(staging, ignore_errors=True)
-            _convert(checkpoint.folder / TAG, staging, beat)
-            staging.rename(target)
+        if self._ranks.first:
+            shutil.rmtree(target, ignore_errors=True)
+            _convert(checkpoint.folder / TAG, target, beat)
         dist.barrier()
-        return target
+        yield target
+        dist.barrier()
+        if self._ranks.first:
+            shutil.rmtree(target, ignore_errors=True)
 
     def rng(self, checkpoint: Checkpoint) -> None:
         """Puts this rank's generators back, where the number of ranks is the checkpoint's."""
@@ -310,7 +317,7 @@ def _marked(folder: Path) -> list[Path]:
 
 def _steps(folder: Path) -> list[Path]:
     """The checkpoint folders, `step-<digits>` and nothing else (a user's `step-000003-backup` is theirs), by step."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
@@ -323,7 +330,7 @@ def _read(folder: Path) -> tuple[Checkpoint | None, str | None]:
         return Checkpoint(folder, marker["step"], marker["world_size"], marker["state"], marker["files"]), None
     except FileNotFoundError:
         return None, "it has no marker, so it is incomplete"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"its marker cannot be read ({error})"
 
 
@@ -332,15 +339,21 @@ def _digest(marker: dict[str, Any]) -> str:
 
 
 def _mismatch(checkpoint: Checkpoint, rank: int, world_size: int) -> str | None:
-    """The first mismatch in this rank's share of the files."""
+    """The first mismatch in this rank's share of the files. Raises UserError for a file that may be another user's."""
     for name in sorted(checkpoint.files)[rank::world_size]:
         path, (size, digest) = checkpoint.folder / name, checkpoint.files[name]
-        if not path.exists():
-            return f"{name} is missing"
-        if reason := foreign(path):
-            return reason
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if sha256(path) != digest:
-            return f"{name} was changed after it was written (SHA-256 differs)"
+        try:
+            if not path.exists():
+                return f"{name} is missing"
+            if reason := foreign(path):
+                raise UserError(
+                    f"{checkpoint.folder} is not read: {reason}. fix: give its files to this user alone (cp -rL, chmod "
+                    "-R o-w), or remove the folder, and training goes on from an older one"
+                )
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, not {size}"
+            if sha256(path) != digest:
+                return f"{name} was changed after it was written (SHA-256 differs)"
+        except OSError as error:  # a bad block, for one
+            return f"{name} cannot be read ({error})"
     return None

@@ -26,10 +26,11 @@ FOLDER, MARKER = "checkpoints", "COMPLETE.json"
 """The folder of checkpoints, and the file in a checkpoint's folder that says it is whole. Here, since who only opens a
 model need not import DeepSpeed, as checkpointing.py does: a second of each start."""
 RESULTS = (
-    "training.json", record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
-    "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json",
+    record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
+    "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json", "training.json",
 )  # fmt: skip
-"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job."""
+"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job. Last the
+file that says whose they are: a start that is killed before it moved everything is gone on with by the next one."""
 
 
 def fingerprint_of(train: schema.Train, records: str, base: Path, seed: int) -> dict[str, Any]:

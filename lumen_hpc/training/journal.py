@@ -86,15 +86,16 @@ def _line(file: TextIO, row: dict[str, Any]) -> None:
 
 
 def _cut(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keeps the lines up to `step`; returns the others. A last line that a crash broke off is dropped."""
+    """Keeps the lines up to `step`; returns the others. Lines that a crash broke are dropped."""
     kept, lost = [], []
     if path.exists():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(text)
-            except ValueError:
+                done = row["step"] <= step
+            except (ValueError, TypeError, KeyError):
                 continue
-            if row["step"] <= step:
+            if done:
                 kept.append(text)
             else:
                 lost.append(row)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,8 +110,8 @@ def run(
     engine = Engine(work.model, train, ranks, checkpoints.writer, universal=convert)
     done = 0
     if found is not None:
-        folder = checkpoints.universal(found, beat) if convert else found.folder / TAG
-        engine.load(folder.parent, folder.name)
+        with checkpoints.universal(found, beat) if convert else nullcontext(found.folder / TAG) as folder:
+            engine.load(folder.parent, folder.name)
         checkpoints.rng(found)
         done = found.step
     if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
@@ -336,10 +337,13 @@ class Loop:
         )
 
     def _save(self, journal: Journal | None) -> None:
-        if journal is not None:
-            journal.sync()
         state = {"fingerprint": self.work.fingerprint, "base": self.work.base, "samples": self.plan.consumed(self.done)}
-        self.stall = self.checkpoints.save(self.done, state, self.engine.stage)
+        try:
+            if journal is not None:
+                journal.sync()
+            self.stall = self.checkpoints.save(self.done, state, self.engine.stage)
+        except OSError as error:
+            raise unwritable(self.work.out / FOLDER, error) from error
 
     def _timing(
         self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import random
 import shutil
 import threading
@@ -59,8 +61,14 @@ def corrupt(folder, how):
         file.write_bytes(content)
     elif how == "file missing":
         file.unlink()
+    elif how == "a folder for a file":
+        file.unlink()
+        file.mkdir()
     elif how == "no marker":
         (folder / MARKER).unlink()
+    elif how == "a folder for the marker":
+        (folder / MARKER).unlink()
+        (folder / MARKER).mkdir()
     elif how == "another step":  # '6' and '2' are one bit apart
         (folder / MARKER).write_text((folder / MARKER).read_text().replace('"step": 6', '"step": 2'))
     else:
@@ -73,7 +81,9 @@ def corrupt(folder, how):
         ("cut short", "weights.pt has"),
         ("one bit", "SHA-256 differs"),
         ("file missing", "weights.pt is missing"),
+        ("a folder for a file", "weights.pt has"),
         ("no marker", "it is incomplete"),
+        ("a folder for the marker", "marker cannot be read"),
         ("broken marker", "marker cannot be read"),
         ("no object", "marker cannot be read"),
         ("another step", "marker was changed"),
@@ -90,6 +100,48 @@ def test_a_corrupt_one_is_skipped_with_the_reason_and_can_be_written_again(kept,
     save(kept, 6)
     kept.finish()
     assert kept.latest().step == 6
+
+
+def test_a_checkpoint_with_a_bad_block_is_skipped(kept, caplog, monkeypatch):
+    for step in (3, 6):
+        save(kept, step)
+    kept.finish()
+    real = checkpointing.sha256
+
+    def sha256(path):
+        if "step-000006" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(checkpointing, "sha256", sha256)
+    assert kept.latest().step == 3
+    assert "cannot be read ([Errno 5] Input/output error)" in caplog.text
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_none(kept, tmp_path):
+    save(kept, 3)
+    kept.finish()
+    for name in ("step-000009", ".step-000009"):
+        (tmp_path / "checkpoints" / name).touch()
+    again = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=2)
+    assert again.latest().step == 3
+
+
+@pytest.mark.parametrize("how", ["chmod", "chown", "link"])
+def test_files_that_others_may_have_written_stop_the_start_instead_of_beginning_again(kept, tmp_path, how):
+    if how == "chown" and os.getuid():
+        pytest.skip("only root can give a file away")
+    save(kept, 3)
+    kept.finish()
+    file = tmp_path / "checkpoints" / "step-000003" / "deepspeed" / "weights.pt"
+    if how == "chmod":
+        file.chmod(0o666)
+    elif how == "chown":
+        os.chown(file, 12345, -1)
+    else:
+        file.symlink_to(file.rename(tmp_path / "elsewhere.pt"))
+    with pytest.raises(UserError, match=r"step-000003 is not read: weights.pt .*fix: .*chmod"):
+        kept.latest()
 
 
 def test_training_goes_on_while_it_writes_and_what_is_written_is_the_moment_of_saving(kept, tmp_path, monkeypatch):
@@ -129,6 +181,16 @@ def test_what_a_killed_writer_left_is_swept(kept, tmp_path):
     (left / "half").write_text("")
     again = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=2)
     assert again.latest() is None and not left.exists()
+
+
+def test_what_a_killed_rank_began_to_remove_is_removed_by_the_next_save(kept, tmp_path):
+    for step in (3, 6):
+        save(kept, step)
+    kept.finish()
+    (tmp_path / "checkpoints" / "step-000003" / MARKER).unlink()
+    save(kept, 9)
+    kept.finish()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000006", "step-000009"]
 
 
 def test_random_generators_go_on_where_they_were(kept):

@@ -38,8 +38,10 @@ def parts(tmp_path_factory) -> Path:
         return {"out": str(folder / name), "settings": settings, "stop_at": stop_at}
 
     def copied(name: str, **settings: Any) -> dict[str, Any]:
-        """Goes on from what bf16-zeroN-begun left, on another number of processes."""
+        """Goes on from what bf16-zeroN-begun left, on another number of processes; an earlier start died of converting."""
         shutil.copytree(folder / f"bf16-zero{settings['zero']}-begun", folder / name)
+        for checkpoint in (folder / name / "checkpoints").iterdir():
+            (checkpoint / "universal" / "zero").mkdir(parents=True)
         return run(name, precision="bf16", **settings)
 
     whole = [run(f"{kind}-zero{zero}", zero=zero, precision=kind) for kind in ("fp32", "bf16") for zero in ZERO]
@@ -84,6 +86,7 @@ def test_bf16_goes_on_with_another_number_of_processes(parts, name, zero):
     # The same master weights go on; products are rounded to 8 bits in other groupings.
     assert toy.losses(out) == pytest.approx(toy.losses(whole), rel=0.005)
     assert toy.consumed(out) == toy.consumed(whole)
+    assert not list(out.glob("checkpoints/*/universal"))
 
 
 def test_every_sample_is_seen_once_an_epoch_and_the_last_batch_is_short(parts):
@@ -190,12 +193,15 @@ def failed(tmp_path_factory) -> tuple[Path, list[str]]:
         run("other", stop_at=3),
         run("other", settings={"global_batch": 10}),
     ]
-    return folder, toy.train(*runs, world_size=2)
+    outputs = toy.train(*runs, world_size=2)
+    (folder / "blocked" / "checkpoints").mkdir(parents=True)
+    (folder / "blocked" / "checkpoints" / ".step-000006").touch()
+    return folder, outputs + toy.train(run("blocked"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(failed):
     folder, outputs = failed
-    for text in outputs:
+    for text in outputs[:2]:
         assert "the loss of step 7 is nan" in text and f"{folder}/poisoned/checkpoints/step-000006" in text
     assert toy.steps(folder / "poisoned") == 6
     assert (folder / "poisoned" / "checkpoints" / "step-000006" / "COMPLETE.json").exists()
@@ -203,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 
 def test_a_full_disk_on_one_rank_stops_all_at_the_next_step(failed):
     folder, outputs = failed
-    for text in outputs:
+    for text in outputs[:2]:
         assert "full cannot be written to" in text and "No space left" in text
         assert f"{folder}/full/checkpoints/step-000003" in text
     assert toy.steps(folder / "full") == 6
@@ -211,7 +217,12 @@ def test_a_full_disk_on_one_rank_stops_all_at_the_next_step(failed):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(failed):
-    assert all("global_batch was 8 and is 10" in text for text in failed[1])
+    assert all("global_batch was 8 and is 10" in text for text in failed[1][:2])
+
+
+def test_a_checkpoint_that_cannot_be_begun_stops_the_run_and_names_the_last_good_one(failed):
+    folder, outputs = failed
+    assert "blocked cannot be written to" in outputs[2] and f"{folder}/blocked/checkpoints/step-000003" in outputs[2]
 
 
 def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):

@@ -1,0 +1,32 @@
+"""What is set aside when a training of other settings begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lumen_hpc.training.folder import RESULTS, set_aside
+
+
+@pytest.mark.parametrize("renames", range(len(RESULTS)))
+def test_a_start_that_is_killed_while_it_sets_aside_is_gone_on_with(tmp_path, monkeypatch, renames):
+    for name in RESULTS:
+        (tmp_path / name).write_text("theirs")
+    (tmp_path / "training.json").write_text('{"seed": 0}')
+    real, left = Path.rename, [renames]
+
+    def rename(path, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename)
+        set_aside(tmp_path, {"seed": 1})
+    set_aside(tmp_path, {"seed": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "training.json"]
+    assert json.loads((tmp_path / "training.json").read_text()) == {"seed": 1}
+    assert sorted(path.name for path in tmp_path.glob("earlier/*/*")) == sorted(RESULTS)
