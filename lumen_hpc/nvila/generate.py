@@ -58,10 +58,18 @@ def generate(
 
     Samples with the same pictures share them: their prompt's common beginning is computed, stored and read once.
     Prompts of at most `batch_tokens` tokens in all (always at least one group) are one batch. An answer
-    stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`.
+    stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`. Raises
+    UserError for a prompt that leaves an answer no room in the model's positions.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: use at least 1")
+    most = int(model.config.llm.get("max_position_embeddings", 32768))
+    for place, sample in enumerate(samples):
+        if len(sample) + max_new_tokens > most:
+            raise UserError(
+                f"prompt {place} has {len(sample)} tokens; with an answer of max_new_tokens={max_new_tokens} that is "
+                f"more than the {most} that this model takes"
+            )
     answers: dict[int, Answer] = {}
     for chunk in _chunks(_groups(samples), samples, batch_tokens):
         found = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)

@@ -106,6 +106,11 @@ class Preprocessor:
         decoded: dict[tuple, tuple] = {}
         samples = []
         for place, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise UserError(
+                    f"record {place}: a {type(record).__name__} is no record; give a list of "
+                    "{'images': [...], 'conversations': [...]}"
+                )
             try:
                 pictures = pictures_of(record)
                 single = official_tiles and len(pictures) > 1
@@ -142,6 +147,9 @@ def pictures_of(record: dict[str, Any]) -> list[Picture]:
 def turns_of(record: dict[str, Any], *, generation: bool) -> list[Message]:
     """The messages of a record, for generation without a last answer. Raises UserError where none is left."""
     messages = list(record.get("conversations") or [])
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("from", "value")):
+            raise UserError("a message of 'conversations' is {'from': 'human' or 'gpt', 'value': its text}")
     if generation and messages and chat.ROLES.get(messages[-1]["from"]) == "assistant":
         messages = messages[:-1]
     if not messages:

@@ -9,7 +9,8 @@ device (`normalise`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,14 +97,7 @@ def identity(picture: Picture) -> object:
 
 def open_picture(picture: Picture, place: int = 0) -> Image.Image:
     """A picture as a PIL image of mode L (one grey channel) or RGB."""
-    where = f"image {place}"
-    if isinstance(picture, str | Path):
-        where = str(picture)
-        try:
-            picture = Image.open(picture)
-            picture.load()  # decodes here, where an error can be named
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{where}: cannot be read as an image ({error})") from None
+    where = str(picture) if isinstance(picture, str | Path) else f"image {place}"
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
             raise UserError(
@@ -111,13 +105,27 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
                 "(scale a DICOM's wider grey levels to 0..255 first)"
             )
         picture = Image.fromarray(picture)
-    if not isinstance(picture, Image.Image):
+    if not isinstance(picture, str | Path | Image.Image):
         raise UserError(f"{where}: a {type(picture).__name__} is no picture; give a PIL image, a uint8 array or a path")
-    if 0 in picture.size:
-        raise UserError(f"{where}: an empty picture of {picture.width} x {picture.height} px")
-    if picture.mode.startswith(("I", "F")):
-        raise UserError(f"{where}: more than 8 bits a pixel (mode {picture.mode}); scale it to 0..255 first")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+    with _readable(where):
+        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+        image.load()  # decodes here, where an error can be named
+    if 0 in image.size:
+        raise UserError(f"{where}: an empty picture of {image.width} x {image.height} px")
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{where}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
+    with _readable(where):
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    return image
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Names the picture that Pillow cannot decode; a file's reader raises ValueError too."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where}: cannot be read as an image ({error})") from None
 
 
 def _opened(picture: Picture, place: int, exact: bool) -> tuple[int, int, Resize]:

@@ -115,6 +115,16 @@ def test_inputs_that_hold_answers_are_refused(tiny, records):
         tiny.generate(records, max_new_tokens=0)
 
 
+def test_a_prompt_that_leaves_an_answer_no_position_is_refused(tiny, records):
+    prompts = [len(sample) for sample in tiny.preprocess(records, generation=True).samples]
+    longest = max(prompts)
+    tiny.config.llm["max_position_embeddings"] = longest + 6
+    assert tiny.generate(records, max_new_tokens=6)
+    message = f"prompt {prompts.index(longest)} has {longest} tokens.*max_new_tokens=7.*{longest + 6} that"
+    with pytest.raises(UserError, match=message):
+        tiny.generate(records, max_new_tokens=7)
+
+
 def test_groups_of_unlike_sizes_share_one_batch(tiny, records):
     """Three questions on one picture beside one on two pictures and one on none."""
     asked = [records[0], records[1], {**records[0], "conversations": records[2]["conversations"]}, *records[2:]]

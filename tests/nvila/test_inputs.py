@@ -118,6 +118,10 @@ def test_fused_length_is_text_and_pictures(family, records):
         ),
         ({"images": [np.zeros((4, 4), np.uint8)]}, "record 0: it has no messages under 'conversations'"),
         ({"conversations": [{"from": "gpt", "value": "No."}]}, "record 0: a conversation needs a message from 'human'"),
+        ({"conversations": [{"role": "user", "content": "?"}]}, "record 0: a message of 'conversations' is {'from'"),
+        ({"conversations": [{"from": "human", "value": None}]}, "record 0: a message of 'conversations' is {'from'"),
+        ({"conversations": "What has changed?"}, "record 0: a message of 'conversations' is {'from'"),
+        ("What has changed?", "record 0: a str is no record; give a list of {'images'"),
     ],
 )
 def test_a_record_that_does_not_fit_is_named(tiny, record, message):

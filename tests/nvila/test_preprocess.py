@@ -104,6 +104,14 @@ def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mod
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:5000])
     with pytest.raises(UserError, match=r"cut\.jpg: cannot be read as an image"):
         preprocess_images([tmp_path / "cut.jpg"], tiny.config, exact=False)
+    with pytest.raises(UserError, match="image 0: cannot be read as an image"):
+        preprocess_images([Image.open(tmp_path / "cut.jpg")], tiny.config, exact=False)
+
+
+def test_a_file_whose_reader_calls_a_value_wrong_is_refused_by_name(tiny, tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 4x 255 ")
+    with pytest.raises(UserError, match=r"a\.pgm: cannot be read as an image"):
+        preprocess_images([tmp_path / "a.pgm"], tiny.config)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +123,7 @@ def test_fast_mode_reads_a_jpeg_file_as_pil_does(tiny, tmp_path, radiograph, mod
         (np.zeros((0, 4), dtype=np.uint8), "an empty picture of 4 x 0 px"),
         ("nowhere.png", "nowhere.png"),
         (7, "a int is no picture"),
+        (Image.new("La", (4, 4)), "cannot be read as an image (conversion from La"),
     ],
 )
 def test_an_unfit_picture_is_refused_by_name(tiny, picture, message):
