@@ -28,7 +28,8 @@ def unwatched(doing: str = "", within: float = 0.0, waits: bool = False) -> None
 
 
 class Watchdog:
-    """Calls `on_stuck` with the reason when no `beat` has come for `limit` seconds.
+    """Calls `on_stuck` with the reason when no `beat` has come for `limit` seconds, those not counted in which the task
+    was suspended (SIGSTOP, as where Slurm preempts by SUSPEND).
 
     The ranks of one job write their last beats to a shared folder. A rank waits while any of them is within its limit,
     since the others wait for the one that works; when all are beyond it, each names the rank that the others wait for:
@@ -70,14 +71,19 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(self._interval, self._beat[1] / 8)):
-            at, limit, doing, waits = self._beat
+        beat, lost, mark = self._beat, 0.0, time.monotonic()
+        while not self._over.wait(pause := min(self._interval, self._beat[1] / 8)):
+            now, last, mark = self._clock(), mark, time.monotonic()
+            lost = 0.0 if beat is not self._beat else lost
+            beat = at, limit, doing, waits = self._beat
+            if (late := mark - last - pause) > limit / 8:  # this thread stood still too: the task was suspended
+                lost = min(lost + late, self._clock() - at)
             own: dict[str, Any] = {
                 "job": self._job,
                 "rank": self._rank,
                 "host": socket.gethostname(),
                 "doing": doing,
-                "age": self._clock() - at,  # seconds, not a time of day: the nodes' clocks may differ
+                "age": now - at - lost,  # seconds, not a time of day: the nodes' clocks may differ
                 "limit": limit,
                 "waits": waits or _in_an_exchange(),
             }

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lumen_hpc import watchdog
 from lumen_hpc.watchdog import Watchdog
 
 PATIENCE = 300
@@ -78,6 +80,18 @@ def test_a_task_that_makes_progress_is_left_alone():
         task.beat(f"step {step}")
         assert not task.after(59)
     assert task.after(1) == "no progress for 60 s (step 4)"
+
+
+def test_the_time_in_which_a_task_was_suspended_does_not_count(monkeypatch):
+    """Its watchdog stood still as well; on resume it may be the first thread to look."""
+    task = Task(60)
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: task.now))
+    task.beat("step 7")
+    for seconds in (3, 3600, 3, 3600):  # it computes, is suspended, computes, …
+        assert not task.after(seconds)
+    for _ in range(10):
+        assert not task.after(5)
+    assert task.after(5).endswith("s (step 7)"), "what it does not do once it runs again counts"
 
 
 def test_a_task_that_is_over_is_left_alone():
