@@ -92,6 +92,8 @@ def warnings(counts: dict[str, Any]) -> Iterator[str]:
         yield f"{count} images: {warning}"
     if two := counts["studies"]["with_two_dates"]:
         yield f"{two} studies have images of different dates; the date of the image that was chosen counts"
+    if counts["studies"]["without_time"] == counts["studies"]["asked_about"]:
+        yield "no StudyTime can be read (HHMMSS.fff, HH:MM:SS): the order of a day's studies and all hours are unknown"
     if differing := listed({**counts["studies"]["mimic_all"], "rows": 0}):
         yield f"mimic_all differs from the metadata, which counts: {differing}"
     if unlisted := counts["test_images_in_mimic_split"]["not listed"]:

@@ -22,7 +22,7 @@ from lumen_hpc.errors import UserError
 
 _EPOCH = "1970-01-01"
 _FIRST_ORDINAL = date.fromisoformat(_EPOCH).toordinal()
-_CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d(?:\.\d+)?)")
+_CLOCK = re.compile(r"(\d?\d):(\d\d):(\d\d(?:\.\d+)?)")
 _PLAIN = frozenset("0123456789. -")
 """Signs of a number; Python's own reading takes 1_000 and 1e5 too."""
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T]\d\d:\d\d:\d\d(?:\.\d+)?)?")

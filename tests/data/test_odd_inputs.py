@@ -386,6 +386,30 @@ def test_a_study_of_two_dates_has_that_of_its_image_and_is_a_warning(dataset, da
     assert studies[0]["taken_at"].startswith("2150-01-01")
 
 
+@pytest.mark.parametrize("times", [("", "9:30:15 AM"), ("9:30:15", "9:30:15 AM")])
+def test_study_times_of_which_none_can_be_read_are_a_warning(dataset, times):
+    for row in dataset.tables[METADATA][1:]:
+        row[8] = times[row[2] == 50000032]
+    line = "no StudyTime can be read (HHMMSS.fff, HH:MM:SS): the order of a day's studies and all hours are unknown"
+    assert list(warnings(dataset.write().run(**ALL))) == [line] * (times[0] == "")
+
+
+def test_a_frontal_image_of_another_patient_is_not_the_studys(dataset):
+    first = dataset.tables[METADATA][1]
+    first[10] = "lateral"
+    dataset.tables[METADATA].insert(2, ["aa19", 10000002, first[2], *first[3:10], "postero-anterior", *first[11:]])
+    counts, studies, *_ = outcome(dataset.write(), on_bad="skip")
+    assert counts["rejected"]["rows_by_kind"] == {"study of two patients": 1}
+    assert (studies[0]["study_id"], studies[0]["dicom_id"]) == (first[2], "aa11")
+
+
+def test_the_split_of_a_study_is_that_of_its_image(dataset):
+    row = next(row for row in dataset.tables[SPLIT] if row[1] == 50000031)
+    dataset.tables[SPLIT].insert(1, ["cc39", *row[1:3], "train"])
+    counts = dataset.write().run(**ALL)
+    assert counts["test_images_in_mimic_split"] == {"not listed": 0, "train": 0, "validate": 0, "test": 3}
+
+
 def test_dicom_ids_in_capitals_are_other_ids(dataset):
     dataset.tables[METADATA][1][0] = "AA11"
     dataset.write()

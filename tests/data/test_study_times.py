@@ -34,6 +34,10 @@ def test_a_clock_time_is_read_with_or_without_colons(text):
     assert list(study_times(["", text, "5.0"]))[1:] == [193050.234, 5.0]
 
 
+def test_an_hour_may_have_one_digit():
+    assert taken_at("21380516", "9:30:50").isoformat() == "2138-05-16T09:30:50"
+
+
 @pytest.mark.parametrize("text", [" ", "-", "08.30.00", "08-30-00", "1 2"])
 def test_a_text_that_is_no_number_is_a_missing_time_whatever_stands_beside_it(text):
     for column in ([text], ["", text], ["93015.500", text]):
