@@ -165,22 +165,25 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
         if hadm is None:
             faults("bad id", "admissions", subject_id=subject)
             continue
+        expired = flag == 1
         if admitted is None or discharged is None:
             faults("admission without times", "admissions", **ids)
+            _keep_death(histories[subject], died, expired)
             continue
         if discharged < admitted:
             faults("discharge before admission", "admissions", **ids)
+            _keep_death(histories[subject], died, expired)
             continue
         if flag not in (0, 1):
             faults("flag of death unknown", "admissions", **ids)
-        expired = flag == 1
         if expired and died is None:
             faults("death without deathtime", "admissions", **ids)
             died = discharged
         elif died and died > discharged:
             faults("deathtime after dischtime", "admissions", **ids)
             if not expired:
-                histories[subject].dod, died = histories[subject].dod or died.date(), None
+                _keep_death(histories[subject], died, expired)
+                died = None
         elif died and not expired:
             faults("deathtime without the flag", "admissions", **ids)
         group = race_group(race)
@@ -188,6 +191,14 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
             faults("race of no known kind", "admissions", **ids)
         stay = Admission(hadm, admitted, discharged, died, registered, group)
         histories[subject].admissions.append(stay)
+
+
+def _keep_death(history: History, died: datetime | None, expired: bool) -> None:
+    """A death in no stay that counts is one all the same: on the day of `dod`, else of the stay's record."""
+    if died:
+        history.dod = history.dod or died.date()
+    elif expired:
+        history.untimed.add("death")
 
 
 def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -> None:

@@ -260,10 +260,12 @@ def test_a_date_that_was_cut_off_is_no_other_date(dataset):
 def test_pairs_of_one_day_and_reversed_pairs_are_counted(dataset):
     dataset.tables[METADATA][2][7] = dataset.tables[METADATA][1][7]  # the same day; StudyTime says 8:63 before 9:30
     dataset.tables[METADATA][4][7] = "21600201"  # the main study before its reference
+    dataset.tables[METADATA][6][7] = dataset.tables[METADATA][5][7]  # the same day and time
     counts = dataset.write().run(**ALL)
     assert counts["intervals"]["pairs"] == 4
-    assert counts["intervals"]["zero_day"] == 1 and counts["intervals"]["zero_day_main_earlier"] == 1
-    assert counts["intervals"]["negative"] == 1 and counts["intervals"]["forecastable"] == 2
+    assert counts["intervals"]["zero_day"] == 2 and counts["intervals"]["zero_day_main_earlier"] == 1
+    assert counts["intervals"]["zero_day_order_unknown"] == 1
+    assert counts["intervals"]["negative"] == 1 and counts["intervals"]["forecastable"] == 1
     days = {q["study_id"]: q["interval_days"] for q in rows(dataset, "questions") if q["ref_study_id"]}
     assert days[50000012] == 0 and days[50000022] == -28
 

@@ -174,6 +174,26 @@ def test_what_happened_at_a_time_that_cannot_be_read_is_not_said_never_to_happen
     assert found["in_hospital_death"] == {"value": False}
 
 
+@pytest.mark.parametrize("dischtime", ["", small.at(-30)])
+@pytest.mark.parametrize(
+    ("deathtime", "flag", "death"),
+    [
+        (small.at(300), "1", {"value": True}),
+        (small.at(300), "0", {"value": True}),
+        ("", "1", {"unknown": rules.UNTIMED}),
+        ("", "0", {"value": False}),
+    ],
+)
+def test_a_death_in_an_admission_that_is_left_out_is_one(
+    tmp_path: Path, dischtime: str, deathtime: str, flag: str, death: dict
+) -> None:
+    made, case = small.tables(), "very old"
+    made.stay(case, 290, 310, number=1)
+    made.rows["hosp/admissions"][-1].update(dischtime=dischtime, deathtime=deathtime, hospital_expire_flag=flag)
+    found = outcomes_of(run(tmp_path / "out", small.write(tmp_path / "iv", made)), case)
+    assert found["death_30d"] == death
+
+
 @pytest.mark.parametrize("table", [table for table in TABLES if table != "hosp/d_labitems"])
 def test_a_table_of_whose_times_none_can_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
