@@ -197,6 +197,13 @@ def test_a_test_patient_keeps_one_study_with_its_difference(dataset):
     assert len(rows(dataset, "studies")) == 7
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_study_that_cannot_be_used_is_not_drawn(dataset, seed):
+    dataset.write().image(50000032).unlink()  # the reference of one difference, the main study of another
+    counts = dataset.run(on_bad="skip", max_bad=1.0, images="exist", seed=seed)
+    assert counts["splits"]["test"]["patients"]["ours"] == 1
+
+
 def test_the_draw_depends_on_the_seed_not_on_the_order_of_the_file(dataset):
     def drawn(seed):
         dataset.write().run(seed=seed)
