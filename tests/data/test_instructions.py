@@ -73,6 +73,18 @@ def test_only_a_study_that_is_known_to_be_earlier_is_a_prior():
     assert found == [[], [0], [0], [0], [0, 3]]
 
 
+def test_the_main_image_of_a_reversed_pair_is_not_an_earlier_one_too():
+    studies = [{**study(1, number), "taken_at": f"2150-01-0{number + 1}"} for number in range(3)]
+    question = {
+        "question_id": "q", "subject_id": 1, "study_id": studies[1]["study_id"], "ref_study_id": studies[2]["study_id"],
+        "type": "difference", "question": "?", "short_answer": "nothing has changed.", "closed": False,
+        "interval_days": -1, "split": "test",
+    }  # fmt: skip
+    sources = instructions.Sources.join(studies, [{"question_id": "q", "long_answer": "Nothing has changed."}])
+    ((_, record),) = instructions.records([question], sources, Instruct(max_images=4))
+    assert record["images"] == [studies[at]["image"] for at in (0, 2, 1)]
+
+
 def rewrites():
     for patient in SPLITS:
         yield {"question_id": f"presence-{patient}-1", "long_answer": "There is edema."}

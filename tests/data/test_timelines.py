@@ -24,6 +24,7 @@ def answers(*findings: dict, days: tuple[int, ...] = (30, 9, 0)) -> dict[str, st
         ((NONE, SMALL, LARGE), {"since when": "9 days before", "getting worse": "yes", "worst": "taken now"}),
         ((LARGE, SMALL, MODERATE), {"since when": "30 days before", "getting worse": "no", "worst": "30 days before"}),
         ((SMALL, SMALL, MODERATE), {"since when": "30 days before", "getting worse": "yes", "worst": "taken now"}),
+        ((MODERATE, SMALL, LARGE), {"since when": "30 days before", "getting worse": "no", "worst": "taken now"}),
         ((SMALL, NONE, SMALL), {"since when": "taken now", "getting worse": "no"}),
         ((NONE, LARGE, NONE), {"getting worse": "no", "worst": "9 days before"}),
         ((SMALL, SMALL, SMALL), {"since when": "30 days before", "getting worse": "no"}),
@@ -37,6 +38,10 @@ def test_each_question_has_the_answer_of_its_findings(findings: tuple, expected:
 def test_only_the_last_three_images_tell_whether_it_got_worse() -> None:
     found = answers(LARGE, NONE, SMALL, MODERATE, days=(90, 30, 9, 0))
     assert found == {"since when": "9 days before", "getting worse": "yes", "worst": "90 days before"}
+
+
+def test_a_finding_that_none_of_the_last_three_images_shows_is_not_said_to_be_no_worse() -> None:
+    assert answers(LARGE, NONE, NONE, NONE, days=(90, 30, 9, 0)) == {"worst": "90 days before"}
 
 
 def test_what_cannot_be_answered_is_not_asked() -> None:
