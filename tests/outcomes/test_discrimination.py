@@ -36,10 +36,23 @@ def test_one_class_alone_has_no_auroc() -> None:
 
 
 def test_a_resample_takes_all_samples_of_a_patient_or_none() -> None:
-    """Every patient has one sample of each class, so that AUROC of a constant rank is the same in every resample."""
-    outcome, p = np.tile([True, False], 50), np.tile([0.9, 0.1], 50)
+    """Every patient has one sample that is right and one that is wrong, so that half is wrong in every resample."""
+    outcome, p = np.tile([True, False], 50), np.ones(100)
     values = Resamples(np.repeat(np.arange(50), 2).tolist(), 200, 0).values(discrimination.brier, outcome, p)
-    np.testing.assert_allclose(values, 0.01)
+    np.testing.assert_allclose(values, 0.5)
+
+
+def test_an_interval_is_of_the_samples_asked_for_and_of_its_confidence() -> None:
+    """Against patients drawn one by one."""
+    outcome, p, rng = drawn(3, 120)
+    patients, where = np.repeat(np.arange(60), 2), rng.random(120) < 0.6
+    found = Resamples(patients.tolist(), 150, 7, confidence=0.8).interval(discrimination.auroc, outcome, p, where)
+    assert found.value == pytest.approx(roc_auc_score(outcome[where], p[where]))
+    again, values = np.random.default_rng(7), []
+    for _ in range(150):
+        chosen = [k for patient in again.integers(60, size=60) for k in np.flatnonzero((patients == patient) & where)]
+        values.append(roc_auc_score(outcome[chosen], p[chosen]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -63,6 +76,17 @@ def test_a_difference_is_paired() -> None:
     assert 0 < chance <= 1
     same, chance = resamples.difference(discrimination.auroc, outcome, p, p)
     assert same == (0, 0, 0) and chance == 1
+
+
+def test_a_difference_is_one_minus_the_other_with_the_p_of_its_resamples() -> None:
+    outcome, p, rng = drawn(1, 200)
+    chance_alone = rng.random(200)
+    resamples = Resamples(range(200), 199, 0)
+    found, least = resamples.difference(discrimination.auroc, outcome, p, chance_alone)
+    assert found.value == pytest.approx(roc_auc_score(outcome, p) - roc_auc_score(outcome, chance_alone))
+    assert found.low > 0 and least == 2 / 200
+    back, again = resamples.difference(discrimination.auroc, outcome, chance_alone, p)
+    assert back == pytest.approx((-found.value, -found.high, -found.low)) and again == least
 
 
 def test_skill_is_none_for_the_prevalence_and_all_for_the_truth() -> None:
