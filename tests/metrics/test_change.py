@@ -170,6 +170,10 @@ def test_a_change_without_levels_is_no_hit_and_is_wrong_where_it_is_not_true(tru
         (Change(new=("edema",), resolved=("nodule",)), "mixed"),
         (Change(levels=(LevelChange("edema", "severe", "mild"),)), "better"),
         (Change(levels=(LevelChange("edema", "acute", "increasing"),)), None),
+        (Claim(worse=("edema",)), "worse"),
+        (Claim(better=("edema",)), "better"),
+        (Claim(worse=("edema",), better=("nodule",)), "mixed"),
+        (Claim(new=("edema",), better=("nodule",)), "mixed"),
     ],
 )
 def test_direction(change, expected):
