@@ -90,6 +90,18 @@ def test_where_there_is_no_abnormality_an_answer_must_say_so(answer, earned):
     assert (samples.listed[0][0] is None) == (answer in ("", "banana", "I cannot tell."))
 
 
+def test_each_kind_of_fact_counts_in_its_own_f1_and_in_the_whole():
+    """One of two right in each kind; a level counts with both its ends."""
+    edema, gone = NEW_EDEMA, "the main image is missing the finding of nodule than the reference image. "
+    level = "the level of pleural effusion has changed from mild to severe."
+    halves = [edema, gone, level.replace("severe", "moderate"), "nothing has changed.", "nothing has changed.", level]
+    rows = [question(str(k), "difference", text) for k, text in enumerate([edema, gone, level] * 2)]
+    found = Samples(rows, halves).summary()
+    assert found["change_new_f1"] == found["change_resolved_f1"] == pytest.approx(2 / 3)
+    assert found["change_level_f1"] == 1 / 2
+    assert (found["change_precision"], found["change_recall"], found["change_f1"]) == (3 / 4, 3 / 6, 6 / 10)
+
+
 def test_micro_f1_counts_facts_over_all_answers():
     rows = [question(str(k), "difference", NEW_EDEMA) for k in range(3)]
     answers = [NEW_EDEMA, "nothing has changed.", "There is new edema and a new nodule."]
