@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -208,6 +208,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lumen_hpc.serving.server", *words],
             env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
+            process_group=0,
         )  # fmt: skip
 
     @property
@@ -237,6 +238,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with suppress(ProcessLookupError):  # vLLM's engine outlives a server that was killed, and holds the GPU
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._out.close()
 
 
@@ -264,5 +267,8 @@ def explain(log: str, code: int, path: Path) -> str:
             return f"the server ended: {hint.format(fitting=fitting)} (log: {path})"
     if ours := re.findall(r"\bUserError: (.+)", log):  # of a process whose end vLLM then reports
         return f"the server ended: {ours[-1].strip()} (log: {path})"
-    errors = [line.strip() for line in log.splitlines() if "Error" in line and "See root cause above" not in line]
+    if code == -signal.SIGKILL:
+        return f"the server was killed, as where memory runs out: raise profile.resources.gpu.mem_gb (log: {path})"
+    others = ("See root cause above", "WARNING")
+    errors = [line.strip() for line in log.splitlines() if "Error" in line and not any(map(line.__contains__, others))]
     return f"the server ended with code {code}: {errors[-1] if errors else 'it left no error'} (log: {path})"

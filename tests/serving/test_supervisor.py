@@ -220,6 +220,26 @@ def test_what_is_no_image_is_said_in_one_line(data):
         media.picture(data)
 
 
+def test_a_killed_server_takes_its_engine_along_and_says_what_may_have_killed_it(tmp_path, monkeypatch):
+    """vLLM's engine is a process of its own, which would go on and hold the GPU."""
+    import psutil
+
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'WARNING can cause OSError: [Errno 24]'\nsleep 300 & echo $!\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    server = supervisor.Server([], {}, log := tmp_path / "server.log")
+    server._process.wait(timeout=30)
+    with pytest.raises(UserError, match=r"the server was killed, as where memory runs out: raise .*mem_gb"):
+        server.require_alive()
+    engine = psutil.Process(int(log.read_text().split()[-1]))
+    server.stop()
+    engine.wait(timeout=30)
+    assert supervisor.explain("WARNING can cause OSError", 1, log).startswith(
+        "the server ended with code 1: it left no"
+    )
+
+
 def test_settings_reach_the_server(tmp_path):
     settings = Serve(max_images=2, max_model_len=512, tensor_parallel=4, gpu_memory=0.5)
     words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True)
