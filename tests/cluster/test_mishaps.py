@@ -355,6 +355,8 @@ def site_of_its_own(can_run_slurm: None, checkout: Path, tmp_path_factory: pytes
 
 def test_slurmctld_restarted_in_between(site_of_its_own: Site, undisturbed: RunOnDisk) -> None:
     run = begin_and_hold(site_of_its_own, "restarted", "squares-5")
+    # GPUs lost on two of three nodes would leave too few for `total`.
+    site_of_its_own.wait(lambda: len(site_of_its_own.running("restarted", "squares")) == 1, 180, "the others to end")
     site_of_its_own.cluster.restart_controller()
     release(run)
     site_of_its_own.wait_until_left("restarted")
