@@ -38,7 +38,7 @@ def parts(tmp_path_factory) -> Path:
         return {"out": str(folder / name), "settings": settings, "stop_at": stop_at}
 
     def copied(name: str, **settings: Any) -> dict[str, Any]:
-        """Goes on from what bf16-zeroN-begun left, on another number of processes; an earlier start died of converting."""
+        """Goes on from what bf16-zeroN-begun left, on other processes; an earlier start was killed while converting."""
         shutil.copytree(folder / f"bf16-zero{settings['zero']}-begun", folder / name)
         for checkpoint in (folder / name / "checkpoints").iterdir():
             (checkpoint / "universal" / "zero").mkdir(parents=True)
