@@ -125,6 +125,11 @@ def test_a_prompt_that_leaves_an_answer_no_position_is_refused(tiny, records):
         tiny.generate(records, max_new_tokens=7)
 
 
+def test_the_same_prompt_twice_is_answered_twice(tiny, records):
+    once, twice, thrice = tiny.generate([records[0]] * 3, max_new_tokens=4)
+    assert once.ids == twice.ids == thrice.ids == tiny.generate(records[:1], max_new_tokens=4)[0].ids
+
+
 def test_groups_of_unlike_sizes_share_one_batch(tiny, records):
     """Three questions on one picture beside one on two pictures and one on none."""
     asked = [records[0], records[1], {**records[0], "conversations": records[2]["conversations"]}, *records[2:]]

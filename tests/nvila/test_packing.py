@@ -63,7 +63,10 @@ def test_a_group_stores_its_pictures_once(tiny, records):
     samples = tiny.preprocess(records).samples
     assert len(nvila.pack([samples[:2]]).tiles) == 1
     assert len(nvila.pack([[samples[0]], [samples[1]]]).tiles) == 2
-    assert nvila.packed_length(samples[:2]) == nvila.pack([samples[:2]]).token_ids.shape[1]
+    length = nvila.packed_length(samples[:2])
+    assert length == nvila.pack([samples[:2]]).token_ids.shape[1] == nvila.pack([samples[:2]]).tokens
+    padded = nvila.pack([samples[:2]], multiple=length - 1)
+    assert padded.token_ids.shape[1] == 2 * (length - 1) and padded.tokens == length
 
 
 def test_positions_are_as_if_each_sample_stood_alone(tiny, records):

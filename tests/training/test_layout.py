@@ -56,6 +56,16 @@ def test_one_sequence_over_the_budget_stands_alone():
     assert [[s.tokens for s in micro] for micro in ranks[0]] == [[500], [10]]
 
 
+def test_two_sequences_that_exceed_the_budget_together_are_two_micro_batches():
+    ranks = layout([SharedSequence((0,), 60), SharedSequence((1,), 60), SharedSequence((2,), 60)], 1, 100)
+    assert [[s.tokens for s in micro] for micro in ranks[0]] == [[60], [60], [60]]
+
+
+def test_micro_batches_of_like_size_run_at_once():
+    ranks = layout([SharedSequence((i,), tokens) for i, tokens in enumerate((100, 99, 60, 59))], 2, 100)
+    assert critical_path(ranks) == 160
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16, 32, 64, 128])
 def test_samples_are_spread_over_ranks_only_where_that_shortens_the_step(world_size):
     groups, prefix, suffix = a_step(41, 128)

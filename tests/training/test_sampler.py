@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -54,6 +54,14 @@ def test_questions_about_the_same_images_follow_each_other_up_to_the_limit():
         runs = 1 + sum(GROUPS[a] != GROUPS[b] for a, b in pairwise(order))
         assert runs <= sum(-(-count // most) for count in Counter(GROUPS.tolist()).values())
         assert sorted(order) == list(range(11))
+
+
+def test_no_more_questions_about_the_same_images_follow_each_other_than_the_limit_says():
+    groups = np.repeat([0, 1], 40)
+    order = sampler.plain(groups, global_batch=80, epochs=1.0, steps=0, max_run_length=4, seed=0).batch(0)
+    stretches = [len(list(run)) for _, run in groupby(groups[order])]  # runs of one group may meet by chance
+    assert {length % 4 for length in stretches} == {0} and max(stretches) < 20
+    assert sorted(order) == list(range(80))
 
 
 def test_part_of_an_epoch_and_a_number_of_steps():
