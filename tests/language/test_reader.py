@@ -221,6 +221,7 @@ UNCLAIMED = (
     "Edema may be seen, or pneumonia.",
     "No opacity to suggest edema.",
     "No abnormality such as edema.",
+    "No edema. There is stable pneumonia.",
 )
 """Of none does the lenient reading say that there is an edema but the first two."""
 

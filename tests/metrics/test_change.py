@@ -128,6 +128,11 @@ def test_a_text_that_claims_nothing_about_change_is_not_read(text):
         ("A lateral view is recommended to exclude pneumonia.", set()),
         ("Edema is favored over pneumonia.", {"edema"}),
         ("INDICATION: history of edema, pneumonia. FINDINGS: No effusion. IMPRESSION: Nodule.", {"nodule"}),
+        ("There is no edema. There is persistent pneumonia.", {"pneumonia"}),
+        ("There is no edema. There is worsening pneumonia.", {"pneumonia"}),
+        ("Edema: no Nodule: yes", {"nodule"}),
+        ("Edema versus pneumonia.", set()),
+        ("Edema is a consideration.", set()),
         ("Heart: mildly enlarged. Lungs: mild edema. Pleura: no effusion.", {"cardiomegaly", "edema"}),
     ],
 )

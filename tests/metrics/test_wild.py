@@ -62,6 +62,8 @@ WORSE = {("level", "edema", "mild", "severe")}
         ("The edema has completely resolved.", resolved("edema")),
         ("The first image shows edema; the second image does not.", resolved("edema")),
         ("The second image shows edema and the first image does not show edema.", new("edema")),
+        ("The edema appears slightly improved.", {("level", "edema", "better")}),
+        ("The edema does not appear worse.", set()),
         ("Worse edema. New nodule.", new("nodule") | {("level", "edema", "worse")}),
         ("No change except for new edema.", new("edema")),
         ("Changes:\n- edema (new)\n- nodule (resolved)", BOTH),
