@@ -71,6 +71,7 @@ def test_studies_say_which_image_and_when(dataset):
         "sex": None,
         "age": None,
     }
+    assert [study["split"] for study in studies.values()] == ["train"] * 2 + ["val"] * 2 + ["test"] * 3
     assert studies[50000012]["view"] == "AP"
     assert studies[50000021]["taken_at"] == "2160-02-29T00:00:05"
     # 08:63:57 is no time of day, and an empty StudyTime none at all: the date stands alone.
