@@ -19,7 +19,7 @@ from lumen_hpc.errors import UserError
 
 from . import attention, last_layer, layers
 from .attention import Plan
-from .chat import IGNORE, Tokenizer
+from .chat import Tokenizer
 from .config import NVILAConfig
 from .generate import Answer, generate
 from .group import Alone
@@ -166,14 +166,10 @@ class NVILA(nn.Module):
         return hidden[0] if chosen else hidden.flatten(0, 1)[places]
 
     def summed_loss(self, batch: Batch, predicted: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The supervised tokens' cross entropy summed, float32, and their number; `predicted`: their logits."""
-        labels, learned = batch.labels.flatten(), batch.learned
-        terms = F.cross_entropy(predicted.float(), labels[learned], reduction="none")
-        # Summed in the order of a cross entropy over all places, the official one: equal to it in the last bit too.
-        places = learned - learned // batch.labels.shape[1] - 1
-        log_likelihood = terms.new_zeros(labels.numel(), 1).index_copy(0, places, -terms[:, None])
-        counted = torch.full_like(labels, IGNORE).index_fill(0, places, 0)
-        return F.nll_loss(log_likelihood, counted, reduction="sum"), len(learned)
+        """The supervised tokens' cross entropy summed, float64, and their number; `predicted`: their logits."""
+        terms = F.cross_entropy(predicted.float(), batch.labels.flatten()[batch.learned], reduction="none")
+        # In float32 a sum of ten terms rounds by 1e-6, another way for each order of them and each processor's logits.
+        return terms.sum(dtype=torch.float64), len(batch.learned)
 
     def forward(
         self,
@@ -202,7 +198,7 @@ class NVILA(nn.Module):
             predicted = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan, batch.predictors))
         summed, supervised = self.summed_loss(batch, predicted)
         denominator = max(supervised, 1) if loss_denominator is None else loss_denominator
-        output = Output(loss=summed / denominator, supervised=supervised, logits=full)
+        output = Output(loss=(summed / denominator).float(), supervised=supervised, logits=full)
         if keep:
             output.pixels, output.hidden_m2 = pictures.pixels, pictures.hidden
             output.proj_in, output.proj_out = pictures.proj_in, pictures.proj_out
