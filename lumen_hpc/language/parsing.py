@@ -248,12 +248,9 @@ def lenient(found: list[Phrase]) -> list[Clause]:
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
     for clause, left, right in zip(clauses, [None, *clauses], [*clauses[1:], None], strict=False):
-        before, after = (
-            found[left.end if left else 0 : clause.start],
-            found[clause.end : right.start if right else None],
-        )
-        clause.unread |= {*_unread(before, after)}
-        clause.unread |= {"cut-off"} if right and not after else set()
+        before = found[left.end if left else 0 : clause.start]
+        after = found[clause.end : right.start if right else None]
+        clause.unread.update(_unread(before, after), ["cut-off"] if right and not after else [])
     return clauses
 
 

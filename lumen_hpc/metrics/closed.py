@@ -138,10 +138,10 @@ def _claim(template: str, location: str | None, state: State) -> bool | None:
     """
     sides = {name for place in state.places for name in place} & SIDES
     asked = {name for place in places_in(location or "") for name in place}
-    near = [place for place in state.places if not place & SIDES or not asked & SIDES or place & asked & SIDES]
-    heights = [_heights(place) for place in near]
-    level = not (heights and _heights(asked)) or any(not height or height & _heights(asked) for height in heights)
-    here = level and (not sides or asked & SIDES <= sides)
+    side, height = asked & SIDES, _heights(asked)
+    near = [_heights(place) for place in state.places if not (side and place & SIDES) or place & side]
+    level = not (near and height) or any(not other or other & height for other in near)
+    here = level and (not sides or side <= sides)
     if state.status in ("absent", "gone"):
         return False if here else None
     if "bilateral" in template:

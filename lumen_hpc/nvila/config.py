@@ -181,7 +181,12 @@ class NVILAConfig:
     @property
     def max_length(self) -> int:
         """Longest sequence that the checkpoint supports [tokens]."""
-        return int(self.llm.get("model_max_length") or self.llm.get("max_position_embeddings", 32768))
+        return int(self.llm.get("model_max_length") or self.positions)
+
+    @property
+    def positions(self) -> int:
+        """Tokens that the language model takes, prompt and answer together."""
+        return int(self.llm.get("max_position_embeddings", 32768))
 
     @property
     def dtype(self) -> str:

@@ -63,7 +63,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: use at least 1")
-    most = int(model.config.llm.get("max_position_embeddings", 32768))
+    most = model.config.positions
     for place, sample in enumerate(samples):
         if len(sample) + max_new_tokens > most:
             raise UserError(

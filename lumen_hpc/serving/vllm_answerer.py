@@ -54,7 +54,7 @@ class VLLMModel:
         register()
         config = self.preprocessor.config
         self._stops = stop_ids(config)
-        longest = int(config.llm.get("max_position_embeddings", 32768))
+        longest = config.positions
         length = max_model_len or config.max_length + answer_tokens
         try:
             with hide_llvmlite():
