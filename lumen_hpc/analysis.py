@@ -165,7 +165,7 @@ def open_run(folder: str | Path) -> OpenRun:
         raise UserError(f"{folder} is no run, but a file; give the folder of a run, such as runs/demo")
     run_record.require_open(folder)
     if not folder.exists():
-        raise UserError(f"there is no {folder}; {run_record.beside(folder)}")
+        raise UserError(f"there is no {folder}; {run_record.runs_hint(folder)}")
     path = run_record.settings_file(folder)
     if path is None:
         if inside := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):

@@ -64,10 +64,10 @@ class Changes:
 
 def of(request: Request, pipeline: Pipeline) -> Changes:
     """The changes that a request makes; none for a new run."""
-    if request.recorded is None:
+    if request.recorded_settings is None:
         return Changes(request.run, [])
     new = Run(request.folder, request.settings, request.profile)
-    found = run_record.differences(request.recorded, config_file.plain(request.settings))
+    found = run_record.differences(request.recorded_settings, config_file.as_dict(request.settings))
     if not found:
         return Changes(request.run, [])
     path = run_record.settings_file(request.folder)

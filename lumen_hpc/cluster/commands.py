@@ -110,7 +110,7 @@ def _doubts(request: Request) -> Iterator[str]:
     """What a user may not have meant: a forgotten profile, or the name of a run with a typo."""
     if not request.profile_named and slurm.installed():
         yield "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
-    if request.recorded is None:
+    if request.recorded_settings is None:
         bare, others = _bare(request.run), run_record.runs_in(request.folder.parent)
         if found := [name for name in others if name != request.run and _bare(name) == bare]:
             yield f"{request.run} is a new run; {', '.join(found)} is another, which exists"
@@ -123,12 +123,12 @@ def _bare(name: str) -> str:
 
 def _take_settings(request: Request) -> None:
     """A stage on request takes its run as it is recorded, but for the settings of its own section."""
-    if request.recorded is None:
+    if request.recorded_settings is None:
         if not request.settings.serve.weights:
             existing(request)
         return
-    for key, old, _ in run_record.differences(request.recorded, config_file.plain(request.settings)):
-        if any(word == key or word.startswith(f"{key}.") for word in request.anew):
+    for key, old, _ in run_record.differences(request.recorded_settings, config_file.as_dict(request.settings)):
+        if any(word == key or word.startswith(f"{key}.") for word in request.setting_keys):
             raise UserError(
                 f"{key}: stage={request.stage} takes run {request.run} as it is ({key}={old}); "
                 "only serve.… can be given"
@@ -322,7 +322,7 @@ def compare(request: Request, pipeline: Pipeline) -> int:
     """Prints what two or more runs have different: settings, and the tables with intervals of the differences."""
     from lumen_hpc.cluster import compare as comparison
 
-    runs = comparison.open_runs(list(request.compared), request.folder.parent)
+    runs = comparison.open_runs(list(request.compared_runs), request.folder.parent)
     for line in comparison.stale(runs, pipeline.stages):
         print(f"lumen: {line}", file=sys.stderr)
     comparison.show(runs, _console())
@@ -336,7 +336,7 @@ def existing(request: Request) -> Run:
     if path is None:
         ready.require_set(request.profile, request.runs, only="profile.runs")
         where = f"{run.folder / 'config.yaml'}{refusals.no_profile(request)}"
-        raise UserError(f"run={request.run}: there is no {where}; {run_record.beside(run.folder)}")
+        raise UserError(f"run={request.run}: there is no {where}; {run_record.runs_hint(run.folder)}")
     run = Run(run.folder, *config_file.load(path))
     run.keep_private()
     return run

@@ -78,7 +78,7 @@ def show(runs: list[Run], console: Console) -> None:
 def _settings(runs: list[Run]) -> Table:
     names = [_label(run, runs) for run in runs]
     view = Table("settings that differ", *names, box=None, pad_edge=False)
-    plain = [config_file.plain(run.settings) for run in runs]
+    plain = [config_file.as_dict(run.settings) for run in runs]
     keys = {key: old for other in plain[1:] for key, old, _ in run_record.differences(plain[0], other)}
     for key, first in keys.items():
         others = [run_record.value_at(run.settings, key, None) for run in runs[1:]]

@@ -29,10 +29,10 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
     steps = steps_of(request, pipeline)
     unused_settings.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
-    unused_settings.require_read(request.settings, request.anew)
+    unused_settings.require_used(request.settings, request.setting_keys)
     _require_server(request, steps)
     _require_scripts(request)
-    unused_settings.require_site_read(request.profile, request.of_site)
+    unused_settings.require_site_used(request.profile, request.site_keys)
     _require_one_node(request)
     _require_kinds(request, steps)
     _require_gated(request, steps)
@@ -47,7 +47,7 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
 def _require_server(request: Request, steps: Sequence[Step]) -> None:
     """Raises UserError for a server's settings, or an export's, on a command that is about neither."""
     names = {key: name for name, key in SHORTHANDS.items()}
-    for key in request.anew:
+    for key in request.setting_keys:
         read = any(key == name or key.startswith(f"{name}.") for step in steps for name in step.stage.settings)
         if not key.startswith("serve.") or read:
             continue
@@ -130,7 +130,7 @@ def _require_begun(request: Request, steps: Sequence[Step]) -> None:
             if first := next((name for name in step.after if name not in chosen), ""):
                 raise UserError(
                     f"run={request.run}: there is no such run in {request.folder.parent}{no_profile(request)}, and "
-                    f"stage {step.name} reads its {first}; {run_record.beside(request.folder)}"
+                    f"stage {step.name} reads its {first}; {run_record.runs_hint(request.folder)}"
                 )
 
 

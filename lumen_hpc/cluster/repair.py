@@ -88,7 +88,7 @@ def _resubmit(
 
 def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submission: Path) -> None:
     """Submits what is missing of a step, and of what it reads itself, with the settings and code of this job."""
-    request = config_file.request(submission / "config.yaml", run.folder)
+    request = config_file.load_request(submission / "config.yaml", run.folder)
     with submit.writing(run):
         under_way, upstream_job_ids = live.shards(run, live.queue(run))
         needed = {step.name}

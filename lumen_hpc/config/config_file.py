@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from lumen_hpc.config.merge import merged
+from lumen_hpc.config.merge import merge
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.schema import Settings
@@ -25,65 +25,65 @@ DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def digest(settings: Settings, keys: tuple[str, ...]) -> str:
     """A short hash of the values under `keys` (dotted) that determine results; `runtime_only` fields are left out."""
-    chosen = {}
+    determining_values = {}
     for key in keys:
         value: Any = settings
         for part in key.split("."):
             value = None if value is None else getattr(value, part)
-        chosen[key] = _determining(value)
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+        determining_values[key] = _without_runtime_fields(value)
+    return hashlib.sha256(json.dumps(determining_values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _determining(value: Any) -> Any:
+def _without_runtime_fields(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        kept = [item.name for item in dataclasses.fields(value) if not item.metadata.get("runtime_only")]
-        return {name: _determining(getattr(value, name)) for name in kept}
+        names = [item.name for item in dataclasses.fields(value) if not item.metadata.get("runtime_only")]
+        return {name: _without_runtime_fields(getattr(value, name)) for name in names}
     return value
 
 
-def plain(settings: Settings) -> dict[str, Any]:
+def as_dict(settings: Settings) -> dict[str, Any]:
     """The settings as config.yaml holds them."""
     return dataclasses.asdict(settings)
 
 
 def save(request: Request, path: Path, *, sync_name: bool = True) -> None:
     """Writes the resolved settings and profile so that `config=PATH` repeats them; `sync_name` as in `files.atomic`."""
-    whole = {
+    content = {
         "stage": request.stage,
         "recipe": request.recipe,
         "given": request.given,
         "profile": dataclasses.asdict(request.profile),
-        "settings": plain(request.settings),
+        "settings": as_dict(request.settings),
     }
-    text = yaml.dump(whole, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(content, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     write_text(path, text, private=True, sync_name=sync_name)
 
 
 def load(path: Path) -> tuple[Settings, Profile]:
     """Settings and profile of what `save` wrote, on the node."""
-    saved = request(path, path.parent)
-    return saved.settings, saved.profile
+    loaded = load_request(path, path.parent)
+    return loaded.settings, loaded.profile
 
 
-def require_complete(origin: str, whole: DictConfig) -> None:
+def require_complete(origin: str, values: DictConfig) -> None:
     """Raises UserError, beginning with `origin`, for YAML that is not a whole config.yaml of a run."""
-    if absent := [key for key in ("stage", "recipe", "profile", "settings") if key not in whole]:
-        raise UserError(f"{origin}: not a config.yaml of a run (it lacks {', '.join(absent)})")
+    if missing_keys := [key for key in ("stage", "recipe", "profile", "settings") if key not in values]:
+        raise UserError(f"{origin}: not a config.yaml of a run (it lacks {', '.join(missing_keys)})")
 
 
-def request(path: Path, folder: Path) -> Request:
+def load_request(path: Path, folder: Path) -> Request:
     """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
-    whole = read_yaml(path)
-    require_complete(str(path), whole)
-    settings = merged(Settings, [(str(path), whole.settings)])
+    values = read_yaml(path)
+    require_complete(str(path), values)
+    settings = merge(Settings, [(str(path), values.settings)])
     if foreign(path):  # a billion shards or trainings would be counted; one's own were checked at submission
         check(settings)
     return Request(
-        stage=str(whole.stage),
+        stage=str(values.stage),
         run=folder.name,
         runs=str(folder.parent),
-        recipe=str(whole.recipe),
-        given=dict(OmegaConf.to_container(whole.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
+        recipe=str(values.recipe),
+        given=dict(OmegaConf.to_container(values.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
         settings=settings,
-        profile=merged(Profile, [(str(path), whole.profile)]),
+        profile=merge(Profile, [(str(path), values.profile)]),
     )

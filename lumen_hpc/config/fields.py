@@ -52,8 +52,8 @@ def field_docs(kind: type) -> dict[str, str]:
     """The string literal under each field of a dataclass."""
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for item, after in itertools.pairwise(body):
-        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
-            docs[item.target.id] = " ".join(str(after.value.value).split())
+    for statement, following in itertools.pairwise(body):
+        is_doc = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_doc:
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
     return docs

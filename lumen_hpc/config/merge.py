@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import OPTIONS, SHORTHANDS
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import require_fits, without_emptied
+from lumen_hpc.config.validate import drop_emptied, require_fits
 from lumen_hpc.errors import UserError
 
 OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
@@ -21,41 +21,45 @@ RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresh
 one version, so that a run which has it goes on."""
 
 
-def merged(kind: type, sources: list[tuple[str, Any]]) -> Any:
+def merge(kind: type, sources: list[tuple[str, Any]]) -> Any:
     """An object of `kind` from (name, values) pairs, later ones over earlier; UserError names a wrong value's source.
 
     OmegaConf takes them all at once and copies nothing, since copies cost milliseconds; only the search for an error
     goes through them one by one.
     """
-    given = [
-        (name, _with_new_names(name, values) if kind is Settings else values) for name, values in sources if values
+    named_values = [
+        (name, _with_current_names(name, values) if kind is Settings else values) for name, values in sources if values
     ]
-    for position, (_, above) in enumerate(given):
-        given[:position] = [(name, without_emptied(kind, values, above)) for name, values in given[:position]]
+    for position, (_, later) in enumerate(named_values):
+        named_values[:position] = [
+            (name, drop_emptied(kind, values, later)) for name, values in named_values[:position]
+        ]
     try:
         schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
-        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in given)))
+        return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in named_values)))
     except (OmegaConfBaseException, TypeError) as error:
-        for name, values in given:
-            here = name == "command line"
-            prefix = "profile." if here and kind is Profile else ""
-            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if here and not prefix else ())
+        for name, values in named_values:
+            on_command_line = name == "command line"
+            prefix = "profile." if on_command_line and kind is Profile else ""
+            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if on_command_line and not prefix else ())
         hint = "; ${…} is another key of the same settings, and in capitals a variable of the shell"
-        first = str(error).splitlines()[0]
-        raise UserError(f"{getattr(error, 'full_key', '')}: {first}{hint * ('nterpolation' in first)}") from None
+        first_line = str(error).splitlines()[0]
+        raise UserError(
+            f"{getattr(error, 'full_key', '')}: {first_line}{hint * ('nterpolation' in first_line)}"
+        ) from None
 
 
-def _with_new_names(source: str, values: DictConfig) -> DictConfig:
+def _with_current_names(source: str, values: DictConfig) -> DictConfig:
     """The same values under today's names, without settings that were removed; either is reported on stderr."""
-    old = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
-    if not old:
+    renamed = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
+    if not renamed:
         return values
     values = values.copy()
-    for key, new in old.items():
+    for key, new in renamed.items():
         if new:
             OmegaConf.update(values, new, OmegaConf.select(values, key))
-        fate = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
-        print(f"lumen: {source}: {key} is {fate}", file=sys.stderr)
+        note = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
+        print(f"lumen: {source}: {key} is {note}", file=sys.stderr)
         section, _, name = key.rpartition(".")
         OmegaConf.select(values, section).pop(name)
     return values

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config.fields import choice, in_range, list_of
-from lumen_hpc.config.validate import leaves, read_yaml, require_fits, similar, without_emptied
+from lumen_hpc.config.validate import drop_emptied, leaves, read_yaml, require_fits, suggestion
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster_profiles"
@@ -77,7 +77,7 @@ class DataUse:
     """Folders under which restricted data and runs may lie; empty allows any."""
 
 
-def _kinds() -> dict[str, Resources]:
+def _default_resources() -> dict[str, Resources]:
     return {
         "cpu": Resources(successors=1, tasks=1),
         "gpu": Resources(gpus=1),
@@ -102,7 +102,7 @@ class Profile:
     """Folder of pre-staged weights, on a file system that every node sees."""
     account: str = ""
     """Account that is charged."""
-    resources: dict[str, Resources] = field(default_factory=_kinds)
+    resources: dict[str, Resources] = field(default_factory=_default_resources)
     """What each kind of stage asks for: cpu, gpu, judge, train."""
     modules: list[str] = list_of()
     """`module load` lines of every job."""
@@ -150,8 +150,8 @@ class Profile:
 
 def further_options(profile: Profile, resources: Resources) -> dict[str, str]:
     """What `additional` says for these jobs, by the names of sbatch's long options."""
-    named = [*profile.additional.items(), *resources.additional.items()]
-    return {option_name(name): value for name, value in named}
+    options = [*profile.additional.items(), *resources.additional.items()]
+    return {option_name(name): value for name, value in options}
 
 
 def option_name(name: str) -> str:
@@ -161,9 +161,9 @@ def option_name(name: str) -> str:
 
 def slurm_keys(values: DictConfig) -> list[str]:
     """Dotted keys of a profile's YAML that name an account, a partition or a qos."""
-    plain: Any = OmegaConf.to_container(values)
-    named = ("account", "partition", "qos")
-    return [key for key, value in leaves(plain) if value and key.rpartition(".")[2] in named]
+    values_dict: Any = OmegaConf.to_container(values)
+    slurm_words = ("account", "partition", "qos")
+    return [key for key, value in leaves(values_dict) if value and key.rpartition(".")[2] in slurm_words]
 
 
 def names() -> list[str]:
@@ -171,35 +171,35 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read(name: str, origin: str = "", _seen: tuple[Path, ...] = ()) -> DictConfig:
+def read(name: str, origin: str = "", _chain: tuple[Path, ...] = ()) -> DictConfig:
     """The YAML of profile `name` merged over those it extends; UserError, beginning with `origin`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if _seen:
-        path = _seen[-1].parent / path  # a relative path starts at the file that names it
+    if _chain:
+        path = _chain[-1].parent / path  # a relative path starts at the file that names it
     if not path.is_file():
         raise UserError(
             f"{origin or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}"
-            f"{similar(path.stem, names())}"
+            f"{suggestion(path.stem, names())}"
         )
-    if path in _seen:
-        circle = " -> ".join(map(str, (*_seen, path)))
+    if path in _chain:
+        circle = " -> ".join(map(str, (*_chain, path)))
         raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
-    own = read_yaml(path, Profile)
-    parent = own.pop("extends", None)
+    own_values = read_yaml(path, Profile)
+    parent = own_values.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")
     if not parent:
-        merged: Any = own
+        values: Any = own_values
     else:
-        above = read(parent, f"{path}: extends: {parent}", (*_seen, path))
+        parent_values = read(parent, f"{path}: extends: {parent}", (*_chain, path))
         try:
-            merged = OmegaConf.merge(without_emptied(Profile, above, own), own)
+            values = OmegaConf.merge(drop_emptied(Profile, parent_values, own_values), own_values)
         except (OmegaConfBaseException, TypeError):  # a list where a mapping is, or the other way round
-            require_fits(Profile, own, f"profile {path}")
+            require_fits(Profile, own_values, f"profile {path}")
             raise
-    assert isinstance(merged, DictConfig)
-    merged.name = name
-    return merged
+    assert isinstance(values, DictConfig)
+    values.name = name
+    return values
 
 
 def on_nodes_only(path: Path, profile: Profile) -> bool:

@@ -14,7 +14,7 @@ from lumen_hpc.errors import UserError
 
 _SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"}
 _SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)\w{4}|://[^/@\s]+:[^/@\s]+@")
-_ASSIGNED = re.compile(r"\b(\w+)=[\"']?[^\"'$`\s]")
+_ASSIGNMENT = re.compile(r"\b(\w+)=[\"']?[^\"'$`\s]")
 """A shell variable that gets a literal value; `$(cat file)` is none."""
 
 
@@ -25,7 +25,7 @@ def require_no_secret(profile: Profile) -> None:
     """
     for key, value in leaves(dataclasses.asdict(profile)):
         for text in map(str, value if isinstance(value, list) else [value]):
-            names = _ASSIGNED.findall(text) if key == "setup" else [key.rpartition(".")[2]]
+            names = _ASSIGNMENT.findall(text) if key == "setup" else [key.rpartition(".")[2]]
             if key.startswith("defaults."):  # names of our own settings, such as train.token_budget
                 names = []
             if any(_SECRET_WORDS & set(name.upper().split("_")) for name in names) or _SECRET_VALUE.search(text):
@@ -35,7 +35,7 @@ def require_no_secret(profile: Profile) -> None:
                 )
 
 
-OWN_OPTIONS = {
+RESERVED_OPTIONS = {
     "array": "profile.resources.KIND.tasks and profile.throttle",
     "clusters": "SLURM_CLUSTERS in the shell",
     "dependency": "stage=NAME, which submits that stage alone",
@@ -81,14 +81,16 @@ def _check_options(profile: Profile) -> None:
 
     sbatch takes the beginning of an option for the whole, so `depend` is refused as well.
     """
-    every = {"profile": profile.additional}
-    every |= {f"profile.resources.{kind}": resources.additional for kind, resources in profile.resources.items()}
-    for place, name, value in ((place, *item) for place, options in every.items() for item in options.items()):
+    options_of = {"profile": profile.additional}
+    options_of |= {f"profile.resources.{kind}": resources.additional for kind, resources in profile.resources.items()}
+    for place, name, value in ((place, *item) for place, options in options_of.items() for item in options.items()):
         key, option = f"{place}.additional.{name}", option_name(name)
         if not re.fullmatch(r"[A-Za-z][\w-]+", option):
             raise UserError(f"{key}={value}: give the option's long name, such as hint or reservation")
-        if own := next((own for own in OWN_OPTIONS if own.startswith(option)), ""):
-            raise UserError(f"{key}={value}: a submission sets --{own} itself; leave it out ({OWN_OPTIONS[own]})")
+        if reserved := next((long_name for long_name in RESERVED_OPTIONS if long_name.startswith(option)), ""):
+            raise UserError(
+                f"{key}={value}: a submission sets --{reserved} itself; leave it out ({RESERVED_OPTIONS[reserved]})"
+            )
         if option == "exclude" and "/" in value:
             raise UserError(
                 f"{key}={value}: sbatch would read a file; list the nodes here, since those on which a run's shards "
@@ -108,8 +110,8 @@ def _check_variables(profile: Profile) -> None:
 def _check_container(profile: Profile, sources: Sequence[DictConfig]) -> None:
     """Refuses an image or mounts without a word on how jobs enter the container: none would."""
     container = profile.container
-    named = any("kind" in (source.get("container") or {}) for source in sources)
-    if container.kind == "none" and not named and (container.image or container.mounts):
+    has_kind = any("kind" in (source.get("container") or {}) for source in sources)
+    if container.kind == "none" and not has_kind and (container.image or container.mounts):
         key = "image" if container.image else "mounts"
         raise UserError(
             f"profile.container.{key}={getattr(container, key)}: no job would enter it; add the kind, apptainer, "

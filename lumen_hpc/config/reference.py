@@ -7,22 +7,22 @@ from typing import Any
 
 from lumen_hpc.config.fields import field_docs
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.request import NO_OPTION, READS, TAKES, Request
+from lumen_hpc.config.request import NON_OPTIONS, VERB_OPTIONS, VERB_SETTINGS, Request
 from lumen_hpc.config.schema import Settings
 
 
 def documentation(verb: str = "") -> list[tuple[str, str, str]]:
     """(key, default, docstring) of every option, setting and profile key, for `--help`; of the options of one verb."""
-    rows = _documented(Request, "", skip=NO_OPTION)
+    rows = _field_rows(Request, "", skip=NON_OPTIONS)
     if verb:
-        settings = [row for row in _documented(Settings, "") if row[0] in READS.get(verb, ())]
-        options = ("runs",) if verb == "compare" else ("run", "runs", *TAKES[verb])
+        settings = [row for row in _field_rows(Settings, "") if row[0] in VERB_SETTINGS.get(verb, ())]
+        options = ("runs",) if verb == "compare" else ("run", "runs", *VERB_OPTIONS[verb])
         return [row for row in rows if row[0] in options] + settings
-    rows += _documented(Settings, "")
-    return rows + _documented(Profile, "profile.")
+    rows += _field_rows(Settings, "")
+    return rows + _field_rows(Profile, "profile.")
 
 
-def _documented(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+def _field_rows(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
     docs = field_docs(kind)
     rows = []
     default = kind()
@@ -31,18 +31,18 @@ def _documented(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tup
             continue
         value = getattr(default, item.name)
         if dataclasses.is_dataclass(value):
-            rows += _documented(type(value), f"{prefix}{item.name}.")
+            rows += _field_rows(type(value), f"{prefix}{item.name}.")
             continue
         text = docs.get(item.name, "")
         if "choices" in item.metadata:
             text += f" One of: {', '.join(map(str, item.metadata['choices']))}."
-        rows.append((prefix + item.name, _shown(value), text))
+        rows.append((prefix + item.name, _format_default(value), text))
         if isinstance(value, dict) and value and dataclasses.is_dataclass(next(iter(value.values()))):
-            rows += _documented(type(next(iter(value.values()))), f"{prefix}{item.name}.KIND.")
+            rows += _field_rows(type(next(iter(value.values()))), f"{prefix}{item.name}.KIND.")
     return rows
 
 
-def _shown(value: Any) -> str:
+def _format_default(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(value) + "}"
     return str(value) if value != "" else '""'

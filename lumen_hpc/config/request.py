@@ -12,11 +12,11 @@ from typing import Any
 
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import similar, type_at
+from lumen_hpc.config.validate import suggestion, type_at
 from lumen_hpc.errors import UserError
 
 VERBS = ("check", "status", "cancel", "logs", "ask", "compare")
-TAKES = {
+VERB_OPTIONS = {
     "submit": ("stage", "recipe", "config", "dry_run", "confirm", "scripts"),
     "check": ("stage", "recipe", "config", "json"),
     "status": ("stage", "watch", "json"),
@@ -26,11 +26,11 @@ TAKES = {
     "compare": (),
 }
 """Options that a verb honours, beside run and runs (compare: runs alone); any other is refused."""
-READS = {"ask": ("serve.model", "serve.weights"), "status": (), "cancel": (), "logs": (), "compare": ()}
+VERB_SETTINGS = {"ask": ("serve.model", "serve.weights"), "status": (), "cancel": (), "logs": (), "compare": ()}
 """Settings that a verb reads, where it does not read all; any other is refused, since it goes by the run's own."""
-OF_STAGES = ("full", "fetch", "export", "export_text_llama", "prognose")
+OTHER_STAGES = ("full", "fetch", "export", "export_text_llama", "prognose")
 """What `stage=` takes beside the names of settings' sections, and a model's step of them (train-lumen)."""
-MEANT = {
+FOREIGN_VERBS = {
     **dict.fromkeys(("submit", "start"), "without a verb it submits"),
     **dict.fromkeys(("stop", "kill", "abort"), "did you mean cancel?"),
     **dict.fromkeys(("resume", "continue", "retry", "restart"), "a run goes on with stage=full run=NAME, as it began"),
@@ -82,17 +82,17 @@ class Request:
     """ask: the words behind the verb."""
     settings: Settings = field(default_factory=Settings)
     profile: Profile = field(default_factory=Profile)
-    compared: tuple[str, ...] = ()
+    compared_runs: tuple[str, ...] = ()
     """compare: names or folders of runs."""
     given: dict[str, Any] = field(default_factory=dict)
     """Settings that command lines gave this run so far, by dotted key; its config.yaml keeps them."""
-    anew: tuple[str, ...] = ()
+    setting_keys: tuple[str, ...] = ()
     """Dotted keys of the settings on this command line."""
-    of_site: tuple[str, ...] = ()
+    site_keys: tuple[str, ...] = ()
     """Dotted keys of the profile on this command line, and those in its file that name something of Slurm's."""
     profile_named: bool = False
     """Whether the command, the environment or the run itself says which profile."""
-    recorded: dict[str, Any] | None = None
+    recorded_settings: dict[str, Any] | None = None
     """The settings in the run's config.yaml; None for a new run."""
 
     @property
@@ -101,29 +101,29 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-NO_OPTION = (
+NON_OPTIONS = (
     "verb", "question", "settings", "profile", "compared", "given", "anew", "of_site", "profile_named", "recorded",
 )  # fmt: skip
-OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NO_OPTION}
+OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NON_OPTIONS}
 
 
 def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
     """The request with its verb and options alone, and settings as a dotlist."""
-    arguments, question = _question(arguments)
+    arguments, question = _split_question(arguments)
     words = [argument for argument in arguments if "=" not in argument]
-    if unknown := [word for word in words if word not in VERBS]:
-        hint = _meant(unknown[0], arguments)
+    if unknown_words := [word for word in words if word not in VERBS]:
+        hint = _hint(unknown_words[0], arguments)
         raise UserError(
-            f"'{unknown[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE, such as stage=full{hint}"
+            f"'{unknown_words[0]}' is neither a verb ({', '.join(VERBS)}) nor KEY=VALUE, such as stage=full{hint}"
         )
     if len(words) > 1:
         raise UserError(f"'{' '.join(words)}': one verb at a time ({', '.join(VERBS)})")
-    options, dotlist = _split([argument for argument in arguments if "=" in argument])
+    options, dotlist = _split_pairs([argument for argument in arguments if "=" in argument])
     request = Request(verb=words[0] if words else "submit", question=question, **options)
-    _require_honoured(request.verb, options, dotlist)
+    _require_accepted(request.verb, options, dotlist)
     if request.verb == "compare":
         names = request.runs.removeprefix("[").removesuffix("]").split(",")
-        request.compared, request.runs = tuple(name.strip() for name in names if name.strip()), ""
+        request.compared_runs, request.runs = tuple(name.strip() for name in names if name.strip()), ""
     for name in ("recipe", "config"):
         value = getattr(request, name)
         if value.endswith((".yaml", ".yml")):
@@ -131,84 +131,89 @@ def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
     return request, dotlist
 
 
-def _require_honoured(verb: str, options: dict[str, Any], dotlist: list[str]) -> None:
+def _require_accepted(verb: str, options: dict[str, Any], dotlist: list[str]) -> None:
     """Raises UserError for an option or a setting that a verb would ignore."""
-    takes = ("runs", *TAKES[verb]) if verb == "compare" else ("run", "runs", *TAKES[verb])
-    of_no_run = verb == "ask" and value_of(dotlist, "serve.weights")  # a checkpoint, without settings of its own
-    reads = READS.get(verb)
-    ignored = [f"{name}={value}".replace("True", "true") for name, value in options.items() if name not in takes]
+    options_taken = ("runs", *VERB_OPTIONS[verb]) if verb == "compare" else ("run", "runs", *VERB_OPTIONS[verb])
+    without_run = verb == "ask" and last_value(dotlist, "serve.weights")  # a checkpoint, without settings of its own
+    settings_read = VERB_SETTINGS.get(verb)
+    ignored_pairs = [
+        f"{name}={value}".replace("True", "true") for name, value in options.items() if name not in options_taken
+    ]
     hint = ""
-    for pair in dotlist if reads is not None else ():
+    for pair in dotlist if settings_read is not None else ():
         key, _, value = pair.partition("=")
-        if of_no_run and not key.startswith("serve."):
+        if without_run and not key.startswith("serve."):
             continue
-        if not key.startswith("profile.") and key not in (reads or ()) and type_at(Settings, key) is not None:
-            ignored.append(pair)
-            if key == "serve.model" and "stage" in takes:
+        if not key.startswith("profile.") and key not in (settings_read or ()) and type_at(Settings, key) is not None:
+            ignored_pairs.append(pair)
+            if key == "serve.model" and "stage" in options_taken:
                 hint = f"; stage=train-{value} or stage=predict-{value} is one model's step"
-    if ignored:
-        own = {key: name for name, key in SHORTHANDS.items()}
-        key, equals, value = ignored[0].partition("=")
+    if ignored_pairs:
+        shorthands = {key: name for name, key in SHORTHANDS.items()}
+        key, equals, value = ignored_pairs[0].partition("=")
+        command = "a submission" if verb == "submit" else verb
         raise UserError(
-            f"{own.get(key, key)}{equals}{value}: {'a submission' if verb == 'submit' else verb} has no use for it; "
-            f"it takes {', '.join(takes)}{hint}"
+            f"{shorthands.get(key, key)}{equals}{value}: {command} has no use for it; "
+            f"it takes {', '.join(options_taken)}{hint}"
         )
 
 
-def _meant(word: str, arguments: list[str]) -> str:
+def _hint(word: str, arguments: list[str]) -> str:
     """A hint for a bare word: a key without its value, a value behind a space, a run's name, or a verb with a typo."""
     name = word.lstrip("-").replace("-", "_")
-    before = arguments[: arguments.index(word)][-1:]
-    if before and before[0].endswith("="):
-        return f"; did you mean {before[0]}{word}?"
-    bare = [other for other in arguments if "=" not in other and other not in VERBS]
+    previous_words = arguments[: arguments.index(word)][-1:]
+    if previous_words and previous_words[0].endswith("="):
+        return f"; did you mean {previous_words[0]}{word}?"
+    bare_words = [other for other in arguments if "=" not in other and other not in VERBS]
     if "compare" in arguments and not word.startswith("-"):
-        return f"; did you mean runs={','.join(bare)}?"
+        return f"; did you mean runs={','.join(bare_words)}?"
     step = word.lstrip("-")
-    if step in OF_STAGES or dataclasses.is_dataclass(type_at(Settings, step.split("-")[0])):
+    if step in OTHER_STAGES or dataclasses.is_dataclass(type_at(Settings, step.split("-")[0])):
         return f"; did you mean stage={step}?"
     key, colon, value = name.partition(":")
     if key in OPTIONS or key in SHORTHANDS or type_at(Settings, key) is not None:
-        follows = bare[bare.index(word) + 1 :][:1] or ["VALUE"]
-        value = value if colon and value else "true" if OPTIONS.get(key) == "bool" else follows[0]
+        next_words = bare_words[bare_words.index(word) + 1 :][:1] or ["VALUE"]
+        value = value if colon and value else "true" if OPTIONS.get(key) == "bool" else next_words[0]
         return f"; write {key}={value}, without spaces"
-    if name in MEANT:
-        return f"; {MEANT[name]}"
+    if name in FOREIGN_VERBS:
+        return f"; {FOREIGN_VERBS[name]}"
     if "ask" in arguments and not word.startswith("-"):
         return '; a question stands behind its verb, as in ask "what has changed?"'
-    if found := similar(name, (*VERBS, "help"), alike=0.6):
-        return found.replace("help", "--help")
+    if verb := suggestion(name, (*VERBS, "help"), likeness=0.6):
+        return verb.replace("help", "--help")
     return f"; did you mean run={word}?" if set(VERBS) & set(arguments) and not word.startswith("-") else ""
 
 
-def _question(arguments: list[str]) -> tuple[list[str], str]:
+def _split_question(arguments: list[str]) -> tuple[list[str], str]:
     """The words without those of a question behind the verb `ask`, and the question."""
     start = arguments.index("ask") + 1 if "ask" in arguments else len(arguments)
-    asked = [word for word in arguments[start:] if _asks(word)]
-    return arguments[:start] + [word for word in arguments[start:] if word not in asked], " ".join(asked)
+    question_words = [word for word in arguments[start:] if _is_question_word(word)]
+    return arguments[:start] + [word for word in arguments[start:] if word not in question_words], " ".join(
+        question_words
+    )
 
 
-def _asks(word: str) -> bool:
+def _is_question_word(word: str) -> bool:
     """Whether a word behind `ask` belongs to the question: neither KEY=VALUE nor, in another program's way, --KEY."""
     if re.match(r"--?[A-Za-z]", word):
         return False
     key, equals, _ = word.partition("=")
     if not equals or not re.fullmatch(r"[\w.]+", key):
         return True
-    known = (
+    is_key = (
         key in ("question", *OPTIONS)
         or key in SHORTHANDS
         or key.startswith("profile.")
         or type_at(Settings, key) is not None
     )
-    return not known and (" " in word or word.endswith("?"))
+    return not is_key and (" " in word or word.endswith("?"))
 
 
-def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _split_pairs(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Options of the command itself, and settings as a dotlist."""
     options: dict[str, Any] = {}
     dotlist = []
-    seen: dict[str, str] = {}
+    values: dict[str, str] = {}
     for pair in pairs:
         key, value = pair.split("=", 1)
         if not key.strip("."):
@@ -219,23 +224,23 @@ def _split(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
             )
         if not value and (key in OPTIONS or SHORTHANDS.get(key) == "profile.name"):
             raise UserError(f"{key}= is empty (a variable that is not set?): give a value, or leave it out")
-        if seen.setdefault(SHORTHANDS.get(key, key), value) != value:
+        if values.setdefault(SHORTHANDS.get(key, key), value) != value:
             if key in OPTIONS:
-                raise UserError(f"{key} is given twice, {seen[key]} and {value}: give it once")
+                raise UserError(f"{key} is given twice, {values[key]} and {value}: give it once")
             print(f"lumen: {key} is given more than once: {key}={value}, the last, counts", file=sys.stderr)
         if key in OPTIONS:
-            options[key] = _boolean(key, value) if OPTIONS[key] == "bool" else value
+            options[key] = _parse_boolean(key, value) if OPTIONS[key] == "bool" else value
         else:
             dotlist.append(f"{SHORTHANDS.get(key, key)}={value}")
     return options, dotlist
 
 
-def _boolean(key: str, value: str) -> bool:
+def _parse_boolean(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise UserError(f"{key}={value}: takes true or false")
     return value.lower() == "true"
 
 
-def value_of(dotlist: list[str], key: str) -> str:
+def last_value(dotlist: list[str], key: str) -> str:
     """The last value of a key in a dotlist; empty if it is not there."""
     return next((pair.split("=", 1)[1] for pair in reversed(dotlist) if pair.startswith(key + "=")), "")

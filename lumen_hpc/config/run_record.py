@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import shallow
+from lumen_hpc.config.validate import require_shallow
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_bytes, user_name
 
@@ -47,8 +47,8 @@ def settings_file(folder: Path) -> Path | None:
     That is its config.yaml, or where this is missing, as after a first submission that was killed, the last
     submission's: its jobs are in the queue, and its finished work is there, all the same.
     """
-    found = [*sorted(folder.glob("submissions/*/config.yaml")), folder / "config.yaml"]
-    return next((path for path in reversed(found) if path.is_file()), None)
+    candidates = [*sorted(folder.glob("submissions/*/config.yaml")), folder / "config.yaml"]
+    return next((path for path in reversed(candidates) if path.is_file()), None)
 
 
 def read(folder: Path) -> RunRecord | None:
@@ -58,25 +58,27 @@ def read(folder: Path) -> RunRecord | None:
     if path is None:
         return None
     try:
-        whole = yaml.load(_plain(read_bytes(path)), Loader=LOADER)
+        config = yaml.load(_without_references(read_bytes(path)), Loader=LOADER)
         return RunRecord(
             path,
-            str(whole["stage"]),
-            str(whole["recipe"]),
-            str(whole["profile"]["name"]),
-            whole["settings"],
-            whole.get("given"),
+            str(config["stage"]),
+            str(config["recipe"]),
+            str(config["profile"]["name"]),
+            config["settings"],
+            config.get("given"),
         )
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError):
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None
 
 
-def _plain(text: bytes) -> bytes:
+def _without_references(text: bytes) -> bytes:
     """The text of a config.yaml, if it is of the kind that this package writes; ValueError for any other.
 
     It has no references, which a message would unfold without end.
     """
-    if b"*" in shallow(text) and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=LOADER)):
+    if b"*" in require_shallow(text) and any(
+        isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=LOADER)
+    ):
         raise ValueError("a reference")
     return text
 
@@ -86,10 +88,10 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/config.yaml"))
 
 
-def beside(folder: Path) -> str:
+def runs_hint(folder: Path) -> str:
     """The runs that lie where a run was looked for, or how to make a first one or look elsewhere."""
-    if here := runs_in(folder.parent):
-        return f"the runs here are {', '.join(here)}; stage=full makes a new one"
+    if names := runs_in(folder.parent):
+        return f"the runs here are {', '.join(names)}; stage=full makes a new one"
     return "runs=FOLDER looks elsewhere; make demo, or stage=full run=NAME, makes a first one"
 
 
@@ -113,15 +115,15 @@ def require_open(folder: Path) -> None:
             )
 
 
-def nested(given: dict[str, Any]) -> DictConfig:
+def nest(given: dict[str, Any]) -> DictConfig:
     """The given settings as a configuration to merge."""
-    found = OmegaConf.create()
+    values = OmegaConf.create()
     for key, value in given.items():
-        OmegaConf.update(found, key, value, force_add=True)
-    return found
+        OmegaConf.update(values, key, value, force_add=True)
+    return values
 
 
-def value_at(settings: Settings, key: str, otherwise: Any) -> Any:
+def value_at(settings: Settings, key: str, default: Any) -> Any:
     """The value of a dotted key; `otherwise` where the settings have none there."""
     value: Any = settings
     for part in key.split("."):
@@ -130,7 +132,7 @@ def value_at(settings: Settings, key: str, otherwise: Any) -> Any:
         elif dataclasses.is_dataclass(value) and hasattr(value, part):
             value = getattr(value, part)
         else:
-            return otherwise
+            return default
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
@@ -143,14 +145,14 @@ def differences(
     """
     if before == after:
         return []
-    found: list[tuple[str, Any, Any]] = []
-    for name, inner in typing.get_type_hints(kind).items():
+    rows: list[tuple[str, Any, Any]] = []
+    for name, kind_of_field in typing.get_type_hints(kind).items():
         if name not in before or name not in after or prefix + name == "serve":
             continue
         old, new = before[name], after[name]
-        section = typing.get_args(inner)[0] if isinstance(inner, types.UnionType) else inner
+        section = typing.get_args(kind_of_field)[0] if isinstance(kind_of_field, types.UnionType) else kind_of_field
         if dataclasses.is_dataclass(section) and old is not None and new is not None:
-            found += differences(old, new, section, f"{prefix}{name}.")  # type: ignore[arg-type]
+            rows += differences(old, new, section, f"{prefix}{name}.")  # type: ignore[arg-type]
         elif old != new:
-            found.append((prefix + name, old, new))
-    return found
+            rows.append((prefix + name, old, new))
+    return rows

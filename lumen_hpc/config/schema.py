@@ -27,7 +27,7 @@ ANALYTES = (
     "white cells", "platelets", "INR", "bilirubin", "albumin", "troponin T", "NT-proBNP",
 )  # fmt: skip
 """Names of the laboratory panel (lumen_hpc/outcomes/panel.py)."""
-IN_PAPER = tuple(name for name, model in MODELS.items() if "outcome" not in model.trains_on)
+PAPER_MODELS = tuple(name for name, model in MODELS.items() if "outcome" not in model.trains_on)
 CONTROLS = ("swapped", "same", "other_patient", "no_image", "no_experts", "composed")
 
 
@@ -251,7 +251,7 @@ class Train:
 class Predict:
     shards: int = in_range(4, 1, 100_000)
     """Shards of the test questions, the same for every model."""
-    models: list[str] = subset_of(IN_PAPER, *MODELS, least=1)
+    models: list[str] = subset_of(PAPER_MODELS, *MODELS, least=1)
     """Models that answer; `nvila` is the base without fine-tuning."""
     max_new_tokens: int = in_range(256, 1)
     """Longest answer [tokens]."""
@@ -359,10 +359,12 @@ class Settings:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     def __post_init__(self) -> None:
-        asked = [model for model in self.predict.models if model in MODELS and model not in IN_PAPER]
-        if asked and not self.instruct.outcomes:
-            raise UserError(f"predict.models names {asked[0]}, which needs instruct.outcomes=[icu_48h] or others")
-        if self.instruct.timelines and not (asked and self.instruct.max_images > 2):
+        outcome_models = [name for name in self.predict.models if name in MODELS and name not in PAPER_MODELS]
+        if outcome_models and not self.instruct.outcomes:
+            raise UserError(
+                f"predict.models names {outcome_models[0]}, which needs instruct.outcomes=[icu_48h] or others"
+            )
+        if self.instruct.timelines and not (outcome_models and self.instruct.max_images > 2):
             raise UserError(
                 "instruct.timelines needs instruct.max_images=3 or more, and lumen-outcomes among the models"
             )
@@ -375,9 +377,11 @@ class Settings:
 
     def engines(self, stage: str = "full") -> dict[str, EngineSettings]:
         """The language engines that these settings name, by key; only those of `stage` unless it is `full`."""
-        named = {
+        engines_by_key = {
             "rewrite.engine": self.rewrite.engine,
             "judge.engine": self.judge.engine,
             "judge.second": self.judge.placed_second,
         }
-        return {key: engine for key, engine in named.items() if engine and stage in ("full", key.split(".")[0])}
+        return {
+            key: engine for key, engine in engines_by_key.items() if engine and stage in ("full", key.split(".")[0])
+        }

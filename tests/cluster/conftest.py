@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config.request import READS
+from lumen_hpc.config.request import VERB_SETTINGS
 from sandbox.checkout import make
 from sandbox.slurm import Cluster, ClusterError, why_not
 
@@ -68,7 +68,7 @@ class Site:
     def launch(self, *words: str, code: int = 0) -> str:
         """`python launch.py …`; the test fails unless it exits with `code`. Returns what it printed."""
         command = [*self.prefix, sys.executable, "launch.py", *words, "profile=test", f"runs={self.runs}"]
-        if not set(READS) & set(words):
+        if not set(VERB_SETTINGS) & set(words):
             command.append(f"experts.shards={SHARDS}")
         done = subprocess.run(
             command, cwd=self.checkout, env=self.cluster.environment, capture_output=True, text=True, timeout=300

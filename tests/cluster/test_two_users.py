@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config.request import READS
+from lumen_hpc.config.request import VERB_SETTINGS
 from sandbox import neighbour
 from sandbox.checkout import make
 from sandbox.slurm import Cluster
@@ -30,7 +30,7 @@ class Neighbour:
 
     def launch(self, *words: str, code: int = 0) -> str:
         command = [sys.executable, "launch.py", *words, "profile=test", f"runs={self.site.runs}"]
-        command += [f"experts.shards={SHARDS}"] if not set(READS) & set(words) else []
+        command += [f"experts.shards={SHARDS}"] if not set(VERB_SETTINGS) & set(words) else []
         done = neighbour.run(*command, folder=self.site.checkout, environment=self.site.cluster.environment)
         assert done.returncode == code, f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr

@@ -51,7 +51,7 @@ def test_of_a_setting_that_is_given_twice_the_last_counts_and_it_is_said(capsys:
 
 @pytest.mark.parametrize("names", ["a,b", "[a,b]", "a,b,", "a, b"])
 def test_runs_to_compare_are_named_as_a_list(names: str):
-    assert read_words(["compare", f"runs={names}"])[0].compared == ("a", "b")
+    assert read_words(["compare", f"runs={names}"])[0].compared_runs == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,9 @@ def test_a_smoke_run_takes_the_sites_partitions_and_little_of_them(tmp_path: Pat
 def test_a_recipe_names_what_its_site_section_takes(tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("site: {at_most: {gpu: 1}}\n")
-    with pytest.raises(UserError, match=r"site: 'gpu' is none of defaults, and at_most with some of partition"):
+    with pytest.raises(
+        UserError, match=r"site: 'gpu' is no key of it; it takes defaults, and at_most with some of partition"
+    ):
         resolve(["stage=full", f"recipe={recipe}"])
 
 

@@ -29,8 +29,8 @@ def test_a_run_goes_on_without_its_earlier_words(words: list[str]) -> None:
     first = submitted([*words, "train.steps=9", "train.mixture.difference=1", "predict.models=[lumen]"])
     again = resolve(words)
     assert (again.settings, again.profile) == (first.settings, first.profile)
-    assert again.recorded is not None
-    assert run_record.differences(again.recorded, again.recorded) == []
+    assert again.recorded_settings is not None
+    assert run_record.differences(again.recorded_settings, again.recorded_settings) == []
 
 
 def test_what_is_given_anew_comes_on_top_and_is_remembered_too(words: list[str]) -> None:
@@ -54,8 +54,8 @@ def test_an_edited_recipe_is_a_difference_not_ignored(words: list[str], tmp_path
     submitted([*words, f"recipe={recipe}", "train.steps=9"])
     recipe.write_text("train: {clip: 4.0}\n")
     again = resolve(words)
-    assert again.recorded is not None
-    found = run_record.differences(again.recorded, config_file.plain(again.settings))
+    assert again.recorded_settings is not None
+    found = run_record.differences(again.recorded_settings, config_file.as_dict(again.settings))
     assert found == [("train.clip", 1.0, 4.0)]
     recipe.unlink()
     assert resolve(words).settings.train.clip == 1.0, "a recipe that is gone: the run's own record"
@@ -156,4 +156,7 @@ def test_a_run_that_lost_its_config_goes_on_as_it_was_last_submitted(words: list
         folder.mkdir(parents=True)
         config_file.save(request, folder / "config.yaml")
     again = resolve(words)
-    assert again.recorded is not None and again.recorded["train"]["steps"] == again.settings.train.steps == 2
+    assert (
+        again.recorded_settings is not None
+        and again.recorded_settings["train"]["steps"] == again.settings.train.steps == 2
+    )

@@ -52,7 +52,7 @@ def test_a_sweep_of_an_existing_run_has_its_settings(tmp_path: Path) -> None:
     config_file.save(first, first.folder / "config.yaml")
     for _, point in points([*words, "train.clip=[1.5,2.5]"]):
         found = resolve(point)
-        assert found.recorded is None, "a new run"
+        assert found.recorded_settings is None, "a new run"
         assert (found.settings.train.steps, found.settings.predict.models) == (7, ["lumen"])
         assert found.settings.train.clip in (1.5, 2.5) and found.settings.evaluate.images is False
 

@@ -267,7 +267,7 @@ def test_a_run_with_jobs_in_the_queue_does_not_start_on_this_machine_too(
 ):
     run, submitted = submit_chain(request_here, stages)
     _queue(fake, submitted)
-    request_here.profile, request_here.of_site = Profile(runs=str(run.folder.parent)), ()
+    request_here.profile, request_here.site_keys = Profile(runs=str(run.folder.parent)), ()
     with pytest.raises(UserError, match=r"jobs 1000, 1001.* are in Slurm's queue"):
         commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
     (fake / "queue").write_text("")
