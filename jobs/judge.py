@@ -47,7 +47,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The judge's view of one answer, without its reasoning: the bare question and the long answer."""
     from lumen_hpc.data.findings_line import strip
-    from lumen_hpc.language.markup import without_thought
+    from lumen_hpc.language.markup import strip_reasoning
 
     meta = record["meta"]
     return {
@@ -57,5 +57,5 @@ def item(answer: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "question": meta["question"],
         "short_answer": meta["short_answer"],
         "long_answer": meta["long_answer"],
-        "answer": strip(without_thought(answer["answer"])),
+        "answer": strip(strip_reasoning(answer["answer"])),
     }

@@ -18,7 +18,7 @@ from lumen_hpc.data import phantom_questions as asked
 from lumen_hpc.data import phantom_states as ps
 from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_question, render_difference
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language.sentences import listed, sentence
+from lumen_hpc.language.sentences import comma_list, sentence
 from lumen_hpc.metrics.change import Reader
 from lumen_hpc.report import baselines, composed
 
@@ -152,7 +152,7 @@ def _experts(world: World) -> Answer:
         present = found(str(meta["study_id"]))
         parsed = parse_question(meta["type"], meta["question"])
         if meta["question"] == probes.ABNORMALITIES:
-            return f"This image shows {listed(tuple(present)) if present else 'no abnormality'}."
+            return f"This image shows {comma_list(tuple(present)) if present else 'no abnormality'}."
         if meta["type"] in ("presence", "abnormality") and meta["closed"] and parsed:
             yes = parsed.finding in present if parsed.finding else bool(present)
             return sentence(meta["type"], meta["question"], "yes" if yes else "no")

@@ -29,12 +29,14 @@ def parsed(kind: str, text: str) -> list[str]:
     lines = []
     for sentence in sentences_of(words(text, ahead=kind == "prediction")):
         found = parsing.phrases_of(sentence)
-        parses = parsing.strict(found)
+        parses = parsing.strict_parses(found)
         lines += ["phrases  " + " ".join(map(bracketed, found))]
-        lines += [f"clause   {clause.says.rule}: {clause.says.pattern}" for parse in parses for clause in parse]
+        lines += [
+            f"clause   {clause.table_row.rule}: {clause.table_row.pattern}" for parse in parses for clause in parse
+        ]
         if not parses:
             known = [phrase for phrase in found if all(word.roles for word in phrase.words)]
-            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient(known))
+            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient_parse(known))
             lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in covered)]
     facts = read(text, kind)
     lines += [f"says     {name}: {state}" for name, state in facts.findings.items()]

@@ -12,7 +12,7 @@ from lumen_hpc.language.words import vocabulary
 Place = frozenset[str]
 """The names of one place, a side among them; `bilateral` is two places."""
 SIDES = frozenset({"left", "right"})
-_HEAD = "head word"
+_HEAD_WORD = "head word"
 """Among the names of a part: it has a head word of its own, such as lung."""
 _ELSEWHERE = "elsewhere"
 """Among the names of a part: none of its neighbour, as the lower lobes of `the right lung and the lower lobes`."""
@@ -23,36 +23,38 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
     That a `finding` is where it always is, as an effusion in the pleural space, is no place.
     """
-    unsaid = {_HEAD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings)}
-    parts = [part - unsaid for phrase in phrases for part in _parts(phrase)]
-    found = {frozenset({side} | part - SIDES) - {""} for part in parts for side in part & SIDES or {""}} - {frozenset()}
-    sides = {place for place in found if place <= SIDES}
-    bare = {place for place in found if not place & SIDES}
-    if sides and bare and found == sides | bare:
-        return frozenset(side.union(*bare) for side in sides)
-    same = sides == {place & SIDES for place in found - sides if place & SIDES}
-    return frozenset(found - sides if same else found)  # on the left, in the left lower lobe
+    implied_names = {_HEAD_WORD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings)}
+    name_sets = [part - implied_names for phrase in phrases for part in _place_names(phrase)]
+    named_places = {frozenset({side} | part - SIDES) - {""} for part in name_sets for side in part & SIDES or {""}} - {
+        frozenset()
+    }
+    sides = {place for place in named_places if place <= SIDES}
+    unsided = {place for place in named_places if not place & SIDES}
+    if sides and unsided and named_places == sides | unsided:
+        return frozenset(side.union(*unsided) for side in sides)
+    sides_repeat = sides == {place & SIDES for place in named_places - sides if place & SIDES}
+    return frozenset(named_places - sides if sides_repeat else named_places)  # on the left, in the left lower lobe
 
 
-def _parts(phrase: Phrase) -> list[set[str]]:
+def _place_names(phrase: Phrase) -> list[set[str]]:
     """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
     parts: list[set[str]] = [set()]
-    explicit = SIDES & set(phrase.roles("side"))
+    explicit_sides = SIDES & set(phrase.roles("side"))
     for word in phrase.words:
         roles = word.roles.keys()
         place = word.roles.get("place", "")
         if roles & {"and", "or", "with", "comma"} or ("in" in roles and parts[-1] & SIDES):
-            whole = "and" in roles and _HEAD in parts[-1] and parts[-1] <= SIDES | {_HEAD}
-            parts.append({_ELSEWHERE} if whole else set())
-        elif roles & {"both", "each"} and explicit:
+            bare_side = "and" in roles and _HEAD_WORD in parts[-1] and parts[-1] <= SIDES | {_HEAD_WORD}
+            parts.append({_ELSEWHERE} if bare_side else set())
+        elif roles & {"both", "each"} and explicit_sides:
             continue  # both the left and the right
         elif roles & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1] |= SIDES if side == "both" else {side}
-        parts[-1] |= {place.removeprefix("both "), _HEAD * ("weak" in roles)} - {""}
+        parts[-1] |= {place.removeprefix("both "), _HEAD_WORD * ("weak" in roles)} - {""}
     parts = [part - {_ELSEWHERE} if part & SIDES else part for part in parts if part - {_ELSEWHERE}]
     if len(parts) > 1:  # the right lower lobe and the lungs
-        parts = [part if part - {_HEAD} else {_ELSEWHERE} for part in parts]
+        parts = [part if part - {_HEAD_WORD} else {_ELSEWHERE} for part in parts]
     for earlier, later in itertools.pairwise(parts):
         if not later & SIDES:
             later |= earlier & SIDES
@@ -73,18 +75,18 @@ def level_of(phrase: Phrase) -> str:
     return " to ".join(rank for rank in ranks if rank)
 
 
-def readings(phrases: Iterable[Phrase]) -> Levels:
+def level_ranges(phrases: Iterable[Phrase]) -> Levels:
     """Every way to read the ranges among phrases, such as `from A to B to C`, as (before, after)."""
-    found: set[tuple[str, ...]] = set()
+    ranges: set[tuple[str, ...]] = set()
     for phrase in phrases:
         chain = [level_of(part) for part in phrase.parts if phrase.kind == "Range" and part.kind in ("Rank", "Level")]
         if chain and phrase.parts[0].plays("to", "now"):
             chain.reverse()
-        found |= {(" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain))}
-    return frozenset(found)
+        ranges |= {(" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain))}
+    return frozenset(ranges)
 
 
-def rise(before: str, after: str) -> int:
+def level_direction(before: str, after: str) -> int:
     """+1 where the level rises, -1 where it falls, 0 where the words do not tell."""
     ranks = vocabulary()["ranks"]
     first, last = (" ".join(ranks.get(word, word) for word in level.split()) for level in (before, after))

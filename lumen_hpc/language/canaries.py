@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from lumen_hpc.data.diff_vqa import Change, is_closed, parse_difference, parse_question, render_difference
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.sentences import listed, sentence
+from lumen_hpc.language.sentences import comma_list, sentence
 from lumen_hpc.proportions import wilson
 
 KINDS = ("opposite", "side", "shuffled", "padded", "paraphrase", "identity", "injected")
@@ -172,9 +172,9 @@ def _changed(change: Change, prediction: bool) -> str:
     will = "will" if prediction else ""
     clauses = [f"no alteration {'will be' if prediction else 'is'} seen"] if not change else []
     if change.new:
-        clauses.append(f"{listed(change.new)} {will or 'newly'} {'develop' if prediction else 'seen'}")
+        clauses.append(f"{comma_list(change.new)} {will or 'newly'} {'develop' if prediction else 'seen'}")
     if change.resolved:
-        clauses.append(f"{listed(change.resolved)} {'will' if prediction else 'can'} no longer be seen")
+        clauses.append(f"{comma_list(change.resolved)} {'will' if prediction else 'can'} no longer be seen")
     for level in change.levels:
         clauses.append(f"{level.finding} {'will go' if prediction else 'went'} from {level.before} to {level.after}")
     return ". ".join(clause[0].upper() + clause[1:] for clause in clauses) + "."

@@ -1,4 +1,4 @@
-"""What one clause says: of which findings, when, and what (the rows of grammar.yaml's `clauses`, by their rules)."""
+"""The statement of one clause: what it says of which findings at which time, by the rule of its row in grammar.yaml."""
 
 from __future__ import annotations
 
@@ -6,97 +6,107 @@ import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from lumen_hpc.language.attributes import Levels, level_of, readings
-from lumen_hpc.language.parsing import Clause, Phrase, Row, grammar, marked
-from lumen_hpc.language.words import Word, canonical
+from lumen_hpc.language.attributes import Levels, level_of, level_ranges
+from lumen_hpc.language.parsing import Clause, Phrase, Row, derive_marks, grammar
+from lumen_hpc.language.words import Word, canonical_name
 
 ANY = "any finding"
-"""An abnormality, whichever."""
+"""The name of an abnormality that the text does not name."""
 CHANGING = ("difference", "prediction")
 NOUNS = ("N", "Turn", "Any", "Change")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done", "Having")
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
-"""Phrases of a level, with its time where they tell it."""
+"""Phrases of a level → its time, where they tell it."""
 
 
 @dataclass(slots=True, eq=False)
 class Finding:
     """What a phrase, its modifiers, or all clauses of a text say of one finding.
 
-    A time is then (the reference image), now (the main image) or empty. The events are its changes: `new edema`. It is
-    foretold where something is said of its future. The marks are `named`, not only implied by an adjective such as
-    `abnormal`; and `witnessed` and `said-now` as in the table `comes`.
+    A time is then (the reference image), now (the main image) or empty. The presence holds (time, whether it is there).
+    The events are its changes: `new edema`. It is predicted if the text speaks of its future. The marks are `explicit`
+    (named, not only implied by an adjective such as `abnormal`), and those of the table `comes`.
     """
 
     name: str
     phrase: Phrase = field(default_factory=Phrase)
-    there: set[tuple[str, bool]] = field(default_factory=set)
+    presence: set[tuple[str, bool]] = field(default_factory=set)
     levels: list[tuple[str, str]] = field(default_factory=list)
-    readings: Levels = frozenset()
+    ranges: Levels = frozenset()
     events: set[str] = field(default_factory=set)
     types: set[str] = field(default_factory=set)
     places: list[Phrase] = field(default_factory=list)
-    foretold: bool = False
+    predicted: bool = False
     marks: set[str] = field(default_factory=set)
 
     def marks_in(self, statement: Statement, name: str) -> set[str]:
-        """What the table of marks asks of it, beside what a statement says, as one about the finding of a name."""
-        given = {
+        """Its marks for the table `says`, as an item of a statement about the finding `name`."""
+        conditions = {
             "own": self.events,
-            "echoed": self.events & statement.events,
-            "ill": name in statement.ills,
-            "another": canonical(self.name) not in (ANY, canonical(name)),
-            "promised": self.foretold,
+            "shared-event": self.events & statement.events,
+            "its-disorder": name in statement.disorders,
+            "another": canonical_name(self.name) not in (ANY, canonical_name(name)),
+            "item-predicted": self.predicted,
             "item-any": self.name == ANY,
             "item-named": self.phrase.parts,
             "item.levels": self.levels,
-            "item-denied": any(not there for _, there in self.there),
-            "item-timed": len({time for time, _ in self.there}) > 1,
+            "item-denied": any(not there for _, there in self.presence),
+            "item-dated": len({time for time, _ in self.presence}) > 1,
         }
-        marks = {mark for mark, holds in given.items() if holds} | {f"own={event}" for event in self.events}
+        marks = {mark for mark, holds in conditions.items() if holds} | {f"own={event}" for event in self.events}
         marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ", "OnImg")))
         return marks.union(f"item.{role}" for word in self.phrase.words for role in word.roles)
 
     def add(self, statement: Statement, item: Finding) -> set[str]:
-        """Adds what a statement says of one of its items; the marks that this comes to."""
-        marks = marked("says", statement.marks | item.marks_in(statement, self.name) | self.marks)
-        if "silent" in marks:
+        """Adds what a statement says of one of its items; returns the marks of that."""
+        marks = derive_marks("says", statement.marks | item.marks_in(statement, self.name) | self.marks)
+        if "says-nothing" in marks:
             return marks  # a heart alone is no cardiomegaly
         claims = {mark[3:] for mark in marks if mark.startswith("-> ")}
         time = "then" if "at-then" in marks else "now" if "at-now" in marks else ""
-        untimed = time if marks & {":there", ":modifier"} else "then" if "?prediction" in marks else ""
-        if (times := {when for when, _ in item.there}) in ({"then"}, {"now"}):
-            (untimed,) = times  # `the mild edema of the reference image`
-            time = time or untimed if ":level" in marks else time
+        default_time = time if marks & {":present", ":modifier"} else "then" if "?prediction" in marks else ""
+        if (own_times := {when for when, _ in item.presence}) in ({"then"}, {"now"}):
+            (default_time,) = own_times  # `the mild edema of the reference image`
+            time = time or default_time if ":level" in marks else time
         levels = [(when or time, level) for when, level in statement.levels]
-        turned = statement.readings or any(when == "now" for when, _ in levels)  # a moderate effusion shrank to small
-        self.marks |= marks & {"named", "another"} | item.marks & {"another"}
-        self.foretold |= not marks.isdisjoint(("future", "promised"))
+        has_range = statement.ranges or any(when == "now" for when, _ in levels)  # a moderate effusion shrank to small
+        self.marks |= marks & {"explicit", "another"} | item.marks & {"another"}
+        self.predicted |= not marks.isdisjoint(("future", "item-predicted"))
         self.types |= item.types | statement.types
-        self.places += [*located(item.phrase), *item.places, *statement.places]
-        self.readings |= item.readings | statement.readings
-        self.there |= {(when or ("then" if "?prediction" in marks else untimed), there) for when, there in item.there}
-        if "strange" not in marks:
-            self.levels += [(when or untimed or "then" * bool(turned), level) for when, level in item.levels] + levels
-        for claim in {"there", "not there"} & claims:
-            self.there.add((time, claim == "there"))
-            self.marks |= {"witnessed", *({"said-now"} if "now" in marks else ())}
+        self.places += [*affirmed_places(item.phrase), *item.places, *statement.places]
+        self.ranges |= item.ranges | statement.ranges
+        self.presence |= {
+            (when or ("then" if "?prediction" in marks else default_time), there) for when, there in item.presence
+        }
+        if "unreadable-modifier" not in marks:
+            self.levels += [
+                (when or default_time or "then" * bool(has_range), level) for when, level in item.levels
+            ] + levels
+        for claim in {"present", "absent"} & claims:
+            self.presence.add((time, claim == "present"))
+            self.marks |= {"asserted", *({"explicit-now"} if "now" in marks else ())}
             if "only" in marks and time:
-                self.there.add(("now" if time == "then" else "then", claim != "there"))
-        meant = {"own": item.events, "its": statement.events, "not own": {f"not-{event}" for event in item.events}}
-        self.events |= set().union(*(meant.get(claim, {claim}) for claim in claims - {"there", "not there"}))
-        self.events -= {"changed"} if self.events & {"new", "gone", "up", "down"} else set()
+                self.presence.add(("now" if time == "then" else "then", claim != "present"))
+        events_by_claim = {
+            "own": item.events,
+            "its": statement.events,
+            "not own": {f"not-{event}" for event in item.events},
+        }
+        self.events |= set().union(*(events_by_claim.get(claim, {claim}) for claim in claims - {"present", "absent"}))
+        self.events -= {"changed"} if self.events & {"new", "resolved", "up", "down"} else set()
         return marks
 
-    def modify(self, mod: Phrase) -> None:
+    def modify(self, modifier: Phrase) -> None:
         """Adds what a modifier says: `seen on the reference image`, `that was absent before but is seen now`."""
-        apart = grammar().groups["joining"]
-        flat = [it for part in mod.parts for it in (part.parts if part.kind == "Mod" else [part])]
-        claims = [[*it] for joint, it in itertools.groupby(flat, lambda it: it.plays(*apart)) if not joint]
-        for parts in claims:
-            if parts is claims[-1] or any(part.kind != "word" or part.has("now", "then") for part in parts):
-                statement = Statement(Clause(parts, says=_MODIFIER), "")
+        separators = grammar().groups["joining"]
+        flat_parts = [it for part in modifier.parts for it in (part.parts if part.kind == "Mod" else [part])]
+        claim_parts = [
+            [*it] for is_joint, it in itertools.groupby(flat_parts, lambda it: it.plays(*separators)) if not is_joint
+        ]
+        for parts in claim_parts:
+            if parts is claim_parts[-1] or any(part.kind != "word" or part.has("now", "then") for part in parts):
+                statement = Statement(Clause(parts, table_row=_MODIFIER), "")
                 for item in statement.items:
                     self.add(statement, item)
 
@@ -105,67 +115,75 @@ _MODIFIER = Row("modifier", frozenset(), "", frozenset())
 
 
 def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
-    """The findings of a clause in order, each with what holds for it by its place in a list; else the `subjects`."""
+    """The findings of a clause in order, each with what its place in a list gives it; without any, the `subjects`."""
     parts = sorted(clause.parts, key=lambda part: part.kind == "Front")
-    own = any(part.kind in NOUNS for part in parts)
-    items = [] if own else [Finding(item.name, item.phrase) for item in subjects]
+    has_own_finding = any(part.kind in NOUNS for part in parts)
+    items = [] if has_own_finding else [Finding(item.name, item.phrase) for item in subjects]
     head: Finding | None = None
-    heirs: list[tuple[Finding, set[str]]] = []
+    followers: list[tuple[Finding, set[str]]] = []
     for i, part in enumerate(parts):
         if part.kind in MODIFIERS:
-            single = any(word.text in ("is", "was", "has") for word in part.words) and not part.has("neither", "none")
-            shared = not single and all(other.kind not in ("N", "Turn") for other in parts[i:])
+            singular = any(word.text in ("is", "was", "has") for word in part.words) and not part.has("neither", "none")
+            shared = not singular and all(conflicting.kind not in ("N", "Turn") for conflicting in parts[i:])
             for item in items if shared else items[-1:]:
                 item.modify(part)
         elif part.kind in NOUNS:
-            item = _item(part)
+            item = _noun_item(part)
             items.append(item)
             if part.kind != "Change" and (item.events or item.levels):
                 head = item
             elif head and clause.start != 1 and (head.phrase.kind == "Turn" or "the" not in part.roles("det")):
-                heirs.append((item, head.events))  # as the list's first, but for `besides new a, b`
-    for item, events in heirs:
+                followers.append((item, head.events))  # as the list's first, but for `besides new a, b`
+    for item, events in followers:
         item.events = item.events or events
     for item in items:
         item.events = {"unclear"} if len(item.events) > 1 else item.events
-    named = [item for item in items if item.phrase.kind in ("N", "Turn")]
-    for item, some in itertools.product(named, (item for item in items if item not in named)):  # new findings: a and b
-        item.foretold |= some.foretold
-        item.places += [*located(some.phrase), *some.places]
-        item.there |= some.there
+    named_items = [item for item in items if item.phrase.kind in ("N", "Turn")]
+    for item, general in itertools.product(
+        named_items, (item for item in items if item not in named_items)
+    ):  # new findings: a and b
+        item.predicted |= general.predicted
+        item.places += [*affirmed_places(general.phrase), *general.places]
+        item.presence |= general.presence
         # not: two new findings, edema and the resolution of pneumonia
-        other = some.phrase.kind == "Any" and some.events and item.events - some.events
-        if other or "unclear" in some.events or ("", False) in some.there or some.levels or some.types:
+        conflicting = general.phrase.kind == "Any" and general.events and item.events - general.events
+        if (
+            conflicting
+            or "unclear" in general.events
+            or ("", False) in general.presence
+            or general.levels
+            or general.types
+        ):
             item.events = {"unclear"}
-    return named or items
+    return named_items or items
 
 
-def _item(phrase: Phrase) -> Finding:
-    named = next((part for part in phrase.parts if part.kind == "N"), phrase)  # of a turn: resolution of edema
-    change = {"changed"} if phrase.kind == "Change" else set()
-    item = Finding(ANY, phrase, readings=readings(phrase.parts), events=change)
+def _noun_item(phrase: Phrase) -> Finding:
+    noun_phrase = next((part for part in phrase.parts if part.kind == "N"), phrase)  # of a turn: resolution of edema
+    change_events = {"changed"} if phrase.kind == "Change" else set()
+    item = Finding(ANY, phrase, ranges=level_ranges(phrase.parts), events=change_events)
     time = ""
-    for part in named.parts:
+    for part in noun_phrase.parts:
         if part.kind == "Organ" or part.plays("finding"):
             item.name = (part.roles("organ") or part.roles("finding"))[0]
         elif part.kind in ("Level", "Degree", "Rank"):
             item.levels.append((time, level_of(part)))
         elif part.plays("then", "now"):
             time = "then" if part.plays("then") else "now"
-            item.there.add((time, True))
+            item.presence.add((time, True))
         elif part.plays("newadj", "oldadj", "residual"):
             item.events.add(min(part.roles("newadj") or ["same"]))
         elif part.kind == "Newly":
             item.events.add("new" if set(part.roles("done")) <= {"new"} else "unclear")
         elif part.plays("type"):
             item.types |= set(part.roles("type"))
-    if named is not phrase:
+    if noun_phrase is not phrase:
         item.events.add((phrase.roles("noun") or phrase.roles("going"))[0])
     return item
 
 
 def times_of(parts: Sequence[Phrase]) -> set[str]:
-    """Which images phrases speak of: then (the reference image) or now (the main image)."""
+    """The images that phrases speak of: then (the reference image), now (the main image)."""
     times: set[str] = set()
     for part in parts:
         if part.kind in ("Ref", "OnRef") or part.plays("then"):
@@ -178,127 +196,133 @@ def times_of(parts: Sequence[Phrase]) -> set[str]:
 
 
 class Statement:
-    """What a clause says of its findings, in an answer to a type of question.
+    """What a clause says of its findings, as part of an answer to a type of question.
 
-    Beside its marks, these are its image, places, types, levels as (time or empty, level), and events, the
-    changes that its verb or adjective can stand for; the `ills` that an organ is by its adjective, as `enlarged`; its
-    items, what a pronoun after it stands for, and the number words that are not those of its items.
+    It has marks, an image (`time`), places, types, levels as (time or empty, level), and events, the changes that its
+    verb or adjective can mean. The `disorders` are the findings that an organ has by its adjective, such as `enlarged`.
+    The items are its findings; a later pronoun stands for the `subjects`; `counts` are number words of other things.
     """
 
     def __init__(self, clause: Clause, kind: str, earlier: Statement | None = None) -> None:
-        """`earlier`: that of the clause before it, also of another sentence."""
-        before = earlier if clause.start else None
-        others = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
-        beside = [*clause.all(*grammar().groups["beside"])]
-        times = times_of(others)
+        """`earlier`: the statement of the previous clause, which may belong to another sentence."""
+        previous = earlier if clause.start else None
+        other_parts = [part for part in clause.parts if part.kind not in (*NOUNS, *MODIFIERS)]
+        adjuncts = [*clause.all(*grammar().groups["adjuncts"])]
+        times = times_of(other_parts)
         self.time = "both" if len(times) > 1 else min(times, default="")
-        self.readings = readings(others)
-        self.places = located(Phrase(others))
-        marks = {f":{clause.says.rule}", f"?{kind}"} | clause.says.marks | clause.unread
-        marks |= {f"main={image}" for part in (clause, *beside) for image in part.roles("main")}
-        for part in (*clause.parts, *beside):
+        self.ranges = level_ranges(other_parts)
+        self.places = affirmed_places(Phrase(other_parts))
+        marks = {f":{clause.table_row.rule}", f"?{kind}"} | clause.table_row.marks | clause.unread
+        marks |= {f"main={image}" for part in (clause, *adjuncts) for image in part.roles("main")}
+        for part in (*clause.parts, *adjuncts):
             marks |= {part.kind, *(f"{part.kind}.{inner.kind}" for inner in part.parts)}
             marks.update(f"{part.kind}.{role}" for word in part.words for role in word.roles)
-        events = self._events(others, clause, marks)
-        self._name(clause, earlier.subjects if earlier else [], marks)
+        events = self._events(other_parts, clause, marks)
+        self._find_items(clause, earlier.subjects if earlier else [], marks)
         self.events = events - {"become"}
-        now = "now" if "become" in events else ""
-        self.levels = [(_LEVELS[part.kind] or now, level_of(part)) for part in others if part.kind in _LEVELS]
-        for name, other in (("before", before), ("earlier", earlier)):
+        level_time = "now" if "become" in events else ""
+        self.levels = [
+            (_LEVELS[part.kind] or level_time, level_of(part)) for part in other_parts if part.kind in _LEVELS
+        ]
+        for name, other in (("before", previous), ("earlier", earlier)):
             marks |= grammar().used & {f"{name}.{mark}" for mark in (other.marks if other else ())}
-        if before and "same-image" in marks and not self.time:  # `shows a but no b`
-            self.time = before.time
-            marks |= {"Unlike"} & before.marks
+        if previous and "same-image" in marks and not self.time:  # `shows a but no b`
+            self.time = previous.time
+            marks |= {"Unlike"} & previous.marks
         marks.update(f"first.{role}" for role in clause.parts[0].words[0].roles)
         marks.update(f"joint.{role}" for word in Phrase(clause.joint).words for role in word.roles)
         kinds = ["and" if part.plays("and", "or", "with") else part.kind for part in clause.parts]
-        joined = " ".join(kind for kind in kinds if kind in ("and", "Any", "N"))
-        given = {
-            "joined": "Any and N" in joined or "N and Any" in joined,
-            "after": before,
+        kind_sequence = " ".join(kind for kind in kinds if kind in ("and", "Any", "N"))
+        conditions = {
+            "joined": "Any and N" in kind_sequence or "N and Any" in kind_sequence,
+            "after": previous,
             "last": clause.last,
             "bare": all(
                 part.kind in (*NOUNS, *MODIFIERS) or part.plays(*grammar().groups["joining"]) for part in clause.parts
             ),
             "has-pronoun": clause.has(*grammar().groups["pronouns"]),
-            "ends": clause.parts[-1].kind in ("Be", "NotBe") and not beside,
-            "readings": self.readings,
+            "ends": clause.parts[-1].kind in ("Be", "NotBe") and not adjuncts,
+            "ranges": self.ranges,
             "levels": self.levels,
             "placed": self.places,
-            "ills": self.ills,
+            "disorders": self.disorders,
             f"@{self.time}": self.time,
         }
-        marks |= {mark for mark, holds in given.items() if holds}
+        marks |= {mark for mark, holds in conditions.items() if holds}
         marks |= {f"={event}" for event in events} | {f"=={'+'.join(sorted(self.events))}"}
-        self.marks: set[str] = marked("marks", marks)
+        self.marks: set[str] = derive_marks("marks", marks)
         if "one-level" in self.marks:
-            self.levels.append(("", " to ".join(min(self.readings))))
-            self.readings = frozenset()
+            self.levels.append(("", " to ".join(min(self.ranges))))
+            self.ranges = frozenset()
         if kind == "abnormality" and self.marks & {"Any.only", "nothingbut"}:
             self.counts.add(str(len(self.items)))
 
-    def _name(self, clause: Clause, before: Sequence[Finding], marks: set[str]) -> None:
-        """Finds its items, of its own or those before it, and how many they are."""
-        rule, pattern, chosen = clause.says.rule, clause.says.pattern, marks & {"former", "latter"}
-        takes_up = pattern.startswith(("S ", "~"))
-        taken_up = before if takes_up else []
-        if chosen:
-            taken_up = before[chosen == {"latter"} :][:1] if len(before) == 2 else []
-        self.items: list[Finding] = items_of(clause, taken_up)
-        marks |= {f"#{len(self.items)}", "taken-up" * (takes_up and marks.isdisjoint(NOUNS))}
-        own = [part for part in clause.parts if part.kind in ("Any", "Number", "Change")]
-        numbers = {number for part in own for number in part.roles("count") + part.roles("numeral")}
-        self.counts = {number for part in clause.parts if part not in own for number in part.roles("count")}
+    def _find_items(self, clause: Clause, earlier_subjects: Sequence[Finding], marks: set[str]) -> None:
+        """Finds its items, its own or those of the previous clause, and the number words."""
+        rule, pattern, ordinals = clause.table_row.rule, clause.table_row.pattern, marks & {"former", "latter"}
+        inherits = pattern.startswith(("S ", "~"))
+        inherited = earlier_subjects if inherits else []
+        if ordinals:
+            inherited = earlier_subjects[ordinals == {"latter"} :][:1] if len(earlier_subjects) == 2 else []
+        self.items: list[Finding] = items_of(clause, inherited)
+        marks |= {f"#{len(self.items)}", "inherits-subject" * (inherits and marks.isdisjoint(NOUNS))}
+        number_phrases = [part for part in clause.parts if part.kind in ("Any", "Number", "Change")]
+        numbers = {number for part in number_phrases for number in part.roles("count") + part.roles("numeral")}
+        self.counts = {number for part in clause.parts if part not in number_phrases for number in part.roles("count")}
         if not self.items or self.items[0].name == ANY:
             self.counts |= numbers
-        elif not numbers | (self.counts if taken_up else set()) <= number_words(self.items):
+        elif not numbers | (self.counts if inherited else set()) <= number_words(self.items):
             marks.add("it counts what it does not name")
         if not self.items and (rule == "unchanged" or not pattern.startswith("S")):
             self.items = [Finding(ANY, Phrase((), "Any"))]
-        if not self.items or ("other" in marks and not before):
+        if not self.items or ("other" in marks and not earlier_subjects):
             marks.add("it has no subject")
-        for i, item in enumerate(self.items if rule in ("follows", "supplants") else ()):
-            item.events = {"new" if (i == 0) == (rule == "supplants") else "gone"}
-        self.subjects = before if chosen else self.items
+        for i, item in enumerate(self.items if rule in ("replaced-by", "replaces") else ()):
+            item.events = {"new" if (i == 0) == (rule == "replaces") else "resolved"}
+        self.subjects = earlier_subjects if ordinals else self.items
 
-    def _events(self, others: Sequence[Phrase], clause: Clause, marks: set[str]) -> set[str]:
-        """Adds the roles that its words play to its marks; the changes that they tell."""
-        spoken = [part for part in others if part.kind not in ("Range", "Header", "Review", *_LEVELS)]
-        played = [(part.kind, _played(word, part, clause.says)) for part in spoken for word in part.words]
-        marks.update(role for _, roles in played for role in roles)
-        marks |= {"visible"} if any(roles.get("seen") == "seen" for _, roles in played) else set()
-        self.types = {roles["type"] for _, roles in played if "type" in roles}
-        ills = (roles.get("diseased", roles.get("ailment", "")) for _, roles in played)
-        self.ills = {ill for several in ills for ill in several.split("/") if ill}
-        telling = [roles for kind, roles in played if kind in ("word", *VERBS)]
-        verbs = {roles[role] for roles in telling for role in grammar().groups["telling"] if role in roles}
-        leveled = any(part.kind in ("Range", "To") for part in clause.parts)
-        # `subside` and `go` tell a change of level where the level is named
-        events = {it for verb in verbs for it in verb.split("/") if it and (it == verb or (it == "gone") != leveled)}
-        ranges = Phrase([part for part in others if part.kind == "Range"])
+    def _events(self, phrases: Sequence[Phrase], clause: Clause, marks: set[str]) -> set[str]:
+        """Adds the roles that its words play to its marks; returns the changes that they mean."""
+        telling_parts = [part for part in phrases if part.kind not in ("Range", "Header", "Review", *_LEVELS)]
+        roles_by_part = [
+            (part.kind, _roles_in_clause(word, part, clause.table_row)) for part in telling_parts for word in part.words
+        ]
+        marks.update(role for _, roles in roles_by_part for role in roles)
+        marks |= {"visible"} if any(roles.get("seen") == "seen" for _, roles in roles_by_part) else set()
+        self.types = {roles["type"] for _, roles in roles_by_part if "type" in roles}
+        disorders = (roles.get("diseased", roles.get("ailment", "")) for _, roles in roles_by_part)
+        self.disorders = {disorder for several in disorders for disorder in several.split("/") if disorder}
+        verb_roles = [roles for kind, roles in roles_by_part if kind in ("word", *VERBS)]
+        verbs = {roles[role] for roles in verb_roles for role in grammar().groups["telling"] if role in roles}
+        has_level = any(part.kind in ("Range", "To") for part in clause.parts)
+        # `subside` and `go` are a change of level where the level is named
+        events = {
+            it for verb in verbs for it in verb.split("/") if it and (it == verb or (it == "resolved") != has_level)
+        }
+        ranges = Phrase([part for part in phrases if part.kind == "Range"])
         events |= {*ranges.roles("upadj"), *ranges.roles("downadj")}
-        general = {event for part in clause.parts if part.kind == "Any" for event in _item(part).events}
-        return events | (general if general <= events or not events else {"unclear"})
+        general_events = {event for part in clause.parts if part.kind == "Any" for event in _noun_item(part).events}
+        return events | (general_events if general_events <= events or not events else {"unclear"})
 
 
 def number_words(findings: Collection) -> set[str]:
-    """The words for how many they are."""
+    """The words for their number."""
     return {str(len(findings)), "many" * (len(findings) > 1)}
 
 
-def located(phrase: Phrase) -> list[Phrase]:
-    """The places that a phrase names, without those that it denies."""
+def affirmed_places(phrase: Phrase) -> list[Phrase]:
+    """The places that a phrase names, except those that it denies."""
     return [place for place in phrase.all("Loc", "Place", "NotPlace") if place.kind != "NotPlace"]
 
 
-def _played(word: Word, part: Phrase, row: Row) -> dict[str, str]:
-    """The roles that a word plays in a clause: where it is no part of a phrase, those that the clause's row names."""
+def _roles_in_clause(word: Word, part: Phrase, row: Row) -> dict[str, str]:
+    """The roles that a word plays in a clause; outside phrases, only those that the clause's row names."""
     groups = grammar().groups
     if part.kind in VERBS:
         normal = {"normal": word.text} if "normal" in word.text else {}
         return {role: value for role, value in word.roles.items() if role not in groups["no-verb"]} | normal
     if part.kind != "word":
         return word.roles
-    named = {role: value for role, value in word.roles.items() if role in row.names or not row.names}
-    alone = [role for role in groups["alone"] if role in named]
-    return {role: named[role] for role in alone or named}
+    named_roles = {role: value for role, value in word.roles.items() if role in row.names or not row.names}
+    exclusive_roles = [role for role in groups["exclusive"] if role in named_roles]
+    return {role: named_roles[role] for role in exclusive_roles or named_roles}

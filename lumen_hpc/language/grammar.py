@@ -33,8 +33,11 @@ class GrammarEngine(Engine):
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        given = map(prompting.material, conversations)
-        return [Completion(sentence(it["Type"], it["Question"], it["Short answer"])) for it in given]
+        materials = map(prompting.material, conversations)
+        return [
+            Completion(sentence(material["Type"], material["Question"], material["Short answer"]))
+            for material in materials
+        ]
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         """The choices are scores, or yes and no to a sentence; all probability is on the one that fits."""
@@ -42,8 +45,8 @@ class GrammarEngine(Engine):
         return [Completion(reply, tuple(float(choice == reply) for choice in choices)) for reply in replies]
 
 
-def _reply(given: dict[str, str]) -> str:
-    if "Sentence" in given:
-        unfaithful = facts.check(given["Type"], given["Question"], given["Short answer"], given["Sentence"])
-        return "no" if unfaithful else "yes"
-    return str(facts.score(given["Type"], given["Question"], given["Reference"], given["Answer"]))
+def _reply(material: dict[str, str]) -> str:
+    if "Sentence" in material:
+        reasons = facts.check(material["Type"], material["Question"], material["Short answer"], material["Sentence"])
+        return "no" if reasons else "yes"
+    return str(facts.score(material["Type"], material["Question"], material["Reference"], material["Answer"]))

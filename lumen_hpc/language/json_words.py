@@ -10,9 +10,9 @@ from typing import Any
 
 _NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
 """Keys of an object that says something of one finding."""
-_LAST_COMMA = re.compile(r",(?=\s*[}\]])")
+_TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 """The comma after the last item, which JSON does not allow and models write."""
-_ANSWERS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
+_ANSWER_KEYS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
 """Keys of an object whose value is the answer; the last three are a chat server's."""
 
 
@@ -20,9 +20,9 @@ def json_value(text: str) -> Any:
     """The list or object that a whole text is, in JSON or as Python writes it; None for any other text."""
     if text[:1] not in ("{", "["):
         return None
-    for parse, written in ((json.loads, text), (ast.literal_eval, text), (json.loads, _LAST_COMMA.sub("", text))):
+    for parse, source in ((json.loads, text), (ast.literal_eval, text), (json.loads, _TRAILING_COMMA.sub("", text))):
         try:
-            value = parse(written)
+            value = parse(source)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return value if isinstance(value, dict | list) else None
@@ -42,29 +42,29 @@ def in_sentences(value: Any) -> str:
 def _phrases(value: Any) -> Iterator[str]:
     """What a value of JSON says, in words: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
     if isinstance(value, dict):
-        named = {str(key).lower().replace("_", " "): each for key, each in value.items()}
-        states = [named[key] for key in _STATE_KEYS if isinstance(named.get(key), str)]
-        names = [named[key] for key in _NAME_KEYS if isinstance(named.get(key), str)]
-        if states and names:
-            yield f"{names[0]}: {states[0]}"
+        values = {str(key).lower().replace("_", " "): item for key, item in value.items()}
+        state_values = [values[key] for key in _STATE_KEYS if isinstance(values.get(key), str)]
+        name_values = [values[key] for key in _NAME_KEYS if isinstance(values.get(key), str)]
+        if state_values and name_values:
+            yield f"{name_values[0]}: {state_values[0]}"
             return
-        if {"from", "to"} <= named.keys():
-            rest = " ".join(str(each) for key, each in named.items() if key not in ("from", "to"))
-            yield f"{rest} has changed from {named['from']} to {named['to']}"
+        if {"from", "to"} <= values.keys():
+            rest = " ".join(str(item) for key, item in values.items() if key not in ("from", "to"))
+            yield f"{rest} has changed from {values['from']} to {values['to']}"
             return
-        if answers := [named[key] for key in _ANSWERS if named.get(key) is not None]:
+        if answers := [values[key] for key in _ANSWER_KEYS if values.get(key) is not None]:
             yield from _phrases(answers[0])  # not its explanation
             return
-        for key, each in named.items():
-            words = list(_phrases(each))
-            parts = each if isinstance(each, list) else [each]
+        for key, item in values.items():
+            phrases = list(_phrases(item))
+            parts = item if isinstance(item, list) else [item]
             if any(isinstance(part, dict | list) for part in parts):
-                yield from words
-            elif words:
-                yield f"{key}: {', '.join(words)}"
+                yield from phrases
+            elif phrases:
+                yield f"{key}: {', '.join(phrases)}"
     elif isinstance(value, list):
-        for each in value:
-            yield from _phrases(each)
+        for item in value:
+            yield from _phrases(item)
     elif isinstance(value, bool):
         yield "yes" if value else "no"
     elif value is not None:

@@ -8,105 +8,107 @@ from itertools import pairwise
 
 from lumen_hpc.language.json_words import in_sentences, json_value
 
-_HIDDEN = "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{SOFT HYPHEN}\ufeff"
+_INVISIBLE = "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{SOFT HYPHEN}\ufeff"
 _QUOTES = '\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"'
-_SIGNS: dict[int, str] = str.maketrans({
-    **dict.fromkeys(_HIDDEN, ""), **dict.fromkeys(_QUOTES, " "), "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-",
+_PLAIN_SIGNS: dict[int, str] = str.maketrans({
+    **dict.fromkeys(_INVISIBLE, ""), **dict.fromkeys(_QUOTES, " "), "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-",
     "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ",
     "\N{FULLWIDTH COMMA}": ", ", "\N{IDEOGRAPHIC COMMA}": ", ", "\N{FULLWIDTH SEMICOLON}": "; ",
     "\N{UPWARDS ARROW}": " has increased", "\N{DOWNWARDS ARROW}": " has decreased",
     "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
 })  # fmt: skip
-_OPENS = (
+_OPENING_TAGS = (
     r"<(?:\w+:)?(?:think|thinking|thought|reasoning)\b[^<>]*>|\[THINK\]|\N{WHITE LEFT-POINTING TRIANGLE}think"
     r"\N{WHITE RIGHT-POINTING TRIANGLE}|<unused94>|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>"
     r"|(?-i:\Aanalysis(?=[A-Z]))"
 )
 """What begins a model's reasoning: DeepSeek's and Qwen's tag, Mistral's, Kimi's, MedGemma's, gpt-oss's with and without
 its control tokens."""
-_CLOSES = (
+_CLOSING_TAGS = (
     r"</(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|\N{WHITE LEFT-POINTING TRIANGLE}/think"
     r"\N{WHITE RIGHT-POINTING TRIANGLE}|<unused95>|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal"
 )
-_THOUGHT = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES}|\Z)", re.DOTALL | re.IGNORECASE)
-_THOUGHT_BEFORE = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
+_REASONING = re.compile(rf"(?:{_OPENING_TAGS}).*?(?:{_CLOSING_TAGS}|\Z)", re.DOTALL | re.IGNORECASE)
+_REASONING_BEFORE_CLOSING_TAG = re.compile(rf"\A.*(?:{_CLOSING_TAGS})", re.DOTALL | re.IGNORECASE)
 """Reasoning that only closes: many a chat template puts its opening tag into the prompt."""
-_CONTROL = re.compile(r"<\|[^<>]*\|>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:PAD|EOS|SEP|CLS)\]")
-_BLOCK = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
+_CONTROL_TOKEN = re.compile(r"<\|[^<>]*\|>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:PAD|EOS|SEP|CLS)\]")
+_BLOCK_TAG = re.compile(r"</?(?:p|br|li|ul|ol|div|tr|h\d)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:\w*(?=\n))?")
-_BOXED = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|mathrm|emph)\{([^{}]*)\}")
-_MATHS = re.compile(r"\$+|\\[()\[\]]|\\(?:begin|end)\{\w+\}")
+_LATEX_COMMAND = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|mathrm|emph)\{([^{}]*)\}")
+_FORMULA_MARK = re.compile(r"\$+|\\[()\[\]]|\\(?:begin|end)\{\w+\}")
 """Where a formula, or a list in LaTeX, begins and ends."""
-_ITEM = re.compile(r"\\item\b\s*|\\\\")
-_RULE = re.compile(r"[\s|:+=_*-]*")
+_LATEX_ITEM = re.compile(r"\\item\b\s*|\\\\")
+_HORIZONTAL_RULE = re.compile(r"[\s|:+=_*-]*")
 _ARROW = re.compile(r" ?(?:[-=]+>|[\N{RIGHTWARDS ARROW}\N{RIGHTWARDS DOUBLE ARROW}\N{LONG RIGHTWARDS ARROW}]) ?")
 _BULLET = re.compile(r"(?:[-*+\N{BULLET}\N{EN DASH}]|\d+[.)])\s")
-_CHECK = re.compile(r"^((?:[-*+]\s)?)(?:\[[ xX]?\]|[\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{BALLOT BOX WITH CHECK}])\s*")
-_TICKED, _UNTICKED = re.compile(r"\s*(?:[-*+]\s)?\[[xX]\]"), re.compile(r"\s*(?:[-*+]\s)?\[ ?\]")
+_CHECK_MARK = re.compile(
+    r"^((?:[-*+]\s)?)(?:\[[ xX]?\]|[\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{BALLOT BOX WITH CHECK}])\s*"
+)
+_TICKED_BOX, _UNTICKED_BOX = re.compile(r"\s*(?:[-*+]\s)?\[[xX]\]"), re.compile(r"\s*(?:[-*+]\s)?\[ ?\]")
 HEADING = (
     r"((?:new|additional|resolved|missing|disappeared|appeared|developed)"
     r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
 )
 """A group: what stands above, or before, a list of the findings that are new or gone."""
-_ABOVE_A_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
-_NARROW = 25
+_HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
+_NARROWEST_WRAP = 25
 """Characters of the longest line of a text that was broken by width."""
 _LINK_WORDS = (
     "and|or|of|in|a|an|the|than|from|to|is|are|has|have|was|were|been|with|without|on|but|no|not|new|now|compared|,"
 )
 
 
-def without_thought(text: str) -> str:
+def strip_reasoning(text: str) -> str:
     """The text without reasoning in tags; what follows a tag that nothing closes is reasoning that was cut off."""
     if not any(sign in text for sign in ("<", "[", "\N{WHITE LEFT-POINTING TRIANGLE}", "analysis", "assistantfinal")):
         return text
-    visible = _THOUGHT_BEFORE.sub("", _THOUGHT.sub(" ", text))
+    visible = _REASONING_BEFORE_CLOSING_TAG.sub("", _REASONING.sub(" ", text))
     return text if visible == text else visible.strip()
 
 
-def without_tokens(text: str) -> str:
+def strip_control_tokens(text: str) -> str:
     """The text without a tokenizer's control tokens, as `Yes.<|im_end|>` and `Yes.</s>` have them."""
-    return _CONTROL.sub(" ", text).strip() if "<" in text or "[" in text else text
+    return _CONTROL_TOKEN.sub(" ", text).strip() if "<" in text or "[" in text else text
 
 
-def without_markup(text: str) -> str:
+def strip_markup(text: str) -> str:
     """The text in plain lines, of which none is broken by its width alone; its reasoning goes too."""
-    text = _FENCE.sub("\n", _CONTROL.sub(" ", without_thought(text))).strip()
+    text = _FENCE.sub("\n", _CONTROL_TOKEN.sub(" ", strip_reasoning(text))).strip()
     if (value := json_value(text)) is not None:
         text = in_sentences(value)
     if "\\" in text or "$" in text:
-        text = _without_latex(text)
-    text = html.unescape(_TAG.sub(" ", _BLOCK.sub("\n", text))).translate(_SIGNS)
+        text = _strip_latex(text)
+    text = html.unescape(_TAG.sub(" ", _BLOCK_TAG.sub("\n", text))).translate(_PLAIN_SIGNS)
     if "\n" not in text:
         text = text.replace("\\n", "\n").replace("\\t", "\n")
     lines = text.splitlines()
-    if any(map(_TICKED.match, lines)):
-        lines = [line for line in lines if not _UNTICKED.match(line)]
-    text = "\n".join(line for line in map(_without_markdown, lines) if not line.startswith("#"))
-    return "\n".join(_rejoined(_ABOVE_A_LIST.sub(_in_one_line, text).split("\n"))).strip()
+    if any(map(_TICKED_BOX.match, lines)):
+        lines = [line for line in lines if not _UNTICKED_BOX.match(line)]
+    text = "\n".join(line for line in map(_strip_markdown, lines) if not line.startswith("#"))
+    return "\n".join(_rejoin_lines(_HEADING_OF_LIST.sub(_inline_list, text).split("\n"))).strip()
 
 
-def _without_latex(text: str) -> str:
+def _strip_latex(text: str) -> str:
     """The text without LaTeX's boxes, formulas and lists."""
     for _ in range(3):  # `\\boxed{\\text{no}}` holds one in another
-        text = _BOXED.sub(r"\1", text)
-    return _ITEM.sub("\n- ", _MATHS.sub(" ", text)).replace("\\%", "%").strip()
+        text = _LATEX_COMMAND.sub(r"\1", text)
+    return _LATEX_ITEM.sub("\n- ", _FORMULA_MARK.sub(" ", text)).replace("\\%", "%").strip()
 
 
-def _in_one_line(found: re.Match[str]) -> str:
+def _inline_list(heading: re.Match[str]) -> str:
     """A heading that says what is new, or gone, with the list below it in one line."""
-    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in found[2].split("\n") if line)
-    return f"{found[1]}: {', '.join(items)}.\n"
+    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in heading[2].split("\n") if line)
+    return f"{heading[1]}: {', '.join(items)}.\n"
 
 
-def _without_markdown(line: str) -> str:
+def _strip_markdown(line: str) -> str:
     """A line without the marks of Markdown: headings, quotes, emphasis, checks, and the bars of a table."""
     line = re.sub(r"^\s*(?:>\s?)+", "", line).strip()
     line = re.sub(r"\*\*|__|`|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)", "", line)
-    line = _CHECK.sub(r"\1", line)
+    line = _CHECK_MARK.sub(r"\1", line)
     line = re.sub(r"^#+\s*(?=(?:new|additional|resolved|missing)\b)", "", line, flags=re.IGNORECASE)
-    if _RULE.fullmatch(line):
+    if _HORIZONTAL_RULE.fullmatch(line):
         return ""
     if line.startswith("|"):
         head, *rest = [cell.strip() for cell in line.strip("|").split("|")]
@@ -118,30 +120,32 @@ def _without_markdown(line: str) -> str:
     return line
 
 
-def _rejoined(lines: list[str]) -> list[str]:
+def _rejoin_lines(lines: list[str]) -> list[str]:
     """Lines of a text, those that were broken by their width alone joined again."""
     widest = max(map(len, lines))
-    breaks = [at for at, (above, line) in enumerate(pairwise(lines), 1) if above and line and not _begins(above, line)]
-    by_width = (
-        widest >= _NARROW
+    breaks = [
+        at for at, (above, line) in enumerate(pairwise(lines), 1) if above and line and not _starts_item(above, line)
+    ]
+    broken_by_width = (
+        widest >= _NARROWEST_WRAP
         and len(breaks) > 1
         and all(len(lines[at - 1]) + 1 + len(lines[at].split()[0]) > widest for at in breaks)
     )
     joined = lines[:1]
     for at, (above, line) in enumerate(pairwise(lines), 1):
-        if at in breaks and (by_width or _goes_on(above, line)):
+        if at in breaks and (broken_by_width or _continues_sentence(above, line)):
             joined[-1] += f" {line}"
         else:
             joined.append(line)
     return [line for line in joined if line]
 
 
-def _begins(before: str, line: str) -> bool:
+def _starts_item(before: str, line: str) -> bool:
     """True for a line that begins a sentence or an item of its own."""
     return before[-1] in ".!?;" or bool(_BULLET.match(line)) or bool(_BULLET.match(before))
 
 
-def _goes_on(before: str, line: str) -> bool:
+def _continues_sentence(before: str, line: str) -> bool:
     """True where a sentence runs on from one line to the next."""
     return before.endswith(":") or bool(
         re.search(rf"(?:(?<![-:] )\b(?:{_LINK_WORDS})|,)$", before, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Parses sentences by the tables of grammar.yaml: words into phrases, phrases into clauses, clauses into a sentence.
 
-A cascade of patterns, each over one character a word or phrase. Every word of a sentence belongs to exactly one
-phrase and every phrase to one clause, or there is no parse. The time is bounded: a sentence has at most `LONGEST`
+A cascade of patterns, each over one character per word or phrase. Every word of a sentence belongs to exactly one
+phrase and every phrase to one clause, or there is no parse. The time is bounded: a sentence has at most `MOST_PHRASES`
 phrases, and no pattern nests a repetition in another over the same phrases.
 """
 
@@ -19,16 +19,16 @@ import yaml
 
 from lumen_hpc.language.words import Word, signs
 
-LONGEST = 60
-"""Phrases of a sentence that is read."""
+MOST_PHRASES = 60
+"""Phrases of a sentence that are read."""
 
 
 @dataclass(slots=True, eq=False)
 class Phrase:
     """A word or phrase of a sentence, with its parts.
 
-    Its kind is its line in the table of phrases, `word`, or empty for parts that are no phrase; its row, which pattern
-    of that line it fits. Adjuncts are phrases of place, time and comparison that stood beside it.
+    Its kind is its line in the table of phrases, `word`, or empty for parts that form no phrase. Its row is the number
+    of the pattern in that line. Adjuncts are phrases of place, time and comparison beside it.
     """
 
     parts: Sequence[Phrase] = ()
@@ -42,7 +42,7 @@ class Phrase:
         self.words = self.words or [word for part in self.parts for word in part.words]
 
     def all(self, *kinds: str) -> Iterator[Phrase]:
-        """The outermost phrases of these kinds in it, adjuncts included."""
+        """The outermost phrases of these kinds within it, adjuncts included."""
         for part in (*self.parts, *self.adjuncts):
             if part.kind in kinds:
                 yield part
@@ -51,7 +51,7 @@ class Phrase:
                 yield from part.all(*kinds)
 
     def roles(self, role: str) -> list[str]:
-        """What its words stand for in a role, in order."""
+        """The values of its words in a role, in order."""
         return [word.roles[role] for word in self.words if role in word.roles]
 
     def has(self, *roles: str) -> bool:
@@ -59,12 +59,12 @@ class Phrase:
         return not all(word.roles.keys().isdisjoint(roles) for word in self.words)
 
     def plays(self, *roles: str) -> bool:
-        """Whether it is a word that can play one of these roles."""
+        """Whether it is a single word that can play one of these roles."""
         return self.kind == "word" and self.has(*roles)
 
 
 class Row(NamedTuple):
-    """A row of the table of clauses: its rule, what the clause before adds, and the names in its pattern."""
+    """A row of the table of clauses: its rule, what it takes from the previous clause, and the names in its pattern."""
 
     rule: str
     marks: frozenset[str]
@@ -74,12 +74,13 @@ class Row(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Clause(Phrase):
-    """A clause, its row, the number of phrases before it, the last of these, and whether it ends its sentence.
+    """A clause with its row of the table.
 
-    Unread are the marks of what the lenient reading left out beside it.
+    It starts after `start` phrases, of which `joint` is the last; `last`: it ends its sentence. `unread` holds the
+    marks of the words beside it that the lenient reading left out.
     """
 
-    says: Row = field(kw_only=True)
+    table_row: Row = field(kw_only=True)
     start: int = 0
     joint: Sequence[Phrase] = ()
     last: bool = False
@@ -94,26 +95,26 @@ class Grammar:
     """The tables of grammar.yaml, compiled."""
 
     def __init__(self, table: dict[str, Any]) -> None:
-        self._short = table["short"]
+        self._shorthands = table["short"]
         self._characters: dict[str, str] = defaultdict(str)
         for roles, sign in signs().items():
             for role in roles:
                 self._characters[role] += sign
         self._characters |= {kind: chr(0xF000 + i) for i, kind in enumerate(table["phrases"])}
         self.phrases = [
-            (kind, self._characters[kind], re.compile("|".join(f"({self._compiled(row)})" for row in rows)))
+            (kind, self._characters[kind], re.compile("|".join(f"({self._compile(row)})" for row in rows)))
             for kind, rows in table["phrases"].items()
         ]
-        heads: dict[str, list[tuple[Row, str]]] = defaultdict(list)
+        rows_by_head: dict[str, list[tuple[Row, str]]] = defaultdict(list)
         for name, patterns in table["clauses"].items():
             rule, *marks = name.split(", ")
             for row in patterns:
                 head, rest = re.findall(r"^~?([A-Za-z]+ |)(.*)", row)[0]
-                names = frozenset(_NAME.findall(self._spelled(f"{table['lead']} {row} {table['tail']}")))
-                heads[head].append((Row(rule, frozenset(marks), row, names), f"({self._compiled(rest)})"))
-        rows = (f"{self._compiled(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in heads.items())
-        lead, tail, joints = (self._compiled(table[name]) for name in ("lead", "tail", "joints"))
-        self.rows = [row for rows in heads.values() for row, _ in rows]
+                names = frozenset(_NAME.findall(self._expand_shorthands(f"{table['lead']} {row} {table['tail']}")))
+                rows_by_head[head].append((Row(rule, frozenset(marks), row, names), f"({self._compile(rest)})"))
+        rows = (f"{self._compile(head)}(?:{'|'.join(rest for _, rest in rows)})" for head, rows in rows_by_head.items())
+        lead, tail, joints = (self._compile(table[name]) for name in ("lead", "tail", "joints"))
+        self.rows = [row for rows in rows_by_head.values() for row, _ in rows]
         self.clauses = re.compile(f"(?:{lead})?(?:{'|'.join(rows)})(?:{tail})")
         self.joints = re.compile(joints)
         self.groups = {name: names.split(" | ") for name, names in table["groups"].items()}
@@ -128,19 +129,22 @@ class Grammar:
         """(name, marks it needs, marks it excludes)"""
         self.used = frozenset(it for lines in self.marks.values() for line in lines for it in line[1] | line[2])
 
-    def _spelled(self, pattern: str) -> str:
+    def _expand_shorthands(self, pattern: str) -> str:
         """A pattern with its shorthands in full."""
         return _NAME.sub(
-            lambda it: f"({self._spelled(self._short[it[0]])})" if it[0] in self._short else it[0], pattern
+            lambda it: f"({self._expand_shorthands(self._shorthands[it[0]])})" if it[0] in self._shorthands else it[0],
+            pattern,
         )
 
-    def _compiled(self, pattern: str) -> str:
-        return _NAME.sub(self._one, re.sub(r"\((?!\?)", "(?:", self._spelled(pattern))).replace(" ", "")
+    def _compile(self, pattern: str) -> str:
+        return _NAME.sub(self._character_class, re.sub(r"\((?!\?)", "(?:", self._expand_shorthands(pattern))).replace(
+            " ", ""
+        )
 
-    def _one(self, name: re.Match) -> str:
-        """The characters of a kind of phrases, or of the words that can play a role."""
+    def _character_class(self, name: re.Match) -> str:
+        """The character of a kind of phrases, or those of the words that can play a role."""
         if name[0] not in self._characters:
-            raise ValueError(f"grammar.yaml: no word and no phrase is called {name[0]}")
+            raise ValueError(f"grammar.yaml: no role and no kind of phrases is called {name[0]}")
         return f"[{self._characters[name[0]]}]"
 
 
@@ -149,23 +153,23 @@ def grammar() -> Grammar:
     return Grammar(yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8")))
 
 
-def marked(table: str, marks: set[str]) -> set[str]:
-    """The marks with the names that hold of them, by a table."""
-    return marks | _held(table, grammar().used & marks)
+def derive_marks(table: str, marks: set[str]) -> set[str]:
+    """The marks, and the names of a table that hold for them."""
+    return marks | _derive(table, grammar().used & marks)
 
 
 def doubts(marks: set[str]) -> dict[str, None]:
-    """The names of several words among marks that are no saying: reasons for doubt."""
+    """The marks of several words that are no statement: reasons for doubt."""
     return dict.fromkeys(sorted(mark for mark in marks if " " in mark and mark[0] != "-"))
 
 
 @lru_cache(maxsize=1 << 14)
-def _held(table: str, marks: frozenset[str]) -> set[str]:
-    held = set(marks)
+def _derive(table: str, marks: frozenset[str]) -> set[str]:
+    marks_held = set(marks)
     for name, needs, without in grammar().marks[table]:
-        if needs <= held and without.isdisjoint(held):
-            held.add(name)
-    return held
+        if needs <= marks_held and without.isdisjoint(marks_held):
+            marks_held.add(name)
+    return marks_held
 
 
 _NAME = re.compile("[A-Za-z]+")
@@ -173,17 +177,17 @@ _NAME = re.compile("[A-Za-z]+")
 
 def phrases_of(words: Sequence[Word]) -> list[Phrase]:
     """The words of a sentence as phrases."""
-    found = [Phrase((), "word", word.sign, words=(word,)) for word in words]
+    phrases = [Phrase((), "word", word.sign, words=(word,)) for word in words]
     for kind, sign, matches in _stages("".join(word.sign for word in words)):
         for start, end, row in matches:
-            found[start:end] = [Phrase(found[start:end], kind, sign, row)]
-        found = _attached(found) if kind == "Adjuncts" else found
-    return found
+            phrases[start:end] = [Phrase(phrases[start:end], kind, sign, row)]
+        phrases = _attach_adjuncts(phrases) if kind == "Adjuncts" else phrases
+    return phrases
 
 
 @lru_cache(maxsize=1 << 14)
 def _stages(signs: str) -> list[tuple[str, str, list[tuple[int, int, int]]]]:
-    """The stages of the table that find phrases, each among those before it; the last of a stage's phrases first."""
+    """(kind, sign, matches) of each stage that finds phrases, in order; the last match of a stage comes first."""
     stages = []
     for kind, sign, pattern in grammar().phrases:
         if matches := [(it.start(), it.end(), it.lastindex or 0) for it in pattern.finditer(signs)][::-1]:
@@ -193,79 +197,89 @@ def _stages(signs: str) -> list[tuple[str, str, list[tuple[int, int, int]]]]:
     return stages
 
 
-def _attached(found: list[Phrase]) -> list[Phrase]:
-    """The phrases without the adjuncts among them, each kept by the phrase before it; after a mark, by the next."""
-    kept: list[Phrase] = []
-    waiting: list[Phrase] = []
-    for phrase in found:
+def _attach_adjuncts(phrases: list[Phrase]) -> list[Phrase]:
+    """The phrases but the adjuncts, which go to the phrase before them, after a comma and the like to the next one."""
+    main_phrases: list[Phrase] = []
+    pending_adjuncts: list[Phrase] = []
+    for phrase in phrases:
         if phrase.kind != "Adjuncts":
-            phrase.adjuncts += waiting
-            waiting = []
-            kept.append(phrase)
+            phrase.adjuncts += pending_adjuncts
+            pending_adjuncts = []
+            main_phrases.append(phrase)
         else:
-            keeper = kept[-1].adjuncts if kept and not kept[-1].plays(*grammar().groups["joining"]) else waiting
-            keeper += [part for part in phrase.parts if part.kind != "word"]
-    if kept:
-        kept[-1].adjuncts += waiting
-    return kept
+            owner_adjuncts = (
+                main_phrases[-1].adjuncts
+                if main_phrases and not main_phrases[-1].plays(*grammar().groups["joining"])
+                else pending_adjuncts
+            )
+            owner_adjuncts += [part for part in phrase.parts if part.kind != "word"]
+    if main_phrases:
+        main_phrases[-1].adjuncts += pending_adjuncts
+    return main_phrases
 
 
-def _clause(found: list[Phrase], signs: str, start: int, end: int) -> Clause | None:
+def _match_clause(phrases: list[Phrase], signs: str, start: int, end: int) -> Clause | None:
     """The phrases from `start` to `end` as a clause."""
-    match = grammar().clauses.fullmatch(signs, start, end)
-    if match is None:
+    row_match = grammar().clauses.fullmatch(signs, start, end)
+    if row_match is None:
         return None
-    says = grammar().rows[(match.lastindex or 0) - 1]
-    return Clause(found[start:end], says=says, start=start, joint=found[start - 1 : start], last=end == len(found))
+    table_row = grammar().rows[(row_match.lastindex or 0) - 1]
+    return Clause(
+        phrases[start:end], table_row=table_row, start=start, joint=phrases[start - 1 : start], last=end == len(phrases)
+    )
 
 
-def strict(found: list[Phrase]) -> list[list[Clause]]:
-    """Every way to read a sentence as the fewest clauses, of these those parted by a comma or more than `and`."""
-    signs = "".join(phrase.sign for phrase in found)
+def strict_parses(phrases: list[Phrase]) -> list[list[Clause]]:
+    """Every way to read a sentence as the fewest clauses, preferring cuts at a comma or at more than a bare `and`."""
+    signs = "".join(phrase.sign for phrase in phrases)
     joints = [(0, 0), *(match.span() for match in grammar().joints.finditer(signs))]
     ends = [*(joint for joint, _ in joints if joint), len(signs)]
     best: dict[int, list[tuple[int, list[Clause]]]] = {0: [(0, [])]}
     for joint, start in joints:
-        bare = start - joint == 1 and found[joint].plays("and")
-        before = [] if any(phrase.adjuncts for phrase in found[joint:start]) else best.get(joint, [])
+        bare_and = start - joint == 1 and phrases[joint].plays("and")
+        before = [] if any(phrase.adjuncts for phrase in phrases[joint:start]) else best.get(joint, [])
         for end in ends if before else ():
-            if end > start and (clause := _clause(found, signs, start, end)):
-                known = best.get(end, []) + [(cost + LONGEST + bare, [*parse, clause]) for cost, parse in before]
-                best[end] = [(cost, parse) for cost, parse in known if cost == min(cost for cost, _ in known)][:4]
+            if end > start and (clause := _match_clause(phrases, signs, start, end)):
+                candidates = best.get(end, []) + [
+                    (cost + MOST_PHRASES + bare_and, [*parse, clause]) for cost, parse in before
+                ]
+                best[end] = [
+                    (cost, parse) for cost, parse in candidates if cost == min(cost for cost, _ in candidates)
+                ][:4]
     return [parse for _, parse in best.get(len(signs), [])]
 
 
-def lenient(found: list[Phrase]) -> list[Clause]:
-    """The clauses that cover most of a sentence, marked with what is beside them that none covers."""
-    signs = "".join(phrase.sign for phrase in found)
+def lenient_parse(phrases: list[Phrase]) -> list[Clause]:
+    """The clauses that cover most of a sentence, each with the marks of the words beside it that no clause covers."""
+    signs = "".join(phrase.sign for phrase in phrases)
     best: list[tuple[float, list[Clause]]] = [(0, [])]
-    for end in range(1, len(found) + 1):
+    for end in range(1, len(phrases) + 1):
         covers = [
             (score + end - start - 0.5, [*clauses, clause])
             for start, (score, clauses) in enumerate(best)
-            if (clause := _clause(found, signs, start, end))
+            if (clause := _match_clause(phrases, signs, start, end))
         ]
         best.append(max([*covers, best[-1]], key=lambda cover: cover[0]))
     clauses = best[-1][1]
-    for clause, left, right in zip(clauses, [None, *clauses], [*clauses[1:], None], strict=False):
-        before = found[left.end if left else 0 : clause.start]
-        after = found[clause.end : right.start if right else None]
-        clause.unread.update(_unread(before, after), ["cut-off"] if right and not after else [])
+    for clause, previous, following in zip(clauses, [None, *clauses], [*clauses[1:], None], strict=False):
+        before = phrases[previous.end if previous else 0 : clause.start]
+        after = phrases[clause.end : following.start if following else None]
+        clause.unread.update(_unread_marks(before, after), ["cut-off"] if following and not after else [])
     return clauses
 
 
-def _unread(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator[str]:
-    """What phrases that were not read mean for the clause between them.
+def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator[str]:
+    """The marks of a clause from the unread phrases before and after it.
 
-    It is denied or doubted by one that denies or doubts right beside it; `-afar` by one before a comma and the like. It
-    is torn where the next one is no joint.
+    `denied` or `doubted`: such a phrase stands right beside it; `-afar`: before a comma and the like. `incomplete`: the
+    next phrase is no joint.
     """
     groups = grammar().groups
-    for role, back in (("denied", "denied-back"), ("doubted", "doubted")):
-        spoken = [i for i, phrase in enumerate(before, start=1) if phrase.has(*groups[role])]
-        if after and after[0].has(*groups[back]):
+    for role, group_after in (("denied", "denied-backwards"), ("doubted", "doubted")):
+        positions = [i for i, phrase in enumerate(before, start=1) if phrase.has(*groups[role])]
+        if after and after[0].has(*groups[group_after]):
             yield role
-        elif spoken:
-            yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[spoken[-1] :])
+        elif positions:
+            yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[positions[-1] :])
     if any(not phrase.plays(*groups["joining"]) for phrase in (*before[-1:], *after[:1])):
-        yield "torn"
+        yield "incomplete"

@@ -15,9 +15,9 @@ from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
 from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words
 from lumen_hpc.language.findings import Problems, State, state_of
-from lumen_hpc.language.words import LONGEST, Names, Word, numbers_of, tidied, vocabulary, words
+from lumen_hpc.language.words import MOST_CHARACTERS, Names, Word, numbers_of, tidy, vocabulary, words
 
-LATER = "it speaks of a later image"
+LATER_IMAGE = "it speaks of a later image"
 """A problem, except where the question speaks of one."""
 
 
@@ -27,7 +27,7 @@ class Facts:
 
     A view is False where the text says that it is not this one. The places are all it names, whichever finding they
     belong to; the lead is yes or no where it opens with it, else empty. It is partial if it denies every finding, or
-    what lies elsewhere, of a part of the image, such as `the lungs`; foretold if it says something of the future of
+    what lies elsewhere, of a part of the image, such as `the lungs`; predicted if it says something of the future of
     every finding. Its problems are why what was read is not certain; unread is what has no place in a complete parse:
     unknown words, and whole sentences.
     """
@@ -38,7 +38,7 @@ class Facts:
     numbers: frozenset[str]
     lead: str
     partial: bool
-    foretold: bool
+    predicted: bool
     problems: tuple[str, ...]
     unread: tuple[str, ...]
 
@@ -46,21 +46,23 @@ class Facts:
 @lru_cache(maxsize=1 << 14)
 def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Facts:
     """What a text says, as an answer to a question of this type. `names`: (role, word) beyond the vocabulary."""
-    spelled = tidied(text) if lenient else text
-    found = words(spelled, names, kind == "prediction")
-    ended = all(word.text in (",", ".", ";", ":") for word in found[1:2])
-    lead = "".join(role for word in found[:1] for role in ("yes", "no")[: 1 + ended] if role in word.roles)
-    found = found[(1 + ended) * bool(lead) :]
+    tidy_text = tidy(text) if lenient else text
+    text_words = words(tidy_text, names, kind == "prediction")
+    ends_lead = all(word.text in (",", ".", ";", ":") for word in text_words[1:2])
+    lead = "".join(role for word in text_words[:1] for role in ("yes", "no")[: 1 + ends_lead] if role in word.roles)
+    text_words = text_words[(1 + ends_lead) * bool(lead) :]
     reading = _Reading(kind, lenient, {lead} - {""})
-    reading.unread.add(f"longer than {LONGEST:,} characters", len(text) > LONGEST)
-    for sentence in sentences_of(found):
+    reading.unread.add(f"longer than {MOST_CHARACTERS:,} characters", len(text) > MOST_CHARACTERS)
+    for sentence in sentences_of(text_words):
         reading.add(sentence)
-    return reading.facts(numbers_of(spelled))
+    return reading.facts(numbers_of(tidy_text))
 
 
-def sentences_of(found: list[Word]) -> list[list[Word]]:
+def sentences_of(text_words: list[Word]) -> list[list[Word]]:
     """The words of a text cut at its full stops and semicolons."""
-    return [[*sentence] for stop, sentence in itertools.groupby(found, lambda word: "stop" in word.roles) if not stop]
+    return [
+        [*sentence] for stop, sentence in itertools.groupby(text_words, lambda word: "stop" in word.roles) if not stop
+    ]
 
 
 @dataclass(slots=True)
@@ -90,72 +92,77 @@ class _Reading:
         if unknown and not self.lenient:
             return
         phrases = parsing.phrases_of([word for word in sentence if word.roles])
-        self.unread.add(f"a sentence of more than {parsing.LONGEST} phrases", phrases[parsing.LONGEST :])
-        phrases = phrases[: parsing.LONGEST]
-        exact = parsing.strict(phrases)
-        self.unread.add("no complete parse", not exact)
-        parses = exact or [parsing.lenient(phrases) if self.lenient else []]
+        self.unread.add(f"a sentence of more than {parsing.MOST_PHRASES} phrases", phrases[parsing.MOST_PHRASES :])
+        phrases = phrases[: parsing.MOST_PHRASES]
+        complete_parses = parsing.strict_parses(phrases)
+        self.unread.add("no complete parse", not complete_parses)
+        parses = complete_parses or [parsing.lenient_parse(phrases) if self.lenient else []]
         cuts = {tuple(clause.start for clause in parse) for parse in parses}
         self.problems.add("it can be read in more than one way", len(cuts) > 1)
         self.doubtful = set()
         for clause in parses[0]:
-            clause.unread |= self.doubtful | ({"torn"} if unknown else set())
+            clause.unread |= self.doubtful | ({"incomplete"} if unknown else set())
             self.clause(clause)
 
     def clause(self, clause: parsing.Clause) -> None:
         """Takes in what one clause says."""
         statement = Statement(clause, self.kind, self.earlier)
         self.doubtful = {"after-doubtful"} if "doubtful" in statement.marks else set()
-        if self.lenient and "unclaimed" in statement.marks:
+        if self.lenient and "no-claim" in statement.marks:
             return
         self.places += clause.all("Loc", "Place", "NotPlace")
         self.problems.update(parsing.doubts(statement.marks))
-        if ":verdict" in statement.marks:
+        if ":yes-no" in statement.marks:
             return self.leads.update(clause.roles("closed"))
-        if affirmed := {":view", ":notview"} & statement.marks:
-            is_it = affirmed == {":view"}
-            both = any(self.views.setdefault(view, is_it) != is_it for view in clause.roles("view"))
-            return self.problems.add("it says of a view both that it is and that it is not", both)
+        if view_rules := {":view", ":notview"} & statement.marks:
+            is_it = view_rules == {":view"}
+            contradicts = any(self.views.setdefault(view, is_it) != is_it for view in clause.roles("view"))
+            return self.problems.add("it says of a view both that it is and that it is not", contradicts)
         self.earlier = statement
         self.counts |= statement.counts
         for item in statement.items:
             finding = self.findings.get(item.name) or Finding(item.name)
-            finding.marks |= {"others"} if self.findings.keys() - {item.name} else set()
+            finding.marks |= {"other-findings"} if self.findings.keys() - {item.name} else set()
             marks = finding.add(statement, item)
             self.problems.update(parsing.doubts(marks))
-            if "silent" not in marks:
+            if "says-nothing" not in marks:
                 self.findings[item.name] = finding
 
     def facts(self, numbers: frozenset[str]) -> Facts:
         """What the whole text says."""
         findings = {name: state_of(finding, self.kind, self.problems) for name, finding in self.findings.items()}
-        others = [state for name, state in findings.items() if name != ANY]
-        if others and ANY in findings:
-            general = findings[ANY].status
-            counted = self.counts & number_words(others)  # two abnormalities are seen: a and b
-            implied = counted or (general != "gone" and "named" not in self.findings[ANY].marks)
-            alike = {"changed", *(state.status for state in others if implied)}
-            if general in alike or {general} == {state.direction for state in others}:
+        named_states = [state for name, state in findings.items() if name != ANY]
+        if named_states and ANY in findings:
+            general_status = findings[ANY].status
+            is_counted = self.counts & number_words(named_states)  # two abnormalities are seen: a and b
+            is_implied = is_counted or (general_status != "resolved" and "explicit" not in self.findings[ANY].marks)
+            repeated_statuses = {"changed", *(state.status for state in named_states if is_implied)}
+            if general_status in repeated_statuses or {general_status} == {state.direction for state in named_states}:
                 del findings[ANY]  # but: an image that is `now normal` has lost every finding
-        named = [place for place in self.places if place.kind != "NotPlace"]
-        where = places(named, next(iter(findings), ""))
-        denied = places(place for place in self.places if place.kind == "NotPlace")
-        part = any(p.roles("weak")[-1:] == ["part"] for p in named if not p.has("side", "place", "bothways"))
-        silent = findings.keys() & {*vocabulary()["outside"]}
-        absent = all(state.status == "absent" for state in findings.values())
+        affirmed_places = [place for place in self.places if place.kind != "NotPlace"]
+        place_names = places(affirmed_places, next(iter(findings), ""))
+        denied_places = places(place for place in self.places if place.kind == "NotPlace")
+        names_part = any(
+            p.roles("weak")[-1:] == ["part"] for p in affirmed_places if not p.has("side", "place", "bothways")
+        )
+        outside_findings = findings.keys() & {*vocabulary()["outside"]}
+        all_absent = all(state.status == "absent" for state in findings.values())
         self.problems.add("it says both yes and no", len(self.leads) > 1)
-        self.problems.add("it leaves a place open", not absent and any(place.has("or") for place in named))
-        within = any(a <= b and a & SIDES == b & SIDES for a in denied for b in where)
-        self.problems.add("it denies a place", within or (denied and not where))
+        self.problems.add(
+            "it leaves a place open", not all_absent and any(place.has("or") for place in affirmed_places)
+        )
+        contradicts_place = any(a <= b and a & SIDES == b & SIDES for a in denied_places for b in place_names)
+        self.problems.add("it denies a place", contradicts_place or (denied_places and not place_names))
         self.problems.add("it counts what it does not name", self.counts - number_words(set(findings) - {ANY}))
         return Facts(
             findings=findings,
             views=self.views,
-            places=frozenset().union(*(state.places for state in findings.values())) or where,
+            places=frozenset().union(*(state.places for state in findings.values())) or place_names,
             numbers=numbers,
             lead=max(self.leads, default=""),
-            partial=part and bool(silent or (ANY in findings and findings[ANY].status in ("absent", "same"))),
-            foretold=all(finding.foretold for finding in self.findings.values()),
+            partial=names_part
+            and bool(outside_findings or (ANY in findings and findings[ANY].status in ("absent", "same"))),
+            predicted=all(finding.predicted for finding in self.findings.values()),
             problems=tuple(self.problems),
             unread=tuple(self.unread),
         )

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
-from lumen_hpc.language.markup import without_thought
+from lumen_hpc.language.markup import strip_reasoning
 from lumen_hpc.language.prediction_questions import predictions
 from lumen_hpc.language.protocol import Engine
-from lumen_hpc.language.sentences import opened, sentence
+from lumen_hpc.language.sentences import sentence, with_opening
 
 FEWEST_EMPTY = 10
 """So many empty answers, and no other, show that something is wrong: a filter refuses a few."""
@@ -101,7 +101,7 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
             temperature=rewrite.temperature,
             seed=[_number(request.seed, str(attempt)) for request in pending],
         )
-        texts = [" ".join(without_thought(completion.text).split()) for completion in completions]
+        texts = [" ".join(strip_reasoning(completion.text).split()) for completion in completions]
         if attempt == 1 and len(texts) >= FEWEST_EMPTY and not any(texts):
             raise UserError(
                 f"all {len(texts)} answers of {engine.name} are empty: it may spend rewrite.max_tokens="
@@ -117,7 +117,7 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
             if reasons:
                 request.rejected.append("; ".join(reasons))
             else:
-                request.long_answer, request.source = opened(request.short_answer, text), engine.source
+                request.long_answer, request.source = with_opening(request.short_answer, text), engine.source
         pending = [request for request in pending if not request.long_answer]
     for request in pending:
         request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"

@@ -34,7 +34,7 @@ def sentence(kind: str, question: str, short_answer: str) -> str:
     parsed = parse_question(kind, question)
     if parsed is None:
         return f'The answer to the question "{" ".join(question.split())}" is {answer.rstrip(".")}.'
-    return _BY_TEMPLATE[parsed.template](parsed.finding, parsed.location, answer.rstrip("."))
+    return _SENTENCE_BY_TEMPLATE[parsed.template](parsed.finding, parsed.location, answer.rstrip("."))
 
 
 def _prediction(change: Change) -> str:
@@ -43,9 +43,9 @@ def _prediction(change: Change) -> str:
         return "No change is expected."
     clauses = []
     if change.new:
-        clauses.append(f"{listed(change.new)} {_is(change.new)} expected to appear")
+        clauses.append(f"{comma_list(change.new)} {_is_or_are(change.new)} expected to appear")
     if change.resolved:
-        clauses.append(f"{listed(change.resolved)} {_is(change.resolved)} expected to resolve")
+        clauses.append(f"{comma_list(change.resolved)} {_is_or_are(change.resolved)} expected to resolve")
     clauses += [
         f"the level of {level.finding} is expected to change from {level.before} to {level.after}"
         for level in change.levels
@@ -53,38 +53,38 @@ def _prediction(change: Change) -> str:
     return ". ".join(clause[0].upper() + clause[1:] for clause in clauses) + "."
 
 
-def listed(names: tuple[str, ...]) -> str:
+def comma_list(names: tuple[str, ...]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *rest, last = names
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
-def _is(names: tuple[str, ...]) -> str:
+def _is_or_are(names: tuple[str, ...]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _yes(answer: str) -> bool:
+def _is_yes(answer: str) -> bool:
     if answer.lower() not in ("yes", "no"):
         raise UserError(f"a closed question has a short answer of {len(answer)} characters; it takes yes or no")
     return answer.lower() == "yes"
 
 
 def _opening(answer: str) -> str:
-    return "Yes, " if _yes(answer) else "No, "
+    return "Yes, " if _is_yes(answer) else "No, "
 
 
-def opened(short_answer: str, text: str) -> str:
+def with_opening(short_answer: str, text: str) -> str:
     """A long answer to a closed question with `Yes,` or `No,` before it where it does not open so (section 2.2).
 
     The paper's example keeps them, and the accuracy of close-ended questions reads them.
     """
     if not is_closed(short_answer) or re.match(rf"{short_answer.strip()}\b", text, re.IGNORECASE):
         return text
-    first = text[:1].lower() if text[1:2].islower() or text[1:2] == " " else text[:1]
-    return f"{_opening(short_answer.strip())}{first}{text[1:]}"
+    first_letter = text[:1].lower() if text[1:2].islower() or text[1:2] == " " else text[:1]
+    return f"{_opening(short_answer.strip())}{first_letter}{text[1:]}"
 
 
-def _where(answer: str) -> str:
+def _location_phrase(answer: str) -> str:
     """A location answer as the end of `The finding is …`: the dataset gives adjectives, sides and whole phrases."""
     words = answer.lower().split()
     if words[0] in ("in", "on", "at"):
@@ -96,43 +96,47 @@ def _where(answer: str) -> str:
     return f"located in {'' if words[0] in ('the', 'both') else 'the '}{answer}"
 
 
-def _seen(place: str | None, answer: str) -> str:
+def _abnormality_sentence(place: str | None, answer: str) -> str:
     names = parse_findings(answer)
     where = f"the {place}" if place else "this image"
-    return f"{where[0].upper()}{where[1:]} shows {listed(names) if names else 'no abnormality'}."
+    return f"{where[0].upper()}{where[1:]} shows {comma_list(names) if names else 'no abnormality'}."
 
 
-def _closed(text: str) -> Callable[..., str]:
+def _closed_sentence(text: str) -> Callable[..., str]:
     """The sentence of a closed question: `{no}` and `{not_}` in `text` stand where a negative answer has them."""
 
     def sentence(finding: str | None, location: str | None, answer: str) -> str:
-        yes = _yes(answer)
+        yes = _is_yes(answer)
         negation = {"no": "" if yes else "no ", "not_": "" if yes else "not "}
         return _opening(answer) + text.format(finding=finding, location=location, **negation)
 
     return sentence
 
 
-def _located(finding: str | None, location: str | None, answer: str) -> str:
-    return f"The {finding} is {_where(answer)}."
+def _location_sentence(finding: str | None, location: str | None, answer: str) -> str:
+    return f"The {finding} is {_location_phrase(answer)}."
 
 
-_BY_TEMPLATE: dict[str, Callable[..., str]] = {
-    "what abnormalities are seen in this image?": lambda finding, location, answer: _seen(None, answer),
-    "what abnormalities are seen in the {location}?": lambda finding, location, answer: _seen(location, answer),
-    "is there evidence of any abnormalities in this image?": _closed(
+_SENTENCE_BY_TEMPLATE: dict[str, Callable[..., str]] = {
+    "what abnormalities are seen in this image?": lambda finding, location, answer: _abnormality_sentence(None, answer),
+    "what abnormalities are seen in the {location}?": lambda finding, location, answer: _abnormality_sentence(
+        location, answer
+    ),
+    "is there evidence of any abnormalities in this image?": _closed_sentence(
         "there is {no}evidence of abnormalities in this image."
     ),
-    "is there evidence of {finding} in this image?": _closed("there is {no}evidence of {finding} in this image."),
-    "is the {finding} bilateral?": _closed("the {finding} is {not_}bilateral."),
-    "is there {finding} in the {location}?": _closed("there is {no}{finding} in the {location}."),
-    "is there {finding}?": _closed("there is {no}{finding}."),
+    "is there evidence of {finding} in this image?": _closed_sentence(
+        "there is {no}evidence of {finding} in this image."
+    ),
+    "is the {finding} bilateral?": _closed_sentence("the {finding} is {not_}bilateral."),
+    "is there {finding} in the {location}?": _closed_sentence("there is {no}{finding} in the {location}."),
+    "is there {finding}?": _closed_sentence("there is {no}{finding}."),
     "which view is this image taken?": lambda finding, location, answer: f"This image is taken in the {answer}.",
-    "is this PA view?": _closed("this image is {not_}a PA view."),
-    "is this AP view?": _closed("this image is {not_}an AP view."),
-    "where in the image is the {finding} located?": _located,
-    "is the {finding} located on the left side or right side?": _located,
-    "where is the {finding}?": _located,
+    "is this PA view?": _closed_sentence("this image is {not_}a PA view."),
+    "is this AP view?": _closed_sentence("this image is {not_}an AP view."),
+    "where in the image is the {finding} located?": _location_sentence,
+    "is the {finding} located on the left side or right side?": _location_sentence,
+    "where is the {finding}?": _location_sentence,
     "what level is the {finding}?": lambda finding, location, answer: f"The level of the {finding} is {answer}.",
     "what type is the {finding}?": lambda finding, location, answer: f"The type of the {finding} is {answer}.",
 }

@@ -8,29 +8,29 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from lumen_hpc.language.markup import HEADING, without_markup
+from lumen_hpc.language.markup import HEADING, strip_markup
 
-LONGEST = 8000
+MOST_CHARACTERS = 8000
 """Characters of an answer that are looked at."""
-_PLAIN = re.compile(r"[A-Za-z0-9 ,.;:()'%-]*")
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9 ,.;:()'%-]*")
 """Letters and signs of a plain sentence."""
-_OPTION = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re.IGNORECASE)
+_OPTION_LETTER = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re.IGNORECASE)
 """The letter before a choice: `(A) Yes`."""
-_SORT = "(?:(?:the|my|final|short|correct|right|best) )*"
+_ANSWER_ADJECTIVES = "(?:(?:the|my|final|short|correct|right|best) )*"
 _LABEL = re.compile(
-    rf"\s*(?:(?:{_SORT}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
-    rf"|{_SORT}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer)\b:?"
+    rf"\s*(?:(?:{_ANSWER_ADJECTIVES}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
+    rf"|{_ANSWER_ADJECTIVES}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer)\b:?"
     r"|(?:sure|certainly|of course|okay|ok)[!,.]|it(?:'s| is) an? (?=(?:yes|no)\b)"
     r"|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
     re.IGNORECASE,
 )
-_FINAL = re.compile(
+_FINAL_ANSWER = re.compile(
     r".*(?:(?:\bfinal answer|\?\W*(?:short )?answer)\W*?(?: is)?\s*(?:[:\n]|- )\s*"
     r"|\b(?:the|my) (?:\w+ )?answer (?:is|would be):? *(?=(?:yes|no)\b))",
     re.IGNORECASE | re.DOTALL,
 )
 """What comes before the answer: reasoning without tags, or the question again."""
-_SECTION = re.compile(
+_SECTION_HEADING = re.compile(
     r"(^|[.;\n])\s*(?:(?:indications?|(?:clinical |past )?(?:history|information)|reason for [a-z ]+|recommendations?):"
     r"[^.\n]*|(?:findings?|impressions?|conclusions?|interpretation|assessment|results?|report):"
     r"(?! *(?:none|nothing|nil)\b))",
@@ -38,27 +38,27 @@ _SECTION = re.compile(
 )
 """A heading of a report; why the image was taken, and what is recommended, with what stands under it."""
 _BOOLEANS = {"true": "yes", "false": "no"}
-_SAY = (
+_JUDGING_VERBS = (
     "say|tell|determine|know|assess|judge|evaluate|comment|decide|confirm|exclude|rule out|compare|conclude"
     "|be (?:sure|certain|said|determined|assessed|excluded|ruled out|made|confirmed|evaluated|judged)"
 )
-_DECLINED = re.compile(
+_REFUSAL = re.compile(
     rf"\b(?:can(?:not| not|'t)|could(?: not|n't)|(?:unable|not able|impossible|not possible|hard|difficult|hesitate"
     rf"|too poor|insufficient|not enough \w+) to|(?:do|did|does)(?: not|n't)(?= know)|no \w+ can(?= be))"
-    rf" (?:\w+ly )?(?:{_SAY})\b"
+    rf" (?:\w+ly )?(?:{_JUDGING_VERBS})\b"
     r"|\b(?:unclear|uncertain|unsure|no way of knowing|not (?:sure|certain|clear))\b|\b(?:whether|if)\b",
     re.IGNORECASE,
 )
 """A sentence that declines to say, or only asks."""
-_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
+_CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
-_HEADED = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
-_NOTE = r"(?:new|resolved|worsening|improving|stable|unchanged|persistent)"
-_IN_A_ROW = re.compile(
-    rf", (?:and )?(?={_NOTE} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))", re.IGNORECASE
+_CHANGE_HEADING = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
+_CHANGE_ADJECTIVES = r"(?:new|resolved|worsening|improving|stable|unchanged|persistent)"
+_NEXT_NOTE = re.compile(
+    rf", (?:and )?(?={_CHANGE_ADJECTIVES} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))", re.IGNORECASE
 )
 """Before each further note of `New edema, resolved nodule, and worsening effusion`."""
-_STATES = {
+_SENTENCE_BY_STATE = {
     **dict.fromkeys(("new", "newly seen", "appeared"), "New: {}."),
     **dict.fromkeys(("resolved", "gone", "disappeared", "no longer seen"), "Resolved: {}."),
     **dict.fromkeys(("present", "yes", "positive", "seen"), "{} is present."),
@@ -68,54 +68,54 @@ _STATES = {
     **dict.fromkeys(("unchanged", "stable", "same", "no change"), "{} is unchanged."),
 }
 """What a note beside a finding says → the sentence for it."""
-_STATE = "|".join(sorted(_STATES, key=len, reverse=True))
-_NOTED = re.compile(
+_STATE_WORDS = "|".join(sorted(_SENTENCE_BY_STATE, key=len, reverse=True))
+_STATE_NOTE = re.compile(
     r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?((?!(?:and|no|new|resolved|yes)\b)[a-z][a-z' -]{2,40}?)"
-    rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE})\b"
+    rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE_WORDS})\b"
     r"[)\]]?(?= *(?:[.,;\n]|$))[.,;]?",
     re.IGNORECASE,
 )
 
 
 @lru_cache(maxsize=1 << 14)
-def unwrapped(text: str) -> str:
+def unwrap(text: str) -> str:
     """The answer's own words; the text itself where it is one plain line."""
-    text = text if _PLAIN.fullmatch(text) else without_markup(text[:LONGEST])
-    for before in (_FINAL, _LABEL, _LABEL, _OPTION):
-        if (found := before.match(text)) and text[found.end() :].strip():
-            text = text[found.end() :]
+    text = text if _PLAIN_TEXT.fullmatch(text) else strip_markup(text[:MOST_CHARACTERS])
+    for prefix in (_FINAL_ANSWER, _LABEL, _LABEL, _OPTION_LETTER):
+        if (prefix_match := prefix.match(text)) and text[prefix_match.end() :].strip():
+            text = text[prefix_match.end() :]
     text = text[1:-1] if text[:1] == "'" == text[-1:] else text
-    text = _SECTION.sub(r"\1 ", text)
+    text = _SECTION_HEADING.sub(r"\1 ", text)
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
-    return _spell_notes(_without_refusals(text))
+    return _spell_notes(_drop_refusals(text))
 
 
-def _without_refusals(text: str) -> str:
+def _drop_refusals(text: str) -> str:
     """The text without its questions, and without what it says it cannot say."""
-    if "?" not in text and not _DECLINED.search(text):
+    if "?" not in text and not _REFUSAL.search(text):
         return text
-    kept = []
+    kept_sentences = []
     for sentence in re.findall(r"[^.;!?\n]*(?:[.;!?\n]+|$)", text):
-        if declined := _DECLINED.search(sentence):
-            begin = max((link.start() for link in _LINK.finditer(sentence, 0, declined.start())), default=0)
-            comma = sentence.find(",", declined.end())
+        if refusal := _REFUSAL.search(sentence):
+            start = max((link.start() for link in _CLAUSE_LINK.finditer(sentence, 0, refusal.start())), default=0)
+            comma = sentence.find(",", refusal.end())
             rest = sentence[comma + 1 :] if comma >= 0 and _ALTHOUGH.match(sentence) else "."
-            sentence = sentence[:begin] + rest
-        kept.append("." if "?" in sentence else sentence)
-    return "".join(kept)
+            sentence = sentence[:start] + rest
+        kept_sentences.append("." if "?" in sentence else sentence)
+    return "".join(kept_sentences)
 
 
 def _spell_notes(text: str) -> str:
     """Notes such as `New findings: a; b`, `Edema (new)` and `Edema: mild to severe`, as the reader knows them."""
-    text = _HEADED.sub(_spell_heading, text)
-    text = _IN_A_ROW.sub(". ", text) if re.match(rf"\s*{_NOTE} ", text, re.IGNORECASE) else text
-    return _NOTED.sub(lambda noted: f"{noted[1]}{_STATES[noted[3].lower()].format(noted[2].strip())}", text)
+    text = _CHANGE_HEADING.sub(_spell_heading, text)
+    text = _NEXT_NOTE.sub(". ", text) if re.match(rf"\s*{_CHANGE_ADJECTIVES} ", text, re.IGNORECASE) else text
+    return _STATE_NOTE.sub(lambda note: f"{note[1]}{_SENTENCE_BY_STATE[note[3].lower()].format(note[2].strip())}", text)
 
 
-def _spell_heading(found: re.Match[str]) -> str:
-    new = bool(re.match(r"new|additional|interval dev|devel|appear", found[2], re.IGNORECASE))
-    names = ", ".join(name.strip(" -") for name in re.split(r"[;,]", found[3]) if name.strip(" -"))
+def _spell_heading(heading: re.Match[str]) -> str:
+    is_new = bool(re.match(r"new|additional|interval dev|devel|appear", heading[2], re.IGNORECASE))
+    names = ", ".join(name.strip(" -") for name in re.split(r"[;,]", heading[3]) if name.strip(" -"))
     if names.lower() in ("none", "no", "nothing", "n/a", "nil", "none seen", ""):
-        return f"{found[1]}No {'new findings' if new else 'findings have resolved'}."
-    return f"{found[1]}{'New' if new else 'Resolved'}: {names}."
+        return f"{heading[1]}No {'new findings' if is_new else 'findings have resolved'}."
+    return f"{heading[1]}{'New' if is_new else 'Resolved'}: {names}."

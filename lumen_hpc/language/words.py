@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from lumen_hpc.language.durations import in_days
-from lumen_hpc.language.unwrapping import unwrapped
+from lumen_hpc.language.unwrapping import unwrap
 
-LONGEST = 4000
+MOST_CHARACTERS = 4000
 """Characters of a text that are read; no answer of the dataset has a tenth of them."""
 
 
@@ -37,67 +37,69 @@ Names = tuple[tuple[str, str], ...]
 
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
     """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
-    tokens = _spelled(text).split()
-    known = _known(names, ahead)
-    found, i = [], 0
+    tokens = _normalize(text).split()
+    phrase_table = _phrase_table(names, ahead)
+    cut_words, i = [], 0
     while i < len(tokens):
-        begun = itertools.takewhile(known.__contains__, itertools.accumulate(tokens[i:], "{} {}".format))
-        phrase = max(filter(known.get, begun), key=len, default=tokens[i])
-        found.append(known.get(phrase) or _word(phrase, {"number": phrase} if re.match("[0-9]+$", phrase) else {}))
+        prefixes = itertools.takewhile(phrase_table.__contains__, itertools.accumulate(tokens[i:], "{} {}".format))
+        phrase = max(filter(phrase_table.get, prefixes), key=len, default=tokens[i])
+        cut_words.append(
+            phrase_table.get(phrase) or _word(phrase, {"number": phrase} if re.match("[0-9]+$", phrase) else {})
+        )
         i += 1 + phrase.count(" ")
-    return found
+    return cut_words
 
 
 @lru_cache(maxsize=1 << 12)
-def _spelled(text: str) -> str:
+def _normalize(text: str) -> str:
     """A text with its words and signs apart, as the vocabulary spells them."""
-    return in_days(" ".join(_respelled("spelling", text[:LONGEST].lower()).split()))
+    return in_days(" ".join(_respell("spelling", text[:MOST_CHARACTERS].lower()).split()))
 
 
 def numbers_of(text: str) -> frozenset[str]:
     """The numbers in a text, those of hours, months and years with their unit."""
-    return frozenset(re.findall(r"(?<!\S)[0-9]+(?: (?:hours|months|years))?(?!\S)", _spelled(text)))
+    return frozenset(re.findall(r"(?<!\S)[0-9]+(?: (?:hours|months|years))?(?!\S)", _normalize(text)))
 
 
-def tidied(text: str) -> str:
+def tidy(text: str) -> str:
     """A text as plain sentences for the lenient reading."""
-    return _respelled("notes", f"\n{unwrapped(text)[:LONGEST]}").lstrip(" .")
+    return _respell("notes", f"\n{unwrap(text)[:MOST_CHARACTERS]}").lstrip(" .")
 
 
-def _respelled(table: str, text: str) -> str:
+def _respell(table: str, text: str) -> str:
     for pattern, spelling in vocabulary()[table].items():
         text = re.sub(pattern, spelling, text)
     return text
 
 
 @lru_cache(maxsize=64)
-def _known(names: Names, ahead: bool) -> dict[str, Word | None]:
+def _phrase_table(names: Names, ahead: bool) -> dict[str, Word | None]:
     """All phrases; None for what only begins one.
 
     Names are in the singular or plural, a finding of two words also turned round.
     """
-    known = _known((), ahead).copy() if names else {}
-    added = {} if names else dict(_roles(ahead))
+    phrase_table = _phrase_table((), ahead).copy() if names else {}
+    new_phrases = {} if names else dict(_roles(ahead))
     for role, name in names:
-        given = _spelled(name).split()
-        for order in (given, given[::-1]) if len(given) == 2 and role == "finding" else (given,):
-            added |= {" ".join(order) + ending: {role: name} for ending in ("", "s", "es") if given}
-    for phrase, roles in added.items():
-        for beginning in itertools.accumulate(phrase.split(), "{} {}".format):
-            known.setdefault(beginning)
-        known[phrase] = _word(phrase, roles)
-    return known
+        name_words = _normalize(name).split()
+        for order in (name_words, name_words[::-1]) if len(name_words) == 2 and role == "finding" else (name_words,):
+            new_phrases |= {" ".join(order) + ending: {role: name} for ending in ("", "s", "es") if name_words}
+    for phrase, roles in new_phrases.items():
+        for prefix in itertools.accumulate(phrase.split(), "{} {}".format):
+            phrase_table.setdefault(prefix)
+        phrase_table[phrase] = _word(phrase, roles)
+    return phrase_table
 
 
 @cache
 def _roles(ahead: bool) -> dict[str, dict[str, str]]:
     """The roles of all words and set phrases."""
-    table: dict[str, dict[str, str]] = defaultdict(dict)
+    roles_by_phrase: dict[str, dict[str, str]] = defaultdict(dict)
     for role, value, phrase in _entries():
-        roles = table[phrase]
+        roles = roles_by_phrase[phrase]
         if name := (role.split("|") * 2)[ahead]:
             roles[name] = value if roles.get(name, value) == value else f"{roles[name]}/{value}"
-    return table
+    return roles_by_phrase
 
 
 @cache
@@ -121,45 +123,45 @@ def _entries() -> Iterator[tuple[str, str, str]]:
     """(role, what it stands for, phrase) of every entry of vocabulary.yaml."""
     for role, group in vocabulary()["words"].items():
         for value, pattern in (group if isinstance(group, dict) else {"": group}).items():
-            for spelled in _expanded(pattern.format_map(vocabulary()["snippets"])):
+            for spelled in _expand_pattern(pattern.format_map(vocabulary()["snippets"])):
                 phrase = " ".join(spelled.split())
                 yield role, str(value or phrase), phrase
     for event, verbs in vocabulary()["verbs"].items():
         for verb in verbs.split(", "):
-            for form, phrase in _inflected(*verb.split("/")):
+            for form, phrase in _inflections(*verb.split("/")):
                 yield form, event, phrase
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def _expand_pattern(pattern: str) -> Iterator[str]:
     """Every phrase that a pattern stands for: `a|b`, where each may hold `(a|b)`, `[ab]` and `?`."""
     for phrase in re.split(r"\|(?![^(]*\))", pattern):
         parts = re.findall(r"(?:\((.*?)\)|\[(.*?)\]|(.))(\??)", phrase)
         choices = (
-            [*(_expanded(group) if group else letters or letter), *[""] * len(maybe)]
+            [*(_expand_pattern(group) if group else letters or letter), *[""] * len(maybe)]
             for group, letters, letter, maybe in parts
         )
         yield from map("".join, itertools.product(*choices))
 
 
-def _inflected(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
+def _inflections(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
     """(form, phrase) of a verb: base, -s, past, participle and -ing, the past and participle where irregular."""
     verb, _, rest = base.partition(" ")
     stem = verb.removesuffix("e")
-    past = irregular[:2] or (f"{verb[:-1]}ied" if re.search("[^aeiou]y$", verb) else f"{stem}ed",)
+    past_forms = irregular[:2] or (f"{verb[:-1]}ied" if re.search("[^aeiou]y$", verb) else f"{stem}ed",)
     ing = irregular[2] if len(irregular) > 2 else f"{stem}ing"
-    third = re.sub("([^aeiou])y$", r"\1ie", verb) if not re.search("(s|x|z|ch|sh|o)$", verb) else f"{verb}e"
-    for form, words in (("base", (verb,)), ("third", (f"{third}s",)), ("done", past), ("going", (ing,))):
-        for word in words:
-            yield form, f"{word} {rest}".strip()
+    third_stem = re.sub("([^aeiou])y$", r"\1ie", verb) if not re.search("(s|x|z|ch|sh|o)$", verb) else f"{verb}e"
+    for form, forms in (("base", (verb,)), ("third", (f"{third_stem}s",)), ("done", past_forms), ("going", (ing,))):
+        for form_text in forms:
+            yield form, f"{form_text} {rest}".strip()
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The one name for a finding that has several."""
     return vocabulary()["equal"].get(name, name)
 
 
 @lru_cache(maxsize=1 << 12)
-def unknown(text: str) -> tuple[str, ...]:
+def unknown_words(text: str) -> tuple[str, ...]:
     """The words of a text that the vocabulary does not hold."""
     return tuple(word.text for word in words(text) if not word.roles)
 
@@ -167,5 +169,5 @@ def unknown(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1 << 12)
 def knows(name: str) -> bool:
     """True if the vocabulary has a finding for the whole of this name, attributes like sides aside."""
-    found = words(name)
-    return all(word.roles for word in found) and any("finding" in word.roles for word in found)
+    name_words = words(name)
+    return all(word.roles for word in name_words) and any("finding" in word.roles for word in name_words)

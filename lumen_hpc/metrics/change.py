@@ -169,12 +169,12 @@ class Reader:
                 by_status.setdefault(state.status, []).append(name)
         claim = Claim(
             new=tuple(by_status.get("new", ())),
-            resolved=tuple(by_status.get("gone", ())),
+            resolved=tuple(by_status.get("resolved", ())),
             levels=tuple(_level_change(name, found[name].levels) for name in by_status.get("level", ())),
             worse=tuple(by_status.get("up", ())),
             better=tuple(by_status.get("down", ())),
         )
-        return claim if by_status.keys() & {"new", "gone", "level", "up", "down", *_UNCHANGED} else None
+        return claim if by_status.keys() & {"new", "resolved", "level", "up", "down", *_UNCHANGED} else None
 
     def level(self, text: str) -> str:
         """The level that a text names, the longest known word for one; empty if it names none."""
@@ -201,7 +201,7 @@ def _level_change(name: str, readings: Iterable[tuple[str, ...]]) -> LevelChange
     return change
 
 
-PRESENT = frozenset({"present", "same", "new", "level", "up", "down", "changed", "not-gone", "not-changed"})
+PRESENT = frozenset({"present", "same", "new", "level", "up", "down", "changed", "not-resolved", "not-changed"})
 """States of a finding that is there: what is new, or has changed, is."""
-_UNCHANGED = {"same", "not-new", "not-gone", "not-changed"}
+_UNCHANGED = {"same", "not-new", "not-resolved", "not-changed"}
 _LEVEL = re.compile(r"\b(?:" + "|".join(sorted(LEVELS, key=lambda word: (-len(word), word))) + r")\b")

@@ -16,7 +16,7 @@ from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import places_in, read
-from lumen_hpc.language.unwrapping import unwrapped
+from lumen_hpc.language.unwrapping import unwrap
 from lumen_hpc.language.words import knows
 from lumen_hpc.metrics.change import PRESENT, Reader, named
 from lumen_hpc.metrics.recall import words
@@ -28,9 +28,9 @@ _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
 
-_KNOWN = PRESENT | {"absent", "gone"}
+_KNOWN = PRESENT | {"absent", "resolved"}
 """States of a finding that answer: residual or new edema is there, resolved edema is not."""
-_OF_ANY = ("present", "new", "absent", "gone")
+_OF_ANY = ("present", "new", "absent", "resolved")
 """Of whatever there may be: that the contours are stable tells of no abnormality."""
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
@@ -88,7 +88,7 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     if parsed is None:
         return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
     finding = named(parsed.finding) if parsed.finding else None
-    answer = _CHOICE.sub(" ", unwrapped(answer))
+    answer = _CHOICE.sub(" ", unwrap(answer))
     if (word := answer.strip(" .!:()").lower()) in _YES | _NO:
         return "yes" if word in _YES else "no"
     for asked, reply, pattern in _WHOLE:
@@ -142,7 +142,7 @@ def _claim(template: str, location: str | None, state: State) -> bool | None:
     near = [_heights(place) for place in state.places if not (side and place & SIDES) or place & side]
     level = not (near and height) or any(not other or other & height for other in near)
     here = level and (not sides or side <= sides)
-    if state.status in ("absent", "gone"):
+    if state.status in ("absent", "resolved"):
         return False if here else None
     if "bilateral" in template:
         return sides == SIDES if sides else None

@@ -11,7 +11,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.json_words import in_words
-from lumen_hpc.language.markup import without_thought, without_tokens
+from lumen_hpc.language.markup import strip_control_tokens, strip_reasoning
 from lumen_hpc.metrics.change import expected_change, expected_findings
 
 _SHOWN = 5
@@ -181,9 +181,9 @@ def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
     if not isinstance(answer, str):
         problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
         return in_words(answer)
-    if (visible := without_thought(answer)) != answer:
+    if (visible := strip_reasoning(answer)) != answer:
         problems.add(f"answers of {model} with reasoning in tags (left out)", id)
-    if (text := without_tokens(visible)) != visible:
+    if (text := strip_control_tokens(visible)) != visible:
         problems.add(f"answers of {model} with control tokens (left out)", id)
     return text
 

@@ -199,8 +199,8 @@ def used() -> Counter:
         for given in sentences_of(words(text, ahead=kind == "prediction")):
             found = parsing.phrases_of(given)
             counts.update({(phrase.kind, phrase.row) for phrase in _phrases(found) if phrase.parts})
-            for parse in parsing.strict(found):
-                counts.update({clause.says for clause in parse})
+            for parse in parsing.strict_parses(found):
+                counts.update({clause.table_row for clause in parse})
     return counts
 
 
@@ -229,13 +229,13 @@ UNCLAIMED = (
 def test_every_mark_holds_in_some_sentence(monkeypatch):
     held: Counter = Counter()
 
-    def marked(table, marks):
-        found = parsing.marked(table, marks)
+    def derive_marks(table, marks):
+        found = parsing.derive_marks(table, marks)
         held.update(line for line in parsing.grammar().marks[table] if line[1] <= found and not line[2] & found)
         return found
 
     for module in (clauses, findings):
-        monkeypatch.setattr(module, "marked", marked)
+        monkeypatch.setattr(module, "derive_marks", derive_marks)
     for case in read_jsonl(CASES):
         read.__wrapped__(case["long_answer"], case["type"])
     for kind in KINDS:
