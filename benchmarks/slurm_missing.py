@@ -31,7 +31,7 @@ def main(folder: Path, shards: int, absent: list[int]) -> None:
         manifest.append(folder / manifest.NAME, line)
     gc.set_threshold(100_000)  # as launch.py does for every command
     start = time.perf_counter()
-    found = manifest.missing(folder, shards, "1" * 16, ["0" * 16] * shards)
+    found = manifest.missing_shards(folder, shards, "1" * 16, ["0" * 16] * shards)
     seconds = time.perf_counter() - start
     assert set(found) == missing
     print(seconds)

@@ -103,7 +103,7 @@ def serve(task: Task) -> None:
                 ends=_ends(task),
             )  # fmt: skip
             with _page(task, address) as address, supervisor.published(task.folder, address):
-                shown = f"python launch.py status {task.run.words}"
+                shown = f"python launch.py status {task.run.arguments}"
                 print(f"ready at {address.url}; {shown} shows the key", flush=True)
                 while not task.should_stop():
                     server.require_alive()

@@ -309,7 +309,7 @@ class OpenRun:
             if then != {shard: line["content"] for shard, line in manifest.latest(folder).items()}:
                 raise UserError(
                     f"{folder} was written again after stage evaluate scored it: its rows have no scores yet; "
-                    f"python launch.py stage=full {self._run.words}"
+                    f"python launch.py stage=full {self._run.arguments}"
                 )
 
     def _shards(self, stage: str, model: str = "") -> list[Path]:

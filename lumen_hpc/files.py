@@ -19,49 +19,62 @@ import orjson
 
 from lumen_hpc.errors import UserError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a write that a full disk or a quota refused."""
-FULL_BELOW = 1_000_000
+MIN_FREE_BYTES = 1_000_000
 """Free bytes of a file system that counts as full."""
-LARGEST = 1 << 30
+MAX_RECORD_BYTES = 1 << 30
 """Bytes of the largest file that is read whole, which no record of a run comes near."""
 GZIP = b"\x1f\x8b"
 """The first bytes of a gzip stream."""
-LONGEST_LINE = 1 << 26
+MAX_LINE_BYTES = 1 << 26
 """Bytes of a line of a file of records."""
-_END = 1 << 18
+_TAIL_BYTES = 1 << 18
 """Bytes at the end of a log that are looked at."""
-REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs")
+REMOTE_FILE_SYSTEMS = (
+    "nfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse",
+    "smb",
+    "cifs",
+    "9p",
+    "orangefs",
+    "wekafs",
+    "pvfs",
+)
 """Beginnings of the names of file systems that several nodes share."""
 
 
 def has_room(place: Path) -> bool:
     """Whether the file system of a file or folder, there or not, has space left, and takes another file."""
     status = os.statvfs(next(path for path in (place, *place.parents) if path.exists()))
-    return status.f_bavail * status.f_frsize > FULL_BELOW and (status.f_favail > 0 or not status.f_files)
+    return status.f_bavail * status.f_frsize > MIN_FREE_BYTES and (status.f_favail > 0 or not status.f_files)
 
 
 def file_system(folder: Path, mounts: Path) -> str:
     """The kind of file system that a folder lies on, as the kernel calls it; empty if that is not known."""
-    place, best, kind = folder.resolve(), -1, ""
+    folder_path, longest, kind = folder.resolve(), -1, ""
     try:
         lines = mounts.read_text().splitlines()
     except OSError:
         return ""
     for line in lines:
-        _, point, name, *_ = line.split()
-        top = Path(point.replace("\\040", " "))
-        if place.is_relative_to(top) and len(top.parts) > best:
-            best, kind = len(top.parts), name
+        _, mount_point, name, *_ = line.split()
+        mount_path = Path(mount_point.replace("\\040", " "))
+        if folder_path.is_relative_to(mount_path) and len(mount_path.parts) > longest:
+            longest, kind = len(mount_path.parts), name
     return kind
 
 
-def shown_within(folder: Path, mounts: Path = Path("/proc/mounts")) -> float:
+def visibility_delay(folder: Path, mounts: Path = Path("/proc/mounts")) -> float:
     """How long this machine may be shown a folder as it was before another machine wrote there [s].
 
     A network file system keeps what it knows of a folder for up to a minute.
     """
-    return 65.0 if file_system(folder, mounts).startswith(REMOTE) else 5.0
+    return 65.0 if file_system(folder, mounts).startswith(REMOTE_FILE_SYSTEMS) else 5.0
 
 
 def sha256(path: Path) -> str:
@@ -73,7 +86,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def opened(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BinaryIO:
     """A file to read that others may have put there. Raises UserError for a pipe or a device: it may not end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -84,8 +97,8 @@ def opened(path: str | os.PathLike) -> BinaryIO:
 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; UserError for what is none, and for one that is too large to be a record (a sparse one is)."""
-    with opened(path) as stream:
-        if (size := os.fstat(stream.fileno()).st_size) > LARGEST:
+    with open_regular(path) as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > MAX_RECORD_BYTES:
             raise UserError(f"{path}: {size / 1e9:.1f} GB, more than any record of a run has")
         return stream.read()
 
@@ -95,13 +108,13 @@ def lines(path: str | os.PathLike, pipe: bool = False) -> Iterator[bytes]:
 
     `pipe`: a pipe is as good, as in `<(tail answers.jsonl)` on a command line, and so is a gzip stream.
     """
-    with open(path, "rb") if pipe else opened(path) as stream:
-        packed = pipe and cast(io.BufferedReader, stream).peek(2)[:2] == GZIP
-        text: Any = gzip.GzipFile(fileobj=stream) if packed else stream
+    with open(path, "rb") if pipe else open_regular(path) as stream:
+        is_gzip = pipe and cast(io.BufferedReader, stream).peek(2)[:2] == GZIP
+        text: Any = gzip.GzipFile(fileobj=stream) if is_gzip else stream
         try:
-            while line := text.readline(LONGEST_LINE):
-                if len(line) == LONGEST_LINE:
-                    raise UserError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB, more than any record has")
+            while line := text.readline(MAX_LINE_BYTES):
+                if len(line) == MAX_LINE_BYTES:
+                    raise UserError(f"{path}: a line of more than {MAX_LINE_BYTES >> 20} MiB, more than any record has")
                 yield line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{path}: a gzip stream that is corrupt or cut off ({error}); write it again") from None
@@ -109,12 +122,12 @@ def lines(path: str | os.PathLike, pipe: bool = False) -> Iterator[bytes]:
 
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a text file of any size, without their ends: at most `count`, and no more than 256 KiB."""
-    with opened(path) as stream:
-        start = max(0, stream.seek(0, os.SEEK_END) - _END)
+    with open_regular(path) as stream:
+        start = max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES)
         stream.seek(start)
-        lines = stream.read(_END).decode(errors="replace").split("\n")
-    lines = lines[1:] if start and len(lines) > 1 else lines  # the first one is cut
-    return lines[: -1 if not lines[-1] else None][-count:]
+        text_lines = stream.read(_TAIL_BYTES).decode(errors="replace").split("\n")
+    text_lines = text_lines[1:] if start and len(text_lines) > 1 else text_lines  # the first one is cut
+    return text_lines[: -1 if not text_lines[-1] else None][-count:]
 
 
 def foreign(path: Path) -> str:
@@ -168,9 +181,9 @@ def atomic(path: str | os.PathLike, *, sync_name: bool = True, private: bool = F
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
-            full = error.errno == errno.EDQUOT or not has_room(path.parent)  # else it was another file
-            error.filename = str(path) if full else None
+        if isinstance(error, OSError) and error.errno in NO_ROOM_ERRORS and error.filename is None:
+            disk_full = error.errno == errno.EDQUOT or not has_room(path.parent)  # else it was another file
+            error.filename = str(path) if disk_full else None
         partial.unlink(missing_ok=True)
         raise
     if sync_name:

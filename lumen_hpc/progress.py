@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
-EVERY_S = 30.0
+INTERVAL_S = 30.0
 """Between two lines of a bar in a log; work that takes less leaves none."""
 
 
@@ -20,13 +20,13 @@ def spell(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def counted(
+def with_progress(
     rows: Iterable[Any],
     what: str,
     total: Callable[[], int] = lambda: 0,
     *,
     stream: TextIO | None = None,
-    every_s: float = EVERY_S,
+    interval_s: float = INTERVAL_S,
 ) -> Iterator[Any]:
     """The same rows, with a bar on `stream` (stdout).
 
@@ -35,8 +35,8 @@ def counted(
     from tqdm import tqdm
 
     stream = stream or sys.stdout
-    bar, count, shown = None, 0, 0
-    began = drawn = time.monotonic()
+    bar, count, shown_count = None, 0, 0
+    began = last_shown = time.monotonic()
 
     def show(now: float) -> None:
         """A line of a log. Rows count from the first one on, for which a model was loaded."""
@@ -52,11 +52,11 @@ def counted(
             bar.update()
         elif count == 1:
             began = time.monotonic()
-        elif (now := time.monotonic()) - drawn >= every_s:
-            drawn, shown = now, count
+        elif (now := time.monotonic()) - last_shown >= interval_s:
+            last_shown, shown_count = now, count
             show(now)
         yield row
     if bar is not None:
         bar.close()
-    elif 0 < shown < count:
+    elif 0 < shown_count < count:
         show(time.monotonic())

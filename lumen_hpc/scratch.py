@@ -32,10 +32,10 @@ def private_scratch(purpose: str) -> Path:
             f"{top} is {user_name(top.stat().st_uid)}'s, created where any user may; correct profile.scratch"
         )
     name = f"lumen-{purpose}-{socket.gethostname()}-"
-    for left in top.glob(f"{glob.escape(name)}*"):
-        process = left.name.removeprefix(name).partition("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists() and left.lstat().st_uid == os.getuid():
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in top.glob(f"{glob.escape(name)}*"):
+        process = leftover.name.removeprefix(name).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists() and leftover.lstat().st_uid == os.getuid():
+            shutil.rmtree(leftover, ignore_errors=True)
     folder, owner = Path(tempfile.mkdtemp(prefix=f"{name}{os.getpid()}-", dir=top)), os.getpid()
     if reason := foreign(folder):
         raise UserError(f"{folder} is not private: {reason}")

@@ -54,7 +54,7 @@ class Watchdog:
         self._limit, self._on_stuck, self._folder = limit, on_stuck, folder
         self._job, self._rank, self._world_size = job, rank, world_size
         self._interval, self._clock = interval, clock
-        self._seen: dict[int, tuple[str, float]] = {}
+        self._other_beats: dict[int, tuple[str, float]] = {}
         """What other ranks wrote last, and since when it has been so by this node's clock."""
         self._over = threading.Event()
         self.beat("starts")
@@ -71,19 +71,21 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
-        beat, lost, mark = self._beat, 0.0, time.monotonic()
+        beat, suspended_s, checked_at = self._beat, 0.0, time.monotonic()
         while not self._over.wait(pause := min(self._interval, self._beat[1] / 8)):
-            now, last, mark = self._clock(), mark, time.monotonic()
-            lost = 0.0 if beat is not self._beat else lost
+            now, previous_check, checked_at = self._clock(), checked_at, time.monotonic()
+            suspended_s = 0.0 if beat is not self._beat else suspended_s
             beat = at, limit, doing, waits = self._beat
-            if (late := mark - last - pause) > limit / 8:  # this thread stood still too: the task was suspended
-                lost = min(lost + late, self._clock() - at)
+            if (
+                delay_s := checked_at - previous_check - pause
+            ) > limit / 8:  # this thread stood still too: the task was suspended
+                suspended_s = min(suspended_s + delay_s, self._clock() - at)
             own: dict[str, Any] = {
                 "job": self._job,
                 "rank": self._rank,
                 "host": socket.gethostname(),
                 "doing": doing,
-                "age": now - at - lost,  # seconds, not a time of day: the nodes' clocks may differ
+                "age": now - at - suspended_s,  # seconds, not a time of day: the nodes' clocks may differ
                 "limit": limit,
                 "waits": waits or _in_an_exchange(),
             }
@@ -115,17 +117,17 @@ class Watchdog:
     def _others(self) -> list[dict[str, Any]]:
         """The last beats of this job's other ranks; a beat that is not written again ages by this node's clock."""
         assert self._folder is not None
-        found = []
+        beats = []
         for rank in range(self._world_size):
             with contextlib.suppress(OSError, ValueError):
                 text = (self._folder / f"rank-{rank:05d}.json").read_text()
                 beat = json.loads(text)
                 if rank == self._rank or beat["job"] != self._job:
                     continue
-                if self._seen.get(rank, ("", 0.0))[0] != text:
-                    self._seen[rank] = (text, self._clock())
-                found.append(beat | {"age": beat["age"] + self._clock() - self._seen[rank][1]})
-        return found
+                if self._other_beats.get(rank, ("", 0.0))[0] != text:
+                    self._other_beats[rank] = (text, self._clock())
+                beats.append(beat | {"age": beat["age"] + self._clock() - self._other_beats[rank][1]})
+        return beats
 
     def _slowest(self, beats: list[dict[str, Any]]) -> str:
         """The rank that the job waits for, human-readable; empty where there is only one."""
@@ -135,9 +137,9 @@ class Watchdog:
         never_started = f"; ranks {silent} never started" if silent else ""
         # Ages alone do not tell: an age that was read is up to an interval short, and a rank that computes may already
         # be waiting in a gradient's exchange.
-        first = max(beats, key=lambda beat: (not beat["waits"], beat["age"]))
-        where = f"rank {first['rank']} on {first['host']} ({first['doing']}, {first['age']:.0f} s ago)"
-        return f"{never_started}; the first to stop was {where}"
+        stopped = max(beats, key=lambda beat: (not beat["waits"], beat["age"]))
+        description = f"rank {stopped['rank']} on {stopped['host']} ({stopped['doing']}, {stopped['age']:.0f} s ago)"
+        return f"{never_started}; the first to stop was {description}"
 
 
 def _in_an_exchange() -> bool:

@@ -18,7 +18,7 @@ def test_a_log_gets_whole_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) ->
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     out = io.StringIO()
-    assert list(progress.counted(range(12), "predict shard 1 of 2", lambda: 12, stream=out)) == list(range(12))
+    assert list(progress.with_progress(range(12), "predict shard 1 of 2", lambda: 12, stream=out)) == list(range(12))
     lines = out.getvalue().splitlines()
     assert 3 <= len(lines) <= 5
     assert all(line.startswith("predict shard 1 of 2: ") and "/12 [" in line and "\r" not in line for line in lines)
@@ -30,7 +30,7 @@ def test_a_log_counts_from_the_first_row_for_which_a_model_was_loaded(monkeypatc
     clock = iter([0.0, 1000.0, 1001.0, 1040.0, 1040.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
-    rows = progress.counted(range(100), "predict", lambda: 100, stream=out)
+    rows = progress.with_progress(range(100), "predict", lambda: 100, stream=out)
     for _ in range(3):
         next(rows)
     (line,) = out.getvalue().splitlines()[1:]
@@ -39,19 +39,19 @@ def test_a_log_counts_from_the_first_row_for_which_a_model_was_loaded(monkeypatc
 
 def test_rows_that_no_stage_counts_leave_no_line() -> None:
     out = io.StringIO()
-    list(progress.counted(range(3), "train", stream=out, every_s=0.0))
+    list(progress.with_progress(range(3), "train", stream=out, interval_s=0.0))
     assert out.getvalue() == ""
 
 
 def test_short_work_leaves_no_line() -> None:
     out = io.StringIO()
-    list(progress.counted(range(100), "experts", stream=out))
+    list(progress.with_progress(range(100), "experts", stream=out))
     assert out.getvalue() == ""
 
 
 def test_a_terminal_gets_a_bar_that_redraws() -> None:
     out = Terminal()
-    list(progress.counted(range(3), "experts", lambda: 3, stream=out))
+    list(progress.with_progress(range(3), "experts", lambda: 3, stream=out))
     assert "\r" in out.getvalue() and "\n" not in out.getvalue()
 
 

@@ -108,10 +108,10 @@ def require_confirmed(request: Request, changes: Changes) -> None:
 
 def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan]) -> None:
     """Raises UserError while steps are queued or running with settings that the request changes."""
-    if busy := sorted(item.step.name for item in plans if item.live and item.step.name in changes.stale):
+    if busy := sorted(item.step.name for item in plans if item.live_shards and item.step.name in changes.stale):
         raise UserError(
             f"run={request.run}: {', '.join(busy)} queued or running with the run's earlier settings; wait for the "
-            f"end, or first: python launch.py cancel {Run(request.folder, request.settings, request.profile).words}"
+            f"end, or first: python launch.py cancel {Run(request.folder, request.settings, request.profile).arguments}"
         )
 
 

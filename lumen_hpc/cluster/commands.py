@@ -64,7 +64,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         return _run_here(request, pipeline, run)
     if not slurm.installed():
         raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
-    with slurm.foreseen():
+    with slurm.prefetch():
         return _submit(request, pipeline, run, changed)
 
 
@@ -82,7 +82,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
         refusals.require_within_budget(request, plans)
         refusals.require_ready(request, plans)
         if not any(item.packs for item in plans):
-            how = "under way" if any(item.live for item in plans) else "done"
+            how = "under way" if any(item.live_shards for item in plans) else "done"
             print(f"nothing to submit: {request.stage} of run {request.run} is {how}")
             if how == "done" and request.stage in ("full", "evaluate"):
                 print(f"report: {run.page}")
@@ -90,7 +90,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, changed: changes.Cha
         refusals.require_fitting_cluster(request, plans)
         done = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     _print_jobs(done.jobs)
-    print(f"follow it: python launch.py status {run.words}")
+    print(f"follow it: python launch.py status {run.arguments}")
     return 0
 
 
@@ -200,8 +200,10 @@ def _print_jobs(jobs: list[live.JobRecord]) -> None:
 
 def _print_live(plans: Sequence[StepPlan]) -> None:
     for item in plans:
-        if item.live:
-            print(f"{item.step.name}: {len(item.live)} shards are queued or running already; they are left alone")
+        if item.live_shards:
+            print(
+                f"{item.step.name}: {len(item.live_shards)} shards are queued or running already; they are left alone"
+            )
 
 
 def check(request: Request, pipeline: Pipeline) -> int:
@@ -232,7 +234,7 @@ def status(request: Request, pipeline: Pipeline) -> int:
     names = _named(run, pipeline, request.stage or "full")
     owner, queue_known = user_name(run.folder.stat().st_uid), True
     if request.watch:
-        run = dataclasses.replace(run, seen={})
+        run = dataclasses.replace(run, verified_lines={})
         found = status_table.watch(run, look, _console())
     else:
         try:

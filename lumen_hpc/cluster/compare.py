@@ -36,7 +36,9 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
         submit.require_layout(folder)
         run = Run(folder, *config_file.load(path))
         if not (folder / "report" / "tables.csv").is_file():
-            raise UserError(f"compare: run {folder.name} has no report yet: python launch.py stage=full {run.words}")
+            raise UserError(
+                f"compare: run {folder.name} has no report yet: python launch.py stage=full {run.arguments}"
+            )
         if not (folder / "instruct" / "lumen-test.jsonl").is_file():
             raise UserError(f"compare: {folder}: no test records; run its stage instruct first")
         runs.append(run)
@@ -48,10 +50,10 @@ def stale(runs: list[Run], stages: Sequence[Stage]) -> Iterator[str]:
     for run in runs:
         everything = graph.steps(stages, run.settings)
         step = next(step for step in everything if step.stage.name == "evaluate")
-        if plan.missing(run, step, everything):
+        if plan.missing_shards(run, step, everything):
             yield (
                 f"{_label(run, runs)}: its tables are not those of its present settings and answers, or missed their "
-                f"gates: python launch.py status {run.words}"
+                f"gates: python launch.py status {run.arguments}"
             )
 
 

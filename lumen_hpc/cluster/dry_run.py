@@ -30,7 +30,7 @@ def show(
         resources = item.resources
         at_once = min(len(item.packs), request.profile.throttle or len(item.packs))
         waves = math.ceil(len(item.packs) / at_once) if at_once else 0
-        counts = (str(item.shards), str(len(item.missing)), str(len(item.packs)), str(waves))
+        counts = (str(item.shards), str(len(item.missing_shards)), str(len(item.packs)), str(waves))
         asks = f"{resources.nodes} x {resources.gpus} GPU, {resources.time_min} min"
         view.add_row(item.step.name, item.step.stage.paper, *counts, asks, _hours(item))
     console.print(view)
@@ -43,7 +43,7 @@ def show(
     for item in plans:
         if warning := too_long(item):
             console.print(f"{item.step.name}: {warning}", soft_wrap=True)
-        if item.step.stage.resources == "train" and item.step.model and item.missing:
+        if item.step.stage.resources == "train" and item.step.model and item.missing_shards:
             if found := estimate.training(run, item.step.model, own=item.progress):
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
             if warning := estimate.idle_warning(run, item.step.model):
@@ -68,7 +68,7 @@ def too_long(item: StepPlan) -> str:
         return ""
     name, resources = item.step.stage.resources, item.resources
     hours, limit = item.gpu_hours / len(item.packs) / item.gpus, resources.time_min / 60
-    goes_on = name == "train" or len(item.missing) > len(item.packs)
+    goes_on = name == "train" or len(item.missing_shards) > len(item.packs)
     jobs = 1 + resources.successors * goes_on
     if hours <= jobs * limit:
         return ""

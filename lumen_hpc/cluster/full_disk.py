@@ -8,7 +8,7 @@ import resource
 import tempfile
 from pathlib import Path
 
-from lumen_hpc.files import NO_ROOM, has_room
+from lumen_hpc.files import NO_ROOM_ERRORS, has_room
 
 MESSAGES = re.compile(
     r"No space left|Disk quota|File too large|inline_container.*unexpected pos|PytorchStreamWriter|file write failed",
@@ -23,7 +23,7 @@ FIX = (
 def explain(error: BaseException, folder: Path) -> str:
     """Where there is no room, for an error that says so; empty for any other. `folder` is the step's."""
     number = getattr(error, "errno", None)
-    if number not in (*NO_ROOM, errno.EFBIG) and not MESSAGES.search(str(error)):
+    if number not in (*NO_ROOM_ERRORS, errno.EFBIG) and not MESSAGES.search(str(error)):
         return ""
     file = Path(str(getattr(error, "filename", None) or folder))
     if number == errno.EDQUOT:

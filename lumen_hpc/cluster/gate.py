@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import manifest, slurm
-from lumen_hpc.files import shown_within
+from lumen_hpc.files import visibility_delay
 
 
 def main(folder: Path, submission: Path) -> int:
@@ -41,7 +41,7 @@ def record(submission: Path, job: str) -> dict[str, Any]:
     SystemExit where none comes: sbatch said that it failed, and Slurm took the job all the same. What the job would do,
     a later submission has given to another.
     """
-    deadline = time.monotonic() + slurm.ANSWER_S + shown_within(submission)
+    deadline = time.monotonic() + slurm.ANSWER_TIMEOUT_S + visibility_delay(submission)
     while True:
         for record in json.loads((submission / "plan.json").read_text())["jobs"]:
             if record["id"] == job:
@@ -53,7 +53,7 @@ def record(submission: Path, job: str) -> dict[str, Any]:
 
 def _missing(folder: Path, own: dict[str, Any]) -> list[int]:
     """Shards without a line. Files are verified, and written again if corrupt, by the tasks that read them."""
-    deadline = time.monotonic() + shown_within(folder)
+    deadline = time.monotonic() + visibility_delay(folder)
     while True:
         lines = manifest.latest(folder)
         expected = (own["of"], own["config"])

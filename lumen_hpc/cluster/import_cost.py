@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.files import REMOTE, file_system
+from lumen_hpc.files import REMOTE_FILE_SYSTEMS, file_system
 
 OPENS = 10_000
 """Files opened by one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
@@ -24,7 +24,7 @@ def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/pr
     """Measures the opening of the packages' files where they lie on a shared file system, and warns if it is slow."""
     folder = folder or Path(sysconfig.get_paths()["purelib"])
     kind = file_system(folder, mounts)
-    if profile.container.kind != "none" or not kind.startswith(REMOTE):
+    if profile.container.kind != "none" or not kind.startswith(REMOTE_FILE_SYSTEMS):
         return
     files = list(itertools.islice(folder.rglob("*.py"), SAMPLE))
     if not files:

@@ -106,7 +106,7 @@ def tasks(record: dict[str, Any], job: JobRecord, queued: dict[str, slurm.Job]) 
     """
     if not queued or _elsewhere(record):
         return {}
-    names = slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+    names = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
     found = {position: queued[name] for position, name in enumerate(names) if name in queued}
     owner, title = str(record.get("user", "")), job.get("name", "")
     return {position: task for position, task in found.items() if owner in ("", task.user) and title in ("", task.name)}
@@ -161,7 +161,7 @@ def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
         if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
     }  # fmt: skip
     top = f"{os.path.realpath(run.folder)}/"
-    return sorted(id_ for id_ in ids - known if os.path.realpath(slurm.log_of(id_)).startswith(top))
+    return sorted(id_ for id_ in ids - known if os.path.realpath(slurm.log_path(id_)).startswith(top))
 
 
 def sweep(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
@@ -186,7 +186,7 @@ def require_own(run: Run) -> None:
         if _elsewhere(record):
             raise UserError(
                 f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_listed(jobs)}), this is "
-                f"{slurm.cluster()}; go on there, or first: python launch.py cancel {run.words}, there"
+                f"{slurm.cluster()}; go on there, or first: python launch.py cancel {run.arguments}, there"
             )
         if str(record.get("user", os.getuid())) != str(os.getuid()):
             queued = queue(run) if queued is None else queued
@@ -203,7 +203,7 @@ def require_none(run: Run) -> None:
     if alive := [job for record in submissions(run.folder) for job in _alive(record, queued)]:
         raise UserError(
             f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
-            f"submitted them, or first: python launch.py cancel {run.words}"
+            f"submitted them, or first: python launch.py cancel {run.arguments}"
         )
 
 

@@ -152,7 +152,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
 def _written(run: Run, one: _Running) -> int:
     """Shards of the step that are done by now."""
     lines = len(manifest.read(run.folder / one.item.step.name / manifest.NAME))
-    return one.item.shards - len(one.item.missing) + lines - one.written
+    return one.item.shards - len(one.item.missing_shards) + lines - one.written
 
 
 def _printed(one: _Running, settings: Settings) -> list[str]:
@@ -170,12 +170,12 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     An exception would come again; only what was killed or interrupted is worth another try here.
     """
     item = _plan_now(request, pipeline, run, one.item.step)
-    if not item.missing:
+    if not item.missing_shards:
         return None
     folder = run.folder / item.step.name
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
-        kinds = triage.failure_kinds(folder, item.missing, newest=live.newest(run.folder).get(item.step.name))
+        kinds = triage.failure_kinds(folder, item.missing_shards, newest=live.newest(run.folder).get(item.step.name))
         raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.code, one.attempt + 1)
 
@@ -190,7 +190,7 @@ def _stop(jobs: list[Any]) -> None:
 
 
 def _why(item: StepPlan, kinds: list[triage.FailureKind], log: str) -> str:
-    lines = [f"{item.step.name}: {len(item.missing)} of {item.shards} shards are missing"]
+    lines = [f"{item.step.name}: {len(item.missing_shards)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")
         lines.append(f"     fix: {kind.fix}")

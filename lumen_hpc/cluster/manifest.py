@@ -21,7 +21,7 @@ import orjson
 
 from lumen_hpc.cluster.shards import Shard, encode
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import LARGEST, foreign, opened, read_bytes, sha256, sync_file
+from lumen_hpc.files import MAX_RECORD_BYTES, foreign, open_regular, read_bytes, sha256, sync_file
 
 NAME = "manifest.jsonl"
 VERIFIED = "verified.jsonl"
@@ -32,7 +32,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def settle(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Makes the names of shards and the manifest's lines durable.
 
     Whoever writes many shards calls it now and then: what a power cut takes before that is merely missing, since a
@@ -88,58 +88,62 @@ def finished_count(folder: Path) -> int:
     return rows[-1]["of"] if rows else 0
 
 
-def missing(
-    folder: Path, count: int, config: str, inputs: Sequence[str | None], seen: set[tuple[int, str, int]] | None = None
+def missing_shards(
+    folder: Path,
+    count: int,
+    config: str,
+    inputs: Sequence[str | None],
+    verified_lines: set[tuple[int, str, int]] | None = None,
 ) -> list[int]:
     """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet.
 
     `seen` are lines whose files need not be looked at again; those that match are added to it.
     """
     try:
-        here = os.open(folder, os.O_RDONLY)  # names are looked up from it: half the time of whole paths
+        folder_handle = os.open(folder, os.O_RDONLY)  # names are looked up from it: half the time of whole paths
     except FileNotFoundError:
         return list(range(count))
     lines = latest(folder)
-    ending = f"-of-{count:05d}.jsonl"  # of Shard.file, which is too slow to ask ten thousand times
+    name_suffix = f"-of-{count:05d}.jsonl"  # of Shard.file, which is too slow to ask ten thousand times
 
     def is_done(index: int) -> bool:
         line = lines.get(index)
         if line is None or line["of"] != count or line["config"] != config or line["inputs"] != inputs[index]:
             return False
-        if seen is not None and (index, line["sha256"], line["mtime_ns"]) in seen:
+        if verified_lines is not None and (index, line["sha256"], line["mtime_ns"]) in verified_lines:
             return True
-        name = f"shard-{index:05d}{ending}"
+        name = f"shard-{index:05d}{name_suffix}"
         try:
-            status = os.stat(name, dir_fd=here)
+            status = os.stat(name, dir_fd=folder_handle)
         except FileNotFoundError:
             return False
-        as_written = status.st_mtime_ns == line["mtime_ns"] and status.st_size == line["bytes"]
-        if not as_written and not matches(folder / name, line):
+        unchanged = status.st_mtime_ns == line["mtime_ns"] and status.st_size == line["bytes"]
+        if not unchanged and not matches(folder / name, line):
             return False
         if line["files"] and not all(matches(folder / file["file"], file, folder) for file in line["files"]):
             return False
-        if seen is not None:
-            seen.add((index, line["sha256"], line["mtime_ns"]))
+        if verified_lines is not None:
+            verified_lines.add((index, line["sha256"], line["mtime_ns"]))
         return True
 
     try:
         return [index for index in range(count) if not is_done(index)]
     finally:
-        os.close(here)
+        os.close(folder_handle)
 
 
-def verified(folder: Path, line: dict[str, Any]) -> bool:
+def is_verified(folder: Path, line: dict[str, Any]) -> bool:
     """True if a line's shard and the files beside it match the digests that it records."""
-    return not mismatch(folder, line)
+    return not first_mismatch(folder, line)
 
 
-def mismatch(folder: Path, line: dict[str, Any]) -> str:
+def first_mismatch(folder: Path, line: dict[str, Any]) -> str:
     """The first file of a shard that does not match its line (corrupt or deleted); empty if all do."""
-    shard = Shard(line["shard"], line["of"]).file
-    for name, record in [(shard, line), *((file["file"], file) for file in line["files"])]:
+    shard_file = Shard(line["shard"], line["of"]).file
+    for name, record in [(shard_file, line), *((file["file"], file) for file in line["files"])]:
         if not matches(folder / name, record, folder):
             with suppress(OSError, UserError):  # opening makes a network file system look at its server again
-                opened(folder / name).close()
+                open_regular(folder / name).close()
             if not matches(folder / name, record, folder):
                 return name
     return ""
@@ -147,7 +151,7 @@ def mismatch(folder: Path, line: dict[str, Any]) -> str:
 
 def require_verified(folder: Path, line: dict[str, Any]) -> None:
     """Raises UserError where a finished shard's files are not those that its line records."""
-    if not verified(folder, line):
+    if not is_verified(folder, line):
         raise UserError(
             f"{folder}: shard {line['shard']} is not the file that its manifest records; run the stage again"
         )
@@ -164,30 +168,34 @@ def matches(path: Path, line: dict[str, Any], folder: Path | None = None) -> boo
         return False
     if status.st_size != line["bytes"] or not stat.S_ISREG(status.st_mode):
         return False
-    return status.st_mtime_ns == line.get("mtime_ns") or _hashed(path, status, line["sha256"], folder or path.parent)
+    return status.st_mtime_ns == line.get("mtime_ns") or _hash_matches(
+        path, status, line["sha256"], folder or path.parent
+    )
 
 
-_known: dict[Path, tuple[int, set[tuple[str, int, str]]]] = {}
+_verified_cache: dict[Path, tuple[int, set[tuple[str, int, str]]]] = {}
 """What `verified.jsonl` of a folder says, and its size then."""
 
 
-def _hashed(path: Path, status: os.stat_result, sha: str, folder: Path) -> bool:
+def _hash_matches(path: Path, status: os.stat_result, sha: str, folder: Path) -> bool:
     """Whether a file of another time than its line's has that hash; read once for each time that it has."""
-    notes = folder / VERIFIED
+    notes_file = folder / VERIFIED
     entry = (os.path.relpath(path, folder), status.st_mtime_ns, sha)
-    size = notes.stat().st_size if notes.exists() else 0
-    if folder not in _known or _known[folder][0] != size:
-        _known[folder] = (size, {(row["file"], row["mtime_ns"], row["sha256"]) for row in read(notes)})
-    if entry in _known[folder][1]:
+    size = notes_file.stat().st_size if notes_file.exists() else 0
+    if folder not in _verified_cache or _verified_cache[folder][0] != size:
+        _verified_cache[folder] = (size, {(row["file"], row["mtime_ns"], row["sha256"]) for row in read(notes_file)})
+    if entry in _verified_cache[folder][1]:
         return True
-    others = foreign(folder)
-    if others and status.st_size > LARGEST:  # a file with holes has any size, and would be read for days
+    foreign_reason = foreign(folder)
+    if (
+        foreign_reason and status.st_size > MAX_RECORD_BYTES
+    ):  # a file with holes has any size, and would be read for days
         return False
     if sha256(path) != sha:
         return False
-    if others:  # nothing is written into another user's run, which every command hashes again
+    if foreign_reason:  # nothing is written into another user's run, which every command hashes again
         return True
     with suppress(OSError):
-        append(notes, dict(zip(("file", "mtime_ns", "sha256"), entry, strict=True)))
-        _known[folder] = (notes.stat().st_size, _known[folder][1] | {entry})
+        append(notes_file, dict(zip(("file", "mtime_ns", "sha256"), entry, strict=True)))
+        _verified_cache[folder] = (notes_file.stat().st_size, _verified_cache[folder][1] | {entry})
     return True

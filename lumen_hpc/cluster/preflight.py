@@ -280,7 +280,7 @@ def _closed(key: str, name: str, found: list[slurm.Partition]) -> Iterator[Check
             yield CheckResult("warn", f"{key}: partition {name} is {state}: jobs queue and wait", "another partition")
         else:
             yield CheckResult("bad", f"{key}: partition {name} is {state}: it takes no new jobs", "another partition")
-    nodes, out = sum(item.nodes for item in found), sum(item.out for item in found)
+    nodes, out = sum(item.nodes for item in found), sum(item.unavailable_nodes for item in found)
     if nodes and out == nodes:
         yield CheckResult("warn", f"{key}: all {nodes} nodes of partition {name} are down, drained or reserved", "wait")
 

@@ -31,7 +31,9 @@ def corrupt(run: Run, step: Step, graph: Sequence[Step], shards: Sequence[int]) 
         folder, count = run.folder / other.name, other.stage.shards(run.settings)
         alone = other.name == step.shardwise_after and count == step.stage.shards(run.settings)
         lines = manifest.latest(folder)
-        lost = [index for index in (shards if alone else range(count)) if not manifest.verified(folder, lines[index])]
+        lost = [
+            index for index in (shards if alone else range(count)) if not manifest.is_verified(folder, lines[index])
+        ]
         if lost:
             found[other.name] = lost
     return found
@@ -74,7 +76,7 @@ def _resubmit(
                 continue
             step = next(step for step in graph if step.name == name)
             if name in submitted:
-                if set(shards) & set(plan.missing(run, step, graph)):  # it may have ended well since we looked
+                if set(shards) & set(plan.missing_shards(run, step, graph)):  # it may have ended well since we looked
                     raise UserError(f"{_describe(run, bad)}, and {name} failed to write it again; see its logs")
                 continue
             print(f"{_describe(run, {name: shards})}; submitting {name} again for it", flush=True)
@@ -95,7 +97,7 @@ def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submiss
         for other in reversed(graph):
             if other.name in needed:
                 needed |= set(other.after)
-        unfinished = [other for other in graph if other.name in needed and plan.missing(run, other, graph)]
+        unfinished = [other for other in graph if other.name in needed and plan.missing_shards(run, other, graph)]
         plans = plan.make(run, unfinished, graph, under_way)
         if any(item.packs for item in plans):
             submit.submit(request, pipeline, run, plans, upstream_job_ids)
@@ -104,5 +106,5 @@ def _submit(pipeline: Pipeline, run: Run, step: Step, graph: list[Step], submiss
 def _describe(run: Run, bad: dict[str, list[int]]) -> str:
     name, shards = next(iter(bad.items()))
     folder = run.folder / name
-    wrong = manifest.mismatch(folder, manifest.latest(folder)[shards[0]])
+    wrong = manifest.first_mismatch(folder, manifest.latest(folder)[shards[0]])
     return f"{folder / wrong}: not the file that {folder / manifest.NAME} records (corrupt or deleted)"

@@ -41,7 +41,7 @@ def _trained(run: Run, model: str) -> Path:
             raise UserError(f"model={model}: run {run.folder.name} has {', '.join(run.settings.predict.models)} alone")
         raise UserError(
             f"run {run.folder.name} has no trained {model} yet ({folder} is not there): "
-            f"run stage=train {run.words} first, or give weights=FOLDER"
+            f"run stage=train {run.arguments} first, or give weights=FOLDER"
         )
     return folder
 

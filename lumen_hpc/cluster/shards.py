@@ -51,27 +51,27 @@ class Written:
 
 def write_shard(folder: Path, shard: Shard, rows: Iterable[dict[str, Any]], volatile: tuple[str, ...] = ()) -> Written:
     """Writes a shard as .tmp, syncs its bytes and renames it, so that its name always means a whole shard."""
-    final = folder / shard.file
-    sha, content, count = hashlib.sha256(), hashlib.sha256(), 0
-    with atomic(final, sync_name=False) as stream:  # `manifest.settle` makes many names durable at once
+    path = folder / shard.file
+    file_digest, content_digest, count = hashlib.sha256(), hashlib.sha256(), 0
+    with atomic(path, sync_name=False) as stream:  # `manifest.sync` makes many names durable at once
         for row in rows:
             line = encode(row)
             stream.write(line)
-            sha.update(line)
+            file_digest.update(line)
             if volatile:
-                content.update(encode({key: value for key, value in row.items() if key not in volatile}))
+                content_digest.update(encode({key: value for key, value in row.items() if key not in volatile}))
             count += 1
-    stat = final.stat()
-    digest = sha.hexdigest()
-    return Written(count, digest, content.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
+    stat = path.stat()
+    digest = file_digest.hexdigest()
+    return Written(count, digest, content_digest.hexdigest() if volatile else digest, stat.st_size, stat.st_mtime_ns)
 
 
 def sweep(folder: Path, shards: Iterable[Shard]) -> None:
     """Removes what a killed writer left of these shards. Whoever calls it is their only writer now."""
     names = {shard.file for shard in shards}
-    for left in folder.glob("shard-*.tmp"):
-        if left.name.rsplit(".", 2)[0] in names:
-            left.unlink(missing_ok=True)
+    for leftover in folder.glob("shard-*.tmp"):
+        if leftover.name.rsplit(".", 2)[0] in names:
+            leftover.unlink(missing_ok=True)
 
 
 def encode(row: dict[str, Any]) -> bytes:

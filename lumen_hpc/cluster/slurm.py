@@ -18,7 +18,7 @@ from pathlib import Path
 from lumen_hpc.cluster import lock
 from lumen_hpc.errors import UserError
 
-ENDED = {
+ENDED_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
@@ -60,7 +60,7 @@ class Unreachable(UserError):
     """The controller does not answer now; the same question may be answered later."""
 
 
-NO_ANSWER = re.compile(
+UNREACHABLE_MESSAGE = re.compile(
     "Unable to contact slurm controller|timed out|Zero Bytes were transmitted|Connection (refused|reset)|"
     "Transport endpoint|Unexpected message received|No route to host|Network is unreachable|standby mode|"
     "Message (send|receive) failure|Communication (connection|shutdown) failure|Rate limit exceeded|"
@@ -70,65 +70,67 @@ NO_ANSWER = re.compile(
 )
 
 
-NO_CLUSTER = re.compile("establish a configuration source|fetch_config|slurm.conf: No such file", re.IGNORECASE)
+NO_CLUSTER_MESSAGE = re.compile("establish a configuration source|fetch_config|slurm.conf: No such file", re.IGNORECASE)
 """Slurm's commands are here, and no slurm.conf is."""
 
 
-ANSWER_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """How long a command may take to answer. A job that sbatch has not confirmed by then is taken for not submitted."""
-CANCEL_AGAIN_S = (1.0, 5.0)
+CANCEL_RETRY_PAUSES_S = (1.0, 5.0)
 """Pauses before a job that got no answer to its scancel asks again."""
-ANNOUNCED_AFTER_S = 8.0
+NOTICE_DELAY_S = 8.0
 """After how long a message names what a command waits for."""
 
 
-_begun: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+_prefetched: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 """Commands whose answers nobody has asked for yet."""
-CONFIGURATION = ("scontrol", "show", "config")
-PARTITIONS = ("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F")
+CONFIGURATION_COMMAND = ("scontrol", "show", "config")
+PARTITIONS_COMMAND = ("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F")
 
 
 @contextmanager
-def foreseen() -> Iterator[None]:
+def prefetch() -> Iterator[None]:
     """Starts the two questions about the cluster that a submission has: Slurm answers while it does something else."""
-    for words in (CONFIGURATION, PARTITIONS):
+    for words in (CONFIGURATION_COMMAND, PARTITIONS_COMMAND):
         with suppress(OSError):
-            _begun[words] = _start(words)
+            _prefetched[words] = _start(words)
     try:
         yield
     finally:
-        while _begun:
-            with _begun.popitem()[1] as process:
+        while _prefetched:
+            with _prefetched.popitem()[1] as process:
                 process.kill()
 
 
-ENDING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """Signals that ask a job to end. Slurm sends them to each process of a job, also to an sbatch that it waits for."""
 
 
 def _start(words: tuple[str, ...], own_session: bool = False) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING if own_session else ())  # the new process inherits it
+    signal_mask = signal.pthread_sigmask(
+        signal.SIG_BLOCK, END_SIGNALS if own_session else ()
+    )  # the new process inherits it
     try:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=own_session,
             pass_fds=tuple(lock.handles) if own_session else (),
         )  # fmt: skip
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
 
 
-def ask(*words: str, timeout: float = ANSWER_S, own_session: bool = False) -> str:
+def ask(*words: str, timeout: float = ANSWER_TIMEOUT_S, own_session: bool = False) -> str:
     """Runs a Slurm command; UserError with its message if it fails, Unreachable if the controller does not answer.
 
     `own_session`: neither ^C in the terminal nor a signal that asks the job to end reaches it, and it keeps the run's
     lock if this process is killed.
     """
     try:
-        process = _begun.pop(words, None) or _start(words, own_session)
+        process = _prefetched.pop(words, None) or _start(words, own_session)
         with process:
             try:
-                found, complaint = _answer(process, words[0], timeout)
+                output, error_output = _read_output(process, words[0], timeout)
             except BaseException:
                 process.kill()
                 raise
@@ -139,22 +141,22 @@ def ask(*words: str, timeout: float = ANSWER_S, own_session: bool = False) -> st
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
     if process.returncode:
-        message = " ".join((complaint.strip() or found.strip()).decode(errors="replace").split())
+        message = " ".join((error_output.strip() or output.strip()).decode(errors="replace").split())
         if not message:  # it was killed, or died, before it could say anything; Slurm may have taken what it sent
             raise Unreachable(f"{' '.join(words[:3])}: it ended without a word (exit status {process.returncode})")
-        if NO_CLUSTER.search(message):
+        if NO_CLUSTER_MESSAGE.search(message):
             message += ": is this a login node? (profile.executor=local runs here)"
-        raise (Unreachable if NO_ANSWER.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
-    return found.decode(errors="replace")
+        raise (Unreachable if UNREACHABLE_MESSAGE.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
+    return output.decode(errors="replace")
 
 
-def _answer(process: subprocess.Popen[bytes], program: str, timeout: float) -> tuple[bytes, bytes]:
+def _read_output(process: subprocess.Popen[bytes], program_name: str, timeout: float) -> tuple[bytes, bytes]:
     """What a command prints; says on stderr when that takes long."""
-    if timeout > ANNOUNCED_AFTER_S:
+    if timeout > NOTICE_DELAY_S:
         with suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=ANNOUNCED_AFTER_S)
-        print(f"lumen: waiting for {program} …", file=sys.stderr, flush=True)
-        timeout -= ANNOUNCED_AFTER_S
+            return process.communicate(timeout=NOTICE_DELAY_S)
+        print(f"lumen: waiting for {program_name} …", file=sys.stderr, flush=True)
+        timeout -= NOTICE_DELAY_S
     return process.communicate(timeout=timeout)
 
 
@@ -165,24 +167,24 @@ def queue(users: Iterable[str] = ()) -> dict[str, Job]:
     """
     ids = dict.fromkeys([str(os.getuid()), *users])
     try:
-        return _queued("-u", ",".join(ids))
+        return _query_queue("-u", ",".join(ids))
     except UserError as error:
         raise Unreachable(str(error)) from None
 
 
-def _queued(*which: str) -> dict[str, Job]:
-    text = ask("squeue", "-h", "-a", "-r", *which, "-o", "%i|%T|%r|%N|%S|%U|%j")
+def _query_queue(*selection: str) -> dict[str, Job]:
+    text = ask("squeue", "-h", "-a", "-r", *selection, "-o", "%i|%T|%r|%N|%S|%U|%j")
     if text and not text.endswith("\n"):
         raise Unreachable("squeue: its answer is cut off")
     jobs = (Job(*line.split("|", 6)) for line in text.splitlines() if line.count("|") >= 6)
-    return {job.id: job for job in jobs if job.state not in ENDED}
+    return {job.id: job for job in jobs if job.state not in ENDED_STATES}
 
 
-def log_of(job: str) -> str:
+def log_path(job: str) -> str:
     """Where a job in the queue writes its output; its script where scontrol does not tell; empty for an unknown job."""
     try:
-        found = re.search(r"StdOut=(.+)", ask("scontrol", "show", "job", job))
-        return found[1] if found else ""
+        match = re.search(r"StdOut=(.+)", ask("scontrol", "show", "job", job))
+        return match[1] if match else ""
     except UserError:
         pass
     try:
@@ -206,46 +208,46 @@ class Partition:
     """Of one node [MiB]."""
     state: str
     """up, down (jobs queue and wait), drain or inact (new jobs are refused)."""
-    out: int
+    unavailable_nodes: int
     """Nodes that are down, drained or reserved for maintenance."""
 
 
 def partitions() -> list[Partition]:
     """A row for each partition and kind of node in it (`-e`: without, the smallest node stands for all)."""
     rows = []
-    for line in ask(*PARTITIONS).splitlines():
+    for line in ask(*PARTITIONS_COMMAND).splitlines():
         if line.count("|") != 7:  # the header of a federation's cluster
             continue
         name, nodes, cpus, gres, limit, memory, state, counts = line.split("|")
         rows.append(
             Partition(
-                name.rstrip("*"), name.endswith("*"), _number(nodes), _number(cpus),
+                name.rstrip("*"), name.endswith("*"), _parse_count(nodes), _parse_count(cpus),
                 sum(int(number) for number in re.findall(r"\bgpu:(?:[^,(]*:)?(\d+)", gres)),
-                minutes(limit), _number(memory), state, _number(counts.split("/")[2]),
+                minutes(limit), _parse_count(memory), state, _parse_count(counts.split("/")[2]),
             )
         )  # fmt: skip
     return rows
 
 
-def _number(text: str) -> int:
+def _parse_count(text: str) -> int:
     """A count of sinfo, which shortens thousands (1.2K) and marks the least of several values (64+); 0 for none."""
-    found = re.fullmatch(r"([\d.]+)([KM]?)\+?", text)
-    return round(float(found[1]) * {"": 1, "K": 1000, "M": 1_000_000}[found[2]]) if found else 0
+    match = re.fullmatch(r"([\d.]+)([KM]?)\+?", text)
+    return round(float(match[1]) * {"": 1, "K": 1000, "M": 1_000_000}[match[2]]) if match else 0
 
 
 def minutes(limit: str) -> int:
     """Slurm's D-HH, D-HH:MM, D-HH:MM:SS, HH:MM:SS, MM:SS or MM as minutes; `infinite` and the like as a year."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
         return 525_600
-    days, first, second = (int(part or 0) for part in found.groups()[:3])
-    return days * 1440 + (first * 60 + second if found[1] or found[4] else first)
+    days, first, second = (int(part or 0) for part in match.groups()[:3])
+    return days * 1440 + (first * 60 + second if match[1] or match[4] else first)
 
 
 @functools.cache
 def settings() -> dict[str, str]:
     """`scontrol show config` as a mapping, asked once."""
-    lines = (line.split("=", 1) for line in ask(*CONFIGURATION).splitlines() if "=" in line)
+    lines = (line.split("=", 1) for line in ask(*CONFIGURATION_COMMAND).splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, value in lines}
 
 
@@ -283,20 +285,20 @@ def cancel(ids: list[str]) -> list[str]:
     try:
         ask("scancel", *ids, own_session=True)
     except UserError as error:
-        if not _ended(error):
+        if not _is_about_ended_jobs(error):
             print(f"lumen: {error}", file=sys.stderr)
-        left = _still_queued(ids)
-        return [id_ for id_ in ids if id_.split("_")[0] in left]
+        queued_ids = _queued_ids(ids)
+        return [id_ for id_ in ids if id_.split("_")[0] in queued_ids]
     return []
 
 
-def _still_queued(ids: list[str]) -> set[str]:
+def _queued_ids(ids: list[str]) -> set[str]:
     """The jobs among these, whoever owns them, that have not ended; all where Slurm does not tell."""
     try:
-        found = _queued("-j", ",".join(ids))
+        queued_jobs = _query_queue("-j", ",".join(ids))
     except UserError as error:
         return set() if "Invalid job id" in str(error) else {id_.split("_")[0] for id_ in ids}
-    return {name.split("_")[0] for name, job in found.items() if job.state != "COMPLETING"}
+    return {name.split("_")[0] for name, job in queued_jobs.items() if job.state != "COMPLETING"}
 
 
 def cancel_pending(ids: list[str]) -> bool:
@@ -308,21 +310,21 @@ def cancel_pending(ids: list[str]) -> bool:
     """
     if not ids:
         return True
-    only = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
-    for pause in (*CANCEL_AGAIN_S, 0):
+    state_filter = [] if any("_" in id_ for id_ in ids) else ["--state=PENDING"]
+    for pause in (*CANCEL_RETRY_PAUSES_S, 0):
         try:
-            ask("scancel", *only, *ids, own_session=True)
+            ask("scancel", *state_filter, *ids, own_session=True)
             return True
         except Unreachable:
             time.sleep(pause)
         except UserError as error:
-            return _ended(error)
+            return _is_about_ended_jobs(error)
         except OSError:
             return False
     return False
 
 
-def _ended(error: UserError) -> bool:
+def _is_about_ended_jobs(error: UserError) -> bool:
     """Whether scancel complains of jobs that have ended, which it goes past: all others it has cancelled."""
     return "Invalid job id" in str(error) or "already completing" in str(error)
 
@@ -334,14 +336,14 @@ class Refused(UserError):
 def submit(script: Path) -> str:
     """Submits an sbatch script; its job id. Raises Refused, or Unreachable."""
     try:
-        answer = ask("sbatch", str(script), own_session=True)
+        output = ask("sbatch", str(script), own_session=True)
     except Unreachable:
         raise
     except UserError as error:
-        raise Refused(plain(error)) from None
-    if not (found := re.search(r"Submitted batch job (\d+)", answer)):
-        raise Refused(f"no job id in the answer of sbatch: {answer.strip()[:200]}")
-    return found[1]
+        raise Refused(sbatch_messages(error)) from None
+    if not (match := re.search(r"Submitted batch job (\d+)", output)):
+        raise Refused(f"no job id in the answer of sbatch: {output.strip()[:200]}")
+    return match[1]
 
 
 def requeue(job: str) -> None:
@@ -352,12 +354,12 @@ def requeue(job: str) -> None:
         print(f"not queued again, the same command goes on: {error}", flush=True)
 
 
-def expand(job: str, count: int) -> list[str]:
+def task_ids(job: str, count: int) -> list[str]:
     """The ids of an array's tasks."""
     return [f"{job}_{index}" for index in range(count)] if count > 1 else [job]
 
 
-def plain(error: Exception) -> str:
+def sbatch_messages(error: Exception) -> str:
     """sbatch's own messages in a failed submission."""
     messages = re.split(r"sbatch: (?:error: )?", str(error).partition(": ")[2])
     return " ".join(dict.fromkeys(message.strip() for message in messages if message.strip())) or str(error)

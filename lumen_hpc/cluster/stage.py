@@ -107,7 +107,7 @@ class Run:
     folder: Path
     settings: Settings
     profile: Profile
-    seen: dict[str, set[tuple[int, str, int]]] | None = field(default=None, compare=False)
+    verified_lines: dict[str, set[tuple[int, str, int]]] | None = field(default=None, compare=False)
     """Lines of manifests, by step, whose files a command that looks again and again has verified; else None."""
 
     @property
@@ -116,7 +116,7 @@ class Run:
         return self.settings.data.source == "mimic" and self.profile.data_use.restricted
 
     @property
-    def elsewhere(self) -> str:
+    def runs_argument(self) -> str:
         """Quoted for a shell, the folder of runs that this run is in, if a bare command here would look in another."""
         named = os.environ.get("LUMEN_PROFILE") or "local"
         if named.endswith((".yaml", ".yml")):
@@ -126,9 +126,9 @@ class Run:
         return "" if found else shlex.quote(str(self.folder.parent))
 
     @property
-    def words(self) -> str:
+    def arguments(self) -> str:
         """How a command in this shell names the run: `run=NAME`, and `runs=FOLDER` where it would look elsewhere."""
-        return f"run={self.folder.name}" + f" runs={self.elsewhere}" * bool(self.elsewhere)
+        return f"run={self.folder.name}" + f" runs={self.runs_argument}" * bool(self.runs_argument)
 
     def keep_private(self) -> None:
         """With restricted data, what this process and those it starts write is the owner's alone, and no core file.
@@ -168,14 +168,14 @@ class Run:
     def rows(self, stage: str, model: str = "", shard: Shard | None = None) -> Iterator[dict[str, Any]]:
         """Rows of a finished step in shard order, or of one shard; UserError if a shard is not there."""
         folder = self.path(stage, model)
-        found = [folder / shard.file] if shard else sorted(folder.glob("shard-*-of-*.jsonl"))
-        counts = {path.stem.rsplit("-", 1)[1] for path in found}
+        paths = [folder / shard.file] if shard else sorted(folder.glob("shard-*-of-*.jsonl"))
+        counts = {path.stem.rsplit("-", 1)[1] for path in paths}
         if len(counts) > 1:
             count = manifest.finished_count(folder)
-            found = [path for path in found if path.stem.endswith(f"-{count:05d}")]
-        if not found or (not shard and len(found) != int(found[0].stem.rsplit("-", 1)[1])):
+            paths = [path for path in paths if path.stem.endswith(f"-{count:05d}")]
+        if not paths or (not shard and len(paths) != int(paths[0].stem.rsplit("-", 1)[1])):
             raise UserError(f"{folder}: stage {folder.name} has not finished; run it first: stage={stage}")
-        for path in found:
+        for path in paths:
             for line in lines(path):
                 yield _row(line)
 

@@ -84,7 +84,7 @@ def by_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
 def _counted(run: Run, step: Step, everything: list[Step]) -> tuple[StepStatus, list[int]]:
     """A step's status without its state, and its missing shards."""
     shards, folder = step.stage.shards(run.settings), run.folder / step.name
-    missing = plan.missing(run, step, everything)
+    missing = plan.missing_shards(run, step, everything)
     found = StepStatus(step.name, "", shards - len(missing), shards, logs=str(folder / "logs"))
     found.gpu_hours = sum(line["gpu_seconds"] for line in manifest.latest(folder).values()) / 3600
     found.notes = [f"{blind}; fix: {SEES_NO_GPU}" for blind in triage.blind(folder)]
@@ -181,7 +181,7 @@ def _step(run: Run, step: Step, everything: list[Step], known: _Jobs) -> StepSta
             found.waits = [f"{paused} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"]
     elif jobs and all(job.never_starts for job in jobs):
         found.state = "stuck"
-        fix = f"submit again, which clears them: python launch.py stage=full {run.words}"
+        fix = f"submit again, which clears them: python launch.py stage=full {run.arguments}"
         error = "its dependency failed, and this site keeps such jobs queued"
         found.failures.append({"error": error, "count": len(jobs), "fix": fix})
     elif jobs:
@@ -257,7 +257,7 @@ def server(run: Run) -> list[str]:
 
 
 def _inputs_done(run: Run, step: Step, everything: list[Step]) -> bool:
-    return not any(plan.missing(run, other, everything) for other in everything if other.name in step.after)
+    return not any(plan.missing_shards(run, other, everything) for other in everything if other.name in step.after)
 
 
 def _waits(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
@@ -270,6 +270,6 @@ def _waits(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
             ever = ""
             if not why.starts:
                 ever = ", and cannot start as submitted"
-                fix = f"python launch.py cancel stage={step.name} {run.words}, then submit again with: {fix}"
+                fix = f"python launch.py cancel stage={step.name} {run.arguments}, then submit again with: {fix}"
             lines.append(f"{len(ids)} task(s) pending ({reason}): {why.meaning}{ever}; fix: {fix}")
     return lines

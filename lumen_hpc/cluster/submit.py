@@ -133,7 +133,7 @@ def submit(
     step = plans[0].step
     try:
         for job in dependencies.jobs(
-            plans, request.profile, limit, upstream_job_ids, graph.read(pipeline.stages, run.settings)
+            plans, request.profile, limit, upstream_job_ids, graph.read_steps(pipeline.stages, run.settings)
         ):
             step = job.step
             with uninterrupted():
@@ -260,7 +260,9 @@ def scripts(
         limit = limit or slurm.largest_array()
     limit = limit or 1001
     folders = sbatch.JobFolders(run.folder, run.folder / "code/<hash>", "<next>")
-    for job in dependencies.jobs(plans, request.profile, limit, upstream_job_ids, graph.read(stages, run.settings)):
+    for job in dependencies.jobs(
+        plans, request.profile, limit, upstream_job_ids, graph.read_steps(stages, run.settings)
+    ):
         yield job.label, _script(request.profile, folders, job, job.dependency({}))
 
 

@@ -26,7 +26,7 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     first = requests[0]
     chained = first.stage not in ("", "fetch") and not graph.on_request(pipeline.stages, first.stage)
     if first.profile.executor == "slurm" and chained:
-        with slurm.foreseen():
+        with slurm.prefetch():
             runs = [(each, submission.open_run(each)) for each in requests]
             plans = [item for each, run in runs for item in submission.make(each, pipeline.stages, run)[0]]
         print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
@@ -36,7 +36,7 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     for request in requests:
         with _naming(request.run, names, len(codes)):
             codes.append(commands.submit(request, pipeline))
-    elsewhere = submission.open_run(first).elsewhere
+    elsewhere = submission.open_run(first).runs_argument
     place = f" profile.runs={elsewhere}" if elsewhere else ""
     if len(points) > 1:
         print(f"when they are done: python launch.py compare runs={','.join(names)}{place}")

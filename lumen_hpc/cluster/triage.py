@@ -10,7 +10,7 @@ from typing import Any
 
 from lumen_hpc.cluster import accounting, full_disk, live, manifest, plan, slurm
 from lumen_hpc.cluster.accounting import Usage
-from lumen_hpc.cluster.attempts import UNENDED
+from lumen_hpc.cluster.attempts import UNENDED_EVENTS
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import config_file
 from lumen_hpc.files import last_lines
@@ -119,14 +119,16 @@ def unended(folder: Path) -> list[dict[str, Any]]:
     rows = manifest.read(folder / "attempts.jsonl")
     newest = max((row["chain"] for row in rows), default="")
     last: dict[int, dict[str, Any]] = {row["pack"]: row for row in rows if row["chain"] == newest}
-    return [row for row in last.values() if row["event"] in UNENDED]
+    return [row for row in last.values() if row["event"] in UNENDED_EVENTS]
 
 
 def blind(folder: Path) -> list[str]:
     """What the last attempts of the newest submission say of GPUs that they asked for and did not see, each once."""
     rows = manifest.read(folder / "attempts.jsonl")
     newest = max((row["chain"] for row in rows), default="")
-    last = {row["pack"]: row.get("blind") for row in rows if row["chain"] == newest and row["event"] not in UNENDED}
+    last = {
+        row["pack"]: row.get("blind") for row in rows if row["chain"] == newest and row["event"] not in UNENDED_EVENTS
+    }
     return sorted({text for text in last.values() if text})
 
 
@@ -148,12 +150,12 @@ def corrupt(run: Run, step: Step, graph: list[Step], missing: Sequence[int]) -> 
     for index in missing:
         line = lines.get(index)
         if line and (line["of"], line["config"], line["inputs"]) == (count, config, known[index]):
-            wrong[index] = manifest.mismatch(folder, line)
+            wrong[index] = manifest.first_mismatch(folder, line)
     wrong = {index: name for index, name in wrong.items() if name}
     if not wrong:
         return []
     error = f"{folder / next(iter(wrong.values()))}: not the file that {manifest.NAME} records (corrupt or deleted)"
-    fix = f"the same command writes it again: python launch.py stage={step.stage.name} {run.words}"
+    fix = f"the same command writes it again: python launch.py stage={step.stage.name} {run.arguments}"
     return [FailureKind(error, set(wrong), count=len(wrong), fix=fix)]
 
 
@@ -210,7 +212,7 @@ def before_work(
         if "left no log" in ending:
             kind.fix = f"does every node see {folder}? (profile.runs)"
         if ending == CANCELLED_EARLY:
-            kind.log, kind.fix = "", f"the same command goes on: python launch.py stage=full {run.words}"
+            kind.log, kind.fix = "", f"the same command goes on: python launch.py stage=full {run.arguments}"
     return sorted(found.values(), key=lambda kind: -kind.count)
 
 
@@ -250,7 +252,7 @@ def _without_attempt(run: Run, step: Step, missing: Sequence[int]) -> list[tuple
     begun = {row["job"] for row in manifest.read(run.folder / step.name / "attempts.jsonl")}
     tasks = [
         (name, pack) for record, job in submitted if record["folder"] == submitted[-1][0]["folder"]
-        for name, pack in zip(slurm.expand(job["id"], len(job["packs"])), job["packs"], strict=True)
+        for name, pack in zip(slurm.task_ids(job["id"], len(job["packs"])), job["packs"], strict=True)
         if set(record["packs"][step.name][pack]) & set(missing)
     ]  # fmt: skip
     packs_begun = {pack for name, pack in tasks if name in begun}

@@ -24,7 +24,7 @@ from lumen_hpc.cluster.shards import Written, sweep, write_shard
 from lumen_hpc.cluster.stage import Interrupted, Pipeline, Ranks, Run, Shard, Stage, Step, Task
 from lumen_hpc.config import config_file
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import shown_within
+from lumen_hpc.files import visibility_delay
 from lumen_hpc.scratch import compile_caches
 from lumen_hpc.watchdog import Watchdog
 
@@ -53,24 +53,24 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     stop = Stop()
     on_slurm, ranks = ranks is not None, ranks or of_this_machine()
     chain = Path(submission) if on_slurm and ranks.first else None  # whose successors this process may cancel
-    todo = _todo(run, step, everything, shards, patience_s=shown_within(run.folder))
+    todo = _todo(run, step, everything, shards, patience_s=visibility_delay(run.folder))
     if not todo:
         _cancel_successors(chain)
         if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
             atexit.register((run.folder / name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
         return f"{name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack, ranks.rank)
-    todo = attempts.within_budget(todo)
+    todo = attempts.shards_within_budget(todo)
     if not todo:
         _cancel_successors(chain)
         sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
-        run.profile.stuck_after_s, attempts.stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
+        run.profile.stuck_after_s, attempts.end_stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
         rank=ranks.rank, world_size=ranks.world_size,
     )  # fmt: skip
     task = Task(run, step, ranks, stop.requested, watchdog.beat)
-    attempts.began()
-    stop.tell(attempts.asked)
+    attempts.record_begin()
+    stop.tell(attempts.record_stop_request)
     failed = 0
     if _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
         failed = _Writer(task, everything, attempts, watchdog).write(todo)
@@ -79,13 +79,13 @@ def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: 
     if chain is not None and left <= attempts.final_shards():
         _cancel_successors(chain)
     if failed:
-        attempts.ended("failed")
+        attempts.record_end("failed")
         print(f"{name}: {failed} of {len(todo)} shards failed; see {run.folder / name / 'failures.jsonl'}", flush=True)
         sys.exit(EXIT_FAILED)
     if left:
-        attempts.ended("interrupted")
+        attempts.record_end("interrupted")
         _exit_interrupted(run, step, attempts.job, f"stopped by {stop.reason} with {len(left)} shards left")
-    attempts.ended("done")
+    attempts.record_end("done")
     return f"{name}: {len(todo)} shards written"
 
 
@@ -184,7 +184,7 @@ def _todo(run: Run, step: Step, everything: list[Step], shards: list[int], patie
         if time.monotonic() > deadline:
             raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
         time.sleep(LOOK_S)
-    unfinished = set(plan.missing(run, step, everything))
+    unfinished = set(plan.missing_shards(run, step, everything))
     return [index for index in shards if index in unfinished]
 
 
@@ -193,12 +193,12 @@ def _inputs_verified(
 ) -> bool:
     """True once what the shards read is verified; False if asked to stop meanwhile."""
     try:
-        attempts.waited = repair.verify_inputs(pipeline, task, everything, todo, submission)
+        attempts.wait_seconds = repair.verify_inputs(pipeline, task, everything, todo, submission)
     except Interrupted:
         return False
     except UserError as error:
-        attempts.failure(todo, error)
-        attempts.ended("failed")
+        attempts.record_failure(todo, error)
+        attempts.record_end("failed")
         sys.exit(EXIT_FAILED)
     return True
 
@@ -220,7 +220,7 @@ class _Writer:
         try:
             process = importlib.import_module(f"jobs.{task.step.stage.name}").work(task)
         except Exception as error:
-            self._attempts.failure(todo, error)
+            self._attempts.record_failure(todo, error)
             return len(todo)
         failed = 0
         for index in todo:
@@ -231,15 +231,15 @@ class _Writer:
             except Interrupted:
                 break
             except Exception as error:
-                self._attempts.failure([index], error)
+                self._attempts.record_failure([index], error)
                 failed += 1
                 if task.ranks.world_size > 1:
                     break  # the other processes wait for this one: Slurm ends them when it exits
         try:
             if (task.folder / manifest.NAME).exists():
-                manifest.settle(task.folder)
+                manifest.sync(task.folder)
         except OSError as error:  # some file systems say only now that they are full
-            self._attempts.failure([], error)
+            self._attempts.record_failure([], error)
             failed = failed or 1
         return failed
 
@@ -252,13 +252,13 @@ class _Writer:
             for _ in rows:
                 pass
             return
-        rows = progress.counted(rows, f"{task.step.name} shard {shard.index + 1} of {shard.count}",
+        rows = progress.with_progress(rows, f"{task.step.name} shard {shard.index + 1} of {shard.count}",
                                 lambda: task.expected)  # fmt: skip
         written = write_shard(task.folder, shard, rows, task.step.stage.volatile)
         now = time.monotonic()
         manifest.append(task.folder / manifest.NAME, self._line(shard, written, files, now - self._begun))
         if now - self._settled > SETTLE_SECONDS:
-            manifest.settle(task.folder)
+            manifest.sync(task.folder)
             self._settled = now
         self._begun = now
 

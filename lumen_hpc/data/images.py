@@ -28,7 +28,7 @@ from lumen_hpc.data.image_headers import (
 )
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import opened
+from lumen_hpc.files import open_regular
 
 LARGEST = 1 << 29
 """Bytes of an image's file, four times the largest one without compression."""
@@ -179,7 +179,7 @@ def _oddity(pixels: np.ndarray, bits: int) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             return file.read()
     except OSError as reason:
         raise _unreadable(path, reason) from None
@@ -187,7 +187,7 @@ def _read(path: Path) -> bytes:
 
 def _head(path: Path) -> bytes:
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > LARGEST:  # it would be read whole
                 raise UserError(f"{path} has {size >> 20} MiB; the file of a radiograph has at most {LARGEST >> 20}")
             return file.read(132)

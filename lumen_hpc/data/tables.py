@@ -25,7 +25,7 @@ import numpy as np
 
 from lumen_hpc.data.file_kinds import HEAD, other_kind
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import GZIP, opened
+from lumen_hpc.files import GZIP, open_regular
 
 
 class Place(NamedTuple):
@@ -121,7 +121,7 @@ class CsvTable:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with opened(self.path) as raw:
+            with open_regular(self.path) as raw:
                 packed = raw.read(2) == GZIP
                 raw.seek(0)
                 unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import GZIP, opened
+from lumen_hpc.files import GZIP, open_regular
 from lumen_hpc.outcomes.faults import NAMED, Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
@@ -190,14 +190,14 @@ def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.Duc
 
 def _is_packed(path: Path) -> bool:
     """By its first bytes, as prepare goes: a browser unpacks a download and keeps its name."""
-    with opened(path) as stream:
+    with open_regular(path) as stream:
         return stream.read(len(GZIP)) == GZIP
 
 
 def _header(path: Path) -> list[str]:
     """The names of a table's columns; of a file that is one endless line, only its beginning is unpacked."""
     try:
-        with opened(path) as raw, gzip.open(raw) if _is_packed(path) else raw as stream:
+        with open_regular(path) as raw, gzip.open(raw) if _is_packed(path) else raw as stream:
             start = stream.readline(LONGEST_HEADER)
             text = io.StringIO(start.decode("utf-8-sig", "replace"), newline="")
             if len(start) == LONGEST_HEADER and b"\n" not in start:

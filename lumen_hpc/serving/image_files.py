@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import opened
+from lumen_hpc.files import open_regular
 
 LARGEST = 128 * 2**20
 """Bytes of an image file that are taken."""
@@ -46,7 +46,7 @@ def image_bytes(name: str, path: str | Path) -> bytes:
     if re.match(r"[a-z]{2,}:", str(path), re.I) and not os.path.exists(path):
         raise UserError(f"{name}={path}: an address; no address is read: give a JPG, PNG or DICOM file of this machine")
     try:
-        with opened(Path(path).expanduser()) as file:
+        with open_regular(Path(path).expanduser()) as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
         one = ", one alone: the earlier one is reference=FILE" if "," in str(path) else ""

@@ -22,7 +22,7 @@ from lumen_hpc.data.dicom_headers import quieten_pydicom
 from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_jpeg, check_png_rows, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
-from lumen_hpc.files import opened
+from lumen_hpc.files import open_regular
 from lumen_hpc.nvila.preprocess import open_picture
 from lumen_hpc.serving.image_files import LARGEST, in_memory
 
@@ -112,7 +112,7 @@ def read(url: str, folders: list[Path]) -> bytes:
         raise UserError("the file:// path of an image is no path") from None
     _require_inside(path, folders)
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             # Where the open file lies, not where its name led a moment ago: a link could have come between.
             _require_inside(Path(os.readlink(f"/proc/self/fd/{file.fileno()}")), folders)
             data = file.read(LARGEST + 1)

@@ -28,7 +28,7 @@ from lumen_hpc.muon import Muon
 from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.progress import EVERY_S, spell
+from lumen_hpc.progress import INTERVAL_S, spell
 from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import phantom_records
@@ -95,7 +95,7 @@ class _Steps:
                 timing = {"seconds": round(now - before, 3), "gpus": 1, "steps": self._all}
                 file.write(json.dumps({"step": self._done, "part": what, "loss": loss, "timing": timing}) + "\n")
                 before = now
-                if number == steps or now - shown >= EVERY_S:
+                if number == steps or now - shown >= INTERVAL_S:
                     shown = now
                     eta = "" if number == steps else f", ETA {spell((now - began) / number * (steps - number))}"
                     print(f"{what} step {number}/{steps}: loss {loss:.3f}{eta}", flush=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lumen_hpc.config import schema
 from lumen_hpc.config.data_schema import Pretrain
-from lumen_hpc.files import opened, read_bytes
+from lumen_hpc.files import open_regular, read_bytes
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
 """Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
@@ -171,7 +171,7 @@ def _same(folder: Path, train: schema.Train) -> bool:
 def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:
     """The last whole lines of a JSONL file; none if there is no file. A line still being written is left out."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - 4096 * count))
             lines = file.read().splitlines(keepends=True)[-count - 1 :]
     except OSError:

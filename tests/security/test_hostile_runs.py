@@ -83,7 +83,7 @@ def test_looking_at_a_run_writes_nothing_where_its_owners_link_leads(copied, tmp
     if owner == "stranger":
         os.chown(copied, STRANGER, -1)
     (line,) = manifest.latest(copied).values()
-    assert manifest.verified(copied, line), "the shard itself is sound"
+    assert manifest.is_verified(copied, line), "the shard itself is sound"
     assert target.read_text() == "alias ll='ls -l'\n"
 
 
@@ -91,12 +91,12 @@ def test_looking_at_a_run_writes_nothing_where_its_owners_link_leads(copied, tmp
 def test_looking_at_a_strangers_run_writes_nothing_at_all(copied):
     os.chown(copied, STRANGER, -1)
     (line,) = manifest.latest(copied).values()
-    assert manifest.verified(copied, line) and not (copied / manifest.VERIFIED).exists()
+    assert manifest.is_verified(copied, line) and not (copied / manifest.VERIFIED).exists()
 
 
 def test_in_a_run_of_ones_own_it_is_noted(copied):
     (line,) = manifest.latest(copied).values()
-    assert manifest.verified(copied, line) and manifest.read(copied / manifest.VERIFIED)
+    assert manifest.is_verified(copied, line) and manifest.read(copied / manifest.VERIFIED)
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -153,7 +153,7 @@ def test_a_shard_with_a_tebibyte_of_holes_is_not_read(copied, monkeypatch):
     (line,) = manifest.latest(copied).values()
     sparse(copied / Shard(0, 1).file)
     os.chown(copied, STRANGER, -1)
-    assert not manifest.verified(copied, line | {"bytes": 1 << 40})
+    assert not manifest.is_verified(copied, line | {"bytes": 1 << 40})
 
 
 def test_the_temporary_file_of_a_new_one_is_not_somebody_elses(tmp_path):
@@ -200,7 +200,7 @@ def test_a_shard_that_is_a_pipe_is_not_the_one_that_was_written(copied):
     shard.unlink()
     os.mkfifo(shard)
     status = shard.stat()
-    assert not manifest.verified(copied, line | {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
+    assert not manifest.is_verified(copied, line | {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
 
 
 def sparse(path: Path) -> None:

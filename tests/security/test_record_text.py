@@ -311,7 +311,7 @@ def test_errors_of_the_machine_keep_their_message():
 def test_the_record_of_a_failure_has_the_guarded_text(run):
     attempts = Attempts(run, Step(prepare.STAGE), 0, 0)
     (run.folder / "prepare").mkdir(parents=True)
-    attempts.failure([0], raised(KeyError(MARKER)))
+    attempts.record_failure([0], raised(KeyError(MARKER)))
     row = json.loads((run.folder / "prepare" / "failures.jsonl").read_text())
     assert row["error"].startswith("KeyError: the message is left out") and not row["final"]
 

@@ -65,9 +65,9 @@ def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(fin
     plans = {
         step.name: StepPlan(step, 1, [], [], Resources()) for step in graph.steps(PIPELINE.stages, request.settings)
     }
-    plans["predict-nvila"].live = [0]  # which the change does not touch
+    plans["predict-nvila"].live_shards = [0]  # which the change does not touch
     changes.require_still(request, found, list(plans.values()))
-    plans["train-lumen"].live = plans["evaluate"].live = [0]
+    plans["train-lumen"].live_shards = plans["evaluate"].live_shards = [0]
     with pytest.raises(UserError, match=r"evaluate, train-lumen queued or running .* cancel run=first"):
         changes.require_still(request, found, list(plans.values()))
 

@@ -53,7 +53,7 @@ def test_a_measured_shard_replaces_the_work_and_leaves_the_loading(run: Run, sta
     finish(run, steps[0], steps)
     finish(run, steps[1], steps, [0], seconds=3600.0)
     item = plan.make(run, [steps[1]], steps, {})[0]
-    assert (len(item.missing), len(item.packs)) == (3, 2)
+    assert (len(item.missing_shards), len(item.packs)) == (3, 2)
     assert item.gpu_hours == pytest.approx(3 * 2 * 1.0 + 2 * 2 * 0.5)
 
 

@@ -20,7 +20,7 @@ def submitted(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, dict[str, list[str]], Path]:
     """A submission, whose gate of `first` is this process; its job ids by step, links first; its folder."""
-    monkeypatch.setattr(gate, "shown_within", lambda folder: 0.0)
+    monkeypatch.setattr(gate, "visibility_delay", lambda folder: 0.0)
     run, jobs = submit_chain(request_here, stages)
     ids: dict[str, list[str]] = {}
     for job in jobs:
@@ -90,7 +90,7 @@ def test_a_job_that_no_submission_knows_does_no_work(
 ) -> None:
     """Slurm took it after sbatch had timed out; its work is another job's by now, under the same submission's name."""
     run, _, folder = submitted
-    monkeypatch.setattr(slurm, "ANSWER_S", 0.0)
+    monkeypatch.setattr(slurm, "ANSWER_TIMEOUT_S", 0.0)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setattr(snapshot, "require_submitted", lambda run, code: None)
     pipeline = Pipeline(tuple(stages), jobs.run_pack)

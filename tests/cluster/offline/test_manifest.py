@@ -64,11 +64,11 @@ def answered(run: Run, stages: list[Stage]) -> list:
 
 
 def _missing(run: Run, steps: list, name: str) -> list[int]:
-    return plan.missing(run, next(step for step in steps if step.name == name), steps)
+    return plan.missing_shards(run, next(step for step in steps if step.name == name), steps)
 
 
 def test_finished_means_nothing_is_missing(run: Run, answered: list):
-    assert all(plan.missing(run, step, answered) == [] for step in answered)
+    assert all(plan.missing_shards(run, step, answered) == [] for step in answered)
 
 
 def _flip_a_byte(path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_copied_run_is_hashed_once_and_a_later_corruption_is_still_seen(
         os.utime(shard, (1, 1))
     assert _missing(run, answered, "answer-a") == []
     assert hashed == [shard.name for shard in shards]
-    manifest._known.clear()  # as in another command
+    manifest._verified_cache.clear()  # as in another command
     assert _missing(run, answered, "answer-a") == []
     assert len(hashed) == len(shards), "hashed a second time"
     content = shards[2].read_bytes()
@@ -136,8 +136,8 @@ def test_who_reads_a_shard_is_told_of_the_first_file_that_is_not_its_lines(
     if wrong:
         harmed = folder / shard if wrong == "shard" else folder / wrong
         _flip_a_byte(harmed)
-    assert manifest.mismatch(folder, line) == (shard if named == "shard" else named)
-    assert manifest.verified(folder, line) is not bool(wrong)
+    assert manifest.first_mismatch(folder, line) == (shard if named == "shard" else named)
+    assert manifest.is_verified(folder, line) is not bool(wrong)
     with (
         pytest.raises(UserError, match="shard 1 is not the file that its manifest records") if wrong else nullcontext()
     ):
@@ -146,7 +146,7 @@ def test_who_reads_a_shard_is_told_of_the_first_file_that_is_not_its_lines(
 
 def test_a_changed_setting_makes_only_its_stages_stale(run: Run, answered: list):
     run.settings.train.learning_rate *= 2
-    assert all(plan.missing(run, step, answered) == [] for step in answered)
+    assert all(plan.missing_shards(run, step, answered) == [] for step in answered)
     run.settings.seed += 1
     assert _missing(run, answered, "answer-a") == [0, 1, 2, 3]
 

@@ -49,7 +49,7 @@ def test_only_what_is_missing_is_planned(run: Run, stages: list[Stage]):
     for step in steps:
         finish(run, step, steps)
     (run.folder / "answer-b" / Shard(3, 4).file).unlink()
-    todo = {item.step.name: item.missing for item in plan.make(run, steps, steps, {})}
+    todo = {item.step.name: item.missing_shards for item in plan.make(run, steps, steps, {})}
     assert todo["answer-a"] == todo["score-a"] == []
     assert todo["answer-b"] == [3]
     assert todo["score-b"] == [3], "the input of this one may change"
@@ -102,7 +102,7 @@ def test_gpu_hours_are_of_what_is_missing_and_of_loading_once_a_task(stages: lis
     assert (item.gpu_hours, item.measured) == (3 + 6, True)
     item.shard_seconds = 1800.0
     assert item.gpu_hours == 6 + 6 == plan.total_gpu_hours([item])
-    assert replace(item, missing=[]).gpu_hours == 0
+    assert replace(item, missing_shards=[]).gpu_hours == 0
     assert replace(item, resources=Resources(gpus=0)).gpu_hours == 0
 
 
@@ -130,11 +130,11 @@ def test_what_has_followed_a_finished_shard_is_not_planned_again_while_others_ru
     live = {"answer-a": {3}, "score-a": {3}, "last": {0}}
     for chosen in (steps, graph.select(steps, stages, "score-a")):
         plans = {item.step.name: item for item in plan.make(run, chosen, steps, live)}
-        assert plans["score-a"].missing == plans["score-a"].packs == []
-    assert plan.make(run, steps, steps, live | {"score-a": set()})[3].missing == [3]
+        assert plans["score-a"].missing_shards == plans["score-a"].packs == []
+    assert plan.make(run, steps, steps, live | {"score-a": set()})[3].missing_shards == [3]
     (run.folder / "score-a" / Shard(1, 4).file).unlink()
-    assert plan.make(run, steps, steps, live)[3].missing == [1], "deleted meanwhile"
-    assert plan.make(run, steps, steps, {"answer-a": {3}})[3].missing == [1, 3]
+    assert plan.make(run, steps, steps, live)[3].missing_shards == [1], "deleted meanwhile"
+    assert plan.make(run, steps, steps, {"answer-a": {3}})[3].missing_shards == [1, 3]
 
 
 def test_a_pilot_decides_how_many_tasks(run: Run, stages: list[Stage]):
@@ -157,7 +157,8 @@ def _jobs(run: Run, stages: list[Stage], limit: int = 1000) -> dict[str, Link | 
     steps = graph.steps(stages, run.settings)
     plans = plan.make(run, steps, steps, {})
     return {
-        job.label: job for job in dependencies.jobs(plans, run.profile, limit, {}, graph.read(stages, run.settings))
+        job.label: job
+        for job in dependencies.jobs(plans, run.profile, limit, {}, graph.read_steps(stages, run.settings))
     }
 
 

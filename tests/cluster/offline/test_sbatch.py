@@ -114,7 +114,7 @@ def test_a_second_submission_waits_for_the_first(fake: Path, request_here: Reque
     _, jobs = submit_chain(request_here, stages)
     lines = []
     for job in jobs:
-        names = slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+        names = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
         lines += [f"{name}|PENDING|Dependency||N/A|{os.getuid()}|{job['name']}" for name in names]
     (fake / "queue").write_text("\n".join(lines))
     _, again = submit_chain(request_here, stages)

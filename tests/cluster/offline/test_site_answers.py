@@ -187,7 +187,7 @@ def test_a_network_file_system_is_given_a_minute_to_show_what_others_wrote(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n")
-    assert files.shown_within(tmp_path / "runs" / "r", mounts) == seconds
+    assert files.visibility_delay(tmp_path / "runs" / "r", mounts) == seconds
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = 
     """Every job of a submission is pending."""
     lines = []
     for job in jobs:
-        for name in slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"])):
+        for name in slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"])):
             lines.append(f"{name}|PENDING|{reason}||N/A|{os.getuid() if user is None else user}|{job['name']}")
     (fake / "queue").write_text("\n".join(lines))
 
@@ -117,7 +117,7 @@ def test_one_stage_is_cancelled_with_what_waits_for_it(
 def test_a_job_asks_a_busy_controller_again_to_cancel_what_it_needs_no_more(
     fake: Path, monkeypatch: pytest.MonkeyPatch, failures: int, error: str, asked: int, cancelled: bool
 ):
-    monkeypatch.setattr(slurm, "CANCEL_AGAIN_S", (0.0, 0.0))
+    monkeypatch.setattr(slurm, "CANCEL_RETRY_PAUSES_S", (0.0, 0.0))
     (fake / "bin" / "scancel").write_text(
         f'#!/bin/sh\necho "$@" >> "$FAKE/tried"\n[ $(wc -l < "$FAKE/tried") -gt {failures} ] && exit 0\n'
         f"echo 'scancel: error: {error}' >&2; exit 1\n"
@@ -201,7 +201,7 @@ def test_watch_looks_at_the_files_of_a_line_once(run: Run, stages: list[Stage], 
     steps = graph.steps(stages, run.settings)
     for step in steps[:2]:
         finish(run, step, steps, [0, 1] if step.stage.name == "answer" else None)
-    watched = dataclasses.replace(run, seen={})
+    watched = dataclasses.replace(run, verified_lines={})
     looked: list[str] = []
     stat = os.stat
     spy = lambda name, **more: (looked.append(str(name)) if "shard-" in str(name) else None, stat(name, **more))[1]  # noqa: E731
@@ -223,7 +223,9 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
     _queue(fake, submitted, reason="PartitionTimeLimit")
     first, *_ = status.of(run, stages)
     assert first.state == "stuck" and "cannot start as submitted" in first.waits[0]
-    assert first.todo.startswith(f"python launch.py cancel stage=first {run.words}, then submit again with: a smaller")
+    assert first.todo.startswith(
+        f"python launch.py cancel stage=first {run.arguments}, then submit again with: a smaller"
+    )
     _queue(fake, submitted, reason="QOSGrpGRES")
     first, *_ = status.of(run, stages)
     assert first.state == "queued" and "starts when others end" in first.waits[0]
@@ -234,7 +236,7 @@ def test_the_header_of_a_federation_is_no_partition(fake: Path):
     tool.write_text("#!/bin/sh\necho 'CLUSTER: one'; echo 'gpu*|1200|64+|gpu:h100:4|infinite|9+|up|1.1K/0/100/1200'\n")
     tool.chmod(0o755)
     (partition,) = slurm.partitions()
-    assert (partition.name, partition.default, partition.gpus, partition.out) == ("gpu", True, 4, 100)
+    assert (partition.name, partition.default, partition.gpus, partition.unavailable_nodes) == ("gpu", True, 4, 100)
 
 
 def test_a_cluster_without_arrays_gets_single_jobs(
@@ -322,7 +324,7 @@ def test_a_job_name_in_another_encoding_is_no_traceback(fake: Path):
 
 def test_a_log_in_a_folder_with_a_space_is_found(fake: Path):
     (fake / "job-7").write_text("   StdErr=/a b/r/x.out\n   StdOut=/a b/r/x.out\n   Power=\n")
-    assert slurm.log_of("7") == "/a b/r/x.out"
+    assert slurm.log_path("7") == "/a b/r/x.out"
 
 
 def test_a_site_that_keeps_its_configuration_to_itself_takes_submissions(
@@ -397,6 +399,6 @@ def test_people_are_told_what_a_command_waits_for(capsys: pytest.CaptureFixture)
             raise subprocess.TimeoutExpired("squeue", timeout)
         return b"found", b""
 
-    assert slurm._answer(SimpleNamespace(communicate=communicate), "squeue", 60) == (b"found", b"")
+    assert slurm._read_output(SimpleNamespace(communicate=communicate), "squeue", 60) == (b"found", b"")
     assert capsys.readouterr().err == "lumen: waiting for squeue …\n"
-    assert waits == [slurm.ANNOUNCED_AFTER_S, 60 - slurm.ANNOUNCED_AFTER_S]
+    assert waits == [slurm.NOTICE_DELAY_S, 60 - slurm.NOTICE_DELAY_S]

@@ -29,5 +29,5 @@ def test_the_words_that_are_printed_for_a_run_find_it(
     monkeypatch.chdir(runs)
     monkeypatch.setenv("LUMEN_PROFILE", environment)
     run = Run(runs / "first", Settings(), Profile(name=profile.format(runs=runs), runs=str(runs)))
-    assert run.words == words.format(runs=runs)
-    assert Run(tmp_path / "first", Settings(), run.profile).words == f"run=first runs={tmp_path}"
+    assert run.arguments == words.format(runs=runs)
+    assert Run(tmp_path / "first", Settings(), run.profile).arguments == f"run=first runs={tmp_path}"

@@ -64,7 +64,7 @@ def test_a_second_submission_says_whether_the_run_is_under_way_or_done(
         "\n".join(
             f"{task}|PENDING|Priority||N/A|{own}|{job['name']}"
             for job in submitted
-            for task in slurm.expand(job["id"], 1 if job.get("gate") else len(job["packs"]))
+            for task in slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
         )
     )
     pipeline = Pipeline(tuple(stages), jobs.run_pack)

@@ -244,7 +244,7 @@ def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Sta
     shown = {item.step: item for item in status.of(run, stages)}
     assert (shown["answer-a"].state, shown["answer-a"].failures[0]["shards"]) == ("failed", [2])
     assert f"{file}: not the file that manifest.jsonl records" in shown["answer-a"].failures[0]["error"]
-    assert shown["answer-a"].todo.endswith(f"python launch.py stage=answer {run.words}")
+    assert shown["answer-a"].todo.endswith(f"python launch.py stage=answer {run.arguments}")
     assert {item.state for name, item in shown.items() if name != "answer-a"} == {"done"}, (
         "what read it before is right"
     )

@@ -68,14 +68,14 @@ def test_a_late_rank_does_not_take_its_own_attempt_for_a_killed_one(
     run.profile.crashes = 0
     start(monkeypatch, "7")
     first = Attempts(run, step, 0, rank=0)
-    assert first.within_budget([0, 1]) == [0, 1]
-    first.began()
+    assert first.shards_within_budget([0, 1]) == [0, 1]
+    first.record_begin()
     late = Attempts(run, step, 0, rank=1)
-    assert (late.number, late.within_budget([0, 1])) == (first.number, [0, 1])
+    assert (late.number, late.shards_within_budget([0, 1])) == (first.number, [0, 1])
 
     start(monkeypatch, "8")
     second = Attempts(run, step, 0, rank=0)
-    assert (second.number, second.within_budget([0, 1])) == (2, [])
+    assert (second.number, second.shards_within_budget([0, 1])) == (2, [])
     start(monkeypatch, "7", restart=1)  # requeued: the same job, another attempt
     assert Attempts(run, step, 0, rank=1).number == 2
 
@@ -88,10 +88,10 @@ def test_a_pack_is_given_up_after_exactly_its_crashes(
     for attempt in range(crashes + 1):
         start(monkeypatch, str(attempt))
         attempts = Attempts(run, step, 0, rank=0)
-        assert attempts.within_budget([0]) == [0]
-        attempts.began()
+        assert attempts.shards_within_budget([0]) == [0]
+        attempts.record_begin()
     start(monkeypatch, "99")
-    assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
+    assert Attempts(run, step, 0, rank=0).shards_within_budget([0]) == []
 
 
 def test_what_is_killed_after_it_was_asked_to_stop_is_a_preemption_and_no_crash(
@@ -102,19 +102,19 @@ def test_what_is_killed_after_it_was_asked_to_stop_is_a_preemption_and_no_crash(
     for attempt in range(2):
         start(monkeypatch, str(attempt))
         attempts = Attempts(run, step, 0, rank=0)
-        assert attempts.within_budget([0]) == [0]
-        attempts.began()
+        assert attempts.shards_within_budget([0]) == [0]
+        attempts.record_begin()
         stop = Stop()
         os.kill(os.getpid(), signal.SIGUSR2)
-        stop.tell(attempts.asked)  # as where the request comes before the attempt is on record
+        stop.tell(attempts.record_stop_request)  # as where the request comes before the attempt is on record
         os.kill(os.getpid(), signal.SIGTERM)
     folder = run.folder / step.name
     assert [row["event"] for row in manifest.read(folder / "attempts.jsonl")] == ["began", "asked"] * 2
     assert [row["job"] for row in triage.unended(folder)] == ["1"], "it has not ended"
     start(monkeypatch, "99")
-    assert Attempts(run, step, 0, rank=0).within_budget([0]) == []
-    attempts.ended("done")
-    attempts.asked()
+    assert Attempts(run, step, 0, rank=0).shards_within_budget([0]) == []
+    attempts.record_end("done")
+    attempts.record_stop_request()
     assert triage.unended(folder) == [], "asked as it ends"
 
 
@@ -142,8 +142,8 @@ def test_a_task_that_asks_for_gpus_and_sees_none_is_named_by_status(
     start(monkeypatch, "7")
     for pack in (0, 1):
         attempts = Attempts(run, step, pack, rank=0)
-        attempts.began()
-        attempts.ended("done")
+        attempts.record_begin()
+        attempts.record_end("done")
     found = status.by_files(run, [step.stage])[0]
     shown = status_table._text(status_table.parts(run, [found]))
     line = f"{step.name}: it asks for GPUs, and torch 2.13.0 sees none on {socket.gethostname()}; fix: "
@@ -155,17 +155,17 @@ def test_an_input_error_ends_the_tries_at_its_own_shards_only(
 ) -> None:
     start(monkeypatch, "7")
     attempts = Attempts(run, step, 0, rank=0)
-    attempts.began()
-    attempts.failure([1], UserError("row 5 has no image"))
-    attempts.failure([2], RuntimeError("a node's own trouble, which another try may not meet"))
+    attempts.record_begin()
+    attempts.record_failure([1], UserError("row 5 has no image"))
+    attempts.record_failure([2], RuntimeError("a node's own trouble, which another try may not meet"))
     assert attempts.final_shards() == {1}
     assert attempts.final_shards(before=True) == set(), "what this attempt itself met"
-    attempts.ended("failed")
+    attempts.record_end("failed")
     start(monkeypatch, "8")
-    assert Attempts(run, step, 0, rank=0).within_budget([1, 2]) == [2]
-    assert Attempts(run, step, 1, rank=0).within_budget([1, 2]) == [1, 2], "another pack"
+    assert Attempts(run, step, 0, rank=0).shards_within_budget([1, 2]) == [2]
+    assert Attempts(run, step, 1, rank=0).shards_within_budget([1, 2]) == [1, 2], "another pack"
     monkeypatch.setenv("LUMEN_SUBMISSION", "0099")
-    assert Attempts(run, step, 0, rank=0).within_budget([1, 2]) == [1, 2], "the user has submitted again"
+    assert Attempts(run, step, 0, rank=0).shards_within_budget([1, 2]) == [1, 2], "the user has submitted again"
 
 
 def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
