@@ -7,13 +7,13 @@ from typing import Any
 
 from lumen_hpc.config.fields import field_docs
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.request import NON_OPTIONS, VERB_OPTIONS, VERB_SETTINGS, Request
+from lumen_hpc.config.request import OPTIONS, VERB_OPTIONS, VERB_SETTINGS, Request
 from lumen_hpc.config.schema import Settings
 
 
 def documentation(verb: str = "") -> list[tuple[str, str, str]]:
     """(key, default, docstring) of every option, setting and profile key, for `--help`; of the options of one verb."""
-    rows = _field_rows(Request, "", skip=NON_OPTIONS)
+    rows = [row for row in _field_rows(Request, "") if row[0] in OPTIONS]
     if verb:
         settings = [row for row in _field_rows(Settings, "") if row[0] in VERB_SETTINGS.get(verb, ())]
         options = ("runs",) if verb == "compare" else ("run", "runs", *VERB_OPTIONS[verb])
@@ -22,13 +22,11 @@ def documentation(verb: str = "") -> list[tuple[str, str, str]]:
     return rows + _field_rows(Profile, "profile.")
 
 
-def _field_rows(kind: type, prefix: str, skip: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+def _field_rows(kind: type, prefix: str) -> list[tuple[str, str, str]]:
     docs = field_docs(kind)
     rows = []
     default = kind()
     for item in dataclasses.fields(kind):
-        if item.name in skip:
-            continue
         value = getattr(default, item.name)
         if dataclasses.is_dataclass(value):
             rows += _field_rows(type(value), f"{prefix}{item.name}.")

@@ -101,10 +101,12 @@ class Request:
         return Path(self.runs or self.profile.runs).expanduser().absolute() / self.run
 
 
-NON_OPTIONS = (
-    "verb", "question", "settings", "profile", "compared", "given", "anew", "of_site", "profile_named", "recorded",
-)  # fmt: skip
-OPTIONS = {item.name: item.type for item in dataclasses.fields(Request) if item.name not in NON_OPTIONS}
+OPTIONS = {
+    item.name: item.type
+    for item in dataclasses.fields(Request)
+    if item.name in {"run", "runs"}.union(*VERB_OPTIONS.values())
+}
+"""The fields of a request that a command line sets as KEY=VALUE, with their types."""
 
 
 def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
