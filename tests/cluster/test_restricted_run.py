@@ -23,7 +23,7 @@ from openai import OpenAI, OpenAIError
 
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.data import phantom
-from lumen_hpc.data.study_times import taken_at
+from lumen_hpc.data.study_times import days, moments, study_times
 from lumen_hpc.outcomes import phantom_tables
 from lumen_hpc.serving.supervisor import read_address
 from sandbox import neighbour
@@ -107,7 +107,7 @@ def plant(folder: Path) -> None:
 
 
 def study_time(row: dict[str, str]) -> datetime:
-    taken = taken_at(row["StudyDate"], row["StudyTime"])
+    taken = moments(days([row["StudyDate"]]), study_times([row["StudyTime"]]))[0]
     return taken if isinstance(taken, datetime) else datetime.combine(taken, time())
 
 
