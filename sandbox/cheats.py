@@ -91,7 +91,7 @@ class World:
 def rows(cheat: Cheat, world: World) -> Iterator[Row]:
     """Answer rows under the name `lumen`: every test record, its controls and its probes."""
     answer = cheat.answer(world)
-    levelled = probes.levelled(world.records)
+    levelled = probes.findings_with_levels(world.records)
     for k, record in enumerate(world.records):
         yield _row(record, answer)
         for control in CONTROLS:

@@ -194,7 +194,7 @@ class Asked:
 _ASKED = {
     "no_image": Asked(0, 1, of_every=True),
     "no_experts": Asked(1, 1, of_every=True),
-    probes.CONTROL: Asked(2, 2 * (1 + probes.MOST_LEVELS)),
+    probes.CONTROL: Asked(2, 2 * (1 + probes.MAX_LEVELS)),
 }
 """By control; any other shows each pair once. A composed pair's many questions share their two images."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from lumen_hpc.cluster import question_counts
 from lumen_hpc.config.profile import Profile, on_nodes_only
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, deeper, find
+from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, nested_folder
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -113,7 +113,7 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
         if tables == MIMIC_CXR and where.prefer == "jpg" and not (folder / "files").is_dir():
             missing.append("files")
         if missing:
-            fix = deeper(key, folder, tables[0]) or _another(key, folder, required)
+            fix = nested_folder(key, folder, tables[0]) or _another(key, folder, required)
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")

@@ -34,7 +34,7 @@ PAPER: dict[str, dict[str, float]] = {
 """What the paper trained and tested on; it reports no numbers for val."""
 
 
-def beside(ours: float | int | None, paper: float | int | None) -> dict:
+def with_published(ours: float | int | None, paper: float | int | None) -> dict:
     """One count with the published one; None where nothing is published."""
     return {"ours": ours, "paper": paper}
 
@@ -45,16 +45,16 @@ def read_counts(columns: Columns, ok: np.ndarray) -> dict:
     questions = {"questions": sum(by_type), **dict(zip(TYPES, by_type, strict=True))}
     differences = np.bincount(columns.split[ok & columns.difference], minlength=len(SPLITS)).tolist()
     return {
-        "by_type": {name: beside(count, DATASET[name]) for name, count in questions.items()},
+        "by_type": {name: with_published(count, DATASET[name]) for name, count in questions.items()},
         "difference_by_split": {
-            name: beside(count, DIFFERENCES.get(name)) for name, count in zip(SPLITS, differences, strict=True)
+            name: with_published(count, DIFFERENCES.get(name)) for name, count in zip(SPLITS, differences, strict=True)
         },
     }
 
 
-def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
+def split_counts(columns: Columns, kept: np.ndarray, split: str) -> dict:
     """The images and questions that a split keeps, beside the paper's table."""
-    rows = keep & (columns.split == SPLITS.index(split))
+    rows = kept & (columns.split == SPLITS.index(split))
     diagnostic, difference = rows & ~columns.difference, rows & columns.difference
     closed = float(columns.closed[diagnostic].mean()) if diagnostic.any() else None
     ours = {
@@ -66,60 +66,61 @@ def split_counts(columns: Columns, keep: np.ndarray, split: str) -> dict:
         "reference_images": len(distinct(columns.reference[difference])),
         "patients": len(distinct(columns.patient[rows])),
     }
-    return {name: beside(count, PAPER.get(split, {}).get(name)) for name, count in ours.items()}
+    return {name: with_published(count, PAPER.get(split, {}).get(name)) for name, count in ours.items()}
 
 
 RELEASES = {"1.0.0": 79_767 / 164_324, "1.0.1": 0.0}
 """Share of reversed pairs (main study earlier than the reference) in each release of Medical-Diff-VQA."""
-MIXED, _NEAR, _FEWEST = "of an unknown release", 0.12, 500
-"""The release of a file whose share is further than that from both, if it has that many pairs."""
+UNKNOWN_RELEASE, _MAX_DISTANCE, _MIN_PAIRS = "of an unknown release", 0.12, 500
+"""A file's share of reversed pairs may be this far from a release's; one with fewer pairs is assigned in any case."""
 
 
 def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
     """The release of Medical-Diff-VQA by its share of reversed pairs: neither release names itself in its files."""
     pairs = ok & columns.difference
-    backwards = int((pairs & (columns.reordered | (columns.days < 0))).sum())
-    share = backwards / max(int(pairs.sum()), 1)
-    nearest = min(RELEASES, key=lambda name: abs(RELEASES[name] - share))
-    if pairs.sum() >= _FEWEST and abs(RELEASES[nearest] - share) > _NEAR:
-        nearest = MIXED
+    reversed_pairs = int((pairs & (columns.reordered | (columns.days < 0))).sum())
+    share = reversed_pairs / max(int(pairs.sum()), 1)
+    release_name = min(RELEASES, key=lambda name: abs(RELEASES[name] - share))
+    if pairs.sum() >= _MIN_PAIRS and abs(RELEASES[release_name] - share) > _MAX_DISTANCE:
+        release_name = UNKNOWN_RELEASE
     return {
-        "recognised": nearest if pairs.any() else None,
+        "recognised": release_name if pairs.any() else None,
         "difference": int(pairs.sum()),
-        "reversed": backwards,
+        "reversed": reversed_pairs,
         "reversed_share": round(share, 4),
         "reordered": int((pairs & columns.reordered).sum()),
         "repeated": int((repeated & columns.difference).sum()),
     }
 
 
-def release_lines(found: dict) -> list[str]:
-    """What the user should know about `release`; nothing where all pairs are in order and none repeats."""
+def release_lines(summary: dict) -> list[str]:
+    """What the user should know about `summary`; nothing where all pairs are in order and none repeats."""
     lines = []
-    if found["recognised"] == MIXED:
+    if summary["recognised"] == UNKNOWN_RELEASE:
         published = ", ".join(f"{share:.1%} in {name}" for name, share in RELEASES.items())
         lines.append(f"the share of reversed pairs fits none ({published}): does the file hold rows of both?")
-    if found["reversed"]:
+    if summary["reversed"]:
         lines.append(
-            f"in {found['reversed']} of {found['difference']} difference questions ({found['reversed_share']:.1%}) the "
-            "reference study is later than the main study (release 1.0.1 exchanges the two and rewrites the answer)"
+            f"in {summary['reversed']} of {summary['difference']} difference questions "
+            f"({summary['reversed_share']:.1%}) the reference study is later than the main study (release 1.0.1 "
+            "exchanges the two and rewrites the answer)"
         )
         lines.append(
-            f"prepare.reversed_pairs=reorder exchanged {found['reordered']} of them, with new, resolved and levels"
-            if found["reordered"]
+            f"prepare.reversed_pairs=reorder exchanged {summary['reordered']} of them, with new, resolved and levels"
+            if summary["reordered"]
             else "they keep their order and give no prediction questions; prepare.reversed_pairs=reorder exchanges them"
         )
-    if found["repeated"]:
+    if summary["repeated"]:
         lines.append(
-            f"{found['repeated']} of {found['difference']} difference questions repeat another with the same facts "
+            f"{summary['repeated']} of {summary['difference']} difference questions repeat another with the same facts "
             "(1.0.0 held those pairs in both orders); each counts once, the repeats are in left_out.jsonl"
         )
-    return [f"Medical-Diff-VQA {found['recognised']}: {line}" for line in lines]
+    return [f"Medical-Diff-VQA {summary['recognised']}: {line}" for line in lines]
 
 
-def interval_counts(columns: Columns, keep: np.ndarray, same_day: np.ndarray) -> dict:
+def interval_counts(columns: Columns, kept: np.ndarray, same_day: np.ndarray) -> dict:
     """Days between the images of the difference questions; `same_day` is the order (+1, 0, -1) of each 0-day pair."""
-    days = columns.days[keep & columns.difference]
+    days = columns.days[kept & columns.difference]
     quartiles: Any = np.percentile(days, (0, 25, 50, 75, 100)).tolist() if len(days) else []
     return {
         "pairs": len(days),

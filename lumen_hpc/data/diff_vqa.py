@@ -152,13 +152,13 @@ def parse_difference(text: str) -> Change:
     resolved: list[str] = []
     levels: list[LevelChange] = []
     *clauses, rest = text.split(".")
-    for number, clause in enumerate(clauses):
-        if (known := _clause(clause)) is None:
-            rest = ".".join([*clauses[number:], rest])
+    for index, clause in enumerate(clauses):
+        if (change := _clause(clause)) is None:
+            rest = ".".join([*clauses[index:], rest])
             break
-        new += known.new
-        resolved += known.resolved
-        levels += known.levels
+        new += change.new
+        resolved += change.resolved
+        levels += change.levels
     if rest.strip():
         rest, text = (" ".join(words.split()) for words in (rest, text))
         if text.lower() == NO_CHANGE:
@@ -184,10 +184,12 @@ def render_difference(change: Change) -> str:
     clauses = []
     if change.new:
         form = "an additional finding" if len(change.new) == 1 else "additional findings"
-        clauses.append(f"the main image has {form} of {_listed(change.new)} than the reference image. ")
+        clauses.append(f"the main image has {form} of {_comma_separated(change.new)} than the reference image. ")
     if change.resolved:
         form = "finding" if len(change.resolved) == 1 else "findings"
-        clauses.append(f"the main image is missing the {form} of {_listed(change.resolved)} than the reference image. ")
+        clauses.append(
+            f"the main image is missing the {form} of {_comma_separated(change.resolved)} than the reference image. "
+        )
     for level in change.levels:
         finding, before, after = map(_valid_name, (level.finding, level.before, level.after))
         clauses.append(f"the level of {finding} has changed from {before} to {after}. ")
@@ -210,7 +212,7 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(r"\s*,\s*and\s+|\s*,\s*|\s+and\s+", re.IGNORECASE)
-_TO = re.compile(" to ", re.IGNORECASE)
+_TO_WORD = re.compile(" to ", re.IGNORECASE)
 _LEVEL = re.compile("|".join(rf"\b{re.escape(level)}\b" for level in sorted(LEVELS, key=len, reverse=True)))
 
 
@@ -231,20 +233,22 @@ def _clause(text: str) -> Change | None:
     if clause is None:
         return None
     if clause["new"]:
-        return Change(new=_names(_apart(clause["new"])))
+        return Change(new=_names(_separate_fused_names(clause["new"])))
     if clause["resolved"]:
-        return Change(resolved=_names(_apart(clause["resolved"])))
+        return Change(resolved=_names(_separate_fused_names(clause["resolved"])))
     return Change(levels=(_level_change(clause["finding"], clause["levels"]),))
 
 
-def _apart(listed: str) -> str:
+def _separate_fused_names(names_text: str) -> str:
     """A list in which the dataset's generator fused names: it writes each copy of the last one as `and NAME`, no comma.
 
     `opacity, and pneumonia edema, and pneumonia` names an opacity, a pneumonia and an edema: infections became
     pneumonia, so that an answer could hold two (Holipori/EKAID issue 9).
     """
-    last = _SEPARATOR.split(listed)[-1]
-    return re.sub(rf"(?:,? |^)and {re.escape(last)}(?= )", f", {last},", listed, flags=re.IGNORECASE).removeprefix(", ")
+    last_name = _SEPARATOR.split(names_text)[-1]
+    return re.sub(
+        rf"(?:,? |^)and {re.escape(last_name)}(?= )", f", {last_name},", names_text, flags=re.IGNORECASE
+    ).removeprefix(", ")
 
 
 @lru_cache(maxsize=4096)
@@ -263,7 +267,7 @@ def _valid_name(name: str) -> str:
     return name
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _comma_separated(names: tuple[str, ...]) -> str:
     """`a`, `a, and b`, `a, b, and c`: the dataset writes the comma before `and` even between two."""
     *rest, last = map(_valid_name, names)
     return f"{', '.join(rest)}, and {last}" if rest else last
@@ -275,13 +279,13 @@ def _unique(items: list | tuple) -> tuple:
 
 def _level_words(level: str) -> list[str]:
     """A level phrase as known levels, longest first; unknown words are returned as they are."""
-    known = _LEVEL.findall(level)
-    return known + _LEVEL.sub(" ", level).split()
+    levels = _LEVEL.findall(level)
+    return levels + _LEVEL.sub(" ", level).split()
 
 
 def _level_change(finding: str, levels: str) -> LevelChange:
     """A finding and `A to B`, split as in parse_difference."""
-    words = _TO.split(levels)
+    words = _TO_WORD.split(levels)
     splits = [(" to ".join(words[:i]), " to ".join(words[i:])) for i in range(1, len(words))]
     return LevelChange(finding, *max(splits, key=lambda split: sum(map(_is_known_level, split))))
 

@@ -20,8 +20,8 @@ def without_oldest(record: Row) -> Row | None:
     human, answer, *rest = record["conversations"]
     opening, *lines = human["value"].split("\n")
     images, meta = record["images"][1:], record["meta"]
-    earlier = opening.startswith(EARLIER) and opening.count(IMAGE) == 1
-    if not earlier or len(images) < max(1, meta.get("needed_images", 1)):
+    removable = opening.startswith(EARLIER) and opening.count(IMAGE) == 1
+    if not removable or len(images) < max(1, meta.get("needed_images", 1)):
         return None
     while IMAGE not in lines[0]:
         del lines[0]
@@ -40,7 +40,7 @@ def without_oldest(record: Row) -> Row | None:
 def without_images(record: Row, count: int) -> Row:
     """The record without its `count` oldest images, which `without_oldest` has left out before."""
     for _ in range(count):
-        shorter = without_oldest(record)
-        assert shorter is not None, record["id"]
-        record = shorter
+        shortened = without_oldest(record)
+        assert shortened is not None, record["id"]
+        record = shortened
     return record

@@ -38,7 +38,7 @@ def other_kind(head: bytes, form: str) -> str:
     """
     if head[_TAR] == b"ustar":
         return f"a tar archive, not {form}; unpack it"
-    for start, (kind, fix) in _KINDS.items():
-        if head.lstrip().startswith(start):
+    for prefix, (kind, fix) in _KINDS.items():
+        if head.lstrip().startswith(prefix):
             return f"{kind}, not {form}; {fix.format(form.split(' or ')[0])}"
     return ""

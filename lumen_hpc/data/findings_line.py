@@ -2,7 +2,7 @@
 
 `pleural effusion moderate no resolved consolidation yes yes same … ; the main image is missing …`
 
-Comparing is what a small model finds hard, not seeing: writing the states of both images side by side, finding
+For a small model comparing is harder than seeing: writing the states of both images side by side, finding
 by finding, before the sentence turns one hard comparison into several easy ones. The line is not in the paper;
 `instruct.findings_first` switches it on, and `strip` removes it before any text is scored. A prediction's line
 also gives the texture of the reference finding, the cue that its future depends on. `names` are the findings and
@@ -33,11 +33,11 @@ Findings = Mapping[str, Mapping[str, str]]
 """Present findings of one study: name → {"level": …, "type": …}, each only where it is known."""
 
 LOOKS_FILE = "looks.jsonl"
-"""Beside all_diseases.json of generated phantoms: what each image shows of findings that one image cannot tell."""
+"""Beside all_diseases.json of phantoms: what each image shows of the findings that one image cannot tell."""
 OUTCOMES = ("same", "new", "resolved", "worse", "better")
 SEPARATOR = " ; "
-MOST_WORDS = 12
-"""About one finding in a line, before its last outcome, at most."""
+MAX_WORDS = 12
+"""Words about one finding in a line, before its last outcome."""
 
 
 class Entry(NamedTuple):
@@ -53,8 +53,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One study as a line gives it."""
+class StudyState:
+    """The state of one study, as a line gives it."""
 
     findings: Findings = field(default_factory=dict)
     looks: Mapping[str, str] = field(default_factory=dict)
@@ -65,17 +65,17 @@ class Seen:
         return self.looks.get(name) or (self.findings[name].get("level", "yes") if name in self.findings else "no")
 
 
-def difference_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) -> str:
+def difference_line(before: StudyState, after: StudyState, names: Sequence[str] = FINDINGS) -> str:
     """The line of a difference answer."""
     return " ".join(_entry(name, before, after, cue=False) for name in names)
 
 
-def prediction_line(before: Seen, after: Seen, names: Sequence[str] = FINDINGS) -> str:
+def prediction_line(before: StudyState, after: StudyState, names: Sequence[str] = FINDINGS) -> str:
     """The line of a prediction answer, with the reference's textures."""
     return " ".join(_entry(name, before, after, cue=True) for name in names)
 
 
-def history_line(images: Sequence[Seen], names: Sequence[str] = FINDINGS) -> str:
+def history_line(images: Sequence[StudyState], names: Sequence[str] = FINDINGS) -> str:
     """The line of an outcome's answer: each finding's states, oldest first, then its outcome since each earlier image.
 
     A finding of one image alone is the `same`, so that every entry ends alike; a state is one word.
@@ -84,8 +84,8 @@ def history_line(images: Sequence[Seen], names: Sequence[str] = FINDINGS) -> str
     return " ".join(
         " ".join([
             name,
-            *(seen.state(name).replace(" ", "-") for seen in images),
-            *([_outcome(name, seen.findings, current.findings) for seen in earlier] or [OUTCOMES[0]]),
+            *(state.state(name).replace(" ", "-") for state in images),
+            *([_outcome(name, state.findings, current.findings) for state in earlier] or [OUTCOMES[0]]),
         ])
         for name in names
     )  # fmt: skip
@@ -95,10 +95,10 @@ def without_oldest(line: str, names: Sequence[str] = FINDINGS) -> str:
     """A history line of two or more images without the oldest."""
     any_name = "|".join(map(re.escape, names))
     entries = re.compile(rf"\b({any_name}) ((?:\S+ )*?)(?=(?:{any_name}) |$)")
-    return entries.sub(lambda entry: f"{entry[1]} {_shorter(entry[2].split())} ", line + " ").strip()
+    return entries.sub(lambda entry: f"{entry[1]} {_without_first(entry[2].split())} ", line + " ").strip()
 
 
-def _shorter(words: list[str]) -> str:
+def _without_first(words: list[str]) -> str:
     """An entry's states and outcomes without those of the oldest image."""
     images = (len(words) + 1) // 2
     states, outcomes = words[1:images], words[images + 1 :]
@@ -117,20 +117,20 @@ def strip(answer: str, names: Sequence[str] = FINDINGS) -> str:
     and an outcome. A word too many is forgiven; `the edema is worse; the effusion is new` is an answer and stays.
     """
     line, separator, sentence = answer.partition(";")
-    return sentence.lstrip() if separator and _line(tuple(names)).fullmatch(line) else answer
+    return sentence.lstrip() if separator and _line_pattern(tuple(names)).fullmatch(line) else answer
 
 
 def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | None:
     """The entries of an answer's line, in the order of `names`; None if there is no complete line."""
     line, separator, _ = answer.partition(";")
-    entries, at = [], 0
+    entries, position = [], 0
     for name in names if separator else ():
-        match = _pattern(name).match(line, at)
+        match = _entry_pattern(name).match(line, position)
         if match is None:
             return None
         entries.append(Entry(name, match["before"], match["cue"] or "", match["after"], match["outcome"]))
-        at = match.end()
-    return tuple(entries) if separator and not line[at:].strip() else None
+        position = match.end()
+    return tuple(entries) if separator and not line[position:].strip() else None
 
 
 def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
@@ -141,12 +141,13 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
     """
     path = Path(diff_vqa) / ENTITIES
     try:
-        found: dict[str, Findings] = {}
+        findings_by_study: dict[str, Findings] = {}
         for row in orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)):
-            study, findings = _study(row["study_id"]), {name: _known(name, e) for name, e in row["entity"].items()}
-            if found.setdefault(study, findings) != findings:
+            study = _study_key(row["study_id"])
+            findings = {name: _level_and_type(name, entity) for name, entity in row["entity"].items()}
+            if findings_by_study.setdefault(study, findings) != findings:
                 raise TypeError(f"study {study} is there twice, with other findings")
-        return found
+        return findings_by_study
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; instruct.findings_first needs it, or set instruct.findings_first=false"
@@ -155,8 +156,8 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
         raise UserError(f"{path} is not Medical-Diff-VQA's list of studies with entities: {defect}") from None
 
 
-FREQUENT, MOST = 0.01, 24
-"""A dataset's line has the findings of this share of its studies, at most so many of them."""
+MIN_SHARE, MAX_FINDINGS = 0.01, 24
+"""A dataset's line names the findings of at least this share of its studies, up to this number of findings."""
 
 
 def names(findings: Mapping[str, Findings]) -> tuple[str, ...]:
@@ -164,39 +165,39 @@ def names(findings: Mapping[str, Findings]) -> tuple[str, ...]:
     counts = Counter(name for study in findings.values() for name in study)
     if counts.keys() <= set(FINDINGS):
         return FINDINGS
-    frequent = [name for name, count in counts.most_common(MOST) if count >= FREQUENT * len(findings)]
-    return tuple(name for name in frequent if re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", name))
+    frequent_names = [name for name, count in counts.most_common(MAX_FINDINGS) if count >= MIN_SHARE * len(findings)]
+    return tuple(name for name in frequent_names if re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", name))
 
 
-def chosen(line: Sequence[str], findings: Mapping[str, Findings]) -> tuple[str, ...]:
-    """`instruct.line` as a tuple; UserError for a finding that no study has."""
-    known = {name for study in findings.values() for name in study}
-    if findings and (missing := [name for name in line if name not in known]):
-        some = ", ".join(sorted(known)[:20])
-        raise UserError(f"instruct.line={list(line)}: no study has {missing[0]!r}; there are {some}")
+def line_findings(line: Sequence[str], findings: Mapping[str, Findings]) -> tuple[str, ...]:
+    """`instruct.line` as a tuple. Raises UserError for a finding that no study has."""
+    names = {name for study in findings.values() for name in study}
+    if findings and (unknown_names := [name for name in line if name not in names]):
+        examples = ", ".join(sorted(names)[:20])
+        raise UserError(f"instruct.line={list(line)}: no study has {unknown_names[0]!r}; there are {examples}")
     return tuple(line)
 
 
-def _study(study_id: Any) -> str:
-    """The id as text, whoever wrote the file again: pandas makes numbers of ids. TypeError for what is none."""
+def _study_key(study_id: Any) -> str:
+    """The id as text, also where pandas has turned it into a number. Raises TypeError for any other value."""
     text = str(study_id).removesuffix(".0")
     if not text.isascii() or not text.isdigit() or text.startswith("0"):
         raise TypeError("a study_id is not a whole number")
     return text
 
 
-def _known(name: str, entity: Mapping[str, list[str]]) -> dict[str, str]:
-    """The level and type of a finding. TypeError for what is no list of texts, or a missing value as text."""
-    known = {}
+def _level_and_type(name: str, entity: Mapping[str, list[str]]) -> dict[str, str]:
+    """The level and type of a finding. Raises TypeError for a value that is no list of texts, or a missing value."""
+    attributes = {}
     for key in ("level", "type"):
         if texts := entity.get(key):
             if not isinstance(texts, list) or not isinstance(texts[0], str) or is_missing(texts[0]):
                 raise TypeError(f"the {key} of a finding is no list of texts")
-            ranked = (text for text in texts if isinstance(text, str) and severity(text) is not None)
-            known[key] = next(ranked, texts[0]) if key == "level" else texts[0]
+            levels_with_severity = (text for text in texts if isinstance(text, str) and severity(text) is not None)
+            attributes[key] = next(levels_with_severity, texts[0]) if key == "level" else texts[0]
     if not name or is_missing(name):
         raise TypeError("a finding has no name")
-    return known
+    return attributes
 
 
 def read_looks(diff_vqa: str | Path) -> dict[str, Mapping[str, str]]:
@@ -205,7 +206,7 @@ def read_looks(diff_vqa: str | Path) -> dict[str, Mapping[str, str]]:
     return {row["study_id"]: row["looks"] for row in read_jsonl(path)} if path.exists() else {}
 
 
-def _entry(name: str, before: Seen, after: Seen, cue: bool) -> str:
+def _entry(name: str, before: StudyState, after: StudyState, cue: bool) -> str:
     words = [name, before.state(name)]
     if cue:
         words.append(before.findings.get(name, {}).get("type", "none"))
@@ -222,15 +223,15 @@ def _outcome(name: str, before: Findings, after: Findings) -> str:
 
 
 @cache
-def _line(names: tuple[str, ...]) -> re.Pattern:
+def _line_pattern(names: tuple[str, ...]) -> re.Pattern:
     """The form of a line: each finding, some words about its states (few unless it has many images), its outcome."""
     others = "|".join(map(re.escape, names))
-    words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,{MOST_WORDS}}}?"
+    words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,{MAX_WORDS}}}?"
     entries = (rf"{re.escape(name)}{words} (?:{'|'.join(OUTCOMES)})" for name in names)
     return re.compile(r"\s*" + " ".join(entries) + r"\s*")
 
 
-def _pattern(name: str) -> re.Pattern:
+def _entry_pattern(name: str) -> re.Pattern:
     return re.compile(
         rf"\s*{re.escape(name)} (?P<before>[a-z]+(?: to [a-z]+)?)(?: (?P<cue>striped|smooth|none))? "
         rf"(?P<after>[a-z]+(?: to [a-z]+)?) (?P<outcome>{'|'.join(OUTCOMES)})(?: |$)"

@@ -21,15 +21,15 @@ class ImageTexts:
     last_only: bool = False
     """The last image of a prompt alone has lines of its state (`instruct.clinical_images=last`)."""
 
-    def of(self, shown: Sequence[Row], *, labs: bool = True, images_of: Sequence[Row] = ()) -> dict[str, str]:
+    def of(self, studies: Sequence[Row], *, labs: bool = True, images_of: Sequence[Row] = ()) -> dict[str, str]:
         """study_id → text of each study shown, oldest first.
 
         `images_of`: the studies whose images stand in their places; the experts speak of these.
         """
         states = self.states if labs else self.states_without_labs
-        found = {}
-        for study, image in zip(shown, images_of or shown):
-            key = str(study["study_id"])
-            state = "" if self.last_only and study is not shown[-1] else states.get(key, "")
-            found[key] = "\n".join(text for text in (self.experts.get(str(image["study_id"]), ""), state) if text)
-        return found
+        texts = {}
+        for study, image in zip(studies, images_of or studies):
+            study_id = str(study["study_id"])
+            state = "" if self.last_only and study is not studies[-1] else states.get(study_id, "")
+            texts[study_id] = "\n".join(text for text in (self.experts.get(str(image["study_id"]), ""), state) if text)
+        return texts

@@ -75,7 +75,7 @@ class Sources:
             texts=texts,
             findings=findings,
             looks=findings_line.read_looks(diff_vqa) if settings.findings_first else {},
-            line=findings_line.chosen(settings.line, findings) or findings_line.names(findings),
+            line=findings_line.line_findings(settings.line, findings) or findings_line.names(findings),
         )
 
     def study(self, study_id: Any, question_id: str) -> Row:
@@ -85,13 +85,13 @@ class Sources:
         except KeyError:
             raise UserError(f"question {question_id} is about study {study_id}, which studies.jsonl lacks") from None
 
-    def seen(self, study_id: str) -> findings_line.Seen:
+    def state(self, study_id: str) -> findings_line.StudyState:
         """A study as a findings line gives it."""
-        return findings_line.Seen(self.findings.get(study_id, {}), self.looks.get(study_id, {}))
+        return findings_line.StudyState(self.findings.get(study_id, {}), self.looks.get(study_id, {}))
 
-    def known(self, shown: Iterable[Row]) -> bool:
+    def has_findings(self, studies: Iterable[Row]) -> bool:
         """Whether every one of these studies has its findings: a study that the file lacks need not be a normal one."""
-        return all(str(study["study_id"]) in self.findings for study in shown)
+        return all(str(study["study_id"]) in self.findings for study in studies)
 
     def long_answer(self, question_id: str) -> str:
         """A question's long answer; raises UserError if the rewrite stage has none."""
@@ -109,9 +109,9 @@ class Sources:
             for other in sorted(self.studies.values(), key=lambda s: (s["taken_at"], str(s["study_id"]))):
                 self._histories.setdefault(str(other["subject_id"]), []).append(str(other["study_id"]))
         history = self._histories[str(study["subject_id"])]
-        before = history[: history.index(str(study["study_id"]))]
-        of_split = (other for i in before if (other := self.studies[i])["split"] == study["split"])
-        return [other for other in of_split if is_earlier(other["taken_at"], study["taken_at"])][-count:]
+        preceding_ids = history[: history.index(str(study["study_id"]))]
+        candidates = (other for i in preceding_ids if (other := self.studies[i])["split"] == study["split"])
+        return [other for other in candidates if is_earlier(other["taken_at"], study["taken_at"])][-count:]
 
 
 def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
@@ -144,13 +144,13 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     reference = sources.study(question["ref_study_id"], question["question_id"])
     # The pair is always shown, even if max_images is smaller.
     # In a reversed pair the main image is older than the reference; it must not appear twice, nor in a prediction.
-    older = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
-    before, after = (sources.seen(str(study["study_id"])) for study in (reference, main))
+    older_studies = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
+    before, after = (sources.state(str(study["study_id"])) for study in (reference, main))
     long_answer = sources.long_answer(question["question_id"])
-    known = settings.findings_first and sources.known((reference, main))
-    line = findings_line.difference_line(before, after, sources.line) if known else ""
-    yield question["split"], _record(question, [*older, reference, main], long_answer, sources, line=line)
-    line = findings_line.prediction_line(before, after, sources.line) if known else ""
+    has_line = settings.findings_first and sources.has_findings((reference, main))
+    line = findings_line.difference_line(before, after, sources.line) if has_line else ""
+    yield question["split"], _record(question, [*older_studies, reference, main], long_answer, sources, line=line)
+    line = findings_line.prediction_line(before, after, sources.line) if has_line else ""
     for row in sources.predictions.get(question["question_id"], []):
         prediction = {
             **question,
@@ -159,11 +159,11 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
             "question": row["question"],
             "closed": False,
         }
-        shown = [*older, reference]
-        yield question["split"], _record(prediction, shown, row["long_answer"], sources, line=line)
+        studies = [*older_studies, reference]
+        yield question["split"], _record(prediction, studies, row["long_answer"], sources, line=line)
 
 
-def _record(question: Row, shown: list[Row], long_answer: str, sources: Sources, *, line: str = "") -> Row:
+def _record(question: Row, studies: list[Row], long_answer: str, sources: Sources, *, line: str = "") -> Row:
     meta = {
         key: question[key]
         for key in (
@@ -180,44 +180,44 @@ def _record(question: Row, shown: list[Row], long_answer: str, sources: Sources,
     }
     return {
         "id": question["question_id"],
-        "images": [study["image"] for study in shown],
+        "images": [study["image"] for study in studies],
         "conversations": [
-            {"from": "human", "value": prompt(shown, question, sources.texts.of(shown))},
+            {"from": "human", "value": prompt(studies, question, sources.texts.of(studies))},
             {"from": "gpt", "value": findings_line.join(line, long_answer) if line else long_answer},
         ],
         "meta": {
             **meta,
             "long_answer": long_answer,
             **({"line": list(sources.line)} if line else {}),
-            **image_sizes(shown),
+            **image_sizes(studies),
         },
     }
 
 
-def image_sizes(shown: Sequence[Row]) -> dict[str, Any]:
+def image_sizes(studies: Sequence[Row]) -> dict[str, Any]:
     """`sizes` of the images, where all are known, so that training need not open the files to count tokens."""
-    sizes = [study.get("size") for study in shown]
+    sizes = [study.get("size") for study in studies]
     return {"sizes": sizes} if all(sizes) else {}
 
 
-def prompt(shown: list[Row], question: Row, texts: Mapping[str, str]) -> str:
+def prompt(studies: list[Row], question: Row, texts: Mapping[str, str]) -> str:
     """The human turn: images in order, each with its name, its distance in time and its text (`ImageTexts.of`)."""
     lines = []
-    for study, name in zip(shown, _names(shown, question)):
+    for study, name in zip(studies, _image_names(studies, question)):
         lines.append(f"{name}<image>")
         if text := texts.get(str(study["study_id"])):
             lines.append(text)
     return "\n".join([*lines, question["question"]])
 
 
-def _names(shown: list[Row], question: Row) -> list[str]:
+def _image_names(studies: list[Row], question: Row) -> list[str]:
     """The name of each image in the prompt; a single image has none."""
-    if len(shown) == 1:
+    if len(studies) == 1:
         return [""]
-    anchor = shown[-2] if question["type"] == "difference" else shown[-1]
+    anchor = studies[-2] if question["type"] == "difference" else studies[-1]
     names = []
-    for study in shown:
-        if question["type"] == "difference" and study is shown[-1]:
+    for study in studies:
+        if question["type"] == "difference" and study is studies[-1]:
             names.append(f"main image, {distance(question['interval_days'])}: ")
         elif study is anchor:
             names.append("current image: " if question["type"] == "outcome" else "reference image: ")
@@ -275,9 +275,9 @@ def write(
     `settings.expert_text` is on; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
     """
     sources = Sources.read(prepared, rewrites, texts, settings, diff_vqa)
-    if settings.expert_text and (missing := next((s for s in sources.studies if s not in texts.experts), None)):
+    if settings.expert_text and (missing_id := next((id for id in sources.studies if id not in texts.experts), None)):
         raise UserError(
-            f"study {missing} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
+            f"study {missing_id} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
     kinds = files()
     paths = [folder / name for name in (*kinds, TEST)]
@@ -290,7 +290,7 @@ def write(
             if split == "test":
                 streams[TEST].write(line)
                 continue
-            for name, members in kinds.items():
-                if name.endswith(f"-{split}.jsonl") and kind(record) in members:
+            for name, question_types in kinds.items():
+                if name.endswith(f"-{split}.jsonl") and kind(record) in question_types:
                     streams[name].write(line)
     return paths

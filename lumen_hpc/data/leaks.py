@@ -17,7 +17,7 @@ import numpy as np
 from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 
-KEY = "withheld_pixels"
+META_KEY = "withheld_pixels"
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
@@ -27,17 +27,17 @@ def pixel_digest(pixels: np.ndarray) -> str:
 
 def digest_of(path: str) -> str:
     """The pixel digest of an image file. Raises UserError for a file that cannot be decoded."""
-    absolute = Path(path).resolve()
+    real_path = Path(path).resolve()
     try:
-        written = absolute.stat().st_mtime_ns
+        modified_ns = real_path.stat().st_mtime_ns
     except OSError:
-        written = 0  # decoding names the fault
-    return _digest_of(absolute, written)
+        modified_ns = 0  # decoding names the fault
+    return _digest_of(real_path, modified_ns)
 
 
 @lru_cache(maxsize=4096)
-def _digest_of(path: Path, written: int) -> str:
-    """`written` makes a file that was replaced another one."""
+def _digest_of(path: Path, modified_ns: int) -> str:
+    """`modified_ns` makes a file that was replaced another one."""
     return pixel_digest(grey_levels(path))
 
 
@@ -46,18 +46,18 @@ def withhold(record: Mapping[str, Any], path: str) -> dict[str, Any]:
 
     Raises UserError if it shows it.
     """
-    meta = {**record["meta"], KEY: digest_of(path)}
-    sealed = {**record, "meta": meta}
-    refuse(sealed)
-    return sealed
+    meta = {**record["meta"], META_KEY: digest_of(path)}
+    sealed_record = {**record, "meta": meta}
+    refuse(sealed_record)
+    return sealed_record
 
 
 def refuse(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> None:
     """Raises UserError if a record shows the image it asks about, under whatever name; others pass."""
-    withheld = record["meta"].get(KEY)
-    shown = next((path for path in record["images"] if withheld and digest(path) == withheld), None)
-    if shown is not None:
+    withheld_digest = record["meta"].get(META_KEY)
+    shown_path = next((path for path in record["images"] if withheld_digest and digest(path) == withheld_digest), None)
+    if shown_path is not None:
         raise UserError(
-            f"record {record['id']} shows the image that it asks about: {shown} has the pixels of study "
+            f"record {record['id']} shows the image that it asks about: {shown_path} has the pixels of study "
             f"{record['meta']['study_id']}; its answer would be read off, not predicted"
         )

@@ -1,7 +1,7 @@
 """MIMIC-CXR(-JPG) on disk: the image that represents each study, when it was taken, and the path of its file.
 
 Reads `mimic-cxr-*-metadata.csv[.gz]` and `mimic-cxr-*-split.csv[.gz]` (2.0.0 and 2.1.0) and `mimic_all.csv` of
-Medical-Diff-VQA. Memory: about 160 bytes a study, and the same for each image while the metadata is read.
+Medical-Diff-VQA. Memory: about 160 bytes per study, and per image while the metadata is read.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _VIEW_WORDS = frozenset({
     "supine", "erect", "recumbent", "upright", "cross", "table", "chest", "view",
 })  # fmt: skip
 OTHER_VIEW = "other"
-"""The view of an image whose text is none: the report has a row a view, and a text in a wrong column may be a name."""
-_ENDING = {"jpg": ".jpg", "dicom": ".dcm"}
+"""The view of an image whose text names none: the report has one row per view, and a misplaced text may be a name."""
+_SUFFIXES = {"jpg": ".jpg", "dicom": ".dcm"}
 MIMIC_SPLITS = ("", "train", "validate", "test")
-_ID_SIGNS, _LONGEST_ID = (string.ascii_letters + string.digits + "_-").encode(), 64
-_SPLIT_NUMBER = {name: number for number, name in enumerate(MIMIC_SPLITS) if name}
+_ID_CHARACTERS, _MAX_ID_LENGTH = (string.ascii_letters + string.digits + "_-").encode(), 64
+_SPLIT_NUMBERS = {name: number for number, name in enumerate(MIMIC_SPLITS) if name}
 
 
 @dataclass(eq=False)
 class _Images:
-    """Images in columns: good rows of the metadata, in the order of the file."""
+    """Images in columns: the valid rows of the metadata, in the order of the file."""
 
     study: np.ndarray
     """int64 [n], as are the subjects."""
     subject: np.ndarray
     dicom: list[str]
-    name: np.ndarray
+    dicom_hash: np.ndarray
     """int64 [n]: Python's hash of the dicom_id, for comparisons within this process."""
     view: list[str]
     frontal: np.ndarray
@@ -69,9 +69,11 @@ class _Images:
 
     def take(self, rows: np.ndarray) -> _Images:
         """These rows, in this order."""
-        positions = rows.tolist()
-        taken: list[Any] = [[c[at] for at in positions] if isinstance(c, list) else c[rows] for c in self.columns()]
-        return _Images(*taken)
+        indices = rows.tolist()
+        columns: list[Any] = [
+            [c[index] for index in indices] if isinstance(c, list) else c[rows] for c in self.columns()
+        ]
+        return _Images(*columns)
 
 
 @dataclass(eq=False)
@@ -84,23 +86,23 @@ class Studies(_Images):
 
     file: str
     images: int
-    """Good rows of the metadata."""
+    """Valid rows of the metadata."""
     two_dates: int
-    """Studies with images of different StudyDates; that of the chosen image counts."""
+    """Studies with images of different StudyDates; the date of the chosen image counts."""
 
     def __post_init__(self) -> None:
         self.mimic_split: np.ndarray = np.zeros(len(self), np.int8)
         """MIMIC-CXR's own split, as a number in MIMIC_SPLITS."""
-        self._by_id = np.argsort(self.study)
-        self._sorted = self.study[self._by_id]
+        self._id_order = np.argsort(self.study)
+        self._sorted_ids = self.study[self._id_order]
 
     def __len__(self) -> int:
         return len(self.study)
 
     def positions(self, study_ids: np.ndarray) -> np.ndarray:
         """int64 [n]: the positions of these studies, -1 for one that is not in the metadata."""
-        at = np.minimum(np.searchsorted(self._sorted, study_ids), len(self) - 1)
-        return np.where(self._sorted[at] == study_ids, self._by_id[at], -1)
+        candidates = np.minimum(np.searchsorted(self._sorted_ids, study_ids), len(self) - 1)
+        return np.where(self._sorted_ids[candidates] == study_ids, self._id_order[candidates], -1)
 
     def ids(self, position: int) -> tuple[int, int, str]:
         """(subject_id, study_id, dicom_id): what the path of an image is built from."""
@@ -116,38 +118,38 @@ class Studies(_Images):
         return (main > reference).astype(np.int8) - (main < reference)
 
 
-def read_studies(folder: str | Path, bad: Rejections) -> Studies:
+def read_studies(folder: str | Path, rejections: Rejections) -> Studies:
     """Reads metadata and split of a MIMIC-CXR-JPG folder.
 
-    Bad rows (ids that are not numbers, no dicom_id, a repeated dicom_id, a study of two patients) go to `bad` and
-    are not used. A study without date is kept here: it matters only if a question is about it.
+    Bad rows (ids that are not numbers, no dicom_id, a repeated dicom_id, a study of two patients) go to `rejections`
+    and are not used. A study without date is kept here: it matters only if a question is about it.
     """
     path = require(folder, METADATA)
-    table = CsvTable(path, _COLUMNS, bad)
-    blocks = [_images(block, path.name, bad) for block in table.blocks()]
+    table = CsvTable(path, _COLUMNS, rejections)
+    blocks = [_images(block, path.name, rejections) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
-        state = f"none of {table.row} rows can be used; {bad.first}" if table.row else "no rows below the header"
+        state = f"none of {table.row} rows can be used; {rejections.first}" if table.row else "no rows below the header"
         raise UserError(f"{path}: {state}")
     columns = zip(*(block.columns() for block in blocks), strict=True)
-    studies = _studies(path.name, _Images(*map(_joined, columns)), bad)
-    _read_split(folder, studies, bad)
+    studies = _studies(path.name, _Images(*map(_concatenate, columns)), rejections)
+    _read_split(folder, studies, rejections)
     return studies
 
 
-def _joined(column: Sequence) -> Any:
+def _concatenate(column: Sequence) -> Any:
     """One column, its blocks concatenated."""
     return np.concatenate(column) if isinstance(column[0], np.ndarray) else list(chain.from_iterable(column))
 
 
-def _images(block: Block, file: str, bad: Rejections) -> _Images:
-    """A block of the metadata; rows without proper ids go to `bad`."""
+def _images(block: Block, file: str, rejections: Rejections) -> _Images:
+    """The images of a block of the metadata; rows with a bad id go to `rejections`."""
     dicom, subject, study, position, date, time, code = block.columns
     views, frontal = tuple(zip(*map(_view, position, code), strict=True)) or ((), ())
     images = _Images(
         study=whole_numbers(study),
         subject=whole_numbers(subject),
         dicom=list(dicom),
-        name=_names(dicom),
+        dicom_hash=_hashes(dicom),
         view=list(views),
         frontal=np.array(frontal, bool),
         day=days(date),
@@ -155,56 +157,56 @@ def _images(block: Block, file: str, bad: Rejections) -> _Images:
         row=block.rows.astype(np.uint32),
         line=block.lines.astype(np.uint32),
     )
-    named = _named(dicom)
-    good = (images.study >= 0) & (images.subject >= 0) & named
+    path_safe = _path_safe(dicom)
+    good = (images.study >= 0) & (images.subject >= 0) & path_safe
     if good.all():
         return images
-    for at in np.flatnonzero(~good).tolist():
+    for row in np.flatnonzero(~good).tolist():
         reason = (
             "subject_id or study_id is not a whole number"
-            if named[at]
+            if path_safe[row]
             else "dicom_id is missing, or has other characters than letters, digits, '-' and '_'"  # it becomes a path
         )
-        bad(block.place(file, at), "bad id", reason)
+        rejections(block.place(file, row), "bad id", reason)
     return images.take(np.flatnonzero(good))
 
 
-def _studies(file: str, images: _Images, bad: Rejections) -> Studies:
-    """Chooses each study's image; a repeated dicom_id and a study of two patients go to `bad`."""
-    _, first = np.unique(images.name, return_index=True)
+def _studies(file: str, images: _Images, rejections: Rejections) -> Studies:
+    """Chooses each study's image; a repeated dicom_id and a study of two patients go to `rejections`."""
+    _, first_rows = np.unique(images.dicom_hash, return_index=True)
     unique: np.ndarray = np.zeros(len(images.dicom), bool)
-    unique[first] = True
-    kept = np.flatnonzero(unique)
-    ids, first, of = np.unique(images.study[kept], return_index=True, return_inverse=True)
-    owner = images.subject[kept][first][of]
-    same_patient = images.subject[kept] == owner
-    for at in np.flatnonzero(~unique).tolist():
-        reason = f"dicom_id {images.dicom[at]} repeats an earlier row"
-        place = Place(file, int(images.row[at]), int(images.line[at]))
-        bad(place, "duplicate dicom_id", reason, study_id=int(images.study[at]))
-    for at, first_owner in zip(kept[~same_patient].tolist(), owner[~same_patient].tolist(), strict=True):
-        study, place = int(images.study[at]), Place(file, int(images.row[at]), int(images.line[at]))
-        reason = f"study {study} is subject {first_owner}'s in an earlier row, subject {images.subject[at]}'s here"
-        bad(place, "study of two patients", reason, study_id=study)
-    chosen, frontal = kept[first], kept[same_patient & images.frontal[kept]]
-    with_frontal, first_frontal = np.unique(images.study[frontal], return_index=True)
-    chosen[np.searchsorted(ids, with_frontal)] = frontal[first_frontal]
-    days_of, day = images.day[kept], images.day[chosen][of]
-    two_dates = len(np.unique(of[same_patient & (days_of != day) & (days_of > 0) & (day > 0)]))
-    columns = images.take(chosen[np.argsort(first)]).columns()
-    return Studies(*columns, file, len(kept), two_dates)  # type: ignore[call-arg]
+    unique[first_rows] = True
+    unique_rows = np.flatnonzero(unique)
+    ids, first_rows, group = np.unique(images.study[unique_rows], return_index=True, return_inverse=True)
+    owner = images.subject[unique_rows][first_rows][group]
+    same_patient = images.subject[unique_rows] == owner
+    for row in np.flatnonzero(~unique).tolist():
+        reason = f"dicom_id {images.dicom[row]} repeats an earlier row"
+        place = Place(file, int(images.row[row]), int(images.line[row]))
+        rejections(place, "duplicate dicom_id", reason, study_id=int(images.study[row]))
+    for row, first_owner in zip(unique_rows[~same_patient].tolist(), owner[~same_patient].tolist(), strict=True):
+        study, place = int(images.study[row]), Place(file, int(images.row[row]), int(images.line[row]))
+        reason = f"study {study} is subject {first_owner}'s in an earlier row, subject {images.subject[row]}'s here"
+        rejections(place, "study of two patients", reason, study_id=study)
+    image_rows, frontal_rows = unique_rows[first_rows], unique_rows[same_patient & images.frontal[unique_rows]]
+    frontal_ids, first_frontal_rows = np.unique(images.study[frontal_rows], return_index=True)
+    image_rows[np.searchsorted(ids, frontal_ids)] = frontal_rows[first_frontal_rows]
+    image_days, study_days = images.day[unique_rows], images.day[image_rows][group]
+    two_dates = len(np.unique(group[same_patient & (image_days != study_days) & (image_days > 0) & (study_days > 0)]))
+    columns = images.take(image_rows[np.argsort(first_rows)]).columns()
+    return Studies(*columns, file, len(unique_rows), two_dates)  # type: ignore[call-arg]
 
 
-def _named(dicoms: Sequence[str]) -> np.ndarray:
+def _path_safe(dicoms: Sequence[str]) -> np.ndarray:
     """bool [n]: the ids that can be a part of a path."""
     lengths = np.fromiter(map(len, dicoms), np.int64, len(dicoms))
-    named: np.ndarray = (lengths > 0) & (lengths <= _LONGEST_ID)
-    if "".join(dicoms).encode().translate(None, _ID_SIGNS):
-        named &= [not dicom.encode().translate(None, _ID_SIGNS) for dicom in dicoms]
-    return named
+    safe: np.ndarray = (lengths > 0) & (lengths <= _MAX_ID_LENGTH)
+    if "".join(dicoms).encode().translate(None, _ID_CHARACTERS):
+        safe &= [not dicom.encode().translate(None, _ID_CHARACTERS) for dicom in dicoms]
+    return safe
 
 
-def _names(dicoms: Sequence[str]) -> np.ndarray:
+def _hashes(dicoms: Sequence[str]) -> np.ndarray:
     """int64 [n]: Python's own 64-bit hashes, a tenth of the memory of the ids."""
     return np.fromiter(map(hash, dicoms), np.int64, len(dicoms))
 
@@ -217,67 +219,69 @@ def _view(position: str, code: str) -> tuple[str, bool]:
     return text if _VIEW_WORDS.issuperset(text.lower().replace("-", " ").split()) else OTHER_VIEW, bool(frontal)
 
 
-def _read_split(folder: str | Path, studies: Studies, bad: Rejections) -> None:
+def _read_split(folder: str | Path, studies: Studies, rejections: Rejections) -> None:
     """Reads MIMIC-CXR's own split, which differs from the questions'; the report shows how far.
 
-    Bad ids, an unknown split, and an image that an earlier row puts into another split go to `bad`.
+    Bad ids, an unknown split, and an image that an earlier row puts into another split go to `rejections`.
     """
-    table = CsvTable(require(folder, SPLIT), ("dicom_id", "study_id", "split"), bad)
+    table = CsvTable(require(folder, SPLIT), ("dicom_id", "study_id", "split"), rejections)
     for block in table.blocks():
         dicom, study, split = block.columns
         ids = whole_numbers(study)
-        _good_ids(block, table.path.name, bad, ids)
-        at = studies.positions(ids)
-        number = np.fromiter(map(_SPLIT_NUMBER.get, split, repeat(-1)), np.int8, len(split))
-        chosen = (at >= 0) & (studies.name[at] == _names(dicom))
-        for row in np.flatnonzero(chosen & (number < 0)).tolist():
-            reason = f"split is none of {', '.join(_SPLIT_NUMBER)}"
-            bad(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
-        chosen &= number > 0
-        first = np.flatnonzero(chosen & (studies.mimic_split[at] == 0))[::-1]  # backwards: the first row counts
-        studies.mimic_split[at[first]] = number[first]
-        for row in np.flatnonzero(chosen & (studies.mimic_split[at] != number)).tolist():
+        _valid_ids(block, table.path.name, rejections, ids)
+        positions = studies.positions(ids)
+        splits = np.fromiter(map(_SPLIT_NUMBERS.get, split, repeat(-1)), np.int8, len(split))
+        is_study_image = (positions >= 0) & (studies.dicom_hash[positions] == _hashes(dicom))
+        for row in np.flatnonzero(is_study_image & (splits < 0)).tolist():
+            reason = f"split is none of {', '.join(_SPLIT_NUMBERS)}"
+            rejections(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
+        is_study_image &= splits > 0
+        first_rows = np.flatnonzero(is_study_image & (studies.mimic_split[positions] == 0))[
+            ::-1
+        ]  # backwards: the first row counts
+        studies.mimic_split[positions[first_rows]] = splits[first_rows]
+        for row in np.flatnonzero(is_study_image & (studies.mimic_split[positions] != splits)).tolist():
             reason = f"dicom_id {dicom[row]} is in another split in an earlier row"
-            bad(block.place(table.path.name, row), "duplicate dicom_id", reason, dicom_id=dicom[row])
+            rejections(block.place(table.path.name, row), "duplicate dicom_id", reason, dicom_id=dicom[row])
 
 
-def _good_ids(block: Block, file: str, bad: Rejections, *ids: np.ndarray) -> np.ndarray:
-    """bool [n]: the rows whose ids are all whole numbers; the others go to `bad`."""
-    good = np.all([column >= 0 for column in ids], axis=0)
-    for at in np.flatnonzero(~good).tolist():
-        bad(block.place(file, at), "bad id", "subject_id or study_id is not a whole number")
-    return good
+def _valid_ids(block: Block, file: str, rejections: Rejections, *ids: np.ndarray) -> np.ndarray:
+    """bool [n]: the rows whose ids are all whole numbers; the others go to `rejections`."""
+    valid = np.all([column >= 0 for column in ids], axis=0)
+    for row in np.flatnonzero(~valid).tolist():
+        rejections(block.place(file, row), "bad id", "subject_id or study_id is not a whole number")
+    return valid
 
 
-def compare_mimic_all(folder: str | Path, studies: Studies, bad: Rejections) -> dict[str, int]:
+def compare_mimic_all(folder: str | Path, studies: Studies, rejections: Rejections) -> dict[str, int]:
     """Compares Medical-Diff-VQA's own list of studies with the metadata: counts of rows and disagreements.
 
-    The metadata's rule and dates count in any case; bad ids and a repeated study go to `bad`.
+    The metadata's rule and dates count in any case; bad ids and a repeated study go to `rejections`.
     """
-    table = CsvTable(require(folder, MIMIC_ALL), ("subject_id", "study_id", "dicom_id", "study_date"), bad)
+    table = CsvTable(require(folder, MIMIC_ALL), ("subject_id", "study_id", "dicom_id", "study_date"), rejections)
     seen: np.ndarray = np.zeros(len(studies), bool)
     names = ("rows", "not_in_metadata", "another_image", "another_date", "no_date", "another_patient")
     counts = dict.fromkeys(names, 0)
     for block in table.blocks():
         subject, study, dicom, date = block.columns
         ids, subjects = whole_numbers(study), whole_numbers(subject)
-        good = _good_ids(block, table.path.name, bad, ids, subjects)
-        at = np.where(good, studies.positions(ids), -1)
-        counts["not_in_metadata"] += int((good & (at < 0)).sum())
-        _, first = np.unique(at, return_index=True)
-        first_seen: np.ndarray = np.zeros(len(at), bool)
+        valid = _valid_ids(block, table.path.name, rejections, ids, subjects)
+        positions = np.where(valid, studies.positions(ids), -1)
+        counts["not_in_metadata"] += int((valid & (positions < 0)).sum())
+        _, first = np.unique(positions, return_index=True)
+        first_seen: np.ndarray = np.zeros(len(positions), bool)
         first_seen[first] = True
-        first_seen &= (at >= 0) & ~seen[at]
-        for row in np.flatnonzero(~first_seen & (at >= 0)).tolist():
+        first_seen &= (positions >= 0) & ~seen[positions]
+        for row in np.flatnonzero(~first_seen & (positions >= 0)).tolist():
             reason = f"study {ids[row]} repeats an earlier row"
-            bad(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(ids[row]))
-        seen[at[first_seen]] = True
+            rejections(block.place(table.path.name, row), "duplicate study_id", reason, study_id=int(ids[row]))
+        seen[positions[first_seen]] = True
         day = days(date)
         for name, differs in (
-            ("another_image", studies.name[at] != _names(dicom)),
-            ("another_date", (day > 0) & (studies.day[at] != day)),
+            ("another_image", studies.dicom_hash[positions] != _hashes(dicom)),
+            ("another_date", (day > 0) & (studies.day[positions] != day)),
             ("no_date", day == 0),
-            ("another_patient", studies.subject[at] != subjects),
+            ("another_patient", studies.subject[positions] != subjects),
         ):
             counts[name] += int((differs & first_seen).sum())
     return {**counts, "rows": table.row}
@@ -296,14 +300,14 @@ class ImageFiles:
         order = ("dicom", "jpg") if data.prefer == "dicom" else ("jpg", "dicom")
         self.kinds = [kind for kind in order if trees[kind]]
         self._roots = [
-            (f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files", _ENDING[kind]) for kind in self.kinds
+            (f"{os.path.abspath(os.path.expanduser(trees[kind]))}/files", _SUFFIXES[kind]) for kind in self.kinds
         ]
         for kind, (root, _) in zip(self.kinds, self._roots):
-            # A DICOM-only site need not have an empty files/ beside its csv files.
+            # A site with DICOMs alone needs no empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
-                below = sorted(Path(root).parent.glob("*/files"))  # a download nests a release
-                fix = " or ".join(f"give {setting}={files.parent}" for files in below)
+                nested_trees = sorted(Path(root).parent.glob("*/files"))  # a download nests a release
+                fix = " or ".join(f"give {setting}={files.parent}" for files in nested_trees)
                 raise UserError(f"{root} is not a folder: {fix or f'{setting} names the folder that holds files/'}")
 
     def path(self, kind: int, subject_id: int, study_id: int, dicom_id: str) -> str:
@@ -313,10 +317,10 @@ class ImageFiles:
         return f"{root}/{patient[:3]}/{patient}/s{study_id}/{dicom_id}{ending}"
 
     @staticmethod
-    def _is_own(path: str, tree: str) -> bool:
-        """True for a file of the tree; raises UserError for a link that leads out of it, to who knows whose file.
+    def _is_in_tree(path: str, tree: str) -> bool:
+        """True for a file of the tree; raises UserError for a link that leads out of it.
 
-        git-annex keeps the files beside files/, and links to them.
+        A link within the tree is accepted: git-annex keeps the content beside files/.
         """
         try:
             mode = os.lstat(path).st_mode
@@ -337,18 +341,18 @@ class ImageFiles:
         """The kind of the first file that exists; raises UserError naming every path tried."""
         paths = [self.path(kind, subject_id, study_id, dicom_id) for kind in range(len(self.kinds))]
         for kind, path in enumerate(paths):
-            if self._is_own(path, os.path.dirname(self._roots[kind][0])):
+            if self._is_in_tree(path, os.path.dirname(self._roots[kind][0])):
                 return kind
-        alike = _alike(paths[0])
-        hint = f"; there is {alike} instead: names must match, capitals included" if alike else ""
+        similar_file = _similar_file(paths[0])
+        hint = f"; there is {similar_file} instead: names must match, capitals included" if similar_file else ""
         raise UserError(f"image missing: {' and '.join(paths)}{hint}")
 
 
-def _alike(path: str) -> str:
-    """A file beside `path` whose name differs in capitals or in its ending alone; empty if there is none."""
+def _similar_file(path: str) -> str:
+    """A file beside `path` whose name differs only in its capitals or ending; empty if there is none."""
     folder, name = os.path.split(path)
     try:
-        beside = sorted(os.listdir(folder))
+        siblings = sorted(os.listdir(folder))
     except OSError:
         return ""
-    return next((other for other in beside if other.lower().split(".")[0] == name.lower().split(".")[0]), "")
+    return next((sibling for sibling in siblings if sibling.lower().split(".")[0] == name.lower().split(".")[0]), "")

@@ -16,7 +16,7 @@ IMAGE = "<image>"
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """One image of a record and its text in the prompt."""
 
     path: str
@@ -33,41 +33,45 @@ def perturb(control: str, questions: Sequence[Row], index: int) -> Row | None:
     `meta.study_id` name the studies now shown as reference and as main image.
     """
     record = questions[index]
-    shown = shown_images(record)
+    images = shown_images(record)
     meta = record["meta"]
     if control == "no_image":
-        return _with_images(record, [], control) if shown else None
+        return _with_images(record, [], control) if images else None
     if control == "no_experts":
-        bare = [Shown(image.path, image.name, ()) for image in shown]
-        return _with_images(record, bare, control) if bare != shown else None
-    if meta["type"] != "difference" or len(shown) < 2:
+        bare_images = [ShownImage(image.path, image.name, ()) for image in images]
+        return _with_images(record, bare_images, control) if bare_images != images else None
+    if meta["type"] != "difference" or len(images) < 2:
         return None
-    *older, reference, main = shown
-    original = {"ref_study_id": meta["ref_study_id"], "study_id": meta["study_id"]}
+    *older, reference, main = images
+    original_studies = {"ref_study_id": meta["ref_study_id"], "study_id": meta["study_id"]}
     if control == "swapped":
         pair = [_move(main, reference), _move(reference, main)]
         return _with_images(
-            record, [*older, *pair], control, ref_study_id=original["study_id"], study_id=original["ref_study_id"]
+            record,
+            [*older, *pair],
+            control,
+            ref_study_id=original_studies["study_id"],
+            study_id=original_studies["ref_study_id"],
         )
     if control == "same":
         return _with_images(
             record,
             [*older, reference, _move(reference, main)],
             control,
-            ref_study_id=original["ref_study_id"],
-            study_id=original["ref_study_id"],
+            ref_study_id=original_studies["ref_study_id"],
+            study_id=original_studies["ref_study_id"],
         )
     assert control == "other_patient", control
-    other = _other_patient(questions, index)
-    if other is None:
+    other_record = _other_patient(questions, index)
+    if other_record is None:
         return None
-    prior = shown_images(other)[-2]
+    other_reference = shown_images(other_record)[-2]
     return _with_images(
         record,
-        [*older, _move(prior, reference), main],
+        [*older, _move(other_reference, reference), main],
         control,
-        ref_study_id=other["meta"]["ref_study_id"],
-        study_id=original["study_id"],
+        ref_study_id=other_record["meta"]["ref_study_id"],
+        study_id=original_studies["study_id"],
     )
 
 
@@ -81,24 +85,24 @@ def _other_patient(questions: Sequence[Row], index: int) -> Row | None:
     return None
 
 
-def _move(image: Shown, target: Shown) -> Shown:
+def _move(image: ShownImage, target: ShownImage) -> ShownImage:
     """An image, with its experts' sentence, under the name of another image."""
-    return Shown(image.path, target.name, image.sentences)
+    return ShownImage(image.path, target.name, image.sentences)
 
 
-def shown_images(record: Row) -> list[Shown]:
+def shown_images(record: Row) -> list[ShownImage]:
     """The images of a record with their texts in the prompt (see `instructions.prompt`)."""
     question = record["meta"]["question"]
-    opening = record["conversations"][0]["value"].removesuffix(question)
-    parts: list[list[str]] = []
-    for line in opening.splitlines():
+    images_text = record["conversations"][0]["value"].removesuffix(question)
+    blocks: list[list[str]] = []
+    for line in images_text.splitlines():
         if IMAGE in line:
-            parts.append([line])
+            blocks.append([line])
         else:
-            parts[-1].append(line)
+            blocks[-1].append(line)
     return [
-        Shown(path, part[0].removesuffix(IMAGE), tuple(part[1:]))
-        for path, part in zip(record["images"], parts, strict=True)
+        ShownImage(path, block[0].removesuffix(IMAGE), tuple(block[1:]))
+        for path, block in zip(record["images"], blocks, strict=True)
     ]
 
 
@@ -107,12 +111,12 @@ def without_sizes(meta: Row) -> Row:
     return {key: value for key, value in meta.items() if key != "sizes"}
 
 
-def _with_images(record: Row, shown: Sequence[Shown], control: str, **studies: Any) -> Row:
-    lines = [line for image in shown for line in (image.name + IMAGE, *image.sentences)]
+def _with_images(record: Row, images: Sequence[ShownImage], control: str, **studies: Any) -> Row:
+    lines = [line for image in images for line in (image.name + IMAGE, *image.sentences)]
     human, *rest = record["conversations"]
     return {
         **record,
-        "images": [image.path for image in shown],
+        "images": [image.path for image in images],
         "conversations": [{**human, "value": "\n".join([*lines, record["meta"]["question"]])}, *rest],
         "meta": {**without_sizes(record["meta"]), "control": control, **studies},
     }

@@ -24,18 +24,18 @@ import numpy as np
 import orjson
 
 from lumen_hpc.config.data_schema import Data, Prepare
-from lumen_hpc.data import counts as counting
+from lumen_hpc.data.counts import MIMIC_CXR, interval_counts, read_counts, release, split_counts, with_published
 from lumen_hpc.data.demographics import UNKNOWN, Person, people
 from lumen_hpc.data.mimic_cxr import MIMIC_SPLITS, ImageFiles, Studies, compare_mimic_all, read_studies
 from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
-from lumen_hpc.data.selection import REPEAT, Columns, distinct, patients, repeats, select, usable
+from lumen_hpc.data.selection import REPEAT, Columns, distinct, patient_splits, repeats, select, usable
 from lumen_hpc.data.study_times import moments
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 
-NAMED = 20
-"""How many of a kind counts.json names."""
+MAX_EXAMPLES = 20
+"""Examples of a kind that counts.json names, at most."""
 
 
 def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dict:
@@ -54,45 +54,53 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     files = ImageFiles(data)
     with ExitStack() as stack:
-        bad = stack.enter_context(Rejections(folder / "rejected.jsonl", settings.on_bad, settings.max_bad))
+        rejections = stack.enter_context(Rejections(folder / "rejected.jsonl", settings.on_bad, settings.max_bad))
         scratch = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=1 << 20)))
         with _collector_paused():
-            studies = read_studies(data.mimic_cxr, bad)
-            agreement = compare_mimic_all(data.diff_vqa, studies, bad)
+            studies = read_studies(data.mimic_cxr, rejections)
+            mimic_all = compare_mimic_all(data.diff_vqa, studies, rejections)
             reorder = settings.reversed_pairs == "reorder"
-            questions = read_questions(data.diff_vqa, studies, bad, scratch, reorder=reorder)
+            questions = read_questions(data.diff_vqa, studies, rejections, scratch, reorder=reorder)
         columns = Columns(questions, studies)
-        needed = _studies_of(columns, np.ones(len(questions), bool))
-        images = _check_images(studies, needed, files, settings, bad)
-        persons = people(data.mimic_iv, set(studies.subject[needed].tolist()), bad) if data.mimic_iv else {}
-        ok = usable(questions, columns, images.kinds == UNUSABLE, studies, bad)
+        needed_studies = _studies_of(columns, np.ones(len(questions), bool))
+        images = _check_images(studies, needed_studies, files, settings, rejections)
+        persons = (
+            people(data.mimic_iv, set(studies.subject[needed_studies].tolist()), rejections) if data.mimic_iv else {}
+        )
+        usable_rows = usable(questions, columns, images.kinds == UNUSABLE, studies, rejections)
         lines = _Lines(scratch, columns.bytes)
-        repeated = repeats(questions, columns, ok, lambda at: orjson.loads(lines[at]), bad)
-        bad.verdict(questions.read)
-        splits, shared = patients(columns, ok)
-        keep, left_out = select(columns, studies, ok, settings, seed, splits, shared, repeated)
-        if not keep.any():
-            cause = f"; {bad.first}" if bad.first else ""
-            raise UserError(f"{questions.file}: of {questions.read} questions, none is usable{cause}")
-        used = _studies_of(columns, ok)
-        untimed = _write_studies(folder / "studies.jsonl", studies, files, used, images, splits, persons)
-        lines.copy(folder / "questions.jsonl", keep)
-        lines.copy(folder / "left_out.jsonl", ok & ~keep)
+        repeated_rows = repeats(questions, columns, usable_rows, lambda row: orjson.loads(lines[row]), rejections)
+        rejections.verdict(questions.read)
+        splits, shared_patients = patient_splits(columns, usable_rows)
+        kept, left_out = select(columns, studies, usable_rows, settings, seed, splits, shared_patients, repeated_rows)
+        if not kept.any():
+            first_fault = f"; {rejections.first}" if rejections.first else ""
+            raise UserError(f"{questions.file}: of {questions.read} questions, none is usable{first_fault}")
+        used_studies = _studies_of(columns, usable_rows)
+        untimed_studies = _write_studies(
+            folder / "studies.jsonl", studies, files, used_studies, images, splits, persons
+        )
+        lines.copy(folder / "questions.jsonl", kept)
+        lines.copy(folder / "left_out.jsonl", usable_rows & ~kept)
     counts = {
         "seed": seed,
         "questions_file": questions.file,
         "read": questions.read,
-        "kept": int(keep.sum()),
+        "kept": int(kept.sum()),
         "left_out": left_out,
-        "rejected": {"questions": bad.questions, "rows_by_kind": dict(bad.kinds)},
-        "file": counting.read_counts(columns, ok),
-        "release": counting.release(columns, ok, repeated[REPEAT]),
-        "splits": {split: counting.split_counts(columns, keep, split) for split in SPLITS},
-        "intervals": counting.interval_counts(columns, keep, _same_day(studies, columns, keep)),
-        "studies": _study_counts(studies, files, used, images, untimed, agreement)
-        | {"with_sex_and_age": sum(None not in persons.get(at, UNKNOWN) for at in studies.subject[used].tolist())},
-        "patients_in_two_splits": len(shared),
-        "test_images_in_mimic_split": _mimic_splits(studies, columns, keep),
+        "rejected": {"questions": rejections.questions, "rows_by_kind": dict(rejections.kinds)},
+        "file": read_counts(columns, usable_rows),
+        "release": release(columns, usable_rows, repeated_rows[REPEAT]),
+        "splits": {split: split_counts(columns, kept, split) for split in SPLITS},
+        "intervals": interval_counts(columns, kept, _same_day(studies, columns, kept)),
+        "studies": _study_counts(studies, files, used_studies, images, untimed_studies, mimic_all)
+        | {
+            "with_sex_and_age": sum(
+                None not in persons.get(subject, UNKNOWN) for subject in studies.subject[used_studies].tolist()
+            )
+        },
+        "patients_in_two_splits": len(shared_patients),
+        "test_images_in_mimic_split": _mimic_splits(studies, columns, kept),
     }
     with atomic(folder / "counts.json") as out:
         out.write(orjson.dumps(counts, option=orjson.OPT_INDENT_2))
@@ -106,13 +114,13 @@ def _studies_of(columns: Columns, rows: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Garbage collection off: rows form no cycles, and each collection would walk all studies (half the time)."""
-    was_on = gc.isenabled()
+    """Turns garbage collection off: rows form no cycles, and a collection walks all studies (half of the time)."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
@@ -120,115 +128,137 @@ UNUSABLE = -1
 
 
 class _Images:
-    """The image of each study as it was found, by position."""
+    """The image of each study, by position."""
 
     def __init__(self, studies: Studies) -> None:
         self.kinds: np.ndarray = np.zeros(len(studies), np.int8)
-        """int8: index in `files.kinds` of its file; UNUSABLE, with a row in the rejections, without date or image."""
+        """int8: index of its file in `files.kinds`; UNUSABLE for a rejected study, without date or image."""
         self.sizes: np.ndarray = np.zeros((len(studies), 2), np.int32)
         """int32 [studies, 2]: width and height [px]; 0 where the file was not read."""
         self.warnings: Counter[str] = Counter()
 
 
 def _check_images(
-    studies: Studies, needed: np.ndarray, files: ImageFiles, settings: Prepare, bad: Rejections
+    studies: Studies, needed_studies: np.ndarray, files: ImageFiles, settings: Prepare, rejections: Rejections
 ) -> _Images:
-    """Looks at the images of the studies that questions are about, as far as `prepare.images` says."""
+    """Inspects the images of the studies that questions are about, as far as `prepare.images` says."""
     images = _Images(studies)
     kinds = images.kinds
-    dated = studies.day[needed] > 0
-    undated = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
-    faults = dict.fromkeys(needed[~dated].tolist(), undated)
+    is_dated = studies.day[needed_studies] > 0
+    undated_fault = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
+    faults = dict.fromkeys(needed_studies[~is_dated].tolist(), undated_fault)
     if settings.images != "trust":
         identities: np.ndarray = np.zeros(len(studies), np.int64)
-        for found in _inspected(studies, needed[dated].tolist(), files, settings):
-            kinds[found.at], images.sizes[found.at], identities[found.at] = found.kind, found.size, found.identity
-            if found.warning:
-                images.warnings[found.warning] += 1
-            if found.fault:
-                faults[found.at] = ("image missing or broken", found.fault)
-        _, studies_of_a_file = np.unique(identities[identities != 0], return_counts=True)
-        if shared := int(studies_of_a_file[studies_of_a_file > 1].sum()):
-            images.warnings["the file is another study's too (a hard or symbolic link)"] = shared
-        if files.kinds[0] == "dicom" and len(needed) and (kinds[needed] > 0).all():
-            tried = files.path(0, *studies.ids(int(needed[0])))
-            raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {tried}")
-    for at, (category, fault) in sorted(faults.items()):
-        study = int(studies.study[at])
-        bad(studies.place(at), category, f"study {study}: {fault}", study_id=study, dicom_id=studies.dicom[at])
-        kinds[at] = UNUSABLE
+        for inspection in _inspections(studies, needed_studies[is_dated].tolist(), files, settings):
+            kinds[inspection.position], images.sizes[inspection.position], identities[inspection.position] = (
+                inspection.kind,
+                inspection.size,
+                inspection.identity,
+            )
+            if inspection.warning:
+                images.warnings[inspection.warning] += 1
+            if inspection.fault:
+                faults[inspection.position] = ("image missing or broken", inspection.fault)
+        _, study_counts = np.unique(identities[identities != 0], return_counts=True)
+        if shared_files := int(study_counts[study_counts > 1].sum()):
+            images.warnings["the file is another study's too (a hard or symbolic link)"] = shared_files
+        if files.kinds[0] == "dicom" and len(needed_studies) and (kinds[needed_studies] > 0).all():
+            first_path = files.path(0, *studies.ids(int(needed_studies[0])))
+            raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {first_path}")
+    for position, (category, fault) in sorted(faults.items()):
+        study = int(studies.study[position])
+        rejections(
+            studies.place(position),
+            category,
+            f"study {study}: {fault}",
+            study_id=study,
+            dicom_id=studies.dicom[position],
+        )
+        kinds[position] = UNUSABLE
     return images
 
 
-class _Found(NamedTuple):
-    """An image as it was inspected."""
+class _Inspection(NamedTuple):
+    """What an inspection says about one image."""
 
-    at: int
+    position: int
     """Position of its study."""
     kind: int = UNUSABLE
     """Index in `files.kinds`."""
     identity: int = 0
-    """Equal for two names of one file; 0 where there is none."""
+    """Equal for two names of one file; 0 without a file."""
     size: tuple[int, int] = (0, 0)
     warning: str = ""
     fault: str = ""
 
 
-def _inspected(studies: Studies, needed: list[int], files: ImageFiles, settings: Prepare) -> Iterator[_Found]:
+def _inspections(studies: Studies, positions: list[int], files: ImageFiles, settings: Prepare) -> Iterator[_Inspection]:
     """The image of each study, inspected by threads, in order."""
     from lumen_hpc.data.images import check, check_header
 
-    look = {"read": check, "header": check_header}.get(settings.images)
+    inspector = {"read": check, "header": check_header}.get(settings.images)
 
-    def inspect(at: int) -> _Found:
-        ids = studies.ids(at)
+    def inspect(position: int) -> _Inspection:
+        ids = studies.ids(position)
         try:
             kind = files.find(*ids)
             path = files.path(kind, *ids)
-            seen = look(path) if look else None
-            file = os.stat(path)
+            details = inspector(path) if inspector else None
+            status = os.stat(path)
         except (UserError, OSError) as fault:
-            return _Found(at, fault=str(fault))
-        identity = hash((file.st_dev, file.st_ino))
-        return _Found(at, kind, identity, seen.size, seen.warning) if seen else _Found(at, kind, identity)
+            return _Inspection(position, fault=str(fault))
+        identity = hash((status.st_dev, status.st_ino))
+        return (
+            _Inspection(position, kind, identity, details.size, details.warning)
+            if details
+            else _Inspection(position, kind, identity)
+        )
 
-    def inspect_all(positions: list[int]) -> list[_Found]:
+    def inspect_batch(positions: list[int]) -> list[_Inspection]:
         return list(map(inspect, positions))
 
     with ThreadPoolExecutor(settings.image_threads) as pool:
-        batches = (needed[start : start + 64] for start in range(0, len(needed), 64))
-        # A pool queues everything at once, so it gets a few batches at a time.
-        while some := list(islice(batches, settings.image_threads)):
-            yield from chain.from_iterable(pool.map(inspect_all, some))
+        batches = (positions[start : start + 64] for start in range(0, len(positions), 64))
+        # A pool queues all of its input at once, so it gets a few batches at a time.
+        while batch_group := list(islice(batches, settings.image_threads)):
+            yield from chain.from_iterable(pool.map(inspect_batch, batch_group))
 
 
 def _write_studies(
-    path: Path, studies: Studies, files: ImageFiles, used: np.ndarray, images: _Images, splits: dict[int, int],
+    path: Path, studies: Studies, files: ImageFiles, used_studies: np.ndarray, images: _Images, splits: dict[int, int],
     persons: Mapping[int, Person],
 ) -> list[int]:  # fmt: skip
-    """One row a usable study, in the order of the metadata; returns the positions of those without a clock time."""
-    untimed = []
+    """Writes one row per usable study, in the order of the metadata; returns the positions of those without a time."""
+    untimed_studies = []
     with atomic(path) as out:
-        columns = (used, studies.subject[used], studies.study[used], images.kinds[used], images.sizes[used])
-        taken = moments(studies.day[used], studies.time[used])
-        for at, subject, study, kind, size, taken_at in zip(*(c.tolist() for c in columns), taken, strict=True):
-            dicom, person = studies.dicom[at], persons.get(subject, UNKNOWN)
+        columns = (
+            used_studies,
+            studies.subject[used_studies],
+            studies.study[used_studies],
+            images.kinds[used_studies],
+            images.sizes[used_studies],
+        )
+        moments_ = moments(studies.day[used_studies], studies.time[used_studies])
+        for position, subject, study, kind, size, taken_at in zip(
+            *(c.tolist() for c in columns), moments_, strict=True
+        ):
+            dicom, person = studies.dicom[position], persons.get(subject, UNKNOWN)
             if not isinstance(taken_at, datetime):
-                untimed.append(at)
+                untimed_studies.append(position)
             row = {
                 "subject_id": subject,
                 "study_id": study,
                 "dicom_id": dicom,
                 "image": files.path(kind, subject, study, dicom),
                 "size": size if size[0] else None,
-                "view": studies.view[at],
+                "view": studies.view[position],
                 "taken_at": taken_at,
                 "split": SPLITS[splits[subject]],
                 "sex": person.sex,
                 "age": person.age(taken_at.year),
             }
             out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-    return untimed
+    return untimed_studies
 
 
 class _Lines:
@@ -236,13 +266,13 @@ class _Lines:
 
     def __init__(self, scratch: BinaryIO, lengths: np.ndarray) -> None:
         scratch.flush()
-        self._scratch = scratch
+        self._file = scratch
         self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
-    def __getitem__(self, at: int) -> bytes:
-        start, stop = self._offsets[at : at + 2].tolist()
-        self._scratch.seek(start)
-        return self._scratch.read(stop - start)
+    def __getitem__(self, index: int) -> bytes:
+        start, stop = self._offsets[index : index + 2].tolist()
+        self._file.seek(start)
+        return self._file.read(stop - start)
 
     def copy(self, path: Path, rows: np.ndarray) -> None:
         """Copies the lines for which `rows` is true, run by run."""
@@ -250,43 +280,46 @@ class _Lines:
         with atomic(path) as out:
             for start, stop in self._offsets[edges].reshape(-1, 2).tolist():
                 while start < stop:  # by the kernel, which need not copy them here and back
-                    start += os.sendfile(out.fileno(), self._scratch.fileno(), start, stop - start)
+                    start += os.sendfile(out.fileno(), self._file.fileno(), start, stop - start)
 
 
-def _same_day(studies: Studies, columns: Columns, keep: np.ndarray) -> np.ndarray:
+def _same_day(studies: Studies, columns: Columns, kept: np.ndarray) -> np.ndarray:
     """For each kept 0-day pair: +1 if the main study is the later by StudyTime, -1 the earlier, 0 unknown."""
-    pairs = keep & columns.difference & (columns.days == 0)
+    pairs = kept & columns.difference & (columns.days == 0)
     return studies.same_day_order(columns.main[pairs], columns.reference[pairs])
 
 
 def _study_counts(
     studies: Studies,
     files: ImageFiles,
-    used: np.ndarray,
+    used_studies: np.ndarray,
     images: _Images,
-    untimed: list[int],
-    agreement: dict[str, int],
+    untimed_studies: list[int],
+    mimic_all: dict[str, int],
 ) -> dict:
     """Counts of studies and images, of the files that serve them, and of missing or impossible StudyTimes."""
-    impossible = [at for at in untimed if not isnan(studies.time[at])]
-    first = [{"study_id": int(studies.study[at]), "StudyTime": float(studies.time[at])} for at in impossible[:NAMED]]
-    served = np.bincount(images.kinds[used], minlength=len(files.kinds)).tolist()
+    impossible_times = [position for position in untimed_studies if not isnan(studies.time[position])]
+    examples = [
+        {"study_id": int(studies.study[position]), "StudyTime": float(studies.time[position])}
+        for position in impossible_times[:MAX_EXAMPLES]
+    ]
+    file_counts = np.bincount(images.kinds[used_studies], minlength=len(files.kinds)).tolist()
     return {
-        "in_metadata": counting.beside(len(studies), counting.MIMIC_CXR["studies"]),
-        "images_in_metadata": counting.beside(studies.images, counting.MIMIC_CXR["images"]),
+        "in_metadata": with_published(len(studies), MIMIC_CXR["studies"]),
+        "images_in_metadata": with_published(studies.images, MIMIC_CXR["images"]),
         "with_two_dates": studies.two_dates,
-        "asked_about": len(used),
-        "image_files": {kind: count for kind, count in zip(files.kinds, served, strict=True) if count},
+        "asked_about": len(used_studies),
+        "image_files": {kind: count for kind, count in zip(files.kinds, file_counts, strict=True) if count},
         "image_warnings": dict(images.warnings),
-        "images_not_frontal": int((~studies.frontal[used]).sum()),
-        "without_time": len(untimed) - len(impossible),
-        "impossible_time": {"count": len(impossible), "first": first},
-        "mimic_all": agreement,
+        "images_not_frontal": int((~studies.frontal[used_studies]).sum()),
+        "without_time": len(untimed_studies) - len(impossible_times),
+        "impossible_time": {"count": len(impossible_times), "first": examples},
+        "mimic_all": mimic_all,
     }
 
 
-def _mimic_splits(studies: Studies, columns: Columns, keep: np.ndarray) -> dict[str, int]:
+def _mimic_splits(studies: Studies, columns: Columns, kept: np.ndarray) -> dict[str, int]:
     """Test images by MIMIC-CXR's own split: models trained on its train part have seen those."""
-    images = distinct(columns.main[keep & (columns.split == SPLITS.index("test"))])
+    images = distinct(columns.main[kept & (columns.split == SPLITS.index("test"))])
     counts = np.bincount(studies.mimic_split[images], minlength=len(MIMIC_SPLITS)).tolist()
     return {name or "not listed": count for name, count in zip(MIMIC_SPLITS, counts, strict=True)}

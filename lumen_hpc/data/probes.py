@@ -16,17 +16,17 @@ CONTROL = "composed"
 ABNORMALITIES = "what abnormalities are seen in this image?"
 LEVEL = "what level is the {}?"
 SIDES = ("reference", "main")
-MOST_LEVELS = 12
+MAX_LEVELS = 12
 
 
-def levelled(records: Iterable[Row]) -> tuple[str, ...]:
-    """The findings whose level is asked for in these records, the `MOST_LEVELS` most frequent, in that order."""
+def findings_with_levels(records: Iterable[Row]) -> tuple[str, ...]:
+    """The findings whose level is asked for in these records, the `MAX_LEVELS` most frequent, in that order."""
     counts = Counter(
         str(parsed.finding)
         for record in records
         if record["meta"]["type"] == "level" and (parsed := parse_question("level", record["meta"]["question"]))
     )
-    return tuple(name for name, _ in counts.most_common(MOST_LEVELS))
+    return tuple(name for name, _ in counts.most_common(MAX_LEVELS))
 
 
 def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
@@ -35,19 +35,20 @@ def probes(record: Row, names: Sequence[str]) -> Iterator[Row]:
     Ids are `QUESTION/reference/abnormality`, `QUESTION/main/level/FINDING`; other records have no probes.
     """
     meta = record["meta"]
-    if meta["type"] != "difference" or len(shown := shown_images(record)) < 2:
+    if meta["type"] != "difference" or len(images := shown_images(record)) < 2:
         return
     questions = {"abnormality": ABNORMALITIES} | {f"level/{name}": LEVEL.format(name) for name in names}
-    for side, image, study in zip(SIDES, shown[-2:], (meta["ref_study_id"], meta["study_id"]), strict=True):
+    for side, image, study in zip(SIDES, images[-2:], (meta["ref_study_id"], meta["study_id"]), strict=True):
         for probe, question in questions.items():
-            id = f"{meta['question_id']}/{side}/{probe}"
-            probed = {"control": CONTROL, "question_id": id, "type": probe.partition("/")[0], "question": question}
+            probe_id = f"{meta['question_id']}/{side}/{probe}"
+            kind = probe.partition("/")[0]
+            probe_meta = {"control": CONTROL, "question_id": probe_id, "type": kind, "question": question}
             yield {
-                "id": id,
+                "id": probe_id,
                 "images": [image.path],
                 "conversations": [
                     {"from": "human", "value": "\n".join([IMAGE, *image.sentences, question])},
                     *record["conversations"][1:],
                 ],
-                "meta": {**without_sizes(meta), **probed, "closed": False, "ref_study_id": None, "study_id": study},
+                "meta": {**without_sizes(meta), **probe_meta, "closed": False, "ref_study_id": None, "study_id": study},
             }

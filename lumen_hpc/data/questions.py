@@ -72,30 +72,30 @@ def question_id(study_id: int, ref_study_id: int | None, type: str, question: st
 
 
 def read_questions(
-    folder: str | Path, studies: Studies, bad: Rejections, out: BinaryIO, *, reorder: bool = False
+    folder: str | Path, studies: Studies, rejections: Rejections, out: BinaryIO, *, reorder: bool = False
 ) -> Questions:
     """Reads `mimic_pair_questions.csv[.gz]` and writes a JSON line to `out` for each readable question.
 
-    Rows with a fault of their own go to `bad`. Intervals of undated studies are meaningless here; the caller leaves
-    out such studies. `reorder` exchanges the studies of a pair whose main study is the earlier one, and its answer
-    with them, as release 1.0.1 did. Raises UserError for a missing file or column.
+    Rows with a fault go to `rejections`. Intervals of undated studies are meaningless here; the caller leaves out such
+    studies. `reorder` exchanges the studies of a pair whose main study is the earlier one, and its answer with them, as
+    release 1.0.1 did. Raises UserError for a missing file or column.
     """
     path = require(folder, QUESTIONS)
-    table = CsvTable(path, _COLUMNS, bad.question)
-    reader = _Reader(studies, bad, Questions(path.name), out, reorder)
+    table = CsvTable(path, _COLUMNS, rejections.question)
+    reader = _Reader(studies, rejections, Questions(path.name), out, reorder)
     for block in table.packed_blocks(lead=3):
-        reader.take(block)
+        reader.add(block)
     reader.questions.read = table.row
     return reader.questions
 
 
-_COLUMNS_OF_A_FORM = "<bbbQ"
+_FORM_LAYOUT = "<bbbQ"
 
 
 class _Fault(Exception):
     """A bad row: its kind, by which it is counted, and the reason."""
 
-    columns, tail = struct.pack(_COLUMNS_OF_A_FORM, -1, False, 0, 0), b""
+    columns, tail = struct.pack(_FORM_LAYOUT, -1, False, 0, 0), b""
     """In place of a form's."""
 
     def __init__(self, kind: str, reason: str):
@@ -105,7 +105,7 @@ class _Fault(Exception):
 
 @dataclass(eq=False)
 class _Rows:
-    """The rows of a block in columns; in ids and positions, -1 is what cannot be read or found."""
+    """The rows of a block in columns; -1 is an id that cannot be read, or the position of an unknown study."""
 
     forms: list[_Form | _Fault]
     tail: list[bytes]
@@ -134,39 +134,39 @@ class _Rows:
 
     def without(self, positions: Iterable[int]) -> _Rows:
         """The other rows."""
-        keep: np.ndarray = np.ones(len(self.type), bool)
-        keep[list(positions)] = False
-        columns: Any = (getattr(self, column.name) for column in fields(self))
-        kept: list[Any] = [list(compress(c, keep)) if isinstance(c, list) else c[keep] for c in columns]
-        return _Rows(*kept)
+        kept: np.ndarray = np.ones(len(self.type), bool)
+        kept[list(positions)] = False
+        old_columns: Any = (getattr(self, column.name) for column in fields(self))
+        columns: list[Any] = [list(compress(c, kept)) if isinstance(c, list) else c[kept] for c in old_columns]
+        return _Rows(*columns)
 
 
 class _Reader:
-    def __init__(self, studies: Studies, bad: Rejections, questions: Questions, out: BinaryIO, reorder: bool):
-        self.studies, self.bad, self.questions, self.out = studies, bad, questions, out
+    def __init__(self, studies: Studies, rejections: Rejections, questions: Questions, out: BinaryIO, reorder: bool):
+        self.studies, self.rejections, self.questions, self.out = studies, rejections, questions, out
         self.forms, self.reordered_forms = _Forms(), _Forms(reordered=True)
         self.reorder = reorder
 
-    def take(self, block: Block) -> None:
-        """Writes a block's rows; a row with a fault goes to `bad`."""
+    def add(self, block: Block) -> None:
+        """Writes a block's rows; a row with a fault goes to `rejections`."""
         if not len(block.rows):
             return
-        rows = self._parsed(block)
+        rows = self._parse(block)
         faults = self._faults(rows)
         if self.reorder:
             self._exchange(rows, block, faults)
-        for at, fault in sorted(faults.items()):
-            self.bad.question(block.place(self.questions.file, at), *fault, text=_readable(block, at))
+        for row, fault in sorted(faults.items()):
+            self.rejections.question(block.place(self.questions.file, row), *fault, text=_csv_text(block, row))
         self._write(rows.without(faults) if faults else rows)
 
-    def _parsed(self, block: Block) -> _Rows:
+    def _parse(self, block: Block) -> _Rows:
         study, subject, ref, rest = block.columns
         forms = list(map(self.forms.__getitem__, rest))
         columns = np.frombuffer(b"".join([form.columns for form in forms]), "i1,i1,i1,<u8")
         types, closed, splits, hashes = (columns[name].copy() for name in columns.dtype.names or ())
         pairs = np.flatnonzero(types == _DIFFERENCE)
         ref_id: np.ndarray = np.zeros(len(rest), np.int64)
-        ref_id[pairs] = whole_numbers([ref[at] for at in pairs.tolist()])
+        ref_id[pairs] = whole_numbers([ref[row] for row in pairs.tolist()])
         reference: np.ndarray = np.full(len(rest), -1)
         reference[pairs] = self.studies.positions(ref_id[pairs])
         tails = [form.tail for form in forms]
@@ -180,49 +180,52 @@ class _Reader:
         """Position → kind and reason, of the first fault of each bad row."""
         owner = self.studies.subject
         checks: tuple[tuple[np.ndarray, Callable[[int], tuple[str, str]]], ...] = (
-            (rows.type < 0, lambda at: _kind_and_reason(rows.forms[at])),
-            (rows.study_id < 0, lambda at: ("bad id", "study_id is missing or not a whole number")),
-            (rows.subject_id < 0, lambda at: ("bad id", "subject_id is missing or not a whole number")),
-            (rows.pair & (rows.ref_id < 0), lambda at: ("bad id", "ref_id is missing or not a whole number")),
-            (rows.main < 0, lambda at: self._unknown(int(rows.study_id[at]))),
-            (rows.pair & (rows.reference < 0), lambda at: self._unknown(int(rows.ref_id[at]))),
-            (owner[rows.main] != rows.subject_id, lambda at: self._another(rows.main[at], rows.subject_id[at])),
+            (rows.type < 0, lambda row: _kind_and_reason(rows.forms[row])),
+            (rows.study_id < 0, lambda row: ("bad id", "study_id is missing or not a whole number")),
+            (rows.subject_id < 0, lambda row: ("bad id", "subject_id is missing or not a whole number")),
+            (rows.pair & (rows.ref_id < 0), lambda row: ("bad id", "ref_id is missing or not a whole number")),
+            (rows.main < 0, lambda row: self._unknown_study(int(rows.study_id[row]))),
+            (rows.pair & (rows.reference < 0), lambda row: self._unknown_study(int(rows.ref_id[row]))),
+            (
+                owner[rows.main] != rows.subject_id,
+                lambda row: self._wrong_patient(rows.main[row], rows.subject_id[row]),
+            ),
             (
                 rows.pair & (owner[rows.reference] != rows.subject_id),
-                lambda at: self._another(rows.reference[at], rows.subject_id[at]),
+                lambda row: self._wrong_patient(rows.reference[row], rows.subject_id[row]),
             ),
             (
                 rows.pair & (rows.main == rows.reference),
-                lambda at: ("bad pair", f"study {rows.study_id[at]} is compared with itself"),
+                lambda row: ("bad pair", f"study {rows.study_id[row]} is compared with itself"),
             ),
         )
         faults: dict[int, tuple[str, str]] = {}
-        for wrong, fault in checks:
-            for at in np.flatnonzero(wrong).tolist():
-                if at not in faults:
-                    faults[at] = fault(at)
+        for is_faulty, fault in checks:
+            for row in np.flatnonzero(is_faulty).tolist():
+                if row not in faults:
+                    faults[row] = fault(row)
         return faults
 
-    def _unknown(self, study_id: int) -> tuple[str, str]:
+    def _unknown_study(self, study_id: int) -> tuple[str, str]:
         return "unknown study", f"study {study_id} is not in {self.studies.file}"
 
-    def _another(self, at: Any, claimed: Any) -> tuple[str, str]:
-        study, owner = self.studies.study[at], self.studies.subject[at]
-        where = f"study {study} belongs to subject {owner} in {self.studies.file}, to subject {claimed} here"
-        return "study of another patient", where
+    def _wrong_patient(self, position: Any, claimed_subject: Any) -> tuple[str, str]:
+        study, owner = self.studies.study[position], self.studies.subject[position]
+        reason = f"study {study} belongs to subject {owner} in {self.studies.file}, to subject {claimed_subject} here"
+        return "study of another patient", reason
 
     def _exchange(self, rows: _Rows, block: Block, faults: dict[int, tuple[str, str]]) -> None:
         """Exchanges the studies, and the answer, of good pairs whose main study is of an earlier day."""
         main, reference = self.studies.day[rows.main], self.studies.day[rows.reference]
-        for at in np.flatnonzero(rows.pair & (main > 0) & (reference > main)).tolist():
-            if at in faults:
+        for row in np.flatnonzero(rows.pair & (main > 0) & (reference > main)).tolist():
+            if row in faults:
                 continue
-            form = rows.forms[at] = self.reordered_forms[block.columns[3][at]]
+            form = rows.forms[row] = self.reordered_forms[block.columns[3][row]]
             if isinstance(form, _Fault):
-                faults[at] = _kind_and_reason(form)
-            rows.main[at], rows.reference[at] = rows.reference[at], rows.main[at]
-            rows.study_id[at], rows.ref_id[at] = rows.ref_id[at], rows.study_id[at]
-            rows.reordered[at] = 1
+                faults[row] = _kind_and_reason(form)
+            rows.main[row], rows.reference[row] = rows.reference[row], rows.main[row]
+            rows.study_id[row], rows.ref_id[row] = rows.ref_id[row], rows.study_id[row]
+            rows.reordered[row] = 1
 
     def _write(self, rows: _Rows) -> None:
         """Writes good rows."""
@@ -231,20 +234,22 @@ class _Reader:
         pairs = np.flatnonzero(rows.pair)
         days: np.ndarray = np.zeros(len(rows.type), np.int64)
         days[pairs] = self.studies.day[rows.main[pairs]] - self.studies.day[rows.reference[pairs]]
-        for at, reference_id, interval in zip(
+        for row, reference_id, interval in zip(
             pairs.tolist(), rows.ref_id[pairs].tolist(), days[pairs].tolist(), strict=True
         ):
-            form = cast(_Form, rows.forms[at])
-            rows.tail[at] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
+            form = cast(_Form, rows.forms[row])
+            rows.tail[row] = _PAIR_TAIL % (reference_id, form.json, interval, form.split)
         # Rows of a study are adjacent, so its ids are formatted once for all of them.
         runs = np.flatnonzero(np.diff(rows.main, prepend=-1))
-        texts = [_IDS % ids for ids in zip(rows.subject_id[runs].tolist(), rows.study_id[runs].tolist(), strict=True)]
+        run_texts = [
+            _IDS % ids for ids in zip(rows.subject_id[runs].tolist(), rows.study_id[runs].tolist(), strict=True)
+        ]
         ids = _ids(rows.study_id, rows.ref_id, rows.text_hash)
-        begins = (" " + ids.astype(">u8").tobytes().hex(" ", 8)).encode().replace(b" ", b" " + _HEAD).split()
-        repeats = np.diff(runs, append=len(days))
-        heads = chain.from_iterable(map(repeat, texts, repeats.tolist()))
-        self.out.write(b"".join(chain.from_iterable(zip(begins, heads, rows.tail))))
-        lengths = len(_HEAD) + 16 + np.repeat(list(map(len, texts)), repeats) + list(map(len, rows.tail))
+        id_texts = (" " + ids.astype(">u8").tobytes().hex(" ", 8)).encode().replace(b" ", b" " + _HEAD).split()
+        run_lengths = np.diff(runs, append=len(days))
+        head_texts = chain.from_iterable(map(repeat, run_texts, run_lengths.tolist()))
+        self.out.write(b"".join(chain.from_iterable(zip(id_texts, head_texts, rows.tail))))
+        lengths = len(_HEAD) + 16 + np.repeat(list(map(len, run_texts)), run_lengths) + list(map(len, rows.tail))
         for name, values in (
             ("id", ids), ("main", rows.main), ("reference", rows.reference), ("days", days), ("type", rows.type),
             ("split", rows.split), ("closed", rows.closed), ("reordered", rows.reordered), ("row", rows.row),
@@ -266,9 +271,9 @@ def _kind_and_reason(form: _Form | _Fault) -> tuple[str, str]:
     return form.kind, form.reason
 
 
-def _readable(block: Block, at: int) -> str:
+def _csv_text(block: Block, row: int) -> str:
     """A row as csv text, for rejected.jsonl."""
-    return b",".join(column[at] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
+    return b",".join(column[row] for column in block.columns).decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _ids(study_ids: ArrayLike, ref_ids: ArrayLike, text_hashes: ArrayLike) -> np.ndarray:
@@ -323,10 +328,10 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     Raises _Fault for other than four fields of UTF-8, an unknown type or split, an empty text, or an answer that
     its question cannot have.
     """
-    parsed = parse_row(rest)
-    if fault := row_fault(parsed, 4, lead=len(_COLUMNS) - 4):
+    row_fields = parse_row(rest)
+    if fault := row_fault(row_fields, 4, lead=len(_COLUMNS) - 4):
         raise _Fault(*fault)
-    type, question, short_answer, split = parsed
+    type, question, short_answer, split = row_fields
     if type not in TYPES:
         raise _Fault("unknown question type", f"question_type, {len(type)} characters, is none of {', '.join(TYPES)}")
     if split not in SPLITS:
@@ -348,4 +353,4 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     row = {"type": type, "question": question, "short_answer": short_answer, "closed": closed}
     json, split_name = orjson.dumps(row)[1:-1], split.encode()
     columns = (TYPES.index(type), closed, SPLITS.index(split), _text_hash(type, question))
-    return _Form(struct.pack(_COLUMNS_OF_A_FORM, *columns), _TAIL % (json, split_name), json, split_name)
+    return _Form(struct.pack(_FORM_LAYOUT, *columns), _TAIL % (json, split_name), json, split_name)

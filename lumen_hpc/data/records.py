@@ -73,7 +73,7 @@ class Records(Sequence):
         return type(self), (self.path,)
 
 
-_SPACES = b" \t\r\n"
+_WHITESPACE = b" \t\r\n"
 
 
 def _line_offsets(text: mmap.mmap | bytes) -> array:
@@ -81,7 +81,7 @@ def _line_offsets(text: mmap.mmap | bytes) -> array:
     offsets, start = array("Q"), 0
     while start < len(text):
         end = text.find(b"\n", start) + 1 or len(text)
-        if text[start] not in _SPACES or text[start:end].strip():
+        if text[start] not in _WHITESPACE or text[start:end].strip():
             offsets.append(start)
         start = end
     offsets.append(len(text))
@@ -96,12 +96,12 @@ def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path} line {number}: not JSON ({error}); {_fix(line.strip(), number)}") from None
     if not isinstance(row, dict):
-        fix = _ONE_A_LINE if isinstance(row, list) else "write one object a line"
+        fix = _ONE_PER_LINE if isinstance(row, list) else "write one object a line"
         raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected; {fix}")
     return row
 
 
-_ONE_A_LINE = "write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does of a list"
+_ONE_PER_LINE = "write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does of a list"
 
 
 def _fix(line: bytes, number: int) -> str:
@@ -112,7 +112,7 @@ def _fix(line: bytes, number: int) -> str:
         if kind := other_kind(line, "JSON lines"):
             return f"the file is {kind}"
         if line.startswith(b"["):
-            return _ONE_A_LINE
+            return _ONE_PER_LINE
         if not line.startswith(b"{"):
             return (
                 "is it csv? then pandas.read_csv(FILE).to_json('FILE.jsonl', orient='records', lines=True) makes "

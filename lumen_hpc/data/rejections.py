@@ -26,27 +26,27 @@ class Rejections:
         self.kinds: Counter[str] = Counter()
         self.questions = 0
         self.first = ""
-        self._writing = atomic(path)
+        self._output = atomic(path)
 
     def __enter__(self) -> Rejections:
-        self._file = self._writing.__enter__()
+        self._file = self._output.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
         # The list is kept even if the stage fails: the user repairs the input with it.
-        self._writing.__exit__(None, None, None)
+        self._output.__exit__(None, None, None)
 
-    def __call__(self, place: Place, kind: str, reason: str, **more) -> None:
+    def __call__(self, place: Place, kind: str, reason: str, **details) -> None:
         """Records one bad row."""
         self.kinds[kind] += 1
         self.first = self.first or f"{place}: {reason}"
-        row = {**place._asdict(), "kind": kind, "reason": reason, **more}
+        row = {**place._asdict(), "kind": kind, "reason": reason, **details}
         self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
-    def question(self, place: Place, kind: str, reason: str, **more) -> None:
+    def question(self, place: Place, kind: str, reason: str, **details) -> None:
         """Records one bad row that loses a question."""
         self.questions += 1
-        self(place, kind, reason, **more)
+        self(place, kind, reason, **details)
 
     def verdict(self, questions_read: int) -> None:
         """Raises UserError if there are bad rows and `on_bad=stop`, or if too many questions are lost."""

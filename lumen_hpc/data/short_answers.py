@@ -27,10 +27,10 @@ MISSING = frozenset({
     "blank", "true", "false", "inf", "infinity", "unk", "tbd", "todo", "error", "unavailable", "unanswered", "pending",
     "redacted", "deleted", "removed", "placeholder", "ditto", "idem", "skipped", "invalid", "void", "string", "answer",
 })  # fmt: skip
-"""Words that stand for a missing value, never for a finding; lower case, without signs around them."""
+"""Words that stand for a missing value, never for a finding; lower case, without punctuation around them."""
 
-_CLOSED = frozenset(map(str.lower, CLOSED_TEMPLATES))
-_SIGNS = " .,:;!?#()<>/+-'\""
+_CLOSED_QUESTIONS = frozenset(map(str.lower, CLOSED_TEMPLATES))
+_PUNCTUATION = " .,:;!?#()<>/+-'\""
 _NOTATION = frozenset(
     '[]{}<>|="\\`_#@~^$*+&;?!:\N{BULLET}\N{REPLACEMENT CHARACTER}\N{HORIZONTAL ELLIPSIS}'
     "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}"
@@ -55,8 +55,8 @@ _NO_QUESTION = re.compile(
     re.IGNORECASE,
 )
 """Notation, escapes, a missing value, or an empty blank in a question."""
-_CUT = re.compile(r"(?:and|or|to|than)\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
-"""A name that is cut off at either end."""
+_CUT_NAME = re.compile(r"(?:and|or|to|than)\b.*|(?:.* )?(?:and|or|to|of|the|with|than)", re.IGNORECASE)
+"""A name that is cut off at its beginning or end."""
 
 
 def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str] | None:
@@ -75,21 +75,22 @@ def answer_fault(type: str, question: str, short_answer: str) -> tuple[str, str]
             expected = "made of the dataset's clauses"
         else:
             expected = "" if _has_names(change) else "made of the dataset's clauses with names of findings and levels"
-            if not expected and (how := contradiction(change)):
-                return "self-contradicting answer", f"no two images can have the answer to this {type} question: {how}"
+            if not expected and (conflict := contradiction(change)):
+                reason = f"no two images can have the answer to this {type} question: {conflict}"
+                return "self-contradicting answer", reason
     else:
-        expected = _expected(type, question, short_answer)
+        expected = _expected_form(type, question, short_answer)
     return ("answer outside the grammar", f"the answer to this {type} question is not {expected}") if expected else None
 
 
-def _expected(type: str, question: str, short_answer: str) -> str:
-    """What the short answer to a question about one image should be, if it is no answer of its type; else empty."""
-    text, asked = " ".join(short_answer.split()), " ".join(question.split()).lower()
-    if type == "presence" or asked in _CLOSED:
+def _expected_form(type: str, question: str, short_answer: str) -> str:
+    """What the short answer to a question about one image should be; empty if it is an answer of its type."""
+    text, question_text = " ".join(short_answer.split()), " ".join(question.split()).lower()
+    if type == "presence" or question_text in _CLOSED_QUESTIONS:
         return "" if is_closed(text) else "yes or no"
     if type == "view":
         views = ("pa view", "ap view")
-        if asked == "which view is this image taken?" or not is_closed(text):
+        if question_text == "which view is this image taken?" or not is_closed(text):
             return "" if text.lower() in views else "PA view or AP view"
         return ""
     if type == "abnormality":
@@ -100,10 +101,10 @@ def _expected(type: str, question: str, short_answer: str) -> str:
 @lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """True for a name of a finding, a place, a level or a type: words, and no stand-in for a missing value."""
-    bare = text.strip(_SIGNS)
-    if is_closed(bare) or is_missing(text) or text.startswith("'"):
+    stripped = text.strip(_PUNCTUATION)
+    if is_closed(stripped) or is_missing(text) or text.startswith("'"):
         return False
-    if _REFUSAL.fullmatch(text) or _CUT.fullmatch(text):
+    if _REFUSAL.fullmatch(text) or _CUT_NAME.fullmatch(text):
         return False
     if text.startswith(("-", "/", ")")) or text.endswith(("-", "/", "(")) or text.count("(") != text.count(")"):
         return False
@@ -113,8 +114,8 @@ def is_name(text: str) -> bool:
 
 
 def is_missing(text: str) -> bool:
-    """True for a word that stands for a missing value, whatever signs are around it."""
-    return text.strip(_SIGNS).lower() in MISSING
+    """True for a word that stands for a missing value, whatever punctuation is around it."""
+    return text.strip(_PUNCTUATION).lower() in MISSING
 
 
 def is_misread(text: str) -> bool:
@@ -154,8 +155,8 @@ def _expected_findings(text: str) -> str:
     except GrammarError:
         return "a list of findings"
     # `none` is a word for no findings, `None` is Python's for no answer; a name with a full stop cannot be written.
-    named = all(map(_is_present, findings)) and not any("." in name for name in findings)
-    return "" if named and text.rstrip(".") != "None" else "a list of findings"
+    valid = all(map(_is_present, findings)) and not any("." in name for name in findings)
+    return "" if valid and text.rstrip(".") != "None" else "a list of findings"
 
 
 @lru_cache(maxsize=4096)

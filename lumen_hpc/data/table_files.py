@@ -25,11 +25,11 @@ def find(folder: str | Path, table: str) -> Path | None:
     packed and unpacked or of two releases, since they may differ.
     """
     folder = Path(folder).expanduser()
-    found = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
-    if len(found) > 1:
-        names = " and ".join([str(found[0]), *(path.name for path in found[1:])])
+    paths = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
+    if len(paths) > 1:
+        names = " and ".join([str(paths[0]), *(path.name for path in paths[1:])])
         raise UserError(f"{_setting(table)}={folder}: there is {names}, which may differ; keep one of them")
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
 def require(folder: str | Path, table: str) -> Path:
@@ -37,18 +37,18 @@ def require(folder: str | Path, table: str) -> Path:
     if (path := find(folder, table)) is None:
         setting = _setting(table)
         state = f"there is no {table}.csv or .csv.gz" if Path(folder).expanduser().is_dir() else "it is not a folder"
-        fix = deeper(setting, folder, table) or f"give the folder of {_HOLDS[setting]}"
+        fix = nested_folder(setting, folder, table) or f"give the folder of {_CONTENTS[setting]}"
         raise UserError(f"{setting}={folder}: {state}; {fix}")
     return path
 
 
-def deeper(setting: str, folder: str | Path, table: str) -> str:
+def nested_folder(setting: str, folder: str | Path, table: str) -> str:
     """The setting with the folder below that holds this table, as downloads nest a release; empty if none does."""
-    names = {path.parents[table.count("/")] for path in Path(folder).expanduser().glob(f"*/{table}.csv*")}
-    return " or ".join(f"{setting}={name}" for name in sorted(names))
+    folders = {path.parents[table.count("/")] for path in Path(folder).expanduser().glob(f"*/{table}.csv*")}
+    return " or ".join(f"{setting}={release_folder}" for release_folder in sorted(folders))
 
 
-_HOLDS = {
+_CONTENTS = {
     "data.mimic_cxr": "MIMIC-CXR-JPG that holds the metadata, the split and files/",
     "data.diff_vqa": "Medical-Diff-VQA that holds mimic_pair_questions and mimic_all",
     "data.mimic_iv": "MIMIC-IV that holds hosp/ and icu/",

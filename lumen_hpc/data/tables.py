@@ -1,7 +1,7 @@
 """The datasets' csv files as streams of rows with their row and line numbers.
 
 The first bytes show whether a file is gzipped, columns are found by name, and a row that cannot be read goes to the
-caller's `bad` with its place; none is skipped in silence.
+caller's `reject` with its place; no row is skipped silently.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Block(NamedTuple):
         return Place(file, int(self.rows[at]), int(self.lines[at]))
 
 
-BLOCK = 4096
-"""Rows of a block."""
-LONGEST_LINE = 1 << 18
-"""Bytes of a line of a table, a hundred times the longest of the releases: a block of such lines is 1 GiB."""
+BLOCK_ROWS = 4096
+"""Rows per block."""
+MAX_LINE_BYTES = 1 << 18
+"""Longest line of a table, a hundred times the releases' longest: a block of such lines is 1 GiB."""
 
 
 @dataclass(slots=True)
@@ -62,34 +62,34 @@ class CsvTable:
     """One csv file, read by column names and in blocks; only the requested columns.
 
     A row that is not csv, has another number of fields than the header, or holds NUL bytes or bytes that are not
-    UTF-8, goes to `bad(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones read.
-    Raises UserError, naming the file, for a missing or repeated column, or a broken gzip stream.
+    UTF-8, goes to `reject(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones
+    read. Raises UserError, naming the file, for a missing or repeated column, or a broken gzip stream.
     """
 
     path: Path
     columns: tuple[str, ...]
-    bad: Callable[[Place, str, str], None]
+    reject: Callable[[Place, str, str], None]
     row: int = 0
     line: int = 0
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of text fields; a quoted field may hold line breaks."""
-        with self._opened() as stream:
+        with self._open() as stream:
             header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
             self.line = 1
-            unfinished: list[bytes] = []
-            while some := unfinished + list(islice(stream, BLOCK)):
-                above = self.line - len(unfinished)
-                last = len(some) - len(unfinished) < BLOCK
-                self.line = above + len(some)
-                if columns := _columns(some, [header.index(name) for name in self.columns], len(header)):
-                    numbers, unfinished = np.arange(1, len(some) + 1), []
-                    yield Block(columns, self.row + numbers, above + numbers)
-                    self.row += len(some)
+            partial_row: list[bytes] = []
+            while lines := partial_row + list(islice(stream, BLOCK_ROWS)):
+                line_offset = self.line - len(partial_row)
+                is_last = len(lines) - len(partial_row) < BLOCK_ROWS
+                self.line = line_offset + len(lines)
+                if columns := _columns(lines, [header.index(name) for name in self.columns], len(header)):
+                    numbers, partial_row = np.arange(1, len(lines) + 1), []
+                    yield Block(columns, self.row + numbers, line_offset + numbers)
+                    self.row += len(lines)
                 else:
-                    rows, ends, left = _rows(list(map(_text, some)), len(header), last)
-                    unfinished = some[len(some) - left :]
-                    yield self._good(rows, above + ends, header)
+                    rows, ends, open_lines = _rows(list(map(_text, lines)), len(header), is_last)
+                    partial_row = lines[len(lines) - open_lines :]
+                    yield self._good_block(rows, line_offset + ends, header)
 
     def packed_blocks(self, lead: int) -> Iterator[Block]:
         """Blocks of bytes: the first `lead` requested columns, then the others of the row as one piece of csv text.
@@ -98,35 +98,35 @@ class CsvTable:
         are split, not parsed, wherever that is equivalent; the reader of the piece then checks the number of fields
         and UTF-8.
         """
-        with self._opened() as stream:
+        with self._open() as stream:
             header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
             self.line = 1
-            while lines := list(islice(stream, BLOCK)):
-                cut = [line.split(b",", lead) for line in lines]
-                columns = list(zip(*cut, strict=False))
-                simple = set(map(len, cut)) == {lead + 1} and b'"' not in b"".join(map(b"".join, columns[:lead]))
-                above, self.line = self.line, self.line + len(lines)
-                if simple and header == list(self.columns):
+            while lines := list(islice(stream, BLOCK_ROWS)):
+                pieces = [line.split(b",", lead) for line in lines]
+                columns = list(zip(*pieces, strict=False))
+                splittable = set(map(len, pieces)) == {lead + 1} and b'"' not in b"".join(map(b"".join, columns[:lead]))
+                line_offset, self.line = self.line, self.line + len(lines)
+                if splittable and header == list(self.columns):
                     numbers = np.arange(1, len(lines) + 1)
-                    yield Block(columns, self.row + numbers, above + numbers)
+                    yield Block(columns, self.row + numbers, line_offset + numbers)
                     self.row += len(lines)
                 else:
                     rows = list(map(parse_row, lines))
-                    block = self._good(rows, np.arange(above + 1, self.line + 1), header)
-                    packed = [_packed(row, lead) for row in zip(*block.columns, strict=True)]
-                    yield block._replace(columns=list(zip(*packed, strict=True)))
+                    block = self._good_block(rows, np.arange(line_offset + 1, self.line + 1), header)
+                    packed_rows = [_pack(row, lead) for row in zip(*block.columns, strict=True)]
+                    yield block._replace(columns=list(zip(*packed_rows, strict=True)))
 
     @contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[BinaryIO]:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             with open_regular(self.path) as raw:
-                packed = raw.read(2) == GZIP
+                gzipped = raw.read(2) == GZIP
                 raw.seek(0)
-                unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
+                plain: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
                 # Buffered, since GzipFile itself is slow at lines.
-                stream = io.BufferedReader(_Lines(unpacked, self.path), 1 << 17)
+                stream = io.BufferedReader(_Lines(plain, self.path), 1 << 17)
                 if kind := other_kind(stream.peek(HEAD), "csv or csv.gz"):
                     raise UserError(f"{self.path} is {kind}")
                 yield cast(BinaryIO, stream)
@@ -142,44 +142,46 @@ class CsvTable:
         if isinstance(header, NotCsv):
             raise UserError(f"{where}: the header is not csv ({header.reason})")
         # Not the header's own words: where the header is missing, this is a record.
-        known = ", ".join(name for name in self.columns if name in header)
-        printed = f"the header has {len(header)} columns, of those needed {known or 'none'}"
-        if missing := [name for name in self.columns if name not in header]:
-            hint = "" if known else "; is it UTF-8 text with commas between its fields, and is its header there?"
-            if {name.lower() for name in missing} & {name.strip().lower() for name in header}:
+        present_columns = ", ".join(name for name in self.columns if name in header)
+        summary = f"the header has {len(header)} columns, of those needed {present_columns or 'none'}"
+        if missing_columns := [name for name in self.columns if name not in header]:
+            hint = (
+                "" if present_columns else "; is it UTF-8 text with commas between its fields, and is its header there?"
+            )
+            if {name.lower() for name in missing_columns} & {name.strip().lower() for name in header}:
                 hint = "; it is there with spaces or capitals that the release does not write"
-            raise UserError(f"{where}: missing column {', '.join(missing)}; {printed}{hint}")
-        if repeated := [name for name in self.columns if header.count(name) > 1]:
-            raise UserError(f"{where}: column {', '.join(repeated)} appears more than once; {printed}")
+            raise UserError(f"{where}: missing column {', '.join(missing_columns)}; {summary}{hint}")
+        if repeated_columns := [name for name in self.columns if header.count(name) > 1]:
+            raise UserError(f"{where}: column {', '.join(repeated_columns)} appears more than once; {summary}")
         return header
 
-    def _good(self, parsed: list[Fields], lines: np.ndarray, header: list[str]) -> Block:
-        """The requested columns of the good rows; the others go to `bad`. `lines` holds the last line of each row."""
-        numbers = np.arange(self.row + 1, self.row + 1 + len(parsed))
-        if set(map(len, parsed)) == {len(header)} and _is_clean("".join(map("".join, parsed))):
-            self.row += len(parsed)
+    def _good_block(self, rows: list[Fields], last_lines: np.ndarray, header: list[str]) -> Block:
+        """The requested columns of the good rows; the others go to `reject`. `last_lines`: each row's last line."""
+        row_numbers = np.arange(self.row + 1, self.row + 1 + len(rows))
+        if set(map(len, rows)) == {len(header)} and _is_clean("".join(map("".join, rows))):
+            self.row += len(rows)
         else:
-            numbers, lines, parsed = self._sift(parsed, lines, len(header))
-        columns = list(zip(*parsed, strict=True)) or [()] * len(header)
-        return Block([columns[header.index(name)] for name in self.columns], numbers, lines)
+            row_numbers, last_lines, rows = self._sift(rows, last_lines, len(header))
+        columns = list(zip(*rows, strict=True)) or [()] * len(header)
+        return Block([columns[header.index(name)] for name in self.columns], row_numbers, last_lines)
 
-    def _sift(self, parsed: list[Fields], lines: np.ndarray, width: int) -> tuple:
+    def _sift(self, rows: list[Fields], last_lines: np.ndarray, width: int) -> tuple:
         """(numbers, lines, fields) of the good rows."""
-        good, numbers, ends = [], [], []
-        for fields, line in zip(parsed, lines.tolist(), strict=True):
+        good_rows, row_numbers, row_ends = [], [], []
+        for fields, line in zip(rows, last_lines.tolist(), strict=True):
             if fault := row_fault(fields, width):
                 self.row += 1
-                self.bad(Place(self.path.name, self.row, line), *fault)
+                self.reject(Place(self.path.name, self.row, line), *fault)
             elif fields:
                 self.row += 1
-                good.append(fields)
-                numbers.append(self.row)
-                ends.append(line)
-        return np.array(numbers, np.int64), np.array(ends, np.int64), good
+                good_rows.append(fields)
+                row_numbers.append(self.row)
+                row_ends.append(line)
+        return np.array(row_numbers, np.int64), np.array(row_ends, np.int64), good_rows
 
 
 class _Lines(io.RawIOBase):
-    """The bytes of a table; UserError for a line without end, which would fill the memory: a MB of gzip holds a GB."""
+    """The bytes of a table; UserError for an endless line, which would fill the memory: 1 MB of gzip can hold 1 GB."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path, self._length = file, path, 0
@@ -191,8 +193,10 @@ class _Lines(io.RawIOBase):
         count = self._file.readinto(buffer)  # type: ignore[attr-defined]
         start = bytes(memoryview(buffer)[:count]).rfind(b"\n")
         self._length = self._length + count if start < 0 else count - start - 1
-        if self._length > LONGEST_LINE:
-            raise UserError(f"{self._path}: a line of more than {LONGEST_LINE >> 10} KiB; this is no table of records")
+        if self._length > MAX_LINE_BYTES:
+            raise UserError(
+                f"{self._path}: a line of more than {MAX_LINE_BYTES >> 10} KiB; this is no table of records"
+            )
         return count
 
 
@@ -240,12 +244,12 @@ _REASONS = {
 """How Python's csv errors begin → what they mean."""
 
 
-def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.ndarray, int]:
+def _rows(lines: list[str], width: int, is_last: bool) -> tuple[list[Fields], np.ndarray, int]:
     """Rows of csv text, the line that each ends on (from 1), and how many lines belong to a row not yet complete.
 
     A quoted field may hold line breaks, but not a whole row: where a continuing line has the fields of a row by
     itself, the quote above it is a stray one. Without this, two stray quotes would fuse rows, and a study would get
-    another patient's date. `last`: no lines follow these.
+    another patient's date. `is_last`: no lines follow these.
     """
     try:
         rows = list(csv.reader(lines, strict=True))
@@ -253,33 +257,33 @@ def _rows(lines: list[str], width: int, last: bool) -> tuple[list[Fields], np.nd
             return rows, np.arange(1, len(lines) + 1), 0
     except csv.Error:
         pass
-    rows, ends, at = [], [], 0
-    while at < len(lines):
-        row, size = _row(lines, at, width)
-        if not size and not last:
+    rows, row_ends, start = [], [], 0
+    while start < len(lines):
+        row, line_count = _row(lines, start, width)
+        if not line_count and not is_last:
             break
         rows.append(row)
-        at += max(size, 1)
-        ends.append(at)
-    return rows, np.array(ends, np.int64), len(lines) - at
+        start += max(line_count, 1)
+        row_ends.append(start)
+    return rows, np.array(row_ends, np.int64), len(lines) - start
 
 
-def _row(lines: list[str], at: int, width: int) -> tuple[Fields, int]:
+def _row(lines: list[str], start: int, width: int) -> tuple[Fields, int]:
     """The row that begins at a line, and how many lines it takes; 0 if it is still open at the last line."""
     text = ""
-    for size, line in enumerate(lines[at : at + LONGEST_ROW], 1):
+    for line_count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
         if text and len(_fields(line)) >= width:
             return NotCsv(OPEN_QUOTE), 1
         text += line
         fields = _fields(text)
         if not isinstance(fields, NotCsv):
-            return fields, size
+            return fields, line_count
         if fields.reason != OPEN_QUOTE:
             return NotCsv(fields.reason), 1
-    return NotCsv(OPEN_QUOTE), int(len(lines) - at >= LONGEST_ROW)
+    return NotCsv(OPEN_QUOTE), int(len(lines) - start >= MAX_ROW_LINES)
 
 
-LONGEST_ROW = 100
+MAX_ROW_LINES = 100
 """Lines that the quoted fields of one row may span."""
 
 
@@ -308,10 +312,10 @@ def _is_clean(text: str) -> bool:
     return "\0" not in text and _is_utf8(text)
 
 
-def _packed(fields: tuple[str, ...], lead: int) -> tuple[bytes, ...]:
-    rest = io.StringIO()
-    csv.writer(rest, lineterminator="\n").writerow(fields[lead:])
-    return *(field.encode() for field in fields[:lead]), rest.getvalue().encode()
+def _pack(fields: tuple[str, ...], lead: int) -> tuple[bytes, ...]:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields[lead:])
+    return *(field.encode() for field in fields[:lead]), text.getvalue().encode()
 
 
 def _is_utf8(text: str) -> bool:
@@ -335,17 +339,17 @@ def whole_numbers(texts: Sequence[Any]) -> np.ndarray:
     empty: Any
     point: Any
     empty, point = ("", ".0") if isinstance(texts[0], str) else (b"", b".0")
-    if not _is_number(joined := empty.join(texts)):
-        texts = [text.removesuffix(point) for text in texts]
-        joined = empty.join(texts)
+    if not _is_number(text := empty.join(texts)):
+        texts = [item.removesuffix(point) for item in texts]
+        text = empty.join(texts)
     width = len(texts[0])
-    if not (_is_number(joined) and width <= 18 and set(map(len, texts)) == {width}):
-        return np.array([int(text) if _is_id(text) else -1 for text in texts], np.int64)
-    packed = joined.encode() if isinstance(joined, str) else joined
-    digits = np.frombuffer(packed, np.uint8).reshape(-1, width) - ord("0")
+    if not (_is_number(text) and width <= 18 and set(map(len, texts)) == {width}):
+        return np.array([int(item) if _is_id(item) else -1 for item in texts], np.int64)
+    encoded = text.encode() if isinstance(text, str) else text
+    digits = np.frombuffer(encoded, np.uint8).reshape(-1, width) - ord("0")
     numbers: np.ndarray = np.zeros(len(texts), np.int64)
-    for place in digits.T:
-        numbers = numbers * 10 + place
+    for column in digits.T:
+        numbers = numbers * 10 + column
     return np.where(digits[:, 0] > 0, numbers, -1)
 
 

@@ -24,7 +24,7 @@ from lumen_hpc.data.findings_line import Findings
 from lumen_hpc.data.instructions import Sources, image_sizes, prompt
 
 Row = dict[str, Any]
-VISITS = 3
+MIN_IMAGES = 3
 """Fewest images of a timeline."""
 
 
@@ -64,7 +64,7 @@ _SENTENCES = {
     "yes": "Yes, {f} has got worse over the last three images.",
     "no": "No, {f} has not got worse over the last three images.",
 }
-_AT = re.compile(r"(?:(?P<number>\d+) days? before|(?P<now>current image|taken now))", re.IGNORECASE)
+_IMAGE_TIME = re.compile(r"(?:(?P<number>\d+) days? before|(?P<now>current image|taken now))", re.IGNORECASE)
 
 
 def timelines(findings: Sequence[Findings], days: Sequence[int]) -> Iterator[Timeline]:
@@ -72,24 +72,26 @@ def timelines(findings: Sequence[Findings], days: Sequence[int]) -> Iterator[Tim
 
     Nothing below three images, or where two images are of one day.
     """
-    if len(findings) < VISITS or len(set(days)) < len(days):
+    if len(findings) < MIN_IMAGES or len(set(days)) < len(days):
         return
-    for finding in sorted({name for found in findings for name in found}):
-        ranks = [_rank(found, finding) for found in findings]
+    for finding in sorted({name for study_findings in findings for name in study_findings}):
+        ranks = [_rank(study_findings, finding) for study_findings in findings]
         present = [rank != 0 for rank in ranks]
         if present[-1]:
             first = len(present) - 1
             while first and present[first - 1]:
                 first -= 1
-            yield _asked("since when", finding, _at(days[first]))
-        known = [rank for rank in ranks if rank is not None]
-        if len(known) < len(ranks):
+            yield _timeline("since when", finding, _image_time(days[first]))
+        known_ranks = [rank for rank in ranks if rank is not None]
+        if len(known_ranks) < len(ranks):
             continue
-        one, two, three = known[-VISITS:]
-        if any(present[-VISITS:]):
-            yield _asked("getting worse", finding, "yes" if one <= two <= three and one < three else "no")
-        if known.count(max(known)) == 1:
-            yield _asked("worst", finding, _at(days[known.index(max(known))]))
+        oldest, middle, current = known_ranks[-MIN_IMAGES:]
+        if any(present[-MIN_IMAGES:]):
+            yield _timeline(
+                "getting worse", finding, "yes" if oldest <= middle <= current and oldest < current else "no"
+            )
+        if known_ranks.count(max(known_ranks)) == 1:
+            yield _timeline("worst", finding, _image_time(days[known_ranks.index(max(known_ranks))]))
 
 
 def sentence(timeline: Timeline) -> str:
@@ -102,7 +104,7 @@ def sentence(timeline: Timeline) -> str:
 def read(answer: str) -> str | None:
     """The one thing that an answer says: yes, no, a number of days before, or 0 for the current image; else None."""
     opening = re.match(r"\s*(yes|no)\b", answer, re.IGNORECASE)
-    times = {match["number"] or "0" for match in _AT.finditer(answer)}
+    times = {match["number"] or "0" for match in _IMAGE_TIME.finditer(answer)}
     if opening and not times:
         return opening[1].lower()
     return times.pop() if len(times) == 1 and not opening else None
@@ -110,14 +112,14 @@ def read(answer: str) -> str | None:
 
 def check(timeline: Timeline, long_answer: str) -> list[str]:
     """Reasons why a long answer is not faithful to its short one; empty if it is."""
-    long, short = read(long_answer), read(timeline.short_answer)
+    long_reading, short_reading = read(long_answer), read(timeline.short_answer)
     reasons = []
-    if long is None or long != short:
-        reasons.append(f"says {long or 'nothing clear'}, not {short}")
+    if long_reading is None or long_reading != short_reading:
+        reasons.append(f"says {long_reading or 'nothing clear'}, not {short_reading}")
     if timeline.finding.lower() not in long_answer.lower():
         reasons.append(f"does not name {timeline.finding}")
     negated = bool(re.search(r"\b(?:not|never|no longer|without)\b", long_answer, re.IGNORECASE))
-    if negated != (short == "no"):
+    if negated != (short_reading == "no"):
         reasons.append("denies what the short answer says" if negated else "does not deny")
     return reasons
 
@@ -132,49 +134,53 @@ def records(
     `meta.needed_images`: the fewest of the last images that have the same answer.
     """
     for study in studies:
-        shown = [*sources.priors(study, settings.max_images - 1), study]
-        days = [(_day(study) - _day(one)).days for one in shown]
-        if not all(str(one["study_id"]) in findings for one in shown):
+        images = [*sources.priors(study, settings.max_images - 1), study]
+        days = [(_day(study) - _day(image)).days for image in images]
+        if not all(str(image["study_id"]) in findings for image in images):
             continue  # a study that the file lacks need not be a normal one
-        known = [findings[str(one["study_id"])] for one in shown]
-        answered = {last: set(timelines(known[-last:], days[-last:])) for last in range(VISITS, len(shown))}
-        for timeline in timelines(known, days):
-            needed = next((last for last, same in answered.items() if timeline in same), len(shown))
-            split, record = study["split"], _record(study, shown, timeline, "all", sources, seed)
-            yield split, {**record, "meta": {**record["meta"], "needed_images": needed}}
+        findings_shown = [findings[str(image["study_id"])] for image in images]
+        shorter_timelines = {
+            count: set(timelines(findings_shown[-count:], days[-count:])) for count in range(MIN_IMAGES, len(images))
+        }
+        for timeline in timelines(findings_shown, days):
+            needed_images = next(
+                (count for count, questions in shorter_timelines.items() if timeline in questions), len(images)
+            )
+            split, record = study["split"], _record(study, images, timeline, "all", sources, seed)
+            yield split, {**record, "meta": {**record["meta"], "needed_images": needed_images}}
             if study["split"] == "test":
                 yield "test", _record(study, [study], timeline, "one image", sources, seed)
 
 
-def _record(study: Row, shown: list[Row], timeline: Timeline, variant: str, sources: Sources, seed: int) -> Row:
+def _record(study: Row, images: list[Row], timeline: Timeline, variant: str, sources: Sources, seed: int) -> Row:
     name = f"timeline/{timeline.kind}/{timeline.finding}/{study['study_id']}"
-    ways = QUESTIONS[timeline.kind]
+    wordings = QUESTIONS[timeline.kind]
     draw = int(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).hexdigest(), 16)
-    text = ways[draw % len(ways)].format(f=timeline.finding)
-    asked = {"type": "outcome", "question": text, "interval_days": None}  # named as outcome questions name images
+    text = wordings[draw % len(wordings)].format(f=timeline.finding)
+    question = {"type": "outcome", "question": text, "interval_days": None}  # named as outcome questions name images
     answer = sentence(timeline)
     meta = {
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "timeline", "kind": timeline.kind,
         "variant": variant, "closed": timeline.kind == "getting worse", "short_answer": timeline.short_answer,
         "interval_days": None, "subject_id": study["subject_id"], "study_id": study["study_id"], "ref_study_id": None,
-        "long_answer": answer, "question": text, **image_sizes(shown),
+        "long_answer": answer, "question": text, **image_sizes(images),
     }  # fmt: skip
     return {
         "id": meta["question_id"],
-        "images": [one["image"] for one in shown],
+        "images": [image["image"] for image in images],
         "conversations": [
-            {"from": "human", "value": prompt(shown, asked, sources.texts.of(shown))},
+            {"from": "human", "value": prompt(images, question, sources.texts.of(images))},
             {"from": "gpt", "value": answer},
         ],
         "meta": meta,
     }
 
 
-def _asked(kind: str, finding: str, answer: str) -> Timeline:
+def _timeline(kind: str, finding: str, answer: str) -> Timeline:
     return Timeline(kind, finding, QUESTIONS[kind][0].format(f=finding), answer)
 
 
-def _at(days: int) -> str:
+def _image_time(days: int) -> str:
     return "taken now" if days == 0 else f"{days} day{'s' * (days != 1)} before"
 
 

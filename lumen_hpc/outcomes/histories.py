@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from lumen_hpc.data.demographics import AGES, YEARS
+from lumen_hpc.data.demographics import VALID_AGES, VALID_YEARS
 from lumen_hpc.outcomes.faults import Faults
 from lumen_hpc.outcomes.tables import Tables, id_in
 
@@ -137,7 +137,7 @@ def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> d
 
 
 def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
-    ages = f"anchor_age, {_years('anchor_age', AGES)}, anchor_year, {_years('anchor_year', YEARS)}"
+    ages = f"anchor_age, {_years('anchor_age', VALID_AGES)}, anchor_year, {_years('anchor_year', VALID_YEARS)}"
     select = f"gender, {ages}, {_times('dod')}::DATE, dod IS NOT NULL"
     rows = sorted(tables.rows("hosp/patients", select), key=str)
     for subject, gender, age_text, age, year_text, year, dod, has_dod in rows:

@@ -192,9 +192,9 @@ def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed:
 
 def _line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Sequence[str]]:
     """The findings line of the images shown, and the findings that it names; empty where they are not all known."""
-    if not sources.known(images_of):
+    if not sources.has_findings(images_of):
         return "", ()
-    seen = [sources.seen(str(study["study_id"])) for study in images_of]
+    seen = [sources.state(str(study["study_id"])) for study in images_of]
     return findings_line.history_line(seen, sources.line), sources.line
 
 

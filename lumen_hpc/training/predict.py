@@ -133,7 +133,7 @@ class Predictor:
         shows and memory holds the images of one window only.
         """
         composed = probes.CONTROL in self._settings.controls
-        self._levelled = probes.levelled(questions) if composed else ()
+        self._levelled = probes.findings_with_levels(questions) if composed else ()
         for window in self._windows(self._asked(questions, span)):
             began = time.perf_counter()
             answers = self._generate([fitted.record for fitted in window])

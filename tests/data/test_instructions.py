@@ -122,7 +122,7 @@ def prompt_of(record):
 def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepared):
     patient = next(patient for patient, split in SPLITS.items() if split == "test")
     records = write(prepared)["lumen-test"]
-    assert [leaks.KEY in r["meta"] for r in records] == [r["meta"]["type"] == "prediction" for r in records]
+    assert [leaks.META_KEY in r["meta"] for r in records] == [r["meta"]["type"] == "prediction" for r in records]
     prediction = next(r for r in records if r["meta"]["type"] == "prediction")
     leaks.refuse(prediction)
     Image.open(f"images/{patient}-2.jpg").save("images/another-name.png")

@@ -222,7 +222,8 @@ def test_findings_lines_are_read_back_and_stripped(folder):
             continue
         before, after = findings[str(first["study_id"])], findings[str(second["study_id"])]
         seen = [
-            findings_line.Seen(findings[str(row["study_id"])], looks[str(row["study_id"])]) for row in (first, second)
+            findings_line.StudyState(findings[str(row["study_id"])], looks[str(row["study_id"])])
+            for row in (first, second)
         ]
         for line, cue in (
             (findings_line.difference_line(*seen), False),

@@ -587,7 +587,7 @@ def test_the_size_of_blocks_changes_nothing(dataset, monkeypatch, rows_at_once):
         "duplicate dicom_id", "study of two patients", "unknown split", "duplicate study_id", "bad id",
         "contradictory answer",
     }  # fmt: skip
-    monkeypatch.setattr(tables, "BLOCK", rows_at_once)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", rows_at_once)
     dataset.run(on_bad="skip", max_bad=0.5, **ALL)
     assert [path.read_bytes() for path in files] == whole
 
@@ -606,7 +606,7 @@ def test_line_breaks_in_fields_and_blank_lines_count_as_lines(dataset):
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 4096])
 def test_stray_quotes_give_no_study_another_patients_date(dataset, monkeypatch, rows_at_once):
-    monkeypatch.setattr(tables, "BLOCK", rows_at_once)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", rows_at_once)
     dataset.write()
     break_bytes(METADATA, b",8,8,21500301,", b',8,8,"21500301,', b",8,8,21600229,", b',8,8,21600229",')(dataset)
     dataset.run(on_bad="skip", max_bad=0.9, **ALL)

@@ -1,7 +1,7 @@
 """Probes ask about one image at a time, and the control without experts removes their sentences alone."""
 
 from lumen_hpc.data.perturbations import perturb
-from lumen_hpc.data.probes import levelled, probes
+from lumen_hpc.data.probes import findings_with_levels, probes
 
 
 def test_probes_ask_each_image_alone_with_its_experts_sentence():
@@ -30,7 +30,7 @@ def test_levelled_findings_are_those_whose_level_is_asked_the_most_frequent_firs
         return {"meta": {"type": type, "question": question}}
 
     asked = [record("level", f"what level is the {name}?") for name in ("edema", "effusion", "effusion")]
-    assert levelled([*asked, record("presence", "is there nodule?")]) == ("effusion", "edema")
+    assert findings_with_levels([*asked, record("presence", "is there nodule?")]) == ("effusion", "edema")
 
 
 def test_without_experts_the_question_keeps_its_images_and_loses_their_sentences():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.config.data_schema import Data, Prepare
-from lumen_hpc.data.counts import MIXED, release_lines
+from lumen_hpc.data.counts import UNKNOWN_RELEASE, release_lines
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
@@ -155,7 +155,7 @@ def test_a_file_that_holds_rows_of_both_releases_is_recognised(tmp_path):
     first.write_text(first.read_text() + second.read_text().split("\n", 1)[1])
     data = Data(source="mimic", mimic_cxr=f"{both[0]}/mimic-cxr-jpg", diff_vqa=f"{both[0]}/medical-diff-vqa")
     counts = prepare(data, Prepare(images="trust", on_bad="skip", max_bad=0.5), 0, tmp_path / "out")
-    assert counts["release"]["recognised"] == MIXED and accounted(counts)
+    assert counts["release"]["recognised"] == UNKNOWN_RELEASE and accounted(counts)
     assert (
         "fits none (48.5% in 1.0.0, 0.0% in 1.0.1): does the file hold rows of both?"
         in release_lines(counts["release"])[0]
