@@ -18,9 +18,9 @@ from lumen_hpc.data.table_files import ENTITIES
 
 def external(settings: Settings) -> list[str]:
     """The dataset's findings, where records are made of them; phantoms have none outside the run."""
-    data, reads = settings.data, settings.instruct.findings_first or settings.instruct.timelines
+    data, reads_findings = settings.data, settings.instruct.findings_first or settings.instruct.timelines
     path = Path(data.diff_vqa).expanduser() / ENTITIES
-    return [str(path)] if data.source == "mimic" and reads and path.exists() else []
+    return [str(path)] if data.source == "mimic" and reads_findings and path.exists() else []
 
 
 STAGE = Stage(
@@ -60,12 +60,12 @@ def _outcomes(task: Task, texts: ImageTexts) -> list[Path]:
     folder = run.path("outcomes")
     sources = Sources.read(run.path("prepare"), [], texts, settings.instruct, run.diff_vqa)
     rows = read_jsonl(folder / "outcomes.jsonl")
-    made = questions.records(rows, sources, settings.instruct, settings.seed)
+    records = questions.records(rows, sources, settings.instruct, settings.seed)
     if settings.instruct.timelines:
-        known = sources.findings or read_findings(run.diff_vqa)
+        findings = sources.findings or read_findings(run.diff_vqa)
         studies = list(sources.studies.values())
-        made = chain(made, timelines.records(studies, known, sources, settings.instruct, settings.seed))
-    return questions.write(task.folder, made)
+        records = chain(records, timelines.records(studies, findings, sources, settings.instruct, settings.seed))
+    return questions.write(task.folder, records)
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
@@ -74,7 +74,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         run, texts = task.run, _texts(task)
-        written = instructions.write(
+        paths = instructions.write(
             task.folder,
             prepared=run.path("prepare"),
             rewrites=run.rows("rewrite"),
@@ -83,8 +83,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             diff_vqa=run.diff_vqa,
         )
         if task.settings.instruct.outcomes:
-            written += _outcomes(task, texts)
-        for path in written:
+            paths += _outcomes(task, texts)
+        for path in paths:
             yield task.artefact(path)
 
     return process

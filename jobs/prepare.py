@@ -22,7 +22,7 @@ FILES = ("studies.jsonl", "questions.jsonl", "left_out.jsonl", "rejected.jsonl",
 
 
 def external(settings: Settings) -> list[str]:
-    """The dataset's tables that are there; phantoms have none."""
+    """The dataset's tables, where they exist; none for phantoms."""
     data = settings.data
     if data.source == "phantom":
         return []
@@ -31,8 +31,8 @@ def external(settings: Settings) -> list[str]:
         (data.diff_vqa, table_files.DIFF_VQA),
         (data.mimic_iv, (table_files.PATIENTS,)),
     )
-    found = (table_files.find(folder, table) for folder, tables in folders if folder for table in tables)
-    return [str(path) for path in found if path]
+    paths = (table_files.find(folder, table) for folder, tables in folders if folder for table in tables)
+    return [str(path) for path in paths if path]
 
 
 STAGE = Stage(
@@ -54,25 +54,26 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         data = task.settings.data
         if data.source == "phantom":
-            made = phantom.write(task.folder / "phantom", data.phantom, task.settings.seed, replace=True)
-            yield task.artefact(made / phantom.MARK)  # pictures may differ where no table does
-            data = official(data, made)
+            phantoms = phantom.write(task.folder / "phantom", data.phantom, task.settings.seed, replace=True)
+            yield task.artefact(phantoms / phantom.MARKER)  # pictures may differ where no table does
+            data = official(data, phantoms)
         counts = prepare(data, task.settings.prepare, task.settings.seed, task.folder)
         rejected, left_out = counts["rejected"]["questions"], sum(counts["left_out"].values())
         print(f"{counts['read']} questions read: {counts['kept']} kept, {left_out} left out, {rejected} rejected")
-        for what, by_kind in (("left out", counts["left_out"]), ("bad rows", counts["rejected"]["rows_by_kind"])):
-            if kinds := listed(by_kind):
-                print(f"{what}: {kinds}")
-        if "image missing or broken" in counts["rejected"]["rows_by_kind"]:
-            print(f"images are looked at once: after a repair, remove {task.folder} and run the stage again")
+        bad_rows = counts["rejected"]["rows_by_kind"]
+        for description, count_by_kind in (("left out", counts["left_out"]), ("bad rows", bad_rows)):
+            if kinds := _comma_separated(count_by_kind):
+                print(f"{description}: {kinds}")
+        if "image missing or broken" in bad_rows:
+            print(f"images are checked once: after a repair, remove {task.folder} and run the stage again")
         for line in release_lines(counts["release"]):
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
         print(f"{counts['studies']['asked_about']} images: {images}")
         if not data.mimic_iv:
             print("sex and age of the patients are unknown: MIMIC-CXR has neither; data.mimic_iv=FOLDER gives them")
-        elif (known := counts["studies"]["with_sex_and_age"]) < counts["studies"]["asked_about"]:
-            print(f"sex and age are known of {known} of {counts['studies']['asked_about']} studies")
+        elif (known_count := counts["studies"]["with_sex_and_age"]) < counts["studies"]["asked_about"]:
+            print(f"sex and age are known of {known_count} of {counts['studies']['asked_about']} studies")
         for line in warnings(counts):
             print(f"warning: {line}")
         for name in FILES:
@@ -81,7 +82,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     return process
 
 
-def listed(counts: dict[str, int]) -> str:
+def _comma_separated(counts: dict[str, int]) -> str:
     """Counts above 0 with their names, most first."""
     return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in Counter(counts).most_common() if count)
 
@@ -90,14 +91,14 @@ def warnings(counts: dict[str, Any]) -> Iterator[str]:
     """What is odd about the input but loses no question."""
     for warning, count in counts["studies"]["image_warnings"].items():
         yield f"{count} images: {warning}"
-    if two := counts["studies"]["with_two_dates"]:
-        yield f"{two} studies have images of different dates; the date of the image that was chosen counts"
+    if two_dates := counts["studies"]["with_two_dates"]:
+        yield f"{two_dates} studies have images of different dates; the date of the image that was chosen counts"
     if counts["studies"]["without_time"] == counts["studies"]["asked_about"]:
         yield "no StudyTime can be read (HHMMSS.fff, HH:MM:SS): the order of a day's studies and all hours are unknown"
-    if differing := listed({**counts["studies"]["mimic_all"], "rows": 0}):
-        yield f"mimic_all differs from the metadata, which counts: {differing}"
-    if unlisted := counts["test_images_in_mimic_split"]["not listed"]:
-        yield f"{unlisted} test images are not in MIMIC-CXR's table of splits"
+    if differences := _comma_separated({**counts["studies"]["mimic_all"], "rows": 0}):
+        yield f"mimic_all differs from the metadata, which counts: {differences}"
+    if unlisted_images := counts["test_images_in_mimic_split"]["not listed"]:
+        yield f"{unlisted_images} test images are not in MIMIC-CXR's table of splits"
 
 
 def official(data: Data, folder: Path) -> Data:

@@ -10,7 +10,7 @@ def rate_at(step: int, steps: int, learning_rate: float, warmup: float) -> float
 
     The first step already learns, and so does the last.
     """
-    warm = math.ceil(steps * warmup)
-    if step < warm:
-        return learning_rate * (step + 1) / warm
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    warmup_steps = math.ceil(steps * warmup)
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))

@@ -94,7 +94,7 @@ def release(columns: Columns, ok: np.ndarray, repeated: np.ndarray) -> dict:
 
 
 def release_lines(summary: dict) -> list[str]:
-    """What the user should know about `summary`; nothing where all pairs are in order and none repeats."""
+    """What the user should know about the `release`; nothing where all pairs are in order and no question repeats."""
     lines = []
     if summary["recognised"] == UNKNOWN_RELEASE:
         published = ", ".join(f"{share:.1%} in {name}" for name, share in RELEASES.items())

@@ -1,4 +1,4 @@
-"""Headers of DICOMs: what is in them of the image, every fault that shows without its pixels, and what is odd.
+"""Headers of DICOMs: the image's description, every fault that shows without its pixels, and oddities.
 
 A file is refused, by name, wherever its pixels would be misread: signed or shifted pixels, several frames, pixels of
 another length than the header's.
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from lumen_hpc.data.image_headers import FRAMES, JPEG_START, MOST_PIXELS, OTHER_FRAMES, Size, checked_size
+from lumen_hpc.data.image_headers import FRAMES, JPEG_START, MAX_PIXELS, OTHER_FRAMES, Size, valid_size
 from lumen_hpc.errors import UserError
 
 _FRAME_OF_JPEG_LS, _CODESTREAM = 0xF7, b"\xff\x4f\xff\x51"
@@ -23,7 +23,7 @@ _CONTAINER = b"\0\0\0\x0cjP  "
 """How a JP2 file begins, which some put around the codestream."""
 _DICOM_PREAMBLE = 144
 """Bytes before a DICOM's meta information is counted: 128, the magic word, and the element with its length."""
-_MOST_INFLATED = 2 * MOST_PIXELS + (1 << 24)
+_MAX_INFLATED_BYTES = 2 * MAX_PIXELS + (1 << 24)
 """Bytes of the largest image and of the other elements."""
 _RLE = "1.2.840.10008.1.2.5"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -43,11 +43,11 @@ _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentat
 
 
 _PHOTOMETRIC = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-"""The usual values that are refused; any other is not repeated, since a header may hold anything."""
+"""The usual values that are refused; a message repeats no other value, since a header may hold anything."""
 
 
-def quieten_pydicom() -> None:
-    """Keeps pydicom from warning and logging: it quotes headers, and a name in the wrong element would be in a log."""
+def silence_pydicom() -> None:
+    """Keeps pydicom from warning and logging: it quotes headers, so a misplaced name would get into a log."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom\.")
 
@@ -56,7 +56,7 @@ def open_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
     """pydicom's dataset of a file; UserError for one that is not a DICOM, is corrupt, or would inflate without end."""
     import pydicom
 
-    quieten_pydicom()
+    silence_pydicom()
     try:
         _check_deflated(path)
         dataset = pydicom.dcmread(file or path, **options)
@@ -79,11 +79,11 @@ def _check_deflated(path: Path) -> None:
         file.seek(_DICOM_PREAMBLE + meta.FileMetaInformationGroupLength)
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         pending = file.read(1 << 20)
-        while pending and size <= _MOST_INFLATED:
+        while pending and size <= _MAX_INFLATED_BYTES:
             size += len(inflate.decompress(pending, 1 << 24))
             pending = inflate.unconsumed_tail or file.read(1 << 20)
-    if size > _MOST_INFLATED:
-        raise UserError(f"{path} inflates to more than {_MOST_INFLATED >> 20} MiB; an image has at most so much")
+    if size > _MAX_INFLATED_BYTES:
+        raise UserError(f"{path} inflates to more than {_MAX_INFLATED_BYTES >> 20} MiB; an image has at most so much")
 
 
 TURNED = "PatientOrientation says that the image is stored mirrored, upside down or turned; it is read as stored"
@@ -96,7 +96,7 @@ _RADIOGRAPHS = frozenset({"CR", "DX", "DR", "RG", "RF", "XA", "IO", "PX", "OT", 
 STRETCHED = "PixelAspectRatio or the spacing of its pixels says that they are not square; they are read as square"
 
 
-def stored_otherwise(dataset: Any) -> str:
+def header_warning(dataset: Any) -> str:
     """A warning for an image that its header calls mirrored, upside down, inverted or stretched; else empty."""
     try:
         row, column = dataset.get("PatientOrientation") or ("", "")
@@ -105,17 +105,17 @@ def stored_otherwise(dataset: Any) -> str:
     if str(row).startswith(("R", "H", "F")) or str(column).startswith(("H", "L", "R", "A", "P")):
         return TURNED
     try:
-        falls = float(dataset.get("RescaleSlope") or 1) < 0 or _falls(dataset)
+        is_falling = float(dataset.get("RescaleSlope") or 1) < 0 or _has_falling_table(dataset)
         shape = str(dataset.get("PresentationLUTShape") or "")
     except Exception:  # as above
-        falls, shape = False, ""
-    other = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
-    if falls or shape == other:
+        is_falling, shape = False, ""
+    inverting_shape = "IDENTITY" if dataset.PhotometricInterpretation == "MONOCHROME1" else "INVERSE"
+    if is_falling or shape == inverting_shape:
         return INVERTED
     if str(dataset.get("Modality") or "").upper() not in _RADIOGRAPHS:
         return OTHER_MODALITY
     try:
-        return STRETCHED if any(map(_unequal, map(dataset.get, _SPACINGS))) else ""
+        return STRETCHED if any(map(_is_not_square, map(dataset.get, _SPACINGS))) else ""
     except Exception:  # as above
         return ""
 
@@ -123,32 +123,33 @@ def stored_otherwise(dataset: Any) -> str:
 _SPACINGS = ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing")
 
 
-def _unequal(pair: Any) -> bool:
+def _is_not_square(spacing: Any) -> bool:
     """True for two sides of a pixel that differ by more than 2 %."""
-    down, across = map(float, pair or (1, 1))
+    down, across = map(float, spacing or (1, 1))
     return not 1 / 1.02 <= down / across <= 1.02
 
 
-def _falls(dataset: Any) -> bool:
+def _has_falling_table(dataset: Any) -> bool:
     """True if a table of grey levels falls from its first value to its last."""
     order: Literal["little", "big"] = "little" if dataset.file_meta.TransferSyntaxUID.is_little_endian else "big"
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
         for table in dataset.get(name) or ():
-            first, last = _ends(table, order)
+            first, last = _first_and_last(table, order)
             if first > last:
                 return True
     return False
 
 
-def _ends(table: Any, order: Literal["little", "big"]) -> tuple[int, int]:
+def _first_and_last(table: Any, order: Literal["little", "big"]) -> tuple[int, int]:
     """First and last value of a table: numbers, or (OW) the bytes of numbers."""
     data = table.LUTData
     if not isinstance(data, bytes):
         return data[0], data[-1]
-    entries = int(table.LUTDescriptor[0]) or 1 << 16
-    size = 2 if len(data) >= 2 * entries else 1
-    last = (entries - 1) * size
-    return int.from_bytes(data[:size], order), int.from_bytes(data[last : last + size], order)
+    entry_count = int(table.LUTDescriptor[0]) or 1 << 16
+    entry_bytes = 2 if len(data) >= 2 * entry_count else 1
+    last_offset = (entry_count - 1) * entry_bytes
+    ends = data[:entry_bytes], data[last_offset : last_offset + entry_bytes]
+    return int.from_bytes(ends[0], order), int.from_bytes(ends[1], order)
 
 
 def single_frame(path: Path, dataset: Any, shape: tuple[int, int]) -> bytes:
@@ -188,9 +189,9 @@ def _check_rle(path: Path, frame: bytes, shape: tuple[int, int]) -> None:
 
     count, first, second = struct.unpack("<3I", frame[:12].ljust(12, b"\0"))
     with suppress(imagecodecs.PackbitsError):
-        there = len(imagecodecs.packbits_decode(frame[first : second if count > 1 else None]))
-        if there >= shape[0] * shape[1] + max(shape[1], 2):
-            raise UserError(f"{path} has {there} pixels where its header says {shape[0] * shape[1]}: a corrupt header")
+        pixel_count = len(imagecodecs.packbits_decode(frame[first : second if count > 1 else None]))
+        if pixel_count >= (expected := shape[0] * shape[1]) + max(shape[1], 2):
+            raise UserError(f"{path} has {pixel_count} pixels where its header says {expected}: a corrupt header")
 
 
 def _frame_size(path: Path, frame: bytes) -> Size | None:
@@ -201,14 +202,14 @@ def _frame_size(path: Path, frame: bytes) -> Size | None:
         if frame[start + 42] & 0x80:
             raise UserError(f"{path} has signed pixels in its JPEG 2000 stream; a radiograph's are unsigned")
         return Size(width - left, height - top)
-    at = 2
-    while frame.startswith(JPEG_START) and at + 10 <= len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] in FRAMES | OTHER_FRAMES | {_FRAME_OF_JPEG_LS}:
-            height, width, components = struct.unpack(">HHB", frame[at + 5 : at + 10])
+    position = 2
+    while frame.startswith(JPEG_START) and position + 10 <= len(frame) and frame[position] == 0xFF:
+        if frame[position + 1] in FRAMES | OTHER_FRAMES | {_FRAME_OF_JPEG_LS}:
+            height, width, components = struct.unpack(">HHB", frame[position + 5 : position + 10])
             if components != 1:
                 raise UserError(f"{path} holds {components} values a pixel; a radiograph has one")
             return Size(width, height)
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     return None
 
 
@@ -227,34 +228,35 @@ def dicom_header(path: Path) -> tuple[Any, int | None]:
             raise UserError(f"{path} is a corrupt DICOM ({type(reason).__name__}); fetch the file again") from None
         syntax = dataset.file_meta.TransferSyntaxUID
         if syntax not in _SYNTAXES:
-            named = syntax.name if syntax.name != str(syntax) and not syntax.is_private else "(none that is known)"
-            raise UserError(f"{path} has pixels of a transfer syntax that is not read: {named}")
+            is_known = syntax.name != str(syntax) and not syntax.is_private
+            syntax_name = syntax.name if is_known else "(none that is known)"
+            raise UserError(f"{path} has pixels of a transfer syntax that is not read: {syntax_name}")
         if syntax.is_deflated:
             return dataset, None
         # pydicom leaves the file where the pixels' element begins; its tag, type and length come before its value.
         start = file.tell()
         if file.read(4) != (_PIXEL_DATA if syntax.is_little_endian else _PIXEL_DATA_BIG_ENDIAN):
             raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
-        before = file.read(4 if syntax.is_implicit_VR else 8)
+        element_header = file.read(4 if syntax.is_implicit_VR else 8)
         if not syntax.is_encapsulated:
-            length = int.from_bytes(before[-4:], "little" if syntax.is_little_endian else "big")
+            length = int.from_bytes(element_header[-4:], "little" if syntax.is_little_endian else "big")
             check_length(path, dataset, length, os.fstat(file.fileno()).st_size - file.tell())
             _check_rest(path, file, length, "little" if syntax.is_little_endian else "big")
-    return dataset, start + 4 + len(before)
+    return dataset, start + 4 + len(element_header)
 
 
-def check_length(path: Path, dataset: Any, length: int, left: int) -> None:
+def check_length(path: Path, dataset: Any, length: int, remaining: int) -> None:
     """Raises UserError for uncompressed pixels that are not as long as the header says; a row of padding is no fault.
 
     What follows short ones would be read as pixels, and of long ones a part would be taken for the whole image.
-    `length`: of the pixels by their own element; `left`: bytes of the file that follow.
+    `length`: of the pixels by their own element; `remaining`: bytes of the file that follow.
     """
     row = int(dataset.Columns) * int(dataset.BitsAllocated) // 8
     expected = int(dataset.Rows) * row
     if length == _UNDEFINED_LENGTH:
         raise UserError(f"{path} calls its pixels uncompressed, but they are not: a corrupt header")
-    if (there := min(length, left)) < expected:
-        raise UserError(f"{path} is truncated: it has {there} of {expected} bytes of pixels; fetch the file again")
+    if (available := min(length, remaining)) < expected:
+        raise UserError(f"{path} is truncated: it has {available} of {expected} bytes of pixels; fetch the file again")
     if length >= expected + max(row, 2):
         raise UserError(f"{path} has {length} bytes of pixels where its header says {expected}: a corrupt header")
 
@@ -265,8 +267,8 @@ def _check_rest(path: Path, file: BinaryIO, length: int, order: Literal["little"
     A copy in text mode does that: each LF becomes CR and LF.
     """
     file.seek(length, 1)
-    rest = file.read(1 << 16)
-    if any(rest) and int.from_bytes(rest[:2], order) not in _LAST_GROUPS:
+    following = file.read(1 << 16)
+    if any(following) and int.from_bytes(following[:2], order) not in _LAST_GROUPS:
         raise UserError(f"{path}: what follows its pixels is no part of a DICOM; fetch the file again, in binary mode")
 
 
@@ -275,8 +277,8 @@ def _check_dicom_header(path: Path, dataset: Any) -> None:
     if missing:
         raise UserError(f"{path} is a DICOM without image: it lacks {', '.join(missing)}")
     if (photometric := dataset.PhotometricInterpretation) not in ("MONOCHROME1", "MONOCHROME2"):
-        shown = photometric if photometric in _PHOTOMETRIC else "(none that is known)"
-        raise UserError(f"{path} has PhotometricInterpretation {shown}; a radiograph is MONOCHROME1 or MONOCHROME2")
+        printable = photometric if photometric in _PHOTOMETRIC else "(none that is known)"
+        raise UserError(f"{path} has PhotometricInterpretation {printable}; a radiograph is MONOCHROME1 or MONOCHROME2")
     if (samples := int(dataset.get("SamplesPerPixel") or 1)) != 1:
         raise UserError(f"{path} holds {samples} values a pixel; a radiograph has one")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
@@ -286,8 +288,8 @@ def _check_dicom_header(path: Path, dataset: Any) -> None:
         raise UserError(f"{path} has BitsStored {stored} of BitsAllocated {allocated}: a corrupt header")
     if allocated not in (8, 16):
         raise UserError(f"{path} has BitsAllocated {allocated}; 8 and 16 are read")
-    if (kind := int(dataset.PixelRepresentation)) != 0:
-        raise UserError(f"{path} has signed pixels (PixelRepresentation {kind}); a radiograph's are unsigned")
-    if (high := dataset.get("HighBit")) not in (None, "") and int(high) != stored - 1:
-        raise UserError(f"{path} has HighBit {high} with BitsStored {stored}; {stored - 1} is read")
-    checked_size(path, int(dataset.Columns), int(dataset.Rows))
+    if (representation := int(dataset.PixelRepresentation)) != 0:
+        raise UserError(f"{path} has signed pixels (PixelRepresentation {representation}); a radiograph's are unsigned")
+    if (high_bit := dataset.get("HighBit")) not in (None, "") and int(high_bit) != stored - 1:
+        raise UserError(f"{path} has HighBit {high_bit} with BitsStored {stored}; {stored - 1} is read")
+    valid_size(path, int(dataset.Columns), int(dataset.Rows))

@@ -228,7 +228,7 @@ def _template_pattern(template: str) -> re.Pattern:
 
 @lru_cache(maxsize=4096)
 def _clause(text: str) -> Change | None:
-    """What one clause of a difference answer states, without its full stop; None if it is none."""
+    """What one clause of a difference answer states, without its full stop; None for any other text."""
     clause = _CLAUSE.fullmatch(" ".join(text.split()))
     if clause is None:
         return None

@@ -1,4 +1,4 @@
-"""Files of other kinds in the place of a table or of JSON lines: what they are by their first bytes, and what to do."""
+"""Files of another kind where a table or JSON lines are expected: their kind by their first bytes, and the fix."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _KINDS = {
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself"),
     b"<": ("a web page", "download it again, signed in to PhysioNet"),
 }
-"""How a file begins that is no text of records → what it is, and what to do; {} is the form to save it in."""
+"""First bytes of a file that is no text of records → its kind, and the fix; {} is the form to save it in."""
 _TAR = slice(257, 262)
-"""Where a tar archive has its mark."""
+"""Position of a tar archive's mark."""
 HEAD = _TAR.stop
-"""Bytes that tell the kind."""
+"""Bytes that show the kind."""
 
 
 def other_kind(head: bytes, form: str) -> str:
-    """What a file is that is not of this form, and what to do; empty if its first bytes are no known other kind's.
+    """The kind of a file that is not of this form, and the fix; empty if its first bytes are no other kind's.
 
-    `form`: the one that it should have, for the message; the first bytes are those after a gzip stream is unpacked.
+    `head`: its first bytes, unpacked if the file is gzipped. `form`: the expected one, for the message.
     """
     if head[_TAR] == b"ustar":
         return f"a tar archive, not {form}; unpack it"

@@ -58,10 +58,10 @@ class StudyState:
 
     findings: Findings = field(default_factory=dict)
     looks: Mapping[str, str] = field(default_factory=dict)
-    """Finding → what the image shows of it, where the image alone cannot tell whether it is there."""
+    """Finding → what the image shows of it, where the image alone cannot tell whether it is present."""
 
     def state(self, name: str) -> str:
-        """The look; else the level of a finding that is there, `yes` without one; `no` for none."""
+        """The look; else the level of a present finding, or `yes` without a level; `no` for an absent one."""
         return self.looks.get(name) or (self.findings[name].get("level", "yes") if name in self.findings else "no")
 
 
@@ -146,7 +146,7 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
             study = _study_key(row["study_id"])
             findings = {name: _level_and_type(name, entity) for name, entity in row["entity"].items()}
             if findings_by_study.setdefault(study, findings) != findings:
-                raise TypeError(f"study {study} is there twice, with other findings")
+                raise TypeError(f"study {study} appears twice, with different findings")
         return findings_by_study
     except FileNotFoundError:
         raise UserError(
@@ -201,7 +201,7 @@ def _level_and_type(name: str, entity: Mapping[str, list[str]]) -> dict[str, str
 
 
 def read_looks(diff_vqa: str | Path) -> dict[str, Mapping[str, str]]:
-    """study_id → its looks, from a generated dataset's file; empty where there is none, as in the real one."""
+    """study_id → its looks, from the file of a generated dataset; empty for the real one, which has no such file."""
     path = Path(diff_vqa) / LOOKS_FILE
     return {row["study_id"]: row["looks"] for row in read_jsonl(path)} if path.exists() else {}
 

@@ -24,7 +24,7 @@ class ImageTexts:
     def of(self, studies: Sequence[Row], *, labs: bool = True, images_of: Sequence[Row] = ()) -> dict[str, str]:
         """study_id → text of each study shown, oldest first.
 
-        `images_of`: the studies whose images stand in their places; the experts speak of these.
+        `images_of`: the studies whose images are shown instead; the experts' sentences are about these.
         """
         states = self.states if labs else self.states_without_labs
         texts = {}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lumen_hpc.data.dicom_headers import check_length, dicom_header, open_dicom, single_frame, stored_otherwise
+from lumen_hpc.data.dicom_headers import check_length, dicom_header, header_warning, open_dicom, single_frame
 from lumen_hpc.data.image_headers import (
     JPEG_START,
     PNG_START,
@@ -30,10 +30,10 @@ from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import open_regular
 
-LARGEST = 1 << 29
-"""Bytes of an image's file, four times the largest one without compression."""
+MAX_FILE_BYTES = 1 << 29
+"""Largest file of an image, four times the largest uncompressed radiograph."""
 _JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
-_GREY_WITHIN = 32
+_GREY_TOLERANCE = 32
 """Grey levels by which the channels of a grey image may differ after a lossy encoder rounded its colours."""
 _SAMPLED_ROWS = 64
 """Rows of an uncompressed DICOM that `inspect` reads."""
@@ -48,12 +48,12 @@ class Radiograph(NamedTuple):
     """Largest value the format can hold: 255, or 2**BitsStored - 1."""
 
 
-class Inspected(NamedTuple):
-    """A file that `decode` reads."""
+class Inspection(NamedTuple):
+    """What `check` says about a file that `decode` can read."""
 
     size: Size
     warning: str = ""
-    """What is odd about it, the gravest first; empty if nothing is."""
+    """What is odd about it, the gravest oddity; empty if nothing is."""
 
 
 BLANK = "every pixel has the same value: nothing is shown"
@@ -102,28 +102,28 @@ def grey_levels(path: str | Path) -> np.ndarray:
     return (image.pixels.astype(np.float32) * np.float32(255 / image.maximum)).round().astype(np.uint8)
 
 
-def check(path: str | Path) -> Inspected:
-    """Reads a file as far as needed to know that `decode` can read it; raises `decode`'s UserError if it cannot.
+def check(path: str | Path) -> Inspection:
+    """Reads as much of a file as is needed to know that `decode` can read it; raises `decode`'s UserError if it cannot.
 
-    A JPEG or PNG, and a compressed DICOM, are decoded (16 ms for 2544 x 3056 px), since their faults show in no other
-    way. An uncompressed DICOM is judged by its header, its length and some rows (1 to 5 ms).
+    A JPEG or PNG, and a compressed DICOM, are decoded (16 ms for 2544 x 3056 px): their faults do not show otherwise.
+    An uncompressed DICOM is judged by its header, its length and some rows (1 to 5 ms).
     """
     path = Path(path)
     if not is_dicom(_head(path)):
         pixels = decode(path).pixels
-        return Inspected(Size(*pixels.shape[::-1]), BLANK if _blank(pixels) else _picture_oddity(path))
+        return Inspection(Size(*pixels.shape[::-1]), BLANK if _is_blank(pixels) else _picture_warning(path))
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
-    pixels = _stored(path, header, start)
-    if warning := stored_otherwise(header):
-        return Inspected(size, warning)
-    mapped = start is not None and _is_native(header)
-    sample = pixels[:: max(size.height // _SAMPLED_ROWS, 1)] if mapped else pixels
-    warning = _oddity(sample, header.BitsStored)
-    return Inspected(size, _oddity(pixels, header.BitsStored) if warning else "")
+    pixels = _stored_pixels(path, header, start)
+    if warning := header_warning(header):
+        return Inspection(size, warning)
+    memory_mapped = start is not None and _is_native(header)
+    sampled_rows = pixels[:: max(size.height // _SAMPLED_ROWS, 1)] if memory_mapped else pixels
+    warning = _pixel_warning(sampled_rows, header.BitsStored)
+    return Inspection(size, _pixel_warning(pixels, header.BitsStored) if warning else "")
 
 
-def check_header(path: str | Path) -> Inspected:
+def check_header(path: str | Path) -> Inspection:
     """Reads a file's header, and its length or end, without its pixels (0.1 to 1 ms); raises UserError as `check`."""
     path = Path(path)
     head = _head(path)
@@ -131,25 +131,25 @@ def check_header(path: str | Path) -> Inspected:
         header, start = dicom_header(path)
         if not (start is not None and _is_native(header)) and _SEQUENCE_END not in _tail(path):
             decode(path)  # deflated, cut off, or with something after the pixels: decoding shows which
-        return Inspected(Size(int(header.Columns), int(header.Rows)), stored_otherwise(header))
+        return Inspection(Size(int(header.Columns), int(header.Rows)), header_warning(header))
     if head.startswith(PNG_START):
-        return Inspected(png_header(path, _read(path)))
+        return Inspection(png_header(path, _read(path)))
     if not head.startswith(JPEG_START):
         raise _unknown_kind(path, head)
     with open(path, "rb") as file:
         size = jpeg_header(path, file)
-    before, end, _ = _tail(path).rpartition(_JPEG_END)
-    if not end or not any(before[-16:]):
+    before_end, end_marker, _ = _tail(path).rpartition(_JPEG_END)
+    if not end_marker or not any(before_end[-16:]):
         decode(path)  # cut off, filled with zeros, or with something after the end: decoding shows which
-    return Inspected(size)
+    return Inspection(size)
 
 
-def _blank(pixels: np.ndarray) -> bool:
-    some = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
-    return bool(some.min() == some.max()) and bool(pixels.min() == pixels.max())
+def _is_blank(pixels: np.ndarray) -> bool:
+    sampled_rows = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
+    return bool(sampled_rows.min() == sampled_rows.max()) and bool(pixels.min() == pixels.max())
 
 
-def _picture_oddity(path: Path) -> str:
+def _picture_warning(path: Path) -> str:
     """A warning for a JPEG or PNG of which `decode` reads a part: one picture, one channel, not its transparency.
 
     Channels of a lossy grey image differ a little.
@@ -163,36 +163,37 @@ def _picture_oddity(path: Path) -> str:
             return TRANSPARENT
         if image.mode in ("L", "LA"):
             return ""
-        red, *others = np.asarray(image.convert("RGB"), np.int16).transpose(2, 0, 1)
-    return COLOURED if any(np.abs(red - other).max() > _GREY_WITHIN for other in others) else ""
+        red, *other_channels = np.asarray(image.convert("RGB"), np.int16).transpose(2, 0, 1)
+    return COLOURED if any(np.abs(red - channel).max() > _GREY_TOLERANCE for channel in other_channels) else ""
 
 
-def _oddity(pixels: np.ndarray, bits: int) -> str:
+def _pixel_warning(pixels: np.ndarray, bits: int) -> str:
     """A warning for values that leave most of their range unused, that use bits above it, or that are all one."""
     highest = int(pixels.max())
     if highest >= 1 << bits:
         return OVERLAY
     if bits > 8 and highest < 1 << (bits - 2):
         return FAINT
-    return BLANK if _blank(pixels) else ""
+    return BLANK if _is_blank(pixels) else ""
 
 
 def _read(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
             return file.read()
-    except OSError as reason:
-        raise _unreadable(path, reason) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _head(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > LARGEST:  # it would be read whole
-                raise UserError(f"{path} has {size >> 20} MiB; the file of a radiograph has at most {LARGEST >> 20}")
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:  # it would be read whole
+                limit = MAX_FILE_BYTES >> 20
+                raise UserError(f"{path} has {size >> 20} MiB; the file of a radiograph has at most {limit}")
             return file.read(132)
-    except OSError as reason:
-        raise _unreadable(path, reason) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _tail(path: Path) -> bytes:
@@ -202,8 +203,8 @@ def _tail(path: Path) -> bytes:
         return file.read()
 
 
-def _unreadable(path: Path, reason: OSError) -> UserError:
-    return UserError(f"image {path} cannot be read: {reason.strerror or reason}")
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"image {path} cannot be read: {error.strerror or error}")
 
 
 def _unknown_kind(path: Path, data: bytes) -> UserError:
@@ -248,7 +249,7 @@ def _decode_png(path: Path, data: bytes) -> np.ndarray:
 def _decode_dicom(path: Path) -> Radiograph:
     header, start = dicom_header(path)
     maximum = 2**header.BitsStored - 1
-    pixels = _stored(path, header, start)
+    pixels = _stored_pixels(path, header, start)
     if pixels.max() > maximum:
         pixels = pixels & pixels.dtype.type(maximum)
     if header.PhotometricInterpretation == "MONOCHROME1":
@@ -263,7 +264,7 @@ def _is_native(header: Any) -> bool:
     return header.file_meta.TransferSyntaxUID in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
 
 
-def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
+def _stored_pixels(path: Path, header: Any, start: int | None) -> np.ndarray:
     """The stored values [Rows, Columns], those of a lossy stream within the range of the header.
 
     Native pixels are mapped from the file; compressed ones are decoded by the fastest decoder, else by pydicom.
@@ -272,34 +273,35 @@ def _stored(path: Path, header: Any, start: int | None) -> np.ndarray:
 
     shape = (int(header.Rows), int(header.Columns))
     if start is not None and _is_native(header):
-        kind: np.dtype = np.dtype(f"<u{header.BitsAllocated // 8}")
-        return np.memmap(str(path), kind, "r", start, shape).view(np.ndarray)
+        dtype: np.dtype = np.dtype(f"<u{header.BitsAllocated // 8}")
+        return np.memmap(str(path), dtype, "r", start, shape).view(np.ndarray)
     dataset = open_dicom(path)
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM without pixels (no PixelData)")
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:  # deflated: its length shows only here
         check_length(path, header, len(dataset.PixelData), len(dataset.PixelData))
-    pixels = _decoded(path, syntax, single_frame(path, dataset, shape), shape) if syntax.is_encapsulated else None
+    pixels = _decode_frame(path, syntax, single_frame(path, dataset, shape), shape) if syntax.is_encapsulated else None
     if pixels is None:
         try:
             pixels = dataset.pixel_array
         except Exception as reason:  # each of pydicom's plugins has errors of its own, some of several lines
-            why = str(reason).split("\n")[0]
-            raise UserError(f"{path}: its pixels ({syntax.name}) cannot be decoded: {why}") from None
+            cause = str(reason).split("\n")[0]
+            raise UserError(f"{path}: its pixels ({syntax.name}) cannot be decoded: {cause}") from None
     if pixels.shape != shape or pixels.dtype.kind != "u":
         raise UserError(
             f"{path}: its pixels ({syntax.name}) are {pixels.dtype} {pixels.shape}, not those of its header"
         )
-    most = 1 << header.BitsStored
-    if syntax in (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K) and pixels.max() < most * 1.1:
-        pixels = np.minimum(pixels, most - 1)  # a value rounded beyond white is white, not black
-    elif syntax.is_encapsulated and syntax != uid.RLELossless and pixels.max() >= most:
+    value_limit = 1 << header.BitsStored
+    lossy_syntaxes = (uid.JPEG2000, uid.JPEGLSNearLossless, uid.JPEGExtended12Bit, uid.HTJ2K)
+    if syntax in lossy_syntaxes and pixels.max() < value_limit * 1.1:
+        pixels = np.minimum(pixels, value_limit - 1)  # a value rounded beyond white is white, not black
+    elif syntax.is_encapsulated and syntax != uid.RLELossless and pixels.max() >= value_limit:
         raise UserError(f"{path}: its compressed pixels need more than its BitsStored {header.BitsStored}")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _decoded(path: Path, syntax: Any, frame: bytes, shape: tuple[int, int]) -> np.ndarray | None:
+def _decode_frame(path: Path, syntax: Any, frame: bytes, shape: tuple[int, int]) -> np.ndarray | None:
     """The pixels of a JPEG of this transfer syntax; None for what these decoders cannot take."""
     import imagecodecs
     from pydicom import uid

@@ -86,11 +86,11 @@ class Sources:
             raise UserError(f"question {question_id} is about study {study_id}, which studies.jsonl lacks") from None
 
     def state(self, study_id: str) -> findings_line.StudyState:
-        """A study as a findings line gives it."""
+        """A study's state for a findings line."""
         return findings_line.StudyState(self.findings.get(study_id, {}), self.looks.get(study_id, {}))
 
     def has_findings(self, studies: Iterable[Row]) -> bool:
-        """Whether every one of these studies has its findings: a study that the file lacks need not be a normal one."""
+        """Whether the findings of all these studies are known: a study that the file lacks need not be normal."""
         return all(str(study["study_id"]) in self.findings for study in studies)
 
     def long_answer(self, question_id: str) -> str:
@@ -238,12 +238,12 @@ def distance(days: int | None) -> str:
 
 def _days(anchor: Row, study: Row) -> int:
     """Whole calendar days from `anchor` to `study`."""
-    taken = [datetime.fromisoformat(s["taken_at"]).date() for s in (anchor, study)]
-    return (taken[1] - taken[0]).days
+    days = [datetime.fromisoformat(s["taken_at"]).date() for s in (anchor, study)]
+    return (days[1] - days[0]).days
 
 
 TEST = "lumen-test.jsonl"
-"""The test records are one file, since every model answers all of them."""
+"""One file holds all test records, since every model answers all of them."""
 
 
 def files() -> dict[str, tuple[str, ...]]:

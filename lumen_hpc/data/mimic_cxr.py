@@ -268,9 +268,9 @@ def compare_mimic_all(folder: str | Path, studies: Studies, rejections: Rejectio
         valid = _valid_ids(block, table.path.name, rejections, ids, subjects)
         positions = np.where(valid, studies.positions(ids), -1)
         counts["not_in_metadata"] += int((valid & (positions < 0)).sum())
-        _, first = np.unique(positions, return_index=True)
+        _, first_rows = np.unique(positions, return_index=True)
         first_seen: np.ndarray = np.zeros(len(positions), bool)
-        first_seen[first] = True
+        first_seen[first_rows] = True
         first_seen &= (positions >= 0) & ~seen[positions]
         for row in np.flatnonzero(~first_seen & (positions >= 0)).tolist():
             reason = f"study {ids[row]} repeats an earlier row"

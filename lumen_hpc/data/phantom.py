@@ -36,7 +36,7 @@ CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged C
             "Pneumothorax", "Support Devices")  # fmt: skip
 _CHEXPERT_OF = {"pleural effusion": "Pleural Effusion", "nodule": "Lung Lesion"}
 JPEG_QUALITY = 95
-MARK = "phantom.json"
+MARKER = "phantom.json"
 """Says which phantoms a folder holds: seed and settings."""
 
 
@@ -86,8 +86,9 @@ def patients(seed: int, settings: Phantom) -> Iterator[list[Study]]:
     test = round(settings.patients * settings.test_fraction)
     val = round(settings.patients * settings.test_fraction / 2)
     for number in range(settings.patients):
-        left = settings.patients - number
-        yield patient(seed, number, settings, "test" if left <= test else "val" if left <= test + val else "train")
+        remaining = settings.patients - number
+        split = "test" if remaining <= test else "val" if remaining <= test + val else "train"
+        yield patient(seed, number, settings, split)
 
 
 def write(folder: str | Path, settings: Phantom, seed: int, replace: bool = False) -> Path:
@@ -99,26 +100,26 @@ def write(folder: str | Path, settings: Phantom, seed: int, replace: bool = Fals
     folder = Path(folder)
     check(settings, "data.phantom.")
     identity = {"seed": seed, "format": 2, **asdict(settings)}
-    mark = folder / MARK
-    if mark.exists():
-        if orjson.loads(mark.read_bytes()) == identity:
+    marker = folder / MARKER
+    if marker.exists():
+        if orjson.loads(marker.read_bytes()) == identity:
             return folder
         if not replace:
             raise UserError(
                 f"{folder} holds phantoms of other settings or another seed; remove it or name another folder"
             )
-        mark.unlink()  # first: what a kill leaves must not look whole
+        marker.unlink()  # first: a folder that a kill leaves must not look complete
         shutil.rmtree(folder)
     with ExitStack() as stack:
         tables = _Tables(folder, stack)
         count = 0
         for studies in patients(seed, settings):
-            tables.ask(studies, np.random.default_rng([seed, studies[0].subject_id]))
+            tables.add_questions(studies, np.random.default_rng([seed, studies[0].subject_id]))
             for study in studies:
                 count += 1
                 _write_image(folder, study, dicom=bool(settings.dicom_every) and count % settings.dicom_every == 0)
-                tables.add(study)
-    with atomic(mark) as stream:
+                tables.add_study(study)
+    with atomic(marker) as stream:
         stream.write(orjson.dumps(identity))
     return folder
 
@@ -128,19 +129,21 @@ class _Tables:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         jpg, vqa = folder / "mimic-cxr-jpg", folder / "medical-diff-vqa"
-        for each in (jpg / "files", folder / "mimic-cxr" / "files", vqa):
-            each.mkdir(parents=True, exist_ok=True)
-        self._metadata = _csv(stack, jpg / "mimic-cxr-2.0.0-metadata.csv.gz", (
+        for subfolder in (jpg / "files", folder / "mimic-cxr" / "files", vqa):
+            subfolder.mkdir(parents=True, exist_ok=True)
+        self._metadata = _csv_writer(stack, jpg / "mimic-cxr-2.0.0-metadata.csv.gz", (
             "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows",
             "Columns", "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning",
             "ViewCodeSequence_CodeMeaning", "PatientOrientationCodeSequence_CodeMeaning"))  # fmt: skip
-        self._split = _csv(stack, jpg / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"))
-        self._studies = _csv(
+        self._split = _csv_writer(
+            stack, jpg / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split")
+        )
+        self._studies = _csv_writer(
             stack,
             vqa / "mimic_all.csv",
             ("subject_id", "study_id", *CHEXPERT, "dicom_id", "view", "split", "study_date", "study_order"),
         )
-        self._questions = _csv(stack, vqa / "mimic_pair_questions.csv", (
+        self._questions = _csv_writer(stack, vqa / "mimic_pair_questions.csv", (
             "study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split"))  # fmt: skip
         self._truth = stack.enter_context((folder / "truth.jsonl").open("wb"))
         self._entities = stack.enter_context((vqa / "all_diseases.json").open("wb"))
@@ -149,7 +152,7 @@ class _Tables:
         stack.callback(self._entities.write, b"]\n")
         self._separator = b""
 
-    def add(self, study: Study) -> None:
+    def add_study(self, study: Study) -> None:
         position = "AP" if study.portable else "PA"
         view = "antero-posterior" if study.portable else "postero-anterior"
         date, size = study.taken_at.strftime("%Y%m%d"), study.pixels.shape[0]
@@ -177,17 +180,17 @@ class _Tables:
         self._separator = b",\n"
         self._looks.write(orjson.dumps({"study_id": str(study.study_id), "looks": looks(study)}) + b"\n")
 
-    def ask(self, studies: list[Study], rng: np.random.Generator) -> None:
+    def add_questions(self, studies: list[Study], rng: np.random.Generator) -> None:
         for study in studies:
             ids = (study.study_id, study.subject_id)
-            for asked in questions.diagnostic(study.states, study.portable, rng):
-                self._questions.writerow((*ids, "", *asked, study.split))
+            for question in questions.diagnostic(study.states, study.portable, rng):
+                self._questions.writerow((*ids, "", *question, study.split))
         for before, after in pairwise(studies):
-            asked = questions.difference(before.states, after.states)
-            self._questions.writerow((after.study_id, after.subject_id, before.study_id, *asked, after.split))
+            question = questions.difference(before.states, after.states)
+            self._questions.writerow((after.study_id, after.subject_id, before.study_id, *question, after.split))
 
 
-def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
+def _csv_writer(stack: ExitStack, path: Path, header: tuple[str, ...]):
     """A csv writer on `path`, gzipped if it ends in .gz."""
     writer = csv.writer(stack.enter_context(repeatable_text(path)), lineterminator="\n")
     writer.writerow(header)
@@ -195,12 +198,12 @@ def _csv(stack: ExitStack, path: Path, header: tuple[str, ...]):
 
 
 def _write_image(folder: Path, study: Study, dicom: bool) -> None:
-    place = Path("files", f"p{study.subject_id // 1_000_000}", f"p{study.subject_id}", f"s{study.study_id}")
-    jpg = folder / "mimic-cxr-jpg" / place
+    study_folder = Path("files", f"p{study.subject_id // 1_000_000}", f"p{study.subject_id}", f"s{study.study_id}")
+    jpg = folder / "mimic-cxr-jpg" / study_folder
     jpg.mkdir(parents=True, exist_ok=True)
     Image.fromarray(study.pixels).save(jpg / f"{study.dicom_id}.jpg", quality=JPEG_QUALITY)
     if dicom:
-        path = folder / "mimic-cxr" / place / f"{study.dicom_id}.dcm"
+        path = folder / "mimic-cxr" / study_folder / f"{study.dicom_id}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_dicom(path, study)
 

@@ -20,11 +20,11 @@ import orjson
 from lumen_hpc.data import phantom_states as ps
 
 Item = tuple[str, ...]
-Sees = Callable[[object, object], object]
+View = Callable[[object, object], object]
 """An oracle's view of one finding, from its appearance (`phantom_states.appearance`) before and after."""
 
 FULL = "reference, days and cue"
-ORACLES: dict[str, tuple[Sees, bool]] = {
+ORACLES: dict[str, tuple[View, bool]] = {
     "constant": (lambda before, after: None, False),
     "main image only": (lambda before, after: after, False),
     "reference and days, without the cue": (lambda before, after: _without_cue(before), True),
@@ -46,7 +46,7 @@ def ceilings(folder: str | Path) -> dict[str, float]:
     pairs = list(read_pairs(folder))
     truth = [changes(before, after) for before, after, _, _ in pairs]
     result = {name: micro_f1(truth, answers(pairs, name)) for name in ORACLES}
-    return result | {"nothing has changed": sum(not items for items in truth) / max(len(truth), 1)}
+    return result | {"nothing has changed": sum(not changes_of_pair for changes_of_pair in truth) / max(len(truth), 1)}
 
 
 def answers(pairs: list[Pair], oracle: str) -> list[set[Item]]:
@@ -54,7 +54,7 @@ def answers(pairs: list[Pair], oracle: str) -> list[set[Item]]:
     beliefs = [belief(pair, oracle) for pair in pairs]
     truth = [changes(before, after) for before, after, _, _ in pairs]
     threshold = best_threshold(truth, beliefs)
-    return [{item for item, p in each.items() if p >= threshold} for each in beliefs]
+    return [{item for item, p in belief.items() if p >= threshold} for belief in beliefs]
 
 
 Pair = tuple[ps.States, ps.States, int, int]
@@ -79,82 +79,87 @@ def pair(before: dict, after: dict) -> Pair:
 
 def study_states(row: dict) -> ps.States:
     """The states of a row of truth.jsonl."""
-    found, constants = row["findings"], row.get("constants", {})
-    absent = {f: ps.State(constant=constants.get(f, "")) for f in ps.FINDINGS}
-    return {f: ps.State(True, **found[f]) if f in found else absent[f] for f in ps.FINDINGS}
+    findings, constants = row["findings"], row.get("constants", {})
+    absent_states = {f: ps.State(constant=constants.get(f, "")) for f in ps.FINDINGS}
+    return {f: ps.State(True, **findings[f]) if f in findings else absent_states[f] for f in ps.FINDINGS}
 
 
 def changes(before: ps.States, after: ps.States) -> set[Item]:
-    """The changes between two studies, at most one a finding."""
+    """The changes between two studies, at most one per finding."""
     items = (ps.change(finding, before[finding], after[finding]) for finding in ps.FINDINGS)
     return {item for item in items if item}
 
 
 def belief(pair: Pair, oracle: str) -> dict[Item, float]:
     """Posterior probability of every change, given the oracle's view of the pair."""
-    sees, knows_days = ORACLES[oracle]
+    view, knows_days = ORACLES[oracle]
     before, after, days, order = pair
-    kinds = [ps.day_class(days)] if knows_days else list(ps.DAY_CLASS_SHARE)
-    # The interval's class is shared by the findings, so the views of all of them are evidence about it.
+    interval_classes = [ps.day_class(days)] if knows_days else list(ps.DAY_CLASS_SHARE)
+    # All findings share the interval's class, so the view of each one is evidence about it.
     tables: dict[str, list[Any]] = {
-        kind: [
-            _given(finding, oracle, kind, order).get(
-                sees(ps.appearance(finding, before[finding]), ps.appearance(finding, after[finding]))
+        interval_class: [
+            _posteriors(finding, oracle, interval_class, order).get(
+                view(ps.appearance(finding, before[finding]), ps.appearance(finding, after[finding]))
             )
             for finding in ps.FINDINGS
         ]
-        for kind in kinds
+        for interval_class in interval_classes
     }
-    weight = {k: ps.DAY_CLASS_SHARE[k] * np.prod([t[0] if t else 0.0 for t in tables[k]]) for k in kinds}
-    total = sum(weight.values())
+    class_weights = {
+        name: ps.DAY_CLASS_SHARE[name] * np.prod([table[0] if table else 0.0 for table in tables[name]])
+        for name in interval_classes
+    }
+    total = sum(class_weights.values())
     posterior: dict[Item, float] = defaultdict(float)
-    for kind in kinds:
-        for table in tables[kind] if weight[kind] else ():
+    for interval_class in interval_classes:
+        for table in tables[interval_class] if class_weights[interval_class] else ():
             for item, p in table[1].items():
-                posterior[item] += weight[kind] / total * p
+                posterior[item] += class_weights[interval_class] / total * p
     return posterior
 
 
 @cache
-def _given(finding: str, oracle: str, kind: str, order: int) -> dict[object, tuple[float, dict[Item, float]]]:
+def _posteriors(finding: str, oracle: str, kind: str, order: int) -> dict[object, tuple[float, dict[Item, float]]]:
     """seen → (its probability, {change: probability given it}) of one finding over an interval of class `kind`."""
-    sees, _ = ORACLES[oracle]
-    first, table, every = start(finding, order), ps.transition(finding, kind), ps.states(finding)
-    seen: dict[object, float] = defaultdict(float)
+    view, _ = ORACLES[oracle]
+    initial, transitions, states = state_probabilities(finding, order), ps.transition(finding, kind), ps.states(finding)
+    view_probability: dict[object, float] = defaultdict(float)
     joint: dict[object, dict[Item, float]] = defaultdict(lambda: defaultdict(float))
-    for i, before in enumerate(every):
-        for j, after in enumerate(every):
-            if p := first[i] * table[i, j]:
-                what = sees(ps.appearance(finding, before), ps.appearance(finding, after))
-                seen[what] += p
+    for i, before in enumerate(states):
+        for j, after in enumerate(states):
+            if p := initial[i] * transitions[i, j]:
+                seen = view(ps.appearance(finding, before), ps.appearance(finding, after))
+                view_probability[seen] += p
                 if item := ps.change(finding, before, after):
-                    joint[what][item] += p
-    return {what: (p, {item: q / p for item, q in joint[what].items()}) for what, p in seen.items()}
+                    joint[seen][item] += p
+    return {seen: (p, {item: q / p for item, q in joint[seen].items()}) for seen, p in view_probability.items()}
 
 
 @cache
-def start(finding: str, order: int) -> np.ndarray:
+def state_probabilities(finding: str, order: int) -> np.ndarray:
     """Probabilities of a finding's states at the study at this position in the timeline."""
     if order == 0:
-        return ps.first(finding)
+        return ps.initial(finding)
     step = sum(share * ps.transition(finding, kind) for kind, share in ps.DAY_CLASS_SHARE.items())
-    return start(finding, order - 1) @ step
+    return state_probabilities(finding, order - 1) @ step
 
 
 def best_threshold(truth: list[set[Item]], beliefs: list[dict[Item, float]]) -> float:
     """The probability from which naming every change gives the highest micro F1 on the set."""
-    scored = sorted(((p, item in true) for true, each in zip(truth, beliefs) for item, p in each.items()), reverse=True)
+    ranked = sorted(
+        ((p, item in true) for true, belief in zip(truth, beliefs) for item, p in belief.items()), reverse=True
+    )
     total, hits, best, threshold = sum(map(len, truth)), 0, -1.0, 1.0
-    for named, (p, hit) in enumerate(scored, 1):
-        hits += hit
-        last_of_its_value = named == len(scored) or scored[named][0] < p
-        if last_of_its_value and (f1 := 2 * hits / (named + total)) > best:
+    for count, (p, is_hit) in enumerate(ranked, 1):
+        hits += is_hit
+        last_of_its_value = count == len(ranked) or ranked[count][0] < p
+        if last_of_its_value and (f1 := 2 * hits / (count + total)) > best:
             best, threshold = f1, p
     return threshold
 
 
-def micro_f1(truth: list[set[Item]], named: list[set[Item]]) -> float:
-    """F1 over all changes of all pairs; 0 where there is none on either side."""
-    hits = sum(len(a & b) for a, b in zip(truth, named))
-    total = sum(map(len, truth)) + sum(map(len, named))
+def micro_f1(truth: list[set[Item]], predictions: list[set[Item]]) -> float:
+    """F1 over all changes of all pairs; 0 if neither side has any."""
+    hits = sum(len(true_changes & named_changes) for true_changes, named_changes in zip(truth, predictions))
+    total = sum(map(len, truth)) + sum(map(len, predictions))
     return 2 * hits / total if total else 0.0

@@ -111,8 +111,8 @@ def _thorax(states: ps.States, anatomy: Anatomy, x: np.ndarray, y: np.ndarray) -
     np.maximum(image, heart * 0.62, out=image)
     np.maximum(image, _blob(x, y, 0, 0, 0.09, 2.0, 4) * 0.60, out=image)
     for side in ps.spots(states["nodule"]):
-        at = anatomy.nodule_x * _image_side(side)
-        image += 0.5 * _blob(x, y, at, anatomy.nodule_y, 0.08, 0.08, 2)
+        nodule_x = anatomy.nodule_x * _image_side(side)
+        image += 0.5 * _blob(x, y, nodule_x, anatomy.nodule_y, 0.08, 0.08, 2)
     return image
 
 
@@ -129,13 +129,13 @@ def _blob(x, y, at_x: float, at_y: float, width: float, height: float, edge: flo
 
 def _wave(phase: np.ndarray, cycles: float) -> np.ndarray:
     """A triangle wave from -1 to 1, `cycles` in a unit length."""
-    at = phase * np.float32(cycles)
-    at -= np.floor(at)
-    at -= np.float32(0.5)
-    np.abs(at, out=at)
-    at *= 4
-    at -= 1
-    return at
+    wave = phase * np.float32(cycles)
+    wave -= np.floor(wave)
+    wave -= np.float32(0.5)
+    np.abs(wave, out=wave)
+    wave *= 4
+    wave -= 1
+    return wave
 
 
 HEART_WIDTHS, HEART_HEIGHTS = (0.74, 0.96, 1.25, 1.62), (0.23, 0.26, 0.29, 0.33)

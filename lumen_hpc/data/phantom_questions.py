@@ -20,7 +20,7 @@ WHERE = {"pleural effusion": "is the {} located on the left side or right side?"
 DIFFERENCE = "what has changed compared to the reference image?"
 
 
-class Asked(NamedTuple):
+class QuestionRow(NamedTuple):
     """One question of mimic_pair_questions.csv without its ids."""
 
     type: str
@@ -28,30 +28,30 @@ class Asked(NamedTuple):
     short_answer: str
 
 
-def diagnostic(states: ps.States, portable: bool, rng: np.random.Generator) -> Iterator[Asked]:
+def diagnostic(states: ps.States, portable: bool, rng: np.random.Generator) -> Iterator[QuestionRow]:
     """Every question about one study: each official type once, and one for each attribute of each finding."""
     present = [finding for finding in ps.FINDINGS if states[finding].present]
     absent = [finding for finding in ps.FINDINGS if not states[finding].present]
-    yield Asked("abnormality", "what abnormalities are seen in this image?", render_findings(tuple(present)))
-    yield Asked("abnormality", "is there evidence of any abnormalities in this image?", _yes(bool(present)))
-    for finding in _pick(present, rng) + _pick(absent, rng):
+    yield QuestionRow("abnormality", "what abnormalities are seen in this image?", render_findings(tuple(present)))
+    yield QuestionRow("abnormality", "is there evidence of any abnormalities in this image?", _yes_or_no(bool(present)))
+    for finding in _one_of(present, rng) + _one_of(absent, rng):
         template = "is there evidence of {} in this image?" if rng.random() < 0.5 else "is there {}?"
-        yield Asked("presence", template.format(finding), _yes(finding in present))
+        yield QuestionRow("presence", template.format(finding), _yes_or_no(finding in present))
     yield _view(portable, rng)
     for finding in present:
         state = states[finding]
         if state.where:
             answer = f"in the {state.where}" if finding == "consolidation" else f"{state.where} side"
-            yield Asked("location", WHERE[finding].format(finding), answer)
+            yield QuestionRow("location", WHERE[finding].format(finding), answer)
         if state.level:
-            yield Asked("level", f"what level is the {finding}?", state.level)
+            yield QuestionRow("level", f"what level is the {finding}?", state.level)
         if state.texture:
-            yield Asked("type", f"what type is the {finding}?", state.texture)
+            yield QuestionRow("type", f"what type is the {finding}?", state.texture)
 
 
-def difference(before: ps.States, after: ps.States) -> Asked:
+def difference(before: ps.States, after: ps.States) -> QuestionRow:
     """The difference question of a pair, answered in the official grammar."""
-    return Asked("difference", DIFFERENCE, render_difference(change(before, after)))
+    return QuestionRow("difference", DIFFERENCE, render_difference(change(before, after)))
 
 
 def change(before: ps.States, after: ps.States) -> Change:
@@ -64,19 +64,19 @@ def change(before: ps.States, after: ps.States) -> Change:
     )
 
 
-def _view(portable: bool, rng: np.random.Generator) -> Asked:
+def _view(portable: bool, rng: np.random.Generator) -> QuestionRow:
     view = "AP" if portable else "PA"
     kind = int(rng.integers(3))
     if kind == 0:
-        return Asked("view", "which view is this image taken?", f"{view} view")
-    asked = ("PA", "AP")[kind - 1]
-    return Asked("view", f"is this {asked} view?", _yes(asked == view))
+        return QuestionRow("view", "which view is this image taken?", f"{view} view")
+    named_view = ("PA", "AP")[kind - 1]
+    return QuestionRow("view", f"is this {named_view} view?", _yes_or_no(named_view == view))
 
 
-def _pick(findings: list[str], rng: np.random.Generator) -> list[str]:
-    """One of the findings, or none if there are none."""
+def _one_of(findings: list[str], rng: np.random.Generator) -> list[str]:
+    """One of the findings at random; empty for no findings."""
     return [findings[int(rng.integers(len(findings)))]] if findings else []
 
 
-def _yes(true: bool) -> str:
-    return "yes" if true else "no"
+def _yes_or_no(condition: bool) -> str:
+    return "yes" if condition else "no"

@@ -60,14 +60,14 @@ ABSENT = State()
 def states(finding: str) -> tuple[State, ...]:
     """Every state of a finding, the absent one first."""
     if finding == "cardiomegaly":
-        return tuple(State(present, constant=own) for own in CONSTANTS[finding] for present in (False, True))
+        return tuple(State(present, constant=size) for size in CONSTANTS[finding] for present in (False, True))
     if finding == "nodule":
-        return tuple(state for spot in CONSTANTS[finding] for state in
-                     (State(constant=spot), *(State(True, s, constant=spot) for s in SIDES if s != spot)))  # fmt: skip
+        return tuple(state for spot in CONSTANTS[finding] for state in (
+            State(constant=spot), *(State(True, side, constant=spot) for side in SIDES if side != spot)))  # fmt: skip
     if finding == "consolidation":
         return (ABSENT, *(State(True, place, "", cue) for place in PLACES for cue in TEXTURES))
     where = SIDES if finding == "pleural effusion" else ("",)
-    return (ABSENT, *(State(True, at, level, cue) for at in where for level in LEVELS[finding] for cue in TEXTURES))
+    return (ABSENT, *(State(True, side, level, cue) for side in where for level in LEVELS[finding] for cue in TEXTURES))
 
 
 def day_class(days: int) -> str:
@@ -76,25 +76,25 @@ def day_class(days: int) -> str:
 
 
 @cache
-def first(finding: str) -> np.ndarray:
+def initial(finding: str) -> np.ndarray:
     """Probabilities of `states(finding)` at a patient's first study; float64 [states]."""
-    prevalence, every = PREVALENCE[finding], states(finding)
+    prevalence, all_states = PREVALENCE[finding], states(finding)
     shares = CONSTANTS.get(finding, {"": 1.0})
-    present = Counter(state.constant for state in every if state.present)
+    present = Counter(state.constant for state in all_states if state.present)
     return np.array([
         shares[state.constant] * (prevalence / present[state.constant] if state.present else 1 - prevalence)
-        for state in every
+        for state in all_states
     ])  # fmt: skip
 
 
 @cache
 def transition(finding: str, days: str) -> np.ndarray:
     """Probabilities from a state (row) to the next study's (column) over an interval of class `days`; float64."""
-    every = states(finding)
-    table = np.zeros((len(every), len(every)))
-    for row, state in enumerate(every):
-        for outcome, probability in _next(finding, state, days):
-            matching = [k for k, other in enumerate(every) if _same_but_texture(other, outcome)]
+    all_states = states(finding)
+    table = np.zeros((len(all_states), len(all_states)))
+    for row, state in enumerate(all_states):
+        for next_state, probability in _next(finding, state, days):
+            matching = [k for k, other in enumerate(all_states) if _same_but_texture(other, next_state)]
             table[row, matching] += probability / len(matching)
     return table
 
@@ -105,40 +105,41 @@ def _same_but_texture(one: State, other: State) -> bool:
 
 def _next(finding: str, state: State, days: str) -> Iterator[tuple[State, float]]:
     """The next study's (state without texture, probability) pairs."""
-    still = replace(state, texture="")
+    same_state = replace(state, texture="")
     if days == "day":
-        yield still, 1.0
+        yield same_state, 1.0
     elif finding in LEVELS:
-        yield from _levelled(finding, state, still, days)
+        yield from _levelled(finding, state, same_state, days)
     elif finding == "consolidation":
-        yield from _consolidation(state, still, days)
+        yield from _consolidation(state, same_state, days)
     else:  # cardiomegaly and nodule come and go
-        alike = [other for other in states(finding) if other.constant == state.constant]
-        toggled, chance = [other for other in alike if other.present != state.present], TOGGLES[finding][state.present]
-        yield still, 1 - chance
-        yield from ((other, chance / len(toggled)) for other in toggled)
+        same_patient = [other for other in states(finding) if other.constant == state.constant]
+        toggled_states = [other for other in same_patient if other.present != state.present]
+        probability = TOGGLES[finding][state.present]
+        yield same_state, 1 - probability
+        yield from ((other, probability / len(toggled_states)) for other in toggled_states)
 
 
-def _levelled(finding: str, state: State, still: State, days: str) -> Iterator[tuple[State, float]]:
+def _levelled(finding: str, state: State, same_state: State, days: str) -> Iterator[tuple[State, float]]:
     levels, step = LEVELS[finding], 2 if days == "long" else 1
     if not state.present:
         sides = SIDES if finding == "pleural effusion" else ("",)
         yield ABSENT, 0.88
         yield from ((State(True, side, level), 0.12 / len(sides) / len(levels)) for side in sides for level in levels)
         return
-    moved = levels.index(state.level) + (step if state.texture == "striped" else -step)
-    yield still, 0.08
-    yield (ABSENT if moved < 0 else State(True, state.where, levels[min(moved, len(levels) - 1)])), 0.92
+    next_level = levels.index(state.level) + (step if state.texture == "striped" else -step)
+    yield same_state, 0.08
+    yield (ABSENT if next_level < 0 else State(True, state.where, levels[min(next_level, len(levels) - 1)])), 0.92
 
 
-def _consolidation(state: State, still: State, days: str) -> Iterator[tuple[State, float]]:
+def _consolidation(state: State, same_state: State, days: str) -> Iterator[tuple[State, float]]:
     if not state.present:
         yield ABSENT, 0.85
         yield from ((State(True, place), 0.15 / len(PLACES)) for place in PLACES)
         return
-    resolves = 0.04 if state.texture == "striped" else 0.92 if days == "long" else 0.15
-    yield still, 1 - resolves
-    yield ABSENT, resolves
+    resolution = 0.04 if state.texture == "striped" else 0.92 if days == "long" else 0.15
+    yield same_state, 1 - resolution
+    yield ABSENT, resolution
 
 
 States = dict[str, State]
@@ -147,28 +148,29 @@ States = dict[str, State]
 
 def draw_first(rng: np.random.Generator) -> States:
     """The states at a patient's first study."""
-    return {finding: _draw(finding, first(finding), rng) for finding in FINDINGS}
+    return {finding: _draw(finding, initial(finding), rng) for finding in FINDINGS}
 
 
 def draw_next(before: States, days: int, rng: np.random.Generator) -> States:
     """The states `days` whole days after `before`."""
-    kind = day_class(days)
+    interval_class = day_class(days)
     return {
-        finding: _draw(finding, transition(finding, kind)[states(finding).index(state)], rng)
+        finding: _draw(finding, transition(finding, interval_class)[states(finding).index(state)], rng)
         for finding, state in before.items()
     }
 
 
 def draw_days(rng: np.random.Generator) -> int:
-    """An interval [whole days], one fifth of them a single day."""
-    kinds = list(DAY_CLASS_SHARE)
-    choices = DAYS[kinds[int(np.searchsorted(np.cumsum(list(DAY_CLASS_SHARE.values())), rng.random(), side="right"))]]
-    return choices[int(rng.integers(len(choices)))]
+    """An interval [whole days]; one fifth of the intervals are a single day."""
+    classes = list(DAY_CLASS_SHARE)
+    index = int(np.searchsorted(np.cumsum(list(DAY_CLASS_SHARE.values())), rng.random(), side="right"))
+    intervals = DAYS[classes[index]]
+    return intervals[int(rng.integers(len(intervals)))]
 
 
 def _draw(finding: str, probabilities: np.ndarray, rng: np.random.Generator) -> State:
-    k = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
-    return states(finding)[min(k, len(probabilities) - 1)]
+    index = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
+    return states(finding)[min(index, len(probabilities) - 1)]
 
 
 LOOKS = {"cardiomegaly": ("narrow", "medium", "wide", "widest"), "nodule": ("none", "left", "right", "both")}
@@ -180,8 +182,8 @@ def look(finding: str, state: State) -> str:
     if finding == "cardiomegaly":
         return LOOKS[finding][heart_size(state)]
     if finding == "nodule":
-        found = spots(state)
-        return "both" if len(found) == 2 else found[0] if found else "none"
+        sides_with_spots = spots(state)
+        return "both" if len(sides_with_spots) == 2 else sides_with_spots[0] if sides_with_spots else "none"
     return ""
 
 

@@ -238,10 +238,8 @@ def _write_studies(
             images.kinds[used_studies],
             images.sizes[used_studies],
         )
-        moments_ = moments(studies.day[used_studies], studies.time[used_studies])
-        for position, subject, study, kind, size, taken_at in zip(
-            *(c.tolist() for c in columns), moments_, strict=True
-        ):
+        times = moments(studies.day[used_studies], studies.time[used_studies])
+        for position, subject, study, kind, size, taken_at in zip(*(c.tolist() for c in columns), times, strict=True):
             dicom, person = studies.dicom[position], persons.get(subject, UNKNOWN)
             if not isinstance(taken_at, datetime):
                 untimed_studies.append(position)

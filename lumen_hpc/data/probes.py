@@ -20,7 +20,7 @@ MAX_LEVELS = 12
 
 
 def findings_with_levels(records: Iterable[Row]) -> tuple[str, ...]:
-    """The findings whose level is asked for in these records, the `MAX_LEVELS` most frequent, in that order."""
+    """The `MAX_LEVELS` findings whose levels these records ask for most often, in order of frequency."""
     counts = Counter(
         str(parsed.finding)
         for record in records

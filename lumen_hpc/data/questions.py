@@ -1,6 +1,6 @@
 """Medical-Diff-VQA's questions: one pass checks each row, adds its id and interval, and writes it as JSON.
 
-The pass works on blocks of rows, column by column, since a file has 700,000 of them.
+The pass works on blocks of rows, column by column, since a file has 700,000 rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON lines on disk: the one format in which stages exchange rows.
 
 Writes are atomic (a reader sees the whole file or none), reads are streams, and `Records` gives random access with
-eight bytes of memory a row, so that training can start at any sample of a large file.
+eight bytes of memory per row, so that training can start at any sample of a large file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_jsonl(path: str | os.PathLike, pipe: bool = False) -> Iterator[dict]:
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
-    """Writes one JSON object a line, atomically, and returns the number of rows."""
+    """Writes one JSON object per line, atomically, and returns the number of rows."""
     count = 0
     with files.atomic(path) as file:
         for row in rows:
@@ -45,7 +45,7 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> int:
 class Records(Sequence):
     """The rows of a JSON lines file by position, from any process, from a memory-mapped file.
 
-    Memory: eight bytes a row for the offsets; the text itself stays in the page cache. A `Records` can be
+    Memory: eight bytes per row for the offsets; the text itself stays in the page cache. A `Records` can be
     pickled (to a worker process): only its path is pickled, and the file is opened again there.
     Raises UserError, on access, for a line that is not a JSON object.
     """
@@ -77,7 +77,7 @@ _WHITESPACE = b" \t\r\n"
 
 
 def _line_offsets(text: mmap.mmap | bytes) -> array:
-    """Where each row starts, and the end of the text; a blank line is no row, and joins the one above."""
+    """The start of each row, and the end of the text; a blank line belongs to the row above."""
     offsets, start = array("Q"), 0
     while start < len(text):
         end = text.find(b"\n", start) + 1 or len(text)
@@ -96,16 +96,16 @@ def _object(line: bytes, path: str | os.PathLike, number: int) -> dict:
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path} line {number}: not JSON ({error}); {_fix(line.strip(), number)}") from None
     if not isinstance(row, dict):
-        fix = _ONE_PER_LINE if isinstance(row, list) else "write one object a line"
+        fix = _ONE_PER_LINE if isinstance(row, list) else "write one object per line"
         raise UserError(f"{path} line {number}: a {type(row).__name__} where a JSON object is expected; {fix}")
     return row
 
 
-_ONE_PER_LINE = "write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does of a list"
+_ONE_PER_LINE = "write one object per line, as `jq -c '.[]' FILE > FILE.jsonl` does of a list"
 
 
 def _fix(line: bytes, number: int) -> str:
-    """What would make JSON lines of a file whose line is not JSON; its first line tells its kind."""
+    """The fix for a file with a line that is not JSON; the first line shows the kind of the file."""
     if number == 1:
         if line.startswith(files.GZIP):
             return "the file is packed by gzip: unpack it"
@@ -119,7 +119,7 @@ def _fix(line: bytes, number: int) -> str:
                 "JSON lines of it"
             )
     if line.startswith(b"{'"):
-        return "Python's own notation is none; write it with json.dumps"
+        return "this is Python's own notation; write it with json.dumps"
     if line.endswith(b"},"):
         return "no comma follows an object"
     if not _is_utf8(line):
@@ -128,7 +128,7 @@ def _fix(line: bytes, number: int) -> str:
         return "a character may be cut in half (\\ud83d alone): write U+FFFD in its place"
     if any(word in line for word in (b"NaN", b"Infinity")):
         return "JSON has no NaN and no Infinity: write null"
-    return "write the file again, one whole object a line (`jq -c . FILE` does of objects over several lines)"
+    return "write the file again, one complete object per line (`jq -c . FILE` joins objects over several lines)"
 
 
 def _is_utf8(line: bytes) -> bool:

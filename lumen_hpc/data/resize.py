@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-ROWS_AT_ONCE = 4
-"""Output rows that share one dense product: with more, BLAS would copy the pixels first and multiply more zeros."""
+ROWS_PER_BLOCK = 4
+"""Output rows per dense product: with more, BLAS would copy the pixels first and multiply more zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,20 @@ def _axis(length: int, size: int) -> _Axis:
     radius = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
     kernel /= kernel.sum()
-    at = (np.arange(size) + 0.5) * factor - 0.5
-    low = np.floor(at).astype(int)
-    share = at - low
+    centres = (np.arange(size) + 0.5) * factor - 0.5
+    lower_taps = np.floor(centres).astype(int)
+    upper_weights = centres - lower_taps
     blocks, sums = [], np.zeros(size)
-    for start in range(0, size, ROWS_AT_ONCE):
-        rows = slice(start, min(start + ROWS_AT_ONCE, size))
-        first, last = low[rows][0] - radius, low[rows][-1] + 1 + radius
-        wide = np.zeros((rows.stop - start, last - first + 1))
-        for row, (tap, beyond) in enumerate(zip(low[rows], share[rows])):
-            for position, weight in ((tap, 1 - beyond), (tap + 1, beyond)):
+    for start in range(0, size, ROWS_PER_BLOCK):
+        rows = slice(start, min(start + ROWS_PER_BLOCK, size))
+        first, last = lower_taps[rows][0] - radius, lower_taps[rows][-1] + 1 + radius
+        filter_rows = np.zeros((rows.stop - start, last - first + 1))
+        for row, (lower_tap, upper_weight) in enumerate(zip(lower_taps[rows], upper_weights[rows])):
+            for position, weight in ((lower_tap, 1 - upper_weight), (lower_tap + 1, upper_weight)):
                 if 0 <= position < length:  # the filter's output outside the image counts as zero
-                    wide[row, position - radius - first : position + radius + 1 - first] += weight * kernel
+                    filter_rows[row, position - radius - first : position + radius + 1 - first] += weight * kernel
         band = slice(max(first, 0), min(last + 1, length))
-        weights = wide[:, band.start - first : band.stop - first]
+        weights = filter_rows[:, band.start - first : band.stop - first]
         sums[rows] = weights.sum(axis=1)
         blocks.append((rows, band, np.ascontiguousarray(weights, dtype=np.float32)))
     return _Axis(tuple(blocks), sums)
@@ -94,8 +94,8 @@ def _clip(small: np.ndarray, square: np.ndarray, maximum: int) -> np.ndarray:
     A result is a mean of pixels and of the zeros outside, so it can leave that range only where zero is not in it:
     a sparse sample with pixels on either side of the middle proves that it is, without a pass over all.
     """
-    few = square[::16, ::16]
-    if 2 * int(few.min()) <= maximum <= 2 * int(few.max()):
+    sampled_pixels = square[::16, ::16]
+    if 2 * int(sampled_pixels.min()) <= maximum <= 2 * int(sampled_pixels.max()):
         return small
     low, high = (2 * float(extreme) / maximum * 1024 - 1024 for extreme in (square.min(), square.max()))
     return np.clip(small, low, high, out=small)

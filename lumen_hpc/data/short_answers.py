@@ -121,7 +121,7 @@ def is_missing(text: str) -> bool:
 def is_misread(text: str) -> bool:
     """True for text that was decoded wrongly (`effusiÃ³n`), or copied with ligatures and wide letters (`\ufb01brosis`).
 
-    It would be another finding than the one that it shows.
+    It would name another finding than the one that it displays.
     """
     if text.isascii():
         return False

@@ -19,7 +19,7 @@ MIMIC_CXR, DIFF_VQA = (METADATA, SPLIT), (QUESTIONS, MIMIC_ALL)
 
 
 def find(folder: str | Path, table: str) -> Path | None:
-    """The file of a table in its dataset's folder; None if there is none.
+    """The file of a table in its dataset's folder; None if the folder has no such file.
 
     `table`: its path without the ending; a star stands for the release. Raises UserError where there are several files,
     packed and unpacked or of two releases, since they may differ.
@@ -43,7 +43,7 @@ def require(folder: str | Path, table: str) -> Path:
 
 
 def nested_folder(setting: str, folder: str | Path, table: str) -> str:
-    """The setting with the folder below that holds this table, as downloads nest a release; empty if none does."""
+    """The setting with the subfolder that holds this table, as downloads nest a release; empty if none does."""
     folders = {path.parents[table.count("/")] for path in Path(folder).expanduser().glob(f"*/{table}.csv*")}
     return " or ".join(f"{setting}={release_folder}" for release_folder in sorted(folders))
 

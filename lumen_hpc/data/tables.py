@@ -46,9 +46,9 @@ class Block(NamedTuple):
     rows: np.ndarray
     lines: np.ndarray
 
-    def place(self, file: str, at: int) -> Place:
+    def place(self, file: str, index: int) -> Place:
         """The place of one of the rows."""
-        return Place(file, int(self.rows[at]), int(self.lines[at]))
+        return Place(file, int(self.rows[index]), int(self.lines[index]))
 
 
 BLOCK_ROWS = 4096
@@ -124,9 +124,9 @@ class CsvTable:
             with open_regular(self.path) as raw:
                 gzipped = raw.read(2) == GZIP
                 raw.seek(0)
-                plain: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
+                source: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
                 # Buffered, since GzipFile itself is slow at lines.
-                stream = io.BufferedReader(_Lines(plain, self.path), 1 << 17)
+                stream = io.BufferedReader(_Lines(source, self.path), 1 << 17)
                 if kind := other_kind(stream.peek(HEAD), "csv or csv.gz"):
                     raise UserError(f"{self.path} is {kind}")
                 yield cast(BinaryIO, stream)

@@ -5,9 +5,9 @@
     worst          Which image shows pleural effusion at its worst?         taken now
 
 Images are named by their distance from the current one, as the prompt names them. A short answer and its sentence have
-one reading (`read`), so that sentences are checked and answers scored by it. A question is asked only where the answer
-is known and is one: levels without severity, ties for the worst, two images of one day, and an image whose findings
-nobody noted ask nothing.
+one reading (`read`), by which sentences are checked and answers scored. A question is asked only where its answer is
+known and unique: not about levels without severity, ties for the worst, two images of one day, or an image whose
+findings are not recorded.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _IMAGE_TIME = re.compile(r"(?:(?P<number>\d+) days? before|(?P<now>current image
 
 
 def timelines(findings: Sequence[Findings], days: Sequence[int]) -> Iterator[Timeline]:
-    """Every question that these images answer, oldest first; `days` of each before the last, which is 0.
+    """Every question that these images, oldest first, answer; `days`: of each image before the last, whose value is 0.
 
-    Nothing below three images, or where two images are of one day.
+    No question for fewer than three images, or if two images are of one day.
     """
     if len(findings) < MIN_IMAGES or len(set(days)) < len(days):
         return
@@ -102,7 +102,7 @@ def sentence(timeline: Timeline) -> str:
 
 
 def read(answer: str) -> str | None:
-    """The one thing that an answer says: yes, no, a number of days before, or 0 for the current image; else None."""
+    """The one claim of an answer: yes, no, a number of days before, or 0 for the current image; else None."""
     opening = re.match(r"\s*(yes|no)\b", answer, re.IGNORECASE)
     times = {match["number"] or "0" for match in _IMAGE_TIME.finditer(answer)}
     if opening and not times:

@@ -39,13 +39,14 @@ from lumen_hpc.schedule import rate_at
 
 from transformers import SiglipVisionConfig, SiglipVisionModel  # isort: skip
 
-_SIDED, _TEXTURED = ("pleural effusion", "nodule"), ("pleural effusion", "consolidation", "edema")
+_FINDINGS_WITH_SIDE = ("pleural effusion", "nodule")
+_FINDINGS_WITH_TEXTURE = ("pleural effusion", "consolidation", "edema")
 ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     **{(finding, "present"): ("no", "yes") for finding in ps.FINDINGS},
-    **{(finding, "where"): ps.SIDES for finding in _SIDED},
+    **{(finding, "where"): ps.SIDES for finding in _FINDINGS_WITH_SIDE},
     ("consolidation", "where"): ps.PLACES,
     **{(finding, "level"): levels for finding, levels in ps.LEVELS.items()},
-    **{(finding, "texture"): ps.TEXTURES for finding in _TEXTURED},
+    **{(finding, "texture"): ps.TEXTURES for finding in _FINDINGS_WITH_TEXTURE},
     ("heart", "size"): ("0", "1", "2", "3"),
     **{("spot", side): ("no", "yes") for side in ps.SIDES},
     ("image", "view"): ("PA", "AP"),
@@ -54,8 +55,8 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
 
 Heart size and spots are what the image shows of cardiomegaly and nodules, which no single image can tell for certain.
 """
-_SIZES = [len(classes) for classes in ATTRIBUTES.values()]
-UNKNOWN = -100
+_CLASS_COUNTS = [len(classes) for classes in ATTRIBUTES.values()]
+NO_TARGET = -100
 MATRIX_RATE, WARMUP = 0.02, 0.05
 Probabilities = Mapping[tuple[str, str], Sequence[float]]
 SELECT_LAYER = -2
@@ -76,7 +77,7 @@ def targets(states: ps.States, portable: bool) -> list[int]:
             numbers.append(int(states[finding].present))
         else:
             value = getattr(states[finding], attribute)
-            numbers.append(classes.index(value) if value else UNKNOWN)
+            numbers.append(classes.index(value) if value else NO_TARGET)
     return numbers
 
 
@@ -92,8 +93,8 @@ class PhantomExpert(nn.Module):
         super().__init__()
         self.tower, self.projector, self.vision, self.width = tower, projector, dict(vision), width
         patches = (vision["image_size"] // vision["patch_size"]) ** 2
-        self.answering = nn.Linear(patches * vision["hidden_size"], sum(_SIZES))
-        self.teaching = nn.Linear(width, sum(_SIZES))
+        self.answering = nn.Linear(patches * vision["hidden_size"], sum(_CLASS_COUNTS))
+        self.teaching = nn.Linear(width, sum(_CLASS_COUNTS))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """pixels [n, 3, S, S] in -1..1 → logits of both heads, [n, classes of all attributes] each."""
@@ -101,32 +102,32 @@ class PhantomExpert(nn.Module):
         return self.answering(hidden.flatten(1)), self.teaching(self.projector(hidden).mean(1))
 
     @torch.no_grad()
-    def look(self, pixels: np.ndarray, batch: int = 256) -> Iterator[Probabilities]:
+    def probabilities(self, pixels: np.ndarray, batch_size: int = 256) -> Iterator[Probabilities]:
         """For each of uint8 [n, S, S]: attribute → the probabilities of its classes."""
-        for part in torch.from_numpy(pixels).split(batch):
-            hidden = tower_hidden(self.tower, tower_pixels(part.to(self.answering.weight.device)), SELECT_LAYER)
-            logits = self.answering(hidden.flatten(1)).split(_SIZES, dim=1)
-            shares = [each.softmax(1).tolist() for each in logits]
-            for number in range(len(part)):
-                yield {name: share[number] for name, share in zip(ATTRIBUTES, shares, strict=True)}
+        for batch_pixels in torch.from_numpy(pixels).split(batch_size):
+            hidden = tower_hidden(self.tower, tower_pixels(batch_pixels.to(self.answering.weight.device)), SELECT_LAYER)
+            logits = self.answering(hidden.flatten(1)).split(_CLASS_COUNTS, dim=1)
+            class_probabilities = [attribute.softmax(1).tolist() for attribute in logits]
+            for index in range(len(batch_pixels)):
+                yield {name: shares[index] for name, shares in zip(ATTRIBUTES, class_probabilities, strict=True)}
 
 
 def loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy an image, summed over attributes and heads; `labels` int64 [n, attributes]."""
+    """Mean cross-entropy per image, summed over attributes and heads; `labels` int64 [n, attributes]."""
     return sum(  # type: ignore[return-value]
-        F.cross_entropy(part, labels[:, column], ignore_index=UNKNOWN, reduction="sum") / len(labels)
+        F.cross_entropy(part, labels[:, column], ignore_index=NO_TARGET, reduction="sum") / len(labels)
         for head in logits
-        for column, part in enumerate(head.split(_SIZES, dim=1))
+        for column, part in enumerate(head.split(_CLASS_COUNTS, dim=1))
     )
 
 
-def make_images(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Study]]]:
+def training_images(seed: int, patients: int, size: int) -> tuple[np.ndarray, np.ndarray, list[list[phantom.Study]]]:
     """Training phantoms in memory: uint8 [n, size, size], int64 targets [n, attributes], and the patients."""
     settings = Phantom(patients=patients, size=size, test_fraction=0)
     timelines = list(phantom.patients(seed, settings))
-    every = [study for timeline in timelines for study in timeline]
-    labels = np.array([targets(study.states, study.portable) for study in every])
-    return np.stack([study.pixels for study in every]), labels, timelines
+    studies = [study for timeline in timelines for study in timeline]
+    labels = np.array([targets(study.states, study.portable) for study in studies])
+    return np.stack([study.pixels for study in studies]), labels, timelines
 
 
 def train(
@@ -137,21 +138,22 @@ def train(
 
     `pixels` uint8 [n, S, S], `labels` int64 [n, attributes].
     """
-    inputs, expected = torch.from_numpy(pixels), torch.from_numpy(labels)
+    inputs, target_classes = torch.from_numpy(pixels), torch.from_numpy(labels)
     optimizer = Muon(expert, MATRIX_RATE, learning_rate)
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
-    def share(replica: PhantomExpert, chosen: torch.Tensor) -> torch.Tensor:
-        return loss(replica(tower_pixels(inputs[chosen])), expected[chosen]) * len(chosen) / batch
+    def loss_share(replica: PhantomExpert, batch_indices: torch.Tensor) -> torch.Tensor:
+        mean_loss = loss(replica(tower_pixels(inputs[batch_indices])), target_classes[batch_indices])
+        return mean_loss * len(batch_indices) / batch
 
     with one_core_threads() as pool:
         replicas = Replicas(expert, pool)
         for step in range(steps):
-            chosen = torch.randint(len(inputs), (batch,), generator=draw)
-            error = replicas.backward(share, chosen.tensor_split(PARTS))
+            batch_indices = torch.randint(len(inputs), (batch,), generator=generator)
+            batch_loss = replicas.backward(loss_share, batch_indices.tensor_split(PARTS))
             nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
             optimizer.step(rate_at(step, steps, 1.0, WARMUP))
-            yield {"step": step + 1, "loss": error}
+            yield {"step": step + 1, "loss": batch_loss}
 
 
 def tower_pixels(grey: torch.Tensor) -> torch.Tensor:
@@ -177,11 +179,11 @@ class PhantomPredictor:
 
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """A row for each study, in order; images are small, so they are decoded in this process."""
-        remaining = iter(studies)
+        studies_left = iter(studies)
         size = self._expert.vision["image_size"]
-        while chosen := list(islice(remaining, self._batch_size)):
-            pixels = np.stack([tower_image(images.grey_levels(study["image"]), size) for study in chosen])
-            for study, probabilities in zip(chosen, self._expert.look(pixels), strict=True):
+        while batch := list(islice(studies_left, self._batch_size)):
+            pixels = np.stack([tower_image(images.grey_levels(study["image"]), size) for study in batch])
+            for study, probabilities in zip(batch, self._expert.probabilities(pixels), strict=True):
                 yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], **row(probabilities)}
 
 
@@ -202,7 +204,7 @@ def tower_image(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
-SHAPE = "phantom_expert"
+SHAPE_KEY = "phantom_expert"
 """Entry of the file's header that holds the tower's config and the width."""
 
 
@@ -210,7 +212,7 @@ def save_expert(expert: PhantomExpert, path: str | Path) -> None:
     """Writes an expert to one safetensors file, whole or not at all; its shapes are in the file's header."""
     path = Path(path)
     # one entry: safetensors writes several in random order, and the same expert must be the same bytes
-    shape = {SHAPE: json.dumps({"vision": expert.vision, "width": expert.width})}
+    shape = {SHAPE_KEY: json.dumps({"vision": expert.vision, "width": expert.width})}
     tensors = {name: tensor.contiguous() for name, tensor in expert.state_dict().items()}
     with atomic(path) as stream:
         stream.write(serialize(tensors, metadata=shape))
@@ -223,11 +225,11 @@ def load_expert(path: str | Path) -> PhantomExpert:
             shape = file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run stage=pretrain, which trains the phantom expert") from None
-    except SafetensorError as reason:
-        raise UserError(f"{path} is corrupt ({reason}): run stage=pretrain again") from None
-    if SHAPE not in shape:
+    except SafetensorError as error:
+        raise UserError(f"{path} is corrupt ({error}): run stage=pretrain again") from None
+    if SHAPE_KEY not in shape:
         raise UserError(f"{path} is not a phantom expert")
-    expert = blank_expert(**json.loads(shape[SHAPE]))
+    expert = blank_expert(**json.loads(shape[SHAPE_KEY]))
     expert.load_state_dict(load_file(path))
     return expert.eval()
 

@@ -43,7 +43,8 @@ class TorchXRayVision:
         import torchxrayvision
 
         files = {
-            name: xrv_weights.path(name, folder, settings.trust_unknown_weights) for name in xrv_weights.named(settings)
+            name: xrv_weights.path(name, folder, settings.trust_unknown_weights)
+            for name in xrv_weights.weight_names(settings)
         }
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,10 +66,10 @@ class TorchXRayVision:
     @torch.inference_mode()
     def predict(self, studies: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """See Expert.predict; images are decoded once, by worker processes, ahead of the device."""
-        listed = list(studies)
-        for batch, inputs in _batches(listed, sorted(set(self.sizes.values())), self.settings):
+        study_list = list(studies)
+        for batch, inputs in _batches(study_list, sorted(set(self.sizes.values())), self.settings):
             on_device = {size: array.to(self.device, non_blocking=True) for size, array in inputs.items()}
-            pathologies = self._pathologies(on_device)
+            pathologies = self._predict_pathologies(on_device)
             extra = {name: model(on_device[self.sizes[name]]).float().cpu() for name, model in self.extra.items()}
             for name, values in (pathologies | extra).items():
                 _check_numbers(name, torch.as_tensor(values), batch)
@@ -78,12 +79,12 @@ class TorchXRayVision:
                 if "age" in extra:
                     row["age"] = round(float(extra["age"][position].squeeze()), 1)
                 if "race" in extra:
-                    row["race"] = _named(("Asian", "Black", "White"), extra["race"][position].exp())
+                    row["race"] = _class_probabilities(("Asian", "Black", "White"), extra["race"][position].exp())
                 if "view" in extra:
-                    row["view"] = _named(("Frontal", "Lateral"), extra["view"][position].softmax(-1))
+                    row["view"] = _class_probabilities(("Frontal", "Lateral"), extra["view"][position].softmax(-1))
                 yield row
 
-    def _pathologies(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, np.ndarray]:
+    def _predict_pathologies(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, np.ndarray]:
         """Condition → probabilities [n], the mean over the models that were trained for it."""
         outputs: dict[str, list[np.ndarray]] = {}
         for name, model in self.models.items():
@@ -112,12 +113,12 @@ def _whole_modules_allowed() -> Iterator[None]:
 
     `training.accelerator` forbids that for the whole process, and its pickles of checkpoints stay forbidden.
     """
-    forbidden = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
+    restriction = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
     try:
         yield
     finally:
-        if forbidden is not None:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forbidden
+        if restriction is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = restriction
 
 
 @contextmanager
@@ -139,16 +140,16 @@ def _as_library_cache(folder: Path) -> Iterator[None]:
 
 def _check_numbers(name: str, values: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> None:
     """Raises UserError for an output that is no number; a row would have `null` there, which is no prediction."""
-    wrong = (~values.isfinite().reshape(len(batch), -1).all(1)).nonzero()
-    if len(wrong):
-        study = batch[int(wrong[0])]["study_id"]
+    bad_rows = (~values.isfinite().reshape(len(batch), -1).all(1)).nonzero()
+    if len(bad_rows):
+        study = batch[int(bad_rows[0])]["study_id"]
         raise UserError(
             f"experts: {name} is no number for study {study} (NaN or infinite); its weights are damaged: remove them "
             "and run stage=fetch again"
         )
 
 
-def _named(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float]:
+def _class_probabilities(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in zip(names, probabilities.flatten(), strict=True)}
 
 
@@ -170,23 +171,23 @@ class _Inputs(torch.utils.data.Dataset):
 
 
 def _collate(items: list[dict[int, np.ndarray] | UserError]) -> dict[int, torch.Tensor] | UserError:
-    good = []
+    samples = []
     for item in items:
         if isinstance(item, UserError):
             return item
-        good.append(item)
-    return {size: torch.from_numpy(np.stack([item[size] for item in good])) for size in good[0]}
+        samples.append(item)
+    return {size: torch.from_numpy(np.stack([item[size] for item in samples])) for size in samples[0]}
 
 
 def _batches(
     studies: Sequence[Mapping[str, Any]], sizes: Sequence[int], settings: Experts
 ) -> Iterator[tuple[Sequence[Mapping[str, Any]], dict[int, torch.Tensor]]]:
     """(studies, size → float32 [n, 1, size, size]) in order, decoded ahead by `settings.workers` processes."""
-    few = len(studies) <= settings.batch_size
+    single_batch = len(studies) <= settings.batch_size
     loader = torch.utils.data.DataLoader(
         _Inputs(studies, sizes),
         batch_size=settings.batch_size,
-        num_workers=0 if few else min(settings.workers, len(os.sched_getaffinity(0))),
+        num_workers=0 if single_batch else min(settings.workers, len(os.sched_getaffinity(0))),
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )

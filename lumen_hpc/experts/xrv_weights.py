@@ -14,7 +14,7 @@ from lumen_hpc.config.schema import Experts
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, read_json, sha256, write_json
 
-NOTE = "fetched.json"
+HASHES_FILE = "fetched.json"
 EXTRA = ("age", "race", "view")
 PUBLISHED = {
     f"{data}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt": digest
@@ -37,16 +37,16 @@ def url(name: str) -> str:
 
     if name in EXTRA:
         return _extra_url(name)
-    known = torchxrayvision.models.model_urls
-    if name not in known:
-        valid = ", ".join(sorted(key for key in known if "-" in key))
+    models = torchxrayvision.models.model_urls
+    if name not in models:
+        valid_names = ", ".join(sorted(key for key in models if "-" in key))
         raise UserError(
-            f"experts: no TorchXRayVision weights are called '{name}'; they are {valid}, {', '.join(EXTRA)}"
+            f"experts: no TorchXRayVision weights are called '{name}'; they are {valid_names}, {', '.join(EXTRA)}"
         )
-    return known[name]["weights_url"]
+    return models[name]["weights_url"]
 
 
-def named(settings: Experts) -> list[str]:
+def weight_names(settings: Experts) -> list[str]:
     """The weights that these settings load."""
     return [*settings.pathologies, *settings.extra]
 
@@ -59,24 +59,26 @@ def path(name: str, folder: Path, trust: bool) -> Path:
             f"experts: the weights of '{name}' are not at {file}; run `python launch.py stage=fetch` where there is "
             f"internet, or copy {url(name)} there"
         )
-    recorded, published = read_json(folder / NOTE, {}).get(file.name), PUBLISHED.get(file.name)
-    if recorded is None and published is None and not trust:
+    recorded_digest, published_digest = read_json(folder / HASHES_FILE, {}).get(file.name), PUBLISHED.get(file.name)
+    if recorded_digest is None and published_digest is None and not trust:
         raise UserError(
             f"experts: {file} is a pickle (it can run code) and has no recorded hash; "
             "fetch it with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
         )
-    if recorded is not None and recorded != sha256(file):
-        raise UserError(f"experts: {file} is not the file that was fetched: {NOTE} beside it records another hash")
-    if published is not None and not trust and published != sha256(file):
+    if recorded_digest is not None and recorded_digest != sha256(file):
         raise UserError(
-            f"experts: {file} is not the published file, whose SHA-256 is {published}; remove it and fetch it again "
-            "with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
+            f"experts: {file} is not the file that was fetched: {HASHES_FILE} beside it records another hash"
+        )
+    if published_digest is not None and not trust and published_digest != sha256(file):
+        raise UserError(
+            f"experts: {file} is not the published file, whose SHA-256 is {published_digest}; remove it and fetch it "
+            "again with stage=fetch, or set experts.trust_unknown_weights=true if you know its origin"
         )
     return file
 
 
 def require_own(folder: Path) -> None:
-    """Raises UserError for a folder that another user could have written: the hashes in it would be as much theirs."""
+    """Raises UserError for a folder that another user could have written: the hashes in it would be theirs as well."""
     for path in (folder, *folder.glob("*")):
         if reason := foreign(path.resolve()):
             raise UserError(
@@ -85,35 +87,35 @@ def require_own(folder: Path) -> None:
             )
 
 
-def fetch(settings: Experts, folder: Path, say: Callable[[str], None]) -> list[str]:
+def fetch(settings: Experts, folder: Path, report: Callable[[str], None]) -> list[str]:
     """Downloads the missing files and records hashes; returns a line for each file to be copied by hand."""
     import torchxrayvision
 
     folder.mkdir(parents=True, exist_ok=True)
-    by_hand, trust = [], settings.trust_unknown_weights
-    for name in named(settings):
+    manual_copies, trust = [], settings.trust_unknown_weights
+    for name in weight_names(settings):
         file = folder / url(name).rsplit("/", 1)[-1]
-        notes = read_json(folder / NOTE, {})
+        hashes = read_json(folder / HASHES_FILE, {})
         if not file.is_file():
-            say(f"experts: fetching {name}")
+            report(f"experts: fetching {name}")
             try:
                 torchxrayvision.utils.download(url(name), str(file))
             except Exception as error:  # the library passes on every kind of network error
-                say(f"   not fetched: {type(error).__name__}")
-                by_hand.append(f"{url(name)} to {file}")
+                report(f"   not fetched: {type(error).__name__}")
+                manual_copies.append(f"{url(name)} to {file}")
                 continue
-        elif file.name not in notes and file.name not in PUBLISHED and not trust:
-            say(f"experts: {file} was copied by hand; experts.trust_unknown_weights=true accepts it")
+        elif file.name not in hashes and file.name not in PUBLISHED and not trust:
+            report(f"experts: {file} was copied by hand; experts.trust_unknown_weights=true accepts it")
             continue
-        if file.name not in notes:
-            found = sha256(file)
-            if found != PUBLISHED.get(file.name, found) and not trust:
+        if file.name not in hashes:
+            digest = sha256(file)
+            if digest != PUBLISHED.get(file.name, digest) and not trust:
                 file.rename(file.with_name(f"{file.name}.unknown"))
-                say(f"   {file.name} has another SHA-256 than the published file: it is now {file.name}.unknown")
-                by_hand.append(f"{url(name)} to {file}")
+                report(f"   {file.name} has another SHA-256 than the published file: it is now {file.name}.unknown")
+                manual_copies.append(f"{url(name)} to {file}")
                 continue
-            write_json(folder / NOTE, {**notes, file.name: found})
-    return by_hand
+            write_json(folder / HASHES_FILE, {**hashes, file.name: digest})
+    return manual_copies
 
 
 def _extra_url(name: str) -> str:
@@ -123,7 +125,11 @@ def _extra_url(name: str) -> str:
 
     import torchxrayvision.baseline_models as baseline
 
-    kind = {"age": baseline.riken.AgeModel, "race": baseline.emory_hiti.RaceModel, "view": baseline.xinario.ViewModel}
-    found = re.search(r"https://\S+\.pt", inspect.getsource(kind[name].__init__))
-    assert found, f"torchxrayvision no longer names the weights of {name} in its constructor"
-    return found.group(0)
+    model_class = {
+        "age": baseline.riken.AgeModel,
+        "race": baseline.emory_hiti.RaceModel,
+        "view": baseline.xinario.ViewModel,
+    }
+    match = re.search(r"https://\S+\.pt", inspect.getsource(model_class[name].__init__))
+    assert match, f"torchxrayvision no longer names the weights of {name} in its constructor"
+    return match.group(0)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lumen_hpc.data import phantom_states as ps
-from lumen_hpc.data.phantom_ceilings import start
+from lumen_hpc.data.phantom_ceilings import state_probabilities
 
 Array = np.ndarray
 
@@ -166,6 +166,6 @@ def _joint(studies: int) -> Array:
     """
     onto = np.eye(WORST + 1)[[_level(state) for state in ps.states(FINDING)]]
     if studies < 3:
-        return start(FINDING, studies - 1) @ onto
+        return state_probabilities(FINDING, studies - 1) @ onto
     step = sum(share * ps.transition(FINDING, days) for days, share in ps.DAY_CLASS_SHARE.items())
-    return np.einsum("a,ab,bc,ai,bj,ck->ijk", start(FINDING, studies - 3), step, step, onto, onto, onto)
+    return np.einsum("a,ab,bc,ai,bj,ck->ijk", state_probabilities(FINDING, studies - 3), step, step, onto, onto, onto)

@@ -64,13 +64,13 @@ def undecided(results: Results, truth: Path) -> Undecided:
     for i in np.flatnonzero(results.where("diagnostic")):
         question = results.questions[i]
         row = states.get(str(question["study_id"]))
-        if row is None or phantom_readings.decided(
+        if row is None or phantom_readings.is_decidable(
             question["type"], question["question"], study := phantom_ceilings.study_states(row)
         ):
             continue
         where[i] = 1
         if question["closed"]:
-            guess = phantom_readings.guess(question["question"], study, row["order"] - 1)
+            guess = phantom_readings.likeliest_answer(question["question"], study, row["order"] - 1)
             asked[i], right[i] = 1, guess == (question["short_answer"].strip() == "yes")
     return Undecided(where > 0, Column(right, asked))
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from lumen_hpc.data.dicom_headers import quieten_pydicom
+from lumen_hpc.data.dicom_headers import silence_pydicom
 from lumen_hpc.data.image_headers import JPEG_START, PNG_START, check_jpeg, check_png_rows, png_header
 from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
@@ -73,7 +73,7 @@ def taken_on(data: bytes) -> str | None:
 def _dicom_day(data: bytes) -> str:
     import pydicom
 
-    quieten_pydicom()
+    silence_pydicom()
     header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
     return str(header.get("AcquisitionDate") or header.get("StudyDate") or "")
 

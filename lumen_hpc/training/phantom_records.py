@@ -70,7 +70,7 @@ def _questions(timeline: Sequence[Study]) -> Iterator[Row]:
         yield _question(after, asked, f"{after.study_id}-d", reference=before)
 
 
-def _question(study: Study, asked: questions.Asked, name: str, reference: Study | None = None) -> Row:
+def _question(study: Study, asked: questions.QuestionRow, name: str, reference: Study | None = None) -> Row:
     return {
         "question_id": name, "subject_id": str(study.subject_id), "study_id": str(study.study_id),
         "ref_study_id": str(reference.study_id) if reference else None, "type": asked.type,

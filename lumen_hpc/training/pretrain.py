@@ -58,7 +58,7 @@ def pretrain(
     """
     followed = _Steps(folder, settings)
     torch.manual_seed(seed)
-    pixels, targets, timelines = experts.make_images(seed + SEED_OFFSET, settings.patients, SIZE)
+    pixels, targets, timelines = experts.training_images(seed + SEED_OFFSET, settings.patients, SIZE)
     read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
     model = make_tiny(read, seed=seed, image_size=SIZE, layers=settings.layers)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
@@ -118,7 +118,7 @@ def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Study]
     return {
         str(study.study_id): sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
         for study, probabilities in zip(
-            studies, expert.look(np.stack([study.pixels for study in studies])), strict=True
+            studies, expert.probabilities(np.stack([study.pixels for study in studies])), strict=True
         )
     }
 

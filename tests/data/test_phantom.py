@@ -168,7 +168,7 @@ def test_transition_tables_are_probabilities(finding, days):
     table = ps.transition(finding, days)
     assert np.allclose(table.sum(axis=1), 1)
     assert (table >= 0).all()
-    assert ps.first(finding).sum() == pytest.approx(1)
+    assert ps.initial(finding).sum() == pytest.approx(1)
 
 
 def test_texture_and_interval_decide_the_future():

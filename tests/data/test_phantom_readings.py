@@ -50,7 +50,7 @@ def test_a_patients_constants_are_in_every_image_and_are_no_findings():
 
 
 def test_both_images_show_every_change(pairs):
-    assert all(pr.both(before, after) == pc.changes(before, after) for before, after, _, _ in pairs)
+    assert all(pr.visible_changes(before, after) == pc.changes(before, after) for before, after, _, _ in pairs)
 
 
 def test_two_readings_and_a_rule_stay_well_below_a_reader_of_the_pair(pairs):
@@ -82,15 +82,15 @@ def test_any_other_reading_of_one_image_at_a_time_is_no_better(pairs):
 def test_questions_that_the_image_does_not_decide_are_known():
     one, other = ALIKE[0]
     for each in (one, other):
-        assert not pr.decided("presence", HEART, each)
-        assert not pr.decided("abnormality", "is there evidence of any abnormalities in this image?", each)
-        assert pr.decided("presence", NODULE, each) and pr.decided("presence", "is there edema?", each)
+        assert not pr.is_decidable("presence", HEART, each)
+        assert not pr.is_decidable("abnormality", "is there evidence of any abnormalities in this image?", each)
+        assert pr.is_decidable("presence", NODULE, each) and pr.is_decidable("presence", "is there edema?", each)
     largest = states(cardiomegaly=ps.State(True, constant="large"))
-    assert pr.decided("presence", HEART, largest) and pr.guess(HEART, largest, 0)
-    assert pr.decided("presence", HEART, states()) and not pr.guess(HEART, states(), 0)
+    assert pr.is_decidable("presence", HEART, largest) and pr.likeliest_answer(HEART, largest, 0)
+    assert pr.is_decidable("presence", HEART, states()) and not pr.likeliest_answer(HEART, states(), 0)
     two_spots, side = ALIKE[3][0], "is the nodule located on the left side or right side?"
-    assert pr.decided("presence", NODULE, two_spots) and not pr.decided("location", side, two_spots)
-    assert pr.decided("location", side, ALIKE[2][0])
+    assert pr.is_decidable("presence", NODULE, two_spots) and not pr.is_decidable("location", side, two_spots)
+    assert pr.is_decidable("location", side, ALIKE[2][0])
 
 
 def test_the_best_guess_is_better_than_always_yes_or_always_no(pairs):
@@ -100,9 +100,9 @@ def test_the_best_guess_is_better_than_always_yes_or_always_no(pairs):
     for before, after, _, order in pairs:
         for each, at in ((before, order), (after, order + 1)):
             for _, question, answer in phantom.questions.diagnostic(each, False, rng):
-                if question in (HEART, NODULE) and not pr.decided("presence", question, each):
+                if question in (HEART, NODULE) and not pr.is_decidable("presence", question, each):
                     asked += 1
-                    right["guess"] += pr.guess(question, each, at) == (answer == "yes")
+                    right["guess"] += pr.likeliest_answer(question, each, at) == (answer == "yes")
                     right[answer] += 1
     assert asked > 50
     assert right["guess"] >= max(right["yes"], right["no"])

@@ -21,7 +21,7 @@ VISION = {"hidden_size": 32, "image_size": 64, "intermediate_size": 64, "num_att
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return phantom.make_images(seed=3, patients=40, size=64)
+    return phantom.training_images(seed=3, patients=40, size=64)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_targets_cover_each_attribute_except_those_of_absent_findings():
     assert named.pop(("edema", "present")) == named.pop(("image", "view")) == 1
     assert (named.pop(("heart", "size")), named.pop(("spot", "left")), named.pop(("spot", "right"))) == (1, 1, 0)
     assert {number for (_, attribute), number in named.items() if attribute == "present"} == {0}
-    assert {number for (_, attribute), number in named.items() if attribute != "present"} == {phantom.UNKNOWN}
+    assert {number for (_, attribute), number in named.items() if attribute != "present"} == {phantom.NO_TARGET}
 
 
 def test_training_lowers_the_loss_of_images_never_seen(expert, phantoms):
@@ -60,14 +60,16 @@ def test_training_lowers_the_loss_of_images_never_seen(expert, phantoms):
 def test_an_unknown_target_teaches_nothing(expert, phantoms):
     pixels, labels, _ = phantoms
     logits = expert(phantom.tower_pixels(torch.from_numpy(pixels[:4])))
-    nothing = torch.full((4, labels.shape[1]), phantom.UNKNOWN)
+    nothing = torch.full((4, labels.shape[1]), phantom.NO_TARGET)
     assert phantom.loss(logits, nothing).item() == 0
 
 
 def test_a_saved_expert_predicts_the_same(expert, phantoms, tmp_path):
     phantom.save_expert(expert, tmp_path / "expert.safetensors")
     again = phantom.load_expert(tmp_path / "expert.safetensors")
-    for one, two in zip(again.look(phantoms[0][:5]), expert.look(phantoms[0][:5], batch=2), strict=True):
+    for one, two in zip(
+        again.probabilities(phantoms[0][:5]), expert.probabilities(phantoms[0][:5], batch_size=2), strict=True
+    ):
         assert all(np.allclose(one[name], two[name], atol=1e-5) for name in phantom.ATTRIBUTES)
 
 
@@ -83,7 +85,7 @@ def test_the_same_expert_is_the_same_bytes_and_another_file_is_refused(expert, t
 
 
 def test_probabilities_of_an_attribute_sum_to_one(expert, phantoms):
-    for probabilities in expert.look(phantoms[0][:3]):
+    for probabilities in expert.probabilities(phantoms[0][:3]):
         assert all(len(probabilities[name]) == len(classes) for name, classes in phantom.ATTRIBUTES.items())
         assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in probabilities.values())
 
@@ -98,7 +100,7 @@ def test_rows_name_the_phantom_expert_and_come_in_order(expert, phantoms, tmp_pa
     rows = list(predictor.predict(iter(studies)))
     assert [row["study_id"] for row in rows] == [f"s{n}" for n in range(5)]
     assert {row["expert"] for row in rows} == {"phantom"}
-    for row, expected in zip(rows, expert.look(phantoms[0][:5]), strict=True):
+    for row, expected in zip(rows, expert.probabilities(phantoms[0][:5]), strict=True):
         assert row["pathologies"]["edema"] == pytest.approx(expected["edema", "present"][1], abs=1e-4)
         assert sum(row["view"].values()) == pytest.approx(1, abs=1e-3)
 

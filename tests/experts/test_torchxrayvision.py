@@ -179,7 +179,7 @@ def test_an_unknown_pickle_is_not_loaded(tmp_path: Path):
     file = _stand_in("densenet121-res224-rsna", tmp_path)
     with pytest.raises(UserError, match="it can run code"):
         xrv_weights.path("densenet121-res224-rsna", tmp_path, trust=False)
-    (tmp_path / xrv_weights.NOTE).write_text(json.dumps({file.name: "0" * 64}))
+    (tmp_path / xrv_weights.HASHES_FILE).write_text(json.dumps({file.name: "0" * 64}))
     with pytest.raises(UserError, match="not the file that was fetched"):
         xrv_weights.path("densenet121-res224-rsna", tmp_path, trust=True)
 

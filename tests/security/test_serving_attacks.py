@@ -24,7 +24,7 @@ from lumen_hpc.cluster import slurm, status
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import Serve, Settings
-from lumen_hpc.data.image_headers import MOST_PIXELS
+from lumen_hpc.data.image_headers import MAX_PIXELS
 from lumen_hpc.data.images import decode
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import expert_words, guard, media, page, supervisor
@@ -191,7 +191,7 @@ def test_a_deflated_dicom_cannot_fill_the_memory(tmp_path):
     dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     dataset.save_as(out)
     assert decode_bytes(out.getvalue(), tmp_path).shape == (128, 128)
-    dataset.add_new((0x0009, 0x1001), "OB", bytes(2 * MOST_PIXELS + (1 << 25)))
+    dataset.add_new((0x0009, 0x1001), "OB", bytes(2 * MAX_PIXELS + (1 << 25)))
     out = io.BytesIO()
     dataset.save_as(out)
     assert len(out.getvalue()) < 1 << 20
