@@ -98,7 +98,7 @@ def sentences(path: Path) -> list[dict]:
         asked = questions(Path(folder) / TABLE, "phantom") + (questions(REAL, "real") if REAL.exists() else [])
         model = smollm2(Path(folder) / "smollm2")
         engine = open_engine(EngineSettings(kind="vllm", model=str(model), dtype="float32", max_model_len=2048))
-        prompts = [prompting.rewriting(r["type"], r["question"], r["short_answer"]) for r in asked]
+        prompts = [prompting.rewrite_prompt(r["type"], r["question"], r["short_answer"]) for r in asked]
         replies = engine.chat(prompts, max_tokens=TOKENS, temperature=0.7, seed=list(range(len(prompts))))
     made = [r | {"long_answer": " ".join(reply.text.split())} for r, reply in zip(asked, replies, strict=True)]
     path.write_text("".join(json.dumps(it) + "\n" for it in made))

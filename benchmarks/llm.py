@@ -22,7 +22,7 @@ from pathlib import Path
 from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.language import in_process, prompting
 from lumen_hpc.language.engine import open_engine
-from lumen_hpc.language.rewriting import equality
+from lumen_hpc.language.rewriting import request_key
 from sandbox.lookalike import write
 from sandbox.small_models import smollm2
 from sandbox.usage import explain
@@ -40,7 +40,7 @@ def rows(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 def first_shard(folder: Path) -> tuple[list[tuple[str, str, str]], float]:
     """The distinct questions of the first shard, and the mean number of equal questions over the whole set."""
-    keys = array("Q", (equality(*row) for row in rows(folder)))
+    keys = array("Q", (request_key(*row) for row in rows(folder)))
     order = sorted(keys)
     cuts = [len(order) * k // SHARDS for k in range(SHARDS + 1)]
     requests = sum(len(set(order[start:stop])) for start, stop in itertools.pairwise(cuts))
@@ -56,7 +56,7 @@ def sequential(model: Path, conversations: list) -> float:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     llama = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    encoded = in_process.prompts(tokenizer, conversations, TOKENS, 4096)
+    encoded = in_process.encode_prompts(tokenizer, conversations, TOKENS, 4096)
     start = time.perf_counter()
     for prompt in encoded:
         with torch.inference_mode():
@@ -78,7 +78,7 @@ def main(questions: int, requests: int, loop: int) -> None:
         write(Path(folder), questions)
         distinct, dedupe = first_shard(Path(folder))
         model = smollm2(Path(folder) / "smollm2")
-        conversations = [prompting.rewriting(*row) for row in distinct[:requests]]
+        conversations = [prompting.rewrite_prompt(*row) for row in distinct[:requests]]
         theirs = sequential(model, conversations[:loop])
         ours = batched(model, conversations)
     print(f"one after the other, transformers: {theirs:8.2f} sentences/s ({loop} sentences)")

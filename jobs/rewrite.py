@@ -29,17 +29,17 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Opens the engine once; yields rewrite rows."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.language.rewriting import equal_together, rewrite
+    from lumen_hpc.language.rewriting import order_by_request, rewrite
 
     settings = task.settings.rewrite
     questions = Records(task.run.path("prepare") / "questions.jsonl")
-    order = equal_together(questions)
+    order = order_by_request(questions)
     engine = engines.open_for(task, settings.engine)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        part = [questions[order[index]] for index in shard.span(len(order))]
-        pairs = sum(question["type"] == "difference" for question in part)
-        task.expected = len(part) + pairs * settings.predictions_per_pair
-        yield from rewrite(part, engine, settings, task.settings.seed)
+        shard_questions = [questions[order[index]] for index in shard.span(len(order))]
+        pairs = sum(question["type"] == "difference" for question in shard_questions)
+        task.expected = len(shard_questions) + pairs * settings.predictions_per_pair
+        yield from rewrite(shard_questions, engine, settings, task.settings.seed)
 
     return process

@@ -76,12 +76,12 @@ def make_canaries(items: Sequence[dict], count: int, seed: int) -> list[Canary]:
     `items`: rows with type, question, short_answer and long_answer. A kind for which the shard has too little material
     (no answer names a side, for instance) yields fewer canaries or none; `verdict` counts them.
     """
-    draw = random.Random(f"canaries:{seed}")
+    rng = random.Random(f"canaries:{seed}")
     canaries: list[Canary] = []
     for kind in KINDS:
-        order = draw.sample(range(len(items)), len(items))
-        others = [items[i] for i in draw.sample(order, min(len(order), 50))]
-        candidates = (canary for i in order if (canary := _canary(kind, items[i], others)))
+        shuffled_order = rng.sample(range(len(items)), len(items))
+        other_items = [items[i] for i in rng.sample(shuffled_order, min(len(shuffled_order), 50))]
+        candidates = (canary for i in shuffled_order if (canary := _canary(kind, items[i], other_items)))
         canaries += itertools.islice(candidates, count)
     return canaries
 
@@ -90,10 +90,10 @@ def _canary(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
     if kind == "identity":
         return Canary(kind, item, item["long_answer"])
     if kind == "side":
-        swapped = swapped_sides(item["long_answer"])
-        return Canary(kind, item, swapped) if swapped else None
+        swapped_text = swap_sides(item["long_answer"])
+        return Canary(kind, item, swapped_text) if swapped_text else None
     if kind in ("shuffled", "padded", "injected"):
-        other = next((other for other in others if _unrelated(item, other)), None)
+        other = next((other for other in others if _is_unrelated(item, other)), None)
         if other is None:
             return None
         if kind == "shuffled":
@@ -109,26 +109,26 @@ def _canary(kind: str, item: dict, others: Sequence[dict]) -> Canary | None:
     return Canary(kind, item, answer) if answer else None
 
 
-def swapped_sides(text: str) -> str:
+def swap_sides(text: str) -> str:
     """A text with left and right exchanged, in their own letters' case; empty if it names none or both."""
     sides = {side.lower() for side in re.findall(r"\b(left|right)\b", text, re.IGNORECASE)}
     if len(sides) != 1:
         return ""
     (side,) = sides
     other = "right" if side == "left" else "left"
-    cases = {side.upper(): other.upper(), side.capitalize(): other.capitalize()}
-    return re.sub(rf"\b{side}\b", lambda found: cases.get(found[0], other), text, flags=re.IGNORECASE)
+    spellings = {side.upper(): other.upper(), side.capitalize(): other.capitalize()}
+    return re.sub(rf"\b{side}\b", lambda match: spellings.get(match[0], other), text, flags=re.IGNORECASE)
 
 
-def _unrelated(item: dict, other: dict) -> bool:
+def _is_unrelated(item: dict, other: dict) -> bool:
     """True if another item asks about other things, so that its reference shares no fact with this one's."""
     if other["type"] == item["type"]:
         return False
-    mine = f"{item['question']} {item['short_answer']} {item['long_answer']}".lower()
-    theirs = parse_question(other["type"], other["question"])
-    if theirs is None or theirs.finding is None:
+    item_text = f"{item['question']} {item['short_answer']} {item['long_answer']}".lower()
+    other_question = parse_question(other["type"], other["question"])
+    if other_question is None or other_question.finding is None:
         return other["type"] == "view"
-    return theirs.finding.lower() not in mine and item["type"] != "abnormality"
+    return other_question.finding.lower() not in item_text and item["type"] != "abnormality"
 
 
 def _opposite(item: dict) -> str:
@@ -145,7 +145,7 @@ def _paraphrase(item: dict) -> str:
     """The item's facts in words that neither the grammar's sentences nor the prompts' examples use."""
     kind, short_answer = item["type"], " ".join(item["short_answer"].split()).rstrip(".")
     if kind in ("difference", "prediction"):
-        return _changed(parse_difference(item["short_answer"]), kind == "prediction")
+        return _change_paraphrase(parse_difference(item["short_answer"]), kind == "prediction")
     parsed = parse_question(kind, item["question"])
     if parsed is None:
         return ""
@@ -168,11 +168,11 @@ def _paraphrase(item: dict) -> str:
             return ""
 
 
-def _changed(change: Change, prediction: bool) -> str:
-    will = "will" if prediction else ""
+def _change_paraphrase(change: Change, prediction: bool) -> str:
+    auxiliary = "will" if prediction else ""
     clauses = [f"no alteration {'will be' if prediction else 'is'} seen"] if not change else []
     if change.new:
-        clauses.append(f"{comma_list(change.new)} {will or 'newly'} {'develop' if prediction else 'seen'}")
+        clauses.append(f"{comma_list(change.new)} {auxiliary or 'newly'} {'develop' if prediction else 'seen'}")
     if change.resolved:
         clauses.append(f"{comma_list(change.resolved)} {'will' if prediction else 'can'} no longer be seen")
     for level in change.levels:

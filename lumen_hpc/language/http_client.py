@@ -27,7 +27,7 @@ MOST_BYTES = 64 << 20
 """Longest answer that the client reads."""
 PAUSE_SECONDS = 0.5
 """Pause after the first failure; it doubles with each one."""
-RETRIED = frozenset({408, 429, *range(500, 600)})
+RETRYABLE = frozenset({408, 429, *range(500, 600)})
 """Status codes after which the same request may succeed."""
 FAILURES = (OSError, http.client.HTTPException, ValueError, RecursionError)
 """What a lost connection or an answer that is not JSON raises."""
@@ -62,13 +62,13 @@ class Client:
         self._timeout, self._retries = timeout, retries
         self._restricted = restricted
         self._addresses: list[str] = []
-        self._lock, self._own = threading.Lock(), threading.local()
+        self._lock, self._local = threading.Lock(), threading.local()
 
     def post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
         """The server's JSON answer. Raises StatusError, UserError for an address that is refused, or one of FAILURES.
 
-        It repeats a request after a lost connection or a status of RETRIED, `retries` times, each after the pause that
-        the server asks for, if that is shorter than `timeout`.
+        It repeats a request after a lost connection or a status of RETRYABLE, `retries` times, each after the pause
+        that the server asks for, if it is shorter than `timeout`.
         """
         body = json.dumps(value).encode()
         for attempt in range(self._retries + 1):
@@ -76,7 +76,7 @@ class Client:
             try:
                 return self._post(f"{self._path}{path}", body)
             except StatusError as error:
-                if error.status not in RETRIED or attempt == self._retries:
+                if error.status not in RETRYABLE or attempt == self._retries:
                     raise
                 pause = max(pause, min(error.retry_after, self._timeout))
             except (OSError, http.client.HTTPException):
@@ -88,7 +88,7 @@ class Client:
 
     def _post(self, path: str, body: bytes) -> dict[str, Any]:
         connection = self._connection()
-        with self._in_time(connection.sock):
+        with self._deadline(connection.sock):
             connection.request("POST", path, body, self._headers)
             answer = connection.getresponse()
             content = answer.read(MOST_BYTES + 1)
@@ -97,83 +97,83 @@ class Client:
         if answer.will_close or len(content) > MOST_BYTES:
             self._close()
         if answer.status != 200:  # a redirect too: the next server was not checked
-            raise StatusError(answer.status, _seconds(answer.headers.get("Retry-After", "")), content)
+            raise StatusError(answer.status, _pause_seconds(answer.headers.get("Retry-After", "")), content)
         if len(content) > MOST_BYTES:
             raise ValueError(f"the answer has more than {MOST_BYTES} bytes")
         return json.loads(content)
 
     @contextmanager
-    def _in_time(self, stream: socket.socket) -> Iterator[None]:
+    def _deadline(self, stream: socket.socket) -> Iterator[None]:
         """Ends the connection when the block takes longer than a request may.
 
         A socket's own timeout counts from byte to byte: a server that sends one now and then would never reach it.
         """
-        over = threading.Event()
+        expired = threading.Event()
 
-        def end() -> None:
-            over.set()
+        def abort() -> None:
+            expired.set()
             with suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self._timeout, end)
+        timer = threading.Timer(self._timeout, abort)
         timer.daemon = True
         timer.start()
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
-            if over.is_set() or isinstance(error, TimeoutError):  # the socket's own may come first
+            if expired.is_set() or isinstance(error, TimeoutError):  # the socket's own may come first
                 raise TimeoutError(f"no whole answer within {self._timeout:g} s") from error
             raise
         finally:
             timer.cancel()
-        if over.is_set():  # what was read looks whole where its end is that of the connection
+        if expired.is_set():  # what was read looks whole where its end is that of the connection
             raise TimeoutError(f"no whole answer within {self._timeout:g} s")
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's connection, to an address that was checked."""
-        connection = getattr(self._own, "connection", None)
+        connection = getattr(self._local, "connection", None)
         if connection is None:
-            stream = self._stream()
+            stream = self._connect()
             if self._scheme == "https":  # the certificate must be that of the name
                 stream = ssl.create_default_context().wrap_socket(stream, server_hostname=self._host)
             connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
             connection.auto_open = 0  # a lost connection is opened here again, never by name
             connection.sock = stream
-            self._own.connection = connection
+            self._local.connection = connection
         return connection
 
     def _close(self) -> None:
-        connection = getattr(self._own, "connection", None)
+        connection = getattr(self._local, "connection", None)
         if connection is not None:
             connection.close()
-            self._own.connection = None
+            self._local.connection = None
 
-    def _stream(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         """A connection to the first address that takes one: `localhost` is ::1 first, where vLLM does not listen."""
-        failure = OSError("no address")
-        for address in self._resolved():
+        last_error = OSError("no address")
+        for address in self._resolve():
             try:
                 stream = socket.create_connection((address, self._port), self._timeout)
             except OSError as error:
-                failure = error
+                last_error = error
             else:
                 self._addresses = [address]
                 return stream
-        raise failure
+        raise last_error
 
-    def _resolved(self) -> list[str]:
+    def _resolve(self) -> list[str]:
         """The server's addresses, resolved and checked once: a name that changes them later changes nothing."""
         with self._lock:
             if not self._addresses:
-                found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                addresses = [str(entry[4][0]) for entry in found]
+                address_infos = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                addresses = [str(entry[4][0]) for entry in address_infos]
                 if self._restricted:
                     check_addresses(self._scheme, self._host, addresses)
                 self._addresses = addresses
             return self._addresses
 
 
-def _seconds(retry_after: str) -> float:
+def _pause_seconds(retry_after: str) -> float:
     """The pause of a Retry-After, in seconds or up to a date; 0 for any other text."""
     try:
         if retry_after.strip().isdecimal():
@@ -191,11 +191,11 @@ def check_addresses(scheme: str, host: str, addresses: Iterable[str]) -> None:
     be loopback.
     """
     for address in addresses:
-        place = ipaddress.ip_address(address.partition("%")[0])
-        place = getattr(place, "ipv4_mapped", None) or place  # older Pythons call every ::ffff:… private
-        if host == "localhost" and not place.is_loopback:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = getattr(ip, "ipv4_mapped", None) or ip  # older Pythons call every ::ffff:… private
+        if host == "localhost" and not ip.is_loopback:
             raise UserError(f"localhost resolves to {address}, which is not this machine; correct /etc/hosts")
-        if scheme == "http" and host != address and not (place.is_loopback or place.is_private):
+        if scheme == "http" and host != address and not (ip.is_loopback or ip.is_private):
             raise UserError(
                 f"{host} resolves to the public address {address}, and http would send restricted data there in the "
                 "clear; use https, or list the server by its address in profile.data_use.endpoints"

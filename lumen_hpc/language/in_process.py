@@ -13,7 +13,7 @@ from lumen_hpc.plain_text import PlainText
 
 Tokens = list[int]
 PROMPT_DATE = datetime(2024, 7, 26)
-"""Today, for chat templates that print a date (Llama 3.2's, Mistral's): prompts must not depend on the day."""
+"""Today's date, for chat templates that print a date (Llama 3.2's, Mistral's): prompts must not depend on the day."""
 
 
 class InProcessEngine(Engine):
@@ -24,12 +24,12 @@ class InProcessEngine(Engine):
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        encoded = prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
+        encoded = encode_prompts(self.tokenizer, conversations, max_tokens, self.settings.max_model_len)
         return self._generate(encoded, max_tokens, temperature, seeds)
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         longest = max(len(self.tokenizer.encode(choice, add_special_tokens=False)) for choice in choices)
-        encoded = prompts(self.tokenizer, conversations, longest, self.settings.max_model_len)
+        encoded = encode_prompts(self.tokenizer, conversations, longest, self.settings.max_model_len)
         return most_probable(self.tokenizer, encoded, choices, self._next)
 
     @abstractmethod
@@ -42,7 +42,9 @@ class InProcessEngine(Engine):
         """Unnormalized probabilities of the tokens `following` as the next token of each prompt."""
 
 
-def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int) -> list[Tokens]:
+def encode_prompts(
+    tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, max_model_len: int
+) -> list[Tokens]:
     """Token ids of each conversation in the model's own chat template, up to the start of the assistant's turn.
 
     Control tokens in the messages become plain text: a message cannot open or close a turn. Raises UserError for a
@@ -53,42 +55,47 @@ def prompts(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: i
             "the model's tokenizer has no chat template; take an instruction-tuned model, or put the "
             "chat_template.jinja of its kind into its folder"
         )
-    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-    plain = PlainText(added)
-    templated = [_templated(tokenizer, _plain(conversation, plain)) for conversation in conversations]
-    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in templated]
+    control_tokens = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    plain_text = PlainText(control_tokens)
+    texts = [_apply_template(tokenizer, _plain_messages(conversation, plain_text)) for conversation in conversations]
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     longest = max(map(len, encoded), default=0)
     if longest + max_tokens > max_model_len:
         raise UserError(
             f"a conversation of {longest} tokens leaves no room for {max_tokens} more within "
             f"engine.max_model_len={max_model_len}; raise it"
         )
-    specials = {number for number in added.values() if tokenizer.added_tokens_decoder[number].special}
-    expected: dict[tuple[str, ...], int] = {}  # control tokens of the template alone, by its roles
+    specials = {number for number in control_tokens.values() if tokenizer.added_tokens_decoder[number].special}
+    expected_counts: dict[tuple[str, ...], int] = {}  # control tokens of the template alone, by its roles
     for conversation, tokens in zip(conversations, encoded, strict=True):
         roles = tuple(message["role"] for message in conversation)
-        if roles not in expected:
+        if roles not in expected_counts:
             empty = [{"role": role, "content": "text"} for role in roles]
-            text = _templated(tokenizer, empty)
-            expected[roles] = _count(tokenizer.encode(text, add_special_tokens=False), specials)
-        if _count(tokens, specials) != expected[roles]:
+            text = _apply_template(tokenizer, empty)
+            expected_counts[roles] = _count(tokenizer.encode(text, add_special_tokens=False), specials)
+        if _count(tokens, specials) != expected_counts[roles]:
             raise UserError("a message contains a control token of the model in a form that is not recognized")
     return encoded
 
 
-def _templated(tokenizer: Any, conversation: list[dict[str, str]], reply_follows: bool = True) -> str:
+def _apply_template(tokenizer: Any, conversation: list[dict[str, str]], reply_follows: bool = True) -> str:
     """A conversation in the chat template; the system's words open the first question where it takes no system.
 
     Gemma 2's template refuses such a message, and others leave it out without a word.
     """
     from jinja2 import TemplateError
 
-    first, *rest = conversation
-    forms = [conversation]
-    if first["role"] == "system" and rest:
-        forms.append([{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]])
+    first_message, *other_messages = conversation
+    variants = [conversation]
+    if first_message["role"] == "system" and other_messages:
+        variants.append(
+            [
+                {**other_messages[0], "content": f"{first_message['content']}\n\n{other_messages[0]['content']}"},
+                *other_messages[1:],
+            ]
+        )
     refusal = ""
-    for messages in forms:
+    for messages in variants:
         try:
             text = tokenizer.apply_chat_template(
                 messages,
@@ -101,7 +108,7 @@ def _templated(tokenizer: Any, conversation: list[dict[str, str]], reply_follows
         except TemplateError as error:
             refusal = str(error)
             continue
-        if messages is forms[-1] or first["content"].strip() in text:
+        if messages is variants[-1] or first_message["content"].strip() in text:
             return text
     raise UserError(f"the model's chat template refuses a conversation ({refusal}); take another model")
 
@@ -113,13 +120,15 @@ def end_of_turn(tokenizer: Any) -> int:
     write theirs.
     """
     turns = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "reply"}]
-    _, reply, after = _templated(tokenizer, turns, reply_follows=False).rpartition("reply")
-    added = tokenizer.added_tokens_decoder
-    tokens = tokenizer.encode(after, add_special_tokens=False) if reply else []
-    return next((token for token in tokens if token in added and added[token].special), tokenizer.eos_token_id)
+    _, reply, text_after = _apply_template(tokenizer, turns, reply_follows=False).rpartition("reply")
+    added_tokens = tokenizer.added_tokens_decoder
+    tokens = tokenizer.encode(text_after, add_special_tokens=False) if reply else []
+    return next(
+        (token for token in tokens if token in added_tokens and added_tokens[token].special), tokenizer.eos_token_id
+    )
 
 
-def _plain(conversation: Conversation, plain: PlainText) -> list[dict[str, str]]:
+def _plain_messages(conversation: Conversation, plain: PlainText) -> list[dict[str, str]]:
     return [{**message, "content": plain(message["content"])} for message in conversation]
 
 
@@ -141,13 +150,13 @@ def most_probable(
     """
     end = end_of_turn(tokenizer)
     paths = [(*tokenizer.encode(choice, add_special_tokens=False), end) for choice in choices]
-    shares = [[1.0] * len(choices) for _ in encoded]
+    choice_probabilities = [[1.0] * len(choices) for _ in encoded]
     for prefix in sorted({path[:i] for path in paths for i in range(len(path))}):
         following = sorted({path[len(prefix)] for path in paths if path[: len(prefix)] == prefix})
         if len(following) == 1:
             continue
-        masses = probabilities([[*prompt, *prefix] for prompt in encoded], following)
-        for row, mass in zip(shares, masses, strict=True):
+        mass_rows = probabilities([[*prompt, *prefix] for prompt in encoded], following)
+        for row, mass in zip(choice_probabilities, mass_rows, strict=True):
             total = sum(mass)
             if not total > 0:  # NaN too
                 raise UserError(
@@ -157,5 +166,5 @@ def most_probable(
             for i, path in enumerate(paths):
                 if path[: len(prefix)] == prefix:
                     row[i] *= mass[following.index(path[len(prefix)])] / total
-    best = [max(range(len(choices)), key=row.__getitem__) for row in shares]
-    return [Completion(choices[i], tuple(row)) for i, row in zip(best, shares, strict=True)]
+    best = [max(range(len(choices)), key=row.__getitem__) for row in choice_probabilities]
+    return [Completion(choices[i], tuple(row)) for i, row in zip(best, choice_probabilities, strict=True)]

@@ -24,18 +24,18 @@ def score(
     no row contains an item's text.
     """
     items = list(items)
-    mixed = make_canaries(items, judge.canaries, seed)
-    scorers = {engine.name: engine}
+    canaries = make_canaries(items, judge.canaries, seed)
+    judges_by_name = {engine.name: engine}
     if second:  # an engine is called by the last part of its model's path: two folders `final` are two judges
-        scorers[f"{second.name}, second" if second.name == engine.name else second.name] = second
-    for name, scorer in scorers.items():
-        scores = _scores(scorer, items, mixed, seed)
+        judges_by_name[f"{second.name}, second" if second.name == engine.name else second.name] = second
+    for name, scorer in judges_by_name.items():
+        scores = _scores(scorer, items, canaries, seed)
         for item in items:
             yield _row(item, name, scores[_key(item, item["answer"])])
-        for canary in mixed:
+        for canary in canaries:
             completion = scores[_key(canary.item, canary.answer)]
-            bare = scores[_key(canary.item, canary.bare)] if canary.bare else completion
-            passed = canary.passed(int(completion.text), _expected(completion), _expected(bare))
+            bare_completion = scores[_key(canary.item, canary.bare)] if canary.bare else completion
+            passed = canary.passed(int(completion.text), _expected_score(completion), _expected_score(bare_completion))
             yield _row(canary.item, name, completion) | {"canary": canary.kind, "passed": passed}
 
 
@@ -53,9 +53,9 @@ def agreement(rows: Iterable[dict]) -> dict:
             scores.setdefault(row["judge"], {})[row["question_id"], row["model"]] = row["score"]
     if len(scores) != 2:
         return {}
-    (first, ours), (second, theirs) = scores.items()
-    shared = sorted(ours.keys() & theirs.keys())
-    pairs = [(ours[key], theirs[key]) for key in shared]
+    (first, first_scores), (second, second_scores) = scores.items()
+    common_keys = sorted(first_scores.keys() & second_scores.keys())
+    pairs = [(first_scores[key], second_scores[key]) for key in common_keys]
     tau = kendalltau(*zip(*pairs, strict=True)).statistic if pairs else float("nan")
     return {
         "judges": [first, second],
@@ -66,13 +66,13 @@ def agreement(rows: Iterable[dict]) -> dict:
     }
 
 
-def _scores(judge: Engine, items: list[dict], mixed: list[Canary], seed: int) -> dict[tuple, Completion]:
+def _scores(judge: Engine, items: list[dict], canaries: list[Canary], seed: int) -> dict[tuple, Completion]:
     """The judge's completion for every distinct (type, question, long answer, answer) of the shard."""
-    answers = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in mixed]
-    answers += [(canary.item, canary.bare) for canary in mixed if canary.bare]
+    answers = [(item, item["answer"]) for item in items] + [(canary.item, canary.answer) for canary in canaries]
+    answers += [(canary.item, canary.bare) for canary in canaries if canary.bare]
     keys = list(dict.fromkeys(_key(item, answer) for item, answer in answers))
     completions = judge.chat(
-        [prompting.judging(*key) for key in keys], max_tokens=2, temperature=0.0, seed=seed, choices=SCORES
+        [prompting.judge_prompt(*key) for key in keys], max_tokens=2, temperature=0.0, seed=seed, choices=SCORES
     )
     return dict(zip(keys, completions, strict=True))
 
@@ -81,7 +81,7 @@ def _key(item: dict, answer: str) -> tuple[str, str, str, str]:
     return item["type"], item["question"], item["long_answer"], answer
 
 
-def _expected(completion: Completion) -> float:
+def _expected_score(completion: Completion) -> float:
     return sum(int(score) * p for score, p in zip(SCORES, completion.choice_probabilities, strict=True))
 
 
@@ -90,6 +90,6 @@ def _row(item: dict, judge: str, completion: Completion) -> dict:
         "question_id": item["question_id"],
         "model": item["model"],
         "score": int(completion.text),
-        "expected_score": round(_expected(completion), 6),
+        "expected_score": round(_expected_score(completion), 6),
         "judge": judge,
     }

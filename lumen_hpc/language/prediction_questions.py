@@ -12,10 +12,10 @@ from lumen_hpc.language import prompting
 
 def templates() -> tuple[str, ...]:
     """The hundred questions, each with one `{days} days` slot."""
-    return tuple(prompting.read("prediction")["questions"])
+    return tuple(prompting.read_prompt("prediction")["questions"])
 
 
-def predictions(question: dict, count: int, seed: int) -> Iterator[dict]:
+def draw_predictions(question: dict, count: int, seed: int) -> Iterator[dict]:
     """The prediction questions of one difference question, without their answers.
 
     Draws `count` distinct templates by the seed and the question's id. A pair whose interval is unknown, zero or
@@ -28,16 +28,17 @@ def predictions(question: dict, count: int, seed: int) -> Iterator[dict]:
     days = question["interval_days"]
     if days is None or days <= 0:
         return
-    source = question["question_id"]
-    for number, template in enumerate(random.Random(f"{seed}:{source}").sample(pool, count)):
+    source_id = question["question_id"]
+    for number, template in enumerate(random.Random(f"{seed}:{source_id}").sample(pool, count)):
+        digest = hashlib.sha256(f"prediction:{source_id}:{number}".encode()).hexdigest()
         yield {
-            "question_id": hashlib.sha256(f"prediction:{source}:{number}".encode()).hexdigest()[: max(16, len(source))],
-            "source_question_id": source,
+            "question_id": digest[: max(16, len(source_id))],
+            "source_question_id": source_id,
             "type": "prediction",
-            "question": filled(template, days),
+            "question": fill_in(template, days),
         }
 
 
-def filled(template: str, days: int) -> str:
+def fill_in(template: str, days: int) -> str:
     """A template with its interval in whole days; one day takes the singular."""
     return template.replace("{days} days", "1 day" if days == 1 else f"{days} days")

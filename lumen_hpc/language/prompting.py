@@ -16,14 +16,14 @@ FOLDER = Path(__file__).parent / "prompts"
 
 
 @cache
-def read(name: str) -> dict:
+def read_prompt(name: str) -> dict:
     """The contents of a prompt file: `version`, the static text and the examples."""
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str]]:
+def rewrite_prompt(kind: str, question: str, short_answer: str) -> list[dict[str, str]]:
     """The conversation that requests a whole sentence (section 2.2), or a prediction (section 2.4)."""
-    prompt = read("rewrite")
+    prompt = read_prompt("rewrite")
     messages = [_message("system", prompt["prediction" if kind == "prediction" else "system"])]
     for example_question, example_answer, sentence in prompt["examples"][kind]:
         messages += [
@@ -33,23 +33,23 @@ def rewriting(kind: str, question: str, short_answer: str) -> list[dict[str, str
     return [*messages, _message("user", _material(kind, question=question, short_answer=short_answer))]
 
 
-def verifying(kind: str, question: str, short_answer: str, sentence: str) -> list[dict[str, str]]:
+def verify_prompt(kind: str, question: str, short_answer: str, sentence: str) -> list[dict[str, str]]:
     """The conversation that asks whether a sentence states exactly its short answer (`rewrite.verify`)."""
-    prompt = read("verify")
+    prompt = read_prompt("verify")
     messages = [_message("system", prompt["system"])]
     for *material, reply in prompt["examples"]:
-        messages += [_message("user", _sentence(*material)), _message("assistant", reply)]
-    return [*messages, _message("user", _sentence(kind, question, short_answer, sentence))]
+        messages += [_message("user", _verify_material(*material)), _message("assistant", reply)]
+    return [*messages, _message("user", _verify_material(kind, question, short_answer, sentence))]
 
 
-def judging(kind: str, question: str, long_answer: str, answer: str) -> list[dict[str, str]]:
+def judge_prompt(kind: str, question: str, long_answer: str, answer: str) -> list[dict[str, str]]:
     """The conversation that requests a score from 1 to 10 (section 2.5)."""
-    prompt = read("judge")
+    prompt = read_prompt("judge")
     messages = [_message("system", prompt["system"])]
     for example_kind, example_question, example_long_answer, example_answer, score in prompt["examples"]:
-        material = _quoted(example_kind, example_question, example_long_answer, example_answer)
+        material = _judge_material(example_kind, example_question, example_long_answer, example_answer)
         messages += [_message("user", material), _message("assistant", score)]
-    return [*messages, _message("user", _quoted(kind, question, long_answer, answer))]
+    return [*messages, _message("user", _judge_material(kind, question, long_answer, answer))]
 
 
 def material(conversation) -> dict[str, str]:
@@ -62,19 +62,19 @@ def material(conversation) -> dict[str, str]:
 
 
 def quoted_material(conversation) -> dict[str, str]:
-    """As `material`, of a conversation of `judging`, whose texts are quoted."""
+    """As `material`, of a conversation of `judge_prompt`, whose texts are quoted."""
     return {label: json.loads(text) if text[:1] == '"' else text for label, text in material(conversation).items()}
 
 
-def _sentence(kind: str, question: str, short_answer: str, sentence: str) -> str:
-    return _strings(kind, question=question, short_answer=short_answer, sentence=sentence)
+def _verify_material(kind: str, question: str, short_answer: str, sentence: str) -> str:
+    return _json_material(kind, question=question, short_answer=short_answer, sentence=sentence)
 
 
-def _quoted(kind: str, question: str, long_answer: str, answer: str) -> str:
-    return _strings(kind, question=question, reference=long_answer, answer=answer)
+def _judge_material(kind: str, question: str, long_answer: str, answer: str) -> str:
+    return _json_material(kind, question=question, reference=long_answer, answer=answer)
 
 
-def _strings(kind: str, **fields: str) -> str:
+def _json_material(kind: str, **fields: str) -> str:
     """Material of which each text is a JSON string: its end cannot be imitated from within."""
     return _material(
         kind, **{name: json.dumps(" ".join(text.split()), ensure_ascii=False) for name, text in fields.items()}

@@ -16,11 +16,11 @@ from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.language import facts, prompting
 from lumen_hpc.language.markup import strip_reasoning
-from lumen_hpc.language.prediction_questions import predictions
+from lumen_hpc.language.prediction_questions import draw_predictions
 from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import sentence, with_opening
 
-FEWEST_EMPTY = 10
+LEAST_EMPTY_ANSWERS = 10
 """So many empty answers, and no other, show that something is wrong: a filter refuses a few."""
 
 
@@ -64,27 +64,27 @@ def rewrite(questions: Iterable[dict], engine: Engine, rewrite: schema.Rewrite, 
     for question in questions:
         sentences = [({"question_id": question["question_id"]}, question["type"], question["question"])]
         if question["type"] == "difference":
-            drawn = predictions(question, rewrite.predictions_per_pair, seed)
-            sentences += [(row, "prediction", row["question"]) for row in drawn]
+            prediction_rows = draw_predictions(question, rewrite.predictions_per_pair, seed)
+            sentences += [(row, "prediction", row["question"]) for row in prediction_rows]
         for row, kind, text in sentences:
-            variant = _number(seed, row["question_id"]) % rewrite.variants
+            variant = _derive_seed(seed, row["question_id"]) % rewrite.variants
             key = (kind, text, question["short_answer"], variant)
             if key not in requests:
-                _answerable(row["question_id"], *key[:3])
-                requests[key] = SentenceRequest(*key[:3], seed=_number(seed, *map(str, key)))
+                _require_sentence(row["question_id"], *key[:3])
+                requests[key] = SentenceRequest(*key[:3], seed=_derive_seed(seed, *map(str, key)))
             rows.append((row, requests[key]))
     fill(list(requests.values()), engine, rewrite)
     for row, request in rows:
         yield row | request.row()
 
 
-def equal_together(questions: Sequence[dict]) -> list[int]:
+def order_by_request(questions: Sequence[dict]) -> list[int]:
     """Positions of questions in an order that groups equal type, wording and answer."""
-    keys = array("Q", (equality(q["type"], q["question"], q["short_answer"]) for q in questions))
+    keys = array("Q", (request_key(q["type"], q["question"], q["short_answer"]) for q in questions))
     return sorted(range(len(keys)), key=lambda position: (keys[position], position))
 
 
-def equality(kind: str, question: str, short_answer: str) -> int:
+def request_key(kind: str, question: str, short_answer: str) -> int:
     """A 64-bit key that is equal for questions that share one request."""
     return _hash(kind, question, short_answer)
 
@@ -96,23 +96,23 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
         if not pending:
             return
         completions = engine.chat(
-            [prompting.rewriting(request.type, request.question, request.short_answer) for request in pending],
+            [prompting.rewrite_prompt(request.type, request.question, request.short_answer) for request in pending],
             max_tokens=rewrite.max_tokens,
             temperature=rewrite.temperature,
-            seed=[_number(request.seed, str(attempt)) for request in pending],
+            seed=[_derive_seed(request.seed, str(attempt)) for request in pending],
         )
         texts = [" ".join(strip_reasoning(completion.text).split()) for completion in completions]
-        if attempt == 1 and len(texts) >= FEWEST_EMPTY and not any(texts):
+        if attempt == 1 and len(texts) >= LEAST_EMPTY_ANSWERS and not any(texts):
             raise UserError(
                 f"all {len(texts)} answers of {engine.name} are empty: it may spend rewrite.max_tokens="
                 f"{rewrite.max_tokens} on reasoning (turn that off, or raise it), or overflow in engine.dtype"
             )
-        checked = [
+        reasons_by_text = [
             facts.check(r.type, r.question, r.short_answer, text) for r, text in zip(pending, texts, strict=True)
         ]
         if rewrite.verify == "rules+llm":
-            _verified(pending, texts, checked, engine)
-        for request, text, reasons in zip(pending, texts, checked, strict=True):
+            _add_model_replies(pending, texts, reasons_by_text, engine)
+        for request, text, reasons in zip(pending, texts, reasons_by_text, strict=True):
             request.attempts = attempt
             if reasons:
                 request.rejected.append("; ".join(reasons))
@@ -123,11 +123,13 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
         request.long_answer, request.source = sentence(request.type, request.question, request.short_answer), "fallback"
 
 
-def _verified(requests: list[SentenceRequest], texts: list[str], checked: list[list[str]], engine: Engine) -> None:
+def _add_model_replies(
+    requests: list[SentenceRequest], texts: list[str], reasons_by_text: list[list[str]], engine: Engine
+) -> None:
     """Adds to the rules' reasons where the rewriter's own yes or no disagrees; its yes takes no reason away."""
     replies = engine.chat(
         [
-            prompting.verifying(r.type, r.question, r.short_answer, text)
+            prompting.verify_prompt(r.type, r.question, r.short_answer, text)
             for r, text in zip(requests, texts, strict=True)
         ],
         max_tokens=1,
@@ -135,7 +137,7 @@ def _verified(requests: list[SentenceRequest], texts: list[str], checked: list[l
         seed=0,
         choices=("yes", "no"),
     )
-    for request, text, reply, reasons in zip(requests, texts, replies, checked, strict=True):
+    for request, text, reply, reasons in zip(requests, texts, replies, reasons_by_text, strict=True):
         rules, model = not reasons, reply.text == "yes"
         request.verified.append({"rules": rules, "model": model} | ({"sentence": text} if rules != model else {}))
         if rules != model:
@@ -144,7 +146,7 @@ def _verified(requests: list[SentenceRequest], texts: list[str], checked: list[l
             )
 
 
-def _answerable(question_id: str, kind: str, question: str, short_answer: str) -> None:
+def _require_sentence(question_id: str, kind: str, question: str, short_answer: str) -> None:
     """Raises UserError before any model runs if the grammar has no sentence to fall back on."""
     try:
         sentence(kind, question, short_answer)
@@ -155,7 +157,7 @@ def _answerable(question_id: str, kind: str, question: str, short_answer: str) -
         ) from None
 
 
-def _number(seed: int, *parts: str) -> int:
+def _derive_seed(seed: int, *parts: str) -> int:
     """A 31-bit number that depends only on the seed and these strings."""
     return _hash(str(seed), *parts) >> 33
 

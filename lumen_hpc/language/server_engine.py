@@ -17,7 +17,7 @@ from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.endpoints import check_endpoint
-from lumen_hpc.language.http_client import FAILURES, RETRIED, Client, StatusError
+from lumen_hpc.language.http_client import FAILURES, RETRYABLE, Client, StatusError
 from lumen_hpc.language.protocol import Completion, Conversation, Engine
 from lumen_hpc.plain_text import PlainText
 
@@ -25,11 +25,11 @@ KEY = "LUMEN_API_KEY"
 """The environment variable that holds the server's key; it is never read from, or written to, a file."""
 RETRIES = 4
 """Tries after the first, with growing pauses between them."""
-CONCURRENT = 64
+CONCURRENT_REQUESTS = 64
 """Concurrent requests; the server batches them."""
 
 
-_PLAIN = PlainText()
+_PLAIN_TEXT = PlainText()
 
 
 class ServerEngine(Engine):
@@ -59,16 +59,16 @@ class ServerEngine(Engine):
     def _continue(
         self, conversations: Sequence[Conversation], max_tokens: int, temperature: float, seeds: list[int]
     ) -> list[Completion]:
-        def one(conversation: Conversation, seed: int) -> Completion:
+        def complete(conversation: Conversation, seed: int) -> Completion:
             return Completion(
                 self._request(conversation, max_tokens=max_tokens, temperature=temperature, seed=seed).text
             )
 
-        with ThreadPoolExecutor(CONCURRENT) as pool:
-            return list(pool.map(one, conversations, seeds))
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+            return list(pool.map(complete, conversations, seeds))
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
-        with ThreadPoolExecutor(CONCURRENT) as pool:
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
             return list(pool.map(lambda conversation: self._choose_one(conversation, choices), conversations))
 
     def _choose_one(self, conversation: Conversation, choices: Sequence[str]) -> Completion:
@@ -89,21 +89,23 @@ class ServerEngine(Engine):
             raise UserError(
                 f"the server at {self._host} does not keep to a list of choices; it must know vLLM's structured_outputs"
             )
-        first = reply.top
-        mass = {choice: first.get(choice, 0.0) for choice in choices}
+        token_probabilities = reply.top
+        probabilities = {choice: token_probabilities.get(choice, 0.0) for choice in choices}
         for prefix in choices:
-            longer = [choice for choice in choices if choice.startswith(prefix) and choice != prefix]
-            if longer and mass[prefix] and not any(mass[choice] for choice in longer):
-                continuations = self._continued(conversation, prefix).top
-                for choice in longer:
-                    mass[choice] = mass[prefix] * continuations.get(choice[len(prefix) :], 0.0)
-                mass[prefix] -= sum(mass[choice] for choice in longer)
-        total = sum(mass.values())
+            longer_choices = [choice for choice in choices if choice.startswith(prefix) and choice != prefix]
+            if longer_choices and probabilities[prefix] and not any(probabilities[choice] for choice in longer_choices):
+                continuations = self._continuation(conversation, prefix).top
+                for choice in longer_choices:
+                    probabilities[choice] = probabilities[prefix] * continuations.get(choice[len(prefix) :], 0.0)
+                probabilities[prefix] -= sum(probabilities[choice] for choice in longer_choices)
+        total = sum(probabilities.values())
         if not total:  # no choice is among the 20 likeliest tokens: only the choice itself is known
-            mass, total = {choice: float(choice == reply.text) for choice in choices}, 1.0
-        return Completion(max(choices, key=mass.__getitem__), tuple(mass[choice] / total for choice in choices))
+            probabilities, total = {choice: float(choice == reply.text) for choice in choices}, 1.0
+        return Completion(
+            max(choices, key=probabilities.__getitem__), tuple(probabilities[choice] / total for choice in choices)
+        )
 
-    def _continued(self, conversation: Conversation, prefix: str) -> _Reply:
+    def _continuation(self, conversation: Conversation, prefix: str) -> _Reply:
         """The model's continuation of an answer that starts with `prefix`."""
         return self._request(
             [*conversation, {"role": "assistant", "content": prefix}],
@@ -127,9 +129,9 @@ class ServerEngine(Engine):
         except StatusError as error:
             if error.code == "content_filter":  # of one question: no answer, as where the answer is filtered
                 return _Reply({"choices": [{"message": {}}]})
-            refused = f": the model does not take {error.param} so" if error.param in list(parameters) else ""
+            detail = f": the model does not take {error.param} so" if error.param in list(parameters) else ""
             raise UserError(
-                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}{refused}; "
+                f"the server at {self._host} answered {error.status} for engine.model={self.settings.model}{detail}; "
                 f"{_fix(error.status)}"
             ) from None
         except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
@@ -138,8 +140,9 @@ class ServerEngine(Engine):
             ) from None
         except TimeoutError:
             raise UserError(
-                f"the server at {self._host} does not answer within engine.timeout={self.settings.timeout:g} s, asked "
-                f"{CONCURRENT} times at once; start it, or give it more time, and submit again: finished shards stay"
+                f"the server at {self._host} does not answer within engine.timeout={self.settings.timeout:g} s, with "
+                f"{CONCURRENT_REQUESTS} requests at once; start it, or give it more time, and submit again: finished "
+                "shards stay"
             ) from None
         except ValueError as error:
             raise UserError(
@@ -155,7 +158,7 @@ class ServerEngine(Engine):
     @staticmethod
     def _plain(conversation: Conversation | list[Mapping[str, str]]) -> list[dict[str, str]]:
         """Messages whose control tokens are plain text: the server's tokenizer would parse them."""
-        return [{**message, "content": _PLAIN(message["content"])} for message in conversation]
+        return [{**message, "content": _PLAIN_TEXT(message["content"])} for message in conversation]
 
     @property
     def _host(self) -> str:
@@ -168,12 +171,14 @@ class _Reply:
     def __init__(self, answer: Any) -> None:
         choice = answer["choices"][0]
         text = choice["message"].get("content") or ""  # none beside a call of a tool, or after a filter
-        whole = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
-        self.text = whole.strip()
-        content = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
-        top = [(top["token"], _probability(top["logprob"])) for top in content[0]["top_logprobs"]]
-        top.sort(key=lambda it: (it[0] == it[0].strip(), it[1]))  # `1` counts before ` 1`, which no choice begins with
-        self.top = {token.strip(): probability for token, probability in top}
+        encodable = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
+        self.text = encodable.strip()
+        token_logprobs = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
+        token_pairs = [(entry["token"], _probability(entry["logprob"])) for entry in token_logprobs[0]["top_logprobs"]]
+        token_pairs.sort(
+            key=lambda it: (it[0] == it[0].strip(), it[1])
+        )  # `1` counts before ` 1`, which no choice begins with
+        self.top = {token.strip(): probability for token, probability in token_pairs}
         """Probabilities of the first token's likeliest values, by their text."""
 
 
@@ -185,7 +190,7 @@ def _fix(status: int) -> str:
         return f"check {KEY}"
     if status == 404:
         return "check engine.model, and the path of engine.endpoint, which mostly ends in /v1"
-    if status in RETRIED:
+    if status in RETRYABLE:
         return "it is busy, starting or failing: see its log, and submit again once it answers: finished shards stay"
     return "see its log: a conversation may be too long for it, or it may lack an option of vLLM's"
 

@@ -30,7 +30,7 @@ from lumen_hpc.metrics.lexical import TOKENIZERS
 from lumen_hpc.metrics.measures import MEASURES, Samples
 from lumen_hpc.plain_text import visible
 
-_SHOWN = ("bleu4", "rouge_l", "recall", "accuracy", "change_f1", "finding_f1")
+_TABLE_MEASURES = ("bleu4", "rouge_l", "recall", "accuracy", "change_f1", "finding_f1")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("answers", nargs="+", help="JSON lines of answers, or a step's folder of shards")
     parser.add_argument("references", help="JSON lines of questions with their answers, or a run's test records")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        answers = chain.from_iterable(_rows(path, files(path)) for path in map(_path, chosen.answers))
-        joined = join(references(_rows(asked := _path(chosen.references), [asked])), answers)
+        answers = chain.from_iterable(_rows(path, files(path)) for path in map(_path, options.answers))
+        joined = join(references(_rows(references_path := _path(options.references), [references_path])), answers)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     blocks = score(joined)
     for line in [*_table(blocks), *(f"note: {line}" for line in joined.problems.lines())]:
         print(visible(line), file=sys.stderr)
-    alone = len(blocks) == 1
-    result = {"model": next(iter(blocks)), **next(iter(blocks.values()))} if alone else {"models": blocks}
+    single = len(blocks) == 1
+    result = {"model": next(iter(blocks)), **next(iter(blocks.values()))} if single else {"models": blocks}
     result |= {"problems": joined.problems.as_dict(), "definitions": MEASURES | TOKENIZERS}
-    return _written(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    return _print_scores(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
 
 
-def _written(text: str) -> int:
+def _print_scores(text: str) -> int:
     """Exit code 0, or 2 with a line where the scores could not be written: a full disk."""
     try:
         print(text, flush=True)
@@ -74,16 +74,16 @@ def _path(word: str) -> Path:
     return Path("/dev/stdin" if word == "-" else word)
 
 
-def _rows(path: Path, found: Iterable[Path]) -> Iterator[dict]:
+def _rows(path: Path, files_: Iterable[Path]) -> Iterator[dict]:
     """The rows of an argument's files. Raises UserError where they hold none, and for a folder without shards."""
-    empty = True
-    for file in found:
+    is_empty = True
+    for file in files_:
         if file.is_dir():
             raise UserError(f"{file} is a folder; references come last, a file: of a run instruct/lumen-test.jsonl")
         for row in read_jsonl(file, pipe=True):
-            empty = False
+            is_empty = False
             yield row
-    if empty:
+    if is_empty:
         raise UserError(f"{path} is empty; it should hold one JSON object a line")
 
 
@@ -103,8 +103,10 @@ def files(path: Path) -> list[Path]:
         raise UserError(f"{path} is a run's folder; name its answers: {' '.join(map(str, steps))}")
     counts = {shard.stem.rsplit("-", 1)[1] for shard in shards}
     if len(counts) != 1 or len(shards) != int(*counts):
-        found = ", ".join(shard.name for shard in shards) or "none"
-        raise UserError(f"{path}: no whole set of shards ({found}); finish the stage, or name the files themselves")
+        shard_names = ", ".join(shard.name for shard in shards) or "none"
+        raise UserError(
+            f"{path}: no whole set of shards ({shard_names}); finish the stage, or name the files themselves"
+        )
     return shards
 
 
@@ -120,10 +122,10 @@ def score(joined: Joined) -> dict[str, dict]:
 
 
 def _table(blocks: dict[str, dict]) -> list[str]:
-    lines = [f"{'model':<16}{'type':<14}{'n':>8}" + "".join(f"{name:>12}" for name in _SHOWN)]
+    lines = [f"{'model':<16}{'type':<14}{'n':>8}" + "".join(f"{name:>12}" for name in _TABLE_MEASURES)]
     for model, block in blocks.items():
         for kind, scores in [("all", block), *block["types"].items()]:
-            cells = ("" if scores[name] is None else f"{scores[name]:.3f}" for name in _SHOWN)
+            cells = ("" if scores[name] is None else f"{scores[name]:.3f}" for name in _TABLE_MEASURES)
             lines.append(f"{model:<16}{kind:<14}{scores['n']:>8}" + "".join(f"{cell:>12}" for cell in cells))
     return lines
 

@@ -62,31 +62,35 @@ def tally(answer: Iterable[Fact], reference: Iterable[Fact]) -> Tally:
 def facts(change: Change) -> set[Fact]:
     """A change as facts, findings and levels by their common names."""
     return {
-        *(("new", named(name)) for name in change.new),
-        *(("resolved", named(name)) for name in change.resolved),
-        *(("level", named(c.finding), levelled(c.before), levelled(c.after)) for c in change.levels),
-        *(("level", named(name), way) for way in ("worse", "better") for name in getattr(change, way, ())),
+        *(("new", reader_name(name)) for name in change.new),
+        *(("resolved", reader_name(name)) for name in change.resolved),
+        *(("level", reader_name(c.finding), reader_level(c.before), reader_level(c.after)) for c in change.levels),
+        *(("level", reader_name(name), way) for way in ("worse", "better") for name in getattr(change, way, ())),
     }
 
 
-def claimed(claim: Change | None, truth: Change) -> set[Fact]:
+def scored_facts(claim: Change | None, truth: Change) -> set[Fact]:
     """The facts of a claim as they count against what is true.
 
     `worse` and `better` without levels are no fact of the reference, so where they are true they count neither way.
     """
-    levels = {named(level.finding): level.direction for level in truth.levels}
-    ways = {**dict.fromkeys(map(named, truth.new), 1), **dict.fromkeys(map(named, truth.resolved), -1), **levels}
-    true = {
-        ("level", name, way)
-        for name, found in ways.items()
-        for way, sign in (("worse", 1), ("better", -1))
-        if found in (sign, 0)
+    level_directions = {reader_name(level.finding): level.direction for level in truth.levels}
+    true_directions = {
+        **dict.fromkeys(map(reader_name, truth.new), 1),
+        **dict.fromkeys(map(reader_name, truth.resolved), -1),
+        **level_directions,
     }
-    return facts(claim) - true if claim else set()
+    true_facts = {
+        ("level", name, way)
+        for name, direction_ in true_directions.items()
+        for way, sign in (("worse", 1), ("better", -1))
+        if direction_ in (sign, 0)
+    }
+    return facts(claim) - true_facts if claim else set()
 
 
 @lru_cache(maxsize=4096)
-def named(finding: str) -> str:
+def reader_name(finding: str) -> str:
     """The name that the reader uses for a finding: its own for one it knows, else the words in lower case."""
     return next(
         (w.roles["finding"] for w in words(finding) if "finding" in w.roles and knows(finding)), finding.lower()
@@ -94,37 +98,41 @@ def named(finding: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def levelled(level: str) -> str:
+def reader_level(level: str) -> str:
     """The reader's word for a level of one word; any other in lower case."""
-    found = words(level)
-    return found[0].roles["lvl"] if len(found) == 1 and "lvl" in found[0].roles else " ".join(level.lower().split())
+    level_words = words(level)
+    return (
+        level_words[0].roles["lvl"]
+        if len(level_words) == 1 and "lvl" in level_words[0].roles
+        else " ".join(level.lower().split())
+    )
 
 
 def direction(change: Change) -> str | None:
     """`worse`, `better`, `mixed` or `same`; None where only levels of unknown order changed."""
-    ways = {1} if change.new else set()
-    ways |= {-1} if change.resolved else set()
-    ways |= {level.direction for level in change.levels}
+    directions = {1} if change.new else set()
+    directions |= {-1} if change.resolved else set()
+    directions |= {level.direction for level in change.levels}
     if isinstance(change, Claim):
-        ways |= {1} if change.worse else set()
-        ways |= {-1} if change.better else set()
-    if ways >= {1, -1}:
+        directions |= {1} if change.worse else set()
+        directions |= {-1} if change.better else set()
+    if directions >= {1, -1}:
         return "mixed"
-    return "worse" if 1 in ways else "better" if -1 in ways else None if ways else "same"
+    return "worse" if 1 in directions else "better" if -1 in directions else None if directions else "same"
 
 
 def expected_change(row: dict) -> Change | None:
     """The change of a reference (a difference or prediction question); None for a short answer outside the grammar."""
-    return _expected(parse_difference, row["type"], row.get("question") or "", row["short_answer"])
+    return _parse_reference(parse_difference, row["type"], row.get("question") or "", row["short_answer"])
 
 
 def expected_findings(row: dict) -> tuple[str, ...] | None:
     """The findings of a reference (an open abnormality question); None for a short answer outside the grammar."""
-    return _expected(parse_findings, row["type"], row.get("question") or "", row["short_answer"])
+    return _parse_reference(parse_findings, row["type"], row.get("question") or "", row["short_answer"])
 
 
 @lru_cache(maxsize=1 << 17)  # a reference is read when it is joined, and again for every model and baseline
-def _expected(parse: Callable[[str], Any], kind: str, question: str, short_answer: str) -> Any:
+def _parse_reference(parse: Callable[[str], Any], kind: str, question: str, short_answer: str) -> Any:
     return None if answer_fault(kind, question, short_answer) else parse(short_answer)
 
 
@@ -137,7 +145,7 @@ class Reader:
 
     @classmethod
     def of(cls, references: Iterable[dict]) -> Reader:
-        """A reader that knows every finding named in the short answers of these questions."""
+        """A reader that knows every finding reader_name in the short answers of these questions."""
         names: set[str] = set()
         for row in references:
             if row["type"] == "abnormality" and not row.get("closed"):
@@ -148,8 +156,8 @@ class Reader:
 
     def findings(self, text: str) -> set[str]:
         """The findings that a text about one image says are there."""
-        found = read(text, "abnormality", self._names, lenient=True).findings
-        return {name for name, state in found.items() if state.status in PRESENT and name != ANY}
+        states = read(text, "abnormality", self._names, lenient=True).findings
+        return {name for name, state in states.items() if state.status in PRESENT and name != ANY}
 
     def change(self, text: str, kind: str = "difference") -> Change | None:
         """The change that a text claims; None if it claims neither a change of a finding nor that there is none.
@@ -162,15 +170,15 @@ class Reader:
             change = None
         if change is not None and not any(map(_is_phrase, change.levels)):
             return change
-        found = read(text, kind, self._names, lenient=True).findings
+        states = read(text, kind, self._names, lenient=True).findings
         by_status: dict[str, list[str]] = {}
-        for name, state in found.items():
+        for name, state in states.items():
             if name != ANY or state.status in _UNCHANGED:
                 by_status.setdefault(state.status, []).append(name)
         claim = Claim(
             new=tuple(by_status.get("new", ())),
             resolved=tuple(by_status.get("resolved", ())),
-            levels=tuple(_level_change(name, found[name].levels) for name in by_status.get("level", ())),
+            levels=tuple(_level_change(name, states[name].levels) for name in by_status.get("level", ())),
             worse=tuple(by_status.get("up", ())),
             better=tuple(by_status.get("down", ())),
         )
@@ -178,16 +186,16 @@ class Reader:
 
     def level(self, text: str) -> str:
         """The level that a text names, the longest known word for one; empty if it names none."""
-        found = _LEVEL.search(text.lower())
-        return found[0] if found else ""
+        match = _LEVEL.search(text.lower())
+        return match[0] if match else ""
 
 
 def _is_phrase(change: LevelChange) -> bool:
     """True for levels that the grammar takes as such, and that say more: `from mild in the reference image to …`."""
-    return any(len(level.split()) > _LONGEST_LEVEL for level in (change.before, change.after))
+    return any(len(level.split()) > _MOST_LEVEL_WORDS for level in (change.before, change.after))
 
 
-_LONGEST_LEVEL = 4
+_MOST_LEVEL_WORDS = 4
 """Words of a level, as in `mild to moderate acute`."""
 
 

@@ -1,7 +1,7 @@
 """Yes or no out of an answer to a close-ended question, by three rules that the field uses.
 
 LLaVA-Med takes any substring (`no` is in `nodule`), D-Rax and VILA-M3 want equality after normalising;
-LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict` and `stated` stand beside it.
+LUMEN's own rule is unstated. Here `first_yes_no` is the accuracy, `strict_yes_no` and `polarity` stand beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import places_in, read
 from lumen_hpc.language.unwrapping import unwrap
 from lumen_hpc.language.words import knows
-from lumen_hpc.metrics.change import PRESENT, Reader, named
+from lumen_hpc.metrics.change import PRESENT, Reader, reader_name
 from lumen_hpc.metrics.recall import words
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -28,15 +28,15 @@ _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence|negative|free of|neither|nor|never|none|cannot|lacks?)\b|n't\b", re.IGNORECASE
 )
 
-_KNOWN = PRESENT | {"absent", "resolved"}
+_ANSWERING_STATES = PRESENT | {"absent", "resolved"}
 """States of a finding that answer: residual or new edema is there, resolved edema is not."""
-_OF_ANY = ("present", "new", "absent", "resolved")
+_GENERAL_STATES = ("present", "new", "absent", "resolved")
 """Of whatever there may be: that the contours are stable tells of no abnormality."""
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
 """Words that alone are an answer."""
-_WHOLE = (
+_WHOLE_ANSWERS = (
     ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
     ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
     ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
@@ -53,29 +53,29 @@ _WHOLE = (
     ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
 )
 """(word of the template, reply, whole answer): answers that name nothing of the question."""
-_CONCLUDED = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|no)\W*(?=$|[,.;:!\n])", re.IGNORECASE)
+_CONCLUSION = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|no)\W*(?=$|[,.;:!\n])", re.IGNORECASE)
 """Yes or no at either end of a sentence: `Based on the image, yes.`"""
 
 
 def first_yes_no(answer: str) -> str | None:
     """The first word `yes` or `no` of an answer, in lower case; None if it has neither. `Yes or no` offers both."""
-    found = _YES_NO.search(_CHOICE.sub(" ", answer))
-    return found[1].lower() if found else None
+    match = _YES_NO.search(_CHOICE.sub(" ", answer))
+    return match[1].lower() if match else None
 
 
-def _both(answer: str) -> bool:
+def _offers_both(answer: str) -> bool:
     """True for `yes/no` and `Yes or no?`, which choose neither."""
     return {"yes", "no"} <= set(re.findall(r"\w+", answer.lower())) <= {"yes", "no", "and", "or"}
 
 
-def strict(answer: str) -> str | None:
+def strict_yes_no(answer: str) -> str | None:
     """`yes` or `no` if that is all the answer says, punctuation aside (D-Rax, VILA-M3)."""
-    spoken = words(answer)
-    return spoken[0] if spoken in (["yes"], ["no"]) else None
+    answer_words = words(answer)
+    return answer_words[0] if answer_words in (["yes"], ["no"]) else None
 
 
 @lru_cache(maxsize=1 << 16)  # closed answers are few sentences, given again and again
-def stated(kind: str, question: str, answer: str) -> str | None:
+def polarity(kind: str, question: str, answer: str) -> str | None:
     """Whether an answer affirms or denies what was asked: by its opening `Yes` or `No`, else by what it says.
 
     Long answers (paper, section 2.2) may affirm without saying yes: `There is evidence of edema in this image.` A
@@ -87,15 +87,15 @@ def stated(kind: str, question: str, answer: str) -> str | None:
     parsed = parse_question(kind, question)
     if parsed is None:
         return first_yes_no(answer) or (("no" if _NEGATION.search(answer) else "yes") if answer.strip() else None)
-    finding = named(parsed.finding) if parsed.finding else None
+    finding = reader_name(parsed.finding) if parsed.finding else None
     answer = _CHOICE.sub(" ", unwrap(answer))
     if (word := answer.strip(" .!:()").lower()) in _YES | _NO:
         return "yes" if word in _YES else "no"
-    for asked, reply, pattern in _WHOLE:
-        if asked in parsed.template and re.fullmatch(pattern, word):
+    for template_word, reply, pattern in _WHOLE_ANSWERS:
+        if template_word in parsed.template and re.fullmatch(pattern, word):
             return reply
     facts = read(answer, kind, (("finding", finding),) if finding and not knows(finding) else (), lenient=True)
-    if facts.lead and _both(answer):
+    if facts.lead and _offers_both(answer):
         return None
     if facts.lead and (finding is None or next(iter(facts.findings), finding) in (finding, ANY)):
         return facts.lead  # but: `No, there is no edema. However, there is an effusion.`, asked for the effusion
@@ -103,25 +103,25 @@ def stated(kind: str, question: str, answer: str) -> str | None:
         if not check(kind, question, reply, answer):
             return reply
     if kind == "view":
-        asked = "PA" if "PA" in parsed.template else "AP"
-        claims = [there == (view == asked) for view, there in facts.views.items() if there or view == asked]
+        asked_view = "PA" if "PA" in parsed.template else "AP"
+        claims = [there == (view == asked_view) for view, there in facts.views.items() if there or view == asked_view]
     else:
-        several = (state for name, state in facts.findings.items() if name != ANY or state.status in _OF_ANY)
-        states = several if finding is None else [facts.findings.get(finding)]
-        known = [state for state in states if state and state.status in _KNOWN]
-        replies = (_claim(parsed.template, parsed.location, state) for state in known)
+        any_states = (state for name, state in facts.findings.items() if name != ANY or state.status in _GENERAL_STATES)
+        states = any_states if finding is None else [facts.findings.get(finding)]
+        answering_states = [state for state in states if state and state.status in _ANSWERING_STATES]
+        replies = (_affirms(parsed.template, parsed.location, state) for state in answering_states)
         claims = [claim for claim in replies if claim is not None]
     if claims:
         return "yes" if any(claims) else "no"
-    concluded = {found.lower() for ends in _CONCLUDED.findall(answer) for found in ends if found}
-    nothing_else = not facts.findings and not facts.views and len(concluded) == 1
-    return facts.lead or (concluded.pop() if nothing_else else None)
+    conclusions = {reply.lower() for groups in _CONCLUSION.findall(answer) for reply in groups if reply}
+    nothing_else = not facts.findings and not facts.views and len(conclusions) == 1
+    return facts.lead or (conclusions.pop() if nothing_else else None)
 
 
-def listed(reader: Reader, answer: str) -> set[str] | None:
+def listed_findings(reader: Reader, answer: str) -> set[str] | None:
     """The findings that an answer names; None where it names none and does not say that there is none."""
     names = reader.findings(answer)
-    return names if names or stated("abnormality", _ANY_ABNORMALITY, answer) == "no" else None
+    return names if names or polarity("abnormality", _ANY_ABNORMALITY, answer) == "no" else None
 
 
 def _heights(place: Iterable[str]) -> set[str]:
@@ -130,20 +130,22 @@ def _heights(place: Iterable[str]) -> set[str]:
     return {"upper", "middle", "lower"} & set(names)
 
 
-def _claim(template: str, location: str | None, state: State) -> bool | None:
+def _affirms(template: str, location: str | None, state: State) -> bool | None:
     """Whether the claim about the finding affirms the question; None where it is about something else.
 
     Of a finding that is there, sides and heights that lie elsewhere deny: `on the left only`, asked whether it is
     bilateral, and the left upper lobe, asked for the left lower lung. That there is none elsewhere tells nothing.
     """
     sides = {name for place in state.places for name in place} & SIDES
-    asked = {name for place in places_in(location or "") for name in place}
-    side, height = asked & SIDES, _heights(asked)
-    near = [_heights(place) for place in state.places if not (side and place & SIDES) or place & side]
-    level = not (near and height) or any(not other or other & height for other in near)
-    here = level and (not sides or side <= sides)
+    asked_names = {name for place in places_in(location or "") for name in place}
+    side, height = asked_names & SIDES, _heights(asked_names)
+    nearby_heights = [_heights(place) for place in state.places if not (side and place & SIDES) or place & side]
+    height_matches = not (nearby_heights and height) or any(
+        not heights or heights & height for heights in nearby_heights
+    )
+    place_matches = height_matches and (not sides or side <= sides)
     if state.status in ("absent", "resolved"):
-        return False if here else None
+        return False if place_matches else None
     if "bilateral" in template:
         return sides == SIDES if sides else None
-    return here
+    return place_matches

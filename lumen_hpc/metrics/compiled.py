@@ -18,7 +18,7 @@ from types import ModuleType
 from lumen_hpc.files import atomic, foreign, replaceable
 
 CACHE = Path("~/.cache/lumen_hpc/compiled")
-ROOM = 2 << 20
+MACHINE_CODE_BYTES = 2 << 20
 """Bytes that the machine code takes at most."""
 
 
@@ -27,7 +27,7 @@ def counting() -> ModuleType:
     """The module ngrams, of whose functions the machine code is kept."""
     source = Path(__file__).with_name("ngrams.py")
     try:
-        file = _copy(source)
+        file = _cached_copy(source)
     except (OSError, RuntimeError):  # a full or read-only disk; a user without a home
         file = source
     name = f"{__package__}.ngrams"
@@ -38,7 +38,7 @@ def counting() -> ModuleType:
     return module
 
 
-def _copy(source: Path) -> Path:
+def _cached_copy(source: Path) -> Path:
     """The copy in the cache, with room beside it; OSError where there is no place for it."""
     content = source.read_bytes()
     folder = CACHE.expanduser() / hashlib.sha256(content).hexdigest()[:16]
@@ -50,5 +50,5 @@ def _copy(source: Path) -> Path:
     if any(map(foreign, (folder, copy))) or replaceable(copy) or copy.read_bytes() != content:
         raise OSError(f"{folder}: others could write what is run from there")
     with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(bytes(ROOM))
+        probe.write(bytes(MACHINE_CODE_BYTES))
     return copy

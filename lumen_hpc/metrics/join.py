@@ -14,7 +14,7 @@ from lumen_hpc.language.json_words import in_words
 from lumen_hpc.language.markup import strip_control_tokens, strip_reasoning
 from lumen_hpc.metrics.change import expected_change, expected_findings
 
-_SHOWN = 5
+_MOST_IDS_SHOWN = 5
 UNNAMED = "model"
 """What answers without a model's name are called."""
 KINDS = (*TYPES, "prediction", "outcome", "timeline")
@@ -31,7 +31,7 @@ class Problems:
     def add(self, kind: str, id: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         shown = self._ids.setdefault(kind, [])
-        if len(shown) < _SHOWN:
+        if len(shown) < _MOST_IDS_SHOWN:
             shown.append(id)
 
     def __bool__(self) -> bool:
@@ -43,7 +43,7 @@ class Problems:
     def lines(self) -> list[str]:
         """One line a kind, for people."""
         return [
-            f"{count} {kind}: {', '.join(self._ids[kind])}{', …' if count > _SHOWN else ''}"
+            f"{count} {kind}: {', '.join(self._ids[kind])}{', …' if count > _MOST_IDS_SHOWN else ''}"
             for kind, count in self._counts.items()
         ]
 
@@ -74,55 +74,58 @@ def join(
     by_id = _questions(questions, problems)
     if not by_id:
         raise UserError("the references hold no question")
-    given: dict[str, dict[str, str]] = {model: {} for model in models}
-    silent, id, stranger = True, "", ""
+    texts_by_model: dict[str, dict[str, str]] = {model: {} for model in models}
+    lacks_answer_field, id, unknown_id = True, "", ""
     row: dict = {}
     for id, row in _with_ids(answers, "answer", problems):
         model = str(row.get("model") or UNNAMED).strip()
         if row.get("control"):
             problems.add("answers under a control (left out)", id)
         elif id not in by_id:
-            problems.add("answers without a question", stranger := id)
-        elif id in given.setdefault(model, {}):
+            problems.add("answers without a question", unknown_id := id)
+        elif id in texts_by_model.setdefault(model, {}):
             several = ", of several models each row needs its `model`" if model == UNNAMED else ""
             problems.add(f"doubled answers of {model} (the first is kept{several})", id)
         else:
-            given[model][id] = strip(_answer(row, id, model, problems))
-            silent = silent and "answer" not in row
-    absent = [model for model, texts in given.items() if not texts]
-    if absent or not given:
-        ids = f" (answers have {stranger[:40]}, questions {next(iter(by_id))[:40]})" if stranger else ""
-        raise UserError(f"no answers of {', '.join(absent) or 'any model'} to these {len(by_id)} questions; "
+            texts_by_model[model][id] = strip(_answer(row, id, model, problems))
+            lacks_answer_field = lacks_answer_field and "answer" not in row
+    models_without_answers = [model for model, texts in texts_by_model.items() if not texts]
+    if models_without_answers or not texts_by_model:
+        ids = f" (answers have {unknown_id[:40]}, questions {next(iter(by_id))[:40]})" if unknown_id else ""
+        models_text = ", ".join(models_without_answers) or "any model"
+        raise UserError(f"no answers of {models_text} to these {len(by_id)} questions; "
                         f"are the files of one run, and is `question_id` the same in both{ids}?")  # fmt: skip
-    if silent:
+    if lacks_answer_field:
         raise UserError(
-            f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}; {_fix(row)}"
+            f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}; {_hint(row)}"
         )
-    common = [id for id in by_id if all(id in texts for texts in given.values())]
-    for model, texts in given.items():
+    common_ids = [id for id in by_id if all(id in texts for texts in texts_by_model.values())]
+    for model, texts in texts_by_model.items():
         for id in by_id:
             if id not in texts:
                 problems.add(f"questions without an answer of {model} (left out for every model)", id)
-    if not common:
-        unnamed = f" ({UNNAMED} is that of rows without one)" if UNNAMED in given else ""
-        raise UserError(f"no question was answered by all of {', '.join(given)}{unnamed}; score them one at a time")
-    rows = [by_id[id] for id in common]
-    return Joined(rows, {model: [texts[id] for id in common] for model, texts in given.items()}, problems)
+    if not common_ids:
+        unnamed = f" ({UNNAMED} is that of rows without one)" if UNNAMED in texts_by_model else ""
+        raise UserError(
+            f"no question was answered by all of {', '.join(texts_by_model)}{unnamed}; score them one at a time"
+        )
+    rows = [by_id[id] for id in common_ids]
+    return Joined(rows, {model: [texts[id] for id in common_ids] for model, texts in texts_by_model.items()}, problems)
 
 
 def _with_ids(rows: Iterable[dict], what: str, problems: Problems) -> Iterator[tuple[str, dict]]:
     """(question_id, row) of the rows that have one; the others are counted, and refused where all are such."""
-    named, nameless = 0, None
+    row_count, row_without_id = 0, None
     for number, row in enumerate(rows, 1):
         if row.get("question_id") in (None, ""):
             problems.add(f"{what}s without a question_id (left out)", f"row {number}")
-            nameless = row
+            row_without_id = row
         else:
-            named += 1
+            row_count += 1
             yield _id(row["question_id"]), row
-    if nameless is not None and not named:
-        fields = ", ".join(nameless) or "none"
-        raise UserError(f"no {what} has a 'question_id'; fields of the last are {fields}; {_fix(nameless)}")
+    if row_without_id is not None and not row_count:
+        fields = ", ".join(row_without_id) or "none"
+        raise UserError(f"no {what} has a 'question_id'; fields of the last are {fields}; {_hint(row_without_id)}")
 
 
 def _id(value: Any) -> str:
@@ -130,7 +133,7 @@ def _id(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
-def _fix(row: dict) -> str:
+def _hint(row: dict) -> str:
     """What would do about a row without its fields: files in the other order, or other names."""
     if "short_answer" in row or {"answer", "question_id"} <= row.keys():
         return "name the files of answers first and that of references last"
@@ -145,13 +148,15 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             problems.add("doubled questions (the first is kept)", id)
             continue
         texts = {name: _text(row, name, id, problems) for name in ("type", "short_answer", "question", "long_answer")}
-        if missing := [name for name in ("type", "short_answer") if row.get(name) is None]:
-            raise UserError(f"question {id} has no {missing[0]!r}; its fields are {', '.join(row)}; {_fix(row)}")
+        if missing_fields := [name for name in ("type", "short_answer") if row.get(name) is None]:
+            raise UserError(
+                f"question {id} has no {missing_fields[0]!r}; its fields are {', '.join(row)}; {_hint(row)}"
+            )
         if is_closed(bare := texts["short_answer"].strip(" .!")):
             texts["short_answer"] = bare
         short, kind = texts["short_answer"], texts["type"].strip().lower()
-        noted = row.get("closed")
-        closed = kind == "presence" or (noted if isinstance(noted, bool) else is_closed(short))
+        noted_closed = row.get("closed")
+        closed = kind == "presence" or (noted_closed if isinstance(noted_closed, bool) else is_closed(short))
         if closed and not is_closed(short):
             problems.add("closed questions whose short answer is not yes or no (counted as open)", id)
             closed = False
@@ -159,10 +164,10 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             problems.add("questions without a long answer (no long BLEU-4 and ROUGE-L)", id)
         if kind not in KINDS:
             problems.add(f"questions of another type than {', '.join(KINDS)} (no change or finding F1)", id)
-        found = {**texts, "closed": closed, "type": kind}
-        if not _readable(found):
+        fields = {**texts, "closed": closed, "type": kind}
+        if not _readable(fields):
             problems.add(f"{kind} answers outside the grammar (no change or finding F1)", id)
-        questions[id] = row if found.items() <= row.items() else {**row, **found}
+        questions[id] = row if fields.items() <= row.items() else {**row, **fields}
     return questions
 
 

@@ -25,7 +25,7 @@ TOKENIZERS = {
     "recall_clipped": "the same words, each counted no oftener than in the reference",
 }
 _EPSILON = 0.1  # nltk's method1: stands in for a count of zero matches
-_CHUNK = 16_384  # pairs encoded at a time: bounds memory, not results
+_PAIRS_AT_ONCE = 16_384  # pairs encoded at a time: bounds memory, not results
 _ALPHANUMERIC = re.compile("[a-z0-9]+")
 
 
@@ -55,12 +55,12 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
 
     vocabulary = _Vocabulary()
     parts = []
-    for start in range(0, max(1, len(answers)), _CHUNK):
-        chunk = answers[start : start + _CHUNK], references[start : start + _CHUNK]
+    for start in range(0, max(1, len(answers)), _PAIRS_AT_ONCE):
+        chunk = answers[start : start + _PAIRS_AT_ONCE], references[start : start + _PAIRS_AT_ONCE]
         texts = [text for pair in zip(*chunk, strict=True) for text in pair]
         counts: np.ndarray = np.zeros((len(chunk[0]), _COLUMNS), np.int64)
         counting().count_pairs(*vocabulary.encode(texts), *vocabulary.tables(), counts)
-        for row, answer, reference in _many_periods(*chunk):
+        for row, answer, reference in _pairs_with_many_periods(*chunk):
             counts[row, _RECALL] = _recall_counts(published.words(answer), published.words(reference))
         parts.append(_scores(counts))
     return Lexical(*map(np.concatenate, zip(*parts, strict=True)))
@@ -69,11 +69,11 @@ def lexical(answers: Sequence[str], references: Sequence[str]) -> Lexical:
 def corpus_bleu(matches: np.ndarray, lengths: np.ndarray) -> float:
     """nltk's unsmoothed corpus BLEU-4 of pairs, each given by its counts [n, 4] and [n, 2]; 0 to 1."""
     answer, reference = lengths.sum(0, dtype=np.int64).tolist()
-    total = np.maximum(1, lengths[:, :1] - np.arange(4)).sum(0)
-    found = matches.sum(0, dtype=np.int64)
-    if found[0] == 0:
+    totals = np.maximum(1, lengths[:, :1] - np.arange(4)).sum(0)
+    match_counts = matches.sum(0, dtype=np.int64)
+    if match_counts[0] == 0:
         return 0.0
-    precision = np.where(found > 0, found / total, sys.float_info.min)
+    precision = np.where(match_counts > 0, match_counts / totals, sys.float_info.min)
     return float(min(1.0, np.exp(1 - reference / answer)) * np.exp(np.log(precision).mean()))
 
 
@@ -93,7 +93,7 @@ class _Vocabulary:
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all words, int32 [words], and where each text ends among them, int64 [texts + 1]."""
         ids, ends = array("i"), [0]
-        for text, marks in zip(texts, _dropped(texts), strict=True):
+        for text, marks in zip(texts, _dropped_bits(texts), strict=True):
             if marks not in self._by_marks:
                 self._by_marks[marks] = _Words(self, marks)
             ids.extend(map(self._by_marks[marks].__getitem__, text.split()))
@@ -109,7 +109,7 @@ class _Vocabulary:
         token = self._tokens.setdefault
         lower = word.lower()
         self._rouge.extend(token(part, len(self._tokens)) for part in _ALPHANUMERIC.findall(lower))
-        self._recall.extend(token(part, len(self._tokens)) for part in published.normalised(lower, dropped))
+        self._recall.extend(token(part, len(self._tokens)) for part in published.normalize(lower, dropped))
         self._rouge_ends.append(len(self._rouge))
         self._recall_ends.append(len(self._recall))
         self._whole.append(token(word, len(self._tokens)))
@@ -128,7 +128,7 @@ class _Words(dict):
         return self[word]
 
 
-def _dropped(texts: list[str]) -> list[int]:
+def _dropped_bits(texts: list[str]) -> list[int]:
     """`recall.dropped_marks` of each text as bits, in the order of `recall.MARKS`."""
     from lumen_hpc.metrics.compiled import counting
 
@@ -157,8 +157,8 @@ def _scores(counts: np.ndarray) -> tuple[np.ndarray, ...]:
     bleu4 = np.where(matches[:, 0] > 0, brevity * np.exp(np.log(precision).mean(1)), 0.0)
     answer, reference, common = counts[:, _ROUGE].T
     rouge_l = _ratio(2 * common, answer + reference)
-    found, missed, clipped, in_reference = counts[:, _RECALL].T
-    scores = bleu4, rouge_l, _ratio(found, found + missed), _ratio(clipped, in_reference)
+    recalled, missed, clipped, in_reference = counts[:, _RECALL].T
+    scores = bleu4, rouge_l, _ratio(recalled, recalled + missed), _ratio(clipped, in_reference)
     return *scores, matches.astype(np.int32), lengths.astype(np.int32)
 
 
@@ -166,14 +166,14 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.maximum(1, whole)
 
 
-def _many_periods(answers: Sequence[str], references: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _pairs_with_many_periods(answers: Sequence[str], references: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     for row, (answer, reference) in enumerate(zip(answers, references, strict=True)):
         if max(answer.count("."), reference.count(".")) > published.PERIODS_A_PASS:
             yield row, answer, reference
 
 
 def _recall_counts(answer: list[str], reference: list[str]) -> tuple[int, int, int, int]:
-    ours, expected = Counter(answer), Counter(reference)
-    found = sum(ours[word] for word in expected)
-    missed = sum(count for word, count in expected.items() if word not in ours)
-    return found, missed, (ours & expected).total(), expected.total()
+    answer_counts, reference_counts = Counter(answer), Counter(reference)
+    recalled = sum(answer_counts[word] for word in reference_counts)
+    missed = sum(count for word, count in reference_counts.items() if word not in answer_counts)
+    return recalled, missed, (answer_counts & reference_counts).total(), reference_counts.total()

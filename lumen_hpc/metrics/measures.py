@@ -11,12 +11,12 @@ from lumen_hpc.metrics import closed
 from lumen_hpc.metrics.change import (
     KINDS,
     Reader,
-    claimed,
     direction,
     expected_change,
     expected_findings,
     facts,
-    named,
+    reader_name,
+    scored_facts,
     tally,
 )
 from lumen_hpc.metrics.lexical import TOKENIZERS, corpus_bleu, lexical
@@ -62,14 +62,14 @@ class Samples:
         self.columns: dict[str, Column] = {}
         self.directions: dict[int, tuple[str, str | None]] = {}
         """Question → the reference's direction of change, and the answer's; None for one that could not be read."""
-        self.listed: dict[int, tuple[set[str] | None, set[str]]] = {}
+        self.finding_lists: dict[int, tuple[set[str] | None, set[str]]] = {}
         """Open abnormality question → the findings that the answer names (None if it could not be read), and those of
         the reference."""
-        self._texts(questions, answers)
-        self._closed(questions, answers)
+        self._score_texts(questions, answers)
+        self._score_closed(questions, answers)
         reader = reader or Reader.of(questions)
-        self._changes(questions, answers, reader)
-        self._findings(questions, answers, reader)
+        self._score_changes(questions, answers, reader)
+        self._score_findings(questions, answers, reader)
 
     def __len__(self) -> int:
         return len(self.types)
@@ -86,84 +86,89 @@ class Samples:
         scores["bleu4_corpus"] = corpus_bleu(self._matches[long], self._lengths[long]) if long.any() else None
         return scores
 
-    def _texts(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
+    def _score_texts(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
         short = [row["short_answer"] for row in questions]
         long = [row.get("long_answer") or "" for row in questions]
         open_ended = np.array([not row["closed"] for row in questions], float)
         has_long = np.array([bool(text) for text in long], float)
         scores = lexical(answers, long)
         self._matches, self._lengths = scores.matches, scores.lengths
-        self._mean("bleu4", scores.bleu4, has_long)
-        self._mean("rouge_l", scores.rouge_l, has_long)
+        self._add_mean("bleu4", scores.bleu4, has_long)
+        self._add_mean("rouge_l", scores.rouge_l, has_long)
         # The long answer's recall by the answer's words, sides exchanged, is the answer's precision.
-        self._mean("precision", lexical(long, answers).recall_clipped, has_long * open_ended)
+        self._add_mean("precision", lexical(long, answers).recall_clipped, has_long * open_ended)
         scores = lexical(answers, short)
         everywhere: np.ndarray = np.ones(len(answers))
-        self._mean("bleu4_short", scores.bleu4, everywhere)
-        self._mean("rouge_l_short", scores.rouge_l, everywhere)
-        self._mean("recall", scores.recall, open_ended)
-        self._mean("recall_clipped", scores.recall_clipped, open_ended)
-        same = [
-            _plain(answer) in {_plain(text) for text in texts if text}
+        self._add_mean("bleu4_short", scores.bleu4, everywhere)
+        self._add_mean("rouge_l_short", scores.rouge_l, everywhere)
+        self._add_mean("recall", scores.recall, open_ended)
+        self._add_mean("recall_clipped", scores.recall_clipped, open_ended)
+        exact = [
+            _normalize(answer) in {_normalize(text) for text in texts if text}
             for answer, *texts in zip(answers, short, long, strict=True)
         ]
-        self._mean("exact", same, everywhere)
+        self._add_mean("exact", exact, everywhere)
 
-    def _closed(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
+    def _score_closed(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
         where = np.array([row["closed"] for row in questions], float)
         rules: dict[str, Callable[[dict, str], str | None]] = {
             "accuracy": lambda row, answer: closed.first_yes_no(answer),
-            "accuracy_strict": lambda row, answer: closed.strict(answer),
-            "accuracy_polarity": lambda row, answer: closed.stated(row["type"], row.get("question", ""), answer),
+            "accuracy_strict": lambda row, answer: closed.strict_yes_no(answer),
+            "accuracy_polarity": lambda row, answer: closed.polarity(row["type"], row.get("question", ""), answer),
         }
         for name, rule in rules.items():
-            right = [
+            correct = [
                 row["closed"] and rule(row, answer) == row["short_answer"].strip().lower()
                 for row, answer in zip(questions, answers, strict=True)
             ]
-            self._mean(name, right, where)
+            self._add_mean(name, correct, where)
 
-    def _changes(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+    def _score_changes(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         n = len(answers)
         tallies = {kind: np.zeros((n, 3)) for kind in KINDS}
-        macro, right, has_direction, read, where = (np.zeros(n) for _ in range(5))
+        macro, correct, has_direction, read, where = (np.zeros(n) for _ in range(5))
         for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
             expected = expected_change(row) if row["type"] in CHANGING else None
             if expected is None:
                 continue
             claim = reader.change(answer, row["type"])
-            claims, true = claimed(claim, expected), facts(expected)
+            claims, expected_facts = scored_facts(claim, expected), facts(expected)
             for kind in KINDS:
-                tallies[kind][i] = tally({f for f in claims if f[0] == kind}, {f for f in true if f[0] == kind})
+                tallies[kind][i] = tally(
+                    {f for f in claims if f[0] == kind}, {f for f in expected_facts if f[0] == kind}
+                )
             where[i], read[i] = 1, claim is not None
-            macro[i] = tally(claims, true).f1 if claim is not None else 0.0
-            if way := direction(expected):
-                self.directions[i] = (way, direction(claim) if claim is not None else None)
-                has_direction[i], right[i] = 1, self.directions[i] == (way, way)
+            macro[i] = tally(claims, expected_facts).f1 if claim is not None else 0.0
+            if expected_direction := direction(expected):
+                self.directions[i] = (expected_direction, direction(claim) if claim is not None else None)
+                has_direction[i], correct[i] = 1, self.directions[i] == (expected_direction, expected_direction)
         hits, extra, missed = np.sum(list(tallies.values()), axis=0).T
         self.columns["change_f1"] = _f1(hits, extra, missed)
         self.columns["change_precision"] = Column(hits, hits + extra)
         self.columns["change_recall"] = Column(hits, hits + missed)
         for kind in KINDS:
             self.columns[f"change_{kind}_f1"] = _f1(*tallies[kind].T)
-        self._mean("change_f1_macro", macro, where)
-        self._mean("direction", right, has_direction)
-        self._mean("change_read", read, where)
+        self._add_mean("change_f1_macro", macro, where)
+        self._add_mean("direction", correct, has_direction)
+        self._add_mean("change_read", read, where)
 
-    def _findings(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
+    def _score_findings(self, questions: Sequence[dict], answers: Sequence[str], reader: Reader) -> None:
         tallies, macro, where = np.zeros((len(answers), 3)), np.zeros(len(answers)), np.zeros(len(answers))
         for i, (row, answer) in enumerate(zip(questions, answers, strict=True)):
-            listed = row["type"] == "abnormality" and not row["closed"]
-            expected = expected_findings(row) if listed else None
+            is_list = row["type"] == "abnormality" and not row["closed"]
+            expected = expected_findings(row) if is_list else None
             if expected is not None:
-                claims, true = closed.listed(reader, answer), {named(name) for name in expected}
-                counted = tally(*({(name,) for name in names} for names in (claims or (), true)))
-                self.listed[i], tallies[i], where[i] = (claims, true), counted, 1
-                macro[i] = counted.f1 if claims is not None else 0.0
+                claims, expected_names = (
+                    closed.listed_findings(reader, answer),
+                    {reader_name(name) for name in expected},
+                )
+                finding_tally = tally(*({(name,) for name in names} for names in (claims or (), expected_names)))
+                self.finding_lists[i], tallies[i], where[i] = (claims, expected_names), finding_tally, 1
+                macro[i] = finding_tally.f1 if claims is not None else 0.0
         self.columns["finding_f1"] = _f1(*tallies.T)
-        self._mean("finding_f1_macro", macro, where)
+        self._add_mean("finding_f1_macro", macro, where)
 
-    def _mean(self, name: str, values: Sequence[float] | np.ndarray, where: np.ndarray) -> None:
+    def _add_mean(self, name: str, values: Sequence[float] | np.ndarray, where: np.ndarray) -> None:
         """A mean over the samples where `where` is 1; measures of the same samples share that array."""
         self.columns[name] = Column(np.asarray(values, float) * where, where)
 
@@ -172,5 +177,5 @@ def _f1(hits: np.ndarray, extra: np.ndarray, missed: np.ndarray) -> Column:
     return Column(2 * hits, 2 * hits + extra + missed)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".").rstrip()

@@ -37,7 +37,7 @@ wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 )
 
 
-def _misspelt() -> dict[str, str]:
+def _contraction_table() -> dict[str, str]:
     """Each form with one apostrophe left out → the form; the published table's one irregularity included."""
     table = {}
     for form in _APOSTROPHES:
@@ -48,7 +48,7 @@ def _misspelt() -> dict[str, str]:
     return table
 
 
-_CONTRACTIONS = _misspelt()
+_CONTRACTIONS = _contraction_table()
 
 
 def dropped_marks(text: str) -> str:
@@ -58,12 +58,12 @@ def dropped_marks(text: str) -> str:
     return "".join([mark for mark, before, after in _PLACES if mark in text and (before in text or after in text)])
 
 
-def normalised(text: str, dropped: str) -> list[str]:
+def normalize(text: str, dropped: str) -> list[str]:
     """One pass over a lower-cased text, or over one word of a text, that drops the marks `dropped`."""
     text = _MARK.sub(lambda mark: "" if mark[0] in dropped else " ", text)
     text = _PERIOD.sub("", text, count=PERIODS_A_PASS)
-    named = [_NUMBERS.get(word, word) for word in text.lower().split() if word not in _ARTICLES]
-    return [_CONTRACTIONS.get(word, word) for word in named]
+    spelled_words = [_NUMBERS.get(word, word) for word in text.lower().split() if word not in _ARTICLES]
+    return [_CONTRACTIONS.get(word, word) for word in spelled_words]
 
 
 def words(text: str) -> list[str]:
@@ -73,8 +73,8 @@ def words(text: str) -> list[str]:
     words wherever the same marks are dropped; `lexical` remembers them by that.
     """
     text = text.lower()
-    once = " ".join(normalised(text, dropped_marks(text)))
-    return normalised(once, dropped_marks(once))
+    once = " ".join(normalize(text, dropped_marks(text)))
+    return normalize(once, dropped_marks(once))
 
 
 def recall(answer: str, reference: str) -> float:
@@ -83,13 +83,13 @@ def recall(answer: str, reference: str) -> float:
     Of the words in both, the *answer's* count; of the words missing, the reference's. Repetition
     raises it: see `clipped_recall`. An empty side scores 0. Source: LLaVA-Med, `calculate_f1score`.
     """
-    ours, expected = Counter(words(answer)), Counter(words(reference))
-    found = sum(ours[word] for word in expected)
-    missed = sum(count for word, count in expected.items() if word not in ours)
-    return found / (found + missed) if found else 0.0
+    answer_counts, reference_counts = Counter(words(answer)), Counter(words(reference))
+    recalled = sum(answer_counts[word] for word in reference_counts)
+    missed = sum(count for word, count in reference_counts.items() if word not in answer_counts)
+    return recalled / (recalled + missed) if recalled else 0.0
 
 
 def clipped_recall(answer: str, reference: str) -> float:
     """Share of the reference's words that the answer has, each no oftener than the reference says it."""
-    ours, expected = Counter(words(answer)), Counter(words(reference))
-    return (ours & expected).total() / expected.total() if expected else 0.0
+    answer_counts, reference_counts = Counter(words(answer)), Counter(words(reference))
+    return (answer_counts & reference_counts).total() / reference_counts.total() if reference_counts else 0.0

@@ -75,26 +75,26 @@ def wilcoxon(x: np.ndarray, y: np.ndarray) -> Paired:
         return Paired(len(x), len(x), 1.0, 0.0)
     ranks = rankdata(np.abs(differences))
     effect = float((ranks * np.sign(differences)).sum() / ranks.sum())
-    if len(x) <= _FEW:
-        p = _exact(ranks, differences > 0)
+    if len(x) <= _MOST_EXACT_PAIRS:
+        p = _exact_p(ranks, differences > 0)
     else:
         p = float(test(x, y, alternative="two-sided", method="auto").pvalue)
     return Paired(len(x), len(x) - differences.size, p, effect)
 
 
-_FEW = 13
+_MOST_EXACT_PAIRS = 13
 """Pairs up to which scipy's p is exact, ties and equal values or not."""
 
 
-def _exact(ranks: np.ndarray, higher: np.ndarray) -> float:
+def _exact_p(ranks: np.ndarray, higher: np.ndarray) -> float:
     """Two-sided p of the ranks' sum where `higher`, among all ways to divide the ranks between two sides."""
     doubled = np.rint(2 * ranks).astype(int)  # ranks of ties are halves
     ways = np.zeros(doubled.sum() + 1)  # by sum
     ways[0] = 1
     for rank in doubled:
         ways[rank:] = ways[rank:] + ways[:-rank]
-    found = doubled[higher].sum()
-    return min(1.0, 2 * float(min(ways[: found + 1].sum(), ways[found:].sum())) / 2 ** len(ranks))
+    rank_sum = doubled[higher].sum()
+    return min(1.0, 2 * float(min(ways[: rank_sum + 1].sum(), ways[rank_sum:].sum())) / 2 ** len(ranks))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -170,15 +170,15 @@ class ClusterPermutation:
             [self._clusters.sums(column, contrast.where) for column in (contrast.one, contrast.other)]
             for contrast in contrasts
         ]
-        one, other = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+        ours, theirs = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
         # What a patient adds to `one`'s sums, and takes from `other`'s, if exchanged; [patients, 2 x tests].
-        moved, total_one, total_other = other - one, one.sum(0), other.sum(0)
+        exchange, total_one, total_other = theirs - ours, ours.sum(0), theirs.sum(0)
         observed = np.abs(_ratio(total_one) - _ratio(total_other))
         extreme: np.ndarray = np.zeros(len(contrasts), np.int64)
         rng = np.random.default_rng([self._seed, 0xF11])
         for start in range(0, self._permutations, self._CHUNK):
             count = min(self._CHUNK, self._permutations - start)
-            exchanged = _product(rng.integers(0, 2, (count, self._clusters.count), np.int8), moved)
+            exchanged = _product(rng.integers(0, 2, (count, self._clusters.count), np.int8), exchange)
             gap = np.abs(_ratio(total_one + exchanged) - _ratio(total_other - exchanged))
             extreme += (gap >= observed - 1e-9).sum(0)
         return [(1 + int(count)) / (1 + self._permutations) for count in extreme]
@@ -225,7 +225,7 @@ class ClusterBootstrap:
         for row in self._weights:
             row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
         self._confidence = confidence
-        self._kept: dict[bytes, np.ndarray] = {}
+        self._resample_cache: dict[bytes, np.ndarray] = {}
 
     def interval(self, column: Column, where: np.ndarray | None = None, scale: Scale = UNIT) -> Interval:
         """The measure over the samples where `where` (bool [n]) is true, and its interval.
@@ -266,14 +266,14 @@ class ClusterBootstrap:
         Of one patient every resample would say the same, so that there is none.
         """
         key = hashlib.sha256(sums.tobytes()).digest()
-        if key not in self._kept:
+        if key not in self._resample_cache:
             used = np.flatnonzero(sums[:, 1])
             if len(used) < 2:
                 return np.full(len(self._weights), np.nan)
             weights = self._weights if len(used) == self._clusters.count else self._weights[:, used]
             part, whole = _product(weights, sums[used]).T
-            self._kept[key] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-        return self._kept[key]
+            self._resample_cache[key] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+        return self._resample_cache[key]
 
     def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
         resampled = resampled[np.isfinite(resampled)]

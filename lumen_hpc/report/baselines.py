@@ -16,7 +16,7 @@ from lumen_hpc.data.diff_vqa import render_difference as render
 from lumen_hpc.data.phantom_ceilings import best_threshold
 from lumen_hpc.language.clauses import CHANGING
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.metrics.change import Fact, facts, named
+from lumen_hpc.metrics.change import Fact, facts, reader_name
 from lumen_hpc.report.composed import Findings, difference
 
 Row = Mapping[str, Any]
@@ -135,7 +135,7 @@ def _experts(questions: Sequence[Row], experts: Mapping[str, Mapping[str, float]
         row = experts.get(str(study))
         if row is None:
             return None
-        return {named(name.replace("_", " ").lower()): "" for name, p in row.items() if p >= 0.5}
+        return {reader_name(name.replace("_", " ").lower()): "" for name, p in row.items() if p >= 0.5}
 
     texts = {}
     for question in questions:
@@ -164,7 +164,7 @@ def _prior(
         return {}
     seen: Counter[tuple] = Counter()
     changed: dict[tuple, Counter[Fact]] = defaultdict(Counter)
-    states = {study: {named(f): about.get("level", "yes") for f, about in found.items()}
+    states = {study: {reader_name(f): about.get("level", "yes") for f, about in found.items()}
               for study, found in findings.items()}  # fmt: skip
 
     def keys(row: Row) -> list[tuple]:

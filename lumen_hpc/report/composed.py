@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 
 from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference
 from lumen_hpc.data.probes import CONTROL, SIDES
-from lumen_hpc.metrics.change import Reader, named
-from lumen_hpc.metrics.closed import listed
+from lumen_hpc.metrics.change import Reader, reader_name
+from lumen_hpc.metrics.closed import listed_findings
 
 Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
@@ -52,7 +52,9 @@ def difference(before: Findings, after: Findings) -> Change:
 def _image(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str] | None:
     """The findings of one image of a pair, and their levels, by what was answered about it; None if it was not read."""
     levels = {
-        named(key.partition("/level/")[2]): text for key, text in probe.items() if key.startswith(f"{side}/level/")
+        reader_name(key.partition("/level/")[2]): text
+        for key, text in probe.items()
+        if key.startswith(f"{side}/level/")
     }
-    found = listed(reader, probe[f"{side}/abnormality"])
+    found = listed_findings(reader, probe[f"{side}/abnormality"])
     return None if found is None else {name: reader.level(levels.get(name, "")) for name in sorted(found)}

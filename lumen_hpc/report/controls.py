@@ -13,7 +13,7 @@ import numpy as np
 
 from lumen_hpc.data.diff_vqa import Change
 from lumen_hpc.data.findings_line import strip
-from lumen_hpc.metrics.change import claimed, facts, tally
+from lumen_hpc.metrics.change import facts, scored_facts, tally
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -118,7 +118,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
             ("original", truth),
         ):
             if expected is not None:
-                found = tally(claimed(claim, expected), facts(expected))
+                found = tally(scored_facts(claim, expected), facts(expected))
                 sums[measure][0][i] = 2 * found.hits
                 sums[measure][1][i] = 2 * found.hits + found.extra + found.missed
                 counted[measure][i] = True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen_hpc.data.diff_vqa import parse_question
-from lumen_hpc.metrics.change import named
+from lumen_hpc.metrics.change import reader_name
 from lumen_hpc.metrics.significance import Column
 from lumen_hpc.report.results import Results
 
@@ -89,7 +89,7 @@ def _asked(results: Results) -> Truth:
     for i, row in enumerate(results.questions):
         parsed = parse_question("presence", row["question"]) if row["type"] == "presence" and row["closed"] else None
         if parsed and parsed.finding and parsed.template in _WHOLE:
-            sides = there.setdefault(named(parsed.finding), np.zeros(len(results.questions), int))
+            sides = there.setdefault(reader_name(parsed.finding), np.zeros(len(results.questions), int))
             sides[i] = 1 if row["short_answer"].strip().lower() == "yes" else -1
     right = {model: results.column("accuracy_polarity", model) for model in results.run_models()}
     yield from ((finding, there[finding], right) for finding in sorted(there))
@@ -97,7 +97,7 @@ def _asked(results: Results) -> Truth:
 
 def _listed(results: Results, models: Sequence[str]) -> Truth:
     """Open questions what is seen; a finding that the reference names nowhere is none that could be missed."""
-    listed = {model: results.samples[model].listed for model in models}
+    listed = {model: results.samples[model].finding_lists for model in models}
     true = {i: pair[1] for of_model in listed.values() for i, pair in of_model.items()}
     for finding in sorted(set().union(*true.values()) if true else ()):
         there: np.ndarray = np.zeros(len(results.questions), int)

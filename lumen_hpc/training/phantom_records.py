@@ -84,5 +84,5 @@ def _rewrites(question_rows: list[Row], predictions_per_pair: int, seed: int) ->
         long = sentence(question["type"], question["question"], question["short_answer"])
         yield {"question_id": question["question_id"], "long_answer": long}
         if question["type"] == "difference":
-            for row in prediction_questions.predictions(question, predictions_per_pair, seed):
+            for row in prediction_questions.draw_predictions(question, predictions_per_pair, seed):
                 yield row | {"long_answer": sentence("prediction", row["question"], question["short_answer"])}

@@ -23,7 +23,7 @@ from lumen_hpc.config.schema import Experts, Instruct
 from lumen_hpc.data.phantom import Study
 from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
-from lumen_hpc.language.prediction_questions import filled, templates
+from lumen_hpc.language.prediction_questions import fill_in, templates
 from lumen_hpc.muon import Muon
 from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
@@ -106,7 +106,7 @@ def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Ins
     every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
     for record in phantom_records.records(timelines, every, seed):
         yield from (turn["value"] for turn in record["conversations"])
-    yield from (filled(template, days) for template in templates() for days in range(1, 10))
+    yield from (fill_in(template, days) for template in templates() for days in range(1, 10))
     for p in (0.1, 0.3, 0.6, 0.9):
         probabilities = {key: [1 - p, p] for key in experts.ATTRIBUTES}
         yield sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)

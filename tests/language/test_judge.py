@@ -9,7 +9,7 @@ import pytest
 from lumen_hpc.config.data_schema import Phantom
 from lumen_hpc.config.schema import EngineSettings, Judge, Rewrite
 from lumen_hpc.data import phantom
-from lumen_hpc.language.canaries import INJECTIONS, KINDS, Canary, make_canaries, swapped_sides, verdict
+from lumen_hpc.language.canaries import INJECTIONS, KINDS, Canary, make_canaries, swap_sides, verdict
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.judge import SCORES, agreement, score
 from lumen_hpc.language.protocol import Completion
@@ -212,4 +212,4 @@ def test_the_reference_of_another_question_is_one_of_another_type():
     ],
 )
 def test_sides_are_swapped_in_whatever_case_and_only_where_there_is_one(text, swapped):
-    assert swapped_sides(text) == swapped
+    assert swap_sides(text) == swapped

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.prediction_questions import filled, predictions, templates
+from lumen_hpc.language.prediction_questions import draw_predictions, fill_in, templates
 
 
 def difference(days, question_id="q1"):
@@ -60,30 +60,31 @@ def test_a_question_for_a_part_or_for_a_change_taken_for_granted_is_recognised(q
 
 
 def test_the_interval_is_the_pairs_own():
-    (row,) = predictions(difference(41), 1, seed=0)
+    (row,) = draw_predictions(difference(41), 1, seed=0)
     assert "41 days" in row["question"]
-    assert filled("What now, in {days} days?", 1) == "What now, in 1 day?"
+    assert fill_in("What now, in {days} days?", 1) == "What now, in 1 day?"
 
 
 @pytest.mark.parametrize("days", [0, -3, None])
 def test_a_pair_without_a_future_gives_no_question(days):
-    assert list(predictions(difference(days), 3, seed=0)) == []
+    assert list(draw_predictions(difference(days), 3, seed=0)) == []
 
 
 def test_the_seed_and_the_pair_decide_the_draw():
     draws = [
-        [row["question"] for row in predictions(difference(9, q), 2, seed=s)] for q, s in (("a", 0), ("a", 1), ("b", 0))
+        [row["question"] for row in draw_predictions(difference(9, q), 2, seed=s)]
+        for q, s in (("a", 0), ("a", 1), ("b", 0))
     ]
-    assert draws[0] == [row["question"] for row in predictions(difference(9, "a"), 2, seed=0)]
+    assert draws[0] == [row["question"] for row in draw_predictions(difference(9, "a"), 2, seed=0)]
     assert draws[0] != draws[1] and draws[0] != draws[2]
 
 
 def test_a_pairs_questions_are_distinct_and_have_their_own_ids():
-    rows = list(predictions(difference(9), 100, seed=3))
+    rows = list(draw_predictions(difference(9), 100, seed=3))
     assert len({row["question"] for row in rows}) == len({row["question_id"] for row in rows}) == 100
     assert {row["source_question_id"] for row in rows} == {"q1"}
 
 
 def test_more_questions_than_there_are_is_refused():
     with pytest.raises(UserError, match="predictions_per_pair=101"):
-        list(predictions(difference(9), 101, seed=0))
+        list(draw_predictions(difference(9), 101, seed=0))

@@ -19,7 +19,7 @@ from lumen_hpc.language.reader import read, sentences_of
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import signs, words
 from lumen_hpc.metrics.change import Reader, direction, facts
-from lumen_hpc.metrics.closed import stated
+from lumen_hpc.metrics.closed import polarity
 from sandbox.fact_cases import CASES
 
 DIFFERENCE = "what has changed compared to the reference image?"
@@ -366,7 +366,7 @@ def test_a_list_in_the_wild_names_all_its_findings(text):
     ],
 )
 def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):
-    assert stated("presence", "is there evidence of pleural effusion in this image?", text) == answer
+    assert polarity("presence", "is there evidence of pleural effusion in this image?", text) == answer
 
 
 def test_no_answer_ends_a_reading():
@@ -393,7 +393,7 @@ def test_no_answer_ends_a_reading():
                     None,
                 )
             reader.findings(text)
-            stated(case["type"], case["question"], text)
+            polarity(case["type"], case["question"], text)
             assert 1 <= score(case["type"], case["question"], case["long_answer"], text) <= 10
             check(case["type"], case["question"], case["short_answer"], text)
 

@@ -12,7 +12,7 @@ from lumen_hpc.language import prompting
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.protocol import Completion
-from lumen_hpc.language.rewriting import equal_together, rewrite
+from lumen_hpc.language.rewriting import order_by_request, rewrite
 from lumen_hpc.metrics.closed import first_yes_no
 
 EDEMA = "is there evidence of edema in this image?"
@@ -126,27 +126,27 @@ def test_an_answer_that_the_grammar_cannot_read_is_named_by_id_and_never_by_text
 
 def test_equal_questions_are_adjacent_whatever_their_order():
     questions = [question(i, answer="yes" if i % 3 else "no") for i in range(30)]
-    answers = [questions[i]["short_answer"] for i in equal_together(questions)]
+    answers = [questions[i]["short_answer"] for i in order_by_request(questions)]
     assert sum(a != b for a, b in itertools.pairwise(answers)) == 1
-    order = equal_together(questions)
+    order = order_by_request(questions)
     assert [i for i in order if i % 3 == 0] == list(range(0, 30, 3)), "equal ones keep their order"
-    assert sorted(equal_together(questions)) == list(range(30))
+    assert sorted(order_by_request(questions)) == list(range(30))
 
 
 def test_the_static_part_of_a_prompt_comes_first_and_is_the_same_for_a_type():
-    first, second = (prompting.rewriting("presence", EDEMA, answer) for answer in ("yes", "no"))
+    first, second = (prompting.rewrite_prompt("presence", EDEMA, answer) for answer in ("yes", "no"))
     assert first[:-1] == second[:-1] and first[0]["role"] == "system"
     assert first[-1]["content"].splitlines() == ["Type: presence", f"Question: {EDEMA}", "Short answer: yes"]
 
 
 def test_a_prediction_is_requested_with_rules_of_its_own():
-    asked = prompting.rewriting("prediction", "What will change within 3 days?", NEW_EDEMA)
+    asked = prompting.rewrite_prompt("prediction", "What will change within 3 days?", NEW_EDEMA)
     assert "a prediction with exactly the same content" in asked[0]["content"]
     assert "is expected to" in asked[2]["content"]
 
 
 def test_the_prompts_own_examples_are_faithful():
-    prompt = prompting.read("rewrite")
+    prompt = prompting.read_prompt("rewrite")
     assert len(prompt["examples"]) == 8
     for kind, examples in prompt["examples"].items():
         for asked, short_answer, sentence in examples:

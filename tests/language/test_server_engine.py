@@ -192,7 +192,7 @@ def test_a_pause_that_the_server_asks_for_is_made(pauses):
         assert one(url, timeout=600.0) == "fine"
     assert len(requests) == 5
     assert pauses[0] == 40 and 90 < pauses[1] <= 100 and pauses[2] == 600 and pauses[3] == 4
-    assert http_client._seconds(asked[4]) < 0
+    assert http_client._pause_seconds(asked[4]) < 0
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])

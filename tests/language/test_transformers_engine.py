@@ -15,7 +15,7 @@ from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.judge import SCORES
 
 QUESTIONS = [
-    prompting.rewriting("presence", f"is there evidence of {finding} in this image?", "yes")
+    prompting.rewrite_prompt("presence", f"is there evidence of {finding} in this image?", "yes")
     for finding in ("edema", "a large right pleural effusion", "pneumonia")
 ]
 

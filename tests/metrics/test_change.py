@@ -7,7 +7,7 @@ import pytest
 from lumen_hpc.data.diff_vqa import Change, LevelChange, parse_difference, parse_findings, render_difference
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.metrics.change import Claim, Reader, claimed, direction, facts, named, tally
+from lumen_hpc.metrics.change import Claim, Reader, direction, facts, reader_name, scored_facts, tally
 
 READER = Reader(["odd thing"])
 CHANGES = [
@@ -163,7 +163,7 @@ def test_tallies_count_each_fact_once():
 def test_a_change_without_levels_is_no_hit_and_is_wrong_where_it_is_not_true(truth, expected):
     claim = READER.change("The edema has worsened.")
     assert claim
-    assert tally(claimed(claim, truth), facts(truth)) == expected
+    assert tally(scored_facts(claim, truth), facts(truth)) == expected
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_every_faithful_wording_of_a_list_is_read_as_its_findings():
     misread = [
         case["long_answer"]
         for case in listed
-        if READER.findings(case["long_answer"]) != {named(name) for name in parse_findings(case["short_answer"])}
+        if READER.findings(case["long_answer"]) != {reader_name(name) for name in parse_findings(case["short_answer"])}
     ]
     assert len(listed) > 30 and misread == []
 

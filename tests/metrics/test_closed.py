@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.metrics.closed import first_yes_no, stated, strict
+from lumen_hpc.metrics.closed import first_yes_no, polarity, strict_yes_no
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from lumen_hpc.metrics.closed import first_yes_no, stated, strict
     ],
 )
 def test_rules_of_words(answer, first, equal):
-    assert (first_yes_no(answer), strict(answer)) == (first, equal)
+    assert (first_yes_no(answer), strict_yes_no(answer)) == (first, equal)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_rules_of_words(answer, first, equal):
     ],
 )
 def test_a_sentence_answers_what_was_asked(kind, question, answer, expected):
-    assert stated(kind, question, answer) == expected
+    assert polarity(kind, question, answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_sentence_answers_what_was_asked(kind, question, answer, expected):
     ],
 )
 def test_reports_and_set_phrases_tell_whether_there_is_any_abnormality(answer, expected):
-    assert stated("abnormality", "is there evidence of any abnormalities in this image?", answer) == expected
+    assert polarity("abnormality", "is there evidence of any abnormalities in this image?", answer) == expected
 
 
 def test_faithful_wordings_of_yes_and_no_are_read():
@@ -98,6 +98,6 @@ def test_faithful_wordings_of_yes_and_no_are_read():
     misread = [
         case["long_answer"]
         for case in closed
-        if stated(case["type"], case["question"], case["long_answer"]) != case["short_answer"]
+        if polarity(case["type"], case["question"], case["long_answer"]) != case["short_answer"]
     ]
     assert len(closed) > 80 and len(misread) <= 0.03 * len(closed), misread

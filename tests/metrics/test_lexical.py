@@ -74,7 +74,7 @@ def test_recall_equals_its_plain_definition_on_every_pair():
 def test_scores_do_not_depend_on_what_is_scored_beside_them(monkeypatch):
     texts = pairs(300, seed=5)
     together = scored(texts)
-    monkeypatch.setattr(module, "_CHUNK", 7)
+    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 7)
     separate = scored(texts)
     for name in ("bleu4", "rouge_l", "recall", "recall_clipped"):
         assert np.array_equal(getattr(together, name), getattr(separate, name)), name

@@ -87,7 +87,7 @@ NORMAL = question("n", "abnormality", "no abnormality", "This image shows no abn
 def test_where_there_is_no_abnormality_an_answer_must_say_so(answer, earned):
     samples = Samples([NORMAL], [answer])
     assert samples.summary()["finding_f1_macro"] == samples.summary()["finding_f1"] == earned
-    assert (samples.listed[0][0] is None) == (answer in ("", "banana", "I cannot tell."))
+    assert (samples.finding_lists[0][0] is None) == (answer in ("", "banana", "I cannot tell."))
 
 
 def test_each_kind_of_fact_counts_in_its_own_f1_and_in_the_whole():
@@ -313,7 +313,7 @@ def test_a_reference_is_read_once_however_many_models_answer(monkeypatch):
     calls = []
     fault = change.answer_fault
     monkeypatch.setattr(change, "answer_fault", lambda *reference: calls.append(reference) or fault(*reference))
-    change._expected.cache_clear()
+    change._parse_reference.cache_clear()
     score(join(QUESTIONS, [row for model in "abc" for row in answered("d1", "d2", "a1", model=model)]))
     assert sorted(short for _, _, short in calls) == ["edema, nodule", "nothing has changed.", NEW_EDEMA]
 

@@ -10,7 +10,7 @@ import pytest
 
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.metrics.change import Reader, direction, facts
-from lumen_hpc.metrics.closed import stated
+from lumen_hpc.metrics.closed import polarity
 from sandbox.fact_cases import CASES
 
 READER = Reader([])
@@ -191,7 +191,7 @@ def test_what_declines_names_no_finding(text):
     ],
 )  # fmt: skip
 def test_a_closed_answer_is_read_out_of_its_wrapping(text, answer):
-    assert stated("presence", "is there evidence of pleural effusion in this image?", text) == answer
+    assert polarity("presence", "is there evidence of pleural effusion in this image?", text) == answer
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_closed_answer_is_read_out_of_its_wrapping(text, answer):
     ],
 )
 def test_a_closed_answer_is_about_the_side_and_the_whole_that_was_asked(kind, question, text, answer):
-    assert stated(kind, question, text) == answer
+    assert polarity(kind, question, text) == answer
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def test_a_wrapping_changes_nothing_of_what_is_read(cases, how):
         *(
             c["long_answer"]
             for c in closed
-            if stated(c["type"], c["question"], wrapped(c["long_answer"]))
-            != stated(c["type"], c["question"], c["long_answer"])
+            if polarity(c["type"], c["question"], wrapped(c["long_answer"]))
+            != polarity(c["type"], c["question"], c["long_answer"])
         ),
     ]
     assert len(differing) <= 0.02 * (len(changes) + len(listed) + len(closed)), differing
